@@ -1,0 +1,1 @@
+"""Recording activations: which layers there are, where their units lie, and the one hook mechanism."""

@@ -1,0 +1,105 @@
+"""What would be recorded, told in advance from one small forward pass."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.recorder import Layers, Recorder, Tokens
+from probekit.errors import LayerError
+from probekit.models.image_model import borrow
+
+__all__ = ["plan", "scout_layers"]
+
+
+def scout_layers(
+    model: Any,
+    images: Tensor,
+    layers: Layers = None,
+    *,
+    tokens: Tokens = "all",
+    output: int | str | None = None,
+) -> tuple[list[Layer], Any]:
+    """Finds the layers that a selection means, with one forward pass over a few images.
+
+    Layers that fold windows into the batch axis are recorded only if each sample's windows lie
+    together there, which a second pass over the images in reverse order checks.
+
+    Returns:
+        The layers in execution order, and the model's output for the images.
+
+    Raises:
+        LayerError: As `Recorder`; or a layer that mixes samples in its batch axis.
+    """
+    with borrow(model) as device, torch.no_grad():
+        images = images.to(device)
+        with Recorder(model, layers, tokens=tokens, output=output) as recorder:
+            result = recorder(images)
+            folded = [layer for layer in recorder.layers if layer.windows > 1]
+            if folded and len(images) > 1:
+                forth = recorder.activations
+                recorder(images.flip(0))
+                for layer in folded:
+                    back = recorder.activations[layer.name].flip(0)
+                    if not torch.allclose(forth[layer.name], back, rtol=1e-2, atol=1e-4):
+                        raise LayerError(
+                            f"layer {layer.name!r} has {layer.windows * len(images)} rows for "
+                            f"{len(images)} samples and does not keep each sample's rows together, so "
+                            "its activations cannot be told apart by sample; leave it out"
+                        )
+        return recorder.layers, result
+
+
+def plan(
+    model: Any,
+    images: Tensor,
+    layers: Layers = None,
+    *,
+    spatial: Literal["mean", "none"] = "mean",
+    tokens: Tokens = "all",
+    output: int | str | None = None,
+) -> pd.DataFrame:
+    """The layers that would be recorded, as a table.
+
+    Args:
+        model: A module or an `ImageModel`.
+        images: A few inputs (two are enough), as the model takes them.
+        layers: Which layers, as for `Recorder`.
+        spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
+        tokens: As for `Recorder`.
+        output: As for `Recorder`.
+
+    Returns:
+        One row a layer, in execution order: `layer`, `type`, `shape` (of the output, without the
+        batch axis), `unit_axis` (batch axis included), `units`, `calls` (of the module in a forward
+        pass) and `bytes_per_sample`.
+
+    Raises:
+        LayerError: As `Recorder`.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> plan(net, torch.rand(2, 3, 6, 6))[["layer", "type", "shape", "units"]]
+          layer  type      shape  units
+        0     1  ReLU  (8, 4, 4)      8
+    """
+    found, _ = scout_layers(model, images, layers, tokens=tokens, output=output)
+    return pd.DataFrame(
+        {
+            "layer": layer.name,
+            "type": layer.type,
+            "shape": layer.shape,
+            "unit_axis": layer.unit_axis,
+            "units": layer.units,
+            "calls": layer.calls,
+            "bytes_per_sample": layer.itemsize
+            * layer.units
+            * (1 if spatial == "mean" else prod(layer.positions)),
+        }
+        for layer in found
+    )

@@ -1,0 +1,302 @@
+"""The one hook mechanism: what flows through the chosen layers of a forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.layers import Layer, LayerChoice, Selection, prefix_tokens, tensor_of, unwrap
+from probekit.capture.scout import Scout
+from probekit.errors import LayerError, ModelError, OptionError
+
+__all__ = ["Layers", "Reading", "Recorder", "Tokens", "pool"]
+
+Tokens: TypeAlias = Literal["all", "patch", "class"]
+Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
+Reading: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def pool(maps: Tensor) -> Tensor:
+    """The mean over positions, taken in the memory layout that the maps have.
+
+    Args:
+        maps: (batch, units, *positions), a view in any layout.
+
+    Returns:
+        (batch, units), a new tensor; half precision is averaged, and returned, in float32.
+
+    >>> pool(torch.ones(2, 3, 4, 4)).shape
+    torch.Size([2, 3])
+    """
+    half = maps.dtype in (torch.float16, torch.bfloat16)
+    dtype = torch.float32 if half else maps.dtype
+    if maps.ndim == 2:
+        return maps.to(dtype, copy=True)
+    last = maps.movedim(1, -1)
+    if last.is_contiguous() and not maps.is_contiguous():
+        return last.flatten(1, -2).mean(1, dtype=dtype)
+    return maps.flatten(2).mean(2, dtype=dtype)
+
+
+def _keep(maps: Tensor) -> Tensor:
+    return maps.clone(memory_format=torch.contiguous_format)
+
+
+_READINGS: dict[str, Reading] = {"mean": pool, "none": _keep}
+
+
+class _Stop(BaseException):
+    """Leaves a forward pass when the last wanted layer has been recorded."""
+
+
+class Recorder:
+    """Records chosen layers of any module while it runs, without changing it.
+
+    The first forward pass inside the context finds out which calls happen, in which order, and on
+    which axis each layer has its units; the passes after it only record.
+
+    Args:
+        model: Any module; what `torch.compile` or `DistributedDataParallel` wraps is recorded in the
+            original. An `ImageModel` too.
+        layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
+            of them; `"!glob"` takes out. None: every activation-function output but the
+            classifier's. The second call of a module `relu` is the layer `relu_1`.
+        spatial: `"mean"` pools each map to one number a unit, giving (batch, units); `"none"` keeps
+            (batch, units, *positions). A function from the latter to any tensor is taken as it is.
+        tokens: For sequences of tokens: `"all"`, only the `"patch"` tokens, or the `"class"` token.
+        output: The index, key or field of the tensor to take from layers that give several;
+            None takes the first floating-point tensor.
+        grad: Keep the recorded tensors in the autograd graph.
+        stop: End the forward pass at the last wanted layer. Inside the context, `recorder(x)` then
+            returns None; `module(x)` leaves the `with` block.
+
+    Raises:
+        LayerError: No such layer, a layer that is never called, or one that has no units.
+        ModelError: `nn.DataParallel`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten())
+        >>> with Recorder(net, layers=["0", "1"]) as recorder:
+        ...     _ = net(torch.rand(2, 3, 6, 6))
+        >>> {name: tuple(tensor.shape) for name, tensor in recorder.activations.items()}
+        {'0': (2, 8), '1': (2, 8)}
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Layers = None,
+        *,
+        spatial: Literal["mean", "none"] | Reading = "mean",
+        tokens: Tokens = "all",
+        output: int | str | None = None,
+        grad: bool = False,
+        stop: bool = False,
+    ) -> None:
+        if not callable(model):
+            raise ModelError(f"a model is a torch module, not {type(model).__name__}")
+        inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise ModelError(f"a model is a torch module, not {type(model).__name__}")
+        self.module = unwrap(inner)
+        self._run = self.module if isinstance(model, nn.Module) else model
+        if isinstance(spatial, str) and spatial not in _READINGS:
+            raise OptionError(f"spatial is 'mean', 'none' or a function, not {spatial!r}")
+        if tokens not in ("all", "patch", "class"):
+            raise OptionError(f"tokens is 'all', 'patch' or 'class', not {tokens!r}")
+        if tokens == "class" and not prefix_tokens(self.module):
+            raise OptionError("tokens='class' was asked for, but the model has no class token")
+        self._read = _READINGS[spatial] if isinstance(spatial, str) else spatial
+        self._tokens = tokens
+        self._pick = output
+        self._grad = grad
+        self._stop = stop
+        self._layers: list[Layer] = []
+        self._selection: Selection | None = None
+        known = [layer for layer in layers if isinstance(layer, Layer)] if _many(layers) else []
+        if known:
+            self._learn(known)
+        else:
+            self._selection = Selection(self.module, layers)  # type: ignore[arg-type]
+        self._scout: Scout | None = None
+        self._handles: list[Any] = []
+        self._open = False
+        self._calls: Counter[str] = Counter()
+        self._batch = 0
+        self._held: dict[str, Tensor] = {}
+        self._activations: dict[str, Tensor] | None = None
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in execution order, known after the first forward pass."""
+        return self._layers
+
+    @property
+    def activations(self) -> dict[str, Tensor]:
+        """What the last forward pass gave, by layer, in execution order."""
+        if self._activations is None:
+            raise LayerError(
+                "nothing is recorded: no forward pass of the module itself was seen; call the module "
+                "(not its forward, a method or its compiled copy), or recorder(x)"
+            )
+        return self._activations
+
+    def __enter__(self) -> Recorder:
+        if self._handles:
+            raise LayerError("this recorder is already in use; make a second one")
+        try:
+            if self._selection is None:
+                self._hook_layers()
+            else:
+                self._scout = Scout(self.module, self._selection, self._pick)
+                self._hook(self._selection.modules)
+        except BaseException:
+            self._unhook()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._unhook()
+        self._open = False
+        self._held = {}
+        return kind is _Stop
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model; returns its output, or None where `stop` ended the pass."""
+        try:
+            return self._run(*args, **kwargs)
+        except _Stop:
+            return None
+
+    def _learn(self, layers: list[Layer]) -> None:
+        self._layers = layers
+        self._sites = {(layer.module, layer.call): layer for layer in layers}
+
+    def _hook_layers(self) -> None:
+        modules = dict(self.module.named_modules())
+        if foreign := [layer.name for layer in self._layers if layer.module not in modules]:
+            raise LayerError(f"layer {foreign[0]!r} was planned for another model")
+        self._hook({layer.module: modules[layer.module] for layer in self._layers})
+
+    def _hook(self, modules: dict[str, nn.Module]) -> None:
+        self._handles.append(
+            self.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
+        )
+        for name, module in modules.items():
+            self._handles.append(module.register_forward_hook(self._tap(name)))
+        self._handles.append(self.module.register_forward_hook(self._end))
+
+    def _unhook(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if _in_backward():
+            return
+        self._open = True
+        self._calls.clear()
+        self._held = {}
+        self._batch = _batch_size((args, kwargs))
+
+    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def tap(module: nn.Module, args: Any, output: Any) -> None:
+            if self._open and not _in_backward():
+                if self._scout is None:
+                    self._record(name, output)
+                else:
+                    self._explore(self._scout, name, module, output)
+
+        return tap
+
+    def _record(self, name: str, output: Any) -> None:
+        layer = self._sites.get((name, self._calls[name]))
+        self._calls[name] += 1
+        if layer is None:
+            return
+        tensor = tensor_of(output, self._pick)
+        if tensor is None:
+            raise LayerError(f"layer {layer.name!r} gave no floating-point tensor this time")
+        self._held[layer.name] = self._reading(layer, tensor)
+        if self._stop and len(self._held) == len(self._sites):
+            self._close()
+            raise _Stop
+
+    def _explore(self, scout: Scout, name: str, module: nn.Module, output: Any) -> None:
+        site, wanted = scout.visit(name, module, output, self._batch)
+        if not wanted:
+            return
+        tensor = tensor_of(output, self._pick)
+        assert tensor is not None
+        if site in scout.unsettled:
+            self._held[site] = tensor.clone() if self._grad else tensor.detach().clone()
+        else:
+            self._held[site] = self._reading(scout.layers[-1], tensor)
+        if self._stop and not scout.unsettled and scout.selection.only == self._held.keys():
+            self._settle(scout, None)
+            raise _Stop
+
+    def _reading(self, layer: Layer, tensor: Tensor) -> Tensor:
+        maps = layer.arrange(tensor if self._grad else tensor.detach())
+        if layer.prefix and self._tokens != "all":
+            maps = maps[:, :, 0] if self._tokens == "class" else maps[:, :, layer.prefix :]
+        return self._read(maps)
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._open or _in_backward():
+            return
+        if self._scout is not None:
+            self._settle(self._scout, output)
+        else:
+            self._close()
+
+    def _settle(self, scout: Scout, output: Any) -> None:
+        """Ends the first pass: from here on only the layers themselves are hooked."""
+        scout.finish(output)
+        held = self._held
+        self._held = {
+            layer.name: self._reading(layer, held[layer.name])
+            if layer.name in scout.unsettled
+            else held[layer.name]
+            for layer in scout.layers
+        }
+        self._learn(scout.layers)
+        self._selection = self._scout = None
+        self._unhook()
+        self._hook_layers()
+        self._close()
+
+    def _close(self) -> None:
+        self._activations = self._held
+        self._held = {}
+        self._open = False
+
+
+def _many(layers: Any) -> bool:
+    return isinstance(layers, Sequence) and not isinstance(layers, str)
+
+
+def _in_backward() -> bool:
+    """Whether autograd is running, as when activation checkpointing computes a layer again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _batch_size(arguments: Any) -> int:
+    if isinstance(arguments, Tensor):
+        return arguments.shape[0] if arguments.ndim else 0
+    if isinstance(arguments, dict):
+        arguments = tuple(arguments.values())
+    if isinstance(arguments, list | tuple):
+        for value in arguments:
+            if size := _batch_size(value):
+                return size
+    return 0

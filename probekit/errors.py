@@ -1,0 +1,64 @@
+"""What goes wrong, told in one sentence: what was asked, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DataError",
+    "LayerError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "ProbekitError",
+    "ProbekitWarning",
+    "close_matches",
+]
+
+
+class ProbekitError(Exception):
+    """A mistake that the user can mend; the command line shows the message and exits with 2."""
+
+
+class ModelError(ProbekitError):
+    """A model or its weights cannot be had or used."""
+
+
+class LayerError(ProbekitError):
+    """A layer does not exist, never fires, or gives something that has no units."""
+
+
+class DataError(ProbekitError):
+    """Images or labels are missing, unreadable or out of range."""
+
+
+class OptionError(ProbekitError):
+    """An option has a value that means nothing here."""
+
+
+class OutputError(ProbekitError):
+    """A result cannot be written where it was asked for."""
+
+
+class ProbekitWarning(UserWarning):
+    """Something in the numbers that the reader must know."""
+
+
+def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most: int = 5) -> str:
+    """The end of an error message: the known names nearest to the one asked for.
+
+    >>> close_matches("fgo", ["fog", "frost"], what="corruption")
+    'close matches: fog'
+    >>> close_matches("xyz", ["fog", "frost"], what="corruption")
+    'known: fog, frost'
+    """
+    names = list(known)
+    near = difflib.get_close_matches(asked, names, n=most, cutoff=0.5)
+    near += [name for name in names if asked and asked.lower() in name.lower() and name not in near]
+    if near:
+        return f"close matches: {', '.join(near[:most])}"
+    if not names:
+        return f"there is no {what} at all"
+    shown = ", ".join(names[: 4 * most])
+    return f"known: {shown}{f' and {len(names) - 4 * most} more' if len(names) > 4 * most else ''}"

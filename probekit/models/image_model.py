@@ -1,0 +1,124 @@
+"""A network together with what it expects of an image, and the manners of borrowing it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.errors import ModelError
+
+__all__ = ["ImageModel", "as_module", "borrow", "content_hash", "device_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageModel:
+    """A network that takes images in [0, 1] and does its own normalization.
+
+    Attributes:
+        module: The bare network, which expects normalized images.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        input_size: (channels, height, width) that the network expects.
+        classes: The names of its outputs, in order; empty where they are not known.
+        provenance: Where the network comes from, as plain data.
+
+    Example:
+        >>> model = ImageModel(nn.Flatten(), mean=(0.5,), std=(0.5,), input_size=(1, 2, 2))
+        >>> model(torch.ones(1, 1, 2, 2))
+        tensor([[1., 1., 1., 1.]])
+    """
+
+    module: nn.Module
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    classes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
+            raise ModelError(f"mean {self.mean} and std {self.std} need one positive std a channel")
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) in [0, 1], as the network wants them."""
+        shape = (-1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(shape)
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(shape)
+        return (images - mean) / std
+
+    def __call__(self, images: Tensor) -> Any:
+        """The network's output for images in [0, 1]."""
+        return self.module(self.normalize(images))
+
+
+def as_module(model: Any) -> nn.Module:
+    """The bare module of an `ImageModel` or of a module.
+
+    Raises:
+        ModelError: It is neither.
+    """
+    module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"a model is a torch.nn.Module, an ImageModel or a name to load, not {type(model).__name__}"
+        )
+    return module
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a module's first parameter or buffer; the CPU if it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[torch.device]:
+    """Lends a model in eval mode on a device; it goes back as it was, also after an exception.
+
+    Yields:
+        The device to put the images on.
+
+    Raises:
+        ModelError: There is no such device.
+    """
+    module = as_module(model)
+    home = device_of(module)
+    try:
+        target = home if device is None else torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
+    modes = {child: child.training for child in module.modules()}
+    try:
+        module.eval()
+        if target != home:
+            module.to(target)
+        yield target
+    finally:
+        if target != home:
+            module.to(home)
+        for child, training in modes.items():
+            child.training = training
+
+
+def content_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and values of a module's state, as `sha256:...`.
+
+    >>> content_hash(nn.ReLU()) == content_hash(nn.GELU())
+    True
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            continue
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+    return f"sha256:{digest.hexdigest()}"
