@@ -1,0 +1,178 @@
+"""The sets an attack may move in: a ball around each image, cut with [0, 1], kept exactly.
+
+Adding a radius to a pixel rounds, and a rounded sum can lie outside the ball by one unit in the
+last place; clipping to ``image + epsilon``, as most libraries do, therefore breaks the bound it
+is meant to keep. Here no adversarial image ever does: ``(adversarial - image).abs() <= epsilon``
+holds in the arithmetic of the images and in that of the reals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Ball", "L2Ball", "LinfBall", "Norm", "ball_around"]
+
+Norm: TypeAlias = Literal["linf", "l2"]
+
+_WORD = 2**64 - 1
+
+
+class Ball(Protocol):
+    """The images an attack may reach, one ball for each image of the batch."""
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """The unit step that raises the loss most, of the shape of the gradient."""
+        ...
+
+    def project(self, x: Tensor) -> Tensor:
+        """The points of the balls next to `x`, inside [0, 1]."""
+        ...
+
+    def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
+        """Uniform draws from the balls, cut to [0, 1]; each from (seed, index, restart) alone."""
+        ...
+
+    def select(self, chosen: Tensor) -> Self:
+        """The balls of some images of the batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LinfBall:
+    """Every pixel within epsilon of its own value.
+
+    Attributes:
+        images: Centres, (n, ...) in [0, 1].
+        radius: Epsilon, rounded down to the images' precision.
+        lower: Least value of each pixel.
+        upper: Greatest value of each pixel.
+    """
+
+    images: Tensor
+    radius: float
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def around(cls, images: Tensor, epsilon: float) -> LinfBall:
+        radius = _round_down(epsilon, images.dtype)
+        upper, over = _sum_and_error(images, radius)
+        lower, under = _sum_and_error(images, -radius)
+        upper = torch.where(over < 0, torch.nextafter(upper, images), upper)
+        lower = torch.where(under > 0, torch.nextafter(lower, images), lower)
+        return cls(images, radius, lower.clamp_(min=0), upper.clamp_(max=1))
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.lower, self.upper)
+
+    def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
+        draws = [
+            _generator(seed, i, restart).random(self.images[0].numel(), dtype=np.float32)
+            for i in index
+        ]
+        noise = _like(draws, self.images).mul_(2).sub_(1)
+        return self.project(self.images + self.radius * noise)
+
+    def select(self, chosen: Tensor) -> LinfBall:
+        return LinfBall(self.images[chosen], self.radius, self.lower[chosen], self.upper[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class L2Ball:
+    """Euclidean distance from the image within epsilon.
+
+    Attributes:
+        images: Centres, (n, ...) in [0, 1].
+        radius: Epsilon less what the rounding of a norm and of a sum may add.
+    """
+
+    images: Tensor
+    radius: float
+
+    @classmethod
+    def around(cls, images: Tensor, epsilon: float) -> L2Ball:
+        precision = torch.finfo(images.dtype).eps
+        root = math.sqrt(images[0].numel())
+        sum_rounding = precision / 4 * root
+        return cls(images, max(0.0, epsilon * (1 - precision * (8 + root)) - sum_rounding))
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        # Scaled first: the squares of a small gradient would underflow to a norm of zero.
+        largest = gradient.flatten(1).abs().amax(dim=1)
+        scaled = gradient / _column(largest.clamp(min=_tiny(gradient)), gradient)
+        return scaled / _column(_norm(scaled).clamp(min=1), gradient)
+
+    def project(self, x: Tensor) -> Tensor:
+        change = x - self.images
+        shrink = (self.radius / _norm(change).clamp(min=_tiny(x))).clamp(max=1)
+        return (self.images + change * _column(shrink, change)).clamp_(0, 1)
+
+    def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
+        size = self.images[0].numel()
+        draws = []
+        for i in index:
+            generator = _generator(seed, i, restart)
+            direction = generator.standard_normal(size, dtype=np.float32)
+            length = generator.random() ** (1 / size)
+            draws.append(direction * np.float32(length / np.linalg.norm(direction)))
+        return self.project(self.images + self.radius * _like(draws, self.images))
+
+    def select(self, chosen: Tensor) -> L2Ball:
+        return L2Ball(self.images[chosen], self.radius)
+
+
+def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:
+    """The balls of radius `epsilon` around images in [0, 1].
+
+    >>> ball = ball_around(torch.tensor([[0.0, 0.5]]), 0.25, "linf")
+    >>> ball.project(torch.tensor([[-1.0, 1.0]]))
+    tensor([[0.0000, 0.7500]])
+    """
+    return LinfBall.around(images, epsilon) if norm == "linf" else L2Ball.around(images, epsilon)
+
+
+def _round_down(value: float, dtype: torch.dtype) -> float:
+    rounded = torch.tensor(value, dtype=dtype)
+    if rounded.item() > value:
+        rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
+    return rounded.item()
+
+
+def _sum_and_error(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
+    """The rounded sum, and the true sum less the rounded one (Knuth's TwoSum)."""
+    total = a + b
+    added = total - a
+    return total, (a - (total - added)) + (b - added)
+
+
+def _norm(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
+
+
+def _generator(seed: int, index: int, restart: int) -> np.random.Generator:
+    key = np.array([seed & _WORD, index & _WORD], dtype=np.uint64)
+    counter = np.array([0, 0, 0, restart], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def _like(draws: Sequence[np.ndarray[tuple[int], np.dtype[np.float32]]], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack(draws)).view(like.shape).to(like.device, like.dtype)

@@ -1,0 +1,283 @@
+"""What every attack shares: checking the batch, minding the model, and gathering the results."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from probekit.errors import OptionError, close_matches
+from probekit.robustness.attack_balls import Ball, Norm, ball_around
+from probekit.robustness.attack_checks import (
+    attackable,
+    check_classes,
+    check_epsilons,
+    check_images,
+    check_model_for_attack,
+)
+from probekit.robustness.attack_goals import (
+    Goal,
+    Loss,
+    Model,
+    gradient_of,
+    least_likely,
+    model_logits,
+)
+
+__all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice"]
+
+CHECKED_IMAGES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What an attack made of a batch, for each epsilon.
+
+    Attributes:
+        epsilons: The radii, in the order asked for.
+        labels: (n,) true classes.
+        clean_prediction: (n,) classes predicted without attack.
+        images: (epsilons, n, channels, height, width) adversarial images.
+        prediction: (epsilons, n) classes predicted for `images`.
+        success: (epsilons, n) whether the model is fooled; for a targeted attack, whether it
+            predicts the target.
+        success_by_step: (epsilons, steps + 1, n) the same after each number of steps, row 0 being
+            the start; None for an attack that has no steps to tell.
+    """
+
+    epsilons: tuple[float, ...]
+    labels: Tensor
+    clean_prediction: Tensor
+    images: Tensor
+    prediction: Tensor
+    success: Tensor
+    success_by_step: Tensor | None
+
+    @property
+    def n_fooled(self) -> tuple[int, ...]:
+        """How many images each epsilon fooled, those wrong without attack included."""
+        return tuple(int(count) for count in self.success.sum(dim=1))
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """Fraction of images still classified as labelled, for each epsilon."""
+        right = (self.prediction == self.labels).double().mean(dim=1)
+        return tuple(float(value) for value in right)
+
+    def __repr__(self) -> str:
+        fooled = ", ".join(
+            f"{count} at {epsilon:.4g}"
+            for epsilon, count in zip(self.epsilons, self.n_fooled, strict=True)
+        )
+        return f"Attacked({len(self.labels)} images; fooled: {fooled})"
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A checked batch, seen once by the model.
+
+    Attributes:
+        model: Images to logits.
+        images: (n, ...) clean images.
+        goal: What the attack wants of each.
+        index: Number of each image in its data set.
+        logits: (n, classes) on the clean images.
+        gradient: Of what the attack raises, at the clean images; None where not needed.
+    """
+
+    model: Model
+    images: Tensor
+    goal: Goal
+    index: tuple[int, ...]
+    logits: Tensor
+    gradient: Tensor | None
+
+
+@dataclass(eq=False)
+class Found:
+    """The state of an attack at one epsilon: the image kept for each, and what it does.
+
+    Attributes:
+        images: (n, ...) images kept.
+        prediction: (n,) classes predicted for them.
+        height: (n,) what the attack raises, at them.
+        success: (n,) whether they fool the model.
+        by_step: (steps + 1, n) whether the model was fooled after each number of steps.
+    """
+
+    images: Tensor
+    prediction: Tensor
+    height: Tensor
+    success: Tensor
+    by_step: Tensor
+
+    @classmethod
+    def clean(cls, batch: Batch, steps: int) -> Found:
+        """The clean images, which count as found where they fool the model already."""
+        prediction = batch.logits.argmax(dim=1)
+        success = batch.goal.reached(prediction)
+        height = batch.goal.height(batch.logits)
+        return cls(batch.images.clone(), prediction, height, success, success.repeat(steps + 1, 1))
+
+    def keep_best(self, step: int, rows: Tensor, x: Tensor, logits: Tensor, goal: Goal) -> Tensor:
+        """Keeps those of the images `x`, for the given rows, that fool the model or rise higher.
+
+        Returns:
+            Positions in `rows` of the images that still stand.
+        """
+        prediction, height = logits.argmax(dim=1), goal.height(logits)
+        reached = goal.reached(prediction)
+        better = reached | (height > self.height[rows])
+        improved, fooled = rows[better], rows[reached]
+        self.images[improved] = x[better]
+        self.height[improved] = height[better]
+        self.prediction[improved] = prediction[better]
+        self.success[fooled] = True
+        self.by_step[step:, fooled] = True
+        return torch.nonzero(~reached)[:, 0]
+
+    def keep_last(self, x: Tensor, logits: Tensor, goal: Goal, *, first: bool) -> None:
+        """Keeps the images `x` of a run's end, except where that would undo a success."""
+        prediction = logits.argmax(dim=1)
+        reached = goal.reached(prediction)
+        take = (reached | ~self.success) if first else (reached & ~self.success)
+        self.images[take] = x[take]
+        self.height[take] = goal.height(logits)[take]
+        self.prediction[take] = prediction[take]
+        self.success |= reached
+        self.by_step[-1] |= reached
+
+
+class Attack(ABC):
+    """A perturbation chosen against a model, inside a ball around each image and in [0, 1].
+
+    A subclass is a frozen value and implements :meth:`search`; this class checks what is handed
+    in, puts the model in eval mode with its parameters' gradients off, and puts it back.
+
+    Attributes:
+        name: What :func:`~probekit.robustness.attacks.get_attack` knows it by.
+        needs_clean_gradient: Whether the batch is to hold the gradient at the clean images.
+        norm: `linf` or `l2`.
+        steps: Steps that ``success_by_step`` tells of; 0 for none.
+        targeted: Whether it goes to a target class.
+        loss: What it raises.
+    """
+
+    name: ClassVar[str]
+    needs_clean_gradient: ClassVar[bool] = False
+
+    norm: Norm
+    steps: int
+    targeted: bool
+    loss: Loss
+
+    @abstractmethod
+    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
+        """Adversarial images in the ball, for one epsilon above zero."""
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+        """Adversarial images for one epsilon; see :meth:`run`."""
+        return self.run(model, images, labels, epsilon).images[0]
+
+    def run(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        epsilons: float | Sequence[float],
+        *,
+        targets: Tensor | None = None,
+        index: Sequence[int] | Tensor | None = None,
+        check: bool = True,
+    ) -> Attacked:
+        """Attacks a batch at each epsilon.
+
+        Each epsilon stands alone: its numbers do not depend on the others asked for.
+
+        Args:
+            model: Images in [0, 1] to logits (n, classes): a module, or what holds it as
+                ``.module``. It runs in eval mode and is put back as it was.
+            images: (n, channels, height, width) in [0, 1], on the model's device.
+            labels: (n,) true classes.
+            epsilons: Radii of the ball, in the units of the images: 8/255, not 8.
+            targets: (n,) classes to reach, for a targeted attack; the least likely class that is
+                not the label where left out.
+            index: (n,) number of each image in its data set, from which its random start is
+                drawn; 0 to n - 1 where left out.
+            check: Whether to warn of a model whose accuracy under attack would mislead, from the
+                first images (:func:`check_model_for_attack`). Say False from the second batch on.
+
+        Raises:
+            DataError: Images outside [0, 1] or not floating point; labels or targets that are
+                not classes.
+            ModelError: The output is not (n, classes), or has no gradient.
+            OptionError: An epsilon in the wrong scale or negative; targets for an attack that has
+                none.
+        """
+        check_images(images)
+        radii = check_epsilons(epsilons, self.norm, images[0].numel())
+        if targets is not None and not self.targeted:
+            raise OptionError(f"targets need a targeted attack: {self.name}(targeted=True)")
+        if check:
+            check_model_for_attack(model, images[:CHECKED_IMAGES], labels[:CHECKED_IMAGES])
+        with attackable(model):
+            batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
+            found = [
+                self.search(batch, ball_around(batch.images, radius, self.norm), radius)
+                if radius > 0
+                else Found.clean(batch, self.steps)
+                for radius in radii
+            ]
+        by_step = [state.by_step for state in found]
+        return Attacked(
+            epsilons=radii,
+            labels=labels,
+            clean_prediction=batch.logits.argmax(dim=1),
+            images=torch.stack([state.images for state in found]),
+            prediction=torch.stack([state.prediction for state in found]),
+            success=torch.stack([state.success for state in found]),
+            success_by_step=torch.stack(by_step) if self.steps else None,
+        )
+
+    def _see(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        index: Sequence[int] | Tensor | None,
+    ) -> tuple[Batch, Tensor]:
+        labels = check_classes(labels, images, what="labels")
+        numbers = _numbers(index, len(images))
+        x = images.requires_grad_(self.needs_clean_gradient)
+        with torch.set_grad_enabled(self.needs_clean_gradient):
+            logits = model_logits(model, x)
+        n_classes = logits.shape[1]
+        check_classes(labels, images, what="labels", n_classes=n_classes)
+        aim = labels
+        if self.targeted and targets is None:
+            aim = least_likely(logits.detach(), labels)
+        elif targets is not None:
+            aim = check_classes(targets, images, what="targets", n_classes=n_classes)
+        goal = Goal(aim, self.targeted, self.loss)
+        gradient = gradient_of(goal.height, logits, x) if self.needs_clean_gradient else None
+        return Batch(model, images.detach(), goal, numbers, logits.detach(), gradient), labels
+
+
+def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
+    if asked not in known:
+        matches = close_matches(str(asked), known, what=option)
+        raise OptionError(f"there is no {option} {asked!r}; {matches}")
+
+
+def _numbers(index: Sequence[int] | Tensor | None, n: int) -> tuple[int, ...]:
+    if index is None:
+        return tuple(range(n))
+    numbers = tuple(int(i) for i in index)
+    if len(numbers) != n:
+        raise OptionError(f"index needs one number for each of {n} images, not {len(numbers)}")
+    return numbers

@@ -1,0 +1,125 @@
+"""What an attack wants of the model's logits, and which way an image must change for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from probekit.errors import ModelError
+
+__all__ = [
+    "Goal",
+    "Loss",
+    "Model",
+    "gradient_of",
+    "least_likely",
+    "loss_gradient",
+    "model_logits",
+    "predicted_logits",
+]
+
+Model: TypeAlias = Callable[[Tensor], Tensor]
+Loss: TypeAlias = Literal["cross_entropy", "margin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Away from the label, or towards a target class.
+
+    Attributes:
+        classes: (n,) labels to leave, or targets to reach.
+        targeted: Whether `classes` are to be reached.
+        loss: `cross_entropy`, or `margin`: the highest other logit less that of the class
+            (Carlini & Wagner 2017, f6), whose gradient does not vanish where the softmax is full.
+    """
+
+    classes: Tensor
+    targeted: bool = False
+    loss: Loss = "cross_entropy"
+
+    def height(self, logits: Tensor) -> Tensor:
+        """What the attack raises: (n, classes) -> (n,), one image's without regard to others'."""
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        if self.loss == "cross_entropy":
+            height = functional.cross_entropy(logits, self.classes, reduction="none")
+        else:
+            own = self.classes[:, None]
+            others = logits.scatter(1, own, -torch.inf).amax(dim=1)
+            height = others - logits.gather(1, own)[:, 0]
+        return -height if self.targeted else height
+
+    def reached(self, prediction: Tensor) -> Tensor:
+        """Which of the predicted classes (n,) are what the attack wants."""
+        return (prediction == self.classes) == self.targeted
+
+    def select(self, chosen: Tensor) -> Goal:
+        """The goal of some images of the batch."""
+        return Goal(self.classes[chosen], self.targeted, self.loss)
+
+
+def least_likely(logits: Tensor, labels: Tensor) -> Tensor:
+    """The class with the lowest logit that is not the label (Kurakin et al. 2017), (n,).
+
+    >>> least_likely(torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), torch.tensor([0, 0]))
+    tensor([1, 1])
+    """
+    return logits.scatter(1, labels[:, None], torch.inf).argmin(dim=1)
+
+
+def model_logits(model: Model, images: Tensor) -> Tensor:
+    """The model's output, refused unless it is one row of class logits for each image.
+
+    Raises:
+        ModelError: The output is not a floating-point tensor (n, classes) with two classes or more.
+    """
+    logits = model(images)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"an attack needs a tensor of logits, and the model returned {type(logits).__name__}; "
+            "hand over a function that picks the logits from it"
+        )
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise ModelError(
+            f"an attack needs logits of shape ({len(images)}, classes) with two classes or more, "
+            f"and the model returned {tuple(logits.shape)}"
+        )
+    if not logits.is_floating_point():
+        raise ModelError(
+            f"an attack needs floating-point logits, and the model returned {logits.dtype}"
+        )
+    return logits
+
+
+def predicted_logits(model: Model, images: Tensor) -> Tensor:
+    """Logits (n, classes) without a graph."""
+    with torch.no_grad():
+        return model_logits(model, images)
+
+
+def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes), and the gradient of what the attack raises for each image.
+
+    Raises:
+        ModelError: The logits do not depend on the images in a way that autograd can follow.
+    """
+    x = images.detach().requires_grad_(True)
+    logits = model_logits(model, x)
+    return logits.detach(), gradient_of(goal.height, logits, x)
+
+
+def gradient_of(height: Callable[[Tensor], Tensor], logits: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the summed height with respect to `x`; NaN counts as no direction."""
+    gradient = None
+    if logits.requires_grad:
+        (gradient,) = torch.autograd.grad(height(logits).sum(), x, allow_unused=True)
+    if gradient is None:
+        raise ModelError(
+            "the model's output has no gradient with respect to the images, so that no gradient "
+            "attack can be run; look for detach(), no_grad, .data, numpy or argmax in its forward"
+        )
+    return gradient.nan_to_num_(nan=0.0)
