@@ -26,6 +26,8 @@ class ImageModel:
         std: Standard deviation of each channel.
         input_size: (channels, height, width) that the network expects.
         classes: The names of its outputs, in order; empty where they are not known.
+        crop_pct: Share of a resized photograph that the centre crop keeps.
+        interpolation: How photographs are resized: nearest, bilinear, bicubic or lanczos.
         provenance: Where the network comes from, as plain data.
 
     Example:
@@ -39,6 +41,8 @@ class ImageModel:
     std: tuple[float, ...] = (1.0,)
     input_size: tuple[int, int, int] = (3, 224, 224)
     classes: tuple[str, ...] = ()
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,253 @@
+"""Models by name: timm's, torchvision's, the bundled ones, and training runs."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from probekit.errors import ModelError, close_matches
+from probekit.models.architectures import ARCHITECTURES
+from probekit.models.image_model import ImageModel, content_hash
+
+__all__ = ["DEFAULT_MODEL", "list_models", "load_model", "read_weights"]
+
+DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The bundled models whose names match a glob.
+
+    >>> list_models("resnet20-fashion-mnist")
+    ['resnet20-fashion-mnist']
+    """
+    files = (resources.files("probekit.models") / "zoo").iterdir()
+    names = [file.name.removesuffix(".json") for file in files if file.name.endswith(".json")]
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def load_model(
+    name: str | Path,
+    weights: str | Path | None = None,
+    *,
+    pretrained: bool = True,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> ImageModel:
+    """A model by name, with the preprocessing it was trained with.
+
+    Args:
+        name: A timm name (`resnet18.a1_in1k`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
+            (bundled), or the folder of a training run.
+        weights: A safetensors file, or a pickle of tensors, to load instead of pretrained weights.
+        pretrained: Load the published weights where no `weights` are given; False keeps the random
+            initialization.
+        classes: Names of the outputs, where the model does not know them.
+        **options: Handed to the constructor of a timm or torchvision model (`num_classes`, ...).
+
+    Returns:
+        The model in eval mode on the CPU; it takes images in [0, 1].
+
+    Raises:
+        ModelError: No such model, weights that do not fit it, a file that cannot be read or that
+            would run code, or published weights that cannot be reached.
+
+    Example:
+        >>> model = load_model("probekit:resnet20-fashion-mnist")
+        >>> model.input_size, model.classes[0]
+        ((1, 28, 28), 'T-shirt/top')
+    """
+    text = str(name)
+    if text.startswith("probekit:"):
+        model = _bundled(text.removeprefix("probekit:"))
+    elif text.startswith("torchvision:"):
+        model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
+    elif Path(text).is_dir():
+        model = _from_card(_run_card(Path(text)), Path(text))
+    else:
+        model = _timm(text, pretrained and not weights, options)
+    provenance = dict(model.provenance)
+    if weights is not None:
+        _fit(model.module, read_weights(weights), str(weights))
+        provenance["weights"] = str(weights)
+    provenance["hash"] = content_hash(model.module)
+    return ImageModel(
+        module=model.module.eval(),
+        mean=model.mean,
+        std=model.std,
+        input_size=model.input_size,
+        classes=tuple(classes) if classes is not None else model.classes,
+        crop_pct=model.crop_pct,
+        interpolation=model.interpolation,
+        provenance=provenance,
+    )
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickle that holds nothing but tensors.
+
+    Raises:
+        ModelError: The file is missing, damaged, or a pickle that would run code.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise ModelError(f"there is no weights file {str(file)!r}")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        found = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"weights {str(file)!r} cannot be read: {_first_line(error)}") from None
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"weights {str(file)!r} are a pickle that needs code to be run, which is refused; save "
+            "the model's state_dict() with safetensors instead"
+        ) from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise ModelError(f"weights {str(file)!r} hold {type(found).__name__}, not a state_dict")
+    return dict(found)
+
+
+def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    own = module.state_dict()
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    other = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    told = [
+        f"{what}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
+        for what, found in (("missing", missing), ("not in the model", extra), ("shape", other))
+        if found
+    ]
+    if told:
+        raise ModelError(f"weights {source!r} do not fit {type(module).__name__}; {'; '.join(told)}")
+    module.load_state_dict(state)
+
+
+def _bundled(name: str) -> ImageModel:
+    if name not in list_models():
+        raise ModelError(
+            f"no bundled model is named {name!r}; {close_matches(name, list_models(), what='model')}"
+        )
+    folder = resources.files("probekit.models") / "zoo"
+    with resources.as_file(folder) as path:
+        return _from_card(path / f"{name}.json", path)
+
+
+def _run_card(folder: Path) -> Path:
+    card = folder / "model.json"
+    if not card.is_file():
+        raise ModelError(f"{str(folder)!r} is not a training run: it has no model.json")
+    return card
+
+
+def _from_card(file: Path, folder: Path) -> ImageModel:
+    """A model from its card: architecture, preprocessing, and the weights beside it."""
+    try:
+        card = json.loads(file.read_text())
+        architecture = dict(card["architecture"])
+        kind = architecture.pop("name")
+        size = card["input_size"]
+        module = ARCHITECTURES[kind](**architecture)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"card {str(file)!r} cannot be used: {error!r}") from None
+    weights = folder / card.get("weights", f"{file.stem}.safetensors")
+    _fit(module, read_weights(weights), str(weights))
+    return ImageModel(
+        module=module,
+        mean=tuple(card["mean"]),
+        std=tuple(card["std"]),
+        input_size=(size[0], size[1], size[2]),
+        classes=tuple(card["classes"]),
+        provenance={"name": card["name"], "weights": weights.name, "recipe": card.get("recipe")},
+    )
+
+
+def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
+    import timm
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+
+    hub = name.startswith(("hf-hub:", "hf_hub:"))
+    if not hub and not timm.is_model(name):
+        bundled = [f"probekit:{known}" for known in list_models()]
+        known = [*timm.list_models(), *timm.list_pretrained(), *bundled]
+        raise ModelError(f"no model is named {name!r}; {close_matches(name, known, what='model')}")
+    try:
+        module = timm.create_model(name, pretrained=pretrained, **options)
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        if not pretrained:
+            raise ModelError(f"timm cannot build {name!r}: {_first_line(error)}") from None
+        raise ModelError(
+            f"the pretrained weights of {name!r} cannot be had ({_first_line(error)}); pass "
+            "weights=FILE (--weights), or pretrained=False (--random) for random weights"
+        ) from None
+    config = resolve_model_data_config(module)
+    channels, height, width = config["input_size"]
+    classes: tuple[str, ...] = ()
+    if subset := infer_imagenet_subset(module):
+        info = ImageNetInfo(subset)
+        classes = tuple(info.index_to_description(i) for i in range(info.num_classes()))
+    return ImageModel(
+        module=module,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        input_size=(channels, height, width),
+        classes=classes,
+        crop_pct=config["crop_pct"],
+        interpolation=config["interpolation"],
+        provenance={"name": name, "weights": "timm" if pretrained else "random"},
+    )
+
+
+def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
+    from torchvision.models import get_model, get_model_weights, list_models as known_models
+
+    known = known_models()
+    if name not in known:
+        raise ModelError(
+            f"torchvision has no model {name!r}; {close_matches(name, known, what='model')}"
+        )
+    published = get_model_weights(name)["DEFAULT"]
+    preset = published.transforms()
+    crop, size = preset.crop_size[0], preset.resize_size[0]
+    try:
+        module = get_model(name, weights=published if pretrained else None, **options)
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"torchvision cannot give {name!r} ({_first_line(error)}); pass weights=FILE (--weights), "
+            "or pretrained=False (--random) for random weights"
+        ) from None
+    outputs = options.get("num_classes", 1000)
+    categories = tuple(published.meta.get("categories", ()))
+    return ImageModel(
+        module=module,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        input_size=(3, crop, crop),
+        classes=categories if len(categories) == outputs else (),
+        crop_pct=crop / size,
+        interpolation=preset.interpolation.value,
+        provenance={"name": f"torchvision:{name}", "weights": str(published) if pretrained else "random"},
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,1 @@
+"""Mergeable sufficient statistics, fed batch by batch and independent of the number of samples."""
