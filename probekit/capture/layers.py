@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from probekit.errors import LayerError, ModelError, close_matches

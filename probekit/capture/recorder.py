@@ -75,6 +75,9 @@ class Recorder:
         stop: End the forward pass at the last wanted layer. Inside the context, `recorder(x)` then
             returns None; `module(x)` leaves the `with` block.
 
+    Attributes:
+        paused: While true, forward passes are not recorded.
+
     Raises:
         LayerError: No such layer, a layer that is never called, or one that has no units.
         ModelError: `nn.DataParallel`.
@@ -125,6 +128,7 @@ class Recorder:
             self._selection = Selection(self.module, layers)  # type: ignore[arg-type]
         self._scout: Scout | None = None
         self._handles: list[Any] = []
+        self.paused = False
         self._open = False
         self._calls: Counter[str] = Counter()
         self._batch = 0
@@ -203,7 +207,7 @@ class Recorder:
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if _in_backward():
             return
-        self._open = True
+        self._open = not self.paused
         self._calls.clear()
         self._held = {}
         self._batch = _batch_size((args, kwargs))

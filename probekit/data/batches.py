@@ -186,7 +186,9 @@ class Batches:
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or (self.classes and high >= len(self.classes)):
                 beyond = f"{len(self.classes)} classes" if self.classes else "whole numbers from 0"
-                raise DataError(f"label {low if low < 0 else high} is out of range: expected {beyond}")
+                raise DataError(
+                    f"label {low if low < 0 else high} is out of range: expected {beyond}"
+                )
         return Batch(images, labels.long(), index)
 
 

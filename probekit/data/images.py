@@ -230,7 +230,10 @@ class PreparedImages(LabelledImages):
 
 
 def prepare(
-    image: Image.Image, size: tuple[int, int, int], crop_pct: float = 1.0, interpolation: str = "bicubic"
+    image: Image.Image,
+    size: tuple[int, int, int],
+    crop_pct: float = 1.0,
+    interpolation: str = "bicubic",
 ) -> Tensor:
     """A PIL image as a tensor (channels, height, width) in [0, 1], resized and centre-cropped.
 
@@ -241,7 +244,10 @@ def prepare(
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         scale = max(height / image.height, width / image.width) / crop_pct
-        wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        wide, high = (
+            max(width, round(image.width * scale)),
+            max(height, round(image.height * scale)),
+        )
         image = image.resize((wide, high), _RESAMPLING[interpolation])
         left, top = (wide - width) // 2, (high - height) // 2
         image = image.crop((left, top, left + width, top + height))

@@ -138,7 +138,9 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         if found
     ]
     if told:
-        raise ModelError(f"weights {source!r} do not fit {type(module).__name__}; {'; '.join(told)}")
+        raise ModelError(
+            f"weights {source!r} do not fit {type(module).__name__}; {'; '.join(told)}"
+        )
     module.load_state_dict(state)
 
 
@@ -218,7 +220,8 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
 
 
 def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
-    from torchvision.models import get_model, get_model_weights, list_models as known_models
+    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import list_models as known_models
 
     known = known_models()
     if name not in known:
@@ -245,7 +248,10 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageM
         classes=categories if len(categories) == outputs else (),
         crop_pct=crop / size,
         interpolation=preset.interpolation.value,
-        provenance={"name": f"torchvision:{name}", "weights": str(published) if pretrained else "random"},
+        provenance={
+            "name": f"torchvision:{name}",
+            "weights": str(published) if pretrained else "random",
+        },
     )
 
 

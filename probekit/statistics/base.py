@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-__all__ = ["Spatial", "Statistic", "StatisticLike", "accumulator", "distinct"]
+from probekit.capture.sources import Activations, Source
 
-Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
+__all__ = ["Statistic", "StatisticLike", "accumulator", "distinct"]
 
 
 @runtime_checkable
@@ -47,9 +47,9 @@ class Statistic:
     state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
     @property
-    def spatial(self) -> Spatial:
-        """Which table of a layer it is fed with."""
-        return "mean"
+    def source(self) -> Source:
+        """Which table of a layer it is fed with: here, the activations pooled over positions."""
+        return Activations()
 
     def fresh(self) -> Self:
         """A statistic with the same options that has seen nothing."""

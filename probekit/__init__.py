@@ -1,0 +1,76 @@
+"""Understand trained vision networks, unit by unit.
+
+Everything public is here: `import probekit as pk`. Names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from probekit._version import __version__
+
+if TYPE_CHECKING:
+    from probekit.analysis import analyze as analyze
+    from probekit.capture.plan import plan as plan
+    from probekit.capture.recorder import Recorder as Recorder
+    from probekit.capture.recording import record as record
+    from probekit.data.datasets import list_data as list_data
+    from probekit.data.datasets import load_data as load_data
+    from probekit.errors import ProbekitError as ProbekitError
+    from probekit.errors import ProbekitWarning as ProbekitWarning
+    from probekit.metrics.registry import (
+        layer_metric as layer_metric,
+    )
+    from probekit.metrics.registry import (
+        list_metrics as list_metrics,
+    )
+    from probekit.metrics.registry import (
+        unit_metric as unit_metric,
+    )
+    from probekit.metrics.selectivity import (
+        Selectivity as Selectivity,
+    )
+    from probekit.metrics.selectivity import (
+        class_selectivity as class_selectivity,
+    )
+    from probekit.models.image_model import ImageModel as ImageModel
+    from probekit.models.loading import list_models as list_models
+    from probekit.models.loading import load_model as load_model
+    from probekit.results import open_result as open_result
+    from probekit.results import save_result as save_result
+    from probekit.statistics.class_means import ClassMeans as ClassMeans
+
+_HOMES = {
+    "ClassMeans": "statistics.class_means",
+    "ImageModel": "models.image_model",
+    "ProbekitError": "errors",
+    "ProbekitWarning": "errors",
+    "Recorder": "capture.recorder",
+    "Selectivity": "metrics.selectivity",
+    "analyze": "analysis",
+    "class_selectivity": "metrics.selectivity",
+    "layer_metric": "metrics.registry",
+    "list_data": "data.datasets",
+    "list_metrics": "metrics.registry",
+    "list_models": "models.loading",
+    "load_data": "data.datasets",
+    "load_model": "models.loading",
+    "open_result": "results",
+    "plan": "capture.plan",
+    "record": "capture.recording",
+    "save_result": "results",
+    "unit_metric": "metrics.registry",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"probekit.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,75 @@
+"""Where the tables come from that statistics are fed with: one (rows, columns) tensor a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.recorder import Recorder, pool
+
+__all__ = ["Activations", "Source", "Spatial", "Tap"]
+
+Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
+Tap: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A value that says which table of each layer a statistic is fed with.
+
+    Attributes:
+        own_pass: Whether its tap runs the model itself, rather than look on at the one forward pass.
+    """
+
+    own_pass: bool
+
+    def open(
+        self, model: Any, layers: Sequence[Layer], **reading: Any
+    ) -> AbstractContextManager[Tap]:
+        """Gives a function from a batch of images to {layer: (rows, columns)}.
+
+        The function is called once a batch, after the forward pass over it. Rows are samples, or
+        several rows a sample, each sample's together.
+        """
+        ...
+
+
+def positions(maps: Tensor) -> Tensor:
+    """(batch, units, *positions) as (batch * positions, units)."""
+    return maps.flatten(2).movedim(1, 2).flatten(0, 1).clone() if maps.ndim > 2 else maps.clone()
+
+
+def flatten(maps: Tensor) -> Tensor:
+    """(batch, units, *positions) as (batch, units * positions)."""
+    return maps.flatten(1).clone()
+
+
+_TABLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": pool,
+    "positions": positions,
+    "flatten": flatten,
+}
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The layer's activations in the forward pass.
+
+    Args:
+        spatial: `"mean"`: (batch, units), pooled over positions; `"positions"`: each position is a
+            row; `"flatten"`: each element is a column.
+    """
+
+    spatial: Spatial = "mean"
+    own_pass = False
+
+    @contextmanager
+    def open(self, model: Any, layers: Sequence[Layer], **reading: Any) -> Iterator[Tap]:
+        """Looks on while the model runs."""
+        with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:
+            yield lambda images: recorder.activations
