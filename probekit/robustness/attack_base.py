@@ -104,7 +104,7 @@ class Found:
     Attributes:
         images: (n, ...) images kept.
         prediction: (n,) classes predicted for them.
-        height: (n,) what the attack raises, at them.
+        height: (n,) what the attack raises, at them, as far as the search for the best told.
         success: (n,) whether they fool the model.
         by_step: (steps + 1, n) whether the model was fooled after each number of steps.
     """
@@ -145,9 +145,9 @@ class Found:
         prediction = logits.argmax(dim=1)
         reached = goal.reached(prediction)
         take = (reached | ~self.success) if first else (reached & ~self.success)
-        self.images[take] = x[take]
-        self.height[take] = goal.height(logits)[take]
-        self.prediction[take] = prediction[take]
+        column = take.view(-1, *[1] * (x.ndim - 1))
+        self.images = torch.where(column, x, self.images)
+        self.prediction = torch.where(take, prediction, self.prediction)
         self.success |= reached
         self.by_step[-1] |= reached
 
