@@ -3,147 +3,80 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from probekit.capture.layers import Layer, unwrap
-from probekit.capture.plan import scout_layers
+from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.sources import Source
+from probekit.capture.stream import Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
-from probekit.data.datasets import load_data
-from probekit.errors import DataError, LayerError, ProbekitWarning
+from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.registry import Metric, resolve
-from probekit.models.image_model import as_module, borrow, content_hash
-from probekit.models.loading import load_model
+from probekit.models.image_model import as_module, content_hash
 from probekit.results import provenance, strings, unit_coordinates
 from probekit.statistics.base import distinct
 
-__all__ = ["Pass", "analyze", "open_source"]
+__all__ = ["Pass", "analyze"]
 
 
-@dataclass
 class Pass:
-    """One pass of a model over data.
+    """One pass of a model over data that feeds statistics.
 
     Attributes:
-        model: A module or an `ImageModel`.
-        batches: The data.
         layers: The layers, as a scouting pass found them.
         statistics: Prototypes of what each layer feeds.
-        tokens: Which tokens of a sequence count.
-        output: Which tensor of a layer's output counts.
-        device: Where to run; None stays where the model is.
-        progress: Show a progress bar on a terminal.
+        fed: For each layer, the statistics in the order of the prototypes.
     """
 
-    model: Any
-    batches: Batches
-    layers: list[Layer]
-    statistics: Sequence[Any]
-    tokens: Tokens = "all"
-    output: int | str | None = None
-    device: str | torch.device | None = None
-    progress: bool = True
-    fed: dict[str, list[Any]] = field(default_factory=dict)
-    label: list[Tensor] = field(default_factory=list)
-    prediction: list[Tensor] = field(default_factory=list)
-    index: list[Tensor] = field(default_factory=list)
+    def __init__(self, layers: Sequence[Layer], statistics: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        self.statistics = list(statistics)
+        self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
+        self._labels: list[Tensor] = []
+        self._predictions: list[Tensor] = []
+        self._index: list[Tensor] = []
 
-    def run(self) -> Pass:
-        """Streams the data through the model once.
-
-        Raises:
-            DataError: NaN or infinity in an activation (the layer is named), or bad data.
-        """
-        self.fed = {layer.name: [one.fresh() for one in self.statistics] for layer in self.layers}
+    def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
+        """Streams the data through the model once."""
         sources: list[Source] = distinct(one.source for one in self.statistics)
-        sources.sort(key=lambda source: source.own_pass)
-        with ExitStack() as stack:
-            device = stack.enter_context(borrow(self.model, self.device))
-            stack.enter_context(torch.no_grad())
-            taps = [
-                stack.enter_context(
-                    source.open(self.model, self.layers, tokens=self.tokens, output=self.output)
-                )
-                for source in sources
-            ]
-            for batch in self._watched():
-                batch = batch.to(device)
-                result = self._forward(batch.images)
-                for source, tap in zip(sources, taps, strict=True):
-                    self._feed(source, tap(batch.images), batch)
-                self._note(batch, result)
+        with stream(model, batches, self.layers, sources, reading) as observed:
+            for seen in observed:
+                for source, tables in zip(sources, seen.tables, strict=True):
+                    self._feed(source, tables, seen.batch)
+                self._note(seen.batch, seen.output)
         return self
 
-    def _forward(self, images: Tensor) -> Any:
-        model = self.model
-        return (unwrap(model) if isinstance(model, nn.Module) else model)(images)
-
-    def _watched(self) -> Iterator[Batch]:
-        bar = tqdm(
-            total=self.batches.samples,
-            unit="image",
-            desc="analyze",
-            disable=None if self.progress else True,
-            leave=False,
-        )
-        with bar:
-            for batch in self.batches:
-                yield batch
-                bar.update(len(batch))
-
     def _feed(self, source: Source, tables: dict[str, Tensor], batch: Batch) -> None:
-        for layer in self.layers:
-            table = tables.get(layer.name)
-            if table is None:
-                raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
-            if not bool(torch.isfinite(table).all()):
-                raise DataError(
-                    f"layer {layer.name!r} gives NaN or infinity for samples between "
-                    f"{int(batch.index.min())} and {int(batch.index.max())}; look at the images and "
-                    "the weights"
-                )
+        for name, table in tables.items():
             labels, index = batch.labels, batch.index
             if len(table) != len(labels):
-                repeats = len(table) // len(labels)
-                labels, index = labels.repeat_interleave(repeats), index.repeat_interleave(repeats)
-            for one in self.fed[layer.name]:
+                rows = len(table) // len(labels)
+                labels, index = labels.repeat_interleave(rows), index.repeat_interleave(rows)
+            for one in self.fed[name]:
                 if one.source == source:
                     one.update(table, labels, index)
 
-    def _note(self, batch: Batch, result: Any) -> None:
-        self.label.append(batch.labels.cpu())
-        self.index.append(batch.index)
-        if isinstance(result, Tensor) and result.ndim == 2 and result.shape[1] > 1:
-            self.prediction.append(result.argmax(1).cpu())
+    def _note(self, batch: Batch, output: Any) -> None:
+        self._labels.append(batch.labels.cpu())
+        self._index.append(batch.index)
+        if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] > 1:
+            self._predictions.append(output.argmax(1).cpu())
 
     def samples(self) -> xr.Dataset:
         """One row a sample: its label and, where the model classifies, its prediction."""
         table = xr.Dataset(
-            {"label": ("sample", torch.cat(self.label).numpy())},
-            coords={"sample": torch.cat(self.index).numpy()},
+            {"label": ("sample", torch.cat(self._labels).numpy())},
+            coords={"sample": torch.cat(self._index).numpy()},
         )
-        if len(self.prediction) == len(self.label):
-            table["prediction"] = ("sample", torch.cat(self.prediction).numpy())
+        if len(self._predictions) == len(self._labels):
+            table["prediction"] = ("sample", torch.cat(self._predictions).numpy())
         return table
-
-
-def open_source(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
-    """A model and batches of data, from objects or from their names."""
-    if isinstance(model, str):
-        model = load_model(model)
-    as_module(model)
-    if isinstance(data, str) or hasattr(data, "__fspath__"):
-        data = load_data(data, model)
-    return model, data if isinstance(data, Batches) else Batches(data, **options)
 
 
 def analyze(
@@ -196,28 +129,19 @@ def analyze(
         (4, array(['1'], dtype=object))
     """
     chosen = resolve(metrics)
-    model, batches = open_source(
+    model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
     _check_classes(batches)
-    with borrow(model, device):
-        first = _first_images(batches)
-        found, _ = scout_layers(model, first, layers, tokens=tokens, output=output)
+    reading = Reading(tokens=tokens, output=output, device=device, progress=progress)
+    found = find_layers(model, batches, layers, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
-    passed = Pass(
-        model,
-        batches,
-        found,
-        wanted,
-        tokens=tokens,
-        output=output,
-        device=device,
-        progress=progress,
-    ).run()
+    passed = Pass(found, wanted).run(model, batches, reading)
+    samples = passed.samples()
     facts = {
         "model": _describe(model),
         "data": batches.provenance()
-        | {"seen": sum(map(len, passed.label)), "skipped": batches.skipped},
+        | {"seen": samples.sizes["sample"], "skipped": batches.skipped},
         "layers": [layer.name for layer in found],
         "metrics": {metric.name: _options(metric) for metric in chosen},
         "tokens": tokens,
@@ -225,34 +149,13 @@ def analyze(
         "seed": seed,
         "device": str(device) if device is not None else None,
     }
-    result = _assemble(chosen, passed, batches.classes)
+    result = _assemble(chosen, passed, samples, batches.classes)
+    if "prediction" in samples and _same_classes(model, batches.classes):
+        result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
     result.attrs["provenance"] = provenance(**facts)
     if batches.skipped:
         _warn(f"{batches.skipped} images of {batches.name} could not be read and were left out")
     return result
-
-
-def _first_images(batches: Batches) -> Tensor:
-    """Two images, or as many as there are, to scout with."""
-    source = batches.source
-    if iter(source) is source if hasattr(source, "__next__") else False:
-        batches.source = source = _Again(source)
-    return next(iter(batches)).images[:2]
-
-
-class _Again:
-    """An iterator whose first batch, already taken, comes again."""
-
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._first: list[Any] = []
-        self._iterator = iterator
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self._first
-        for item in self._iterator:
-            if not self._first:
-                self._first.append(item)
-            yield item
 
 
 def _check_classes(batches: Batches) -> None:
@@ -262,7 +165,9 @@ def _check_classes(batches: Batches) -> None:
         raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
 
 
-def _assemble(metrics: Sequence[Metric], passed: Pass, classes: Sequence[str]) -> xr.DataTree:
+def _assemble(
+    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: Sequence[str]
+) -> xr.DataTree:
     by_unit, by_layer = [], []
     prototypes = list(passed.statistics)
     for layer in passed.layers:
@@ -283,12 +188,9 @@ def _assemble(metrics: Sequence[Metric], passed: Pass, classes: Sequence[str]) -
     root = xr.Dataset(
         {name: values.mean() for name, values in layers.items() if _is_mean(str(name))}
     )
-    samples = passed.samples()
     if "class" in units.dims:
         units = _name_classes(units, classes)
         _say_what_is_absent(units, classes)
-    if "prediction" in samples and _same_classes(passed.model, classes):
-        root["accuracy"] = (samples["prediction"] == samples["label"]).mean()
     for metric in metrics:
         for sentence in metric.review(units, layers):
             _warn(sentence)

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -115,6 +116,14 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(len(self.source), generator=generator)[: self.limit].sort().values
 
+    def peek(self) -> Batch:
+        """The first batch, which comes again when the data is gone through."""
+        if isinstance(self.source, Iterator):
+            self.source = _Replayed(self.source)
+        if isinstance(self.source, _Replayed):
+            return self._check(next(self.source.again(), DataError(f"{self.name} is empty")), 0)
+        return next(iter(self))
+
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = 0
         count = 0
@@ -190,6 +199,22 @@ class Batches:
                     f"label {low if low < 0 else high} is out of range: expected {beyond}"
                 )
         return Batch(images, labels.long(), index)
+
+
+class _Replayed:
+    """An iterator whose first item can be looked at before it is gone through."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._first = list(islice(iterator, 1))
+        self._rest = iterator
+
+    def again(self) -> Iterator[Any]:
+        """The first item alone."""
+        return iter(self._first)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._first
+        yield from self._rest
 
 
 class _Chosen(Dataset[Any]):

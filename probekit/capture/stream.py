@@ -1,0 +1,139 @@
+"""The one loop of a model over data: batches in, labelled tables of every layer out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from probekit.capture.layers import Layer, unwrap
+from probekit.capture.plan import scout_layers
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.sources import Source
+from probekit.data.batches import Batch, Batches
+from probekit.data.datasets import load_data
+from probekit.errors import DataError, LayerError
+from probekit.models.image_model import as_module, borrow
+from probekit.models.loading import load_model
+
+__all__ = ["Observed", "Reading", "find_layers", "open_subject", "stream"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model is read.
+
+    Attributes:
+        tokens: Which tokens of a sequence count: all, the patch tokens or the class token.
+        output: Which tensor counts where a layer gives several.
+        device: Where to run; None stays where the model is.
+        progress: Show a progress bar when on a terminal.
+    """
+
+    tokens: Tokens = "all"
+    output: int | str | None = None
+    device: str | torch.device | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one batch gave: the samples, the model's output, and a table a layer for each source."""
+
+    batch: Batch
+    output: Any
+    tables: Sequence[dict[str, Tensor]]
+
+
+def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
+    """A model and batches of data, from objects or from their names.
+
+    Raises:
+        ProbekitError: There is no such model or data.
+    """
+    if isinstance(model, str):
+        model = load_model(model)
+    as_module(model)
+    if isinstance(data, str) or hasattr(data, "__fspath__"):
+        data = load_data(data, model)
+    return model, data if isinstance(data, Batches) else Batches(data, **options)
+
+
+def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:
+    """The layers that a choice means, found with one forward pass over the first two images.
+
+    Raises:
+        LayerError: As `Recorder`.
+    """
+    with borrow(model, reading.device):
+        images = batches.peek().images[:2]
+        found, _ = scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
+    return found
+
+
+@contextmanager
+def stream(
+    model: Any,
+    batches: Batches,
+    layers: Sequence[Layer],
+    sources: Sequence[Source],
+    reading: Reading,
+    title: str = "analyze",
+) -> Iterator[Iterator[Observed]]:
+    """Runs a model over data once, with hooks that go when the context is left.
+
+    Yields:
+        An iterator over what each batch gave; the tables in the order of `sources`.
+
+    Raises:
+        DataError: NaN or infinity in an activation (the layer is named), or bad data.
+    """
+    order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
+    with ExitStack() as stack:
+        device = stack.enter_context(borrow(model, reading.device))
+        stack.enter_context(torch.no_grad())
+        taps = {
+            i: stack.enter_context(
+                sources[i].open(model, layers, tokens=reading.tokens, output=reading.output)
+            )
+            for i in order
+        }
+        forward = unwrap(model) if isinstance(model, nn.Module) else model
+        bar = stack.enter_context(
+            tqdm(
+                total=batches.samples,
+                unit="image",
+                desc=title,
+                disable=None if reading.progress else True,
+                leave=False,
+            )
+        )
+
+        def observe() -> Iterator[Observed]:
+            for batch in batches:
+                batch = batch.to(device)
+                output = forward(batch.images)
+                tables = {i: tap(batch.images) for i, tap in taps.items()}
+                for table in tables.values():
+                    _check(table, layers, batch)
+                yield Observed(batch, output, [tables[i] for i in range(len(sources))])
+                bar.update(len(batch))
+
+        yield observe()
+
+
+def _check(tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch) -> None:
+    for layer in layers:
+        if layer.name not in tables:
+            raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
+    for name, table in tables.items():
+        if not bool(torch.isfinite(table).all()):
+            raise DataError(
+                f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
+                f"and {int(batch.index.max())}; look at the images and the weights"
+            )
