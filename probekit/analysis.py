@@ -19,7 +19,8 @@ from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
-from probekit.results import provenance, strings, unit_coordinates
+from probekit.provenance import provenance
+from probekit.results import strings, unit_coordinates
 from probekit.statistics.base import distinct
 
 __all__ = ["Pass", "analyze"]

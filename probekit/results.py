@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 import xarray as xr
 
-from probekit._version import __version__
 from probekit.capture.layers import Layer
 from probekit.errors import OutputError
 
-__all__ = ["check_output", "open_result", "provenance", "save_result", "unit_coordinates"]
+__all__ = ["check_output", "open_result", "save_result", "unit_coordinates"]
 
 
 def strings(values: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -36,22 +31,6 @@ def unit_coordinates(layers: Sequence[Layer]) -> dict[str, tuple[str, np.ndarray
         "layer": ("unit", strings(names)),
         "channel": ("unit", np.concatenate(channels) if channels else np.empty(0, np.int64)),
     }
-
-
-def provenance(**facts: Any) -> str:
-    """What a result was made of, as one JSON string, with versions, system and command."""
-    versions = {
-        "probekit": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "xarray": xr.__version__,
-    }
-    return json.dumps(
-        {**facts, "versions": versions, "command": " ".join(map(str, sys.argv))},
-        default=str,
-        ensure_ascii=False,
-    )
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -79,10 +80,12 @@ class Batches:
         self.seed = seed
         self.workers = workers
         if isinstance(data, DataLoader):
+            self.batch_size = data.batch_size or batch_size
             data = data.dataset
         self.classes: tuple[str, ...] = tuple(str(x) for x in getattr(data, "classes", None) or ())
         self.name: str = str(getattr(data, "name", type(data).__name__))
         self.skipped = 0
+        self.first = 0
 
     @property
     def samples(self) -> int | None:
@@ -116,6 +119,14 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randperm(len(self.source), generator=generator)[: self.limit].sort().values
 
+    def starting(self, first: int) -> Batches:
+        """The same data without the first samples, which a resumed run has seen already."""
+        if not first:
+            return self
+        rest = copy(self)
+        rest.first = first
+        return rest
+
     def peek(self) -> Batch:
         """The first batch, which comes again when the data is gone through."""
         if isinstance(self.source, Iterator):
@@ -126,7 +137,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = 0
-        count = 0
+        count = self.first
         for raw in _read_ahead(self._raw()):
             batch = self._check(raw, count)
             if self.limit is not None and not _is_map(self.source):
@@ -147,10 +158,12 @@ class Batches:
                     f"data must be a data set, a DataLoader or an iterable of (images, labels) "
                     f"batches, not {type(self.source).__name__}"
                 )
-            yield from self.source
+            yield from islice(self.source, self.first // self.batch_size, None)
             return
         data = self.source
         index = self.subset()
+        if self.first:
+            index = (torch.arange(len(data)) if index is None else index)[self.first :]
         own = isinstance(data, LabelledImages)
         if index is not None:
             data = _Chosen(data, index) if own else Subset(data, index.tolist())
