@@ -174,5 +174,16 @@ class RecordingStore:
         self.complete = True
 
     def open(self) -> xr.Dataset:
-        """The recording, lazily."""
-        return xr.open_zarr(self.path, consolidated=False, chunks={})
+        """The recording, with lazy activations and everything else in memory."""
+        lazy = xr.open_zarr(self.path, consolidated=False, chunks={})
+        small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+        text = {name: values.astype(object) for name, values in small.items() if _is_text(values)}
+        return lazy.assign(
+            {name: values for name, values in (small | text).items() if name in lazy.data_vars}
+        ).assign_coords(
+            {name: values for name, values in (small | text).items() if name in lazy.coords}
+        )
+
+
+def _is_text(values: xr.DataArray) -> bool:
+    return values.dtype.kind in "TUO"

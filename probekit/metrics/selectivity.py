@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -9,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.registry import register
 from probekit.statistics.class_means import ClassMeans
 
@@ -39,6 +40,9 @@ def class_selectivity(
     Returns:
         The index (unit), float64.
 
+    Warns:
+        ProbekitWarning: Some class means are below zero; the layers are named.
+
     Raises:
         DataError: Fewer than two classes, or NaN or infinity among the means.
         OptionError: An unknown `negative`, or an `eps` that is not positive or zero.
@@ -51,6 +55,16 @@ def class_selectivity(
         >>> class_selectivity(means, eps=0).values
         array([1., 0.])
     """
+    means = _checked(class_mean, eps, negative)
+    below = (means < 0).any("class")
+    if bool(below.any()):
+        layers = means["layer"].values[below.values].tolist() if "layer" in means.coords else []
+        sentence = _about_negative(int(below.sum()), list(dict.fromkeys(layers)), negative)
+        warnings.warn(sentence, ProbekitWarning, stacklevel=2)
+    return _index(means, eps, negative)
+
+
+def _checked(class_mean: xr.DataArray | xr.Dataset, eps: float, negative: Negative) -> xr.DataArray:
     if negative not in _POLICIES:
         raise OptionError(f"negative is one of {', '.join(_POLICIES)}, not {negative!r}")
     if not (isinstance(eps, int | float) and 0 <= eps < np.inf):
@@ -61,6 +75,22 @@ def class_selectivity(
             f"class selectivity compares classes, and the data has {means.sizes['class']}; "
             "give samples of at least two"
         )
+    return means
+
+
+def _about_negative(units: int, layers: Sequence[str], negative: Negative) -> str:
+    done = {
+        "clip": "they count as zero (negative='clip')",
+        "keep": "the index is not bound to [0, 1] there (negative='keep')",
+        "shift": "each unit's lowest mean was subtracted (negative='shift')",
+        "nan": "those units have no index (negative='nan')",
+    }[negative]
+    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+    where = f", in {', '.join(layers[:5])}{more}" if len(layers) else ""
+    return f"{units} units have class means below zero{where}; {done}"
+
+
+def _index(means: xr.DataArray, eps: float, negative: Negative) -> xr.DataArray:
     lowest = means.min("class")
     if negative == "clip":
         means = means.clip(min=0)
@@ -123,7 +153,8 @@ class Selectivity:
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
-        index = class_selectivity(class_mean, eps=self.eps, negative=self.negative)
+        means = _checked(class_mean, self.eps, self.negative)
+        index = _index(means, self.eps, self.negative)
         dead = abs(class_mean).max("class") <= self.dead_below
         below = (class_mean < 0).any("class")
         preferred = class_mean["class"][class_mean.argmax("class")].drop_vars(
@@ -146,15 +177,7 @@ class Selectivity:
         below = layers["layer"].values[layers["negative_units"].values > 0]
         if not len(below):
             return []
-        done = {
-            "clip": "they count as zero (negative='clip')",
-            "keep": "the index is not bound to [0, 1] there (negative='keep')",
-            "shift": "each unit's lowest mean was subtracted (negative='shift')",
-            "nan": "those units have no index (negative='nan')",
-        }[self.negative]
-        shown = ", ".join(below[:5]) + (f" and {len(below) - 5} more" if len(below) > 5 else "")
-        count = int(layers["negative_units"].sum())
-        return [f"{count} units have class means below zero, in {shown}; {done}"]
+        return [_about_negative(int(layers["negative_units"].sum()), below.tolist(), self.negative)]
 
 
 register(Selectivity())
