@@ -1,4 +1,4 @@
-"""The small networks of the papers that no zoo ships, built from plain torch modules.
+"""The networks of the papers for small images, built from plain torch modules.
 
 Every nonlinearity is a module of its own and is called once, so that each has a name to record.
 """
@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ARCHITECTURES", "CifarResNet", "cifar_resnet"]
+__all__ = [
+    "ARCHITECTURES",
+    "CifarResNet",
+    "SmallResNet",
+    "SmallVGG",
+    "cifar_resnet",
+    "small_resnet",
+    "vgg16",
+]
 
 
 class _Block(nn.Module):
@@ -62,9 +71,7 @@ class CifarResNet(nn.Module):
         self.layer2 = self._stage(16, 32, blocks, stride=2)
         self.layer3 = self._stage(32, 64, blocks, stride=2)
         self.fc = nn.Linear(64, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialize(self)
 
     @staticmethod
     def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
@@ -82,6 +89,159 @@ def cifar_resnet(depth: int, classes: int = 10, channels: int = 3) -> CifarResNe
     return CifarResNet(depth, classes, channels)
 
 
+class SmallVGG(nn.Module):
+    """VGG16's convolutions with batch norm, and one hidden fully connected layer (512 units).
+
+    Five stages of 3x3 convolutions, each ended by a 2x2 max-pool; what is left of a 32 px image is one
+    position. Smaller images work too, since the pools round up.
+
+    Args:
+        classes: Number of classes.
+        channels: Number of image channels.
+    """
+
+    WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+    def __init__(self, classes: int = 10, channels: int = 3) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for stage in self.WIDTHS:
+            for width in stage:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.features = nn.Sequential(*layers)
+        self.hidden = nn.Linear(512, 512)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(512, classes)
+        _initialize(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.features(x).mean((2, 3))
+        return self.fc(self.relu(self.hidden(x)))
+
+
+class _Basic(nn.Module):
+    """ResNet's block of two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.downsample = _projection(channels_in, channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.downsample(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)) + shortcut)
+
+
+class _Bottleneck(nn.Module):
+    """ResNet's block of 1x1, 3x3 and 1x1 convolutions, with the stride on the 3x3 one."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        wide = channels * self.expansion
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(channels, wide, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(wide)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.downsample = _projection(channels_in, wide, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.downsample(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        return self.relu3(self.bn3(self.conv3(x)) + shortcut)
+
+
+def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
+    """The shortcut of option B: a 1x1 convolution where the shape changes."""
+    if stride == 1 and channels_in == channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+class SmallResNet(nn.Module):
+    """ResNet18 or 50 for 64 px images: ImageNet's network without the max-pool after the stem.
+
+    Weights of torchvision's networks of the same depth load into it.
+
+    Args:
+        depth: 18 or 50.
+        classes: Number of classes.
+        channels: Number of image channels.
+    """
+
+    KINDS: ClassVar[dict[int, tuple[type[_Basic] | type[_Bottleneck], tuple[int, ...]]]] = {
+        18: (_Basic, (2, 2, 2, 2)),
+        50: (_Bottleneck, (3, 4, 6, 3)),
+    }
+
+    def __init__(self, depth: int = 18, classes: int = 200, channels: int = 3) -> None:
+        super().__init__()
+        if depth not in self.KINDS:
+            raise ValueError(f"depth must be 18 or 50, not {depth}")
+        block, counts = self.KINDS[depth]
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        wide = 64
+        for number, count in enumerate(counts):
+            width = 64 * 2**number
+            stage = []
+            for place in range(count):
+                stage.append(block(wide, width, stride=2 if number and not place else 1))
+                wide = width * block.expansion
+            self.add_module(f"layer{number + 1}", nn.Sequential(*stage))
+        self.fc = nn.Linear(wide, classes)
+        _initialize(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def _initialize(network: nn.Module) -> None:
+    """He et al. 2015, as ResNet: normal with the fan-out of each convolution."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def vgg16(classes: int = 10, channels: int = 3) -> SmallVGG:
+    """Builds a `SmallVGG`."""
+    return SmallVGG(classes, channels)
+
+
+def small_resnet(depth: int, classes: int = 200, channels: int = 3) -> SmallResNet:
+    """Builds a `SmallResNet` of the given depth."""
+    return SmallResNet(depth, classes, channels)
+
+
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56)
+    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (8, 14, 20, 32, 44, 56)},
+    "resnet18": partial(small_resnet, 18),
+    "resnet50": partial(small_resnet, 50),
+    "vgg16": vgg16,
 }
