@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from probekit.results import open_result as open_result
     from probekit.results import save_result as save_result
     from probekit.statistics.class_means import ClassMeans as ClassMeans
+    from probekit.statistics.covariance import Covariance as Covariance
 
 _HOMES = {
     "ClassMeans": "statistics.class_means",
+    "Covariance": "statistics.covariance",
     "ImageModel": "models.image_model",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",

@@ -44,7 +44,13 @@ class Pass:
         self._index: list[Tensor] = []
 
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
-        """Streams the data through the model once."""
+        """Streams the data through the model once.
+
+        A statistic that has a method `check` is first asked whether it can take these layers.
+        """
+        for one in self.statistics:
+            if hasattr(one, "check"):
+                one.check(self.layers, batches.samples or batches.limit)
         sources: list[Source] = distinct(one.source for one in self.statistics)
         with stream(model, batches, self.layers, sources, reading) as observed:
             for seen in observed:
@@ -243,7 +249,7 @@ def _options(metric: Metric) -> dict[str, Any]:
     return {
         name: value
         for name, value in asdict(metric).items()
-        if isinstance(value, str | int | float | bool | None)
+        if isinstance(value, str | int | float | bool | list | tuple | None)
     }
 
 

@@ -1,0 +1,246 @@
+"""The covariance of a layer's units, streamed, with what its finite-sample correction needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.sources import Activations, Spatial
+from probekit.errors import DataError, OptionError
+from probekit.statistics import moments
+from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.kept import append, columns_of, gather, nbytes, refuse_beyond
+
+__all__ = ["Covariance"]
+
+_REMEDY = {
+    "mean": "choose fewer or narrower layers",
+    "positions": "choose fewer or narrower layers",
+    "flatten": "choose fewer layers, fewer samples (limit), or spatial='mean' or 'positions'",
+}
+_GRAM_COLUMNS = 2**22
+
+
+@dataclass
+class Covariance(Statistic):
+    """Mean and covariance over rows, in float64 and mergeable in any order.
+
+    With `spatial="flatten"` the rows themselves are kept while they are fewer than the dimensions;
+    the Gram matrix of the rows then stands for the covariance, whose eigenvalues above zero, trace
+    and norm it shares. A layer of D dimensions keeps 8 D^2 bytes, or n D b for n < D rows of itemsize
+    b; the largest layer takes 48 D^2 more for a while, or 48 n^2.
+
+    State: the sums of `probekit.statistics.moments`, or the rows.
+
+    Args:
+        spatial: What the dimensions are: `"mean"`, units pooled over positions; `"positions"`, units
+            with every position as a row; `"flatten"`, the elements of the map.
+        centred: Take moments about the mean (divided by n - 1) rather than about zero (by n).
+        memory: The most bytes that all layers of a pass may need together; checked before the
+            pass from the number of samples, and on the way.
+
+    Example:
+        >>> covariance = Covariance()
+        >>> covariance.update(torch.tensor([[0.0, 1.0], [2.0, 5.0]]), torch.tensor([0, 1]))
+        >>> covariance.update(torch.tensor([[4.0, 0.0]]), torch.tensor([0]))
+        >>> covariance.to_xarray()["covariance"].values
+        array([[ 4., -1.],
+               [-1.,  7.]])
+    """
+
+    spatial: Spatial = "mean"
+    centred: bool = True
+    memory: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        if self.spatial not in get_args(Spatial):
+            known = ", ".join(map(repr, get_args(Spatial)))
+            raise OptionError(f"spatial is one of {known}, not {self.spatial!r}")
+        if not isinstance(self.memory, int) or self.memory < 1:
+            raise OptionError(f"memory is a number of bytes, not {self.memory!r}")
+
+    @property
+    def source(self) -> Activations:
+        """Activations, pooled or not."""
+        return Activations(self.spatial)
+
+    def check(self, layers: Sequence[Layer], samples: int | None) -> None:
+        """Makes sure before a pass that memory will do.
+
+        Args:
+            layers: The layers that will feed one statistic each.
+            samples: How many samples each is fed with at most; None where that is not known.
+
+        Raises:
+            OptionError: The layers need more than `memory`.
+        """
+        sizes = {layer.name: columns_of(layer, self.spatial) for layer in layers}
+        largest = max(sizes, key=lambda name: sizes[name])
+        kept = sum(
+            _kept_bytes(sizes[layer.name], self._rows(samples), layer.itemsize) for layer in layers
+        )
+        of = "an unknown number of samples" if samples is None else f"{samples} samples"
+        refuse_beyond(
+            kept + _working_bytes(sizes[largest], self._rows(samples)),
+            self.memory,
+            f"the covariance (spatial={self.spatial!r}) of {len(layers)} layers over {of}, "
+            f"with {sizes[largest]} dimensions in {largest!r},",
+            _REMEDY[self.spatial],
+        )
+
+    def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+        """Adds rows.
+
+        Args:
+            activations: (rows, dimensions).
+            labels: Not used.
+            index: Not used.
+
+        Raises:
+            DataError: Not a table, or one with another number of columns than before.
+            OptionError: More than `memory` would be needed.
+        """
+        if activations.ndim != 2:
+            raise DataError(f"covariance is fed with tables, not {tuple(activations.shape)}")
+        if not len(activations):
+            return
+        rows = activations.detach().to(accumulator((1,), activations).device)
+        known = self._columns()
+        if known not in (None, rows.shape[1]):
+            raise DataError(f"{known} columns so far cannot be joined by {rows.shape[1]}")
+        if self.spatial == "flatten" and "second" not in self.state:
+            append(self.state, rows=rows)
+            self._settle()
+        else:
+            if not self.state:
+                self._refuse(len(rows), rows.shape[1])
+                self.state = moments.begin(rows)
+            moments.add(self.state, rows)
+
+    def merge(self, other: Covariance) -> None:
+        """Adds what another one has seen."""
+        for rows in gather(other.state, "rows"):
+            self.update(rows, rows)
+        if "second" not in other.state:
+            return
+        mine = gather(self.state, "rows")
+        if mine or not self.state:
+            self.state = {name: values.clone() for name, values in other.state.items()}
+            for rows in mine:
+                moments.add(self.state, rows)
+        else:
+            self.state = moments.join(self.state, other.state)
+
+    def to_xarray(self) -> xr.Dataset:
+        """What is known of the rows.
+
+        Returns:
+            `covariance` (unit, other_unit), or `gram` (row, other_row) where the rows were kept: the
+            inner products of the rows over n - 1 (n where not centred); `mean` (unit); `count`, the
+            rows; `n_dimensions`; `centred`; and `fourth_moment`, the mean of the fourth power of
+            the rows' distance from the mean (over n - 1, or over n from zero).
+
+        Raises:
+            DataError: No rows, or a single one where the covariance is centred.
+        """
+        count = self._count()
+        if count < 1 + self.centred:
+            raise DataError(
+                f"a covariance needs at least {1 + self.centred} rows, and there are {count}"
+            )
+        if "second" in self.state:
+            return self._from_moments(count - self.centred)
+        return self._from_rows(count - self.centred)
+
+    def _from_moments(self, degrees: int) -> xr.Dataset:
+        centre = moments.mean(self.state)
+        point = centre if self.centred else torch.zeros_like(centre)
+        found = moments.about(self.state, point)
+        matrix = found["second"]
+        matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
+        return self._labelled(
+            ("covariance", ("unit", "other_unit"), matrix), centre, found["fourth"] / degrees
+        )
+
+    def _from_rows(self, degrees: int) -> xr.Dataset:
+        parts = gather(self.state, "rows")
+        count, columns = self._count(), parts[0].shape[1]
+        gram = torch.zeros(count, count, dtype=torch.float64, device=parts[0].device)
+        centre = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
+        for start in range(0, columns, width := max(1, _GRAM_COLUMNS // count)):
+            stop = start + width
+            block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])
+            origin = block[0].clone()
+            middle = (block - origin).mean(0) + origin
+            centre[start:stop] = middle
+            if self.centred:
+                block -= middle
+            gram.addmm_(block, block.T)
+        fourth = gram.diagonal().square().sum() / degrees
+        return self._labelled(("gram", ("row", "other_row"), gram.div_(degrees)), centre, fourth)
+
+    def _labelled(
+        self, matrix: tuple[str, tuple[str, str], Tensor], centre: Tensor, fourth: Tensor
+    ) -> xr.Dataset:
+        name, dims, values = matrix
+        return xr.Dataset(
+            {
+                name: (dims, values.cpu().numpy()),
+                "mean": ("unit", centre.cpu().numpy()),
+                "count": self._count(),
+                "n_dimensions": len(centre),
+                "centred": self.centred,
+                "fourth_moment": float(fourth),
+            }
+        )
+
+    def _settle(self) -> None:
+        """Turns kept rows into moments once there are as many as dimensions."""
+        count, columns = self._count(), self._columns() or 0
+        self._refuse(count, columns)
+        if count >= columns:
+            parts = gather(self.state, "rows")
+            self.state = moments.begin(parts[0])
+            for rows in parts:
+                moments.add(self.state, rows)
+
+    def _refuse(self, count: int, columns: int) -> None:
+        rows = self._rows(count)
+        working = _working_bytes(columns, rows)
+        refuse_beyond(
+            max(nbytes(self.state), _kept_bytes(columns, rows, 1)) + working,
+            self.memory,
+            f"the covariance (spatial={self.spatial!r}) of {columns} dimensions over {count} rows",
+            _REMEDY[self.spatial],
+        )
+
+    def _rows(self, count: int | None) -> int | None:
+        """How many rows bound the memory; None where they do not."""
+        return count if self.spatial == "flatten" else None
+
+    def _count(self) -> int:
+        if "count" in self.state:
+            return int(self.state["count"])
+        return sum(map(len, gather(self.state, "rows")))
+
+    def _columns(self) -> int | None:
+        if "first" in self.state:
+            return len(self.state["first"])
+        first = next(iter(self.state.values()), None)
+        return None if first is None else first.shape[1]
+
+
+def _kept_bytes(columns: int, rows: int | None, itemsize: int) -> int:
+    if rows is not None and rows < columns:
+        return rows * columns * itemsize
+    return 8 * columns**2
+
+
+def _working_bytes(columns: int, rows: int | None) -> int:
+    return 48 * (columns if rows is None else min(rows, columns)) ** 2
