@@ -1,0 +1,264 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probekit.errors import OptionError, ProbekitError, ProbekitWarning
+
+app = typer.Typer(
+    name="probekit",
+    help="Understand trained vision networks, unit by unit.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A timm name, hf-hub:..., torchvision:NAME, probekit:NAME, or a run's folder."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Argument(help="A folder with one folder of images a class, or a data set's name."),
+]
+LayerGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--layers", help="Name or glob of layers; !GLOB takes out. May be repeated."),
+]
+Weights = Annotated[str | None, typer.Option(help="File of weights, safetensors or tensors alone.")]
+Random = Annotated[bool, typer.Option("--random", help="Keep random weights.")]
+Limit = Annotated[int | None, typer.Option(help="Use so many samples, drawn at random.")]
+BatchSize = Annotated[int, typer.Option(help="Samples a forward pass.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Seed = Annotated[int, typer.Option(help="Seeds everything random.")]
+Tokens = Annotated[str, typer.Option(help="Of transformers: all, patch or class tokens.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")]
+Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that read images.")]
+
+
+def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose mistakes of the user end in one sentence and exit status 2."""
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                with _notes():
+                    function(*args, **kwargs)
+            except ProbekitError as error:
+                print(f"probekit: {error}", file=sys.stderr)
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                print("probekit: interrupted", file=sys.stderr)
+                raise typer.Exit(130) from None
+
+        return app.command(**options)(run)
+
+    return wrap
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Shows probekit's own warnings as notes, each once."""
+    shown: set[str] = set()
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, ProbekitWarning):
+            usual(message, category, *rest, **more)
+        elif str(message) not in shown:
+            shown.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ProbekitWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from probekit import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Understand trained vision networks, unit by unit."""
+
+
+def _subject(
+    model: str | None, data: str | None, weights: str | None, random: bool, skip_bad: bool
+) -> tuple[Any, Any]:
+    from probekit.data.datasets import load_data
+    from probekit.models.loading import DEFAULT_MODEL, load_model
+
+    if model is not None and data is None:
+        raise OptionError(
+            f"model {model!r} needs data: name a folder with one folder of images a class, or a data "
+            "set such as fashion-mnist"
+        )
+    network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
+    return network, load_data(data or "fashion-mnist", network, skip_bad=skip_bad)
+
+
+@command(
+    epilog="Example: probekit analyze tf_efficientnet_lite0 photos/ --weights lite0.safetensors -o r.nc"
+)
+def analyze(
+    model: Model = None,
+    data: Data = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
+    ] = None,
+    layers: LayerGlobs = None,
+    metrics: Annotated[
+        str, typer.Option(help="Names of metrics, with commas between.")
+    ] = "selectivity",
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Measure every unit of a model on labelled images.
+
+    Without MODEL and DATA: a bundled ResNet20 on the Fashion-MNIST test set.
+    """
+    from probekit.results import check_output, save_result
+
+    if out:
+        check_output(out, overwrite=overwrite)
+    from probekit.analysis import analyze as run
+    from probekit.metrics.registry import resolve
+    from probekit.report.terminal import console, print_result, result_json
+
+    chosen = resolve([name.strip() for name in metrics.split(",") if name.strip()])
+    network, images = _subject(model, data, weights, random, skip_bad)
+    result = run(
+        network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
+        seed=seed, progress=progress, tokens=tokens, workers=workers,
+    )  # fmt: skip
+    if out:
+        save_result(result, out, overwrite=overwrite)
+    if as_json:
+        print(result_json(result))
+        return
+    terminal = console()
+    print_result(result, terminal)
+    if out:
+        terminal.print(f"result: {Path(out)}", markup=False)
+
+
+@command(
+    name="layers", epilog="Example: probekit layers torchvision:swin_t --layers 'features.1.*'"
+)
+def show_layers(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    layers: LayerGlobs = None,
+    spatial: Annotated[
+        str, typer.Option(help="Count bytes of pooled (mean) or whole (none) maps.")
+    ] = "mean",
+    tokens: Tokens = "all",
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes."""
+    import json
+
+    import torch
+
+    from probekit.capture.plan import plan
+    from probekit.models.loading import load_model
+    from probekit.report.terminal import console, print_plan
+
+    network = load_model(model, weights, pretrained=False)
+    images = torch.rand(2, *network.input_size, generator=torch.Generator().manual_seed(0))
+    rows: Any = plan(network, images, layers or None, spatial=spatial, tokens=tokens)  # type: ignore[arg-type]
+    rows = rows.to_dict("records")
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_plan(rows, console())
+
+
+@command(
+    epilog="Example: probekit record probekit:resnet20-fashion-mnist fashion-mnist -o acts.zarr"
+)
+def record(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the recording, .zarr.")],
+    layers: LayerGlobs = None,
+    spatial: Annotated[
+        str, typer.Option(help="mean: one number a unit; none: whole maps.")
+    ] = "mean",
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+) -> None:
+    """Record activations to a zarr store; the same command goes on where it was interrupted."""
+    from probekit.capture.recording import record as run
+
+    network, images = _subject(model, data, weights, random, False)
+    recording = run(
+        network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
+        overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
+        progress=progress, workers=workers,
+    )  # fmt: skip
+    sizes = recording.sizes
+    print(f"recording: {out}, {sizes['sample']} samples x {sizes['unit']} units")
+
+
+@command(name="models")
+def show_models(
+    pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*",
+) -> None:
+    """List the bundled models."""
+    from probekit.models.loading import list_models
+
+    for name in list_models(pattern):
+        print(f"probekit:{name}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
