@@ -1,0 +1,36 @@
+"""The shape of a corruption procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from probekit.robustness.random_streams import RandomStreams
+
+__all__ = ["Procedure", "nothing"]
+
+Draws = tuple[Any, ...]
+
+
+def nothing(streams: RandomStreams, images: Tensor, constants: Any) -> Draws:
+    """The draw of a type in which nothing is random."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """One corruption type.
+
+    Args:
+        apply: images, the type's constants and the draws, to corrupted images.
+        draw: the images' streams, the images and the constants, to the draws, a tuple; it looks
+            at the images' shape alone.
+        rounds: the published 8-bit result is rounded; otherwise it is cut off to whole steps.
+    """
+
+    apply: Callable[..., Tensor]
+    draw: Callable[[RandomStreams, Tensor, Any], Draws] = nothing
+    rounds: bool = False

@@ -1,0 +1,175 @@
+"""Blurs: Gaussian, out of focus, behind frosted glass, by motion and by zoom."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probekit.robustness.procedures.base import Draws, Procedure
+from probekit.robustness.procedures.image_ops import correlate, smooth, zoom_matrix
+from probekit.robustness.random_streams import RandomStreams
+
+__all__ = [
+    "PROCEDURES",
+    "defocus_blur",
+    "defocus_kernel",
+    "gaussian_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+]
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur, sigma in pixels."""
+    return smooth(images, sigma)
+
+
+def defocus_blur(images: Tensor, constants: tuple[float, float]) -> Tensor:
+    """Convolve with an anti-aliased disk; constants are its radius and the alias sigma."""
+    return correlate(images, defocus_kernel(*constants))
+
+
+def defocus_kernel(radius: float, alias_sigma: float) -> Tensor:
+    """The normalized disk, anti-aliased by a small Gaussian; float64, 17 by 17 or larger.
+
+    The grid goes to ±8, or ±radius above 8, and the Gaussian has 3×3 taps, 5×5 above 8. What the
+    Gaussian would carry over the edge of the grid is mirrored back (d c b | a b c d).
+    """
+    reach, taps = (8, 3) if radius <= 8 else (int(radius), 5)
+    axis = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    disk = (axis[:, None] ** 2 + axis**2 <= radius**2).double()
+    offset = torch.arange(taps, dtype=torch.float64) - taps // 2
+    gaussian = torch.exp(-(offset**2) / (2 * alias_sigma**2))
+    gaussian /= gaussian.sum()
+    return correlate(disk / disk.sum(), gaussian[:, None] * gaussian).clamp_(min=0)
+
+
+def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tensor) -> Tensor:
+    """Blur, displace pixels at random among their neighbours, blur again.
+
+    From bottom right to top left every pixel takes over the pixel at a random offset, which may
+    itself have been replaced before. (The generators are written as if the two were swapped, but
+    their assignment goes through views of one array, so that only one of the two changes; the
+    published images are made so.)
+
+    Args:
+        images: (n, channels, height, width).
+        constants: sigma of the blurs, reach of the offsets, rounds.
+        offsets: vertical and horizontal offsets in [−reach, reach), int32
+            (rounds, 2, n, height, width).
+    """
+    sigma, reach, rounds = constants
+    levels = (smooth(images, sigma) * 255).add_(1e-3).floor_().flatten(2)
+    origin = _origins(offsets[0], reach)
+    for number in range(1, rounds):
+        origin = torch.gather(origin, 1, _origins(offsets[number], reach))
+    levels = torch.gather(levels, 2, origin.unsqueeze(1).expand(-1, levels.shape[1], -1))
+    return smooth(levels.div_(255).view(images.shape), sigma)
+
+
+def _origins(offsets: Tensor, reach: int) -> Tensor:
+    """Where each pixel's value comes from after one round, flat indices (n, height · width).
+
+    A pixel whose neighbour was replaced before it holds what that neighbour got. Following
+    these links all at once, twice as far in each step, gives what the sequence would.
+    """
+    n, height, width = offsets.shape[1:]
+    place = torch.arange(height * width, dtype=torch.int32, device=offsets.device)
+    shift = (offsets[0] * width).add_(offsets[1])
+    # The generators' loops run from side − reach down to reach + 1.
+    shift[:, : reach + 1] = 0
+    shift[:, height - reach + 1 :] = 0
+    shift[:, :, : reach + 1] = 0
+    shift[:, :, width - reach + 1 :] = 0
+    shift = shift.view(n, -1)
+    origin = (shift + place).long()
+    if reach == 1:
+        return origin  # offsets −1 and 0 never point at a pixel replaced before
+    replaced = torch.zeros(height, width, dtype=torch.bool, device=offsets.device)
+    replaced[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = True
+    # Replaced before: further down, or further right in the same row, and within the loops.
+    open_links = (shift > 0) & replaced.flatten()[origin]
+    image, pixel = open_links.nonzero(as_tuple=True)
+    while len(pixel):
+        via = origin[image, pixel]
+        origin[image, pixel] = origin[image, via]
+        still_open = open_links[image, via]
+        open_links[image, pixel] = still_open
+        image, pixel = image[still_open], pixel[still_open]
+    return origin
+
+
+def motion_blur(images: Tensor, constants: tuple[int, float], angle: Tensor) -> Tensor:
+    """Smear along a line, with weights of half a Gaussian, as ImageMagick's motion blur does.
+
+    Args:
+        images: (n, channels, height, width).
+        constants: radius (the kernel has 2·radius + 1 taps) and sigma, in pixels.
+        angle: of each image's line, in degrees, (n,).
+    """
+    radius, sigma = constants
+    taps = 2 * radius + 1
+    step = torch.arange(taps, dtype=torch.float64)
+    weights = torch.exp(-(step**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    radians = torch.deg2rad(angle.cpu().double())
+    down = torch.ceil(step * radians.sin()[:, None] - 0.5).long()
+    right = torch.ceil(step * radians.cos()[:, None] - 0.5).long()
+    paths, group_of = torch.unique(torch.stack([down, right], 1), dim=0, return_inverse=True)
+    height, width = images.shape[-2:]
+    padded = torch.nn.functional.pad(images, (taps,) * 4, mode="replicate")
+    blurred = torch.empty_like(images)
+    for group, path in enumerate(paths.tolist()):
+        members = (group_of == group).nonzero().flatten().to(images.device)
+        source = padded[members]
+        total = torch.zeros_like(images[: len(members)])
+        for weight, dy, dx in zip(weights.tolist(), *path, strict=True):
+            top, start = taps + dy, taps + dx
+            total.add_(source[..., top : top + height, start : start + width], alpha=weight)
+        blurred[members] = total
+    return blurred
+
+
+def zoom_blur(images: Tensor, factors: tuple[float, ...]) -> Tensor:
+    """The mean of the image and its centre zooms at these factors (which hold 1 too)."""
+    height, width = images.shape[-2:]
+    rows = torch.stack([zoom_matrix(height, factor) for factor in factors]).to(images)
+    columns = rows
+    if width != height:
+        columns = torch.stack([zoom_matrix(width, factor) for factor in factors]).to(images)
+    # Σ_z R_z X C_zᵀ as two products: across for all factors at once, then down and summed.
+    across = torch.matmul(images, columns.flatten(0, 1).T)
+    across = across.view(*images.shape[:-1], len(factors), width).transpose(-2, -3)
+    across = across.flatten(-3, -2)
+    total = torch.matmul(rows.transpose(0, 1).flatten(1), across)
+    return total.add_(images).div_(len(factors) + 1)
+
+
+def _draw_offsets(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, int, int]
+) -> Draws:
+    """Offsets of glass blur: both come from one word, the lower half across, the upper down."""
+    _, reach, rounds = constants
+    height, width = images.shape[-2:]
+    fields = []
+    for number in range(rounds):
+        words = streams.words(height * width, field=number).view(len(streams), height, width)
+        down = (words >> 16).add_(1 << 15)
+        across = words.bitwise_and_(0xFFFF)
+        pair = torch.stack([down, across])
+        fields.append(pair.mul_(2 * reach).bitwise_right_shift_(16).sub_(reach))
+    return (torch.stack(fields),)
+
+
+def _draw_angle(streams: RandomStreams, images: Tensor, constants: tuple[int, float]) -> Draws:
+    return (streams.uniform(1).flatten() * 90 - 45,)
+
+
+PROCEDURES = {
+    "gaussian_blur": Procedure(gaussian_blur),
+    "defocus_blur": Procedure(defocus_blur),
+    "glass_blur": Procedure(glass_blur, _draw_offsets),
+    "motion_blur": Procedure(motion_blur, _draw_angle, rounds=True),
+    "zoom_blur": Procedure(zoom_blur),
+}

@@ -1,0 +1,137 @@
+"""Smoothing, zooming and moving of image batches, each matching the library that the papers used."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "correlate",
+    "luma",
+    "mirrored",
+    "sample_bilinear",
+    "smooth",
+    "zoom_matrix",
+]
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "nearest") -> Tensor:
+    """Gaussian blur over the last two axes, as ``scipy.ndimage.gaussian_filter`` has it.
+
+    Each axis is one product with a banded matrix, in which the borders are folded. Defaults are
+    those of ``skimage.filters.gaussian``.
+
+    Args:
+        images: (..., height, width).
+        sigma: in pixels.
+        truncate: the kernel ends after this many sigmas.
+        mode: ``nearest`` repeats the border pixel, ``reflect`` mirrors with it.
+    """
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return images
+    height, width = images.shape[-2:]
+    rows = _smoothing_matrix(height, sigma, radius, mode).to(images)
+    columns = rows if width == height else _smoothing_matrix(width, sigma, radius, mode).to(images)
+    return torch.matmul(rows, torch.matmul(images, columns.T))
+
+
+def _smoothing_matrix(length: int, sigma: float, radius: int, mode: str) -> Tensor:
+    offset = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
+    weights /= weights.sum()
+    source = torch.arange(length)[:, None] + offset
+    source = source.clamp(0, length - 1) if mode == "nearest" else mirrored(source, length)
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    return matrix.scatter_add_(1, source, weights.expand(length, -1))
+
+
+def mirrored(position: Tensor, length: int) -> Tensor:
+    """Whole positions folded into 0..length−1 by mirrors on the outer edges: d c b a | a b c d."""
+    position = position % (2 * length)
+    return torch.minimum(position, 2 * length - 1 - position)
+
+
+def correlate(images: Tensor, kernel: Tensor) -> Tensor:
+    """Correlate (..., height, width) with an odd kernel; borders mirrored as d c b | a b c d.
+
+    By Fourier transform, which beats direct sums on one channel from a few taps on.
+    """
+    height, width = images.shape[-2:]
+    up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
+    rows = _reflected(torch.arange(-up, height + up), height).to(images.device)
+    columns = _reflected(torch.arange(-left, width + left), width).to(images.device)
+    padded = images.index_select(-2, rows).index_select(-1, columns)
+    size = (_round_up(len(rows)), _round_up(len(columns)))
+    response = torch.fft.rfft2(kernel.to(images), s=size).conj()
+    spectrum = torch.fft.rfft2(padded, s=size).mul_(response)
+    correlated: Tensor = torch.fft.irfft2(spectrum, s=size)
+    return correlated[..., :height, :width]
+
+
+def _reflected(position: Tensor, length: int) -> Tensor:
+    """Whole positions folded by mirrors on the outer pixels' centres: d c b | a b c d."""
+    if length == 1:
+        return torch.zeros_like(position)
+    position = position.abs() % (2 * length - 2)
+    return torch.minimum(position, 2 * length - 2 - position)
+
+
+def _round_up(length: int) -> int:
+    """The next length that a Fourier transform likes: a multiple of 4 of small factors."""
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1 and length % 4 == 0:
+            return length
+        length += 1
+
+
+def zoom_matrix(length: int, factor: float) -> Tensor:
+    """Interpolation matrix of a centre zoom along one axis, float64 (length, length).
+
+    As the generators zoom: the middle ``ceil(length / factor)`` pixels are enlarged by
+    ``scipy.ndimage.zoom`` (order 1, ends on ends), and what sticks out is trimmed on both sides.
+    """
+    crop = math.ceil(length / factor)
+    start = (length - crop) // 2
+    zoomed = round(crop * factor)
+    trim = (zoomed - length) // 2
+    position = (torch.arange(length).double() + trim) * ((crop - 1) / max(zoomed - 1, 1))
+    lower = position.floor().clamp(0, max(crop - 2, 0))
+    share = position - lower
+    matrix = torch.zeros(length, length, dtype=torch.float64)
+    row = torch.arange(length)
+    low = lower.long() + start
+    matrix[row, low] += 1 - share
+    matrix[row, (low + 1).clamp(max=length - 1)] += share
+    return matrix
+
+
+def sample_bilinear(images: Tensor, x: Tensor, y: Tensor, *, centres: bool) -> Tensor:
+    """Values of images (n, channels, height, width) at pixel positions x, y (n, height, width).
+
+    Outside, the image is mirrored: on the centres of its outer pixels (d c b | a b c d) or on
+    its outer edges (d c b a | a b c d).
+    """
+    height, width = images.shape[-2:]
+    if centres:
+        grid = torch.stack([x * (2 / max(width - 1, 1)) - 1, y * (2 / max(height - 1, 1)) - 1], -1)
+    else:
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=centres)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Brightness of colour images by the weights of ITU-R BT.601, (n, 1, height, width)."""
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+    return torch.einsum("nchw,c->nhw", images, weights).unsqueeze(1)

@@ -1,0 +1,87 @@
+"""Spatter: drops of water or mud on the lens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probekit.robustness.procedures.base import Draws, Procedure
+from probekit.robustness.procedures.edges import distance_to, edges
+from probekit.robustness.procedures.image_ops import luma, smooth
+from probekit.robustness.random_streams import RandomStreams
+
+__all__ = ["PROCEDURES", "spatter"]
+
+_WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
+_MUD = (63 / 255, 42 / 255, 20 / 255)
+_SHADE = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))
+
+
+def spatter(images: Tensor, constants: tuple[float, ...], field: Tensor) -> Tensor:
+    """Cover part of the image with a liquid whose shape is smoothed noise above a threshold.
+
+    Args:
+        images: (n, channels, height, width).
+        constants: mean, deviation and smoothing of the noise, threshold, strength, and 0 for
+            water, which adds light and is shaded by the distance from the drops' edges, or 1 for
+            mud, which covers.
+        field: standard normal, (n, 1, height, width).
+    """
+    mean, deviation, sigma, threshold, strength, is_mud = constants
+    liquid = smooth(field * deviation + mean, sigma)
+    colour = torch.tensor(_MUD if is_mud else _WATER).to(images).view(1, 3, 1, 1)
+    if images.shape[1] == 1:
+        colour = luma(colour)
+    if is_mud:
+        cover = smooth((liquid > threshold).to(images.dtype), strength)
+        cover = F.threshold(cover, 0.8, 0)
+        return images * (1 - cover) + colour * cover
+    liquid = F.threshold(liquid, threshold, 0)
+    levels = liquid.mul(255).floor_().clamp_(max=255)
+    shine = levels * _shading(levels)
+    shine = shine / shine.amax((1, 2, 3), keepdim=True).clamp(min=1)
+    return torch.addcmul(images, shine, colour, value=strength)
+
+
+def _shading(levels: Tensor) -> Tensor:
+    """Light on the drops, whole numbers in 0..255, (n, 1, height, width).
+
+    The distance from the drops' edges, at most 20, equalized and embossed; all in 8 bits, as
+    OpenCV does it in the generators.
+    """
+    distance = distance_to(edges(levels[:, 0], 50, 150), limit=20).unsqueeze(1)
+    distance = _mean3(distance).add_(1e-4).floor_()
+    shade = _equalized(distance)
+    shade = F.conv2d(_mirror(shade), torch.tensor(_SHADE).to(shade).view(1, 1, 3, 3))
+    return _mean3(shade.clamp_(0, 255)).round_()
+
+
+def _mirror(images: Tensor) -> Tensor:
+    return F.pad(images, (1, 1, 1, 1), mode="reflect")
+
+
+def _mean3(images: Tensor) -> Tensor:
+    return F.avg_pool2d(_mirror(images), 3, stride=1)
+
+
+def _equalized(levels: Tensor) -> Tensor:
+    """Histogram equalization of each image of whole levels; the lowest level present becomes 0."""
+    n = len(levels)
+    flat = levels.flatten(1).long()
+    counts = torch.zeros(n, 256, dtype=torch.int64, device=levels.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    lowest = flat.amin(1, keepdim=True)
+    of_lowest = counts.gather(1, lowest)
+    others = flat.shape[1] - of_lowest
+    below = counts.cumsum(1) - of_lowest
+    table = (below.float() * (255 / others.clamp(min=1).float())).round_().clamp_(0, 255)
+    table = torch.where(others == 0, lowest.float(), table).to(levels.dtype)
+    return table.gather(1, flat).view(levels.shape)
+
+
+def _draw_liquid(streams: RandomStreams, images: Tensor, constants: tuple[float, ...]) -> Draws:
+    return (streams.normal(1, *images.shape[-2:]),)
+
+
+PROCEDURES = {"spatter": Procedure(spatter, _draw_liquid)}

@@ -1,0 +1,207 @@
+"""Weather: snow, frost, fog, and light that is too bright."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from probekit.errors import OptionError
+from probekit.robustness.procedures.base import Draws, Procedure
+from probekit.robustness.procedures.blur import motion_blur
+from probekit.robustness.procedures.image_ops import luma, zoom_matrix
+from probekit.robustness.random_streams import RandomStreams
+
+__all__ = ["PROCEDURES", "brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
+
+_PHOTOGRAPHS = 5  # the generators draw from the first five of the six photographs
+
+
+def snow(images: Tensor, constants: tuple[float, ...], field: Tensor, angle: Tensor) -> Tensor:
+    """Whiten the image and let it snow, in one layer and the same layer turned by 180°.
+
+    Args:
+        images: (n, channels, height, width).
+        constants: mean and deviation of the layer's noise, its zoom, the threshold under which
+            there is no flake, radius and sigma of the motion blur, share of the image as it is.
+        field: standard normal, (n, 1, height, width).
+        angle: of the motion blur in degrees, (n,).
+    """
+    mean, deviation, zoom, threshold, radius, sigma, share = constants
+    height, width = images.shape[-2:]
+    layer = field * deviation + mean
+    if zoom != 1:
+        rows = zoom_matrix(height, zoom).to(images)
+        columns = zoom_matrix(width, zoom).to(images)
+        layer = torch.matmul(rows, torch.matmul(layer, columns.T))
+    layer = torch.nn.functional.threshold(layer, threshold, 0).clamp_(max=1)
+    layer = layer.mul_(255).floor_().div_(255)
+    layer = motion_blur(layer, (int(radius), sigma), angle)
+    layer = layer.mul_(255).round_().div_(255)
+    white = torch.maximum(images, luma(images) * 1.5 + 0.5)
+    return torch.lerp(white, images, share) + (layer + layer.flip(-1, -2))
+
+
+def frost(images: Tensor, constants: tuple[float, float, float], crops: Tensor) -> Tensor:
+    """Mix with photographs of frost: a·x + b·frost; constants are a, b and the photographs' scale.
+
+    ``crops`` are pieces of photographs, (n, 3, height, width).
+    """
+    share, frost_share, _ = constants
+    crops = luma(crops) if images.shape[1] == 1 else crops
+    return torch.add(images * share, crops.to(images), alpha=frost_share)
+
+
+def fog(images: Tensor, constants: tuple[float, float], heights: Tensor) -> Tensor:
+    """Add a plasma fractal (n, 1, height, width) of this strength, and keep the image's maximum."""
+    strength, _ = constants
+    brightest = images.amax((1, 2, 3), keepdim=True)
+    return torch.add(images, heights, alpha=strength).mul_(brightest / (brightest + strength))
+
+
+def plasma(uniform: Tensor, decay: float) -> Tensor:
+    """Fractal landscapes in [0, 1] by diamond-square on a torus (Fournier et al., CACM 25, 1982).
+
+    Every point is the mean of four known ones plus a random amount in ±wibble², where the wibble
+    starts at 100 and is divided by the decay at each level, of half the step of the one before.
+
+    Args:
+        uniform: random numbers in [0, 1) for each point, (n, side, side), side a power of two.
+        decay: the division at each level.
+    """
+    side = uniform.shape[-1]
+    heights = torch.zeros_like(uniform)
+    noise = uniform * 2 - 1
+    step, wibble = side, 100.0
+    while step >= 2:
+        half = step // 2
+        corners = heights[:, ::step, ::step]
+        below = corners + corners.roll(-1, 1)
+        middles = (below + below.roll(-1, 2)).div_(4)
+        middles.add_(noise[:, half::step, half::step], alpha=wibble * wibble)
+        heights[:, half::step, half::step] = middles
+        tops = (middles + middles.roll(1, 1) + corners + corners.roll(-1, 2)).div_(4)
+        tops.add_(noise[:, ::step, half::step], alpha=wibble * wibble)
+        lefts = (middles + middles.roll(1, 2) + corners + corners.roll(-1, 1)).div_(4)
+        lefts.add_(noise[:, half::step, ::step], alpha=wibble * wibble)
+        heights[:, ::step, half::step] = tops
+        heights[:, half::step, ::step] = lefts
+        step, wibble = half, wibble / decay
+    heights -= heights.amin((1, 2), keepdim=True)
+    return heights.div_(heights.amax((1, 2), keepdim=True))
+
+
+def brightness(images: Tensor, amount: float) -> Tensor:
+    """Add to the value V of HSV, at most to 1; hue and saturation stay.
+
+    That is to scale a pixel's channels by the change of their maximum; black becomes grey.
+    """
+    if images.shape[1] == 1:
+        return images + amount
+    value = images.amax(1, keepdim=True)
+    brighter = (value + amount).clamp_(max=1)
+    scale = brighter / value.clamp(min=1e-12)
+    black = (value <= 1e-12).to(images.dtype)
+    return torch.addcmul(images * scale, black, brighter)
+
+
+@functools.lru_cache(maxsize=4)
+def frost_photographs(scale: float) -> tuple[Tensor, ...]:
+    """The frost photographs at this scale, float (3, height, width) in [0, 1] on 8-bit levels.
+
+    They belong to imagecorruptions-imaug, whose files are read; the package is not imported.
+
+    Raises:
+        OptionError: the photographs are not installed.
+    """
+    import numpy as np
+    from PIL import Image
+
+    photographs = []
+    for path in _frost_files():
+        with Image.open(path) as image:
+            values = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+        if scale != 1:
+            size = [round(side * scale) for side in values.shape[1:]]
+            values = _subsampled(values, size, scale)
+        photographs.append(values)
+    return tuple(photographs)
+
+
+def _frost_files() -> list[Path]:
+    package = importlib.util.find_spec("imagecorruptions")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    found = [file for folder in folders for file in sorted(Path(folder, "frost").glob("frost*.*"))]
+    if len(found) < _PHOTOGRAPHS:
+        raise OptionError(
+            "corruption 'frost' was asked for, but the frost photographs it mixes in are not "
+            'installed; install them with: pip install "probekit[frost]"'
+        )
+    return found[:_PHOTOGRAPHS]
+
+
+def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
+    """Bilinear resize without anti-aliasing, as OpenCV's resize does with a factor."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        side = values.shape[axis]
+        position = ((torch.arange(length).double() + 0.5) / scale - 0.5).clamp(0, side - 1)
+        lower = position.floor()
+        shape = [-1, 1] if axis == -2 else [-1]
+        share = (position - lower).to(values.dtype).view(shape)
+        low = values.index_select(axis, lower.long())
+        high = values.index_select(axis, (lower.long() + 1).clamp(max=side - 1))
+        values = low + (high - low) * share
+    return values.mul(255).round().div(255)
+
+
+def _draw_crops(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float]
+) -> Draws:
+    height, width = images.shape[-2:]
+    photographs = [
+        _at_least(photograph, height + 1, width + 1)
+        for photograph in frost_photographs(constants[2])
+    ]
+    which = streams.below(len(photographs), 1).flatten()
+    room = torch.tensor([[p.shape[1] - height, p.shape[2] - width] for p in photographs])
+    corner = streams.below(room[which], 2, field=1)
+    crops = torch.empty(len(images), 3, height, width)
+    for image, (photograph, (top, left)) in enumerate(
+        zip(which.tolist(), corner.tolist(), strict=True)
+    ):
+        crops[image] = photographs[photograph][:, top : top + height, left : left + width]
+    return (crops.to(images.device),)
+
+
+def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
+    """The photograph, enlarged where it is smaller than the images."""
+    factor = max(height / photograph.shape[1], width / photograph.shape[2])
+    if factor <= 1:
+        return photograph
+    size = [math.ceil(side * factor) for side in photograph.shape[1:]]
+    return interpolate(photograph[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _draw_snow(streams: RandomStreams, images: Tensor, constants: tuple[float, ...]) -> Draws:
+    field = streams.normal(1, *images.shape[-2:])
+    return field, streams.uniform(1, field=1).flatten() * 90 - 135
+
+
+def _draw_plasma(streams: RandomStreams, images: Tensor, constants: tuple[float, float]) -> Draws:
+    height, width = images.shape[-2:]
+    side = 1 << max(height - 1, width - 1, 1).bit_length()
+    heights = plasma(streams.uniform(side, side), constants[1])
+    return (heights[:, None, :height, :width],)
+
+
+PROCEDURES = {
+    "snow": Procedure(snow, _draw_snow),
+    "frost": Procedure(frost, _draw_crops),
+    "fog": Procedure(fog, _draw_plasma),
+    "brightness": Procedure(brightness),
+}

@@ -1,0 +1,127 @@
+"""Random fields for a batch in which every image has a stream of its own.
+
+The numbers come from a counter, not from a generator with a state: the word at position p of image i
+is a hash of (seed, corruption, severity, i) and p. So it is the same in any batch, order, process
+and on any device. Integer arithmetic is 32-bit with wrap-around, which vectorizes on every device
+and is exact on all of them. The hash of a position and the 64-bit key of an image are each mixed by
+well-known finalizers (splitmix64 for keys, Prospecting-for-hash-functions' ``lowbias32`` for
+positions, https://github.com/skeeto/hash-prospector), and one more round joins the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["RandomStreams"]
+
+_MULTIPLIER_A = 0x7FEB352D
+_MULTIPLIER_B = 0x846CA68B - 2**32  # as a signed 32-bit number
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+class RandomStreams:
+    """One random stream for each image of a batch.
+
+    Args:
+        name: what the streams are for; different names give independent streams.
+        index: the images' indices, one stream each.
+        device: where the numbers are made.
+
+    >>> streams = RandomStreams("seed 0, fog, 3", [7, 8])
+    >>> alone = RandomStreams("seed 0, fog, 3", [8])
+    >>> bool((streams.uniform(5)[1] == alone.uniform(5)[0]).all())
+    True
+    """
+
+    def __init__(self, name: str, index: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._keys = _image_keys(name, index).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def part(self, start: int, stop: int) -> RandomStreams:
+        """The streams of images start to stop."""
+        part = object.__new__(RandomStreams)
+        part.device = self.device
+        part._keys = self._keys[start:stop]
+        return part
+
+    def words(self, count: int, *, field: int = 0) -> Tensor:
+        """Uniform 32-bit words, int32 (images, count); another field gives independent ones."""
+        mask, multiplier = self._keys[:, :1], self._keys[:, 1:]
+        words = torch.bitwise_xor(_position_hash(count, field, self.device), mask)
+        scratch = torch.empty_like(words)
+        words.mul_(multiplier)
+        _xor_shifted(words, 15, scratch).mul_(_MULTIPLIER_B)
+        return _xor_shifted(words, 16, scratch)
+
+    def uniform(self, *shape: int, field: int = 0) -> Tensor:
+        """Uniform in [0, 1) on a lattice of 2⁻²⁴, float32 (images, *shape)."""
+        words = self.words(math.prod(shape), field=field)
+        words.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
+        return words.to(torch.float32).mul_(2.0**-24).view(len(self), *shape)
+
+    def normal(self, *shape: int, field: int = 0) -> Tensor:
+        """Standard normal, float32 (images, *shape).
+
+        Box and Muller's method, two values for each word: its low 16 bits give the radius, all of
+        it the angle. Radii therefore end at 4.9, which one value in a million would exceed.
+        """
+        count = math.prod(shape)
+        half = -(-count // 2)
+        words = self.words(half, field=field)
+        angle = words.to(torch.float32).mul_(math.pi * 2.0**-31)
+        words.bitwise_and_(0xFFFF)
+        radius = words.to(torch.float32).add_(0.5).mul_(2.0**-16).log_().mul_(-2.0).sqrt_()
+        values = torch.empty(len(self), 2 * half, device=self.device)
+        torch.mul(radius, torch.cos(angle), out=values[:, :half])
+        torch.mul(radius, angle.sin_(), out=values[:, half:])
+        return values[:, :count].reshape(len(self), *shape)
+
+    def below(self, bound: Tensor | int, *shape: int, field: int = 0) -> Tensor:
+        """Uniform whole numbers from 0 up to, not including, bound; int64 on
+        the CPU, (images, *shape)."""
+        return (self.uniform(*shape, field=field).cpu().double() * bound).long()
+
+
+def _image_keys(name: str, index: Sequence[int]) -> Tensor:
+    """A mask and an odd multiplier for each image, int32 (images, 2).
+
+    They are the two halves of splitmix64 (Steele et al., OOPSLA 2014) of the name and the index.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    state = np.asarray(index, dtype=np.uint64) * np.uint64(_GOLDEN)
+    state += np.frombuffer(digest, dtype="<u8")
+    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(multiplier)
+    state ^= state >> np.uint64(31)
+    halves = np.stack(
+        [state >> np.uint64(32), state & np.uint64(0xFFFFFFFF) | np.uint64(1)], axis=1
+    )
+    return torch.from_numpy(halves.astype(np.uint32).view(np.int32))
+
+
+@functools.lru_cache(maxsize=32)
+def _position_hash(count: int, field: int, device: torch.device) -> Tensor:
+    """A mixed 32-bit word for each position of a field, (count,)."""
+    words = torch.arange(1, count + 1, dtype=torch.int32, device=device)
+    scratch = torch.empty_like(words)
+    words.add_(field * 0x3C6EF372)
+    _xor_shifted(words, 16, scratch).mul_(_MULTIPLIER_A)
+    _xor_shifted(words, 15, scratch).mul_(_MULTIPLIER_B)
+    return _xor_shifted(words, 16, scratch)
+
+
+def _xor_shifted(words: Tensor, shift: int, scratch: Tensor) -> Tensor:
+    """``words ^= words >>> shift`` in place; torch shifts arithmetically, hence the mask."""
+    torch.bitwise_right_shift(words, shift, out=scratch)
+    scratch.bitwise_and_((1 << (32 - shift)) - 1)
+    return words.bitwise_xor_(scratch)
