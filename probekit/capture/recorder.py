@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.layers import Layer, LayerChoice, Selection, prefix_tokens, tensor_of, unwrap
+from probekit.capture.pooling import pool
 from probekit.capture.scout import Scout
 from probekit.errors import LayerError, ModelError, OptionError
 
@@ -19,28 +20,6 @@ __all__ = ["Layers", "Reading", "Recorder", "Tokens", "pool"]
 Tokens: TypeAlias = Literal["all", "patch", "class"]
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
 Reading: TypeAlias = Callable[[Tensor], Tensor]
-
-
-def pool(maps: Tensor) -> Tensor:
-    """The mean over positions, taken in the memory layout that the maps have.
-
-    Args:
-        maps: (batch, units, *positions), a view in any layout.
-
-    Returns:
-        (batch, units), a new tensor; half precision is averaged, and returned, in float32.
-
-    >>> pool(torch.ones(2, 3, 4, 4)).shape
-    torch.Size([2, 3])
-    """
-    half = maps.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if half else maps.dtype
-    if maps.ndim == 2:
-        return maps.to(dtype, copy=True)
-    last = maps.movedim(1, -1)
-    if last.is_contiguous() and not maps.is_contiguous():
-        return last.flatten(1, -2).mean(1, dtype=dtype)
-    return maps.flatten(2).mean(2, dtype=dtype)
 
 
 def _keep(maps: Tensor) -> Tensor:
@@ -52,6 +31,29 @@ _READINGS: dict[str, Reading] = {"mean": pool, "none": _keep}
 
 class _Stop(BaseException):
     """Leaves a forward pass when the last wanted layer has been recorded."""
+
+
+class _Nothing:
+    """A hook that does nothing."""
+
+    def __call__(self, *given: Any) -> None:
+        return None
+
+
+class _Hook:
+    """A hook that stays behind when its module is copied or pickled."""
+
+    def __init__(self, run: Callable[..., None]) -> None:
+        self._run = run
+
+    def __call__(self, *given: Any) -> None:
+        self._run(*given)
+
+    def __deepcopy__(self, memo: Any) -> _Nothing:
+        return _Nothing()
+
+    def __reduce__(self) -> tuple[type[_Nothing], tuple[()]]:
+        return _Nothing, ()
 
 
 class Recorder:
@@ -130,6 +132,7 @@ class Recorder:
         self._handles: list[Any] = []
         self.paused = False
         self._open = False
+        self._in_graph = False
         self._calls: Counter[str] = Counter()
         self._batch = 0
         self._held: dict[str, Tensor] = {}
@@ -193,12 +196,13 @@ class Recorder:
         self._hook({layer.module: modules[layer.module] for layer in self._layers})
 
     def _hook(self, modules: dict[str, nn.Module]) -> None:
+        begin, end = _Hook(self._begin), _Hook(self._end)
         self._handles.append(
-            self.module.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
+            self.module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
         )
         for name, module in modules.items():
-            self._handles.append(module.register_forward_hook(self._tap(name)))
-        self._handles.append(self.module.register_forward_hook(self._end))
+            self._handles.append(module.register_forward_hook(_Hook(self._tap(name))))
+        self._handles.append(self.module.register_forward_hook(end))
 
     def _unhook(self) -> None:
         while self._handles:
@@ -208,6 +212,7 @@ class Recorder:
         if _in_backward():
             return
         self._open = not self.paused
+        self._in_graph = torch.is_grad_enabled()
         self._calls.clear()
         self._held = {}
         self._batch = _batch_size((args, kwargs))
@@ -250,6 +255,11 @@ class Recorder:
             raise _Stop
 
     def _reading(self, layer: Layer, tensor: Tensor) -> Tensor:
+        if self._grad and self._in_graph and not torch.is_grad_enabled():
+            raise LayerError(
+                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
+                "reentrant activation checkpointing does; use use_reentrant=False, or leave it out"
+            )
         maps = layer.arrange(tensor if self._grad else tensor.detach())
         if layer.prefix and self._tokens != "all":
             maps = maps[:, :, 0] if self._tokens == "class" else maps[:, :, layer.prefix :]

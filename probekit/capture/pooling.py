@@ -1,0 +1,110 @@
+"""The mean of a map over its positions, with a gradient that costs one pass over the map."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["pool"]
+
+_HALF = (torch.float16, torch.bfloat16)
+_NARROW = 64
+
+
+def pool(maps: Tensor) -> Tensor:
+    """The mean over positions, taken in the memory layout that the maps have.
+
+    In autograd, its gradient reaches the maps without being written out as a map, where the
+    engine can add it to theirs in place.
+
+    Args:
+        maps: (batch, units, *positions), a view in any layout.
+
+    Returns:
+        (batch, units), a new tensor; half precision is averaged, and returned, in float32.
+
+    >>> pool(torch.ones(2, 3, 4, 4)).shape
+    torch.Size([2, 3])
+    """
+    if maps.ndim == 2:
+        return maps.to(_precise(maps.dtype), copy=True)
+    if torch.compiler.is_compiling() or not (maps.requires_grad and torch.is_grad_enabled()):
+        return _mean(maps)
+    pooled: Tensor = _Pool.apply(maps)
+    return pooled
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def _units_last(maps: Tensor) -> bool:
+    """Whether the units of one position lie side by side in memory, as in channels-last."""
+    return maps.movedim(1, -1).is_contiguous() and not maps.is_contiguous()
+
+
+def _mean(maps: Tensor) -> Tensor:
+    dtype = _precise(maps.dtype)
+    if torch.compiler.is_compiling() or not _units_last(maps):
+        return maps.flatten(2).mean(2, dtype=dtype)
+    rows = maps.movedim(1, -1).flatten(1, -2)
+    if maps.dtype is torch.bfloat16 and maps.device.type == "cpu":
+        return _mean_of_rows(rows)
+    return rows.mean(1, dtype=dtype)
+
+
+def _mean_of_rows(rows: Tensor) -> Tensor:
+    """The mean over axis 1 of bfloat16 numbers to 16 bits, without their copy in float32.
+
+    The matrix product sums in float32 and rounds once, so a second one that begins at minus the
+    rounded sum gives what the rounding lost.
+    """
+    ones = rows.new_ones(()).expand(len(rows), 1, rows.shape[1])
+    high = torch.bmm(ones, rows)
+    low = torch.baddbmm(high, ones, rows, beta=-1)
+    return (high.float() + low.float())[:, 0] / rows.shape[1]
+
+
+class _Pool(torch.autograd.Function):
+    """`_mean`, with its gradient spread over the positions as a view rather than a map."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(maps: Tensor) -> Tensor:
+        return _mean(maps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        (maps,) = inputs
+        ctx.shape, ctx.dtype = tuple(maps.shape), maps.dtype
+        half = maps.dtype in _HALF and maps.device.type == "cpu"
+        ctx.tiled = half and maps.shape[1] < _NARROW and _units_last(maps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        positions = ctx.shape[2:]
+        share = (gradient / prod(positions)).to(ctx.dtype)
+        if ctx.tiled:
+            return _tile(share, positions)
+        return share.reshape(*share.shape, *(1 for _ in positions)).expand(ctx.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _mean(tangent)
+
+
+def _tile(share: Tensor, positions: tuple[int, ...]) -> Tensor:
+    """Writes (batch, units) out to every position, units last.
+
+    On a CPU, adding a view of few half-precision units position by position is many times slower
+    than adding a map; the map is written fastest in tiles of several positions.
+    """
+    count, tile = prod(positions), 1
+    while tile * share.shape[1] < _NARROW and count % (2 * tile) == 0:
+        tile *= 2
+    tiles = share.repeat(1, tile)[:, None].expand(-1, count // tile, -1).contiguous()
+    return tiles.view(len(share), *positions, share.shape[1]).movedim(-1, 1)
