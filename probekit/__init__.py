@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from probekit.data.datasets import load_data as load_data
     from probekit.errors import ProbekitError as ProbekitError
     from probekit.errors import ProbekitWarning as ProbekitWarning
+    from probekit.metrics.dimensionality import (
+        Dimensionality as Dimensionality,
+    )
+    from probekit.metrics.dimensionality import (
+        participation_ratio as participation_ratio,
+    )
+    from probekit.metrics.dimensionality import (
+        participation_ratio_unbiased as participation_ratio_unbiased,
+    )
     from probekit.metrics.registry import (
         layer_metric as layer_metric,
     )
@@ -45,6 +54,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClassMeans": "statistics.class_means",
     "Covariance": "statistics.covariance",
+    "Dimensionality": "metrics.dimensionality",
     "ImageModel": "models.image_model",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",
@@ -59,6 +69,8 @@ _HOMES = {
     "load_data": "data.datasets",
     "load_model": "models.loading",
     "open_result": "results",
+    "participation_ratio": "metrics.dimensionality",
+    "participation_ratio_unbiased": "metrics.dimensionality",
     "plan": "capture.plan",
     "record": "capture.recording",
     "save_result": "results",

@@ -190,6 +190,7 @@ def _metric_of(function: Any) -> Metric | None:
 
 
 def _load_built_in() -> None:
+    import probekit.metrics.dimensionality
     import probekit.metrics.selectivity  # noqa: F401
 
 

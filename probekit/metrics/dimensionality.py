@@ -1,0 +1,309 @@
+"""Dimensionality: how many dimensions a layer's activations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from probekit.capture.sources import Spatial
+from probekit.errors import DataError, OptionError
+from probekit.metrics.registry import register
+from probekit.statistics.covariance import Covariance
+from probekit.statistics.feeding import feed
+
+__all__ = [
+    "Dimensionality",
+    "components",
+    "eigenvalues",
+    "participation_ratio",
+    "participation_ratio_unbiased",
+]
+
+Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
+# A share of the variance that rounding alone holds back still counts as explained.
+_ROUNDING = 1e-12
+
+
+def participation_ratio(covariance: Given) -> xr.DataArray:
+    """The participation ratio of a layer: (sum of eigenvalues)^2 / sum of their squares.
+
+    It is D where D dimensions have the same variance and 1 where all variance lies along one line.
+    It comes from the trace and the Frobenius norm, without eigenvalues. With few samples it is too
+    low: it cannot exceed their number; see `participation_ratio_unbiased`.
+
+    Args:
+        covariance: What the statistic `Covariance` gives; a covariance matrix; or a recording.
+
+    Returns:
+        One number, 0 where nothing varies; for a recording of several layers, (layer).
+
+    Raises:
+        DataError: Neither of these, or NaN or infinity in it.
+
+    Source:
+        Gao et al. 2017, A theory of multineuronal dimensionality (bioRxiv 214262).
+
+    Example:
+        >>> participation_ratio(np.diag([1.0, 1.0, 1.0, 0.0])).item()
+        3.0
+    """
+    if _is_recording(covariance):
+        return _by_layer(participation_ratio, covariance)
+    matrix = _matrix(covariance)
+    return xr.DataArray(
+        _quotient(np.trace(matrix) ** 2, np.vdot(matrix, matrix)), name="participation_ratio"
+    )
+
+
+def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
+    """The participation ratio, corrected for the number of samples.
+
+    The quotient of unbiased estimates of (tr C)^2 and tr(C^2), which assume no distribution, only
+    that the rows are independent; positions of one image are not, and then the correction is too
+    small.
+
+    Args:
+        covariance: What the statistic `Covariance` gives, or a recording; a matrix alone does not
+            know the number of samples and their fourth moment.
+
+    Returns:
+        One number, or (layer) for a recording of several. NaN for fewer than 4 rows (2 where not
+        centred), or where the estimate of tr(C^2) is not above zero.
+
+    Raises:
+        DataError: Not what the statistic gives.
+
+    Source:
+        Himeno & Yamada 2014, Estimations for some functions of covariance matrix in high dimension
+        under non-normality (Journal of Multivariate Analysis 130).
+
+    Example:
+        >>> import torch
+        >>> statistic = Covariance()
+        >>> rows = torch.randn(20, 100, generator=torch.Generator().manual_seed(0))
+        >>> statistic.update(rows, torch.zeros(20))
+        >>> found = statistic.to_xarray()
+        >>> round(participation_ratio(found).item()), round(participation_ratio_unbiased(found).item())
+        (16, 103)
+    """
+    if _is_recording(covariance):
+        return _by_layer(participation_ratio_unbiased, covariance)
+    if not isinstance(covariance, xr.Dataset):
+        raise DataError(
+            "the corrected participation ratio needs the number of samples and their fourth "
+            "moment: give what the statistic Covariance gives, not a matrix alone"
+        )
+    matrix = _matrix(covariance)
+    count, fourth = int(covariance["count"]), float(covariance["fourth_moment"])
+    traces = _centred_traces if bool(covariance["centred"]) else _plain_traces
+    return xr.DataArray(
+        _quotient(*traces(count, np.trace(matrix), np.vdot(matrix, matrix), fourth)),
+        name="participation_ratio_unbiased",
+    )
+
+
+def eigenvalues(covariance: Given) -> xr.DataArray:
+    """The variances along the principal components (component), highest first.
+
+    Where the statistic kept the rows there are as many as rows; the others are zero.
+
+    Args:
+        covariance: What the statistic `Covariance` gives, or a covariance matrix.
+
+    Example:
+        >>> eigenvalues(np.diag([1.0, 3.0])).values
+        array([3., 1.])
+    """
+    values = np.linalg.eigvalsh(_matrix(covariance))[::-1].clip(min=0)
+    return xr.DataArray(
+        values, dims="component", coords={"component": np.arange(len(values))}, name="eigenvalue"
+    )
+
+
+def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99)) -> xr.DataArray:
+    """How many principal components explain at least a share of the variance.
+
+    Args:
+        covariance: What the statistic `Covariance` gives; a covariance matrix; or a recording.
+        variance: Shares of the variance, above 0 and up to 1.
+
+    Returns:
+        Whole numbers (variance), all 0 where nothing varies; (layer, variance) for a recording of
+        several layers.
+
+    Raises:
+        OptionError: A share that is none.
+
+    Example:
+        >>> components(np.diag([6.0, 3.0, 1.0]), variance=(0.5, 0.9)).values
+        array([1, 2])
+    """
+    _check_shares(variance)
+    if _is_recording(covariance):
+        return _by_layer(partial(components, variance=variance), covariance)
+    return _count_components(eigenvalues(covariance), variance)
+
+
+@dataclass(frozen=True)
+class Dimensionality:
+    """The metric `dimensionality`: how many dimensions each layer uses.
+
+    Per layer: `participation_ratio` and `participation_ratio_unbiased`; `components` (variance); each
+    also divided by `n_dimensions`, with the ending `_fraction`; `n_samples`, the rows; and
+    `too_few_samples`, where these are not more than the dimensions, so that the covariance has not
+    full rank; `eigenvalue` (component), the highest ones.
+
+    Args:
+        spatial: What the dimensions are: `"mean"`, units pooled over positions; `"positions"`, units
+            with every position as a sample; `"flatten"`, the elements of the map.
+        centred: Subtract the mean activation.
+        variance: Shares of the variance for `components`.
+        spectrum: How many eigenvalues are kept.
+        memory: The most bytes that covariances may need; see `Covariance`.
+
+    Source:
+        Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
+    """
+
+    spatial: Spatial = "mean"
+    centred: bool = True
+    variance: Sequence[float] = (0.9, 0.95, 0.99)
+    spectrum: int = 128
+    memory: int = 4 * 2**30
+
+    def __post_init__(self) -> None:
+        _check_shares(self.variance)
+        if not isinstance(self.spectrum, int) or self.spectrum < 0:
+            raise OptionError(f"spectrum is a number of eigenvalues, not {self.spectrum!r}")
+        Covariance(self.spatial, self.centred, self.memory)
+
+    @property
+    def name(self) -> str:
+        """`dimensionality`."""
+        return "dimensionality"
+
+    @property
+    def needs(self) -> Sequence[Covariance]:
+        """The covariance."""
+        return (Covariance(self.spatial, self.centred, self.memory),)
+
+    def evaluate(self, covariance: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
+        spectrum = eigenvalues(covariance)
+        found = xr.Dataset(
+            {
+                "participation_ratio": participation_ratio(covariance),
+                "participation_ratio_unbiased": participation_ratio_unbiased(covariance),
+                "components": _count_components(spectrum, self.variance),
+            }
+        )
+        fractions = found / dimensions
+        found = found.merge(fractions.rename({name: f"{name}_fraction" for name in fractions}))
+        return xr.Dataset(), found.assign(
+            eigenvalue=spectrum[: self.spectrum],
+            n_dimensions=dimensions,
+            n_samples=count,
+            too_few_samples=count <= dimensions,
+        )
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Names the layers whose samples are too few for their dimensions."""
+        few = layers["layer"].values[layers["too_few_samples"].values.astype(bool)]
+        if not len(few):
+            return []
+        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        low = int(layers["n_samples"].min())
+        least = 4 if self.centred else 2
+        which = (
+            "participation_ratio and components are too low there, participation_ratio_unbiased "
+            "is not"
+            if low >= least
+            else f"with fewer than {least}, participation_ratio_unbiased is NaN too"
+        )
+        return [f"{low} samples are too few for the dimensions of {shown}; {which}"]
+
+
+def _count_components(spectrum: xr.DataArray, variance: Sequence[float]) -> xr.DataArray:
+    explained = spectrum.values.cumsum()
+    total = explained[-1]
+    wanted = (np.array(variance, dtype=np.float64) - _ROUNDING) * total
+    counts = np.searchsorted(explained, wanted) + 1 if total > 0 else np.zeros(len(wanted), int)
+    return xr.DataArray(
+        counts, dims="variance", coords={"variance": list(variance)}, name="components"
+    )
+
+
+def _centred_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
+    """Unbiased (tr C)^2 and tr(C^2) from the sample covariance."""
+    if count < 4:
+        return np.nan, np.nan
+    scale = (count - 1) / (count * (count - 2) * (count - 3))
+    squared_trace = 2 * norm + (count**2 - 3 * count + 1) * trace**2 - count * fourth
+    trace_of_square = (count - 1) * (count - 2) * norm + trace**2 - count * fourth
+    return scale * squared_trace, scale * trace_of_square
+
+
+def _plain_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
+    """The same for moments about zero: sums over pairs of different samples."""
+    if count < 2:
+        return np.nan, np.nan
+    return (count * trace**2 - fourth) / (count - 1), (count * norm - fourth) / (count - 1)
+
+
+def _quotient(squared_trace: float, trace_of_square: float) -> float:
+    if squared_trace == 0 and trace_of_square == 0:
+        return 0.0
+    return float(squared_trace / trace_of_square) if trace_of_square > 0 else float("nan")
+
+
+def _matrix(given: Any) -> np.ndarray[Any, Any]:
+    """The matrix whose eigenvalues are the layer's variances."""
+    if isinstance(given, xr.Dataset):
+        if "covariance" not in given and "gram" not in given:
+            raise DataError(
+                "dimensionality takes what the statistic Covariance gives, a covariance matrix or a "
+                f"recording, not a dataset of {', '.join(map(str, given)) or 'nothing'}"
+            )
+        given = given["covariance"] if "covariance" in given else given["gram"]
+    matrix = np.asarray(given, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise DataError(f"a covariance is a square matrix, not of the shape {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        raise DataError("the covariance holds NaN or infinity, so that it has no dimensionality")
+    return matrix
+
+
+def _is_recording(given: Any) -> bool:
+    return isinstance(given, xr.Dataset) and "activation" in given
+
+
+def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) -> xr.DataArray:
+    """A function of a covariance for each layer of a recording, in order."""
+    names = np.atleast_1d(recording["layer"].values) if "layer" in recording.coords else [""]
+    found = {}
+    for name in dict.fromkeys(names):
+        part = (
+            recording.isel(unit=np.flatnonzero(recording["layer"].values == name))
+            if name
+            else recording
+        )
+        # Rows are kept while they are fewer than dimensions, as they are for whole maps.
+        found[name] = function(feed(part, Covariance("flatten")))
+    if len(found) == 1:
+        return next(iter(found.values()))
+    layer = xr.DataArray(np.array(list(found), dtype=object), dims="layer", name="layer")
+    return xr.concat(list(found.values()), layer)
+
+
+def _check_shares(variance: Sequence[float]) -> None:
+    if not len(variance) or not all(0 < share <= 1 for share in variance):
+        raise OptionError(f"variance holds shares above 0 and up to 1, not {variance!r}")
+
+
+register(Dimensionality())
