@@ -2,71 +2,84 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from probekit.data import readers
 from probekit.data.images import FolderImages, LabelledImages, PreparedImages, TensorImages
-from probekit.errors import DataError, close_matches
+from probekit.data.readers import FASHION_MNIST_CLASSES, Size, read_idx
+from probekit.errors import DataError, OptionError, close_matches
 
 __all__ = ["FASHION_MNIST_CLASSES", "list_data", "load_data", "read_idx"]
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_DIGITS_TRAIN = 1437
 
 
-def read_idx(file: Path | Traversable) -> Tensor:
-    """An array in the IDX format of MNIST, gzipped or not.
-
-    Raises:
-        DataError: The file is missing, cut short or of another format.
-    """
-    try:
-        raw = file.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise DataError(f"{str(file)!r} cannot be read: {error}") from None
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
-        raise DataError(f"{str(file)!r} is not an IDX file of bytes")
-    start = 4 + 4 * raw[3]
-    shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(raw) - start != int(np.prod(shape)):
-        raise DataError(
-            f"{str(file)!r} is cut short: {shape} values announced, {len(raw) - start} found"
-        )
-    values = np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
-    return torch.from_numpy(values.copy())
+def _fashion_mnist(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
+    if root is None and split == "test":
+        folder = resources.files("probekit.data") / "bundled"
+        images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
+        labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
+        return TensorImages(images, labels, FASHION_MNIST_CLASSES, "fashion-mnist", size)
+    if root is None and DEBIAN_FASHION_MNIST.is_dir():
+        root = DEBIAN_FASHION_MNIST
+    return readers.fashion_mnist(_rooted("fashion-mnist", root), split, size=size)
 
 
-def _fashion_mnist(size: tuple[int, int, int] | None) -> TensorImages:
-    folder = resources.files("probekit.data") / "bundled"
-    images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
-    labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-    return TensorImages(images, labels, FASHION_MNIST_CLASSES, "fashion-mnist", size)
-
-
-def _digits(size: tuple[int, int, int] | None) -> TensorImages:
+def _digits(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy((digits.images * (255 / 16)).round().astype(np.uint8))[:, None]
-    labels = torch.from_numpy(digits.target)
-    return TensorImages(images, labels, [str(digit) for digit in range(10)], "digits", size)
+    part = {"all": slice(None), "train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None)}
+    pixels = (digits.images[part[split]] * (255 / 16)).round().astype(np.uint8)
+    labels = torch.from_numpy(digits.target[part[split]])
+    classes = [str(digit) for digit in range(10)]
+    return TensorImages(torch.from_numpy(pixels)[:, None], labels, classes, "digits", size)
 
 
-_BY_NAME: dict[str, Callable[[tuple[int, int, int] | None], LabelledImages]] = {
-    "fashion-mnist": _fashion_mnist,
+def _mnist(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
+    return readers.mnist(_rooted("mnist", root), split, size=size)
+
+
+def _cifar10(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
+    return readers.cifar10(_rooted("cifar10", root), split, size=size)
+
+
+def _cifar100(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
+    return readers.cifar100(_rooted("cifar100", root), split, size=size)
+
+
+def _tiny_imagenet(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
+    root = _rooted("tiny-imagenet", root)
+    return readers.tiny_imagenet(root, split, size=size, workers=workers)
+
+
+def _rooted(name: str, root: Path | None) -> Path:
+    if root is None:
+        raise DataError(
+            f"{name} is read from a folder of yours: pass root=DIR (--data-root), the folder that "
+            "its archive was unpacked to"
+        )
+    if not root.is_dir():
+        raise DataError(f"there is no folder {str(root)!r} to read {name} from")
+    return root
+
+
+_Reader = Callable[[Path | None, str, Size, int], TensorImages]
+_BY_NAME: dict[str, _Reader] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
     "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "mnist": _mnist,
+    "tiny-imagenet": _tiny_imagenet,
 }
 
 
@@ -75,22 +88,38 @@ def list_data() -> list[str]:
     return sorted(_BY_NAME)
 
 
-def load_data(source: Any, model: Any = None, *, skip_bad: bool = False) -> LabelledImages:
+def load_data(
+    source: Any,
+    model: Any = None,
+    *,
+    skip_bad: bool = False,
+    root: str | Path | None = None,
+    split: str | None = None,
+    workers: int = 0,
+) -> LabelledImages:
     """Labelled images, fitted to what a model expects.
 
     Args:
-        source: A name (`fashion-mnist`, its 10,000 test images; `digits`, scikit-learn's 1,797), a
-            folder with one folder of images a class, or a map-style data set of torchvision or timm
-            whose items are (PIL image or tensor, label).
+        source: A name (`fashion-mnist`, `digits`, `mnist`, `cifar10`, `cifar100`, `tiny-imagenet`),
+            a folder with one folder of images a class, or a map-style data set of torchvision or
+            timm whose items are (PIL image or tensor, label).
         model: An `ImageModel`, whose input size, crop and interpolation are used; None keeps images
             as they are, folders at 224 px.
         skip_bad: Leave out images that cannot be read rather than stop at the first.
+        root: Where the files of a named data set are. The test split of `fashion-mnist` and all of
+            `digits` need none.
+        split: `train` or `test` of a named data set, test by default; `digits` also has `all`, its
+            default (1,797 images, of which the last 360 are `test`). Of a folder: its folder of
+            that name.
+        workers: Threads that decode a named data set of image files; 0 decodes in this one.
 
     Returns:
         A map-style data set of (image in [0, 1], label), with `classes` and a `fingerprint`.
 
     Raises:
-        DataError: No such name or folder, no images in it, or a data set of another kind.
+        DataError: No such name or folder, no images in it, a file that is missing or damaged, or a
+            data set of another kind.
+        OptionError: No such split, or a number of workers below 0.
 
     Example:
         >>> data = load_data("digits")
@@ -105,9 +134,12 @@ def load_data(source: Any, model: Any = None, *, skip_bad: bool = False) -> Labe
         return PreparedImages(source, size or (3, 224, 224), *fit)
     if isinstance(source, str | Path):
         if str(source) in _BY_NAME:
-            return _BY_NAME[str(source)](size)
+            return _named(str(source), root, split, size, workers)
+        folder = Path(source, split or "")
+        if folder.is_dir():
+            return FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad, workers=1)
         if Path(source).is_dir():
-            return FolderImages(source, size or (3, 224, 224), *fit, skip_bad=skip_bad, workers=1)
+            raise DataError(f"there is no folder {split!r} in {str(source)!r}")
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder; "
             f"{close_matches(str(source), _BY_NAME, what='data set')}"
@@ -116,3 +148,15 @@ def load_data(source: Any, model: Any = None, *, skip_bad: bool = False) -> Labe
         "load_data takes a name, a folder or a map-style data set, not "
         f"{type(source).__name__}; other iterables go to analyze as they are"
     )
+
+
+def _named(
+    name: str, root: str | Path | None, split: str | None, size: Size, workers: int
+) -> TensorImages:
+    splits = ("train", "test", "all") if name == "digits" else ("train", "test")
+    split = split if split is not None else ("all" if name == "digits" else "test")
+    if split not in splits:
+        raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}")
+    if not isinstance(workers, int) or workers < 0:
+        raise OptionError(f"workers is a whole number from 0, not {workers!r}")
+    return _BY_NAME[name](None if root is None else Path(root), split, size, workers)

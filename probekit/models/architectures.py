@@ -47,7 +47,8 @@ class _Block(nn.Module):
                 x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, after)
             )
         x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)) + shortcut)
+        output: torch.Tensor = self.relu2(self.bn2(self.conv2(x)) + shortcut)
+        return output
 
 
 class CifarResNet(nn.Module):
@@ -81,7 +82,8 @@ class CifarResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean((2, 3)))
+        output: torch.Tensor = self.fc(x.mean((2, 3)))
+        return output
 
 
 def cifar_resnet(depth: int, classes: int = 10, channels: int = 3) -> CifarResNet:
@@ -122,7 +124,8 @@ class SmallVGG(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.features(x).mean((2, 3))
-        return self.fc(self.relu(self.hidden(x)))
+        output: torch.Tensor = self.fc(self.relu(self.hidden(x)))
+        return output
 
 
 class _Basic(nn.Module):
@@ -143,7 +146,8 @@ class _Basic(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)) + shortcut)
+        output: torch.Tensor = self.relu2(self.bn2(self.conv2(x)) + shortcut)
+        return output
 
 
 class _Bottleneck(nn.Module):
@@ -169,7 +173,8 @@ class _Bottleneck(nn.Module):
         shortcut = self.downsample(x)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
-        return self.relu3(self.bn3(self.conv3(x)) + shortcut)
+        output: torch.Tensor = self.relu3(self.bn3(self.conv3(x)) + shortcut)
+        return output
 
 
 def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
@@ -205,21 +210,31 @@ class SmallResNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        wide = 64
-        for number, count in enumerate(counts):
-            width = 64 * 2**number
-            stage = []
-            for place in range(count):
-                stage.append(block(wide, width, stride=2 if number and not place else 1))
-                wide = width * block.expansion
-            self.add_module(f"layer{number + 1}", nn.Sequential(*stage))
-        self.fc = nn.Linear(wide, classes)
+        ends = [64, *(64 * 2**stage * block.expansion for stage in range(4))]
+        self.layer1 = self._stage(block, ends[0], 64, counts[0], stride=1)
+        self.layer2 = self._stage(block, ends[1], 128, counts[1], stride=2)
+        self.layer3 = self._stage(block, ends[2], 256, counts[2], stride=2)
+        self.layer4 = self._stage(block, ends[3], 512, counts[3], stride=2)
+        self.fc = nn.Linear(ends[4], classes)
         _initialize(self)
+
+    @staticmethod
+    def _stage(
+        block: type[_Basic] | type[_Bottleneck],
+        channels_in: int,
+        channels: int,
+        count: int,
+        stride: int,
+    ) -> nn.Sequential:
+        first = block(channels_in, channels, stride)
+        wide = channels * block.expansion
+        return nn.Sequential(first, *(block(wide, channels, 1) for _ in range(count - 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+        output: torch.Tensor = self.fc(x.mean((2, 3)))
+        return output
 
 
 def _initialize(network: nn.Module) -> None:

@@ -19,7 +19,7 @@ NETWORKS = [
     ("vgg16", 3, 32, 10, 14),
     ("vgg16", 1, 28, 10, 14),
     ("resnet18", 3, 64, 200, 17),
-    ("resnet50", 3, 64, 200, 49),
+    pytest.param("resnet50", 3, 64, 200, 49, marks=pytest.mark.slow),
 ]
 
 
@@ -36,7 +36,7 @@ def test_each_nonlinearity_is_a_layer_of_its_own(
     assert set(table["calls"]) == {1}
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_small_resnet_is_torchvisions_without_the_max_pool(depth: int) -> None:
     from torchvision.models import get_model
 
