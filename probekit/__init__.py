@@ -50,8 +50,11 @@ if TYPE_CHECKING:
     from probekit.results import save_result as save_result
     from probekit.statistics.class_means import ClassMeans as ClassMeans
     from probekit.statistics.covariance import Covariance as Covariance
+    from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
+    from probekit.training.schedules import AlphaSchedule as AlphaSchedule
 
 _HOMES = {
+    "AlphaSchedule": "training.schedules",
     "ClassMeans": "statistics.class_means",
     "Covariance": "statistics.covariance",
     "Dimensionality": "metrics.dimensionality",
@@ -60,6 +63,7 @@ _HOMES = {
     "ProbekitWarning": "errors",
     "Recorder": "capture.recorder",
     "Selectivity": "metrics.selectivity",
+    "SelectivityRegularizer": "training.regularizer",
     "analyze": "analysis",
     "class_selectivity": "metrics.selectivity",
     "layer_metric": "metrics.registry",

@@ -1,0 +1,1 @@
+"""Training with class selectivity turned up or down."""

@@ -1,0 +1,131 @@
+"""Mean class selectivity of a batch, from pooled activations to one differentiable number a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["ClassSums", "TrainingNegative", "batch_selectivity", "by_layer", "sum_over_processes"]
+
+TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
+
+
+@dataclass(frozen=True)
+class ClassSums:
+    """Sums of activations by class, and how many samples they are of.
+
+    Attributes:
+        sum: (classes, units), in the graph.
+        count: (classes,), in the type of the sums.
+    """
+
+    sum: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, activations: Tensor, labels: Tensor, classes: int) -> ClassSums:
+        """Sums (batch, units) by labels (batch,) below `classes`."""
+        empty = activations.new_zeros(classes, activations.shape[1])
+        ones = activations.new_ones(len(labels))
+        count = activations.new_zeros(classes)
+        return cls(empty.index_add(0, labels, activations), count.index_add(0, labels, ones))
+
+    def __add__(self, other: ClassSums) -> ClassSums:
+        classes = max(len(self.count), len(other.count))
+        one, two = self._grown(classes), other._grown(classes)
+        return ClassSums(one.sum + two.sum, one.count + two.count)
+
+    def _grown(self, classes: int) -> ClassSums:
+        more = classes - len(self.count)
+        pad = torch.nn.functional.pad
+        return ClassSums(pad(self.sum, (0, 0, 0, more)), pad(self.count, (0, more)))
+
+    def detach(self) -> ClassSums:
+        """The same numbers, outside the graph."""
+        return ClassSums(self.sum.detach(), self.count)
+
+    def over_processes(self, group: Any = None) -> ClassSums:
+        """The sums over the batches of all processes, which must have equally many classes."""
+        both = torch.cat([self.sum, self.count[:, None]], 1)
+        both = sum_over_processes(both, group)
+        return ClassSums(both[:, :-1], both[:, -1].detach())
+
+
+def batch_selectivity(
+    sums: ClassSums, *, eps: float = 1e-6, negative: TrainingNegative = "clip"
+) -> tuple[Tensor, Tensor]:
+    """The class selectivity index of every unit for the classes that are present.
+
+    The formula and its options are those of `class_selectivity`; nothing here waits for the device.
+
+    Args:
+        sums: Of the batch.
+        eps: Keeps the quotient and its gradient finite for units that hardly respond.
+        negative: What is done with class means below zero: `"clip"` counts them as zero, `"keep"`
+            applies the formula as it stands, `"shift"` subtracts the unit's lowest class mean where
+            that is below zero.
+
+    Returns:
+        The index (units,), zero throughout if fewer than two classes are present; and whether two
+        are, a tensor of one boolean. A dead unit has zero, and no gradient.
+
+    Source:
+        Leavitt & Morcos 2020 (arXiv 2003.01262).
+
+    Example:
+        >>> sums = ClassSums(torch.tensor([[8.0], [0.0], [2.0]]), torch.tensor([2.0, 0.0, 2.0]))
+        >>> index, enough = batch_selectivity(sums, eps=0.0)
+        >>> index, bool(enough)
+        (tensor([0.6000]), True)
+    """
+    present = (sums.count > 0)[:, None]
+    classes = present.sum()
+    enough = classes > 1
+    means = sums.sum / sums.count.clamp(min=1)[:, None]
+    if negative == "clip":
+        means = means.clamp(min=0)
+    elif negative == "shift":
+        means = means - means.masked_fill(~present, torch.inf).amin(0).clamp(max=0)
+    means = torch.where(present, means, 0)
+    absent = ~present & (classes > 0)
+    highest = means.masked_fill(absent, -torch.inf).amax(0)
+    rest = (means.sum(0) - highest) / (classes - 1).clamp(min=1)
+    total = highest + rest + eps
+    dead = (highest == 0) & (rest == 0)
+    defined = (total != 0) & ~dead & enough
+    index = (highest - rest) / torch.where(defined, total, 1)
+    return torch.where(defined, index, 0), enough
+
+
+def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
+    """The mean over the units of each layer, (layers,), of the layers' units one after another."""
+    return torch.stack([part.mean() for part in torch.split(index, list(units))])
+
+
+def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
+    """The sum of a tensor over all processes, whose gradient is summed over them as well.
+
+    Where each process adds the same function of the sum to its loss, and gradients are averaged
+    over processes as `DistributedDataParallel` does, the gradient is that of one process with the
+    whole batch.
+    """
+    total: Tensor = _SumOverProcesses.apply(tensor, group)
+    return total
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return sum_over_processes(gradient, ctx.group), None

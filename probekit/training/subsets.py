@@ -1,0 +1,68 @@
+"""Which of a model's layers are regularized: the first, the last, all but the last stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from probekit.capture.layers import Layer
+from probekit.errors import LayerError, OptionError
+
+__all__ = ["BUT_LAST_STAGE", "Subset", "subset_of"]
+
+Subset: TypeAlias = Callable[[Sequence[Layer]], list[Layer]]
+
+BUT_LAST_STAGE = "but-last-stage"
+_ENDS = re.compile(r"(first|last):(\S*)")
+
+
+def subset_of(layers: Any) -> Subset | None:
+    """The subset of the default layers that a string asks for, or None if it is no such string.
+
+    Args:
+        layers: `"first:3"` and `"last:3"` are the first and last three layers in execution order;
+            `"but-last-stage"` those before the last stage, where a stage is a run of layers with
+            maps of one size.
+
+    Raises:
+        OptionError: A number of layers that is not a whole number from 1.
+
+    Example:
+        >>> relu = Layer("relu", "relu", 0, "ReLU", (8, 4, 4), unit_axis=1, units=8)
+        >>> [layer.name for layer in subset_of("last:1")([relu])]
+        ['relu']
+    """
+    if layers == BUT_LAST_STAGE:
+        return _before_last_stage
+    match = _ENDS.fullmatch(layers) if isinstance(layers, str) else None
+    if match is None:
+        return None
+    end, number = match.groups()
+    if not number.isdecimal() or int(number) < 1:
+        raise OptionError(f"layers={layers!r} needs a whole number from 1, as in '{end}:3'")
+    count = int(number)
+
+    def ends(found: Sequence[Layer]) -> list[Layer]:
+        if count > len(found):
+            raise LayerError(
+                f"layers={layers!r} was asked for, but the model has {len(found)} layers: "
+                + ", ".join(layer.name for layer in found)
+            )
+        return list(found[:count] if end == "first" else found[-count:])
+
+    return ends
+
+
+def _before_last_stage(found: Sequence[Layer]) -> list[Layer]:
+    maps = [layer.positions for layer in found]
+    last = next((size for size in reversed(maps) if size), ())
+    stop = len(maps)
+    while stop and maps[stop - 1] in ((), last):
+        stop -= 1
+    if not stop:
+        raise LayerError(
+            f"layers={BUT_LAST_STAGE!r} was asked for, but all layers of the model have maps of one "
+            "size; name the layers, or take out a stage with '!name.*'"
+        )
+    return list(found[:stop])
