@@ -193,7 +193,9 @@ class Batches:
             raise raw
         images, labels, index = _parts(raw)
         if index is None:
+            drawn = self.subset()
             index = torch.arange(count, count + len(images))
+            index = index if drawn is None else drawn[index]
         elif isinstance(self.source, LabelledImages) and self.source.skip_bad:
             asked = min(self.batch_size, (self.samples or 0) - count - self.skipped)
             self.skipped += asked - len(index)

@@ -103,7 +103,7 @@ class TensorImages(LabelledImages):
     def __getitems__(self, numbers: list[int]) -> Fetched:
         index = torch.as_tensor(numbers)
         images = self.images[index]
-        images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
         return resize(images, self.size), self.labels[index], index
 
 

@@ -99,6 +99,8 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
+    if target.type == "meta" != home.type:
+        raise ModelError("device 'meta' holds no values, so that nothing can be computed there")
     modes = {child: child.training for child in module.modules()}
     try:
         module.eval()

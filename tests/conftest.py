@@ -1,0 +1,59 @@
+"""What all tests share: no network, few threads, and a small network with its data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from probekit.models.image_model import ImageModel
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """Three nonlinearities on 8 px grey images, in train mode."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(6, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * 36, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+
+
+@pytest.fixture
+def model(network: nn.Module) -> ImageModel:
+    """The same, as an image model."""
+    return ImageModel(network, (0.3,), (0.5,), (1, 8, 8), ("a", "b", "c"))
+
+
+@pytest.fixture
+def labelled() -> tuple[torch.Tensor, torch.Tensor]:
+    """30 grey images of 8 px in three classes."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(30, 1, 8, 8, generator=generator), torch.arange(30) % 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images in two folders of classes, of different sizes and kinds."""
+    random = np.random.default_rng(0)
+    for number in range(12):
+        place = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8)
+        mode = "RGB" if number % 3 else "L"
+        Image.fromarray(pixels).convert(mode).save(place / f"{number:02d}.png")
+    return tmp_path / "photos"

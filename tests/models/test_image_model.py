@@ -1,0 +1,67 @@
+"""Image models, and borrowing a module without leaving a trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import probekit as pk
+from probekit.errors import ModelError
+from probekit.models.image_model import borrow, content_hash
+
+
+def test_normalizes_each_channel() -> None:
+    model = pk.ImageModel(nn.Identity(), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0), (3, 4, 4))
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    expected = (images.numpy() - [[[0.1]], [[0.2]], [[0.3]]]) / [[[0.5]], [[1.0]], [[2.0]]]
+    torch.testing.assert_close(model(images), torch.from_numpy(expected))
+
+
+def test_gradients_reach_the_image() -> None:
+    model = pk.ImageModel(nn.Flatten(), (0.0,), (0.25,), (1, 2, 2))
+    images = torch.rand(1, 1, 2, 2, requires_grad=True)
+    model(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.unique().tolist() == [4.0]
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (-1.0,))])
+def test_impossible_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(ModelError, match="one positive std a channel"):
+        pk.ImageModel(nn.Identity(), mean, std)
+
+
+def test_borrowed_modules_come_back_after_an_exception() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
+    net.train()
+    net[1].eval()
+
+    def fail() -> None:
+        with borrow(net):
+            assert not any(child.training for child in net.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [child.training for child in net.modules()] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("device", ["meta", "quantum", "cuda:99"])
+def test_a_device_that_cannot_be_used(device: str) -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(ModelError, match=f"device '{device}'"), borrow(net, device):
+        raise AssertionError("lent to a device that cannot be used")
+    assert net.weight.device.type == "cpu"
+    assert net.training
+
+
+def test_hash_knows_every_bit() -> None:
+    torch.manual_seed(0)
+    net, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    other.load_state_dict(net.state_dict())
+    assert content_hash(net) == content_hash(other)
+    with torch.no_grad():
+        other.bias[1] = torch.nextafter(other.bias[1], torch.tensor(9.0))
+    assert content_hash(net) != content_hash(other)
+    assert content_hash(nn.Linear(3, 3).bfloat16()).startswith("sha256:")

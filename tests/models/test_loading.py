@@ -1,0 +1,145 @@
+"""Models by name, weights from files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import probekit as pk
+from probekit.errors import ModelError
+from probekit.models.image_model import content_hash
+from probekit.models.loading import read_weights
+
+
+def test_bundled_model_is_what_its_card_says() -> None:
+    model = pk.load_model("probekit:resnet20-fashion-mnist")
+    result = pk.analyze(model, pk.load_data("fashion-mnist", model), "layer3.2.relu2", batch_size=500)
+    folder = Path(pk.__file__).parent / "models" / "zoo"
+    card = json.loads((folder / "resnet20-fashion-mnist.json").read_text())
+    assert card["test_accuracy"] >= 0.90
+    assert float(result["accuracy"]) == pytest.approx(card["test_accuracy"], abs=5e-4)
+    import hashlib
+
+    weights = (folder / "resnet20-fashion-mnist.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == card["sha256"]
+
+
+def test_package_data_stays_small() -> None:
+    root = Path(pk.__file__).parent
+    files = [*(root / "models" / "zoo").iterdir(), *(root / "data" / "bundled").iterdir()]
+    assert sum(file.stat().st_size for file in files) < 12e6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet188", "close matches: .*resnet18"),
+        ("torchvision:resnet19", "torchvision has no model 'resnet19'; close matches: .*resnet18"),
+        ("probekit:resnet20", "close matches: resnet20-fashion-mnist"),
+        ("resnet18.a1_in1k", "weights=FILE"),
+    ],
+)
+def test_unknown_and_unreachable_models(
+    name: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=message) as told:
+        pk.load_model(name)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision:resnet18"])
+def test_weights_from_a_file(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = pk.load_model(name, pretrained=False)
+    save_file(source.module.state_dict(), tmp_path / "w.safetensors")
+    torch.save({"state_dict": source.module.state_dict()}, tmp_path / "w.pt")
+    prefixed = {f"module.{k}": v for k, v in source.module.state_dict().items()}
+    torch.save(prefixed, tmp_path / "ddp.pt")
+    torch.manual_seed(2)
+    for file in ("w.safetensors", "w.pt", "ddp.pt"):
+        loaded = pk.load_model(name, tmp_path / file)
+        assert content_hash(loaded.module) == content_hash(source.module)
+        assert loaded.provenance["hash"] == content_hash(source.module)
+        assert not loaded.module.training
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("pwned"),))
+
+
+def test_a_pickle_that_needs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Evil()}, "evil.pt")
+    with pytest.raises(ModelError, match="a pickle that needs code to be run, which is refused"):
+        read_weights("evil.pt")
+    Path("raw.pkl").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelError, match="refused|cannot be read"):
+        read_weights("raw.pkl")
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.safetensors", None, "there is no weights file"),
+        ("empty.safetensors", b"", "cannot be read"),
+        ("short.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "cannot be read"),
+        ("empty.pt", b"", "cannot be read"),
+        ("noise.pt", b"not a zip at all", "refused|cannot be read"),
+    ],
+)
+def test_damaged_weights(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        pk.load_model("resnet18", tmp_path / name)
+
+
+def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path) -> None:
+    state = dict(pk.load_model("resnet18", pretrained=False).module.state_dict())
+    del state["conv1.weight"]
+    state["extra.weight"] = torch.zeros(3)
+    state["fc.bias"] = torch.zeros(7)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError) as told:
+        pk.load_model("resnet18", tmp_path / "w.safetensors")
+    message = str(told.value)
+    assert "missing: conv1.weight" in message
+    assert "not in the model: extra.weight" in message
+    assert "fc.bias (7,) instead of (1000,)" in message
+
+
+def test_a_state_dict_of_something_else(tmp_path: Path) -> None:
+    torch.save([1, 2, 3], tmp_path / "list.pt")
+    with pytest.raises(ModelError, match="hold list, not a state_dict"):
+        read_weights(tmp_path / "list.pt")
+
+
+def test_preprocessing_is_the_models_own() -> None:
+    lite = pk.load_model("tf_efficientnet_lite0", pretrained=False)
+    assert lite.mean == lite.std == (0.5, 0.5, 0.5)
+    assert lite.input_size == (3, 224, 224)
+    assert len(lite.classes) == 1000
+    ten = pk.load_model("resnet18", pretrained=False, num_classes=10, classes=list("abcdefghij"))
+    assert ten.classes == tuple("abcdefghij")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no model\.json"):
+        pk.load_model(tmp_path)
+    (tmp_path / "model.json").write_text("{broken")
+    with pytest.raises(ModelError, match=r"card .* cannot be used"):
+        pk.load_model(tmp_path)
+
+
+def test_list_models_takes_globs() -> None:
+    assert "resnet20-fashion-mnist" in pk.list_models("resnet20*")
+    assert pk.list_models("no-such*") == []

@@ -1,0 +1,43 @@
+"""Importing is light, and every public name is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import probekit as pk
+
+HEAVY = ("timm", "torchvision", "captum", "matplotlib", "dask", "sklearn", "distributed")
+
+
+def loaded_by(code: str) -> set[str]:
+    listing = f"{code}\nimport sys\nprint(*sorted(m.split('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_is_light() -> None:
+    assert not loaded_by("import probekit") & {*HEAVY, "torch", "xarray"}
+
+
+def test_heavy_packages_wait_until_they_are_needed() -> None:
+    code = "import probekit as pk\npk.analyze, pk.record, pk.load_model, pk.load_data, pk.Recorder"
+    assert not loaded_by(code) & set(HEAVY)
+
+
+def test_command_line_does_not_import_torch() -> None:
+    assert not loaded_by("import probekit.cli") & {*HEAVY, "torch", "xarray"}
+
+
+@pytest.mark.parametrize("name", sorted(set(pk.__all__)))
+def test_public_name_exists_and_is_documented(name: str) -> None:
+    found = getattr(pk, name)
+    assert name in dir(pk)
+    assert name == "__version__" or not callable(found) or found.__doc__
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = pk.nonsense
