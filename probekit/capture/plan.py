@@ -40,19 +40,27 @@ def scout_layers(
         images = images.to(device)
         with Recorder(model, layers, tokens=tokens, output=output) as recorder:
             result = recorder(images)
-            folded = [layer for layer in recorder.layers if layer.windows > 1]
-            if folded and len(images) > 1:
-                forth = recorder.activations
-                recorder(images.flip(0))
-                for layer in folded:
-                    back = recorder.activations[layer.name].flip(0)
-                    if not torch.allclose(forth[layer.name], back, rtol=1e-2, atol=1e-4):
-                        raise LayerError(
-                            f"layer {layer.name!r} has {layer.windows * len(images)} rows for "
-                            f"{len(images)} samples and does not keep each sample's rows together, so "
-                            "its activations cannot be told apart by sample; leave it out"
-                        )
+            if any(layer.windows > 1 for layer in recorder.layers):
+                _check_windows(recorder, images)
         return recorder.layers, result
+
+
+def _check_windows(recorder: Recorder, images: Tensor) -> None:
+    """Compares what each of several samples gives in one order and in the reverse order."""
+    if len(images) < 2:
+        images = torch.cat([images, images.flip(-1)])
+    recorder(images)
+    forth = recorder.activations
+    recorder(images.flip(0))
+    back = recorder.activations
+    for layer in recorder.layers:
+        one, other = forth[layer.name], back[layer.name].flip(0)
+        if layer.windows > 1 and not torch.allclose(one, other, rtol=1e-2, atol=1e-4):
+            raise LayerError(
+                f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
+                "samples and does not keep each sample's rows together, so that its activations "
+                "cannot be told apart by sample; leave it out"
+            )
 
 
 def plan(

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.layers import Layer, LayerChoice, Selection, prefix_tokens, tensor_of, unwrap
+from probekit.capture.layers import Layer, uncompiled, unwrap
+from probekit.capture.outputs import batch_size, shares_memory, tensor_of
 from probekit.capture.pooling import pool
-from probekit.capture.scout import Scout
+from probekit.capture.scout import Scout, Tokens
+from probekit.capture.selection import LayerChoice, Selection
+from probekit.capture.units import prefix_tokens
 from probekit.errors import LayerError, ModelError, OptionError
 
 __all__ = ["Layers", "Reading", "Recorder", "Tokens", "pool"]
 
-Tokens: TypeAlias = Literal["all", "patch", "class"]
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
 Reading: TypeAlias = Callable[[Tensor], Tensor]
 
 
-def _keep(maps: Tensor) -> Tensor:
-    return maps.clone(memory_format=torch.contiguous_format)
+def _whole(maps: Tensor) -> Tensor:
+    return maps
 
 
-_READINGS: dict[str, Reading] = {"mean": pool, "none": _keep}
+_READINGS: dict[str, Reading] = {"mean": pool, "none": _whole}
 
 
 class _Stop(BaseException):
@@ -64,12 +67,13 @@ class Recorder:
 
     Args:
         model: Any module; what `torch.compile` or `DistributedDataParallel` wraps is recorded in the
-            original. An `ImageModel` too.
+            original, which `recorder(x)` runs without the compiler. An `ImageModel` too.
         layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
             of them; `"!glob"` takes out. None: every activation-function output but the
             classifier's. The second call of a module `relu` is the layer `relu_1`.
         spatial: `"mean"` pools each map to one number a unit, giving (batch, units); `"none"` keeps
-            (batch, units, *positions). A function from the latter to any tensor is taken as it is.
+            (batch, units, *positions). Or a function from the latter to any tensor; what it returns
+            is copied where it is a view of the layer's output.
         tokens: For sequences of tokens: `"all"`, only the `"patch"` tokens, or the `"class"` token.
         output: The index, key or field of the tensor to take from layers that give several;
             None takes the first floating-point tensor.
@@ -123,14 +127,19 @@ class Recorder:
         self._stop = stop
         self._layers: list[Layer] = []
         self._selection: Selection | None = None
-        known = [layer for layer in layers if isinstance(layer, Layer)] if _many(layers) else []
-        if known:
-            self._learn(known)
+        choices = list(layers) if isinstance(layers, Sequence) else [layers]
+        planned = [choice for choice in choices if isinstance(choice, Layer)]
+        if planned and len(planned) < len(choices):
+            raise OptionError("layers are either planned ones or choices, not both")
+        if planned:
+            self._learn(planned)
         else:
-            self._selection = Selection(self.module, layers)  # type: ignore[arg-type]
+            self._selection = Selection(
+                self.module, cast("LayerChoice | Sequence[LayerChoice] | None", layers)
+            )
+        self.paused = False
         self._scout: Scout | None = None
         self._handles: list[Any] = []
-        self.paused = False
         self._open = False
         self._in_graph = False
         self._calls: Counter[str] = Counter()
@@ -156,15 +165,13 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self._handles:
             raise LayerError("this recorder is already in use; make a second one")
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._unhook)
             if self._selection is None:
                 self._hook_layers()
             else:
-                self._scout = Scout(self.module, self._selection, self._pick)
                 self._hook(self._selection.modules)
-        except BaseException:
-            self._unhook()
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -174,14 +181,14 @@ class Recorder:
         trace: TracebackType | None,
     ) -> bool:
         self._unhook()
-        self._open = False
-        self._held = {}
+        self._open, self._scout, self._held = False, None, {}
         return kind is _Stop
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model; returns its output, or None where `stop` ended the pass."""
         try:
-            return self._run(*args, **kwargs)
+            with uncompiled():
+                return self._run(*args, **kwargs)
         except _Stop:
             return None
 
@@ -211,11 +218,13 @@ class Recorder:
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if _in_backward():
             return
-        self._open = not self.paused
+        self._open = bool(self._handles) and not self.paused
         self._in_graph = torch.is_grad_enabled()
         self._calls.clear()
         self._held = {}
-        self._batch = _batch_size((args, kwargs))
+        self._batch = batch_size((args, kwargs))
+        if self._selection is not None:
+            self._scout = Scout(self.module, self._selection, self._pick, self._tokens)
 
     def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def tap(module: nn.Module, args: Any, output: Any) -> None:
@@ -241,20 +250,26 @@ class Recorder:
             raise _Stop
 
     def _explore(self, scout: Scout, name: str, module: nn.Module, output: Any) -> None:
-        site, wanted = scout.visit(name, module, output, self._batch)
-        if not wanted:
+        found = scout.visit(name, module, output, self._batch)
+        if found is None:
             return
-        tensor = tensor_of(output, self._pick)
-        assert tensor is not None
-        if site in scout.unsettled:
-            self._held[site] = tensor.clone() if self._grad else tensor.detach().clone()
+        layer, tensor = found
+        if layer.name in scout.unsettled:
+            self._held[layer.name] = tensor.clone() if self._grad else tensor.detach().clone()
         else:
-            self._held[site] = self._reading(scout.layers[-1], tensor)
+            self._held[layer.name] = self._reading(layer, tensor)
         if self._stop and not scout.unsettled and scout.selection.only == self._held.keys():
             self._settle(scout, None)
             raise _Stop
 
     def _reading(self, layer: Layer, tensor: Tensor) -> Tensor:
+        """What is kept of a layer's output: always a tensor of its own, never a view of it."""
+        if tensor.shape[0] != self._batch * layer.windows:
+            raise LayerError(
+                f"layer {layer.name!r} gave {tensor.shape[0]} rows for {self._batch} samples where "
+                f"{self._batch * layer.windows} were expected; inputs of another size need a new "
+                "recorder, and a layer whose first axis is not the batch cannot be recorded"
+            )
         if self._grad and self._in_graph and not torch.is_grad_enabled():
             raise LayerError(
                 f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
@@ -263,7 +278,10 @@ class Recorder:
         maps = layer.arrange(tensor if self._grad else tensor.detach())
         if layer.prefix and self._tokens != "all":
             maps = maps[:, :, 0] if self._tokens == "class" else maps[:, :, layer.prefix :]
-        return self._read(maps)
+        reading = self._read(maps)
+        if self._read is not pool and shares_memory(tensor, reading):
+            return reading.clone(memory_format=torch.contiguous_format)
+        return reading
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._open or _in_backward():
@@ -295,22 +313,6 @@ class Recorder:
         self._open = False
 
 
-def _many(layers: Any) -> bool:
-    return isinstance(layers, Sequence) and not isinstance(layers, str)
-
-
 def _in_backward() -> bool:
     """Whether autograd is running, as when activation checkpointing computes a layer again."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _batch_size(arguments: Any) -> int:
-    if isinstance(arguments, Tensor):
-        return arguments.shape[0] if arguments.ndim else 0
-    if isinstance(arguments, dict):
-        arguments = tuple(arguments.values())
-    if isinstance(arguments, list | tuple):
-        for value in arguments:
-            if size := _batch_size(value):
-                return size
-    return 0

@@ -5,186 +5,189 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from probekit.capture.layers import (
-    Layer,
-    Selection,
-    axis_of_type,
-    is_activation_function,
-    prefix_tokens,
-    site_names,
-    tensor_of,
-    tensors_in,
-)
+from probekit.capture.layers import Layer, is_activation_function, site_names
+from probekit.capture.outputs import shares_memory, tensor_of
+from probekit.capture.selection import Selection
+from probekit.capture.units import UnitAxes, prefix_tokens
 from probekit.errors import LayerError, ProbekitWarning
 
-__all__ = ["Scout", "shares_memory"]
+__all__ = ["Scout", "Tokens"]
 
-
-def shares_memory(tensor: Tensor, output: Any) -> bool:
-    """Whether any tensor of an output lies in the memory of another tensor."""
-    storage = tensor.untyped_storage().data_ptr()
-    return any(other.untyped_storage().data_ptr() == storage for other in tensors_in(output))
-
-
-@dataclass
-class _Definition:
-    """A module whose type fixes the unit axis of what it puts out."""
-
-    order: int
-    shape: tuple[int, ...]
-    axis: int
+Tokens: TypeAlias = Literal["all", "patch", "class"]
 
 
 class Scout:
     """Follows one forward pass and learns its layers.
 
-    The units of a pointwise module (an activation function, dropout, a sum in a block) lie where the
-    nearest module of a telling type put them: the last one before it with an output of the same
-    shape, or else the first one after it.
+    Args:
+        module: What runs.
+        selection: Which layers are wanted.
+        pick: Which tensor of an output counts, as for `tensor_of`.
+        tokens: Which tokens of a sequence count.
+
+    Attributes:
+        layers: The wanted layers so far, in execution order.
+        unsettled: The shapes of those whose unit axis a later call must tell.
     """
 
-    def __init__(self, module: nn.Module, selection: Selection, pick: int | str | None) -> None:
+    def __init__(
+        self, module: nn.Module, selection: Selection, pick: int | str | None, tokens: Tokens
+    ) -> None:
         self.selection = selection
-        self.calls: Counter[str] = Counter()
         self.layers: list[Layer] = []
-        self.unsettled: set[str] = set()
-        self.without_units: dict[str, str] = {}
+        self.unsettled: dict[str, tuple[int, ...]] = {}
         self._pick = pick
-        self._prefix = prefix_tokens(module)
-        self._order = 0
-        self._definitions: list[_Definition] = []
+        self._tokens = tokens
+        self._classes = getattr(module, "num_classes", None)
+        self._axes = UnitAxes(prefix_tokens(module))
+        self._calls: Counter[str] = Counter()
         self._names: dict[str, Iterator[str]] = {}
-        self._orders: dict[str, int] = {}
+        self._moments: dict[str, int] = {}
+        self._inferred: dict[str, tuple[int, ...]] = {}
+        self._left_out: dict[str, str] = {}
         self._last: tuple[str, Tensor] | None = None
+        self._weights_after = False
 
-    def visit(self, name: str, module: nn.Module, output: Any, batch: int) -> tuple[str, bool]:
-        """Takes in one call; returns its layer name and whether it is wanted and has units."""
-        if name not in self._names:
-            self._names[name] = site_names(name, self.selection.modules)
-        site = next(self._names[name])
-        call = self.calls[name]
-        self.calls[name] += 1
-        self._order += 1
+    def visit(
+        self, name: str, module: nn.Module, output: Any, batch: int
+    ) -> tuple[Layer, Tensor] | None:
+        """Takes in one call.
+
+        Returns:
+            The layer and its output if it is wanted and has units.
+
+        Raises:
+            LayerError: A layer asked for by name has no units.
+        """
+        site = next(self._names.setdefault(name, site_names(name, self.selection.modules)))
+        self._calls[name] += 1
         wanted = self.selection.wants(site, module)
-        tensor = tensor_of(output, self._pick if wanted else None)
-        axis = None if tensor is None else axis_of_type(module, tensor)
-        if tensor is not None and axis is not None and tensor.ndim > 2:
-            self._definitions.append(_Definition(self._order, tuple(tensor.shape), axis))
+        tensor = self._tensor(site, output, wanted)
+        axis = None if tensor is None else self._axes.note(module, tuple(tensor.shape))
+        self._weights_after |= any(True for _ in module.parameters(recurse=False))
         if not wanted:
-            return site, False
+            return None
         problem = _without_units(output, tensor, batch)
+        if tensor is not None and not problem:
+            layer = self._layer(site, name, module, tensor, axis, batch)
+            problem = self._without_tokens(layer)
         if tensor is None or problem:
-            if site in self.selection.exact:
-                raise LayerError(f"layer {site!r} ({type(module).__name__}) {problem}")
-            self.without_units[site] = problem
-            return site, False
-        self._orders[site] = self._order
-        if axis is None:
-            axis = self._axis_before(tuple(tensor.shape))
-        if axis is None:
-            self.unsettled.add(site)
+            self._leave_out(site, module, problem)
+            return None
         if is_activation_function(module):
-            self._last = (site, tensor)
-        self.layers.append(
-            self._layer(
-                Layer(
-                    name=site,
-                    module=name,
-                    call=call,
-                    type=type(module).__name__,
-                    shape=tuple(tensor.shape[1:]),
-                    unit_axis=1,
-                    units=0,
-                    windows=tensor.shape[0] // batch,
-                    itemsize=tensor.element_size(),
-                ),
-                _default_axis(tensor.ndim) if axis is None else axis,
-            )
-        )
-        return site, True
-
-    def _layer(self, layer: Layer, axis: int) -> Layer:
-        layer = replace(layer, unit_axis=axis, units=(1, *layer.shape)[axis] if layer.shape else 1)
-        if layer.tokens and layer.shape[0] > self._prefix:
-            layer = replace(layer, prefix=self._prefix)
-        return layer
-
-    def _axis_before(self, shape: tuple[int, ...]) -> int | None:
-        same = (found.axis for found in reversed(self._definitions) if found.shape == shape)
-        return next(same, None)
-
-    def _axis_after(self, order: int, shape: tuple[int, ...]) -> int | None:
-        same = (
-            found.axis
-            for found in self._definitions
-            if found.order > order and found.shape[1:] == shape
-        )
-        return next(same, None)
+            self._last, self._weights_after = (site, tensor), False
+        self.layers.append(layer)
+        return layer, tensor
 
     def finish(self, output: Any) -> None:
         """Settles what the whole pass was needed for.
 
+        Args:
+            output: What the model gave; None where the pass was stopped.
+
         Raises:
             LayerError: A wanted layer was never reached, or none has units.
         """
-        self.selection.explain_silence(self.calls)
-        if self.selection.default and self._last and shares_memory(self._last[1], output):
-            classifier = self._last[0]
-            self.layers = [layer for layer in self.layers if layer.name != classifier]
+        self.selection.explain_silence(self._calls)
+        classifier = self._classifier(output) if self.selection.default else None
         self._last = None
-        for number, layer in enumerate(self.layers):
-            layer = replace(layer, calls=self.calls[layer.module])
-            if layer.name in self.unsettled:
-                axis = self._axis_after(self._orders[layer.name], layer.shape)
-                layer = layer if axis is None else self._layer(layer, axis)
-            self.layers[number] = layer
-        self._say_what_is_missing()
+        self.layers = [self._settled(layer) for layer in self.layers if layer.name != classifier]
         if not self.layers:
-            raise LayerError(
-                "no wanted layer has units to record"
-                + "".join(f"; {name!r} {why}" for name, why in list(self.without_units.items())[:3])
-            )
+            reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
+            reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
+            raise LayerError("no wanted layer has units to record" + "".join(reasons[:3]))
+        self._say_what_is_uncertain()
+        self._say_what_is_missing()
 
-    def _say_what_is_missing(self) -> None:
-        axes: dict[tuple[int, ...], set[int]] = {}
-        for found in self._definitions:
-            axes.setdefault(found.shape[1:], set()).add(found.axis)
+    def _tensor(self, site: str, output: Any, wanted: bool) -> Tensor | None:
+        try:
+            return tensor_of(output, self._pick if wanted else None)
+        except LayerError as error:
+            raise LayerError(f"layer {site!r}: {error}") from None
+
+    def _layer(
+        self,
+        site: str,
+        name: str,
+        module: nn.Module,
+        tensor: Tensor,
+        axis: int | None,
+        batch: int,
+    ) -> Layer:
+        shape = tuple(tensor.shape)
+        if axis is None:
+            self._inferred[site] = shape
+            self._moments[site] = self._axes.now
+            axis = self._axes.before(shape)
+        if axis is None:
+            self.unsettled[site] = shape
+            axis = 2 if tensor.ndim == 3 else 1
+        layer = Layer(
+            name=site,
+            module=name,
+            call=self._calls[name] - 1,
+            type=type(module).__name__,
+            shape=shape[1:],
+            unit_axis=axis,
+            units=1,
+            windows=shape[0] // batch,
+            itemsize=tensor.element_size(),
+        )
+        return self._on_axis(layer, axis)
+
+    def _on_axis(self, layer: Layer, axis: int) -> Layer:
+        layer = replace(layer, unit_axis=axis, units=(1, *layer.shape)[axis] if layer.shape else 1)
+        return replace(layer, prefix=self._axes.prefix(layer.shape[0])) if layer.tokens else layer
+
+    def _settled(self, layer: Layer) -> Layer:
+        layer = replace(layer, calls=self._calls[layer.module])
+        shape = self.unsettled.get(layer.name)
+        axis = shape and self._axes.after(self._moments[layer.name], shape)
+        return self._on_axis(layer, axis) if axis else layer
+
+    def _without_tokens(self, layer: Layer) -> str:
+        if self._tokens == "class" and layer.positions and not layer.prefix:
+            return f"has the shape {layer.shape} and no class token"
+        if self._tokens == "patch" and layer.tokens and layer.shape[0] == layer.prefix:
+            return "has no patch tokens"
+        return ""
+
+    def _leave_out(self, site: str, module: nn.Module, problem: str) -> None:
+        if site in self.selection.exact:
+            raise LayerError(f"layer {site!r} ({type(module).__name__}) {problem}")
+        self._left_out[site] = problem
+
+    def _classifier(self, output: Any) -> str | None:
+        """The activation function that is the model's output, or pools to it."""
+        if self._last is None:
+            return None
+        site, tensor = self._last
+        returned = tensor.ndim == 2 and shares_memory(tensor, output)
+        units = next((layer.units for layer in self.layers if layer.name == site), 0)
+        pools = not self._weights_after and units == self._classes
+        return site if returned or pools else None
+
+    def _say_what_is_uncertain(self) -> None:
         doubtful = [
             layer.name
             for layer in self.layers
-            if len(axes.get(layer.shape, ())) > 1
-            and axis_of_type(self.selection.modules[layer.module], _Shape(layer)) is None
+            if (shape := self._inferred.get(layer.name)) and self._axes.contested(shape)
         ]
         if doubtful:
-            warnings.warn(
+            _warn(
                 f"the unit axis of {_some(doubtful)} is not certain: layers of the same shape have "
-                "it in different places; another image size tells them apart",
-                ProbekitWarning,
-                stacklevel=2,
-            )
-        if self.without_units:
-            why = next(iter(self.without_units.values()))
-            warnings.warn(
-                f"not recorded: {_some(list(self.without_units))}, whose output {why}",
-                ProbekitWarning,
-                stacklevel=2,
+                "it in different places; another image size tells them apart"
             )
 
-
-class _Shape:
-    """Enough of a tensor to ask a module's type for the unit axis."""
-
-    def __init__(self, layer: Layer) -> None:
-        self.ndim = len(layer.shape) + 1
-
-
-def _default_axis(ndim: int) -> int:
-    return 2 if ndim == 3 else 1
+    def _say_what_is_missing(self) -> None:
+        if self._left_out:
+            why = next(iter(self._left_out.values()))
+            _warn(f"not recorded: {_some(list(self._left_out))}, whose output {why}")
 
 
 def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
@@ -193,6 +196,10 @@ def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
     if batch < 1 or tensor.shape[0] % batch or not tensor.shape[0]:
         return f"has the shape {tuple(tensor.shape)}, whose first axis is not the batch of {batch} samples"
     return ""
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ProbekitWarning, stacklevel=2)
 
 
 def _some(names: list[str], most: int = 5) -> str:

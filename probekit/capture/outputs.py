@@ -1,0 +1,71 @@
+"""What modules give and take: tensors, alone or nested in tuples, mappings and dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from probekit.errors import LayerError
+
+__all__ = ["batch_size", "shares_memory", "tensor_of", "tensors_in"]
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors of any nested output, in order."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point() and output.ndim:
+            yield output
+    else:
+        for part in _parts(output):
+            yield from tensors_in(part)
+
+
+def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
+    """The tensor that stands for a module's output.
+
+    Args:
+        output: A tensor, or a tuple, dict, named tuple, dataclass or ModelOutput with tensors in it.
+        pick: The index, key or field to take; None takes the first floating-point tensor. An output
+            that is a tensor is taken as it is.
+
+    Returns:
+        The tensor, or None where there is none in it.
+
+    Raises:
+        LayerError: `pick` names nothing in this output.
+    """
+    if pick is not None and not isinstance(output, Tensor):
+        try:
+            by_key = isinstance(pick, int) or isinstance(output, Mapping)
+            output = output[pick] if by_key else getattr(output, str(pick))
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise LayerError(
+                f"output={pick!r} names nothing in an output of type {type(output).__name__}"
+            ) from None
+    return next(tensors_in(output), None)
+
+
+def shares_memory(tensor: Tensor, output: Any) -> bool:
+    """Whether any tensor of an output lies in the memory of another tensor."""
+    storage = tensor.untyped_storage().data_ptr()
+    return any(other.untyped_storage().data_ptr() == storage for other in tensors_in(output))
+
+
+def batch_size(arguments: Any) -> int:
+    """The length of the first tensor among a module's arguments; 0 where there is none."""
+    if isinstance(arguments, Tensor):
+        return arguments.shape[0] if arguments.ndim else 0
+    return next(filter(None, map(batch_size, _parts(arguments))), 0)
+
+
+def _parts(nested: Any) -> Iterator[Any]:
+    if isinstance(nested, Mapping):
+        yield from nested.values()
+    elif isinstance(nested, list | tuple):
+        yield from nested
+    elif is_dataclass(nested) and not isinstance(nested, type):
+        for field in fields(nested):
+            yield getattr(nested, field.name)
