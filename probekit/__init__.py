@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from probekit.models.loading import load_model as load_model
     from probekit.results import open_result as open_result
     from probekit.results import save_result as save_result
+    from probekit.statistics.base import Statistic as Statistic
     from probekit.statistics.class_means import ClassMeans as ClassMeans
     from probekit.statistics.covariance import Covariance as Covariance
+    from probekit.statistics.recorded import Recorded as Recorded
+    from probekit.statistics.testing import check_statistic as check_statistic
     from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
     from probekit.training.schedules import AlphaSchedule as AlphaSchedule
 
@@ -61,10 +64,13 @@ _HOMES = {
     "ImageModel": "models.image_model",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",
+    "Recorded": "statistics.recorded",
     "Recorder": "capture.recorder",
     "Selectivity": "metrics.selectivity",
     "SelectivityRegularizer": "training.regularizer",
+    "Statistic": "statistics.base",
     "analyze": "analysis",
+    "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
     "layer_metric": "metrics.registry",
     "list_data": "data.datasets",

@@ -100,7 +100,7 @@ class Covariance(Statistic):
         Args:
             activations: (rows, dimensions).
             labels: Not used.
-            index: Not used.
+            index: (rows,), the order of rows that are kept; as they come where there is none.
 
         Raises:
             DataError: Not a table, or one with another number of columns than before.
@@ -115,7 +115,9 @@ class Covariance(Statistic):
         if known not in (None, rows.shape[1]):
             raise DataError(f"{known} columns so far cannot be joined by {rows.shape[1]}")
         if self.spatial == "flatten" and "second" not in self.state:
-            append(self.state, rows=rows)
+            seen = self._count()
+            number = torch.arange(seen, seen + len(rows)) if index is None else index
+            append(self.state, rows=rows, index=number.to(rows.device))
             self._settle()
         else:
             if not self.state:
@@ -125,8 +127,8 @@ class Covariance(Statistic):
 
     def merge(self, other: Covariance) -> None:
         """Adds what another one has seen."""
-        for rows in gather(other.state, "rows"):
-            self.update(rows, rows)
+        for rows, index in zip(*(gather(other.state, x) for x in ("rows", "index")), strict=True):
+            self.update(rows, index, index)
         if "second" not in other.state:
             return
         mine = gather(self.state, "rows")
@@ -171,11 +173,12 @@ class Covariance(Statistic):
     def _from_rows(self, degrees: int) -> xr.Dataset:
         parts = gather(self.state, "rows")
         count, columns = self._count(), parts[0].shape[1]
+        order = torch.cat(gather(self.state, "index")).argsort(stable=True)
         gram = torch.zeros(count, count, dtype=torch.float64, device=parts[0].device)
         centre = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
         for start in range(0, columns, width := max(1, _GRAM_COLUMNS // count)):
             stop = start + width
-            block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])
+            block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])[order]
             origin = block[0].clone()
             middle = (block - origin).mean(0) + origin
             centre[start:stop] = middle
@@ -232,8 +235,7 @@ class Covariance(Statistic):
     def _columns(self) -> int | None:
         if "first" in self.state:
             return len(self.state["first"])
-        first = next(iter(self.state.values()), None)
-        return None if first is None else first.shape[1]
+        return next((part.shape[1] for part in gather(self.state, "rows")), None)
 
 
 def _kept_bytes(columns: int, rows: int | None, itemsize: int) -> int:

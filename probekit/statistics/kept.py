@@ -11,7 +11,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.errors import OptionError
 
-__all__ = ["append", "columns_of", "gather", "in_words", "nbytes", "refuse_beyond"]
+__all__ = ["append", "columns_of", "gather", "in_words", "nbytes", "on_cpu", "refuse_beyond"]
 
 
 def append(state: dict[str, Tensor], **parts: Tensor) -> None:

@@ -1,0 +1,232 @@
+"""One tester for all statistics: what an analysis relies on, checked for any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.errors import ProbekitError
+from probekit.statistics.base import StatisticLike
+
+__all__ = ["check_statistic"]
+
+
+def check_statistic(
+    statistic: StatisticLike,
+    activations: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    rtol: float = 1e-9,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Checks that a statistic keeps what an analysis counts on.
+
+    The same samples must give the same numbers in any batches, in any order, and merged from any
+    parts in any order; half precision must count for what it is; batches must be left alone, and
+    what happens to them afterwards must not matter; the state must go through safetensors and to
+    another device; nothing seen must end in a `ProbekitError`.
+
+    Args:
+        statistic: The statistic; `fresh()` is called on it and it stays as it is.
+        activations: (rows, columns) to feed it with; None draws 24 rows of 5 columns.
+        labels: (rows,); None takes three classes in turn.
+        rtol: How far numbers may lie apart, relative to the largest of them.
+        device: Where to check it too.
+
+    Raises:
+        AssertionError: What is not kept, in words.
+
+    Example:
+        >>> from probekit.statistics.class_means import ClassMeans
+        >>> check_statistic(ClassMeans())
+    """
+    if activations is None:
+        generator = torch.Generator().manual_seed(0)
+        activations = torch.rand(24, 5, generator=generator) + 0.1
+    if labels is None:
+        labels = torch.arange(len(activations)) % 3
+    trial = _Trial(statistic, activations, labels, rtol)
+    for check in _CHECKS:
+        check(trial)
+    _check_device(trial, device)
+
+
+class _Trial:
+    """A statistic with the samples that it is tried on, and what it says of them whole."""
+
+    def __init__(
+        self, statistic: StatisticLike, activations: Tensor, labels: Tensor, rtol: float
+    ) -> None:
+        if not isinstance(statistic, StatisticLike):
+            raise AssertionError(
+                f"{statistic!r} is no statistic: it needs fresh, update, merge and to_xarray"
+            )
+        self.statistic, self.activations, self.labels = statistic, activations, labels
+        self.rtol = rtol
+        self.rows = torch.arange(len(activations))
+        self.whole = self.fed([self.rows]).to_xarray()
+
+    def fed(self, batches: Sequence[Tensor], into: Any = None) -> Any:
+        """A statistic (a fresh one unless given) after batches of row numbers."""
+        one = self.statistic.fresh() if into is None else into
+        for rows in batches:
+            one.update(self.activations[rows].clone(), self.labels[rows].clone(), rows.clone())
+        return one
+
+    def same(self, one: Any, what: str, whole: Any = None) -> None:
+        """Raises unless a statistic says the same as one that was fed with all rows at once."""
+        expected = self.whole if whole is None else whole
+        with _in_words(what):
+            _compare(one.to_xarray(), expected, self.rtol)
+
+
+def _check_batches(trial: _Trial) -> None:
+    for size in (1, 2, 7):
+        trial.same(trial.fed(torch.split(trial.rows, size)), f"batches of {size}")
+
+
+def _check_order(trial: _Trial) -> None:
+    for seed in range(3):
+        rows = torch.randperm(len(trial.rows), generator=torch.Generator().manual_seed(seed))
+        trial.same(trial.fed(torch.split(rows, 5)), "samples in another order")
+
+
+def _check_merge(trial: _Trial) -> None:
+    cuts = (1, 8, len(trial.rows))
+    parts = [trial.rows[start:stop] for start, stop in zip((0, *cuts), cuts, strict=False)]
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
+        merged = trial.statistic.fresh()
+        for number in order:
+            merged.merge(trial.fed([parts[number]]))
+            merged.merge(trial.statistic.fresh())
+        trial.same(merged, f"parts merged in the order {order}")
+    pair = trial.fed([parts[1]])
+    pair.merge(trial.fed([parts[2]]))
+    left = trial.fed([parts[0]])
+    left.merge(pair)
+    trial.same(left, "a part merged with parts that were merged before")
+    for taker in (trial.statistic.fresh(), trial.fed([parts[0]])):
+        taker.merge(pair)
+        trial.fed([parts[0]], into=taker)
+        whole = trial.fed([parts[1], parts[2]]).to_xarray()
+        trial.same(pair, "being merged into another one, which goes on,", whole)
+
+
+def _check_half_precision(trial: _Trial) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        half, double = trial.statistic.fresh(), trial.statistic.fresh()
+        for rows in torch.split(trial.rows, 10):
+            values = trial.activations[rows].to(dtype)
+            half.update(values, trial.labels[rows], rows)
+            double.update(values.double(), trial.labels[rows], rows)
+        trial.same(half, f"{dtype} input", double.to_xarray())
+
+
+def _check_alias(trial: _Trial) -> None:
+    activations, labels = trial.activations.clone(), trial.labels.clone()
+    one = trial.statistic.fresh()
+    one.update(activations, labels, trial.rows.clone())
+    if not (torch.equal(activations, trial.activations) and torch.equal(labels, trial.labels)):
+        raise AssertionError("update changes the batch that it is given")
+    activations.zero_()
+    labels.zero_()
+    trial.same(one, "a batch that changed after update")
+    trial.same(one, "asking twice")
+
+
+def _check_gradients(trial: _Trial) -> None:
+    one = trial.statistic.fresh()
+    one.update(trial.activations.clone().requires_grad_(), trial.labels, trial.rows)
+    trial.same(one, "activations that require gradients")
+
+
+def _check_fresh(trial: _Trial) -> None:
+    one = trial.fed([trial.rows])
+    again = one.fresh()
+    if again != one or again != trial.statistic:
+        raise AssertionError("fresh() must give an equal statistic: metrics share equal ones")
+    trial.same(trial.fed([trial.rows], into=again), "a fresh copy of one that has seen samples")
+    trial.same(one, "one whose fresh copy was fed")
+
+
+def _check_nothing(trial: _Trial) -> None:
+    empty = trial.fed([trial.rows[:0]])
+    try:
+        empty.to_xarray()
+    except ProbekitError:
+        pass
+    else:
+        raise AssertionError("to_xarray() of a statistic that has seen nothing must raise")
+    trial.same(trial.fed([trial.rows[:0], trial.rows, trial.rows[:0]]), "batches of no sample")
+
+
+def _check_state(trial: _Trial) -> None:
+    from safetensors.torch import load, save
+
+    one = trial.fed([trial.rows[:9]])
+    if not hasattr(one, "state"):
+        return
+    kept = save({name: values.contiguous() for name, values in one.state.items()})
+    again: Any = trial.statistic.fresh()
+    again.state = load(kept)
+    trial.same(trial.fed([trial.rows[9:]], into=again), "a state that was saved and loaded")
+
+
+def _check_device(trial: _Trial, device: str | torch.device) -> None:
+    one = trial.fed([trial.rows[:9]])
+    if hasattr(one, "to"):
+        one.to(device)
+    for rows in torch.split(trial.rows[9:], 4):
+        one.update(trial.activations[rows].to(device), trial.labels[rows].to(device), rows)
+    merged = trial.statistic.fresh()
+    merged.merge(one)
+    trial.same(merged, f"batches on {device}")
+
+
+_CHECKS: tuple[Callable[[_Trial], None], ...] = (
+    _check_alias,
+    _check_batches,
+    _check_order,
+    _check_merge,
+    _check_half_precision,
+    _check_gradients,
+    _check_fresh,
+    _check_nothing,
+    _check_state,
+)
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{what} must not change the statistic:\n{error}") from None
+
+
+def _compare(found: Any, expected: Any, rtol: float) -> None:
+    """Raises unless two tables hold the same names, and numbers that lie close together."""
+    if isinstance(expected, xr.Dataset):
+        names, wanted = (sorted(map(str, table.variables)) for table in (found, expected))
+        if names != wanted:
+            raise AssertionError(f"it has {', '.join(names)} instead of {', '.join(wanted)}")
+        for name in expected.variables:
+            xr.testing.assert_allclose(
+                found[name].drop_vars(found.coords, errors="ignore"),
+                expected[name].drop_vars(expected.coords, errors="ignore"),
+                rtol=rtol,
+                atol=rtol * _size(expected[name]),
+            )
+    else:
+        xr.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * _size(expected))
+
+
+def _size(values: xr.DataArray) -> float:
+    if values.dtype.kind not in "fiu" or not values.size:
+        return 0.0
+    return float(abs(values).max(skipna=True).fillna(0.0))

@@ -1,0 +1,63 @@
+"""The activations that a statistic keeps are those that came."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from probekit.analysis import analyze
+from probekit.capture.plan import scout_layers
+from probekit.capture.recording import record
+from probekit.errors import DataError, OptionError
+from probekit.metrics.registry import FunctionMetric
+from probekit.statistics.recorded import Recorded
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def test_holds_what_a_recording_of_the_layer_holds() -> None:
+    model, batch = net(), (torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
+    seen = []
+
+    def look(recording):  # type: ignore[no-untyped-def]
+        seen.append(recording)
+        return recording["activation"].mean("sample")
+
+    metric = FunctionMetric("look", (Recorded(),), look, "unit")
+    result = analyze(model, [batch], metrics=metric, progress=False)
+    expected = record(model, [batch], progress=False)
+    assert seen[0]["activation"].equals(expected["activation"].drop_vars(["layer", "channel"]))
+    assert seen[0]["label"].equals(expected["label"])
+    assert result["units"]["look"].values == pytest.approx(expected["activation"].mean("sample"))
+
+
+def test_half_precision_comes_back_as_numbers_that_files_hold() -> None:
+    recorded = Recorded()
+    recorded.update(torch.tensor([[1.5, 2.5]], dtype=torch.bfloat16), torch.tensor([3]))
+    table = recorded.to_xarray()
+    assert table["activation"].dtype == "float32"
+    assert table["activation"].values.tolist() == [[1.5, 2.5]]
+
+
+def test_memory_is_checked_before_a_pass_and_on_the_way() -> None:
+    layers, _ = scout_layers(net(), torch.rand(2, 1, 8, 8), ["0", "1"])
+    for spatial, columns in (("mean", 4), ("positions", 144), ("flatten", 144)):
+        needed = 2 * 50 * columns * 4
+        Recorded(spatial, memory=needed).check(layers, 50)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match=r"2 layers for 50 samples.*limit"):
+            Recorded(spatial, memory=needed - 1).check(layers, 50)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="memory=100 allows 100 bytes"):
+        Recorded(memory=100).update(torch.ones(10, 10), torch.zeros(10))
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(OptionError, match="spatial is one of"):
+        Recorded("none")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="one label a row"):
+        Recorded().update(torch.ones(2, 2), torch.zeros(3))
+    with pytest.raises(DataError, match="no samples"):
+        Recorded().to_xarray()
