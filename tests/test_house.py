@@ -1,0 +1,144 @@
+"""The house: a room stands above all that it imports, and nothing goes round in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import probekit
+
+PACKAGE = Path(__file__).parents[1] / "probekit"
+MODULES = {
+    ".".join(("probekit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+FLOORS = (
+    {"errors", "_version"},
+    {"provenance"},
+    {"models", "data"},
+    {"capture"},
+    {"statistics"},
+    {"metrics"},
+    {"results"},
+    {"analysis"},
+    {"training", "robustness"},
+    {"report"},
+    {"cli"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room(module: str) -> str:
+    """`probekit.capture.layers` is in the room `capture`; the package itself in none."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def statements(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
+    """The nodes of a tree; without lazy ones, those that run when it is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from statements(node, lazy)
+
+
+def imports_in(source: str, module: str, is_package: bool, lazy: bool = True) -> set[str]:
+    """Every module that a source names in an import, at the top or inside a function."""
+    found = set()
+    here = module.split(".") if is_package else module.split(".")[:-1]
+    for node in statements(ast.parse(source), lazy):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            whole = ".".join([*base, node.module] if node.module else base)
+            found |= {whole, *(f"{whole}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def imported(module: str, lazy: bool = True) -> set[str]:
+    """The modules of the package that one of them imports."""
+    path = MODULES[module]
+    named = imports_in(path.read_text(), module, path.name == "__init__.py", lazy)
+    return {name for name in named if name in MODULES} - {module, "probekit"}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The circles that a walk along the edges meets."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def walk(node: str, way: list[str]) -> None:
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for other in sorted(graph.get(node, ())):
+                walk(other, [*way, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        walk(node, [])
+    return found
+
+
+# The face of the package imports everything, lazily, and is imported by nothing inside it.
+INSIDE = sorted(set(MODULES) - {"probekit"})
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_a_module_imports_only_from_the_floors_below_or_its_own(module: str) -> None:
+    home = room(module)
+    if home == "__main__":
+        home = "cli"
+    assert home in FLOOR, f"give the room {home!r} of {module} its floor in FLOORS"
+    upward = {
+        other
+        for other in imported(module)
+        if room(other) != home and FLOOR.get(room(other), len(FLOORS)) > FLOOR[home]
+    }
+    assert not upward, f"{module} imports upward: {sorted(upward)}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # Inside a room a registry may fetch, when first asked, the modules that register with it.
+    packages = {name for name in MODULES if MODULES[name].name == "__init__.py"}
+    graph = {name: imported(name, lazy=False) - packages for name in INSIDE}
+    assert circles(graph) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module in INSIDE:
+        rooms = graph.setdefault(room(module), set())
+        rooms |= {room(other) for other in imported(module)} - {room(module)}
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_nothing_inside_imports_the_face_of_the_package(module: str) -> None:
+    path = MODULES[module]
+    named = imports_in(path.read_text(), module, path.name == "__init__.py")
+    face = {f"probekit.{name}" for name in probekit.__all__} - {"probekit.__version__"}
+    assert not named & (face - MODULES.keys())
+
+
+def test_a_lazy_import_inside_a_function_is_seen() -> None:
+    source = "def work():\n    from probekit.report import figures\n    import probekit.cli\n"
+    found = imports_in(source, "probekit.capture.layers", is_package=False)
+    assert {"probekit.report.figures", "probekit.cli"} <= found
+    assert not imports_in(source, "probekit.capture.layers", is_package=False, lazy=False)
+
+
+def test_a_relative_import_is_seen() -> None:
+    found = imports_in("from ..report import html", "probekit.capture.layers", is_package=False)
+    assert "probekit.report.html" in found
+
+
+def test_a_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
