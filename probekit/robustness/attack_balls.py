@@ -36,7 +36,7 @@ class Ball(Protocol):
         ...
 
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
-        """Uniform draws from the balls, cut to [0, 1]; each from (seed, index, restart) alone."""
+        """A draw from each ball, cut to [0, 1], from (seed, index, restart) alone."""
         ...
 
     def select(self, chosen: Tensor) -> Self:
@@ -118,13 +118,15 @@ class L2Ball:
         return (self.images + change * _column(shrink, change)).clamp_(0, 1)
 
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
+        # In a uniform draw from a ball of many dimensions nearly all lies at its surface, whence
+        # the climb is longer: the length is uniform instead, and the attack is stronger for it.
         size = self.images[0].numel()
         draws = []
         for i in index:
             generator = _generator(seed, i, restart)
             direction = generator.standard_normal(size, dtype=np.float32)
-            length = generator.random() ** (1 / size)
-            draws.append(direction * np.float32(length / np.linalg.norm(direction)))
+            length = generator.random() / np.linalg.norm(direction)
+            draws.append(direction * np.float32(length))
         return self.project(self.images + self.radius * _like(draws, self.images))
 
     def select(self, chosen: Tensor) -> L2Ball:

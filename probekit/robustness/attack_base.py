@@ -223,7 +223,8 @@ class Attack(ABC):
         if targets is not None and not self.targeted:
             raise OptionError(f"targets need a targeted attack: {self.name}(targeted=True)")
         if check:
-            check_model_for_attack(model, images[:CHECKED_IMAGES], labels[:CHECKED_IMAGES])
+            few = slice(CHECKED_IMAGES)
+            check_model_for_attack(model, images[few], labels[few], loss=self.loss)
         with attackable(model):
             batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
             found = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
 from probekit.robustness.attack_balls import Norm
-from probekit.robustness.attack_goals import Goal, Model, gradient_of, model_logits
+from probekit.robustness.attack_goals import Goal, Loss, Model, gradient_of, model_logits
 
 __all__ = [
     "attackable",
@@ -53,7 +53,9 @@ def attackable(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def check_model_for_attack(model: Model, images: Tensor, labels: Tensor) -> tuple[str, ...]:
+def check_model_for_attack(
+    model: Model, images: Tensor, labels: Tensor, *, loss: Loss = "cross_entropy"
+) -> tuple[str, ...]:
     """Warns of a model on which a gradient attack measures something other than robustness.
 
     One forward and one backward pass over the images handed in; some dozens are enough.
@@ -62,6 +64,7 @@ def check_model_for_attack(model: Model, images: Tensor, labels: Tensor) -> tupl
         model: Images in [0, 1] to logits (n, classes).
         images: (n, channels, height, width) in [0, 1].
         labels: (n,) class indices.
+        loss: What the attack is to raise, `cross_entropy` or `margin`.
 
     Returns:
         What was warned of: the model is in training mode (attacks run it in eval mode and put it
@@ -88,11 +91,11 @@ def check_model_for_attack(model: Model, images: Tensor, labels: Tensor) -> tupl
         check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
-        gradient = gradient_of(Goal(labels).height, logits, images)
+        gradient = gradient_of(Goal(labels, loss=loss).height, logits, images)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
     told += _told_of_probabilities(logits)
-    told += _told_of_gradient(gradient[correct])
+    told += _told_of_gradient(gradient[correct], loss)
     told += _told_of_chance(int(correct.sum()), *logits.shape)
     for text in told:
         warnings.warn(text, ProbekitWarning, stacklevel=2)
@@ -106,7 +109,8 @@ def check_images(images: Tensor) -> None:
         DataError: Not a floating-point tensor of 32 or 64 bits, empty, NaN, or outside [0, 1].
     """
     if not isinstance(images, Tensor) or images.ndim < 2 or images.numel() == 0:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        known = isinstance(images, Tensor)
+        found = f"shape {tuple(images.shape)}" if known else type(images).__name__
         raise DataError(
             f"an attack needs a batch of images (n, channels, height, width), not {found}"
         )
@@ -213,16 +217,16 @@ def _told_of_probabilities(logits: Tensor) -> Iterator[str]:
         )
 
 
-def _told_of_gradient(gradient: Tensor) -> Iterator[str]:
+def _told_of_gradient(gradient: Tensor, loss: Loss) -> Iterator[str]:
     if not len(gradient):
         return
     zero = gradient.flatten(1).abs().amax(dim=1) == 0
     if zero.float().mean() >= ZERO_GRADIENT_FRACTION:
+        other = 'try loss="margin", and ' if loss == "cross_entropy" else ""
         yield (
             f"the gradient is zero for {int(zero.sum())} of {len(zero)} correctly classified "
             "images: an attack that follows it cannot move them, and accuracy under attack will "
-            'look better than it is; try loss="margin", and look for a saturated or a rounding '
-            "layer"
+            f"look better than it is; {other}look for a saturated or a rounding layer"
         )
 
 

@@ -78,8 +78,8 @@ class PGD(Attack):
         steps: Gradient steps of each run.
         step_size: Length of a step in the units of the images; 2.5 epsilon / steps where left out.
         norm: `linf` or `l2`; the ball, and the direction of a step in it.
-        random_start: Start at a uniform draw from the ball, by (seed, the image's index, restart),
-            rather than at the image.
+        random_start: Start at a draw from the ball, by (seed, the image's index, restart), rather
+            than at the image: uniform for `linf`, of uniform direction and length for `l2`.
         restarts: Runs from different starts; more than one needs `random_start`.
         targeted: Towards a target class instead of away from the label.
         seed: Of the random starts.
