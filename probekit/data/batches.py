@@ -86,6 +86,7 @@ class Batches:
         self.name: str = str(getattr(data, "name", type(data).__name__))
         self.skipped = 0
         self.first = 0
+        self._drawn: Tensor | None = None
 
     @property
     def samples(self) -> int | None:
@@ -114,10 +115,13 @@ class Batches:
 
     def subset(self) -> Tensor | None:
         """The indices that `limit` draws from a map-style data set; None where it draws none."""
-        if self.limit is None or not _is_map(self.source) or self.limit >= len(self.source):
-            return None
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(len(self.source), generator=generator)[: self.limit].sort().values
+        if self._drawn is None and self.limit is not None and _is_map(self.source):
+            count = len(self.source)
+            if self.limit < count:
+                generator = torch.Generator().manual_seed(self.seed)
+                order = torch.randperm(count, generator=generator)
+                self._drawn = order[: self.limit].sort().values
+        return self._drawn
 
     def starting(self, first: int) -> Batches:
         """The same data without the first samples, which a resumed run has seen already."""

@@ -243,13 +243,12 @@ def prepare(
     channels, height, width = size
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
-        scale = max(height / image.height, width / image.width) / crop_pct
-        wide, high = (
-            max(width, round(image.width * scale)),
-            max(height, round(image.height * scale)),
-        )
+        whole = int(height / crop_pct), int(width / crop_pct)
+        scale = max(whole[0] / image.height, whole[1] / image.width)
+        wide = max(width, int(image.width * scale + 1e-4))
+        high = max(height, int(image.height * scale + 1e-4))
         image = image.resize((wide, high), _RESAMPLING[interpolation])
-        left, top = (wide - width) // 2, (high - height) // 2
+        left, top = round((wide - width) / 2), round((high - height) / 2)
         image = image.crop((left, top, left + width, top + height))
     array = np.array(image, dtype=np.float32) / 255
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

@@ -1,0 +1,56 @@
+"""Data by name."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+import probekit as pk
+from probekit.data.datasets import read_idx
+from probekit.errors import DataError
+
+
+def test_the_bundled_test_split() -> None:
+    data = pk.load_data("fashion-mnist")
+    assert len(data) == 10_000
+    assert data.labels.bincount().tolist() == [1000] * 10
+    image, label = data[0]
+    assert image.shape == (1, 28, 28)
+    assert data.classes[label] == "Ankle boot"
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    data, reference = pk.load_data("digits"), load_digits()
+    assert data.labels.tolist() == reference.target.tolist()
+    assert (data[5][0][0] * 16).round().tolist() == reference.images[5].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an IDX file"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", "is cut short"),
+        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x03abc")[:-9], "cannot be read"),
+        (b"PK\x03\x04 something else", "is not an IDX file"),
+    ],
+)
+def test_damaged_idx_files(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_idx(tmp_path / "x")
+
+
+def test_idx_round_trip(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x00\x00\x08\x02\x00\x00\x00\x02\x00\x00\x00\x03abcdef")
+    assert read_idx(tmp_path / "x").tolist() == [[97, 98, 99], [100, 101, 102]]
+
+
+def test_what_cannot_be_loaded() -> None:
+    with pytest.raises(DataError, match="close matches: fashion-mnist"):
+        pk.load_data("fashion_mnist")
+    with pytest.raises(DataError, match="a name, a folder or a map-style data set, not int"):
+        pk.load_data(3)
