@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from probekit.capture.plan import plan as plan
     from probekit.capture.recorder import Recorder as Recorder
     from probekit.capture.recording import record as record
+    from probekit.capture.store import open_recording as open_recording
     from probekit.data.datasets import list_data as list_data
     from probekit.data.datasets import load_data as load_data
     from probekit.errors import ProbekitError as ProbekitError
     from probekit.errors import ProbekitWarning as ProbekitWarning
+    from probekit.metrics.chance import SelectivityChance as SelectivityChance
     from probekit.metrics.dimensionality import (
         Dimensionality as Dimensionality,
     )
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from probekit.metrics.dimensionality import (
         participation_ratio_unbiased as participation_ratio_unbiased,
     )
+    from probekit.metrics.interval import SelectivityInterval as SelectivityInterval
     from probekit.metrics.registry import (
         layer_metric as layer_metric,
     )
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from probekit.metrics.selectivity import (
         class_selectivity as class_selectivity,
     )
+    from probekit.metrics.split_half import SplitHalf as SplitHalf
     from probekit.models.image_model import ImageModel as ImageModel
     from probekit.models.loading import list_models as list_models
     from probekit.models.loading import load_model as load_model
@@ -67,7 +71,10 @@ _HOMES = {
     "Recorded": "statistics.recorded",
     "Recorder": "capture.recorder",
     "Selectivity": "metrics.selectivity",
+    "SelectivityChance": "metrics.chance",
+    "SelectivityInterval": "metrics.interval",
     "SelectivityRegularizer": "training.regularizer",
+    "SplitHalf": "metrics.split_half",
     "Statistic": "statistics.base",
     "analyze": "analysis",
     "check_statistic": "statistics.testing",
@@ -78,6 +85,7 @@ _HOMES = {
     "list_models": "models.loading",
     "load_data": "data.datasets",
     "load_model": "models.loading",
+    "open_recording": "capture.store",
     "open_result": "results",
     "participation_ratio": "metrics.dimensionality",
     "participation_ratio_unbiased": "metrics.dimensionality",

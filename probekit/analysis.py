@@ -16,6 +16,7 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.sources import Source
 from probekit.capture.stream import Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
+from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
@@ -46,9 +47,13 @@ class Pass:
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
 
-        A statistic that has a method `check` is first asked whether it can take these layers.
+        A statistic that has a method `expect` is first told the labels, where the data tells them in
+        advance; one that has a method `check` is asked whether it can take these layers.
         """
+        labels, index = known_labels(batches) or (None, None)
         for one in self.statistics:
+            if hasattr(one, "expect"):
+                one.expect(labels, index, self.layers)
             if hasattr(one, "check"):
                 one.check(self.layers, batches.samples or batches.limit)
         sources: list[Source] = distinct(one.source for one in self.statistics)
@@ -199,6 +204,9 @@ def _assemble(
         units = _name_classes(units, classes)
         _say_what_is_absent(units, classes)
     for metric in metrics:
+        if hasattr(metric, "conclude"):
+            for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
+                table.update(more)
         for sentence in metric.review(units, layers):
             _warn(sentence)
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})

@@ -190,8 +190,11 @@ def _metric_of(function: Any) -> Metric | None:
 
 
 def _load_built_in() -> None:
+    import probekit.metrics.chance
     import probekit.metrics.dimensionality
-    import probekit.metrics.selectivity  # noqa: F401
+    import probekit.metrics.interval
+    import probekit.metrics.selectivity
+    import probekit.metrics.split_half  # noqa: F401
 
 
 # `Statistic` is what `needs` is usually made of; named here for those who read the types.
