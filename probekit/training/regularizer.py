@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,18 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
-from probekit.errors import DataError, LayerError, OptionError
+from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning
 from probekit.training.objective import ClassSums, TrainingNegative, batch_selectivity, by_layer
 from probekit.training.subsets import subset_of
 from probekit.training.watch import Accumulation, TrainingRecorder
 
 __all__ = ["SelectivityRegularizer"]
+
+_POLICIES = {
+    "clip": "count as zero",
+    "keep": "take the index out of [0, 1], and its gradient has no bound",
+    "shift": "have the lowest subtracted",
+}
 
 
 class SelectivityRegularizer:
@@ -172,6 +179,8 @@ class SelectivityRegularizer:
         group = self._processes()
         if group is not None:
             sums = sums.over_processes(group)
+        if self._last is None:
+            self._review(sums)
         index, enough = batch_selectivity(sums, eps=self._eps, negative=self._negative)
         selectivity = by_layer(index, [layer.units for layer in self.layers])
         self._last = names, selectivity.detach()
@@ -182,6 +191,18 @@ class SelectivityRegularizer:
         if self._accumulation is not None and self._gathered is None and penalty.requires_grad:
             penalty.register_hook(self._accumulation.refuse)  # type: ignore[no-untyped-call]
         return penalty
+
+    def _review(self, sums: ClassSums) -> None:
+        below = torch.split((sums.sum < 0).any(0), [layer.units for layer in self.layers])
+        names = [layer.name for layer, units in zip(self.layers, below, strict=True) if units.any()]
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            warnings.warn(
+                f"class means below zero in {shown} {_POLICIES[self._negative]} "
+                f"(negative={self._negative!r}); later batches are not told of",
+                ProbekitWarning,
+                stacklevel=4,
+            )
 
     def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> ClassSums:
         _check_labels(labels, len(pooled[0]))
@@ -195,7 +216,7 @@ class SelectivityRegularizer:
         if self._classes is not None and labels.device.type != "cpu":
             return self._classes
         ends = labels.new_tensor([0, -1]) if not len(labels) else torch.stack(labels.aminmax())
-        lowest, highest = (int(end) for end in ends)
+        lowest, highest = map(int, ends.tolist())
         if lowest < 0 or (self._classes is not None and highest >= self._classes):
             wanted = "from 0" if self._classes is None else f"from 0 to {self._classes - 1}"
             raise DataError(
@@ -268,8 +289,10 @@ class SelectivityRegularizer:
 def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
         raise OptionError(f"eps must be a number from 0, not {eps!r}")
-    if negative not in ("clip", "keep", "shift"):
-        raise OptionError(f"negative is one of clip, keep, shift in training, not {negative!r}")
+    if negative not in _POLICIES:
+        raise OptionError(
+            f"negative is one of {', '.join(_POLICIES)} in training, not {negative!r}"
+        )
     if classes is not None and (
         isinstance(classes, bool) or not isinstance(classes, int) or classes < 2
     ):
