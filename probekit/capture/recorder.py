@@ -140,6 +140,7 @@ class Recorder:
         self.paused = False
         self._scout: Scout | None = None
         self._handles: list[Any] = []
+        self._hooked = False
         self._open = False
         self._in_graph = False
         self._calls: Counter[str] = Counter()
@@ -210,15 +211,17 @@ class Recorder:
         for name, module in modules.items():
             self._handles.append(module.register_forward_hook(_Hook(self._tap(name))))
         self._handles.append(self.module.register_forward_hook(end))
+        self._hooked = True
 
     def _unhook(self) -> None:
+        self._hooked = False
         while self._handles:
             self._handles.pop().remove()
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if _in_backward():
             return
-        self._open = bool(self._handles) and not self.paused
+        self._open = self._hooked and not self.paused
         self._in_graph = torch.is_grad_enabled()
         self._calls.clear()
         self._held = {}
@@ -315,4 +318,6 @@ class Recorder:
 
 def _in_backward() -> bool:
     """Whether autograd is running, as when activation checkpointing computes a layer again."""
+    if torch.compiler.is_compiling():
+        return False
     return bool(torch._C._current_graph_task_id() != -1)
