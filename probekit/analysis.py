@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.sources import Source
-from probekit.capture.stream import Reading, find_layers, open_subject, stream
+from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, ProbekitWarning
@@ -105,6 +105,7 @@ def analyze(
     tokens: Tokens = "all",
     output: int | str | None = None,
     workers: int | None = None,
+    precision: Precision | None = None,
 ) -> xr.DataTree:
     """Measures every unit of a model's layers on labelled data, in one pass.
 
@@ -125,6 +126,8 @@ def analyze(
         tokens: For sequences of tokens: all, the patch tokens, or the class token.
         output: Which tensor to take from layers that give several.
         workers: Reading processes; None takes what the data set advises.
+        precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
+            the model as it is. Statistics are in float64 in any case.
 
     Returns:
         A tree with `/units`, `/layers` and `/samples`, the network's means at the root, and
@@ -145,7 +148,7 @@ def analyze(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
     _check_classes(batches)
-    reading = Reading(tokens=tokens, output=output, device=device, progress=progress)
+    reading = Reading(tokens, output, device, progress, precision)
     found = find_layers(model, batches, layers, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted).run(model, batches, reading)
@@ -160,6 +163,7 @@ def analyze(
         "output": output,
         "seed": seed,
         "device": str(device) if device is not None else None,
+        "precision": precision,
     }
     result = _assemble(chosen, passed, samples, batches.classes)
     if "prediction" in samples and _same_classes(model, batches.classes):
@@ -205,7 +209,9 @@ def _assemble(
         _say_what_is_absent(units, classes)
     for metric in metrics:
         if hasattr(metric, "conclude"):
-            for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
+            for table, more in zip(
+                (units, layers, root), metric.conclude(units, layers), strict=True
+            ):
                 table.update(more)
         for sentence in metric.review(units, layers):
             _warn(sentence)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.sources import Source
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import load_data
-from probekit.errors import DataError, LayerError
+from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
 
-__all__ = ["Observed", "Reading", "find_layers", "open_subject", "stream"]
+__all__ = ["Observed", "Precision", "Reading", "find_layers", "open_subject", "stream"]
+
+Precision: TypeAlias = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,27 @@ class Reading:
         output: Which tensor counts where a layer gives several.
         device: Where to run; None stays where the model is.
         progress: Show a progress bar when on a terminal.
+        precision: None runs the model as it is; otherwise `torch.autocast` to this type.
+
+    Raises:
+        OptionError: An unknown precision.
     """
 
     tokens: Tokens = "all"
     output: int | str | None = None
     device: str | torch.device | None = None
     progress: bool = True
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and self.precision not in get_args(Precision):
+            raise OptionError(f"precision is None, 'bfloat16' or 'float16', not {self.precision!r}")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The context of one forward pass; weights stay as they are, copies of them are cast."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, self.precision))
 
 
 @dataclass(frozen=True)
@@ -117,17 +134,20 @@ def stream(
         def observe() -> Iterator[Observed]:
             for batch in batches:
                 batch = batch.to(device)
-                output = forward(batch.images)
+                with reading.autocast(device):
+                    output = forward(batch.images)
                 tables = {i: tap(batch.images) for i, tap in taps.items()}
                 for table in tables.values():
-                    _check(table, layers, batch)
+                    _check(table, layers, batch, reading.precision)
                 yield Observed(batch, output, [tables[i] for i in range(len(sources))])
                 bar.update(len(batch))
 
         yield observe()
 
 
-def _check(tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch) -> None:
+def _check(
+    tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch, precision: Precision | None
+) -> None:
     for layer in layers:
         if layer.name not in tables:
             raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
@@ -136,4 +156,5 @@ def _check(tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch) -> 
             raise DataError(
                 f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
                 f"and {int(batch.index.max())}; look at the images and the weights"
+                + (f", or run without precision={precision!r}" if precision else "")
             )
