@@ -36,7 +36,7 @@ class Draw:
             and torch.equal(self.index, index)
         )
         if not same or self.drawn is None:
-            self.index, self.drawn = index, make(index)
+            self.index, self.drawn = index.clone(), make(index)
         return self.drawn
 
 
