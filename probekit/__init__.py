@@ -31,14 +31,14 @@ if TYPE_CHECKING:
         participation_ratio_unbiased as participation_ratio_unbiased,
     )
     from probekit.metrics.interval import SelectivityInterval as SelectivityInterval
-    from probekit.metrics.registry import (
+    from probekit.metrics.functions import (
         layer_metric as layer_metric,
+    )
+    from probekit.metrics.functions import (
+        unit_metric as unit_metric,
     )
     from probekit.metrics.registry import (
         list_metrics as list_metrics,
-    )
-    from probekit.metrics.registry import (
-        unit_metric as unit_metric,
     )
     from probekit.metrics.selectivity import (
         Selectivity as Selectivity,
@@ -57,8 +57,12 @@ if TYPE_CHECKING:
     from probekit.statistics.covariance import Covariance as Covariance
     from probekit.statistics.recorded import Recorded as Recorded
     from probekit.statistics.testing import check_statistic as check_statistic
+    from probekit.training.recipes import Recipe as Recipe
+    from probekit.training.recipes import list_recipes as list_recipes
     from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
     from probekit.training.schedules import AlphaSchedule as AlphaSchedule
+    from probekit.training.sweep import sweep as sweep
+    from probekit.training.trainer import train as train
 
 _HOMES = {
     "AlphaSchedule": "training.schedules",
@@ -68,6 +72,7 @@ _HOMES = {
     "ImageModel": "models.image_model",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",
+    "Recipe": "training.recipes",
     "Recorded": "statistics.recorded",
     "Recorder": "capture.recorder",
     "Selectivity": "metrics.selectivity",
@@ -79,10 +84,11 @@ _HOMES = {
     "analyze": "analysis",
     "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
-    "layer_metric": "metrics.registry",
+    "layer_metric": "metrics.functions",
     "list_data": "data.datasets",
     "list_metrics": "metrics.registry",
     "list_models": "models.loading",
+    "list_recipes": "training.recipes",
     "load_data": "data.datasets",
     "load_model": "models.loading",
     "open_recording": "capture.store",
@@ -92,7 +98,9 @@ _HOMES = {
     "plan": "capture.plan",
     "record": "capture.recording",
     "save_result": "results",
-    "unit_metric": "metrics.registry",
+    "sweep": "training.sweep",
+    "train": "training.trainer",
+    "unit_metric": "metrics.functions",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,0 +1,171 @@
+"""The folder of a training run: whose it is, who writes to it, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probekit._version import __version__
+from probekit.errors import OutputError
+from probekit.training.checkpoint import remove_drafts, write_text
+
+__all__ = ["Run", "claim", "locked", "read_run"]
+
+CARD = "model.json"
+IDENTITY = "run.json"
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: Where it is; `load_model(folder)` gives its best epoch.
+        recipe: Name of the recipe.
+        alpha: The regularizer's weight; None where it followed a schedule.
+        alpha_schedule: The weight over the epochs, as text.
+        seed: Of the run.
+        epochs: How many epochs were trained.
+        best_epoch: The epoch, from 0, with the highest validation accuracy; the last one where
+            nothing was held out.
+        validation_accuracy: Of the best epoch; None where nothing was held out.
+        test_accuracy: Of the best epoch, on the test split.
+        selectivity_mean: Of the best epoch: mean over layers of the mean over units of class
+            selectivity on the test split.
+        selectivity: The mean over the units of each layer.
+        dead_units: Dead units of each layer.
+    """
+
+    folder: Path
+    recipe: str
+    alpha: float | None
+    alpha_schedule: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    validation_accuracy: float | None
+    test_accuracy: float
+    selectivity_mean: float
+    selectivity: Mapping[str, float]
+    dead_units: Mapping[str, int]
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.read_csv(self.folder / "log.csv")
+
+
+def read_run(folder: str | Path) -> Run | None:
+    """The finished run in a folder; None where there is none or it has not ended.
+
+    Raises:
+        OutputError: Its card is damaged.
+    """
+    folder = Path(folder)
+    card = folder / CARD
+    if not card.is_file():
+        return None
+    try:
+        facts = json.loads(card.read_text())
+        if not facts["finished"]:
+            return None
+        return Run(
+            folder=folder,
+            recipe=facts["recipe"]["name"],
+            alpha=facts["alpha"],
+            alpha_schedule=facts["alpha_schedule"],
+            seed=facts["seed"],
+            epochs=facts["recipe"]["epochs"],
+            best_epoch=facts["best_epoch"],
+            validation_accuracy=facts["validation_accuracy"],
+            test_accuracy=facts["test_accuracy"],
+            selectivity_mean=facts["selectivity_mean"],
+            selectivity=facts["selectivity"],
+            dead_units=facts["dead_units"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{str(card)!r} is not the card of a training run: {error!r}") from None
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Makes a folder that of one run, or finds that it is already.
+
+    Args:
+        folder: Made if it does not exist.
+        identity: All that decides what the run becomes.
+
+    Raises:
+        OutputError: The folder holds something else, or a run of another recipe, seed or alpha.
+    """
+    file = folder / IDENTITY
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
+    if file.is_file():
+        _check_same(folder, _read_identity(file), identity)
+        return
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if others:
+        raise OutputError(
+            f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
+            "another folder"
+        )
+    write_text(file, json.dumps({**identity, "probekit": __version__}, indent=2) + "\n")
+
+
+def _read_identity(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+        return {**found, "recipe": dict(found["recipe"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{str(file)!r} is damaged: {error!r}") from None
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Compares as JSON would, where a tuple is a list."""
+    wanted = json.loads(json.dumps(asked))
+    pairs = [(name, found.get(name), value) for name, value in wanted.items() if name != "recipe"]
+    recipe = wanted["recipe"]
+    names = ["name", *sorted(set(recipe) - {"name"})]
+    pairs = [
+        (f"recipe {n}" if n == "name" else n, found["recipe"].get(n), recipe[n]) for n in names
+    ] + pairs
+    for name, there, here in pairs:
+        if there != here:
+            raise OutputError(
+                f"{str(folder)!r} holds a run with {name} {there!r}, not {here!r}; choose another "
+                "folder, or ask for the same run to go on with it"
+            )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the lock goes with the process, however it ends.
+
+    Raises:
+        OutputError: Another process is training in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is training in {str(folder)!r}; wait for it, or choose another "
+                "folder"
+            ) from None
+        except (ImportError, OSError):
+            # No such locks on this system or file system: the run goes on without.
+            pass
+        remove_drafts(folder)
+        yield

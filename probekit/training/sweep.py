@@ -1,0 +1,353 @@
+"""Many runs of one recipe over alphas and seeds, and one table of what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from probekit.errors import OptionError, OutputError, ProbekitError, ProbekitWarning
+from probekit.provenance import provenance
+from probekit.training.checkpoint import write_text
+from probekit.training.recipes import Recipe, get_recipe
+from probekit.training.runs import Run, read_run
+from probekit.training.schedules import AlphaSchedule
+
+__all__ = ["run_folder", "sweep", "sweep_table"]
+
+TABLE = "sweep.nc"
+IDENTITY = "sweep.json"
+_RUN_OPTIONS = (
+    "data_root", "device", "layers", "workers", "checkpoint_minutes", "tensorboard",
+)  # fmt: skip
+# Torch's random state and accelerate's are one a process: runs in threads of one take turns.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def sweep(
+    recipe: str | Recipe,
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    scheduler: Any = None,
+    retries: int = 2,
+    progress: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Trains one run for each alpha and seed; goes on with a sweep that was cut off.
+
+    Each run has its folder in `out/runs`, and `out/sweep.nc` holds the table of all that have ended,
+    written anew whenever one does. A run that fails (its loss became NaN, say) is told in the table, and
+    the others go on.
+
+    Args:
+        recipe: A name (`list_recipes()`) or a `Recipe`.
+        alphas: Different numbers.
+        seeds: Different whole numbers from 0.
+        out: The folder of the sweep. Alphas and seeds may be added later.
+        scheduler: The address of a dask scheduler, or a `distributed.Client`, to send the runs to;
+            its workers must see the folder. A run whose worker dies goes on, on another one, from its last
+            checkpoint. None trains one run after another, here.
+        retries: How often to send a run again that failed for a reason that may pass.
+        progress: Show a progress bar when on a terminal.
+        **options: For `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
+
+    Returns:
+        A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,
+        `best_epoch`, `selectivity_mean` (alpha, seed), `selectivity`, `dead_units` (alpha, seed,
+        layer), and `failure` (alpha, seed), empty where there is none. NaN, and -1 for whole numbers,
+        where a run has not ended.
+
+    Raises:
+        OptionError: No alphas or seeds, or one twice or out of range.
+        OutputError: The folder holds another sweep, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = sweep("resnet20-digits", [0.0], [0], folder, epochs=1, limit=64,
+        ...                   architecture="resnet8", device="cpu", progress=False)
+        >>> dict(table["test_accuracy"].sizes)
+        {'alpha': 1, 'seed': 1}
+    """
+    alphas, seeds = _checked(alphas, seeds)
+    of_train = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
+    if "alpha_schedule" in options:
+        raise OptionError("a sweep goes over constant alphas; train a schedule with train()")
+    chosen = get_recipe(recipe, **{name: x for name, x in options.items() if x is not None})
+    folder = Path(out)
+    _claim(folder, chosen, of_train.get("layers"))
+    grid = [(alpha, seed) for seed in seeds for alpha in alphas]
+    waiting = [
+        (alpha, seed) for alpha, seed in grid if read_run(run_folder(folder, alpha, seed)) is None
+    ]
+    failures = dict(_read_failures(folder))
+    ended = _remote if scheduler is not None else _local
+    jobs = ended(chosen, waiting, folder, of_train, scheduler=scheduler, retries=retries)
+    bar = tqdm(
+        jobs,
+        total=len(grid),
+        initial=len(grid) - len(waiting),
+        desc=f"sweep {chosen.name}",
+        unit="run",
+        disable=None if progress else True,
+    )
+    with bar:
+        for alpha, seed, failure in bar:
+            failures.pop(_key(alpha, seed), None)
+            if failure:
+                failures[_key(alpha, seed)] = failure
+            _write_failures(folder, failures)
+            _write_table(folder, sweep_table(folder))
+    table = sweep_table(folder)
+    _write_table(folder, table)
+    bad = [(a, s, failures[_key(a, s)]) for a, s in grid if _key(a, s) in failures]
+    if bad:
+        alpha, seed, why = bad[0]
+        warnings.warn(
+            f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}",
+            ProbekitWarning,
+            stacklevel=2,
+        )
+    return table
+
+
+def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
+    """The folder of one run of a sweep.
+
+    >>> run_folder("sweep", -0.5, 3).name
+    'alpha_-0.5_seed_3'
+    """
+    return Path(out, "runs", f"alpha_{_number(alpha)}_seed_{seed}")
+
+
+def _number(alpha: float) -> str:
+    return repr(float(alpha) + 0.0).removesuffix(".0")
+
+
+def _key(alpha: float, seed: int) -> str:
+    return f"{_number(alpha)}|{seed}"
+
+
+def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
+    for name, values in (("alphas", alphas), ("seeds", seeds)):
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise OptionError(f"{name} is a list of numbers, not {values!r}")
+    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in alphas]
+    whole = list(seeds)
+    for seed in whole:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise OptionError(f"seeds are whole numbers from 0, not {seed!r}")
+    for name, found in (("alphas", numbers), ("seeds", whole)):
+        if not found or len(set(found)) < len(found):
+            raise OptionError(f"{name} must be one or more different numbers, not {found}")
+    return numbers, whole
+
+
+def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
+    """Makes a folder that of a sweep of this recipe, or finds that it is already."""
+    file = folder / IDENTITY
+    identity = {"recipe": recipe.facts(), "layers": layers}
+    if file.is_file():
+        try:
+            found = json.loads(file.read_text())
+            there = {**found["recipe"], "layers": found["layers"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{str(file)!r} is damaged: {error!r}") from None
+        asked = json.loads(json.dumps({**recipe.facts(), "layers": layers}))
+        for name in ["name", *asked]:
+            if there.get(name) != asked[name]:
+                raise OutputError(
+                    f"{str(folder)!r} holds a sweep with {name} {there.get(name)!r}, not "
+                    f"{asked[name]!r}; choose another folder"
+                )
+        return
+    try:
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
+    others = sorted(path.name for path in folder.iterdir() if path.name != "runs")
+    if others:
+        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
+    write_text(file, json.dumps(identity, indent=2) + "\n")
+
+
+def _one_run(
+    recipe: Mapping[str, Any], alpha: float, seed: int, folder: str, options: Mapping[str, Any]
+) -> str:
+    """Trains one run, wherever this is called; returns why it failed, or nothing."""
+    from probekit.training.trainer import train
+
+    with _ONE_AT_A_TIME:
+        try:
+            train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
+        except OutputError:
+            raise
+        except ProbekitError as error:
+            return str(error)
+    return ""
+
+
+def _local(
+    recipe: Recipe,
+    waiting: Sequence[tuple[float, int]],
+    folder: Path,
+    options: Mapping[str, Any],
+    **_: Any,
+) -> Iterator[tuple[float, int, str]]:
+    for alpha, seed in waiting:
+        where = str(run_folder(folder, alpha, seed))
+        yield alpha, seed, _one_run(recipe.facts(), alpha, seed, where, options)
+
+
+def _remote(
+    recipe: Recipe,
+    waiting: Sequence[tuple[float, int]],
+    folder: Path,
+    options: Mapping[str, Any],
+    *,
+    scheduler: Any,
+    retries: int,
+) -> Iterator[tuple[float, int, str]]:
+    """Sends the runs to a cluster; they end in any order."""
+    from distributed import as_completed
+
+    with _client(scheduler) as client:
+        futures = {
+            client.submit(
+                _one_run,
+                recipe.facts(),
+                alpha,
+                seed,
+                str(run_folder(folder.resolve(), alpha, seed)),
+                dict(options),
+                key=f"probekit-{recipe.name}-{_key(alpha, seed)}-{uuid4().hex[:8]}",
+                pure=False,
+                retries=retries,
+            ): (alpha, seed)
+            for alpha, seed in waiting
+        }
+        try:
+            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+                yield *futures[future], _outcome(future)
+        finally:
+            client.cancel(list(futures))
+
+
+def _outcome(future: Any) -> str:
+    error = future.exception()
+    if error is None:
+        return str(future.result())
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+@contextmanager
+def _client(scheduler: Any) -> Iterator[Any]:
+    """A client of a cluster; one that was given stays open."""
+    from distributed import Client
+
+    if isinstance(scheduler, Client):
+        yield scheduler
+        return
+    try:
+        client = Client(scheduler, timeout="20s")  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TimeoutError) as error:
+        raise OptionError(
+            f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
+            "or leave scheduler out to train here"
+        ) from None
+    with client:
+        yield client
+
+
+def sweep_table(out: str | Path) -> xr.Dataset:
+    """The table of a sweep, from the runs in its folder as they are now.
+
+    Raises:
+        OutputError: The folder is no sweep.
+    """
+    folder = Path(out)
+    if not (folder / IDENTITY).is_file():
+        raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
+    runs = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
+    failures = _read_failures(folder)
+    failed = [(float(key.split("|")[0]), int(key.split("|")[1])) for key in failures]
+    alphas = sorted({_alpha(run) for run in runs} | {alpha for alpha, _ in failed})
+    seeds = sorted({run.seed for run in runs} | {seed for _, seed in failed})
+    layers = list(runs[0].selectivity) if runs else []
+    table = _empty_table(alphas, seeds, layers)
+    for run in runs:
+        here = {"alpha": _alpha(run), "seed": run.seed}
+        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
+            value = getattr(run, name)
+            if value is not None:
+                table[name].loc[here] = value
+        for name in ("selectivity", "dead_units"):
+            values = getattr(run, name)
+            table[name].loc[here] = [values[layer] for layer in layers]
+    for (alpha, seed), why in zip(failed, failures.values(), strict=True):
+        table["failure"].loc[{"alpha": alpha, "seed": seed}] = why
+    identity = json.loads((folder / IDENTITY).read_text())
+    table.attrs["provenance"] = provenance(**identity)
+    return table
+
+
+def _alpha(run: Run) -> float:
+    if run.alpha is None:
+        raise OutputError(f"{str(run.folder)!r} follows a schedule and is no run of a sweep")
+    return run.alpha
+
+
+def _empty_table(
+    alphas: Sequence[float], seeds: Sequence[int], layers: Sequence[str]
+) -> xr.Dataset:
+    grid, by_layer = (len(alphas), len(seeds)), (len(alphas), len(seeds), len(layers))
+    one, each = ("alpha", "seed"), ("alpha", "seed", "layer")
+    return xr.Dataset(
+        {
+            "test_accuracy": (one, np.full(grid, np.nan)),
+            "validation_accuracy": (one, np.full(grid, np.nan)),
+            "best_epoch": (one, np.full(grid, -1)),
+            "selectivity_mean": (one, np.full(grid, np.nan)),
+            "selectivity": (each, np.full(by_layer, np.nan)),
+            "dead_units": (each, np.full(by_layer, -1)),
+            "failure": (one, np.full(grid, "", dtype=object)),
+        },
+        coords={
+            "alpha": np.array(alphas, dtype=float),
+            "seed": np.array(seeds, dtype=np.int64),
+            "layer": np.array(layers, dtype=object),
+        },
+    )
+
+
+def _write_table(folder: Path, table: xr.Dataset) -> None:
+    draft = folder / f".draft-{uuid4().hex}.nc"
+    try:
+        table.to_netcdf(draft, engine="h5netcdf")
+        os.replace(draft, folder / TABLE)
+    except OSError as error:
+        raise OutputError(f"{str(folder / TABLE)!r} cannot be written: {error}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read_failures(folder: Path) -> dict[str, str]:
+    file = folder / "failures.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _write_failures(folder: Path, failures: Mapping[str, str]) -> None:
+    if failures or (folder / "failures.json").exists():
+        write_text(folder / "failures.json", json.dumps(dict(failures), indent=2) + "\n")
