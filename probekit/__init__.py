@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from probekit.metrics.dimensionality import (
         participation_ratio_unbiased as participation_ratio_unbiased,
     )
-    from probekit.metrics.interval import SelectivityInterval as SelectivityInterval
     from probekit.metrics.functions import (
         layer_metric as layer_metric,
     )
     from probekit.metrics.functions import (
         unit_metric as unit_metric,
     )
+    from probekit.metrics.interval import SelectivityInterval as SelectivityInterval
     from probekit.metrics.registry import (
         list_metrics as list_metrics,
     )

@@ -1,18 +1,17 @@
-"""What a metric is, and how a function becomes one that `analyze` knows by name."""
+"""What a metric is, and the names by which `analyze` and the command line know metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, runtime_checkable
 
 import xarray as xr
 
 from probekit.errors import OptionError, close_matches
-from probekit.statistics.base import Statistic
 
-__all__ = ["Metric", "get_metric", "layer_metric", "list_metrics", "resolve", "unit_metric"]
+__all__ = ["BUILT_IN", "Metric", "get_metric", "list_metrics", "register", "resolve"]
 
 ENTRY_POINTS = "probekit.metrics"
 
@@ -45,34 +44,19 @@ class Metric(Protocol):
         ...
 
 
-Level: TypeAlias = Literal["unit", "layer"]
-Function: TypeAlias = Callable[..., xr.DataArray | xr.Dataset]
-
-
-@dataclass(frozen=True)
-class FunctionMetric:
-    """A metric made of one pure function."""
-
-    name: str
-    needs: tuple[Any, ...]
-    function: Function
-    level: Level
-
-    def evaluate(self, *statistics: Any) -> tuple[xr.Dataset, xr.Dataset]:
-        """Calls the function for one layer."""
-        found = self.function(*statistics)
-        named = found.to_dataset(name=self.name) if isinstance(found, xr.DataArray) else found
-        if self.level == "unit" and "unit" not in named.dims:
-            raise OptionError(
-                f"unit metric {self.name!r} must return an array with the dimension 'unit', "
-                f"not {tuple(named.dims)}; for one number a layer use layer_metric"
-            )
-        return (named, xr.Dataset()) if self.level == "unit" else (xr.Dataset(), named)
-
-    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Nothing to say."""
-        return []
-
+# Each built-in metric and the module here that registers it.
+BUILT_IN = {
+    "class_information": "unit_metrics",
+    "class_rank": "unit_metrics",
+    "dimensionality": "dimensionality",
+    "lifetime_sparsity": "unit_metrics",
+    "precision_selectivity": "unit_metrics",
+    "selectivity": "selectivity",
+    "selectivity_chance": "chance",
+    "selectivity_interval": "interval",
+    "selectivity_split_half": "split_half",
+    "silent_fraction": "unit_metrics",
+}
 
 _REGISTERED: dict[str, Metric] = {}
 
@@ -83,72 +67,24 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
-def unit_metric(*, needs: Any, name: str | None = None) -> Callable[[Function], Function]:
-    """Registers a function from statistics to one number a unit.
-
-    Args:
-        needs: A statistic, or a sequence of them (classes or configured ones); the function is
-            called with the `to_xarray()` of each, for one layer at a time.
-        name: What to call it; the function's name otherwise.
-
-    Example:
-        >>> from probekit.statistics.class_means import ClassMeans
-        >>> @unit_metric(needs=ClassMeans)
-        ... def highest_class_mean(class_mean):
-        ...     return class_mean.max("class")
-        >>> "highest_class_mean" in list_metrics()
-        True
-    """
-    return _registrar(needs, name, "unit")
-
-
-def layer_metric(*, needs: Any, name: str | None = None) -> Callable[[Function], Function]:
-    """Registers a function from statistics to one number (or a few) a layer, as `unit_metric`."""
-    return _registrar(needs, name, "layer")
-
-
-def _registrar(needs: Any, name: str | None, level: Level) -> Callable[[Function], Function]:
-    wanted = needs if isinstance(needs, list | tuple) else (needs,)
-
-    def wrap(function: Function) -> Function:
-        register(FunctionMetric(name or function.__name__, statistics(wanted), function, level))
-        return function
-
-    return wrap
-
-
-def statistics(needs: Iterable[Any]) -> tuple[Any, ...]:
-    """Statistics as configured objects, made from classes where they are given as classes."""
-    made = tuple(need() if isinstance(need, type) else need for need in needs)
-    for statistic in made:
-        if not hasattr(statistic, "update") or not hasattr(statistic, "to_xarray"):
-            raise OptionError(f"a metric needs statistics, and {statistic!r} is none")
-    return made
-
-
 def list_metrics() -> list[str]:
     """The names that `analyze` and the command line know."""
-    _load_built_in()
-    return sorted({*_REGISTERED, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    return sorted(
+        {*BUILT_IN, *_REGISTERED, *(point.name for point in entry_points(group=ENTRY_POINTS))}
+    )
 
 
 def get_metric(name: str) -> Metric:
     """A metric by name: a registered one, or one that an installed package provides.
 
     Raises:
-        OptionError: No such metric.
+        OptionError: No such metric, or one whose package cannot be loaded.
     """
-    _load_built_in()
+    if name not in _REGISTERED and name in BUILT_IN:
+        import_module(f"probekit.metrics.{BUILT_IN[name]}")
     if name not in _REGISTERED:
         for point in entry_points(group=ENTRY_POINTS, name=name):
-            loaded = point.load()
-            if isinstance(loaded, Metric):
-                register(loaded)
-            if name not in _REGISTERED:
-                raise OptionError(
-                    f"entry point {point.value!r} promises the metric {name!r} and registers none "
-                    "of that name; decorate its function with unit_metric or layer_metric"
-                )
+            _load(point)
     if name not in _REGISTERED:
         raise OptionError(
             f"no metric is named {name!r}; {close_matches(name, list_metrics(), what='metric')}"
@@ -157,45 +93,51 @@ def get_metric(name: str) -> Metric:
 
 
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """Metrics from names, configured objects and classes.
+    """Metrics from names, configured objects, classes and decorated functions.
 
     Raises:
         OptionError: Something that is no metric, none at all, or two of one name.
     """
     asked = metrics if isinstance(metrics, list | tuple) else [metrics]
-    found: list[Metric] = []
-    for metric in asked:
-        made = get_metric(metric) if isinstance(metric, str) else metric
-        made = made() if isinstance(made, type) else made
-        if not isinstance(made, Metric):
-            known = _metric_of(made)
-            if known is None:
-                raise OptionError(f"a metric is a name or a metric object, not {made!r}")
-            made = known
-        found.append(made)
+    found = [_metric(one) for one in asked]
     names = [metric.name for metric in found]
     if not names or len(set(names)) < len(names):
         raise OptionError(f"metrics must be one or more different ones, not {names}")
     return found
 
 
-def _metric_of(function: Any) -> Metric | None:
-    """The metric that a decorated function became."""
-    same = (
-        metric
-        for metric in _REGISTERED.values()
-        if isinstance(metric, FunctionMetric) and metric.function is function
-    )
-    return next(same, None)
+def _metric(asked: Any) -> Metric:
+    from probekit.metrics.functions import configured
+
+    if isinstance(asked, str):
+        return get_metric(asked)
+    made = asked() if isinstance(asked, type) else configured(asked) or asked
+    if not isinstance(made, Metric):
+        raise OptionError(
+            f"a metric is a name, a metric object or a function under unit_metric or layer_metric, "
+            f"not {asked!r}"
+        )
+    return made
 
 
-def _load_built_in() -> None:
-    import probekit.metrics.chance
-    import probekit.metrics.dimensionality
-    import probekit.metrics.interval
-    import probekit.metrics.selectivity
-    import probekit.metrics.split_half  # noqa: F401
+def _load(point: EntryPoint) -> None:
+    """Registers what an entry point of another package leads to."""
+    from probekit.metrics.functions import configured
 
-
-# `Statistic` is what `needs` is usually made of; named here for those who read the types.
-Needs: TypeAlias = "type[Statistic] | Statistic | Sequence[type[Statistic] | Statistic]"
+    package = point.dist.name if point.dist else "unknown"
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise OptionError(
+            f"metric {point.name!r} of the package {package!r} cannot be loaded from "
+            f"{point.value!r}: {type(error).__name__}: {error}; mend or uninstall the package"
+        ) from error
+    loaded = loaded() if isinstance(loaded, type) else configured(loaded) or loaded
+    if isinstance(loaded, Metric):
+        register(loaded)
+    if point.name not in _REGISTERED:
+        raise OptionError(
+            f"entry point {point.value!r} of the package {package!r} promises the metric "
+            f"{point.name!r} and gives none of that name; decorate its function with unit_metric or "
+            "layer_metric, and give both the same name"
+        )

@@ -10,7 +10,7 @@ from probekit.analysis import analyze
 from probekit.capture.plan import scout_layers
 from probekit.capture.recording import record
 from probekit.errors import DataError, OptionError
-from probekit.metrics.registry import FunctionMetric
+from probekit.metrics.functions import FunctionMetric
 from probekit.statistics.recorded import Recorded
 
 
