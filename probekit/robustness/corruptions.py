@@ -39,9 +39,7 @@ _PROCEDURES: dict[str, Procedure] = {
     **spatter.PROCEDURES,
 }
 
-# Values worked on at a time: few enough to stay in a processor's cache, many enough for its cores.
-_CHUNK_VALUES = {"cpu": 1 << 17}
-_CHUNK_ELSEWHERE = 1 << 24
+_VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
 
 _CUT_OFF_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
 
@@ -159,7 +157,8 @@ def corrupt(
     constants = constants_of(corruption, severity, size)
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
     with torch.no_grad():
-        for start, stop in _chunks(images):
+        for start, stop in _chunks(images, procedure):
+            _check_values(images[start:stop])
             clean = _working_copy(images[start:stop], quantize)
             draws = procedure.draw(streams.part(start, stop), clean, constants)
             damaged = procedure.apply(clean, constants, *draws)
@@ -167,22 +166,23 @@ def corrupt(
     return result
 
 
-def _chunks(images: Tensor) -> Iterator[tuple[int, int]]:
-    values = _CHUNK_VALUES.get(images.device.type, _CHUNK_ELSEWHERE)
+def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
+    on_cpu = images.device.type == "cpu"
+    values = procedure.values_at_once if on_cpu else _VALUES_AT_ONCE_ON_ACCELERATORS
     step = max(values // max(images[:1].numel(), 1), 1)
     for start in range(0, len(images), step):
         yield start, min(start + step, len(images))
 
 
 def _working_copy(images: Tensor, quantize: bool) -> Tensor:
-    """The images in the precision that is worked in.
+    """The images in the layout and precision that are worked in.
 
     Half precision holds k/255 too coarsely to be cut off to whole steps after, so such images take
     their nearest 8-bit level first.
     """
     if images.dtype in (torch.float32, torch.float64):
-        return images
-    images = images.float()
+        return images.contiguous()
+    images = images.float().contiguous()
     return images.mul_(255).round_().div_(255) if quantize else images
 
 
@@ -248,8 +248,9 @@ def _check_images(images: Tensor) -> None:
             f"images have shape {tuple(images.shape)}; give (n, channels, height, width) with "
             "1 or 3 channels"
         )
-    if not images.numel():
-        return
+
+
+def _check_values(images: Tensor) -> None:
     lowest, highest = (float(value) for value in torch.aminmax(images.detach()))
     if lowest != lowest or highest != highest:
         raise DataError("images hold NaN; corruptions take finite values in [0, 1]")

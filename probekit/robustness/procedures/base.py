@@ -29,8 +29,11 @@ class Procedure:
         draw: the images' streams, the images and the constants, to the draws, a tuple; it looks
             at the images' shape alone.
         rounds: the published 8-bit result is rounded; otherwise it is cut off to whole steps.
+        values_at_once: how many values of a batch are best worked on together on a CPU: few enough
+            to stay in its cache, many enough that calls cost little beside the work.
     """
 
     apply: Callable[..., Tensor]
     draw: Callable[[RandomStreams, Tensor, Any], Draws] = nothing
     rounds: bool = False
+    values_at_once: int = 1 << 17

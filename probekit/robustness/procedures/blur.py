@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from probekit.robustness.procedures.base import Draws, Procedure
-from probekit.robustness.procedures.image_ops import correlate, smooth, zoom_matrix
+from probekit.robustness.procedures.image_ops import correlate, smooth, zoom_matrices
 from probekit.robustness.random_streams import RandomStreams
 
 __all__ = [
@@ -30,6 +32,7 @@ def defocus_blur(images: Tensor, constants: tuple[float, float]) -> Tensor:
     return correlate(images, defocus_kernel(*constants))
 
 
+@functools.lru_cache(maxsize=32)
 def defocus_kernel(radius: float, alias_sigma: float) -> Tensor:
     """The normalized disk, anti-aliased by a small Gaussian; float64, 17 by 17 or larger.
 
@@ -60,44 +63,58 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
             (rounds, 2, n, height, width).
     """
     sigma, reach, rounds = constants
-    levels = (smooth(images, sigma) * 255).add_(1e-3).floor_().flatten(2)
+    levels = (smooth(images, sigma) * 255).add_(1e-3).floor_()
     origin = _origins(offsets[0], reach)
     for number in range(1, rounds):
-        origin = torch.gather(origin, 1, _origins(offsets[number], reach))
-    levels = torch.gather(levels, 2, origin.unsqueeze(1).expand(-1, levels.shape[1], -1))
-    return smooth(levels.div_(255).view(images.shape), sigma)
+        origin = origin.index_select(0, _origins(offsets[number], reach))
+    # Flat indices of (n, height · width) become those of (n, channels, height · width).
+    n, channels, height, width = images.shape
+    plane = torch.arange(n, dtype=torch.int32, device=images.device) * (
+        (channels - 1) * height * width
+    )
+    origin = origin.view(n, 1, -1) + plane.view(n, 1, 1)
+    steps = torch.arange(channels, dtype=torch.int32, device=images.device) * (height * width)
+    origin = (origin + steps.view(1, -1, 1)).flatten()
+    shuffled = levels.flatten().index_select(0, origin)
+    return smooth(shuffled.div_(255).view(images.shape), sigma)
 
 
 def _origins(offsets: Tensor, reach: int) -> Tensor:
-    """Where each pixel's value comes from after one round, flat indices (n, height · width).
+    """Where each pixel's value comes from after one round: flat int32 indices (n · height · width).
 
     A pixel whose neighbour was replaced before it holds what that neighbour got. Following
     these links all at once, twice as far in each step, gives what the sequence would.
     """
-    n, height, width = offsets.shape[1:]
-    place = torch.arange(height * width, dtype=torch.int32, device=offsets.device)
+    _, n, height, width = offsets.shape
     shift = (offsets[0] * width).add_(offsets[1])
     # The generators' loops run from side − reach down to reach + 1.
-    shift[:, : reach + 1] = 0
-    shift[:, height - reach + 1 :] = 0
-    shift[:, :, : reach + 1] = 0
-    shift[:, :, width - reach + 1 :] = 0
-    shift = shift.view(n, -1)
-    origin = (shift + place).long()
+    kept = _outside_loops(height, width, reach, offsets.device)
+    shift.mul_(1 - kept)
+    origin = shift + torch.arange(
+        n * height * width, dtype=torch.int32, device=offsets.device
+    ).view(n, height, width)
+    origin, shift = origin.flatten(), shift.flatten()
     if reach == 1:
         return origin  # offsets −1 and 0 never point at a pixel replaced before
-    replaced = torch.zeros(height, width, dtype=torch.bool, device=offsets.device)
-    replaced[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = True
-    # Replaced before: further down, or further right in the same row, and within the loops.
-    open_links = (shift > 0) & replaced.flatten()[origin]
-    image, pixel = open_links.nonzero(as_tuple=True)
-    while len(pixel):
-        via = origin[image, pixel]
-        origin[image, pixel] = origin[image, via]
-        still_open = open_links[image, via]
-        open_links[image, pixel] = still_open
-        image, pixel = image[still_open], pixel[still_open]
-    return origin
+    # Links to pixels further on that the loops have changed stay open; others are marked by −1 in
+    # their sign bit.
+    local = kept.flatten().repeat(n)
+    is_end = ((shift <= 0).to(torch.int32) | local.index_select(0, origin)).neg_()
+    mark = torch.iinfo(torch.int32).min
+    link = origin | (is_end & mark)
+    while bool((link >= 0).any()):
+        ended = link >> 31
+        following = link.index_select(0, link & 0x7FFFFFFF)
+        link = (link & ended) | (following & ~ended)
+    return link & 0x7FFFFFFF
+
+
+@functools.lru_cache(maxsize=32)
+def _outside_loops(height: int, width: int, reach: int, device: torch.device) -> Tensor:
+    """1 for the border pixels that glass blur leaves in place, else 0; int32 (height, width)."""
+    outside = torch.ones(height, width, dtype=torch.int32, device=device)
+    outside[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = 0
+    return outside
 
 
 def motion_blur(images: Tensor, constants: tuple[int, float], angle: Tensor) -> Tensor:
@@ -134,10 +151,8 @@ def motion_blur(images: Tensor, constants: tuple[int, float], angle: Tensor) -> 
 def zoom_blur(images: Tensor, factors: tuple[float, ...]) -> Tensor:
     """The mean of the image and its centre zooms at these factors (which hold 1 too)."""
     height, width = images.shape[-2:]
-    rows = torch.stack([zoom_matrix(height, factor) for factor in factors]).to(images)
-    columns = rows
-    if width != height:
-        columns = torch.stack([zoom_matrix(width, factor) for factor in factors]).to(images)
+    rows = zoom_matrices(height, factors, images.dtype, images.device)
+    columns = zoom_matrices(width, factors, images.dtype, images.device)
     # Σ_z R_z X C_zᵀ as two products: across for all factors at once, then down and summed.
     across = torch.matmul(images, columns.flatten(0, 1).T)
     across = across.view(*images.shape[:-1], len(factors), width).transpose(-2, -3)
@@ -170,6 +185,6 @@ PROCEDURES = {
     "gaussian_blur": Procedure(gaussian_blur),
     "defocus_blur": Procedure(defocus_blur),
     "glass_blur": Procedure(glass_blur, _draw_offsets),
-    "motion_blur": Procedure(motion_blur, _draw_angle, rounds=True),
+    "motion_blur": Procedure(motion_blur, _draw_angle, rounds=True, values_at_once=1 << 21),
     "zoom_blur": Procedure(zoom_blur),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -52,50 +52,54 @@ def pixelate(images: Tensor, share: float) -> Tensor:
     """Box-resize to this share of the side and back, in steps of 8 bits as Pillow resizes."""
     height, width = images.shape[-2:]
     small_height, small_width = max(int(height * share), 1), max(int(width * share), 1)
-    across = _box_matrix(width, small_width).to(images)
-    down = _box_matrix(height, small_height).to(images)
+    kind = (images.dtype, images.device)
+    across, columns = _box_matrix(width, small_width, *kind)
+    down, rows = _box_matrix(height, small_height, *kind)
     small = torch.matmul(images * 255, across.T).add_(0.5).floor_()
     small = torch.matmul(down, small).add_(0.5).floor_().div_(255)
-    rows = _box_origins(height, small_height).to(images.device)
-    columns = _box_origins(width, small_width).to(images.device)
     return small.index_select(-1, columns).index_select(-2, rows)
 
 
-def _box_matrix(length: int, smaller: int) -> Tensor:
-    """Weights of a box resize to fewer pixels, float64 (smaller, length): means of whole pixels."""
+@functools.lru_cache(maxsize=32)
+def _box_matrix(
+    length: int, smaller: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A box resize to fewer pixels and back, along one axis.
+
+    Returns:
+        The weights of the way there, means of whole pixels, (smaller, length), and for each pixel
+        of the way back the one that it shows, (length,).
+    """
     scale = length / smaller
     centre = (torch.arange(smaller).double() + 0.5) * scale
-    pixel = torch.arange(length).double()
-    distance = (pixel - centre[:, None] + 0.5) / scale
+    distance = (torch.arange(length).double() - centre[:, None] + 0.5) / scale
     inside = ((distance > -0.5) & (distance <= 0.5)).double()
-    return inside / inside.sum(1, keepdim=True)
-
-
-def _box_origins(length: int, smaller: int) -> Tensor:
-    """The pixel of the smaller image that each pixel of the larger one shows."""
-    origin = ((torch.arange(length).double() + 0.5) * (smaller / length)).floor()
-    return origin.long().clamp(max=smaller - 1)
+    weights = inside / inside.sum(1, keepdim=True)
+    shown = ((torch.arange(length).double() + 0.5) / scale).long().clamp(max=smaller - 1)
+    return weights.to(device, dtype), shown.to(device)
 
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """Write and read a JPEG file of this quality with Pillow; on the CPU, image by image."""
-    values = images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
-    values = values.cpu().contiguous()
-    pictures = values.squeeze(-1).numpy()
-    out = torch.empty_like(values)
-    decoded = out.squeeze(-1).numpy()
+    """Write and read a JPEG file of this quality; on the CPU, image by image.
 
-    def write_and_read(number: int) -> None:
-        from PIL import Image
+    libjpeg does it through torchvision, with the same bytes as through Pillow.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-        file = io.BytesIO()
-        Image.fromarray(pictures[number]).save(file, "JPEG", quality=quality)
-        with Image.open(file, formats=["JPEG"]) as image:
-            decoded[number] = image
+    mode = ImageReadMode.GRAY if images.shape[1] == 1 else ImageReadMode.RGB
+    levels = images.mul(255).round_().to(torch.uint8).cpu().contiguous()
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(write_and_read, range(len(images))))
-    return out.permute(0, 3, 1, 2).to(images).div_(255)
+    def written_and_read(image: Tensor) -> Tensor:
+        decoded: Tensor = decode_jpeg(encode_jpeg(image, quality=quality), mode=mode)
+        return decoded
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        decoded = [written_and_read(image) for image in levels]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            decoded = list(pool.map(written_and_read, levels))
+    return torch.stack(decoded).to(images).div_(255)
 
 
 def elastic_transform(

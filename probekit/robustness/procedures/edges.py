@@ -50,12 +50,11 @@ def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
 
 def _joined(sure: Tensor, possible: Tensor) -> Tensor:
     """All possible pixels that are connected to a sure one through possible ones."""
-    joined = sure
+    joined, allowed = sure.float(), possible.float()
     while True:
-        near = F.max_pool2d(joined.float().unsqueeze(1), 3, stride=1, padding=1)[:, 0] > 0
-        grown = near & possible
+        grown = F.max_pool2d(joined, 3, stride=1, padding=1).mul_(allowed)
         if torch.equal(grown, joined):
-            return joined
+            return joined > 0
         joined = grown
 
 
@@ -70,24 +69,21 @@ def distance_to(marked: Tensor, limit: float) -> Tensor:
     distance = torch.full((height, n, width), float(limit), device=marked.device)
     distance.masked_fill_(marked.transpose(0, 1), 0.0)
     ramp = torch.arange(width, dtype=torch.float32, device=marked.device) * _STEP
-    for order in (range(height), range(height - 1, -1, -1)):
-        back = 1 if order.step < 0 else -1
-        for row in order:
-            here = distance[row]
-            if 0 <= row + back < height:
-                near = F.pad(distance[row + back], (2, 2), value=limit)
+    for flipped in (False, True):
+        if flipped:
+            distance = distance.flip(0, 2)
+        for row, here in enumerate(distance):
+            if row > 0:
+                near = F.pad(distance[row - 1], (2, 2), value=limit)
                 _lower(here, near[:, 2:-2], _STEP)
-                _lower(here, near[:, 1:-3], _DIAGONAL)
-                _lower(here, near[:, 3:-1], _DIAGONAL)
-                _lower(here, near[:, :-4], _KNIGHT)
-                _lower(here, near[:, 4:], _KNIGHT)
-            if 0 <= row + 2 * back < height:
-                far = F.pad(distance[row + 2 * back], (1, 1), value=limit)
-                _lower(here, far[:, :-2], _KNIGHT)
-                _lower(here, far[:, 2:], _KNIGHT)
-            here.copy_((here - ramp).cummin(1).values + ramp)
-            from_right = (here + ramp).flip(1).cummin(1).values.flip(1) - ramp
-            here.copy_(from_right)
+                _lower(here, torch.minimum(near[:, 1:-3], near[:, 3:-1]), _DIAGONAL)
+                knights = torch.minimum(near[:, :-4], near[:, 4:])
+                if row > 1:
+                    far = F.pad(distance[row - 2], (1, 1), value=limit)
+                    knights = torch.minimum(knights, torch.minimum(far[:, :-2], far[:, 2:]))
+                _lower(here, knights, _KNIGHT)
+            torch.add((here - ramp).cummin(1).values, ramp, out=here)
+    distance = distance.flip(0, 2)
     return distance.transpose(0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -14,7 +15,7 @@ __all__ = [
     "mirrored",
     "sample_bilinear",
     "smooth",
-    "zoom_matrix",
+    "zoom_matrices",
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -36,19 +37,22 @@ def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "ne
     if radius == 0:
         return images
     height, width = images.shape[-2:]
-    rows = _smoothing_matrix(height, sigma, radius, mode).to(images)
-    columns = rows if width == height else _smoothing_matrix(width, sigma, radius, mode).to(images)
+    kind = (sigma, radius, mode, images.dtype, images.device)
+    rows, columns = _smoothing_matrix(height, *kind), _smoothing_matrix(width, *kind)
     return torch.matmul(rows, torch.matmul(images, columns.T))
 
 
-def _smoothing_matrix(length: int, sigma: float, radius: int, mode: str) -> Tensor:
+@functools.lru_cache(maxsize=32)
+def _smoothing_matrix(
+    length: int, sigma: float, radius: int, mode: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     offset = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
     weights /= weights.sum()
     source = torch.arange(length)[:, None] + offset
     source = source.clamp(0, length - 1) if mode == "nearest" else mirrored(source, length)
     matrix = torch.zeros(length, length, dtype=torch.float64)
-    return matrix.scatter_add_(1, source, weights.expand(length, -1))
+    return matrix.scatter_add_(1, source, weights.expand(length, -1)).to(device, dtype)
 
 
 def mirrored(position: Tensor, length: int) -> Tensor:
@@ -94,12 +98,20 @@ def _round_up(length: int) -> int:
         length += 1
 
 
-def zoom_matrix(length: int, factor: float) -> Tensor:
-    """Interpolation matrix of a centre zoom along one axis, float64 (length, length).
+@functools.lru_cache(maxsize=64)
+def zoom_matrices(
+    length: int, factors: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Interpolation matrices of centre zooms along one axis, (factors, length, length).
 
     As the generators zoom: the middle ``ceil(length / factor)`` pixels are enlarged by
     ``scipy.ndimage.zoom`` (order 1, ends on ends), and what sticks out is trimmed on both sides.
     """
+    matrices = [_zoom_matrix(length, factor) for factor in factors]
+    return torch.stack(matrices).to(device, dtype)
+
+
+def _zoom_matrix(length: int, factor: float) -> Tensor:
     crop = math.ceil(length / factor)
     start = (length - crop) // 2
     zoomed = round(crop * factor)

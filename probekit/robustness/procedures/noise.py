@@ -79,8 +79,9 @@ def poisson(images: Tensor, photons: float, words: Tensor, uniform: Callable[[],
     alias = entry & 0x3FF
     threshold = entry.bitwise_right_shift_(10).bitwise_and_(0x3FFFFF)
     fraction = (words >> (10 - bits)).bitwise_and_(0x3FFFFF)
-    keep = (fraction < threshold).to(torch.int32)
-    counts = column.sub_(alias).mul_(keep).add_(alias).to(images.dtype)
+    # All ones where the column is kept, else zero: the sign of a difference, spread.
+    keep = fraction.sub_(threshold).bitwise_right_shift_(31)
+    counts = column.sub_(alias).bitwise_and_(keep).add_(alias).to(images.dtype)
     if rest.sub_(level).max() > _OFF_LEVEL:
         rates = torch.nn.functional.hardshrink(rest, _OFF_LEVEL) * (photons / (_LEVELS - 1))
         counts += _small_poisson(rates, uniform())

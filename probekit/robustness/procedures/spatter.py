@@ -84,4 +84,4 @@ def _draw_liquid(streams: RandomStreams, images: Tensor, constants: tuple[float,
     return (streams.normal(1, *images.shape[-2:]),)
 
 
-PROCEDURES = {"spatter": Procedure(spatter, _draw_liquid)}
+PROCEDURES = {"spatter": Procedure(spatter, _draw_liquid, values_at_once=1 << 20)}

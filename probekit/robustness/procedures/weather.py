@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from probekit.errors import OptionError
 from probekit.robustness.procedures.base import Draws, Procedure
 from probekit.robustness.procedures.blur import motion_blur
-from probekit.robustness.procedures.image_ops import luma, zoom_matrix
+from probekit.robustness.procedures.image_ops import luma, zoom_matrices
 from probekit.robustness.random_streams import RandomStreams
 
 __all__ = ["PROCEDURES", "brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
@@ -36,8 +36,8 @@ def snow(images: Tensor, constants: tuple[float, ...], field: Tensor, angle: Ten
     height, width = images.shape[-2:]
     layer = field * deviation + mean
     if zoom != 1:
-        rows = zoom_matrix(height, zoom).to(images)
-        columns = zoom_matrix(width, zoom).to(images)
+        rows = zoom_matrices(height, (zoom,), images.dtype, images.device)[0]
+        columns = zoom_matrices(width, (zoom,), images.dtype, images.device)[0]
         layer = torch.matmul(rows, torch.matmul(layer, columns.T))
     layer = torch.nn.functional.threshold(layer, threshold, 0).clamp_(max=1)
     layer = layer.mul_(255).floor_().div_(255)
@@ -71,29 +71,41 @@ def plasma(uniform: Tensor, decay: float) -> Tensor:
     starts at 100 and is divided by the decay at each level, of half the step of the one before.
 
     Args:
-        uniform: random numbers in [0, 1) for each point, (n, side, side), side a power of two.
+        uniform: random numbers in [0, 1), (n, side² − 1) for a side that is a power of two, in
+            the order in which points are made.
         decay: the division at each level.
+
+    Returns:
+        (n, side, side).
     """
-    side = uniform.shape[-1]
-    heights = torch.zeros_like(uniform)
+    n = len(uniform)
     noise = uniform * 2 - 1
-    step, wibble = side, 100.0
-    while step >= 2:
-        half = step // 2
-        corners = heights[:, ::step, ::step]
-        below = corners + corners.roll(-1, 1)
-        middles = (below + below.roll(-1, 2)).div_(4)
-        middles.add_(noise[:, half::step, half::step], alpha=wibble * wibble)
-        heights[:, half::step, half::step] = middles
-        tops = (middles + middles.roll(1, 1) + corners + corners.roll(-1, 2)).div_(4)
-        tops.add_(noise[:, ::step, half::step], alpha=wibble * wibble)
-        lefts = (middles + middles.roll(1, 2) + corners + corners.roll(-1, 1)).div_(4)
-        lefts.add_(noise[:, half::step, ::step], alpha=wibble * wibble)
-        heights[:, ::step, half::step] = tops
-        heights[:, half::step, ::step] = lefts
-        step, wibble = half, wibble / decay
+    heights = noise.new_zeros(n, 1, 1)
+    size, used, wibble = 1, 0, 100.0
+    while used < noise.shape[1]:
+        fresh = noise[:, used : used + 3 * size * size].view(n, 3, size, size)
+        heights = _refined(heights, fresh, wibble * wibble)
+        used += 3 * size * size
+        size, wibble = 2 * size, wibble / decay
     heights -= heights.amin((1, 2), keepdim=True)
     return heights.div_(heights.amax((1, 2), keepdim=True))
+
+
+def _refined(corners: Tensor, noise: Tensor, amplitude: float) -> Tensor:
+    """One level of diamond-square: (n, size, size) to (n, 2·size, 2·size)."""
+    n, size, _ = corners.shape
+    below = corners + corners.roll(-1, 1)
+    middles = (below + below.roll(-1, 2)).div_(4).add_(noise[:, 0], alpha=amplitude)
+    tops = (middles + middles.roll(1, 1)).add_(corners).add_(corners.roll(-1, 2))
+    tops.div_(4).add_(noise[:, 1], alpha=amplitude)
+    lefts = (middles + middles.roll(1, 2)).add_(below)
+    lefts.div_(4).add_(noise[:, 2], alpha=amplitude)
+    finer = corners.new_empty(n, size, 2, size, 2)
+    finer[:, :, 0, :, 0] = corners
+    finer[:, :, 0, :, 1] = tops
+    finer[:, :, 1, :, 0] = lefts
+    finer[:, :, 1, :, 1] = middles
+    return finer.view(n, 2 * size, 2 * size)
 
 
 def brightness(images: Tensor, amount: float) -> Tensor:
@@ -195,13 +207,13 @@ def _draw_snow(streams: RandomStreams, images: Tensor, constants: tuple[float, .
 def _draw_plasma(streams: RandomStreams, images: Tensor, constants: tuple[float, float]) -> Draws:
     height, width = images.shape[-2:]
     side = 1 << max(height - 1, width - 1, 1).bit_length()
-    heights = plasma(streams.uniform(side, side), constants[1])
+    heights = plasma(streams.uniform(side * side - 1), constants[1])
     return (heights[:, None, :height, :width],)
 
 
 PROCEDURES = {
-    "snow": Procedure(snow, _draw_snow),
+    "snow": Procedure(snow, _draw_snow, values_at_once=1 << 21),
     "frost": Procedure(frost, _draw_crops),
-    "fog": Procedure(fog, _draw_plasma),
+    "fog": Procedure(fog, _draw_plasma, values_at_once=1 << 19),
     "brightness": Procedure(brightness),
 }
