@@ -45,8 +45,8 @@ class Attacked:
         prediction: (epsilons, n) classes predicted for `images`.
         success: (epsilons, n) whether the model is fooled; for a targeted attack, whether it
             predicts the target.
-        success_by_step: (epsilons, steps + 1, n) the same after each number of steps, row 0 being
-            the start; None for an attack that has no steps to tell.
+        success_by_step: (epsilons, steps + 1, n) the same after each number of steps of any of
+            the restarts, row 0 being the start; None for an attack that has no steps to tell.
     """
 
     epsilons: tuple[float, ...]
@@ -270,6 +270,7 @@ class Attack(ABC):
 
 
 def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
+    """Refuses an option's value that is not among the known ones."""
     if asked not in known:
         matches = close_matches(str(asked), known, what=option)
         raise OptionError(f"there is no {option} {asked!r}; {matches}")
