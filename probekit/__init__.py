@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from probekit.metrics.functions import (
         unit_metric as unit_metric,
     )
+    from probekit.metrics.gradient_variability import GradientVariability as GradientVariability
     from probekit.metrics.interval import SelectivityInterval as SelectivityInterval
     from probekit.metrics.registry import (
         list_metrics as list_metrics,
@@ -69,6 +70,7 @@ _HOMES = {
     "ClassMeans": "statistics.class_means",
     "Covariance": "statistics.covariance",
     "Dimensionality": "metrics.dimensionality",
+    "GradientVariability": "metrics.gradient_variability",
     "ImageModel": "models.image_model",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",

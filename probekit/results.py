@@ -73,8 +73,9 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
             if path.exists():
                 shutil.rmtree(path)
         os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error}") from None
+    except (OSError, RuntimeError) as error:  # HDF5 tells of a full disk with a RuntimeError
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)

@@ -20,7 +20,9 @@ from probekit.errors import DataError, LayerError, ModelError, OptionError, Prob
 LAYERS = ["2", "4", "7"]
 
 
-def by_hand(network: nn.Module, images: Tensor, labels: Tensor, eps: float = 1e-6) -> dict[str, Any]:
+def by_hand(
+    network: nn.Module, images: Tensor, labels: Tensor, eps: float = 1e-6
+) -> dict[str, Any]:
     """Class means and index of every layer, by loops over units and classes in numpy."""
     kept: dict[str, np.ndarray[Any, Any]] = {}
     network.eval()
@@ -38,7 +40,10 @@ def by_hand(network: nn.Module, images: Tensor, labels: Tensor, eps: float = 1e-
     for name, maps in kept.items():
         pooled = maps.reshape(*maps.shape[:2], -1).mean(2)
         means = np.array(
-            [[pooled[labels.numpy() == c, u].mean() for c in range(3)] for u in range(pooled.shape[1])]
+            [
+                [pooled[labels.numpy() == c, u].mean() for c in range(3)]
+                for u in range(pooled.shape[1])
+            ]
         )
         index = []
         for row in means:
@@ -49,7 +54,9 @@ def by_hand(network: nn.Module, images: Tensor, labels: Tensor, eps: float = 1e-
     return found
 
 
-def test_result_equals_a_plain_reference(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
+def test_result_equals_a_plain_reference(
+    network: nn.Module, labelled: tuple[Tensor, Tensor]
+) -> None:
     reference = by_hand(network, *labelled)
     network.train()
     result = pk.analyze(network, labelled, batch_size=7)
@@ -141,7 +148,9 @@ def test_predictions_and_accuracy(network: nn.Module, labelled: tuple[Tensor, Te
     assert float(result["accuracy"]) == pytest.approx((predicted == labelled[1].numpy()).mean())
 
 
-def test_provenance_tells_what_was_done(model: pk.ImageModel, labelled: tuple[Tensor, Tensor]) -> None:
+def test_provenance_tells_what_was_done(
+    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+) -> None:
     result = pk.analyze(model, labelled, metrics=[pk.Selectivity(eps=0.5)], seed=4)
     facts = json.loads(result.attrs["provenance"])
     assert facts["metrics"] == {"selectivity": {"eps": 0.5, "negative": "clip", "dead_below": 0.0}}

@@ -14,7 +14,9 @@ HEAVY = ("timm", "torchvision", "captum", "matplotlib", "dask", "sklearn", "dist
 
 def loaded_by(code: str) -> set[str]:
     listing = f"{code}\nimport sys\nprint(*sorted(m.split('.')[0] for m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 

@@ -94,7 +94,7 @@ def record(
         "output": output,
         "seed": seed,
     }
-    frame = columns(found, spatial)
+    frame = columns(found, spatial, tokens)
     if batches.classes:
         frame["class_name"] = ("class", np.array(batches.classes, dtype=object))
     frame.attrs["provenance"] = provenance(**identity)
@@ -111,25 +111,34 @@ def record(
     return kept.open()
 
 
-def columns(layers: Sequence[Layer], spatial: Literal["mean", "none"]) -> xr.Dataset:
+def columns(
+    layers: Sequence[Layer], spatial: Literal["mean", "none"], tokens: Tokens = "all"
+) -> xr.Dataset:
     """The unit coordinates of a recording of some layers, in the order of its columns."""
     parts: dict[str, list[np.ndarray[Any, Any]]] = {"channel": [], "y": [], "x": [], "token": []}
     names: list[str] = []
     for layer in layers:
-        places = layer.positions if spatial == "none" else ()
-        count = prod(places)
-        names += [layer.name] * (layer.units * count)
-        parts["channel"].append(np.repeat(np.arange(layer.units), count))
-        y, x, token = (np.full(count, -1) for _ in range(3))
-        if len(places) == 2 and layer.windows == 1:
-            y, x = np.unravel_index(np.arange(count), places)
-        elif places:
-            token = np.arange(count)
-        for name, values in (("y", y), ("x", x), ("token", token)):
+        places = _places(layer, tokens) if spatial == "none" else np.full((1, 3), -1)
+        names += [layer.name] * (layer.units * len(places))
+        parts["channel"].append(np.repeat(np.arange(layer.units), len(places)))
+        for name, values in zip(("y", "x", "token"), places.T, strict=True):
             parts[name].append(np.tile(values, layer.units))
     wanted = ("channel",) if spatial == "mean" else ("channel", "y", "x", "token")
     joined = {name: ("unit", np.concatenate(parts[name]).astype(np.int64)) for name in wanted}
     return xr.Dataset(coords={"layer": ("unit", np.array(names, dtype=object)), **joined})
+
+
+def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
+    """(positions, 3): y, x and token of every position that is recorded of a layer."""
+    shape = layer.positions
+    places = np.full((prod(shape), 3), -1)
+    if len(shape) == 2 and layer.windows == 1:
+        places[:, 0], places[:, 1] = np.unravel_index(np.arange(len(places)), shape)
+    elif shape:
+        places[:, 2] = np.arange(len(places))
+    if layer.prefix and tokens != "all":
+        return places[:1] if tokens == "class" else places[layer.prefix :]
+    return places
 
 
 def _table(seen: Observed) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError, OutputError
 
-__all__ = ["RecordingStore"]
+__all__ = ["RecordingStore", "open_recording"]
 
 _BLOCK_BYTES = 32 * 2**20
 _PROGRESS = "recording-in-progress.json"
@@ -175,14 +175,34 @@ class RecordingStore:
 
     def open(self) -> xr.Dataset:
         """The recording, with lazy activations and everything else in memory."""
-        lazy = xr.open_zarr(self.path, consolidated=False, chunks={})
-        small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
-        text = {name: values.astype(object) for name, values in small.items() if _is_text(values)}
-        return lazy.assign(
-            {name: values for name, values in (small | text).items() if name in lazy.data_vars}
-        ).assign_coords(
-            {name: values for name, values in (small | text).items() if name in lazy.coords}
+        return open_recording(self.path)
+
+
+def open_recording(path: str | Path) -> xr.Dataset:
+    """Opens a stored recording: activations lazily through dask, everything else in memory.
+
+    Raises:
+        OutputError: There is none, or it is not finished.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise OutputError(f"there is no recording {str(path)!r}")
+    if (path / _PROGRESS).exists():
+        raise OutputError(
+            f"the recording {str(path)!r} is not finished; the command that began it goes on with it"
         )
+    try:
+        lazy = xr.open_zarr(path, consolidated=False, chunks={})
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{str(path)!r} is no recording: {error}") from None
+    small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+    plain = {
+        name: value.astype(object) if _is_text(value) else value for name, value in small.items()
+    }
+    coordinates = {name: value for name, value in plain.items() if name in lazy.coords}
+    return lazy.assign(
+        {name: value for name, value in plain.items() if name in lazy.data_vars}
+    ).assign_coords(coordinates)
 
 
 def _is_text(values: xr.DataArray) -> bool:

@@ -60,7 +60,9 @@ def test_any_kind_of_image(mode: str) -> None:
 def test_an_unreadable_image_is_named_or_skipped(damage: str, folder: Path) -> None:
     bad = folder / "dog" / "04.png"
     content = bad.read_bytes()
-    bad.write_bytes({"empty": b"", "text": b"hello", "truncated": content[: len(content) // 2]}[damage])
+    bad.write_bytes(
+        {"empty": b"", "text": b"hello", "truncated": content[: len(content) // 2]}[damage]
+    )
     with pytest.raises(DataError, match=r"04\.png.*cannot be read.*--skip-bad"):
         list(Batches(FolderImages(folder, (3, 8, 8)), batch_size=5))
     batches = Batches(FolderImages(folder, (3, 8, 8), skip_bad=True), batch_size=5)

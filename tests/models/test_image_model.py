@@ -26,7 +26,9 @@ def test_gradients_reach_the_image() -> None:
     assert images.grad.unique().tolist() == [4.0]
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (-1.0,))])
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (-1.0,))]
+)
 def test_impossible_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(ModelError, match="one positive std a channel"):
         pk.ImageModel(nn.Identity(), mean, std)

@@ -19,7 +19,9 @@ from probekit.models.loading import read_weights
 
 def test_bundled_model_is_what_its_card_says() -> None:
     model = pk.load_model("probekit:resnet20-fashion-mnist")
-    result = pk.analyze(model, pk.load_data("fashion-mnist", model), "layer3.2.relu2", batch_size=500)
+    result = pk.analyze(
+        model, pk.load_data("fashion-mnist", model), "layer3.2.relu2", batch_size=500
+    )
     folder = Path(pk.__file__).parent / "models" / "zoo"
     card = json.loads((folder / "resnet20-fashion-mnist.json").read_text())
     assert card["test_accuracy"] >= 0.90
@@ -75,7 +77,9 @@ class Evil:
         return (Path.touch, (Path("pwned"),))
 
 
-def test_a_pickle_that_needs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_needs_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, "evil.pt")
     with pytest.raises(ModelError, match="a pickle that needs code to be run, which is refused"):
