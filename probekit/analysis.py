@@ -158,7 +158,7 @@ def analyze(
         "data": batches.provenance()
         | {"seen": samples.sizes["sample"], "skipped": batches.skipped},
         "layers": [layer.name for layer in found],
-        "metrics": {metric.name: _options(metric) for metric in chosen},
+        "metrics": {metric.name: _options(metric, found) for metric in chosen},
         "tokens": tokens,
         "output": output,
         "seed": seed,
@@ -257,14 +257,15 @@ def _describe(model: Any) -> dict[str, Any]:
     return {"type": type(module).__name__, **known, "hash": content_hash(module)}
 
 
-def _options(metric: Metric) -> dict[str, Any]:
-    if not is_dataclass(metric):
-        return {}
+def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
+    """The options of a metric, and what it tells of its own about what it does with these layers."""
+    options = asdict(metric) if is_dataclass(metric) else {}
+    told = metric.describe(layers) if hasattr(metric, "describe") else {}
     return {
         name: value
-        for name, value in asdict(metric).items()
+        for name, value in options.items()
         if isinstance(value, str | int | float | bool | list | tuple | None)
-    }
+    } | told
 
 
 def _warn(sentence: str) -> None:

@@ -15,7 +15,7 @@ from probekit.capture.recorder import Recorder, pool
 __all__ = ["Activations", "Source", "Spatial", "Tap"]
 
 Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
-Tap: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 @runtime_checkable
@@ -29,9 +29,16 @@ class Source(Protocol):
     own_pass: bool
 
     def open(
-        self, model: Any, layers: Sequence[Layer], **reading: Any
+        self,
+        model: Any,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
     ) -> AbstractContextManager[Tap]:
-        """Gives a function from a batch of images to {layer: (rows, columns)}.
+        """Gives a function from a batch of images and their indices to {layer: (rows, columns)}.
+
+        `samples` are the indices of all samples, where they are known in advance.
 
         The function is called once a batch, after the forward pass over it. Rows are samples, or
         several rows a sample, each sample's together.
@@ -69,7 +76,14 @@ class Activations:
     own_pass = False
 
     @contextmanager
-    def open(self, model: Any, layers: Sequence[Layer], **reading: Any) -> Iterator[Tap]:
+    def open(
+        self,
+        model: Any,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
+    ) -> Iterator[Tap]:
         """Looks on while the model runs."""
         with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:
-            yield lambda images: recorder.activations
+            yield lambda images, index: recorder.activations

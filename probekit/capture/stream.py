@@ -116,7 +116,13 @@ def stream(
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(
-                sources[i].open(model, layers, tokens=reading.tokens, output=reading.output)
+                sources[i].open(
+                    model,
+                    layers,
+                    samples=_known(batches),
+                    tokens=reading.tokens,
+                    output=reading.output,
+                )
             )
             for i in order
         }
@@ -136,13 +142,21 @@ def stream(
                 batch = batch.to(device)
                 with reading.autocast(device):
                     output = forward(batch.images)
-                tables = {i: tap(batch.images) for i, tap in taps.items()}
+                tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                 for table in tables.values():
                     _check(table, layers, batch, reading.precision)
                 yield Observed(batch, output, [tables[i] for i in range(len(sources))])
                 bar.update(len(batch))
 
         yield observe()
+
+
+def _known(batches: Batches) -> Tensor | None:
+    """The indices of all samples, where they are known in advance."""
+    chosen = batches.subset()
+    if chosen is not None or batches.samples is None:
+        return chosen
+    return torch.arange(batches.samples)
 
 
 def _check(

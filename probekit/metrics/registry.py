@@ -49,6 +49,7 @@ BUILT_IN = {
     "class_information": "unit_metrics",
     "class_rank": "unit_metrics",
     "dimensionality": "dimensionality",
+    "gradient_variability": "gradient_variability",
     "lifetime_sparsity": "unit_metrics",
     "precision_selectivity": "unit_metrics",
     "selectivity": "selectivity",

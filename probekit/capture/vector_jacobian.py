@@ -1,0 +1,159 @@
+"""Gradients of many units with respect to the images, exactly, in chunks that fit a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from probekit.errors import LayerError, ModelError
+
+__all__ = ["Forward", "check_separate", "footprint", "square_norms"]
+
+Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+
+# More rows at once than this made nothing faster on CPUs; it is a matter of speed alone.
+_ROWS = 512
+
+
+def square_norms(
+    forward: Forward, images: Tensor, units: Mapping[str, Tensor], memory: int, per_row: int
+) -> dict[str, Tensor]:
+    """Squared norms of the gradients of units with respect to each sample's image.
+
+    Samples do not mix, so that one backward pass from a unit gives its gradient for every sample.
+    The batch is repeated, and each backward pass takes one unit, of any layer, in each repetition.
+
+    Args:
+        forward: Images to {layer: (batch, units)}, differentiable.
+        images: (batch, ...).
+        units: The units of each layer to differentiate, (some,).
+        memory: Bytes that the graph of a forward pass may take.
+        per_row: Bytes that it takes for one sample, as `footprint` tells.
+
+    Returns:
+        {layer: (batch, some)} in float64.
+    """
+    rows = max(1, min(memory // max(per_row, 1), max(_ROWS, len(images))))
+    parts = [_part(forward, part, units, rows // len(part)) for part in torch.split(images, rows)]
+    return {name: torch.cat([part[name] for part in parts]) for name in units}
+
+
+def _part(
+    forward: Forward, images: Tensor, units: Mapping[str, Tensor], most: int
+) -> dict[str, Tensor]:
+    pairs = [(name, place) for name in units for place in range(len(units[name]))]
+    repeats = max(1, min(most, len(pairs)))
+    batch = len(images)
+    found = {
+        name: torch.zeros(batch, len(some), dtype=_double(images), device=images.device)
+        for name, some in units.items()
+    }
+    with torch.enable_grad():
+        inputs = _leaf(images.repeat(repeats, *[1] * (images.ndim - 1)))
+        outputs = differentiable(forward(inputs), units)
+    for start in range(0, len(pairs), repeats):
+        chunk = pairs[start : start + repeats]
+        starts: dict[str, Tensor] = {}
+        for copy, (name, place) in enumerate(chunk):
+            if name not in starts:
+                starts[name] = torch.zeros_like(outputs[name])
+            starts[name][copy * batch : (copy + 1) * batch, units[name][place]] = 1
+        (gradient,) = torch.autograd.grad(
+            [outputs[name] for name in starts],
+            inputs,
+            list(starts.values()),
+            retain_graph=start + repeats < len(pairs),
+        )
+        size = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=_double(images))
+        for copy, (name, place) in enumerate(chunk):
+            found[name][:, place] = size[copy * batch : (copy + 1) * batch].square()
+    return found
+
+
+def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
+    """The outputs of some layers, which must hang on the images.
+
+    Raises:
+        LayerError: One does not.
+    """
+    for name in names:
+        if not outputs[name].requires_grad:
+            raise LayerError(
+                f"layer {name!r} does not depend on the images in a way that can be differentiated "
+                "(a constant, or a detach or no_grad inside the model); leave it out"
+            )
+    return {name: outputs[name] for name in names}
+
+
+def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None:
+    """Makes sure that no sample's activations depend on another sample's image.
+
+    Args:
+        forward: Images to {layer: (batch, units)}.
+        images: At least two; the first half's activations are differentiated by the second half,
+            and the other way round.
+        module: Where to look for the cause.
+
+    Raises:
+        ModelError: They do.
+    """
+    with torch.enable_grad():
+        inputs = _leaf(images)
+        outputs = differentiable(found := forward(inputs), found)
+    half = len(images) // 2
+    for name, output in outputs.items():
+        for mine, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            start = torch.zeros_like(output)
+            start[mine] = torch.rand_like(start[mine]) + 0.5
+            (gradient,) = torch.autograd.grad(output, inputs, start, retain_graph=True)
+            if bool(gradient[others].any()):
+                raise ModelError(
+                    f"layer {name!r}: a sample's activations depend on the other samples of its batch"
+                    f"{_cause(module)}, so that no gradient belongs to one sample; use a model whose "
+                    "samples do not mix (batch norm with running statistics, in eval mode)"
+                )
+
+
+def _cause(module: Any) -> str:
+    norms = (
+        name
+        for name, child in (module.named_modules() if module is not None else ())
+        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm)
+        and (child.training or child.running_mean is None)
+    )
+    name = next(norms, None)
+    return "" if name is None else f" ({name!r} takes the mean and variance of the batch)"
+
+
+def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
+    """Bytes for one sample: of the whole graph of a forward pass, and of its largest tensor."""
+    sizes: dict[int, int] = {}
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.ndim and len(tensor) == len(images):
+            kept.append(tensor)
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        forward(_leaf(images))
+    own = images.nelement() * images.element_size()
+    largest = max(sizes.values(), default=0)
+    return (sum(sizes.values()) + 2 * largest + own) // len(images), max(largest, own) // len(
+        images
+    )
+
+
+def _leaf(images: Tensor) -> Tensor:
+    if images.ndim == 4 and images.device.type == "cpu":
+        images = images.contiguous(memory_format=torch.channels_last)
+    return images.detach().clone().requires_grad_()
+
+
+def _double(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == "mps" else torch.float64

@@ -1,0 +1,229 @@
+"""Input-unit gradient variability: how unevenly a unit depends on the image from sample to sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.capture.gradients import GradientNorms, Method
+from probekit.metrics.registry import register
+from probekit.statistics.input_gradients import GradientMoments
+
+__all__ = ["GradientVariability", "across_units", "over_samples"]
+
+
+def over_samples(moments: xr.Dataset) -> xr.Dataset:
+    """Each unit's mean, standard deviation and coefficient of variation of gradient norms.
+
+    From estimates y of g and q of g squared that are unbiased for each sample, the mean of g is
+    mean(y), and its variance, freed of the noise of the estimates, is
+    mean(q) - mean(y)^2 + var(y) / n, which is unbiased; with exact gradients it is the sample
+    variance with n - 1.
+
+    Args:
+        moments: `GradientMoments.to_xarray()`.
+
+    Returns:
+        Per unit: `gradient_norm_mean`, `gradient_norm_std`, `gradient_norm_cv`; `gradient_norm_sem`
+        and `gradient_norm_cv_sem`, the standard errors of the mean and of the CV (delta method), which
+        hold what varies between samples and what the probes add; `gradient_norm_probe_error`, the
+        part of the standard error that the probes alone make (0 for exact gradients);
+        `gradient_dead`, zero gradient for every sample. The CV of a dead unit is NaN; so is all of a
+        unit that was not measured. A variance below zero, which noise can give, counts as zero.
+
+    Source:
+        g and its CV over samples: our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); norm,
+        pooling and n - 1 are choices of probekit's.
+
+    Example:
+        >>> from probekit.statistics.input_gradients import GradientMoments
+        >>> import torch
+        >>> norms, seen = torch.tensor([[1.0], [3.0]]), GradientMoments()
+        >>> seen.update(torch.cat([norms, norms**2], 1), torch.zeros(2, dtype=torch.int64))
+        >>> over_samples(seen.to_xarray())["gradient_norm_cv"].values.round(4)
+        array([0.7071])
+    """
+    seen = moments["count"]
+    count = seen.where(seen > 0)
+    mean, square = moments["norm"], moments["square"]
+    spread, joint, wide = (
+        moments[name] for name in ("norm_variance", "norm_square_covariance", "square_variance")
+    )
+    dead = (square == 0) & (seen > 0)
+    variance = square - mean**2 + spread / count
+    variance = variance.where(variance > _rounding(square), 0.0).where(variance.notnull())
+    live = mean.where(~dead)
+    cv: xr.DataArray = variance**0.5 / live
+    by_square = 1 / (2 * cv * live**2)
+    by_mean = -square / (cv * live**3)
+    cv_variance = by_mean**2 * spread + 2 * by_mean * by_square * joint + by_square**2 * wide
+    probe = mean**2 + spread * (count - 1) / count - square
+    return xr.Dataset(
+        {
+            "gradient_norm_mean": mean,
+            "gradient_norm_std": np.sqrt(variance),
+            "gradient_norm_cv": cv,
+            "gradient_norm_sem": np.sqrt(spread / count),
+            "gradient_norm_cv_sem": ((cv_variance / count).clip(min=0) ** 0.5).where(cv > 0),
+            "gradient_norm_probe_error": np.sqrt(
+                probe.where(probe > _rounding(square), 0.0).where(probe.notnull()) / count
+            ),
+            "gradient_dead": dead,
+        }
+    )
+
+
+def _rounding(square: xr.DataArray) -> xr.DataArray:
+    """What may be left of differences between means of squares by rounding in float64."""
+    return 1e-14 * square
+
+
+def across_units(units: xr.Dataset) -> xr.Dataset:
+    """One layer's numbers from those of its units, dead ones left out and counted.
+
+    Args:
+        units: What `over_samples` gives for the units of one layer.
+
+    Returns:
+        `gradient_norm_cv_across_units`, the standard deviation (n - 1) over units of their means,
+        freed of the probes' noise as if it were independent between units, over the mean of the
+        means; `gradient_norm_cv_mean`, the mean of the units' CVs; `gradient_units` that are
+        measured, and how many of them are dead, `gradient_dead_units`.
+
+    Source:
+        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+    """
+    measured = units["gradient_norm_mean"].notnull()
+    means = units["gradient_norm_mean"].where(measured & ~units["gradient_dead"])
+    noise = (units["gradient_norm_probe_error"] ** 2).where(means.notnull()).mean("unit")
+    variance = means.var("unit", ddof=1) - noise.fillna(0.0)
+    return xr.Dataset(
+        {
+            "gradient_norm_cv_across_units": np.sqrt(variance.clip(min=0)) / means.mean("unit"),
+            "gradient_norm_cv_mean": units["gradient_norm_cv"].mean("unit"),
+            "gradient_units": measured.sum(),
+            "gradient_dead_units": (units["gradient_dead"] & measured).sum(),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class GradientVariability:
+    """The metric `gradient_variability`: how a unit's gradient by the image varies over samples.
+
+    For unit u and sample x, g_u(x) = ||d activation_u / dx||_2 of the activation pooled over
+    positions, in units of activation per unit of image (in [0, 1] for an `ImageModel`).
+
+    Per unit and per layer: what `over_samples` and `across_units` give, and per unit
+    `gradient_samples`, the number of samples measured.
+
+    Args:
+        method: `"exact"`: backward passes, one a unit, each for a whole batch of samples. `"probes"`:
+            forward-mode derivatives along random directions v ~ N(0, I). (Jv)_u is N(0, g_u^2), so
+            that the mean of K squares has the mean g_u^2, and its root the mean c_K g_u with
+            c_K = sqrt(2/K) Gamma((K+1)/2) / Gamma(K/2): all units of all layers at once, and no
+            bias. `"auto"`: probes where more units are asked for than there are probes, otherwise
+            exact; the choice is written to the provenance and to the attributes of the variables.
+        probes: Directions for each sample; they hang on the seed and the sample's index alone.
+        units: At most so many units a layer, a random sample.
+        samples: At most so many samples: a random sample of data whose size is known, the first ones
+            of anything else.
+        layers: Which of the analysed layers, names or globs; None is all.
+        seed: Seeds directions and samples.
+        memory: Bytes that intermediate results may take.
+
+    Raises:
+        OptionError: A value that means nothing.
+        ModelError: Samples mix (batch norm without running statistics), or, with probes, an operation
+            that has no forward-mode derivative.
+
+    Source:
+        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
+
+    Example:
+        >>> from probekit.analysis import analyze
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Softplus())
+        >>> batch = (torch.rand(8, 1, 5, 5), torch.arange(8) % 2)
+        >>> result = analyze(net, [batch], layers=["0"], metrics=GradientVariability())
+        >>> result["units"]["gradient_norm_cv"].values.round(6)
+        array([0., 0.])
+    """
+
+    method: Method = "auto"
+    probes: int = 32
+    units: int | None = None
+    samples: int | None = None
+    layers: str | Sequence[str] | None = None
+    seed: int = 0
+    memory: int = 2**30
+
+    def __post_init__(self) -> None:
+        self._gradients()
+
+    @property
+    def name(self) -> str:
+        """`gradient_variability`."""
+        return "gradient_variability"
+
+    @property
+    def needs(self) -> Sequence[GradientMoments]:
+        """Moments of gradient norms."""
+        return (GradientMoments(self._gradients()),)
+
+    def _gradients(self) -> GradientNorms:
+        layers = (self.layers,) if isinstance(self.layers, str) else self.layers
+        return GradientNorms(
+            method=self.method,
+            probes=self.probes,
+            units=self.units,
+            samples=self.samples,
+            layers=None if layers is None else tuple(layers),
+            seed=self.seed,
+            memory=self.memory,
+        )
+
+    def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
+        """What is done for these layers, for the provenance."""
+        gradients = self._gradients()
+        units = gradients.chosen_units(layers)
+        return {
+            "method_used": gradients.chosen_method(layers),
+            "units_measured": sum(map(len, units.values())),
+            "layers_measured": list(units),
+            "unit_sample": {
+                name: some.tolist()
+                for (name, some), layer in zip(
+                    units.items(), (one for one in layers if one.name in units), strict=True
+                )
+                if len(some) < layer.units
+            },
+        }
+
+    def evaluate(self, moments: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        units = over_samples(moments)
+        layers = across_units(units)
+        return units.assign(gradient_samples=moments["count"]), layers
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Tells of units whose variability is lost in the noise, and of too few samples."""
+        said = []
+        measured = units["gradient_samples"] > 0
+        few = int((measured & (units["gradient_samples"] < 2)).sum())
+        if few:
+            said.append(f"{few} units have gradients of one sample only, and so no variability")
+        lost = (units["gradient_norm_cv"] == 0) & (units["gradient_norm_probe_error"] > 0)
+        if count := int(lost.sum()):
+            said.append(
+                f"{count} units vary less from sample to sample than {self.probes} probes can tell, "
+                "and have a CV of 0; use more probes or samples, or method='exact'"
+            )
+        return said
+
+
+register(GradientVariability())
