@@ -2,10 +2,11 @@
 
     python benchmarks/attacks.py [cnn|resnet20] [--images 256] [--repeats 7] [--threads 1]
 
-The model is a small convolutional network trained on scikit-learn's digits, or a ResNet20 on digits scaled to 32 pixels, whose cost is mostly the network's as in real use. Each
-library makes adversarial images and says which of them fool the model: foolbox and probekit as
-part of the call, torchattacks by one more forward pass. The libraries take turns; a row holds the
-median time, its ratio to the faster of the other two, and the accuracy under attack.
+The model is a small convolutional network trained on scikit-learn's digits, or a ResNet20 on
+digits scaled to 32 pixels, whose cost is mostly the network's as in real use. Each library makes
+adversarial images and says which of them fool the model: foolbox and probekit as part of the
+call, torchattacks by one more forward pass. The libraries take turns; a row holds the median
+time, its ratio to the faster of the other two, and the accuracy under attack.
 """
 
 from __future__ import annotations
