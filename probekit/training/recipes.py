@@ -109,6 +109,12 @@ class Recipe:
                 raise OptionError(f"{name} must be from {low:g} to {high:g}, not {value!r}")
         if self.schedule not in ("milestones", "one-cycle"):
             raise OptionError(f"schedule is 'milestones' or 'one-cycle', not {self.schedule!r}")
+        channels = self.input_size[0]
+        if not len(self.mean) == len(self.std) == channels:
+            raise OptionError(
+                f"mean and std need one number for each of {channels} channels (input_size), not "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
         if not all(_whole(epoch, 1) for epoch in self.milestones):
             raise OptionError(f"milestones are whole epochs from 1, not {self.milestones!r}")
         if self.precision not in PRECISIONS:

@@ -15,11 +15,12 @@ from probekit._version import __version__
 from probekit.errors import OutputError
 from probekit.training.checkpoint import remove_drafts, write_text
 
-__all__ = ["Run", "claim", "locked", "read_run"]
+__all__ = ["Run", "claim", "locked", "read_run", "refuse_foreign"]
 
 CARD = "model.json"
 IDENTITY = "run.json"
 LAST = "last.safetensors"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -94,31 +95,37 @@ def read_run(folder: str | Path) -> Run | None:
         raise OutputError(f"{str(card)!r} is not the card of a training run: {error!r}") from None
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Makes a folder that of one run, or finds that it is already.
-
-    Args:
-        folder: Made if it does not exist.
-        identity: All that decides what the run becomes.
+def refuse_foreign(folder: Path) -> None:
+    """Looks at a folder, and changes nothing, before a run takes it.
 
     Raises:
-        OutputError: The folder holds something else, or a run of another recipe, seed or alpha.
+        OutputError: There is something in it and it is no training run.
     """
-    file = folder / IDENTITY
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
-    if file.is_file():
-        _check_same(folder, _read_identity(file), identity)
+    if not folder.is_dir() or (folder / IDENTITY).is_file():
         return
-    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
     if others:
         raise OutputError(
             f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
             "another folder"
         )
-    write_text(file, json.dumps({**identity, "probekit": __version__}, indent=2) + "\n")
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Makes a folder that of one run, or finds that it is already.
+
+    Args:
+        folder: That exists.
+        identity: All that decides what the run becomes.
+
+    Raises:
+        OutputError: The folder holds a run of another recipe, seed or alpha.
+    """
+    file = folder / IDENTITY
+    if file.is_file():
+        _check_same(folder, _read_identity(file), identity)
+    else:
+        write_text(file, json.dumps({**identity, "probekit": __version__}, indent=2) + "\n")
 
 
 def _read_identity(file: Path) -> dict[str, Any]:
@@ -151,10 +158,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the lock goes with the process, however it ends.
 
     Raises:
-        OutputError: Another process is training in it.
+        OutputError: Another process is training in it, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK).open("w")
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
+    with opened as file:
         try:
             import fcntl
 

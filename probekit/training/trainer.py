@@ -15,7 +15,7 @@ from probekit.training.fitting import Fitting
 from probekit.training.machine import Machine
 from probekit.training.minibatches import load_run_data
 from probekit.training.recipes import Precision, Recipe, get_recipe
-from probekit.training.runs import Run, claim, locked, read_run
+from probekit.training.runs import Run, claim, locked, read_run, refuse_foreign
 from probekit.training.schedules import AlphaSchedule
 
 __all__ = ["train"]
@@ -47,8 +47,8 @@ def train(
     The loss is the cross-entropy - alpha * mean class selectivity of the batch. The folder holds
     `model.json` and the weights of the epoch with the best validation accuracy (what `load_model`
     reads), `final.safetensors` (those of the last epoch), `last.safetensors` (all that is needed to go on),
-    `log.jsonl` and `log.csv`. On a CPU, a run that was killed and resumed ends with the same weights,
-    bit for bit, as one that was not.
+    `log.jsonl` and `log.csv`. On a CPU, with the same number of threads, a run that was killed and resumed
+    ends with the same weights, bit for bit, as one that was not.
 
     Args:
         recipe: A name (`list_recipes()`) or a `Recipe`.
@@ -115,6 +115,7 @@ def train(
     machine = Machine.here(device)
     with ExitStack() as stack:
         if machine.is_main:
+            refuse_foreign(folder)
             stack.enter_context(locked(folder))
             claim(folder, identity)
         machine.wait()
