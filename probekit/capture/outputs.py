@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -58,14 +58,17 @@ def batch_size(arguments: Any) -> int:
     """The length of the first tensor among a module's arguments; 0 where there is none."""
     if isinstance(arguments, Tensor):
         return arguments.shape[0] if arguments.ndim else 0
-    return next(filter(None, map(batch_size, _parts(arguments))), 0)
+    for part in _parts(arguments):
+        if size := batch_size(part):
+            return size
+    return 0
 
 
-def _parts(nested: Any) -> Iterator[Any]:
+def _parts(nested: Any) -> Iterable[Any]:
     if isinstance(nested, Mapping):
-        yield from nested.values()
-    elif isinstance(nested, list | tuple):
-        yield from nested
-    elif is_dataclass(nested) and not isinstance(nested, type):
-        for field in fields(nested):
-            yield getattr(nested, field.name)
+        return nested.values()
+    if isinstance(nested, list | tuple):
+        return nested
+    if is_dataclass(nested) and not isinstance(nested, type):
+        return [getattr(nested, field.name) for field in fields(nested)]
+    return ()
