@@ -71,6 +71,8 @@ class FunctionMetric:
                 raise OptionError(self._must("a number or xarray", type(found).__name__)) from None
         if not isinstance(found, xr.DataArray | xr.Dataset):
             raise OptionError(self._must("xarray", type(found).__name__))
+        # Coordinates that came along would clash with those of other metrics' numbers.
+        found = found.drop_vars([name for name in found.coords if name not in found.dims])
         table = found.to_dataset(name=self.name) if isinstance(found, xr.DataArray) else found
         for name, values in table.data_vars.items():
             if (self.level == "unit") != ("unit" in values.dims):
@@ -82,8 +84,7 @@ class FunctionMetric:
                     + f"; for one number a {'layer' if self.level == 'unit' else 'unit'} use "
                     + f"{'layer' if self.level == 'unit' else 'unit'}_metric"
                 )
-        # Coordinates that came along would clash with those of other metrics' numbers.
-        return table.drop_vars([name for name in table.coords if name not in table.dims])
+        return table
 
     def _check_units(self, table: xr.Dataset, statistics: tuple[Any, ...]) -> None:
         sizes = {given.sizes["unit"] for given in statistics if "unit" in given.dims}

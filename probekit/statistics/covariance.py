@@ -144,9 +144,10 @@ class Covariance(Statistic):
 
         Returns:
             `covariance` (unit, other_unit), or `gram` (row, other_row) where the rows were kept: the
-            inner products of the rows over n - 1 (n where not centred); `mean` (unit); `count`, the
-            rows; `n_dimensions`; `centred`; and `fourth_moment`, the mean of the fourth power of
-            the rows' distance from the mean (over n - 1, or over n from zero).
+            inner products of the rows over n - 1 (n where not centred); `mean` and `variance`
+            (unit), the latter the diagonal of the covariance; `count`, the rows; `n_dimensions`;
+            `centred`; and `fourth_moment`, the mean of the fourth power of the rows' distance from
+            the mean (over n - 1, or over n from zero).
 
         Raises:
             DataError: No rows, or a single one where the covariance is centred.
@@ -167,7 +168,10 @@ class Covariance(Statistic):
         matrix = found["second"]
         matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
         return self._labelled(
-            ("covariance", ("unit", "other_unit"), matrix), centre, found["fourth"] / degrees
+            ("covariance", ("unit", "other_unit"), matrix),
+            centre,
+            matrix.diagonal(),
+            found["fourth"] / degrees,
         )
 
     def _from_rows(self, degrees: int) -> xr.Dataset:
@@ -176,6 +180,7 @@ class Covariance(Statistic):
         order = torch.cat(gather(self.state, "index")).argsort(stable=True)
         gram = torch.zeros(count, count, dtype=torch.float64, device=parts[0].device)
         centre = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
+        variance = torch.zeros_like(centre)
         for start in range(0, columns, width := max(1, _GRAM_COLUMNS // count)):
             stop = start + width
             block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])[order]
@@ -184,18 +189,25 @@ class Covariance(Statistic):
             centre[start:stop] = middle
             if self.centred:
                 block -= middle
+            variance[start:stop] = block.square().sum(0) / degrees
             gram.addmm_(block, block.T)
         fourth = gram.diagonal().square().sum() / degrees
-        return self._labelled(("gram", ("row", "other_row"), gram.div_(degrees)), centre, fourth)
+        matrix = ("gram", ("row", "other_row"), gram.div_(degrees))
+        return self._labelled(matrix, centre, variance, fourth)
 
     def _labelled(
-        self, matrix: tuple[str, tuple[str, str], Tensor], centre: Tensor, fourth: Tensor
+        self,
+        matrix: tuple[str, tuple[str, str], Tensor],
+        centre: Tensor,
+        variance: Tensor,
+        fourth: Tensor,
     ) -> xr.Dataset:
         name, dims, values = matrix
         return xr.Dataset(
             {
                 name: (dims, values.cpu().numpy()),
                 "mean": ("unit", centre.cpu().numpy()),
+                "variance": ("unit", variance.cpu().numpy().copy()),
                 "count": self._count(),
                 "n_dimensions": len(centre),
                 "centred": self.centred,

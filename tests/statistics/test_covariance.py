@@ -45,6 +45,7 @@ def test_equals_numpy_cov(spatial: Any, columns: int, batch: int) -> None:
         scale = abs(expected).max()
         np.testing.assert_allclose(found["covariance"], expected, rtol=1e-12, atol=1e-13 * scale)
     np.testing.assert_allclose(found["mean"], rows.mean(0), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(found["variance"], rows.var(0, ddof=1), rtol=1e-11)
     squares = ((rows - rows.mean(0)) ** 2).sum(1)
     np.testing.assert_allclose(found["fourth_moment"], (squares**2).sum() / 199, rtol=1e-11)
     assert (int(found["count"]), int(found["n_dimensions"])) == (200, columns)

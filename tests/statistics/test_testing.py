@@ -14,6 +14,7 @@ from probekit.statistics.base import Statistic
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.recorded import Recorded
+from probekit.statistics.silent import SilentCounts
 from probekit.statistics.testing import check_statistic
 
 STATISTICS = [
@@ -24,6 +25,7 @@ STATISTICS = [
     Covariance("flatten"),
     Covariance("flatten", centred=False),
     Recorded(),
+    SilentCounts(threshold=0.5),
 ]
 
 

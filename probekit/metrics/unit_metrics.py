@@ -1,0 +1,194 @@
+"""More about single units, each a function that a user could have written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from scipy.stats import rankdata
+
+from probekit.errors import DataError, OptionError
+from probekit.metrics.functions import unit_metric
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.covariance import Covariance
+from probekit.statistics.recorded import Recorded
+from probekit.statistics.silent import SilentCounts
+
+__all__ = [
+    "class_information",
+    "class_rank",
+    "lifetime_sparsity",
+    "precision_selectivity",
+    "silent_fraction",
+]
+
+
+@unit_metric(needs=Covariance)
+def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
+    """How few samples a unit responds to: 0, all alike; 1, a single one.
+
+    S = (1 - a) / (1 - 1/n) with a = (mean r)^2 / mean(r^2) over n samples. It is meant for
+    activations from zero; NaN for units that are always zero, and for a single sample.
+
+    Args:
+        covariance: What the statistic `Covariance` gives, or a recording of one layer.
+
+    Returns:
+        The sparsity (unit).
+
+    Source:
+        a: Treves & Rolls 1991 (Network 2); S: Vinje & Gallant 2000 (Science 287).
+
+    Example:
+        >>> rows = [[0.0, 1.0], [4.0, 1.0]]
+        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
+        >>> lifetime_sparsity(recording.assign(label=("sample", [0, 1]))).values
+        array([1., 0.])
+    """
+    count = int(covariance["count"])
+    squared_mean = covariance["mean"] ** 2
+    # The variance is over n - 1, the mean of squares over n.
+    mean_square = covariance["variance"] * (count - 1) / count + squared_mean
+    spread = 1 - squared_mean / mean_square.where(mean_square > 0)
+    return spread / (1 - 1 / count) if count > 1 else spread * np.nan
+
+
+@unit_metric(needs=Recorded)
+def class_information(
+    recording: xr.Dataset, bins: int = 20, corrected: bool = False
+) -> xr.DataArray:
+    """The mutual information between class and activation of a unit, in bits.
+
+    Activations are put into bins that hold equally many samples, as far as equal activations (the
+    zeros of a ReLU) allow. With few samples it is too high, by about
+    (bins - 1)(classes - 1) / (2 n ln 2) bits for a unit that knows nothing.
+
+    Args:
+        recording: `activation` (sample, unit) and `label` (sample).
+        bins: How many bins; a choice of ours.
+        corrected: Subtract that bias, counted over the bins and classes that are used (Miller 1955);
+            the result can then be below zero.
+
+    Returns:
+        The information (unit), at most the entropy of the classes.
+
+    Raises:
+        OptionError: Fewer than two bins.
+
+    Source:
+        Morcos et al. 2018 (arXiv 1803.06959) compare it with class selectivity.
+
+    Example:
+        >>> rows = [[0.0, 1.0], [0.0, 5.0], [2.0, 1.0], [2.0, 5.0]]
+        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
+        >>> class_information(recording.assign(label=("sample", [0, 0, 1, 1])), bins=2).values
+        array([1., 0.])
+    """
+    if not isinstance(bins, int) or bins < 2:
+        raise OptionError(f"bins must be a whole number of at least 2, not {bins!r}")
+    table, labels = _columns(recording)
+    found = [_information(column, labels, bins, corrected) for column in table.T]
+    return xr.DataArray(np.array(found), dims="unit")
+
+
+@unit_metric(needs=Recorded)
+def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
+    """The largest share that one class has among the samples that excite a unit most.
+
+    Samples with the same activation as the last one that counts share its place. The lowest value
+    is about 1 / classes, and higher for few samples; a unit with the same activation for all samples
+    has the share of the largest class.
+
+    Args:
+        recording: `activation` (sample, unit) and `label` (sample).
+        top: How many samples count, or all where there are fewer.
+
+    Returns:
+        The share (unit).
+
+    Raises:
+        OptionError: `top` is below 1.
+
+    Source:
+        After Zhou et al. 2015 (arXiv 1412.6856), with the classes of the data in the place of concepts
+        that people name.
+
+    Example:
+        >>> rows = [[3.0, 3.0], [2.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
+        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
+        >>> precision_selectivity(recording.assign(label=("sample", [0, 0, 1, 1])), top=2).values
+        array([1. , 0.5])
+    """
+    if not isinstance(top, int) or top < 1:
+        raise OptionError(f"top must be a whole number of at least 1, not {top!r}")
+    table, labels = _columns(recording)
+    top = min(top, len(table))
+    lowest = -np.partition(-table, top - 1, axis=0)[top - 1]
+    above, equal = table > lowest, table == lowest
+    weight = above + equal * (top - above.sum(0)) / equal.sum(0)
+    shares = [weight[labels == label].sum(0) / top for label in np.unique(labels)]
+    return xr.DataArray(np.max(shares, 0), dims="unit")
+
+
+@unit_metric(needs=ClassMeans)
+def class_rank(class_mean: xr.DataArray) -> xr.DataArray:
+    """The rank of each class for a unit: 1 for the preferred class, the one of the highest mean.
+
+    Classes of the same mean share the mean of their ranks.
+
+    Args:
+        class_mean: Class means (unit, class), or a recording.
+
+    Returns:
+        The ranks (unit, class).
+
+    Example:
+        >>> class_rank(xr.DataArray([[0.1, 0.7, 0.1]], dims=("unit", "class"))).values
+        array([[2.5, 1. , 2.5]])
+    """
+    class_mean = class_mean.transpose("unit", "class")
+    return class_mean.copy(data=rankdata(-class_mean.values, axis=1))
+
+
+@unit_metric(needs=SilentCounts)
+def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
+    """The share of samples for which a unit is silent: its activation is not above zero.
+
+    Args:
+        counts: What the statistic `SilentCounts` gives, or a recording.
+
+    Returns:
+        The share (unit); 1 for a dead unit.
+
+    Example:
+        >>> silent_fraction(xr.Dataset({"silent": ("unit", [0, 3]), "count": 4})).values
+        array([0.  , 0.75])
+    """
+    return counts["silent"] / counts["count"]
+
+
+def _columns(recording: xr.Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The activations (sample, unit) and the labels (sample,) of a recording."""
+    if "activation" not in recording or "label" not in recording.variables:
+        raise DataError("a recording has activation(sample, unit) and label(sample)")
+    table = recording["activation"].transpose("sample", "unit").values
+    return table, recording["label"].values.astype(np.int64)
+
+
+def _information(
+    values: npt.NDArray[Any], labels: npt.NDArray[np.int64], bins: int, corrected: bool
+) -> float:
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
+    places = np.searchsorted(edges, values, side="left")
+    classes = np.unique(labels, return_inverse=True)[1]
+    joint = np.zeros((places.max() + 1, classes.max() + 1))
+    np.add.at(joint, (places, classes), 1 / len(values))
+    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    there = joint > 0
+    information = float((joint[there] * np.log2(joint[there] / apart[there])).sum())
+    if corrected:
+        used, classes_used = (np.count_nonzero(joint.sum(axis)) for axis in (1, 0))
+        information -= (used - 1) * (classes_used - 1) / (2 * len(values) * np.log(2))
+    return information
