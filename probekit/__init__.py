@@ -12,6 +12,7 @@ from probekit._version import __version__
 
 if TYPE_CHECKING:
     from probekit.analysis import analyze as analyze
+    from probekit.capture.jacobian import jacobian_norm as jacobian_norm
     from probekit.capture.plan import plan as plan
     from probekit.capture.recorder import Recorder as Recorder
     from probekit.capture.recording import record as record
@@ -86,6 +87,7 @@ _HOMES = {
     "analyze": "analysis",
     "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
+    "jacobian_norm": "capture.jacobian",
     "layer_metric": "metrics.functions",
     "list_data": "data.datasets",
     "list_metrics": "metrics.registry",

@@ -10,16 +10,14 @@ from math import exp, lgamma, sqrt
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from probekit.capture.jacobian_vector import Differentiator, directional_derivatives
-from probekit.capture.layers import Layer, unwrap
-from probekit.capture.private_copy import lend_private, unfused_attention
+from probekit.capture.differentiated import Differentiated
+from probekit.capture.layers import Layer
 from probekit.capture.recorder import Recorder
 from probekit.capture.sources import Tap
-from probekit.capture.vector_jacobian import check_separate, footprint, square_norms
+from probekit.capture.vector_jacobian import Forward
 from probekit.errors import LayerError, OptionError, close_matches
-from probekit.models.image_model import as_module
 
 __all__ = ["GradientNorms", "Method", "check_options", "choose_method", "mean_chi"]
 
@@ -181,7 +179,7 @@ class _Tap:
         self._wanted = [layer for layer in layers if layer.name in self._units]
         self._samples = source.chosen_samples(samples)
         self._left = source.samples
-        self._gauge: _Gauge | None = None
+        self._subject: Differentiated | None = None
 
     def __call__(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
         rows = self._rows(index)
@@ -190,14 +188,14 @@ class _Tap:
             for layer in self._layers
         }
         if len(rows):
-            if self._gauge is None:
-                self._gauge = self._open_gauge(images)
-            self._gauge.watch(images)
-            found = self._gauge.measure(images[rows.to(images.device)], index[rows])
+            if self._subject is None:
+                self._subject = self._open(images)
+            self._subject.check(images)
+            squares = self._squares(images[rows.to(images.device)], index[rows])
+            scale = mean_chi(self._source.probes) if self._method == "probes" else 1.0
             for layer in self._wanted:
-                norm, square = found[layer.name]
-                units = self._units[layer.name]
-                tables[layer.name][rows[:, None], units] = norm
+                units, square = self._units[layer.name], squares[layer.name]
+                tables[layer.name][rows[:, None], units] = square.sqrt() / scale
                 tables[layer.name][rows[:, None], units + layer.units] = square
         return tables
 
@@ -211,77 +209,35 @@ class _Tap:
         self._left -= len(rows)
         return rows
 
-    def _open_gauge(self, images: Tensor) -> _Gauge:
-        def recorded(model: Any, inputs: Tensor) -> dict[str, Tensor]:
-            with Recorder(model, self._wanted, grad=True, stop=True, **self._reading) as recorder:
-                recorder(inputs)
-            return dict(recorder.activations)
+    def _open(self, images: Tensor) -> Differentiated:
+        @contextmanager
+        def reading(model: Any) -> Iterator[Forward]:
+            options: Any = self._reading
+            with Recorder(model, self._wanted, grad=True, stop=True, **options) as recorder:
 
-        modules = {layer.module for layer in self._wanted}
-        lent = lend_private(self._model, images[:4], modules, recorded)
-        model, _ = self._stack.enter_context(lent)
-        recorder = self._stack.enter_context(
-            Recorder(model, self._wanted, grad=True, stop=True, **self._reading)
-        )
+                def forward(inputs: Tensor) -> dict[str, Tensor]:
+                    recorder(inputs)
+                    return recorder.activations
 
-        def forward(inputs: Tensor) -> dict[str, Tensor]:
-            recorder(inputs)
-            return recorder.activations
+                yield forward
 
-        return _Gauge(self._source, self._method, model, forward, self._units, images)
+        recorded = {layer.module for layer in self._wanted}
+        opened = Differentiated.open(self._model, images, reading, recorded, self._source.memory)
+        return self._stack.enter_context(opened)
 
-
-class _Gauge:
-    """One model, ready to be differentiated."""
-
-    def __init__(
-        self,
-        source: GradientNorms,
-        method: Literal["exact", "probes"],
-        model: Any,
-        forward: Any,
-        units: Mapping[str, Tensor],
-        images: Tensor,
-    ) -> None:
-        self._source, self._method, self._model = source, method, model
-        self._forward, self._units = forward, units
-        self._module: nn.Module = unwrap(as_module(model))
-        self._graph, self._largest = footprint(forward, images[:1])
-        self._differentiate = Differentiator(forward, self._module)
-        self._watched = False
-
-    def watch(self, images: Tensor) -> None:
-        """Makes sure, with the first batch of several samples, that they do not mix."""
-        if not self._watched and len(images) > 1:
-            check_separate(self._forward, images[:4], self._module)
-            self._watched = True
-
-    def measure(self, images: Tensor, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Norms and squared norms, (batch, units that are measured) on the CPU."""
+    def _squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Squared norms, or unbiased estimates of them, {layer: (batch, units measured)}."""
+        assert self._subject is not None
         if self._method == "exact":
-            found = square_norms(
-                self._forward, images, self._units, self._source.memory, self._graph
-            )
-            return {name: (square.sqrt().cpu(), square.cpu()) for name, square in found.items()}
-        correction = mean_chi(self._source.probes)
-        squares = self._mean_squares(images, index)
-        return {name: (value.sqrt() / correction, value) for name, value in squares.items()}
-
-    def _mean_squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
-        found = {
+            found = self._subject.square_norms(images, self._units)
+            return {name: values.cpu() for name, values in found.items()}
+        probes, seed = self._source.probes, self._source.seed
+        sums = {
             name: torch.zeros(len(images), len(units), dtype=torch.double)
             for name, units in self._units.items()
         }
-        with unfused_attention(self._model):
-            for part, derivatives in directional_derivatives(
-                self._differentiate,
-                images,
-                index,
-                probes=self._source.probes,
-                seed=self._source.seed,
-                rows=max(1, self._source.memory // (8 * self._largest)),
-            ):
-                for name, units in self._units.items():
-                    values = derivatives[name][..., units.to(derivatives[name].device)]
-                    found[name][part] += values.cpu().double().square().sum(0)
-        return {name: value / self._source.probes for name, value in found.items()}
+        for part, derivatives in self._subject.derivatives(images, index, probes, seed):
+            for name, units in self._units.items():
+                values = derivatives[name][..., units.to(images.device)]
+                sums[name][part] += values.cpu().double().square().sum(0)
+        return {name: total / probes for name, total in sums.items()}

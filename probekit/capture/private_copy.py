@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass, replace
@@ -31,9 +30,7 @@ _HOOKS = (
 
 
 @contextmanager
-def lend_private(
-    model: Any, images: Tensor, recorded: set[str], forward: Forward
-) -> Iterator[tuple[Any, list[str]]]:
+def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forward) -> Iterator[Any]:
     """Lends something that computes what a model computes, and is cheap to differentiate.
 
     A copy shares the model's weights, without their gradients and without hooks; where the model
@@ -48,28 +45,27 @@ def lend_private(
         forward: Gives what is recorded of a model for images.
 
     Yields:
-        The model to use, and what was done to it.
+        The model to use.
     """
     module = unwrap(as_module(model))
     with torch.no_grad():
         expected = forward(model, images)
     for fold in (True, False):
-        made = None if _hooked(module) else _try_copy(module, recorded, fold)
-        if made is None:
+        twin = None if _hooked(module) else _try_copy(module, recorded, fold)
+        if twin is None:
             continue
-        twin, done = made
         if images.device.type == "cpu" and images.ndim == 4:
-            done += _channels_last(twin)
+            _channels_last(twin)
         private = _holding(model, twin)
         if private is not None and _same(private, images, expected, forward):
-            yield private, done
+            yield private
             return
     with ExitStack() as stack:
         for parameter in module.parameters():
             if parameter.requires_grad:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
-        yield model, []
+        yield model
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -83,15 +79,14 @@ def _hooked(module: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "") != "probekit.capture.recorder" for hook in hooks)
 
 
-def _try_copy(
-    module: nn.Module, recorded: set[str], fold: bool
-) -> tuple[nn.Module, list[str]] | None:
+def _try_copy(module: nn.Module, recorded: set[str], fold: bool) -> nn.Module | None:
     try:
         twin = _copy(module, {}, {})
-        count = _fold_batch_norms(twin, recorded) if fold else 0
+        if fold:
+            _fold_batch_norms(twin, recorded)
     except Exception:  # modules may refuse copying and tracing in ways of their own
         return None
-    return twin, [f"{count} batch norms folded"] if count else []
+    return twin
 
 
 def _copy(
@@ -139,7 +134,7 @@ def _same(private: Any, images: Tensor, expected: dict[str, Tensor], forward: Fo
     )
 
 
-def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> int:
+def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> None:
     """Folds each batch norm that alone follows a convolution, both called once."""
     graph = fx.Tracer().trace(module)
     children = dict(module.named_modules())
@@ -149,7 +144,6 @@ def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> int:
         if node.op == "call_module":
             child = children[str(node.target)]
             calls[child] = calls.get(child, 0) + 1
-    count = 0
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(source, fx.Node) or source.op != "call_module":
@@ -168,24 +162,17 @@ def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> int:
         ):
             _put(module, before, fuse_conv_bn_eval(convolution, norm).requires_grad_(False))
             _put(module, after, nn.Identity())
-            count += 1
-    return count
 
 
 def _put(module: nn.Module, name: str, child: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
-    operator.setitem(module.get_submodule(parent)._modules, leaf, child.eval())
+    module.get_submodule(parent)._modules[leaf] = child.eval()
 
 
-def _channels_last(module: nn.Module) -> list[str]:
-    filters = [
-        child.weight
-        for child in module.modules()
-        if type(child) is nn.Conv2d and isinstance(child.weight, nn.Parameter)
-    ]
-    for weight in filters:
-        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return ["filters channels-last"] if filters else []
+def _channels_last(module: nn.Module) -> None:
+    for child in module.modules():
+        if type(child) is nn.Conv2d and isinstance(child.weight, nn.Parameter):
+            child.weight.data = child.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager

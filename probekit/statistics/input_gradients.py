@@ -34,8 +34,8 @@ class GradientMoments(Statistic):
         >>> norms = torch.tensor([[1.0], [3.0]])
         >>> moments.update(torch.cat([norms, norms.square()], 1), torch.zeros(2, dtype=torch.int64))
         >>> found = moments.to_xarray()
-        >>> float(found["norm"]), float(found["square"]), float(found["norm_variance"])
-        (2.0, 5.0, 2.0)
+        >>> found["norm"].values, found["square"].values, found["norm_variance"].values
+        (array([2.]), array([5.]), array([2.]))
     """
 
     gradients: GradientNorms = field(default_factory=GradientNorms)
