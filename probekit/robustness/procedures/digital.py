@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from probekit.robustness.procedures.base import Draws, Procedure
@@ -80,26 +85,23 @@ def _box_matrix(
 
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """Write and read a JPEG file of this quality; on the CPU, image by image.
+    """Write and read a JPEG file of this quality with Pillow; on the CPU, image by image."""
+    n, channels, height, width = images.shape
+    mode = "L" if channels == 1 else "RGB"
+    levels = images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
-    libjpeg does it through torchvision, with the same bytes as through Pillow.
-    """
-    from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+    def written_and_read(picture: NDArray[np.uint8]) -> bytes:
+        file = io.BytesIO()
+        image = Image.frombuffer(mode, (width, height), picture, "raw", mode, 0, 1)
+        image.save(file, "JPEG", quality=quality)
+        file.seek(0)
+        return JpegImageFile(file).tobytes()
 
-    mode = ImageReadMode.GRAY if images.shape[1] == 1 else ImageReadMode.RGB
-    levels = images.mul(255).round_().to(torch.uint8).cpu().contiguous()
-
-    def written_and_read(image: Tensor) -> Tensor:
-        decoded: Tensor = decode_jpeg(encode_jpeg(image, quality=quality), mode=mode)
-        return decoded
-
-    threads = torch.get_num_threads()
-    if threads == 1:
-        decoded = [written_and_read(image) for image in levels]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            decoded = list(pool.map(written_and_read, levels))
-    return torch.stack(decoded).to(images).div_(255)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        read = b"".join(pool.map(written_and_read, levels.numpy()))
+    decoded = torch.frombuffer(bytearray(read), dtype=torch.uint8)
+    decoded = decoded.view(n, height, width, channels).permute(0, 3, 1, 2)
+    return decoded.to(images.device, images.dtype).contiguous().div_(255)
 
 
 def elastic_transform(
