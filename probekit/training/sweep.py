@@ -32,6 +32,7 @@ _RUN_OPTIONS = (
 )  # fmt: skip
 # Torch's random state and accelerate's are one a process: runs in threads of one take turns.
 _ONE_AT_A_TIME = threading.Lock()
+_PATIENCE = "20s"
 
 
 def sweep(
@@ -173,13 +174,13 @@ def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
                     f"{asked[name]!r}; choose another folder"
                 )
         return
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if others and others != ["runs"]:
+        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
-    others = sorted(path.name for path in folder.iterdir() if path.name != "runs")
-    if others:
-        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
     write_text(file, json.dumps(identity, indent=2) + "\n")
 
 
@@ -261,7 +262,7 @@ def _client(scheduler: Any) -> Iterator[Any]:
         yield scheduler
         return
     try:
-        client = Client(scheduler, timeout="20s")  # type: ignore[no-untyped-call]
+        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TimeoutError) as error:
         raise OptionError(
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "

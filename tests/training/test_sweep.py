@@ -1,0 +1,248 @@
+"""Sweeps: the grid, its table, and that nothing is lost when it or a worker is cut off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import probekit as pk
+from probekit.errors import OptionError, OutputError, ProbekitWarning
+from probekit.training import sweep as sweeping
+from probekit.training.runs import read_run
+from probekit.training.sweep import run_folder, sweep_table
+
+QUICK: dict[str, Any] = {
+    "epochs": 1,
+    "architecture": "resnet8",
+    "limit": 64,
+    "batch_size": 32,
+    "device": "cpu",
+    "progress": False,
+}
+VARIABLES = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> xr.Dataset:
+    return pk.sweep("resnet20-digits", alphas, seeds, out, **{**QUICK, **options})
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+    out = tmp_path_factory.mktemp("sweeps") / "small"
+    return out, quick(out, [1.0, -0.5], [0, 3])
+
+
+def test_the_table_is_what_the_runs_say(small: tuple[Path, xr.Dataset]) -> None:
+    out, table = small
+    assert table["alpha"].values.tolist() == [-0.5, 1.0]
+    assert table["seed"].values.tolist() == [0, 3]
+    for alpha in (-0.5, 1.0):
+        for seed in (0, 3):
+            run = read_run(run_folder(out, alpha, seed))
+            assert run is not None
+            assert (run.alpha, run.seed) == (alpha, seed)
+            row = table.sel(alpha=alpha, seed=seed)
+            for name in VARIABLES:
+                assert float(row[name]) == getattr(run, name)
+            for name in ("selectivity", "dead_units"):
+                found = dict(zip(row["layer"].values, row[name].values, strict=True))
+                assert found == dict(getattr(run, name))
+    assert (table["failure"] == "").all()
+
+
+def test_a_run_of_a_sweep_is_that_of_train(small: tuple[Path, xr.Dataset], tmp_path: Path) -> None:
+    alone = pk.train("resnet20-digits", 1.0, 3, tmp_path / "alone", **QUICK)
+    there = read_run(run_folder(small[0], 1.0, 3))
+    assert there is not None
+    assert there.selectivity == alone.selectivity
+
+
+def test_the_table_is_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
+    out, table = small
+    with xr.open_dataset(out / "sweep.nc", engine="h5netcdf") as opened:
+        loaded = opened.load()
+    assert loaded.equals(table)
+    assert "resnet20-digits" in loaded.attrs["provenance"]
+    assert sorted(os.listdir(out)) == ["runs", "sweep.json", "sweep.nc"]
+
+
+def test_what_has_ended_is_not_trained_again(
+    small: tuple[Path, xr.Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any) -> str:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(sweeping, "_one_run", never)
+    assert quick(small[0], [1.0, -0.5], [3]).equals(small[1])
+
+
+def test_a_sweep_cut_off_goes_on_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[float, int]] = []
+    one_run = sweeping._one_run
+
+    def counted(recipe: Any, alpha: float, seed: int, *rest: Any) -> str:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append((alpha, seed))
+        return one_run(recipe, alpha, seed, *rest)
+
+    monkeypatch.setattr(sweeping, "_one_run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        quick(tmp_path / "s", [0.0, 1.0], [0, 1])
+    table = sweep_table(tmp_path / "s")
+    with xr.open_dataset(tmp_path / "s" / "sweep.nc", engine="h5netcdf") as opened:
+        assert opened.load().equals(table)
+    assert table.sizes == {"alpha": 2, "seed": 1, "layer": 7}
+    trained[:] = [(9.0, 9)]
+    with pytest.raises(KeyboardInterrupt):
+        quick(tmp_path / "s", [0.0, 1.0], [0, 1])
+    assert trained == [(9.0, 9), (0.0, 1)]
+    table = sweep_table(tmp_path / "s")
+    assert table["test_accuracy"].notnull().values.tolist() == [[True, True], [True, False]]
+    assert table["best_epoch"].values.tolist() == [[0, 0], [0, -1]]
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    with pytest.warns(ProbekitWarning, match=r"1 of 2 runs failed; alpha 1e\+38, seed 0: the loss"):
+        table = quick(out, [1e38, 0.0], [0])
+    assert np.isnan(table["test_accuracy"].sel(alpha=1e38)).all()
+    assert table["test_accuracy"].sel(alpha=0.0).notnull().all()
+    assert "not finite in epoch 0" in str(table["failure"].sel(alpha=1e38, seed=0).values)
+    again = quick(out, [0.0], [0])
+    assert "not finite" in str(again["failure"].sel(alpha=1e38, seed=0).values)
+
+
+def test_a_sweep_in_which_all_fail_still_has_a_table(tmp_path: Path) -> None:
+    with pytest.warns(ProbekitWarning, match="1 of 1 runs failed"):
+        table = quick(tmp_path / "s", [1e38], [0])
+    assert (tmp_path / "s" / "sweep.nc").is_file()
+    assert table["failure"].values.item().startswith("the loss is not finite")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"alphas": []}, "alphas must be one or more"),
+    ({"alphas": [0.0, -0.0]}, "alphas must be one or more different"),
+    ({"alphas": [float("nan")]}, "alpha is a finite number"),
+    ({"alphas": ["low"]}, "alpha is a number"),
+    ({"alphas": "-1,0"}, "alphas is a list of numbers"),
+    ({"seeds": 3}, "seeds is a list"),
+    ({"seeds": [0, 0]}, "seeds must be one or more different"),
+    ({"seeds": [-1]}, "whole numbers from 0"),
+    ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
+    ({"epoch": 1}, "no option 'epoch'"),
+    ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler answers"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_a_bad_option_says_what_is_wrong(
+    tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_PATIENCE", "1s")
+    with pytest.raises(OptionError, match=message):
+        quick(tmp_path / "s", **{"alphas": [0.0], "seeds": [0], **options})
+
+
+def test_the_folder_of_another_sweep_is_refused(
+    small: tuple[Path, xr.Dataset], tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="holds a sweep with epochs 1, not 2"):
+        quick(small[0], [0.0], [0], epochs=2)
+    with pytest.raises(OutputError, match="holds a sweep with layers None, not"):
+        quick(small[0], [0.0], [0], layers="first:3")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"is no sweep and not empty \(it holds notes\.txt\)"):
+        quick(tmp_path, [0.0], [0])
+    assert os.listdir(tmp_path) == ["notes.txt"]
+    with pytest.raises(OutputError, match="is not a sweep"):
+        sweep_table(tmp_path)
+
+
+def test_folders_of_different_alphas_differ() -> None:
+    alphas = [0.0, 1.0, -1.0, 0.1, 0.1 + 1e-12, 1e-7, 100.0, 1e38]
+    assert len({run_folder("s", alpha, 0) for alpha in alphas}) == len(alphas)
+    assert run_folder("s", -0.0, 0) == run_folder("s", 0.0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_cluster_loses_nothing_when_a_worker_is_killed(
+    tmp_path: Path, small: tuple[Path, xr.Dataset]
+) -> None:
+    import threading
+
+    from distributed import Client, LocalCluster
+
+    out = tmp_path / "s"
+    killed: list[int] = []
+    options = {"epochs": 6, "limit": 256}
+
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(torch.set_num_threads, 1)
+
+        def kill_one() -> None:
+            """As soon as a run has a checkpoint, kills the worker that trains it."""
+            last = run_folder(out, 1.0, 0) / "last.safetensors"
+            while not last.exists():
+                time.sleep(0.01)
+            tasks = client.processing()
+            address = next(
+                worker for worker, keys in tasks.items() if any("1|0" in str(k) for k in keys)
+            )
+            pid = client.run(os.getpid, workers=[address])[address]
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+        thread = threading.Thread(target=kill_one)
+        thread.start()
+        table = quick(out, [1.0, -0.5], [0], scheduler=client, **options)
+        thread.join()
+        assert client.status == "running"
+    assert len(killed) == 1
+    assert table["test_accuracy"].notnull().all()
+    assert (table["failure"] == "").all()
+    alone = pk.train("resnet20-digits", 1.0, 0, tmp_path / "alone", **{**QUICK, **options})
+    assert float(table["selectivity_mean"].sel(alpha=1.0, seed=0)) == alone.selectivity_mean
+
+
+def _fail(number: int) -> None:
+    raise RuntimeError(f"no such luck {number}")
+
+
+def test_what_goes_wrong_on_a_cluster_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    monkeypatch.setattr(sweeping, "_one_run", lambda *args: _fail(7))
+    with (
+        Client(
+            processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+        ) as client,
+        pytest.warns(ProbekitWarning, match="2 of 2 runs failed.*RuntimeError: no such luck 7"),
+    ):
+        table = quick(tmp_path / "s", [0.0], [0, 1], scheduler=client, retries=0)
+    assert (table["failure"] == "RuntimeError: no such luck 7").all()
