@@ -27,8 +27,9 @@ def scout_layers(
 ) -> tuple[list[Layer], Any]:
     """Finds the layers that a selection means, with one forward pass over a few images.
 
-    Layers that fold windows into the batch axis are recorded only if each sample's windows lie
-    together there, which a second pass over the images in reverse order checks.
+    A single image is joined by its mirror image, since only several samples show which axis is the
+    batch. Layers that fold windows into the batch axis are recorded only if each sample's windows
+    lie together there, which passes over the images in both orders check.
 
     Returns:
         The layers in execution order, and the model's output for the images.
@@ -38,6 +39,8 @@ def scout_layers(
     """
     with borrow(model) as device, torch.no_grad():
         images = images.to(device)
+        if len(images) == 1:
+            images = torch.cat([images, images.flip(-1)])
         with Recorder(model, layers, tokens=tokens, output=output) as recorder:
             result = recorder(images)
             if any(layer.windows > 1 for layer in recorder.layers):
@@ -47,8 +50,6 @@ def scout_layers(
 
 def _check_windows(recorder: Recorder, images: Tensor) -> None:
     """Compares what each of several samples gives in one order and in the reverse order."""
-    if len(images) < 2:
-        images = torch.cat([images, images.flip(-1)])
     recorder(images)
     forth = recorder.activations
     recorder(images.flip(0))

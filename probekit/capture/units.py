@@ -89,13 +89,13 @@ class UnitAxes:
         """How many of so many tokens stand before the patch tokens.
 
         None do where there are as many tokens as patches, as in the embedding of a transformer; the
-        last map before tells the number of patches, or else the first sequence of tokens.
+        last channels-first map before tells the number of patches, or else the first sequence of tokens.
         """
         return 0 if tokens == self._patches or tokens < self._prefix else self._prefix
 
     def _count_patches(self, shape: tuple[int, ...], axis: int) -> None:
-        if len(shape) == 4:
-            self._patches = prod(shape[1:]) // shape[axis]
+        if len(shape) == 4 and axis == 1:
+            self._patches = prod(shape[2:])
         elif len(shape) == 3 and axis == 2 and self._patches is None:
             self._patches = shape[1]
 
