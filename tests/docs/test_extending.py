@@ -26,7 +26,7 @@ def no_metric_stays() -> Iterator[None]:
 def test_its_code_runs_as_one_program(no_metric_stays: None, capsys: Any) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert len(blocks) == 10
-    namespace: dict[str, Any] = {"__name__": "extending"}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), namespace)
     printed = capsys.readouterr().out
