@@ -1,0 +1,1 @@
+"""What changes an input without changing its label: corruptions and attacks."""
