@@ -106,5 +106,5 @@ class Accumulation:
     def _empty(self, parameter: Tensor) -> bool:
         if parameter.grad is None:
             return True
-        version, _ = self._before.get(parameter, (None, True))
+        version, _ = self._before.get(parameter, (parameter._version, True))
         return version != parameter._version or not bool(parameter.grad.any())
