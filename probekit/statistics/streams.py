@@ -115,12 +115,16 @@ def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
     >>> permuted("a", 1, torch.arange(5), 5).sort().values.tolist()
     [[0, 1, 2, 3, 4]]
     """
-    keys = _replicate_keys(name, replicates, ranks.device)[:, None].expand(-1, len(ranks))
-    bits = max(2, (size - 1).bit_length())
-    found = _feistel(ranks.long()[None, :].expand(replicates, -1), keys, bits)
-    while bool((outside := found >= size).any()):
-        found[outside] = _feistel(found[outside], keys[outside], bits)
-    return found
+    keys = _replicate_keys(name, replicates, ranks.device).repeat_interleave(len(ranks))
+    # A network of very few bits has too few different bijections.
+    bits = max(6, (size - 1).bit_length())
+    found = _feistel(ranks.long().repeat(replicates), keys, bits)
+    outside = (found >= size).nonzero()[:, 0]
+    while len(outside):
+        walked = _feistel(found[outside], keys[outside], bits)
+        found[outside] = walked
+        outside = outside[walked >= size]
+    return found.view(replicates, -1)
 
 
 def _feistel(places: Tensor, keys: Tensor, bits: int) -> Tensor:

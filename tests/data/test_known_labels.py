@@ -1,0 +1,96 @@
+"""Which data tells its labels in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+import probekit as pk
+from probekit.data.batches import Batches
+from probekit.data.known_labels import known_labels
+
+LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2])
+IMAGES = torch.rand(7, 1, 4, 4)
+
+
+class WithTargets(Dataset[Any]):
+    def __init__(self, targets: Any) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, number: int) -> Any:
+        return IMAGES[number], int(LABELS[number])
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from zip(IMAGES, LABELS, strict=True)
+
+
+TENSORS = TensorDataset(IMAGES, LABELS)
+KNOWN = {
+    "two tensors": (IMAGES, LABELS),
+    "targets": WithTargets(LABELS.tolist()),
+    "tensor data set": TENSORS,
+    "loader": DataLoader(TENSORS, batch_size=2),
+    "shuffled loader": DataLoader(WithTargets(LABELS), batch_size=2, shuffle=True),
+    "list of batches": [(IMAGES[:4], LABELS[:4]), (IMAGES[4:], LABELS[4:])],
+}
+UNKNOWN = {
+    "stream": DataLoader(Stream(), batch_size=2),
+    "iterator": iter([(IMAGES, LABELS)]),
+    "other sampler": DataLoader(TENSORS, sampler=[0, 1, 1]),
+    "batches of other kinds": [(IMAGES, LABELS), {"image": IMAGES, "label": LABELS}],
+    "float targets": WithTargets(LABELS.double()),
+    "no targets": WithTargets(None),
+    "targets of another length": WithTargets([1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_labels_are_those_that_come(kind: str) -> None:
+    batches = Batches(KNOWN[kind], batch_size=3)
+    found = known_labels(batches)
+    assert found is not None
+    labels = torch.cat([batch.labels for batch in batches])
+    index = torch.cat([batch.index for batch in batches])
+    assert index.sort().values.tolist() == list(range(7))
+    assert found[1] is None
+    assert torch.equal(found[0].sort().values, labels.sort().values)
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_cannot_tell_says_so(kind: str) -> None:
+    assert known_labels(Batches(UNKNOWN[kind])) is None
+
+
+def test_limits_are_kept() -> None:
+    digits = Batches(pk.load_data("digits"), limit=20)
+    found = known_labels(digits)
+    assert found is not None and found[1] is not None
+    labels, index = found
+    pairs = dict(zip(index.tolist(), labels.tolist(), strict=True))
+    for batch in digits:
+        for number, label in zip(batch.index.tolist(), batch.labels.tolist(), strict=True):
+            assert pairs.pop(number) == label
+    assert not pairs
+    first = known_labels(Batches([(IMAGES, LABELS)], limit=3))
+    assert first is not None
+    assert torch.equal(first[0], LABELS[:3])
+
+
+def test_subsets_and_limited_foreign_data_sets() -> None:
+    found = known_labels(Batches(Subset(TENSORS, [1, 3, 5])))
+    assert found is not None
+    assert found[0].tolist() == [0, 1, 2]
+    limited = Batches(WithTargets(LABELS), limit=4, batch_size=2)
+    found = known_labels(limited)
+    assert found is not None
+    assert torch.equal(found[0], torch.cat([batch.labels for batch in limited]))
+    assert found[1] is None
