@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 
 from probekit._version import __version__
-from probekit.errors import OutputError
+from probekit.errors import OptionError, OutputError
 from probekit.training.checkpoint import remove_drafts, write_text
 
-__all__ = ["Run", "claim", "locked", "read_run", "refuse_foreign"]
+__all__ = ["Run", "claim", "layer_names", "locked", "read_run", "refuse_foreign"]
 
 CARD = "model.json"
 IDENTITY = "run.json"
 LAST = "last.safetensors"
+FINAL = "final.safetensors"
 LOCK = ".lock"
 
 
@@ -126,6 +127,23 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
         _check_same(folder, _read_identity(file), identity)
     else:
         write_text(file, json.dumps({**identity, "probekit": __version__}, indent=2) + "\n")
+
+
+def layer_names(layers: Any) -> list[str] | None:
+    """A choice of layers as names that can be written to a folder.
+
+    Raises:
+        OptionError: Types or predicates, which cannot.
+    """
+    if layers is None:
+        return None
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(
+            "layers of a training run are names or globs, which can be written to its folder, not "
+            f"{layers!r}"
+        )
+    return names
 
 
 def _read_identity(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from probekit.errors import OptionError, OutputError, ProbekitError, ProbekitWar
 from probekit.provenance import provenance
 from probekit.training.checkpoint import write_text
 from probekit.training.recipes import Recipe, get_recipe
-from probekit.training.runs import Run, read_run
+from probekit.training.runs import Run, layer_names, read_run
 from probekit.training.schedules import AlphaSchedule
 
 __all__ = ["run_folder", "sweep", "sweep_table"]
@@ -87,8 +88,11 @@ def sweep(
     if "alpha_schedule" in options:
         raise OptionError("a sweep goes over constant alphas; train a schedule with train()")
     chosen = get_recipe(recipe, **{name: x for name, x in options.items() if x is not None})
+    if of_train.get("data_root") is not None:
+        # Workers elsewhere may have another working folder.
+        of_train["data_root"] = str(Path(of_train["data_root"]).resolve())
     folder = Path(out)
-    _claim(folder, chosen, of_train.get("layers"))
+    _claim(folder, chosen, layer_names(of_train.get("layers")))
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     waiting = [
         (alpha, seed) for alpha, seed in grid if read_run(run_folder(folder, alpha, seed)) is None
@@ -145,11 +149,12 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
     for name, values in (("alphas", alphas), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise OptionError(f"{name} is a list of numbers, not {values!r}")
-    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in alphas]
-    whole = list(seeds)
-    for seed in whole:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    plain = [float(a) if isinstance(a, Real) and not isinstance(a, bool) else a for a in alphas]
+    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in plain]
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
             raise OptionError(f"seeds are whole numbers from 0, not {seed!r}")
+    whole = [int(seed) for seed in seeds]
     for name, found in (("alphas", numbers), ("seeds", whole)):
         if not found or len(set(found)) < len(found):
             raise OptionError(f"{name} must be one or more different numbers, not {found}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from probekit.training.fitting import Fitting
 from probekit.training.machine import Machine
 from probekit.training.minibatches import load_run_data
 from probekit.training.recipes import Precision, Recipe, get_recipe
-from probekit.training.runs import Run, claim, locked, read_run, refuse_foreign
+from probekit.training.runs import Run, claim, layer_names, locked, read_run, refuse_foreign
 from probekit.training.schedules import AlphaSchedule
 
 __all__ = ["train"]
@@ -109,7 +110,7 @@ def train(
         "recipe": chosen.facts(),
         "alpha_schedule": str(schedule),
         "seed": seed,
-        "layers": _as_list(layers),
+        "layers": layer_names(layers),
     }
     folder = Path(out)
     machine = Machine.here(device)
@@ -169,6 +170,8 @@ def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
 
 
 def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:
+    if isinstance(alpha, Real) and not isinstance(alpha, bool):
+        alpha = float(alpha)
     constant = AlphaSchedule.constant(alpha)
     if schedule is None:
         return constant
@@ -177,18 +180,6 @@ def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule
             f"alpha={alpha} and alpha_schedule={str(schedule)!r} exclude each other; give one"
         )
     return schedule if isinstance(schedule, AlphaSchedule) else AlphaSchedule.parse(schedule)
-
-
-def _as_list(layers: Any) -> list[str] | None:
-    if layers is None:
-        return None
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if not all(isinstance(name, str) for name in names):
-        raise OptionError(
-            "layers of a training run are names or globs, which can be written to its folder, not "
-            f"{layers!r}"
-        )
-    return names
 
 
 def _own_random_state(device: torch.device) -> Any:

@@ -46,7 +46,7 @@ def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> x
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
     out = tmp_path_factory.mktemp("sweeps") / "small"
-    return out, quick(out, [1.0, -0.5], [0, 3])
+    return out, quick(out, list(np.array([1, -0.5], np.float32)), list(np.arange(0, 4, 3)))
 
 
 def test_the_table_is_what_the_runs_say(small: tuple[Path, xr.Dataset]) -> None:
@@ -148,6 +148,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [-1]}, "whole numbers from 0"),
     ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
     ({"epoch": 1}, "no option 'epoch'"),
+    ({"layers": [torch.nn.ReLU]}, "layers of a training run are names"),
     ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler answers"),
 ]
 

@@ -311,7 +311,7 @@ def test_a_disk_that_is_full_leaves_the_old_checkpoint_whole(
     process.join()
     assert process.exitcode == 1
     _, facts = read_checkpoint(out / "last.safetensors")
-    assert facts["epoch"] * 8 + facts["step"] >= 2
+    assert facts["place"]["epoch"] * 8 + facts["place"]["step"] >= 2
     assert not list(out.glob(".draft-*"))
     process = _start(processes, out)
     process.join()
@@ -331,7 +331,7 @@ def test_divergence_names_epoch_step_and_the_last_good_checkpoint(tmp_path: Path
         quick(out, alpha_schedule="0*1 1e38")
     assert "alpha 1e+38" in str(caught.value)
     tensors, facts = read_checkpoint(out / "last.safetensors")
-    assert facts["epoch"] == 1
+    assert facts["place"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert len(read_log(out / "log.jsonl")) == 1
     assert pk.load_model(out).classes[3] == "3"
