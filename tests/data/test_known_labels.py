@@ -73,7 +73,8 @@ def test_what_cannot_tell_says_so(kind: str) -> None:
 def test_limits_are_kept() -> None:
     digits = Batches(pk.load_data("digits"), limit=20)
     found = known_labels(digits)
-    assert found is not None and found[1] is not None
+    assert found is not None
+    assert found[1] is not None
     labels, index = found
     pairs = dict(zip(index.tolist(), labels.tolist(), strict=True))
     for batch in digits:
