@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,21 +12,26 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError, ProbekitError, ProbekitWarning
-from probekit.provenance import provenance
 from probekit.training.checkpoint import write_text
 from probekit.training.recipes import Recipe, get_recipe
-from probekit.training.runs import Run, layer_names, read_run
+from probekit.training.runs import layer_names, read_run
 from probekit.training.schedules import AlphaSchedule
+from probekit.training.sweep_table import (
+    IDENTITY,
+    read_failures,
+    run_folder,
+    run_key,
+    sweep_table,
+    write_failures,
+    write_table,
+)
 
-__all__ = ["run_folder", "sweep", "sweep_table"]
+__all__ = ["sweep"]
 
-TABLE = "sweep.nc"
-IDENTITY = "sweep.json"
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "tensorboard",
 )  # fmt: skip
@@ -97,7 +101,7 @@ def sweep(
     waiting = [
         (alpha, seed) for alpha, seed in grid if read_run(run_folder(folder, alpha, seed)) is None
     ]
-    failures = dict(_read_failures(folder))
+    failures = dict(read_failures(folder))
     ended = _remote if scheduler is not None else _local
     jobs = ended(chosen, waiting, folder, of_train, scheduler=scheduler, retries=retries)
     bar = tqdm(
@@ -110,14 +114,14 @@ def sweep(
     )
     with bar:
         for alpha, seed, failure in bar:
-            failures.pop(_key(alpha, seed), None)
+            failures.pop(run_key(alpha, seed), None)
             if failure:
-                failures[_key(alpha, seed)] = failure
-            _write_failures(folder, failures)
-            _write_table(folder, sweep_table(folder))
+                failures[run_key(alpha, seed)] = failure
+            write_failures(folder, failures)
+            write_table(folder, sweep_table(folder))
     table = sweep_table(folder)
-    _write_table(folder, table)
-    bad = [(a, s, failures[_key(a, s)]) for a, s in grid if _key(a, s) in failures]
+    write_table(folder, table)
+    bad = [(a, s, failures[run_key(a, s)]) for a, s in grid if run_key(a, s) in failures]
     if bad:
         alpha, seed, why = bad[0]
         warnings.warn(
@@ -126,23 +130,6 @@ def sweep(
             stacklevel=2,
         )
     return table
-
-
-def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
-    """The folder of one run of a sweep.
-
-    >>> run_folder("sweep", -0.5, 3).name
-    'alpha_-0.5_seed_3'
-    """
-    return Path(out, "runs", f"alpha_{_number(alpha)}_seed_{seed}")
-
-
-def _number(alpha: float) -> str:
-    return repr(float(alpha) + 0.0).removesuffix(".0")
-
-
-def _key(alpha: float, seed: int) -> str:
-    return f"{_number(alpha)}|{seed}"
 
 
 def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
@@ -238,7 +225,7 @@ def _remote(
                 seed,
                 str(run_folder(folder.resolve(), alpha, seed)),
                 dict(options),
-                key=f"probekit-{recipe.name}-{_key(alpha, seed)}-{uuid4().hex[:8]}",
+                key=f"probekit-{recipe.name}-{run_key(alpha, seed)}-{uuid4().hex[:8]}",
                 pure=False,
                 retries=retries,
             ): (alpha, seed)
@@ -275,85 +262,3 @@ def _client(scheduler: Any) -> Iterator[Any]:
         ) from None
     with client:
         yield client
-
-
-def sweep_table(out: str | Path) -> xr.Dataset:
-    """The table of a sweep, from the runs in its folder as they are now.
-
-    Raises:
-        OutputError: The folder is no sweep.
-    """
-    folder = Path(out)
-    if not (folder / IDENTITY).is_file():
-        raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
-    runs = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
-    failures = _read_failures(folder)
-    failed = [(float(key.split("|")[0]), int(key.split("|")[1])) for key in failures]
-    alphas = sorted({_alpha(run) for run in runs} | {alpha for alpha, _ in failed})
-    seeds = sorted({run.seed for run in runs} | {seed for _, seed in failed})
-    layers = list(runs[0].selectivity) if runs else []
-    table = _empty_table(alphas, seeds, layers)
-    for run in runs:
-        here = {"alpha": _alpha(run), "seed": run.seed}
-        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
-            value = getattr(run, name)
-            if value is not None:
-                table[name].loc[here] = value
-        for name in ("selectivity", "dead_units"):
-            values = getattr(run, name)
-            table[name].loc[here] = [values[layer] for layer in layers]
-    for (alpha, seed), why in zip(failed, failures.values(), strict=True):
-        table["failure"].loc[{"alpha": alpha, "seed": seed}] = why
-    identity = json.loads((folder / IDENTITY).read_text())
-    table.attrs["provenance"] = provenance(**identity)
-    return table
-
-
-def _alpha(run: Run) -> float:
-    if run.alpha is None:
-        raise OutputError(f"{str(run.folder)!r} follows a schedule and is no run of a sweep")
-    return run.alpha
-
-
-def _empty_table(
-    alphas: Sequence[float], seeds: Sequence[int], layers: Sequence[str]
-) -> xr.Dataset:
-    grid, by_layer = (len(alphas), len(seeds)), (len(alphas), len(seeds), len(layers))
-    one, each = ("alpha", "seed"), ("alpha", "seed", "layer")
-    return xr.Dataset(
-        {
-            "test_accuracy": (one, np.full(grid, np.nan)),
-            "validation_accuracy": (one, np.full(grid, np.nan)),
-            "best_epoch": (one, np.full(grid, -1)),
-            "selectivity_mean": (one, np.full(grid, np.nan)),
-            "selectivity": (each, np.full(by_layer, np.nan)),
-            "dead_units": (each, np.full(by_layer, -1)),
-            "failure": (one, np.full(grid, "", dtype=object)),
-        },
-        coords={
-            "alpha": np.array(alphas, dtype=float),
-            "seed": np.array(seeds, dtype=np.int64),
-            "layer": np.array(layers, dtype=object),
-        },
-    )
-
-
-def _write_table(folder: Path, table: xr.Dataset) -> None:
-    draft = folder / f".draft-{uuid4().hex}.nc"
-    try:
-        table.to_netcdf(draft, engine="h5netcdf")
-        os.replace(draft, folder / TABLE)
-    except OSError as error:
-        raise OutputError(f"{str(folder / TABLE)!r} cannot be written: {error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _read_failures(folder: Path) -> dict[str, str]:
-    file = folder / "failures.json"
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def _write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    if failures or (folder / "failures.json").exists():
-        write_text(folder / "failures.json", json.dumps(dict(failures), indent=2) + "\n")

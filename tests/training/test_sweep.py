@@ -18,7 +18,7 @@ import probekit as pk
 from probekit.errors import OptionError, OutputError, ProbekitWarning
 from probekit.training import sweep as sweeping
 from probekit.training.runs import read_run
-from probekit.training.sweep import run_folder, sweep_table
+from probekit.training.sweep_table import run_folder, sweep_table
 
 QUICK: dict[str, Any] = {
     "epochs": 1,
