@@ -1,0 +1,280 @@
+"""Real architectures, random weights: what is recorded against clones taken in plain hooks.
+
+The unit axis of the reference is known from each architecture's source, not asked of probekit: maps
+have their units on axis 1, but for the layers that a case names as having them last; sequences of
+tokens have them last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.plan import scout_layers
+from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+ACTIVATIONS = {
+    "ReLU", "ReLU6", "GELU", "SiLU", "Hardswish", "Hardsigmoid", "Sigmoid", "Tanh", "QuickGELU",
+}  # fmt: skip
+SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One architecture.
+
+    Attributes:
+        name: As timm calls it, or torchvision after `tv:`.
+        size: Height and width of the images.
+        blocks: Further layers to compare beside the activation functions.
+        last: The four-dimensional outputs that have their units last.
+        first: The three-dimensional outputs that have their units first.
+        batchless: Modules that run on something that is no batch of samples.
+        options: For the constructor.
+    """
+
+    name: str
+    size: int = 64
+    blocks: tuple[str, ...] = ()
+    last: str = "$^"
+    first: str = "$^"
+    batchless: str = "$^"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        make: Callable[..., nn.Module] = timm.create_model
+        options = {"num_classes": 7, **self.options}
+        if self.name.startswith("tv:"):
+            make = torchvision.models.get_model
+            options["weights"] = None
+        return make(self.name.removeprefix("tv:"), **options).eval()
+
+    def pooled(self, name: str, output: Tensor) -> Tensor:
+        """The mean over positions by hand, with each sample's windows together."""
+        output = output.double()
+        last = re.search(self.last if output.ndim == 4 else "", name) is not None
+        if output.ndim == 3 and re.search(self.first, name):
+            last = False
+        rows = output if last or output.ndim == 2 else output.movedim(1, -1)
+        return rows.reshape(SAMPLES, -1, rows.shape[-1]).mean(1)
+
+
+def sized(size: int, **options: Any) -> dict[str, Any]:
+    return {"size": size, "options": {"img_size": size, **options}}
+
+
+VIT = ("patch_embed", "blocks.0", "blocks.0.attn", "blocks.0.mlp", "norm")
+STAGES = ("layer1", "layer2.0", "layer4")
+CASES = [
+    Case("resnet18", blocks=(*STAGES, "conv1", "bn1", "maxpool")),
+    Case("tv:resnet18", blocks=STAGES),
+    Case("tv:resnet50", blocks=STAGES),
+    Case("resnet26d", blocks=STAGES),
+    Case("seresnet18", blocks=STAGES),
+    Case("skresnet18", blocks=STAGES),
+    Case("res2net50_26w_4s", blocks=STAGES),
+    Case("resnetv2_50", blocks=("stages.0", "stages.3.blocks.0", "norm")),
+    Case("tv:wide_resnet50_2", blocks=STAGES),
+    Case("tv:vgg11", 32, ("features", "features.0"), options={"init_weights": False}),
+    Case("tv:vgg11_bn", 32, ("features", "features.1"), options={"init_weights": False}),
+    Case("tv:densenet121", blocks=("features.denseblock1", "features.transition2", "features")),
+    Case("densenet121", blocks=("features.denseblock1", "features.transition2", "features")),
+    Case("inception_v4", 96, ("features.3", "features.10", "features")),
+    Case("tv:mobilenet_v2", blocks=("features.1", "features.5.conv", "features")),
+    Case("mobilenetv2_035", blocks=("blocks.0", "blocks.2.0", "conv_head")),
+    Case("mobilenetv3_small_050", blocks=("blocks.0", "blocks.1.0", "blocks.0.0.se")),
+    Case("tv:mobilenet_v3_small", blocks=("features.1", "features.4.block.2", "avgpool")),
+    Case("efficientnet_b0", blocks=("blocks.0", "blocks.2.0.se", "conv_head")),
+    Case("tv:efficientnet_b0", blocks=("features.1", "features.2.0.block.2")),
+    Case("tf_efficientnet_lite0", blocks=("blocks.0", "blocks.3.1")),
+    Case("regnetx_002", blocks=("stem", "s1", "s4.b1")),
+    Case("regnety_002", blocks=("stem", "s1", "s4.b1.se")),
+    Case("tv:regnet_y_400mf", blocks=("stem", "trunk_output.block1")),
+    Case("convnext_atto", blocks=("stem", "stages.0", "stages.1.blocks.0.mlp")),
+    Case("convnextv2_atto", blocks=("stem", "stages.0", "stages.2.blocks.0")),
+    Case(
+        "tv:convnext_tiny",
+        blocks=("features.0", "features.1.0", "features.1.0.block.1", "features.1.0.block.2"),
+        last=r"block\.[1-5]$",
+    ),
+    Case("tv:squeezenet1_1", blocks=("features.3", "features.3.squeeze")),
+    Case("tv:shufflenet_v2_x0_5", blocks=("stage2", "stage2.0.branch1", "conv5")),
+    Case("tv:mnasnet0_5", blocks=("layers.8", "layers.9.0.layers.3")),
+    Case("ghostnet_050", blocks=("blocks.0", "blocks.3.0")),
+    Case("repvgg_a0", blocks=("stem", "stages.1")),
+    Case("nfnet_l0", blocks=("stem", "stages.0", "final_conv")),
+    Case("convmixer_768_32", blocks=("stem", "blocks.0", "blocks.1.0")),
+    Case("poolformer_s12", blocks=("stages.0", "stages.1.blocks.0.mlp")),
+    Case("eca_resnet33ts", blocks=("stages.0", "stages.1.0.conv1_1x1"), first=r"attn\.gate$"),
+    Case("vit_tiny_patch16_224", blocks=VIT, **sized(64)),
+    Case("vit_small_patch16_dinov3", blocks=VIT, **sized(64, depth=3)),
+    Case("deit_tiny_distilled_patch16_224", blocks=VIT, **sized(64)),
+    Case("beit_base_patch16_224", blocks=VIT, **sized(64, depth=2)),
+    Case("eva02_tiny_patch14_224", blocks=VIT, **sized(56)),
+    Case("cait_xxs24_224", blocks=("patch_embed", "blocks.0", "norm"), **sized(64, depth=4)),
+    Case(
+        "xcit_nano_12_p16_224",
+        blocks=("blocks.0", "cls_attn_blocks.0"),
+        **sized(64, depth=4),
+    ),
+    Case("pit_ti_distilled_224", 224, ("transformers.0.blocks.0", "transformers.1.pool.conv")),
+    Case(
+        "tv:vit_b_32",
+        224,
+        ("conv_proj", "encoder.ln", "encoder.layers.encoder_layer_0.self_attention"),
+    ),
+    Case(
+        "swin_tiny_patch4_window7_224",
+        blocks=("patch_embed", "layers.0", "layers.1.downsample", "layers.0.blocks.1.attn.qkv",
+                "layers.0.blocks.1.attn", "layers.3.blocks.0", "norm"),
+        last=r"^(patch_embed|layers\.|norm)",
+        **sized(112),
+    ),
+    Case(
+        "tv:swin_t",
+        blocks=("features.0", "features.1", "features.2.norm", "features.5.0.attn", "norm", "permute"),
+        last=r"^(features|norm)",
+    ),
+    Case(
+        "tv:swin_v2_t",
+        blocks=("features.0", "features.1", "features.2.norm", "features.5.0.attn"),
+        last=r"^(features|norm)",
+        batchless="cpb_mlp",
+    ),
+    Case("mixer_s32_224", blocks=("stem", "blocks.0", "blocks.0.norm1"), **sized(64)),
+    Case("gmlp_s16_224", blocks=("stem", "blocks.0", "blocks.0.mlp_channels.fc1"), **sized(64)),
+    Case(
+        "maxvit_nano_rw_256",
+        blocks=("stem", "stages.0", "stages.1.blocks.0.conv", "stages.1.blocks.0.attn_block",
+                "stages.1.blocks.0.attn_grid.attn.qkv", "stages.1.blocks.0.attn_grid.mlp"),
+        last=r"attn_(block|grid)",
+        **sized(64),
+    ),
+    Case(
+        "coatnet_nano_rw_224",
+        blocks=("stem", "stages.0", "stages.1.blocks.0", "stages.2.blocks.1", "stages.3"),
+        **sized(64),
+    ),
+    Case("mobilevit_xxs", blocks=("stages.2", "stages.2.1.transformer.0.mlp.fc1", "stages.4")),
+    Case(
+        "edgenext_xx_small",
+        blocks=("stages.0", "stages.1.blocks.1", "stages.0.blocks.0.mlp"),
+        last=r"blocks\.\d+\.(norm|mlp)",
+    ),
+    Case("levit_128s", 224, ("stem", "stages.0", "stages.1.blocks.0.mlp.ln1")),
+]  # fmt: skip
+
+
+def observe(case: Case, net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A clone of every tensor that each call of each module gave, and the module's type."""
+    outputs: dict[str, Tensor] = {}
+    types: dict[str, str] = {}
+    calls: Counter[str] = Counter()
+    handles = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            site = f"{name}_{calls[name]}" if calls[name] else name
+            calls[name] += 1
+            activation = type(module).__name__ in ACTIVATIONS
+            if (activation and not re.search(case.batchless, name)) or name in case.blocks:
+                outputs[site] = output.clone()
+                types[site] = type(module).__name__
+
+        return hook
+
+    for name, module in net.named_modules():
+        handles.append(module.register_forward_hook(watch(name)))
+    with torch.no_grad():
+        net(images)
+    for handle in handles:
+        handle.remove()
+    return outputs, types
+
+
+def state(net: nn.Module) -> list[Any]:
+    counts = [
+        (len(one._forward_hooks), len(one._forward_pre_hooks), one.training, sorted(vars(one)))
+        for one in net.modules()
+    ]
+    return [counts, {name: value.clone() for name, value in net.state_dict().items()}]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_layers_hold_what_a_plain_hook_sees(case: Case) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = case.build()
+        before = state(net)
+        images = torch.randn(SAMPLES, 3, case.size, case.size)
+        reference, types = observe(case, net, images)
+        assert set(case.blocks) <= reference.keys(), "the table names a layer that is not called"
+        default, _ = scout_layers(net, images)
+        activations = [site for site, kind in types.items() if kind in ACTIVATIONS]
+        if "squeezenet" in case.name:
+            activations.remove("classifier.2")
+        assert [layer.name for layer in default] == activations
+        for layers in (None, sorted(reference)):
+            with torch.no_grad(), Recorder(net, layers) as recorder:
+                for _ in range(2):
+                    net(images)
+                    check(case, recorder.activations, reference)
+        after = state(net)
+    finally:
+        torch.set_num_threads(threads)
+    assert before[0] == after[0]
+    for name, value in before[1].items():
+        assert torch.equal(value, after[1][name]), name
+
+
+def check(case: Case, found: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
+    for name, values in found.items():
+        expected = case.pooled(name, reference[name])
+        assert values.shape == expected.shape, name
+        scale = float(reference[name].abs().max()) + 1e-12
+        worst = float((values.double() - expected).abs().max()) / scale
+        assert worst < 2e-6, f"{name} differs by {worst:.1e} of its largest value"
+
+
+def test_enough_architectures_of_all_big_families_are_compared() -> None:
+    names = " ".join(case.name for case in CASES)
+    families = (
+        "resnet vgg densenet inception mobilenet efficientnet regnet convnext vit_ deit swin beit "
+        "eva02 mixer maxvit coatnet"
+    )
+    assert all(family in names for family in families.split())
+    assert len({case.name for case in CASES}) == len(CASES) >= 40
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "block"),
+    [
+        ("inception_v3", {"aux_logits": True, "init_weights": False}, "BasicConv2d"),
+        ("googlenet", {"aux_logits": True, "init_weights": False}, "BasicConv2d"),
+    ],
+)
+def test_functional_activations_of_torchvision_are_told_with_what_can_be_named(
+    name: str, options: dict[str, Any], block: str
+) -> None:
+    net = torchvision.models.get_model(name, weights=None, **options).eval()
+    with pytest.raises(LayerError, match=rf"F\.relu is not a module .* a type among .*{block}"):
+        Recorder(net)
+    kind = type(next(one for one in net.modules() if type(one).__name__ == block))
+    with torch.no_grad(), Recorder(net, kind) as recorder:
+        net(torch.rand(2, 3, 96, 96))
+        assert all(values.min() >= 0 for values in recorder.activations.values())
