@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.gradients import GradientNorms, Method
@@ -47,39 +48,44 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
         >>> over_samples(seen.to_xarray())["gradient_norm_cv"].values.round(4)
         array([0.7071])
     """
-    seen = moments["count"]
-    count = seen.where(seen > 0)
-    mean, square = moments["norm"], moments["square"]
-    spread, joint, wide = (
-        moments[name] for name in ("norm_variance", "norm_square_covariance", "square_variance")
+    count, mean, square, spread, joint, wide = (
+        moments[name].values.astype(np.float64)
+        for name in (
+            "count",
+            "norm",
+            "square",
+            "norm_variance",
+            "norm_square_covariance",
+            "square_variance",
+        )
     )
-    dead = (square == 0) & (seen > 0)
-    variance = square - mean**2 + spread / count
-    variance = variance.where(variance > _rounding(square), 0.0).where(variance.notnull())
-    live = mean.where(~dead)
-    cv: xr.DataArray = variance**0.5 / live
-    by_square = 1 / (2 * cv * live**2)
-    by_mean = -square / (cv * live**3)
-    cv_variance = by_mean**2 * spread + 2 * by_mean * by_square * joint + by_square**2 * wide
-    probe = mean**2 + spread * (count - 1) / count - square
-    return xr.Dataset(
-        {
+    dead = (square == 0) & (count > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = _above_rounding(square - mean**2 + spread / count, square)
+        probe = _above_rounding(mean**2 + spread * (count - 1) / count - square, square)
+        cv = np.where(dead, np.nan, np.sqrt(variance) / mean)
+        by_square, by_mean = 1 / (2 * cv * mean**2), -square / (cv * mean**3)
+        cv_variance = by_mean**2 * spread + 2 * by_mean * by_square * joint + by_square**2 * wide
+        columns = {
             "gradient_norm_mean": mean,
             "gradient_norm_std": np.sqrt(variance),
             "gradient_norm_cv": cv,
             "gradient_norm_sem": np.sqrt(spread / count),
-            "gradient_norm_cv_sem": ((cv_variance / count).clip(min=0) ** 0.5).where(cv > 0),
-            "gradient_norm_probe_error": np.sqrt(
-                probe.where(probe > _rounding(square), 0.0).where(probe.notnull()) / count
+            "gradient_norm_cv_sem": np.where(
+                cv > 0, np.sqrt(np.maximum(cv_variance, 0) / count), np.nan
             ),
+            "gradient_norm_probe_error": np.sqrt(probe / count),
             "gradient_dead": dead,
         }
-    )
+    return xr.Dataset({name: ("unit", values) for name, values in columns.items()})
 
 
-def _rounding(square: xr.DataArray) -> xr.DataArray:
-    """What may be left of differences between means of squares by rounding in float64."""
-    return 1e-14 * square
+def _above_rounding(
+    difference: npt.NDArray[np.float64], square: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Differences of means of squares, 0 where they are below zero or within float64's rounding."""
+    small = difference <= 1e-14 * square
+    return np.where(small, 0.0, difference)
 
 
 def across_units(units: xr.Dataset) -> xr.Dataset:
@@ -97,16 +103,27 @@ def across_units(units: xr.Dataset) -> xr.Dataset:
     Source:
         Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
     """
-    measured = units["gradient_norm_mean"].notnull()
-    means = units["gradient_norm_mean"].where(measured & ~units["gradient_dead"])
-    noise = (units["gradient_norm_probe_error"] ** 2).where(means.notnull()).mean("unit")
-    variance = means.var("unit", ddof=1) - noise.fillna(0.0)
+    mean, error, cv, dead = (
+        units[name].values
+        for name in (
+            "gradient_norm_mean",
+            "gradient_norm_probe_error",
+            "gradient_norm_cv",
+            "gradient_dead",
+        )
+    )
+    measured = ~np.isnan(mean)
+    live = measured & ~dead
+    spread, known = np.nan, live & ~np.isnan(cv)
+    if live.sum() > 1:
+        noise = np.nan_to_num(error[live] ** 2).mean()
+        spread = np.sqrt(max(mean[live].var(ddof=1) - noise, 0.0)) / mean[live].mean()
     return xr.Dataset(
         {
-            "gradient_norm_cv_across_units": np.sqrt(variance.clip(min=0)) / means.mean("unit"),
-            "gradient_norm_cv_mean": units["gradient_norm_cv"].mean("unit"),
+            "gradient_norm_cv_across_units": spread,
+            "gradient_norm_cv_mean": cv[known].mean() if known.any() else np.nan,
             "gradient_units": measured.sum(),
-            "gradient_dead_units": (units["gradient_dead"] & measured).sum(),
+            "gradient_dead_units": dead.sum(),
         }
     )
 
