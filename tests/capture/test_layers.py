@@ -1,0 +1,147 @@
+"""What a layer is, how layers are chosen, and where their units lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from probekit.capture.layers import Layer, is_activation_function, site_names, unwrap
+from probekit.capture.selection import Selection
+from probekit.capture.units import UnitAxes, axis_of_type, prefix_tokens
+from probekit.errors import LayerError
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (None, ["0.1", "1.1"]),
+        ("0.1", ["0.1"]),
+        (["0.1", "1.0"], ["0.1", "1.0"]),
+        ("*.0", ["0.0", "1.0"]),
+        ("?.1", ["0.1", "1.1"]),
+        (nn.Linear, ["1.0"]),
+        ([nn.Linear, "0"], ["0", "1.0"]),
+        (lambda name, module: name.startswith("1."), ["1.0", "1.1"]),
+        (["!0.*"], ["1.1"]),
+        (["*", "!*.0", "!1"], ["0", "0.1", "1.1"]),
+    ],
+)
+def test_a_selection_means_these_modules(layers: Any, expected: list[str]) -> None:
+    selection = Selection(net(), layers)
+    assert [n for n, child in selection.modules.items() if selection.wants(n, child)] == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("0.7", "no layer is named '0.7'; close matches: 0"),
+        ("", "no layer is named ''"),
+        ("features.*", r"no layer matches 'features.\*'; known: 0, 0.0"),
+        (nn.GELU, "no layer matches GELU; the model has modules of the types Conv2d, Linear"),
+        ([], "layers is empty"),
+    ],
+)
+def test_a_choice_that_means_nothing_is_told(layers: Any, message: str) -> None:
+    with pytest.raises(LayerError, match=message):
+        Selection(net(), layers)
+
+
+def test_names_of_calls_are_unique_whatever_modules_are_called() -> None:
+    taken = {"a", "a_1", "a_1_1", "a_2"}
+    named = [
+        name
+        for module in sorted(taken)
+        for name, _ in zip(site_names(module, taken), range(5), strict=False)
+    ]
+    assert len(named) == len(set(named)) == 20
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [(nn.ReLU(), True), (nn.PReLU(), True), (nn.GELU(), True), (nn.Softmax(1), False),
+     (nn.MultiheadAttention(2, 1), False), (nn.Conv2d(1, 1, 1), False)],
+)  # fmt: skip
+def test_what_counts_as_an_activation_function(module: nn.Module, expected: bool) -> None:
+    assert is_activation_function(module) is expected
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As timm and torchvision name the channels-first one."""
+
+
+@pytest.mark.parametrize(
+    ("module", "ndim", "axis"),
+    [
+        (nn.Conv2d(1, 1, 1), 4, 1),
+        (nn.ConvTranspose1d(1, 1, 1), 3, 1),
+        (nn.BatchNorm2d(1), 4, 1),
+        (nn.GroupNorm(1, 1), 4, 1),
+        (nn.AdaptiveAvgPool2d(1), 4, 1),
+        (nn.Linear(1, 1), 2, 1),
+        (nn.Linear(1, 1), 3, 2),
+        (nn.Linear(1, 1), 5, 4),
+        (nn.LayerNorm(1), 4, 3),
+        (nn.RMSNorm(1), 3, 2),
+        (LayerNorm2d(1), 4, 1),
+        (nn.LSTM(1, 1), 3, 2),
+        (nn.ReLU(), 4, None),
+        (nn.Dropout(), 3, None),
+        (nn.ReLU(), 2, 1),
+    ],
+)
+def test_the_axis_that_a_type_fixes(module: nn.Module, ndim: int, axis: int | None) -> None:
+    assert axis_of_type(module, ndim) == axis
+
+
+def test_a_pointwise_module_takes_the_axis_of_the_last_output_of_its_shape() -> None:
+    axes = UnitAxes(0)
+    shape = (2, 5, 5, 5)
+    assert axes.before(shape) is None
+    axes.note(nn.Conv2d(1, 1, 1), shape)
+    assert axes.before(shape) == 1
+    moment = axes.now
+    axes.note(nn.Linear(1, 1), shape)
+    assert (axes.before(shape), axes.after(moment, shape), axes.contested(shape)) == (3, 3, True)
+    assert axes.after(axes.now, shape) is None
+
+
+def test_tokens_before_the_patches_are_counted_from_parameters() -> None:
+    holder = nn.Module()
+    holder.cls_token = nn.Parameter(torch.zeros(1, 1, 4))
+    holder.register_tokens = nn.Parameter(torch.zeros(1, 4, 4))
+    assert prefix_tokens(nn.Sequential(holder)) == 5
+    assert prefix_tokens(net()) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "windows", "arranged"),
+    [
+        ((), 1, 1, (6, 1)),
+        ((4,), 1, 1, (6, 4)),
+        ((4,), 1, 3, (2, 4, 3)),
+        ((4, 5, 7), 1, 1, (6, 4, 5, 7)),
+        ((5, 7, 4), 3, 1, (6, 4, 5, 7)),
+        ((5, 4), 2, 3, (2, 4, 3, 5)),
+    ],
+)
+def test_an_output_is_arranged_with_its_units_second(
+    shape: tuple[int, ...], axis: int, windows: int, arranged: tuple[int, ...]
+) -> None:
+    units = arranged[1]
+    layer = Layer("a", "a", 0, "A", shape, axis, units, windows)
+    assert layer.arrange(torch.rand(6, *shape)).shape == arranged
+    assert layer.positions == arranged[2:]
+
+
+def test_a_bare_module_is_its_own_inside() -> None:
+    module = net()
+    assert unwrap(module) is module
