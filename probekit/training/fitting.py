@@ -260,6 +260,8 @@ class Fitting:
         """Measures the best epoch on the test split, once, and completes the card."""
         if self.machine.is_main:
             self.keeper.save_final(self.module, self.place.epoch - 1)
+        # The others must not look for the best weights before the first process has written them.
+        self.machine.wait()
         self.module.load_state_dict(read_weights(self.keeper.best_file(self.place)))
         result = analyze(
             self.model, self.data.test, metrics=["selectivity"], batch_size=500, progress=False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,7 @@ QUICK: dict[str, Any] = {
     "progress": False,
 }
 VARIABLES = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> xr.Dataset:
@@ -44,7 +36,7 @@ def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> x
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+def small(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
     out = tmp_path_factory.mktemp("sweeps") / "small"
     return out, quick(out, list(np.array([1, -0.5], np.float32)), list(np.arange(0, 4, 3)))
 
@@ -185,11 +177,10 @@ def test_folders_of_different_alphas_differ() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_cluster_loses_nothing_when_a_worker_is_killed(
-    tmp_path: Path, small: tuple[Path, xr.Dataset]
-) -> None:
+def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, processes: Any) -> None:
     import threading
 
+    import dask
     from distributed import Client, LocalCluster
 
     out = tmp_path / "s"
@@ -197,6 +188,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(
     options = {"epochs": 6, "limit": 256}
 
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
