@@ -85,9 +85,9 @@ class _Pool(torch.autograd.Function):
         ctx.tiled = half and maps.shape[1] < _NARROW and _units_last(maps)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         positions = ctx.shape[2:]
-        share = (gradient / prod(positions)).to(ctx.dtype)
+        share: Tensor = (gradient / prod(positions)).to(ctx.dtype)
         if ctx.tiled:
             return _tile(share, positions)
         return share.reshape(*share.shape, *(1 for _ in positions)).expand(ctx.shape)

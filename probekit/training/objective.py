@@ -10,7 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ClassSums", "TrainingNegative", "batch_selectivity", "by_layer", "sum_over_processes"]
+from probekit.errors import DataError
+
+__all__ = [
+    "ClassSums",
+    "TrainingNegative",
+    "batch_selectivity",
+    "by_layer",
+    "check_labels",
+    "sum_over_processes",
+]
 
 TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
 
@@ -100,6 +109,26 @@ def batch_selectivity(
     defined = (total != 0) & ~dead & enough
     index = (highest - rest) / torch.where(defined, total, 1)
     return torch.where(defined, index, 0), enough
+
+
+def check_labels(labels: Any, batch: int) -> None:
+    """Sees that there is one whole number for each sample.
+
+    Raises:
+        DataError: There is not.
+    """
+    if not isinstance(labels, Tensor):
+        raise DataError(f"labels are a tensor of whole numbers, not {type(labels).__name__}")
+    if labels.ndim == 2 or labels.is_floating_point():
+        raise DataError(
+            f"labels {tuple(labels.shape)} of {labels.dtype} are soft, as mixup makes them, and have no "
+            "class means; give one whole number a sample, or train without mixing"
+        )
+    if labels.dtype == torch.bool or labels.shape != (batch,):
+        raise DataError(
+            f"{batch} samples need one whole number each as label, not "
+            f"{tuple(labels.shape)} of {labels.dtype}"
+        )
 
 
 def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:

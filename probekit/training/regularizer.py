@@ -17,7 +17,13 @@ from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
 from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning
-from probekit.training.objective import ClassSums, TrainingNegative, batch_selectivity, by_layer
+from probekit.training.objective import (
+    ClassSums,
+    TrainingNegative,
+    batch_selectivity,
+    by_layer,
+    check_labels,
+)
 from probekit.training.subsets import subset_of
 from probekit.training.watch import Accumulation, TrainingRecorder
 
@@ -205,7 +211,7 @@ class SelectivityRegularizer:
             )
 
     def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> ClassSums:
-        _check_labels(labels, len(pooled[0]))
+        check_labels(labels, len(pooled[0]))
         device = pooled[0].device
         activations = torch.cat([table.to(device) for table in pooled], 1)
         labels = labels.to(device, torch.long)
@@ -299,18 +305,3 @@ def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> 
         raise OptionError(f"classes must be a whole number from 2, not {classes!r}")
     if accumulation not in ("refuse", "each"):
         raise OptionError(f"accumulation is 'refuse' or 'each', not {accumulation!r}")
-
-
-def _check_labels(labels: Any, batch: int) -> None:
-    if not isinstance(labels, Tensor):
-        raise DataError(f"labels are a tensor of whole numbers, not {type(labels).__name__}")
-    if labels.ndim == 2 or labels.is_floating_point():
-        raise DataError(
-            f"labels {tuple(labels.shape)} of {labels.dtype} are soft, as mixup makes them, and have no "
-            "class means; give one whole number a sample, or train without mixing"
-        )
-    if labels.dtype == torch.bool or labels.shape != (batch,):
-        raise DataError(
-            f"{batch} samples need one whole number each as label, not "
-            f"{tuple(labels.shape)} of {labels.dtype}"
-        )
