@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     from probekit.models.loading import load_model as load_model
     from probekit.results import open_result as open_result
     from probekit.results import save_result as save_result
+    from probekit.robustness.attacks import FGSM as FGSM
+    from probekit.robustness.attacks import PGD as PGD
+    from probekit.robustness.attacks import AutoAttack as AutoAttack
+    from probekit.robustness.corruptions import Corruption as Corruption
+    from probekit.robustness.corruptions import corrupt as corrupt
+    from probekit.robustness.evaluate import robustness as robustness
+    from probekit.robustness.published import load_published as load_published
     from probekit.statistics.base import Statistic as Statistic
     from probekit.statistics.class_means import ClassMeans as ClassMeans
     from probekit.statistics.covariance import Covariance as Covariance
@@ -68,11 +75,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AlphaSchedule": "training.schedules",
+    "AutoAttack": "robustness.attacks",
     "ClassMeans": "statistics.class_means",
+    "Corruption": "robustness.corruptions",
     "Covariance": "statistics.covariance",
     "Dimensionality": "metrics.dimensionality",
+    "FGSM": "robustness.attacks",
     "GradientVariability": "metrics.gradient_variability",
     "ImageModel": "models.image_model",
+    "PGD": "robustness.attacks",
     "ProbekitError": "errors",
     "ProbekitWarning": "errors",
     "Recipe": "training.recipes",
@@ -87,6 +98,7 @@ _HOMES = {
     "analyze": "analysis",
     "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
+    "corrupt": "robustness.corruptions",
     "jacobian_norm": "capture.jacobian",
     "layer_metric": "metrics.functions",
     "list_data": "data.datasets",
@@ -95,12 +107,14 @@ _HOMES = {
     "list_recipes": "training.recipes",
     "load_data": "data.datasets",
     "load_model": "models.loading",
+    "load_published": "robustness.published",
     "open_recording": "capture.store",
     "open_result": "results",
     "participation_ratio": "metrics.dimensionality",
     "participation_ratio_unbiased": "metrics.dimensionality",
     "plan": "capture.plan",
     "record": "capture.recording",
+    "robustness": "robustness.evaluate",
     "save_result": "results",
     "sweep": "training.sweep",
     "train": "training.trainer",

@@ -1,0 +1,187 @@
+"""What is measured under one condition: outcomes by class, and each layer's activations and change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.errors import DataError, ModelError, OptionError
+from probekit.metrics.dimensionality import Dimensionality
+from probekit.metrics.selectivity import Selectivity
+from probekit.results import strings, unit_coordinates
+from probekit.robustness.perturbed import Condition, Perturbed
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.covariance import Covariance
+from probekit.statistics.kept import in_words
+
+__all__ = ["Measure", "conditions_at_once"]
+
+_DIMENSIONALITY = Dimensionality(spectrum=0)
+_SELECTIVITY = Selectivity()
+
+
+class Measure:
+    """The statistics of one condition, and the numbers that they give.
+
+    Where the images are clean the covariance is that of the activations; else it is that of the
+    change, the clean activations less the perturbed ones of the same images.
+
+    Args:
+        condition: What the images are under.
+        layers: The layers; none measures the outcome alone.
+        dimensionality: Whether to keep covariances.
+        selectivity: Whether to keep class means.
+        paired: Whether clean activations of the same images will be given.
+    """
+
+    def __init__(
+        self,
+        condition: Condition,
+        layers: Sequence[Layer],
+        *,
+        dimensionality: bool,
+        selectivity: bool,
+        paired: bool,
+    ) -> None:
+        self.condition = condition
+        self.layers = list(layers)
+        names = [layer.name for layer in layers]
+        clean = condition.kind == "clean"
+        self._outcomes: dict[str, ClassMeans] = {}
+        self._means = {name: ClassMeans() for name in names if selectivity}
+        self._sizes = {name: ClassMeans() for name in names if paired and not clean}
+        self._covariances = {
+            name: Covariance() for name in names if dimensionality and (paired or clean)
+        }
+
+    def add(
+        self,
+        batch: Perturbed,
+        output: Any,
+        activations: Mapping[str, Tensor],
+        clean: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Takes in a batch.
+
+        Args:
+            batch: The batch under this condition.
+            output: The model's output for it.
+            activations: (batch, units) of each layer for it.
+            clean: The same for the clean images, where there are any.
+        """
+        outcomes = dict(batch.outcomes) or {"correct": _correct(output, batch)[:, None]}
+        for name, table in outcomes.items():
+            self._outcomes.setdefault(name, ClassMeans()).update(table, batch.labels)
+        for name, table in activations.items():
+            if name in self._means:
+                self._means[name].update(table, batch.labels)
+            subject = table
+            if name in self._sizes and clean is not None:
+                subject = _double(clean[name]) - _double(table)
+                self._sizes[name].update(subject.abs(), torch.zeros_like(batch.labels))
+            if name in self._covariances:
+                self._covariances[name].update(subject, batch.labels)
+
+    def to_tree(self) -> xr.DataTree:
+        """What was found: outcomes at the root, `/units`, and `/layers`."""
+        nodes = {"/": self._outcome_table()}
+        if self.layers:
+            nodes["units"] = self._unit_table()
+            nodes["layers"] = self._layer_table()
+        return xr.DataTree.from_dict(nodes)
+
+    def _outcome_table(self) -> xr.Dataset:
+        found = xr.Dataset()
+        for name, statistic in self._outcomes.items():
+            by_class = statistic.to_xarray()
+            counts = by_class["count"]
+            total = (by_class * counts).sum("class") / counts.sum()
+            if name == "correct":
+                found["accuracy"] = total[0]
+                found["accuracy_by_class"] = by_class[0]
+                found["samples_by_class"] = ("class", counts.values)
+            elif name == "correct_by_step":
+                found["accuracy_by_step"] = ("step", total.values)
+                found = found.assign_coords(step=np.arange(len(total)))
+            else:
+                found[f"{name}_by_class"] = (by_class[0] * counts).round().astype(np.int64)
+                found[name] = found[f"{name}_by_class"].sum()
+        return found.drop_vars("count", errors="ignore")
+
+    def _unit_table(self) -> xr.Dataset:
+        parts = list(self._by_layer())
+        return xr.concat(parts, "unit").assign_coords(unit_coordinates(self.layers))
+
+    def _by_layer(self) -> Iterator[xr.Dataset]:
+        for layer in self.layers:
+            units = xr.Dataset({"change_size": ("unit", np.full(layer.units, np.nan))})
+            if layer.name in self._sizes:
+                units["change_size"] = (
+                    self._sizes[layer.name].to_xarray()[:, 0].drop_vars(["class", "count"])
+                )
+            if layer.name in self._means:
+                found, _ = _SELECTIVITY.evaluate(self._means[layer.name].to_xarray())
+                units.update(
+                    found[["selectivity", "preferred_class", "dead", "negative_class_mean"]]
+                )
+            yield units
+
+    def _layer_table(self) -> xr.Dataset:
+        parts = []
+        for layer in self.layers:
+            numbers = xr.Dataset({"n_units": layer.units})
+            if layer.name in self._covariances:
+                covariance = self._covariances.pop(layer.name)
+                _, found = _DIMENSIONALITY.evaluate(covariance.to_xarray())
+                numbers.update(found.drop_dims("component"))
+            parts.append(numbers)
+        names = strings([layer.name for layer in self.layers])
+        return xr.concat(parts, "layer").assign_coords(layer=names)
+
+
+def conditions_at_once(layers: Sequence[Layer], *, dimensionality: bool, memory: int) -> int:
+    """How many conditions a pass can measure within a number of bytes.
+
+    A condition keeps 8 D^2 bytes for each layer of D units; the largest one takes 48 D^2 more
+    while its covariance is evaluated. The rest, 8 bytes a unit and class, is left out.
+
+    Raises:
+        OptionError: Not even one.
+    """
+    if not dimensionality or not layers:
+        return 2**31
+    one = sum(8 * layer.units**2 for layer in layers)
+    largest = max(layers, key=lambda layer: layer.units)
+    working = 48 * largest.units**2
+    if one + working > memory:
+        raise OptionError(
+            f"the covariances of one condition for {len(layers)} layers, with {largest.units} units "
+            f"in {largest.name!r}, need {in_words(one + working)} of memory, and memory={memory} "
+            f"allows {in_words(memory)}; choose fewer layers, dimensionality=False, or raise memory"
+        )
+    return (memory - working) // one
+
+
+def _double(table: Tensor) -> Tensor:
+    """In float64, on the CPU where the device knows none."""
+    return (table.cpu() if table.device.type == "mps" else table).to(torch.float64)
+
+
+def _correct(output: Any, batch: Perturbed) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(
+            f"robustness needs logits (batch, classes) of two classes or more, and the model gives "
+            f"{shape}; hand over a module that returns the logits alone"
+        )
+    if int(batch.labels.max()) >= output.shape[1]:
+        raise DataError(
+            f"label {int(batch.labels.max())} is out of range: the model has {output.shape[1]} classes"
+        )
+    return output.argmax(1) == batch.labels
