@@ -196,20 +196,22 @@ class Dimensionality:
         """The numbers of one layer."""
         dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
         spectrum = eigenvalues(covariance)
-        found = xr.Dataset(
+        counts = _count_components(spectrum, self.variance)
+        ratios = {
+            "participation_ratio": participation_ratio(covariance).item(),
+            "participation_ratio_unbiased": participation_ratio_unbiased(covariance).item(),
+        }
+        return xr.Dataset(), xr.Dataset(
             {
-                "participation_ratio": participation_ratio(covariance),
-                "participation_ratio_unbiased": participation_ratio_unbiased(covariance),
-                "components": _count_components(spectrum, self.variance),
+                **ratios,
+                **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
+                "components": counts,
+                "components_fraction": counts / dimensions,
+                "eigenvalue": spectrum[: self.spectrum],
+                "n_dimensions": dimensions,
+                "n_samples": count,
+                "too_few_samples": count <= dimensions,
             }
-        )
-        fractions = found / dimensions
-        found = found.merge(fractions.rename({name: f"{name}_fraction" for name in fractions}))
-        return xr.Dataset(), found.assign(
-            eigenvalue=spectrum[: self.spectrum],
-            n_dimensions=dimensions,
-            n_samples=count,
-            too_few_samples=count <= dimensions,
         )
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
