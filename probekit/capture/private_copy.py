@@ -34,8 +34,8 @@ def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forwar
     """Lends something that computes what a model computes, and is cheap to differentiate.
 
     A copy shares the model's weights, without their gradients and without hooks; where the model
-    can be traced, each batch norm is folded into the convolution before it; on a CPU the filters lie
-    channels-last. The copy is taken only if it gives the same activations. Otherwise the model
+    can be traced, each batch norm is folded into the convolution before it. The copy is taken only
+    if it gives the same activations. Otherwise the model
     itself is lent, its weights without gradients until it comes back.
 
     Args:
@@ -54,8 +54,6 @@ def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forwar
         twin = None if _hooked(module) else _try_copy(module, recorded, fold)
         if twin is None:
             continue
-        if images.device.type == "cpu" and images.ndim == 4:
-            _channels_last(twin)
         private = _holding(model, twin)
         if private is not None and _same(private, images, expected, forward):
             yield private
@@ -167,12 +165,6 @@ def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> None:
 def _put(module: nn.Module, name: str, child: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     module.get_submodule(parent)._modules[leaf] = child.eval()
-
-
-def _channels_last(module: nn.Module) -> None:
-    for child in module.modules():
-        if type(child) is nn.Conv2d and isinstance(child.weight, nn.Parameter):
-            child.weight.data = child.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextmanager
