@@ -20,6 +20,7 @@ from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
+from probekit.processes import Processes, processes
 from probekit.provenance import provenance
 from probekit.results import strings, unit_coordinates
 from probekit.statistics.base import distinct
@@ -57,12 +58,37 @@ class Pass:
             if hasattr(one, "check"):
                 one.check(self.layers, batches.samples or batches.limit)
         sources: list[Source] = distinct(one.source for one in self.statistics)
-        with stream(model, batches, self.layers, sources, reading) as observed:
+        together = processes()
+        share = batches.share(together.rank, together.world)
+        with stream(model, share, self.layers, sources, reading) as observed:
             for seen in observed:
                 for source, tables in zip(sources, seen.tables, strict=True):
                     self._feed(source, tables, seen.batch)
                 self._note(seen.batch, seen.output)
+        batches.skipped = sum(together.gather(share.skipped))
+        if together.world > 1:
+            self._unite(together)
         return self
+
+    def _unite(self, together: Processes) -> None:
+        """Merges what all processes have seen, so that each of them has the whole."""
+        for name, own in self.fed.items():
+            states = [{key: value.cpu() for key, value in one.state.items()} for one in own]
+            whole = [one.fresh() for one in own]
+            for part in together.gather(states):
+                for one, state in zip(whole, part, strict=True):
+                    piece = one.fresh()
+                    piece.state = state
+                    one.merge(piece)
+            self.fed[name] = whole
+        notes = together.gather((self._labels, self._predictions, self._index))
+        labels, predictions, index = (
+            [x for part in row for x in part] for row in zip(*notes, strict=True)
+        )
+        complete = len(predictions) == len(labels)
+        order = torch.cat(index).argsort()
+        self._labels, self._index = [torch.cat(labels)[order]], [torch.cat(index)[order]]
+        self._predictions = [torch.cat(predictions)[order]] if complete else []
 
     def _feed(self, source: Source, tables: dict[str, Tensor], batch: Batch) -> None:
         for name, table in tables.items():
@@ -176,7 +202,7 @@ def analyze(
 
 def _check_classes(batches: Batches) -> None:
     labels = getattr(batches.source, "labels", None)
-    if isinstance(labels, Tensor) and len(labels) and len(labels.unique()) < 2:
+    if isinstance(labels, Tensor) and len(labels) and int(labels.min()) == int(labels.max()):
         name = batches.classes[int(labels[0])] if batches.classes else int(labels[0])
         raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
 

@@ -20,6 +20,7 @@ from probekit.capture.stream import Observed, Reading, find_layers, open_subject
 from probekit.data.batches import Batches
 from probekit.errors import OptionError
 from probekit.models.image_model import as_module, content_hash
+from probekit.processes import processes
 from probekit.provenance import provenance
 
 __all__ = ["columns", "record"]
@@ -79,6 +80,8 @@ def record(
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
+    if processes().world > 1:
+        raise OptionError("a recording is written by one process; start it without torchrun")
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )

@@ -86,6 +86,7 @@ class Batches:
         self.name: str = str(getattr(data, "name", type(data).__name__))
         self.skipped = 0
         self.first = 0
+        self.rank, self.world = 0, 1
         self._drawn: Tensor | None = None
 
     @property
@@ -131,28 +132,47 @@ class Batches:
         rest.first = first
         return rest
 
+    def share(self, rank: int, world: int) -> Batches:
+        """The part of the data that one of several processes takes.
+
+        Samples of a map-style data set are dealt out one by one, those of anything else by batches.
+        """
+        part = copy(self)
+        part.rank, part.world = rank, world
+        return part
+
+    def order(self) -> Tensor | None:
+        """The indices of a map-style data set in the order they come; None where that is 0, 1, 2, ..."""
+        index = self.subset()
+        if not _is_map(self.source) or (not self.first and self.world == 1):
+            return index
+        index = torch.arange(len(self.source)) if index is None else index
+        return index[self.first :][self.rank :: self.world]
+
     def peek(self) -> Batch:
         """The first batch, which comes again when the data is gone through."""
         if isinstance(self.source, Iterator):
             self.source = _Replayed(self.source)
         if isinstance(self.source, _Replayed):
-            return self._check(next(self.source.again(), DataError(f"{self.name} is empty")), 0)
+            return self._check(next(self.source.again(), DataError(f"{self.name} is empty")), None)
         return next(iter(self))
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = 0
-        count = self.first
-        for raw in _read_ahead(self._raw()):
-            batch = self._check(raw, count)
-            if self.limit is not None and not _is_map(self.source):
-                keep = min(len(batch), self.limit - count)
+        mapped = _is_map(self.source)
+        order = self.order()
+        place = 0 if mapped else self.first
+        for number, raw in enumerate(_read_ahead(self._raw())):
+            batch = self._check(raw, None if order is None else order[place:], place)
+            if self.limit is not None and not mapped:
+                keep = min(len(batch), self.limit - place)
                 batch = Batch(batch.images[:keep], batch.labels[:keep], batch.index[:keep])
-            count += len(batch)
-            if len(batch):
+            place += len(batch)
+            if len(batch) and (mapped or number % self.world == self.rank):
                 yield batch
-            if self.limit is not None and count >= self.limit:
+            if self.limit is not None and not mapped and place >= self.limit:
                 break
-        if not count:
+        if not place and (not mapped or self.world == 1):
             raise DataError(f"{self.name} has no samples that can be read")
 
     def _raw(self) -> Iterator[Any]:
@@ -165,12 +185,15 @@ class Batches:
             yield from islice(self.source, self.first // self.batch_size, None)
             return
         data = self.source
-        index = self.subset()
-        if self.first:
-            index = (torch.arange(len(data)) if index is None else index)[self.first :]
+        index = self.order()
         own = isinstance(data, LabelledImages)
         if index is not None:
-            data = _Chosen(data, index) if own else Subset(data, index.tolist())
+            numbers = index.tolist()
+            data = (
+                _Chosen(data, numbers)
+                if isinstance(data, LabelledImages)
+                else Subset(data, numbers)
+            )
         workers = self.workers
         if workers is None:
             workers = getattr(self.source, "workers", 0)
@@ -192,16 +215,16 @@ class Batches:
                 "load it with load_data(dataset, model)"
             ) from None
 
-    def _check(self, raw: Any, count: int) -> Batch:
+    def _check(self, raw: Any, order: Tensor | None, place: int = 0) -> Batch:
         if isinstance(raw, DataError):
             raise raw
         images, labels, index = _parts(raw)
         if index is None:
-            drawn = self.subset()
-            index = torch.arange(count, count + len(images))
-            index = index if drawn is None else drawn[index]
+            count = len(images)
+            index = torch.arange(place, place + count) if order is None else order[:count]
         elif isinstance(self.source, LabelledImages) and self.source.skip_bad:
-            asked = min(self.batch_size, (self.samples or 0) - count - self.skipped)
+            whole = len(self.source) if order is None else len(order) + place
+            asked = min(self.batch_size, whole - place - self.skipped)
             self.skipped += asked - len(index)
         if labels.ndim != 1 or len(labels) != len(images):
             raise DataError(
@@ -239,8 +262,8 @@ class _Replayed:
 class _Chosen(Dataset[Any]):
     """Some of the samples of a `LabelledImages`, still fetched many at a time."""
 
-    def __init__(self, data: LabelledImages, index: Tensor) -> None:
-        self.data, self.index = data, index.tolist()
+    def __init__(self, data: LabelledImages, index: list[int]) -> None:
+        self.data, self.index = data, index
 
     def __len__(self) -> int:
         return len(self.index)

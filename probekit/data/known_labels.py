@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from probekit.data.batches import Batches
-from probekit.data.images import LabelledImages
 
 __all__ = ["known_labels"]
 
@@ -32,7 +31,7 @@ def known_labels(batches: Batches) -> tuple[Tensor, Tensor | None] | None:
         labels, subset = _of_dataset(source), batches.subset()
         if labels is None or subset is None:
             return None if labels is None else (labels, None)
-        return labels[subset], subset if isinstance(source, LabelledImages) else None
+        return labels[subset], subset
     labels = _of_list(source)
     return None if labels is None else (labels[: batches.limit], None)
 

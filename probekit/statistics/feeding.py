@@ -31,6 +31,8 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096) -> Any:
         raise DataError("a recording has activation(sample, unit) and label(sample)")
     table = recording["activation"].transpose("sample", "unit")
     labels = torch.from_numpy(np.asarray(recording["label"].values).astype(np.int64))
+    if hasattr(statistic, "expect"):
+        statistic.expect(labels)
     for start in range(0, table.sizes["sample"], rows):
         block = torch.from_numpy(np.ascontiguousarray(table[start : start + rows].values))
         index = torch.arange(start, start + len(block))

@@ -94,4 +94,5 @@ def test_subsets_and_limited_foreign_data_sets() -> None:
     found = known_labels(limited)
     assert found is not None
     assert torch.equal(found[0], torch.cat([batch.labels for batch in limited]))
-    assert found[1] is None
+    assert found[1] is not None
+    assert torch.equal(found[1], torch.cat([batch.index for batch in limited]))
