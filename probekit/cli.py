@@ -142,6 +142,7 @@ def analyze(
     device: Device = None,
     seed: Seed = 0,
     tokens: Tokens = "all",
+    precision: Annotated[str | None, typer.Option(help="Forward in bfloat16 or float16.")] = None,
     workers: Workers = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
@@ -164,7 +165,7 @@ def analyze(
     network, images = _subject(model, data, weights, random, skip_bad)
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
-        seed=seed, progress=progress, tokens=tokens, workers=workers,
+        seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
     )  # fmt: skip
     if out:
         save_result(result, out, overwrite=overwrite)
@@ -242,6 +243,102 @@ def record(
     )  # fmt: skip
     sizes = recording.sizes
     print(f"recording: {out}, {sizes['sample']} samples x {sizes['unit']} units")
+
+
+Epochs = Annotated[int | None, typer.Option(help="Instead of the recipe's.")]
+DataRoot = Annotated[str | None, typer.Option(help="Where the data set's files are.")]
+Schedule = Annotated[
+    str | None,
+    typer.Option(help="Alpha over the epochs, such as '0*5 -20*15', instead of --alpha."),
+]
+Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Regularized = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", help="Layers to regularize: names, globs, first:3, last:3, but-last-stage."
+    ),
+]
+
+
+@command(
+    epilog="Example: probekit train resnet20-digits --alpha -1 --seed 0 -o run/   "
+    "(a run that exists goes on; probekit analyze run/ fashion-mnist looks at it)"
+)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the run.")],
+    alpha: Annotated[
+        float, typer.Option(help="Below 0 discourages selectivity, above 0 promotes it.")
+    ] = 0.0,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    data_root: DataRoot = None,
+    alpha_schedule: Schedule = None,
+    layers: Regularized = None,
+    device: Device = None,
+    precision: Precision = None,
+    workers: Annotated[int, typer.Option(help="Threads or processes that decode images.")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Train a network with class selectivity turned down or up."""
+    from probekit.training.trainer import train as run
+
+    done = run(
+        recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
+        layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
+        precision=precision, tensorboard=tensorboard, progress=progress,  # type: ignore[arg-type]
+    )  # fmt: skip
+    print(
+        f"{done.recipe}, alpha {done.alpha_schedule}, seed {done.seed}: test accuracy "
+        f"{done.test_accuracy:.4f}, mean selectivity {done.selectivity_mean:.4f} "
+        f"(epoch {done.best_epoch + 1} of {done.epochs})\nrun: {done.folder}"
+    )
+
+
+@command(
+    epilog="Example: probekit sweep resnet20-digits --alphas -2,-1,0,1,2 --seeds 0,1,2 -o sweep/"
+)
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the sweep.")],
+    alphas: Annotated[str, typer.Option(help="Numbers with commas between.")] = "-2,-1,0,1,2",
+    seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0",
+    epochs: Epochs = None,
+    data_root: DataRoot = None,
+    layers: Regularized = None,
+    device: Device = None,
+    precision: Precision = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
+    progress: Progress = True,
+) -> None:
+    """Train a recipe for each alpha and seed; a sweep that exists goes on."""
+    from probekit.report.terminal import console, print_sweep
+    from probekit.training.sweep import sweep as run
+
+    given = {"epochs": epochs, "precision": precision, "layers": layers or None}
+    table = run(
+        recipe, _numbers("--alphas", alphas, float), _numbers("--seeds", seeds, int), out,
+        scheduler=scheduler, progress=progress, data_root=data_root, device=device,
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    print_sweep(table, console())
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise OptionError(f"{option} takes numbers with commas between, not {text!r}") from None
+
+
+@command()
+def recipes() -> None:
+    """List the recipes that train and sweep know."""
+    from probekit.training.recipes import list_recipes
+
+    for name in list_recipes():
+        print(name)
 
 
 @command(name="models")

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["console", "layer_rows", "most_selective", "print_plan", "print_result", "result_json"]
+__all__ = [
+    "console",
+    "layer_rows",
+    "most_selective",
+    "print_plan",
+    "print_result",
+    "print_sweep",
+    "result_json",
+]
 
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
@@ -173,6 +181,26 @@ def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
     units = sum(row["units"] for row in rows)
     size = sum(row["bytes_per_sample"] for row in rows)
     to.print(f"\n{len(rows)} layers, {units:,} units, {size:,} bytes a sample")
+
+
+def print_sweep(table: xr.Dataset, to: Console) -> None:
+    """Prints a row a run of a sweep."""
+    shown = Table(
+        "alpha", "seed", "test accuracy", "mean selectivity", "", box=None, pad_edge=False
+    )
+    for alpha in table["alpha"].values:
+        for seed in table["seed"].values:
+            run = table.sel(alpha=alpha, seed=seed)
+            index = float(run["selectivity_mean"])
+            failure = str(run["failure"].values) if "failure" in table else ""
+            shown.add_row(
+                f"{alpha:g}",
+                str(seed),
+                _number(float(run["test_accuracy"])),
+                _number(index),
+                escape(failure) or bar(index),
+            )
+    to.print(shown)
 
 
 def _words(name: str) -> str:
