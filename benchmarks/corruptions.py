@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import cv2
 import imagecorruptions
-import numba
 import numpy as np
 import torch
 from PIL import Image
@@ -81,7 +80,6 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    numba.set_num_threads(min(options.threads, numba.config.NUMBA_NUM_THREADS))
     clock = time.process_time if options.cpu_time else time.perf_counter
     pictures = photographs(options.images)
     print(f"{options.threads} threads, {torch.__version__=!s}")

@@ -267,11 +267,12 @@ def _check_values(images: Tensor) -> None:
 def _checked_index(index: Sequence[int] | Tensor | None, n: int) -> list[int]:
     if index is None:
         return list(range(n))
-    values = index.tolist() if hasattr(index, "tolist") else list(index)
-    if not isinstance(values, list) or len(values) != n:
-        found = len(values) if isinstance(values, list) else "one number"
-        raise DataError(f"index has {found} entries for {n} images; give one for each image")
+    if isinstance(index, Tensor) and index.ndim != 1:
+        raise DataError(f"index has shape {tuple(index.shape)}; give one number for each image")
+    values = index.tolist() if isinstance(index, Tensor) else list(index)
+    if len(values) != n:
+        raise DataError(f"index has {len(values)} entries for {n} images; give one for each image")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
             raise DataError(f"index holds {value!r}; give whole numbers from 0 on")
-    return values
+    return [operator.index(value) for value in values]

@@ -24,6 +24,7 @@ from probekit.robustness.corruption_tables import (
 from probekit.robustness.corruptions import _PROCEDURES
 from probekit.robustness.procedures import noise
 from probekit.robustness.procedures.edges import distance_to
+from probekit.robustness.procedures.jpeg import through_pillow, through_torchvision
 from probekit.robustness.procedures.weather import frost_photographs, plasma
 from probekit.robustness.random_streams import RandomStreams
 
@@ -337,3 +338,11 @@ def test_frost_photographs_are_sampled_without_antialiasing(scale):
     for channel in range(3):
         expected = ndimage.map_coordinates(whole[channel], places, order=1, mode="nearest")
         assert np.abs(small[channel] - expected).max() <= 0.51 / 255
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [7, 50, 80])
+def test_both_jpeg_codecs_give_the_same_bytes(channels, quality):
+    picture = torch.from_numpy(photographs(61)[0]).permute(2, 0, 1)[:channels].contiguous()
+    through_both = [codec(picture, quality) for codec in (through_pillow, through_torchvision)]
+    assert torch.equal(*through_both)

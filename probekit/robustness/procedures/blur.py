@@ -86,27 +86,23 @@ def _origins(offsets: Tensor, reach: int) -> Tensor:
     these links all at once, twice as far in each step, gives what the sequence would.
     """
     _, n, height, width = offsets.shape
-    shift = (offsets[0] * width).add_(offsets[1])
+    pixels = n * height * width
     # The generators' loops run from side − reach down to reach + 1.
-    kept = _outside_loops(height, width, reach, offsets.device)
-    shift.mul_(1 - kept)
-    origin = shift + torch.arange(
-        n * height * width, dtype=torch.int32, device=offsets.device
-    ).view(n, height, width)
-    origin, shift = origin.flatten(), shift.flatten()
+    outside = _outside_loops(height, width, reach, offsets.device)
+    shift = (offsets[0] * width).add_(offsets[1]).mul_(1 - outside).flatten()
+    # The first half stands for what pixels hold after the round, the second for what they held
+    # before it, where a link ends.
+    link = torch.arange(2 * pixels, dtype=torch.int32, device=offsets.device)
+    origin = link[:pixels] + shift
     if reach == 1:
         return origin  # offsets −1 and 0 never point at a pixel replaced before
-    # Links to pixels further on that the loops have changed stay open; others are marked by −1 in
-    # their sign bit.
-    local = kept.flatten().repeat(n)
-    is_end = ((shift <= 0).to(torch.int32) | local.index_select(0, origin)).neg_()
-    mark = torch.iinfo(torch.int32).min
-    link = origin | (is_end & mark)
-    while bool((link >= 0).any()):
-        ended = link >> 31
-        following = link.index_select(0, link & 0x7FFFFFFF)
-        link = (link & ended) | (following & ~ended)
-    return link & 0x7FFFFFFF
+    # A link goes on where it points ahead, to a pixel that the loops have come by.
+    is_end = shift.sub_(1).bitwise_right_shift_(31).neg_()
+    is_end |= outside.flatten().repeat(n).index_select(0, origin)
+    link[:pixels] = origin.add_(is_end, alpha=pixels)
+    while pixels and int(link[:pixels].min()) < pixels:
+        link = link.index_select(0, link)
+    return link[:pixels] - pixels
 
 
 @functools.lru_cache(maxsize=32)
@@ -166,15 +162,13 @@ def _draw_offsets(
 ) -> Draws:
     """Offsets of glass blur: both come from one word, the lower half across, the upper down."""
     _, reach, rounds = constants
-    height, width = images.shape[-2:]
-    fields = []
-    for number in range(rounds):
-        words = streams.words(height * width, field=number).view(len(streams), height, width)
-        down = (words >> 16).add_(1 << 15)
-        across = words.bitwise_and_(0xFFFF)
-        pair = torch.stack([down, across])
-        fields.append(pair.mul_(2 * reach).bitwise_right_shift_(16).sub_(reach))
-    return (torch.stack(fields),)
+    n, _, height, width = images.shape
+    fields = torch.empty(rounds, 2, n, height, width, dtype=torch.int32, device=images.device)
+    for number, (down, across) in enumerate(fields):
+        words = streams.words(height * width, field=number).view(n, height, width)
+        torch.bitwise_right_shift(words, 16, out=down).add_(1 << 15)
+        torch.bitwise_and(words, 0xFFFF, out=across)
+    return (fields.mul_(2 * reach).bitwise_right_shift_(16).sub_(reach),)
 
 
 def _draw_angle(streams: RandomStreams, images: Tensor, constants: tuple[int, float]) -> Draws:

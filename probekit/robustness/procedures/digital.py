@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import functools
-import io
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from probekit.robustness.procedures.base import Draws, Procedure
 from probekit.robustness.procedures.image_ops import sample_bilinear, smooth
+from probekit.robustness.procedures.jpeg import jpeg_compression
 from probekit.robustness.random_streams import RandomStreams
 
-__all__ = [
-    "PROCEDURES",
-    "contrast",
-    "elastic_transform",
-    "jpeg_compression",
-    "pixelate",
-    "saturate",
-]
+__all__ = ["PROCEDURES", "contrast", "elastic_transform", "pixelate", "saturate"]
+
+
+_HALF = 0.5 + 1e-4  # to round to the nearest, ties upwards in spite of rounding errors
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
@@ -58,50 +49,30 @@ def pixelate(images: Tensor, share: float) -> Tensor:
     height, width = images.shape[-2:]
     small_height, small_width = max(int(height * share), 1), max(int(width * share), 1)
     kind = (images.dtype, images.device)
-    across, columns = _box_matrix(width, small_width, *kind)
-    down, rows = _box_matrix(height, small_height, *kind)
-    small = torch.matmul(images * 255, across.T).add_(0.5).floor_()
-    small = torch.matmul(down, small).add_(0.5).floor_().div_(255)
+    across, columns = _box_matrix(width, small_width, 255, *kind)
+    down, rows = _box_matrix(height, small_height, 1, *kind)
+    small = torch.matmul(images, across.T).add_(_HALF).floor_()
+    small = torch.matmul(down, small).add_(_HALF).floor_().div_(255)
     return small.index_select(-1, columns).index_select(-2, rows)
 
 
 @functools.lru_cache(maxsize=32)
 def _box_matrix(
-    length: int, smaller: int, dtype: torch.dtype, device: torch.device
+    length: int, smaller: int, scale_by: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """A box resize to fewer pixels and back, along one axis.
 
     Returns:
-        The weights of the way there, means of whole pixels, (smaller, length), and for each pixel
-        of the way back the one that it shows, (length,).
+        The weights of the way there, means of whole pixels times ``scale_by``, (smaller, length),
+        and for each pixel of the way back the one that it shows, (length,).
     """
     scale = length / smaller
     centre = (torch.arange(smaller).double() + 0.5) * scale
     distance = (torch.arange(length).double() - centre[:, None] + 0.5) / scale
     inside = ((distance > -0.5) & (distance <= 0.5)).double()
-    weights = inside / inside.sum(1, keepdim=True)
+    weights = inside * scale_by / inside.sum(1, keepdim=True)
     shown = ((torch.arange(length).double() + 0.5) / scale).long().clamp(max=smaller - 1)
     return weights.to(device, dtype), shown.to(device)
-
-
-def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """Write and read a JPEG file of this quality with Pillow; on the CPU, image by image."""
-    n, channels, height, width = images.shape
-    mode = "L" if channels == 1 else "RGB"
-    levels = images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
-
-    def written_and_read(picture: NDArray[np.uint8]) -> bytes:
-        file = io.BytesIO()
-        image = Image.frombuffer(mode, (width, height), picture, "raw", mode, 0, 1)
-        image.save(file, "JPEG", quality=quality)
-        file.seek(0)
-        return JpegImageFile(file).tobytes()
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        read = b"".join(pool.map(written_and_read, levels.numpy()))
-    decoded = torch.frombuffer(bytearray(read), dtype=torch.uint8)
-    decoded = decoded.view(n, height, width, channels).permute(0, 3, 1, 2)
-    return decoded.to(images.device, images.dtype).contiguous().div_(255)
 
 
 def elastic_transform(

@@ -15,7 +15,8 @@ __all__ = ["PROCEDURES", "spatter"]
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)
-_SHADE = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))
+# Row, column and weight of each tap that is not zero.
+_EMBOSS = ((0, 0, -2), (0, 1, -1), (1, 0, -1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2))
 
 
 def spatter(images: Tensor, constants: tuple[float, ...], field: Tensor) -> Tensor:
@@ -53,7 +54,11 @@ def _shading(levels: Tensor) -> Tensor:
     distance = distance_to(edges(levels[:, 0], 50, 150), limit=20).unsqueeze(1)
     distance = _mean3(distance).add_(1e-4).floor_()
     shade = _equalized(distance)
-    shade = F.conv2d(_mirror(shade), torch.tensor(_SHADE).to(shade).view(1, 1, 3, 3))
+    around = _mirror(shade)
+    height, width = shade.shape[-2:]
+    shade = torch.zeros_like(shade)
+    for dy, dx, weight in _EMBOSS:
+        shade.add_(around[..., dy : dy + height, dx : dx + width], alpha=weight)
     return _mean3(shade.clamp_(0, 255)).round_()
 
 
@@ -62,7 +67,9 @@ def _mirror(images: Tensor) -> Tensor:
 
 
 def _mean3(images: Tensor) -> Tensor:
-    return F.avg_pool2d(_mirror(images), 3, stride=1)
+    around = _mirror(images)
+    rows = around[..., :-2].add(around[..., 1:-1]).add_(around[..., 2:])
+    return rows[..., :-2, :].add(rows[..., 1:-1, :]).add_(rows[..., 2:, :]).div_(9)
 
 
 def _equalized(levels: Tensor) -> Tensor:
