@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from probekit.errors import OutputError
 
 __all__ = [
+    "DRAFT",
     "capture_random_state",
     "momentum_of",
     "read_checkpoint",
@@ -28,7 +29,7 @@ __all__ = [
     "write_whole",
 ]
 
-_DRAFT = ".draft-"
+DRAFT = ".draft-"
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -37,7 +38,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutputError: It cannot be written (disk full, say); the old file is as it was.
     """
-    draft = path.with_name(f"{_DRAFT}{uuid4().hex}")
+    draft = path.with_name(f"{DRAFT}{uuid4().hex}")
     try:
         with draft.open("wb") as file:
             file.write(content)
@@ -71,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
 
 def remove_drafts(folder: Path) -> None:
     """Removes what writes left behind that were cut off."""
-    for draft in folder.glob(f"{_DRAFT}*"):
+    for draft in folder.glob(f"{DRAFT}*"):
         draft.unlink(missing_ok=True)
 
 

@@ -13,9 +13,9 @@ import pandas as pd
 
 from probekit._version import __version__
 from probekit.errors import OptionError, OutputError
-from probekit.training.checkpoint import remove_drafts, write_text
+from probekit.training.checkpoint import DRAFT, remove_drafts, write_text
 
-__all__ = ["Run", "claim", "layer_names", "locked", "read_run", "refuse_foreign"]
+__all__ = ["Run", "claim", "foreign_files", "layer_names", "locked", "read_run", "refuse_foreign"]
 
 CARD = "model.json"
 IDENTITY = "run.json"
@@ -104,12 +104,17 @@ def refuse_foreign(folder: Path) -> None:
     """
     if not folder.is_dir() or (folder / IDENTITY).is_file():
         return
-    others = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
-    if others:
+    if others := foreign_files(folder):
         raise OutputError(
             f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
             "another folder"
         )
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """What lies in a folder, but for what a start that was cut off can have left there."""
+    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(name for name in names if name != LOCK and not name.startswith(DRAFT))
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:

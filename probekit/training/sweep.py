@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ from uuid import uuid4
 import xarray as xr
 from tqdm.auto import tqdm
 
-from probekit.errors import OptionError, OutputError, ProbekitError, ProbekitWarning
+from probekit.errors import (
+    DataError,
+    LayerError,
+    ModelError,
+    OptionError,
+    OutputError,
+    ProbekitError,
+    ProbekitWarning,
+)
 from probekit.training.checkpoint import write_text
 from probekit.training.recipes import Recipe, get_recipe
-from probekit.training.runs import layer_names, read_run
+from probekit.training.runs import foreign_files, layer_names, locked, read_run
 from probekit.training.schedules import AlphaSchedule
 from probekit.training.sweep_table import (
     IDENTITY,
@@ -95,41 +104,56 @@ def sweep(
     if of_train.get("data_root") is not None:
         # Workers elsewhere may have another working folder.
         of_train["data_root"] = str(Path(of_train["data_root"]).resolve())
+    if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError(
+            "a sweep is started as one process, not under torchrun or accelerate launch; pass "
+            "scheduler=ADDRESS (--scheduler) to use several"
+        )
     folder = Path(out)
-    _claim(folder, chosen, layer_names(of_train.get("layers")))
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
-    waiting = [
-        (alpha, seed) for alpha, seed in grid if read_run(run_folder(folder, alpha, seed)) is None
-    ]
-    failures = dict(read_failures(folder))
-    ended = _remote if scheduler is not None else _local
-    jobs = ended(chosen, waiting, folder, of_train, scheduler=scheduler, retries=retries)
-    bar = tqdm(
-        jobs,
-        total=len(grid),
-        initial=len(grid) - len(waiting),
-        desc=f"sweep {chosen.name}",
-        unit="run",
-        disable=None if progress else True,
-    )
-    with bar:
-        for alpha, seed, failure in bar:
-            failures.pop(run_key(alpha, seed), None)
-            if failure:
-                failures[run_key(alpha, seed)] = failure
-            write_failures(folder, failures)
-            write_table(folder, sweep_table(folder))
-    table = sweep_table(folder)
-    write_table(folder, table)
-    bad = [(a, s, failures[run_key(a, s)]) for a, s in grid if run_key(a, s) in failures]
+    _refuse_foreign(folder)
+    with locked(folder):
+        _claim(folder, chosen, layer_names(of_train.get("layers")))
+        waiting = [run for run in grid if read_run(run_folder(folder, *run)) is None]
+        ended = _remote if scheduler is not None else _local
+        jobs = ended(chosen, waiting, folder, of_train, scheduler=scheduler, retries=retries)
+        bar = tqdm(
+            jobs,
+            total=len(grid),
+            initial=len(grid) - len(waiting),
+            desc=f"sweep {chosen.name}",
+            unit="run",
+            disable=None if progress else True,
+        )
+        with bar, closing(jobs):
+            for alpha, seed, failure in bar:
+                _note(folder, alpha, seed, failure)
+        table = sweep_table(folder)
+        write_table(folder, table)
+    _tell_failures(table, grid)
+    return table
+
+
+def _note(folder: Path, alpha: float, seed: int, failure: str) -> None:
+    """Brings the table up to date after a run."""
+    failures = read_failures(folder)
+    failures.pop(run_key(alpha, seed), None)
+    if failure:
+        failures[run_key(alpha, seed)] = failure
+    write_failures(folder, failures)
+    write_table(folder, sweep_table(folder))
+
+
+def _tell_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
+    told = [(a, s, str(table["failure"].sel(alpha=a, seed=s).values)) for a, s in grid]
+    bad = [(alpha, seed, why) for alpha, seed, why in told if why]
     if bad:
         alpha, seed, why = bad[0]
         warnings.warn(
             f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}",
             ProbekitWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return table
 
 
 def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
@@ -146,6 +170,13 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
         if not found or len(set(found)) < len(found):
             raise OptionError(f"{name} must be one or more different numbers, not {found}")
     return numbers, whole
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not (folder / IDENTITY).is_file():
+        others = [name for name in foreign_files(folder) if name != "runs"]
+        if others:
+            raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
 
 
 def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
@@ -166,9 +197,6 @@ def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
                     f"{asked[name]!r}; choose another folder"
                 )
         return
-    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if others and others != ["runs"]:
-        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,9 +213,10 @@ def _one_run(
     with _ONE_AT_A_TIME:
         try:
             train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
-        except OutputError:
-            raise
         except ProbekitError as error:
+            # A mistake in what was asked for holds for all runs; divergence is of this one.
+            if type(error) is not ProbekitError:
+                raise
             return str(error)
     return ""
 
@@ -198,7 +227,7 @@ def _local(
     folder: Path,
     options: Mapping[str, Any],
     **_: Any,
-) -> Iterator[tuple[float, int, str]]:
+) -> Generator[tuple[float, int, str]]:
     for alpha, seed in waiting:
         where = str(run_folder(folder, alpha, seed))
         yield alpha, seed, _one_run(recipe.facts(), alpha, seed, where, options)
@@ -212,7 +241,7 @@ def _remote(
     *,
     scheduler: Any,
     retries: int,
-) -> Iterator[tuple[float, int, str]]:
+) -> Generator[tuple[float, int, str]]:
     """Sends the runs to a cluster; they end in any order."""
     from distributed import as_completed
 
@@ -242,6 +271,8 @@ def _outcome(future: Any) -> str:
     error = future.exception()
     if error is None:
         return str(future.result())
+    if isinstance(error, DataError | LayerError | ModelError | OptionError):
+        raise error
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from probekit.errors import OutputError
 from probekit.provenance import provenance
-from probekit.training.checkpoint import write_text
+from probekit.training.checkpoint import DRAFT, write_text
 from probekit.training.runs import Run, read_run
 
 __all__ = [
@@ -116,7 +116,7 @@ def write_table(folder: Path, table: xr.Dataset) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    draft = folder / f".draft-{uuid4().hex}.nc"
+    draft = folder / f"{DRAFT}{uuid4().hex}.nc"
     try:
         table.to_netcdf(draft, engine="h5netcdf")
         os.replace(draft, folder / TABLE)

@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 import probekit as pk
-from probekit.errors import OptionError, OutputError, ProbekitWarning
+from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
 from probekit.training import sweep as sweeping
 from probekit.training.runs import read_run
 from probekit.training.sweep_table import run_folder, sweep_table
@@ -72,7 +72,7 @@ def test_the_table_is_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
         loaded = opened.load()
     assert loaded.equals(table)
     assert "resnet20-digits" in loaded.attrs["provenance"]
-    assert sorted(os.listdir(out)) == ["runs", "sweep.json", "sweep.nc"]
+    assert sorted(os.listdir(out)) == [".lock", "runs", "sweep.json", "sweep.nc"]
 
 
 def test_what_has_ended_is_not_trained_again(
@@ -169,6 +169,32 @@ def test_the_folder_of_another_sweep_is_refused(
         sweep_table(tmp_path)
 
 
+def test_a_mistake_that_holds_for_all_runs_stops_the_sweep(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="close matches: digits"):
+        quick(tmp_path / "s", [0.0, 1.0], [0], data="digit")
+    with pytest.raises(DataError, match="expected data_batch_1"):
+        pk.sweep("resnet20-cifar10", [0.0], [0], tmp_path / "c", data_root=tmp_path, progress=False)
+
+
+def test_a_sweep_that_died_at_its_first_write_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            quick(tmp_path / "s", [0.0], [0])
+    assert quick(tmp_path / "s", [0.0], [0])["test_accuracy"].notnull().all()
+
+
+def test_a_sweep_under_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="started as one process"):
+        quick(tmp_path / "s", [0.0], [0])
+
+
 def test_folders_of_different_alphas_differ() -> None:
     alphas = [0.0, 1.0, -1.0, 0.1, 0.1 + 1e-12, 1e-7, 100.0, 1e38]
     assert len({run_folder("s", alpha, 0) for alpha in alphas}) == len(alphas)
@@ -235,7 +261,7 @@ def test_what_goes_wrong_on_a_cluster_is_told(
         Client(
             processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
         ) as client,
-        pytest.warns(ProbekitWarning, match="2 of 2 runs failed.*RuntimeError: no such luck 7"),
+        pytest.warns(ProbekitWarning, match=r"2 of 2 runs failed.*RuntimeError: no such luck 7"),
     ):
         table = quick(tmp_path / "s", [0.0], [0, 1], scheduler=client, retries=0)
     assert (table["failure"] == "RuntimeError: no such luck 7").all()

@@ -221,6 +221,39 @@ def test_a_run_cut_off_ends_bit_for_bit_as_one_that_was_not(
     assert same(last, plain)
 
 
+@pytest.mark.slow
+def test_a_run_that_dies_at_any_write_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: Any
+) -> None:
+    replace = os.replace
+    number, deadly = 0, 0
+
+    def dying(*args: Any) -> None:
+        nonlocal number
+        number += 1
+        if number == deadly:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", dying)
+    quick(tmp_path / "counted")
+    writes = number
+    assert writes >= 10
+    for deadly in range(1, writes + 1):
+        out, number = tmp_path / f"{deadly}", 0
+        with pytest.raises(KeyboardInterrupt):
+            quick(out)
+        if (out / "model.json").exists():
+            pk.load_model(out)
+        number = -1000
+        run = quick(out)
+        assert same(weights(out), weights(baseline.folder)), deadly
+        assert timeless(out) == timeless(baseline.folder), deadly
+        assert (run.best_epoch, run.selectivity) == (baseline.best_epoch, baseline.selectivity)
+        files = {path.name for path in out.iterdir()}
+        assert files == {path.name for path in baseline.folder.iterdir()}, deadly
+
+
 LONG = {**QUICK, "epochs": 3, "limit": 128, "checkpoint_minutes": 0.0}
 
 
