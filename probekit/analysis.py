@@ -285,7 +285,7 @@ def _describe(model: Any) -> dict[str, Any]:
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
     """The options of a metric, and what it tells of its own about what it does with these layers."""
-    options = asdict(metric) if is_dataclass(metric) else {}
+    options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
     told = metric.describe(layers) if hasattr(metric, "describe") else {}
     return {
         name: value

@@ -42,7 +42,9 @@ Limit = Annotated[int | None, typer.Option(help="Use so many samples, drawn at r
 BatchSize = Annotated[int, typer.Option(help="Samples a forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Seed = Annotated[int, typer.Option(help="Seeds everything random.")]
-Tokens = Annotated[str, typer.Option(help="Of transformers: all, patch or class tokens.")]
+Tokens = Annotated[
+    Any, typer.Option(parser=str, metavar="all|patch|class", help="Tokens that count.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
@@ -142,7 +144,9 @@ def analyze(
     device: Device = None,
     seed: Seed = 0,
     tokens: Tokens = "all",
-    precision: Annotated[str | None, typer.Option(help="Forward in bfloat16 or float16.")] = None,
+    precision: Annotated[
+        Any, typer.Option(parser=str, metavar="bfloat16|float16", help="Run in half precision.")
+    ] = None,
     workers: Workers = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
@@ -316,7 +320,7 @@ def sweep(
     from probekit.report.terminal import console, print_sweep
     from probekit.training.sweep import sweep as run
 
-    given = {"epochs": epochs, "precision": precision, "layers": layers or None}
+    given: dict[str, Any] = {"epochs": epochs, "precision": precision, "layers": layers or None}
     table = run(
         recipe, _numbers("--alphas", alphas, float), _numbers("--seeds", seeds, int), out,
         scheduler=scheduler, progress=progress, data_root=data_root, device=device,

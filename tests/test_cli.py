@@ -61,7 +61,7 @@ def test_layers_are_shown_in_advance(tmp_path: Path) -> None:
     done = run("layers", "torchvision:resnet18", "--layers", "layer1.*relu*", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("layer1.0.relu_1"))
-    assert row.split() == "layer1.0.relu_1 ReLU 64 x 56 x 56 1 64 2 256".split()
+    assert " ".join(row.split()) == "layer1.0.relu_1 ReLU 64 x 56 x 56 1 64 2 256"
     assert "4 layers, 256 units, 1,024 bytes a sample" in done.stdout
 
 

@@ -200,9 +200,9 @@ def open_recording(path: str | Path) -> xr.Dataset:
         name: value.astype(object) if _is_text(value) else value for name, value in small.items()
     }
     coordinates = {name: value for name, value in plain.items() if name in lazy.coords}
-    return lazy.assign(
-        {name: value for name, value in plain.items() if name in lazy.data_vars}
-    ).assign_coords(coordinates)
+    variables = {name: value for name, value in plain.items() if name in lazy.data_vars}
+    found: xr.Dataset = lazy.assign(variables).assign_coords(coordinates)
+    return found
 
 
 def _is_text(values: xr.DataArray) -> bool:

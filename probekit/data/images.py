@@ -97,7 +97,7 @@ class TensorImages(LabelledImages):
         self.size = size
         digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{size}".encode())
         for part in (images, self.labels):
-            digest.update(memoryview(part.contiguous().flatten().view(torch.uint8).numpy()))
+            digest.update(part.contiguous().flatten().view(torch.uint8).numpy().data)
         self.fingerprint = f"sha256:{digest.hexdigest()}"
 
     def __getitems__(self, numbers: list[int]) -> Fetched:

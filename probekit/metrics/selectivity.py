@@ -99,7 +99,7 @@ def _index(means: xr.DataArray, eps: float, negative: Negative) -> xr.DataArray:
     highest = means.max("class")
     rest = (means.sum("class") - highest) / (means.sizes["class"] - 1)
     total = highest + rest + eps
-    index = xr.where(total == 0, 0.0, (highest - rest) / total.where(total != 0, 1.0))
+    index = ((highest - rest) / total.where(total != 0, 1.0)).where(total != 0, 0.0)
     if negative == "nan":
         index = index.where(lowest >= 0)
     return index.rename("selectivity")
@@ -117,7 +117,7 @@ def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
         given = feed(given, ClassMeans())
     if "class" not in given.dims:
         raise DataError(f"class means need the dimension 'class', not {given.dims}")
-    means = given.astype(np.float64)
+    means: xr.DataArray = given.astype(np.float64)  # type: ignore[assignment]
     if not bool(np.isfinite(means).all()):
         raise DataError("class means hold NaN or infinity, so that selectivity has no meaning")
     return means

@@ -185,7 +185,7 @@ def _from_card(file: Path, folder: Path) -> ImageModel:
 
 def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
     import timm
-    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config  # type: ignore[attr-defined]
 
     hub = name.startswith(("hf-hub:", "hf_hub:"))
     if not hub and not timm.is_model(name):
@@ -201,12 +201,13 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
             f"the pretrained weights of {name!r} cannot be had ({_first_line(error)}); pass "
             "weights=FILE (--weights), or pretrained=False (--random) for random weights"
         ) from None
-    config = resolve_model_data_config(module)
+    config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
     channels, height, width = config["input_size"]
     classes: tuple[str, ...] = ()
     if subset := infer_imagenet_subset(module):
         info = ImageNetInfo(subset)
-        classes = tuple(info.index_to_description(i) for i in range(info.num_classes()))
+        count = info.num_classes()  # type: ignore[no-untyped-call]
+        classes = tuple(info.index_to_description(i) for i in range(count))
     return ImageModel(
         module=module,
         mean=tuple(config["mean"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,22 +115,14 @@ class Measure:
         return found.drop_vars("count", errors="ignore")
 
     def _unit_table(self) -> xr.Dataset:
-        parts = list(self._by_layer())
-        return xr.concat(parts, "unit").assign_coords(unit_coordinates(self.layers))
-
-    def _by_layer(self) -> Iterator[xr.Dataset]:
-        for layer in self.layers:
-            units = xr.Dataset({"change_size": ("unit", np.full(layer.units, np.nan))})
-            if layer.name in self._sizes:
-                units["change_size"] = (
-                    self._sizes[layer.name].to_xarray()[:, 0].drop_vars(["class", "count"])
-                )
-            if layer.name in self._means:
-                found, _ = _SELECTIVITY.evaluate(self._means[layer.name].to_xarray())
-                units.update(
-                    found[["selectivity", "preferred_class", "dead", "negative_class_mean"]]
-                )
-            yield units
+        units = xr.Dataset(coords=unit_coordinates(self.layers))
+        if self._sizes:
+            sizes = _joined(self._sizes.values()).to_xarray()[:, 0]
+            units["change_size"] = sizes.drop_vars(["class", "count"])
+        if self._means:
+            found, _ = _SELECTIVITY.evaluate(_joined(self._means.values()).to_xarray())
+            units.update(found[["selectivity", "preferred_class", "dead", "negative_class_mean"]])
+        return units
 
     def _layer_table(self) -> xr.Dataset:
         parts = []
@@ -166,6 +158,13 @@ def conditions_at_once(layers: Sequence[Layer], *, dimensionality: bool, memory:
             f"allows {in_words(memory)}; choose fewer layers, dimensionality=False, or raise memory"
         )
     return (memory - working) // one
+
+
+def _joined(statistics: Iterable[ClassMeans]) -> ClassMeans:
+    """Class means of the units of all layers, which have seen the same samples."""
+    states = [one.state for one in statistics]
+    sums = torch.cat([state["sum"] for state in states], 1)
+    return ClassMeans(state={"sum": sums, "count": states[0]["count"]})
 
 
 def _double(table: Tensor) -> Tensor:

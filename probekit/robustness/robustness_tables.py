@@ -47,14 +47,12 @@ def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
 
 def unit_tables(found: Found) -> xr.Dataset:
     """The table `/units`: every unit on clean images, and under each condition."""
-    clean = _node(found[CLEAN], "units").drop_vars("change_size")
+    clean = _node(found[CLEAN], "units")
     table = clean.copy()
     for kind in _AXES:
         grid = _grid(found, kind, "units")
         if not grid:
             continue
-        if grid["change_size"].isnull().all():
-            grid = grid.drop_vars("change_size")
         if "selectivity" in clean:
             kept = grid["preferred_class"] == clean["preferred_class"]
             known = grid["preferred_class"].notnull()
