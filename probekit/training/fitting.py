@@ -32,7 +32,7 @@ from probekit.training.schedules import AlphaSchedule
 __all__ = ["Fitting"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-# How many steps may go by before the device is waited for, to see whether the loss is finite.
+# How many steps may go by before the device is waited for, as to see whether the loss is finite.
 _LOOK_EVERY = 100
 
 
@@ -175,6 +175,9 @@ class Fitting:
         self.place.hits += (logits.detach().argmax(1) == labels).sum()
 
     def _due(self) -> bool:
+        # Agreeing makes all processes wait for each other, so that it is not done at every step.
+        if self.machine.world > 1 and self.place.step % _LOOK_EVERY:
+            return False
         return self.machine.agree(time.monotonic() - self._written >= self._every)
 
     def _save(self) -> None:

@@ -476,6 +476,15 @@ def test_nothing_held_out_keeps_the_last_epoch(tmp_path: Path) -> None:
     assert run.log["validation_accuracy"].isna().all()
 
 
+def test_the_precision_of_accelerate_launch_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for name, asked, found in (("a", None, "bfloat16"), ("b", "float32", "float32")):
+        run = quick(tmp_path / name, precision=asked, epochs=1)
+        assert json.loads((run.folder / "model.json").read_text())["recipe"]["precision"] == found
+
+
 def test_alpha_follows_its_schedule(tmp_path: Path) -> None:
     run = quick(tmp_path / "run", alpha_schedule="0*1 -20*15", layers="last:3", epochs=3)
     assert run.log["alpha"].tolist() == [0, -20, -20]
