@@ -162,7 +162,7 @@ def corrupt(
             clean = _working_copy(images[start:stop], quantize)
             draws = procedure.draw(streams.part(start, stop), clean, constants)
             damaged = procedure.apply(clean, constants, *draws)
-            _finish(damaged, quantize, procedure.rounds, out=result[start:stop])
+            _store(damaged, procedure.storage if quantize else "exact", out=result[start:stop])
     return result
 
 
@@ -186,15 +186,18 @@ def _working_copy(images: Tensor, quantize: bool) -> Tensor:
     return images.mul_(255).round_().div_(255) if quantize else images
 
 
-def _finish(images: Tensor, quantize: bool, rounds: bool, *, out: Tensor) -> None:
-    """Write the images to ``out``, clipped to [0, 1] and, as asked, cut off or rounded to 8 bits."""
+def _store(images: Tensor, storage: str, *, out: Tensor) -> None:
+    """Write the images to ``out``, clipped to [0, 1] and brought to 8 bits as the storage says."""
+    if storage == "as it is":
+        out.copy_(images)
+        return
     levels = out if out.dtype == images.dtype else torch.empty_like(images)
-    if quantize:
-        slack = torch.tensor(0.5 if rounds else _CUT_OFF_SLACK, dtype=images.dtype)
+    if storage == "exact":
+        torch.clamp(images, 0, 1, out=levels)
+    else:
+        slack = torch.tensor(0.5 if storage == "rounded" else _CUT_OFF_SLACK, dtype=images.dtype)
         torch.add(slack.to(images.device), images, alpha=255, out=levels)
         levels.clamp_(0, 255).floor_().div_(255)
-    else:
-        torch.clamp(images, 0, 1, out=levels)
     if levels is not out:
         out.copy_(levels)
 

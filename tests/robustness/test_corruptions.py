@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import pickle
@@ -103,7 +104,7 @@ def test_chunks_do_not_show(name, monkeypatch):
     images = photographs(7, 32)
     whole = corrupt(images, name, 4)
     procedure = corruptions._PROCEDURES[name]
-    small = type(procedure)(procedure.apply, procedure.draw, procedure.rounds, values_at_once=1)
+    small = dataclasses.replace(procedure, values_at_once=1)
     monkeypatch.setitem(corruptions._PROCEDURES, name, small)
     assert _steps(whole, corrupt(images, name, 4)) <= 1
 

@@ -340,6 +340,7 @@ def test_frost_photographs_are_sampled_without_antialiasing(scale):
         assert np.abs(small[channel] - expected).max() <= 0.51 / 255
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("quality", [7, 50, 80])
 def test_both_jpeg_codecs_give_the_same_bytes(channels, quality):

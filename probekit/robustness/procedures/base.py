@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -28,12 +28,13 @@ class Procedure:
         apply: images, the type's constants and the draws, to corrupted images.
         draw: the images' streams, the images and the constants, to the draws, a tuple; it looks
             at the images' shape alone.
-        rounds: the published 8-bit result is rounded; otherwise it is cut off to whole steps.
+        storage: how the published procedure comes to its 8-bit result: cut off to whole steps,
+            rounded to them, or with a result that consists of whole steps already.
         values_at_once: how many values of a batch are best worked on together on a CPU: few enough
             to stay in its cache, many enough that calls cost little beside the work.
     """
 
     apply: Callable[..., Tensor]
     draw: Callable[[RandomStreams, Tensor, Any], Draws] = nothing
-    rounds: bool = False
+    storage: Literal["cut off", "rounded", "as it is"] = "cut off"
     values_at_once: int = 1 << 17

@@ -179,6 +179,6 @@ PROCEDURES = {
     "gaussian_blur": Procedure(gaussian_blur),
     "defocus_blur": Procedure(defocus_blur),
     "glass_blur": Procedure(glass_blur, _draw_offsets),
-    "motion_blur": Procedure(motion_blur, _draw_angle, rounds=True, values_at_once=1 << 21),
+    "motion_blur": Procedure(motion_blur, _draw_angle, storage="rounded", values_at_once=1 << 21),
     "zoom_blur": Procedure(zoom_blur),
 }

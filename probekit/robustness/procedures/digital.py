@@ -135,7 +135,7 @@ def _draw_elastic(
 PROCEDURES = {
     "contrast": Procedure(contrast),
     "elastic_transform": Procedure(elastic_transform, _draw_elastic),
-    "pixelate": Procedure(pixelate, rounds=True),
-    "jpeg_compression": Procedure(jpeg_compression, rounds=True),
+    "pixelate": Procedure(pixelate, storage="as it is"),
+    "jpeg_compression": Procedure(jpeg_compression, storage="as it is"),
     "saturate": Procedure(saturate),
 }
