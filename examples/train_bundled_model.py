@@ -35,7 +35,9 @@ CLASSES = [
 def read_idx(path: Path) -> torch.Tensor:
     raw = gzip.decompress(path.read_bytes())
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy())
+    return torch.from_numpy(
+        np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()
+    )
 
 
 def split(root: Path, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,14 +80,20 @@ def main() -> None:
     images, labels = split(arguments.data, "train")
     model = cifar_resnet(20, classes=10, channels=1).to(memory_format=torch.channels_last)
     batch, peak = 128, 0.2
-    optimizer = torch.optim.SGD(model.parameters(), peak, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), peak, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     steps = arguments.epochs * (len(labels) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, steps, pct_start=0.2)
     for epoch in range(arguments.epochs):
         model.train()
         start, total = time.time(), 0.0
-        for index in torch.randperm(len(labels), generator=generator).split(batch)[: len(labels) // batch]:
-            x = ((augment(images[index], generator) - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+        for index in torch.randperm(len(labels), generator=generator).split(batch)[
+            : len(labels) // batch
+        ]:
+            x = ((augment(images[index], generator) - MEAN) / STD).contiguous(
+                memory_format=torch.channels_last
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 loss = functional.cross_entropy(model(x), labels[index])
             optimizer.zero_grad()
@@ -93,7 +101,10 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}: loss {total / (len(labels) // batch):.4f}, {time.time() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {total / (len(labels) // batch):.4f}, {time.time() - start:.0f} s",
+            flush=True,
+        )
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
