@@ -229,7 +229,7 @@ class Fitting:
             raise self._diverged(self.batches.steps - 1)
         try:
             return measure(
-                self.model, self.data.watched, self.layers, self._autocast(), self.machine
+                self.model, self.data.watched, self.layers, self.recipe.precision, self.machine
             )
         except DataError:
             raise self._diverged(self.batches.steps - 1) from None

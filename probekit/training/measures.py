@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from probekit.metrics.selectivity import Selectivity
 from probekit.models.image_model import ImageModel
 from probekit.statistics.class_means import ClassMeans
 from probekit.training.machine import Machine
+from probekit.training.recipes import Precision
 
 __all__ = ["Measured", "measure"]
 
@@ -48,7 +48,7 @@ def measure(
     model: ImageModel,
     data: TensorImages,
     layers: Sequence[Layer],
-    autocast: AbstractContextManager[object],
+    precision: Precision,
     machine: Machine,
     *,
     batch_size: int = 500,
@@ -59,20 +59,19 @@ def measure(
         model: In eval mode or not; its modes come back as they were.
         data: Labelled images with their class names.
         layers: Where selectivity is measured.
-        autocast: The precision to run in.
+        precision: Type of the activations.
         machine: Its processes share the data.
         batch_size: Images a forward pass.
 
     Raises:
         DataError: NaN or infinity in an activation.
     """
-    own = slice(machine.rank, None, machine.world)
-    share = TensorImages(data.images[own], data.labels[own], data.classes, data.name)
     means = {layer.name: ClassMeans() for layer in layers}
     totals = torch.zeros(3, dtype=torch.float64)
-    batches = Batches(share, batch_size=batch_size)
-    reading = Reading(progress=False)
-    with autocast, stream(model, batches, layers, [Activations()], reading) as observed:
+    batches = Batches(data, batch_size=batch_size).share(machine.rank, machine.world)
+    half = None if precision == "float32" else precision
+    reading = Reading(progress=False, precision=half)
+    with stream(model, batches, layers, [Activations()], reading) as observed:
         for seen in observed:
             labels = seen.batch.labels
             logits = seen.output.float()
@@ -83,7 +82,10 @@ def measure(
                 means[name].update(table, labels)
     totals = machine.sum(totals)
     if machine.world > 1:
-        means = {name: _merged(one, len(data.classes), machine) for name, one in means.items()}
+        means = {
+            layer.name: _merged(means[layer.name], len(data.classes), layer.units, machine)
+            for layer in layers
+        }
     found = {name: Selectivity().evaluate(one.to_xarray()) for name, one in means.items()}
     loss_sum, hits_sum, count = totals.tolist()
     return Measured(
@@ -96,11 +98,12 @@ def measure(
     )
 
 
-def _merged(means: ClassMeans, classes: int, machine: Machine) -> ClassMeans:
-    """The class means over all processes, each of which knows its share."""
-    total, count = means.state["sum"], means.state["count"]
-    both = total.new_zeros(classes, total.shape[1] + 1)
-    both[: len(count), :-1] = total
-    both[: len(count), -1] = count
+def _merged(means: ClassMeans, classes: int, units: int, machine: Machine) -> ClassMeans:
+    """The class means over all processes, each of which knows its share, which may be nothing."""
+    both = torch.zeros(classes, units + 1, dtype=torch.float64)
+    if means.state:
+        count = means.state["count"]
+        both[: len(count), :-1] = means.state["sum"]
+        both[: len(count), -1] = count
     both = machine.sum(both)
     return ClassMeans(state={"sum": both[:, :-1], "count": both[:, -1].long()})

@@ -15,7 +15,16 @@ from probekit._version import __version__
 from probekit.errors import OptionError, OutputError
 from probekit.training.checkpoint import DRAFT, remove_drafts, write_text
 
-__all__ = ["Run", "claim", "foreign_files", "layer_names", "locked", "read_run", "refuse_foreign"]
+__all__ = [
+    "Run",
+    "check_same",
+    "claim",
+    "foreign_files",
+    "layer_names",
+    "locked",
+    "read_run",
+    "refuse_foreign",
+]
 
 CARD = "model.json"
 IDENTITY = "run.json"
@@ -129,7 +138,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """
     file = folder / IDENTITY
     if file.is_file():
-        _check_same(folder, _read_identity(file), identity)
+        check_same(file, identity, "run")
     else:
         write_text(file, json.dumps({**identity, "probekit": __version__}, indent=2) + "\n")
 
@@ -151,29 +160,36 @@ def layer_names(layers: Any) -> list[str] | None:
     return names
 
 
-def _read_identity(file: Path) -> dict[str, Any]:
+def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
+    """Compares what a folder was begun with and what is asked for, in all that matters.
+
+    Args:
+        file: Holds the former, as JSON.
+        asked: `recipe`, its facts, and other facts.
+        what: `run` or `sweep`.
+
+    Raises:
+        OutputError: They differ, or the file is damaged.
+    """
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return {**found, "recipe": dict(found["recipe"])}
+        found = _flat(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{str(file)!r} is damaged: {error!r}") from None
-
-
-def _check_same(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Compares as JSON would, where a tuple is a list."""
-    wanted = json.loads(json.dumps(asked))
-    pairs = [(name, found.get(name), value) for name, value in wanted.items() if name != "recipe"]
-    recipe = wanted["recipe"]
-    names = ["name", *sorted(set(recipe) - {"name"})]
-    pairs = [
-        (f"recipe {n}" if n == "name" else n, found["recipe"].get(n), recipe[n]) for n in names
-    ] + pairs
-    for name, there, here in pairs:
+    for name, here in _flat(json.loads(json.dumps(asked))).items():
+        there = found.get(name)
         if there != here:
             raise OutputError(
-                f"{str(folder)!r} holds a run with {name} {there!r}, not {here!r}; choose another "
-                "folder, or ask for the same run to go on with it"
+                f"{str(file.parent)!r} holds a {what} with {name} {there!r}, not {here!r}; choose "
+                "another folder, or ask for the same to go on with it"
             )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's values and the other facts side by side, without what is only said about them."""
+    recipe = dict(identity["recipe"])
+    values = {"recipe name": recipe.pop("name"), **recipe, **identity}
+    said = ("recipe", "guessed", "source", "probekit")
+    return {name: value for name, value in values.items() if name not in said}
 
 
 @contextmanager

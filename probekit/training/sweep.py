@@ -27,7 +27,7 @@ from probekit.errors import (
 )
 from probekit.training.checkpoint import write_text
 from probekit.training.recipes import Recipe, get_recipe
-from probekit.training.runs import foreign_files, layer_names, locked, read_run
+from probekit.training.runs import check_same, foreign_files, layer_names, locked, read_run
 from probekit.training.schedules import AlphaSchedule
 from probekit.training.sweep_table import (
     IDENTITY,
@@ -184,18 +184,7 @@ def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
     file = folder / IDENTITY
     identity = {"recipe": recipe.facts(), "layers": layers}
     if file.is_file():
-        try:
-            found = json.loads(file.read_text())
-            there = {**found["recipe"], "layers": found["layers"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{str(file)!r} is damaged: {error!r}") from None
-        asked = json.loads(json.dumps({**recipe.facts(), "layers": layers}))
-        for name in ["name", *asked]:
-            if there.get(name) != asked[name]:
-                raise OutputError(
-                    f"{str(folder)!r} holds a sweep with {name} {there.get(name)!r}, not "
-                    f"{asked[name]!r}; choose another folder"
-                )
+        check_same(file, identity, "sweep")
         return
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
