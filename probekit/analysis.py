@@ -17,7 +17,7 @@ from probekit.capture.sources import Source
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.known_labels import known_labels
-from probekit.errors import DataError, ProbekitWarning
+from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
 from probekit.processes import Processes, processes
@@ -211,15 +211,8 @@ def _assemble(
     metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: Sequence[str]
 ) -> xr.DataTree:
     by_unit, by_layer = [], []
-    prototypes = list(passed.statistics)
     for layer in passed.layers:
-        arrays = [one.to_xarray() for one in passed.fed[layer.name]]
-        units, numbers = xr.Dataset(), xr.Dataset({"n_units": layer.units})
-        for metric in metrics:
-            needed = [arrays[prototypes.index(need)] for need in metric.needs]
-            for table, more in zip((units, numbers), metric.evaluate(*needed), strict=True):
-                table.update(more)
-            numbers.update(_summary(metric.name, units))
+        units, numbers = _evaluate(metrics, passed, layer)
         by_unit.append(units)
         by_layer.append(numbers)
         passed.fed.pop(layer.name)
@@ -244,13 +237,32 @@ def _assemble(
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
 
 
-def _summary(name: str, units: xr.Dataset) -> xr.Dataset:
+def _evaluate(
+    metrics: Sequence[Metric], passed: Pass, layer: Layer
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """What all metrics say of the units of one layer, and of the layer."""
+    arrays = [one.to_xarray() for one in passed.fed[layer.name]]
+    units: dict[Any, Any] = {}
+    numbers: dict[Any, Any] = {"n_units": layer.units}
+    for metric in metrics:
+        found = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
+        for table, more in zip((units, numbers), found, strict=True):
+            if twice := table.keys() & set(more.data_vars):
+                raise OptionError(
+                    f"metric {metric.name!r} gives {', '.join(map(str, sorted(twice)))}, which another "
+                    "metric gives already; ask for one of them"
+                )
+            table.update(more.data_vars)
+        numbers.update(_summary(metric.name, units.get(metric.name)))
+    return xr.Dataset(units), xr.Dataset(numbers)
+
+
+def _summary(name: str, values: xr.DataArray | None) -> dict[str, xr.DataArray]:
     """Mean and quartiles over units of a metric's own variable."""
-    if name not in units or units[name].dims != ("unit",) or units[name].dtype.kind != "f":
-        return xr.Dataset()
-    values = units[name]
+    if values is None or values.dims != ("unit",) or values.dtype.kind != "f":
+        return {}
     quartiles = values.quantile([0.25, 0.5, 0.75], "unit", skipna=True)
-    return xr.Dataset({f"{name}_mean": values.mean(), f"{name}_quartiles": quartiles})
+    return {f"{name}_mean": values.mean(), f"{name}_quartiles": quartiles}
 
 
 def _is_mean(name: str) -> bool:

@@ -91,18 +91,21 @@ def _about_negative(units: int, layers: Sequence[str], negative: Negative) -> st
 
 
 def _index(means: xr.DataArray, eps: float, negative: Negative) -> xr.DataArray:
-    lowest = means.min("class")
+    ordered = means.transpose("unit", "class")
+    values = ordered.values
+    lowest = values.min(1, keepdims=True)
     if negative == "clip":
-        means = means.clip(min=0)
+        values = values.clip(min=0)
     elif negative == "shift":
-        means = means - lowest.clip(max=0)
-    highest = means.max("class")
-    rest = (means.sum("class") - highest) / (means.sizes["class"] - 1)
+        values = values - lowest.clip(max=0)
+    highest = values.max(1)
+    rest = (values.sum(1) - highest) / (values.shape[1] - 1)
     total = highest + rest + eps
-    index = ((highest - rest) / total.where(total != 0, 1.0)).where(total != 0, 0.0)
+    index = np.divide(highest - rest, total, out=np.zeros_like(total), where=total != 0)
     if negative == "nan":
-        index = index.where(lowest >= 0)
-    return index.rename("selectivity")
+        index[lowest[:, 0] < 0] = np.nan
+    found = ordered.isel({"class": 0}, drop=True).copy(data=index)
+    return found.rename("selectivity")
 
 
 def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
