@@ -15,6 +15,8 @@ from torch import nn
 
 from probekit.models.image_model import ImageModel
 
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def network() -> nn.Module:
