@@ -105,12 +105,13 @@ def train(
         **overrides,
     )
     _check(seed, workers, checkpoint_minutes)
+    names = layer_names(layers)
     schedule = _schedule(alpha, alpha_schedule)
     identity = {
         "recipe": chosen.facts(),
         "alpha_schedule": str(schedule),
         "seed": seed,
-        "layers": layer_names(layers),
+        "layers": names,
     }
     folder = Path(out)
     machine = Machine.here(device)
@@ -132,7 +133,8 @@ def train(
             seed,
             data,
             machine,
-            layers=layers,
+            # Alone, a name may stand for several layers, as "last:3" does.
+            layers=names[0] if names and len(names) == 1 else names,
             checkpoint_minutes=checkpoint_minutes,
         )
         stack.callback(fitting.close)

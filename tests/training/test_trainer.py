@@ -486,7 +486,7 @@ def test_the_precision_of_accelerate_launch_is_taken(
 
 
 def test_alpha_follows_its_schedule(tmp_path: Path) -> None:
-    run = quick(tmp_path / "run", alpha_schedule="0*1 -20*15", layers="last:3", epochs=3)
+    run = quick(tmp_path / "run", alpha_schedule="0*1 -20*15", layers=["last:3"], epochs=3)
     assert run.log["alpha"].tolist() == [0, -20, -20]
     assert run.alpha is None
     assert run.alpha_schedule == "0*1 -20*15"
