@@ -144,7 +144,7 @@ class GradientVariability:
             that the mean of K squares has the mean g_u^2, and its root the mean c_K g_u with
             c_K = sqrt(2/K) Gamma((K+1)/2) / Gamma(K/2): all units of all layers at once, and no
             bias. `"auto"`: probes where more units are asked for than there are probes, otherwise
-            exact; the choice is written to the provenance and to the attributes of the variables.
+            exact; the choice is written to the provenance.
         probes: Directions for each sample; they hang on the seed and the sample's index alone.
         units: At most so many units a layer, a random sample.
         samples: At most so many samples: a random sample of data whose size is known, the first ones
