@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from probekit.capture.layers import Layer, unwrap
+from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.sources import Source
@@ -140,7 +140,7 @@ def stream(
         def observe() -> Iterator[Observed]:
             for batch in batches:
                 batch = batch.to(device)
-                with reading.autocast(device):
+                with reading.autocast(device), uncompiled():
                     output = forward(batch.images)
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                 for table in tables.values():
