@@ -263,5 +263,5 @@ def test_what_goes_wrong_on_a_cluster_is_told(
         ) as client,
         pytest.warns(ProbekitWarning, match=r"2 of 2 runs failed.*RuntimeError: no such luck 7"),
     ):
-        table = quick(tmp_path / "s", [0.0], [0, 1], scheduler=client, retries=0)
+        table = quick(tmp_path / "s", [0.0], [0, 1], scheduler=client.scheduler.address, retries=0)
     assert (table["failure"] == "RuntimeError: no such luck 7").all()
