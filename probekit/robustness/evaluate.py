@@ -149,7 +149,8 @@ def robustness(
     kept = ConditionStore(store, facts | {"data": _identity(batches)})
     for one in passes:
         subject.fill(kept, one)
-    result = _assemble({one: kept[one] for one in conditions}, batches.classes, baseline)
+    classes = batches.classes or getattr(model, "classes", ())
+    result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": dict(getattr(model, "provenance", {})) | _describe(model)},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
