@@ -332,8 +332,95 @@ def sweep(
 def _numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise OptionError(f"{option} takes numbers with commas between, not {text!r}") from None
+
+
+@command(
+    epilog="Example: probekit robustness probekit:resnet20-fashion-mnist fashion-mnist "
+    "-o robustness.nc --corruptions fog,contrast --attacks pgd --limit 500"
+)
+def robustness(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")],
+    corruptions: Annotated[
+        str,
+        typer.Option(
+            help="all, extra, none, names with commas between, or a folder of published files."
+        ),
+    ] = "all",
+    severities: Annotated[str, typer.Option(help="From 1 to 5, commas between.")] = "1,2,3,4,5",
+    attacks: Annotated[
+        str, typer.Option(help="fgsm, pgd, autoattack, commas between; or none.")
+    ] = "none",
+    epsilons: Annotated[
+        str, typer.Option(help="Radii of the attacks, such as 1/255,4/255.")
+    ] = "1/255,2/255,4/255,8/255",
+    layers: LayerGlobs = None,
+    reference: Annotated[str | None, typer.Option(help="Result of another model, for mCE.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder that keeps finished conditions.")
+    ] = None,
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Measure a model under corruptions and attacks.
+
+    With --store, a run that was interrupted goes on where it stopped.
+    """
+    import json
+
+    from probekit.results import check_output, save_result
+
+    check_output(out, overwrite=overwrite)
+    from probekit.report.terminal import console, print_rows
+    from probekit.robustness.evaluate import robustness as run
+    from probekit.robustness.robustness_rows import robustness_rows
+
+    network, images = _subject(model, data, weights, random, skip_bad)
+    result = run(
+        network, images, _corruptions(corruptions), _numbers("--severities", severities, int),
+        _names(attacks), _numbers("--epsilons", epsilons, _radius), layers=layers or None,
+        reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
+        seed=seed, tokens=tokens, workers=workers, progress=progress,
+    )  # fmt: skip
+    save_result(result, out, overwrite=overwrite)
+    rows = robustness_rows(result)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_rows(rows, console())
+        print(f"result: {Path(out)}")
+
+
+def _corruptions(text: str) -> Any:
+    if text in ("all", "extra"):
+        return text
+    if Path(text).is_dir():
+        from probekit.robustness.published import load_published
+
+        return load_published(text)
+    return _names(text)
+
+
+def _names(text: str) -> list[str] | None:
+    return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _radius(text: str) -> float:
+    above, _, below = text.partition("/")
+    return float(above) / float(below or 1)
 
 
 @command()

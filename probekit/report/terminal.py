@@ -203,6 +203,21 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
     to.print(shown)
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
+    """Prints rows of numbers under the names of their columns, in the order they first come."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(
+            _words(name), justify="left" if name == columns[0] else "right", no_wrap=True
+        )
+    for row in rows:
+        table.add_row(
+            *(_number(row[name]) if row.get(name) is not None else "" for name in columns)
+        )
+    to.print(table)
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
