@@ -19,7 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"provenance"},
+    {"processes", "provenance"},
     {"models", "data"},
     {"capture"},
     {"statistics"},

@@ -11,7 +11,6 @@ import captum.robust
 import foolbox
 import pytest
 import torch
-import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -22,6 +21,12 @@ from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
 from probekit.robustness.attacks import FGSM, PGD, Attack, AutoAttack, get_attack
 
 NOISE = 0.01  # one image of a hundred: what a different random start may do to an accuracy
+
+
+@pytest.fixture
+def torchattacks() -> Any:
+    """Installed without its dependencies, whose pins nothing else can live with."""
+    return pytest.importorskip("torchattacks", reason="pip install --no-deps torchattacks==3.5.1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,7 +162,9 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_last_iterate_is_that_of_foolbox_and_torchattacks(trained: Trained, norm: Any) -> None:
+def test_last_iterate_is_that_of_foolbox_and_torchattacks(
+    trained: Trained, torchattacks: Any, norm: Any
+) -> None:
     epsilon, steps = {"linf": (0.1, 5), "l2": (0.8, 5)}[norm]
     size = epsilon / 3
     attack = PGD(steps=steps, step_size=size, norm=norm, random_start=False, keep="last")
@@ -184,7 +191,7 @@ def test_last_iterate_is_that_of_foolbox_and_torchattacks(trained: Trained, norm
     ("norm", "epsilon"), [("linf", 0.05), ("linf", 0.1), ("l2", 0.3), ("l2", 0.7)]
 )
 def test_pgd_is_as_strong_as_foolbox_and_torchattacks(
-    trained: Trained, norm: Any, epsilon: float
+    trained: Trained, torchattacks: Any, norm: Any, epsilon: float
 ) -> None:
     steps, size = 15, epsilon / 6
     ours = PGD(steps=steps, step_size=size, norm=norm).run(
@@ -210,7 +217,7 @@ def test_pgd_is_as_strong_as_foolbox_and_torchattacks(
     assert trained.accuracy(ours.images[0]) == pytest.approx(ours.accuracy[0], abs=NOISE)
 
 
-def test_targeted_pgd_is_as_strong_as_torchattacks(trained: Trained) -> None:
+def test_targeted_pgd_is_as_strong_as_torchattacks(trained: Trained, torchattacks: Any) -> None:
     targets = (trained.labels + 1) % 10
     peer = torchattacks.PGD(trained.model, eps=0.2, alpha=0.03, steps=15)
     peer.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 10, quiet=True)
