@@ -115,8 +115,10 @@ def main() -> None:
         "architecture": {"name": "resnet20", "classes": 10, "channels": 1},
         "mean": [MEAN], "std": [STD], "input_size": [1, 28, 28], "classes": CLASSES,
         "recipe": {
-            "data": "Fashion-MNIST, all 60,000 training images", "epochs": arguments.epochs, "batch_size": batch,
-            "optimizer": "SGD, Nesterov momentum 0.9, weight decay 5e-4", "schedule": f"one cycle, peak {peak}",
+            "data": "Fashion-MNIST, all 60,000 training images",
+            "epochs": arguments.epochs, "batch_size": batch,
+            "optimizer": "SGD, Nesterov momentum 0.9, weight decay 5e-4",
+            "schedule": f"one cycle, peak {peak}",
             "augmentation": "horizontal flip, shift of up to 2 px", "precision": "bfloat16 autocast",
             "alpha": 0.0, "script": "examples/train_bundled_model.py",
         },

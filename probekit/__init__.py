@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from probekit.robustness.published import load_published as load_published
     from probekit.statistics.base import Statistic as Statistic
     from probekit.statistics.class_means import ClassMeans as ClassMeans
-    from probekit.statistics.feeding import feed as feed
     from probekit.statistics.covariance import Covariance as Covariance
+    from probekit.statistics.feeding import feed as feed
     from probekit.statistics.recorded import Recorded as Recorded
     from probekit.statistics.testing import check_statistic as check_statistic
     from probekit.training.recipes import Recipe as Recipe
