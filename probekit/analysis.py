@@ -24,6 +24,7 @@ from probekit.processes import Processes, processes
 from probekit.provenance import provenance
 from probekit.results import strings, unit_coordinates
 from probekit.statistics.base import distinct
+from probekit.statistics.class_means import ClassMeans
 
 __all__ = ["Pass", "analyze"]
 
@@ -173,10 +174,11 @@ def analyze(
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
-    _check_classes(batches)
+    wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
+    if ClassMeans() in wanted:
+        _check_classes(batches)
     reading = Reading(tokens, output, device, progress, precision)
     found = find_layers(model, batches, layers, reading)
-    wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted).run(model, batches, reading)
     samples = passed.samples()
     facts = {

@@ -163,6 +163,7 @@ def analyze(
         check_output(out, overwrite=overwrite)
     from probekit.analysis import analyze as run
     from probekit.metrics.registry import resolve
+    from probekit.processes import processes
     from probekit.report.terminal import console, print_result, result_json
 
     chosen = resolve([name.strip() for name in metrics.split(",") if name.strip()])
@@ -171,6 +172,8 @@ def analyze(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
     )  # fmt: skip
+    if not processes().is_main:
+        return
     if out:
         save_result(result, out, overwrite=overwrite)
     if as_json:

@@ -315,3 +315,11 @@ def test_batch_of_one(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> No
 def test_not_a_model() -> None:
     with pytest.raises(ModelError, match=r"torch\.nn\.Module, an ImageModel or a name"):
         pk.analyze(3, GOOD)
+
+
+def test_one_class_is_enough_where_classes_do_not_matter(network: nn.Module) -> None:
+    from probekit.data.images import TensorImages
+
+    data = TensorImages(torch.rand(20, 1, 8, 8), torch.ones(20), ["a", "b"])
+    result = pk.analyze(network, data, metrics="dimensionality")
+    assert bool((result["layers"]["participation_ratio"] >= 0).all())
