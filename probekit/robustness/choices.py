@@ -35,7 +35,7 @@ _CHECKED = 32
 
 
 def choose_corruptions(
-    asked: str | Sequence[str] | None, images: Tensor, severity: int
+    asked: str | Sequence[str] | None, images: Tensor, severity: int, table: int | None
 ) -> tuple[str, ...]:
     """The types asked for, each tried on an image.
 
@@ -44,6 +44,7 @@ def choose_corruptions(
             these; None for none.
         images: Some of the images to come.
         severity: The one to try.
+        table: As for `corrupt`.
 
     Warns:
         ProbekitWarning: Frost has no photographs and was not asked for by name: it is left out.
@@ -63,7 +64,7 @@ def choose_corruptions(
     found = []
     for name in members:
         try:
-            Corruption(name, severity)(images[:1], [0])
+            Corruption(name, severity, table=table)(images[:1], [0])
             found.append(name)
         except OptionError as error:
             if name != "frost" or name in names:

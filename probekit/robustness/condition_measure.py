@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -137,27 +138,37 @@ class Measure:
         return xr.concat(parts, "layer").assign_coords(layer=names)
 
 
-def conditions_at_once(layers: Sequence[Layer], *, dimensionality: bool, memory: int) -> int:
+def conditions_at_once(
+    layers: Sequence[Layer], *, dimensionality: bool, classes: int, memory: int
+) -> int:
     """How many conditions a pass can measure within a number of bytes.
 
-    A condition keeps 8 D^2 bytes for each layer of D units; the largest one takes 48 D^2 more
-    while its covariance is evaluated. The rest, 8 bytes a unit and class, is left out.
+    For each layer of D units a condition keeps 8 D^2 bytes for the covariance and 8 D for each
+    class; the largest layer takes 48 D^2 more while its covariance is evaluated.
+
+    Args:
+        layers: The layers.
+        dimensionality: Whether covariances are kept.
+        classes: How many classes have their means kept; 0 for none.
+        memory: Bytes.
 
     Raises:
         OptionError: Not even one.
     """
-    if not dimensionality or not layers:
-        return 2**31
-    one = sum(8 * layer.units**2 for layer in layers)
+    if not layers:
+        return sys.maxsize
     largest = max(layers, key=lambda layer: layer.units)
-    working = 48 * largest.units**2
+    square = 8 * dimensionality
+    one = sum(square * layer.units**2 + 8 * classes * layer.units for layer in layers)
+    working = 6 * square * largest.units**2
     if one + working > memory:
         raise OptionError(
-            f"the covariances of one condition for {len(layers)} layers, with {largest.units} units "
-            f"in {largest.name!r}, need {in_words(one + working)} of memory, and memory={memory} "
-            f"allows {in_words(memory)}; choose fewer layers, dimensionality=False, or raise memory"
+            f"one condition needs {in_words(one + working)} of memory for the statistics of "
+            f"{len(layers)} layers, with {largest.units} units in {largest.name!r}, and "
+            f"memory={memory} allows {in_words(memory)}; choose fewer layers, dimensionality=False, "
+            "or raise memory"
         )
-    return (memory - working) // one
+    return (memory - working) // max(one, 1)
 
 
 def _joined(statistics: Iterable[ClassMeans]) -> ClassMeans:

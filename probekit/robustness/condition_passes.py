@@ -55,7 +55,8 @@ class Subject:
         dimensionality: Whether covariances are kept.
         selectivity: Whether class means are kept.
         reading: How the model is read.
-        memory: Bytes that the covariances of one pass may take.
+        memory: Bytes that the statistics of one pass may take.
+        classes: How many classes there are, as far as that is known.
     """
 
     model: Any
@@ -64,12 +65,16 @@ class Subject:
     selectivity: bool
     reading: Reading
     memory: int
+    classes: int = 0
 
     def fill(self, kept: ConditionStore, one: Pass) -> None:
         """Measures the conditions of a pass that are not there yet."""
         missing = [condition for condition in one.conditions if condition not in kept]
         share = conditions_at_once(
-            self.layers, dimensionality=self.dimensionality, memory=self.memory
+            self.layers,
+            dimensionality=self.dimensionality,
+            classes=self.classes if self.selectivity else 0,
+            memory=self.memory,
         )
         for start in range(0, len(missing), share):
             part = one.perturbation.only(missing[start : start + share])

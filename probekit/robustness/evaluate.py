@@ -71,6 +71,7 @@ def robustness(
     store: str | Path | None = None,
     tokens: Tokens = "all",
     workers: int | None = None,
+    table: int | None = None,
     memory: int = 4 * 2**30,
 ) -> xr.DataTree:
     """Measures a model, its layers and its units under corruptions and attacks.
@@ -101,7 +102,9 @@ def robustness(
         store: A folder that keeps each finished condition: a run that was killed goes on there.
         tokens: As for `analyze`.
         workers: Reading processes; None takes what the data set advises.
-        memory: Bytes that the covariances of one pass may take: fewer severities or epsilons share
+        table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
+            the nearest, and says so where it is another than that of the images.
+        memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
             a pass where they would take more.
 
     Returns:
@@ -129,11 +132,12 @@ def robustness(
     reading = Reading(tokens, None, device, progress)
     measured = dimensionality or selectivity
     found = find_layers(model, batches, layers, reading) if measured else []
-    subject = Subject(model, found, dimensionality, selectivity, reading, memory)
+    classes = batches.classes or tuple(getattr(model, "classes", ()))
+    subject = Subject(model, found, dimensionality, selectivity, reading, memory, len(classes))
     passes = [
         Pass(batches, Clean(), paired=False),
         *_attacked(subject, batches, attacks, epsilons),
-        *_corrupted(subject, batches, corruptions, choose_severities(severities), seed),
+        *_corrupted(subject, batches, corruptions, choose_severities(severities), seed, table),
     ]
     conditions = [condition for one in passes for condition in one.conditions]
     baseline = _reference(reference, conditions)
@@ -149,7 +153,6 @@ def robustness(
     kept = ConditionStore(store, facts | {"data": _identity(batches)})
     for one in passes:
         subject.fill(kept, one)
-    classes = batches.classes or getattr(model, "classes", ())
     result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": dict(getattr(model, "provenance", {})) | _describe(model)},
@@ -214,13 +217,14 @@ def _corrupted(
     corruptions: Corruptions,
     severities: tuple[int, ...],
     seed: int,
+    table: int | None,
 ) -> list[Pass]:
     if isinstance(corruptions, PublishedCorruptions):
         return _published(subject, batches, corruptions, severities)
     if not corruptions:
         return []
-    names = choose_corruptions(corruptions, batches.peek().images, severities[0])
-    return [Pass(batches, Corrupted(name, severities, seed), paired=True) for name in names]
+    names = choose_corruptions(corruptions, batches.peek().images, severities[0], table)
+    return [Pass(batches, Corrupted(name, severities, seed, table), paired=True) for name in names]
 
 
 def _published(

@@ -112,24 +112,28 @@ class Corrupted:
         name: The type.
         severities: Each from 1 to 5.
         seed: Of the random streams.
+        table: The published image size whose constants are used; None takes the nearest.
     """
 
     name: str
     severities: tuple[int, ...]
     seed: int = 0
+    table: int | None = None
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
         """One for each severity."""
+        options = f"computed, seed={self.seed}"
+        options += f", table={self.table}" if self.table else ""
         return tuple(
-            Condition("corruption", self.name, severity, f"computed, seed={self.seed}")
-            for severity in self.severities
+            Condition("corruption", self.name, severity, options) for severity in self.severities
         )
 
     def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
         """The corrupted images."""
         for severity in self.severities:
-            yield Corruption(self.name, severity, self.seed)(batch.images, batch.index), {}
+            corruption = Corruption(self.name, severity, self.seed, self.table)
+            yield corruption(batch.images, batch.index), {}
 
     def only(self, conditions: Sequence[Condition]) -> Self:
         """The same at some severities."""

@@ -111,7 +111,7 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
     Example:
         >>> axes = {"corruption": ["fog"], "severity": [1, 5]}
         >>> accuracy = xr.DataArray([[0.8, 0.4]], axes, name="accuracy")
-        >>> model = accuracy.to_dataset(inherit=False).assign(clean_accuracy=0.9)
+        >>> model = accuracy.to_dataset().assign(clean_accuracy=0.9)
         >>> reference = (accuracy - 0.2).to_dataset(name="accuracy").assign(clean_accuracy=0.8)
         >>> found = corruption_errors(model, reference)
         >>> round(float(found["mce"]), 3), round(float(found["relative_mce"]), 3)

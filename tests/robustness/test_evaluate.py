@@ -462,7 +462,7 @@ REFUSED = [
     ({"attacks": "fgsm", "epsilons": {"pgd": 0.1}}, OptionError, "no epsilons are given"),
     ({"attacks": "fgsm", "epsilons": {"fgsm": 0.1, "pg": 0.1}}, OptionError, "'pg'"),
     ({"layers": "8.no"}, LayerError, "8.no"),
-    ({"memory": 1000}, OptionError, "memory=1000"),
+    ({"memory": 4431}, OptionError, "memory=4431"),
     ({"reference": 3}, OptionError, "int"),
 ]
 
@@ -526,8 +526,17 @@ def test_another_size_is_said_and_the_nearest_table_taken(
 ) -> None:
     monkeypatch.setattr("probekit.robustness.corruptions._sizes_told", set())
     small = (images[0][:, :, :8, :8].clone(), images[1])
+    options: dict[str, Any] = {"layers": ["4"], "progress": False}
     with pytest.warns(ProbekitWarning, match="those for 32 are used"):
-        robustness(model, small, "fog", 1, layers=["4"], progress=False)
+        nearest = robustness(model, small, "contrast", 1, **options)
+    other, same = (
+        robustness(model, small, "contrast", 1, table=table, **options) for table in (64, 32)
+    )
+    sizes = [one["units"]["corruption_change_size"].values for one in (nearest, same, other)]
+    assert (sizes[0] == sizes[1]).all()
+    assert (sizes[1] != sizes[2]).any()
+    with pytest.raises(OptionError, match="table 48"):
+        robustness(model, small, "contrast", 1, table=48, **options)
 
 
 def test_frost_is_left_out_of_all_but_not_where_it_is_named(
@@ -551,8 +560,8 @@ def test_frost_is_left_out_of_all_but_not_where_it_is_named(
 def test_fewer_conditions_share_a_pass_where_memory_is_short(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
-    # One condition needs 8 (36 + 16 + 64) + 48 * 64 = 4000 bytes.
-    found = robustness(trained, images, ["fog"], (1, 5), memory=4500, batch_size=16, progress=False)
+    # A condition keeps 8 (36 + 16 + 64) + 8 * 3 * 18 bytes, beside 48 * 64: 4432 in all.
+    found = robustness(trained, images, ["fog"], (1, 5), memory=4432, batch_size=16, progress=False)
     expected = result["layers"]["corruption_change_participation_ratio"].sel(corruption=["fog"])
     np.testing.assert_allclose(
         found["layers"]["corruption_change_participation_ratio"], expected, rtol=1e-12
@@ -576,6 +585,7 @@ def test_the_bundled_network_under_every_type_and_two_attacks() -> None:
         severities=(1, 5),
         epsilons=[1 / 255, 8 / 255],
         limit=200,
+        table=32,
         progress=False,
     )
     table = found["robustness"]
