@@ -50,6 +50,8 @@ from probekit.robustness.robustness_tables import (
 
 __all__ = ["robustness"]
 
+MANY_UNMOVED = 0.1
+
 
 def robustness(
     model: Any,
@@ -309,9 +311,24 @@ def _assemble(
         nodes |= {"units": units, "layers": layers}
         metrics: list[Metric] = [Selectivity()] if "selectivity" in units else []
         metrics += [Dimensionality()] if "participation_ratio" in layers else []
-        for sentence in (one for metric in metrics for one in metric.review(units, layers)):
+        told = [sentence for metric in metrics for sentence in metric.review(units, layers)]
+        for sentence in told + _about_unmoved(outcomes):
             _warn(sentence)
     return xr.DataTree.from_dict(nodes)
+
+
+def _about_unmoved(outcomes: xr.Dataset) -> list[str]:
+    """Names the attacks whose change is that of some of the images only."""
+    if "attack_unmoved" not in outcomes:
+        return []
+    unmoved = outcomes["attack_unmoved"].where(outcomes["epsilon"] > 0).max("epsilon")
+    total = int(outcomes["n_samples"])
+    return [
+        f"{one['attack'].item()} left up to {int(one)} of {total} images as they were, whose change "
+        "is zero: the change of activations under it tells mostly how many it moved"
+        for one in unmoved
+        if one > MANY_UNMOVED * total
+    ]
 
 
 def _warn(sentence: str) -> None:

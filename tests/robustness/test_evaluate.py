@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import probekit as pk
 from probekit.errors import DataError, LayerError, ModelError, OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
+from probekit.robustness.attack_balls import Ball, Norm
+from probekit.robustness.attack_base import Attack, Batch, Found
+from probekit.robustness.attack_goals import Loss
 from probekit.robustness.corruptions import CORRUPTIONS
 from probekit.robustness.evaluate import robustness
 
@@ -308,6 +312,31 @@ def test_pgd_that_stops_early_measures_the_change_of_all_steps(
     assert int(both["robustness"]["attack_unmoved"].sum()) == 0
     stopped = pk.PGD(steps=4).run(trained, *images, EPSILONS, check=False)
     assert both["robustness"]["attack_fooled"].values[0].tolist() == list(stopped.n_fooled)
+
+
+@dataclass(frozen=True)
+class Idle(Attack):
+    """An attack that does nothing."""
+
+    norm: Norm = "linf"
+    steps: int = field(default=0, init=False)
+    targeted: bool = field(default=False, init=False)
+    loss: Loss = field(default="cross_entropy", init=False)
+
+    name: ClassVar[str] = "idle"
+
+    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
+        return Found.clean(batch, self.steps)
+
+
+def test_an_attack_that_moves_few_images_is_told(trained: ImageModel, images: Data) -> None:
+    options: dict[str, Any] = {"layers": ["7"], "progress": False}
+    with pytest.warns(ProbekitWarning, match="idle left up to 40 of 40 images"):
+        found = robustness(trained, images, None, attacks=Idle(), epsilons=[0.0, 0.1], **options)
+    assert found["robustness"]["attack_unmoved"].values.tolist() == [[40, 40]]
+    assert "attack_accuracy_by_step" not in found["robustness"]
+    assert (found["layers"]["attack_change_participation_ratio"] == 0).all()
+    robustness(trained, images, None, attacks="fgsm", epsilons=0.0, **options)
 
 
 def test_each_attack_can_have_epsilons_of_its_own(trained: ImageModel, images: Data) -> None:
