@@ -105,45 +105,78 @@ def result_json(result: xr.DataTree) -> str:
     )
 
 
-_HEADERS = {
-    "n_units": "units",
-    "selectivity_mean": "selectivity",
-    "selectivity_quartiles[0.25]": "25%",
-    "selectivity_quartiles[0.5]": "50%",
-    "selectivity_quartiles[0.75]": "75%",
-    "dead_units": "dead",
-    "participation_ratio": "PR",
-    "participation_ratio_unbiased": "PR unbiased",
-    "participation_ratio_fraction": "PR share",
-    "components[0.95]": "PCs 95%",
-    "gradient_norm_cv_mean": "gradient CV",
-    "gradient_norm_cv_across_units": "CV across units",
+_SECTIONS = {
+    "selectivity": {
+        "n_units": "units",
+        "selectivity_mean": "selectivity",
+        "selectivity_quartiles[0.25]": "25%",
+        "selectivity_quartiles[0.5]": "50%",
+        "selectivity_quartiles[0.75]": "75%",
+        "dead_units": "dead",
+    },
+    "dimensionality": {
+        "n_dimensions": "dimensions",
+        "n_samples": "samples",
+        "participation_ratio": "PR",
+        "participation_ratio_unbiased": "PR unbiased",
+        "participation_ratio_fraction": "PR share",
+        "components[0.9]": "PCs 90%",
+        "components[0.95]": "PCs 95%",
+        "components[0.99]": "PCs 99%",
+    },
+    "gradient variability": {
+        "gradient_units": "units",
+        "gradient_norm_cv_mean": "CV over samples",
+        "gradient_norm_cv_across_units": "CV over units",
+        "gradient_dead_units": "dead",
+    },
 }
+_SHARES = {"selectivity_mean", "participation_ratio_fraction"}
+_TOLD = ("n_", "negative_", "dead_", "too_few", "participation", "components", "gradient_")
 
 
 def print_result(result: xr.DataTree, to: Console) -> None:
-    """Prints what a person wants to see first of a result."""
+    """Prints what a person wants to see first of a result: a table a metric, then the best units."""
     rows = layer_rows(result)
-    shown = [name for name in _HEADERS if name in rows[0]]
-    known = {name.split("[")[0] for name in _HEADERS} | {"negative_units"}
-    shown += [name for name in rows[0] if name != "layer" and name.split("[")[0] not in known][:6]
+    sections = dict(_SECTIONS)
+    own = {name: _words(name) for name in rows[0] if name != "layer" and not _is_told(name)}
+    sections["other metrics"] = dict(list(own.items())[:6])
+    if "selectivity_mean" not in rows[0]:
+        sections["selectivity"] = {"n_units": "units"}
+    for headers in sections.values():
+        shown = {name: header for name, header in headers.items() if name in rows[0]}
+        if shown:
+            to.print(_layer_table(rows, shown))
+            to.print()
+    _print_units(most_selective(result), to)
+    facts = [f"{_words(str(name))} {float(value):.4f}" for name, value in result.data_vars.items()]
+    if facts:
+        to.print(f"network: {', '.join(facts)}")
+    for name, options in (
+        json.loads(result.attrs.get("provenance", "{}")).get("metrics", {}).items()
+    ):
+        if "method_used" in options:
+            to.print(f"{_words(name)}: measured by {_words(str(options['method_used']))}")
+
+
+def _is_told(name: str) -> bool:
+    return name.startswith(_TOLD) or any(name in headers for headers in _SECTIONS.values())
+
+
+def _layer_table(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Table:
     table = Table("layer", box=None, pad_edge=False, header_style="bold")
-    for name in shown:
-        table.add_column(_HEADERS.get(name, name), justify="right", no_wrap=True)
-        if name == "selectivity_mean":
+    for name, header in shown.items():
+        table.add_column(header, justify="right", no_wrap=True)
+        if name in _SHARES:
             table.add_column("", no_wrap=True)
     for row in rows:
         cells = [escape(row["layer"])]
         for name in shown:
             cells.append(_number(row[name]))
-            if name == "selectivity_mean":
+            if name in _SHARES:
                 cells.append(bar(row[name]))
         table.add_row(*cells)
-    to.print(table)
-    _print_units(most_selective(result), to)
-    facts = [f"{_words(str(name))} {float(value):.4f}" for name, value in result.data_vars.items()]
-    if facts:
-        to.print(f"\nnetwork: {', '.join(facts)}")
+    return table
 
 
 def _print_units(units: Sequence[Mapping[str, Any]], to: Console) -> None:
@@ -159,8 +192,8 @@ def _print_units(units: Sequence[Mapping[str, Any]], to: Console) -> None:
             f"{unit['selectivity']:.3f}",
             escape(unit["preferred_class"]),
         )
-    to.print()
     to.print(table)
+    to.print()
 
 
 def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
