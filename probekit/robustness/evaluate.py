@@ -181,6 +181,12 @@ def _refuse_what_cannot_be(
             "pass; give the data set itself, or shuffle=False"
         )
     _compare_classes(getattr(model, "classes", ()), batches.classes, batches.name)
+    images = batches.peek().images
+    if not images.is_floating_point():
+        raise DataError(
+            f"the images of {batches.name} are {images.dtype}, and robustness takes floating-point "
+            "numbers in [0, 1]; give images.float() / 255"
+        )
 
 
 def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> None:

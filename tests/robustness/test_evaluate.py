@@ -523,6 +523,12 @@ def test_images_out_of_range_are_refused(
         robustness(net.eval(), data, **{"corruptions": None, **options}, progress=False)
 
 
+def test_whole_numbers_are_refused_with_the_fix(trained: ImageModel, images: Data) -> None:
+    data = [((images[0] * 255).to(torch.uint8), images[1])]
+    with pytest.raises(DataError, match=r"uint8.*\.float\(\) / 255"):
+        robustness(trained, data, "fog", progress=False)
+
+
 def test_a_model_without_gradient_cannot_be_attacked(trained: ImageModel, images: Data) -> None:
     model = ImageModel(Detached(trained.module), (0.3,), (0.5,), (1, 32, 32))
     with pytest.raises(ModelError, match="no gradient"):
