@@ -35,6 +35,6 @@ def test_links_lead_somewhere() -> None:
 
 def test_commands_exist() -> None:
     lines = re.findall(r"^probekit (\w+) ", README.read_text(), re.M)
-    assert {"analyze", "layers", "record"} <= set(lines)
+    assert {"analyze", "layers", "record", "robustness", "sweep", "train"} <= set(lines)
     for name in set(lines):
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
