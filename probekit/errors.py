@@ -48,7 +48,7 @@ class ProbekitWarning(UserWarning):
 def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most: int = 5) -> str:
     """The end of an error message: the known names nearest to the one asked for.
 
-    >>> close_matches("fgo", ["fog", "frost"], what="corruption")
+    >>> close_matches("fgo", ["fog", "snow"], what="corruption")
     'close matches: fog'
     >>> close_matches("xyz", ["fog", "frost"], what="corruption")
     'known: fog, frost'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -204,12 +205,13 @@ class Recorder:
         self._hook({layer.module: modules[layer.module] for layer in self._layers})
 
     def _hook(self, modules: dict[str, nn.Module]) -> None:
-        begin, end = _Hook(self._begin), _Hook(self._end)
+        eager = _eager if self._selection is not None else _as_it_is
+        begin, end = _Hook(eager(self._begin)), _Hook(eager(self._end))
         self._handles.append(
             self.module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
         )
         for name, module in modules.items():
-            self._handles.append(module.register_forward_hook(_Hook(self._tap(name))))
+            self._handles.append(module.register_forward_hook(_Hook(eager(self._tap(name)))))
         self._handles.append(self.module.register_forward_hook(end))
         self._hooked = True
 
@@ -314,6 +316,15 @@ class Recorder:
         self._activations = self._held
         self._held = {}
         self._open = False
+
+
+def _as_it_is(hook: Any) -> Any:
+    return hook
+
+
+def _eager(hook: Any) -> Any:
+    """A hook that a compiler leaves alone: tracing what the first pass learns takes it minutes."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
 def _in_backward() -> bool:
