@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
 
 __all__ = ["Pass", "analyze"]
+
+_QUARTILES = (0.25, 0.5, 0.75)
 
 
 class Pass:
@@ -263,8 +266,13 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, xr.DataArray]:
     """Mean and quartiles over units of a metric's own variable."""
     if values is None or values.dims != ("unit",) or values.dtype.kind != "f":
         return {}
-    quartiles = values.quantile([0.25, 0.5, 0.75], "unit", skipna=True)
-    return {f"{name}_mean": values.mean(), f"{name}_quartiles": quartiles}
+    known = values.values[~np.isnan(values.values)]
+    quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
+    mean = known.mean() if len(known) else np.nan
+    return {
+        f"{name}_mean": xr.DataArray(mean),
+        f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
+    }
 
 
 def _is_mean(name: str) -> bool:

@@ -324,7 +324,9 @@ def _as_it_is(hook: Any) -> Any:
 
 def _eager(hook: Any) -> Any:
     """A hook that a compiler leaves alone: tracing what the first pass learns takes it minutes."""
-    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
+    if "torch._dynamo" not in sys.modules:
+        return hook
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
 
 
 def _in_backward() -> bool:

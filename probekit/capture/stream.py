@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -166,7 +167,8 @@ def _check(
         if layer.name not in tables:
             raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
     for name, table in tables.items():
-        if not bool(torch.isfinite(table).all()):
+        # One sum is not finite where any value is not, and costs half of looking at each of them.
+        if not math.isfinite(float(table.sum(dtype=torch.float64))):
             raise DataError(
                 f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
                 f"and {int(batch.index.max())}; look at the images and the weights"

@@ -121,7 +121,7 @@ def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     if "class" not in given.dims:
         raise DataError(f"class means need the dimension 'class', not {given.dims}")
     means: xr.DataArray = given.astype(np.float64)  # type: ignore[assignment]
-    if not bool(np.isfinite(means).all()):
+    if not np.isfinite(means.values).all():
         raise DataError("class means hold NaN or infinity, so that selectivity has no meaning")
     return means
 
@@ -156,21 +156,20 @@ class Selectivity:
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
-        means = _checked(class_mean, self.eps, self.negative)
-        index = _index(means, self.eps, self.negative)
-        dead = abs(class_mean).max("class") <= self.dead_below
-        below = (class_mean < 0).any("class")
-        preferred = class_mean["class"][class_mean.argmax("class")].drop_vars(
-            ["class", "count"], errors="ignore"
-        )
+        means = _checked(class_mean, self.eps, self.negative).transpose("unit", "class")
+        values, labels = means.values, means["class"].values
+        index = _index(means, self.eps, self.negative).values
+        dead = np.abs(values).max(1) <= self.dead_below
+        below = (values < 0).any(1)
         units = xr.Dataset(
             {
-                "selectivity": index.where(~dead, 0.0),
-                "preferred_class": preferred.where(~dead, -1),
-                "dead": dead,
-                "negative_class_mean": below,
-                "class_mean": class_mean,
-            }
+                "selectivity": ("unit", np.where(dead, 0.0, index)),
+                "preferred_class": ("unit", np.where(dead, -1, labels[values.argmax(1)])),
+                "dead": ("unit", dead),
+                "negative_class_mean": ("unit", below),
+                "class_mean": class_mean.variable,
+            },
+            coords=class_mean.coords,
         )
         layers = xr.Dataset({"dead_units": dead.sum(), "negative_units": below.sum()})
         return units, layers
