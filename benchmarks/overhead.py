@@ -1,19 +1,19 @@
 """Time of a selectivity analysis beside the bare forward pass, over the same batches in memory.
 
-    python benchmarks/overhead.py [MODEL ...] [--repeats 9] [--batches 4] [--threads 1]
-                                  [--clock wall|cpu]
+    python benchmarks/overhead.py [MODEL ...] [--repeats 25] [--threads 2]
 
-Each pass over the data is timed in turn with the other, so that what else the machine does falls on
-both; a row holds the medians and the median of the ratios of neighbours. What `analyze` does once,
-such as finding the layers and hashing the weights, is timed apart, with an analysis of no more than
-the first batch, and taken off both it and the bare pass. On a machine that is busy with other work,
-`--clock cpu` counts the processor time of all threads instead.
+Each batch is timed bare and analysed in turn, so that what else the machine does falls on both: a row
+holds the medians and the median of the ratios of neighbours. The step that is timed is that of
+`analyze`: the forward pass with its hooks, the check for NaN, and the update of the class means of
+every default layer. What an analysis does once (finding the layers, assembling the result) is timed
+apart: `once` is a whole analysis of one batch less the bare pass over it.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -23,13 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from probekit.analysis import analyze
+from probekit.capture.layers import Layer
+from probekit.capture.sources import Activations
+from probekit.capture.stream import Reading, find_layers, stream
+from probekit.data.batches import Batches
 from probekit.models.architectures import cifar_resnet
-
-Batches = list[tuple[Tensor, Tensor]]
-Run = Callable[[nn.Module, Batches], Any]
-Clock = Callable[[], float]
-
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+from probekit.statistics.class_means import ClassMeans
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
     "resnet18": (lambda: timm.create_model("resnet18"), 16, (3, 224, 224)),
@@ -41,64 +40,67 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
         (3, 224, 224),
     ),
 }
+QUIET = Reading(progress=False)
 
 
 def main() -> None:
-    options = parse()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"{'model':<24}{'batch':>6}{'bare s':>9}{'analyze s':>11}{'ratio':>8}{'with setup':>12}")
+    print(f"{'model':<24}{'batch':>6}{'bare s':>9}{'analyze s':>11}{'ratio':>8}{'once s':>9}")
     for name in options.models or MODELS:
         make, size, shape = MODELS[name]
-        net = make().eval()
-        labels = torch.arange(size) % 10
-        data = [(torch.randn(size, *shape), labels) for _ in range(options.batches + 1)]
-        report(name, size, net, data, options.repeats, CLOCKS[options.clock])
+        report(name, make().eval(), torch.randn(size, *shape), options.repeats)
 
 
-def report(name: str, size: int, net: nn.Module, data: Batches, repeats: int, clock: Clock) -> None:
+def report(name: str, net: nn.Module, images: Tensor, repeats: int) -> None:
     """Prints one row."""
-    rounds = [
-        [seconds(run, net, part, clock) for part in (data, data[:1]) for run in (bare, measured)]
-        for _ in range(repeats + 1)
-    ][1:]
-    bare_s = median(whole - one for whole, _, one, _ in rounds)
-    analyze_s = median(whole - one for _, whole, _, one in rounds)
-    ratio = median((b - d) / (a - c) for a, b, c, d in rounds)
-    total = median(b / a for a, b, _, _ in rounds)
+    labels = torch.arange(len(images)) % 10
+    batches = Batches([(images, labels)] * 2)
+    layers = find_layers(net, batches, None, QUIET)
+    pairs = [(bare(net, images), step(net, batches, layers)) for _ in range(repeats + 1)][1:]
+    once = [
+        seconds(lambda: analyze(net, [(images, labels)], progress=False)) - bare(net, images)
+        for _ in range(3)
+    ]
     print(
-        f"{name:<24}{size:>6}{bare_s:>9.3f}{analyze_s:>11.3f}{ratio:>8.3f}{total:>12.3f}",
+        f"{name:<24}{len(images):>6}{median(a for a, _ in pairs):>9.3f}"
+        f"{median(b for _, b in pairs):>11.3f}{median(b / a for a, b in pairs):>8.3f}"
+        f"{median(once):>9.3f}",
         flush=True,
     )
 
 
-def seconds(run: Run, net: nn.Module, data: Batches, clock: Clock) -> float:
-    """The time that one run over some batches takes."""
-    start = clock()
-    run(net, data)
-    return clock() - start
-
-
-def bare(net: nn.Module, data: Batches) -> None:
-    """What any use of the model costs."""
+def bare(net: nn.Module, images: Tensor) -> float:
+    """Seconds that any use of the model costs."""
     with torch.no_grad():
-        for images, _ in data:
-            net(images)
+        return seconds(lambda: net(images))
 
 
-def measured(net: nn.Module, data: Batches) -> None:
-    """The same, with the class selectivity of every unit of the default layers."""
-    analyze(net, data, metrics="selectivity", progress=False)
+def step(net: nn.Module, batches: Batches, layers: list[Layer]) -> float:
+    """Seconds of the second batch of an analysis."""
+    means = {layer.name: ClassMeans() for layer in layers}
+
+    def take(observed: Any) -> None:
+        seen = next(observed)
+        for name, table in seen.tables[0].items():
+            means[name].update(table, seen.batch.labels)
+
+    with stream(net, batches, layers, [Activations()], QUIET) as observed:
+        take(observed)
+        return seconds(lambda: take(observed))
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    return parser.parse_args()
+def seconds(run: Callable[[], Any]) -> float:
+    """The time that a call takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
