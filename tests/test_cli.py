@@ -188,10 +188,10 @@ def test_overwrite_replaces(hostile: Path) -> None:
 
 def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "probekit", "analyze", "-o", "r.nc", "--batch-size", "8"],
+        [sys.executable, "-m", "probekit", "analyze", "-o", "r.nc", "--batch-size", "1"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(12)
+    time.sleep(8)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
