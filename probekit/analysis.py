@@ -18,7 +18,7 @@ from probekit.capture.sources import Source
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.known_labels import known_labels
-from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
 from probekit.processes import Processes, processes
@@ -290,8 +290,9 @@ def _say_what_is_absent(units: xr.Dataset, classes: Sequence[str]) -> None:
     present = set(units["class"].values.tolist())
     absent = [name for label, name in enumerate(classes) if label not in present]
     if absent:
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        _warn(f"{len(absent)} of {len(classes)} classes have no sample and are left out: {shown}")
+        _warn(
+            f"{len(absent)} of {len(classes)} classes have no sample and are left out: {some_of(absent)}"
+        )
 
 
 def _same_classes(model: Any, classes: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DataError",
@@ -14,6 +14,7 @@ __all__ = [
     "ProbekitError",
     "ProbekitWarning",
     "close_matches",
+    "some_of",
 ]
 
 
@@ -60,5 +61,14 @@ def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most:
         return f"close matches: {', '.join(near[:most])}"
     if not names:
         return f"there is no {what} at all"
-    shown = ", ".join(names[: 4 * most])
-    return f"known: {shown}{f' and {len(names) - 4 * most} more' if len(names) > 4 * most else ''}"
+    return f"known: {some_of(names, 4 * most)}"
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

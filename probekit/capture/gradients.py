@@ -17,6 +17,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.recorder import Recorder
 from probekit.capture.sources import Tap
 from probekit.capture.vector_jacobian import Forward
+from probekit.data.batches import draw
 from probekit.errors import LayerError, OptionError, close_matches
 
 __all__ = ["GradientNorms", "Method", "check_options", "choose_method", "mean_chi"]
@@ -131,8 +132,7 @@ class GradientNorms:
     def _draw(self, count: int, most: int | None) -> Tensor:
         if most is None or most >= count:
             return torch.arange(count)
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(count, generator=generator)[:most].sort().values
+        return draw(count, most, self.seed)
 
     def chosen_method(self, layers: Sequence[Layer]) -> Literal["exact", "probes"]:
         """The method used for these layers."""

@@ -14,7 +14,7 @@ from probekit.capture.layers import Layer, is_activation_function, site_names
 from probekit.capture.outputs import shares_memory, tensor_of
 from probekit.capture.selection import Selection
 from probekit.capture.units import UnitAxes, prefix_tokens
-from probekit.errors import LayerError, ProbekitWarning
+from probekit.errors import LayerError, ProbekitWarning, some_of
 
 __all__ = ["Scout", "Tokens"]
 
@@ -180,14 +180,14 @@ class Scout:
         ]
         if doubtful:
             _warn(
-                f"the unit axis of {_some(doubtful)} is not certain: layers of the same shape have "
+                f"the unit axis of {some_of(doubtful)} is not certain: layers of the same shape have "
                 "it in different places; another image size tells them apart"
             )
 
     def _say_what_is_missing(self) -> None:
         if self._left_out:
             why = next(iter(self._left_out.values()))
-            _warn(f"not recorded: {_some(list(self._left_out))}, whose output {why}")
+            _warn(f"not recorded: {some_of(list(self._left_out))}, whose output {why}")
 
 
 def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
@@ -200,8 +200,3 @@ def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, ProbekitWarning, stacklevel=2)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

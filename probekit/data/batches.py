@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from probekit.data.images import LabelledImages, TensorImages
 from probekit.errors import DataError, OptionError
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "draw"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,16 @@ class Batch:
             self.labels.to(device, non_blocking=True),
             self.index,
         )
+
+
+def draw(count: int, most: int, seed: int) -> Tensor:
+    """Some of the numbers below `count`, drawn at random, in increasing order.
+
+    >>> draw(3, 3, seed=0)
+    tensor([0, 1, 2])
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:most].sort().values
 
 
 class Batches:
@@ -119,9 +129,7 @@ class Batches:
         if self._drawn is None and self.limit is not None and _is_map(self.source):
             count = len(self.source)
             if self.limit < count:
-                generator = torch.Generator().manual_seed(self.seed)
-                order = torch.randperm(count, generator=generator)
-                self._drawn = order[: self.limit].sort().values
+                self._drawn = draw(count, self.limit, self.seed)
         return self._drawn
 
     def starting(self, first: int) -> Batches:

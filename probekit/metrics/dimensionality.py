@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.capture.sources import Spatial
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.registry import register
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
@@ -219,7 +219,7 @@ class Dimensionality:
         few = layers["layer"].values[layers["too_few_samples"].values.astype(bool)]
         if not len(few):
             return []
-        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        shown = some_of(few)
         low = int(layers["n_samples"].min())
         least = 4 if self.centred else 2
         which = (

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.metrics.registry import register
 from probekit.statistics.class_means import ClassMeans
 
@@ -85,8 +85,7 @@ def _about_negative(units: int, layers: Sequence[str], negative: Negative) -> st
         "shift": "each unit's lowest mean was subtracted (negative='shift')",
         "nan": "those units have no index (negative='nan')",
     }[negative]
-    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-    where = f", in {', '.join(layers[:5])}{more}" if len(layers) else ""
+    where = f", in {some_of(layers)}" if len(layers) else ""
     return f"{units} units have class means below zero{where}; {done}"
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from probekit.errors import ModelError, close_matches
+from probekit.errors import ModelError, close_matches, some_of
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.image_model import ImageModel, content_hash
 
@@ -133,7 +133,7 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         if key in state and own[key].shape != state[key].shape
     ]
     told = [
-        f"{what}: {', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
+        f"{what}: {some_of(found, 3)}"
         for what, found in (("missing", missing), ("not in the model", extra), ("shape", other))
         if found
     ]

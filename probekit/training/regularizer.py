@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
-from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning
+from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning, some_of
 from probekit.training.objective import (
     ClassSums,
     TrainingNegative,
@@ -202,7 +202,7 @@ class SelectivityRegularizer:
         below = torch.split((sums.sum < 0).any(0), [layer.units for layer in self.layers])
         names = [layer.name for layer, units in zip(self.layers, below, strict=True) if units.any()]
         if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            shown = some_of(names)
             warnings.warn(
                 f"class means below zero in {shown} {_POLICIES[self._negative]} "
                 f"(negative={self._negative!r}); later batches are not told of",
