@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probekit._version import __version__
 
 if TYPE_CHECKING:
+    from probekit.ablation import ablate as ablate
     from probekit.analysis import analyze as analyze
     from probekit.capture.jacobian import jacobian_norm as jacobian_norm
     from probekit.capture.plan import plan as plan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from probekit.capture.store import open_recording as open_recording
     from probekit.data.datasets import list_data as list_data
     from probekit.data.datasets import load_data as load_data
+    from probekit.data.lookup import images_at as images_at
     from probekit.errors import ProbekitError as ProbekitError
     from probekit.errors import ProbekitWarning as ProbekitWarning
     from probekit.metrics.chance import SelectivityChance as SelectivityChance
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         class_selectivity as class_selectivity,
     )
     from probekit.metrics.split_half import SplitHalf as SplitHalf
+    from probekit.metrics.top_images import TopImages as TopImages
     from probekit.models.image_model import ImageModel as ImageModel
     from probekit.models.loading import list_models as list_models
     from probekit.models.loading import load_model as load_model
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from probekit.statistics.feeding import feed as feed
     from probekit.statistics.recorded import Recorded as Recorded
     from probekit.statistics.testing import check_statistic as check_statistic
+    from probekit.statistics.top_samples import TopSamples as TopSamples
     from probekit.training.recipes import Recipe as Recipe
     from probekit.training.recipes import list_recipes as list_recipes
     from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
@@ -96,11 +100,15 @@ _HOMES = {
     "SelectivityRegularizer": "training.regularizer",
     "SplitHalf": "metrics.split_half",
     "Statistic": "statistics.base",
+    "TopImages": "metrics.top_images",
+    "TopSamples": "statistics.top_samples",
+    "ablate": "ablation",
     "analyze": "analysis",
     "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
     "feed": "statistics.feeding",
     "corrupt": "robustness.corruptions",
+    "images_at": "data.lookup",
     "jacobian_norm": "capture.jacobian",
     "layer_metric": "metrics.functions",
     "list_data": "data.datasets",

@@ -57,6 +57,7 @@ BUILT_IN = {
     "selectivity_interval": "interval",
     "selectivity_split_half": "split_half",
     "silent_fraction": "unit_metrics",
+    "top_images": "top_images",
 }
 
 _REGISTERED: dict[str, Metric] = {}

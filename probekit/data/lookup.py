@@ -1,0 +1,134 @@
+"""Images by the index that a result gives their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+
+from probekit.data.batches import Batches
+from probekit.data.datasets import load_data
+from probekit.data.images import LabelledImages
+from probekit.errors import DataError
+
+__all__ = ["find_images", "images_at"]
+
+_AT_A_TIME = 64
+
+
+def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]:
+    """The images that a result means by the indices of its samples.
+
+    Args:
+        data: What was analysed: what `load_data` gives or takes, a map-style data set, a `DataLoader`
+            that does not shuffle, a list of batches, or anything that can be gone through again.
+        index: Indices (n,), as in `top_sample` or in `/samples`.
+        model: As for `load_data`, where data is a name or a folder.
+
+    Returns:
+        Images (n, ...) in the order of the indices, as the model sees them, and labels (n,).
+
+    Raises:
+        DataError: An index that the data does not have, or data that cannot be gone through again.
+
+    Example:
+        >>> images, labels = images_at([(torch.rand(2, 1, 4, 4), torch.tensor([5, 6]))], [1, 1, 0])
+        >>> images.shape, labels
+        (torch.Size([3, 1, 4, 4]), tensor([6, 6, 5]))
+    """
+    wanted = torch.as_tensor(index).flatten().tolist()
+    found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}
+    if not wanted:
+        raise DataError("images were asked for by no index at all")
+    images, labels = zip(*(found[number] for number in wanted), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def find_images(
+    data: Any, index: Iterable[int], model: Any = None
+) -> Iterator[tuple[int, Tensor, int]]:
+    """Index, image and label of each of some samples, each once, in increasing order.
+
+    Args:
+        data: As for `images_at`.
+        index: Indices; repeated ones count once.
+        model: As for `images_at`.
+
+    Raises:
+        DataError: As `images_at`.
+    """
+    if isinstance(data, str) or hasattr(data, "__fspath__"):
+        data = load_data(data, model)
+    source = data.source if isinstance(data, Batches) else Batches(data).source
+    wanted = sorted({int(number) for number in index})
+    if isinstance(source, DataLoader):
+        source = _unshuffled(source)
+    if hasattr(source, "__getitem__") and not isinstance(source, list | tuple | IterableDataset):
+        yield from _fetched(source, wanted)
+    else:
+        yield from _walked(source, wanted)
+
+
+def _unshuffled(loader: DataLoader[Any]) -> Any:
+    """What a loader reads from, where it reads it from the first to the last."""
+    if isinstance(loader.dataset, IterableDataset):
+        return loader
+    if not isinstance(loader.sampler, SequentialSampler):
+        raise DataError(
+            "the data is a DataLoader that draws its samples, so that their numbers say nothing of "
+            "where they are; analyse the data set itself, or a loader with shuffle=False"
+        )
+    return loader.dataset
+
+
+def _fetched(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """From a map-style data set, some at a time."""
+    _check_range(wanted, len(source), source)
+    for start in range(0, len(wanted), _AT_A_TIME):
+        numbers = wanted[start : start + _AT_A_TIME]
+        if not isinstance(source, LabelledImages):
+            rows = [(number, *source[number]) for number in numbers]
+            yield from ((number, torch.as_tensor(image), int(y)) for number, image, y in rows)
+            continue
+        fetched = source.__getitems__(numbers)
+        if isinstance(fetched, DataError):
+            raise fetched
+        images, labels, kept = fetched
+        if kept.tolist() != numbers:
+            lost = next(number for number in numbers if number not in kept.tolist())
+            raise DataError(f"sample {lost} of {source.name} is unreadable now; restore its file")
+        yield from zip(numbers, images, labels.tolist(), strict=True)
+
+
+def _walked(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """From batches, by going through them up to the last that is wanted."""
+    if isinstance(source, Iterator) or not isinstance(source, Iterable):
+        raise DataError(
+            "the data can be gone through only once, so that no image of it can be had again; "
+            "give a list of batches, a data set or a DataLoader"
+        )
+    place, seen = 0, 0
+    for batch in Batches(source):
+        seen = int(batch.index[-1]) + 1 if len(batch) else seen
+        while place < len(wanted) and wanted[place] < seen:
+            row = wanted[place] - int(batch.index[0])
+            if row < 0:
+                break
+            yield wanted[place], batch.images[row], int(batch.labels[row])
+            place += 1
+        if place == len(wanted):
+            return
+    _check_range(wanted, seen, source)
+
+
+def _check_range(wanted: list[int], count: int, source: Any) -> None:
+    outside = [number for number in wanted if not 0 <= number < count]
+    if outside:
+        name = getattr(source, "name", type(source).__name__)
+        raise DataError(
+            f"sample {outside[-1]} was asked for, and {name} has {count} samples; give the data that "
+            "the result was made from"
+        )

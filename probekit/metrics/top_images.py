@@ -1,0 +1,76 @@
+"""The images that excite each unit most, by their place in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xarray as xr
+
+from probekit.metrics.registry import register
+from probekit.statistics.top_samples import TopSamples
+
+__all__ = ["TopImages"]
+
+
+@dataclass(frozen=True)
+class TopImages:
+    """The metric `top_images`: for which images each unit is most active.
+
+    Per unit and rank (1 is the highest): `top_sample`, the image's index in the data, as in
+    `/samples`; `top_activation`, the activation pooled over positions; `top_label`. Of equal
+    activations the sample with the lower index comes first: the top images of a dead unit are the
+    first samples, and mean nothing. To compare with, `drawn_activation` (unit, drawn): the
+    activations for random samples, whose indices are the coordinate `drawn`.
+
+    `images_at` gives the images for such indices.
+
+    Args:
+        top: How many images of each unit.
+        drawn: How many random samples, the same for all units.
+        seed: Seeds their draw.
+
+    Raises:
+        OptionError: A number below 1.
+
+    Example:
+        >>> import probekit as pk
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Identity(), torch.nn.ReLU())
+        >>> images = torch.tensor([0.1, 0.9, 0.4]).view(3, 1, 1, 1)
+        >>> batch = (images, torch.tensor([0, 1, 0]))
+        >>> result = pk.analyze(net, [batch], layers=["1"], metrics=TopImages(top=2))
+        >>> result["units"]["top_sample"].values
+        array([[1, 2]])
+    """
+
+    top: int = 9
+    drawn: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._samples()
+
+    @property
+    def name(self) -> str:
+        """`top_images`."""
+        return "top_images"
+
+    @property
+    def needs(self) -> Sequence[TopSamples]:
+        """The best samples of each unit."""
+        return (self._samples(),)
+
+    def _samples(self) -> TopSamples:
+        return TopSamples(self.top, self.drawn, self.seed)
+
+    def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        return best, xr.Dataset()
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Nothing to say."""
+        return []
+
+
+register(TopImages())
