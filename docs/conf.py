@@ -14,8 +14,8 @@ version = release = probekit.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["images/*.py"]
-# In docstrings, as in the pages, `this` is code.
-default_role = "literal"
+# In docstrings `this` is code, and a link where it names something of the reference.
+default_role = "py:obj"
 
 html_theme = "furo"
 html_title = f"probekit {release}"

@@ -1,0 +1,392 @@
+"""Every block of code in README.md and docs/ runs, and prints what the page says it prints.
+
+A page is one program: its `python` blocks share a namespace, its `sh` blocks a folder with both, in which
+`photos/` holds a few images in three classes. An `output` block is what the block before it prints: `...`
+stands for any lines, whole numbers are exact and others agree to what is shown of them. Comments that
+readers do not see, in the line before a block:
+
+    <!-- not run: REASON -->    it needs what a test has not; the reason is reported
+    <!-- exit: 2 -->            the command is to end so
+    <!-- warns: TEXT -->        a warning with this text is to be given
+    <!-- run: KIND -->          it runs by itself, in the loop that KIND means below
+    <!-- setup: CODE -->        Python that runs at this place
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+import probekit as pk
+from probekit.cli import app
+from probekit.metrics import registry
+from probekit.models.architectures import cifar_resnet
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = ("python", "sh")
+SHOWN = ("output", "toml", "yaml", "text", "")
+
+
+@dataclass
+class Block:
+    """A fenced block of a page, or a hidden setup."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    marks: dict[str, str] = field(default_factory=dict)
+    output: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page in order, each with the marks before it and the output after it."""
+    found: list[Block] = []
+    marks: dict[str, str] = {}
+    lines = enumerate(page.read_text().splitlines(), 1)
+    for number, line in lines:
+        if setup := re.match(r"<!-- setup:(.*)$", line):
+            code = [setup[1], *(text for _, text in _until(lines, "-->"))]
+            found.append(Block(page, number, "python", "\n".join(code).strip()))
+        elif mark := re.match(r"<!-- ([a-z ]+?)(?:: (.*))? -->$", line):
+            marks[mark[1]] = mark[2] or ""
+        elif fence := re.match(r"(```+)\s*(\S*)", line):
+            code = "\n".join(text for _, text in _until(lines, fence[1]))
+            if fence[2] == "output":
+                found[-1].output = code
+            else:
+                found.append(Block(page, number, fence[2], code, marks))
+            marks = {}
+        elif line.strip():
+            marks = {}
+    return found
+
+
+def _until(lines: Iterator[tuple[int, str]], end: str) -> Iterator[tuple[int, str]]:
+    for number, text in lines:
+        if text == end:
+            return
+        yield number, text
+
+
+BLOCKS = {page: blocks(page) for page in PAGES}
+NOT_RUN = [one for page in PAGES for one in BLOCKS[page] if "not run" in one.marks]
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*\d)")
+_BARS = re.compile("[▏▎▍▌▋▊▉█]")
+
+
+def agrees(shown: str, printed: str) -> bool:
+    """Whether a page shows what was printed, up to white space and the last digit of fractions."""
+    return _match(_lines(shown), _lines(printed))
+
+
+def _lines(text: str) -> list[str]:
+    plain = (" ".join(_BARS.sub(" ", line).split()) for line in text.splitlines())
+    return [line for line in plain if line]
+
+
+def _match(shown: list[str], printed: list[str]) -> bool:
+    if not shown:
+        return not printed
+    if shown[0] == "...":
+        return any(_match(shown[1:], printed[start:]) for start in range(len(printed) + 1))
+    return bool(printed) and _same(shown[0], printed[0]) and _match(shown[1:], printed[1:])
+
+
+def _same(shown: str, printed: str) -> bool:
+    numbers = _NUMBER.findall(shown), _NUMBER.findall(printed)
+    if _NUMBER.sub("#", shown) != _NUMBER.sub("#", printed):
+        return False
+    return all(_near(one, other) for one, other in zip(*numbers, strict=True))
+
+
+def _near(shown: str, printed: str) -> bool:
+    one, other = (float(text.replace(",", "")) for text in (shown, printed))
+    if "." not in shown and "e" not in shown:
+        return one == other
+    digits = len(shown.partition(".")[2].partition("e")[0])
+    return math.isclose(one, other, rel_tol=0.02, abs_tol=2.0 * 10.0**-digits)
+
+
+class Program:
+    """A page as it runs."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+
+    def run(self, block: Block) -> None:
+        printed = io.StringIO()
+        with warnings.catch_warnings(record=True) as told, contextlib.redirect_stdout(printed):
+            warnings.simplefilter("always", pk.ProbekitWarning)
+            if block.language == "python":
+                self.python(block)
+            else:
+                self.shell(block)
+        self.judge(block, [str(one.message) for one in told if _ours(one)])
+        if block.output is not None:
+            assert agrees(block.output, printed.getvalue()), (
+                f"{block.place} prints\n{printed.getvalue()}"
+            )
+
+    def judge(self, block: Block, told: list[str]) -> None:
+        expected = block.marks.get("warns")
+        for sentence in told:
+            assert expected is not None, f"{block.place} warns: {sentence}"
+            assert expected in sentence, f"{block.place} warns: {sentence}"
+        assert expected is None or told, f"{block.place} does not warn"
+
+    def python(self, block: Block) -> None:
+        # Lines are counted as in the page, so that a traceback leads there.
+        source = "\n" * block.line + block.code
+        exec(compile(source, str(block.page), "exec"), self.names)
+
+    def shell(self, block: Block) -> None:
+        status = int(block.marks.get("exit", 0))
+        for command in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(command, comments=True)
+            if not words:
+                continue
+            found, output = _probekit(words[1:]) if words[0] == "probekit" else _other(command)
+            print(output)
+            assert found == status, f"{block.place}: {command} ended with {found}: {output}"
+
+
+def _ours(one: warnings.WarningMessage) -> bool:
+    return issubclass(one.category, pk.ProbekitWarning)
+
+
+def _probekit(arguments: list[str]) -> tuple[int, str]:
+    done = CliRunner().invoke(app, arguments)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def _other(command: str) -> tuple[int, str]:
+    here = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        env={**os.environ, **here}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a page runs: an empty folder but for `photos/`."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("bird", "cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(0, 256, (80, 64, 3)) * (label + 1) // 3
+            picture = Image.fromarray(pixels.astype(np.uint8))
+            picture.save(tmp_path / "photos" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_metric_stays() -> Iterator[None]:
+    known = {*registry._REGISTERED, *registry.BUILT_IN}
+    yield
+    for name in {*registry._REGISTERED} - known:
+        del registry._REGISTERED[name]
+
+
+def _runs(page: Path) -> bool:
+    return any(one.language in RUN and "not run" not in one.marks for one in BLOCKS[page])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if _runs(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_page_runs_as_one_program(page: Path, place: Path, no_metric_stays: None) -> None:
+    torch.manual_seed(0)
+    program = Program()
+    for block in BLOCKS[page]:
+        if block.language not in RUN or "not run" in block.marks:
+            continue
+        if kind := block.marks.get("run"):
+            run_in_a_loop(kind, block)
+        else:
+            program.run(block)
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)
+def test_a_block_that_does_not_run_says_why(block: Block) -> None:
+    assert len(block.marks["not run"].split()) > 2
+    pytest.skip(block.marks["not run"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_code_hides_in_another_kind_of_block(page: Path) -> None:
+    for block in BLOCKS[page]:
+        known = block.language.startswith("{") or block.language in RUN + SHOWN
+        assert known, f"{block.place} is of the kind {block.language!r}"
+        if block.language in ("text", ""):
+            assert not re.match(r"(\$|probekit|import|pip|python) ", block.code), block.place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#\s]+)", text):
+        if not link.startswith(("http", "mailto:")):
+            assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:probekit|tests|benchmarks|examples|docs)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = set(re.findall(r"^probekit (\w+) ", (ROOT / "README.md").read_text(), re.M))
+    assert {"analyze", "layers", "record", "robustness", "sweep", "train"} <= shown
+    for name in shown:
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("a  1\n", "a 1", True),
+        ("a 1", "a 2", False),
+        ("a 0.12", "a 0.1249", True),
+        ("a 0.12", "a 0.17", False),
+        ("one\n...\nfour", "one\ntwo\nthree\nfour", True),
+        ("one\n...\nfour", "one\ntwo\nthree", False),
+        ("one", "one\ntwo", False),
+        ("layer1.0.relu_1  16", "layer1.0.relu_1 16", True),
+        ("layer1.0.relu_1  16", "layer1.0.relu_2 16", False),
+        ("10,000 images", "10,000 images", True),
+        ("10,000 images", "10,001 images", False),
+        ("x 0.5 ████▌", "x 0.5 ████", True),
+        ("x 1.2e-03", "x 1.21e-03", True),
+    ],
+)
+def test_what_is_shown_is_compared_with_what_is_printed(
+    shown: str, printed: str, same: bool
+) -> None:
+    assert agrees(shown, printed) is same
+
+
+def test_a_page_is_read_with_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Title\n<!-- setup:\nx = 1\n-->\n\n```python\nprint(x)\n```\n\n```output\n1\n```\n\n"
+        "<!-- not run: needs a moon -->\n<!-- exit: 2 -->\n```sh\nprobekit\n```\n\ntext\n```sh\nls\n```\n"
+    )
+    found = blocks(page)
+    assert [one.code for one in found] == ["x = 1", "print(x)", "probekit", "ls"]
+    assert [one.output for one in found] == [None, "1", None, None]
+    assert found[2].marks == {"not run": "needs a moon", "exit": "2"}
+    assert found[3].marks == {}
+
+
+LOOPS = ("plain", "parts", "accelerate", "timm", "lightning")
+
+
+def run_in_a_loop(kind: str, block: Block) -> None:
+    """Runs a loop of docs/regularizer.md, which trains a small network and regularizes it."""
+    names = loop_names()
+    before = [parameter.detach().clone() for parameter in names["model"].parameters()]
+    exec(compile("\n" * block.line + block.code, str(block.page), "exec"), names)
+    if kind == "timm":
+        rest_of_timm(names)
+    if kind == "lightning":
+        rest_of_lightning(names)
+    penalty = names["penalty"]
+    assert len(penalty.layers) == 7
+    assert all(0 < value < 1 for value in penalty.selectivity.values())
+    assert penalty.skipped == 0
+    after = list(names["model"].parameters())
+    assert not any(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    penalty.close()
+
+
+def loop_names() -> dict[str, Any]:
+    """What the loops of that page take for granted."""
+    images, labels = torch.rand(24, 1, 8, 8), torch.arange(24) % 3
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    model = cifar_resnet(8, classes=3, channels=1)
+    return {
+        "torch": torch,
+        "model": model,
+        "loader": torch.utils.data.DataLoader(dataset, batch_size=12),
+        "optimizer": torch.optim.SGD(model.parameters(), 0.05),
+        "epochs": 2,
+    }
+
+
+def rest_of_timm(names: dict[str, Any]) -> None:
+    for images, target in names["loader"]:
+        loss = names["train_loss_fn"](names["model"](images), target)
+        names["optimizer"].zero_grad()
+        loss.backward()
+        names["optimizer"].step()
+
+
+def rest_of_lightning(names: dict[str, Any]) -> None:
+    import lightning
+
+    class Task(lightning.LightningModule):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            images, labels = batch
+            return nn.functional.cross_entropy(self.model(images), labels)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.05)
+
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[names["callback"]],
+    )  # fmt: skip
+    trainer.fit(Task(names["model"]), names["loader"])
+    names["penalty"] = names["callback"].penalty
+
+
+def test_every_kind_of_loop_is_shown_in_few_lines() -> None:
+    loops = {
+        one.marks["run"]: one.code for one in BLOCKS[ROOT / "docs" / "regularizer.md"] if one.marks
+    }
+    assert tuple(loops) == LOOPS
+    for kind, code in loops.items():
+        assert len([line for line in code.splitlines() if line.strip()]) <= (
+            16 if kind == "parts" else 12
+        )
+        if kind in ("timm", "lightning"):
+            hook = code.split("\n\n", 1)[1]
+            assert len([line for line in hook.splitlines() if line.strip()]) <= 10
