@@ -70,6 +70,13 @@ class Layer:
         folded = output.reshape(-1, self.windows, *output.shape[1:])
         return folded.movedim(self.unit_axis + 1, 1)
 
+    def restore(self, maps: Tensor, output: Tensor) -> Tensor:
+        """Views (batch, units, *positions) as an output of this layer, the inverse of `arrange`."""
+        if output.ndim == 1:
+            return maps.movedim(1, -1).reshape(output.shape)
+        axis = self.unit_axis if self.windows == 1 else self.unit_axis + 1
+        return maps.movedim(1, axis).reshape(output.shape)
+
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's own module inside `torch.compile` and `DistributedDataParallel`.

@@ -20,10 +20,11 @@ from probekit.capture.selection import LayerChoice, Selection
 from probekit.capture.units import prefix_tokens
 from probekit.errors import LayerError, ModelError, OptionError
 
-__all__ = ["Layers", "Reading", "Recorder", "Tokens", "pool"]
+__all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
 
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
 Reading: TypeAlias = Callable[[Tensor], Tensor]
+Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
 
 
 def _whole(maps: Tensor) -> Tensor:
@@ -47,11 +48,11 @@ class _Nothing:
 class _Hook:
     """A hook that stays behind when its module is copied or pickled."""
 
-    def __init__(self, run: Callable[..., None]) -> None:
+    def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
 
-    def __call__(self, *given: Any) -> None:
-        self._run(*given)
+    def __call__(self, *given: Any) -> Any:
+        return self._run(*given)
 
     def __deepcopy__(self, memo: Any) -> _Nothing:
         return _Nothing()
@@ -81,6 +82,9 @@ class Recorder:
         grad: Keep the recorded tensors in the autograd graph.
         stop: End the forward pass at the last wanted layer. Inside the context, `recorder(x)` then
             returns None; `module(x)` leaves the `with` block.
+        change: A function from a layer and its output, (batch, units, *positions), to what flows on
+            in its place, of the same shape; what is recorded is the latter. The first forward pass,
+            which finds the layers out, is left as it is, unless planned layers are given.
 
     Attributes:
         paused: While true, forward passes are not recorded.
@@ -107,6 +111,7 @@ class Recorder:
         output: int | str | None = None,
         grad: bool = False,
         stop: bool = False,
+        change: Change | None = None,
     ) -> None:
         if not callable(model):
             raise ModelError(f"a model is a torch module, not {type(model).__name__}")
@@ -126,6 +131,7 @@ class Recorder:
         self._pick = output
         self._grad = grad
         self._stop = stop
+        self._change = change
         self._layers: list[Layer] = []
         self._selection: Selection | None = None
         choices = list(layers) if isinstance(layers, Sequence) else [layers]
@@ -231,28 +237,47 @@ class Recorder:
         if self._selection is not None:
             self._scout = Scout(self.module, self._selection, self._pick, self._tokens)
 
-    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def tap(module: nn.Module, args: Any, output: Any) -> None:
+    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             if self._open and not _in_backward():
                 if self._scout is None:
-                    self._record(name, output)
-                else:
-                    self._explore(self._scout, name, module, output)
+                    return self._record(name, output)
+                self._explore(self._scout, name, module, output)
+            return None
 
         return tap
 
-    def _record(self, name: str, output: Any) -> None:
+    def _record(self, name: str, output: Any) -> Tensor | None:
+        """Keeps an output; returns what flows on in its place, or None where that is itself."""
         layer = self._sites.get((name, self._calls[name]))
         self._calls[name] += 1
         if layer is None:
-            return
+            return None
         tensor = tensor_of(output, self._pick)
         if tensor is None:
             raise LayerError(f"layer {layer.name!r} gave no floating-point tensor this time")
-        self._held[layer.name] = self._reading(layer, tensor)
+        changed = None if self._change is None else self._changed(layer, tensor, output)
+        self._held[layer.name] = self._reading(layer, tensor if changed is None else changed)
         if self._stop and len(self._held) == len(self._sites):
             self._close()
             raise _Stop
+        return changed
+
+    def _changed(self, layer: Layer, tensor: Tensor, output: Any) -> Tensor:
+        if tensor is not output:
+            raise LayerError(
+                f"layer {layer.name!r} gives {type(output).__name__}, and only the output of a layer "
+                "that gives one tensor can be changed; choose a layer inside or after it"
+            )
+        assert self._change is not None
+        maps = layer.arrange(tensor)
+        changed = self._change(layer, maps)
+        if changed.shape != maps.shape:
+            raise LayerError(
+                f"the change of layer {layer.name!r} gave {tuple(changed.shape)} in the place of "
+                f"{tuple(maps.shape)}; it must keep the shape"
+            )
+        return layer.restore(changed, tensor)
 
     def _explore(self, scout: Scout, name: str, module: nn.Module, output: Any) -> None:
         found = scout.visit(name, module, output, self._batch)

@@ -1,0 +1,70 @@
+"""Units held at fixed values while a model runs, as a source of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.recorder import Recorder
+from probekit.capture.sources import Tap
+from probekit.errors import LayerError
+
+__all__ = ["Clamped"]
+
+
+@dataclass(frozen=True, eq=False)
+class Clamped:
+    """A source that holds chosen units at a value at all positions, in the one forward pass.
+
+    Its tables are the layers' activations, pooled over positions, as they flow on.
+
+    Attributes:
+        held: For a layer's name, (units,) of bool: which units are held.
+        values: For a layer's name, (units,): at which value; zero for layers that it lacks.
+
+    Raises:
+        LayerError: A layer that is not among those of the pass, or has another number of units.
+    """
+
+    held: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
+    own_pass = False
+
+    @contextmanager
+    def open(
+        self,
+        model: Any,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
+    ) -> Iterator[Tap]:
+        """Holds the units while the model runs."""
+        self._check(layers)
+        with Recorder(model, list(layers), change=self._hold, **reading) as recorder:
+            yield lambda images, index: recorder.activations
+
+    def _check(self, layers: Sequence[Layer]) -> None:
+        units = {layer.name: layer.units for layer in layers}
+        for table in (self.held, self.values):
+            for name, column in table.items():
+                if units.get(name) != len(column):
+                    raise LayerError(
+                        f"{len(column)} units of layer {name!r} were to be held, which has "
+                        f"{units.get(name, 'no place among the layers of this pass')}"
+                    )
+
+    def _hold(self, layer: Layer, maps: Tensor) -> Tensor:
+        held = self.held.get(layer.name)
+        if held is None or not bool(held.any()):
+            return maps
+        shape = (1, -1, *(1 for _ in maps.shape[2:]))
+        value = self.values.get(layer.name, torch.zeros(len(held)))
+        value = value.to(maps.device, maps.dtype).view(shape)
+        return torch.where(held.to(maps.device).view(shape), value, maps)
