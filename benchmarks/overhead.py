@@ -4,14 +4,15 @@
 
 Each batch is timed bare and analysed in turn, so that what else the machine does falls on both: a row
 holds the medians and the median of the ratios of neighbours. The step that is timed is that of
-`analyze`: the forward pass with its hooks, the check for NaN, and the update of the class means of
-every default layer. What an analysis does once (finding the layers, assembling the result) is timed
-apart: `once` is a whole analysis of one batch less the bare pass over it.
+`analyze`: the forward pass with its hooks, the check for NaN, and the batch's share of the update of
+the class means of every default layer. What an analysis does once (finding the layers, assembling the
+result) is timed apart: `once` is a whole analysis of one batch less the bare pass over it.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -24,11 +25,11 @@ from torch import Tensor, nn
 
 from probekit.analysis import analyze
 from probekit.capture.layers import Layer
-from probekit.capture.sources import Activations
 from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.models.architectures import cifar_resnet
 from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.feeder import Feeder
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
     "resnet18": (lambda: timm.create_model("resnet18"), 16, (3, 224, 224)),
@@ -63,7 +64,12 @@ def report(name: str, net: nn.Module, images: Tensor, repeats: int) -> None:
     labels = torch.arange(len(images)) % 10
     batches = Batches([(images, labels)] * 2)
     layers = find_layers(net, batches, None, QUIET)
-    pairs = [(bare(net, images), step(net, batches, layers)) for _ in range(repeats + 1)][1:]
+    feeder = Feeder(
+        {layer.name: [ClassMeans()] for layer in layers}, rows=sys.maxsize, nbytes=sys.maxsize
+    )
+    pairs = [(bare(net, images), step(net, batches, layers, feeder)) for _ in range(repeats + 1)]
+    update = seconds(feeder.flush) / len(pairs)
+    pairs = [(alone, analysed + update) for alone, analysed in pairs[1:]]
     once = [
         seconds(lambda: analyze(net, [(images, labels)], progress=False)) - bare(net, images)
         for _ in range(3)
@@ -82,16 +88,14 @@ def bare(net: nn.Module, images: Tensor) -> float:
         return seconds(lambda: net(images))
 
 
-def step(net: nn.Module, batches: Batches, layers: list[Layer]) -> float:
-    """Seconds of the second batch of an analysis."""
-    means = {layer.name: ClassMeans() for layer in layers}
+def step(net: nn.Module, batches: Batches, layers: list[Layer], feeder: Feeder) -> float:
+    """Seconds of the second batch of an analysis, up to the update of the statistics."""
 
     def take(observed: Any) -> None:
         seen = next(observed)
-        for name, table in seen.tables[0].items():
-            means[name].update(table, seen.batch.labels)
+        feeder.take(seen.batch, seen.tables)
 
-    with stream(net, batches, layers, [Activations()], QUIET) as observed:
+    with stream(net, batches, layers, feeder.sources, QUIET) as observed:
         take(observed)
         return seconds(lambda: take(observed))
 

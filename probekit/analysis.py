@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.sources import Source
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.known_labels import known_labels
@@ -26,6 +25,7 @@ from probekit.provenance import provenance
 from probekit.results import strings, unit_coordinates
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.feeder import Feeder
 
 __all__ = ["Pass", "analyze"]
 
@@ -61,14 +61,14 @@ class Pass:
                 one.expect(labels, index, self.layers)
             if hasattr(one, "check"):
                 one.check(self.layers, batches.samples or batches.limit)
-        sources: list[Source] = distinct(one.source for one in self.statistics)
+        feeder = Feeder(self.fed)
         together = processes()
         share = batches.share(together.rank, together.world)
-        with stream(model, share, self.layers, sources, reading) as observed:
+        with stream(model, share, self.layers, feeder.sources, reading) as observed:
             for seen in observed:
-                for source, tables in zip(sources, seen.tables, strict=True):
-                    self._feed(source, tables, seen.batch)
+                feeder.take(seen.batch, seen.tables)
                 self._note(seen.batch, seen.output)
+            feeder.flush()
         batches.skipped = sum(together.gather(share.skipped))
         if together.world > 1:
             self._unite(together)
@@ -93,16 +93,6 @@ class Pass:
         order = torch.cat(index).argsort()
         self._labels, self._index = [torch.cat(labels)[order]], [torch.cat(index)[order]]
         self._predictions = [torch.cat(predictions)[order]] if complete else []
-
-    def _feed(self, source: Source, tables: dict[str, Tensor], batch: Batch) -> None:
-        for name, table in tables.items():
-            labels, index = batch.labels, batch.index
-            if len(table) != len(labels):
-                rows = len(table) // len(labels)
-                labels, index = labels.repeat_interleave(rows), index.repeat_interleave(rows)
-            for one in self.fed[name]:
-                if one.source == source:
-                    one.update(table, labels, index)
 
     def _note(self, batch: Batch, output: Any) -> None:
         self._labels.append(batch.labels.cpu())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -166,11 +165,20 @@ def _check(
     for layer in layers:
         if layer.name not in tables:
             raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
-    for name, table in tables.items():
-        # One sum is not finite where any value is not, and costs half of looking at each of them.
-        if not math.isfinite(float(table.sum(dtype=torch.float64))):
-            raise DataError(
-                f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
-                f"and {int(batch.index.max())}; look at the images and the weights"
-                + (f", or run without precision={precision!r}" if precision else "")
-            )
+    if tables and not _finite(tables):
+        name = next(name for name, table in tables.items() if not _finite({name: table}))
+        raise DataError(
+            f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
+            f"and {int(batch.index.max())}; look at the images and the weights"
+            + (f", or run without precision={precision!r}" if precision else "")
+        )
+
+
+def _finite(tables: dict[str, Tensor]) -> bool:
+    """Whether all numbers are finite.
+
+    The sum of a table is not finite where any of its values is not, and costs half of looking at
+    each of them; the device is asked once for all tables.
+    """
+    sums = [table.sum(dtype=torch.float64) for table in tables.values()]
+    return bool(torch.stack(sums).isfinite().all())
