@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probekit._version import __version__
 
 if TYPE_CHECKING:
+    from probekit import plot as plot
     from probekit.ablation import ablate as ablate
     from probekit.analysis import analyze as analyze
     from probekit.capture.jacobian import jacobian_norm as jacobian_norm
@@ -131,10 +132,12 @@ _HOMES = {
     "unit_metric": "metrics.functions",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "plot", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module("probekit.plot")
     if name in _HOMES:
         return getattr(import_module(f"probekit.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'probekit' has no attribute {name!r}")

@@ -27,6 +27,7 @@ FLOORS = (
     {"results", "inference"},
     {"analysis", "ablation"},
     {"training", "robustness"},
+    {"plot"},
     {"report"},
     {"cli"},
 )

@@ -1,0 +1,188 @@
+"""Sweeps over alpha: what turning selectivity down or up does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from probekit.errors import DataError, OptionError, some_of
+from probekit.plot.intervals import bootstrap
+from probekit.plot.labels import alpha_bar, layer_axis, words
+from probekit.plot.reading import Array, chosen_layers
+from probekit.plot.series import alpha_colours, curve
+from probekit.plot.style import canvas
+
+__all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
+
+
+def alpha_curve(
+    sweep: xr.Dataset, variable: str = "test_accuracy", *, ax: Axes | None = None
+) -> Axes:
+    """A number over alpha: the mean over seeds with its bootstrapped 95% interval.
+
+    Alpha is on a symmetric logarithmic axis where it spans more than a factor of four; the thin line is
+    the level at alpha 0.
+
+    Args:
+        sweep: What `sweep` gives: a dataset with the dimensions `alpha` and, where there are several,
+            `seed`. A part of it, such as `sweep.sel(alpha=slice(None, 0))`, draws one side.
+        variable: Of its variables (alpha, seed).
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: No such variable, or no alpha.
+
+    Example:
+        >>> sweep = xr.Dataset({"test_accuracy": ("alpha", [0.8, 0.9, 0.7])}, {"alpha": [-1.0, 0.0, 1.0]})
+        >>> alpha_curve(sweep).get_ylabel()
+        'test accuracy'
+    """
+    values, alphas = _values(sweep, variable)
+    mean, low, high = bootstrap(values)
+    colours = alpha_colours(alphas)
+    with canvas(ax, 3.3, 2.4) as ax:
+        if 0.0 in alphas:
+            ax.axhline(mean[alphas.index(0.0)], color="#BBBBBB", lw=0.8, zorder=0)
+        ax.plot(alphas, mean, color="#999999", lw=0.9, zorder=1)
+        ax.vlines(alphas, low, high, color=colours, lw=1.6, zorder=2)
+        ax.scatter(alphas, mean, s=18, c=colours, lw=0, zorder=3)
+        _alpha_axis(ax, alphas)
+        ax.set_ylabel(words(variable))
+    return ax
+
+
+def alpha_trade_off(
+    sweep: xr.Dataset,
+    x: str = "selectivity_mean",
+    y: str = "test_accuracy",
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two numbers of a sweep against each other, coloured by alpha.
+
+    Small dots are runs; large ones are means over seeds, joined in the order of alpha, with
+    bootstrapped 95% intervals in both directions.
+
+    Args:
+        sweep: What `sweep` gives.
+        x: Of its variables (alpha, seed).
+        y: Another.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: No such variable, or no alpha.
+
+    Example:
+        >>> sweep = xr.Dataset(
+        ...     {"test_accuracy": ("alpha", [0.8, 0.9]), "selectivity_mean": ("alpha", [0.2, 0.4])},
+        ...     {"alpha": [-1.0, 0.0]},
+        ... )
+        >>> alpha_trade_off(sweep).get_xlabel()
+        'mean class selectivity'
+    """
+    (across, alphas), (up, _) = _values(sweep, x), _values(sweep, y)
+    colours = alpha_colours(alphas)
+    (x_mean, x_low, x_high), (y_mean, y_low, y_high) = bootstrap(across), bootstrap(up)
+    with canvas(ax, 3.4, 2.5) as ax:
+        if len(across) > 1:
+            for column, colour in enumerate(colours):
+                ax.scatter(across[:, column], up[:, column], s=5, color=colour, alpha=0.5, lw=0)
+        ax.plot(x_mean, y_mean, color="#999999", lw=0.9, zorder=1)
+        ax.hlines(y_mean, x_low, x_high, color=colours, lw=1.2, zorder=2)
+        ax.vlines(x_mean, y_low, y_high, color=colours, lw=1.2, zorder=2)
+        ax.scatter(x_mean, y_mean, s=22, c=colours, lw=0, zorder=3)
+        alpha_bar(ax, alphas, colours)
+        ax.set_xlabel(words(x))
+        ax.set_ylabel(words(y))
+    return ax
+
+
+def alpha_profile(
+    sweep: xr.Dataset,
+    variable: str = "selectivity",
+    *,
+    layers: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A number of each layer, a line for each alpha: the mean over seeds with its 95% interval.
+
+    Args:
+        sweep: What `sweep` gives.
+        variable: Of its variables (alpha, seed, layer).
+        layers: Names or globs; None is all.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: No such variable, or no alpha.
+
+    Example:
+        >>> sweep = xr.Dataset(
+        ...     {"selectivity": (("alpha", "layer"), [[0.1, 0.2], [0.3, 0.4]])},
+        ...     {"alpha": [-1.0, 0.0], "layer": ["relu", "relu_1"]},
+        ... )
+        >>> len(alpha_profile(sweep).lines)
+        2
+    """
+    values, alphas = _values(sweep, variable, "layer")
+    names = [str(one) for one in sweep["layer"].values]
+    chosen = chosen_layers(names, layers)
+    rows = [names.index(name) for name in chosen]
+    colours = alpha_colours(alphas)
+    with canvas(ax, min(max(3.2, 1.2 + 0.19 * len(chosen)), 9.0), 2.5) as ax:
+        x = np.arange(len(chosen), dtype=np.float64)
+        for at, colour in enumerate(colours):
+            curve(ax, x, values[:, at][:, rows], colour)
+        layer_axis(ax, chosen)
+        alpha_bar(ax, alphas, colours)
+        ax.set_ylabel("mean class selectivity" if variable == "selectivity" else words(variable))
+    return ax
+
+
+def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]]:
+    """Values (seed, alpha, ...) and the alphas, without those that have no value at all."""
+    if not isinstance(sweep, xr.Dataset):
+        raise OptionError(f"a sweep is the dataset that sweep gives, not {type(sweep).__name__}")
+    known = [
+        str(name)
+        for name, values in sweep.data_vars.items()
+        if set(values.dims) - {"seed"} == {"alpha", *others} and values.dtype.kind in "fiu"
+    ]
+    if variable not in known:
+        place = " by layer" if others else ""
+        raise DataError(
+            f"the sweep has no number {variable!r} over alpha{place}, it has {some_of(known, 20) or 'none'}"
+        )
+    values = sweep[variable].sortby("alpha")
+    if "seed" not in values.dims:
+        values = values.expand_dims("seed")
+    numbers = values.transpose("seed", "alpha", *others).values.astype(np.float64)
+    seen = np.isfinite(numbers).any(axis=(0, *range(2, numbers.ndim)))
+    if not seen.any():
+        raise DataError(f"no run of the sweep has a value of {variable!r} yet")
+    return numbers[:, seen], values["alpha"].values[seen].astype(float).tolist()
+
+
+def _alpha_axis(ax: Axes, alphas: list[float]) -> None:
+    sizes = [abs(alpha) for alpha in alphas if alpha]
+    if sizes and max(sizes) > 4 * min(sizes):
+        ax.set_xscale("symlog", linthresh=min(sizes), linscale=0.6)
+    ax.set_xlabel("α")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_locator(FixedLocator(_apart(ax, alphas)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+
+
+def _apart(ax: Axes, alphas: list[float]) -> list[float]:
+    """Zero, the ends, and those between that do not crowd each other."""
+    at = {alpha: float(ax.transData.transform((alpha, 0))[0]) for alpha in alphas}
+    width = max(max(at.values()) - min(at.values()), 1e-9)
+    kept: list[float] = []
+    for alpha in sorted(alphas, key=lambda one: (one != 0, -abs(one))):
+        if all(abs(at[alpha] - at[other]) > 0.06 * width for other in kept):
+            kept.append(alpha)
+    return sorted(kept)

@@ -1,0 +1,200 @@
+"""How units respond to classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from probekit.errors import DataError, LayerError, OptionError, close_matches
+from probekit.plot.labels import name_axis, plain, title
+from probekit.plot.reading import Array, Results, compare, lacking, table
+from probekit.plot.series import colours_of, name_results
+from probekit.plot.style import canvas
+
+__all__ = ["class_means", "unit_tuning"]
+
+# More classes than this are drawn as a line, and only the ends are named.
+_BARS = 40
+
+
+def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = None) -> Axes:
+    """The class means of one unit, highest first: its tuning curve.
+
+    The dashed line is the mean of all classes but the preferred one, which the selectivity index
+    compares the highest with. More than 40 classes are drawn as a line.
+
+    Args:
+        result: A result with the metric `selectivity`; `{name: result}` draws the same unit of several,
+            with the classes in the order of the first.
+        layer: The unit's layer.
+        channel: The unit's channel.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result has no class means.
+        LayerError: No such layer or channel.
+
+    Example:
+        >>> units = xr.Dataset(
+        ...     {"class_mean": (("unit", "class"), [[1.0, 4.0, 2.0]])},
+        ...     {"layer": ("unit", ["relu"]), "channel": ("unit", [0]), "class": [0, 1, 2]},
+        ... )
+        >>> [label.get_text() for label in unit_tuning(units, "relu", 0).get_xticklabels()]
+        ['1', '2', '0']
+    """
+    compared = compare(result)
+    rows = [
+        [_tuning(one, layer, channel) for one in replicates]
+        for replicates in compared.results.values()
+    ]
+    first = rows[0][0]
+    if any(
+        one["class"].values.tolist() != first["class"].values.tolist() for r in rows for one in r
+    ):
+        raise DataError("the results have different classes; compare tuning on the same data")
+    order = np.argsort(-first.values, kind="stable")
+    names = _class_names(first)[order]
+    colours = colours_of(compared)
+    with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 2.3) as ax:
+        handles: list[Any] = []
+        for number, (replicates, colour) in enumerate(zip(rows, colours, strict=True)):
+            means = np.stack([one.values for one in replicates]).mean(0)[order]
+            handles.append(_draw_tuning(ax, means, colour, number, len(rows)))
+        if compared.single:
+            ax.axhline(first.values[order][1:].mean(), color="#333333", lw=0.8, ls="--")
+            ax.set_xlim(-0.7, len(names) - 0.3)
+        name_axis(ax.xaxis, list(names), most=_BARS, rotation=90)
+        ax.axhline(0, color="#333333", lw=0.7)
+        ax.set_ylabel("class mean activation")
+        title(
+            ax, _heading(result, layer, channel) if compared.single else f"{layer}, unit {channel}"
+        )
+        name_results(ax, compared, colours, handles)
+    return ax
+
+
+def class_means(
+    result: Any,
+    layer: str,
+    *,
+    scale: bool = True,
+    labels: int = 24,
+    ax: Axes | None = None,
+) -> Axes:
+    """Heat map of units by classes: the class means of all units of a layer.
+
+    Units stand in the order of their preferred class, and within it from the most to the least
+    selective, so that a selective layer shows a diagonal; dead units come last.
+
+    Args:
+        result: One result with the metric `selectivity`, or its table of units.
+        layer: The layer.
+        scale: Divide each unit's means by the largest in size, so that faint units show too.
+        labels: Up to so many classes are named one by one.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result has no class means.
+        LayerError: No such layer.
+
+    Example:
+        >>> units = xr.Dataset(
+        ...     {"class_mean": (("unit", "class"), [[1.0, 4.0], [3.0, 1.0]])},
+        ...     {"layer": ("unit", ["relu", "relu"]), "class": [0, 1]},
+        ... )
+        >>> class_means(units, "relu").get_images()[0].get_array().shape
+        (2, 2)
+    """
+    compared = compare(result)
+    if len(compared.results) > 1:
+        raise OptionError("class_means draws one result; give each its own axes with ax=")
+    units = _of_layer(next(iter(compared.results.values()))[0], layer)
+    means = units["class_mean"].transpose("unit", "class")
+    names = _class_names(means)
+    values = means.values
+    size = np.abs(values).max(1, initial=0.0)
+    if scale:
+        values = values / np.where(size > 0, size, 1)[:, None]
+    values = values[_by_preference(means.values)]
+    low = float(min(values.min(initial=0.0), 0.0))
+    with canvas(ax, min(max(2.6, 1.4 + 0.16 * len(names)), 5.0), 2.9) as ax:
+        image = ax.imshow(
+            values,
+            aspect="auto",
+            interpolation="nearest" if len(values) <= 600 else "antialiased",
+            cmap="PuOr_r" if low < 0 else "viridis",
+            vmin=-float(np.abs(values).max()) if low < 0 else 0.0,
+            rasterized=True,
+        )
+        bar = ax.figure.colorbar(image, ax=ax, fraction=0.06, aspect=24, pad=0.02)
+        bar.set_label("class mean / unit's largest" if scale else "class mean activation")
+        bar.outline.set_visible(False)
+        name_axis(ax.xaxis, list(names), most=labels, rotation=90)
+        ax.set_ylabel(f"{len(values):,} units, by preferred class")
+        ax.set_yticks([])
+        title(ax, layer)
+    return ax
+
+
+def _of_layer(result: Any, layer: str) -> xr.Dataset:
+    units = table(result, "unit")
+    if "class_mean" not in units:
+        raise lacking("class_mean", "unit", units)
+    names = units["layer"].values.astype(str)
+    if layer not in names:
+        known = list(dict.fromkeys(names.tolist()))
+        raise LayerError(
+            f"the result has no layer {layer!r}; {close_matches(layer, known, what='layer')}"
+        )
+    return units.isel(unit=np.flatnonzero(names == layer))
+
+
+def _tuning(result: Any, layer: str, channel: int) -> xr.DataArray:
+    units = _of_layer(result, layer)
+    channels = (
+        units["channel"].values if "channel" in units.coords else np.arange(units.sizes["unit"])
+    )
+    found = np.flatnonzero(channels == channel)
+    if not len(found):
+        raise LayerError(
+            f"layer {layer!r} has no unit {channel!r}; its channels go from {channels.min()} to "
+            f"{channels.max()}"
+        )
+    return units["class_mean"].isel(unit=int(found[0]))
+
+
+def _class_names(means: xr.DataArray) -> Any:
+    coordinate = "class_name" if "class_name" in means.coords else "class"
+    return np.array([str(name) for name in means[coordinate].values], dtype=object)
+
+
+def _draw_tuning(ax: Axes, means: Array, colour: str, number: int, several: int) -> Any:
+    x = np.arange(len(means))
+    if len(means) > _BARS:
+        return ax.plot(x, means, color=colour, lw=1)[0]
+    if several > 1:
+        offset = (number - (several - 1) / 2) * 0.8 / several
+        return ax.bar(x + offset, means, 0.8 / several, color=colour)
+    return ax.bar(x, means, 0.75, color=[colour, *["#9AA5AE"] * (len(means) - 1)])
+
+
+def _heading(result: Any, layer: str, channel: int) -> str:
+    units = _of_layer(result, layer)
+    name = f"{plain(layer)}, unit {channel}"
+    if "selectivity" not in units or "channel" not in units.coords:
+        return name
+    row = int(np.flatnonzero(units["channel"].values == channel)[0])
+    return f"{name}: SI {float(units['selectivity'].values[row]):.2f}"
+
+
+def _by_preference(means: Array) -> Any:
+    """The order of units by preferred class, and within it by how far it stands out."""
+    highest = means.max(1)
+    rest = (means.sum(1) - highest) / max(means.shape[1] - 1, 1)
+    total = np.abs(highest) + np.abs(rest)
+    contrast = (highest - rest) / np.where(total > 0, total, 1)
+    dead = np.abs(means).max(1) == 0
+    return np.lexsort((-contrast, means.argmax(1), dead))

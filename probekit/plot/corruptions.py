@@ -1,0 +1,131 @@
+"""Accuracy under corruptions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from probekit.errors import DataError
+from probekit.plot.intervals import bootstrap
+from probekit.plot.labels import name_axis
+from probekit.plot.reading import Compared, Results, compare, table
+from probekit.plot.series import colours_of, name_results
+from probekit.plot.style import canvas
+
+__all__ = ["corruption_accuracy"]
+
+
+def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | None = None) -> Axes:
+    """Accuracy by type and severity of corruption.
+
+    One result is a heat map, with the numbers in percent and the mean over types below. Of several,
+    each type is a row: the dot is the mean over severities, the line goes from the lowest to the highest
+    severity; replicates are averaged.
+
+    Args:
+        result: A result of `robustness`; `{name: result}` compares several, over the types and
+            severities that all have.
+        relative: Divide by the accuracy on clean images.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result has no corruptions, or several have none in common.
+
+    Example:
+        >>> table = xr.Dataset(
+        ...     {"accuracy": (("corruption", "severity"), [[0.8, 0.4]])},
+        ...     {"corruption": ["fog"], "severity": [1, 5]},
+        ... )
+        >>> [text.get_text() for text in corruption_accuracy(table).texts]
+        ['80', '40']
+    """
+    compared = compare(result)
+    name = "accuracy_relative" if relative else "accuracy"
+    found = [
+        [_accuracy(one, name) for one in replicates] for replicates in compared.results.values()
+    ]
+    label = "accuracy / clean accuracy" if relative else "accuracy"
+    if compared.single:
+        return _heat_map(found[0][0], table(result, "corruption"), label, ax)
+    return _rows(compared, found, label, ax)
+
+
+def _accuracy(result: Any, name: str) -> xr.DataArray:
+    outcomes = table(result, "corruption")
+    if name not in outcomes:
+        raise DataError(
+            f"the result has no {name} under corruptions; ask robustness for corruptions"
+        )
+    return outcomes[name].transpose("corruption", "severity")
+
+
+def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes | None) -> Axes:
+    values = accuracy.values
+    names = [str(one).replace("_", " ") for one in accuracy["corruption"].values]
+    if len(names) > 1:
+        mean = outcomes.get("accuracy_by_severity")
+        own = values.mean(0) if mean is None or "clean" in label else mean.values
+        values = np.vstack([values, np.full(values.shape[1], np.nan), own])
+        names = [*names, "", "mean"]
+    with canvas(ax, 2.0 + 0.34 * values.shape[1], 0.75 + 0.175 * len(names)) as ax:
+        most = max(1.0, float(np.nanmax(values)))
+        image = ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=most)
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                ax.text(
+                    column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5,
+                    color="black" if value > 0.6 * most else "white",
+                )  # fmt: skip
+        bar = ax.figure.colorbar(image, ax=ax, fraction=0.08, aspect=24, pad=0.02)
+        bar.set_label(f"{label} (numbers in %)")
+        bar.outline.set_visible(False)
+        name_axis(ax.yaxis, names, most=40)
+        name_axis(ax.xaxis, accuracy["severity"].values.tolist(), most=10)
+        ax.set_xlabel("severity")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+    return ax
+
+
+def _rows(compared: Compared, found: list[list[xr.DataArray]], label: str, ax: Axes | None) -> Axes:
+    first = found[0][0]
+    shared = {
+        axis: [
+            one
+            for one in first[axis].values.tolist()
+            if all(one in other[axis].values.tolist() for each in found for other in each)
+        ]
+        for axis in ("corruption", "severity")
+    }
+    for axis, places in shared.items():
+        if not places:
+            raise DataError(f"the results have no {axis} in common")
+    names = shared["corruption"]
+    colours = colours_of(compared)
+    room = 0.7 / len(found)
+    with canvas(ax, 3.6, 0.9 + max(0.2, 0.075 * len(found)) * len(names)) as ax:
+        for number, (replicates, colour) in enumerate(zip(found, colours, strict=True)):
+            values = np.stack([one.sel(shared).values for one in replicates])
+            rows = np.arange(len(names)) + (number - (len(found) - 1) / 2) * room
+            ends = values.mean(0)[:, [0, -1]]
+            ax.hlines(rows, ends.min(1), ends.max(1), color=colour, lw=1, alpha=0.45)
+            mean, low, high = bootstrap(values.mean(2))
+            ax.plot(mean, rows, "o", ms=3.5, color=colour, mew=0)
+            ax.hlines(rows, low, high, color=colour, lw=2.2)
+        for row in range(1, len(names), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", lw=0, zorder=0)
+        name_axis(ax.yaxis, [str(one).replace("_", " ") for one in names], most=40)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel(f"{label}, severity {_span(shared['severity'])}")
+        dots = [Line2D([], [], marker="o", mew=0, color=colour) for colour in colours]
+        name_results(ax, compared, colours, dots, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return ax
+
+
+def _span(severities: list[int]) -> str:
+    return f"{severities[0]}" if len(severities) == 1 else f"{severities[0]} to {severities[-1]}"

@@ -1,0 +1,188 @@
+"""How a number is distributed over the units of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from probekit.errors import DataError, OptionError
+from probekit.plot.colours import Colour
+from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, words
+from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
+from probekit.plot.series import colours_of, places, union
+from probekit.plot.style import canvas
+
+__all__ = ["density", "unit_distribution"]
+
+Kind: TypeAlias = Literal["violin", "ridge"]
+# Fewer units than this are shown one by one: a density of them would be made up.
+_FEW = 8
+_QUARTILES = (25, 50, 75)
+
+
+def unit_distribution(
+    result: Results,
+    variable: str = "selectivity",
+    *,
+    layers: str | Sequence[str] | None = None,
+    kind: Kind = "violin",
+    at: Mapping[str, Any] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The distribution of a number over the units of each layer.
+
+    A layer's outline is a kernel density of its units, cut at its lowest and highest unit; the bar is
+    the middle half and the dot (or line) the median. Layers of fewer than 8 units are shown unit by
+    unit. NaN, such as the CV of a dead unit, is left out. Replicates under one name are pooled.
+
+    Args:
+        result: A result or its table of units; `{name: result}` draws several side by side.
+        variable: A variable of the units, of any metric.
+        layers: Names or globs; None is all.
+        kind: `"violin"`, layers from left to right; `"ridge"`, from top to bottom.
+        at: Where along the variable's other dimensions, such as `{"corruption": "fog", "severity": 5}`.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result lacks the variable; the message says which metric gives it.
+        OptionError: An unknown `kind`.
+
+    Example:
+        >>> import xarray as xr
+        >>> units = xr.Dataset(
+        ...     {"selectivity": ("unit", np.linspace(0, 1, 40))},
+        ...     {"layer": ("unit", ["relu"] * 20 + ["relu_1"] * 20)},
+        ... )
+        >>> [label.get_text() for label in unit_distribution(units).get_xticklabels()]
+        ['relu', 'relu_1']
+    """
+    if kind not in ("violin", "ridge"):
+        raise OptionError(f"kind is 'violin' or 'ridge', not {kind!r}")
+    compared = compare(result)
+    seen = [_pooled(replicates, variable, layers, at) for replicates in compared.results.values()]
+    names = union([one.layers for one in seen])
+    count = len(names) if names else max(len(one.layers) for one in seen)
+    colours = colours_of(compared)
+    if kind == "ridge":
+        with canvas(ax, 3.6, min(0.7 + 0.2 * count, 9.0)) as ax:
+            _ridges(ax, seen, names, colours)
+            ax.set_xlabel(words(variable))
+            _tell(ax, compared, colours)
+        return ax
+    with canvas(ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.5), 11.0), 2.6) as ax:
+        _violins(ax, seen, names, colours)
+        ax.set_ylabel(words(variable))
+        _tell(ax, compared, colours)
+    return ax
+
+
+def density(values: Array, points: Array) -> Array:
+    """A Gaussian kernel density at some points, with a highest value of 1.
+
+    Args:
+        values: Finite numbers; all the same gives 1 at the nearest point.
+        points: Where it is wanted.
+    """
+    from scipy.stats import gaussian_kde
+
+    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        apart = np.abs(points - values[0])
+        return np.where(apart <= apart.min(), 1.0, 0.0)
+    heights: Array = gaussian_kde(values, "silverman")(points)
+    heights /= heights.max()
+    return heights
+
+
+def _pooled(
+    replicates: Sequence[Any],
+    variable: str,
+    layers: str | Sequence[str] | None,
+    at: Mapping[str, Any] | None,
+) -> UnitValues:
+    parts = [unit_values(one, variable, layers, at) for one in replicates]
+    if any(part.layers != parts[0].layers for part in parts):
+        raise DataError(
+            "replicates under one name must have the same layers; give each its own name"
+        )
+    return UnitValues(
+        parts[0].layers,
+        [np.concatenate(rows) for rows in zip(*(part.values for part in parts), strict=True)],
+        [np.concatenate(rows) for rows in zip(*(part.channels for part in parts), strict=True)],
+    )
+
+
+def _violins(
+    ax: Axes, seen: Sequence[UnitValues], names: list[str] | None, colours: Sequence[Colour]
+) -> None:
+    room = 0.9 / len(seen)
+    for number, (one, colour) in enumerate(zip(seen, colours, strict=True)):
+        x = places(one.layers, names)
+        step = 1.0 if names else 1 / max(len(one.layers) - 1, 1)
+        offset = (number - (len(seen) - 1) / 2) * room * step
+        for at, values in zip(x + offset, one.values, strict=True):
+            _violin(ax, at, values[np.isfinite(values)], 0.47 * room * step, colour)
+    layer_axis(ax, names, most=45)
+
+
+def _violin(ax: Axes, at: float, values: Array, half: float, colour: Colour) -> None:
+    if len(values) < _FEW:
+        ax.plot(np.full(len(values), at), values, "o", ms=2, color=colour, mew=0, alpha=0.8)
+        return
+    grid = np.linspace(values.min(), values.max(), 128)
+    width = half * density(values, grid)
+    ax.fill_betweenx(grid, at - width, at + width, color=colour, alpha=0.4, lw=0)
+    low, middle, high = np.percentile(values, _QUARTILES)
+    ax.plot([at, at], [low, high], color=colour, lw=1.6, solid_capstyle="butt")
+    ax.plot([at], [middle], "o", ms=2.6, mfc="white", mec=colour, mew=0.9)
+
+
+def _ridges(
+    ax: Axes, seen: Sequence[UnitValues], names: list[str] | None, colours: Sequence[Colour]
+) -> None:
+    rows = names or union([seen[0].layers])
+    if rows is None or names is None:
+        raise DataError(
+            "ridges of results with different layers have no common rows; use kind='violin', or "
+            "choose layers that all have"
+        )
+    everything = np.concatenate([values for one in seen for values in one.values])
+    everything = everything[np.isfinite(everything)]
+    for one, colour in zip(seen, colours, strict=True):
+        for layer, values in zip(one.layers, one.values, strict=True):
+            row = rows.index(layer)
+            _ridge(ax, row, values[np.isfinite(values)], colour, 0.45 if len(seen) > 1 else 0.75)
+    if len(everything) and np.ptp(everything) > 0:
+        margin = 0.02 * np.ptp(everything)
+        ax.set_xlim(everything.min() - margin, everything.max() + margin)
+    name_axis(ax.yaxis, rows, most=60)
+    ax.set_ylim(len(rows) - 0.7, -1.5)
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+
+
+def _ridge(ax: Axes, row: int, values: Array, colour: Colour, opacity: float) -> None:
+    order = 2 + 0.01 * row
+    if len(values) < _FEW:
+        ax.plot(values, np.full(len(values), row), "|", ms=5, color=colour, zorder=order)
+        return
+    grid = np.linspace(values.min(), values.max(), 200)
+    height = 1.35 * density(values, grid)
+    ax.fill_between(
+        grid, row - height, row, color=colour, alpha=opacity, lw=0, zorder=order, rasterized=True
+    )
+    ax.plot(grid, row - height, color="white", lw=0.7, zorder=order)
+    middle = float(np.median(values))
+    top = row - float(np.interp(middle, grid, height))
+    ax.plot([middle, middle], [row, top], color="black", lw=0.8, zorder=order)
+
+
+def _tell(ax: Axes, compared: Compared, colours: Sequence[Colour]) -> None:
+    if compared.alpha:
+        alpha_bar(ax, list(compared.results), colours)
+    elif not compared.single:
+        patches = [Patch(color=colour, alpha=0.6, lw=0) for colour in colours]
+        key(ax, patches, compared.names, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)

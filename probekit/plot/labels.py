@@ -1,0 +1,150 @@
+"""Text in figures: names as they are, few enough to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.text import Text
+
+from probekit.plot.colours import DEPTH, Colour
+
+__all__ = [
+    "alpha_bar",
+    "depth_bar",
+    "key",
+    "layer_axis",
+    "name_axis",
+    "plain",
+    "shown",
+    "title",
+    "words",
+]
+
+_WORDS = {
+    "selectivity": "class selectivity index",
+    "selectivity_mean": "mean class selectivity",
+    "gradient_norm_mean": "mean gradient norm",
+    "gradient_norm_cv": "gradient CV over samples",
+    "gradient_norm_cv_mean": "mean gradient CV over samples",
+    "gradient_norm_cv_across_units": "gradient CV over units",
+    "participation_ratio": "participation ratio",
+    "participation_ratio_unbiased": "participation ratio (corrected)",
+    "participation_ratio_fraction": "participation ratio / dimensions",
+    "participation_ratio_unbiased_fraction": "participation ratio (corrected) / dimensions",
+    "components": "principal components",
+    "components_fraction": "principal components / dimensions",
+    "dead": "dead units (share)",
+    "dead_mean": "dead units (share)",
+    "n_units": "units",
+    "loss": "training loss",
+    "accuracy": "training accuracy",
+}
+
+
+def words(name: str) -> str:
+    """The name of a variable for people.
+
+    >>> words("selectivity"), words("my_metric")
+    ('class selectivity index', 'my metric')
+    """
+    return _WORDS.get(name, plain(name.replace("_", " ")))
+
+
+def plain(name: Any, most: int = 32) -> str:
+    """A name of any origin on one line, shortened in its middle where it is long.
+
+    >>> plain("a" * 50, most=9)
+    'aaaa…aaaa'
+    """
+    text = "".join(letter if letter.isprintable() else " " for letter in str(name))
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
+
+
+def shown(number: int, most: int) -> list[int]:
+    """Which of many things get a label: all, or every so-many-th from the first.
+
+    >>> shown(3, 10), shown(10, 4)
+    ([0, 1, 2], [0, 3, 6, 9])
+    """
+    return list(range(0, number, max(1, -(-number // most))))
+
+
+def name_axis(axis: Axis, names: Sequence[Any], *, most: int, **options: Any) -> None:
+    """Labels an axis of things in a row with their names, taken as they are."""
+    which = shown(len(names), most)
+    # A dollar sign in a layer's or class's name is no formula.
+    axis.set_ticks(which, [plain(names[at]) for at in which], parse_math=False, **options)
+
+
+def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> None:
+    """The horizontal axis of the layers in the order in which they run.
+
+    Args:
+        ax: Where the layers are at 0, 1, 2, ...; or, without names, at their relative depth.
+        layers: Their names; None for results whose layers differ.
+        most: How many names at most.
+    """
+    if layers is None:
+        ax.set_xlabel("relative depth (first to last layer)")
+        ax.set_xlim(-0.03, 1.03)
+        return
+    name_axis(ax.xaxis, layers, most=most, rotation=90)
+    ax.set_xlim(-0.7, len(layers) - 0.3)
+
+
+def title(ax: Axes, text: str) -> None:
+    """A title, with names taken as they are."""
+    ax.set_title(text).set_parse_math(False)
+
+
+def key(
+    ax: Axes, handles: Sequence[Any], names: Sequence[str], *, heading: str = "", **options: Any
+) -> None:
+    """A legend, with names taken as they are."""
+    # matplotlib leaves out labels that begin with an underscore.
+    legend = ax.legend(handles, ["."] * len(names), title=heading or None, **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        _as_it_is(text, plain(name, 40))
+
+
+def _as_it_is(text: Text, name: str) -> None:
+    text.set_parse_math(False)
+    text.set_text(name)
+
+
+def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> None:
+    """A bar beside the axes with one field a value of alpha."""
+    edges = np.arange(len(alphas) + 1) - 0.5
+    bar = ax.figure.colorbar(
+        ScalarMappable(BoundaryNorm(edges, len(alphas)), ListedColormap(list(colours))),
+        ax=ax,
+        ticks=range(len(alphas)),
+        fraction=0.06,
+        aspect=24,
+        pad=0.02,
+    )
+    bar.ax.set_yticklabels([f"{alpha:g}".replace("-", "−") for alpha in alphas])
+    bar.ax.tick_params(length=0, labelsize=7)
+    bar.set_label("α", rotation=0)
+    bar.outline.set_visible(False)
+
+
+def depth_bar(ax: Axes, layers: Sequence[str]) -> None:
+    """A bar beside the axes from the first to the last layer."""
+    bar = ax.figure.colorbar(
+        ScalarMappable(cmap=DEPTH), ax=ax, ticks=[0, 1], fraction=0.05, aspect=28, pad=0.02
+    )
+    bar.ax.set_yticklabels(
+        [plain(layers[0], 20), plain(layers[-1], 20)], parse_math=False, fontsize=7
+    )
+    bar.ax.tick_params(length=0)
+    bar.ax.invert_yaxis()
+    bar.outline.set_visible(False)

@@ -1,0 +1,256 @@
+"""Numbers of each layer, from the first to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from probekit.errors import DataError, OptionError
+from probekit.plot.colours import Colour, shades
+from probekit.plot.labels import key, layer_axis, plain, words
+from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
+from probekit.plot.series import colours_of, curve, name_results, places, union
+from probekit.plot.style import canvas
+
+__all__ = ["gradient_cv", "layer_profile"]
+
+Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
+_INTERVALS = ("auto", "confidence", "quartiles", "none")
+
+
+def layer_profile(
+    result: Results,
+    variable: str = "selectivity",
+    *,
+    layers: str | Sequence[str] | None = None,
+    interval: Interval = "auto",
+    at: Mapping[str, Any] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A number of each layer, in the order in which the layers run.
+
+    Args:
+        result: A result or its table of layers; `{name: result}` draws a line for each, and
+            `{name: [result, ...]}` the mean over replicates with its bootstrapped 95% interval. Results
+            with different layers are drawn over relative depth.
+        variable: A variable of the layers or of the units, of any metric; of a unit variable the mean
+            over each layer's units. One with a further dimension, such as `components` (variance), is
+            drawn as a line for each of its places.
+        layers: Names or globs; None is all.
+        interval: What is drawn around a single result: `"confidence"`, from variables with the endings
+            `_low` and `_high`, such as the metric `selectivity_interval` gives; `"quartiles"`, the
+            middle half of a layer's units; `"auto"`, the first of these that there is; `"none"`.
+        at: Where along the variable's other dimensions.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result lacks the variable or the interval.
+        OptionError: An unknown `interval`.
+
+    Example:
+        >>> layers = xr.Dataset({"n_units": ("layer", [8, 16])}, {"layer": ["relu", "relu_1"]})
+        >>> layer_profile(layers, "n_units").lines[0].get_ydata()
+        array([ 8., 16.])
+    """
+    if interval not in _INTERVALS:
+        raise OptionError(f"interval is one of {', '.join(_INTERVALS)}, not {interval!r}")
+    compared = compare(result)
+    found = [
+        [layer_values(one, variable, layers, at) for one in replicates]
+        for replicates in compared.results.values()
+    ]
+    names = union([_names(values) for replicates in found for _, values in replicates])
+    several = next((dim for _, one in found[0] for dim in one.dims if dim != "layer"), None)
+    if several and not compared.single:
+        raise OptionError(
+            f"{variable} has the dimension {several!r} too; choose a place along it to compare, such "
+            f"as at={{{several!r}: {found[0][0][1][several].values.tolist()[0]!r}}}"
+        )
+    count = len(names or _names(found[0][0][1]))
+    colours = colours_of(compared)
+    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 2.5) as ax:
+        if several:
+            _lines(ax, found[0][0][1], str(several))
+        else:
+            handles = []
+            for number, (replicates, colour) in enumerate(zip(found, colours, strict=True)):
+                x, stacked = _stacked([values for _, values in replicates], names)
+                handles.append(curve(ax, x, stacked, colour, number=number))
+            if len(found) == 1 and len(found[0]) == 1 and interval != "none":
+                _around(ax, result, found[0][0], variable, layers, interval, colours[0])
+            name_results(ax, compared, colours, handles)
+        layer_axis(ax, names)
+        ax.set_ylabel(words(found[0][0][0]))
+        _from_zero(ax)
+    return ax
+
+
+def gradient_cv(
+    result: Results, *, layers: str | Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Variability of the input-unit gradient by layer: over samples, and over units.
+
+    Solid: the coefficient of variation of a unit's gradient norm over samples, averaged over the
+    layer's units, with the middle half of the units for a single result. Dashed: the coefficient of
+    variation over units of their mean gradient norms.
+
+    Args:
+        result: A result with the metric `gradient_variability`; `{name: result}` compares several.
+        layers: Names or globs; None is all that were measured.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result has no gradient variability.
+
+    Source:
+        The two quantities: our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+
+    Example:
+        >>> layers = xr.Dataset(
+        ...     {name: ("layer", [0.4, 0.6]) for name in
+        ...      ("gradient_norm_cv_mean", "gradient_norm_cv_across_units")},
+        ...     {"layer": ["relu", "relu_1"]},
+        ... )
+        >>> len(gradient_cv(layers).lines)
+        2
+    """
+    compared = compare(result)
+    kinds = {"gradient_norm_cv_mean": "-", "gradient_norm_cv_across_units": "--"}
+    found = {
+        kind: [
+            [_known(layer_values(one, kind, layers)[1]) for one in replicates]
+            for replicates in compared.results.values()
+        ]
+        for kind in kinds
+    }
+    everything = [values for kind in found.values() for one in kind for values in one]
+    names = union([_names(values) for values in everything])
+    count = len(names or _names(everything[0]))
+    colours = colours_of(compared)
+    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 2.5) as ax:
+        handles = []
+        for kind, dashes in kinds.items():
+            for number, (replicates, colour) in enumerate(zip(found[kind], colours, strict=True)):
+                x, stacked = _stacked(replicates, names)
+                line = curve(ax, x, stacked, colour, number=number, dashes=dashes)
+                handles += [line] if dashes == "-" else []
+        first = next(iter(compared.results.values()))
+        if compared.single and _has_units(result, "gradient_norm_cv"):
+            _quartile_band(ax, result, "gradient_norm_cv", _names(everything[0]), colours[0])
+        del first
+        styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
+        texts = ["over samples", "over units"]
+        if compared.single or compared.alpha:
+            key(ax, styles, texts)
+            name_results(ax, compared, colours, handles)
+        else:
+            key(ax, [*handles, *styles], [*compared.names, *texts])
+        layer_axis(ax, names)
+        ax.set_ylabel("CV of the gradient norm")
+        _from_zero(ax)
+    return ax
+
+
+def _names(values: xr.DataArray) -> list[str]:
+    return [str(one) for one in values["layer"].values]
+
+
+def _known(values: xr.DataArray) -> xr.DataArray:
+    """Without the layers that were not measured."""
+    known = np.isfinite(values.values)
+    return values.isel(layer=known) if known.any() else values
+
+
+def _stacked(replicates: Sequence[xr.DataArray], names: list[str] | None) -> tuple[Array, Array]:
+    """Where the layers stand, and the values (replicate, layer) there."""
+    layers = _names(replicates[0])
+    if any(_names(one) != layers for one in replicates):
+        raise DataError(
+            "replicates under one name must have the same layers; give each its own name"
+        )
+    return places(layers, names), np.stack([one.values for one in replicates])
+
+
+def _lines(ax: Axes, values: xr.DataArray, along: str) -> None:
+    """A line for each place along a further dimension."""
+    labels = values[along].values.tolist()
+    if len(labels) > 8:
+        raise OptionError(
+            f"{values.name} has {len(labels)} places along {along!r}, too many for lines; choose one, "
+            f"such as at={{{along!r}: {labels[0]!r}}}"
+        )
+    x = np.arange(values.sizes["layer"], dtype=np.float64)
+    handles = [
+        curve(ax, x, values.isel({along: at}).values[None], colour, number=at)
+        for at, colour in enumerate(shades(len(labels)))
+    ]
+    texts = [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
+    key(ax, handles, texts, heading=plain(along))
+
+
+def _around(
+    ax: Axes,
+    result: Any,
+    found: tuple[str, xr.DataArray],
+    variable: str,
+    layers: str | Sequence[str] | None,
+    interval: Interval,
+    colour: Colour,
+) -> None:
+    """The interval around a single line, and what it is."""
+    result = result if not isinstance(result, dict) else next(iter(result.values()))
+    result = result[0] if isinstance(result, list | tuple) else result
+    name, values = found
+    ends = table(result, "layer")
+    x = np.arange(values.sizes["layer"], dtype=np.float64)
+    if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(ends):
+        low, high = (
+            layer_values(result, f"{name}_{end}", layers)[1].values for end in ("low", "high")
+        )
+        ax.fill_between(x, low, high, color=colour, alpha=0.3, lw=0)
+        _say(ax, "band: confidence interval of the mean")
+    elif interval == "confidence":
+        raise DataError(
+            f"the result has no {name}_low and {name}_high; ask analyze for the metric "
+            "selectivity_interval, or choose interval='quartiles'"
+        )
+    elif _has_units(result, variable):
+        _quartile_band(ax, result, variable, _names(values), colour)
+        _say(ax, "band: middle half of the units")
+    elif interval == "quartiles":
+        raise DataError(
+            f"{variable!r} is no variable of the units, and so has no quartiles over them"
+        )
+
+
+def _has_units(result: Any, variable: str) -> bool:
+    if not isinstance(result, xr.DataTree) or "units" not in result.children:
+        return False
+    units = result.children["units"].to_dataset()
+    return variable in units and units[variable].dims == ("unit",) and units[variable].dtype != bool
+
+
+def _quartile_band(ax: Axes, result: Any, variable: str, layers: list[str], colour: Colour) -> None:
+    seen = unit_values(result, variable, layers)
+    ends = [
+        np.nanpercentile(one, [25, 75]) if np.isfinite(one).any() else [np.nan, np.nan]
+        for one in seen.values
+    ]
+    low, high = np.array(ends, dtype=np.float64).T
+    ax.fill_between(np.arange(len(low)), low, high, color=colour, alpha=0.18, lw=0)
+
+
+def _say(ax: Axes, text: str) -> None:
+    ax.set_title(text, fontsize=7, color="#555555")
+
+
+def _from_zero(ax: Axes) -> None:
+    """Starts the axis of what is never below zero at zero."""
+    low, high = ax.dataLim.intervaly
+    if 0 <= low < high:
+        ax.set_ylim(0, high * 1.06)

@@ -1,0 +1,302 @@
+"""Finding what a figure shows in results: variables by name, and several results side by side."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
+from probekit.metrics.registry import list_metrics
+
+__all__ = [
+    "Array",
+    "Compared",
+    "Result",
+    "Results",
+    "UnitValues",
+    "chosen_layers",
+    "compare",
+    "lacking",
+    "layer_values",
+    "named",
+    "table",
+    "unit_values",
+]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Result: TypeAlias = "xr.DataTree | xr.Dataset"
+Results: TypeAlias = "Result | Mapping[Any, Result | Sequence[Result]]"
+
+_NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attack": "robustness"}
+
+# Which metric gives a variable, by how the variable's name begins; longer beginnings first.
+_METRICS = {
+    "selectivity_chance": "selectivity_chance",
+    "selectivity_z": "selectivity_chance",
+    "selectivity_p": "selectivity_chance",
+    "selectivity_q": "selectivity_chance",
+    "selectivity_split_half": "selectivity_split_half",
+    "selectivity_reliability": "selectivity_split_half",
+    "selectivity_low": "selectivity_interval",
+    "selectivity_high": "selectivity_interval",
+    "selectivity_mean_low": "selectivity_interval",
+    "selectivity_mean_high": "selectivity_interval",
+    "selectivity": "selectivity",
+    "preferred_class": "selectivity",
+    "class_mean": "selectivity",
+    "dead": "selectivity",
+    "gradient_": "gradient_variability",
+    "participation_ratio": "dimensionality",
+    "components": "dimensionality",
+    "eigenvalue": "dimensionality",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Results under their names.
+
+    Attributes:
+        results: For each name its result, or several replicates of it.
+        single: One result was given, without a name.
+        alpha: The names are numbers, values of alpha.
+    """
+
+    results: dict[Any, list[Any]]
+    single: bool
+    alpha: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The names as text; an alpha as a number that is as short as can be."""
+        return [f"{name:g}" if self.alpha else str(name) for name in self.results]
+
+
+def compare(given: Any) -> Compared:
+    """One result or a mapping of several, in one form.
+
+    Raises:
+        OptionError: Something else, or a mapping of nothing.
+    """
+    if isinstance(given, xr.DataTree | xr.Dataset):
+        return Compared({"": [given]}, single=True, alpha=False)
+    if not isinstance(given, Mapping):
+        raise OptionError(
+            "a figure takes a result, or several of them as {name: result}, not "
+            f"{type(given).__name__}"
+        )
+    for name, value in given.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(one, xr.DataTree | xr.Dataset):
+                raise OptionError(
+                    f"under the name {name!r} belongs a result, or a list of them, not "
+                    f"{type(one).__name__}"
+                )
+    return named(given)
+
+
+def named(given: Mapping[Any, Any]) -> Compared:
+    """Things or lists of replicates under their names; alphas in their order.
+
+    Raises:
+        OptionError: There are none.
+    """
+    results = {
+        name: list(value) if isinstance(value, list | tuple) else [value]
+        for name, value in given.items()
+    }
+    if not results or not all(results.values()):
+        raise OptionError(
+            "there is nothing to draw in the mapping; give at least one {name: result}"
+        )
+    alpha = all(_is_number(name) for name in results)
+    if alpha:
+        results = {float(name): results[name] for name in sorted(results)}
+    return Compared(results, single=False, alpha=alpha)
+
+
+def _is_number(name: Any) -> bool:
+    return isinstance(name, numbers.Real) and not isinstance(name, bool)
+
+
+def table(result: Any, dimension: str) -> xr.Dataset:
+    """The table of a result that has a dimension: units, layers or robustness.
+
+    Raises:
+        DataError: It has none.
+    """
+    node = _NODES[dimension]
+    if isinstance(result, xr.Dataset):
+        return result
+    if node in result.children:
+        return cast(xr.Dataset, result.children[node].to_dataset())
+    own = cast(xr.Dataset, result.to_dataset())
+    if dimension in own.dims:
+        return own
+    there = ", ".join(f"/{name}" for name in result.children) or "nothing"
+    how = "robustness" if node == "robustness" else "analyze"
+    raise DataError(
+        f"this figure needs the table /{node}, and the result has {there}; give a result of {how}"
+    )
+
+
+def lacking(name: str, dimension: str, found: xr.Dataset) -> DataError:
+    """What to say where a table lacks a variable: what there is, and which metric gives it."""
+    there = [str(one) for one, values in found.data_vars.items() if dimension in values.dims]
+    return DataError(
+        f"the result has no {dimension} variable {name!r}, it has {some_of(there, 30) or 'none'}"
+        f"{_advice(name, there)}"
+    )
+
+
+def _advice(name: str, there: Sequence[str]) -> str:
+    if name in list_metrics() and name not in _METRICS.values():
+        return f"; ask analyze for the metric {name!r}"
+    for begin, metric in _METRICS.items():
+        if name.startswith(begin):
+            return f"; ask analyze for the metric {metric!r}"
+    if name.startswith(("attack_", "corruption_")):
+        return "; robustness gives it for the layers that it is asked for"
+    near = close_matches(name, there, what="variable")
+    return f"; {near}" if near.startswith("close") else ""
+
+
+def chosen_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
+    """The layers of some names or globs, in the order in which they run.
+
+    Raises:
+        LayerError: One of them matches none.
+    """
+    if wanted is None:
+        return list(names)
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    for pattern in patterns:
+        if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+            raise LayerError(
+                f"the result has no layer {pattern!r}; {close_matches(pattern, names, what='layer')}"
+            )
+    return [
+        name for name in names if any(name == one or fnmatchcase(name, one) for one in patterns)
+    ]
+
+
+@dataclass(frozen=True)
+class UnitValues:
+    """A variable of all units.
+
+    Attributes:
+        layers: The layers, in the order in which they run.
+        values: For each layer the values of its units.
+        channels: For each layer the channels of its units.
+    """
+
+    layers: list[str]
+    values: list[Array]
+    channels: list[npt.NDArray[Any]]
+
+
+def unit_values(
+    result: Any,
+    name: str,
+    layers: str | Sequence[str] | None = None,
+    at: Mapping[str, Any] | None = None,
+) -> UnitValues:
+    """A variable of the units by its name.
+
+    Args:
+        result: A result or its table of units.
+        name: The variable.
+        layers: Names or globs; None is all.
+        at: Where along the variable's other dimensions.
+
+    Raises:
+        DataError: There is no such variable, or it is no number a unit.
+        LayerError: No such layer.
+    """
+    units = table(result, "unit")
+    if name not in units or "unit" not in units[name].dims:
+        raise lacking(name, "unit", units)
+    values = _numbers(_selected(units[name], "unit", at), name)
+    of_layer = units["layer"].values.astype(str)
+    chosen = chosen_layers(list(dict.fromkeys(of_layer.tolist())), layers)
+    channels = units["channel"].values if "channel" in units.coords else np.arange(len(of_layer))
+    rows = [np.flatnonzero(of_layer == layer) for layer in chosen]
+    return UnitValues(chosen, [values[row] for row in rows], [channels[row] for row in rows])
+
+
+def layer_values(
+    result: Any,
+    name: str,
+    layers: str | Sequence[str] | None = None,
+    at: Mapping[str, Any] | None = None,
+) -> tuple[str, xr.DataArray]:
+    """A variable of the layers by its name: that itself, or the mean over units of a unit variable.
+
+    Returns:
+        The name under which it was found, and the values: (layer), or (layer, other) where the
+        variable has another dimension.
+
+    Raises:
+        DataError: There is no such variable.
+        LayerError: No such layer.
+    """
+    numbers_of = table(result, "layer")
+    for found in (name, f"{name}_mean"):
+        if found in numbers_of and "layer" in numbers_of[found].dims:
+            values = _selected(numbers_of[found], "layer", at, most=2)
+            names = [str(one) for one in numbers_of["layer"].values]
+            chosen = chosen_layers(names, layers)
+            rows = [names.index(one) for one in chosen]
+            _numbers(values, name)
+            return found, values.isel(layer=rows).astype(float).transpose("layer", ...)
+    if isinstance(result, xr.DataTree) and "units" in result.children:
+        units = result.children["units"].to_dataset()
+        if name in units and units[name].dims == ("unit",):
+            own = unit_values(result, name, layers, at)
+            means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
+            return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name=name)
+    raise lacking(name, "layer", numbers_of)
+
+
+def _selected(
+    values: xr.DataArray, along: str, at: Mapping[str, Any] | None, most: int = 1
+) -> xr.DataArray:
+    """The values at a place along their other dimensions."""
+    for dimension, place in (at or {}).items():
+        if dimension not in values.dims:
+            others = [str(dim) for dim in values.dims if dim != along]
+            raise OptionError(
+                f"{values.name} has no dimension {dimension!r} to choose {place!r} from; it has "
+                f"{', '.join(others) or 'no other one'}"
+            )
+        labels = values[dimension].values
+        matches = np.flatnonzero(
+            np.isclose(labels, place) if labels.dtype.kind == "f" else labels == place
+        )
+        if not len(matches):
+            known = some_of([str(one) for one in labels.tolist()], 10)
+            raise OptionError(
+                f"{values.name} is not known at {dimension} {place!r}, but at {known}"
+            )
+        values = values.isel({dimension: int(matches[0])}, drop=True)
+    others = [str(dim) for dim in values.dims if dim != along]
+    if len(others) > most - 1:
+        example = ", ".join(f"{dim!r}: {values[dim].values.tolist()[0]!r}" for dim in others)
+        raise OptionError(
+            f"{values.name} has the dimensions {', '.join(others)} too; choose a place along them, "
+            f"such as at={{{example}}}"
+        )
+    return values
+
+
+def _numbers(values: xr.DataArray, name: str) -> Array:
+    if values.dtype.kind not in "fiub":
+        raise DataError(f"{name!r} holds {values.dtype} and no numbers, so that it cannot be drawn")
+    return np.asarray(values.values, dtype=np.float64)

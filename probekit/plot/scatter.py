@@ -1,0 +1,110 @@
+"""Two numbers of every unit against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from probekit.errors import DataError
+from probekit.plot.colours import shades
+from probekit.plot.labels import depth_bar, words
+from probekit.plot.reading import Array, Results, compare, unit_values
+from probekit.plot.series import colours_of, name_results
+from probekit.plot.style import canvas
+
+__all__ = ["unit_scatter"]
+
+
+def unit_scatter(
+    result: Results,
+    x: str = "selectivity",
+    y: str = "gradient_norm_cv",
+    *,
+    layers: str | Sequence[str] | None = None,
+    at: Mapping[str, Any] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One number of every unit against another, with Spearman's rank correlation.
+
+    Points are drawn in random order, smaller and fainter the more there are, as pixels also in vector
+    files. For one result the colour is the layer's depth; for several, the result.
+
+    Args:
+        result: A result or its table of units; `{name: result}` compares several.
+        x: A variable of the units, of any metric.
+        y: Another.
+        layers: Names or globs; None is all.
+        at: Where along further dimensions that either variable has.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result lacks a variable, or no unit has both.
+
+    Example:
+        >>> import xarray as xr
+        >>> units = xr.Dataset(
+        ...     {"selectivity": ("unit", [0.1, 0.2, 0.3]), "spread": ("unit", [3.0, 5.0, 9.0])},
+        ...     {"layer": ("unit", ["relu"] * 3)},
+        ... )
+        >>> unit_scatter(units, y="spread").texts[0].get_text()
+        'ρ = 1.00, 3 units'
+    """
+    compared = compare(result)
+    parts: list[tuple[Array, Array, Any]] = []
+    names: list[str] = []
+    for replicates, colour in zip(compared.results.values(), colours_of(compared), strict=True):
+        for one in replicates:
+            found = [unit_values(one, name, layers, _own(one, name, at)) for name in (x, y)]
+            names = found[0].layers
+            own = shades(len(names)) if compared.single else [colour] * len(names)
+            for across, up, shade in zip(*(each.values for each in found), own, strict=True):
+                known = np.isfinite(across) & np.isfinite(up)
+                parts.append((across[known], up[known], [shade] * int(known.sum())))
+    across, up = (np.concatenate([part[at_] for part in parts]) for at_ in (0, 1))
+    shade = np.array([one for part in parts for one in part[2]])
+    if not len(across):
+        raise DataError(f"no unit has both {x!r} and {y!r}")
+    order = np.random.default_rng(0).permutation(len(across))
+    with canvas(ax, 3.4, 2.7) as ax:
+        size = float(np.clip(4000 / len(across), 1.5, 9.0))
+        ax.scatter(
+            across[order],
+            up[order],
+            s=size,
+            c=shade[order],
+            alpha=float(np.clip(1200 / len(across), 0.25, 0.8)),
+            lw=0,
+            rasterized=True,
+        )
+        ax.set_xlabel(words(x))
+        ax.set_ylabel(words(y))
+        _correlation(ax, across, up)
+        if compared.single and len(names) > 1:
+            depth_bar(ax, names)
+        dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colours_of(compared)]
+        name_results(ax, compared, colours_of(compared), dots)
+    return ax
+
+
+def _own(result: Any, name: str, at: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of a place along several dimensions, those that a variable has."""
+    from probekit.plot.reading import table
+
+    units = table(result, "unit")
+    dims = units[name].dims if name in units else ()
+    return {dim: place for dim, place in (at or {}).items() if dim in dims}
+
+
+def _correlation(ax: Axes, across: Array, up: Array) -> None:
+    from scipy.stats import rankdata
+
+    varies = len(across) > 2 and np.ptp(across) > 0 and np.ptp(up) > 0
+    told = f"{len(across):,} units"
+    if varies:
+        rho = float(np.corrcoef(rankdata(across), rankdata(up))[0, 1])
+        told = f"ρ = {rho:.2f}, {told}".replace("-", "−")
+    ax.text(0.98, 1.01, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)

@@ -1,0 +1,88 @@
+"""Several results on one pair of axes: their places, colours, lines and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from probekit.plot.colours import Colour, alpha_map, alpha_norm, palette
+from probekit.plot.intervals import bootstrap
+from probekit.plot.labels import alpha_bar, key
+from probekit.plot.reading import Array, Compared
+
+__all__ = ["alpha_colours", "colours_of", "curve", "name_results", "places", "union"]
+
+_MARKERS = "osD^vPX"
+
+
+def alpha_colours(alphas: Sequence[float]) -> list[Colour]:
+    """The colour of each alpha on the diverging map."""
+    from matplotlib.colors import to_hex
+
+    norm, colours = alpha_norm(alphas), alpha_map()
+    return [to_hex(colours(norm(alpha))) for alpha in alphas]
+
+
+def colours_of(compared: Compared) -> list[Colour]:
+    """A colour for each of some results."""
+    if compared.alpha:
+        return alpha_colours(list(compared.results))
+    return palette(len(compared.results))
+
+
+def union(layers: Sequence[Sequence[str]]) -> list[str] | None:
+    """The layers of several results in one order; None where they are of different networks.
+
+    Results of which one has all the layers of the others, in the same order, are of one network.
+
+    >>> union([["a", "b", "c"], ["a", "c"]])
+    ['a', 'b', 'c']
+    >>> union([["a", "b"], ["x", "y"]]) is None
+    True
+    """
+    longest = max(layers, key=len)
+    for names in layers:
+        remaining = iter(longest)
+        if not all(name in remaining for name in names):
+            return None
+    return list(longest)
+
+
+def places(layers: Sequence[str], names: Sequence[str] | None) -> Array:
+    """Where layers stand on the horizontal axis: in their row, or at their relative depth."""
+    if names is None:
+        return np.linspace(0.0, 1.0, len(layers)) if len(layers) > 1 else np.zeros(1)
+    return np.array([names.index(layer) for layer in layers], dtype=np.float64)
+
+
+def curve(
+    ax: Axes,
+    x: Array,
+    replicates: Array,
+    colour: Colour,
+    *,
+    number: int = 0,
+    markers: bool = True,
+    dashes: str = "-",
+) -> Line2D:
+    """The mean of replicates (replicate, place) as a line, with the band of its interval."""
+    mean, low, high = bootstrap(replicates)
+    if np.isfinite(low).any():
+        ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    marker = _MARKERS[number % len(_MARKERS)] if markers else ""
+    (line,) = ax.plot(x, mean, dashes, color=colour, marker=marker, mew=0)
+    return line
+
+
+def name_results(
+    ax: Axes, compared: Compared, colours: Sequence[Colour], handles: Sequence[Any], **options: Any
+) -> None:
+    """Says which colour is which result: a bar of alphas, a legend, or nothing for one result."""
+    if compared.alpha:
+        alpha_bar(ax, list(compared.results), colours)
+    elif not compared.single:
+        key(ax, handles, compared.names, **options)

@@ -1,0 +1,139 @@
+"""Eigenvalue spectra of the covariance of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from probekit.errors import DataError, OptionError
+from probekit.plot.colours import Colour, shades
+from probekit.plot.labels import depth_bar, key
+from probekit.plot.reading import Array, Results, chosen_layers, compare, lacking, table
+from probekit.plot.series import colours_of, name_results
+from probekit.plot.style import canvas
+
+__all__ = ["eigenspectrum"]
+
+_FEW = 6
+
+
+def eigenspectrum(
+    result: Results,
+    *,
+    layers: str | Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The eigenvalues of each layer's covariance, with the participation ratio marked.
+
+    Both axes are logarithmic; eigenvalues are divided by the highest of their layer. The dot on a curve
+    stands at the participation ratio, (sum of eigenvalues)^2 / sum of their squares: how many
+    dimensions of the same variance would give this ratio. Curves end where the result keeps no more
+    eigenvalues (`Dimensionality(spectrum=...)`).
+
+    Args:
+        result: A result with the metric `dimensionality`, or its table of layers; or a recording, whose
+            covariance is then computed. `{name: result}` compares several, best with one layer.
+        layers: Names or globs; None is all.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: The result has no eigenvalues.
+        LayerError: No such layer.
+
+    Example:
+        >>> layers = xr.Dataset(
+        ...     {"eigenvalue": (("layer", "component"), [[4.0, 2.0, 1.0]]),
+        ...      "participation_ratio": ("layer", [49 / 21])},
+        ...     {"layer": ["relu"], "component": [0, 1, 2]},
+        ... )
+        >>> eigenspectrum(layers).lines[0].get_ydata()
+        array([1.  , 0.5 , 0.25])
+    """
+    compared = compare(result)
+    spectra = [
+        [_spectra(one, layers) for one in replicates] for replicates in compared.results.values()
+    ]
+    names = list(spectra[0][0])
+    colours = colours_of(compared)
+    with canvas(ax, 3.5, 2.7) as ax:
+        handles: list[Any] = []
+        if compared.single:
+            for values, colour in zip(spectra[0][0].values(), shades(len(names)), strict=True):
+                handles.append(_draw(ax, *values, colour))
+            if len(names) <= _FEW:
+                key(ax, handles, names, loc="lower left")
+            else:
+                depth_bar(ax, names)
+        else:
+            for replicates, colour in zip(spectra, colours, strict=True):
+                drawn = [_draw(ax, *one, colour) for each in replicates for one in each.values()]
+                handles.append(drawn[0])
+            name_results(ax, compared, colours, handles, loc="lower left")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("principal component")
+        ax.set_ylabel("eigenvalue / highest")
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-6), top=1.5)
+    return ax
+
+
+def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple[Array, float]]:
+    """Eigenvalues above zero, highest first, and the participation ratio, of each layer."""
+    numbers = _measured(result)
+    names = [str(name) for name in np.atleast_1d(numbers["layer"].values)]
+    chosen = chosen_layers(names, layers)
+    found = {}
+    for name in chosen:
+        row = numbers.isel(layer=names.index(name))
+        values = row["eigenvalue"].values.astype(np.float64)
+        values = values[np.isfinite(values) & (values > 1e-12 * np.nanmax(values, initial=0.0))]
+        if len(values):
+            found[name] = (values, float(row["participation_ratio"]))
+    if not found:
+        raise DataError(
+            "nothing varies in these layers, so that they have no eigenvalues above zero"
+        )
+    return found
+
+
+def _measured(result: Any) -> xr.Dataset:
+    if isinstance(result, xr.Dataset) and "activation" in result:
+        return _of_recording(result)
+    numbers = table(result, "layer")
+    if "eigenvalue" not in numbers or not numbers.sizes.get("component", 0):
+        raise lacking("eigenvalue", "layer", numbers)
+    return numbers
+
+
+def _of_recording(recording: xr.Dataset) -> xr.Dataset:
+    from probekit.metrics.dimensionality import eigenvalues, participation_ratio
+    from probekit.statistics.covariance import Covariance
+    from probekit.statistics.feeding import feed
+
+    if "layer" not in recording.coords:
+        raise OptionError("the recording does not say which layer its units belong to")
+    of_layer = recording["layer"].values.astype(str)
+    tables = []
+    for name in dict.fromkeys(of_layer.tolist()):
+        part = recording.isel(unit=np.flatnonzero(of_layer == name))
+        covariance = feed(part, Covariance("flatten")).to_xarray()
+        values = {"eigenvalue": eigenvalues(covariance)}
+        ratio = participation_ratio(covariance)
+        tables.append(
+            xr.Dataset(values).assign(participation_ratio=ratio).assign_coords(layer=name)
+        )
+    return xr.concat(tables, "layer", join="outer")
+
+
+def _draw(ax: Axes, values: Array, ratio: float, colour: Colour) -> Any:
+    rank = np.arange(1, len(values) + 1)
+    relative = values / values[0]
+    (line,) = ax.plot(rank, relative, color=colour, lw=1.1)
+    if 1 <= ratio <= len(values):
+        height = float(np.exp(np.interp(np.log(ratio), np.log(rank), np.log(relative))))
+        ax.plot([ratio], [height], "o", ms=4, mfc=colour, mec="white", mew=0.7, zorder=3)
+    return line

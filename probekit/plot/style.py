@@ -1,0 +1,96 @@
+"""How figures look, set where they are drawn and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from probekit.errors import OptionError
+
+__all__ = ["canvas", "style"]
+
+
+def style() -> dict[Any, Any]:
+    """Matplotlib settings of the figures, for panels of your own.
+
+    Text is 8 points, as journals want it; the font is yours (`font.family`).
+
+    Example:
+        >>> with mpl.rc_context(style()):
+        ...     plt.rcParams["axes.spines.top"]
+        False
+    """
+    return {
+        "axes.axisbelow": True,
+        "axes.edgecolor": "#333333",
+        "axes.labelcolor": "#111111",
+        "axes.labelpad": 3.0,
+        "axes.labelsize": 8.0,
+        "axes.linewidth": 0.7,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 5.0,
+        "axes.titlesize": 8.5,
+        "figure.dpi": 150.0,
+        "font.size": 8.0,
+        "hatch.linewidth": 0.6,
+        "legend.borderaxespad": 0.3,
+        "legend.fontsize": 7.5,
+        "legend.frameon": False,
+        "legend.handlelength": 1.6,
+        "legend.handletextpad": 0.5,
+        "legend.title_fontsize": 7.5,
+        "lines.linewidth": 1.3,
+        "lines.markersize": 3.5,
+        "xtick.color": "#333333",
+        "xtick.labelsize": 7.0,
+        "xtick.major.size": 2.5,
+        "xtick.major.width": 0.7,
+        "xtick.minor.visible": False,
+        "ytick.color": "#333333",
+        "ytick.labelsize": 7.0,
+        "ytick.major.size": 2.5,
+        "ytick.major.width": 0.7,
+        "ytick.minor.visible": False,
+    }
+
+
+@contextmanager
+def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator[Axes]:
+    """The axes to draw on, with the style in force until the end of the block.
+
+    Args:
+        ax: Axes to draw on; None makes a figure.
+        width: Of a new figure, in inches.
+        height: Of a new figure, in inches.
+
+    Raises:
+        OptionError: `ax` is no matplotlib axes.
+    """
+    if ax is not None and not isinstance(ax, Axes):
+        raise OptionError(
+            f"ax must be one matplotlib Axes, such as `fig, ax = plt.subplots()` makes, not "
+            f"{type(ax).__name__}"
+        )
+    settings = style()
+    with mpl.rc_context(settings):
+        if ax is None:
+            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            # Ticks are made when they are first drawn, which is after the style has gone.
+            for axis in ("x", "y"):
+                ax.tick_params(
+                    axis=axis,
+                    which="major",
+                    labelsize=settings[f"{axis}tick.labelsize"],
+                    length=settings[f"{axis}tick.major.size"],
+                    width=settings[f"{axis}tick.major.width"],
+                    color=settings[f"{axis}tick.color"],
+                    labelcolor=settings[f"{axis}tick.color"],
+                )
+        yield ax

@@ -1,0 +1,186 @@
+"""What happens in the course of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from probekit.errors import DataError, OptionError, some_of
+from probekit.plot.colours import palette, shades
+from probekit.plot.labels import depth_bar, key, words
+from probekit.plot.reading import Array, Compared, named
+from probekit.plot.series import colours_of, curve, name_results
+from probekit.plot.style import canvas
+
+__all__ = ["training_curves"]
+
+_DASHES = ("-", "--", ":", "-.")
+Records = list[dict[str, Any]]
+
+
+def training_curves(
+    run: Any,
+    variables: str | Sequence[str] = ("accuracy", "validation_accuracy"),
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """What the log of a training run says of each epoch.
+
+    Args:
+        run: What `train` gives, the folder of a run, its `log.jsonl` or `log.csv`; `{name: run}`
+            compares several, `{alpha: run}` colours them by alpha, `{name: [run, ...]}` draws the mean over
+            seeds with its bootstrapped 95% interval.
+        variables: Names in the log, such as `loss`, `validation_accuracy`, `selectivity_mean`, `alpha`;
+            or one that is known of each layer, `selectivity` or `dead_units`, which is drawn as a line a
+            layer.
+        ax: Axes to draw on; None makes a figure.
+
+    Raises:
+        DataError: There is no log, or it lacks a variable.
+        OptionError: A variable of each layer together with others, or for several runs.
+
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lines = [json.dumps({"epoch": at, "loss": 1 / (at + 1)}) for at in range(3)]
+        ...     _ = Path(folder, "log.jsonl").write_text("\\n".join(lines))
+        ...     training_curves(folder, "loss").lines[0].get_xdata()
+        array([1., 2., 3.])
+    """
+    wanted = [variables] if isinstance(variables, str) else list(variables)
+    compared = _compare(run)
+    first = next(iter(compared.results.values()))[0]
+    if any(isinstance(first[0].get(name), Mapping) for name in wanted):
+        return _by_layer(compared, wanted, first, ax)
+    colours = palette(len(wanted)) if compared.single else colours_of(compared)
+    with canvas(ax, 3.3, 2.4) as ax:
+        handles = []
+        for number, replicates in enumerate(compared.results.values()):
+            for which, name in enumerate(wanted):
+                epochs = min(map(len, replicates))
+                values = np.stack([_column(one[:epochs], name) for one in replicates])
+                x = np.array([record["epoch"] + 1 for record in replicates[0][:epochs]], float)
+                handles.append(
+                    curve(
+                        ax,
+                        x,
+                        values,
+                        colours[which if compared.single else number],
+                        markers=epochs == 1,
+                        dashes=_DASHES[which % 4],
+                    )
+                )
+        _finish(ax, wanted)
+        if compared.single and len(wanted) > 1:
+            key(ax, handles, [words(name) for name in wanted])
+        elif not compared.single:
+            name_results(ax, compared, colours, handles[:: len(wanted)])
+            if len(wanted) > 1:
+                present = ax.get_legend()
+                lines = [Line2D([], [], color="#333333", ls=dash) for dash in _DASHES]
+                names = [words(name) for name in wanted]
+                key(
+                    ax,
+                    lines[: len(wanted)],
+                    names,
+                    loc="lower left",
+                    bbox_to_anchor=(0, 1),
+                    ncols=2,
+                )
+                if present is not None:
+                    ax.add_artist(present)
+    return ax
+
+
+def _by_layer(compared: Compared, wanted: list[str], records: Records, ax: Axes | None) -> Axes:
+    name = wanted[0]
+    if len(wanted) > 1 or not compared.single:
+        raise OptionError(
+            f"{name!r} is known of each layer and is drawn alone, for one run; its mean over layers is "
+            "'selectivity_mean'"
+        )
+    layers = list(records[0][name])
+    x = np.array([record["epoch"] + 1 for record in records], float)
+    with canvas(ax, 3.5, 2.4) as ax:
+        for layer, colour in zip(layers, shades(len(layers)), strict=True):
+            ax.plot(x, [record[name][layer] for record in records], color=colour, lw=1)
+        depth_bar(ax, layers)
+        _finish(ax, wanted)
+    return ax
+
+
+def _finish(ax: Axes, wanted: Sequence[str]) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(wanted) == 1:
+        ax.set_ylabel(words(wanted[0]))
+    elif all("accuracy" in name for name in wanted):
+        ax.set_ylabel("accuracy")
+    elif all("loss" in name for name in wanted):
+        ax.set_ylabel("loss")
+
+
+def _compare(run: Any) -> Compared:
+    if not isinstance(run, Mapping):
+        return Compared({"": [_read(run)]}, single=True, alpha=False)
+    compared = named(run)
+    read = {name: [_read(one) for one in runs] for name, runs in compared.results.items()}
+    return Compared(read, single=False, alpha=compared.alpha)
+
+
+def _column(records: Records, name: str) -> Array:
+    if not any(name in record for record in records):
+        raise DataError(
+            f"the log of the run has no {name!r}, it has {some_of(list(records[0]), 30)}"
+        )
+    values = [record.get(name) for record in records]
+    try:
+        return np.array([np.nan if value is None else float(value) for value in values])
+    except (TypeError, ValueError):
+        raise DataError(f"{name!r} in the log of the run is no number in each epoch") from None
+
+
+def _read(run: Any) -> Records:
+    """The records of a run's log, one an epoch."""
+    path = Path(getattr(run, "folder", run)) if not isinstance(run, list) else None
+    if path is None:
+        raise OptionError(
+            "a training run is what train gives, a run's folder or its log, not a list"
+        )
+    path = path / "log.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"there is no log of a training run at {str(path)!r}")
+    records = _read_csv(path) if path.suffix == ".csv" else _read_lines(path)
+    if not records or any("epoch" not in record for record in records):
+        raise DataError(f"{str(path)!r} holds no finished epoch of a training run")
+    return records
+
+
+def _read_lines(path: Path) -> Records:
+    from probekit.training.runlog import read_log
+
+    return [record for record in read_log(path) if isinstance(record, dict)]
+
+
+def _read_csv(path: Path) -> Records:
+    """The same from the table, where what is known of each layer is in columns `name/layer`."""
+    import pandas as pd
+
+    records: Records = []
+    for row in pd.read_csv(path).to_dict("records"):
+        record: dict[str, Any] = {}
+        for column, value in row.items():
+            name, slash, layer = str(column).partition("/")
+            if slash:
+                record.setdefault(name, {})[layer] = value
+            else:
+                record[name] = value
+        records.append(record)
+    return records
