@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from probekit.data.lookup import images_at as images_at
     from probekit.errors import ProbekitError as ProbekitError
     from probekit.errors import ProbekitWarning as ProbekitWarning
+    from probekit.inference import adjust_p_values as adjust_p_values
+    from probekit.inference import bootstrap_interval as bootstrap_interval
+    from probekit.inference import compare_means as compare_means
+    from probekit.inference import rank_trend as rank_trend
     from probekit.metrics.chance import SelectivityChance as SelectivityChance
     from probekit.metrics.dimensionality import (
         Dimensionality as Dimensionality,
@@ -104,10 +108,13 @@ _HOMES = {
     "TopImages": "metrics.top_images",
     "TopSamples": "statistics.top_samples",
     "ablate": "ablation",
+    "adjust_p_values": "inference",
     "analyze": "analysis",
+    "bootstrap_interval": "inference",
     "check_statistic": "statistics.testing",
     "class_selectivity": "metrics.selectivity",
     "feed": "statistics.feeding",
+    "compare_means": "inference",
     "corrupt": "robustness.corruptions",
     "images_at": "data.lookup",
     "jacobian_norm": "capture.jacobian",
@@ -124,6 +131,7 @@ _HOMES = {
     "participation_ratio": "metrics.dimensionality",
     "participation_ratio_unbiased": "metrics.dimensionality",
     "plan": "capture.plan",
+    "rank_trend": "inference",
     "record": "capture.recording",
     "robustness": "robustness.evaluate",
     "save_result": "results",

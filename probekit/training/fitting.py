@@ -75,6 +75,7 @@ class Fitting:
         self.model = ImageModel(
             self.module, recipe.mean, recipe.std, recipe.input_size, data.classes
         )
+        self.seed, self.adversary = seed, recipe.adversary
         self.layers = find_layers(self.model, Batches(data.watched, batch_size=2), None, Reading())
         self.spread = machine.spread(self.module)
         self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
@@ -162,6 +163,9 @@ class Fitting:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, passed, self.batches.steps)
         with self._autocast():
+            if self.adversary is not None:
+                seed = seeded(self.seed, "adversary", passed, self.machine.rank).initial_seed()
+                images = self.adversary(self.model, images, labels, seed)
             logits = self.spread(images)
             entropy = functional.cross_entropy(logits.float(), labels)
             added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 from probekit.data.augment import Augmentation
 from probekit.errors import OptionError, close_matches
 from probekit.models.architectures import ARCHITECTURES
+from probekit.training.adversary import Adversary
+from probekit.training.augmix import AugMix
 
 __all__ = ["PRECISIONS", "Precision", "Recipe", "get_recipe", "learning_rate", "list_recipes"]
 
@@ -42,6 +44,9 @@ class Recipe:
         weight_decay: On every parameter.
         flip: Mirror training images at random.
         shift: Shift training images at random by at most so many pixels.
+        augmix: Mix training images by `AugMix` of this severity, from 1 to 10; None does not.
+        pgd: (epsilon, steps): train on the images that PGD finds in this radius, in units of
+            images in [0, 1], with so many steps (`Adversary`); None trains on the images themselves.
         validation: Training images held out, drawn anew by each seed; 0 holds out none, and then
             the last epoch is the best one.
         stratified: Hold out equally many of each class.
@@ -73,6 +78,8 @@ class Recipe:
     weight_decay: float = 1e-4
     flip: bool = False
     shift: int = 0
+    augmix: int | None = None
+    pgd: tuple[float, int] | None = None
     validation: int = 0
     stratified: bool = False
     limit: int | None = None
@@ -119,12 +126,24 @@ class Recipe:
             raise OptionError(f"milestones are whole epochs from 1, not {self.milestones!r}")
         if self.precision not in PRECISIONS:
             raise OptionError(f"precision is {', '.join(PRECISIONS)}, not {self.precision!r}")
-        _ = self.augmentation
+        if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
+            raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
+        _ = self.augmentation, self.mixture, self.adversary
 
     @property
     def augmentation(self) -> Augmentation:
         """What is done to training images at random."""
         return Augmentation(self.flip, self.shift)
+
+    @property
+    def mixture(self) -> AugMix | None:
+        """What training images are mixed with."""
+        return None if self.augmix is None else AugMix(self.augmix)
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """What attacks the training images."""
+        return None if self.pgd is None else Adversary(*self.pgd)
 
     def with_options(self, **options: Any) -> Recipe:
         """The same recipe but for some fields.
