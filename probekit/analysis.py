@@ -237,22 +237,24 @@ def _evaluate(
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """What all metrics say of the units of one layer, and of the layer."""
     arrays = [one.to_xarray() for one in passed.fed[layer.name]]
-    units: dict[Any, Any] = {}
-    numbers: dict[Any, Any] = {"n_units": layer.units}
+    units, numbers = xr.Dataset(), xr.Dataset({"n_units": layer.units})
     for metric in metrics:
         found = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
-        for table, more in zip((units, numbers), found, strict=True):
-            if twice := table.keys() & set(more.data_vars):
-                raise OptionError(
-                    f"metric {metric.name!r} gives {', '.join(map(str, sorted(twice)))}, which another "
-                    "metric gives already; ask for one of them"
-                )
-            table.update(more.data_vars)
-        numbers.update(_summary(metric.name, units.get(metric.name)))
-    return xr.Dataset(units), xr.Dataset(numbers)
+        if twice := units.keys() & found[0].keys() | numbers.keys() & found[1].keys():
+            raise OptionError(
+                f"metric {metric.name!r} gives {', '.join(sorted(map(str, twice)))}, which another "
+                "metric gives already; ask for one of them"
+            )
+        units = _joined(units, found[0])
+        numbers = _joined(numbers, found[1].assign(_summary(metric.name, units.get(metric.name))))
+    return units, numbers
 
 
-def _summary(name: str, values: xr.DataArray | None) -> dict[str, xr.DataArray]:
+def _joined(table: xr.Dataset, more: xr.Dataset) -> xr.Dataset:
+    return xr.merge([table, more], join="outer", compat="override") if table.data_vars else more
+
+
+def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
     """Mean and quartiles over units of a metric's own variable."""
     if values is None or values.dims != ("unit",) or values.dtype.kind != "f":
         return {}
@@ -260,7 +262,7 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, xr.DataArray]:
     quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
     mean = known.mean() if len(known) else np.nan
     return {
-        f"{name}_mean": xr.DataArray(mean),
+        f"{name}_mean": mean,
         f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
     }
 

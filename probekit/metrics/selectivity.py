@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
@@ -61,7 +62,9 @@ def class_selectivity(
         layers = means["layer"].values[below.values].tolist() if "layer" in means.coords else []
         sentence = _about_negative(int(below.sum()), list(dict.fromkeys(layers)), negative)
         warnings.warn(sentence, ProbekitWarning, stacklevel=2)
-    return _index(means, eps, negative)
+    ordered = means.transpose("unit", "class")
+    found = ordered.isel({"class": 0}, drop=True)
+    return found.copy(data=_index(ordered.values, eps, negative)).rename("selectivity")
 
 
 def _checked(class_mean: xr.DataArray | xr.Dataset, eps: float, negative: Negative) -> xr.DataArray:
@@ -89,9 +92,8 @@ def _about_negative(units: int, layers: Sequence[str], negative: Negative) -> st
     return f"{units} units have class means below zero{where}; {done}"
 
 
-def _index(means: xr.DataArray, eps: float, negative: Negative) -> xr.DataArray:
-    ordered = means.transpose("unit", "class")
-    values = ordered.values
+def _index(values: npt.NDArray[np.float64], eps: float, negative: Negative) -> Any:
+    """The index (unit,) from class means (unit, class)."""
     lowest = values.min(1, keepdims=True)
     if negative == "clip":
         values = values.clip(min=0)
@@ -103,8 +105,7 @@ def _index(means: xr.DataArray, eps: float, negative: Negative) -> xr.DataArray:
     index = np.divide(highest - rest, total, out=np.zeros_like(total), where=total != 0)
     if negative == "nan":
         index[lowest[:, 0] < 0] = np.nan
-    found = ordered.isel({"class": 0}, drop=True).copy(data=index)
-    return found.rename("selectivity")
+    return index
 
 
 def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
@@ -119,10 +120,10 @@ def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
         given = feed(given, ClassMeans())
     if "class" not in given.dims:
         raise DataError(f"class means need the dimension 'class', not {given.dims}")
-    means: xr.DataArray = given.astype(np.float64)  # type: ignore[assignment]
+    means: Any = given if given.dtype == np.float64 else given.astype(np.float64)
     if not np.isfinite(means.values).all():
         raise DataError("class means hold NaN or infinity, so that selectivity has no meaning")
-    return means
+    return cast(xr.DataArray, means)
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Selectivity:
         """The numbers of one layer."""
         means = _checked(class_mean, self.eps, self.negative).transpose("unit", "class")
         values, labels = means.values, means["class"].values
-        index = _index(means, self.eps, self.negative).values
+        index = _index(values, self.eps, self.negative)
         dead = np.abs(values).max(1) <= self.dead_below
         below = (values < 0).any(1)
         units = xr.Dataset(
