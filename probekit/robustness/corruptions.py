@@ -40,6 +40,7 @@ _PROCEDURES: dict[str, Procedure] = {
 }
 
 _VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
+_MOST_VALUES_AT_ONCE_ON_CPUS = 1 << 22
 
 _CUT_OFF_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
 
@@ -167,8 +168,12 @@ def corrupt(
 
 
 def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
-    on_cpu = images.device.type == "cpu"
-    values = procedure.values_at_once if on_cpu else _VALUES_AT_ONCE_ON_ACCELERATORS
+    if images.device.type == "cpu":
+        # Each thread needs work of its own, and more of it the more threads there are to wake.
+        values = procedure.values_at_once * torch.get_num_threads() ** 2
+        values = min(values, _MOST_VALUES_AT_ONCE_ON_CPUS)
+    else:
+        values = _VALUES_AT_ONCE_ON_ACCELERATORS
     step = max(values // max(images[:1].numel(), 1), 1)
     for start in range(0, len(images), step):
         yield start, min(start + step, len(images))

@@ -45,7 +45,7 @@ class FittedImages(LabelledImages):
         self.name = f"{published.root} {corruption} {severity}"
         self.fingerprint = f"{self.name}, {len(self.labels)} images"
 
-    def __getitems__(self, numbers: list[int]) -> Fetched:
+    def fetch(self, numbers: list[int]) -> Fetched:
         images = torch.stack([self._images[number][0] for number in numbers])
         index = torch.tensor(numbers)
         return resize(images, self._size), self.labels[index], index
@@ -85,7 +85,7 @@ class PublishedImages:
                     f"{self.published.root} holds {len(data)} images of {self.name!r}, and the data "
                     f"has a sample {max(index)}; give the test set that the files were made from"
                 )
-            fetched = data.__getitems__(index)
+            fetched = data.fetch(index)
             if isinstance(fetched, DataError):
                 raise fetched
             images, labels, _ = fetched

@@ -81,7 +81,7 @@ class RandomStreams:
         angle = words.to(torch.float32).mul_(math.pi * 2.0**-31)
         # The low bits as the fraction of a float in [1, 2), which saves the conversion.
         words.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
-        radius = words.view(torch.float32).neg_().add_(2).log_().mul_(-2).sqrt_()
+        radius = torch.sub(2, words.view(torch.float32)).log_().mul_(-2).sqrt_()
         values = torch.empty(len(self), 2 * half, device=self.device)
         torch.mul(radius, torch.cos(angle), out=values[:, :half])
         torch.mul(radius, angle.sin_(), out=values[:, half:])

@@ -39,12 +39,13 @@ def speckle_noise(images: Tensor, deviation: float, field: Tensor) -> Tensor:
 def impulse_noise(images: Tensor, share: float, words: Tensor) -> Tensor:
     """Salt and pepper on this share of the values, each channel by itself.
 
-    ``words`` are uniform signed 32-bit numbers: the lowest become pepper, the highest salt.
+    ``words`` are uniform signed 32-bit numbers: the lowest become pepper, 0 or less, the highest
+    salt, 1 or more.
     """
-    impulses = words.to(torch.float32).mul_(2.0**-31)
-    # Values further than 1 − share from zero stay, 2 at least once scaled; clipping does the rest.
-    impulses = torch.nn.functional.hardshrink(impulses, 1 - share)
-    return torch.add(images, impulses, alpha=2 / (1 - share)).clamp_(0, 1)
+    furthest = (1 - share) * 2.0**31
+    # Words further than this from zero stay, 2 at least once scaled; clipping does the rest.
+    impulses = torch.nn.functional.hardshrink(words.to(torch.float32), furthest)
+    return torch.add(images, impulses, alpha=2 / furthest)
 
 
 def shot_noise(
