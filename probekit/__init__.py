@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from probekit.inference import bootstrap_interval as bootstrap_interval
     from probekit.inference import compare_means as compare_means
     from probekit.inference import rank_trend as rank_trend
+    from probekit.metrics.basis_pwcca import pwcca_distance as pwcca_distance
+    from probekit.metrics.basis_pwcca import pwcca_ratio as pwcca_ratio
+    from probekit.metrics.basis_selectivity import (
+        linear_basis_selectivity as linear_basis_selectivity,
+    )
     from probekit.metrics.chance import SelectivityChance as SelectivityChance
     from probekit.metrics.dimensionality import (
         Dimensionality as Dimensionality,
@@ -60,6 +65,9 @@ if TYPE_CHECKING:
     from probekit.models.image_model import ImageModel as ImageModel
     from probekit.models.loading import list_models as list_models
     from probekit.models.loading import load_model as load_model
+    from probekit.report.html import report as report
+    from probekit.report.saving import save_figure as save_figure
+    from probekit.report.saving import save_tables as save_tables
     from probekit.results import open_result as open_result
     from probekit.results import save_result as save_result
     from probekit.robustness.attacks import FGSM as FGSM
@@ -76,6 +84,8 @@ if TYPE_CHECKING:
     from probekit.statistics.recorded import Recorded as Recorded
     from probekit.statistics.testing import check_statistic as check_statistic
     from probekit.statistics.top_samples import TopSamples as TopSamples
+    from probekit.training.collected import measure_runs as measure_runs
+    from probekit.training.collected import training_history as training_history
     from probekit.training.recipes import Recipe as Recipe
     from probekit.training.recipes import list_recipes as list_recipes
     from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
@@ -119,6 +129,7 @@ _HOMES = {
     "images_at": "data.lookup",
     "jacobian_norm": "capture.jacobian",
     "layer_metric": "metrics.functions",
+    "linear_basis_selectivity": "metrics.basis_selectivity",
     "list_data": "data.datasets",
     "list_metrics": "metrics.registry",
     "list_models": "models.loading",
@@ -126,17 +137,24 @@ _HOMES = {
     "load_data": "data.datasets",
     "load_model": "models.loading",
     "load_published": "robustness.published",
+    "measure_runs": "training.collected",
     "open_recording": "capture.store",
     "open_result": "results",
     "participation_ratio": "metrics.dimensionality",
     "participation_ratio_unbiased": "metrics.dimensionality",
     "plan": "capture.plan",
+    "pwcca_distance": "metrics.basis_pwcca",
+    "pwcca_ratio": "metrics.basis_pwcca",
     "rank_trend": "inference",
     "record": "capture.recording",
+    "report": "report.html",
     "robustness": "robustness.evaluate",
+    "save_figure": "report.saving",
     "save_result": "results",
+    "save_tables": "report.saving",
     "sweep": "training.sweep",
     "train": "training.trainer",
+    "training_history": "training.collected",
     "unit_metric": "metrics.functions",
 }
 

@@ -1,0 +1,180 @@
+"""Many finished runs side by side: what is measured of each once, and what their logs say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from probekit.errors import OptionError, OutputError
+from probekit.models.loading import load_model
+from probekit.provenance import provenance
+from probekit.training.checkpoint import DRAFT
+from probekit.training.runlog import read_log
+from probekit.training.runs import CARD, Run, read_run
+
+__all__ = ["find_runs", "measure_runs", "training_history"]
+
+_OF_EPOCHS = (
+    "loss", "accuracy", "validation_loss", "validation_accuracy", "selectivity_mean",
+    "dead_units_total", "alpha", "seconds",
+)  # fmt: skip
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """The finished runs in a folder and below it, such as those of a sweep, by their names.
+
+    Raises:
+        OutputError: There is none.
+    """
+    cards = sorted(Path(folder).rglob(CARD))
+    runs = [run for card in cards if (run := read_run(card.parent)) is not None]
+    if not runs:
+        raise OutputError(f"there is no finished training run in {str(folder)!r}; train some first")
+    return runs
+
+
+def measure_runs(
+    folder: str | Path,
+    measure: Callable[..., xr.Dataset],
+    store: str | Path,
+    *,
+    progress: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Measures every finished run of a folder, and each only once.
+
+    What is found of a run is kept in `store`, under a name that hangs on the function's name, the
+    options and the network's weights: a call that was cut off goes on where it was, and runs that are
+    added later are measured alone. Change the function's name where you change what it does.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+        measure: `measure(model, **options)` gives labelled numbers, of the same layout for every run.
+        store: The folder to keep them in.
+        progress: Show a progress bar when on a terminal.
+        **options: For `measure`: plain values, which JSON can hold.
+
+    Returns:
+        What was measured, over `alpha` and `seed` where the runs are those of a sweep, otherwise over
+        `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule),
+        `alpha_schedule` and `seed`.
+
+    Raises:
+        OutputError: No finished runs; or what was found cannot be kept.
+        OptionError: Options that JSON cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> from probekit.training.sweep import sweep
+        >>> def weights(model, power):
+        ...     return xr.Dataset({"size": float((model.module.fc.weight**power).sum())})
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     _ = sweep("resnet20-digits", [-1, 0], [0], out, epochs=1, limit=64, progress=False,
+        ...               architecture="resnet8", device="cpu")
+        ...     measure_runs(out, weights, f"{out}/measured", power=2)["size"].dims
+        ('alpha', 'seed')
+    """
+    name = str(getattr(measure, "__name__", type(measure).__name__))
+    try:
+        text = json.dumps(options, sort_keys=True)
+    except TypeError as error:
+        raise OptionError(f"options of {name} are plain values: {error}") from None
+    runs = find_runs(folder)
+    place = Path(store)
+    found = []
+    for run in tqdm(runs, desc=name, unit="run", disable=None if progress else True):
+        file = place / f"{name}-{_digest(run, text)}.nc"
+        if not file.is_file():
+            _keep(measure(load_model(str(run.folder)), **options), file)
+        found.append(_read(file))
+    table = _gathered(runs, found, Path(folder))
+    facts = {"measure": name, "options": options, "runs": [str(run.folder) for run in runs]}
+    return table.assign_attrs(provenance=provenance(**facts))
+
+
+def training_history(folder: str | Path) -> xr.Dataset:
+    """What the logs of all finished runs of a folder say of each epoch.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+
+    Returns:
+        Over `alpha` and `seed`, or `run`, as `measure_runs`, and `epoch`: `loss`, `accuracy` and
+        `validation_accuracy`, `selectivity_mean`, `dead_units_total`, `alpha` in that epoch as
+        `alpha_of_epoch`, `seconds`; and by `layer`, `selectivity` and `dead_units`.
+
+    Raises:
+        OutputError: No finished runs.
+    """
+    runs = find_runs(folder)
+    return _gathered(runs, [_history(run) for run in runs], Path(folder))
+
+
+def _history(run: Run) -> xr.Dataset:
+    records = read_log(run.folder / "log.jsonl")
+    layers = list(run.selectivity)
+    table = xr.Dataset(
+        coords={
+            "epoch": [record["epoch"] for record in records],
+            "layer": np.array(layers, dtype=object),
+        }
+    )
+    for name in _OF_EPOCHS:
+        column = [record.get(name) for record in records]
+        values = np.array([np.nan if value is None else value for value in column], dtype=float)
+        table["alpha_of_epoch" if name == "alpha" else name] = ("epoch", values)
+    for name in ("selectivity", "dead_units"):
+        rows = [[record[name][layer] for layer in layers] for record in records]
+        table[name] = (("epoch", "layer"), np.array(rows, dtype=float))
+    return table
+
+
+def _digest(run: Run, options: str) -> str:
+    """What an outcome hangs on, beside the function: the network and the options."""
+    card = json.loads((run.folder / CARD).read_text())
+    return hashlib.sha256(f"{card['hash']}|{options}".encode()).hexdigest()[:16]
+
+
+def _keep(found: Any, file: Path) -> None:
+    if not isinstance(found, xr.Dataset):
+        raise OptionError(
+            f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
+        )
+    draft = file.with_name(f"{DRAFT}{uuid4().hex}.nc")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found.to_netcdf(draft, engine="h5netcdf")
+        os.replace(draft, file)
+    except OSError as error:
+        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> xr.Dataset:
+    with xr.open_dataset(file, engine="h5netcdf") as found:
+        return found.load()
+
+
+def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:
+    """One table of all runs, over alpha and seed where these tell them apart."""
+    alphas = [np.nan if run.alpha is None else run.alpha for run in runs]
+    places = list(zip(alphas, [run.seed for run in runs], strict=True))
+    grid = len(set(places)) == len(places) and not np.isnan(alphas).any()
+    plain = [table.drop_attrs() for table in found]
+    table = xr.concat(plain, "run", join="outer", coords="minimal", compat="override")
+    table = table.assign_coords(alpha=("run", alphas), seed=("run", [run.seed for run in runs]))
+    if grid:
+        return table.set_index(run=["alpha", "seed"]).unstack("run").transpose("alpha", "seed", ...)
+    names = [run.folder.relative_to(folder).as_posix() for run in runs]
+    schedules = np.array([run.alpha_schedule for run in runs], dtype=object)
+    return table.assign_coords(run=np.array(names, dtype=object), alpha_schedule=("run", schedules))

@@ -1,0 +1,103 @@
+"""The bound of selectivity in any linear basis: planted bases are found, and nothing is made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import probekit as pk
+from probekit.errors import DataError, OptionError
+
+LABELS = np.arange(600) % 4
+
+
+def selective(noise: float = 0.1, units: int = 8) -> np.ndarray:
+    """Non-negative activations of units that respond to one class each."""
+    draws = np.random.default_rng(0)
+    clean = np.eye(4)[LABELS][:, np.arange(units) % 4]
+    return clean * draws.uniform(0.5, 1.5, (600, units)) + noise * draws.random((600, units))
+
+
+def turn(units: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(units, units)))[0]
+
+
+def bound(table: Any, labels: Any = LABELS, **options: Any) -> tuple[float, float]:
+    found = pk.linear_basis_selectivity(table, labels, **options)
+    return found["selectivity_axes"].item(), found["selectivity_bound"].item()
+
+
+@pytest.mark.parametrize("negative", ["rectify", "clip", "shift"])
+def test_on_the_units_own_axes_it_is_the_plain_index(negative: Any) -> None:
+    table = selective()
+    means = np.stack([table[label == LABELS].mean(0) for label in range(4)], 1)
+    expected = pk.class_selectivity(xr.DataArray(means, dims=("unit", "class"))).mean().item()
+    assert bound(table, negative=negative, steps=1)[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_planted_rotated_basis_is_found(seed: int) -> None:
+    planted = bound(selective(), steps=1)[0]
+    axes, best = bound(selective() @ turn(8, seed))
+    assert planted > 0.85
+    assert axes < planted - 0.2
+    assert best > planted - 0.05
+
+
+def test_a_basis_for_that_is_selective_already_gains_little() -> None:
+    axes, best = bound(selective(noise=0.0))
+    assert axes == pytest.approx(1, abs=1e-5)
+    assert best == pytest.approx(axes, abs=1e-9)
+
+
+def test_units_that_know_nothing_of_the_class_stay_below_a_planted_basis() -> None:
+    blind = np.random.default_rng(0).random((600, 8))
+    assert bound(blind)[1] < 0.35
+
+
+def test_the_bound_is_never_below_the_axes_and_does_not_hang_on_the_scale() -> None:
+    table = selective(noise=2.0)
+    axes, best = bound(table, steps=50)
+    assert best >= axes
+    larger = bound(1000 * table, steps=50)
+    assert larger == pytest.approx((axes, best), abs=1e-3)
+
+
+def test_seeds_and_negative_projections_matter_as_told() -> None:
+    table = selective(noise=1.0) @ turn(8)
+    assert bound(table, steps=60) == bound(table, steps=60)
+    assert bound(table, negative="clip")[1] >= bound(table, negative="rectify")[1]
+    found = pk.linear_basis_selectivity(table, LABELS, negative="clip", steps=5)
+    assert found.attrs["negative"] == "clip"
+    assert found.attrs["steps"] == 5
+
+
+def test_each_layer_of_a_recording() -> None:
+    table = np.hstack([selective(), selective() @ turn(8)])
+    recording = xr.Dataset(
+        {"activation": (("sample", "unit"), table), "label": ("sample", LABELS)},
+        coords={"layer": ("unit", np.array(["a"] * 8 + ["b"] * 8, dtype=object))},
+    )
+    found = pk.linear_basis_selectivity(recording, steps=40)
+    assert found["layer"].values.tolist() == ["a", "b"]
+    assert float(found["selectivity_bound"][1]) == bound(table[:, 8:], steps=40)[1]
+
+
+BAD: list[tuple[Any, type[Exception], str]] = [
+    (lambda: bound(selective(), negative="keep"), OptionError, "negative is one of rectify"),
+    (lambda: bound(selective(), steps=0), OptionError, "steps is a whole number from 1"),
+    (lambda: bound(selective(), penalty=0), OptionError, "penalty is a number above 0"),
+    (lambda: bound(selective(), None), DataError, "needs labels"),
+    (lambda: bound(selective(), LABELS[:9]), DataError, r"not \(600, 8\) and \(9,\)"),
+    (lambda: bound(selective(), LABELS * 0), DataError, "one class only"),
+    (lambda: bound(selective() * np.nan), DataError, "NaN"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), BAD)
+def test_what_means_nothing_is_refused(call: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call()
