@@ -316,6 +316,7 @@ def sweep(
     layers: Regularized = None,
     device: Device = None,
     precision: Precision = None,
+    jobs: Annotated[int, typer.Option(help="Runs to train together on this machine.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
     progress: Progress = True,
 ) -> None:
@@ -326,7 +327,7 @@ def sweep(
     given: dict[str, Any] = {"epochs": epochs, "precision": precision, "layers": layers or None}
     table = run(
         recipe, _numbers("--alphas", alphas, float), _numbers("--seeds", seeds, int), out,
-        scheduler=scheduler, progress=progress, data_root=data_root, device=device,
+        jobs=jobs, scheduler=scheduler, progress=progress, data_root=data_root, device=device,
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     print_sweep(table, console())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def sweep(
     seeds: Sequence[int],
     out: str | Path,
     *,
+    jobs: int = 1,
     scheduler: Any = None,
     retries: int = 2,
     progress: bool = True,
@@ -71,9 +73,12 @@ def sweep(
         alphas: Different numbers.
         seeds: Different whole numbers from 0.
         out: The folder of the sweep. Alphas and seeds may be added later.
+        jobs: How many runs to train together on this machine, each in a process of its own; the
+            cores are shared out among them. Small networks leave most of a GPU idle, and use two
+            cores better as two runs of one core each.
         scheduler: The address of a dask scheduler, or a `distributed.Client`, to send the runs to;
             its workers must see the folder. A run whose worker dies goes on, on another one, from its last
-            checkpoint. None trains one run after another, here.
+            checkpoint. None trains here.
         retries: How often to send a run again that failed for a reason that may pass.
         progress: Show a progress bar when on a terminal.
         **options: For `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
@@ -109,23 +114,37 @@ def sweep(
             "a sweep is started as one process, not under torchrun or accelerate launch; pass "
             "scheduler=ADDRESS (--scheduler) to use several"
         )
+    if isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1:
+        raise OptionError(f"jobs is a whole number of at least 1, not {jobs!r}")
+    if scheduler is not None and jobs > 1:
+        raise OptionError(
+            "a sweep is trained by jobs on this machine or by a scheduler, not by both"
+        )
+    if (scheduler is not None or jobs > 1) and importlib.util.find_spec("distributed") is None:
+        raise OptionError(
+            "several jobs, or a scheduler, need dask's distributed, which is not installed; install it "
+            'with: pip install "probekit[cluster]"'
+        )
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     _refuse_foreign(folder)
     with locked(folder):
         _claim(folder, chosen, layer_names(of_train.get("layers")))
         waiting = [run for run in grid if read_run(run_folder(folder, *run)) is None]
-        ended = _remote if scheduler is not None else _local
-        jobs = ended(chosen, waiting, folder, of_train, scheduler=scheduler, retries=retries)
+        if scheduler is None and jobs == 1:
+            ended = _local(chosen, waiting, folder, of_train)
+        else:
+            cluster = _client(scheduler) if scheduler is not None else _workers(int(jobs))
+            ended = _remote(chosen, waiting, folder, of_train, cluster=cluster, retries=retries)
         bar = tqdm(
-            jobs,
+            ended,
             total=len(grid),
             initial=len(grid) - len(waiting),
             desc=f"sweep {chosen.name}",
             unit="run",
             disable=None if progress else True,
         )
-        with bar, closing(jobs):
+        with bar, closing(ended):
             for alpha, seed, failure in bar:
                 _note(folder, alpha, seed, failure)
         table = sweep_table(folder)
@@ -215,7 +234,6 @@ def _local(
     waiting: Sequence[tuple[float, int]],
     folder: Path,
     options: Mapping[str, Any],
-    **_: Any,
 ) -> Generator[tuple[float, int, str]]:
     for alpha, seed in waiting:
         where = str(run_folder(folder, alpha, seed))
@@ -228,13 +246,13 @@ def _remote(
     folder: Path,
     options: Mapping[str, Any],
     *,
-    scheduler: Any,
+    cluster: AbstractContextManager[Any],
     retries: int,
 ) -> Generator[tuple[float, int, str]]:
     """Sends the runs to a cluster; they end in any order."""
     from distributed import as_completed
 
-    with _client(scheduler) as client:
+    with cluster as client:
         futures = {
             client.submit(
                 _one_run,
@@ -281,4 +299,21 @@ def _client(scheduler: Any) -> Iterator[Any]:
             "or leave scheduler out to train here"
         ) from None
     with client:
+        yield client
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Any]:
+    """A client of processes on this machine that share its cores."""
+    from distributed import Client, LocalCluster
+
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=jobs,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+    )
+    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         yield client

@@ -247,6 +247,33 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
     assert float(table["selectivity_mean"].sel(alpha=1.0, seed=0)) == alone.selectivity_mean
 
 
+@pytest.mark.slow
+def test_runs_trained_together_are_those_trained_one_after_another(tmp_path: Path) -> None:
+    together = quick(tmp_path / "together", [0.0, 1.0], [0], jobs=2)
+    assert (together["failure"] == "").all()
+    alone = pk.train("resnet20-digits", 1.0, 0, tmp_path / "alone", **QUICK)
+    found = together["selectivity_mean"].sel(alpha=1.0, seed=0)
+    assert float(found) == pytest.approx(alone.selectivity_mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "jobs is a whole number of at least 1, not 0"),
+        ({"jobs": 2, "scheduler": "tcp://127.0.0.1:1"}, "not by both"),
+    ],
+)
+def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        quick(tmp_path / "s", [0.0], [0], **options)
+
+
+def test_several_jobs_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r'pip install "probekit\[cluster\]"'):
+        quick(tmp_path / "s", [0.0], [0], jobs=2)
+
+
 def _fail(number: int) -> None:
     raise RuntimeError(f"no such luck {number}")
 
