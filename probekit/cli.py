@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from probekit.errors import OptionError, ProbekitError, ProbekitWarning
+from probekit.errors import OptionError, ProbekitError, ProbekitWarning, plain
 
 app = typer.Typer(
     name="probekit",
@@ -62,7 +62,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., Non
                 with _notes():
                     function(*args, **kwargs)
             except ProbekitError as error:
-                print(f"probekit: {error}", file=sys.stderr)
+                print(f"probekit: {plain(error)}", file=sys.stderr)
                 raise typer.Exit(2) from None
             except KeyboardInterrupt:
                 print("probekit: interrupted", file=sys.stderr)
@@ -84,7 +84,7 @@ def _notes() -> Iterator[None]:
             usual(message, category, *rest, **more)
         elif str(message) not in shown:
             shown.add(str(message))
-            print(f"note: {message}", file=sys.stderr)
+            print(f"note: {plain(message)}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", ProbekitWarning)
@@ -149,6 +149,10 @@ def analyze(
     ] = None,
     workers: Workers = None,
     skip_bad: SkipBad = False,
+    report: Annotated[
+        str | None,
+        typer.Option(help="Write an HTML report too, with the images that units like best."),
+    ] = None,
     overwrite: Overwrite = False,
     progress: Progress = True,
     as_json: Json = False,
@@ -161,6 +165,11 @@ def analyze(
 
     if out:
         check_output(out, overwrite=overwrite)
+    if report:
+        from probekit.report.html import check_page
+
+        check_page(report, overwrite=overwrite)
+        metrics = metrics if "top_images" in metrics.split(",") else f"{metrics},top_images"
     from probekit.analysis import analyze as run
     from probekit.metrics.registry import resolve
     from probekit.processes import processes
@@ -176,13 +185,18 @@ def analyze(
         return
     if out:
         save_result(result, out, overwrite=overwrite)
+    if report:
+        from probekit.report.html import report as write_report
+
+        write_report(result, report, data=images, overwrite=overwrite)
     if as_json:
         print(result_json(result))
         return
     terminal = console()
     print_result(result, terminal)
-    if out:
-        terminal.print(f"result: {Path(out)}", markup=False)
+    for what, written in (("result", out), ("report", report)):
+        if written:
+            terminal.print(f"{what}: {Path(written)}", markup=False)
 
 
 @command(
@@ -425,6 +439,48 @@ def _names(text: str) -> list[str] | None:
 def _radius(text: str) -> float:
     above, _, below = text.partition("/")
     return float(above) / float(below or 1)
+
+
+@command(
+    epilog="Example: probekit report result.nc robustness.nc -o report.html --data fashion-mnist "
+    "--model probekit:resnet20-fashion-mnist"
+)
+def report(
+    results: Annotated[list[str], typer.Argument(help="Files that analyze or robustness wrote.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="File for the page, .html.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="The data that was analysed, for the images that units like best."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, for the size of the images, as for analyze.")
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(help="What to call the models, commas between.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    budget: Annotated[float, typer.Option(help="Most MiB that the file may have.")] = 16.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show results as one HTML page that works offline: layers, robustness, every unit.
+
+    Several models are shown side by side; a robustness result joins the analysis of its model.
+    """
+    from probekit.report.html import check_page
+    from probekit.report.html import report as run
+
+    check_page(out, overwrite=overwrite)
+    network: Any = None
+    if model is not None and data is not None:
+        from probekit.models.loading import load_model
+
+        network = load_model(model, pretrained=False)
+    path = run(
+        results, out, data=data, model=network, title=title, budget=round(budget * 2**20),
+        names=None if names is None else [name.strip() for name in names.split(",")],
+        overwrite=overwrite,
+    )  # fmt: skip
+    print(f"report: {path}, {path.stat().st_size / 2**20:.1f} MiB")
 
 
 @command()

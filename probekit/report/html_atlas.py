@@ -1,0 +1,274 @@
+"""The layers at a glance: a row a layer, in execution order, with a ridge of its units and its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from markupsafe import Markup
+
+from probekit.report.html_measures import LAYER_COLUMNS, Measure, measure_of
+from probekit.report.html_subject import Subject
+from probekit.report.html_svg import density, element, path, ticks
+
+__all__ = ["Atlas", "Cell", "Column", "Row", "atlas", "number"]
+
+_HEIGHT = 34
+_PEAK = 27
+_RUG = 200
+_MOST_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of a layer: as text, and as a bar where its column has a range."""
+
+    text: str
+    bar: Markup
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that layers have."""
+
+    measure: Measure
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its units as a ridge, their mean in words, and its other numbers."""
+
+    number: int
+    name: str
+    units: int
+    ridge: Markup
+    mean: str
+    sure: str
+    words: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A table of layers, ready to be drawn."""
+
+    measure: Measure | None
+    axis: Markup
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+
+
+def atlas(subject: Subject, span: tuple[float, float] | None = None) -> Atlas:
+    """The layers of a model.
+
+    Args:
+        subject: The model.
+        span: Range of the ridges; by default that of their measure.
+    """
+    measure = main_measure(subject)
+    low, high = span or span_of([subject], measure)
+    columns = _columns(subject)
+    rows = [
+        _row(subject, at, measure, low, high, columns) for at in range(len(subject.layer_names))
+    ]
+    return Atlas(measure, _axis(low, high), columns, rows)
+
+
+def main_measure(subject: Subject) -> Measure | None:
+    """What the ridges show: selectivity, or else the first number that the units have."""
+    if "selectivity" in subject.units:
+        return measure_of("selectivity")
+    for name, values in subject.units.data_vars.items():
+        if values.dims == ("unit",) and values.dtype.kind == "f":
+            return measure_of(str(name))
+    return None
+
+
+def span_of(every: Sequence[Subject], measure: Measure | None) -> tuple[float, float]:
+    """The range of a measure over some models: [0, 1] for shares that stay in it."""
+    tables = [
+        one.units[measure.name].values for one in every if measure and measure.name in one.units
+    ]
+    found = np.concatenate(tables) if tables else np.empty(0)
+    found = found[np.isfinite(found)]
+    low, high = (float(found.min()), float(found.max())) if len(found) else (0.0, 1.0)
+    if measure and measure.kind == "share" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    low = min(low, 0.0)
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number as a page shows it.
+
+    >>> number(0.23456), number(1234.5), number(float("nan")), number(1e-7), number(1.5e9)
+    ('0.235', '1,234', '–', '1.00e-07', '1.50e+09')
+    """
+    value = float(value)
+    if not np.isfinite(value):
+        return "–" if np.isnan(value) else ("∞" if value > 0 else "−∞")
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+    else:
+        text = f"{value:.2e}"
+    return text.replace("-", "−") if "e" not in text else text
+
+
+def _columns(subject: Subject) -> list[Column]:
+    """Known numbers first, then the means of other metrics, so many as a page has room for."""
+    layers = subject.layers
+    names = [name for name in LAYER_COLUMNS if name in layers]
+    if "participation_ratio_unbiased_fraction" in names and "participation_ratio_fraction" in names:
+        short = layers["participation_ratio_unbiased_fraction"].isnull().any()
+        names.remove(
+            "participation_ratio_unbiased_fraction" if short else "participation_ratio_fraction"
+        )
+    skipped = ("selectivity_", "gradient_", "corruption_", "attack_", "participation_")
+    names += [
+        str(name)
+        for name, values in layers.data_vars.items()
+        if str(name).endswith("_mean")
+        and values.dims == ("layer",)
+        and not str(name).startswith(skipped)
+        and name not in names
+    ]
+    return [_column(layers[name], name) for name in names[:_MOST_COLUMNS]]
+
+
+def _column(values: xr.DataArray, name: str) -> Column:
+    measure = LAYER_COLUMNS.get(name) or measure_of(name.removesuffix("_mean"))
+    highest = float(values.max()) if values.notnull().any() else 1.0
+    share = measure.kind == "share" and highest <= 1
+    return Column(measure, 1.0 if share else max(highest, 1e-12))
+
+
+def _row(
+    subject: Subject,
+    at: int,
+    measure: Measure | None,
+    low: float,
+    high: float,
+    columns: Sequence[Column],
+) -> Row:
+    units = subject.units.isel(unit=subject.of_layer(at))
+    layer = subject.layers.isel(layer=at)
+    values = units[measure.name].values.astype(np.float64) if measure else np.empty(0)
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if len(known) else np.nan
+    ends = _interval(layer) if measure and measure.name == "selectivity" else None
+    sure = f"{number(ends[0])} to {number(ends[1])}" if ends else ""
+    name = subject.layer_names[at]
+    words = f"{name}: {units.sizes['unit']} units"
+    if measure:
+        words += f", mean {measure.label} {number(mean)}" + (f" ({sure})" if sure else "")
+    return Row(
+        number=at,
+        name=name,
+        units=units.sizes["unit"],
+        ridge=ridge(values, low, high, mean, ends),
+        mean=number(mean),
+        sure=sure,
+        words=words,
+        cells=[_cell(layer[_variable(layer, column)], column) for column in columns],
+    )
+
+
+def _variable(layer: xr.Dataset, column: Column) -> str:
+    name = column.measure.name
+    return name if name in layer else f"{name}_mean"
+
+
+def _cell(value: xr.DataArray, column: Column) -> Cell:
+    found = float(value)
+    share = max(0.0, min(found / column.high, 1.0)) if np.isfinite(found) else 0.0
+    bar = element(
+        "svg",
+        element("rect", class_="trough", width="100%", height=4, rx=2),
+        element("rect", class_="fill", width=f"{100 * share:.1f}%", height=4, rx=2),
+        class_="minibar",
+        width="100%",
+        height=4,
+        aria_hidden="true",
+    )
+    return Cell(number(found), bar)
+
+
+def _interval(layer: xr.Dataset) -> tuple[float, float] | None:
+    names = ("selectivity_mean_low", "selectivity_mean_high")
+    if not all(name in layer for name in names):
+        return None
+    low, high = (float(layer[name]) for name in names)
+    return (low, high) if np.isfinite(low) and np.isfinite(high) else None
+
+
+def ridge(
+    values: npt.NDArray[np.float64],
+    low: float,
+    high: float,
+    mean: float,
+    ends: tuple[float, float] | None = None,
+) -> Markup:
+    """The units of a layer as a density with a rug, their mean, and its interval.
+
+    Args:
+        values: One number a unit.
+        low: Where the range begins.
+        high: Where it ends.
+        mean: Drawn as a dot.
+        ends: Drawn as a line.
+    """
+    grid, heights = density(values, low, high)
+    xs = (grid - low) / (high - low) * 100
+    ys = _HEIGHT - 5 - heights * _PEAK
+    base = _HEIGHT - 5
+    shapes = []
+    if heights.any():
+        area = path([0.0, *xs, 100.0], [base, *ys, base], close=True)
+        shapes = [
+            element("path", class_="area", d=area),
+            element("path", class_="edge", d=path(xs, ys)),
+        ]
+    known = np.unique(values[np.isfinite(values)].clip(low, high).round(4))
+    if 0 < len(known) <= _RUG:
+        marks = "".join(f"M{(x - low) / (high - low) * 100:.2f} {base + 1}v3.5" for x in known)
+        shapes.append(element("path", class_="rug", d=marks))
+    whole = element(
+        "svg",
+        *shapes,
+        viewBox=f"0 0 100 {_HEIGHT}",
+        width="100%",
+        height=_HEIGHT,
+        preserveAspectRatio="none",
+        overflow="visible",
+    )
+    parts = [element("line", class_="base", x1="0", x2="100%", y1=base, y2=base), whole]
+    if ends:
+        left, right = (_percent(x, low, high) for x in ends)
+        parts.append(element("line", class_="sure", x1=left, x2=right, y1=base, y2=base))
+    if np.isfinite(mean):
+        parts.append(element("circle", class_="mean", cx=_percent(mean, low, high), cy=base, r=3.2))
+    return element("svg", *parts, class_="ridge", width="100%", height=_HEIGHT, aria_hidden="true")
+
+
+def _axis(low: float, high: float) -> Markup:
+    marks = ticks(low, high)
+    texts = [
+        element(
+            "text",
+            f"{mark:g}".replace("-", "−"),
+            x=_percent(mark, low, high),
+            y=11,
+            text_anchor="start" if mark <= low else "end" if mark >= high else "middle",
+        )
+        for mark in marks
+    ]
+    return element("svg", *texts, class_="axis", width="100%", height=14, aria_hidden="true")
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    return f"{max(0.0, min((value - low) / (high - low), 1.0)) * 100:.2f}%"

@@ -1,0 +1,125 @@
+"""Plain SVG: elements with everything escaped, scales, and the few shapes that the figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import floor, isfinite, log10
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+
+__all__ = ["density", "element", "join", "path", "scale", "shorten", "ticks"]
+
+Array = npt.NDArray[np.float64]
+
+
+def element(name: str, *children: Any, **attributes: Any) -> Markup:
+    """An element; text and attributes are escaped, None leaves an attribute out.
+
+    >>> element("text", "<b>", x=1.23456, class_="name")
+    Markup('<text x="1.23" class="name">&lt;b&gt;</text>')
+    """
+    parts = [Markup("<"), Markup(name)]
+    for key, value in attributes.items():
+        if value is not None:
+            called = key.rstrip("_").replace("_", "-") if key != "viewBox" else key
+            parts.append(Markup(' {}="{}"').format(Markup(called), _shown(value)))
+    inside = join(children)
+    parts.append(Markup(">{}</{}>").format(inside, Markup(name)) if inside else Markup("/>"))
+    return Markup("").join(parts)
+
+
+def join(parts: Any) -> Markup:
+    """Parts one after another, escaped where they are text."""
+    return Markup("").join(escape(part) for part in parts if part is not None)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".") if isfinite(value) else "0"
+    return str(value)
+
+
+def scale(low: float, high: float, start: float, stop: float) -> Any:
+    """A function that sends [low, high] to [start, stop], and what lies beyond to its ends.
+
+    >>> scale(0, 2, 100, 200)(1.0)
+    150.0
+    """
+    width = high - low or 1.0
+
+    def place(value: float) -> float:
+        share = min(max((float(value) - low) / width, 0.0), 1.0)
+        return start + share * (stop - start)
+
+    return place
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from `low` to `high`, about `most` of them.
+
+    >>> ticks(0, 1)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    span = high - low
+    if not (isfinite(span) and span > 0):
+        return [low] if isfinite(low) else []
+    rough = span / most
+    power = 10.0 ** floor(log10(rough))
+    step = next((power * x for x in (1, 2, 5, 10) if power * x >= rough * 0.999), 10 * power)
+    first = np.ceil(low / step - 1e-9)
+    count = floor((high - first * step) / step + 1e-9)
+    return [float(round((first + i) * step, 12)) for i in range(int(count) + 1)]
+
+
+def density(values: Array, low: float, high: float, points: int = 97) -> tuple[Array, Array]:
+    """A Gaussian kernel density on a grid from `low` to `high`, reflected at both ends.
+
+    The bandwidth is Silverman's, at least 1.2% of the range, so that a few equal values stay visible.
+
+    Returns:
+        Grid and density (points,), the density scaled to a highest value of 1; zeros for no values.
+
+    >>> grid, height = density(np.array([0.5]), 0, 1, points=3)
+    >>> grid, height.round(3)
+    (array([0. , 0.5, 1. ]), array([0., 1., 0.]))
+    """
+    grid = np.linspace(low, high, points)
+    known = values[np.isfinite(values)].clip(low, high)
+    if not len(known) or high <= low:
+        return grid, np.zeros(points)
+    spread = min(known.std(), float(np.subtract(*np.percentile(known, [75, 25]))) / 1.34 or np.inf)
+    width = max(0.9 * spread * len(known) ** -0.2, 0.012 * (high - low))
+    # Binning first keeps the cost apart from the number of units.
+    counts, edges = np.histogram(known, bins=min(512, 8 * points), range=(low, high))
+    used = counts > 0
+    centres, counts = (edges[:-1] + edges[1:])[used] / 2, counts[used]
+    height = np.zeros(points)
+    for mirrored in (centres, 2 * low - centres, 2 * high - centres):
+        apart = (grid[:, None] - mirrored) / width
+        height += np.exp(-0.5 * apart**2) @ counts
+    return grid, height / height.max()
+
+
+def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool = False) -> str:
+    """The `d` of a line through points.
+
+    >>> path([0, 1.5], [2, 3])
+    'M0 2L1.5 3'
+    """
+    points = [f"{_shown(float(x))} {_shown(float(y))}" for x, y in zip(xs, ys, strict=True)]
+    return "M" + "L".join(points) + ("Z" if close else "")
+
+
+def shorten(name: str, most: int) -> str:
+    """A name of at most so many characters; what is left out is in the middle.
+
+    >>> shorten("features.denseblock3.denselayer12.relu2", 21)
+    'features.d…er12.relu2'
+    """
+    if len(name) <= most:
+        return name
+    tail = most // 2
+    return f"{name[: most - tail - 1]}…{name[-tail:]}"
