@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 __all__ = [
     "DataError",
@@ -14,6 +15,9 @@ __all__ = [
     "ProbekitError",
     "ProbekitWarning",
     "close_matches",
+    "first_line",
+    "foreign_file",
+    "plain",
     "some_of",
 ]
 
@@ -44,6 +48,49 @@ class OutputError(ProbekitError):
 
 class ProbekitWarning(UserWarning):
     """Something in the numbers that the reader must know."""
+
+
+@contextmanager
+def foreign_file(sentence: str, kind: type[ProbekitError], advice: str = "") -> Iterator[None]:
+    """Whatever goes wrong inside, while a file from elsewhere is read, becomes one sentence.
+
+    Args:
+        sentence: Its beginning, which names the file.
+        kind: The error to raise.
+        advice: Its end: what to do.
+
+    >>> with foreign_file("weights 'a.pt' cannot be read", ModelError, "; save them anew"):
+    ...     raise IndexError("pop from empty list")
+    Traceback (most recent call last):
+    ...
+    probekit.errors.ModelError: weights 'a.pt' cannot be read: pop from empty list; save them anew
+    """
+    try:
+        yield
+    except ProbekitError:
+        raise
+    except Exception as error:  # a parser raises whatever a damaged file makes it stumble on
+        raise kind(f"{sentence}: {first_line(error)}{advice}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where there is none.
+
+    >>> first_line(ValueError("one\\ntwo")), first_line(MemoryError())
+    ('one', 'MemoryError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def plain(text: object) -> str:
+    """Text as one line, without signs that a terminal would obey rather than show.
+
+    >>> plain("red \\x1b[31m and\\nnext")
+    'red \\\\x1b[31m and\\\\nnext'
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text)
+    )
 
 
 def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most: int = 5) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from probekit.errors import plain
 
 __all__ = [
     "console",
@@ -31,6 +33,15 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made = Console(stderr=stderr, highlight=False, width=160, no_color=True)
     return made
+
+
+def escape(text: str) -> str:
+    """Text from elsewhere as a cell that shows it and obeys nothing in it.
+
+    >>> escape("[red]cat")
+    '\\\\[red]cat'
+    """
+    return markup.escape(plain(text))
 
 
 def bar(share: float, width: int = 10) -> str:
