@@ -81,15 +81,15 @@ class _Pool(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         (maps,) = inputs
         ctx.shape, ctx.dtype = tuple(maps.shape), maps.dtype
-        half = maps.dtype in _HALF and maps.device.type == "cpu"
-        ctx.tiled = half and maps.shape[1] < _NARROW and _units_last(maps)
+        narrow = maps.device.type == "cpu" and maps.shape[1] < _NARROW
+        ctx.by_rows = narrow and maps.ndim > 3 and _units_last(maps)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         positions = ctx.shape[2:]
         share: Tensor = (gradient / prod(positions)).to(ctx.dtype)
-        if ctx.tiled:
-            return _tile(share, positions)
+        if ctx.by_rows:
+            return _rows(share, positions)
         return share.reshape(*share.shape, *(1 for _ in positions)).expand(ctx.shape)
 
     @staticmethod
@@ -97,14 +97,11 @@ class _Pool(torch.autograd.Function):
         return _mean(tangent)
 
 
-def _tile(share: Tensor, positions: tuple[int, ...]) -> Tensor:
-    """Writes (batch, units) out to every position, units last.
+def _rows(share: Tensor, positions: tuple[int, ...]) -> Tensor:
+    """A view of (batch, units) at every position, units last, with one row of positions written out.
 
-    On a CPU, adding a view of few half-precision units position by position is many times slower
-    than adding a map; the map is written fastest in tiles of several positions.
+    Adding few units position by position takes a CPU many times as long as adding whole rows.
     """
-    count, tile = prod(positions), 1
-    while tile * share.shape[1] < _NARROW and count % (2 * tile) == 0:
-        tile *= 2
-    tiles = share.repeat(1, tile)[:, None].expand(-1, count // tile, -1).contiguous()
-    return tiles.view(len(share), *positions, share.shape[1]).movedim(-1, 1)
+    row = share[:, None].repeat(1, positions[-1], 1)
+    rows = row.view(len(share), *(1 for _ in positions[1:]), positions[-1], share.shape[1])
+    return rows.expand(-1, *positions, -1).movedim(-1, 1)
