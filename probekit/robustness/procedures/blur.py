@@ -101,7 +101,7 @@ def _origins(offsets: Tensor, reach: int) -> Tensor:
     is_end |= outside.flatten().repeat(n).index_select(0, origin)
     link[:pixels] = origin.add_(is_end, alpha=pixels)
     while pixels and int(link[:pixels].min()) < pixels:
-        link = link.index_select(0, link)
+        link[:pixels] = link.index_select(0, link[:pixels])
     return link[:pixels] - pixels
 
 
