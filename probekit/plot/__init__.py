@@ -29,8 +29,9 @@ list of replicates (seeds), whose mean is drawn with a bootstrapped 95% interval
 numbers are values of alpha and get their colours: `attack_accuracy({-1.0: one, 0.0: two})`.
 
 Colours are safe for colour-blind readers: Okabe and Ito's for what has no order, viridis for depth and
-quantities, and for alpha one diverging map, `alpha_map`: blue below zero, black at zero, orange above.
-`style` gives the settings that figures are drawn with, for panels of your own.
+quantities, and for alpha one diverging map, `alpha_map()`: blue below zero, black at zero, orange above.
+`palette(number)` gives the colours, and `style()` the settings that figures are drawn with, for panels
+of your own.
 """
 
 from __future__ import annotations

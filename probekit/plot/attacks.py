@@ -157,11 +157,18 @@ def _over_steps(
                     )
                 )
     ax.set_xlabel("steps")
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, ax.dataLim.xmax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if compared.single:
         texts = [f"{radius * steps:g}" for radius in radii]
-        key(ax, handles[: len(radii)], texts, heading=f"ε{unit}")
+        key(
+            ax,
+            handles[: len(radii)],
+            texts,
+            heading=f"ε{unit}",
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
         _name_attacks(ax, attacks)
         return
     _tell(ax, compared, colours, handles, attacks)

@@ -64,7 +64,12 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
             means = np.stack([one.values for one in replicates]).mean(0)[order]
             handles.append(_draw_tuning(ax, means, colour, number, len(rows)))
         if compared.single:
-            ax.axhline(first.values[order][1:].mean(), color="#333333", lw=0.8, ls="--")
+            rest = float(first.values[order][1:].mean())
+            ax.axhline(rest, color="#333333", lw=0.8, ls="--")
+            ax.text(
+                1, rest, "mean of the others", transform=ax.get_yaxis_transform(),
+                ha="right", va="bottom", fontsize=6.5,
+            )  # fmt: skip
             ax.set_xlim(-0.7, len(names) - 0.3)
         name_axis(ax.xaxis, list(names), most=_BARS, rotation=90)
         ax.axhline(0, color="#333333", lw=0.7)

@@ -20,7 +20,7 @@ _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", 
 _ALPHA = ("#35B5F5", "#0A6FB5", "#08365C", "#101010", "#6B2A06", "#C85A08", "#FF9D2E")
 
 # Viridis without its yellow end, which is too pale for lines on white.
-DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis"](np.linspace(0.0, 0.88, 64)))
+DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis"](np.linspace(0.0, 0.84, 64)))
 
 
 def palette(number: int) -> list[Colour]:
@@ -50,7 +50,7 @@ def alpha_map() -> Colormap:
         >>> alpha_map().name
         'alpha'
     """
-    return LinearSegmentedColormap.from_list("alpha", _ALPHA)
+    return LinearSegmentedColormap.from_list("alpha", _ALPHA, 257)
 
 
 def alpha_norm(alphas: Sequence[float]) -> Normalize:

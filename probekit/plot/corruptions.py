@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
 from probekit.plot.intervals import bootstrap
-from probekit.plot.labels import name_axis
+from probekit.plot.labels import name_axis, title
 from probekit.plot.reading import Compared, Results, compare, table
 from probekit.plot.series import colours_of, name_results
 from probekit.plot.style import canvas
@@ -71,21 +71,19 @@ def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes
         own = values.mean(0) if mean is None or "clean" in label else mean.values
         values = np.vstack([values, np.full(values.shape[1], np.nan), own])
         names = [*names, "", "mean"]
-    with canvas(ax, 2.0 + 0.34 * values.shape[1], 0.75 + 0.175 * len(names)) as ax:
+    with canvas(ax, 1.5 + 0.36 * values.shape[1], 0.8 + 0.175 * len(names)) as ax:
         most = max(1.0, float(np.nanmax(values)))
-        image = ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=most)
+        ax.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=most)
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 ax.text(
                     column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6.5,
                     color="black" if value > 0.6 * most else "white",
                 )  # fmt: skip
-        bar = ax.figure.colorbar(image, ax=ax, fraction=0.08, aspect=24, pad=0.02)
-        bar.set_label(f"{label} (numbers in %)")
-        bar.outline.set_visible(False)
         name_axis(ax.yaxis, names, most=40)
         name_axis(ax.xaxis, accuracy["severity"].values.tolist(), most=10)
         ax.set_xlabel("severity")
+        title(ax, f"{label} in %")
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
     return ax

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from probekit.errors import DataError, OptionError
 from probekit.plot.colours import Colour
 from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, words
+from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
 from probekit.plot.style import canvas
@@ -31,6 +32,7 @@ def unit_distribution(
     layers: str | Sequence[str] | None = None,
     kind: Kind = "violin",
     at: Mapping[str, Any] | None = None,
+    clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """The distribution of a number over the units of each layer.
@@ -45,6 +47,8 @@ def unit_distribution(
         layers: Names or globs; None is all.
         kind: `"violin"`, layers from left to right; `"ridge"`, from top to bottom.
         at: Where along the variable's other dimensions, such as `{"corruption": "fog", "severity": 5}`.
+        clip: The axis ends where most units lie, and says how many lie beyond: those that are farther
+            beyond the 1st or 99th percentile than these are apart.
         ax: Axes to draw on; None makes a figure.
 
     Raises:
@@ -70,11 +74,13 @@ def unit_distribution(
     if kind == "ridge":
         with canvas(ax, 3.6, min(0.7 + 0.2 * count, 9.0)) as ax:
             _ridges(ax, seen, names, colours)
+            _limit(ax, seen, clip, across=True)
             ax.set_xlabel(words(variable))
             _tell(ax, compared, colours)
         return ax
     with canvas(ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.5), 11.0), 2.6) as ax:
         _violins(ax, seen, names, colours)
+        _limit(ax, seen, clip, across=False)
         ax.set_ylabel(words(variable))
         _tell(ax, compared, colours)
     return ax
@@ -86,13 +92,20 @@ def density(values: Array, points: Array) -> Array:
     Args:
         values: Finite numbers; all the same gives 1 at the nearest point.
         points: Where it is wanted.
+
+    Source:
+        Bandwidth: Silverman 1986, Density Estimation, equation 3.30, with his factor for normal data.
     """
     from scipy.stats import gaussian_kde
 
     if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         apart = np.abs(points - values[0])
         return np.where(apart <= apart.min(), 1.0, 0.0)
-    heights: Array = gaussian_kde(values, "silverman")(points)
+    # Silverman's rule, with the spread of the middle half where a few units lie far out.
+    middle = float(np.subtract(*np.percentile(values, [75, 25]))) / 1.349
+    spread = min(float(values.std(ddof=1)), middle or np.inf)
+    width = spread / values.std(ddof=1) * (0.75 * len(values)) ** -0.2
+    heights: Array = gaussian_kde(values, width)(points)
     heights /= heights.max()
     return heights
 
@@ -149,15 +162,10 @@ def _ridges(
             "ridges of results with different layers have no common rows; use kind='violin', or "
             "choose layers that all have"
         )
-    everything = np.concatenate([values for one in seen for values in one.values])
-    everything = everything[np.isfinite(everything)]
     for one, colour in zip(seen, colours, strict=True):
         for layer, values in zip(one.layers, one.values, strict=True):
             row = rows.index(layer)
             _ridge(ax, row, values[np.isfinite(values)], colour, 0.45 if len(seen) > 1 else 0.75)
-    if len(everything) and np.ptp(everything) > 0:
-        margin = 0.02 * np.ptp(everything)
-        ax.set_xlim(everything.min() - margin, everything.max() + margin)
     name_axis(ax.yaxis, rows, most=60)
     ax.set_ylim(len(rows) - 0.7, -1.5)
     ax.spines["left"].set_visible(False)
@@ -178,6 +186,22 @@ def _ridge(ax: Axes, row: int, values: Array, colour: Colour, opacity: float) ->
     middle = float(np.median(values))
     top = row - float(np.interp(middle, grid, height))
     ax.plot([middle, middle], [row, top], color="black", lw=0.8, zorder=order)
+
+
+def _limit(ax: Axes, seen: Sequence[UnitValues], clip: bool, *, across: bool) -> None:
+    """Ends the axis of the values where most of them lie."""
+    values = np.concatenate([values for one in seen for values in one.values])
+    values = values[np.isfinite(values)]
+    if not len(values) or np.ptp(values) == 0:
+        return
+    low, high = most(values) if clip else (float(values.min()), float(values.max()))
+    start, end = widened(low, high)
+    start = 0.0 if 0 <= low < 0.1 * high else start
+    (ax.set_xlim if across else ax.set_ylim)(start, end)
+    beyond = int(((values < low) | (values > high)).sum())
+    if beyond:
+        told = f"{beyond:,} unit{'s' if beyond > 1 else ''} beyond the edge"
+        ax.text(1, 1, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5)
 
 
 def _tell(ax: Axes, compared: Compared, colours: Sequence[Colour]) -> None:

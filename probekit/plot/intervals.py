@@ -38,6 +38,7 @@ def bootstrap(
         weights = np.stack([np.bincount(draw, minlength=len(values)) for draw in draws])
         sums = np.tensordot(weights, filled, 1)
         means = sums / np.tensordot(weights, known.astype(float), 1)
+    several = count > 1
     tail = 50 * (1 - level)
-    low, high = np.nanpercentile(np.where(count > 1, means, mean), [tail, 100 - tail], axis=0)
-    return mean, np.where(count > 1, low, np.nan), np.where(count > 1, high, np.nan)
+    low, high = np.nanpercentile(np.where(several, means, 0.0), [tail, 100 - tail], axis=0)
+    return mean, np.where(several, low, np.nan), np.where(several, high, np.nan)

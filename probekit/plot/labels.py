@@ -102,7 +102,7 @@ def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> Non
 
 def title(ax: Axes, text: str) -> None:
     """A title, with names taken as they are."""
-    ax.set_title(text).set_parse_math(False)
+    ax.set_title(plain(text, 80)).set_parse_math(False)
 
 
 def key(

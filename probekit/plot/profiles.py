@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from probekit.errors import DataError, OptionError
 from probekit.plot.colours import Colour, shades
 from probekit.plot.labels import key, layer_axis, plain, words
+from probekit.plot.ranges import from_zero
 from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
 from probekit.plot.series import colours_of, curve, name_results, places, union
 from probekit.plot.style import canvas
@@ -42,9 +43,9 @@ def layer_profile(
             over each layer's units. One with a further dimension, such as `components` (variance), is
             drawn as a line for each of its places.
         layers: Names or globs; None is all.
-        interval: What is drawn around a single result: `"confidence"`, from variables with the endings
-            `_low` and `_high`, such as the metric `selectivity_interval` gives; `"quartiles"`, the
-            middle half of a layer's units; `"auto"`, the first of these that there is; `"none"`.
+        interval: What is drawn around a single result: `"quartiles"`, the middle half of a layer's
+            units as a band; `"confidence"`, bars from variables with the endings `_low` and `_high`, such
+            as the metric `selectivity_interval` gives; `"auto"`, what there is of both; `"none"`.
         at: Where along the variable's other dimensions.
         ax: Axes to draw on; None makes a figure.
 
@@ -82,11 +83,12 @@ def layer_profile(
                 x, stacked = _stacked([values for _, values in replicates], names)
                 handles.append(curve(ax, x, stacked, colour, number=number))
             if len(found) == 1 and len(found[0]) == 1 and interval != "none":
-                _around(ax, result, found[0][0], variable, layers, interval, colours[0])
+                only = next(iter(compared.results.values()))[0]
+                _around(ax, only, found[0][0], variable, layers, interval, at, colours[0])
             name_results(ax, compared, colours, handles)
         layer_axis(ax, names)
         ax.set_ylabel(words(found[0][0][0]))
-        _from_zero(ax)
+        from_zero(ax)
     return ax
 
 
@@ -139,10 +141,8 @@ def gradient_cv(
                 x, stacked = _stacked(replicates, names)
                 line = curve(ax, x, stacked, colour, number=number, dashes=dashes)
                 handles += [line] if dashes == "-" else []
-        first = next(iter(compared.results.values()))
         if compared.single and _has_units(result, "gradient_norm_cv"):
             _quartile_band(ax, result, "gradient_norm_cv", _names(everything[0]), colours[0])
-        del first
         styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
         texts = ["over samples", "over units"]
         if compared.single or compared.alpha:
@@ -152,7 +152,7 @@ def gradient_cv(
             key(ax, [*handles, *styles], [*compared.names, *texts])
         layer_axis(ax, names)
         ax.set_ylabel("CV of the gradient norm")
-        _from_zero(ax)
+        from_zero(ax)
     return ax
 
 
@@ -200,57 +200,56 @@ def _around(
     variable: str,
     layers: str | Sequence[str] | None,
     interval: Interval,
+    at: Mapping[str, Any] | None,
     colour: Colour,
 ) -> None:
-    """The interval around a single line, and what it is."""
-    result = result if not isinstance(result, dict) else next(iter(result.values()))
-    result = result[0] if isinstance(result, list | tuple) else result
+    """The intervals around a single line, and what they are."""
     name, values = found
-    ends = table(result, "layer")
-    x = np.arange(values.sizes["layer"], dtype=np.float64)
-    if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(ends):
+    measured = table(result, "layer")
+    said = []
+    if interval in ("auto", "quartiles") and _has_units(result, variable, at):
+        _quartile_band(ax, result, variable, _names(values), colour, at)
+        said.append("band: middle half of the units")
+    if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
         low, high = (
-            layer_values(result, f"{name}_{end}", layers)[1].values for end in ("low", "high")
+            layer_values(result, f"{name}_{end}", layers, at)[1] for end in ("low", "high")
         )
-        ax.fill_between(x, low, high, color=colour, alpha=0.3, lw=0)
-        _say(ax, "band: confidence interval of the mean")
-    elif interval == "confidence":
+        ax.vlines(np.arange(len(low)), low, high, color="black", lw=1.1, zorder=3)
+        said.append("bars: confidence interval of the mean")
+    if not said and interval == "confidence":
         raise DataError(
             f"the result has no {name}_low and {name}_high; ask analyze for the metric "
             "selectivity_interval, or choose interval='quartiles'"
         )
-    elif _has_units(result, variable):
-        _quartile_band(ax, result, variable, _names(values), colour)
-        _say(ax, "band: middle half of the units")
-    elif interval == "quartiles":
-        raise DataError(
-            f"{variable!r} is no variable of the units, and so has no quartiles over them"
-        )
+    if not said and interval == "quartiles":
+        raise DataError(f"{variable!r} is no variable of the units, and has no quartiles over them")
+    if said:
+        ax.set_title("; ".join(said), fontsize=6.5, color="#555555")
 
 
-def _has_units(result: Any, variable: str) -> bool:
+def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) -> bool:
     if not isinstance(result, xr.DataTree) or "units" not in result.children:
         return False
     units = result.children["units"].to_dataset()
-    return variable in units and units[variable].dims == ("unit",) and units[variable].dtype != bool
+    return (
+        variable in units
+        and set(units[variable].dims) == {"unit", *(at or {})}
+        and units[variable].dtype.kind == "f"
+    )
 
 
-def _quartile_band(ax: Axes, result: Any, variable: str, layers: list[str], colour: Colour) -> None:
-    seen = unit_values(result, variable, layers)
+def _quartile_band(
+    ax: Axes,
+    result: Any,
+    variable: str,
+    layers: list[str],
+    colour: Colour,
+    at: Mapping[str, Any] | None = None,
+) -> None:
+    seen = unit_values(result, variable, layers, at)
     ends = [
         np.nanpercentile(one, [25, 75]) if np.isfinite(one).any() else [np.nan, np.nan]
         for one in seen.values
     ]
     low, high = np.array(ends, dtype=np.float64).T
     ax.fill_between(np.arange(len(low)), low, high, color=colour, alpha=0.18, lw=0)
-
-
-def _say(ax: Axes, text: str) -> None:
-    ax.set_title(text, fontsize=7, color="#555555")
-
-
-def _from_zero(ax: Axes) -> None:
-    """Starts the axis of what is never below zero at zero."""
-    low, high = ax.dataLim.intervaly
-    if 0 <= low < high:
-        ax.set_ylim(0, high * 1.06)

@@ -258,7 +258,7 @@ def layer_values(
             return found, values.isel(layer=rows).astype(float).transpose("layer", ...)
     if isinstance(result, xr.DataTree) and "units" in result.children:
         units = result.children["units"].to_dataset()
-        if name in units and units[name].dims == ("unit",):
+        if name in units and "unit" in units[name].dims:
             own = unit_values(result, name, layers, at)
             means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
             return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name=name)

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from probekit.errors import DataError
 from probekit.plot.colours import shades
 from probekit.plot.labels import depth_bar, words
-from probekit.plot.reading import Array, Results, compare, unit_values
+from probekit.plot.ranges import most, widened
+from probekit.plot.reading import Array, Results, compare, table, unit_values
 from probekit.plot.series import colours_of, name_results
 from probekit.plot.style import canvas
 
@@ -26,6 +27,7 @@ def unit_scatter(
     *,
     layers: str | Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
+    clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """One number of every unit against another, with Spearman's rank correlation.
@@ -39,6 +41,9 @@ def unit_scatter(
         y: Another.
         layers: Names or globs; None is all.
         at: Where along further dimensions that either variable has.
+        clip: Units that lie far out are drawn as triangles at the edge and counted, so that they do not
+            squeeze all others: those that are farther beyond the 1st or 99th percentile than these
+            are apart.
         ax: Axes to draw on; None makes a figure.
 
     Raises:
@@ -82,7 +87,8 @@ def unit_scatter(
         )
         ax.set_xlabel(words(x))
         ax.set_ylabel(words(y))
-        _correlation(ax, across, up)
+        beyond = _clip(ax, across, up, shade) if clip else 0
+        _correlation(ax, across, up, beyond)
         if compared.single and len(names) > 1:
             depth_bar(ax, names)
         dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colours_of(compared)]
@@ -92,19 +98,41 @@ def unit_scatter(
 
 def _own(result: Any, name: str, at: Mapping[str, Any] | None) -> dict[str, Any]:
     """Of a place along several dimensions, those that a variable has."""
-    from probekit.plot.reading import table
-
     units = table(result, "unit")
     dims = units[name].dims if name in units else ()
     return {dim: place for dim, place in (at or {}).items() if dim in dims}
 
 
-def _correlation(ax: Axes, across: Array, up: Array) -> None:
+def _clip(ax: Axes, across: Array, up: Array, shade: Any) -> int:
+    """Ends the axes where most units lie, and marks those beyond at the edge."""
+    (left, right), (low, high) = (most(values) for values in (across, up))
+    ax.set_xlim(*widened(left, right))
+    ax.set_ylim(*widened(low, high))
+    total = 0
+    for marker, beyond in (
+        ("<", across < left),
+        (">", across > right),
+        ("v", up < low),
+        ("^", up > high),
+    ):
+        inner = beyond & (((up >= low) & (up <= high)) if marker in "<>" else True)
+        ax.scatter(
+            across[inner].clip(left, right),
+            up[inner].clip(low, high),
+            s=14,
+            c=shade[inner],
+            marker=marker,
+            lw=0,
+        )
+        total += int(inner.sum())
+    return total
+
+
+def _correlation(ax: Axes, across: Array, up: Array, beyond: int) -> None:
     from scipy.stats import rankdata
 
-    varies = len(across) > 2 and np.ptp(across) > 0 and np.ptp(up) > 0
-    told = f"{len(across):,} units"
-    if varies:
+    told = f"{len(across):,} units" + (f", {beyond:,} beyond the edge" if beyond else "")
+    if len(across) > 2 and np.ptp(across) > 0 and np.ptp(up) > 0:
         rho = float(np.corrcoef(rankdata(across), rankdata(up))[0, 1])
         told = f"ρ = {rho:.2f}, {told}".replace("-", "−")
     ax.text(0.98, 1.01, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from probekit.errors import DataError, OptionError
 from probekit.plot.colours import Colour, shades
@@ -73,11 +74,7 @@ def eigenspectrum(
                 drawn = [_draw(ax, *one, colour) for each in replicates for one in each.values()]
                 handles.append(drawn[0])
             name_results(ax, compared, colours, handles, loc="lower left")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xlabel("principal component")
-        ax.set_ylabel("eigenvalue / highest")
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-6), top=1.5)
+        _logarithmic(ax, spectra)
     return ax
 
 
@@ -120,13 +117,28 @@ def _of_recording(recording: xr.Dataset) -> xr.Dataset:
     tables = []
     for name in dict.fromkeys(of_layer.tolist()):
         part = recording.isel(unit=np.flatnonzero(of_layer == name))
-        covariance = feed(part, Covariance("flatten")).to_xarray()
+        covariance = feed(part, Covariance("flatten"))
         values = {"eigenvalue": eigenvalues(covariance)}
         ratio = participation_ratio(covariance)
         tables.append(
             xr.Dataset(values).assign(participation_ratio=ratio).assign_coords(layer=name)
         )
     return xr.concat(tables, "layer", join="outer")
+
+
+def _logarithmic(ax: Axes, spectra: Sequence[Sequence[dict[str, tuple[Array, float]]]]) -> None:
+    """Logarithmic axes, of which the vertical one ends where nearly all eigenvalues do."""
+    relative = np.concatenate(
+        [values / values[0] for each in spectra for one in each for values, _ in one.values()]
+    )
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(0.5 * float(np.quantile(relative, 0.03)), 1.5)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.minorticks_off()
+    ax.set_xlabel("principal component")
+    ax.set_ylabel("eigenvalue / highest")
 
 
 def _draw(ax: Axes, values: Array, ratio: float, colour: Colour) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -79,9 +79,10 @@ def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator
             f"{type(ax).__name__}"
         )
     settings = style()
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), ExitStack() as own:
         if ax is None:
-            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            own.callback(plt.close, figure)
             # Ticks are made when they are first drawn, which is after the style has gone.
             for axis in ("x", "y"):
                 ax.tick_params(
@@ -94,3 +95,4 @@ def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator
                     labelcolor=settings[f"{axis}tick.color"],
                 )
         yield ax
+        own.pop_all()

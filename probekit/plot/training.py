@@ -149,15 +149,19 @@ def _column(records: Records, name: str) -> Array:
 
 def _read(run: Any) -> Records:
     """The records of a run's log, one an epoch."""
-    path = Path(getattr(run, "folder", run)) if not isinstance(run, list) else None
-    if path is None:
+    place = getattr(run, "folder", run)
+    if not isinstance(place, str | Path):
         raise OptionError(
-            "a training run is what train gives, a run's folder or its log, not a list"
+            f"a training run is what train gives, a run's folder or its log, not {type(run).__name__}"
         )
+    path = Path(place)
     path = path / "log.jsonl" if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"there is no log of a training run at {str(path)!r}")
-    records = _read_csv(path) if path.suffix == ".csv" else _read_lines(path)
+    try:
+        records = _read_csv(path) if path.suffix == ".csv" else _read_lines(path)
+    except (OSError, ValueError):
+        records = []
     if not records or any("epoch" not in record for record in records):
         raise DataError(f"{str(path)!r} holds no finished epoch of a training run")
     return records

@@ -1,0 +1,39 @@
+"""Where most values lie, so that a few far-out ones do not squeeze all others."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from probekit.plot.reading import Array
+
+__all__ = ["from_zero", "most", "widened"]
+
+
+def most(values: Array) -> tuple[float, float]:
+    """The ends of where values lie, without those that are farther out than most are apart.
+
+    A value is far out that lies farther beyond the 1st or 99th percentile than these are apart.
+
+    >>> most(np.array([*np.linspace(0, 1, 1000), 50.0]))[1] < 2.1
+    True
+    """
+    low, high = np.percentile(values, [1, 99])
+    return float(max(values.min(), 2 * low - high)), float(min(values.max(), 2 * high - low))
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """The same ends with a margin.
+
+    >>> widened(0.0, 1.0)
+    (-0.04, 1.04)
+    """
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def from_zero(ax: Axes) -> None:
+    """Starts the vertical axis of what is never below zero at zero."""
+    low, high = ax.dataLim.intervaly
+    if 0 <= low < high and np.isfinite(high):
+        ax.set_ylim(0, high * 1.06)

@@ -1,0 +1,81 @@
+"""Sweeps over alpha."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from probekit import plot
+from probekit.errors import DataError, LayerError, OptionError
+from probekit.plot.series import alpha_colours
+
+
+def test_a_number_over_alpha_is_the_mean_over_seeds(swept: xr.Dataset) -> None:
+    ax = plot.alpha_curve(swept)
+    mean = swept["test_accuracy"].mean("seed")
+    np.testing.assert_allclose(ax.collections[1].get_offsets(), np.c_[swept["alpha"], mean])
+    assert ax.lines[0].get_ydata() == pytest.approx([float(mean.sel(alpha=0))] * 2)
+    assert ax.get_xscale() == "symlog"
+    low, high = np.array(ax.collections[0].get_segments())[:, :, 1].T
+    values = swept["test_accuracy"].values
+    assert (low >= values.min(1)).all()
+    assert (high <= values.max(1)).all()
+    assert (low < mean).all()
+    assert (high > mean).all()
+
+
+def test_ticks_of_many_alphas_do_not_crowd(swept: xr.Dataset) -> None:
+    ax = plot.alpha_curve(swept)
+    ticks = ax.get_xticks()
+    assert {-2, 0, 2} <= set(ticks)
+    at = ax.transAxes.inverted().transform(ax.transData.transform(np.c_[ticks, 0 * ticks]))[:, 0]
+    assert np.diff(at).min() > 0.05
+    ax.figure.canvas.draw()
+    assert ax.get_xticklabels()[0].get_text() == "−2"
+
+
+def test_alphas_that_are_close_are_on_a_plain_axis(swept: xr.Dataset) -> None:
+    ax = plot.alpha_curve(swept.sel(alpha=[-1, 0, 1]))
+    assert ax.get_xscale() == "linear"
+
+
+def test_two_numbers_are_joined_in_the_order_of_alpha(swept: xr.Dataset) -> None:
+    ax = plot.alpha_trade_off(swept.isel(alpha=[4, 0, 9]))
+    means = swept.drop_vars("failure").mean("seed").isel(alpha=[0, 4, 9])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), means["selectivity_mean"])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), means["test_accuracy"])
+    runs = [one for one in ax.collections if len(one.get_offsets()) == 4]
+    assert len(runs) == 3
+
+
+def test_layers_have_a_line_for_each_alpha(swept: xr.Dataset) -> None:
+    ax = plot.alpha_profile(swept, layers="layer1*")
+    expected = swept["selectivity"].mean("seed").values[:, 1:3]
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], expected)
+    assert [line.get_color() for line in ax.lines] == alpha_colours(swept["alpha"].values.tolist())
+
+
+def test_runs_that_are_missing_are_left_out(swept: xr.Dataset) -> None:
+    gaps = swept.drop_vars("failure")
+    gaps["test_accuracy"][0, :] = np.nan
+    gaps["test_accuracy"][1, 1:] = np.nan
+    ax = plot.alpha_curve(gaps)
+    points = np.asarray(ax.collections[1].get_offsets())
+    assert len(points) == 10
+    assert points[0].tolist() == [-1.0, float(gaps["test_accuracy"][1, 0])]
+
+
+def test_mistakes(swept: xr.Dataset) -> None:
+    with pytest.raises(DataError, match="no number 'acc' over alpha, it has test_accuracy"):
+        plot.alpha_curve(swept, "acc")
+    with pytest.raises(DataError, match="no number 'failure' over alpha"):
+        plot.alpha_curve(swept, "failure")
+    with pytest.raises(DataError, match="'test_accuracy' over alpha by layer, it has selectivity"):
+        plot.alpha_profile(swept, "test_accuracy")
+    with pytest.raises(OptionError, match="a sweep is the dataset that sweep gives, not dict"):
+        plot.alpha_curve({})  # type: ignore[arg-type]
+    with pytest.raises(LayerError, match="no layer 'relux'"):
+        plot.alpha_profile(swept, layers="relux")
+    with pytest.raises(DataError, match="no run of the sweep"):
+        plot.alpha_curve(swept.assign(test_accuracy=swept["test_accuracy"] * np.nan))

@@ -1,0 +1,85 @@
+"""Accuracy under attack, over epsilon and over steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from probekit import plot
+from probekit.errors import DataError, OptionError
+
+
+def test_curves_begin_at_the_clean_accuracy(robust: xr.DataTree) -> None:
+    ax = plot.attack_accuracy(robust)
+    table = robust["robustness"].to_dataset()
+    for line, values in zip(ax.lines, table["attack_accuracy"].values, strict=True):
+        np.testing.assert_allclose(line.get_xdata(), [0, 1, 2, 4, 8])
+        np.testing.assert_allclose(line.get_ydata(), [0.9, *values])
+    assert ax.get_xlabel() == "ε (1/255)"
+
+
+def test_other_radii_are_shown_as_they_are(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset().assign_coords(epsilon=[0.25, 0.5, 1.0, 2.0])
+    ax = plot.attack_accuracy(table, attack="pgd")
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 0.25, 0.5, 1, 2])
+    assert ax.get_xlabel() == "ε"
+
+
+def test_radii_that_one_attack_lacks_are_left_out(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset()
+    table["attack_accuracy"][0, 1] = np.nan
+    ax = plot.attack_accuracy(table)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 1, 4, 8])
+
+
+def test_steps_are_those_of_attacks_that_have_some(robust: xr.DataTree) -> None:
+    ax = plot.attack_accuracy(robust, over="step")
+    values = robust["robustness"]["attack_accuracy_by_step"].sel(attack="pgd").values
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], values)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), np.arange(11))
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "2", "4", "8"]
+
+
+def test_a_radius_is_chosen_for_steps(robust: xr.DataTree) -> None:
+    ax = plot.attack_accuracy({"a": robust, "b": robust}, over="step", epsilon=2 / 255)
+    expected = robust["robustness"]["attack_accuracy_by_step"].values[1, 1]
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [expected] * 2)
+
+
+def test_alphas_get_their_colours_and_replicates_a_band(robust: xr.DataTree) -> None:
+    worse = robust.copy(deep=True)
+    worse["robustness"]["attack_accuracy"] -= 0.02
+    ax = plot.attack_accuracy({0.0: [robust, worse], -1.0: worse}, attack="pgd")
+    values = robust["robustness"]["attack_accuracy"].values[1]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [0.9, *(values - 0.01)])
+    assert ax.lines[1].get_color() == "#101010"
+    assert len(ax.collections) == 1
+
+
+MISTAKES = [
+    ({"over": "time"}, OptionError, "over is 'epsilon' or 'step'"),
+    ({"attack": "pdg"}, OptionError, "no attack 'pdg'; close matches: pgd"),
+    ({"over": "step", "epsilon": 0.5}, OptionError, "no attack of epsilon 0.5; there is 0.003922"),
+    ({"epsilon": 1 / 255}, OptionError, "shows all of them"),
+    ({"over": "step", "attack": "fgsm"}, DataError, "takes several steps; use pk.PGD"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), MISTAKES)
+def test_mistakes(options: dict, kind: type, message: str, robust: xr.DataTree) -> None:
+    with pytest.raises(kind, match=message):
+        plot.attack_accuracy(robust, **options)
+
+
+def test_results_without_attacks_in_common(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset()
+    parts = {"a": table.isel(attack=[0]), "b": table.isel(attack=[1])}
+    with pytest.raises(DataError, match="no attack in common"):
+        plot.attack_accuracy(parts)
+    with pytest.raises(DataError, match="ask robustness for some"):
+        plot.attack_accuracy(table.drop_vars(["attack_accuracy", "attack_accuracy_by_step"]))
+    with pytest.raises(DataError, match="after each step"):
+        plot.attack_accuracy(table.drop_vars("attack_accuracy_by_step"), over="step")

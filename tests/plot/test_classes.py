@@ -1,0 +1,93 @@
+"""Tuning of a unit, and the map of units by classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from probekit import plot
+from probekit.errors import DataError
+
+
+def test_classes_come_from_the_highest_mean_down(result: xr.DataTree) -> None:
+    ax = plot.unit_tuning(result, "layer2.0.relu", 4)
+    units = result["units"].to_dataset()
+    means = units["class_mean"].values[16 + 24 + 6 + 4]
+    order = np.argsort(-means)
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], means[order])
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert names == units["class_name"].values[order].tolist()
+    rest = ax.lines[0].get_ydata()
+    np.testing.assert_allclose(rest, np.sort(means)[:-1].mean())
+    index = units["selectivity"].values[50]
+    assert ax.get_title(loc="left") == f"layer2.0.relu, unit 4: SI {index:.2f}"
+
+
+def test_several_results_share_the_order_of_the_first(
+    result: xr.DataTree, other: xr.DataTree
+) -> None:
+    ax = plot.unit_tuning({"one": result, "two": other}, "relu", 0)
+    heights = np.array([bar.get_height() for bar in ax.patches]).reshape(2, -1)
+    order = np.argsort(-result["units"]["class_mean"].values[0])
+    np.testing.assert_allclose(heights[0], result["units"]["class_mean"].values[0][order])
+    np.testing.assert_allclose(heights[1], other["units"]["class_mean"].values[0][order])
+
+
+def test_other_classes_are_not_compared(result: xr.DataTree) -> None:
+    fewer = result["units"].to_dataset().isel({"class": slice(0, 3)})
+    with pytest.raises(DataError, match="different classes"):
+        plot.unit_tuning({"one": result, "two": fewer}, "relu", 0)
+
+
+def test_a_thousand_classes_are_a_line() -> None:
+    units = xr.Dataset(
+        {"class_mean": (("unit", "class"), np.random.default_rng(0).random((1, 1000)))},
+        {"layer": ("unit", ["relu"]), "channel": ("unit", [0]), "class": np.arange(1000)},
+    )
+    ax = plot.unit_tuning(units, "relu", 0)
+    assert not ax.patches
+    assert len(ax.get_xticks()) <= 40
+    assert (np.diff(ax.lines[0].get_ydata()) <= 0).all()
+
+
+def test_units_stand_by_preferred_class_and_dead_ones_last(result: xr.DataTree) -> None:
+    image = plot.class_means(result, "layer2.0.relu", scale=False).get_images()[0].get_array()
+    means = result["units"]["class_mean"].values[46:86]
+    assert image is not None
+    assert sorted(map(tuple, image.tolist())) == sorted(map(tuple, means.tolist()))
+    assert not np.any(image[-1])
+    preferred = np.argmax(image[:-1], axis=1)
+    assert (np.diff(preferred) >= 0).all()
+    highest = np.max(image[:-1], axis=1)
+    rest = (np.sum(image[:-1], axis=1) - highest) / 5
+    index = (highest - rest) / (highest + rest)
+    for label in range(6):
+        assert (np.diff(index[preferred == label]) <= 1e-12).all()
+
+
+def test_a_scaled_map_has_one_as_each_units_highest(result: xr.DataTree) -> None:
+    image = plot.class_means(result, "relu").get_images()[0]
+    values = image.get_array()
+    assert values is not None
+    np.testing.assert_allclose(np.max(values, axis=1)[:-1], 1.0)
+    assert image.get_cmap().name == "viridis"
+
+
+def test_means_below_zero_get_a_diverging_map(result: xr.DataTree) -> None:
+    units = result["units"].to_dataset()
+    units["class_mean"] = units["class_mean"] - 0.4
+    image = plot.class_means(units, "relu").get_images()[0]
+    low, high = image.get_clim()
+    assert low == pytest.approx(-high)
+    assert image.get_cmap().name == "PuOr_r"
+
+
+def test_two_thousand_units_by_two_hundred_classes_are_readable() -> None:
+    units = xr.Dataset(
+        {"class_mean": (("unit", "class"), np.random.default_rng(0).random((2048, 200)))},
+        {"layer": ("unit", ["relu"] * 2048), "class": np.arange(200)},
+    )
+    ax = plot.class_means(units, "relu")
+    assert len(ax.get_xticks()) <= 24
+    assert "2,048 units" in ax.get_ylabel()

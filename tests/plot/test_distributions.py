@@ -1,0 +1,101 @@
+"""Distributions over units: outlines, quartiles, few units, several results."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from probekit import plot
+from probekit.errors import DataError
+from probekit.plot.distributions import density
+
+LAYERS = 5
+
+
+def test_the_outline_is_the_kernel_density_of_the_units(result: xr.DataTree) -> None:
+    values = result["units"]["selectivity"].values[:16]
+    grid = np.linspace(values.min(), values.max(), 50)
+    spread = min(values.std(ddof=1), stats.iqr(values) / 1.349)
+    factor = spread / values.std(ddof=1) * (3 * len(values) / 4) ** (-1 / 5)
+    theirs = stats.gaussian_kde(values, factor)(grid)
+    np.testing.assert_allclose(density(values, grid), theirs / theirs.max(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("values", [np.full(20, 0.3), np.zeros(8), np.full(9, 1e9)])
+def test_units_that_are_all_the_same_make_a_spike(values: np.ndarray) -> None:
+    assert density(values, np.linspace(values[0], values[0], 5)).tolist() == [1.0] * 5
+    units = xr.Dataset({"v": ("unit", values)}, {"layer": ("unit", ["relu"] * len(values))})
+    for kind in ("violin", "ridge"):
+        plot.unit_distribution(units, "v", kind=kind).figure.canvas.draw()  # type: ignore[arg-type]
+
+
+def test_median_and_quartiles_are_marked(result: xr.DataTree) -> None:
+    ax = plot.unit_distribution(result)
+    last = result["units"]["selectivity"].values[-60:]
+    bar, dot = ax.lines[-2:]
+    np.testing.assert_allclose(bar.get_ydata(), np.percentile(last, [25, 75]))
+    np.testing.assert_allclose(dot.get_ydata(), [np.median(last)])
+    assert dot.get_xdata() == pytest.approx([LAYERS - 1])
+
+
+def test_few_units_are_shown_one_by_one(result: xr.DataTree) -> None:
+    ax = plot.unit_distribution(result, layers="layer1.0.relu_1")
+    assert not ax.collections
+    np.testing.assert_array_equal(
+        ax.lines[0].get_ydata(), result["units"]["selectivity"].values[40:46]
+    )
+
+
+def test_units_without_a_number_are_left_out(result: xr.DataTree) -> None:
+    ax = plot.unit_distribution(result, "gradient_norm_cv", layers="relu")
+    values = result["units"]["gradient_norm_cv"].values[:16]
+    assert np.isnan(values).sum() == 1
+    assert ax.lines[1].get_ydata() == pytest.approx([np.nanmedian(values)])
+
+
+def test_a_layer_without_any_number_is_empty() -> None:
+    units = xr.Dataset(
+        {"v": ("unit", np.r_[np.full(10, np.nan), np.arange(10.0)])},
+        {"layer": ("unit", ["a"] * 10 + ["b"] * 10)},
+    )
+    for kind in ("violin", "ridge"):
+        ax = plot.unit_distribution(units, "v", kind=kind)  # type: ignore[arg-type]
+        ax.figure.canvas.draw()
+        labels = ax.get_xticklabels() if kind == "violin" else ax.get_yticklabels()
+        assert [text.get_text() for text in labels] == ["a", "b"]
+
+
+def test_several_results_stand_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
+    ax = plot.unit_distribution({"one": result, "two": other}, layers="relu")
+    assert len(ax.collections) == 2
+    left, right = (paths.get_paths()[0].vertices[:, 0] for paths in ax.collections)
+    assert left.max() < right.min()
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+
+
+def test_replicates_are_pooled(result: xr.DataTree, other: xr.DataTree) -> None:
+    ax = plot.unit_distribution({"both": [result, other]}, layers="relu")
+    both = [one["units"]["selectivity"].values[:16] for one in (result, other)]
+    assert ax.lines[1].get_ydata() == pytest.approx([np.median(np.concatenate(both))])
+
+
+def test_networks_of_different_layers_are_drawn_over_depth(result: xr.DataTree) -> None:
+    units = result["units"].to_dataset()
+    renamed = units.assign_coords(layer=("unit", np.array(["x"] * 46 + ["y"] * 100, dtype=object)))
+    ax = plot.unit_distribution({"one": units, "two": renamed})
+    assert "relative depth" in ax.get_xlabel()
+    with pytest.raises(DataError, match="no common rows"):
+        plot.unit_distribution({"one": units, "two": renamed}, kind="ridge")
+
+
+def test_ten_thousand_units_are_quick_and_small(result: xr.DataTree) -> None:
+    units = xr.Dataset(
+        {"v": ("unit", np.random.default_rng(0).random(10_000))},
+        {"layer": ("unit", np.repeat([f"l{at}" for at in range(10)], 1000))},
+    )
+    ax = plot.unit_distribution(units, "v")
+    assert sum(len(one.get_paths()[0].vertices) for one in ax.collections) < 10_000

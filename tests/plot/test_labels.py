@@ -1,0 +1,76 @@
+"""Names in figures: as they are, and few enough to be read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import pyplot as plt
+
+from probekit import plot
+from probekit.plot.labels import key, name_axis, plain, shown
+
+
+def many_layers(count: int) -> xr.Dataset:
+    names = [f"features.{at}.block.relu" for at in range(count)]
+    return xr.Dataset({"n_units": ("layer", np.arange(count) + 1)}, {"layer": names})
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 41, 150, 1000])
+def test_a_thousand_layers_have_no_thousand_names(count: int) -> None:
+    ax = plot.layer_profile(many_layers(count), "n_units")
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert 1 <= len(names) <= 40
+    assert len(names) == count or count > 40
+    assert names[0] == "features.0.block.relu"
+    assert ax.figure.get_size_inches()[0] <= 9
+
+
+@pytest.mark.parametrize(("number", "most"), [(1, 1), (7, 3), (100, 40), (41, 40)])
+def test_labels_are_evenly_spread_from_the_first(number: int, most: int) -> None:
+    which = shown(number, most)
+    assert which[0] == 0
+    assert len(which) <= most
+    assert len(set(np.diff(which))) <= 1
+    assert number - which[-1] <= (which[1] if len(which) > 1 else number)
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac{", "_hidden", "a\nb\tc", "x" * 200, "<b>&", "\x00", "ü$"]
+)
+def test_hostile_names_are_drawn_as_they_are(name: str) -> None:
+    units = xr.Dataset(
+        {
+            "selectivity": ("unit", np.linspace(0, 1, 9)),
+            "class_mean": (("unit", "class"), np.random.default_rng(0).random((9, 2))),
+        },
+        {"layer": ("unit", [name] * 9), "class": [0, 1], "class_name": ("class", [name, "other"])},
+    )
+    tree = xr.DataTree.from_dict({"units": units, "layers": xr.Dataset(coords={"layer": [name]})})
+    for ax in (
+        plot.unit_distribution({name: tree, "b": tree}),
+        plot.unit_tuning(tree, name, 3),
+        plot.class_means(tree, name),
+        plot.unit_scatter({name: tree}, "selectivity", "selectivity"),
+    ):
+        ax.figure.set_dpi(30)
+        ax.figure.canvas.draw()
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == plain(name, 40)
+
+
+def test_a_long_name_keeps_both_ends() -> None:
+    assert plain("features.denseblock1." + "x" * 50 + ".relu2", 20) == "features.d…xxx.relu2"
+    assert len(plain("y" * 99)) == 32
+
+
+def test_an_axis_names_things_where_they_stand() -> None:
+    _, ax = plt.subplots()
+    name_axis(ax.xaxis, [f"n{at}" for at in range(10)], most=4)
+    assert ax.get_xticks().tolist() == [0, 3, 6, 9]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["n0", "n3", "n6", "n9"]
+    key(ax, ax.plot([0, 1], [0, 1]), ["_secret"])
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "_secret"

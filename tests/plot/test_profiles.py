@@ -1,0 +1,140 @@
+"""Numbers by layer: values, intervals, replicates, different networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+
+from probekit import plot
+from probekit.plot.series import places, union
+
+
+def ends(ax: Axes, which: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of a band, by layer."""
+    vertices = ax.collections[which].get_paths()[0].vertices
+    at = np.round(vertices[:, 0]).astype(int)
+    rows = range(at.min(), at.max() + 1)
+    low = np.array([vertices[at == row, 1].min() for row in rows])
+    return low, np.array([vertices[at == row, 1].max() for row in rows])
+
+
+def test_the_line_is_the_variable_by_layer(result: xr.DataTree) -> None:
+    ax = plot.layer_profile(result)
+    np.testing.assert_array_equal(
+        ax.lines[0].get_ydata(), result["layers"]["selectivity_mean"].values
+    )
+    assert ax.get_ylabel() == "mean class selectivity"
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert names == result["layers"]["layer"].values.tolist()
+
+
+def test_the_band_is_the_middle_half_of_the_units(result: xr.DataTree) -> None:
+    units = result["units"].to_dataset()
+    low, high = ends(plot.layer_profile(result, interval="quartiles"))
+    for at, layer in enumerate(result["layers"]["layer"].values):
+        values = units["selectivity"].values[units["layer"].values == layer]
+        np.testing.assert_allclose([low[at], high[at]], np.percentile(values, [25, 75]))
+
+
+def test_the_bars_are_the_confidence_interval(result: xr.DataTree) -> None:
+    ax = plot.layer_profile(result, interval="confidence")
+    layers = result["layers"].to_dataset()
+    segments = np.array(ax.collections[0].get_segments())
+    np.testing.assert_allclose(segments[:, 0, 1], layers["selectivity_mean_low"])
+    np.testing.assert_allclose(segments[:, 1, 1], layers["selectivity_mean_high"])
+    assert "confidence" in ax.get_title(loc="left")
+
+
+def test_there_may_be_no_interval(result: xr.DataTree) -> None:
+    assert not plot.layer_profile(result, interval="none").collections
+
+
+def test_a_unit_variable_is_averaged_by_layer(result: xr.DataTree) -> None:
+    ax = plot.layer_profile(result, "gradient_norm_cv", layers="relu")
+    expected = result["layers"]["gradient_norm_cv_mean"].values[0]
+    assert ax.lines[0].get_ydata() == pytest.approx([expected])
+    tree = xr.DataTree.from_dict(
+        {
+            "units": result["units"].to_dataset(),
+            "layers": result["layers"].to_dataset().drop_vars("gradient_norm_cv_mean"),
+        }
+    )
+    ax = plot.layer_profile(tree, "gradient_norm_cv", layers="relu")
+    values = result["units"]["gradient_norm_cv"].values[:16]
+    assert ax.lines[0].get_ydata() == pytest.approx([np.nanmean(values)])
+
+
+def test_a_further_dimension_makes_a_line_each(result: xr.DataTree) -> None:
+    ax = plot.layer_profile(result, "components")
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["0.9", "0.99"]
+    np.testing.assert_array_equal(
+        [line.get_ydata() for line in ax.lines], result["layers"]["components"].values.T
+    )
+
+
+def test_replicates_have_a_mean_and_a_band(result: xr.DataTree, other: xr.DataTree) -> None:
+    ax = plot.layer_profile({0.0: [result, other], -1.0: [other]})
+    means = [one["layers"]["selectivity_mean"].values for one in (result, other)]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), means[1])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), np.mean(means, axis=0))
+    low, high = ends(ax)
+    np.testing.assert_allclose(low, np.min(means, axis=0))
+    np.testing.assert_allclose(high, np.max(means, axis=0))
+    assert ax.lines[1].get_color() == "#101010"
+
+
+def test_different_networks_are_drawn_over_depth(result: xr.DataTree) -> None:
+    small = xr.Dataset({"n_units": ("layer", [3, 4, 5])}, {"layer": ["a", "b", "c"]})
+    ax = plot.layer_profile({"one": result, "two": small}, "n_units")
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), [0, 0.5, 1])
+    assert "relative depth" in ax.get_xlabel()
+
+
+def test_some_layers_of_one_network_stay_in_their_places(result: xr.DataTree) -> None:
+    some = result["layers"].to_dataset().isel(layer=[0, 3])
+    ax = plot.layer_profile({"all": result, "some": some}, "n_units")
+    np.testing.assert_array_equal(ax.lines[1].get_xdata(), [0, 3])
+
+
+@pytest.mark.parametrize(
+    ("layers", "joint"),
+    [
+        ([["a", "b"], ["a", "b"]], ["a", "b"]),
+        ([["b"], ["a", "b", "c"]], ["a", "b", "c"]),
+        ([["a", "b"], ["b", "a"]], None),
+        ([["a"], ["b"]], None),
+    ],
+)
+def test_layers_of_one_network_have_one_order(
+    layers: list[list[str]], joint: list[str] | None
+) -> None:
+    assert union(layers) == joint
+    assert places(layers[0], joint)[0] == (joint.index(layers[0][0]) if joint else 0)
+
+
+def test_gradient_cv_shows_both_kinds(result: xr.DataTree) -> None:
+    ax = plot.gradient_cv(result)
+    layers = result["layers"].to_dataset()
+    for line, name in zip(
+        ax.lines, ("gradient_norm_cv_mean", "gradient_norm_cv_across_units"), strict=True
+    ):
+        np.testing.assert_array_equal(line.get_ydata(), layers[name].values)
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+
+
+def test_layers_whose_gradients_were_not_measured_are_left_out(result: xr.DataTree) -> None:
+    layers = result["layers"].to_dataset()
+    for name in ("gradient_norm_cv_mean", "gradient_norm_cv_across_units"):
+        layers[name] = layers[name].where(layers["layer"] != "relu")
+    ax = plot.gradient_cv(layers)
+    assert "relu" not in [text.get_text() for text in ax.get_xticklabels()]
+    ax = plot.gradient_cv({"one": layers, "two": result})
+    legend = ax.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["one", "two", "over samples", "over units"]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3, 4])

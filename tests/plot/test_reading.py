@@ -1,0 +1,219 @@
+"""Variables are found by name, and what is not there is told in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probekit as pk
+from probekit.errors import DataError, LayerError, OptionError, ProbekitError
+from probekit.metrics import registry
+from probekit.plot.reading import chosen_layers, compare, layer_values, unit_values
+
+
+@pytest.fixture
+def own_metrics() -> Any:
+    """A unit metric and a layer metric of a user's, forgotten afterwards."""
+    before = dict(registry._REGISTERED)
+
+    @pk.unit_metric(needs=pk.ClassMeans)
+    def class_span(class_mean: xr.DataArray) -> xr.DataArray:
+        return class_mean.max("class") - class_mean.min("class")
+
+    @pk.layer_metric(needs=pk.Covariance)
+    def total_variance(covariance: xr.Dataset) -> float:
+        return float(covariance["covariance"].values.trace())
+
+    yield ["class_span", "total_variance"]
+    registry._REGISTERED.clear()
+    registry._REGISTERED.update(before)
+
+
+def test_metrics_of_a_user_are_plotted_by_their_names(
+    own_metrics: list[str], network: nn.Module, labelled: Any
+) -> None:
+    result = pk.analyze(network, [labelled], metrics=own_metrics, progress=False)
+    units, layers = (result[name].to_dataset() for name in ("units", "layers"))
+    line = pk.plot.layer_profile(result, "total_variance").lines[0]
+    np.testing.assert_array_equal(line.get_ydata(), layers["total_variance"].values)
+    line = pk.plot.layer_profile(result, "class_span").lines[0]
+    means = [
+        units["class_span"].values[units["layer"].values == name].mean()
+        for name in layers["layer"].values
+    ]
+    np.testing.assert_allclose(line.get_ydata(), means, rtol=1e-12)
+    axes = pk.plot.unit_distribution(result, "class_span")
+    assert axes.get_ylabel() == "class span"
+    assert [text.get_text() for text in axes.get_xticklabels()] == layers["layer"].values.tolist()
+    torch.manual_seed(0)
+    points = pk.plot.unit_scatter(result, "class_span", "class_span").collections[0]
+    assert sorted(points.get_offsets()[:, 0]) == sorted(units["class_span"].values.tolist())
+
+
+def test_a_missing_metric_of_a_user_is_asked_for_by_its_name(
+    own_metrics: list[str], result: xr.DataTree
+) -> None:
+    with pytest.raises(DataError, match="ask analyze for the metric 'class_span'"):
+        pk.plot.unit_distribution(result, "class_span")
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "gradients": (
+        lambda r: pk.plot.unit_scatter(r.drop_nodes("layers").map_over_datasets(without)),
+        "no unit variable 'gradient_norm_cv', it has selectivity, .*'gradient_variability'",
+    ),
+    "misspelt": (
+        lambda r: pk.plot.unit_distribution(r, "selectivty"),
+        "no unit variable 'selectivty', .*close matches: selectivity",
+    ),
+    "intervals": (
+        lambda r: pk.plot.layer_profile(r, "selectivity_reliability"),
+        "no layer variable .*'selectivity_split_half'",
+    ),
+    "spectrum": (
+        lambda r: pk.plot.eigenspectrum(r["layers"].to_dataset()[["n_units"]]),
+        "no layer variable 'eigenvalue', it has n_units; .*'dimensionality'",
+    ),
+    "robustness": (lambda r: pk.plot.corruption_accuracy(r), "needs the table /robustness"),
+    "attacks": (lambda r: pk.plot.attack_accuracy(r), "the result has /units, /layers"),
+    "layer": (
+        lambda r: pk.plot.unit_distribution(r, layers="layer1.0.rel"),
+        "no layer 'layer1.0.rel'; close matches: layer1.0.relu",
+    ),
+    "glob": (lambda r: pk.plot.layer_profile(r, layers="zz*"), "no layer 'zz"),
+    "unit": (lambda r: pk.plot.unit_tuning(r, "relu", 99), "no unit 99; .* from 0 to 15"),
+    "heat map layer": (lambda r: pk.plot.class_means(r, "rely"), "no layer 'rely'; close matches"),
+    "heat map of two": (
+        lambda r: pk.plot.class_means({"a": r, "b": r}, "relu"),
+        "class_means draws one result",
+    ),
+    "dimension": (
+        lambda r: pk.plot.unit_distribution(r, "corruption_selectivity"),
+        r"dimensions corruption, severity too; .* at=\{'corruption': 'fog', 'severity': 1\}",
+    ),
+    "place": (
+        lambda r: pk.plot.unit_distribution(
+            r, "corruption_selectivity", at={"corruption": "rain", "severity": 1}
+        ),
+        "not known at corruption 'rain', but at fog, contrast",
+    ),
+    "no such dimension": (
+        lambda r: pk.plot.unit_distribution(r, at={"epsilon": 1}),
+        "has no dimension 'epsilon'",
+    ),
+    "compared lines": (
+        lambda r: pk.plot.layer_profile({"a": r}, "components"),
+        r"choose a place along it to compare, such as at=\{'variance': 0.9\}",
+    ),
+    "text": (
+        lambda r: pk.plot.unit_distribution(
+            r["units"].to_dataset().assign(kind=("unit", np.full(146, "a", dtype=object))), "kind"
+        ),
+        "'kind' holds object and no numbers",
+    ),
+    "nothing": (lambda r: pk.plot.layer_profile({}), "nothing to draw"),
+    "no result": (lambda r: pk.plot.layer_profile([1, 2]), "takes a result, .* not list"),
+    "no result in it": (lambda r: pk.plot.layer_profile({"a": 3}), "under the name 'a' .* not int"),
+    "kind": (lambda r: pk.plot.unit_distribution(r, kind="box"), "'violin' or 'ridge', not 'box'"),
+    "interval": (lambda r: pk.plot.layer_profile(r, interval="sem"), "interval is one of auto"),
+    "no confidence": (
+        lambda r: pk.plot.layer_profile(r, "participation_ratio", interval="confidence"),
+        "no participation_ratio_low and participation_ratio_high",
+    ),
+    "no quartiles": (
+        lambda r: pk.plot.layer_profile(r, "participation_ratio", interval="quartiles"),
+        "no variable of the units",
+    ),
+    "axes": (lambda r: pk.plot.layer_profile(r, ax="here"), "one matplotlib Axes, .* not str"),
+    "replicates": (
+        lambda r: pk.plot.layer_profile({"a": [r, trimmed(r)]}),
+        "replicates under one name must have the same layers",
+    ),
+    "pooled": (
+        lambda r: pk.plot.unit_distribution({"a": [r, trimmed(r)]}),
+        "replicates under one name must have the same layers",
+    ),
+}
+
+
+def without(table: xr.Dataset) -> xr.Dataset:
+    return table.drop_vars("gradient_norm_cv", errors="ignore")
+
+
+def trimmed(result: xr.DataTree) -> xr.DataTree:
+    """The same without its last layer."""
+    units = result["units"].to_dataset()
+    last = units["layer"].values[-1]
+    return xr.DataTree.from_dict(
+        {
+            "units": units.isel(unit=np.flatnonzero(units["layer"].values != last)),
+            "layers": result["layers"].to_dataset().isel(layer=slice(0, -1)),
+        }
+    )
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_told_in_one_sentence(name: str, result: xr.DataTree) -> None:
+    from matplotlib import pyplot as plt
+
+    draw, message = MISTAKES[name]
+    with pytest.raises(ProbekitError, match=message) as raised:
+        draw(result)
+    assert "\n" not in str(raised.value)
+    assert not plt.get_fignums(), "a figure was left behind"
+
+
+def test_a_result_its_table_and_its_node_draw_the_same(result: xr.DataTree) -> None:
+    forms = (result, result["layers"], result["layers"].to_dataset())
+    drawn = [pk.plot.layer_profile(form, "n_units").lines[0].get_ydata() for form in forms]
+    for one in drawn:
+        np.testing.assert_array_equal(one, [16, 24, 6, 40, 60])
+
+
+def test_names_that_are_numbers_are_alphas_in_their_order(result: xr.DataTree) -> None:
+    compared = compare({1: result, -0.5: result, np.float64(0): result})
+    assert compared.alpha
+    assert compared.names == ["-0.5", "0", "1"]
+    assert not compare({"1": result}).alpha
+    assert not compare({True: result}).alpha
+
+
+def test_units_keep_their_layers_and_channels(result: xr.DataTree) -> None:
+    seen = unit_values(result, "selectivity", "layer1*")
+    assert seen.layers == ["layer1.0.relu", "layer1.0.relu_1"]
+    np.testing.assert_array_equal(
+        seen.values[1], result["units"]["selectivity"].values[16 + 24 : 16 + 24 + 6]
+    )
+    np.testing.assert_array_equal(seen.channels[1], np.arange(6))
+
+
+def test_a_place_along_other_dimensions_is_chosen(result: xr.DataTree) -> None:
+    at = {"corruption": "contrast", "severity": 5}
+    seen = unit_values(result, "corruption_selectivity", at=at)
+    expected = result["units"]["corruption_selectivity"].values[:, 1, 1]
+    np.testing.assert_array_equal(np.concatenate(seen.values), expected)
+    name, values = layer_values(result, "components", "relu", {"variance": 0.99})
+    assert (name, values.dims, values.item()) == ("components", ("layer",), 6.0)
+
+
+def test_truth_values_become_shares(result: xr.DataTree) -> None:
+    name, values = layer_values(result, "dead")
+    assert name == "dead_mean"
+    np.testing.assert_allclose(values, [1 / 16, 0, 0, 1 / 40, 0])
+
+
+def test_layers_come_in_the_order_in_which_they_run() -> None:
+    names = ["z", "a.1", "a.0"]
+    assert chosen_layers(names, ["a.*", "z"]) == names
+    assert chosen_layers(names, "a.0") == ["a.0"]
+    # A name that looks like a glob is found as it is.
+    assert chosen_layers(["f[0]", "f0"], "f[0]") == ["f[0]", "f0"]
+    with pytest.raises(LayerError):
+        chosen_layers(names, ["a.0", "b"])
+    with pytest.raises(OptionError):
+        compare(None)

@@ -1,0 +1,67 @@
+"""The style is there while a figure is drawn, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import pytest
+import xarray as xr
+from matplotlib import pyplot as plt
+
+from probekit import plot
+
+
+def test_settings_come_back_after_a_mistake_too(result: xr.DataTree) -> None:
+    before = dict(mpl.rcParams)
+    with pytest.raises(Exception, match="place along"):
+        plot.layer_profile({"a": result}, "components")
+    assert dict(mpl.rcParams) == before
+
+
+def test_given_axes_are_drawn_on_and_given_back(result: xr.DataTree) -> None:
+    figure, (left, right) = plt.subplots(1, 2)
+    assert plot.layer_profile(result, ax=left) is left
+    assert plot.unit_distribution(result, ax=right) is right
+    assert plt.get_fignums() == [figure.number]
+    assert left.spines["top"].get_visible(), "the axes' own frame is the caller's"
+
+
+def test_nothing_is_shown(result: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("a figure was shown"))
+    assert plot.layer_profile(result).figure.number in plt.get_fignums()
+
+
+def test_ticks_that_are_made_later_have_the_style(result: xr.DataTree) -> None:
+    with mpl.rc_context({"xtick.labelsize": 30, "ytick.labelsize": 30}):
+        ax = plot.layer_profile(result)
+        ax.set_ylim(0, 5)
+        ax.figure.canvas.draw()
+    sizes = {text.get_fontsize() for text in [*ax.get_xticklabels(), *ax.get_yticklabels()]}
+    assert sizes == {7.0}
+
+
+def test_the_font_is_the_readers_own(result: xr.DataTree) -> None:
+    with mpl.rc_context({"font.family": "DejaVu Serif"}):
+        ax = plot.layer_profile(result)
+    assert ax.yaxis.label.get_fontfamily() == ["DejaVu Serif"]
+
+
+def test_matplotlib_waits_until_a_figure_is_drawn() -> None:
+    code = (
+        "import sys, probekit as pk, probekit.cli; pk.plot; dir(pk.plot); "
+        "sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", plot.__all__)
+def test_every_name_is_there_and_documented(name: str) -> None:
+    assert getattr(plot, name).__doc__
+    assert f"`{name}" in (plot.__doc__ or "")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = plot.nonsense
