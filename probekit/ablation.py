@@ -19,6 +19,7 @@ from probekit.capture.stream import Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import DataError, ModelError, OptionError
 from probekit.models.image_model import as_module, content_hash
+from probekit.progress import hidden
 from probekit.provenance import provenance
 from probekit.results import strings, unit_coordinates
 
@@ -102,7 +103,7 @@ def ablate(
     counts = np.round(shares * run.units).astype(np.int64)
     table = np.empty((len(orders), len(counts)))
     clean: float | None = None
-    bar = tqdm(total=table.size, desc="ablate", unit="pass", disable=None if progress else True)
+    bar = tqdm(total=table.size, desc="ablate", unit="pass", disable=hidden(progress))
     with bar:
         for row, order in enumerate(orders.values()):
             for column, count in enumerate(counts):

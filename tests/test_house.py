@@ -19,7 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"processes", "provenance"},
+    {"processes", "progress", "provenance"},
     {"models", "data"},
     {"capture"},
     {"statistics"},

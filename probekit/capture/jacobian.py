@@ -18,6 +18,7 @@ from probekit.capture.stream import open_subject
 from probekit.capture.vector_jacobian import Forward
 from probekit.errors import ModelError, OptionError
 from probekit.models.image_model import borrow
+from probekit.progress import hidden
 
 __all__ = ["jacobian_norm"]
 
@@ -84,7 +85,7 @@ def jacobian_norm(
         with _logits(model) as forward:
             outputs = forward(first)["logits"].shape[1]
         used = choose_method(method, outputs, probes)
-        bar = tqdm(total=batches.samples, disable=None if progress else True, leave=False)
+        bar = tqdm(total=batches.samples, disable=hidden(progress), leave=False)
         with Differentiated.open(model, first, _logits, set(), memory) as subject, bar:
             for batch in batches:
                 images = batch.images.to(home)

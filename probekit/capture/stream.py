@@ -20,6 +20,7 @@ from probekit.data.datasets import load_data
 from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
+from probekit.progress import hidden
 
 __all__ = ["Observed", "Precision", "Reading", "find_layers", "open_subject", "stream"]
 
@@ -132,7 +133,7 @@ def stream(
                 total=batches.samples,
                 unit="image",
                 desc=title,
-                disable=None if reading.progress else True,
+                disable=hidden(reading.progress),
                 leave=False,
             )
         )

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError
 from probekit.models.loading import load_model
+from probekit.progress import hidden
 from probekit.provenance import provenance
 from probekit.training.checkpoint import DRAFT
 from probekit.training.runlog import read_log
@@ -91,7 +92,7 @@ def measure_runs(
     runs = find_runs(folder)
     place = Path(store)
     found = []
-    for run in tqdm(runs, desc=name, unit="run", disable=None if progress else True):
+    for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
         file = place / f"{name}-{_digest(run, text)}.nc"
         if not file.is_file():
             _keep(measure(load_model(str(run.folder)), **options), file)

@@ -19,6 +19,7 @@ from probekit.errors import DataError, OptionError, ProbekitError
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.loading import read_weights
+from probekit.progress import hidden
 from probekit.training.keeping import Keeper, Place, Trained
 from probekit.training.machine import Machine
 from probekit.training.measures import Measured, measure
@@ -124,7 +125,7 @@ class Fitting:
             initial=place.epoch * steps + place.step,
             desc=f"train {self.recipe.name}",
             unit="step",
-            disable=None if progress and main else True,
+            disable=hidden(progress and main),
         )
         try:
             with bar:

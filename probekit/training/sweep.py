@@ -26,6 +26,7 @@ from probekit.errors import (
     ProbekitError,
     ProbekitWarning,
 )
+from probekit.progress import hidden
 from probekit.training.checkpoint import write_text
 from probekit.training.recipes import Recipe, get_recipe
 from probekit.training.runs import check_same, foreign_files, layer_names, locked, read_run
@@ -142,7 +143,7 @@ def sweep(
             initial=len(grid) - len(waiting),
             desc=f"sweep {chosen.name}",
             unit="run",
-            disable=None if progress else True,
+            disable=hidden(progress),
         )
         with bar, closing(ended):
             for alpha, seed, failure in bar:
