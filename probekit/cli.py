@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Understand trained vision networks, unit by unit.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog="Example: probekit analyze -o result.nc   (a bundled network on a bundled test set)",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -483,7 +484,7 @@ def report(
     print(f"report: {path}, {path.stat().st_size / 2**20:.1f} MiB")
 
 
-@command()
+@command(epilog="Example: probekit recipes")
 def recipes() -> None:
     """List the recipes that train and sweep know."""
     from probekit.training.recipes import list_recipes
@@ -492,7 +493,7 @@ def recipes() -> None:
         print(name)
 
 
-@command(name="models")
+@command(name="models", epilog="Example: probekit models 'resnet*'")
 def show_models(
     pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*",
 ) -> None:
