@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -11,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from probekit.errors import ModelError, close_matches, some_of
+from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.image_model import ImageModel, content_hash
 
 __all__ = ["DEFAULT_MODEL", "list_models", "load_model", "read_weights"]
 
 DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
+
+_FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", "selectivity_mean")
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -71,7 +73,7 @@ def load_model(
         model = _bundled(text.removeprefix("probekit:"))
     elif text.startswith("torchvision:"):
         model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):
         model = _from_card(_run_card(Path(text)), Path(text))
     else:
         model = _timm(text, pretrained and not weights, options)
@@ -99,19 +101,18 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         ModelError: The file is missing, damaged, or a pickle that would run code.
     """
     file = Path(file)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")
-    try:
+    with foreign_file(f"weights {str(file)!r} cannot be read", ModelError):
         if file.suffix == ".safetensors":
             return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ModelError(f"weights {str(file)!r} cannot be read: {_first_line(error)}") from None
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"weights {str(file)!r} are a pickle that needs code to be run, which is refused; save "
-            "the model's state_dict() with safetensors instead"
-        ) from None
+        try:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise ModelError(
+                f"weights {str(file)!r} are no tensors, or a pickle that needs code to be run, which "
+                "is refused; save the model's state_dict() with safetensors instead"
+            ) from None
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -163,24 +164,24 @@ def _run_card(folder: Path) -> Path:
 
 def _from_card(file: Path, folder: Path) -> ImageModel:
     """A model from its card: architecture, preprocessing, and the weights beside it."""
-    try:
+    with foreign_file(f"card {str(file)!r} cannot be used", ModelError):
         card = json.loads(file.read_text())
         architecture = dict(card["architecture"])
-        kind = architecture.pop("name")
-        size = card["input_size"]
-        module = ARCHITECTURES[kind](**architecture)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"card {str(file)!r} cannot be used: {error!r}") from None
-    weights = folder / card.get("weights", f"{file.stem}.safetensors")
+        module = ARCHITECTURES[architecture.pop("name")](**architecture)
+        channels, height, width = map(int, card["input_size"])
+        weights = folder / Path(card.get("weights", f"{file.stem}.safetensors")).name
+        model = ImageModel(
+            module=module,
+            mean=tuple(map(float, card["mean"])),
+            std=tuple(map(float, card["std"])),
+            input_size=(channels, height, width),
+            classes=tuple(map(str, card["classes"])),
+            provenance={
+                "name": card["name"], "weights": weights.name, "recipe": card.get("recipe"),
+            },
+        )  # fmt: skip
     _fit(module, read_weights(weights), str(weights))
-    return ImageModel(
-        module=module,
-        mean=tuple(card["mean"]),
-        std=tuple(card["std"]),
-        input_size=(size[0], size[1], size[2]),
-        classes=tuple(card["classes"]),
-        provenance={"name": card["name"], "weights": weights.name, "recipe": card.get("recipe")},
-    )
+    return model
 
 
 def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
@@ -196,9 +197,9 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
         module = timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         if not pretrained:
-            raise ModelError(f"timm cannot build {name!r}: {_first_line(error)}") from None
+            raise ModelError(f"timm cannot build {name!r}: {first_line(error)}") from None
         raise ModelError(
-            f"the pretrained weights of {name!r} cannot be had ({_first_line(error)}); pass "
+            f"the pretrained weights of {name!r} cannot be had ({first_line(error)}); pass "
             "weights=FILE (--weights), or pretrained=False (--random) for random weights"
         ) from None
     config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
@@ -236,7 +237,7 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageM
         module = get_model(name, weights=published if pretrained else None, **options)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"torchvision cannot give {name!r} ({_first_line(error)}); pass weights=FILE (--weights), "
+            f"torchvision cannot give {name!r} ({first_line(error)}); pass weights=FILE (--weights), "
             "or pretrained=False (--random) for random weights"
         ) from None
     outputs = options.get("num_classes", 1000)
@@ -254,7 +255,3 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageM
             "weights": str(published) if pretrained else "random",
         },
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
