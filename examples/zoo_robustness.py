@@ -2,11 +2,11 @@
 
     python examples/zoo_robustness.py --out docs/zoo --store STORE
 
-Accuracy under all 19 corruptions at five severities is that on all 10,000 test images; what happens inside the
-network (dimensionality of the change, selectivity) is measured on a random sample of 500 of them, and so
-are FGSM and PGD (20 steps, one random start). What is finished is kept in STORE, and a second call goes on. The
-networks can be shared out among processes: `--only NAME` measures one, and a last call without it makes
-the tables.
+Accuracy under all 19 corruptions at five severities is that on all 10,000 test images; what happens
+inside the network (dimensionality of the change, selectivity) is measured on a random sample of 500 of
+them, and so are FGSM and PGD (20 steps, one random start). What is finished is kept in STORE, and a
+second call goes on. The networks can be shared out among processes: `--only NAME` measures one, and
+a last call without it makes the tables.
 """
 
 from __future__ import annotations
