@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ from probekit.data.images import LabelledImages, TensorImages
 from probekit.errors import DataError, OptionError
 
 __all__ = ["Batch", "Batches", "draw"]
+
+_WORKERS = 4096
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Batches:
         for name, value in (("batch_size", batch_size), ("limit", limit)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if batch_size > sys.maxsize or not -(2**63) <= seed < 2**63:
+            raise OptionError(f"batch_size {batch_size} or seed {seed} has more than 64 bits")
+        if workers is not None and (not isinstance(workers, int) or not 0 <= workers <= _WORKERS):
+            raise OptionError(f"workers is a whole number from 0 to {_WORKERS}, not {workers!r}")
         if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
             images, labels = data
             if images.ndim > 1 and labels.ndim == 1 and len(images) == len(labels):
@@ -195,13 +202,10 @@ class Batches:
         data = self.source
         index = self.order()
         own = isinstance(data, LabelledImages)
-        if index is not None:
-            numbers = index.tolist()
-            data = (
-                _Chosen(data, numbers)
-                if isinstance(data, LabelledImages)
-                else Subset(data, numbers)
-            )
+        if isinstance(data, LabelledImages):
+            data = _Chosen(data, range(len(data)) if index is None else index.tolist())
+        elif index is not None:
+            data = Subset(data, index.tolist())
         workers = self.workers
         if workers is None:
             workers = getattr(self.source, "workers", 0)
@@ -268,16 +272,16 @@ class _Replayed:
 
 
 class _Chosen(Dataset[Any]):
-    """Some of the samples of a `LabelledImages`, still fetched many at a time."""
+    """Samples of a `LabelledImages`, fetched many at a time, with their numbers or what went wrong."""
 
-    def __init__(self, data: LabelledImages, index: list[int]) -> None:
+    def __init__(self, data: LabelledImages, index: Sequence[int]) -> None:
         self.data, self.index = data, index
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitems__(self, numbers: list[int]) -> Any:
-        return self.data.__getitems__([self.index[number] for number in numbers])
+        return self.data.fetch([self.index[number] for number in numbers])
 
 
 def _is_map(data: Any) -> bool:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from probekit.errors import DataError
+from probekit.errors import DataError, first_line
 
 __all__ = ["FolderImages", "LabelledImages", "PreparedImages", "TensorImages", "prepare", "resize"]
 
 Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MOST_PIXELS = 2**26
+_HASHED_BYTES = 2**24
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -51,7 +54,7 @@ class LabelledImages(Dataset[Any]):
         return len(self.labels)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        fetched = self.__getitems__([range(len(self))[number]])
+        fetched = self.fetch([range(len(self))[number]])
         if isinstance(fetched, DataError):
             raise fetched
         images, labels, _ = fetched
@@ -59,7 +62,7 @@ class LabelledImages(Dataset[Any]):
             raise DataError(f"sample {number} of {self.name} is unreadable and skipped")
         return images[0], int(labels[0])
 
-    def __getitems__(self, numbers: list[int]) -> Fetched:
+    def fetch(self, numbers: list[int]) -> Fetched:
         """Images, labels and indices of several samples, or what went wrong."""
         raise NotImplementedError
 
@@ -100,7 +103,7 @@ class TensorImages(LabelledImages):
             digest.update(part.contiguous().flatten().view(torch.uint8).numpy().data)
         self.fingerprint = f"sha256:{digest.hexdigest()}"
 
-    def __getitems__(self, numbers: list[int]) -> Fetched:
+    def fetch(self, numbers: list[int]) -> Fetched:
         index = torch.as_tensor(numbers)
         images = self.images[index]
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
@@ -134,7 +137,7 @@ class FolderImages(LabelledImages):
         workers: int = 0,
     ) -> None:
         root = Path(root)
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise DataError(f"there is no folder {str(root)!r}")
         folders = sorted(path for path in root.iterdir() if path.is_dir())
         files = [
@@ -149,7 +152,7 @@ class FolderImages(LabelledImages):
         kept = [(folder, found) for folder, found in zip(folders, files, strict=True) if found]
         self.paths = [path for _, found in kept for path in found]
         self.labels = torch.tensor([label for label, (_, found) in enumerate(kept) for _ in found])
-        self.classes = tuple(folder.name for folder, _ in kept)
+        self.classes = tuple(_as_text(folder.name) for folder, _ in kept)
         self.name = str(root)
         self.root = root
         self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
@@ -159,33 +162,58 @@ class FolderImages(LabelledImages):
 
     @property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files."""
+        """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
+
+        What cannot be read counts as empty, so that data whose bad images are skipped has one too.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256(f"{self.size}|{self.crop_pct}|{self.interpolation}".encode())
             for path in self.paths:
-                digest.update(f"{path.relative_to(self.root)}|{path.stat().st_size}|".encode())
+                digest.update(os.fsencode(path.relative_to(self.root)) + b"|")
+                digest.update(f"{_size(path)}|".encode())
             for path in self.paths[:: max(1, len(self.paths) // 64)]:
-                digest.update(path.read_bytes())
+                digest.update(_beginning(path))
             self._fingerprint = f"sha256:{digest.hexdigest()}"
         return self._fingerprint
 
-    def __getitems__(self, numbers: list[int]) -> Fetched:
+    def fetch(self, numbers: list[int]) -> Fetched:
         images, kept = [], []
         for number in numbers:
             try:
                 with Image.open(self.paths[number]) as image:
                     images.append(prepare(image, self.size, self.crop_pct, self.interpolation))
-            except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            except Exception as error:  # decoders raise whatever a damaged file makes them
                 if not self.skip_bad:
                     return DataError(
-                        f"image {str(self.paths[number])!r} cannot be read ({error}); mend or remove "
-                        "it, or skip what cannot be read with skip_bad=True (--skip-bad)"
+                        f"image {str(self.paths[number])!r} cannot be read ({first_line(error)}); "
+                        "mend or remove it, or skip what cannot be read with skip_bad=True (--skip-bad)"
                     )
             else:
                 kept.append(number)
         stacked = torch.stack(images) if images else torch.empty(0, *self.size)
         index = torch.tensor(kept, dtype=torch.long)
         return stacked, self.labels[index], index
+
+
+def _as_text(name: str) -> str:
+    """A folder's name without the bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _beginning(path: Path) -> bytes:
+    """The content of a file, up to a bound that photographs hardly reach."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HASHED_BYTES)
+    except OSError:
+        return b""
 
 
 class PreparedImages(LabelledImages):
@@ -211,7 +239,7 @@ class PreparedImages(LabelledImages):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, numbers: list[int]) -> Fetched:
+    def fetch(self, numbers: list[int]) -> Fetched:
         images, labels = [], []
         for number in numbers:
             try:
@@ -247,9 +275,14 @@ def prepare(
         scale = max(whole[0] / image.height, whole[1] / image.width)
         wide = max(width, int(image.width * scale + 1e-4))
         high = max(height, int(image.height * scale + 1e-4))
-        image = image.resize((wide, high), _RESAMPLING[interpolation])
         left, top = round((wide - width) / 2), round((high - height) / 2)
-        image = image.crop((left, top, left + width, top + height))
+        if wide * high <= _MOST_PIXELS:
+            image = image.resize((wide, high), _RESAMPLING[interpolation])
+            image = image.crop((left, top, left + width, top + height))
+        else:  # of an image that is a line, only what is kept is made larger
+            across, up = image.width / wide, image.height / high
+            part = (left * across, top * up, (left + width) * across, (top + height) * up)
+            image = image.resize((width, height), _RESAMPLING[interpolation], box=part)
     array = np.array(image, dtype=np.float32) / 255
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 

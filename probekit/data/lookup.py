@@ -93,7 +93,7 @@ def _fetched(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]
             rows = [(number, *source[number]) for number in numbers]
             yield from ((number, torch.as_tensor(image), int(y)) for number, image, y in rows)
             continue
-        fetched = source.__getitems__(numbers)
+        fetched = source.fetch(numbers)
         if isinstance(fetched, DataError):
             raise fetched
         images, labels, kept = fetched

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import probekit as pk
 from probekit.data.batches import Batches
@@ -151,3 +151,14 @@ def test_bytes_become_shares() -> None:
 def test_shapes_that_are_no_images() -> None:
     with pytest.raises(DataError, match="images must be"):
         TensorImages(torch.zeros(3, 4, 4), torch.zeros(3))
+
+
+def test_torch_can_load_and_divide_them() -> None:
+    data = TensorImages(torch.rand(6, 1, 4, 4), torch.arange(6), list("abcdef"))
+    images, labels = next(iter(DataLoader(data, batch_size=4)))
+    assert torch.equal(images, data.images[:4])
+    assert labels.tolist() == [0, 1, 2, 3]
+    (batch,) = Batches(Subset(data, [5, 1]))
+    assert torch.equal(batch.images, data.images[[5, 1]])
+    (batch,) = Batches(DataLoader(data, batch_size=6))
+    assert torch.equal(batch.images, data.images)
