@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from probekit.errors import OptionError, ProbekitError, ProbekitWarning, plain
+
+_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 app = typer.Typer(
     name="probekit",
@@ -62,12 +66,20 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., Non
             try:
                 with _notes():
                     function(*args, **kwargs)
+                    sys.stdout.flush()
             except ProbekitError as error:
                 print(f"probekit: {plain(error)}", file=sys.stderr)
                 raise typer.Exit(2) from None
             except KeyboardInterrupt:
                 print("probekit: interrupted", file=sys.stderr)
                 raise typer.Exit(130) from None
+            except OSError as error:
+                if error.errno not in _DISK_FULL:
+                    raise
+                # What could not be printed would be tried again, and complained of, at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                print(f"probekit: no room to write: {error.strerror}", file=sys.stderr)
+                raise typer.Exit(2) from None
 
         return app.command(**options)(run)
 

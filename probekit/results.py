@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.capture.layers import Layer
-from probekit.errors import OutputError
+from probekit.errors import OutputError, first_line, foreign_file
 
 __all__ = ["check_output", "open_result", "save_result", "unit_coordinates"]
 
@@ -42,18 +42,19 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix not in (".nc", ".zarr"):
         raise OutputError(f"a result is written to a .nc or .zarr file, not to {str(path)!r}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise OutputError(
             f"{str(path)!r} exists already; choose another name, or overwrite=True (--overwrite)"
         )
-    if path.is_dir() and path.suffix == ".nc":
+    if os.path.isdir(path) and path.suffix == ".nc":
         raise OutputError(f"{str(path)!r} is a folder")
     trial = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         trial.touch()
         trial.unlink()
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
     return path
 
 
@@ -73,9 +74,9 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
             if path.exists():
                 shutil.rmtree(path)
         os.replace(draft, path)
-    except (OSError, RuntimeError) as error:  # HDF5 tells of a full disk with a RuntimeError
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
+    # HDF5 tells of a full disk with a RuntimeError; text that is none is a UnicodeError.
+    except (OSError, RuntimeError, UnicodeError) as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -91,13 +92,13 @@ def open_result(path: str | Path) -> xr.DataTree:
         OutputError: There is none, or it cannot be read.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise OutputError(f"there is no result {str(path)!r}")
     options: Mapping[str, Any] = (
         {"engine": "zarr", "consolidated": False} if path.is_dir() else {"engine": "h5netcdf"}
     )
-    try:
-        with xr.open_datatree(path, **options) as tree:
-            return tree.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"{str(path)!r} is no result of probekit: {error}") from None
+    with (
+        foreign_file(f"{str(path)!r} is no result of probekit", OutputError),
+        xr.open_datatree(path, **options) as tree,
+    ):
+        return tree.load()

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import zarr
 from torch import Tensor
 
 from probekit.data.batches import Batch, Batches
-from probekit.errors import DataError, OptionError, OutputError
+from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
 
 __all__ = ["RecordingStore", "open_recording"]
 
@@ -71,12 +72,21 @@ class RecordingStore:
         self._pending: list[tuple[Tensor, Batch]] = []
         self.complete = False
         self.done = 0
-        if self.path.exists() and overwrite:
-            shutil.rmtree(self.path)
-        if self.path.exists():
+        if os.path.lexists(self.path) and overwrite:
+            self._remove()
+        if os.path.lexists(self.path):
             self._resume()
         else:
             self._begin(frame)
+
+    def _remove(self) -> None:
+        try:
+            if self.path.is_dir() and not self.path.is_symlink():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink()
+        except OSError as error:
+            raise OutputError(f"{str(self.path)!r} cannot be replaced: {error.strerror}") from None
 
     def check_room(self) -> None:
         """Raises `OutputError` where the disk cannot hold what is still to come, uncompressed."""
@@ -89,48 +99,63 @@ class RecordingStore:
             )
 
     def _begin(self, frame: xr.Dataset) -> None:
+        """Makes the arrays beside their place and moves them there whole.
+
+        So that a process that dies meanwhile leaves no store that a later call could take for one.
+        """
+        draft = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         try:
-            frame.to_zarr(self.path, mode="w-", zarr_format=3, consolidated=False)
-            group = zarr.open_group(self.path, mode="r+")
-            shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
+            frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
+            self._make_arrays(zarr.open_group(draft, mode="r+"))
+            self._note(0, draft)
+            os.replace(draft, self.path)
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{str(self.path)!r} cannot be written: {first_line(error)}"
+            ) from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _make_arrays(self, group: zarr.Group) -> None:
+        shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
+        group.create_array(
+            "activation", shape=shape, chunks=chunks, dtype="float32",
+            dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
+        )  # fmt: skip
+        for name, fill in (("label", -1), ("sample", -1)):
             group.create_array(
-                "activation", shape=shape, chunks=chunks, dtype="float32",
-                dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
+                name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
+                dimension_names=["sample"], fill_value=fill,
             )  # fmt: skip
-            for name, fill in (("label", -1), ("sample", -1)):
-                group.create_array(
-                    name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
-                    dimension_names=["sample"], fill_value=fill,
-                )  # fmt: skip
-            group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
-            self._note(0)
-        except OSError as error:
-            raise OutputError(f"{str(self.path)!r} cannot be written: {error}") from None
+        group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
 
     def _resume(self) -> None:
-        try:
+        progress = self.path / _PROGRESS
+        with foreign_file(
+            f"{str(self.path)!r} exists and is no recording that could go on",
+            OutputError,
+            "; choose another name, or overwrite=True (--overwrite)",
+        ):
             group = zarr.open_group(self.path, mode="r")
-            found = json.loads(str(group.attrs["identity"]))
+            found = dict(json.loads(str(group.attrs["identity"])))
             shape = group["activation"].shape  # type: ignore[union-attr]
-        except (OSError, KeyError, ValueError):
-            raise OutputError(
-                f"{str(self.path)!r} exists and is no recording that could go on; choose another "
-                "name, or overwrite=True (--overwrite)"
-            ) from None
+            complete = not progress.exists()
+            done = self.samples if complete else int(json.loads(progress.read_text())["done"])
+            if not 0 <= done <= self.samples:
+                raise ValueError(f"{done} of {self.samples} samples are said to be done")
         other = [key for key in self._identity if found.get(key) != self._identity[key]]
         if other or shape != (self.samples, self.units):
             raise OutputError(
                 f"{str(self.path)!r} is a recording of another {' and '.join(other) or 'size'}; "
                 "choose another name, or overwrite=True (--overwrite)"
             )
-        progress = self.path / _PROGRESS
-        self.complete = not progress.exists()
-        self.done = self.samples if self.complete else int(json.loads(progress.read_text())["done"])
+        self.complete, self.done = complete, done
 
-    def _note(self, done: int) -> None:
-        draft = self.path / f".{_PROGRESS}"
+    def _note(self, done: int, folder: Path | None = None) -> None:
+        folder = folder or self.path
+        draft = folder / f".{_PROGRESS}"
         draft.write_text(json.dumps({"done": done}))
-        os.replace(draft, self.path / _PROGRESS)
+        os.replace(draft, folder / _PROGRESS)
         self.done = done
 
     def append(self, table: Tensor, batch: Batch) -> None:
@@ -185,17 +210,16 @@ def open_recording(path: str | Path) -> xr.Dataset:
         OutputError: There is none, or it is not finished.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise OutputError(f"there is no recording {str(path)!r}")
     if (path / _PROGRESS).exists():
         raise OutputError(
             f"the recording {str(path)!r} is not finished; the command that began it goes on with it"
         )
-    try:
+    with foreign_file(f"{str(path)!r} is no recording", OutputError):
         lazy = xr.open_zarr(path, consolidated=False, chunks={})
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(f"{str(path)!r} is no recording: {error}") from None
-    small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+        small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+        _ = lazy["activation"].dims.index("sample"), lazy["label"]
     plain = {
         name: value.astype(object) if _is_text(value) else value for name, value in small.items()
     }

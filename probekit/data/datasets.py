@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -67,7 +68,7 @@ def _rooted(name: str, root: Path | None) -> Path:
             f"{name} is read from a folder of yours: pass root=DIR (--data-root), the folder that "
             "its archive was unpacked to"
         )
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"there is no folder {str(root)!r} to read {name} from")
     return root
 
@@ -136,9 +137,9 @@ def load_data(
         if str(source) in _BY_NAME:
             return _named(str(source), root, split, size, workers)
         folder = Path(source, split or "")
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad, workers=1)
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             raise DataError(f"there is no folder {split!r} in {str(source)!r}")
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import pickle
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from probekit.data.images import TensorImages
-from probekit.errors import DataError
+from probekit.errors import DataError, foreign_file
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
@@ -35,6 +36,8 @@ FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+# More than any of these data sets has, and less than a bomb of compressed zeros.
+_MOST_BYTES = 2**28
 _IDX_COUNTS = {"train": 60_000, "test": 10_000}
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -46,16 +49,15 @@ def read_idx(file: Path | Traversable) -> Tensor:
     Raises:
         DataError: The file is missing, cut short or of another format.
     """
-    try:
+    with foreign_file(f"{str(file)!r} cannot be read", DataError):
         raw = file.read_bytes()
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise DataError(f"{str(file)!r} cannot be read: {error}") from None
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(_MOST_BYTES)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{str(file)!r} is not an IDX file of bytes")
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(raw) - start != int(np.prod(shape)):
+    if len(raw) - start != math.prod(shape) or not 0 < len(shape) <= 4:
         raise DataError(
             f"{str(file)!r} is cut short: {shape} values announced, {len(raw) - start} found"
         )
@@ -128,10 +130,9 @@ def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000
         parts.append(_cifar_binary(file, 1) if binary else _cifar_python(file, b"labels"))
         _check_count(file, len(parts[-1][1]), per_file)
     if binary:
-        classes = _needed("cifar10", folder / "batches.meta.txt").read_text().split()
+        classes = _words_of(_needed("cifar10", folder / "batches.meta.txt"))
     else:
-        meta = _unpickle(_needed("cifar10", folder / "batches.meta"))
-        classes = [name.decode() for name in meta[b"label_names"]]
+        classes = _class_names(_needed("cifar10", folder / "batches.meta"), b"label_names")
     return _cifar_images("cifar10", parts, classes, size)
 
 
@@ -157,10 +158,9 @@ def cifar100(
     part = _cifar_binary(file, 2) if binary else _cifar_python(file, b"fine_labels")
     _check_count(file, len(part[1]), train if split == "train" else test)
     if binary:
-        classes = _needed("cifar100", folder / "fine_label_names.txt").read_text().split()
+        classes = _words_of(_needed("cifar100", folder / "fine_label_names.txt"))
     else:
-        meta = _unpickle(_needed("cifar100", folder / "meta"))
-        classes = [name.decode() for name in meta[b"fine_label_names"]]
+        classes = _class_names(_needed("cifar100", folder / "meta"), b"fine_label_names")
     return _cifar_images("cifar100", [part], classes, size)
 
 
@@ -190,15 +190,15 @@ def _cifar_images(
 
 def _cifar_python(file: Path, key: bytes) -> tuple[Any, Any]:
     found = _unpickle(file)
-    try:
-        return np.asarray(found[b"data"], np.uint8).reshape(-1, 3072), np.asarray(found[key])
-    except (KeyError, ValueError, TypeError):
-        raise DataError(f"{str(file)!r} is not a batch of CIFAR's Python version") from None
+    with foreign_file(f"{str(file)!r} is not a batch of CIFAR's Python version", DataError):
+        labels = np.asarray(found[key], np.int64)
+        return np.asarray(found[b"data"], np.uint8).reshape(len(labels), 3072), labels
 
 
 def _cifar_binary(file: Path, labels: int) -> tuple[Any, Any]:
     """Rows of label bytes (the last is the fine label) and 3072 bytes of image."""
-    raw = np.frombuffer(file.read_bytes(), np.uint8)
+    with foreign_file(f"{str(file)!r} cannot be read", DataError):
+        raw = np.frombuffer(file.read_bytes(), np.uint8)
     if len(raw) % (labels + 3072):
         raise DataError(f"{str(file)!r} is cut short: {len(raw)} bytes are no whole images")
     rows = raw.reshape(-1, labels + 3072)
@@ -220,13 +220,26 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(file: Path) -> Any:
-    try:
+    with foreign_file(f"{str(file)!r} is damaged or no file of CIFAR", DataError):
         found = _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, OSError) as error:
-        raise DataError(f"{str(file)!r} is damaged or no file of CIFAR: {error}") from None
     if not isinstance(found, dict):
         raise DataError(f"{str(file)!r} holds {type(found).__name__}, not a batch of CIFAR")
     return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+
+
+def _class_names(file: Path, key: bytes) -> list[str]:
+    meta = _unpickle(file)
+    with foreign_file(f"{str(file)!r} names no classes", DataError):
+        return [bytes(name).decode() for name in meta[key]]
+
+
+def _words_of(file: Path) -> list[str]:
+    return _text_of(file).split()
+
+
+def _text_of(file: Path) -> str:
+    with foreign_file(f"{str(file)!r} cannot be read", DataError):
+        return file.read_text(encoding="utf-8")
 
 
 def tiny_imagenet(
@@ -257,7 +270,7 @@ def tiny_imagenet(
         Leavitt & Morcos 2020 (arXiv 2003.01262) test on the official validation set.
     """
     folder = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
-    names = sorted(_needed("tiny-imagenet", folder / "wnids.txt", _TINY_URL).read_text().split())
+    names = sorted(_words_of(_needed("tiny-imagenet", folder / "wnids.txt", _TINY_URL)))
     if len(names) != classes:
         raise DataError(f"{str(folder / 'wnids.txt')!r} names {len(names)} classes, not {classes}")
     if split == "train":
@@ -290,7 +303,7 @@ def _tiny_training(
 
 def _tiny_test(folder: Path, names: Sequence[str], count: int) -> tuple[list[Path], list[int]]:
     table = _needed("tiny-imagenet", folder / "val" / "val_annotations.txt", _TINY_URL)
-    rows = [line.split("\t") for line in table.read_text().splitlines() if line.strip()]
+    rows = [line.split("\t") for line in _text_of(table).splitlines() if line.strip()]
     if len(rows) != count or any(len(row) < 2 for row in rows):
         raise DataError(f"{str(table)!r} has {len(rows)} lines of annotation, not {count}")
     number = {name: label for label, name in enumerate(names)}
@@ -305,7 +318,7 @@ def _tiny_test(folder: Path, names: Sequence[str], count: int) -> tuple[list[Pat
 def _tiny_class_names(folder: Path, names: Sequence[str]) -> list[str]:
     """The first English word of each class, or its WordNet number where that is not unique."""
     table = folder / "words.txt"
-    lines = table.read_text().splitlines() if table.is_file() else []
+    lines = _text_of(table).splitlines() if table.is_file() else []
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     shown = [words.get(name, name).split(",")[0].strip() for name in names]
     return [
@@ -319,11 +332,11 @@ def _decode(files: Sequence[Path], workers: int) -> Tensor:
 
     def read(number: int) -> None:
         file = files[number]
-        try:
-            with Image.open(file) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise DataError(f"image {str(file)!r} cannot be read: {error}") from None
+        with (
+            foreign_file(f"image {str(file)!r} cannot be read", DataError),
+            Image.open(file) as image,
+        ):
+            pixels = np.array(image.convert("RGB"))
         if pixels.shape != (64, 64, 3):
             raise DataError(f"image {str(file)!r} is {pixels.shape[:2]} and not 64 x 64 pixels")
         images[number] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())

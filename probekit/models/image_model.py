@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from probekit.errors import ModelError
 
 __all__ = ["ImageModel", "as_module", "borrow", "content_hash", "device_of"]
 
+_MOST = 2**30
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageModel:
     """A network that takes images in [0, 1] and does its own normalization.
 
@@ -48,6 +51,17 @@ class ImageModel:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise ModelError(f"mean {self.mean} and std {self.std} need one positive std a channel")
+        if len(self.input_size) != 3 or min(self.input_size) < 1 or prod(self.input_size) > _MOST:
+            raise ModelError(
+                f"input_size is (channels, height, width), whole numbers from 1, not {self.input_size}"
+            )
+
+    def __repr__(self) -> str:
+        name = self.provenance.get("name", type(self.module).__name__)
+        return (
+            f"ImageModel({name}, input_size={self.input_size}, mean={self.mean}, std={self.std}, "
+            f"{len(self.classes)} classes)"
+        )
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images (batch, channels, height, width) in [0, 1], as the network wants them."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 from safetensors.torch import load_file
@@ -103,7 +104,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     file = Path(file)
     if not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")
-    with foreign_file(f"weights {str(file)!r} cannot be read", ModelError):
+    with foreign_file(f"weights {str(file)!r} cannot be read", ModelError), catch_warnings():
+        simplefilter("ignore")  # torch remarks on pickles that are refused anyway
         if file.suffix == ".safetensors":
             return load_file(file)
         try:

@@ -14,13 +14,14 @@ from uuid import uuid4
 
 import xarray as xr
 
-from probekit.errors import OutputError
+from probekit.errors import OutputError, foreign_file
 from probekit.results import open_result, save_result
 from probekit.robustness.perturbed import Condition
 
 __all__ = ["ConditionStore"]
 
 IDENTITY = "identity.json"
+_DRAFT = ".identity-"
 
 
 class ConditionStore:
@@ -75,33 +76,37 @@ class ConditionStore:
     def _claim(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            known = (folder / IDENTITY).read_text() if (folder / IDENTITY).exists() else None
+            file = folder / IDENTITY
+            known = file.read_text(errors="replace") if file.exists() else None
             if known is None:
-                if any(folder.iterdir()):
+                # A process that died while it began the folder can have left its draft there.
+                if any(not path.name.startswith(_DRAFT) for path in folder.iterdir()):
                     raise OutputError(
                         f"{str(folder)!r} holds something else than conditions of a robustness run; "
                         "choose an empty or a new folder"
                     )
-                draft = folder / f".{uuid4().hex}"
-                draft.write_text(json.dumps(self._identity, indent=1))
-                os.replace(draft, folder / IDENTITY)
+                draft = folder / f"{_DRAFT}{uuid4().hex}"
+                try:
+                    draft.write_text(json.dumps(self._identity, indent=1))
+                    os.replace(draft, file)
+                finally:
+                    draft.unlink(missing_ok=True)
                 return
-        except OSError as error:
-            raise OutputError(f"{str(folder)!r} cannot be used: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{str(folder)!r} cannot be used: {reason}") from None
         self._compare(folder, known)
 
     def _compare(self, folder: Path, known: str) -> None:
-        try:
-            stored = json.loads(known)
+        with foreign_file(
+            f"{str(folder / IDENTITY)!r} cannot be read", OutputError, "; choose another folder"
+        ):
+            stored = dict(json.loads(known))
             differing = [
                 name
                 for name in sorted({*stored, *self._identity})
                 if stored.get(name) != self._identity.get(name)
             ]
-        except (ValueError, TypeError, AttributeError):
-            raise OutputError(
-                f"{str(folder / IDENTITY)!r} cannot be read; choose another folder"
-            ) from None
         if differing:
             told = "; ".join(
                 f"{name} was {_short(stored.get(name))} and is {_short(self._identity.get(name))}"

@@ -8,6 +8,7 @@ its types in groups (``blur``, ``digital``, ``noise``, ``weather``, ``extra``).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from probekit.errors import DataError, OptionError, close_matches
+from probekit.errors import DataError, OptionError, close_matches, foreign_file
 from probekit.robustness.corruption_tables import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
 __all__ = ["PublishedCorruptions", "load_published"]
@@ -92,7 +93,7 @@ def load_published(
     probekit.errors.DataError: no/such/folder was asked for, but there is no such folder
     """
     root = Path(root)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root} was asked for, but there is no such folder")
     arrays = {name: root / f"{name}.npy" for name in _ALL if (root / f"{name}.npy").is_file()}
     folders = {} if arrays else _type_folders(root)
@@ -175,10 +176,10 @@ def _check_folders(folders: dict[str, Path]) -> tuple[str, ...]:
 
 
 def _opened(path: Path) -> NDArray[Any]:
-    try:
+    with foreign_file(f"{path} cannot be read as an array file", DataError):
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an array file: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays")
     return array
 
 
@@ -227,14 +228,14 @@ class _FolderImages(Dataset[tuple[Tensor, int]]):
         return len(self._files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         path, label = self._files[number]
-        try:
-            with Image.open(path) as image:
-                return _as_image(np.array(image.convert("RGB"))), label
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}") from error
+        with (
+            foreign_file(f"{path} cannot be read as an image", DataError),
+            Image.open(path) as image,
+        ):
+            return _as_image(np.array(image.convert("RGB"))), label
 
 
 def _slice_of(array: NDArray[Any], severity: int) -> NDArray[Any]:

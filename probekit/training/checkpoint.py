@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from probekit.errors import OutputError
+from probekit.errors import OutputError, foreign_file
 
 __all__ = [
     "DRAFT",
     "capture_random_state",
+    "damaged",
     "momentum_of",
     "read_checkpoint",
     "remove_drafts",
@@ -100,16 +102,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         OutputError: It is missing, damaged, or was not written by `write_checkpoint`.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise OutputError(
-            f"checkpoint {str(path)!r} cannot be read ({reason}); move the run's folder away to "
-            "begin anew"
-        ) from None
+    with damaged(path), safe_open(path, framework="pt") as file:
+        facts = dict(json.loads((file.metadata() or {})["facts"]))
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+
+
+def damaged(path: Path) -> AbstractContextManager[None]:
+    """Makes one sentence of whatever is wrong with a checkpoint."""
+    advice = "; move the run's folder away to begin anew"
+    return foreign_file(f"checkpoint {str(path)!r} cannot be read", OutputError, advice)
 
 
 def momentum_of(optimizer: torch.optim.SGD, module: nn.Module) -> dict[str, Tensor]:

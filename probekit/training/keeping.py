@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from probekit.errors import OutputError
 from probekit.training.checkpoint import (
     capture_random_state,
+    damaged,
     momentum_of,
     read_checkpoint,
     restore_momentum,
@@ -128,6 +129,12 @@ class Keeper:
         if not path.exists():
             return
         tensors, facts = read_checkpoint(path)
+        with damaged(path):
+            self._restore(trained, tensors, facts)
+
+    def _restore(
+        self, trained: Trained, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
         if facts["data"] != self.data:
             raise OutputError(
                 f"{str(self.folder)!r} was begun with other training images than those found now; "
@@ -140,7 +147,10 @@ class Keeper:
         place = trained.place
         place.losses.copy_(tensors["place.losses"])
         place.hits.copy_(tensors["place.hits"])
-        for name, value in facts["place"].items():
+        for name in place.facts():
+            value = facts["place"][name]
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"{name} is {value!r}")
             setattr(place, name, value)
 
     def settle_best(self, place: Place) -> None:

@@ -21,11 +21,13 @@ def read_log(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     records = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            int(record["epoch"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
+        records.append(record)
     return records
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from probekit._version import __version__
-from probekit.errors import OptionError, OutputError
+from probekit.errors import OptionError, OutputError, foreign_file
 from probekit.training.checkpoint import DRAFT, remove_drafts, write_text
 
 __all__ = [
@@ -83,7 +84,7 @@ def read_run(folder: str | Path) -> Run | None:
     card = folder / CARD
     if not card.is_file():
         return None
-    try:
+    with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
         facts = json.loads(card.read_text())
         if not facts["finished"]:
             return None
@@ -101,8 +102,6 @@ def read_run(folder: str | Path) -> Run | None:
             selectivity=facts["selectivity"],
             dead_units=facts["dead_units"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{str(card)!r} is not the card of a training run: {error!r}") from None
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -111,7 +110,7 @@ def refuse_foreign(folder: Path) -> None:
     Raises:
         OutputError: There is something in it and it is no training run.
     """
-    if not folder.is_dir() or (folder / IDENTITY).is_file():
+    if not os.path.isdir(folder) or (folder / IDENTITY).is_file():
         return
     if others := foreign_files(folder):
         raise OutputError(
@@ -122,7 +121,7 @@ def refuse_foreign(folder: Path) -> None:
 
 def foreign_files(folder: Path) -> list[str]:
     """What lies in a folder, but for what a start that was cut off can have left there."""
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+    names = (path.name for path in folder.iterdir()) if os.path.isdir(folder) else ()
     return sorted(name for name in names if name != LOCK and not name.startswith(DRAFT))
 
 
@@ -171,10 +170,8 @@ def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
     Raises:
         OutputError: They differ, or the file is damaged.
     """
-    try:
+    with foreign_file(f"{str(file)!r} is damaged", OutputError):
         found = _flat(json.loads(file.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{str(file)!r} is damaged: {error!r}") from None
     for name, here in _flat(json.loads(json.dumps(asked))).items():
         there = found.get(name)
         if there != here:
@@ -202,8 +199,9 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / LOCK).open("w")
-    except OSError as error:
-        raise OutputError(f"{str(folder)!r} cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(folder)!r} cannot be written: {reason}") from None
     with opened as file:
         try:
             import fcntl

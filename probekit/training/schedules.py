@@ -11,7 +11,7 @@ from probekit.errors import OptionError
 __all__ = ["AlphaSchedule", "Segment"]
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_SEGMENT = re.compile(rf"(?P<first>{_NUMBER})(?:>(?P<last>{_NUMBER}))?(?:\*(?P<epochs>\d+))?")
+_SEGMENT = re.compile(rf"(?P<first>{_NUMBER})(?:>(?P<last>{_NUMBER}))?(?:\*(?P<epochs>\d{{1,9}}))?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Segment:
                 raise OptionError(f"alpha is a number, not {value!r}")
             if not math.isfinite(value):
                 raise OptionError(f"alpha is a finite number, not {value!r}")
+        if not math.isfinite(self.last - self.first):
+            raise OptionError(
+                f"alpha cannot go from {self.first:g} to {self.last:g}: it is too far"
+            )
         if self.epochs is None:
             if self.first != self.last:
                 raise OptionError(

@@ -193,7 +193,7 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    if not (folder / IDENTITY).is_file():
+    if not os.path.isfile(folder / IDENTITY):
         others = [name for name in foreign_files(folder) if name != "runs"]
         if others:
             raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")

@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
-from probekit.errors import OutputError
+from probekit.errors import OutputError, foreign_file
 from probekit.provenance import provenance
 from probekit.training.checkpoint import DRAFT, write_text
 from probekit.training.runs import Run, read_run
@@ -60,7 +60,7 @@ def sweep_table(out: str | Path) -> xr.Dataset:
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
     runs = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
     failures = read_failures(folder)
-    failed = [(float(key.split("|")[0]), int(key.split("|")[1])) for key in failures]
+    failed = [_alpha_and_seed(key) for key in failures]
     alphas = sorted({_alpha(run) for run in runs} | {alpha for alpha, _ in failed})
     seeds = sorted({run.seed for run in runs} | {seed for _, seed in failed})
     layers = list(runs[0].selectivity) if runs else []
@@ -76,8 +76,8 @@ def sweep_table(out: str | Path) -> xr.Dataset:
             table[name].loc[here] = [values[layer] for layer in layers]
     for (alpha, seed), why in zip(failed, failures.values(), strict=True):
         table["failure"].loc[{"alpha": alpha, "seed": seed}] = why
-    identity = json.loads((folder / IDENTITY).read_text())
-    table.attrs["provenance"] = provenance(**identity)
+    with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
+        table.attrs["provenance"] = provenance(**json.loads((folder / IDENTITY).read_text()))
     return table
 
 
@@ -120,7 +120,7 @@ def write_table(folder: Path, table: xr.Dataset) -> None:
     try:
         table.to_netcdf(draft, engine="h5netcdf")
         os.replace(draft, folder / TABLE)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # HDF5 tells of a full disk with a RuntimeError
         raise OutputError(f"{str(folder / TABLE)!r} cannot be written: {error}") from None
     finally:
         draft.unlink(missing_ok=True)
@@ -129,7 +129,19 @@ def write_table(folder: Path, table: xr.Dataset) -> None:
 def read_failures(folder: Path) -> dict[str, str]:
     """Why runs of a sweep failed, by `run_key`."""
     file = folder / FAILURES
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    with foreign_file(f"{str(file)!r} is damaged", OutputError, "; remove it"):
+        found = {str(key): str(why) for key, why in json.loads(file.read_text()).items()}
+        for key in found:
+            _alpha_and_seed(key)
+    return found
+
+
+def _alpha_and_seed(key: str) -> tuple[float, int]:
+    """What `run_key` was made of."""
+    alpha, _, seed = key.partition("|")
+    return float(alpha), int(seed)
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:

@@ -162,7 +162,7 @@ def _launched_precision() -> str | None:
 
 def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
     for name, value in (("seed", seed), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
             raise OptionError(f"{name} must be a whole number from 0, not {value!r}")
     number = isinstance(checkpoint_minutes, int | float) and not isinstance(
         checkpoint_minutes, bool

@@ -67,3 +67,16 @@ def test_hash_knows_every_bit() -> None:
         other.bias[1] = torch.nextafter(other.bias[1], torch.tensor(9.0))
     assert content_hash(net) != content_hash(other)
     assert content_hash(nn.Linear(3, 3).bfloat16()).startswith("sha256:")
+
+
+def test_it_is_shown_in_a_line() -> None:
+    model = pk.ImageModel(nn.Linear(2, 2), classes=tuple("abc"), provenance={"name": "resnet18"})
+    assert len(repr(model)) < 150
+    assert "resnet18" in repr(model)
+    assert "3 classes" in repr(model)
+
+
+@pytest.mark.parametrize("size", [(1, 0, 4), (4, 4), (1, 2**20, 2**20), (-1, -4, 4)])
+def test_impossible_sizes(size: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="input_size"):
+        pk.ImageModel(nn.Identity(), input_size=size)  # type: ignore[arg-type]
