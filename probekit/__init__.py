@@ -85,11 +85,14 @@ if TYPE_CHECKING:
     from probekit.statistics.testing import check_statistic as check_statistic
     from probekit.statistics.top_samples import TopSamples as TopSamples
     from probekit.training.collected import measure_runs as measure_runs
+    from probekit.training.collected import run_outcomes as run_outcomes
     from probekit.training.collected import training_history as training_history
     from probekit.training.recipes import Recipe as Recipe
     from probekit.training.recipes import list_recipes as list_recipes
     from probekit.training.regularizer import SelectivityRegularizer as SelectivityRegularizer
     from probekit.training.schedules import AlphaSchedule as AlphaSchedule
+    from probekit.training.studies import Study as Study
+    from probekit.training.studies import get_study as get_study
     from probekit.training.sweep import sweep as sweep
     from probekit.training.trainer import train as train
 
@@ -117,6 +120,7 @@ _HOMES = {
     "Statistic": "statistics.base",
     "TopImages": "metrics.top_images",
     "TopSamples": "statistics.top_samples",
+    "Study": "training.studies",
     "ablate": "ablation",
     "adjust_p_values": "inference",
     "analyze": "analysis",
@@ -127,6 +131,7 @@ _HOMES = {
     "compare_means": "inference",
     "corrupt": "robustness.corruptions",
     "images_at": "data.lookup",
+    "get_study": "training.studies",
     "jacobian_norm": "capture.jacobian",
     "layer_metric": "metrics.functions",
     "linear_basis_selectivity": "metrics.basis_selectivity",
@@ -149,6 +154,7 @@ _HOMES = {
     "record": "capture.recording",
     "report": "report.html",
     "robustness": "robustness.evaluate",
+    "run_outcomes": "training.collected",
     "save_figure": "report.saving",
     "save_result": "results",
     "save_tables": "report.saving",

@@ -136,7 +136,13 @@ def pwcca_ratio(
         for pair in combinations(range(seeds), 2)
         for i, j in (pair, pair[::-1])
     ]
-    distance, baseline = xr.concat(across, "pair"), xr.concat(between, "baseline_pair")
+    plain = {"coords": "minimal", "compat": "override"}
+    bare = [
+        [one.drop_vars(set(one.coords) - set(one.dims)) for one in some]
+        for some in (across, between)
+    ]
+    distance = xr.concat(bare[0], "pair", **plain)  # type: ignore[call-overload]
+    baseline = xr.concat(bare[1], "baseline_pair", **plain)  # type: ignore[call-overload]
     return xr.Dataset(
         {
             "distance": distance,
@@ -152,7 +158,8 @@ def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataAr
             raise DataError(
                 "a recording has activation(sample, unit) with the coordinate layer(unit)"
             )
-    if "sample" in first.coords and not first["sample"].equals(second["sample"]):
+    samples = [one["sample"].values if "sample" in one.coords else None for one in (first, second)]
+    if not np.array_equal(samples[0], samples[1]):  # type: ignore[arg-type]
         raise DataError("the two recordings are of different samples; record the same ones")
     there = set(second["layer"].values.tolist())
     names = [name for name in dict.fromkeys(first["layer"].values.tolist()) if name in there]

@@ -14,14 +14,14 @@ from probekit.errors import DataError, OptionError
 
 __all__ = ["linear_basis_selectivity"]
 
-NegativeProjection: TypeAlias = Literal["rectify", "clip", "shift"]
+NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
 
 
 def linear_basis_selectivity(
     activations: Any,
     labels: Any = None,
     *,
-    negative: NegativeProjection = "rectify",
+    negative: NegativeProjection = "absolute",
     penalty: float = 1.0,
     steps: int = 300,
     learning_rate: float = 0.02,
@@ -37,16 +37,18 @@ def linear_basis_selectivity(
     units' own axes is the bound. A search can only find what it finds: a higher one may exist.
 
     A rotated axis has projections below zero, for which the papers' index is not meant; what is done
-    with them is `negative`, and decides much: class means are linear, so that with `"clip"` a
-    direction that is orthogonal to all class means but one has the index 1 however noisy it is.
+    with them is `negative`, and decides much. What discards them lets the search hide in what is
+    discarded: with `"clip"` a direction whose class means are below zero but for one has the index 1
+    however noisy it is, and with `"rectify"` one that is above zero for few samples. `"absolute"`
+    discards nothing, and is the default.
 
     Args:
         activations: (sample, unit), or a recording, of which each layer is searched.
         labels: (sample,) classes; a recording has its own.
-        negative: `"rectify"`: each sample's projection counts as zero where it is below, as if a
-            ReLU followed, before class means are taken; `"clip"`: class means below zero count as
-            zero; `"shift"`: the lowest class mean is subtracted where it is below zero. On the
-            units' own axes of non-negative activations all three are the plain index.
+        negative: `"absolute"`: a projection's size counts, before class means are taken;
+            `"rectify"`: it counts as zero where it is below, as if a ReLU followed; `"clip"`: class
+            means below zero count as zero; `"shift"`: the lowest class mean is subtracted where it is
+            below zero. On the units' own axes of non-negative activations all are the plain index.
         penalty: Weight of the departure from orthogonality.
         steps: Steps of Adam for each start.
         learning_rate: Its highest rate, from which it falls to zero along half a cosine.
@@ -149,7 +151,9 @@ class _Search:
 
     def _selectivity(self, table: Tensor, share: Tensor, matrix: Tensor) -> Tensor:
         """The mean index of the columns of table @ matrix, as class_selectivity has it."""
-        if self.negative == "rectify":
+        if self.negative == "absolute":
+            means = share @ (table @ matrix).abs()
+        elif self.negative == "rectify":
             means = share @ (table @ matrix).clamp(min=0)
         else:
             means = (share @ table) @ matrix

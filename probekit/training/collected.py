@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from probekit.training.checkpoint import DRAFT
 from probekit.training.runlog import read_log
 from probekit.training.runs import CARD, Run, read_run
 
-__all__ = ["find_runs", "measure_runs", "training_history"]
+__all__ = ["find_runs", "measure_runs", "run_outcomes", "training_history"]
 
 _OF_EPOCHS = (
     "loss", "accuracy", "validation_loss", "validation_accuracy", "selectivity_mean",
@@ -53,9 +56,10 @@ def measure_runs(
 ) -> xr.Dataset:
     """Measures every finished run of a folder, and each only once.
 
-    What is found of a run is kept in `store`, under a name that hangs on the function's name, the
-    options and the network's weights: a call that was cut off goes on where it was, and runs that are
-    added later are measured alone. Change the function's name where you change what it does.
+    What is found of a run is kept in `store`, under a name that hangs on the function's name and
+    source (but for comments and layout), the options and the network's weights: a call that was cut
+    off goes on where it was, and runs that are added later are measured alone. What other functions do
+    that this one calls is not looked at.
 
     Args:
         folder: A sweep, or any folder with runs below it.
@@ -65,9 +69,9 @@ def measure_runs(
         **options: For `measure`: plain values, which JSON can hold.
 
     Returns:
-        What was measured, over `alpha` and `seed` where the runs are those of a sweep, otherwise over
-        `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule),
-        `alpha_schedule` and `seed`.
+        What was measured, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
+        and `seed` where all lie in folders `VARIANT/seed_N`, as `Study.vary` leaves them; otherwise
+        over `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule) and `seed`.
 
     Raises:
         OutputError: No finished runs; or what was found cannot be kept.
@@ -86,7 +90,7 @@ def measure_runs(
     """
     name = str(getattr(measure, "__name__", type(measure).__name__))
     try:
-        text = json.dumps(options, sort_keys=True)
+        text = f"{_source(measure)}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
         raise OptionError(f"options of {name} are plain values: {error}") from None
     runs = find_runs(folder)
@@ -109,7 +113,7 @@ def training_history(folder: str | Path) -> xr.Dataset:
         folder: A sweep, or any folder with runs below it.
 
     Returns:
-        Over `alpha` and `seed`, or `run`, as `measure_runs`, and `epoch`: `loss`, `accuracy` and
+        Over `alpha` and `seed`, or others, as `measure_runs`, and `epoch`: `loss`, `accuracy` and
         `validation_accuracy`, `selectivity_mean`, `dead_units_total`, `alpha` in that epoch as
         `alpha_of_epoch`, `seconds`; and by `layer`, `selectivity` and `dead_units`.
 
@@ -118,6 +122,33 @@ def training_history(folder: str | Path) -> xr.Dataset:
     """
     runs = find_runs(folder)
     return _gathered(runs, [_history(run) for run in runs], Path(folder))
+
+
+def run_outcomes(folder: str | Path) -> xr.Dataset:
+    """What the runs of a folder came to.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+
+    Returns:
+        Over `alpha` and `seed`, or others, as `measure_runs`: `test_accuracy`,
+        `validation_accuracy`, `best_epoch`, `selectivity_mean`, and by `layer`, `selectivity` and
+        `dead_units`.
+
+    Raises:
+        OutputError: No finished runs.
+    """
+    runs = find_runs(folder)
+    found = []
+    for run in runs:
+        table = xr.Dataset(coords={"layer": np.array(list(run.selectivity), dtype=object)})
+        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
+            value = getattr(run, name)
+            table[name] = np.nan if value is None else float(value)
+        for name in ("selectivity", "dead_units"):
+            table[name] = ("layer", [float(value) for value in getattr(run, name).values()])
+        found.append(table)
+    return _gathered(runs, found, Path(folder))
 
 
 def _history(run: Run) -> xr.Dataset:
@@ -139,10 +170,21 @@ def _history(run: Run) -> xr.Dataset:
     return table
 
 
-def _digest(run: Run, options: str) -> str:
-    """What an outcome hangs on, beside the function: the network and the options."""
+def _digest(run: Run, asked: str) -> str:
+    """What an outcome hangs on: the network, the function and the options."""
     card = json.loads((run.folder / CARD).read_text())
-    return hashlib.sha256(f"{card['hash']}|{options}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{card['hash']}|{asked}".encode()).hexdigest()[:16]
+
+
+def _source(measure: Callable[..., Any]) -> str:
+    """A function's statements without docstring, comments and layout; nothing where it has no source."""
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(measure))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return ""
+    if isinstance(function, ast.FunctionDef) and ast.get_docstring(function) is not None:
+        function.body = function.body[1:]
+    return ast.dump(function)
 
 
 def _keep(found: Any, file: Path) -> None:
@@ -167,15 +209,26 @@ def _read(file: Path) -> xr.Dataset:
 
 
 def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:
-    """One table of all runs, over alpha and seed where these tell them apart."""
-    alphas = [np.nan if run.alpha is None else run.alpha for run in runs]
-    places = list(zip(alphas, [run.seed for run in runs], strict=True))
-    grid = len(set(places)) == len(places) and not np.isnan(alphas).any()
+    """One table of all runs, over what tells them apart."""
     plain = [table.drop_attrs() for table in found]
     table = xr.concat(plain, "run", join="outer", coords="minimal", compat="override")
-    table = table.assign_coords(alpha=("run", alphas), seed=("run", [run.seed for run in runs]))
-    if grid:
-        return table.set_index(run=["alpha", "seed"]).unstack("run").transpose("alpha", "seed", ...)
     names = [run.folder.relative_to(folder).as_posix() for run in runs]
-    schedules = np.array([run.alpha_schedule for run in runs], dtype=object)
-    return table.assign_coords(run=np.array(names, dtype=object), alpha_schedule=("run", schedules))
+    alphas = [np.nan if run.alpha is None else run.alpha for run in runs]
+    seeds = [run.seed for run in runs]
+    variants = [
+        name.removesuffix(f"/seed_{run.seed}") for name, run in zip(names, runs, strict=True)
+    ]
+    if all(variant != name for variant, name in zip(variants, names, strict=True)):
+        return _over(table, "variant", np.array(variants, dtype=object), seeds)
+    if len(set(zip(alphas, seeds, strict=True))) == len(runs) and not np.isnan(alphas).any():
+        return _over(table, "alpha", np.array(alphas), seeds)
+    return table.assign_coords(
+        run=np.array(names, dtype=object), alpha=("run", alphas), seed=("run", seeds)
+    )
+
+
+def _over(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
+    """The runs along two axes in the place of one."""
+    table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
+    grid: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
+    return grid.transpose(axis, "seed", ...)

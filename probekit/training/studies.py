@@ -1,0 +1,153 @@
+"""The networks that the papers' claims are about, as data, at sizes from seconds to a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import xarray as xr
+from tqdm.auto import tqdm
+
+from probekit.errors import OptionError
+from probekit.progress import hidden
+from probekit.training.collected import run_outcomes
+from probekit.training.recipes import get_recipe
+from probekit.training.sweep import sweep
+from probekit.training.trainer import train
+
+__all__ = ["Scale", "Study", "get_study"]
+
+Scale: TypeAlias = Literal["tiny", "quick", "default", "full"]
+_PAPER_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe, the alphas and seeds to train it with, and how its control runs are sized.
+
+    Attributes:
+        recipe: A recipe's name.
+        alphas: Of the sweep.
+        seeds: Of the sweep and of the controls.
+        options: What the sweep changes in the recipe.
+        control: What control runs change in it; shorter and more epochs, so that schedules have steps.
+        machine: Options of `train` that decide no number, such as `data_root` and `device`.
+
+    Example:
+        >>> study = get_study("tiny")
+        >>> study.recipe, study.alphas
+        ('resnet20-digits', (-1.0, 0.0, 1.0))
+    """
+
+    recipe: str
+    alphas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def data(self) -> str:
+        """The name of the data set."""
+        return get_recipe(self.recipe).data
+
+    @property
+    def control_epochs(self) -> int:
+        """How many epochs a control run has."""
+        epochs: int = get_recipe(self.recipe, **self.control).epochs
+        return epochs
+
+    def sweep(self, out: str | Path, **options: Any) -> xr.Dataset:
+        """Trains the sweep, or goes on with it; see `sweep`."""
+        given = {**self.options, **self.machine, **options}
+        return sweep(self.recipe, self.alphas, self.seeds, out, **given)
+
+    def vary(
+        self, out: str | Path, variants: Mapping[str, Mapping[str, Any]], *, progress: bool = True
+    ) -> xr.Dataset:
+        """Trains control runs, every variant with every seed, or goes on with them.
+
+        Args:
+            out: Run N of a variant has its folder `VARIANT/seed_N` in it.
+            variants: For each name, what it asks of `train` beside the control's own options:
+                `alpha`, `alpha_schedule`, `layers`, `augmix`, ...
+            progress: Show a progress bar when on a terminal.
+
+        Returns:
+            What `run_outcomes` gives, for these variants and seeds.
+
+        Raises:
+            OptionError: No variants, or a name that is no folder's.
+        """
+        if not variants or any("/" in name or not name for name in variants):
+            raise OptionError(f"variants are one or more, named without '/', not {list(variants)}")
+        runs = [(name, seed) for name in variants for seed in self.seeds]
+        for name, seed in tqdm(runs, desc="controls", unit="run", disable=hidden(progress)):
+            given = {"alpha": 0.0, **self.control, **self.machine, **variants[name]}
+            train(
+                self.recipe, seed=seed, out=Path(out, name, f"seed_{seed}"), progress=False, **given
+            )
+        return run_outcomes(out).sel(variant=list(variants), seed=list(self.seeds))
+
+
+def get_study(
+    scale: Scale = "default",
+    recipe: str | None = None,
+    *,
+    data_root: str | Path | None = None,
+    device: str | None = None,
+) -> Study:
+    """A study of the papers' claims at some scale.
+
+    Args:
+        scale: `"tiny"`: seconds, ResNet8 on digits, to see that all works; `"quick"`: minutes,
+            ResNet8 on digits; `"default"`: hours on a laptop, ResNet20 on Fashion-MNIST; `"full"`: the
+            papers' own networks, alphas and 20 seeds, for a GPU or many.
+        recipe: For the full scale, which of the papers' networks: `resnet18-tiny-imagenet` by
+            default; `resnet20-cifar10`, `vgg16-cifar10` or `resnet50-tiny-imagenet` (5 seeds).
+        data_root: Where the data set's files are.
+        device: Where to train.
+
+    Raises:
+        OptionError: An unknown scale, or a recipe for another scale than the full one.
+    """
+    if scale not in get_args(Scale):
+        raise OptionError(f"scale is one of {', '.join(get_args(Scale))}, not {scale!r}")
+    if recipe is not None and scale != "full":
+        raise OptionError(f"scale {scale!r} has a recipe of its own; choose one with scale='full'")
+    machine = {"data_root": data_root, "device": device}
+    chosen = _full(recipe or "resnet18-tiny-imagenet") if scale == "full" else _SMALL[scale]
+    return replace(chosen, machine=machine)
+
+
+def _full(recipe: str) -> Study:
+    alphas = tuple(sorted({0.0, *_PAPER_ALPHAS, *(-alpha for alpha in _PAPER_ALPHAS)}))
+    seeds = 5 if recipe == "resnet50-tiny-imagenet" else 20
+    return Study(get_recipe(recipe).name, alphas, tuple(range(seeds)))
+
+
+_SMALL: Mapping[str, Study] = {
+    "tiny": Study(
+        recipe="resnet20-digits",
+        alphas=(-1.0, 0.0, 1.0),
+        seeds=(0, 1),
+        options={"architecture": "resnet8", "epochs": 1, "limit": 256},
+        control={"architecture": "resnet8", "epochs": 2, "limit": 128},
+    ),
+    "quick": Study(
+        recipe="resnet20-digits",
+        alphas=(-2.0, -1.0, -0.4, 0.0, 0.4, 1.0, 2.0),
+        seeds=(0, 1, 2),
+        options={"architecture": "resnet8", "epochs": 5},
+        control={"architecture": "resnet8", "epochs": 6, "limit": 640},
+    ),
+    "default": Study(
+        recipe="resnet20-fashion-mnist",
+        alphas=(-30.0, -2.0, -1.0, -0.4, 0.0, 0.4, 1.0, 2.0, 30.0),
+        seeds=(0, 1, 2),
+        options={"epochs": 2},
+        control={"epochs": 8, "limit": 10_000, "validation": 1000},
+    ),
+}
