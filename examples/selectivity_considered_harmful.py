@@ -12,7 +12,6 @@ cut off. Figures and numbers go to `OUT/selectivity_considered_harmful`.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,6 @@ MEASURES = {
     "precision_selectivity": "share of the top class among the 60 most exciting images",
     "class_information": "mutual information with the class (bits)",
 }
-
-
-def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("reproduction"))
-    scale = parser.add_mutually_exclusive_group()
-    for name in ("tiny", "quick", "full"):
-        scale.add_argument(f"--{name}", dest="scale", action="store_const", const=name)
-    parser.add_argument("--recipe", help="with --full: which of the papers' networks")
-    parser.add_argument("--data-root", help="folder of the data set's files")
-    parser.add_argument("--device", help="cpu, cuda, ...; what accelerate finds by default")
-    parser.add_argument("--images", type=int, default=1000, help="test images for each analysis")
-    parser.add_argument("--basis-steps", type=int, default=200, help="steps of the basis search")
-    return parser.parse_args()
 
 
 def recording(model: Any, *, data: str, data_root: str | None, images: int) -> xr.Dataset:
@@ -123,11 +108,12 @@ def draw(table: xr.Dataset, out: Path) -> None:
 
 
 def main() -> None:
-    asked = options()
+    parser = pk.study_parser(__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=1000, help="test images for each analysis")
+    parser.add_argument("--basis-steps", type=int, default=200, help="steps of the basis search")
+    asked = parser.parse_args()
     out = asked.out / "selectivity_considered_harmful"
-    study = pk.get_study(
-        asked.scale or "default", asked.recipe, data_root=asked.data_root, device=asked.device
-    )
+    study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
     given = {"data": study.data, "data_root": asked.data_root, "images": asked.images}
     folder, store = asked.out / "sweep", asked.out / "measured"
     table = study.sweep(folder)

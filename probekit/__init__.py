@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from probekit.capture.plan import plan as plan
     from probekit.capture.recorder import Recorder as Recorder
     from probekit.capture.recording import record as record
+    from probekit.capture.saliency import unit_saliency as unit_saliency
     from probekit.capture.store import open_recording as open_recording
     from probekit.data.datasets import list_data as list_data
     from probekit.data.datasets import load_data as load_data
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from probekit.models.image_model import ImageModel as ImageModel
     from probekit.models.loading import list_models as list_models
     from probekit.models.loading import load_model as load_model
+    from probekit.report.dossier import dossier as dossier
     from probekit.report.html import report as report
     from probekit.report.saving import save_figure as save_figure
     from probekit.report.saving import save_tables as save_tables
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from probekit.training.schedules import AlphaSchedule as AlphaSchedule
     from probekit.training.studies import Study as Study
     from probekit.training.studies import get_study as get_study
+    from probekit.training.studies import study_parser as study_parser
     from probekit.training.sweep import sweep as sweep
     from probekit.training.trainer import train as train
 
@@ -130,6 +133,7 @@ _HOMES = {
     "feed": "statistics.feeding",
     "compare_means": "inference",
     "corrupt": "robustness.corruptions",
+    "dossier": "report.dossier",
     "images_at": "data.lookup",
     "get_study": "training.studies",
     "jacobian_norm": "capture.jacobian",
@@ -158,10 +162,12 @@ _HOMES = {
     "save_figure": "report.saving",
     "save_result": "results",
     "save_tables": "report.saving",
+    "study_parser": "training.studies",
     "sweep": "training.sweep",
     "train": "training.trainer",
     "training_history": "training.collected",
     "unit_metric": "metrics.functions",
+    "unit_saliency": "capture.saliency",
 }
 
 __all__ = ["__version__", "plot", *_HOMES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from probekit.training.recipes import get_recipe
 from probekit.training.sweep import sweep
 from probekit.training.trainer import train
 
-__all__ = ["Scale", "Study", "get_study"]
+__all__ = ["Scale", "Study", "get_study", "study_parser"]
 
 Scale: TypeAlias = Literal["tiny", "quick", "default", "full"]
 _PAPER_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
@@ -120,6 +121,37 @@ def get_study(
     machine = {"data_root": data_root, "device": device}
     chosen = _full(recipe or "resnet18-tiny-imagenet") if scale == "full" else _SMALL[scale]
     return replace(chosen, machine=machine)
+
+
+def study_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of what every study asks on its command line.
+
+    Its results have `out` (a path), `scale`, `recipe`, `data_root` and `device`; the last four are
+    what `get_study` takes.
+
+    Args:
+        description: The first line of help.
+
+    Example:
+        >>> asked = study_parser("A study.").parse_args(["--quick"])
+        >>> asked.scale, str(asked.out)
+        ('quick', 'reproduction')
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=Path("reproduction"), help="folder of all files")
+    scale = parser.add_mutually_exclusive_group()
+    for name, text in (
+        ("tiny", "seconds, to see that all works"),
+        ("quick", "minutes, on digits"),
+        ("full", "the papers' own networks and data"),
+    ):
+        scale.add_argument(
+            f"--{name}", dest="scale", action="store_const", const=name, default="default", help=text
+        )
+    parser.add_argument("--recipe", help="with --full: which of the papers' networks")
+    parser.add_argument("--data-root", help="folder of the data set's files")
+    parser.add_argument("--device", help="cpu, cuda, ...; what accelerate finds by default")
+    return parser
 
 
 def _full(recipe: str) -> Study:

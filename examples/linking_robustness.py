@@ -1,0 +1,157 @@
+"""Leavitt & Morcos 2020, Linking average- and worst-case robustness (arXiv 2010.07693), reproduced.
+
+    python examples/linking_robustness.py --out reproduction            # hours
+    python examples/linking_robustness.py --out quick --quick           # minutes
+    python examples/linking_robustness.py --out full --full --data-root DATA
+
+Networks whose class selectivity is turned down or up (the same sweep as that of
+`selectivity_considered_harmful.py`, which is not trained twice) meet corruptions and attacks; their
+gradients and the dimensionality of their layers say why they stand or fall. Then the other way round:
+what do training with AugMix and against PGD do to selectivity? Every step goes on where it was cut
+off. Figures and numbers go to `OUT/linking_robustness`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import xarray as xr
+
+import probekit as pk
+
+DIGITISED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitised.csv"
+EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
+SHARE = "components_fraction"
+REVERSE: dict[str, dict[str, Any]] = {
+    "plain": {}, "AugMix": {"augmix": 3}, "PGD": {"pgd": (8 / 255, 3)},
+}  # fmt: skip
+
+
+def corrupted(
+    model: Any, *, data: str, data_root: str | None, images: int, severities: list[int]
+) -> xr.Dataset:
+    """Accuracy by type and severity, and how many dimensions the change of each layer has."""
+    test = pk.load_data(data, model, root=data_root, split="test")
+    result = pk.robustness(
+        model, test, "all", severities, limit=images, batch_size=250, table=32, selectivity=False,
+        progress=False,
+    )  # fmt: skip
+    kept = ["accuracy", "accuracy_relative", "accuracy_mean", "accuracy_relative_mean"]
+    layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
+    change = layers[f"corruption_change_{SHARE}"].mean(["corruption", "severity"])
+    table = result["robustness"].to_dataset()[[*kept, "clean_accuracy"]]
+    return table.assign(
+        dimensions_clean=layers[SHARE], dimensions_corrupted=change, n_units=layers["n_units"]
+    )
+
+
+def attacked(
+    model: Any, *, data: str, data_root: str | None, images: int, steps: int
+) -> xr.Dataset:
+    """Accuracy under FGSM and PGD over epsilon and steps, and the dimensions of the change."""
+    test = pk.load_data(data, model, root=data_root, split="test")
+    result = pk.robustness(
+        model, test, None, attacks=[pk.FGSM(), pk.PGD(steps=steps, keep="last")],
+        epsilons=EPSILONS, limit=images, batch_size=250, selectivity=False, progress=False,
+    )  # fmt: skip
+    layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
+    change = layers[f"attack_change_{SHARE}"].isel(attack=-1, drop=True).mean("epsilon")
+    table = result["robustness"].to_dataset()[["attack_accuracy", "clean_accuracy"]]
+    names = ["fgsm", "pgd"]
+    return table.assign(dimensions_attacked=change).assign_coords(attack=names)
+
+
+def gradients(
+    model: Any, *, data: str, data_root: str | None, images: int, probes: int
+) -> xr.Dataset:
+    """Norm of the Jacobian of the logits, and variability of input-unit gradients."""
+    test = pk.load_data(data, model, root=data_root, split="test")
+    metric = pk.GradientVariability(method="probes", probes=probes)
+    result = pk.analyze(model, test, metrics=metric, limit=images, progress=False)
+    layers = result["layers"].to_dataset()
+    norm = pk.jacobian_norm(model, test, limit=images, progress=False)["mean"]
+    names = {
+        "gradient_norm_cv_mean": "cv_over_samples",
+        "gradient_norm_cv_across_units": "cv_over_units",
+    }
+    return layers[list(names)].rename(names).assign(jacobian_norm=norm)
+
+
+def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
+    """The papers' figures."""
+    by_alpha = {
+        alpha: [table.sel(alpha=alpha, seed=seed) for seed in table["seed"].values]
+        for alpha in table["alpha"].values.tolist()
+    }
+    grey = pd.read_csv(DIGITISED).query("paper == 'C'").set_index("alpha")["corrupted_accuracy"]
+    with plt.rc_context(pk.plot.style()):
+        figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
+        pk.plot.corruption_accuracy(by_alpha, ax=axes[0])
+        pk.plot.alpha_curve(table, "corrupted_over_baseline", ax=axes[1])
+        grey = grey[grey.index.isin(table["alpha"].values)]
+        axes[1].plot(grey.index, grey / grey[0], "o", color="0.7", ms=4, zorder=0)
+        axes[1].set_title("grey: Tiny ImageNet-C, digitised")
+        pk.plot.alpha_curve(table, "accuracy_relative_mean", ax=axes[2])
+        pk.save_figure(figure, out / "corruptions")
+        figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), constrained_layout=True)
+        for ax, attack in zip(axes, ("fgsm", "pgd"), strict=False):
+            pk.plot.attack_accuracy(by_alpha, attack=attack, ax=ax)
+        pk.plot.alpha_curve(table, "jacobian_norm", ax=axes[2])
+        pk.save_figure(figure, out / "attacks")
+        names = ("dimensions_clean", "dimensions_corrupted", "dimensions_attacked")
+        figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), constrained_layout=True)
+        for ax, name in zip(axes.flat, (*names, "cv_over_samples", "cv_over_units"), strict=False):
+            pk.plot.alpha_profile(table, name, ax=ax)
+        axes[1, 2].remove()
+        pk.save_figure(figure, out / "layers")
+        figure, ax = plt.subplots(figsize=(3.2, 2.6), constrained_layout=True)
+        for place, name in enumerate(reverse["variant"].values):
+            values = reverse["selectivity_mean"].sel(variant=name).values
+            ax.plot([place] * len(values), values, "o", color="0.3", ms=4)
+        ax.set_xticks(range(reverse.sizes["variant"]), reverse["variant"].values)
+        ax.set_ylabel("mean class selectivity")
+        pk.save_figure(figure, out / "reverse")
+
+
+def main() -> None:
+    parser = pk.study_parser(__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=500, help="test images under corruptions")
+    parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--attacked", type=int, default=300, help="test images under attacks")
+    parser.add_argument("--steps", type=int, default=10, help="of PGD")
+    parser.add_argument("--probed", type=int, default=100, help="test images for gradients")
+    parser.add_argument("--probes", type=int, default=16, help="random directions an image")
+    asked = parser.parse_args()
+    out = asked.out / "linking_robustness"
+    study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    data = {"data": study.data, "data_root": asked.data_root}
+    measures: list[tuple[Any, dict[str, Any]]] = [
+        (corrupted, {"images": asked.images, "severities": asked.severities}),
+        (attacked, {"images": asked.attacked, "steps": asked.steps}),
+        (gradients, {"images": asked.probed, "probes": asked.probes}),
+    ]
+    table = study.sweep(asked.out / "sweep").drop_vars("failure")
+    reverse = study.vary(asked.out / "reverse", REVERSE)
+    for measure, options in measures:
+        parts = [
+            pk.measure_runs(folder, measure, asked.out / "measured", **data, **options)
+            for folder in (asked.out / "sweep", asked.out / "reverse")
+        ]
+        table = table.merge(parts[0], compat="override", join="left")
+        reverse = reverse.merge(parts[1], compat="override", join="left")
+    baseline = table["accuracy_mean"].sel(alpha=0, drop=True)
+    table["corrupted_over_baseline"] = table["accuracy_mean"] / baseline.mean("seed")
+    table["corrupted_p"] = pk.compare_means(table["accuracy_mean"], baseline)["p_adjusted"]
+    pk.save_tables(table, out / "sweep")
+    pk.save_tables(reverse, out / "reverse")
+    draw(table, reverse, out)
+    shown = ["clean_accuracy", "accuracy_mean", "jacobian_norm"]
+    print(table[shown].mean("seed").to_dataframe())
+    print(reverse[[*shown, "selectivity_mean"]].mean("seed").to_dataframe())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Figures and tables as files that other programs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from PIL import Image
+
+import probekit as pk
+from probekit.errors import OutputError
+
+
+def drawn() -> plt.Figure:
+    figure, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1], [0, 1], label="selectivity")
+    ax.legend()
+    return figure
+
+
+def test_a_figure_is_written_in_both_kinds_and_closed(tmp_path: Path) -> None:
+    before = plt.get_fignums()
+    files = pk.save_figure(drawn(), tmp_path / "new" / "figure")
+    assert [file.name for file in files] == ["figure.png", "figure.svg"]
+    with Image.open(files[0]) as image:
+        assert min(image.size) > 50
+    assert "selectivity" in files[1].read_text()
+    assert plt.get_fignums() == before
+
+
+def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
+    texts = [pk.save_figure(drawn(), tmp_path / name)[1].read_bytes() for name in ("a", "b")]
+    assert texts[0] == texts[1]
+
+
+def test_tables_come_back_from_both_kinds(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    table = xr.Dataset(
+        {
+            "accuracy": (("alpha", "seed"), draws.random((2, 3))),
+            "selectivity": (("alpha", "seed", "layer"), draws.random((2, 3, 2))),
+            "highest": ("alpha", [1.0, 2.0]),
+            "total": 6.5,
+        },
+        {"alpha": [-1.0, 0.0], "layer": np.array(["a", "b"], dtype=object)},
+    )
+    files = pk.save_tables(table, tmp_path / "new" / "sweep")
+    assert {file.name for file in files} == {
+        "sweep.nc", "sweep.alpha_seed.csv", "sweep.alpha_seed_layer.csv", "sweep.alpha.csv",
+        "sweep.numbers.csv",
+    }  # fmt: skip
+    again = xr.load_dataset(tmp_path / "new" / "sweep.nc", engine="h5netcdf")
+    xr.testing.assert_allclose(again, table)
+    rows = pd.read_csv(tmp_path / "new" / "sweep.alpha_seed_layer.csv")
+    assert rows.columns.tolist() == ["alpha", "seed", "layer", "selectivity"]
+    found = rows.set_index(["alpha", "seed", "layer"])["selectivity"].to_xarray()
+    np.testing.assert_allclose(found, table["selectivity"])
+    assert pd.read_csv(tmp_path / "new" / "sweep.numbers.csv")["total"].tolist() == [6.5]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for save in (pk.save_figure, pk.save_tables):
+        given = drawn() if save is pk.save_figure else xr.Dataset({"a": 1.0})
+        with pytest.raises(OutputError, match="cannot be written"):
+            save(given, tmp_path / "file" / "stem")

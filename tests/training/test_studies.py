@@ -1,0 +1,77 @@
+"""Studies: scales that fit together, and control runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import probekit as pk
+from probekit.errors import OptionError
+from probekit.training.recipes import get_recipe
+from probekit.training.studies import study_parser
+
+SCALES = ("tiny", "quick", "default", "full")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_fits_together(scale: str) -> None:
+    study = pk.get_study(scale)  # type: ignore[arg-type]
+    assert 0.0 in study.alphas
+    assert len(study.seeds) >= 2
+    for options in (study.options, study.control):
+        get_recipe(study.recipe, **options)
+    assert study.control_epochs >= 2
+    assert study.data == get_recipe(study.recipe).data
+
+
+def test_the_default_has_what_was_promised() -> None:
+    study = pk.get_study()
+    assert sum(-2 <= alpha <= 2 for alpha in study.alphas) >= 7
+    assert min(study.alphas) < -2
+    assert max(study.alphas) > 2
+    assert len(study.seeds) >= 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "seeds"), [("resnet20-cifar10", 20), ("resnet50-tiny-imagenet", 5)]
+)
+def test_the_full_scale_is_the_papers(recipe: str, seeds: int) -> None:
+    study = pk.get_study("full", recipe, data_root="DATA", device="cuda")
+    assert (study.recipe, len(study.seeds), len(study.alphas)) == (recipe, seeds, 23)
+    assert study.machine == {"data_root": "DATA", "device": "cuda"}
+    assert not study.options
+
+
+def test_control_runs_lie_by_variant_and_seed(tmp_path: Path) -> None:
+    study = pk.get_study("tiny", device="cpu")
+    found = study.vary(
+        tmp_path, {"late": {"alpha_schedule": "0*1 -1"}, "up": {"alpha": 1.0}}, progress=False
+    )
+    assert found["test_accuracy"].sizes == {"variant": 2, "seed": 2}
+    assert found["variant"].values.tolist() == ["late", "up"]
+    assert pk.load_model(tmp_path / "up" / "seed_1").provenance["recipe"]["limit"] == 128
+    fewer = study.vary(tmp_path, {"up": {"alpha": 1.0}}, progress=False)
+    assert fewer["variant"].values.tolist() == ["up"]
+    with pytest.raises(OptionError, match="named without '/'"):
+        study.vary(tmp_path, {"a/b": {}})
+
+
+def test_what_means_nothing_is_refused() -> None:
+    with pytest.raises(OptionError, match="scale is one of tiny, quick"):
+        pk.get_study("huge")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="has a recipe of its own"):
+        pk.get_study("quick", "resnet20-cifar10")
+    with pytest.raises(OptionError, match="close matches"):
+        pk.get_study("full", "resnet18-tiny")
+
+
+def test_the_parser_asks_for_one_scale(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = study_parser("A study.").parse_args(
+        ["--full", "--recipe", "vgg16-cifar10", "--out", "x"]
+    )
+    assert (asked.scale, asked.recipe, asked.out) == ("full", "vgg16-cifar10", Path("x"))
+    assert study_parser("A study.").parse_args([]).scale == "default"
+    with pytest.raises(SystemExit):
+        study_parser("A study.").parse_args(["--full", "--quick"])
+    assert "not allowed with" in capsys.readouterr().err
