@@ -183,6 +183,6 @@ def _apart(ax: Axes, alphas: list[float]) -> list[float]:
     width = max(max(at.values()) - min(at.values()), 1e-9)
     kept: list[float] = []
     for alpha in sorted(alphas, key=lambda one: (one != 0, -abs(one))):
-        if all(abs(at[alpha] - at[other]) > 0.06 * width for other in kept):
+        if all(abs(at[alpha] - at[other]) > 0.1 * width for other in kept):
             kept.append(alpha)
     return sorted(kept)

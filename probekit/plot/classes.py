@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from probekit.errors import DataError, LayerError, OptionError, close_matches
-from probekit.plot.labels import name_axis, plain, title
+from probekit.errors import DataError, LayerError, close_matches
+from probekit.plot.labels import name_axis, plain, shown, title
 from probekit.plot.reading import Array, Results, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
 from probekit.plot.style import canvas
@@ -82,7 +82,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
 
 
 def class_means(
-    result: Any,
+    result: Results,
     layer: str,
     *,
     scale: bool = True,
@@ -95,10 +95,11 @@ def class_means(
     selective, so that a selective layer shows a diagonal; dead units come last.
 
     Args:
-        result: One result with the metric `selectivity`, or its table of units.
+        result: A result with the metric `selectivity`, or its table of units; `{name: result}` draws the
+            maps of several side by side, the units of each in their own order.
         layer: The layer.
         scale: Divide each unit's means by the largest in size, so that faint units show too.
-        labels: Up to so many classes are named one by one.
+        labels: Up to so many classes of each map are named one by one.
         ax: Axes to draw on; None makes a figure.
 
     Raises:
@@ -114,34 +115,72 @@ def class_means(
         (2, 2)
     """
     compared = compare(result)
-    if len(compared.results) > 1:
-        raise OptionError("class_means draws one result; give each its own axes with ax=")
-    units = _of_layer(next(iter(compared.results.values()))[0], layer)
-    means = units["class_mean"].transpose("unit", "class")
-    names = _class_names(means)
-    values = means.values
-    size = np.abs(values).max(1, initial=0.0)
-    if scale:
-        values = values / np.where(size > 0, size, 1)[:, None]
-    values = values[_by_preference(means.values)]
-    low = float(min(values.min(initial=0.0), 0.0))
-    with canvas(ax, min(max(2.6, 1.4 + 0.16 * len(names)), 5.0), 2.9) as ax:
+    tables = [
+        _of_layer(one, layer)["class_mean"].transpose("unit", "class")
+        for replicates in compared.results.values()
+        for one in replicates[:1]
+    ]
+    maps = [_ordered(means.values, scale) for means in tables]
+    values, starts = _side_by_side(maps)
+    low, high = float(np.nanmin(values)), float(np.nanmax(np.abs(values)))
+    width = 1.2 + max(1.3, 0.15 * min(tables[0].shape[1], 24)) * len(maps)
+    with canvas(ax, min(width, 7.5), 2.9) as ax:
         image = ax.imshow(
             values,
             aspect="auto",
             interpolation="nearest" if len(values) <= 600 else "antialiased",
             cmap="PuOr_r" if low < 0 else "viridis",
-            vmin=-float(np.abs(values).max()) if low < 0 else 0.0,
+            vmin=-high if low < 0 else 0.0,
+            vmax=high or 1.0,
             rasterized=True,
         )
         bar = ax.figure.colorbar(image, ax=ax, fraction=0.06, aspect=24, pad=0.02)
         bar.set_label("class mean / unit's largest" if scale else "class mean activation")
         bar.outline.set_visible(False)
-        name_axis(ax.xaxis, list(names), most=labels, rotation=90)
-        ax.set_ylabel(f"{len(values):,} units, by preferred class")
+        _name_classes(ax, tables, starts, labels)
+        units = " or ".join(f"{count:,}" for count in dict.fromkeys(map(len, maps)))
+        ax.set_ylabel(f"{units} units, by preferred class")
         ax.set_yticks([])
-        title(ax, layer)
+        if compared.single:
+            title(ax, layer)
+        for start, name in zip(starts, compared.names, strict=True):
+            ax.text(
+                start - 0.5, 1.01, plain(name), transform=ax.get_xaxis_transform(), fontsize=7.5,
+                va="bottom", parse_math=False,
+            )  # fmt: skip
     return ax
+
+
+def _ordered(means: Array, scale: bool) -> Array:
+    """Class means (unit, class) with the units by preferred class."""
+    size = np.abs(means).max(1, initial=0.0)
+    values = means / np.where(size > 0, size, 1)[:, None] if scale else means
+    ordered: Array = values[_by_preference(means)]
+    return ordered
+
+
+def _side_by_side(maps: list[Array]) -> tuple[Array, list[int]]:
+    """Maps beside each other with a gap between, and the column at which each begins."""
+    gap = max(1, maps[0].shape[1] // 12)
+    rows = max(map(len, maps))
+    columns: list[Array] = []
+    starts: list[int] = []
+    for number, values in enumerate(maps):
+        if number:
+            columns.append(np.full((rows, gap), np.nan))
+        starts.append(sum(one.shape[1] for one in columns))
+        columns.append(np.pad(values, ((0, rows - len(values)), (0, 0)), constant_values=np.nan))
+    return np.concatenate(columns, axis=1), starts
+
+
+def _name_classes(ax: Axes, tables: list[xr.DataArray], starts: list[int], most: int) -> None:
+    ticks, texts = [], []
+    for means, start in zip(tables, starts, strict=True):
+        names = _class_names(means)
+        for at in shown(len(names), most):
+            ticks.append(start + at)
+            texts.append(plain(names[at]))
+    ax.set_xticks(ticks, texts, rotation=90, parse_math=False)
 
 
 def _of_layer(result: Any, layer: str) -> xr.Dataset:

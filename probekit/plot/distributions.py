@@ -179,9 +179,7 @@ def _ridge(ax: Axes, row: int, values: Array, colour: Colour, opacity: float) ->
         return
     grid = np.linspace(values.min(), values.max(), 200)
     height = 1.35 * density(values, grid)
-    ax.fill_between(
-        grid, row - height, row, color=colour, alpha=opacity, lw=0, zorder=order, rasterized=True
-    )
+    ax.fill_between(grid, row - height, row, color=colour, alpha=opacity, lw=0, zorder=order)
     ax.plot(grid, row - height, color="white", lw=0.7, zorder=order)
     middle = float(np.median(values))
     top = row - float(np.interp(middle, grid, height))

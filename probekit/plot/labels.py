@@ -133,7 +133,7 @@ def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> N
     )
     bar.ax.set_yticklabels([f"{alpha:g}".replace("-", "−") for alpha in alphas])
     bar.ax.tick_params(length=0, labelsize=7)
-    bar.set_label("α", rotation=0)
+    bar.ax.set_title("α", fontsize=8, loc="center")
     bar.outline.set_visible(False)
 
 

@@ -224,7 +224,7 @@ def _around(
     if not said and interval == "quartiles":
         raise DataError(f"{variable!r} is no variable of the units, and has no quartiles over them")
     if said:
-        ax.set_title("; ".join(said), fontsize=6.5, color="#555555")
+        ax.set_title("\n".join(said), fontsize=6.5, color="#555555")
 
 
 def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) -> bool:

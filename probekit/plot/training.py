@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,9 +169,16 @@ def _read(run: Any) -> Records:
 
 
 def _read_lines(path: Path) -> Records:
-    from probekit.training.runlog import read_log
-
-    return [record for record in read_log(path) if isinstance(record, dict)]
+    """One record a line; a last line that was cut off is left out."""
+    records: Records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(record, dict):
+            records.append(record)
+    return records
 
 
 def _read_csv(path: Path) -> Records:

@@ -67,7 +67,8 @@ def made_result(shift: float = 0.0) -> xr.DataTree:
     by_layer = np.split(units["selectivity"].values, np.cumsum(UNITS)[:-1])
     mean = np.array([one.mean() for one in by_layer])
     cv_mean = np.array([np.nanmean(one) for one in np.split(cv, np.cumsum(UNITS)[:-1])])
-    spectrum = np.arange(1, 33) ** -np.array([[2.0], [1.6], [1.2], [1.0], [0.8]]) * 5
+    steepness = np.array([[2.0], [1.6], [1.2], [1.0], [0.8]]) + 3 * shift
+    spectrum = np.arange(1, 33) ** -steepness * 5
     ratio = spectrum.sum(1) ** 2 / (spectrum**2).sum(1)
     layers = xr.Dataset(
         {
@@ -78,7 +79,7 @@ def made_result(shift: float = 0.0) -> xr.DataTree:
             "gradient_norm_cv_mean": ("layer", cv_mean),
             "gradient_norm_cv_across_units": ("layer", 0.6 * cv_mean),
             "participation_ratio": ("layer", ratio),
-            "components": (("layer", "variance"), np.outer([3, 5, 4, 9, 12], [1, 2])),
+            "components": (("layer", "variance"), np.outer([3, 5, 4, 9, 12], [1, 2 - 4 * shift])),
             "eigenvalue": (("layer", "component"), spectrum),
         },
         coords={

@@ -30,7 +30,7 @@ def test_ticks_of_many_alphas_do_not_crowd(swept: xr.Dataset) -> None:
     ticks = ax.get_xticks()
     assert {-2, 0, 2} <= set(ticks)
     at = ax.transAxes.inverted().transform(ax.transData.transform(np.c_[ticks, 0 * ticks]))[:, 0]
-    assert np.diff(at).min() > 0.05
+    assert np.diff(at).min() > 0.08
     ax.figure.canvas.draw()
     assert ax.get_xticklabels()[0].get_text() == "−2"
 

@@ -66,6 +66,19 @@ def test_units_stand_by_preferred_class_and_dead_ones_last(result: xr.DataTree) 
         assert (np.diff(index[preferred == label]) <= 1e-12).all()
 
 
+def test_several_maps_stand_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
+    alone = [plot.class_means(one, "relu").get_images()[0].get_array() for one in (result, other)]
+    ax = plot.class_means({"one": result, "two": other}, "relu")
+    values = np.ma.filled(ax.get_images()[0].get_array(), np.nan)
+    assert values.shape == (16, 13)
+    np.testing.assert_array_equal(values[:, :6], alone[0])
+    np.testing.assert_array_equal(values[:, 7:], alone[1])
+    assert np.isnan(values[:, 6]).all()
+    assert [text.get_text() for text in ax.texts] == ["one", "two"]
+    names = result["units"]["class_name"].values.tolist()
+    assert [text.get_text() for text in ax.get_xticklabels()] == names * 2
+
+
 def test_a_scaled_map_has_one_as_each_units_highest(result: xr.DataTree) -> None:
     image = plot.class_means(result, "relu").get_images()[0]
     values = image.get_array()

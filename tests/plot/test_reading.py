@@ -88,10 +88,6 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "glob": (lambda r: pk.plot.layer_profile(r, layers="zz*"), "no layer 'zz"),
     "unit": (lambda r: pk.plot.unit_tuning(r, "relu", 99), "no unit 99; .* from 0 to 15"),
     "heat map layer": (lambda r: pk.plot.class_means(r, "rely"), "no layer 'rely'; close matches"),
-    "heat map of two": (
-        lambda r: pk.plot.class_means({"a": r, "b": r}, "relu"),
-        "class_means draws one result",
-    ),
     "dimension": (
         lambda r: pk.plot.unit_distribution(r, "corruption_selectivity"),
         r"dimensions corruption, severity too; .* at=\{'corruption': 'fog', 'severity': 1\}",

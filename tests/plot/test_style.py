@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,17 @@ def test_the_font_is_the_readers_own(result: xr.DataTree) -> None:
     with mpl.rc_context({"font.family": "DejaVu Serif"}):
         ax = plot.layer_profile(result)
     assert ax.yaxis.label.get_fontfamily() == ["DejaVu Serif"]
+
+
+def test_figures_of_results_need_no_torch() -> None:
+    code = (
+        "import sys, xarray as xr, probekit as pk\n"
+        "layers = xr.Dataset({'n_units': ('layer', [1, 2])}, {'layer': ['a', 'b']})\n"
+        "pk.plot.layer_profile(layers, 'n_units'); [getattr(pk.plot, n) for n in pk.plot.__all__]\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    env = {**os.environ, "MPLBACKEND": "agg"}
+    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
 
 
 def test_matplotlib_waits_until_a_figure_is_drawn() -> None:

@@ -71,6 +71,12 @@ def test_a_finished_run_is_taken_too(run: Path) -> None:
     assert len(plot.training_curves(Finished(), "loss").lines) == 1
 
 
+def test_a_line_that_was_cut_off_is_left_out(run: Path) -> None:
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"epoch": 8, "loss": 0.')
+    assert len(plot.training_curves(run, "loss").lines[0].get_xdata()) == 8
+
+
 def test_mistakes(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no log of a training run at"):
         plot.training_curves(tmp_path / "none")
