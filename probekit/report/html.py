@@ -94,7 +94,7 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"a report is written to a .html file, not to {str(path)!r}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{str(path)!r} is a folder")
     if os.path.lexists(path) and not overwrite:
         raise OutputError(

@@ -15,11 +15,24 @@ from probekit.report.html_measures import LAYER_COLUMNS, Measure, measure_of
 from probekit.report.html_subject import Subject
 from probekit.report.html_svg import density, element, path, ticks
 
-__all__ = ["Atlas", "Cell", "Column", "Row", "atlas", "number"]
+__all__ = [
+    "UNKNOWN",
+    "Atlas",
+    "Cell",
+    "Column",
+    "Row",
+    "atlas",
+    "column_names",
+    "main_measure",
+    "number",
+    "span_of",
+]
 
+UNKNOWN = "\N{EN DASH}"
 _HEIGHT = 34
 _PEAK = 27
 _RUG = 200
+_THIN = 0.004
 _MOST_COLUMNS = 4
 
 
@@ -106,38 +119,41 @@ def span_of(every: Sequence[Subject], measure: Measure | None) -> tuple[float, f
 def number(value: Any, digits: int = 3) -> str:
     """A number as a page shows it.
 
-    >>> number(0.23456), number(1234.5), number(float("nan")), number(1e-7), number(1.5e9)
-    ('0.235', '1,234', '–', '1.00e-07', '1.50e+09')
+    >>> number(0.23456), number(1234.5), number(1e-7), number(1.5e9)
+    ('0.235', '1,234', '1.00e-07', '1.50e+09')
     """
     value = float(value)
     if not np.isfinite(value):
-        return "–" if np.isnan(value) else ("∞" if value > 0 else "−∞")
+        return UNKNOWN if np.isnan(value) else ("∞" if value > 0 else "\N{MINUS SIGN}∞")
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
     else:
         text = f"{value:.2e}"
-    return text.replace("-", "−") if "e" not in text else text
+    return text.replace("-", "\N{MINUS SIGN}") if "e" not in text else text
 
 
-def _columns(subject: Subject) -> list[Column]:
-    """Known numbers first, then the means of other metrics, so many as a page has room for."""
-    layers = subject.layers
+def column_names(layers: xr.Dataset) -> list[str]:
+    """The numbers of layers that a page shows: known ones first, then the means of other metrics."""
     names = [name for name in LAYER_COLUMNS if name in layers]
-    if "participation_ratio_unbiased_fraction" in names and "participation_ratio_fraction" in names:
-        short = layers["participation_ratio_unbiased_fraction"].isnull().any()
-        names.remove(
-            "participation_ratio_unbiased_fraction" if short else "participation_ratio_fraction"
-        )
-    skipped = ("selectivity_", "gradient_", "corruption_", "attack_", "participation_")
+    unbiased, plain = "participation_ratio_unbiased_fraction", "participation_ratio_fraction"
+    if unbiased in names and plain in names:
+        names.remove(unbiased if layers[unbiased].isnull().any() else plain)
+    families = ("selectivity_", "gradient_", "corruption_", "attack_", "participation_")
     names += [
         str(name)
         for name, values in layers.data_vars.items()
         if str(name).endswith("_mean")
         and values.dims == ("layer",)
-        and not str(name).startswith(skipped)
+        and not str(name).startswith(families)
         and name not in names
     ]
-    return [_column(layers[name], name) for name in names[:_MOST_COLUMNS]]
+    known = [name for name in ("selectivity_mean", *names) if name in layers]
+    return [name for name in known if layers[name].notnull().any()]
+
+
+def _columns(subject: Subject) -> list[Column]:
+    names = [name for name in column_names(subject.layers) if name != "selectivity_mean"]
+    return [_column(subject.layers[name], name) for name in names[:_MOST_COLUMNS]]
 
 
 def _column(values: xr.DataArray, name: str) -> Column:
@@ -228,7 +244,10 @@ def ridge(
     base = _HEIGHT - 5
     shapes = []
     if heights.any():
-        area = path([0.0, *xs, 100.0], [base, *ys, base], close=True)
+        there = np.flatnonzero(heights > _THIN)
+        within = slice(max(there[0] - 1, 0), there[-1] + 2)
+        xs, ys = xs[within], ys[within]
+        area = path([xs[0], *xs, xs[-1]], [base, *ys, base], close=True)
         shapes = [
             element("path", class_="area", d=area),
             element("path", class_="edge", d=path(xs, ys)),
@@ -260,7 +279,7 @@ def _axis(low: float, high: float) -> Markup:
     texts = [
         element(
             "text",
-            f"{mark:g}".replace("-", "−"),
+            f"{mark:g}".replace("-", "\N{MINUS SIGN}"),
             x=_percent(mark, low, high),
             y=11,
             text_anchor="start" if mark <= low else "end" if mark >= high else "middle",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.report.html_atlas import number
+from probekit.report.html_atlas import UNKNOWN, number
 from probekit.report.html_svg import element, join, path, scale, shorten, ticks
 
 __all__ = ["Line", "heat_map", "line_chart", "radius"]
@@ -196,7 +196,7 @@ def _heat_cell(
 ) -> Markup:
     """Darker where more of the clean accuracy is lost."""
     if not np.isfinite(value):
-        return element("text", "–", class_="tick", x=x + width / 2, y=y + height / 2 + 4)
+        return element("text", UNKNOWN, class_="tick", x=x + width / 2, y=y + height / 2 + 4)
     lost = min(max(1 - float(value) / clean, 0.0), 1.0) if clean else 0.0
     return join(
         [
@@ -206,7 +206,7 @@ def _heat_cell(
             ),
             element(
                 "text", f"{100 * float(value):.1f}",
-                class_="cellvalue strong" if lost > 0.5 else "cellvalue",
+                class_="cellvalue strong" if lost > 0.65 else "cellvalue",
                 x=x + width / 2, y=y + height / 2 + 4, text_anchor="middle",
             ),
         ]

@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from probekit.report.html_atlas import Atlas, atlas, main_measure, number, span_of
+from probekit.report.html_atlas import (
+    Atlas,
+    atlas,
+    column_names,
+    main_measure,
+    number,
+    span_of,
+)
 from probekit.report.html_charts import Line, heat_map, line_chart, radius
 from probekit.report.html_measures import LAYER_COLUMNS, measure_of
 from probekit.report.html_subject import Subject
-from probekit.report.html_summary import comparison, facts_about, key_numbers, notes
+from probekit.report.html_summary import (
+    comparison,
+    facts_about,
+    key_numbers,
+    mean_selectivity,
+    notes,
+)
 
 __all__ = ["sections"]
 
@@ -102,9 +115,19 @@ def _compared(every: Sequence[Subject]) -> dict[str, Any]:
     same = all(one.layer_names == every[0].layer_names for one in every) and every[0].layer_names
     return {
         "numbers": comparison(every),
+        "said": _extremes(every),
         "ridges": _side_by_side(every) if same and len(every) <= _MOST_RIDGES else None,
         "charts": _by_depth(every, bool(same)),
     }
+
+
+def _extremes(every: Sequence[Subject]) -> list[tuple[str, str]] | None:
+    """The models of the highest and of the lowest mean selectivity, where two models have any."""
+    means = [(mean_selectivity(one), one.name) for one in every]
+    known = sorted(((mean, name) for mean, name in means if np.isfinite(mean)), reverse=True)
+    if len(known) < 2 or known[0][0] == known[-1][0]:
+        return None
+    return [(name, number(mean)) for mean, name in (known[0], known[-1])]
 
 
 def _side_by_side(every: Sequence[Subject]) -> list[Atlas] | None:
@@ -118,22 +141,18 @@ def _side_by_side(every: Sequence[Subject]) -> list[Atlas] | None:
 
 def _by_depth(every: Sequence[Subject], same: bool) -> list[dict[str, Any]]:
     """A chart a number of layers that at least two models have, over their depth."""
-    names = ["selectivity_mean", *LAYER_COLUMNS]
     charts = []
-    for name in names:
-        having = [at for at, one in enumerate(every) if name in one.layers]
-        having = [at for at in having if every[at].layers[name].notnull().any()]
+    for name in ("selectivity_mean", *LAYER_COLUMNS):
+        having = [at for at, one in enumerate(every) if name in column_names(one.layers)]
         if len(having) < 2:
             continue
         lines = [_depth_line(every[at], name, at % 8, same) for at in having]
         known = LAYER_COLUMNS.get(name) or measure_of(name.removesuffix("_mean"))
         label = known.label
-        inside = all(0 <= y <= 1 for line in lines for y in line.ys if np.isfinite(y))
         chart = line_chart(
             lines,
             x_label="layer, in execution order" if same else "depth: share of the layers passed",
             y_label=label,
-            share=known.kind == "share" and inside,
             title=f"{label} by layer",
         )
         charts.append({"label": label, "about": known.about, "svg": chart})

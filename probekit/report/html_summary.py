@@ -11,7 +11,7 @@ import numpy as np
 from probekit.report.html_atlas import number
 from probekit.report.html_subject import Subject
 
-__all__ = ["Fact", "comparison", "facts_about", "key_numbers", "notes"]
+__all__ = ["Fact", "comparison", "facts_about", "key_numbers", "mean_selectivity", "notes"]
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,19 @@ def comparison(every: Sequence[Subject]) -> list[tuple[str, list[Fact | None]]]:
     return [(label, [column.get(label) for column in columns]) for label in labels]
 
 
-def _selectivity(subject: Subject) -> Fact | None:
+def mean_selectivity(subject: Subject) -> float:
+    """The network's mean: of the units within a layer first, then of the layers; or NaN."""
     root = subject.result.to_dataset(inherit=False)
     if "selectivity_mean" in root:
-        value = float(root["selectivity_mean"])
-    elif "selectivity_mean" in subject.layers:
-        value = float(subject.layers["selectivity_mean"].mean())
-    else:
+        return float(root["selectivity_mean"])
+    if "selectivity_mean" in subject.layers:
+        return float(subject.layers["selectivity_mean"].mean())
+    return float("nan")
+
+
+def _selectivity(subject: Subject) -> Fact | None:
+    root, value = subject.result.to_dataset(inherit=False), mean_selectivity(subject)
+    if not np.isfinite(value):
         return None
     detail = "mean over layers of the units' means"
     if "selectivity_mean_low" in root:

@@ -16,6 +16,8 @@ __all__ = ["MOST_CLASSES", "unit_table"]
 
 # Of more classes a page holds, for each unit, those of the highest means and the mean of the others.
 MOST_CLASSES = 40
+# Variables that belong to a metric whose main number the table shows.
+_FAMILIES = ("selectivity_", "preferred_", "gradient_", "corruption_", "attack_")
 
 
 def unit_table(subject: Subject) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def _column(values: xr.DataArray, measure: Measure) -> dict[str, Any]:
     known = numbers[np.isfinite(numbers)]
     if kind == "share" and len(known) and (known.min() < 0 or known.max() > 1):
         kind = "number"
-    own = measure.name not in UNIT_MEASURES and kind == "number"
+    own = measure.name not in UNIT_MEASURES and not measure.name.startswith(_FAMILIES)
     return {
         "name": measure.name,
         "label": measure.label,

@@ -27,16 +27,17 @@ function toggle(name) {
 }
 
 function arrange() {
+  const narrow = innerWidth < 720;
   const fixed = [
-    { name: "layer", label: "layer", width: 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: model.layers[model.layer[unit]] })] },
-    { name: "channel", label: "channel", width: 72, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
+    { name: "layer", label: "layer", width: narrow ? 118 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: model.layers[model.layer[unit]] })] },
+    { name: "channel", label: "channel", width: narrow ? 78 : 84, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
   ];
   const pictured = Object.keys(images).length && model.top;
-  if (pictured) fixed.push({ name: "images", label: "best images", width: 132, cell: strip });
+  if (pictured) fixed.push({ name: "images", label: "best images", width: narrow ? 70 : 132, cell: (unit) => strip(unit, narrow ? 2 : 4) });
   const range = model.column.has("selectivity_low") && model.column.has("selectivity_high");
   const measured = model.columns.filter((column) => !table.hidden.has(column.name)).map((column) => ({
     ...column,
-    width: column.kind === "share" ? 150 : column.kind === "class" ? 150 : 110,
+    width: ["share", "class"].includes(column.kind) ? 156 : Math.max(104, 7 * column.label.length + 34),
     right: column.kind === "number" || column.kind === "count",
     value: column.kind === "class" ? (unit) => model.className(column.values[unit]) : (unit) => column.values[unit],
     cell: (unit) => cell(column, unit, range && column.name === "selectivity"),
@@ -53,8 +54,8 @@ function arrange() {
   tellSort();
 }
 
-function strip(unit) {
-  const shots = model.images(unit, 4).filter((image) => image.address);
+function strip(unit, most) {
+  const shots = model.images(unit, most).filter((image) => image.address);
   return [el("span", { class: "strip" }, ...shots.map((image) => picture(image, model)))];
 }
 

@@ -1,0 +1,105 @@
+"""Which pixels a unit's activation rests on: attributions of the pooled unit, by captum."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from probekit.capture.recorder import Recorder, Tokens
+from probekit.errors import LayerError, OptionError
+from probekit.models.image_model import borrow
+
+__all__ = ["SaliencyMethod", "of_array", "unit_saliency"]
+
+SaliencyMethod: TypeAlias = Literal["integrated_gradients", "gradient"]
+
+_AT_A_TIME = 256
+
+
+def unit_saliency(
+    model: Any,
+    images: Tensor,
+    layer: str,
+    channel: int,
+    *,
+    method: SaliencyMethod = "integrated_gradients",
+    baseline: float = 0.0,
+    steps: int = 32,
+    device: str | torch.device | None = None,
+    tokens: Tokens = "all",
+    output: int | str | None = None,
+) -> Tensor:
+    """How much each pixel adds to a unit's activation, the mean over the positions of its map.
+
+    Args:
+        model: A module, or an `ImageModel`; it comes back as it was.
+        images: (n, channels, height, width), as the model takes them.
+        layer: The layer's name, as in a result.
+        channel: The unit's number in the layer.
+        method: `"integrated_gradients"`: the gradient along the way from a plain image to this one,
+            times the difference; the values of an image add up to activation less activation of
+            the plain image. `"gradient"`: the gradient by each pixel.
+        baseline: The value of the plain image; 0 is black for images in [0, 1].
+        steps: Points on the way.
+        device: Where to run; None stays where the model is.
+        tokens: As for `Recorder`.
+        output: As for `Recorder`.
+
+    Returns:
+        Attributions of the shape of the images, on the CPU, signed.
+
+    Raises:
+        LayerError: No such layer, or no such unit in it.
+        OptionError: An unknown method, or fewer than one step.
+
+    Source:
+        Sundararajan et al. 2017 (arXiv 1703.01365); Simonyan et al. 2013 (arXiv 1312.6034).
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.ReLU())
+        >>> unit_saliency(net, torch.rand(3, 1, 2, 2), "1", 0).shape
+        torch.Size([3, 1, 2, 2])
+    """
+    if method not in get_args(SaliencyMethod):
+        raise OptionError(f"method is one of {', '.join(get_args(SaliencyMethod))}, not {method!r}")
+    if not isinstance(steps, int) or steps < 1:
+        raise OptionError(f"steps must be a whole number of at least 1, not {steps!r}")
+    from captum.attr import IntegratedGradients, Saliency
+
+    reading: Any = {"tokens": tokens, "output": output}
+    with (
+        borrow(model, device) as place,
+        Recorder(model, [layer], grad=True, stop=True, **reading) as recorder,
+        torch.enable_grad(),
+    ):
+
+        def activation(inputs: Tensor) -> Tensor:
+            recorder(inputs)
+            table = recorder.activations[layer]
+            if not 0 <= channel < table.shape[1]:
+                raise LayerError(
+                    f"unit {channel} was asked for, and layer {layer!r} has the units 0 to "
+                    f"{table.shape[1] - 1}"
+                )
+            return table[:, channel]
+
+        at_a_time = _AT_A_TIME if method == "gradient" else max(1, _AT_A_TIME // steps)
+        parts = []
+        for part in images.detach().split(at_a_time):
+            # A tensor of our own, on which captum may set what it wants.
+            inputs = part.to(place, copy=True).requires_grad_()
+            if method == "gradient":
+                found = Saliency(activation).attribute(inputs, abs=False)
+            else:
+                attribution = IntegratedGradients(activation)
+                found = attribution.attribute(inputs, baselines=baseline, n_steps=steps)
+            parts.append(found.detach().to("cpu", images.dtype))
+    return torch.cat(parts) if parts else images.detach().cpu().clone()
+
+
+def of_array(model: Any, images: Any, layer: str, channel: int, **options: Any) -> Any:
+    """As `unit_saliency`, for arrays of numpy."""
+    found = unit_saliency(model, torch.from_numpy(images), layer, channel, **options)
+    return found.numpy()

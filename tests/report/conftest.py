@@ -1,0 +1,150 @@
+"""Results made by hand, and a browser to look at pages with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from probekit.data.images import TensorImages
+
+CLASSES = ("shoe", "shirt", "bag", "coat")
+SAMPLES = 40
+
+
+def _make_result(
+    units: int = 60,
+    layers: Sequence[str] = ("stem.relu", "block1.relu", "block2.relu"),
+    classes: Sequence[str] = CLASSES,
+    seed: int = 0,
+    top: int = 3,
+    name: str = "toy",
+) -> xr.DataTree:
+    """A result as `analyze` gives it, of random numbers; the first unit is dead."""
+    random = np.random.default_rng(seed)
+    layer = np.sort(np.arange(units) % len(layers))
+    means = random.gamma(1.0, size=(units, len(classes))).round(4)
+    means[0] = 0.0
+    highest = means.max(1)
+    rest = (means.sum(1) - highest) / (len(classes) - 1)
+    index = np.where(highest > 0, (highest - rest) / (highest + rest + 1e-6), 0.0)
+    channel = np.concatenate([np.arange((layer == at).sum()) for at in range(len(layers))])
+    samples = np.stack([random.permutation(SAMPLES)[:top] for _ in range(units)])
+    table = xr.Dataset(
+        {
+            "selectivity": ("unit", index),
+            "preferred_class": ("unit", np.where(highest > 0, means.argmax(1), -1)),
+            "dead": ("unit", highest == 0),
+            "class_mean": (("unit", "class"), means),
+            "gradient_norm_cv": ("unit", np.where(highest > 0, random.random(units), np.nan)),
+            "top_sample": (("unit", "rank"), samples),
+            "top_label": (("unit", "rank"), samples % len(classes)),
+            "top_activation": (("unit", "rank"), -np.sort(-random.random((units, top)))),
+            "drawn_activation": (("unit", "drawn"), random.random((units, 5)) / 2),
+        },
+        coords={
+            "layer": ("unit", np.array(layers, dtype=object)[layer]),
+            "channel": ("unit", channel),
+            "class": np.arange(len(classes)),
+            "class_name": ("class", np.array(classes, dtype=object)),
+        },
+    )
+    by_layer = xr.Dataset(
+        {
+            "n_units": ("layer", np.bincount(layer)),
+            "selectivity_mean": ("layer", [index[layer == at].mean() for at in range(len(layers))]),
+        },
+        coords={"layer": np.array(layers, dtype=object)},
+    )
+    tree = xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset({"selectivity_mean": by_layer["selectivity_mean"].mean()}),
+            "units": table,
+            "layers": by_layer,
+        }
+    )
+    facts = {"model": {"name": name, "hash": f"sha256:{name}{seed}"}, "data": {"name": "toy data"}}
+    tree.attrs["provenance"] = json.dumps(facts)
+    return tree
+
+
+@pytest.fixture
+def make_result() -> Callable[..., xr.DataTree]:
+    """Makes results by hand."""
+    return _make_result
+
+
+@pytest.fixture
+def result() -> xr.DataTree:
+    """60 units in three layers, four classes."""
+    return _make_result()
+
+
+@pytest.fixture
+def images() -> TensorImages:
+    """The data that results made by hand are of: 40 grey images of 12 px, label = index mod 4."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(SAMPLES, 1, 12, 12, generator=generator)
+    return TensorImages(pixels, torch.arange(SAMPLES) % len(CLASSES), CLASSES)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium of this system."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((place for name in names if (place := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(
+            f"no Chromium on the path ({', '.join(names)}); Debian: apt-get install chromium"
+        )
+    rights = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=found, args=rights)
+        yield started
+        started.close()
+
+
+class Watched:
+    """A page together with all that it says and asks for."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+    def quiet(self) -> bool:
+        """Whether nothing went wrong and nothing but the file itself was asked for."""
+        others = [one for one in self.asked if not one.startswith(("file:", "data:"))]
+        return not self.said and not others and len(self.files()) == 1
+
+    def files(self) -> list[str]:
+        return [one for one in self.asked if one.startswith("file:")]
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Watched]]:
+    """Opens a file; what the page says and asks for is watched from the start."""
+    contexts = []
+
+    def open_page(path: Path, anchor: str = "", **options: Any) -> Watched:
+        given = {"viewport": {"width": 1300, "height": 900}, **options}
+        contexts.append(browser.new_context(**given))
+        watched = Watched(contexts[-1].new_page())
+        watched.page.goto(path.as_uri() + anchor)
+        return watched
+
+    yield open_page
+    for context in contexts:
+        context.close()
