@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from rich import markup
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from probekit.errors import plain
+from probekit.report.rows import layer_rows, most_selective, result_json
 
 __all__ = [
     "console",
@@ -20,6 +23,7 @@ __all__ = [
     "most_selective",
     "print_plan",
     "print_result",
+    "print_rows",
     "print_sweep",
     "result_json",
 ]
@@ -57,65 +61,6 @@ def bar(share: float, width: int = 10) -> str:
     return ("█" * full + (_BLOCKS[part] if part else "")).ljust(width)
 
 
-def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The layer table as plain rows: every number a layer has, quantiles and the like by name."""
-    layers = result["layers"].to_dataset()
-    rows: list[dict[str, Any]] = [{"layer": str(name)} for name in layers["layer"].values]
-    for name, values in layers.data_vars.items():
-        others = [dim for dim in values.dims if dim != "layer"]
-        if len(others) > 1 or "layer" not in values.dims:
-            continue
-        columns: Iterable[tuple[str, Any]] = [(str(name), values.values)]
-        if others:
-            if values.sizes[others[0]] > 5:
-                continue
-            columns = [
-                (f"{name}[{label:g}]", values.isel({others[0]: at}).values)
-                for at, label in enumerate(values[others[0]].values)
-            ]
-        for column, numbers in columns:
-            for row, number in zip(rows, numbers, strict=True):
-                row[column] = number.item()
-    return rows
-
-
-def most_selective(result: xr.DataTree, most: int = 10) -> list[dict[str, Any]]:
-    """The units with the highest selectivity, with the class each prefers."""
-    units = result["units"].to_dataset()
-    if "selectivity" not in units:
-        return []
-    index = units["selectivity"].values
-    order = np.argsort(-np.nan_to_num(index, nan=-np.inf), kind="stable")[:most]
-    names = dict(zip(units["class"].values.tolist(), _class_names(units), strict=True))
-    return [
-        {
-            "layer": str(units["layer"].values[at]),
-            "channel": int(units["channel"].values[at]),
-            "selectivity": float(index[at]),
-            "preferred_class": names.get(int(units["preferred_class"].values[at]), "none"),
-        }
-        for at in order
-    ]
-
-
-def _class_names(units: xr.Dataset) -> list[str]:
-    named = units["class_name"] if "class_name" in units.coords else units["class"]
-    return [str(name) for name in named.values]
-
-
-def result_json(result: xr.DataTree) -> str:
-    """Summary of a result for programs."""
-    return json.dumps(
-        {
-            "network": {str(name): float(value) for name, value in result.data_vars.items()},
-            "layers": layer_rows(result),
-            "most_selective": most_selective(result),
-            "provenance": json.loads(result.attrs["provenance"]),
-        },
-        ensure_ascii=False,
-    )
-
-
 _SECTIONS = {
     "selectivity": {
         "n_units": "units",
@@ -143,6 +88,9 @@ _SECTIONS = {
     },
 }
 _SHARES = {"selectivity_mean", "participation_ratio_fraction"}
+# On a terminal these have a bar too, whose full length is the highest of the column.
+_SIZES = {"gradient_norm_cv_mean", "gradient_norm_cv_across_units"}
+_BAR_STYLE = "cyan"
 _TOLD = ("n_", "negative_", "dead_", "too_few", "participation", "components", "gradient_")
 
 
@@ -157,7 +105,9 @@ def print_result(result: xr.DataTree, to: Console) -> None:
     for headers in sections.values():
         shown = {name: header for name, header in headers.items() if name in rows[0]}
         if shown:
-            to.print(_layer_table(rows, shown))
+            always = {name: 1.0 for name in shown if name in _SHARES}
+            more = always | {name: _most(rows, name) for name in shown if name in _SIZES}
+            _print_fitting(to, *(partial(_layer_table, rows, shown, one) for one in (more, always)))
             to.print()
     _print_units(most_selective(result), to)
     facts = [f"{_words(str(name))} {float(value):.4f}" for name, value in result.data_vars.items()]
@@ -170,22 +120,43 @@ def print_result(result: xr.DataTree, to: Console) -> None:
             to.print(f"{_words(name)}: measured by {_words(str(options['method_used']))}")
 
 
+def _print_fitting(to: Console, rich: Callable[[], Table], spare: Callable[[], Table]) -> None:
+    """Prints the table with more bars on a terminal that is wide enough, and the other elsewhere.
+
+    Piped output is for other programs too, and stays as it is.
+    """
+    if not to.is_terminal:
+        to.print(spare())
+        return
+    table = rich()
+    wide = Measurement.get(to, to.options.update(max_width=10_000), table).maximum > to.width
+    to.print(spare() if wide else table)
+
+
+def _most(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    values = [row[name] for row in rows if row.get(name) is not None and np.isfinite(row[name])]
+    return max(values, default=0.0)
+
+
 def _is_told(name: str) -> bool:
     return name.startswith(_TOLD) or any(name in headers for headers in _SECTIONS.values())
 
 
-def _layer_table(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> Table:
+def _layer_table(
+    rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str], bars: Mapping[str, float]
+) -> Table:
+    """A row a layer; `bars` gives, for the columns with a bar, what a full bar stands for."""
     table = Table("layer", box=None, pad_edge=False, header_style="bold")
     for name, header in shown.items():
         table.add_column(header, justify="right", no_wrap=True)
-        if name in _SHARES:
-            table.add_column("", no_wrap=True)
+        if name in bars:
+            table.add_column("", no_wrap=True, style=_BAR_STYLE)
     for row in rows:
         cells = [escape(row["layer"])]
         for name in shown:
             cells.append(_number(row[name]))
-            if name in _SHARES:
-                cells.append(bar(row[name]))
+            if name in bars:
+                cells.append(bar(row[name] / bars[name] if bars[name] else 0.0))
         table.add_row(*cells)
     return table
 
@@ -193,35 +164,52 @@ def _layer_table(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) ->
 def _print_units(units: Sequence[Mapping[str, Any]], to: Console) -> None:
     if not units:
         return
-    table = Table(title="most selective units", box=None, pad_edge=False, title_justify="left")
-    for name in ("layer", "channel", "selectivity", "preferred class"):
-        table.add_column(name, justify="left" if name in ("layer", "preferred class") else "right")
-    for unit in units:
-        table.add_row(
-            escape(unit["layer"]),
-            str(unit["channel"]),
-            f"{unit['selectivity']:.3f}",
-            escape(unit["preferred_class"]),
-        )
-    to.print(table)
+
+    def table(bars: bool) -> Table:
+        made = Table(title="most selective units", box=None, pad_edge=False, title_justify="left")
+        for name in ("layer", "channel", "selectivity", *[""] * bars, "preferred class"):
+            left = name in ("", "layer", "preferred class")
+            made.add_column(
+                name, justify="left" if left else "right", style="" if name else _BAR_STYLE
+            )
+        for unit in units:
+            made.add_row(
+                escape(unit["layer"]),
+                str(unit["channel"]),
+                f"{unit['selectivity']:.3f}",
+                *[bar(unit["selectivity"])] * bars,
+                escape(unit["preferred_class"]),
+            )
+        return made
+
+    _print_fitting(to, partial(table, True), partial(table, False))
     to.print()
 
 
 def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
-    """Prints the plan of a recording, and what it adds up to."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    numbers = ("unit_axis", "units", "calls", "bytes_per_sample")
-    for name in ("layer", "type", "shape", *numbers):
-        table.add_column(_words(name), justify="right" if name in numbers else "left", no_wrap=True)
-    for row in rows:
-        shape = " x ".join(map(str, row["shape"]))
-        table.add_row(
-            escape(row["layer"]),
-            escape(row["type"]),
-            shape,
-            *(f"{row[name]:,}" for name in numbers),
-        )
-    to.print(table)
+    """Prints the plan of a recording, and what it adds up to; on a terminal with a bar for the bytes."""
+
+    def table(bars: bool) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        numbers = ("unit_axis", "units", "calls", "bytes_per_sample")
+        for name in ("layer", "type", "shape", *numbers):
+            made.add_column(
+                _words(name), justify="right" if name in numbers else "left", no_wrap=True
+            )
+        if bars:
+            made.add_column("", no_wrap=True, style=_BAR_STYLE)
+        most = _most(rows, "bytes_per_sample") or 1.0
+        for row in rows:
+            made.add_row(
+                escape(row["layer"]),
+                escape(row["type"]),
+                " x ".join(map(str, row["shape"])),
+                *(f"{row[name]:,}" for name in numbers),
+                *[bar(row["bytes_per_sample"] / most)] * bars,
+            )
+        return made
+
+    _print_fitting(to, partial(table, True), partial(table, False))
     units = sum(row["units"] for row in rows)
     size = sum(row["bytes_per_sample"] for row in rows)
     to.print(f"\n{len(rows)} layers, {units:,} units, {size:,} bytes a sample")
@@ -247,19 +235,37 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
     to.print(shown)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
-    """Prints rows of numbers under the names of their columns, in the order they first come."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
+) -> None:
+    """Prints rows of numbers under the names of their columns, in the order they first come.
+
+    Args:
+        rows: The rows; a column that a row lacks stays empty.
+        to: Where.
+        bars: Columns of shares in [0, 1] that have a bar on a terminal.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(
-            _words(name), justify="left" if name == columns[0] else "right", no_wrap=True
-        )
-    for row in rows:
-        table.add_row(
-            *(_number(row[name]) if row.get(name) is not None else "" for name in columns)
-        )
-    to.print(table)
+
+    def table(barred: Sequence[str]) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for name in columns:
+            made.add_column(
+                _words(name), justify="left" if name == columns[0] else "right", no_wrap=True
+            )
+            if name in barred:
+                made.add_column("", no_wrap=True, style=_BAR_STYLE)
+        for row in rows:
+            cells = []
+            for name in columns:
+                known = row.get(name) is not None
+                cells.append(_number(row[name]) if known else "")
+                if name in barred:
+                    cells.append(bar(row[name]) if known else "")
+            made.add_row(*cells)
+        return made
+
+    _print_fitting(to, partial(table, bars), partial(table, ()))
 
 
 def _words(name: str) -> str:

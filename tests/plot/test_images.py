@@ -25,7 +25,7 @@ REMAKE = bool(os.environ.get("PROBEKIT_REMAKE_BASELINES"))
 # Another version of the font renderer moves letters by a part of a pixel, which averages over blocks
 # even out; another number moves lines and areas by whole blocks.
 BLOCK = 4
-TOLERANCE = 0.012
+TOLERANCE = 0.02
 
 FIGURES: dict[str, Callable[[Any], Axes]] = {
     "alpha_curve": lambda world: plot.alpha_curve(world.swept),
