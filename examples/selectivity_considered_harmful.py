@@ -61,7 +61,7 @@ def off_axis_distance(recorded: xr.Dataset) -> xr.Dataset:
         for alpha in recorded["alpha"].values.tolist()
     }
     found = [pk.pwcca_ratio(some, networks[0.0]) for some in networks.values()]
-    return xr.concat(found, pd.Index(list(networks), name="alpha")).rename(pair="seed")
+    return xr.concat(found, pd.Index(list(networks), name="alpha")).rename(replicate="seed")
 
 
 def variants(epochs: int) -> dict[str, dict[str, Any]]:
@@ -124,9 +124,7 @@ def main() -> None:
     table = table.assign(
         selectivity_bound=basis["selectivity_bound"],
         bound_mean=basis["selectivity_bound"].mean("layer"),
-        pwcca_ratio=(distance["distance"] / distance["baseline"].mean("baseline_pair")).mean(
-            "layer"
-        ),
+        pwcca_ratio=distance["ratio_by_replicate"].mean("layer"),
         accuracy_relative=table["test_accuracy"] / table["test_accuracy"].sel(alpha=0).mean("seed"),
         dead_fraction=table["dead_units"].mean("layer") / table["n_units"],
         validation_first_epoch=history["validation_accuracy"].isel(epoch=0, drop=True),

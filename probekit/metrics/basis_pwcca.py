@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -102,8 +101,10 @@ def pwcca_ratio(
         tolerance: As for `pwcca_distance`.
 
     Returns:
-        `distance` and `baseline`, each pair's distance, over `pair` and `baseline_pair` (and `layer`
-        for recordings), and `ratio`, the quotient of their means.
+        `distance` and `baseline` (replicate, other), the distances of each regularized, and of each
+        unregularized, network from the unregularized ones of the other seeds; `ratio_by_replicate`
+        (replicate), the mean distance over the mean of all of `baseline`; and `ratio`, its mean. All
+        by `layer` too for recordings.
 
     Raises:
         DataError: Fewer than two seeds; and as `pwcca_distance`.
@@ -125,31 +126,34 @@ def pwcca_ratio(
             f"{len(regularized)} and {seeds}"
         )
     options: dict[str, Any] = {"weights": weights, "tolerance": tolerance}
-    across = [
-        pwcca_distance(regularized[i], unregularized[j], **options)
-        for i in range(seeds)
-        for j in range(seeds)
-        if i != j
-    ]
-    between = [
-        pwcca_distance(unregularized[i], unregularized[j], **options)
-        for pair in combinations(range(seeds), 2)
-        for i, j in (pair, pair[::-1])
-    ]
-    plain = {"coords": "minimal", "compat": "override"}
-    bare = [
-        [one.drop_vars(set(one.coords) - set(one.dims)) for one in some]
-        for some in (across, between)
-    ]
-    distance = xr.concat(bare[0], "pair", **plain)  # type: ignore[call-overload]
-    baseline = xr.concat(bare[1], "baseline_pair", **plain)  # type: ignore[call-overload]
+    distance, baseline = (
+        xr.concat(
+            [_from_others(some, unregularized, i, **options) for i in range(seeds)], "replicate"
+        )
+        for some in (regularized, unregularized)
+    )
+    ratio = distance.mean("other") / baseline.mean(["replicate", "other"])
     return xr.Dataset(
         {
             "distance": distance,
             "baseline": baseline,
-            "ratio": distance.mean("pair") / baseline.mean("baseline_pair"),
+            "ratio_by_replicate": ratio,
+            "ratio": ratio.mean("replicate"),
         }
     )
+
+
+def _from_others(
+    networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
+) -> xr.DataArray:
+    """Distances (other, ...) of one network from the others, but for that of its own seed."""
+    found = [
+        pwcca_distance(networks[place], other, **options)
+        for number, other in enumerate(others)
+        if number != place
+    ]
+    bare = [one.drop_vars(set(one.coords) - set(one.dims)) for one in found]
+    return xr.concat(bare, "other")
 
 
 def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataArray:

@@ -132,7 +132,9 @@ def test_the_ratio_is_one_for_rotations_and_above_for_others() -> None:
     assert pk.pwcca_ratio(turned, plain)["ratio"].item() == pytest.approx(1, abs=0.05)
     found = pk.pwcca_ratio(other, plain)
     assert found["ratio"].item() > 1.4
-    assert (found.sizes["pair"], found.sizes["baseline_pair"]) == (6, 6)
+    assert dict(found["distance"].sizes) == {"replicate": 3, "other": 2}
+    assert found["distance"][1, 1].item() == distance(other[1], plain[2])
+    assert found["baseline"][2, 0].item() == distance(plain[2], plain[0])
     expected = float(found["distance"].mean() / found["baseline"].mean())
     assert found["ratio"].item() == pytest.approx(expected)
     assert pk.pwcca_ratio(plain, plain)["ratio"].item() == pytest.approx(1)
