@@ -69,8 +69,8 @@ def dossier(
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4), torch.nn.ReLU())
         >>> batches = [(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)]
-        >>> result = pk.analyze(net, batches, layers="1", metrics=["selectivity", "top_images"])
-        >>> figure = pk.dossier(result, "1", 3, data=batches, model=net)
+        >>> result = pk.analyze(net, batches, layers="2", metrics=["selectivity", "top_images"])
+        >>> figure = pk.dossier(result, "2", 3, data=batches, model=net)
         >>> figure.axes[0].get_title(loc="left")
         'tuning'
     """
@@ -140,22 +140,27 @@ def _draw(
     rows = 0 if images is None else 1 if saliency is None else 2
     standing = [name for name in _STANDING if name in here and np.isfinite(float(here[name]))]
     with mpl.rc_context(style()):
-        width = 3.2 + 0.92 * max(columns, 3)
-        height = 1.1 + max(2.4, 1.12 * rows + 0.48 * len(standing))
-        figure = plt.figure(figsize=(width, height), layout="constrained")
+        right_width = max(0.92 * columns, 4.2)
+        classes = min(here.sizes.get("class", 6), _MOST_CLASSES)
+        height = max(0.9 + 0.2 * classes, 0.4 + 1.1 * rows + 0.62 * len(standing))
+        figure = plt.figure(figsize=(3.2 + right_width, height), layout="constrained")
         plt.close(figure)
-        left, right = figure.subfigures(1, 2, width_ratios=[3.0, 0.92 * max(columns, 3) + 0.2])
+        left, right = figure.subfigures(1, 2, width_ratios=[3.0, right_width + 0.2])
         _tuning(left.subplots(), here, subject)
         parts = [
             part for part in ("images" if rows else "", "standing" if standing else "") if part
         ]
         if parts:
-            ratios = [1.12 * rows if part == "images" else 0.5 * len(standing) for part in parts]
+            ratios = [1.1 * rows if part == "images" else 0.62 * len(standing) for part in parts]
             boxes = right.subfigures(len(parts), 1, height_ratios=ratios, squeeze=False)[:, 0]
             places = dict(zip(parts, boxes, strict=True))
             if images is not None and columns:
-                grid = places["images"].subplots(rows, columns, squeeze=False)
+                tight = {"hspace": 0.0, "wspace": 0.04}
+                grid = places["images"].subplots(rows, columns, squeeze=False, gridspec_kw=tight)
                 _photographs(grid, images, saliency, here, subject)
+                if saliency is not None:
+                    key = "saliency: red adds to the activation, blue takes from it"
+                    places["images"].supxlabel(key, x=0.02, ha="left", fontsize=7)
             if standing:
                 axes = places["standing"].subplots(len(standing), 1, squeeze=False)[:, 0]
                 for ax, name in zip(axes, standing, strict=True):
@@ -204,7 +209,6 @@ def _photographs(
             ax.set_title(own[at], loc="center", fontsize=6.5, pad=2.5)
     if saliency is None:
         return
-    grid[1, 0].set_ylabel("saliency", fontsize=7)
     for at, ax in enumerate(grid[1][: len(saliency)]):
         signed = saliency[at].sum(0)
         most = float(np.quantile(np.abs(signed), 0.995)) or 1.0

@@ -73,8 +73,8 @@ def report(
         >>> batches = [(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)]
         >>> result = pk.analyze(net, batches, metrics=["selectivity", "top_images"])
         >>> page = report(result, Path(tempfile.mkdtemp(), "report.html"), data=batches)
-        >>> "http" in page.read_text().replace("http://www.w3.org/2000/svg", "")
-        False
+        >>> page.read_text()[:15]
+        '<!doctype html>'
     """
     if not isinstance(budget, int) or budget < _LEAST:
         raise OptionError(f"budget must be a number of bytes from {_LEAST}, not {budget!r}")
