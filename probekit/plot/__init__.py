@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from probekit.plot.alpha import alpha_profile as alpha_profile
     from probekit.plot.alpha import alpha_trade_off as alpha_trade_off
     from probekit.plot.attacks import attack_accuracy as attack_accuracy
+    from probekit.plot.canvas import style as style
     from probekit.plot.classes import class_means as class_means
     from probekit.plot.classes import unit_tuning as unit_tuning
     from probekit.plot.colours import alpha_map as alpha_map
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from probekit.plot.profiles import layer_profile as layer_profile
     from probekit.plot.scatter import unit_scatter as unit_scatter
     from probekit.plot.spectra import eigenspectrum as eigenspectrum
-    from probekit.plot.style import style as style
     from probekit.plot.training import training_curves as training_curves
 
 _HOMES = {
@@ -69,7 +69,7 @@ _HOMES = {
     "gradient_cv": "profiles",
     "layer_profile": "profiles",
     "palette": "colours",
-    "style": "style",
+    "style": "canvas",
     "training_curves": "training",
     "unit_distribution": "distributions",
     "unit_scatter": "scatter",

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probekit.errors import DataError, OptionError, some_of
+from probekit.plot.canvas import canvas
 from probekit.plot.intervals import bootstrap
 from probekit.plot.labels import alpha_bar, layer_axis, words
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
-from probekit.plot.style import canvas
 
 __all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
 

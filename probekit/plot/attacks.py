@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import DataError, OptionError, close_matches, some_of
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import palette, shades
 from probekit.plot.labels import key
 from probekit.plot.reading import Array, Compared, Results, compare, table
 from probekit.plot.series import colours_of, curve, name_results
-from probekit.plot.style import canvas
 
 __all__ = ["attack_accuracy"]
 

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
+from probekit.plot.canvas import canvas
 from probekit.plot.intervals import bootstrap
 from probekit.plot.labels import name_axis, title
 from probekit.plot.reading import Compared, Results, compare, table
 from probekit.plot.series import colours_of, name_results
-from probekit.plot.style import canvas
 
 __all__ = ["corruption_accuracy"]
 

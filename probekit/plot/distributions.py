@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from probekit.errors import DataError, OptionError
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour
 from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, words
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
-from probekit.plot.style import canvas
 
 __all__ = ["density", "unit_distribution"]
 

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError, OptionError
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour, shades
 from probekit.plot.labels import key, layer_axis, plain, words
 from probekit.plot.ranges import from_zero
 from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
 from probekit.plot.series import colours_of, curve, name_results, places, union
-from probekit.plot.style import canvas
 
 __all__ = ["gradient_cv", "layer_profile"]
 

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import shades
 from probekit.plot.labels import depth_bar, words
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Results, compare, table, unit_values
 from probekit.plot.series import colours_of, name_results
-from probekit.plot.style import canvas
 
 __all__ = ["unit_scatter"]
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from probekit.errors import DataError, OptionError
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour, shades
 from probekit.plot.labels import depth_bar, key
 from probekit.plot.reading import Array, Results, chosen_layers, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
-from probekit.plot.style import canvas
 
 __all__ = ["eigenspectrum"]
 

@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import DataError, OptionError, some_of
+from probekit.plot.canvas import canvas
 from probekit.plot.colours import palette, shades
 from probekit.plot.labels import depth_bar, key, words
 from probekit.plot.reading import Array, Compared, named
 from probekit.plot.series import colours_of, curve, name_results
-from probekit.plot.style import canvas
 
 __all__ = ["training_curves"]
 
