@@ -133,7 +133,7 @@ def _draw(
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
-    from probekit.plot.style import style
+    from probekit.plot.canvas import style
 
     here = subject.units.isel(unit=unit)
     columns = 0 if images is None else min(shown, len(images))
