@@ -59,6 +59,7 @@ def off_axis_distance(recorded: xr.Dataset) -> xr.Dataset:
     networks = {
         alpha: [recorded.sel(alpha=alpha, seed=seed) for seed in recorded["seed"].values]
         for alpha in recorded["alpha"].values.tolist()
+        if recorded["activation"].sel(alpha=alpha).notnull().all()  # not where a run failed
     }
     found = [pk.pwcca_ratio(some, networks[0.0]) for some in networks.values()]
     return xr.concat(found, pd.Index(list(networks), name="alpha")).rename(replicate="seed")
