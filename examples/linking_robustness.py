@@ -4,11 +4,10 @@
     python examples/linking_robustness.py --out quick --quick           # minutes
     python examples/linking_robustness.py --out full --full --data-root DATA
 
-Networks whose class selectivity is turned down or up (the same sweep as that of
-`selectivity_considered_harmful.py`, which is not trained twice) meet corruptions and attacks; their
-gradients and the dimensionality of their layers say why they stand or fall. Then the other way round:
-what do training with AugMix and against PGD do to selectivity? Every step goes on where it was cut
-off. Figures and numbers go to `OUT/linking_robustness`.
+Networks whose class selectivity is turned down or up (the sweep is that of
+`selectivity_considered_harmful.py`) meet corruptions and attacks; their gradients and the
+dimensionality of their layers say why they stand or fall. And the other way round: what do AugMix and
+PGD training do to selectivity? Every step goes on where it was cut off, into `OUT/linking_robustness`.
 """
 
 from __future__ import annotations
@@ -31,28 +30,26 @@ REVERSE: dict[str, dict[str, Any]] = {
 
 
 def corrupted(
-    model: Any, *, data: str, data_root: str | None, images: int, severities: list[int]
+    model: Any, *, data: str, root: str | None, images: int, types: str, severities: list[int]
 ) -> xr.Dataset:
     """Accuracy by type and severity, and how many dimensions the change of each layer has."""
-    test = pk.load_data(data, model, root=data_root, split="test")
+    test = pk.load_data(data, model, root=root, split="test")
     result = pk.robustness(
-        model, test, "all", severities, limit=images, batch_size=250, table=32, selectivity=False,
+        model, test, types.split(","), severities, limit=images, batch_size=250, table=32, selectivity=False,
         progress=False,
     )  # fmt: skip
-    kept = ["accuracy", "accuracy_relative", "accuracy_mean", "accuracy_relative_mean"]
+    kept = ["accuracy", "accuracy_mean", "accuracy_relative_mean", "clean_accuracy"]
     layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
     change = layers[f"corruption_change_{SHARE}"].mean(["corruption", "severity"])
-    table = result["robustness"].to_dataset()[[*kept, "clean_accuracy"]]
+    table = result["robustness"].to_dataset()[kept]
     return table.assign(
         dimensions_clean=layers[SHARE], dimensions_corrupted=change, n_units=layers["n_units"]
     )
 
 
-def attacked(
-    model: Any, *, data: str, data_root: str | None, images: int, steps: int
-) -> xr.Dataset:
+def attacked(model: Any, *, data: str, root: str | None, images: int, steps: int) -> xr.Dataset:
     """Accuracy under FGSM and PGD over epsilon and steps, and the dimensions of the change."""
-    test = pk.load_data(data, model, root=data_root, split="test")
+    test = pk.load_data(data, model, root=root, split="test")
     result = pk.robustness(
         model, test, None, attacks=[pk.FGSM(), pk.PGD(steps=steps, keep="last")],
         epsilons=EPSILONS, limit=images, batch_size=250, selectivity=False, progress=False,
@@ -60,24 +57,18 @@ def attacked(
     layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
     change = layers[f"attack_change_{SHARE}"].isel(attack=-1, drop=True).mean("epsilon")
     table = result["robustness"].to_dataset()[["attack_accuracy", "clean_accuracy"]]
-    names = ["fgsm", "pgd"]
-    return table.assign(dimensions_attacked=change).assign_coords(attack=names)
+    return table.assign(dimensions_attacked=change).assign_coords(attack=["fgsm", "pgd"])
 
 
-def gradients(
-    model: Any, *, data: str, data_root: str | None, images: int, probes: int
-) -> xr.Dataset:
+def gradients(model: Any, *, data: str, root: str | None, images: int, probes: int) -> xr.Dataset:
     """Norm of the Jacobian of the logits, and variability of input-unit gradients."""
-    test = pk.load_data(data, model, root=data_root, split="test")
+    test = pk.load_data(data, model, root=root, split="test")
     metric = pk.GradientVariability(method="probes", probes=probes)
     result = pk.analyze(model, test, metrics=metric, limit=images, progress=False)
     layers = result["layers"].to_dataset()
     norm = pk.jacobian_norm(model, test, limit=images, progress=False)["mean"]
-    names = {
-        "gradient_norm_cv_mean": "cv_over_samples",
-        "gradient_norm_cv_across_units": "cv_over_units",
-    }
-    return layers[list(names)].rename(names).assign(jacobian_norm=norm)
+    found = {"cv_over_samples": layers["gradient_norm_cv_mean"], "jacobian_norm": norm}
+    return xr.Dataset({**found, "cv_over_units": layers["gradient_norm_cv_across_units"]})
 
 
 def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
@@ -108,10 +99,7 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
         axes[1, 2].remove()
         pk.save_figure(figure, out / "layers")
         figure, ax = plt.subplots(figsize=(3.2, 2.6), constrained_layout=True)
-        for place, name in enumerate(reverse["variant"].values):
-            values = reverse["selectivity_mean"].sel(variant=name).values
-            ax.plot([place] * len(values), values, "o", color="0.3", ms=4)
-        ax.set_xticks(range(reverse.sizes["variant"]), reverse["variant"].values)
+        ax.plot(reverse["variant"], reverse["selectivity_mean"], "o", color="0.3", ms=4)
         ax.set_ylabel("mean class selectivity")
         pk.save_figure(figure, out / "reverse")
 
@@ -119,6 +107,7 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
 def main() -> None:
     parser = pk.study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=500, help="test images under corruptions")
+    parser.add_argument("--corruptions", default="all", help="types, with commas between")
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--attacked", type=int, default=300, help="test images under attacks")
     parser.add_argument("--steps", type=int, default=10, help="of PGD")
@@ -127,9 +116,10 @@ def main() -> None:
     asked = parser.parse_args()
     out = asked.out / "linking_robustness"
     study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
-    data = {"data": study.data, "data_root": asked.data_root}
+    data = {"data": study.data, "root": asked.data_root}
+    corruptions = {"types": asked.corruptions, "severities": asked.severities}
     measures: list[tuple[Any, dict[str, Any]]] = [
-        (corrupted, {"images": asked.images, "severities": asked.severities}),
+        (corrupted, {"images": asked.images, **corruptions}),
         (attacked, {"images": asked.attacked, "steps": asked.steps}),
         (gradients, {"images": asked.probed, "probes": asked.probes}),
     ]

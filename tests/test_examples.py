@@ -21,13 +21,16 @@ PAPERS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "selectivity_considered_harmful": (
         ["--images", "300", "--basis-steps", "5"],
         {
-            "sweep": ["test_accuracy", "selectivity", "selectivity_bound", "pwcca_ratio", "accuracy_change_p"],
+            "sweep": ["test_accuracy", "selectivity", "selectivity_bound", "pwcca_ratio"],
             "pwcca": ["ratio"],
             "controls": ["test_accuracy", "selectivity_mean"],
         },
     ),
     "linking_robustness": (
-        ["--images", "60", "--severities", "5", "--attacked", "60", "--steps", "2", "--probed", "10", "--probes", "4"],
+        [
+            "--images", "60", "--corruptions", "fog,contrast", "--severities", "5",
+            "--attacked", "60", "--steps", "2", "--probed", "10", "--probes", "4",
+        ],
         {
             "sweep": ["accuracy", "attack_accuracy", "dimensions_attacked", "jacobian_norm", "cv_over_units"],
             "reverse": ["selectivity_mean", "accuracy_mean"],
