@@ -1,24 +1,29 @@
-"""Time and strength of the attacks beside foolbox and torchattacks, on the same model and images.
+"""Time and strength of the attacks, beside foolbox and torchattacks.
 
-    python benchmarks/attacks.py [cnn|resnet20] [--images 256] [--repeats 7] [--threads 1]
-
-The model is a small convolutional network trained on scikit-learn's digits, or a ResNet20 on
-digits scaled to 32 pixels, whose cost is mostly the network's as in real use. Each library makes
-adversarial images and says which of them fool the model: foolbox and probekit as part of the
-call, torchattacks by one more forward pass. The libraries take turns; a row holds the median
-time, its ratio to the faster of the other two, and the accuracy under attack.
+python benchmarks/attacks.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, NamedTuple
 
-import foolbox
 import torch
-import torchattacks
+from harness import (
+    Case,
+    Contender,
+    Missing,
+    Question,
+    Row,
+    Setting,
+    always,
+    at_most,
+    main,
+    peer,
+    versus,
+)
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,95 +31,140 @@ from torch.nn import functional
 from probekit.models.architectures import cifar_resnet
 from probekit.robustness.attacks import FGSM, PGD, Attack
 
-Run = Callable[[], Tensor]
+Predict = Callable[[], Tensor]
+BOUND = 1.10
 
 
-def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
+class Subject(NamedTuple):
+    """A network, how many images are attacked, and the steps of PGD."""
+
+    name: str
+    model: str
+    size: int
+    images: int
+    steps: int
+
+
+class Threat(NamedTuple):
+    """An attack with its radius."""
+
+    kind: str
+    norm: str
+    epsilon: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.norm} {self.epsilon:g}"
+
+
+SUBJECTS = (
+    Subject("small network, 256 digits of 8 px", "cnn", 8, 256, 20),
+    Subject("ResNet20, 64 digits of 32 px", "resnet20", 32, 64, 10),
+)
+THREATS = (
+    Threat("FGSM", "linf", 0.05),
+    Threat("FGSM", "linf", 0.1),
+    Threat("PGD", "linf", 0.01),
+    Threat("PGD", "linf", 0.1),
+    Threat("PGD", "l2", 0.5),
+)
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    for subject in SUBJECTS:
+        for threat in THREATS:
+            steps = f" in {subject.steps} steps" if threat.kind == "PGD" else ""
+            yield Case(
+                f"{subject.name}, {threat}{steps}", partial(compared, subject, threat, setting)
+            )
+
+
+def compared(subject: Subject, threat: Threat, setting: Setting) -> Iterator[Row]:
+    model, images, labels = prepared(subject, setting)
+    steps = setting.size(subject.steps, 2)
+    ways: dict[str, Predict | Missing] = {
+        "probekit": ours(threat, steps, model, images, labels),
+        "foolbox": peer("foolbox", partial(with_foolbox, threat, steps, model, images, labels)),
+        "torchattacks": peer(
+            "torchattacks", partial(with_torchattacks, threat, steps, model, images, labels)
+        ),
+    }
+    accuracy = ", ".join(
+        f"{name} {(way() == labels).double().mean():.3f}"
+        for name, way in ways.items()
+        if not isinstance(way, Missing)
+    )
+    contenders: dict[str, Contender | Missing] = {
+        name: way if isinstance(way, Missing) else always(way) for name, way in ways.items()
+    }
+    times = setting.take_turns(contenders, seconds=setting.size(8.0, 0.0))
+    note = f"accuracy under attack: {accuracy}"
+    asked = {"foolbox": at_most(BOUND), "torchattacks": at_most(BOUND)}
+    yield from versus(times, "probekit", asked, note)
+
+
+def ours(threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: Tensor) -> Predict:
+    size = step_size(threat, steps)
+    attack: Attack = (
+        FGSM() if threat.kind == "FGSM" else PGD(steps=steps, step_size=size, norm=threat.norm)
+    )
+    return lambda: attack.run(model, images, labels, threat.epsilon, check=False).prediction[0]
+
+
+def with_foolbox(
+    threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: Tensor, foolbox: Any
+) -> Predict:
+    """foolbox tells which images are fooled as part of the call."""
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+    size = step_size(threat, steps)
+    attack = {
+        "FGSM linf": lambda: foolbox.attacks.LinfFastGradientAttack(),
+        "PGD linf": lambda: foolbox.attacks.LinfProjectedGradientDescentAttack(
+            steps=steps, abs_stepsize=size
+        ),
+        "PGD l2": lambda: foolbox.attacks.L2ProjectedGradientDescentAttack(
+            steps=steps, abs_stepsize=size
+        ),
+    }[f"{threat.kind} {threat.norm}"]()
+
+    def run() -> Tensor:
+        _, _, fooled = attack(wrapped, images, labels, epsilons=threat.epsilon)
+        return torch.where(fooled, -1, labels)
+
+    return run
+
+
+def with_torchattacks(
+    threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: Tensor, peers: Any
+) -> Predict:
+    """torchattacks gives images only; one more forward pass tells which are fooled."""
+    options = {"eps": threat.epsilon, "alpha": step_size(threat, steps), "steps": steps}
+    attack = {
+        "FGSM linf": lambda: peers.FGSM(model, eps=threat.epsilon),
+        "PGD linf": lambda: peers.PGD(model, **options),
+        "PGD l2": lambda: peers.PGDL2(model, **options),
+    }[f"{threat.kind} {threat.norm}"]()
+
+    def run() -> Tensor:
+        adversarial = attack(images, labels)
+        with torch.no_grad():
+            return model(adversarial).argmax(dim=1)
+
+    return run
+
+
+def step_size(threat: Threat, steps: int) -> float:
+    return 2.5 * threat.epsilon / steps
+
+
+@cache
+def prepared(subject: Subject, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network trained on digits, and digits that it has not seen."""
     torch.manual_seed(0)
-    images, labels = digits(size=32 if options.model == "resnet20" else 8)
-    model = trained(options.model, images, labels)
-    images, labels = images[-options.images :], labels[-options.images :]
-    print(f"{options.model}, {len(images)} images, {options.threads} thread(s)")
-    print(f"{'attack':<22}{'library':<14}{'seconds':>9}{'ratio':>7}{'accuracy':>10}")
-    for name, runs in cases(model, images, labels):
-        report(name, runs, labels, options.repeats)
-
-
-def cases(model: nn.Module, images: Tensor, labels: Tensor) -> list[tuple[str, dict[str, Run]]]:
-    """The attacks to compare, each as one call for every library that gives (n,) predictions."""
-    peer = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-
-    def ours(attack: Attack, epsilon: float) -> Run:
-        return lambda: attack.run(model, images, labels, epsilon, check=False).prediction[0]
-
-    def with_foolbox(attack: foolbox.Attack, epsilon: float) -> Run:
-        def run() -> Tensor:
-            _, _, fooled = attack(peer, images, labels, epsilons=epsilon)
-            return torch.where(fooled, -1, labels)
-
-        return run
-
-    def with_torchattacks(attack: torchattacks.attack.Attack) -> Run:
-        def run() -> Tensor:
-            adversarial = attack(images, labels)
-            with torch.no_grad():
-                return model(adversarial).argmax(dim=1)
-
-        return run
-
-    found = []
-    for epsilon in (0.05, 0.1):
-        found.append(
-            (
-                f"FGSM linf {epsilon}",
-                {
-                    "probekit": ours(FGSM(), epsilon),
-                    "foolbox": with_foolbox(foolbox.attacks.LinfFastGradientAttack(), epsilon),
-                    "torchattacks": with_torchattacks(torchattacks.FGSM(model, eps=epsilon)),
-                },
-            )
-        )
-    for norm, epsilon, steps in (("linf", 0.01, 20), ("linf", 0.1, 20), ("l2", 0.5, 20)):
-        size = 2.5 * epsilon / steps
-        peers = {
-            "linf": (foolbox.attacks.LinfProjectedGradientDescentAttack, torchattacks.PGD),
-            "l2": (foolbox.attacks.L2ProjectedGradientDescentAttack, torchattacks.PGDL2),
-        }
-        of_foolbox, of_torchattacks = peers[norm]
-        best = PGD(steps=steps, step_size=size, norm=norm)
-        last = PGD(steps=steps, step_size=size, norm=norm, keep="last")
-        found.append(
-            (
-                f"PGD-{steps} {norm} {epsilon}",
-                {
-                    "probekit": ours(best, epsilon),
-                    "probekit last": ours(last, epsilon),
-                    "foolbox": with_foolbox(of_foolbox(steps=steps, abs_stepsize=size), epsilon),
-                    "torchattacks": with_torchattacks(
-                        of_torchattacks(model, eps=epsilon, alpha=size, steps=steps)
-                    ),
-                },
-            )
-        )
-    return found
-
-
-def report(name: str, runs: dict[str, Run], labels: Tensor, repeats: int) -> None:
-    seconds: dict[str, list[float]] = {library: [] for library in runs}
-    accuracy = {library: (run() == labels).double().mean().item() for library, run in runs.items()}
-    for turn in range(repeats):
-        order = list(runs)
-        for library in order[turn % len(order) :] + order[: turn % len(order)]:
-            start = time.perf_counter()
-            runs[library]()
-            seconds[library].append(time.perf_counter() - start)
-    median = {library: statistics.median(times) for library, times in seconds.items()}
-    fastest_peer = min(median["foolbox"], median["torchattacks"])
-    for library, value in median.items():
-        row = f"{value:>9.4f}{value / fastest_peer:>7.2f}{accuracy[library]:>10.3f}"
-        print(f"{name:<22}{library:<14}{row}")
+    images, labels = digits(subject.size)
+    model = trained(subject, images, labels, setting)
+    count = setting.size(subject.images, 8)
+    device = setting.device
+    return model.to(device), images[-count:].to(device), labels[-count:].to(device)
 
 
 def digits(size: int) -> tuple[Tensor, Tensor]:
@@ -127,9 +177,9 @@ def digits(size: int) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(bunch.target)[order]
 
 
-def trained(name: str, images: Tensor, labels: Tensor) -> nn.Module:
+def trained(subject: Subject, images: Tensor, labels: Tensor, setting: Setting) -> nn.Module:
     """A network fitted to all but the images that are attacked, to 95% and more."""
-    epochs = 1 if name == "resnet20" else 6
+    epochs = setting.size(1 if subject.model == "resnet20" else 6, 0)
     model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -138,7 +188,7 @@ def trained(name: str, images: Tensor, labels: Tensor) -> nn.Module:
         nn.Flatten(),
         nn.Linear(32 * 16, 10),
     )
-    if name == "resnet20":
+    if subject.model == "resnet20":
         model = cifar_resnet(20, classes=10, channels=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(epochs):
@@ -149,14 +199,15 @@ def trained(name: str, images: Tensor, labels: Tensor) -> nn.Module:
     return model.eval()
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("model", nargs="?", choices=["cnn", "resnet20"], default="cnn")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
-
+QUESTION = Question(
+    "attacks",
+    "What do attacks cost beside foolbox and torchattacks?",
+    "The same network, images, radius, number of steps and step size for all, on scikit-learn's "
+    "digits. Every library makes adversarial images and tells which of them fool the network, "
+    "torchattacks by one more forward pass. The bound is on the faster peer, so that both rows "
+    "of an attack must meet it.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

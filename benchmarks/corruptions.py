@@ -1,34 +1,93 @@
-"""Time of the corruptions on 1,000 images of 64 px, beside imagecorruptions in a loop.
+"""All corruptions on 1,000 images of 64 px, beside imagecorruptions-imaug in a loop.
 
-    python benchmarks/corruptions.py [--threads 1] [--images 1000] [NAME]...
-
-Both use the same constants (ImageNet-C's, the only ones that imagecorruptions has) and may use the
-same number of threads; probekit gets batches of 100, as a loader would give them. Each takes turns
-with the other, on a share of the images for the slow one, and medians are compared. Needs
-imagecorruptions-imaug with opencv and numba.
+python benchmarks/corruptions.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
 
-import cv2
-import imagecorruptions
 import numpy as np
 import torch
-from PIL import Image
-from skimage import data
+from harness import Case, Question, Row, Setting, always, at_least, main, peer, versus
+from harness.peers import Missing
 
+from probekit.errors import OptionError
 from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 
 BATCH = 100
+SEVERITIES = (1, 3, 5)
+# At least so many times as fast; no other type may be slower.
+TENFOLD = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "brightness", "contrast", "fog",
+    "glass_blur", "zoom_blur",
+)  # fmt: skip
+# Of the slow ones the peer gets fewer images, which cost the same each.
+SLOW = ("frost", "glass_blur", "zoom_blur")
 
 
+def cases(setting: Setting) -> Iterator[Case]:
+    for name in CORRUPTIONS + EXTRA_CORRUPTIONS:
+        yield Case(name.replace("_", " "), partial(compared, name, setting))
+
+
+def compared(name: str, setting: Setting) -> Iterator[Row]:
+    """The severity at which we gain least; the others are told beside it."""
+    rows = {}
+    for severity in setting.size(SEVERITIES, (3,)):
+        rows[severity] = one_severity(name, severity, setting)
+        if rows[severity].ratio is None:
+            yield rows[severity]
+            return
+    gains = {severity: row.ratio.middle for severity, row in rows.items() if row.ratio}
+    least = min(gains, key=lambda severity: gains[severity])
+    others = ", ".join(
+        f"{gains[one]:.1f} at severity {one}" for one in sorted(gains) if one != least
+    )
+    note = f"at severity {least}" + (f"; {others}" if others else "") + "; times are for an image"
+    yield replace(rows[least], note=note)
+
+
+def one_severity(name: str, severity: int, setting: Setting) -> Row:
+    pictures = photographs(setting.size(1000, 4))
+    whole = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    batches = whole.contiguous().to(setting.device).split(BATCH)
+    few = pictures[: setting.size(10 if name in SLOW else 50, 1)]
+
+    def ours() -> None:
+        for start, images in enumerate(batches):
+            index = range(start * BATCH, start * BATCH + len(images))
+            corrupt(images, name, severity, index=index, table=224)
+
+    def theirs(library: Any) -> Any:
+        import cv2
+
+        cv2.setNumThreads(setting.threads)
+        return always(
+            lambda: [library.corrupt(picture, severity, name) for picture in few], per=len(few)
+        )
+
+    mine: Any = always(ours, per=len(pictures))
+    try:
+        corrupt(batches[0][:1], name, severity, table=224)
+    except OptionError as error:
+        mine = Missing(str(error))
+    contenders = {"pk.corrupt": mine, "imagecorruptions": peer("imagecorruptions", theirs)}
+    times = setting.take_turns(contenders, seconds=3, least=3)
+    bound = at_least(10 if name in TENFOLD else 1)
+    return next(versus(times, "pk.corrupt", {"imagecorruptions": bound}))
+
+
+@cache
 def photographs(n: int) -> np.ndarray:
     """Different crops of a photograph, uint8 (n, 64, 64, 3)."""
+    from PIL import Image
+    from skimage import data
+
     whole = Image.fromarray(data.astronaut())
     corners = np.random.default_rng(0).integers(0, 256, (n, 2))
     return np.stack(
@@ -36,60 +95,15 @@ def photographs(n: int) -> np.ndarray:
     )
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    work()
-    return clock() - start
-
-
-def compare(
-    name: str, severity: int, pictures: np.ndarray, turns: int, clock: Callable[[], float]
-) -> tuple[float, float]:
-    """Median milliseconds for an image: theirs, ours."""
-    batches = (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255).contiguous().split(BATCH)
-    few = pictures[: 10 if name in ("frost", "zoom_blur") else 50]
-
-    def theirs() -> None:
-        for picture in few:
-            imagecorruptions.corrupt(picture, severity, name)
-
-    def ours() -> None:
-        for start, images in enumerate(batches):
-            index = range(start * BATCH, start * BATCH + len(images))
-            corrupt(images, name, severity, index=index, table=224)
-
-    imagecorruptions.corrupt(pictures[0], severity, name)
-    corrupt(batches[0], name, severity, table=224)
-    times = [(seconds(theirs, clock), seconds(ours, clock)) for _ in range(turns)]
-    their_time, our_time = (statistics.median(column) for column in zip(*times, strict=True))
-    return 1e3 * their_time / len(few), 1e3 * our_time / len(pictures)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=CORRUPTIONS + EXTRA_CORRUPTIONS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="count processor time, which other work on the machine disturbs less",
-    )
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    cv2.setNumThreads(options.threads)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    pictures = photographs(options.images)
-    print(f"{options.threads} threads, {torch.__version__=!s}")
-    print(f"{'':20} {'severity':>8} {'imagecorruptions':>17} {'probekit':>10} {'ratio':>6}")
-    for name in options.names:
-        for severity in options.severities:
-            their_time, our_time = compare(name, severity, pictures, options.turns, clock)
-            ratio = their_time / our_time
-            print(f"{name:20} {severity:8} {their_time:14.3f} ms {our_time:7.4f} ms {ratio:6.1f}")
-
+QUESTION = Question(
+    "corruptions",
+    "What do corruptions cost beside imagecorruptions?",
+    "1,000 colour images of 64 px on one machine: `pk.corrupt` in batches of 100, "
+    "imagecorruptions-imaug in a loop over images, both with the constants of ImageNet-C, the "
+    "only ones that the peer has, and with the same number of threads. Severities 1, 3 and 5 "
+    "are timed; a row shows the one at which the gain is least.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

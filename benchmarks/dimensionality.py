@@ -1,113 +1,79 @@
-"""What selectivity and dimensionality cost beside the forward passes that they look on at.
+"""What selectivity and dimensionality in one pass cost beside the bare forward passes.
 
-    python benchmarks/dimensionality.py [--images 128] [--batch 16] [--repeats 5] [--threads 1] [--clock cpu]
-
-A ResNet18 with random weights sees random images of 224 px. A bare loop of forward passes and whole
-calls of `analyze` take turns; each row holds the median time and its ratio to the bare loop. A call
-has costs that do not grow with the number of images: finding the layers, hashing the weights, and the
-eigenvalues of each layer's covariance; the last column leaves them out, as the slope between half of
-the images and all.
+python benchmarks/dimensionality.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-import warnings
-from collections.abc import Callable
-from typing import TypeAlias
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torchvision.models import resnet18
+from harness import Case, Contender, Question, Row, Setting, always, at_most, cost, main, versus
+from harness.subjects import bare_loop, random_batches, torchvision_resnet18
+from harness.watched import Watched
 
 import probekit as pk
-from probekit.errors import ProbekitWarning
 
-Run: TypeAlias = Callable[[list[tuple[Tensor, Tensor]]], None]
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-METRICS: dict[str, list[object]] = {
-    "selectivity": ["selectivity"],
-    "selectivity + dimensionality": ["selectivity", "dimensionality"],
-    "dimensionality, positions": [pk.Dimensionality(spatial="positions")],
-}
+BOUND = 1.15
+TWO: Sequence[Any] = ("selectivity", "dimensionality")
+POSITIONS: Sequence[Any] = (pk.Dimensionality(spatial="positions"),)
 
 
-def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    model = resnet18().eval()
-    images = torch.rand(options.images, 3, options.pixels, options.pixels)
-    batches = list(zip(images.split(options.batch), labels(images, options.batch), strict=True))
-    halves = (batches[: len(batches) // 2], batches)
-    runs: dict[str, Run] = {
-        "bare forward loop": lambda part: bare(model, part),
-        **{name: analysis(model, metrics) for name, metrics in METRICS.items()},
-    }
-    times: dict[str, list[list[float]]] = {name: [[], []] for name in runs}
-    for round_number in range(options.repeats + 1):
-        for name, run in runs.items():
-            for kept, part in zip(times[name], halves, strict=True):
-                seconds = timed(run, part, options.clock)
-                if round_number:
-                    kept.append(seconds)
-    report(times, options)
+def cases(setting: Setting) -> Iterator[Case]:
+    yield Case("resnet18, 224 px, batch 16", partial(one_batch, setting))
+    yield Case("resnet18, 224 px, 128 images, the whole call", partial(whole_call, setting))
 
 
-def report(times: dict[str, list[list[float]]], options: argparse.Namespace) -> None:
-    """Medians, and ratios to the bare loop."""
-    print(f"resnet18, {options.images} images of {options.pixels} px, batches of {options.batch}")
-    print(f"{'':<30}{'seconds':>9}{'ratio':>8}{'slope':>8}")
-    half, whole = (statistics.median(kept) for kept in times["bare forward loop"])
-    for name, kept in times.items():
-        mine = [statistics.median(values) for values in kept]
-        slope = (mine[1] - mine[0]) / (whole - half)
-        print(f"{name:<30}{mine[1]:>9.2f}{mine[1] / whole:>8.3f}{slope:>8.3f}")
+def one_batch(setting: Setting) -> Iterator[Row]:
+    model, batches = subject(setting, 16)
+    watched = Watched(model, *batches[0], TWO)
+    times = setting.take_turns(
+        {
+            "bare forward pass": always(lambda: bare_loop(model, batches)),
+            "both metrics, a batch": Contender(watched.opened),
+        },
+        seconds=20,
+    ).plus("both metrics, a batch", watched.share_of_update(setting.timer))
+    yield from versus(times, "both metrics, a batch", {"bare forward pass": at_most(BOUND)})
 
 
-def bare(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
-    with torch.no_grad():
-        for images, _ in batches:
-            model(images)
-
-
-def analysis(model: nn.Module, metrics: list[object]) -> Run:
-    def run(batches: list[tuple[Tensor, Tensor]]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ProbekitWarning)
-            pk.analyze(model, batches, metrics=metrics, progress=False)  # type: ignore[arg-type]
-
-    return run
-
-
-def labels(images: Tensor, batch: int) -> tuple[Tensor, ...]:
-    return (torch.arange(len(images)) % 10).split(batch)
-
-
-def timed(run: Run, batches: list[tuple[Tensor, Tensor]], clock: str) -> float:
-    start = CLOCKS[clock]()
-    run(batches)
-    return CLOCKS[clock]() - start
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def whole_call(setting: Setting) -> Iterator[Row]:
+    """With what is done once: finding the layers, and the eigenvalues of every covariance."""
+    model, batches = subject(setting, 128)
+    calls = {"both metrics": TWO, "dimensionality of positions": POSITIONS}
+    times = setting.take_turns(
+        {
+            "bare forward loop": always(lambda: bare_loop(model, batches)),
+            **{
+                name: always(partial(pk.analyze, model, batches, metrics=metrics, progress=False))
+                for name, metrics in calls.items()
+            },
+        },
+        seconds=60,
     )
-    for name, default in (
-        ("images", 128),
-        ("batch", 16),
-        ("pixels", 224),
-        ("repeats", 5),
-        ("threads", 1),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine")
-    return parser.parse_args()
+    yield from versus(times, "both metrics", {"bare forward loop": at_most(BOUND)})
+    yield from versus(times, "dimensionality of positions", {"bare forward loop": cost()})
 
+
+def subject(setting: Setting, images: int) -> Any:
+    size = setting.size(224, 32)
+    batches = random_batches(
+        setting.size(images, 4), setting.size(16, 4), (3, size, size), setting.device
+    )
+    return torchvision_resnet18(setting.device), batches
+
+
+QUESTION = Question(
+    "dimensionality",
+    "What do selectivity and dimensionality together cost?",
+    "Class means and covariances of all activation functions of torchvision's resnet18, in one "
+    "pass. A batch is timed as for selectivity; the whole call also has what does not grow with "
+    "the number of images, above all the eigenvalues of each layer's covariance. Positions as "
+    "samples, without a bound, are many more rows: 12,544 an image in the first layer.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

@@ -1,176 +1,133 @@
-"""Time of the gradients of many units beside captum and beside plain backward passes.
+"""Exact gradients of many units, beside captum and plain backward passes.
 
-    python benchmarks/gradients.py [exact|probes] [--batch 64] [--units 256] [--repeats 7] [--threads 2]
-
-The model is torchvision's resnet18 at 32 pixels with random weights. `exact`: gradients of the 256
-pooled units of layer3. captum's NeuronGradient takes one neuron at a time; a plain backward pass is
-`torch.autograd.grad` from one unit, for the whole batch, to the images, through a graph that is kept,
-with weights that need no gradients. `probes`: all layers at once; the unit of time is a plain forward
-pass, and the accuracy is told beside exact gradients. The contenders take turns; rows hold medians.
-On a machine that does other work too, `--clock cpu --threads 1` compares more fairly than the wall clock.
+python benchmarks/gradients.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
-import torchvision
-from captum.attr import NeuronGradient
+from harness import (
+    Case,
+    Contender,
+    Missing,
+    Question,
+    Row,
+    Run,
+    Setting,
+    always,
+    at_least,
+    at_most,
+    main,
+    peer,
+    versus,
+)
+from harness.subjects import torchvision_resnet18
 from torch import Tensor, nn
 
 from probekit.capture.gradients import GradientNorms
 from probekit.capture.plan import scout_layers
-from probekit.metrics.gradient_variability import over_samples
-from probekit.statistics.input_gradients import GradientMoments
 
-Run = Callable[[], object]
-
-
-def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
-    model = resnet()
-    images = torch.rand(options.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    print(f"resnet18 at 32 px, batch {options.batch}, {options.threads} thread(s)")
-    compare = exact if options.what == "exact" else probes
-    compare(model, images, options)
+# At least so many times as fast as captum, by batch size.
+CAPTUM = {64: 2.2, 8: 4.0}
+BACKWARD = 0.95
+# The peers cost the same for every unit, so that a few of them tell.
+FEW = 4
 
 
-def exact(model: nn.Module, images: Tensor, options: argparse.Namespace) -> None:
-    """Our time for all units; the others' for a few units, which cost the same each."""
-    few = min(4, options.units)
+def cases(setting: Setting) -> Iterator[Case]:
+    for batch in CAPTUM:
+        yield Case(f"resnet18, 32 px, layer3, batch {batch}", partial(compared, batch, setting))
+
+
+def compared(batch: int, setting: Setting) -> Iterator[Row]:
+    """Time for a unit, of ours from all units of the layer."""
+    model = torchvision_resnet18(setting.device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(setting.size(batch, 2), 3, 32, 32, generator=generator)
+    images = images.to(setting.device)
     layers, _ = scout_layers(model, images[:2], ["layer3"])
     index = torch.arange(len(images))
-    source = GradientNorms(method="exact", units=options.units)
+    source = GradientNorms(method="exact", units=setting.size(None, 8))
     with torch.no_grad(), source.open(model, layers) as tap:
         table = tap(images, index)["layer3"]
-        measured = (table[0, :256] >= 0).nonzero()[:, 0]
-        per_unit = {
-            "probekit": (lambda: tap(images, index), len(measured)),
-            "captum": (lambda: with_captum(model, images, measured[:few]), few),
-            "plain backward": (plain_backward(model, images, measured[:few]), few),
+        measured = (table[0, : layers[0].units] >= 0).nonzero()[:, 0]
+        few = measured[:FEW]
+        peers: dict[str, Any] = {
+            "captum, a unit at a time": peer(
+                "captum.attr", lambda captum: partial(with_captum, captum, model, images, few)
+            ),
+            "plain backward pass": plain_backward(model, images, few),
         }
-        norms = {name: run() for name, (run, _) in per_unit.items() if name != "probekit"}
-        for name, found in norms.items():
-            apart = ((table[:, measured[:few]] - found) / table[:, measured].max()).abs().max()  # type: ignore[operator]
-            print(f"largest difference, relative to the largest norm, from {name}: {apart:.1e}")
-        seconds = in_turns({name: run for name, (run, _) in per_unit.items()}, options)
-    each = {name: seconds[name] / count for name, (_, count) in per_unit.items()}
-    for name, value in each.items():
-        print(f"{name:<16}{1e3 * value:>10.2f} ms a unit{value / each['probekit']:>8.2f}")
+        contenders: dict[str, Contender | Missing] = {
+            "exact": always(lambda: tap(images, index), per=len(measured))
+        }
+        contenders |= {
+            name: run if isinstance(run, Missing) else always(run, per=len(few))
+            for name, run in peers.items()
+        }
+        largest = table[:, measured].max()
+        apart = [
+            float(((run().cpu() - table[:, few]) / largest).abs().max())
+            for run in peers.values()
+            if not isinstance(run, Missing)
+        ]
+        times = setting.take_turns(contenders, seconds=30, least=3)
+    note = (
+        f"{len(measured)} units; norms differ from the peers' by {max(apart):.0e} of the largest; "
+        "times are for one unit"
+    )
+    asked = {
+        "captum, a unit at a time": at_least(CAPTUM[batch]),
+        "plain backward pass": at_most(BACKWARD),
+    }
+    yield from versus(times, "exact", asked, note)
 
 
-def with_captum(model: nn.Module, images: Tensor, units: Tensor) -> Tensor:
+def with_captum(captum: Any, model: nn.Module, images: Tensor, units: Tensor) -> Tensor:
+    """captum's NeuronGradient, which takes one neuron at a time."""
     with torch.enable_grad():
-        gradient = NeuronGradient(model, model.layer3)
+        gradient = captum.NeuronGradient(model, model.layer3)
         found = [
             gradient.attribute(
                 images.clone().requires_grad_(), lambda out, u=int(u): out[:, u].mean((1, 2))
             )
             for u in units
         ]
-    return torch.stack([g.detach().flatten(1).norm(dim=1) for g in found], 1)
+    return torch.stack([one.detach().flatten(1).norm(dim=1) for one in found], 1)
 
 
 def plain_backward(model: nn.Module, images: Tensor, units: Tensor) -> Run:
+    """`torch.autograd.grad` from one unit for the whole batch, through a graph that is kept."""
     body = nn.Sequential(*list(model.children())[:7])
     for parameter in body.parameters():
         parameter.requires_grad_(False)
     with torch.enable_grad():
         inputs = images.clone().requires_grad_()
-        pooled = body(inputs).mean((2, 3))
+        sums = body(inputs).mean((2, 3)).sum(0)
 
     def run() -> Tensor:
-        sums = [pooled[:, int(u)].sum() for u in units] if pooled.requires_grad else []
-        found = [torch.autograd.grad(one, inputs, retain_graph=True)[0] for one in sums]
-        return torch.stack([g.flatten(1).norm(dim=1) for g in found], 1)
-
-    def with_grad() -> Tensor:
         with torch.enable_grad():
-            return run()
+            found = [torch.autograd.grad(sums[int(u)], inputs, retain_graph=True)[0] for u in units]
+            return torch.stack([one.flatten(1).norm(dim=1) for one in found], 1)
 
-    return with_grad
-
-
-def probes(model: nn.Module, images: Tensor, options: argparse.Namespace) -> None:
-    layers, _ = scout_layers(model, images[:2])
-    index = torch.arange(len(images))
-    units = sum(layer.units for layer in layers)
-    with torch.no_grad(), GradientNorms(method="probes").open(model, layers) as tap:
-        taken = in_turns(
-            {"probes": lambda: tap(images, index), "forward": lambda: model(images)},
-            options,
-        )
-        table = tap(images, index)
-    ratio = taken["probes"] / taken["forward"]
-    print(f"32 probes of {units} units cost {ratio:.0f} forward passes ({taken['probes']:.2f} s)")
-    start = options.now()
-    source = GradientNorms(method="exact", units=options.units)
-    with torch.no_grad(), source.open(model, layers) as tap:
-        reference = tap(images, index)
-    spent = options.now() - start
-    chosen = source.chosen_units(layers)
-    count = sum(map(len, chosen.values()))
-    whole = spent * units / count
-    print(
-        f"exact, {count} units: {spent:.2f} s, so {whole / taken['probes']:.0f} times probes for all"
-    )
-    found, truth = [], []
-    for layer in layers:
-        kept = torch.cat([chosen[layer.name], chosen[layer.name] + layer.units])
-        for tables, into in ((table, found), (reference, truth)):
-            moments = GradientMoments()
-            moments.update(tables[layer.name][:, kept], torch.zeros_like(index))
-            into.append(over_samples(moments.to_xarray()))
-    means, cvs = (
-        [torch.cat([torch.from_numpy(one[name].values) for one in some]) for some in (found, truth)]
-        for name in ("gradient_norm_mean", "gradient_norm_cv")
-    )
-    live = means[1] > 0
-    apart = (means[0] / means[1] - 1)[live].abs().median()
-    related = torch.corrcoef(torch.stack([means[0][live], means[1][live]]))[0, 1]
-    print(f"means: {100 * apart:.2f}% apart (median), correlation {related:.4f}")
-    print(f"CV: {cvs[0].nanmedian():.3f} from probes, {cvs[1].nanmedian():.3f} exact (median)")
+    return run
 
 
-def in_turns(runs: dict[str, Run], options: argparse.Namespace) -> dict[str, float]:
-    """The median seconds of each, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(options.repeats + 1):
-        for name, run in runs.items():
-            start = options.now()
-            run()
-            if turn:
-                seconds[name].append(options.now() - start)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
-def resnet() -> nn.Module:
-    """Random weights, and batch norms that have seen data."""
-    torch.manual_seed(0)
-    model = torchvision.models.resnet18().train()
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.rand(32, 3, 32, 32))
-    return model.eval()
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("what", nargs="?", choices=["exact", "probes"], default="exact")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--units", type=int, default=256, help="units a layer, at most")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    options = parser.parse_args()
-    options.now = time.perf_counter if options.clock == "wall" else time.process_time
-    return options
-
+QUESTION = Question(
+    "gradients",
+    "What do exact gradients of many units cost?",
+    "Norms of the gradients of the pooled units of layer3 of torchvision's resnet18 by the "
+    "image. captum's `NeuronGradient` takes one neuron at a time; a plain backward pass is "
+    "`torch.autograd.grad` from one unit for the whole batch, through a graph that is made only "
+    "once and with weights that need no gradients. Both are timed on four units, which cost the "
+    "same as all others.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

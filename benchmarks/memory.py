@@ -1,24 +1,56 @@
-"""Peak memory of an analysis of 5,000 samples beside one of 50,000, each in a process of its own.
+"""Whether the memory of an analysis grows with the number of samples.
 
-    python benchmarks/memory.py [--few 5000] [--many 50000]
-
-The batches are made as they are asked for, so that only what the analysis itself keeps can grow.
+python benchmarks/memory.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+from harness import Case, Question, Row, Setting, main
+from harness.peak import peak_of
+from harness.timing import Spread
 from torch import Tensor, nn
 
 from probekit.analysis import analyze
 
 BATCH = 250
+BOUND = 1.05
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    yield Case("small network, selectivity", partial(grown, "selectivity", setting), ("cpu",))
+    yield Case("small network, dimensionality", partial(grown, "dimensionality", setting), ("cpu",))
+
+
+def grown(metric: str, setting: Setting) -> Iterator[Row]:
+    """The peak with many samples beside the one with few, each in a process of its own."""
+    few, many = setting.size((5_000, 50_000), (250, 500))
+    peaks = [peak_of(analysis, metric, samples, setting.threads).whole for samples in (few, many)]
+    ratio = peaks[1] / peaks[0]
+    yield Row(
+        "50,000 samples",
+        "5,000 samples",
+        "cost",
+        value=peaks[1],
+        ratio=Spread.of([ratio]),
+        bound=BOUND,
+        unit="MiB",
+    )
+
+
+def analysis(metric: str, samples: str, threads: str) -> Callable[[], object]:
+    """An analysis of images that are made as they are asked for."""
+    torch.set_num_threads(int(threads))
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    return lambda: analyze(net, Generated(int(samples)), metrics=metric, progress=False)
 
 
 class Generated:
@@ -34,39 +66,14 @@ class Generated:
             yield images, torch.arange(BATCH) % 10
 
 
-def peak(samples: int) -> float:
-    """The most memory, in MiB, that this process has held when an analysis is done."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
-    analyze(net, Generated(samples), progress=False)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def apart(samples: int) -> float:
-    """The same, in a process of its own."""
-    command = [sys.executable, __file__, "--one", str(samples)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--few", type=int, default=5_000)
-    parser.add_argument("--many", type=int, default=50_000)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.one is not None:
-        print(peak(options.one))
-        return
-    few, many = apart(options.few), apart(options.many)
-    print(f"{options.few:>8,} samples: {few:7.1f} MiB")
-    print(f"{options.many:>8,} samples: {many:7.1f} MiB, ratio {many / few:.3f}")
-
+QUESTION = Question(
+    "memory",
+    "Does memory grow with the number of samples?",
+    "Peak memory of a process that analyses 50,000 images of 16 px, over that of one that "
+    "analyses 5,000. The images are made as they are asked for, so that only what the analysis "
+    "itself keeps can grow.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

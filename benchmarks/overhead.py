@@ -1,111 +1,84 @@
-"""Time of a selectivity analysis beside the bare forward pass, over the same batches in memory.
+"""What an analysis of selectivity costs beside the bare forward passes.
 
-    python benchmarks/overhead.py [MODEL ...] [--repeats 25] [--threads 2]
-
-Each batch is timed bare and analysed in turn, so that what else the machine does falls on both: a row
-holds the medians and the median of the ratios of neighbours. The step that is timed is that of
-`analyze`: the forward pass with its hooks, the check for NaN, and the batch's share of the update of
-the class means of every default layer. What an analysis does once (finding the layers, assembling the
-result) is timed apart: `once` is a whole analysis of one batch less the bare pass over it.
+python benchmarks/overhead.py [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
-from typing import Any
 
-import timm
-import torch
-from torch import Tensor, nn
+from harness import Case, Contender, Question, Row, Setting, always, at_most, main, versus
+from harness.subjects import bare_loop, bundled, grey_resnet20, random_batches, timm_model
+from harness.watched import Watched, seconds
+from torch import nn
 
 from probekit.analysis import analyze
-from probekit.capture.layers import Layer
-from probekit.capture.stream import Reading, find_layers, stream
-from probekit.data.batches import Batches
-from probekit.models.architectures import cifar_resnet
-from probekit.statistics.class_means import ClassMeans
-from probekit.statistics.feeder import Feeder
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
-    "resnet18": (lambda: timm.create_model("resnet18"), 16, (3, 224, 224)),
-    "resnet20": (lambda: cifar_resnet(20, channels=1), 256, (1, 28, 28)),
-    "vit_tiny_patch16_224": (lambda: timm.create_model("vit_tiny_patch16_224"), 16, (3, 224, 224)),
-    "tf_efficientnet_lite0": (
-        lambda: timm.create_model("tf_efficientnet_lite0"),
-        16,
-        (3, 224, 224),
-    ),
+BOUND = 1.05
+# What is made, the batch and the shape of an image.
+MODELS: dict[str, tuple[Callable[[str], nn.Module], int, tuple[int, int, int]]] = {
+    "resnet18": (partial(timm_model, "resnet18"), 16, (3, 224, 224)),
+    "resnet20": (grey_resnet20, 256, (1, 28, 28)),
+    "vit_tiny_patch16_224": (partial(timm_model, "vit_tiny_patch16_224"), 16, (3, 224, 224)),
+    "tf_efficientnet_lite0": (partial(timm_model, "tf_efficientnet_lite0"), 16, (3, 224, 224)),
 }
-QUIET = Reading(progress=False)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
-    parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    print(f"{'model':<24}{'batch':>6}{'bare s':>9}{'analyze s':>11}{'ratio':>8}{'once s':>9}")
-    for name in options.models or MODELS:
-        make, size, shape = MODELS[name]
-        report(name, make().eval(), torch.randn(size, *shape), options.repeats)
+def cases(setting: Setting) -> Iterator[Case]:
+    for name, (_, batch, shape) in MODELS.items():
+        yield Case(f"{name}, {shape[1]} px, batch {batch}", partial(one_batch, name, setting))
+    yield Case("bundled ResNet20, 10,000 images, the whole call", partial(whole_call, setting))
 
 
-def report(name: str, net: nn.Module, images: Tensor, repeats: int) -> None:
-    """Prints one row."""
-    labels = torch.arange(len(images)) % 10
-    batches = Batches([(images, labels)] * 2)
-    layers = find_layers(net, batches, None, QUIET)
-    feeder = Feeder(
-        {layer.name: [ClassMeans()] for layer in layers}, rows=sys.maxsize, nbytes=sys.maxsize
+def one_batch(name: str, setting: Setting) -> Iterator[Row]:
+    """A batch of an analysis beside the bare forward pass over it."""
+    make, size, shape = MODELS[name]
+    net = make(setting.device)
+    batches = random_batches(*[setting.size(size, 2)] * 2, shape, setting.device)
+    watched = Watched(net, *batches[0], ["selectivity"])
+    times = setting.take_turns(
+        {
+            "bare forward pass": always(lambda: bare_loop(net, batches)),
+            "pk.analyze, a batch": Contender(watched.opened),
+        },
+        seconds=20,
     )
-    pairs = [(bare(net, images), step(net, batches, layers, feeder)) for _ in range(repeats + 1)]
-    update = seconds(feeder.flush) / len(pairs)
-    pairs = [(alone, analysed + update) for alone, analysed in pairs[1:]]
+    times = times.plus("pk.analyze, a batch", watched.share_of_update(setting.timer))
     once = [
-        seconds(lambda: analyze(net, [(images, labels)], progress=False)) - bare(net, images)
-        for _ in range(3)
+        seconds(lambda: analyze(net, batches, progress=False), setting.timer)
+        - times.median("bare forward pass")
+        for _ in range(setting.size(3, 1))
     ]
-    print(
-        f"{name:<24}{len(images):>6}{median(a for a, _ in pairs):>9.3f}"
-        f"{median(b for _, b in pairs):>11.3f}{median(b / a for a, b in pairs):>8.3f}"
-        f"{median(once):>9.3f}",
-        flush=True,
+    note = f"finding the layers and assembling the result took {median(once):.2f} s beside, once a call"
+    yield from versus(times, "pk.analyze, a batch", {"bare forward pass": at_most(BOUND)}, note)
+
+
+def whole_call(setting: Setting) -> Iterator[Row]:
+    """The main job of the toolkit beside a loop over the same images."""
+    model, batches = bundled(setting.size(10_000, 20), setting.size(256, 10), setting.device)
+    times = setting.take_turns(
+        {
+            "bare forward loop": always(lambda: bare_loop(model, batches)),
+            "pk.analyze": always(lambda: analyze(model, batches, progress=False)),
+        },
+        seconds=60,
     )
+    yield from versus(times, "pk.analyze", {"bare forward loop": at_most(BOUND)})
 
 
-def bare(net: nn.Module, images: Tensor) -> float:
-    """Seconds that any use of the model costs."""
-    with torch.no_grad():
-        return seconds(lambda: net(images))
-
-
-def step(net: nn.Module, batches: Batches, layers: list[Layer], feeder: Feeder) -> float:
-    """Seconds of the second batch of an analysis, up to the update of the statistics."""
-
-    def take(observed: Any) -> None:
-        seen = next(observed)
-        feeder.take(seen.batch, seen.tables)
-
-    with stream(net, batches, layers, feeder.sources, QUIET) as observed:
-        take(observed)
-        return seconds(lambda: take(observed))
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    """The time that a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
+QUESTION = Question(
+    "overhead",
+    "What does class selectivity of all layers cost?",
+    "Each batch is timed bare and inside `pk.analyze`, which looks on at all activation "
+    "functions: the forward pass with its hooks, the check for NaN, and the batch's share of "
+    "updating the class means. Networks have random weights and images are in memory, so that "
+    "nothing hides behind their loading. The last row is the whole call, with all that is done "
+    "once.",
+    cases,
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main([QUESTION]))

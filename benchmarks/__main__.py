@@ -1,0 +1,38 @@
+"""Measures everything: `python benchmarks`. See `python benchmarks --help`."""
+
+from __future__ import annotations
+
+import sys
+
+import attacks
+import corruptions
+import covariance
+import dimensionality
+import gradients
+import intervals
+import memory
+import overhead
+import probes
+import recording
+import regularizer
+from harness import main
+
+QUESTIONS = [
+    module.QUESTION
+    for module in (
+        overhead,
+        memory,
+        recording,
+        dimensionality,
+        covariance,
+        gradients,
+        probes,
+        intervals,
+        regularizer,
+        attacks,
+        corruptions,
+    )
+]
+
+if __name__ == "__main__":
+    sys.exit(main(QUESTIONS, keep=True))

@@ -1,0 +1,105 @@
+"""The spectrum of a table, beside scikit-learn's PCA and IncrementalPCA.
+
+python benchmarks/covariance.py [--quick]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from harness import (
+    Case,
+    Contender,
+    Missing,
+    Question,
+    Row,
+    Setting,
+    always,
+    gain,
+    main,
+    peer,
+    versus,
+)
+from torch import Tensor
+
+from probekit.metrics.dimensionality import eigenvalues, participation_ratio
+from probekit.statistics.covariance import Covariance
+
+BATCH = 1024
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    for units in (64, 512):
+        yield Case(f"20,000 samples of {units} units", partial(compared, units, setting))
+
+
+def compared(units: int, setting: Setting) -> Iterator[Row]:
+    if setting.quick:
+        units = 16
+    table = correlated(setting.size(20_000, 2_048), units)
+    on_device, array = table.to(setting.device), table.numpy()
+    ways: dict[str, Any] = {
+        "pk.Covariance, streamed": lambda: streamed(on_device),
+        "PCA": peer("sklearn.decomposition", lambda sk: lambda: fitted(sk.PCA(), array)),
+        "IncrementalPCA": peer(
+            "sklearn.decomposition",
+            lambda sk: lambda: fitted(sk.IncrementalPCA(batch_size=BATCH), array),
+        ),
+    }
+    contenders: dict[str, Contender | Missing] = {
+        name: way if isinstance(way, Missing) else always(way) for name, way in ways.items()
+    }
+    found = {name: way() for name, way in ways.items() if not isinstance(way, Missing)}
+    exact = of_spectrum(np.linalg.eigvalsh(np.cov(array.astype(np.float64), rowvar=False)))
+    errors = ", ".join(f"{name} {abs(value / exact - 1):.0e}" for name, value in found.items())
+    times = setting.take_turns(contenders)
+    note = f"relative error of the participation ratio, against numpy in float64: {errors}"
+    ours, *peers = contenders
+    yield from versus(times, ours, dict.fromkeys(peers, gain()), note)
+
+
+def streamed(table: Tensor) -> float:
+    """Batch by batch in float64, then all eigenvalues and the participation ratio."""
+    statistic = Covariance()
+    labels = torch.zeros(BATCH, dtype=torch.long, device=table.device)
+    for rows in table.split(BATCH):
+        statistic.update(rows, labels[: len(rows)])
+    found = statistic.to_xarray()
+    eigenvalues(found)
+    return participation_ratio(found).item()
+
+
+def fitted(estimator: Any, array: np.ndarray) -> float:
+    """The participation ratio from all explained variances."""
+    return of_spectrum(estimator.fit(array).explained_variance_)
+
+
+def of_spectrum(variances: np.ndarray) -> float:
+    variances = variances.astype(np.float64)
+    return float(variances.sum() ** 2 / (variances**2).sum())
+
+
+def correlated(samples: int, units: int) -> Tensor:
+    """Rectified features whose variances fall off, in float32, as a layer gives them."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(units, units, generator=generator) / torch.arange(1, units + 1).sqrt()
+    return (torch.randn(samples, units, generator=generator) @ mixing.T + 0.5).relu()
+
+
+QUESTION = Question(
+    "covariance",
+    "What does a covariance cost beside scikit-learn?",
+    "All eigenvalues and the participation ratio of one float32 table in memory. "
+    "`pk.Covariance` takes it in batches of 1,024 and sums in float64, as does scikit-learn's "
+    "`IncrementalPCA` with batches of the same size in float32; `PCA` needs the whole table at "
+    "once.",
+    cases,
+)
+
+if __name__ == "__main__":
+    sys.exit(main([QUESTION]))

@@ -1,0 +1,64 @@
+"""What chance levels, intervals and split halves cost beside the plain index.
+
+python benchmarks/intervals.py [--quick]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from harness import Case, Question, Row, Setting, always, cost, main, versus
+from harness.subjects import bare_loop, bundled
+
+import probekit as pk
+
+BARE = "bare forward loop"
+PLAIN = "selectivity alone"
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    yield Case("bundled ResNet20, 5,000 images, the whole call", partial(compared, setting))
+
+
+def compared(setting: Setting) -> Iterator[Row]:
+    model, batches = bundled(setting.size(5_000, 100), setting.size(250, 50), setting.device)
+    counts = tuple(torch.cat([labels for _, labels in batches]).bincount(minlength=10).tolist())
+    many = setting.size(200, 20)
+    extras: dict[str, Any] = {
+        f"{many} permutations": pk.SelectivityChance(many, class_counts=counts),
+        f"{many} bootstrap replicates": pk.SelectivityInterval(many),
+        "20 split halves": pk.SplitHalf(),
+    }
+    calls: dict[str, list[Any]] = {PLAIN: ["selectivity"]}
+    calls |= {name: ["selectivity", metric] for name, metric in extras.items()}
+    calls["all of these"] = ["selectivity", *extras.values()]
+    times = setting.take_turns(
+        {
+            BARE: always(lambda: bare_loop(model, batches)),
+            **{
+                name: always(partial(pk.analyze, model, batches, metrics=metrics, progress=False))
+                for name, metrics in calls.items()
+            },
+        },
+        seconds=60,
+    )
+    for name in calls:
+        floors = (BARE,) if name == PLAIN else (BARE, PLAIN)
+        yield from versus(times, name, dict.fromkeys(floors, cost()))
+
+
+QUESTION = Question(
+    "intervals",
+    "What does it cost to know how sure an index is?",
+    "Whole calls of `pk.analyze` on the bundled network and images in memory, with each of the "
+    "metrics that tell how sure the index is beside the plain index, in the same pass. "
+    "docs/uncertainty.md has what these numbers are worth.",
+    cases,
+)
+
+if __name__ == "__main__":
+    sys.exit(main([QUESTION]))

@@ -1,0 +1,139 @@
+"""Recording activations, beside torchvision's feature extraction and plain hooks.
+
+python benchmarks/recording.py [--quick]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from harness import Case, Question, Row, Run, Setting, always, cost, gain, main, versus
+from harness.peak import peak_of
+from harness.subjects import Batches, bare_loop, random_batches, torchvision_resnet18
+from harness.timing import Spread
+from torch import Tensor, nn
+
+import probekit as pk
+
+OURS = "pk.record"
+BARE = "bare forward loop"
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    subject = "resnet18, 224 px, 64 images, 17 layers"
+    yield Case(f"{subject}, time", partial(timed, setting))
+    yield Case(f"{subject}, peak memory", partial(peaks, setting), ("cpu",))
+
+
+def timed(setting: Setting) -> Iterator[Row]:
+    model, batches = subject(setting.quick, setting.device)
+    runs = ways(model, batches)
+    tables = {name: runs[name]() for name in runs if name != BARE}
+    apart = max(float((table - tables[OURS]).abs().max()) for table in tables.values())
+    times = setting.take_turns({name: always(run) for name, run in runs.items()}, seconds=40)
+    others = {name: gain() for name in runs if name not in (OURS, BARE)}
+    note = f"all record the same pooled activations, up to {apart:.0e}"
+    yield from versus(times, OURS, {BARE: cost(), **others}, note)
+
+
+def peaks(setting: Setting) -> Iterator[Row]:
+    """How far memory grows while recording, each in a process of its own."""
+    found = {
+        name: peak_of(way, name, int(setting.quick), setting.threads).grown
+        for name in ways(nn.Identity(), [])
+    }
+    for other, value in found.items():
+        if other != OURS:
+            ratio = Spread.of([found[OURS] / value])
+            yield Row(OURS, other, "cost", value=found[OURS], ratio=ratio, unit="MiB")
+
+
+def subject(quick: bool, device: str) -> tuple[nn.Module, Batches]:
+    """A network and images, smaller if quick."""
+    images, batch, size = (4, 2, 64) if quick else (64, 16, 224)
+    batches = random_batches(images, batch, (3, size, size), device)
+    return torchvision_resnet18(device), batches
+
+
+def way(name: str, quick: str, threads: str) -> Callable[[], object]:
+    """One of the ways on the CPU, as another process is asked for it."""
+    torch.set_num_threads(int(threads))
+    return ways(*subject(bool(int(quick)), "cpu"))[name]
+
+
+def ways(model: nn.Module, batches: Batches) -> Mapping[str, Any]:
+    """The ways to get a table (images, units) of all activation functions."""
+    return {
+        OURS: partial(recorded, model, batches),
+        BARE: partial(bare_loop, model, batches),
+        "torchvision feature extractor, pooled": extracted(model, batches),
+        "hooks that keep whole maps": partial(hooked, model, batches),
+    }
+
+
+def recorded(model: nn.Module, batches: Batches) -> Tensor:
+    found = pk.record(model, batches, progress=False)
+    return torch.from_numpy(found["activation"].values)
+
+
+def extracted(model: nn.Module, batches: Batches) -> Run:
+    """torchvision's extractor, which gives whole maps batch by batch, pooled by hand."""
+    extractor: list[nn.Module] = []
+
+    def run() -> Tensor:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if not extractor:
+            layers = pk.plan(model, batches[0][0][:2])["layer"].values
+            extractor.append(create_feature_extractor(model, [str(name) for name in layers]))
+        rows = []
+        with torch.no_grad():
+            for images, _ in batches:
+                maps = extractor[0](images).values()
+                rows.append(torch.cat([one.mean((2, 3)) for one in maps], 1).cpu())
+        return torch.cat(rows)
+
+    return run
+
+
+def hooked(model: nn.Module, batches: Batches) -> Tensor:
+    """Hooks that keep every map until the end, and then pool them."""
+    maps: dict[str, list[Tensor]] = {}
+    calls: dict[str, int] = {}
+
+    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        number = calls[name] = calls.get(name, -1) + 1
+        maps.setdefault(f"{name}_{number}" if number else name, []).append(output.clone())
+
+    handles = [
+        module.register_forward_hook(partial(keep, name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ReLU)
+    ]
+    try:
+        with torch.no_grad():
+            for images, _ in batches:
+                calls.clear()
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat([torch.cat(parts).mean((2, 3)) for parts in maps.values()], 1).cpu()
+
+
+QUESTION = Question(
+    "recording",
+    "What does a recording cost beside other ways to get activations?",
+    "Pooled activations of all activation functions of torchvision's resnet18, as one table: "
+    "with `pk.record`, with torchvision's `create_feature_extractor` whose maps are pooled "
+    "batch by batch, and with hooks that keep the maps and pool them at the end. Peak memory is "
+    "what a process grows by while recording, beyond the network and the images.",
+    cases,
+)
+
+if __name__ == "__main__":
+    sys.exit(main([QUESTION]))
