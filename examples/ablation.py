@@ -31,7 +31,8 @@ def ablated(
 ) -> xr.Dataset:
     """Accuracy while units are ablated, by selectivity and at random."""
     test = pk.load_data(data, model, root=data_root, split="test")
-    units = pk.analyze(model, test, limit=2000, batch_size=250, progress=False)["units"]
+    result = pk.analyze(model, test, limit=2000, batch_size=250, progress=False)
+    units = result["units"].to_dataset()
     orders = {"selective_first": units["selectivity"], "selective_last": -units["selectivity"]}
     curves = pk.ablate(
         model, test, orders, fractions=FRACTIONS, random=random, limit=images, batch_size=250,

@@ -26,6 +26,23 @@ import probekit as pk
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "reproduction.md"
 EXAMPLES = ("selectivity_considered_harmful", "linking_robustness", "ablation")
+FIGURES = {
+    "selectivity_considered_harmful": {
+        "accuracy": "Selectivity by layer, accuracy over alpha and over selectivity: lowered, raised",
+        "off_axis": "PWCCA distance ratio, bound of selectivity in any basis by layer, and over selectivity",
+        "controls": "Other measures, dead units, and accuracy after the first epoch",
+    },
+    "linking_robustness": {
+        "corruptions": "Accuracy under corruptions by type, and its mean over alpha",
+        "attacks": "Accuracy under attacks over epsilon, and the norm of the Jacobian",
+        "layers": "Dimensions of clean activations and of their change, and gradient variability, by layer",
+        "reverse": "Selectivity after training with AugMix and against PGD",
+    },
+    "ablation": {
+        "ablation": "Accuracy while units are ablated",
+        "training": "Selectivity and accuracy over epochs, by when alpha acts",
+    },
+}  # fmt: skip
 MODEST = 2.0  # beyond this size of alpha networks collapse, in the paper and here
 
 
@@ -74,7 +91,9 @@ def trend(what: str, table: xr.Dataset, name: str, sign: int, x: str = "alpha") 
     return Found(f"{what}: rank correlation", *numbers, sign)
 
 
-def difference(what: str, one: xr.DataArray, other: xr.DataArray, sign: int, scale: float = 1) -> Found:
+def difference(
+    what: str, one: xr.DataArray, other: xr.DataArray, sign: int, scale: float = 1
+) -> Found:
     """Difference of means over seeds."""
     drop = [name for name in one.coords if name not in one.dims]
     found = pk.compare_means(one.drop_vars(drop), other.drop_vars(drop, errors="ignore"))
@@ -87,50 +106,131 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     sweep, controls = numbers.sweep, numbers.controls
     accuracy, plain = sweep["test_accuracy"], sweep.sel(alpha=0)
     down, up = modest(sweep, slice(None, 0)), modest(sweep, slice(0, None))
-    yield "selectivity follows alpha", "F", trend(
-        "alpha and mean selectivity", modest(sweep), "selectivity_mean", 1)
-    yield "raising selectivity lowers accuracy, in every model and data set", "S", trend(
-        "alpha from 0 up and accuracy", up, "test_accuracy", -1)
+    yield (
+        "selectivity follows alpha",
+        "F",
+        trend("alpha and mean selectivity", modest(sweep), "selectivity_mean", 1),
+    )
+    yield (
+        "raising selectivity lowers accuracy, in every model and data set",
+        "S",
+        trend("alpha from 0 up and accuracy", up, "test_accuracy", -1),
+    )
     for alpha in up["alpha"].values[1:]:
-        yield "raising selectivity lowers accuracy", "F", difference(
-            f"accuracy at {alpha:g} less that at 0 (points)", accuracy.sel(alpha=alpha),
-            plain["test_accuracy"], -1, 100)
+        yield (
+            "raising selectivity lowers accuracy",
+            "F",
+            difference(
+                f"accuracy at {alpha:g} less that at 0 (points)",
+                accuracy.sel(alpha=alpha),
+                plain["test_accuracy"],
+                -1,
+                100,
+            ),
+        )
     for alpha in down["alpha"].values[:-1]:
-        fold = float(plain["selectivity_mean"].mean() / sweep["selectivity_mean"].sel(alpha=alpha).mean())
-        yield "selectivity can be cut 2.5-fold at no cost (ResNet20)", "S", difference(
-            f"accuracy at {alpha:g}, selectivity cut {fold:.1f}-fold, less that at 0 (points)",
-            accuracy.sel(alpha=alpha), plain["test_accuracy"], 0, 100)
+        fold = float(
+            plain["selectivity_mean"].mean() / sweep["selectivity_mean"].sel(alpha=alpha).mean()
+        )
+        yield (
+            "selectivity can be cut 2.5-fold at no cost (ResNet20)",
+            "S",
+            difference(
+                f"accuracy at {alpha:g}, selectivity cut {fold:.1f}-fold, less that at 0 (points)",
+                accuracy.sel(alpha=alpha),
+                plain["test_accuracy"],
+                0,
+                100,
+            ),
+        )
     for alpha in sweep["alpha"].values[[0, -1]]:
-        yield "at the largest alphas networks collapse", "F", difference(
-            f"accuracy at {alpha:g} less that at 0 (points)", accuracy.sel(alpha=alpha),
-            plain["test_accuracy"], -1, 100)
+        yield (
+            "at the largest alphas networks collapse",
+            "F",
+            difference(
+                f"accuracy at {alpha:g} less that at 0 (points)",
+                accuracy.sel(alpha=alpha),
+                plain["test_accuracy"],
+                -1,
+                100,
+            ),
+        )
     highest = float(up["alpha"].max())
-    yield "raising costs more than lowering", "F", difference(
-        f"accuracy at {-highest:g} less that at {highest:g} (points)", accuracy.sel(alpha=-highest),
-        accuracy.sel(alpha=highest), 1, 100)
+    yield (
+        "raising costs more than lowering",
+        "F",
+        difference(
+            f"accuracy at {-highest:g} less that at {highest:g} (points)",
+            accuracy.sel(alpha=-highest),
+            accuracy.sel(alpha=highest),
+            1,
+            100,
+        ),
+    )
     for alpha in (-highest, highest):
         ratio = sweep["pwcca_ratio"].sel(alpha=alpha)
-        yield "the representation is changed, not turned: PWCCA distance ratio above 1", "R", difference(
-            f"ratio at {alpha:g} less 1", ratio, sweep["pwcca_ratio"].sel(alpha=0), 1)
-    yield "selectivity does not hide off the axes: the bound in any basis falls too", "R", trend(
-        "alpha and bound", modest(sweep), "bound_mean", 1)
-    yield "the bound of discouraged networks is below the plain networks' axes", "R", difference(
-        f"bound at {-highest:g} less selectivity at 0", sweep["bound_mean"].sel(alpha=-highest),
-        plain["selectivity_mean"], -1)
+        yield (
+            "the representation is changed, not turned: PWCCA distance ratio above 1",
+            "R",
+            difference(f"ratio at {alpha:g} less 1", ratio, sweep["pwcca_ratio"].sel(alpha=0), 1),
+        )
+    yield (
+        "selectivity does not hide off the axes: the bound in any basis falls too",
+        "R",
+        trend("alpha and bound", modest(sweep), "bound_mean", 1),
+    )
+    yield (
+        "the bound of discouraged networks is below the plain networks' axes",
+        "R",
+        difference(
+            f"bound at {-highest:g} less selectivity at 0",
+            sweep["bound_mean"].sel(alpha=-highest),
+            plain["selectivity_mean"],
+            -1,
+        ),
+    )
     for name in ("precision_selectivity_mean", "class_information_mean"):
-        yield "another measure of selectivity follows", "R", trend(
-            f"alpha and {name.removesuffix('_mean').replace('_', ' ')}", modest(sweep), name, 1)
-    yield "dead units do not explain it", "R", difference(
-        f"share of dead units at {-highest:g} less that at 0", sweep["dead_fraction"].sel(alpha=-highest),
-        plain["dead_fraction"], 0)
-    yield "selective networks learn no faster", "R", trend(
-        "alpha and validation accuracy after one epoch", modest(sweep), "validation_first_epoch", -1)
+        yield (
+            "another measure of selectivity follows",
+            "R",
+            trend(
+                f"alpha and {name.removesuffix('_mean').replace('_', ' ')}", modest(sweep), name, 1
+            ),
+        )
+    yield (
+        "dead units do not explain it",
+        "R",
+        difference(
+            f"share of dead units at {-highest:g} less that at 0",
+            sweep["dead_fraction"].sel(alpha=-highest),
+            plain["dead_fraction"],
+            0,
+        ),
+    )
+    yield (
+        "selective networks learn no faster",
+        "R",
+        trend(
+            "alpha and validation accuracy after one epoch",
+            modest(sweep),
+            "validation_first_epoch",
+            -1,
+        ),
+    )
     base = controls["test_accuracy"].sel(variant="alpha 0")
     for name in controls["variant"].values:
         if str(name).endswith("to 1") or str(name).endswith("at 1"):
-            yield "raising it costs accuracy also with warm-up or in some layers", "R", difference(
-                f"accuracy, {name}, less that at 0 (points)", controls["test_accuracy"].sel(variant=name),
-                base, -1, 100)
+            yield (
+                "raising it costs accuracy also with warm-up or in some layers",
+                "R",
+                difference(
+                    f"accuracy, {name}, less that at 0 (points)",
+                    controls["test_accuracy"].sel(variant=name),
+                    base,
+                    -1,
+                    100,
+                ),
+            )
 
 
 def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
@@ -138,71 +238,158 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     sweep, reverse = numbers.sweep, numbers.reverse
     down, both = modest(sweep, slice(None, 0)), modest(sweep)
     lowest = float(down["alpha"].min())
-    yield "lower selectivity stands corruptions better", "F", trend(
-        "alpha up to 0 and mean accuracy on corrupted images", down, "accuracy_mean", -1)
-    yield "lower selectivity stands corruptions better", "F", difference(
-        f"mean accuracy on corrupted images at {lowest:g} less that at 0 (points)",
-        sweep["accuracy_mean"].sel(alpha=lowest), sweep["accuracy_mean"].sel(alpha=0), 1, 100)
+    yield (
+        "lower selectivity stands corruptions better",
+        "F",
+        trend("alpha up to 0 and mean accuracy on corrupted images", down, "accuracy_mean", -1),
+    )
+    yield (
+        "lower selectivity stands corruptions better",
+        "F",
+        difference(
+            f"mean accuracy on corrupted images at {lowest:g} less that at 0 (points)",
+            sweep["accuracy_mean"].sel(alpha=lowest),
+            sweep["accuracy_mean"].sel(alpha=0),
+            1,
+            100,
+        ),
+    )
     relative = sweep["accuracy_relative_mean"]
-    yield "also relative to the clean accuracy", "S", difference(
-        f"relative accuracy at {lowest:g} less that at 0 (points)", relative.sel(alpha=lowest),
-        relative.sel(alpha=0), 1, 100)
-    better = (sweep["accuracy"].mean("severity").sel(alpha=lowest) > sweep["accuracy"].mean(
-        "severity").sel(alpha=0)).mean("corruption") - 0.5
+    yield (
+        "also relative to the clean accuracy",
+        "S",
+        difference(
+            f"relative accuracy at {lowest:g} less that at 0 (points)",
+            relative.sel(alpha=lowest),
+            relative.sel(alpha=0),
+            1,
+            100,
+        ),
+    )
+    better = (
+        sweep["accuracy"].mean("severity").sel(alpha=lowest)
+        > sweep["accuracy"].mean("severity").sel(alpha=0)
+    ).mean("corruption") - 0.5
     interval = pk.bootstrap_interval(better)
-    yield "for every type of corruption", "F", Found(
-        f"share of types that are stood better at {lowest:g}, less a half",
-        *(float(interval[key]) for key in ("mean", "low", "high")), float("nan"), 1)
-    yield "raising selectivity costs little more", "F", difference(
-        f"mean accuracy on corrupted images at {-lowest:g} less that at 0 (points)",
-        sweep["accuracy_mean"].sel(alpha=-lowest), sweep["accuracy_mean"].sel(alpha=0), 0, 100)
+    yield (
+        "for every type of corruption",
+        "F",
+        Found(
+            f"share of types that are stood better at {lowest:g}, less a half",
+            *(float(interval[key]) for key in ("mean", "low", "high")),
+            float("nan"),
+            1,
+        ),
+    )
+    yield (
+        "raising selectivity costs little more",
+        "F",
+        difference(
+            f"mean accuracy on corrupted images at {-lowest:g} less that at 0 (points)",
+            sweep["accuracy_mean"].sel(alpha=-lowest),
+            sweep["accuracy_mean"].sel(alpha=0),
+            0,
+            100,
+        ),
+    )
     for attack in sweep["attack"].values:
         for epsilon in sweep["epsilon"].values[[0, 2, -1]]:
             part = both.assign(stood=both["attack_accuracy"].sel(attack=attack, epsilon=epsilon))
-            yield "higher selectivity stands attacks better", "S", trend(
-                f"alpha and accuracy under {attack} at {255 * epsilon:.0f}/255", part, "stood", 1)
-    yield "the Jacobian's norm falls as alpha rises", "R", trend(
-        "alpha and norm", both, "jacobian_norm", -1)
+            yield (
+                "higher selectivity stands attacks better",
+                "S",
+                trend(
+                    f"alpha and accuracy under {attack} at {255 * epsilon:.0f}/255",
+                    part,
+                    "stood",
+                    1,
+                ),
+            )
+    yield (
+        "the Jacobian's norm falls as alpha rises",
+        "R",
+        trend("alpha and norm", both, "jacobian_norm", -1),
+    )
     for name, text in (("cv_over_samples", "samples"), ("cv_over_units", "units")):
         part = both.assign(cv=both[name].mean("layer"))
-        yield "gradients vary more where selectivity is higher", "S", trend(
-            f"mean selectivity and CV over {text}", part, "cv", 1, "selectivity_mean")
+        yield (
+            "gradients vary more where selectivity is higher",
+            "S",
+            trend(f"mean selectivity and CV over {text}", part, "cv", 1, "selectivity_mean"),
+        )
     third = sweep.sizes["layer"] // 3
     early = both.assign(early=both["dimensions_clean"].isel(layer=slice(third)).mean("layer"))
-    yield "early layers have more dimensions where selectivity is lower", "S", trend(
-        "alpha and components for 95% in the first third of layers", early, "early", -1)
+    yield (
+        "early layers have more dimensions where selectivity is lower",
+        "S",
+        trend("alpha and components for 95% in the first third of layers", early, "early", -1),
+    )
     gap = (sweep["dimensions_attacked"] - sweep["dimensions_corrupted"]).mean("layer")
     zero = xr.zeros_like(gap.sel(alpha=0))
-    yield "attacks change more dimensions than corruptions do", "S", difference(
-        "share of dimensions, attacked less corrupted, at 0", gap.sel(alpha=0), zero, 1)
-    yield "the more so at low selectivity", "S", trend(
-        "alpha and that gap", modest(gap.to_dataset(name="gap")), "gap", -1)
+    yield (
+        "attacks change more dimensions than corruptions do",
+        "S",
+        difference("share of dimensions, attacked less corrupted, at 0", gap.sel(alpha=0), zero, 1),
+    )
+    yield (
+        "the more so at low selectivity",
+        "S",
+        trend("alpha and that gap", modest(gap.to_dataset(name="gap")), "gap", -1),
+    )
     selectivity = reverse["selectivity_mean"]
     for name, sign in (("AugMix", -1), ("PGD", 1)):
         verb = "lowers" if sign < 0 else "raises"
-        yield f"training with {name} {verb} selectivity", "S", difference(
-            f"mean selectivity with {name} less that without", selectivity.sel(variant=name),
-            selectivity.sel(variant="plain"), sign)
+        yield (
+            f"training with {name} {verb} selectivity",
+            "S",
+            difference(
+                f"mean selectivity with {name} less that without",
+                selectivity.sel(variant=name),
+                selectivity.sel(variant="plain"),
+                sign,
+            ),
+        )
 
 
 def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     """Claims of Morcos et al. and Ranadive et al."""
     curves, late = numbers.ablation, numbers.late
-    for alpha in modest(curves)["alpha"].values[[0, -1]].tolist() + [0.0]:
+    for alpha in [*modest(curves)["alpha"].values[[0, -1]].tolist(), 0.0]:
         part = curves.sel(alpha=alpha)
-        yield "selective units are no more important than others", "R", difference(
-            f"area under accuracy, selective first less random, at {alpha:g}",
-            part["area_selective_first"], part["area_random"], 0)
+        yield (
+            "selective units are no more important than others",
+            "R",
+            difference(
+                f"area under accuracy, selective first less random, at {alpha:g}",
+                part["area_selective_first"],
+                part["area_random"],
+                0,
+            ),
+        )
     for kind in ("late", "early"):
         for alpha in ("-1", "1"):
-            yield f"what alpha does when it acts {kind} alone", "R", difference(
-                f"accuracy, {kind} {alpha}, less that at 0 (points)",
-                late["test_accuracy"].sel(variant=f"{kind} {alpha}"),
-                late["test_accuracy"].sel(variant="alpha 0"), -1, 100)
+            yield (
+                f"what alpha does when it acts {kind} alone",
+                "R",
+                difference(
+                    f"accuracy, {kind} {alpha}, less that at 0 (points)",
+                    late["test_accuracy"].sel(variant=f"{kind} {alpha}"),
+                    late["test_accuracy"].sel(variant="alpha 0"),
+                    -1,
+                    100,
+                ),
+            )
     training = numbers.training.sel(variant="alpha 0")["selectivity_mean"]
-    yield "units become selective early in training", "R", difference(
-        "selectivity after the first epoch less that after the last", training.isel(epoch=0, drop=True),
-        training.isel(epoch=-1, drop=True), 1)
+    yield (
+        "units become selective early in training",
+        "R",
+        difference(
+            "selectivity after the first epoch less that after the last",
+            training.isel(epoch=0, drop=True),
+            training.isel(epoch=-1, drop=True),
+            1,
+        ),
+    )
 
 
 CLAIMS: dict[str, Callable[[Numbers], Iterator[tuple[str, str, Found]]]] = dict(
@@ -223,10 +410,18 @@ def judged(out: Path) -> pd.DataFrame:
     return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign"])
 
 
-def markdown(rows: pd.DataFrame) -> str:
-    """The rows of one example as a table."""
-    lines = ["| the papers say | grade | measured | value [95% interval] | p, corrected | agrees |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+def markdown(example: str, rows: pd.DataFrame) -> str:
+    """The figures of one example, and its rows as a table."""
+    pictures = [
+        f"![{text}](reproduction/{example}/{stem}.png)\n*{text}.*\n"
+        for stem, text in FIGURES[example].items()
+        if (HERE / example / f"{stem}.png").is_file()
+    ]
+    lines = [
+        *pictures,
+        "| the papers say | grade | measured | value [95% interval] | p, corrected | agrees |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows.itertuples():
         p = "" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
         value = f"{row.value:.3g} [{row.low:.3g}, {row.high:.3g}]"
@@ -241,12 +436,14 @@ def main() -> None:
     page = PAGE.read_text()
     for example, rows in table.groupby("example"):
         begin, end = f"<!-- {example} -->\n", f"<!-- end of {example} -->"
+        shutil.copytree(out / str(example), HERE / str(example), dirs_exist_ok=True)
         before, rest = page.split(begin)
-        page = before + begin + "\n" + markdown(rows) + "\n\n" + end + rest.split(end)[1]
-        for file in sorted((out / str(example)).iterdir()):
-            (HERE / str(example)).mkdir(exist_ok=True)
-            shutil.copy(file, HERE / str(example) / file.name)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        page = (
+            before + begin + "\n" + markdown(str(example), rows) + "\n\n" + end + rest.split(end)[1]
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     (HERE / "commit.txt").write_text(commit.stdout)
     PAGE.write_text(page)
     print(table[["claim", "what", "value", "low", "high", "p_adjusted", "agrees"]].to_string())
