@@ -6,7 +6,6 @@ import runpy
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
