@@ -87,7 +87,7 @@ def unit_saliency(
 
         at_a_time = _AT_A_TIME if method == "gradient" else max(1, _AT_A_TIME // steps)
         parts = []
-        for part in images.detach().split(at_a_time):
+        for part in torch.split(images.detach(), at_a_time):
             # A tensor of our own, on which captum may set what it wants.
             inputs = part.to(place, copy=True).requires_grad_()
             if method == "gradient":

@@ -124,7 +124,8 @@ def _best_images(here: xr.Dataset, data: Any, model: Any, shown: int) -> Array:
 def _saliency(model: Any, images: Array, layer: str, channel: int, options: Any) -> Array:
     from probekit.capture import saliency
 
-    return saliency.of_array(model, images, layer, channel, **options)
+    found: Array = saliency.of_array(model, images, layer, channel, **options)
+    return found
 
 
 def _draw(
@@ -145,7 +146,8 @@ def _draw(
         height = max(0.9 + 0.2 * classes, 0.4 + 1.1 * rows + 0.62 * len(standing))
         figure = plt.figure(figsize=(3.2 + right_width, height), layout="constrained")
         plt.close(figure)
-        left, right = figure.subfigures(1, 2, width_ratios=[3.0, right_width + 0.2])
+        halves: Any = figure.subfigures(1, 2, width_ratios=[3.0, right_width + 0.2])
+        left, right = halves
         _tuning(left.subplots(), here, subject)
         parts = [
             part for part in ("images" if rows else "", "standing" if standing else "") if part

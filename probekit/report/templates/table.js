@@ -3,6 +3,7 @@
 const ROW = 36;
 const AHEAD = 8;
 const PRINTED = 60;
+const LEAST = 760;
 const table = { columns: [], hidden: new Set(), order: [], sort: null, descending: true, at: 0, rows: new Map(), frame: 0, all: false };
 
 function startTable() {
@@ -163,24 +164,40 @@ function makeRow(place) {
   return row;
 }
 
+function gap() {
+  return el("tr", { class: "gap", "aria-hidden": "true" }, el("td"));
+}
+
+// Rows that stay in sight are left where they are; the gaps stand for those out of sight.
 function render(anew) {
-  const scroller = $("scroller");
+  const [scroller, body] = [$("scroller"), $("body")];
+  if (!table.above) body.append(table.above = gap(), table.below = gap());
   const count = table.order.length;
-  const seen = Math.ceil((scroller.clientHeight || 700) / ROW);
-  const first = table.all ? 0 : Math.max(0, Math.floor(scroller.scrollTop / ROW) - AHEAD);
+  const seen = Math.ceil(Math.max(scroller.clientHeight, LEAST) / ROW);
+  const first = table.all ? 0 : Math.max(0, Math.min(Math.floor(scroller.scrollTop / ROW), count) - AHEAD);
   const last = Math.min(count, table.all ? PRINTED : first + seen + 2 * AHEAD);
-  const rows = new Map();
-  for (let place = first; place < last; place++) rows.set(place, (!anew && table.rows.get(place)) || makeRow(place));
   const focused = document.activeElement?.closest?.("#body tr");
-  const gap = (height) => {
-    const one = el("tr", { class: "gap", "aria-hidden": "true" }, el("td", { colspan: table.columns.length }));
-    one.firstChild.style.height = `${height}px`;
-    return one;
-  };
-  table.rows = rows;
-  $("body").replaceChildren(gap(first * ROW), ...rows.values(), gap(table.all ? 0 : (count - last) * ROW));
+  const height = (part, rows) => { part.firstChild.style.height = `${rows * ROW}px`; part.firstChild.colSpan = table.columns.length; };
+  // Never less high than before until the end, or the browser would scroll up.
+  height(table.below, count);
+  for (const [place, row] of table.rows) {
+    if (!anew && place >= first && place < last) continue;
+    row.remove();
+    table.rows.delete(place);
+  }
+  let next = table.above.nextSibling;
+  for (let place = first; place < last; place++) {
+    const known = table.rows.get(place);
+    if (known) next = known.nextSibling;
+    else {
+      table.rows.set(place, makeRow(place));
+      body.insertBefore(table.rows.get(place), next);
+    }
+  }
+  height(table.above, first);
+  height(table.below, table.all ? 0 : count - last);
   // A focused row that went out of sight leaves the focus to its frame, whose keys go on from there.
-  if (focused) (rows.get(Number(focused.dataset.place)) ?? scroller).focus({ preventScroll: true });
+  if (focused && !focused.isConnected) (table.rows.get(Number(focused.dataset.place)) ?? scroller).focus({ preventScroll: true });
 }
 
 function move(place, focus) {
