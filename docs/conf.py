@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from importlib import import_module
 from typing import Any
+
+from docutils.nodes import Node
+from sphinx.util.docutils import SphinxDirective
 
 import probekit
 
@@ -15,6 +20,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["images/*.py"]
 # In docstrings `this` is code, and a link where it names something of the reference.
+# The page of benchmarks is made by running them.
+suppress_warnings = ["toc.empty_glob"]
 default_role = "py:obj"
 
 html_theme = "furo"
@@ -67,7 +74,39 @@ def plain_docstring(
         lines[number] = "".join(parts)
 
 
+class PublicNames(SphinxDirective):
+    """Documents every public name that lives in one of some rooms: `{public-names} models data`."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[Node]:
+        rooms = self.arguments[0].split()
+        lines: list[str] = []
+        for module in ("probekit", "probekit.plot"):
+            homes = import_module(module)._HOMES
+            prefix = module.removeprefix("probekit").lstrip(".")
+            for name, home in sorted(homes.items(), key=lambda pair: (pair[1], pair[0])):
+                if (prefix or home.split(".")[0]) in rooms:
+                    lines += documented(module, name)
+        if not lines:
+            raise self.error(f"no public name lives in {self.arguments[0]}")
+        return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```")
+
+
+def documented(module: str, name: str) -> list[str]:
+    """The directive that documents a name."""
+    thing = getattr(import_module(module), name)
+    lines = [f".. currentmodule:: {module}", ""]
+    if not inspect.isclass(thing):
+        return [*lines, f".. autofunction:: {name}", ""]
+    if issubclass(thing, Exception):
+        return [*lines, f".. autoexception:: {name}", "   :show-inheritance:", ""]
+    return [*lines, f".. autoclass:: {name}", "   :members:", ""]
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Runs before napoleon, which knows no such signs."""
+    """Docstrings are treated before napoleon, which knows no such signs."""
+    app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
     return {"parallel_read_safe": True}
