@@ -210,7 +210,7 @@ def _page(
     script = f'(() => {{\n"use strict";\n{parts}}})();'
     text = environment.get_template("report.html.j2").render(
         sections(every),
-        title=title or " and ".join(one.name for one in every[:3]),
+        title=title or _title([one.name for one in every]),
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -223,6 +223,17 @@ def _page(
     )
     page = text.encode("utf-8", "replace")
     return page.replace(_SIZE.encode(), f"{len(page) / 2**20:.1f} MiB".encode(), 1)
+
+
+def _title(names: Sequence[str]) -> str:
+    """What a page is called.
+
+    >>> _title(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(names) > 4:
+        return f"{len(names)} models"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _asset(name: str) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
 from probekit.report.html_measures import LAYER_COLUMNS, Measure, measure_of
+from probekit.report.html_ridge import axis, ridge
 from probekit.report.html_subject import Subject
-from probekit.report.html_svg import density, element, path, ticks
+from probekit.report.html_svg import element, shorten
 
 __all__ = [
     "UNKNOWN",
@@ -30,9 +30,9 @@ __all__ = [
 
 UNKNOWN = "\N{EN DASH}"
 _HEIGHT = 34
-_PEAK = 27
-_RUG = 200
-_THIN = 0.004
+_DENSE = 20
+_NAME = 29
+_MANY = 40
 _MOST_COLUMNS = 4
 
 
@@ -58,6 +58,7 @@ class Row:
 
     number: int
     name: str
+    short: str
     units: int
     ridge: Markup
     mean: str
@@ -74,6 +75,7 @@ class Atlas:
     axis: Markup
     columns: Sequence[Column]
     rows: Sequence[Row]
+    dense: bool
 
 
 def atlas(subject: Subject, span: tuple[float, float] | None = None) -> Atlas:
@@ -89,7 +91,7 @@ def atlas(subject: Subject, span: tuple[float, float] | None = None) -> Atlas:
     rows = [
         _row(subject, at, measure, low, high, columns) for at in range(len(subject.layer_names))
     ]
-    return Atlas(measure, _axis(low, high), columns, rows)
+    return Atlas(measure, axis(low, high), columns, rows, len(rows) > _MANY)
 
 
 def main_measure(subject: Subject) -> Measure | None:
@@ -178,6 +180,7 @@ def _row(
     mean = float(known.mean()) if len(known) else np.nan
     ends = _interval(layer) if measure and measure.name == "selectivity" else None
     sure = f"{number(ends[0])} to {number(ends[1])}" if ends else ""
+    height = _DENSE if len(subject.layer_names) > _MANY else _HEIGHT
     name = subject.layer_names[at]
     words = f"{name}: {units.sizes['unit']} units"
     if measure:
@@ -185,8 +188,9 @@ def _row(
     return Row(
         number=at,
         name=name,
+        short=shorten(name, _NAME),
         units=units.sizes["unit"],
-        ridge=ridge(values, low, high, mean, ends),
+        ridge=ridge(values, low, high, mean, ends, height),
         mean=number(mean),
         sure=sure,
         words=words,
@@ -220,74 +224,3 @@ def _interval(layer: xr.Dataset) -> tuple[float, float] | None:
         return None
     low, high = (float(layer[name]) for name in names)
     return (low, high) if np.isfinite(low) and np.isfinite(high) else None
-
-
-def ridge(
-    values: npt.NDArray[np.float64],
-    low: float,
-    high: float,
-    mean: float,
-    ends: tuple[float, float] | None = None,
-) -> Markup:
-    """The units of a layer as a density with a rug, their mean, and its interval.
-
-    Args:
-        values: One number a unit.
-        low: Where the range begins.
-        high: Where it ends.
-        mean: Drawn as a dot.
-        ends: Drawn as a line.
-    """
-    grid, heights = density(values, low, high)
-    xs = (grid - low) / (high - low) * 100
-    ys = _HEIGHT - 5 - heights * _PEAK
-    base = _HEIGHT - 5
-    shapes = []
-    if heights.any():
-        there = np.flatnonzero(heights > _THIN)
-        within = slice(max(there[0] - 1, 0), there[-1] + 2)
-        xs, ys = xs[within], ys[within]
-        area = path([xs[0], *xs, xs[-1]], [base, *ys, base], close=True)
-        shapes = [
-            element("path", class_="area", d=area),
-            element("path", class_="edge", d=path(xs, ys)),
-        ]
-    known = np.unique(values[np.isfinite(values)].clip(low, high).round(4))
-    if 0 < len(known) <= _RUG:
-        marks = "".join(f"M{(x - low) / (high - low) * 100:.2f} {base + 1}v3.5" for x in known)
-        shapes.append(element("path", class_="rug", d=marks))
-    whole = element(
-        "svg",
-        *shapes,
-        viewBox=f"0 0 100 {_HEIGHT}",
-        width="100%",
-        height=_HEIGHT,
-        preserveAspectRatio="none",
-        overflow="visible",
-    )
-    parts = [element("line", class_="base", x1="0", x2="100%", y1=base, y2=base), whole]
-    if ends:
-        left, right = (_percent(x, low, high) for x in ends)
-        parts.append(element("line", class_="sure", x1=left, x2=right, y1=base, y2=base))
-    if np.isfinite(mean):
-        parts.append(element("circle", class_="mean", cx=_percent(mean, low, high), cy=base, r=3.2))
-    return element("svg", *parts, class_="ridge", width="100%", height=_HEIGHT, aria_hidden="true")
-
-
-def _axis(low: float, high: float) -> Markup:
-    marks = ticks(low, high)
-    texts = [
-        element(
-            "text",
-            f"{mark:g}".replace("-", "\N{MINUS SIGN}"),
-            x=_percent(mark, low, high),
-            y=11,
-            text_anchor="start" if mark <= low else "end" if mark >= high else "middle",
-        )
-        for mark in marks
-    ]
-    return element("svg", *texts, class_="axis", width="100%", height=14, aria_hidden="true")
-
-
-def _percent(value: float, low: float, high: float) -> str:
-    return f"{max(0.0, min((value - low) / (high - low), 1.0)) * 100:.2f}%"

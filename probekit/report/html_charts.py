@@ -61,7 +61,7 @@ def line_chart(
     return element(
         "svg",
         element("title", title),
-        _grid(place_y, ticks(y_low, y_high, 4)),
+        _grid(place_y, ticks(y_low, y_high)),
         *[
             element(
                 "text",

@@ -72,7 +72,7 @@ def test_unreadable_files_keep_the_places_of_the_others(folder: Path) -> None:
     index = torch.cat([batch.index for batch in Batches(data)])
     assert 3 not in index.tolist()
     assert torch.equal(pk.images_at(data, [4])[0][0], expected)
-    with pytest.raises(DataError, match="sample 3 .* unreadable"):
+    with pytest.raises(DataError, match=r"sample 3 .* unreadable"):
         pk.images_at(data, [2, 3])
 
 

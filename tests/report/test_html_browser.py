@@ -255,6 +255,7 @@ def test_the_page_forbids_scripts_and_requests_that_are_not_its_own(
     assert sum("Content Security Policy" in one for one in seen.said) >= 3
 
 
+@pytest.mark.slow
 def test_ten_thousand_units_stay_fluid(look: Any, page_of: Any, make_result: Any) -> None:
     """Times are far above what a machine at rest needs; that few rows are elements is the point."""
     layers = [f"features.{number}.relu" for number in range(50)]
@@ -355,7 +356,7 @@ def test_the_table_can_be_saved_without_formulas(look: Any, page_of: Any, make_r
     page = look(page_of(make_result(layers=["=1+1", "b", "c"]))).page
     with page.expect_download() as waited:
         page.click("#csv")
-    lines = Path(waited.value.path()).read_text().split("\r\n")
+    lines = Path(waited.value.path()).read_bytes().decode().split("\r\n")
     assert lines[0].startswith('"layer","channel","selectivity","preferred_class"')
     assert len(lines) == 61
     assert sum(line.startswith('"\'=1+1",') for line in lines) == 20

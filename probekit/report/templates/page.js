@@ -1,5 +1,6 @@
 // What all parts share: the data, elements, numbers as text; the theme and the choice of a model.
 
+const MOST_CARDS = 10;
 const $ = (id) => document.getElementById(id);
 
 // Text is only ever set as text: names in a result may hold anything.
@@ -39,6 +40,8 @@ function shown(value, kind) {
   return (size >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(3)).replace("-", "−");
 }
 
+// The end of a layer's name tells more than its middle.
+const middle = (text, most) => (text.length > most ? `${text.slice(0, most - 1 - (most >> 1))}…${text.slice(-(most >> 1))}` : text);
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 class Model {
@@ -141,7 +144,7 @@ function showBest() {
     if (!(label >= 0) || Number.isNaN(index.values[unit])) continue;
     if (!best.has(label) || index.values[unit] > index.values[best.get(label)]) best.set(label, unit);
   }
-  const units = [...best.values()].sort((a, b) => index.values[b] - index.values[a]).slice(0, 12);
+  const units = [...best.values()].sort((a, b) => index.values[b] - index.values[a]).slice(0, MOST_CARDS);
   const cards = units.map((unit) => {
     const shots = model.images(unit, 3).filter((image) => image.address).map((image) => picture(image, model));
     const layer = model.layers[model.layer[unit]];
@@ -149,10 +152,11 @@ function showBest() {
       shots.length ? el("span", { class: "pics" }, ...shots) : null,
       el("b", {}, el("bdi", { text: model.className(model.preferred(unit)) })),
       el("small", { text: `selectivity ${shown(index.values[unit])}` }),
-      el("small", {}, el("bdi", { text: layer }), ` · ${model.channel[unit]}`));
+      el("small", {}, el("bdi", { text: middle(layer, 24) }), ` · ${model.channel[unit]}`));
   });
   const whose = models.length > 1 ? ` in ${model.name}` : "";
-  place.append(el("h3", { text: `The most selective unit for each class${whose}` }), el("div", { class: "cards" }, ...cards));
+  const classes = best.size > MOST_CARDS ? `${MOST_CARDS} of ${best.size} classes` : "each class";
+  place.append(el("h3", { text: `The most selective unit for ${classes}${whose}` }), el("div", { class: "cards" }, ...cards));
 }
 
 // Layers are a list to walk through with the arrow keys, and lead to their units.

@@ -30,7 +30,7 @@ function toggle(name) {
 function arrange() {
   const narrow = innerWidth < 720;
   const fixed = [
-    { name: "layer", label: "layer", width: narrow ? 118 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: model.layers[model.layer[unit]] })] },
+    { name: "layer", label: "layer", width: narrow ? 118 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: middle(model.layers[model.layer[unit]], narrow ? 14 : 23) })] },
     { name: "channel", label: "channel", width: narrow ? 78 : 84, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
   ];
   const pictured = Object.keys(images).length && model.top;
