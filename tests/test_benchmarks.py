@@ -1,0 +1,262 @@
+"""The command of the benchmarks: what it measures is kept, shown, and made into a page."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reachable() -> Iterator[None]:
+    """Lets the scripts be imported as they import each other, and be forgotten afterwards."""
+    before = set(sys.modules)
+    threads = torch.get_num_threads()
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+    torch.set_num_threads(threads)
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def harness(name: str) -> Any:
+    return importlib.import_module(f"harness.{name}")
+
+
+def every_question() -> Any:
+    """The questions of the one command."""
+    spec = importlib.util.spec_from_file_location("benchmarks_main", FOLDER / "__main__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.QUESTIONS
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two cheap questions, asked in the smallest sizes."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    results, page = folder / "results.json", folder / "page.md"
+    covariance, attacks = (importlib.import_module(name) for name in ("covariance", "attacks"))
+    status = harness("command").main(
+        [covariance.QUESTION, attacks.QUESTION],
+        arguments=["covariance", "attacks/small*FGSM*", "--quick", "--threads", "1",
+                   "--results", str(results), "--page", str(page)],
+    )  # fmt: skip
+    assert status == 0
+    return results, page
+
+
+def test_rows_are_kept_with_what_they_were_measured_on(asked: tuple[Path, Path]) -> None:
+    stored = json.loads(asked[0].read_text())
+    rows = stored["rows"]
+    assert [row["question"] for row in rows] == ["covariance"] * 4 + ["attacks"] * 4
+    for row in rows:
+        facts = stored["runs"][row["run"]]
+        assert (facts["quick"], facts["threads"], facts["device"]) == (True, 1, "cpu")
+        assert facts["versions"]["torch"] == torch.__version__
+        low, middle, high = row["ratio"] or (0, 0, 0)
+        assert bool(row["ratio"]) != bool(row["missing"])
+        assert 0 <= low <= middle <= high
+    assert {row["bound"] for row in rows if row["question"] == "attacks"} == {1.1}
+
+
+def test_the_page_has_a_line_a_row_and_no_name_of_the_machine(asked: tuple[Path, Path]) -> None:
+    import platform
+
+    rows, text = json.loads(asked[0].read_text())["rows"], asked[1].read_text()
+    lines = text.splitlines()
+    for row in rows:
+        start = f"| {row['case']} | {row['ours']} | {row['other']} |"
+        assert sum(line.startswith(start) for line in lines) == 1, start
+    titles = [line for line in lines if line.startswith("## ")]
+    assert len(titles) == 3
+    assert titles[-1] == "## Machine and versions"
+    assert "too small to mean anything" in text
+    assert "on a GPU |" not in text
+    assert f"| torch | {torch.__version__} |" in text
+    if len(platform.node()) > 3:
+        assert platform.node() not in text
+
+
+def test_every_script_with_a_question_is_in_the_one_command() -> None:
+    known = {question.name: question for question in every_question()}
+    scripts = {path.stem for path in FOLDER.glob("*.py") if "QUESTION =" in path.read_text()}
+    assert set(known) == scripts - {"__main__"}
+    setting = harness("question").Setting(quick=True)
+    for name, question in known.items():
+        cases = [case.name for case in question.cases(setting)]
+        assert cases, name
+        assert len(set(cases)) == len(cases), name
+
+
+def row(**given: Any) -> Any:
+    kinds = {"ours": "a", "other": "b", "form": "cost", "question": "q", "case": "c"}
+    return harness("row").Row(**kinds | given)
+
+
+@pytest.mark.parametrize(
+    ("form", "spread", "bound", "verdict"),
+    [
+        ("cost", (1.0, 1.02, 1.04), 1.05, "met"),
+        ("cost", (1.0, 1.02, 1.06), 1.05, "within noise"),
+        ("cost", (1.04, 1.06, 1.08), 1.05, "within noise"),
+        ("cost", (1.06, 1.07, 1.08), 1.05, "not met"),
+        ("cost", (1.05, 1.05, 1.05), 1.05, "met"),
+        ("gain", (11.0, 12.0, 13.0), 10, "met"),
+        ("gain", (7.0, 8.0, 9.0), 10, "not met"),
+        ("gain", (9.0, 12.0, 13.0), 10, "within noise"),
+        ("gain", (9.0, 12.0, 13.0), None, ""),
+        ("gain", None, 10, "not measured"),
+    ],
+)
+def test_a_bound_is_met_or_not_or_hidden_by_noise(
+    form: str, spread: Any, bound: float | None, verdict: str
+) -> None:
+    spread = spread and harness("timing").Spread(*spread)
+    assert row(form=form, ratio=spread, bound=bound).verdict == verdict
+
+
+def test_contenders_take_turns_and_each_begins_a_round() -> None:
+    timing = harness("timing")
+    told: list[str] = []
+    now = 0.0
+
+    def takes(name: str, seconds: float) -> Any:
+        def run() -> None:
+            nonlocal now
+            now += seconds
+            told.append(name)
+
+        return run
+
+    contenders = {
+        "one": timing.always(takes("one", 1.0)),
+        "two": timing.always(takes("two", 4.0), per=2),
+        "none": harness("peers").Missing("it is not installed"),
+    }
+    patience = timing.Patience(least=4, most=4, seconds=0.0, shortest=0.001)
+    times = timing.take_turns(contenders, lambda: now, patience)
+    assert told[-8:] == ["one", "two", "two", "one", "one", "two", "two", "one"]
+    assert times.median("two") == 2.0
+    assert times.ratio("two", "one") == (2.0, 2.0, 2.0)
+    assert times.plus("one", 1.0).ratio("two", "one").middle == 1.0
+
+    rows = list(
+        harness("row").versus(
+            times, "one", {"two": harness("row").at_least(2), "none": harness("row").at_most(1)}
+        )
+    )
+    assert (rows[0].ratio.middle, rows[0].verdict) == (2.0, "met")
+    assert (rows[1].ratio, rows[1].missing) == (None, "it is not installed")
+
+
+def test_short_calls_are_repeated_within_a_turn() -> None:
+    timing = harness("timing")
+    now, calls = 0.0, 0
+
+    def run() -> None:
+        nonlocal now, calls
+        now, calls = now + 0.001, calls + 1
+
+    patience = timing.Patience(least=3, most=3, seconds=0.0, shortest=0.01)
+    times = timing.take_turns({"one": timing.always(run)}, lambda: now, patience)
+    assert calls in range(3 * 10, 3 * 11 + 3)
+    assert times.median("one") == pytest.approx(0.001)
+
+
+def test_a_peer_that_is_not_there_says_so() -> None:
+    peers = harness("peers")
+    assert "no_such_library" in peers.peer("no_such_library", lambda library: 1).reason
+    assert peers.peer("json", lambda library: library.loads("3")) == 3
+
+
+def test_a_newer_case_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    kept = harness("kept").Kept(tmp_path / "results.json")
+    ratio = harness("timing").Spread(1.0, 1.0, 1.0)
+    for case, run in (("c", "1"), ("d", "1"), ("c", "2")):
+        kept.put(run, {"commit": f"at {run}"}, [row(case=case, ratio=ratio, other=run)])
+    again = harness("kept").Kept(tmp_path / "results.json")
+    assert again.rows == kept.rows
+    assert [(one.case, one.other, one.run) for one in again.rows] == [
+        ("c", "2", "2"),
+        ("d", "1", "1"),
+    ]
+    assert again.has("q", "c", "cpu", "at 2")
+    assert not again.has("q", "d", "cpu", "at 2")
+    again.put("3", {"commit": "at 3"}, [row(case="c", ratio=ratio, device="cuda")])
+    assert len(again.rows) == 3, "a row of the GPU takes no row of the CPU away"
+    again.keep_only("q", "cpu", {"c"})
+    assert [(one.case, one.device) for one in again.rows] == [("c", "cpu"), ("c", "cuda")]
+    assert set(json.loads((tmp_path / "results.json").read_text())["runs"]) == {"2", "3"}
+
+
+def test_a_case_that_fails_costs_no_row_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question, timing = harness("question"), harness("timing")
+
+    def fails() -> Iterator[Any]:
+        raise RuntimeError("no such luck")
+
+    def works() -> Iterator[Any]:
+        yield row(ratio=timing.Spread(1.0, 1.0, 1.0))
+
+    def stops() -> Iterator[Any]:
+        raise KeyboardInterrupt
+
+    def ask(*cases: Any) -> int:
+        asked = question.Question("q", "Why?", "So.", lambda setting: iter(cases))
+        path = str(tmp_path / "results.json")
+        return int(harness("command").main([asked], arguments=["--quick", "--results", path]))
+
+    failing, working = question.Case("broken", fails), question.Case("fine", works)
+    assert ask(failing, working) == 1
+    assert "no such luck" in capsys.readouterr().err
+    assert ask(working, question.Case("stopped", stops)) == 130
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [one["case"] for one in stored["rows"]] == ["fine"]
+
+
+def test_a_question_that_is_not_known_is_told() -> None:
+    covariance = importlib.import_module("covariance")
+    with pytest.raises(SystemExit) as ended:
+        harness("command").main([covariance.QUESTION], arguments=["covarianse"])
+    assert ended.value.code == 2
+
+
+def test_a_gpu_has_a_column_once_it_was_measured() -> None:
+    timing, question = harness("timing"), harness("question")
+    kept = harness("kept").Kept(None)
+    facts = {"quick": False, "date": "today", "commit": "c", "processor": "p", "instructions": "i",
+             "cores": 2, "threads": 2, "memory_gib": None, "gpu": "none", "system": "s",
+             "clock": "wall", "versions": {}}  # fmt: skip
+    ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
+    ratio = timing.Spread(1.0, 1.1, 1.2)
+    kept.put("1", facts | {"device": "cpu"}, [row(ratio=ratio, rounds=5, bound=1.05)])
+    alone = harness("page").render([ask], kept)
+    assert "| c | a | b | - | 1.100 (1.000 to 1.200), within noise | at most 1.05 |\n" in alone
+    assert "Of 1 bounds, 0 are met, 1 are within noise" in " ".join(alone.split())
+    kept.put("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda")])
+    both = harness("page").render([ask], kept)
+    assert "| asked | on a GPU |" in both
+    assert "at most 1.05 | 1.100 |" in both
+
+
+def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None:
+    stored = FOLDER / "results.json"
+    questions = every_question()
+    text = harness("page").render(questions, harness("kept").Kept(stored))
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == text, "run python benchmarks --render"
