@@ -438,7 +438,7 @@ def robustness(
 def _corruptions(text: str) -> Any:
     if text in ("all", "extra"):
         return text
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         from probekit.robustness.published import load_published
 
         return load_published(text)
