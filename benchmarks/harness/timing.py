@@ -60,11 +60,19 @@ class Contender:
     per: float = 1.0
 
 
-def always(run: Run, per: float = 1.0) -> Contender:
-    """A contender that needs nothing to be set up."""
+def always(run: Run, per: float = 1.0, *, warm: bool = False) -> Contender:
+    """A contender that needs nothing to be set up.
+
+    Args:
+        run: What is timed.
+        per: As for `Contender`.
+        warm: Run it once before each turn, where another contender does so too.
+    """
 
     @contextmanager
     def opened() -> Iterator[Run]:
+        if warm:
+            run()
         yield run
 
     return Contender(opened, per)
