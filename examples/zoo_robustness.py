@@ -18,9 +18,9 @@ import pandas as pd
 import xarray as xr
 
 import probekit as pk
+from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
-STANDARD, EXTRA = pk.CORRUPTIONS, pk.EXTRA_CORRUPTIONS
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[xr.DataTree, ...]:
         store = options.store / f"{name}-{what}"
         return pk.robustness(model, data, batch_size=250, table=32, store=store, **more)
 
-    every = [*STANDARD, *EXTRA]
+    every = [*CORRUPTIONS, *EXTRA_CORRUPTIONS]
     few = min(options.sample, options.limit or options.sample)
     return (
         run("accuracy", corruptions=every, limit=options.limit, dimensionality=False, selectivity=False),
@@ -80,16 +80,16 @@ def summary(
     card = pk.load_model(f"probekit:{name}").provenance
     found = corrupted["robustness"].to_dataset()
     under = attacked["robustness"]["attack_accuracy"]
-    standard = found["accuracy"].sel(corruption=STANDARD)
+    standard = found["accuracy"].sel(corruption=list(CORRUPTIONS))
     row = {
         "alpha": float(card["alpha"]),
         "selectivity": float(card["selectivity_mean"]),
         "clean": float(found["clean_accuracy"]),
         "corrupted (15)": float(standard.mean()),
         "relative": float(standard.mean() / found["clean_accuracy"]),
-        "extra (4)": float(found["accuracy"].sel(corruption=EXTRA).mean()),
+        "extra (4)": float(found["accuracy"].sel(corruption=list(EXTRA_CORRUPTIONS)).mean()),
     }
-    layers = inside["layers"].to_dataset().sel(corruption=STANDARD).mean()
+    layers = inside["layers"].to_dataset().sel(corruption=list(CORRUPTIONS)).mean()
     row["preferred class kept"] = float(layers["corruption_preferred_class_kept_fraction"])
     row["dimensions, clean"] = float(layers["participation_ratio_fraction"])
     row["dimensions, change"] = float(layers["corruption_change_participation_ratio_fraction"])

@@ -179,7 +179,7 @@ def _from_card(file: Path, folder: Path) -> ImageModel:
             input_size=(channels, height, width),
             classes=tuple(map(str, card["classes"])),
             provenance={
-                "name": card["name"], "weights": weights.name, "recipe": card.get("recipe"),
+                "weights": weights.name, **{fact: card[fact] for fact in _FACTS if fact in card},
             },
         )  # fmt: skip
     _fit(module, read_weights(weights), str(weights))

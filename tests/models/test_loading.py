@@ -16,20 +16,37 @@ from probekit.errors import ModelError
 from probekit.models.image_model import content_hash
 from probekit.models.loading import read_weights
 
+ZOO = pk.list_models("resnet20-fashion-mnist-a*")
 
-def test_bundled_model_is_what_its_card_says() -> None:
-    model = pk.load_model("probekit:resnet20-fashion-mnist")
-    result = pk.analyze(
-        model, pk.load_data("fashion-mnist", model), "layer3.2.relu2", batch_size=500
-    )
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_bundled_model_is_what_its_card_says(name: str) -> None:
+    model = pk.load_model(f"probekit:{name}")
+    data = pk.load_data("fashion-mnist", model)
+    result = pk.analyze(model, data, batch_size=500)
     folder = Path(pk.__file__).parent / "models" / "zoo"
-    card = json.loads((folder / "resnet20-fashion-mnist.json").read_text())
-    assert card["test_accuracy"] >= 0.90
-    assert float(result["accuracy"]) == pytest.approx(card["test_accuracy"], abs=5e-4)
-    import hashlib
+    card = json.loads((folder / f"{name}.json").read_text())
+    assert float(result["accuracy"]) == pytest.approx(card["test_accuracy"], abs=3e-4)
+    assert float(result["selectivity_mean"]) == pytest.approx(card["selectivity_mean"], abs=1e-4)
+    assert content_hash(model.module) == card["hash"]
+    assert name == card["name"] == f"resnet20-fashion-mnist-a{card['alpha']:g}"
 
-    weights = (folder / "resnet20-fashion-mnist.safetensors").read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == card["sha256"]
+
+def test_bundled_models_rise_in_selectivity_with_alpha() -> None:
+    cards = [pk.load_model(f"probekit:{name}").provenance for name in ZOO]
+    cards.sort(key=lambda card: card["alpha"])
+    assert [card["alpha"] for card in cards] == [-2, -1, 0, 1, 2]
+    selectivity = [card["selectivity_mean"] for card in cards]
+    assert selectivity == sorted(set(selectivity))
+
+
+def test_the_default_model_is_the_one_without_regularizer() -> None:
+    default = pk.load_model("probekit:resnet20-fashion-mnist")
+    plain = pk.load_model("probekit:resnet20-fashion-mnist-a0")
+    assert content_hash(default.module) == content_hash(plain.module)
+    assert default.provenance["test_accuracy"] >= 0.90
+    assert default.provenance["name"] == "resnet20-fashion-mnist"
 
 
 def test_package_data_stays_small() -> None:
