@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from probekit.errors import DataError, OptionError, some_of
 from probekit.plot.canvas import canvas
 from probekit.plot.intervals import bootstrap
-from probekit.plot.labels import alpha_bar, layer_axis, words
+from probekit.plot.labels import alpha_bar, layer_axis, room, words
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
 
@@ -133,7 +133,7 @@ def alpha_profile(
     chosen = chosen_layers(names, layers)
     rows = [names.index(name) for name in chosen]
     colours = alpha_colours(alphas)
-    with canvas(ax, min(max(3.2, 1.2 + 0.19 * len(chosen)), 9.0), 2.5) as ax:
+    with canvas(ax, min(max(3.2, 1.2 + 0.19 * len(chosen)), 9.0), 1.7 + room(chosen)) as ax:
         x = np.arange(len(chosen), dtype=np.float64)
         for at, colour in enumerate(colours):
             curve(ax, x, values[:, at][:, rows], colour)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from probekit.errors import DataError, LayerError, close_matches
 from probekit.plot.canvas import canvas
-from probekit.plot.labels import name_axis, plain, shown, title
+from probekit.plot.labels import name_axis, plain, room, shown, title
 from probekit.plot.reading import Array, Results, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
 
@@ -58,7 +58,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
     order = np.argsort(-first.values, kind="stable")
     names = _class_names(first)[order]
     colours = colours_of(compared)
-    with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 2.3) as ax:
+    with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 1.6 + room(names)) as ax:
         handles: list[Any] = []
         for number, (replicates, colour) in enumerate(zip(rows, colours, strict=True)):
             means = np.stack([one.values for one in replicates]).mean(0)[order]
@@ -124,7 +124,7 @@ def class_means(
     values, starts = _side_by_side(maps)
     low, high = float(np.nanmin(values)), float(np.nanmax(np.abs(values)))
     width = 1.2 + max(1.3, 0.15 * min(tables[0].shape[1], 24)) * len(maps)
-    with canvas(ax, min(width, 7.5), 2.9) as ax:
+    with canvas(ax, min(width, 7.5), 2.2 + room(_class_names(tables[0]))) as ax:
         image = ax.imshow(
             values,
             aspect="auto",

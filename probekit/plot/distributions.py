@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour
-from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, words
+from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, room, words
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
@@ -78,7 +78,9 @@ def unit_distribution(
             ax.set_xlabel(words(variable))
             _tell(ax, compared, colours)
         return ax
-    with canvas(ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.5), 11.0), 2.6) as ax:
+    with canvas(
+        ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.75), 11.0), 1.75 + room(names)
+    ) as ax:
         _violins(ax, seen, names, colours)
         _limit(ax, seen, clip, across=False)
         ax.set_ylabel(words(variable))

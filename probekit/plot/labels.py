@@ -21,6 +21,7 @@ __all__ = [
     "layer_axis",
     "name_axis",
     "plain",
+    "room",
     "shown",
     "title",
     "words",
@@ -66,6 +67,17 @@ def plain(name: Any, most: int = 32) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
+
+
+def room(names: Sequence[Any] | None) -> float:
+    """How many inches upright names need below the axes; None for a title alone.
+
+    >>> room(["relu"]) < room(["layer1.0.relu"]) == room(["layer1.0.relu", "relu"])
+    True
+    """
+    if names is None:
+        return 0.3
+    return 0.06 * max((len(plain(name)) for name in names), default=0)
 
 
 def shown(number: int, most: int) -> list[int]:
@@ -132,7 +144,7 @@ def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> N
         pad=0.02,
     )
     bar.ax.set_yticklabels([f"{alpha:g}".replace("-", "−") for alpha in alphas])
-    bar.ax.tick_params(length=0, labelsize=7)
+    bar.ax.tick_params(which="both", length=0, labelsize=7)
     bar.ax.set_title("α", fontsize=8, loc="center")
     bar.outline.set_visible(False)
 

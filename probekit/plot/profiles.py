@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour, shades
-from probekit.plot.labels import key, layer_axis, plain, words
+from probekit.plot.labels import key, layer_axis, plain, room, words
 from probekit.plot.ranges import from_zero
 from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
 from probekit.plot.series import colours_of, curve, name_results, places, union
@@ -74,7 +74,7 @@ def layer_profile(
         )
     count = len(names or _names(found[0][0][1]))
     colours = colours_of(compared)
-    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 2.5) as ax:
+    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 1.7 + room(names)) as ax:
         if several:
             _lines(ax, found[0][0][1], str(several))
         else:
@@ -134,7 +134,7 @@ def gradient_cv(
     names = union([_names(values) for values in everything])
     count = len(names or _names(everything[0]))
     colours = colours_of(compared)
-    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 2.5) as ax:
+    with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 1.7 + room(names)) as ax:
         handles = []
         for kind, dashes in kinds.items():
             for number, (replicates, colour) in enumerate(zip(found[kind], colours, strict=True)):

@@ -35,6 +35,7 @@ def test_labels_are_evenly_spread_from_the_first(number: int, most: int) -> None
     assert number - which[-1] <= (which[1] if len(which) > 1 else number)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "name", ["$\\frac{", "_hidden", "a\nb\tc", "x" * 200, "<b>&", "\x00", "ü$"]
 )
