@@ -103,6 +103,7 @@ def draw_training(history: xr.Dataset, out: Path) -> None:
         plain = history["selectivity"].sel(variant="alpha 0").mean("seed")
         image = axes[2].imshow(plain.transpose("layer", "epoch"), aspect="auto", cmap="viridis")
         axes[2].set(xlabel="epoch (from 0)", ylabel="layer", title="selectivity at α = 0")
+        axes[2].set_xticks(range(plain.sizes["epoch"]))
         figure.colorbar(image, ax=axes[2])
         axes[1].legend(fontsize=6)
         pk.save_figure(figure, out / "training")

@@ -24,9 +24,7 @@ import probekit as pk
 DIGITISED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitised.csv"
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
 SHARE = "components_fraction"
-REVERSE: dict[str, dict[str, Any]] = {
-    "plain": {}, "AugMix": {"augmix": 3}, "PGD": {"pgd": (8 / 255, 3)},
-}  # fmt: skip
+REVERSE: dict[str, Any] = {"plain": {}, "AugMix": {"augmix": 3}, "PGD": {"pgd": (8 / 255, 3)}}
 
 
 def corrupted(
@@ -35,8 +33,8 @@ def corrupted(
     """Accuracy by type and severity, and how many dimensions the change of each layer has."""
     test = pk.load_data(data, model, root=root, split="test")
     result = pk.robustness(
-        model, test, types.split(","), severities, limit=images, batch_size=250, table=32, selectivity=False,
-        progress=False,
+        model, test, types.split(","), severities, limit=images, batch_size=250, table=32,
+        selectivity=False, progress=False,
     )  # fmt: skip
     kept = ["accuracy", "accuracy_mean", "accuracy_relative_mean", "clean_accuracy"]
     layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
@@ -56,7 +54,8 @@ def attacked(model: Any, *, data: str, root: str | None, images: int, steps: int
     )  # fmt: skip
     layers = result["layers"].to_dataset().sel(variance=0.95, drop=True)
     change = layers[f"attack_change_{SHARE}"].isel(attack=-1, drop=True).mean("epsilon")
-    table = result["robustness"].to_dataset()[["attack_accuracy", "clean_accuracy"]]
+    kept = ["attack_accuracy", "attack_accuracy_by_step", "clean_accuracy"]
+    table = result["robustness"].to_dataset()[kept]
     return table.assign(dimensions_attacked=change).assign_coords(attack=["fgsm", "pgd"])
 
 
@@ -79,8 +78,10 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
     }
     grey = pd.read_csv(DIGITISED).query("paper == 'C'").set_index("alpha")["corrupted_accuracy"]
     with plt.rc_context(pk.plot.style()):
-        figure, axes = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
-        pk.plot.corruption_accuracy(by_alpha, ax=axes[0])
+        figure, axes = plt.subplots(1, 3, figsize=(13, 5), constrained_layout=True)
+        mild = [alpha for alpha in by_alpha if abs(alpha) <= 2]
+        ends = {alpha: by_alpha[alpha] for alpha in (mild[0], 0.0, mild[-1])}
+        pk.plot.corruption_accuracy(ends, ax=axes[0])
         pk.plot.alpha_curve(table, "corrupted_over_baseline", ax=axes[1])
         grey = grey[grey.index.isin(table["alpha"].values)]
         axes[1].plot(grey.index, grey / grey[0], "o", color="0.7", ms=4, zorder=0)
@@ -89,14 +90,15 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
         pk.save_figure(figure, out / "corruptions")
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), constrained_layout=True)
         for ax, attack in zip(axes, ("fgsm", "pgd"), strict=False):
-            pk.plot.attack_accuracy(by_alpha, attack=attack, ax=ax)
-        pk.plot.alpha_curve(table, "jacobian_norm", ax=axes[2])
+            pk.plot.attack_accuracy(by_alpha, attack=attack, ax=ax).set_title(attack.upper())
+        some: Any = {"over": "step", "attack": "pgd", "epsilon": EPSILONS[2]}
+        pk.plot.attack_accuracy(by_alpha, **some, ax=axes[2]).set_title("PGD, 4/255")
         pk.save_figure(figure, out / "attacks")
         names = ("dimensions_clean", "dimensions_corrupted", "dimensions_attacked")
         figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), constrained_layout=True)
         for ax, name in zip(axes.flat, (*names, "cv_over_samples", "cv_over_units"), strict=False):
             pk.plot.alpha_profile(table, name, ax=ax)
-        axes[1, 2].remove()
+        pk.plot.alpha_curve(table, "jacobian_norm", ax=axes[1, 2])
         pk.save_figure(figure, out / "layers")
         figure, ax = plt.subplots(figsize=(3.2, 2.6), constrained_layout=True)
         ax.plot(reverse["variant"], reverse["selectivity_mean"], "o", color="0.3", ms=4)
