@@ -205,7 +205,9 @@ QUESTION = Question(
     "The same network, images, radius, number of steps and step size for all, on scikit-learn's "
     "digits of 8 px for a small network and of 32 px for ResNet20. Every library makes "
     "adversarial images and tells which of them fool the network, torchattacks by one more "
-    "forward pass. The bound is on the faster peer, so that both rows of an attack must meet it.",
+    "forward pass. Our checks of model and images, which the peers do not "
+    "have, are left out. The bound is on the faster peer, so that both rows of an attack must "
+    "meet it.",
     cases,
 )
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import os
-import sys
 import time
-import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from threadpoolctl import threadpool_limits
 
 from harness import machine, page, table
 from harness.kept import Kept
-from harness.question import Case, Question, Setting
+from harness.question import Question, Setting
+from harness.session import Session
 
 RESULTS = machine.ROOT / "benchmarks" / "results.json"
 PAGE = machine.ROOT / "docs" / "benchmarks.md"
@@ -51,12 +46,9 @@ def main(
         return 0
     status = 0
     if not options.render:
-        setting = Setting(options.quick, options.device, options.threads, options.clock)
-        try:
-            status = measure(questions, options.asked, setting, kept, screen, options.resume)
-        except KeyboardInterrupt:
-            screen.print("interrupted; the rows of finished cases are kept")
-            status = 130
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            status = measure(questions, options, kept, screen)
     if written is not None:
         written.write_text(page.render(questions, kept))
         screen.print(f"{written} shows {len(kept.rows)} rows")
@@ -64,61 +56,20 @@ def main(
 
 
 def measure(
-    questions: Sequence[Question],
-    patterns: Sequence[str],
-    setting: Setting,
-    kept: Kept,
-    screen: Console,
-    resume: bool,
+    questions: Sequence[Question], options: argparse.Namespace, kept: Kept, screen: Console
 ) -> int:
-    """Measures the chosen cases one by one; a case that fails is told, and the next one begins."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(setting.threads)
-    facts = machine.describe(setting)
-    run = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {setting.device}"
-    begun, failed = time.monotonic(), 0
-    screen.print(
-        f"{facts['processor']}, {facts['threads']} of {facts['cores']} cores, {setting.device}, "
-        f"commit {facts['commit']}" + (", quick: the numbers mean nothing" if setting.quick else "")
-    )
-    with threadpool_limits(setting.threads):
+    """Asks the questions in turn; what is done when interrupted is kept."""
+    torch.set_num_threads(options.threads)
+    setting = Setting(options.quick, options.device, options.threads, options.clock)
+    session, begun = Session(setting, kept, screen, resume=options.resume), time.monotonic()
+    try:
         for question in questions:
-            cases = list(chosen(question, patterns, setting))
-            whole = not patterns or question.name in patterns
-            if cases:
-                screen.print(f"\n{question.title}  ({question.name})", style="bold")
-            for number, case in enumerate(cases):
-                if resume and kept.has(question.name, case.name, setting.device, facts["commit"]):
-                    screen.print(f"    kept: {case.name}", style="dim")
-                    continue
-                try:
-                    with screen.status(f"{question.name}: {case.name}"):
-                        rows = [
-                            replace(
-                                row, question=question.name, case=case.name, device=setting.device
-                            )
-                            for row in case.measure()
-                        ]
-                except Exception:
-                    failed += 1
-                    screen.print(f"{question.name}, {case.name}: failed", style="red")
-                    traceback.print_exc(file=sys.stderr)
-                    continue
-                kept.put(run, facts, rows)
-                table.show(screen, rows, header=not number)
-            if whole and cases:
-                kept.keep_only(question.name, setting.device, {case.name for case in cases})
-    screen.print(f"\n{time.monotonic() - begun:.0f} s" + (f", {failed} failed" if failed else ""))
-    return 1 if failed else 0
-
-
-def chosen(question: Question, patterns: Sequence[str], setting: Setting) -> Iterator[Case]:
-    """The cases of a question that were asked for and can be measured on the device."""
-    for case in question.cases(setting):
-        names = (question.name, f"{question.name}/{case.name}")
-        wanted = not patterns or any(fnmatch.fnmatch(n, p) for n in names for p in patterns)
-        if wanted and setting.device in case.devices:
-            yield case
+            session.ask(question, options.asked)
+    except KeyboardInterrupt:
+        screen.print("interrupted; the rows of finished cases are kept")
+        return 130
+    screen.print(f"\n{time.monotonic() - begun:.0f} s, {session.failed} failed")
+    return min(1, session.failed)
 
 
 def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -159,5 +110,4 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
         parser.error(f"--threads is at least 1, not {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda was asked for, and torch finds no GPU")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return options

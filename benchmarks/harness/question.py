@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from harness.peers import Missing
 from harness.row import Row
 from harness.timing import Clock, Contender, Patience, Times, take_turns
@@ -47,7 +49,9 @@ class Setting:
     ) -> Times:
         """The times of some contenders, in turns for about so many seconds."""
         patience = Patience(2, 2, 0.0, 0.0) if self.quick else Patience(least, seconds=seconds)
-        return take_turns(contenders, self.timer, patience)
+        # Here, where the peers have been imported: only libraries that are loaded can be limited.
+        with threadpool_limits(self.threads):
+            return take_turns(contenders, self.timer, patience)
 
 
 @dataclass(frozen=True)
