@@ -101,6 +101,12 @@ def difference(
     return Found(what, *numbers, float(found["p"]), sign)
 
 
+def change(what: str, one: xr.DataArray, other: xr.DataArray, sign: int) -> Found:
+    """Mean over seeds of a difference inside each network."""
+    inside = one - other
+    return difference(what, inside, xr.zeros_like(inside), sign)
+
+
 def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     """Claims of Selectivity considered harmful."""
     sweep, controls = numbers.sweep, numbers.controls
@@ -325,11 +331,15 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         trend("alpha and components for 95% in the first third of layers", early, "early", -1),
     )
     gap = (sweep["dimensions_attacked"] - sweep["dimensions_corrupted"]).mean("layer")
-    zero = xr.zeros_like(gap.sel(alpha=0))
     yield (
         "attacks change more dimensions than corruptions do",
         "S",
-        difference("share of dimensions, attacked less corrupted, at 0", gap.sel(alpha=0), zero, 1),
+        change(
+            "share of dimensions, attacked less corrupted, at 0",
+            gap.sel(alpha=0),
+            0 * gap.sel(alpha=0),
+            1,
+        ),
     )
     yield (
         "the more so at low selectivity",
@@ -359,7 +369,7 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         yield (
             "selective units are no more important than others",
             "R",
-            difference(
+            change(
                 f"area under accuracy, selective first less random, at {alpha:g}",
                 part["area_selective_first"],
                 part["area_random"],
@@ -383,7 +393,7 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     yield (
         "units become selective early in training",
         "R",
-        difference(
+        change(
             "selectivity after the first epoch less that after the last",
             training.isel(epoch=0, drop=True),
             training.isel(epoch=-1, drop=True),
