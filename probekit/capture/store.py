@@ -219,7 +219,7 @@ def open_recording(path: str | Path) -> xr.Dataset:
     with foreign_file(f"{str(path)!r} is no recording", OutputError):
         lazy = xr.open_zarr(path, consolidated=False, chunks={})
         small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
-        _ = lazy["activation"].dims.index("sample"), lazy["label"]
+        _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
     plain = {
         name: value.astype(object) if _is_text(value) else value for name, value in small.items()
     }

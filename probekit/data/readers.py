@@ -38,6 +38,7 @@ FASHION_MNIST_CLASSES = (
 )  # fmt: skip
 # More than any of these data sets has, and less than a bomb of compressed zeros.
 _MOST_BYTES = 2**28
+_MOST_AXES = 4
 _IDX_COUNTS = {"train": 60_000, "test": 10_000}
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -57,7 +58,9 @@ def read_idx(file: Path | Traversable) -> Tensor:
         raise DataError(f"{str(file)!r} is not an IDX file of bytes")
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(raw) - start != math.prod(shape) or not 0 < len(shape) <= 4:
+    if not 0 < len(shape) <= _MOST_AXES:
+        raise DataError(f"{str(file)!r} is no list of images or labels: it has {len(shape)} axes")
+    if len(raw) - start != math.prod(shape):
         raise DataError(
             f"{str(file)!r} is cut short: {shape} values announced, {len(raw) - start} found"
         )
