@@ -249,10 +249,23 @@ def test_a_gpu_has_a_column_once_it_was_measured() -> None:
     alone = harness("page").render([ask], kept)
     assert "| c | a | b | - | 1.100 (1.000 to 1.200), within noise | at most 1.05 |\n" in alone
     assert "Of 1 bounds, 0 are met, 1 are within noise" in " ".join(alone.split())
-    kept.put("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda")])
+    kept.put("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda", note="It hums.")])
     both = harness("page").render([ask], kept)
     assert "| asked | on a GPU |" in both
     assert "at most 1.05 | 1.100 |" in both
+    assert "\n- c, GPU: It hums.\n" in both
+
+
+def test_a_remark_that_is_true_of_all_cases_is_made_once() -> None:
+    page, question = harness("page"), harness("question")
+    ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
+    rows = [row(case=case, missing="no peer") for case in "cd"]
+    assert page.Section(ask, page.lines_of(ask, rows)).remarks == [("", "no peer")]
+    rows.append(row(case="e", note="fast"))
+    assert page.Section(ask, page.lines_of(ask, rows)).remarks == [
+        ("c; d", "no peer"),
+        ("e", "fast"),
+    ]
 
 
 def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None:

@@ -45,14 +45,19 @@ class Section:
 
     @property
     def remarks(self) -> list[tuple[str, str]]:
-        """What else was seen, once for each case."""
-        found = {}
+        """What else was seen, with the cases of which it is true; none are named if that is all."""
+        found: dict[str, dict[str, None]] = {}
+        places = set()
         for line in self.lines:
             for row in filter(None, (line.cpu, line.gpu)):
+                place = f"{row.case}, GPU" if row.device == "cuda" else row.case
+                places.add(place)
                 if text := row.missing or row.note:
-                    where = f"{row.case}, GPU" if row.device == "cuda" else row.case
-                    found[where, text] = None
-        return list(found)
+                    found.setdefault(text, {})[place] = None
+        return [
+            ("" if set(where) == places else "; ".join(where), text)
+            for text, where in found.items()
+        ]
 
 
 def render(questions: Sequence[Question], kept: Kept) -> str:
