@@ -10,8 +10,9 @@ __all__ = ["hidden"]
 def hidden(progress: bool) -> bool | None:
     """What tqdm's `disable` is to be.
 
-    tqdm itself finds out whether it writes to a terminal (None), but takes a notebook, whose output
-    is none, for a file.
+    tqdm itself finds out whether it writes to a terminal (None). Its bar for notebooks is shown in any
+    case, but the bar of text that stands in where ipywidgets is not installed takes a notebook for a
+    file.
 
     Args:
         progress: Whether a bar is wanted at all.
