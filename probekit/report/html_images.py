@@ -18,6 +18,8 @@ __all__ = ["encoded", "thumbnails", "wanted_samples"]
 _SIDE = 96
 _LOSSLESS = 64
 _TRIAL = 24
+# What stands around an image in the page: its index, quotation marks, a colon and a comma.
+_AROUND = 16
 
 
 def wanted_samples(subject: Subject) -> list[int]:
@@ -52,14 +54,14 @@ def thumbnails(
     first = _encode(wanted[:_TRIAL], labels, data, model)
     if not first:
         return {}
-    each = sum(map(len, first.values())) / len(first) + 12
+    each = sum(map(len, first.values())) / len(first) + _AROUND
     chosen = wanted[: int(1.2 * room / each)]
     found = first | _encode([one for one in chosen if one not in first], labels, data, model)
     kept: dict[int, str] = {}
     for one in wanted:
-        if one not in found or room < len(found[one]) + 12:
+        if one not in found or room < len(found[one]) + _AROUND:
             break
-        room -= len(found[one]) + 12
+        room -= len(found[one]) + _AROUND
         kept[one] = found[one]
     return kept
 

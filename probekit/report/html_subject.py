@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError, OptionError, OutputError, ProbekitError
+from probekit.errors import DataError, OptionError, ProbekitError, some_of
 from probekit.results import open_result
 from probekit.robustness.robustness_rows import join_results
 
@@ -71,7 +71,7 @@ def subjects(results: Any, names: Sequence[str] | None = None) -> list[Subject]:
 
     Raises:
         OutputError: A file is missing or no result.
-        DataError: A tree that has no units and no robustness.
+        DataError: A tree that has no units and no robustness, or whose tables do not fit.
         OptionError: Another number of names than of models, or no result.
     """
     if isinstance(results, dict):
@@ -153,13 +153,19 @@ def _subject(name: str, tree: xr.DataTree) -> Subject:
         coords={"layer": ("unit", np.empty(0, object)), "channel": ("unit", np.empty(0, int))}
     )
     units = tree["units"].to_dataset() if "units" in tree.children else empty
+    for one in ("layer", "channel"):
+        if one not in units.coords:
+            raise DataError(f"the units of {name!r} have no coordinate {one!r}, as a result has")
+    own = list(dict.fromkeys(units["layer"].values.tolist()))
     if "layers" in tree.children:
         layers = tree["layers"].to_dataset()
     else:
-        layers = xr.Dataset(coords={"layer": np.empty(0, object)})
-    for one in ("layer", "channel"):
-        if one not in units.coords:
-            raise OutputError(f"the units of {name!r} have no coordinate {one!r}, as a result has")
+        layers = xr.Dataset(coords={"layer": np.array(own, dtype=object)})
+    if missing := set(own) - set(layers["layer"].values.tolist()):
+        raise DataError(
+            f"the table of layers of {name!r} lacks {some_of(sorted(map(str, missing)))}, which has "
+            "units; give a whole result"
+        )
     units = _derived(units)
     return Subject(name, tree, units, _means(layers, units), _facts(tree))
 

@@ -232,6 +232,23 @@ def test_what_is_no_result_is_refused(
         pk.report(results, tmp_path / "r.html", **options)
 
 
+def test_tables_that_do_not_fit_are_refused(make_result: Any, tmp_path: Path) -> None:
+    tree = make_result()
+    tree["layers"] = xr.DataTree(tree["layers"].to_dataset().isel(layer=slice(2)))
+    with pytest.raises(DataError, match=r"layers of 'toy' lacks block2.relu"):
+        written(tree, tmp_path)
+    tree = make_result()
+    tree["units"] = xr.DataTree(tree["units"].to_dataset().drop_vars("channel"))
+    with pytest.raises(DataError, match="no coordinate 'channel'"):
+        written(tree, tmp_path)
+
+
+def test_units_alone_make_a_page(make_result: Any, tmp_path: Path) -> None:
+    units = xr.DataTree.from_dict({"units": make_result()["units"].to_dataset()})
+    (table,) = payload(written(units, tmp_path))["models"]
+    assert table["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
+
+
 def test_models_have_different_names(make_result: Any, tmp_path: Path) -> None:
     page = written([make_result(), make_result(seed=1), make_result(seed=2)], tmp_path)
     assert [one["name"] for one in payload(page)["models"]] == ["toy", "toy (2)", "toy (3)"]

@@ -232,7 +232,9 @@ def test_hostile_names_are_text_and_nothing_else(
     page.locator("[data-show='0']").click()
     assert page.evaluate("window.hacked") is None
     assert page.inner_text("h1") == HOSTILE[2]
-    assert set(column(page, "layer")) <= set(HOSTILE[:3])
+    cells = page.locator("#body td.mono").all()
+    assert {cell.get_attribute("title") for cell in cells} <= set(HOSTILE[:3])
+    assert all(len(text) == 23 for text in column(page, "layer"))
     assert page.locator("img:not(.pic)").count() == 0
     assert page.locator("script").count() == 2
     assert seen.quiet(), (seen.said, seen.asked)
