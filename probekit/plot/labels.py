@@ -114,17 +114,21 @@ def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> Non
 
 def title(ax: Axes, text: str) -> None:
     """A title, with names taken as they are."""
-    ax.set_title(plain(text, 80)).set_parse_math(False)
+    ax.set_title(plain(text, 36)).set_parse_math(False)
 
 
 def key(
     ax: Axes, handles: Sequence[Any], names: Sequence[str], *, heading: str = "", **options: Any
 ) -> None:
     """A legend, with names taken as they are."""
+    texts = [plain(name) for name in names]
+    if "ncols" in options:
+        longest = max(map(len, texts), default=0)
+        options["ncols"] = max(1, min(options["ncols"], 44 // (longest + 4)))
     # matplotlib leaves out labels that begin with an underscore.
     legend = ax.legend(handles, ["."] * len(names), title=heading or None, **options)
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        _as_it_is(text, plain(name, 40))
+    for text, name in zip(legend.get_texts(), texts, strict=True):
+        _as_it_is(text, name)
 
 
 def _as_it_is(text: Text, name: str) -> None:

@@ -58,7 +58,7 @@ def test_hostile_names_are_drawn_as_they_are(name: str) -> None:
         ax.figure.canvas.draw()
     legend = ax.get_legend()
     assert legend is not None
-    assert legend.get_texts()[0].get_text() == plain(name, 40)
+    assert legend.get_texts()[0].get_text() == plain(name)
 
 
 def test_a_long_name_keeps_both_ends() -> None:
