@@ -68,14 +68,14 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
     draft = path.with_name(f".{path.name}.{uuid4().hex}{path.suffix}")
     try:
         if path.suffix == ".nc":
-            result.to_netcdf(draft, engine="h5netcdf")
+            # In memory first: HDF5 brings the process down where a disk fills while it writes.
+            draft.write_bytes(result.to_netcdf(engine="h5netcdf"))
         else:
             result.to_zarr(draft, consolidated=False)
             if path.exists():
                 shutil.rmtree(path)
         os.replace(draft, path)
-    # HDF5 tells of a full disk with a RuntimeError; text that is none is a UnicodeError.
-    except (OSError, RuntimeError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # text that is none is a UnicodeError
         raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
     finally:
         if draft.is_dir():

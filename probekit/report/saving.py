@@ -81,7 +81,8 @@ def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
     files = [Path(f"{stem}.nc")]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        table.to_netcdf(files[0], engine="h5netcdf")
+        # In memory first: HDF5 brings the process down where a disk fills while it writes.
+        files[0].write_bytes(table.to_netcdf(engine="h5netcdf"))
         by_axes: dict[tuple[str, ...], list[Any]] = {}
         for name, values in table.data_vars.items():
             by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)

@@ -34,7 +34,7 @@ __all__ = [
 DRAFT = ".draft-"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Writes a file so that, whenever the process dies, the old or the new one is there, whole.
 
     Raises:

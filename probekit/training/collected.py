@@ -195,7 +195,8 @@ def _keep(found: Any, file: Path) -> None:
     draft = file.with_name(f"{DRAFT}{uuid4().hex}.nc")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        found.to_netcdf(draft, engine="h5netcdf")
+        # In memory first: HDF5 brings the process down where a disk fills while it writes.
+        draft.write_bytes(found.to_netcdf(engine="h5netcdf"))
         os.replace(draft, file)
     except OSError as error:
         raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.provenance import provenance
-from probekit.training.checkpoint import DRAFT, write_text
+from probekit.training.checkpoint import write_text, write_whole
 from probekit.training.runs import Run, read_run
 
 __all__ = [
@@ -116,14 +114,8 @@ def write_table(folder: Path, table: xr.Dataset) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    draft = folder / f"{DRAFT}{uuid4().hex}.nc"
-    try:
-        table.to_netcdf(draft, engine="h5netcdf")
-        os.replace(draft, folder / TABLE)
-    except (OSError, RuntimeError) as error:  # HDF5 tells of a full disk with a RuntimeError
-        raise OutputError(f"{str(folder / TABLE)!r} cannot be written: {error}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    # In memory first: HDF5 brings the process down where a disk fills while it writes.
+    write_whole(folder / TABLE, table.to_netcdf(engine="h5netcdf"))
 
 
 def read_failures(folder: Path) -> dict[str, str]:
