@@ -19,6 +19,8 @@ import probekit as pk
 
 RECIPE = "resnet20-fashion-mnist"
 ALPHAS = (0.0, -1.0, 1.0, -2.0, 2.0)
+# Under alpha 2 from the first step on, 39 units of the early layers die.
+STRENGTHS = {2.0: {"alpha_schedule": "0>2*3 2*5"}}
 EPOCHS = 8
 
 
@@ -33,25 +35,25 @@ def main() -> None:
     for alpha in ALPHAS:
         folder = options.runs / f"alpha{alpha:g}"
         pk.train(
-            RECIPE, alpha=alpha, seed=0, out=folder, epochs=options.epochs, validation=0,
-            data_root=options.data_root,
+            RECIPE, out=folder, epochs=options.epochs, validation=0, data_root=options.data_root,
+            **STRENGTHS.get(alpha, {"alpha": alpha}),
         )  # fmt: skip
-        card = ship(folder, options.out, f"{RECIPE}-a{alpha:g}")
-        print(
-            f"{alpha:+g}: accuracy {card['test_accuracy']}, selectivity {card['selectivity_mean']}"
-        )
+        card = ship(folder, options.out, alpha)
+        print(f"{alpha:+g}: {card['test_accuracy']}, selectivity {card['selectivity_mean']}")
         if alpha == 0:
             write_card(options.out, card | {"name": RECIPE})
 
 
-def ship(run: Path, out: Path, name: str) -> dict[str, object]:
+def ship(run: Path, out: Path, alpha: float) -> dict[str, object]:
     """Copies the weights of a run, and writes their card."""
+    name = f"{RECIPE}-a{alpha:g}"
     card = json.loads((run / "model.json").read_text())
     save_file(load_file(run / card["weights"]), out / f"{name}.safetensors")
     model = pk.load_model(run)
     found = pk.analyze(model, pk.load_data("fashion-mnist", model), batch_size=500)
     card |= {
         "name": name,
+        "alpha": alpha,
         "weights": f"{name}.safetensors",
         "test_accuracy": round(float(found["accuracy"]), 4),
         "selectivity_mean": round(float(found["selectivity_mean"]), 4),
