@@ -1,4 +1,4 @@
-"""Measure the robustness of the bundled networks, and write the table in docs/zoo.md.
+"""Measure the robustness of the bundled networks, and write the tables in docs/zoo.md.
 
     python examples/zoo_robustness.py --out docs/zoo --store STORE
 
@@ -20,12 +20,18 @@ import xarray as xr
 import probekit as pk
 from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/zoo"), help="folder of the tables")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/zoo"),
+        help="folder of the tables; the page is beside it",
+    )
     parser.add_argument("--store", type=Path, default=Path("zoo-robustness"))
     parser.add_argument("--limit", type=int, help="test images for the accuracy; all by default")
     parser.add_argument("--sample", type=int, default=500, help="test images for all else")
@@ -51,7 +57,11 @@ def tabulate(options: argparse.Namespace) -> None:
     )
     table.to_csv(options.out / "summary.csv")
     panel.to_dataframe()["accuracy"].unstack("severity").to_csv(options.out / "accuracy.csv")
-    (options.out / "table.md").write_text(markdown(table, panel))
+    page = options.out.with_suffix(".md")
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(
+        before + BEGIN + "\n\n" + markdown(table, panel) + "\n" + END + rest.partition(END)[2]
+    )
     print(table.round(3).to_string())
 
 
