@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,11 @@ def load_model(
     """
     text = str(name)
     if text.startswith("probekit:"):
-        model = _bundled(text.removeprefix("probekit:"))
+        model = _bundled(text.removeprefix("probekit:"), pretrained and not weights)
     elif text.startswith("torchvision:"):
         model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
     elif os.path.isdir(text):
-        model = _from_card(_run_card(Path(text)), Path(text))
+        model = _from_card(_run_card(Path(text)), Path(text), pretrained and not weights)
     else:
         model = _timm(text, pretrained and not weights, options)
     provenance = dict(model.provenance)
@@ -147,14 +148,14 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     module.load_state_dict(state)
 
 
-def _bundled(name: str) -> ImageModel:
+def _bundled(name: str, pretrained: bool) -> ImageModel:
     if name not in list_models():
         raise ModelError(
             f"no bundled model is named {name!r}; {close_matches(name, list_models(), what='model')}"
         )
     folder = resources.files("probekit.models") / "zoo"
     with resources.as_file(folder) as path:
-        return _from_card(path / f"{name}.json", path)
+        return _from_card(path / f"{name}.json", path, pretrained)
 
 
 def _run_card(folder: Path) -> Path:
@@ -164,8 +165,8 @@ def _run_card(folder: Path) -> Path:
     return card
 
 
-def _from_card(file: Path, folder: Path) -> ImageModel:
-    """A model from its card: architecture, preprocessing, and the weights beside it."""
+def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
+    """A model from its card: architecture, preprocessing, and the weights beside it, or random ones."""
     with foreign_file(f"card {str(file)!r} cannot be used", ModelError):
         card = json.loads(file.read_text())
         architecture = dict(card["architecture"])
@@ -182,6 +183,10 @@ def _from_card(file: Path, folder: Path) -> ImageModel:
                 "weights": weights.name, **{fact: card[fact] for fact in _FACTS if fact in card},
             },
         )  # fmt: skip
+    if not pretrained:
+        return replace(
+            model, provenance={"name": model.provenance.get("name"), "weights": "random"}
+        )
     _fit(module, read_weights(weights), str(weights))
     return model
 

@@ -49,6 +49,20 @@ def test_the_default_model_is_the_one_without_regularizer() -> None:
     assert default.provenance["name"] == "resnet20-fashion-mnist"
 
 
+def test_a_bundled_model_without_its_weights_has_random_ones(tmp_path: Path) -> None:
+    name = "probekit:resnet20-fashion-mnist"
+    torch.manual_seed(0)
+    model = pk.load_model(name, pretrained=False)
+    trained = pk.load_model(name)
+    assert content_hash(model.module) != content_hash(trained.module)
+    assert model.provenance["weights"] == "random"
+    assert "test_accuracy" not in model.provenance
+    save_file(model.module.state_dict(), tmp_path / "w.safetensors")
+    again = pk.load_model(name, tmp_path / "w.safetensors")
+    assert content_hash(again.module) == content_hash(model.module)
+    assert "test_accuracy" not in again.provenance
+
+
 def test_package_data_stays_small() -> None:
     root = Path(pk.__file__).parent
     files = [*(root / "models" / "zoo").iterdir(), *(root / "data" / "bundled").iterdir()]
