@@ -22,7 +22,7 @@ import xarray as xr
 
 import probekit as pk
 
-FRACTIONS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0]
+FRACTIONS = [0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5]
 COLOURS = {"selective_first": "#D55E00", "selective_last": "#0072B2", "random": "0.5"}
 
 
