@@ -79,20 +79,29 @@ def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator
             f"{type(ax).__name__}"
         )
     settings = style()
-    with mpl.rc_context(settings), ExitStack() as own:
-        if ax is None:
-            figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
-            own.callback(plt.close, figure)
-            # Ticks are made when they are first drawn, which is after the style has gone.
-            for axis in ("x", "y"):
-                ax.tick_params(
-                    axis=axis,
-                    which="major",
-                    labelsize=settings[f"{axis}tick.labelsize"],
-                    length=settings[f"{axis}tick.major.size"],
-                    width=settings[f"{axis}tick.major.width"],
-                    color=settings[f"{axis}tick.color"],
-                    labelcolor=settings[f"{axis}tick.color"],
-                )
-        yield ax
+    if ax is not None:
+        with mpl.rc_context(settings):
+            yield ax
+        return
+    # Outside the settings: the first figure of all turns on what a notebook shows.
+    figure = plt.figure(figsize=(width, height), dpi=settings["figure.dpi"], layout="constrained")
+    with ExitStack() as own:
+        own.callback(plt.close, figure)
+        with mpl.rc_context(settings):
+            yield _styled(figure.subplots(), settings)
         own.pop_all()
+
+
+def _styled(ax: Axes, settings: dict[Any, Any]) -> Axes:
+    """Ticks are made when they are first drawn, which is after the settings have gone."""
+    for axis in ("x", "y"):
+        ax.tick_params(
+            axis=axis,
+            which="major",
+            labelsize=settings[f"{axis}tick.labelsize"],
+            length=settings[f"{axis}tick.major.size"],
+            width=settings[f"{axis}tick.major.width"],
+            color=settings[f"{axis}tick.color"],
+            labelcolor=settings[f"{axis}tick.color"],
+        )
+    return ax
