@@ -1,0 +1,146 @@
+"""Whatever is written where a command expects a pattern, a schedule, a name or a list of numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import probekit as pk
+from probekit.capture.selection import Selection
+from probekit.cli import _corruptions, _names, _numbers, _radius
+from probekit.data.images import LabelledImages
+from probekit.errors import ProbekitError, plain
+from probekit.metrics.registry import resolve
+from probekit.robustness.attack_checks import check_epsilons
+from probekit.robustness.choices import choose_severities
+
+QUICK = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+# Mostly what means something somewhere, and now and then anything at all.
+MEANINGFUL = st.text("abc019._-+*?![]()>/:, eE\\\n\0\x1b\udcff", max_size=12)
+ANYTHING = MEANINGFUL | st.text(max_size=20) | st.sampled_from(["", "x" * 300, "../" * 2000])
+NETWORK = nn.Sequential(
+    nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ModuleDict({"a_b": nn.ReLU(), "1": nn.ReLU()})
+)
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, in which no text is by chance the name of a file."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+
+
+@QUICK
+@given(st.lists(ANYTHING, max_size=3) | ANYTHING)
+@example("[")
+@example("[[a--b]*")
+@example("!")
+@example("")
+@example("1_0")
+@example("*" * 40 + "b")
+def test_layer_patterns(patterns: list[str] | str) -> None:
+    try:
+        chosen = Selection(NETWORK, patterns)
+    except ProbekitError:
+        return
+    assert isinstance(chosen.wants("1", NETWORK[1]), bool)
+
+
+SEGMENT = st.from_regex(
+    r"[+-]?\d{1,3}(\.\d*)?(e[+-]?\d{1,4})?(>-?\d)?(\*\d{1,12})?", fullmatch=True
+)
+
+
+@QUICK
+@given(ANYTHING | st.lists(SEGMENT, max_size=4).map(" ".join))
+@example("1*" + "9" * 5000)
+@example("1e999")
+@example("1>2")
+@example("0*0")
+def test_schedules(text: str) -> None:
+    try:
+        schedule = pk.AlphaSchedule.parse(text)
+    except ProbekitError:
+        return
+    assert pk.AlphaSchedule.parse(str(schedule)) == schedule
+    assert all(math.isfinite(schedule.alpha(epoch)) for epoch in (0, 1, 10**6))
+
+
+@QUICK
+@given(ANYTHING)
+@example("~")
+@example("cifar10")
+def test_data_by_name(nowhere: None, text: str) -> None:
+    if os.path.isdir(text):
+        return
+    try:
+        data = pk.load_data(text)
+    except ProbekitError:
+        return
+    assert isinstance(data, LabelledImages)
+
+
+@settings(QUICK, max_examples=60)
+@given(st.sampled_from(["", "probekit:", "torchvision:", "hf-hub:"]), ANYTHING)
+@example("", "resnet18.")
+@example("", "resnet18.no_such_tag")
+@example("", "local-dir:x")
+@example("hf-hub:", "")
+def test_models_by_name(nowhere: None, kind: str, text: str) -> None:
+    if os.path.isdir(kind + text):
+        return
+    with pytest.raises(ProbekitError):
+        pk.load_model(kind + text, weights="no such file", pretrained=False)
+
+
+@QUICK
+@given(ANYTHING)
+@example("1/0")
+@example("nan,inf,-1")
+@example("1/255,")
+@example("9" * 5000)
+def test_epsilons(text: str) -> None:
+    try:
+        radii = check_epsilons(_numbers("--epsilons", text, _radius), "linf", 784)
+    except ProbekitError:
+        return
+    assert radii
+    assert all(0 <= radius <= 1 for radius in radii)
+
+
+@QUICK
+@given(ANYTHING | st.lists(st.integers(-1, 7)).map(lambda some: ",".join(map(str, some))))
+@example("1,2,2")
+@example("1.0")
+def test_severities(text: str) -> None:
+    try:
+        severities = choose_severities(_numbers("--severities", text, int))
+    except ProbekitError:
+        return
+    assert set(severities) <= {1, 2, 3, 4, 5}
+    assert list(severities) == sorted(set(severities))
+
+
+@QUICK
+@given(ANYTHING)
+def test_names_of_corruptions_and_metrics(nowhere: None, text: str) -> None:
+    for read in (_corruptions, lambda one: resolve(_names(one) or [])):
+        with contextlib.suppress(ProbekitError):
+            read(text)
+
+
+@QUICK
+@given(st.text())
+def test_what_a_terminal_is_told_is_one_line_that_it_only_shows(text: str) -> None:
+    shown = plain(text)
+    assert shown.isprintable()
+    assert plain(shown) == shown
