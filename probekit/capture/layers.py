@@ -66,7 +66,7 @@ class Layer:
                 else output[:, None]
             )
         if self.windows == 1:
-            return output.movedim(self.unit_axis, 1)
+            return output if self.unit_axis == 1 else output.movedim(self.unit_axis, 1)
         folded = output.reshape(-1, self.windows, *output.shape[1:])
         return folded.movedim(self.unit_axis + 1, 1)
 

@@ -43,7 +43,7 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 
 def _units_last(maps: Tensor) -> bool:
     """Whether the units of one position lie side by side in memory, as in channels-last."""
-    return maps.movedim(1, -1).is_contiguous() and not maps.is_contiguous()
+    return not maps.is_contiguous() and maps.movedim(1, -1).is_contiguous()
 
 
 def _mean(maps: Tensor) -> Tensor:

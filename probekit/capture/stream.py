@@ -179,7 +179,12 @@ def _finite(tables: dict[str, Tensor]) -> bool:
     """Whether all numbers are finite.
 
     The sum of a table is not finite where any of its values is not, and costs half of looking at
-    each of them; the device is asked once for all tables.
+    each of them; the device is asked once for all tables. A sum may overflow where no value does.
     """
-    sums = [table.sum(dtype=torch.float64) for table in tables.values()]
-    return bool(torch.stack(sums).isfinite().all())
+    sums = [
+        table.sum(dtype=torch.promote_types(table.dtype, torch.float32))
+        for table in tables.values()
+    ]
+    if bool(torch.stack([one.float() for one in sums]).isfinite().all()):
+        return True
+    return all(bool(table.isfinite().all()) for table in tables.values())
