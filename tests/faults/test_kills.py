@@ -165,7 +165,7 @@ def test_a_sweep_goes_on(start: Start, tmp_path: Path) -> None:
 def test_a_robustness_run_keeps_the_conditions_that_are_done(start: Start, tmp_path: Path) -> None:
     arguments = (
         f"robustness {DATA} --limit 40 --corruptions contrast,brightness --severities 1,5 "
-        "--attacks fgsm --epsilons 1/255 --store OUT -o OUT.nc"
+        "--attacks fgsm --epsilons 1/255 --store OUT --overwrite -o OUT.nc"
     )
     known: dict[str, int] = {}
 
