@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="test images under corruptions")
     parser.add_argument("--corruptions", default="all", help="types, with commas between")
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
-    parser.add_argument("--attacked", type=int, default=300, help="test images under attacks")
+    parser.add_argument("--attacked", type=int, default=200, help="test images under attacks")
     parser.add_argument("--steps", type=int, default=10, help="of PGD")
     parser.add_argument("--probed", type=int, default=100, help="test images for gradients")
     parser.add_argument("--probes", type=int, default=16, help="random directions an image")
