@@ -39,7 +39,7 @@ myst_heading_anchors = 3
 
 # The notebooks are stored without outputs and run when the site is built.
 nb_execution_mode = "force"
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 # Without these, pages with a widget would fetch its scripts from the network.

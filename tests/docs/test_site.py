@@ -42,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "trees")]
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", *command, str(DOCS), str(folder / "html")],
-        cwd=DOCS.parent, capture_output=True, text=True, timeout=600,
+        cwd=DOCS.parent, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "html"
