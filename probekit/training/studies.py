@@ -138,7 +138,9 @@ def study_parser(description: str) -> argparse.ArgumentParser:
         ('quick', 'reproduction')
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, default=Path("reproduction"), help="folder of all files")
+    parser.add_argument(
+        "--out", type=Path, default=Path("reproduction"), help="folder of all files"
+    )
     scale = parser.add_mutually_exclusive_group()
     for name, text in (
         ("tiny", "seconds, to see that all works"),
@@ -146,7 +148,12 @@ def study_parser(description: str) -> argparse.ArgumentParser:
         ("full", "the papers' own networks and data"),
     ):
         scale.add_argument(
-            f"--{name}", dest="scale", action="store_const", const=name, default="default", help=text
+            f"--{name}",
+            dest="scale",
+            action="store_const",
+            const=name,
+            default="default",
+            help=text,
         )
     parser.add_argument("--recipe", help="with --full: which of the papers' networks")
     parser.add_argument("--data-root", help="folder of the data set's files")
