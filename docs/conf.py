@@ -20,8 +20,6 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["images/*.py"]
 # In docstrings `this` is code, and a link where it names something of the reference.
-# The page of benchmarks is made by running them.
-suppress_warnings = ["toc.empty_glob"]
 default_role = "py:obj"
 
 html_theme = "furo"

@@ -20,6 +20,7 @@ from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.registry import Metric
 from probekit.metrics.selectivity import Selectivity
 from probekit.models.image_model import as_module, borrow, content_hash
+from probekit.processes import processes
 from probekit.provenance import provenance
 from probekit.results import open_result
 from probekit.robustness.choices import (
@@ -127,6 +128,8 @@ def robustness(
         >>> dict(result["robustness"]["accuracy"].sizes)
         {'corruption': 2, 'severity': 2}
     """
+    if processes().world > 1:
+        raise OptionError("robustness is measured by one process; start it without torchrun")
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )

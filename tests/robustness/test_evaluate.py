@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import probekit as pk
 from probekit.errors import DataError, LayerError, ModelError, OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
+from probekit.processes import Processes
 from probekit.robustness.attack_balls import Ball, Norm
 from probekit.robustness.attack_base import Attack, Batch, Found
 from probekit.robustness.attack_goals import Loss
@@ -632,3 +633,10 @@ def test_the_bundled_network_under_every_type_and_two_attacks() -> None:
     ratio = found["layers"]["corruption_change_participation_ratio"]
     assert (ratio >= 1).all()
     assert (ratio <= found["layers"]["n_units"]).all()
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Processes(rank=1, world=2)
+    monkeypatch.setattr("probekit.robustness.evaluate.processes", lambda: together)
+    with pytest.raises(OptionError, match="by one process; start it without torchrun"):
+        robustness(nn.Identity(), [], "all")
