@@ -58,6 +58,19 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
+def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
+    """The content of a netCDF file, made in memory.
+
+    HDF5 brings the process down where a disk fills while it writes. And where a dask cluster is in use,
+    xarray would lock the file on it by a name that a file in memory does not have.
+    """
+    import dask
+
+    with dask.config.set(scheduler="threads"):
+        content: memoryview = table.to_netcdf(engine="h5netcdf")
+    return content
+
+
 def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
     """Writes a result to a `.nc` or `.zarr` file, whole or not at all.
 
@@ -68,8 +81,7 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
     draft = path.with_name(f".{path.name}.{uuid4().hex}{path.suffix}")
     try:
         if path.suffix == ".nc":
-            # In memory first: HDF5 brings the process down where a disk fills while it writes.
-            draft.write_bytes(result.to_netcdf(engine="h5netcdf"))
+            draft.write_bytes(netcdf(result))
         else:
             result.to_zarr(draft, consolidated=False)
             if path.exists():

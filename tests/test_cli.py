@@ -186,13 +186,26 @@ def test_overwrite_replaces(hostile: Path) -> None:
     assert pk.open_result(hostile / "old.nc")["samples"].sizes["sample"] == 100
 
 
+TELLS_OF_EACH_BATCH = """
+from probekit.cli import main
+from probekit.statistics.feeder import Feeder
+
+def take(self, *given, original=Feeder.take):
+    print("a batch", flush=True)
+    original(self, *given)
+
+Feeder.take = take
+main()
+"""
+
+
 def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "probekit", "analyze", "-o", "r.nc", "--batch-size", "1"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", TELLS_OF_EACH_BATCH, "analyze", "-o", "r.nc", "--batch-size", "1"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    time.sleep(8)
-    assert process.poll() is None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "a batch\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from probekit.errors import OutputError
+from probekit.results import netcdf
 
 __all__ = ["save_figure", "save_tables"]
 
@@ -81,8 +82,7 @@ def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
     files = [Path(f"{stem}.nc")]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        # In memory first: HDF5 brings the process down where a disk fills while it writes.
-        files[0].write_bytes(table.to_netcdf(engine="h5netcdf"))
+        files[0].write_bytes(netcdf(table))
         by_axes: dict[tuple[str, ...], list[Any]] = {}
         for name, values in table.data_vars.items():
             by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)

@@ -21,6 +21,7 @@ from probekit.errors import OptionError, OutputError
 from probekit.models.loading import load_model
 from probekit.progress import hidden
 from probekit.provenance import provenance
+from probekit.results import netcdf
 from probekit.training.checkpoint import DRAFT
 from probekit.training.runlog import read_log
 from probekit.training.runs import CARD, Run, read_run
@@ -195,8 +196,7 @@ def _keep(found: Any, file: Path) -> None:
     draft = file.with_name(f"{DRAFT}{uuid4().hex}.nc")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # In memory first: HDF5 brings the process down where a disk fills while it writes.
-        draft.write_bytes(found.to_netcdf(engine="h5netcdf"))
+        draft.write_bytes(netcdf(found))
         os.replace(draft, file)
     except OSError as error:
         raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None

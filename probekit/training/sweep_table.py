@@ -11,6 +11,7 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.provenance import provenance
+from probekit.results import netcdf
 from probekit.training.checkpoint import write_text, write_whole
 from probekit.training.runs import Run, read_run
 
@@ -114,8 +115,7 @@ def write_table(folder: Path, table: xr.Dataset) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    # In memory first: HDF5 brings the process down where a disk fills while it writes.
-    write_whole(folder / TABLE, table.to_netcdf(engine="h5netcdf"))
+    write_whole(folder / TABLE, netcdf(table))
 
 
 def read_failures(folder: Path) -> dict[str, str]:

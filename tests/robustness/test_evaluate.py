@@ -269,9 +269,9 @@ def test_clean_numbers_are_those_of_analyze_and_the_tables_join(
         trained, images, metrics=["selectivity", "dimensionality"], batch_size=16, progress=False
     )
     for name in ("selectivity", "preferred_class", "dead"):
-        np.testing.assert_array_equal(result["units"][name], analysis["units"][name])
+        np.testing.assert_allclose(result["units"][name], analysis["units"][name], rtol=1e-12)
     for name in ("participation_ratio", "participation_ratio_unbiased", "components", "dead_units"):
-        np.testing.assert_array_equal(result["layers"][name], analysis["layers"][name])
+        np.testing.assert_allclose(result["layers"][name], analysis["layers"][name], rtol=1e-12)
     both = xr.merge(
         [analysis["units"].to_dataset(), result["units"].to_dataset()],
         compat="no_conflicts",
