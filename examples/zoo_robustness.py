@@ -105,7 +105,7 @@ def summary(
     row["dimensions, change"] = float(layers["corruption_change_participation_ratio_fraction"])
     for attack in under["attack"].values:
         for epsilon in EPSILONS:
-            value = under.sel(attack=attack, epsilon=epsilon, method="nearest")
+            value = under.sel(attack=attack).sel(epsilon=epsilon, method="nearest")
             row[f"{attack} {round(epsilon * 255)}/255"] = float(value)
     return row
 
