@@ -18,6 +18,11 @@ from probekit.models.image_model import ImageModel
 torch.set_num_threads(1)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Numbered rather than shown: bytes can differ from process to process, as a time in gzip does."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """Three nonlinearities on 8 px grey images, in train mode."""

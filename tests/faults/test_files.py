@@ -369,8 +369,8 @@ def test_stores_of_conditions(fails: Fails, tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("t10k-images-idx3-ubyte.gz", b"\x1f\x8b" + b"\0" * 30),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03")),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\xff" + b"\xff" * 1020)),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\x03", mtime=0)),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x08\xff" + b"\xff" * 1020, mtime=0)),
         ("t10k-images-idx3-ubyte", b"\0\0\x08\xff" + b"\0" * 1020),
         ("t10k-images-idx3-ubyte", b""),
     ],
