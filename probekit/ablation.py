@@ -18,10 +18,11 @@ from probekit.capture.recorder import Layers
 from probekit.capture.stream import Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import DataError, ModelError, OptionError
+from probekit.labels import strings
 from probekit.models.image_model import as_module, content_hash
 from probekit.progress import hidden
 from probekit.provenance import provenance
-from probekit.results import strings, unit_coordinates
+from probekit.results import unit_coordinates
 
 __all__ = ["ablate"]
 

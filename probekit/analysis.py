@@ -18,11 +18,12 @@ from probekit.capture.stream import Precision, Reading, find_layers, open_subjec
 from probekit.data.batches import Batch, Batches
 from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
+from probekit.labels import strings
 from probekit.metrics.registry import Metric, resolve
 from probekit.models.image_model import as_module, content_hash
 from probekit.processes import Processes, processes
 from probekit.provenance import provenance
-from probekit.results import strings, unit_coordinates
+from probekit.results import unit_coordinates
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.feeder import Feeder

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 
 from probekit.capture.layers import Layer
 from probekit.errors import OutputError, first_line, foreign_file
+from probekit.files import check_output_path, whole
+from probekit.labels import strings
 
 __all__ = ["check_output", "open_result", "save_result", "unit_coordinates"]
-
-
-def strings(values: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Text of any length, in the type that netCDF and zarr both keep."""
-    return np.array(list(values), dtype=object)
 
 
 def unit_coordinates(layers: Sequence[Layer]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
@@ -39,23 +34,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     Raises:
         OutputError: It exists already, is of an unknown kind, or its folder cannot be written.
     """
-    path = Path(path)
-    if path.suffix not in (".nc", ".zarr"):
-        raise OutputError(f"a result is written to a .nc or .zarr file, not to {str(path)!r}")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(
-            f"{str(path)!r} exists already; choose another name, or overwrite=True (--overwrite)"
-        )
-    if os.path.isdir(path) and path.suffix == ".nc":
-        raise OutputError(f"{str(path)!r} is a folder")
-    trial = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        trial.touch()
-        trial.unlink()
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
-    return path
+    return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 
 def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
@@ -78,22 +57,14 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
         OutputError: As `check_output`, or the disk is full.
     """
     path = check_output(path, overwrite=overwrite)
-    draft = path.with_name(f".{path.name}.{uuid4().hex}{path.suffix}")
     try:
-        if path.suffix == ".nc":
-            draft.write_bytes(netcdf(result))
-        else:
-            result.to_zarr(draft, consolidated=False)
-            if path.exists():
-                shutil.rmtree(path)
-        os.replace(draft, path)
+        with whole(path) as draft:
+            if path.suffix == ".nc":
+                draft.write_bytes(netcdf(result))
+            else:
+                result.to_zarr(draft, consolidated=False)
     except (OSError, UnicodeError) as error:  # text that is none is a UnicodeError
         raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
     return path
 
 

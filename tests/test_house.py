@@ -19,7 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"processes", "progress", "provenance"},
+    {"files", "labels", "processes", "progress", "provenance"},
     {"models", "data"},
     {"capture"},
     {"statistics"},

@@ -19,6 +19,7 @@ from probekit.capture.store import RecordingStore
 from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError
+from probekit.labels import strings
 from probekit.models.image_model import as_module, content_hash
 from probekit.processes import processes
 from probekit.provenance import provenance
@@ -99,7 +100,7 @@ def record(
     }
     frame = columns(found, spatial, tokens)
     if batches.classes:
-        frame["class_name"] = ("class", np.array(batches.classes, dtype=object))
+        frame["class_name"] = ("class", strings(batches.classes))
     frame.attrs["provenance"] = provenance(**identity)
     if store is None:
         return _in_memory(model, batches, found, source, reading, frame)
@@ -128,7 +129,7 @@ def columns(
             parts[name].append(np.tile(values, layer.units))
     wanted = ("channel",) if spatial == "mean" else ("channel", "y", "x", "token")
     joined = {name: ("unit", np.concatenate(parts[name]).astype(np.int64)) for name in wanted}
-    return xr.Dataset(coords={"layer": ("unit", np.array(names, dtype=object)), **joined})
+    return xr.Dataset(coords={"layer": ("unit", strings(names)), **joined})
 
 
 def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:

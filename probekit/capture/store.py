@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
+from probekit.files import whole
 
 __all__ = ["RecordingStore", "open_recording"]
 
@@ -103,18 +103,15 @@ class RecordingStore:
 
         So that a process that dies meanwhile leaves no store that a later call could take for one.
         """
-        draft = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         try:
-            frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
-            self._make_arrays(zarr.open_group(draft, mode="r+"))
-            self._note(0, draft)
-            os.replace(draft, self.path)
+            with whole(self.path) as draft:
+                frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
+                self._make_arrays(zarr.open_group(draft, mode="r+"))
+                self._note(0, draft)
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"{str(self.path)!r} cannot be written: {first_line(error)}"
             ) from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
     def _make_arrays(self, group: zarr.Group) -> None:
         shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
@@ -153,9 +150,8 @@ class RecordingStore:
 
     def _note(self, done: int, folder: Path | None = None) -> None:
         folder = folder or self.path
-        draft = folder / f".{_PROGRESS}"
-        draft.write_text(json.dumps({"done": done}))
-        os.replace(draft, folder / _PROGRESS)
+        with whole(folder / _PROGRESS) as draft:
+            draft.write_text(json.dumps({"done": done}))
         self.done = done
 
     def append(self, table: Tensor, batch: Batch) -> None:

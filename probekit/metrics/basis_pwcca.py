@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.labels import strings
 
 __all__ = ["pwcca_distance", "pwcca_ratio"]
 
@@ -170,7 +171,7 @@ def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataAr
     if not names:
         raise DataError("the two recordings have no layer of the same name")
     found = [_distance(_layer(first, name), _layer(second, name), *options) for name in names]
-    layer = {"layer": np.array(names, dtype=object)}
+    layer = {"layer": strings(names)}
     return xr.DataArray(found, layer, "layer", "pwcca_distance")
 
 

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.errors import DataError, OptionError
+from probekit.labels import strings
 
 __all__ = ["linear_basis_selectivity"]
 
@@ -180,7 +181,7 @@ def _by_layer(recording: xr.Dataset, search: _Search) -> xr.Dataset:
     ]
     return xr.Dataset(
         {key: ("layer", [one[key] for one in found]) for key in found[0]},
-        coords={"layer": np.array(names, dtype=object)},
+        coords={"layer": strings(names)},
     )
 
 

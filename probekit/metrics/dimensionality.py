@@ -12,6 +12,7 @@ import xarray as xr
 
 from probekit.capture.sources import Spatial
 from probekit.errors import DataError, OptionError, some_of
+from probekit.labels import strings
 from probekit.metrics.registry import register
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
@@ -299,7 +300,7 @@ def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) ->
         found[name] = function(feed(part, Covariance("flatten")))
     if len(found) == 1:
         return next(iter(found.values()))
-    layer = xr.DataArray(np.array(list(found), dtype=object), dims="layer", name="layer")
+    layer = xr.DataArray(strings(found), dims="layer", name="layer")
     return xr.concat(list(found.values()), layer)
 
 

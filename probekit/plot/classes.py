@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from probekit.errors import DataError, LayerError, close_matches
+from probekit.labels import strings
 from probekit.plot.canvas import canvas
 from probekit.plot.labels import name_axis, plain, room, shown, title
 from probekit.plot.reading import Array, Results, compare, lacking, table
@@ -212,7 +213,7 @@ def _tuning(result: Any, layer: str, channel: int) -> xr.DataArray:
 
 def _class_names(means: xr.DataArray) -> Any:
     coordinate = "class_name" if "class_name" in means.coords else "class"
-    return np.array([str(name) for name in means[coordinate].values], dtype=object)
+    return strings(means[coordinate].values)
 
 
 def _draw_tuning(ax: Axes, means: Array, colour: str, number: int, several: int) -> Any:

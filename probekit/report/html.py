@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
+from probekit.files import check_output_path, whole
 from probekit.report.html_images import thumbnails, wanted_samples
 from probekit.report.html_sections import sections
 from probekit.report.html_subject import Subject, subjects
@@ -81,7 +80,11 @@ def report(
     path = check_page(out, overwrite=overwrite)
     every = subjects(results, names)
     page = _fitted(every, data, model, title, budget)
-    _write(page, path)
+    try:
+        with whole(path) as draft:
+            draft.write_bytes(page)
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
     return path
 
 
@@ -91,34 +94,7 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
     Raises:
         OutputError: It exists already, is no `.html`, or its folder cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise OutputError(f"a report is written to a .html file, not to {str(path)!r}")
-    if os.path.isdir(path):
-        raise OutputError(f"{str(path)!r} is a folder")
-    if os.path.lexists(path) and not overwrite:
-        raise OutputError(
-            f"{str(path)!r} exists already; choose another name, or overwrite=True (--overwrite)"
-        )
-    trial = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        trial.touch()
-        trial.unlink()
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
-    return path
-
-
-def _write(page: bytes, path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        draft.write_bytes(page)
-        os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    return check_output_path(path, (".html", ".htm"), "a report", overwrite=overwrite)
 
 
 def _fitted(

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, ProbekitError, some_of
+from probekit.labels import strings
 from probekit.results import open_result
 from probekit.robustness.robustness_rows import join_results
 
@@ -160,7 +161,7 @@ def _subject(name: str, tree: xr.DataTree) -> Subject:
     if "layers" in tree.children:
         layers = tree["layers"].to_dataset()
     else:
-        layers = xr.Dataset(coords={"layer": np.array(own, dtype=object)})
+        layers = xr.Dataset(coords={"layer": strings(own)})
     if missing := set(own) - set(layers["layer"].values.tolist()):
         raise DataError(
             f"the table of layers of {name!r} lacks {some_of(sorted(map(str, missing)))}, which has "

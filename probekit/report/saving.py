@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from probekit.errors import OutputError
+from probekit.files import whole
 from probekit.results import netcdf
 
 __all__ = ["save_figure", "save_tables"]
@@ -43,18 +44,19 @@ def save_figure(
     """
     import matplotlib.pyplot as plt
 
-    whole = getattr(figure, "figure", figure)
+    drawn = getattr(figure, "figure", figure)
     files = [Path(f"{stem}.{kind}") for kind in kinds]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probekit"}):
             for file in files:
                 known = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
-                whole.savefig(file, dpi=dpi, bbox_inches="tight", **known)
+                with whole(file) as draft:
+                    drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **known)
     except OSError as error:
         raise OutputError(f"{error.filename!r} cannot be written: {error.strerror}") from None
     finally:
-        plt.close(whole)
+        plt.close(drawn)
     return files
 
 
@@ -82,7 +84,8 @@ def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
     files = [Path(f"{stem}.nc")]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        files[0].write_bytes(netcdf(table))
+        with whole(files[0]) as draft:
+            draft.write_bytes(netcdf(table))
         by_axes: dict[tuple[str, ...], list[Any]] = {}
         for name, values in table.data_vars.items():
             by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)
@@ -91,7 +94,8 @@ def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
             rows = table[names].reset_coords(drop=not axes)
             frame = rows.to_dataframe(dim_order=list(axes)) if axes else rows.to_pandas()
             text = frame.to_csv() if axes else frame.to_frame().T.to_csv(index=False)
-            files[-1].write_text(text)
+            with whole(files[-1]) as draft:
+                draft.write_text(text)
     except OSError as error:
         raise OutputError(f"{str(files[-1])!r} cannot be written: {error.strerror}") from None
     return files

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.errors import DataError, ModelError, OptionError
+from probekit.labels import strings
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity import Selectivity
-from probekit.results import strings, unit_coordinates
+from probekit.results import unit_coordinates
 from probekit.robustness.perturbed import Condition, Perturbed
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
+from probekit.files import DRAFT, whole
 from probekit.results import open_result, save_result
 from probekit.robustness.perturbed import Condition
 
 __all__ = ["ConditionStore"]
 
 IDENTITY = "identity.json"
-_DRAFT = ".identity-"
 
 
 class ConditionStore:
@@ -80,17 +78,13 @@ class ConditionStore:
             known = file.read_text(errors="replace") if file.exists() else None
             if known is None:
                 # A process that died while it began the folder can have left its draft there.
-                if any(not path.name.startswith(_DRAFT) for path in folder.iterdir()):
+                if any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
                     raise OutputError(
                         f"{str(folder)!r} holds something else than conditions of a robustness run; "
                         "choose an empty or a new folder"
                     )
-                draft = folder / f"{_DRAFT}{uuid4().hex}"
-                try:
+                with whole(file) as draft:
                     draft.write_text(json.dumps(self._identity, indent=1))
-                    os.replace(draft, file)
-                finally:
-                    draft.unlink(missing_ok=True)
                 return
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error

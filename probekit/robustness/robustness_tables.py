@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from probekit.errors import OptionError
-from probekit.results import strings
+from probekit.labels import strings
 from probekit.robustness.corruption_tables import CORRUPTIONS
 from probekit.robustness.perturbed import CLEAN, Condition
 

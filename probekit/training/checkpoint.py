@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import safe_open
@@ -16,22 +15,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from probekit.errors import OutputError, foreign_file
+from probekit.files import whole
 
 __all__ = [
-    "DRAFT",
     "capture_random_state",
     "damaged",
     "momentum_of",
     "read_checkpoint",
-    "remove_drafts",
     "restore_momentum",
     "restore_random_state",
     "write_checkpoint",
     "write_text",
     "write_whole",
 ]
-
-DRAFT = ".draft-"
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -40,16 +36,13 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OutputError: It cannot be written (disk full, say); the old file is as it was.
     """
-    draft = path.with_name(f"{DRAFT}{uuid4().hex}")
     try:
-        with draft.open("wb") as file:
+        with whole(path) as draft, draft.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
         _sync_folder(path.parent)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         kept = "; the file that was there is whole" if path.exists() else ""
         raise OutputError(
             f"{str(path)!r} cannot be written ({error.strerror}){kept}; make room and start again "
@@ -70,12 +63,6 @@ def _sync_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write_whole` for text."""
     write_whole(path, text.encode())
-
-
-def remove_drafts(folder: Path) -> None:
-    """Removes what writes left behind that were cut off."""
-    for draft in folder.glob(f"{DRAFT}*"):
-        draft.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -6,23 +6,22 @@ import ast
 import hashlib
 import inspect
 import json
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError
+from probekit.files import whole
+from probekit.labels import strings
 from probekit.models.loading import load_model
 from probekit.progress import hidden
 from probekit.provenance import provenance
 from probekit.results import netcdf
-from probekit.training.checkpoint import DRAFT
 from probekit.training.runlog import read_log
 from probekit.training.runs import CARD, Run, read_run
 
@@ -142,7 +141,7 @@ def run_outcomes(folder: str | Path) -> xr.Dataset:
     runs = find_runs(folder)
     found = []
     for run in runs:
-        table = xr.Dataset(coords={"layer": np.array(list(run.selectivity), dtype=object)})
+        table = xr.Dataset(coords={"layer": strings(run.selectivity)})
         for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
             value = getattr(run, name)
             table[name] = np.nan if value is None else float(value)
@@ -158,7 +157,7 @@ def _history(run: Run) -> xr.Dataset:
     table = xr.Dataset(
         coords={
             "epoch": [record["epoch"] for record in records],
-            "layer": np.array(layers, dtype=object),
+            "layer": strings(layers),
         }
     )
     for name in _OF_EPOCHS:
@@ -193,15 +192,12 @@ def _keep(found: Any, file: Path) -> None:
         raise OptionError(
             f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
         )
-    draft = file.with_name(f"{DRAFT}{uuid4().hex}.nc")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(netcdf(found))
-        os.replace(draft, file)
+        with whole(file) as draft:
+            draft.write_bytes(netcdf(found))
     except OSError as error:
         raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> xr.Dataset:
@@ -220,12 +216,10 @@ def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) ->
         name.removesuffix(f"/seed_{run.seed}") for name, run in zip(names, runs, strict=True)
     ]
     if all(variant != name for variant, name in zip(variants, names, strict=True)):
-        return _over(table, "variant", np.array(variants, dtype=object), seeds)
+        return _over(table, "variant", strings(variants), seeds)
     if len(set(zip(alphas, seeds, strict=True))) == len(runs) and not np.isnan(alphas).any():
         return _over(table, "alpha", np.array(alphas), seeds)
-    return table.assign_coords(
-        run=np.array(names, dtype=object), alpha=("run", alphas), seed=("run", seeds)
-    )
+    return table.assign_coords(run=strings(names), alpha=("run", alphas), seed=("run", seeds))
 
 
 def _over(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:

@@ -14,7 +14,8 @@ import pandas as pd
 
 from probekit._version import __version__
 from probekit.errors import OptionError, OutputError, foreign_file
-from probekit.training.checkpoint import DRAFT, remove_drafts, write_text
+from probekit.files import DRAFT, remove_drafts
+from probekit.training.checkpoint import write_text
 
 __all__ = [
     "Run",

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
+from probekit.labels import strings
 from probekit.provenance import provenance
 from probekit.results import netcdf
 from probekit.training.checkpoint import write_text, write_whole
@@ -104,7 +105,7 @@ def _empty_table(
         coords={
             "alpha": np.array(alphas, dtype=float),
             "seed": np.array(seeds, dtype=np.int64),
-            "layer": np.array(layers, dtype=object),
+            "layer": strings(layers),
         },
     )
 

@@ -20,7 +20,6 @@ import probekit as pk
 from probekit.cli import app
 from probekit.data.images import TensorImages
 from probekit.errors import DataError, OptionError, OutputError
-from probekit.report import html as html_module
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028&amp;\udcff"
 
@@ -170,7 +169,7 @@ def test_output_is_judged_before_results_are_read(tmp_path: Path) -> None:
     cases = {
         "there.html": "exists already",
         "folder.html": "is a folder",
-        "page.txt": r"\.html file",
+        "page.txt": r"\.html or \.htm file",
         "no/such/folder/r.html": "cannot be written",
         "zero\0.html": "cannot be written",
     }
@@ -189,7 +188,7 @@ def test_is_written_whole_or_not_at_all(
     def fail(*given: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html_module.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OutputError, match="No space left"):
         pk.report(result, path, overwrite=True)
     assert path.read_bytes() == before

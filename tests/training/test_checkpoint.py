@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from probekit.errors import OutputError
+from probekit.files import remove_drafts
 from probekit.training.checkpoint import (
     capture_random_state,
     momentum_of,
     read_checkpoint,
-    remove_drafts,
     restore_momentum,
     restore_random_state,
     write_checkpoint,

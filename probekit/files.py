@@ -1,0 +1,87 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from probekit.errors import OutputError
+
+__all__ = ["DRAFT", "check_output_path", "remove_drafts", "whole"]
+
+DRAFT = ".draft-"
+
+
+def check_output_path(
+    path: str | Path, endings: Sequence[str], what: str, *, overwrite: bool = False
+) -> Path:
+    """Makes sure, before any work, that something can be written.
+
+    Args:
+        path: Where.
+        endings: The endings that it may have; one of `.zarr` is of a folder.
+        what: What is to be written, for the message.
+        overwrite: Something may be there already.
+
+    Raises:
+        OutputError: It exists already, has another ending, or its folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in endings:
+        raise OutputError(
+            f"{what} is written to a {' or '.join(endings)} file, not to {str(path)!r}"
+        )
+    if os.path.isdir(path) and path.suffix != ".zarr":
+        raise OutputError(f"{str(path)!r} is a folder")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(
+            f"{str(path)!r} exists already; choose another name, or overwrite=True (--overwrite)"
+        )
+    trial = path.with_name(f"{DRAFT}{uuid4().hex}")
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is an OSError, one with a null byte a ValueError
+        trial.touch()
+        trial.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside a path to write to, which takes the path's place at the end of the block.
+
+    Where the block raises, what was at the path stays, and nothing else is left. A folder takes the
+    place of a folder, for which that is removed first.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole(Path(folder, "notes.txt")) as draft:
+        ...         _ = draft.write_text("all of it")
+        ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
+        [('notes.txt', 'all of it')]
+    """
+    draft = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
+    try:
+        yield draft
+        if draft.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(draft, path)
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes files that writes left behind that were cut off."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        draft.unlink(missing_ok=True)
