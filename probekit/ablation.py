@@ -17,9 +17,10 @@ from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers
 from probekit.capture.stream import Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
-from probekit.errors import DataError, ModelError, OptionError
+from probekit.errors import DataError, OptionError
 from probekit.labels import strings
-from probekit.models.image_model import as_module, content_hash
+from probekit.models.image_model import describe
+from probekit.models.logits import correct
 from probekit.progress import hidden
 from probekit.provenance import provenance
 from probekit.results import unit_coordinates
@@ -103,17 +104,15 @@ def ablate(
     held_at = run.means() if value == "mean" else {}
     counts = np.round(shares * run.units).astype(np.int64)
     table = np.empty((len(orders), len(counts)))
-    clean: float | None = None
+    known: dict[bytes, float] = {}
     bar = tqdm(total=table.size, desc="ablate", unit="pass", disable=hidden(progress))
     with bar:
         for row, order in enumerate(orders.values()):
             for column, count in enumerate(counts):
-                if count == 0 and clean is not None:
-                    table[row, column] = clean
-                else:
-                    table[row, column] = run.accuracy(order[:count], held_at)
-                if count == 0:
-                    clean = table[row, column]
+                held = run.held(order[:count])
+                if held not in known:  # none and all units are the same in every order
+                    known[held] = run.accuracy(held, held_at)
+                table[row, column] = known[held]
                 bar.update()
     result = xr.Dataset(
         {
@@ -124,7 +123,7 @@ def ablate(
         coords={"order": strings(list(orders)), "fraction": shares},
     )
     result.attrs["provenance"] = provenance(
-        model={"type": type(as_module(model)).__name__, "hash": content_hash(as_module(model))},
+        model=describe(model),
         data=batches.provenance(),
         layers=[layer.name for layer in found],
         value=value,
@@ -188,16 +187,21 @@ class _Ablation:
                     sums[name] = sums.get(name, 0) + table.double().sum(0).cpu()
         return {name: total / count for name, total in sums.items()}
 
-    def accuracy(self, ablated: Order, values: Mapping[str, Tensor]) -> float:
+    def held(self, ablated: Order) -> bytes:
+        """Which units are held, one byte a unit."""
+        mask = np.zeros(self.units, np.bool_)
+        mask[ablated] = True
+        return mask.tobytes()
+
+    def accuracy(self, held: bytes, values: Mapping[str, Tensor]) -> float:
         """Share of right predictions while some units are held."""
-        mask = torch.zeros(self.units, dtype=torch.bool)
-        mask[torch.from_numpy(ablated)] = True
+        mask = torch.frombuffer(bytearray(held), dtype=torch.bool)
         parts = torch.split(mask, [layer.units for layer in self._layers])
-        held = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
+        by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
         hits = count = 0
-        with self._stream(Clamped(held, values)) as observed:
+        with self._stream(Clamped(by_layer, values)) as observed:
             for seen in observed:
-                hits += int(_right(seen.output, seen.batch.labels))
+                hits += int(correct(seen.output, seen.batch.labels, "ablation").sum())
                 count += len(seen.batch)
         if not count:
             raise DataError(f"{self._batches.name} gave no samples the second time")
@@ -213,12 +217,3 @@ def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
     if not rising or shares[0] < 0 or shares[-1] > 1:
         raise OptionError(f"fractions rise from 0 to 1 and are two or more, not {fractions!r}")
     return shares
-
-
-def _right(output: Any, labels: Tensor) -> Tensor:
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
-        raise ModelError(
-            "ablation needs a model that gives logits (batch, classes); hand over one that returns "
-            "them alone"
-        )
-    return (output.argmax(1) == labels).sum()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Tokens
@@ -20,7 +20,7 @@ from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.labels import strings
 from probekit.metrics.registry import Metric, resolve
-from probekit.models.image_model import as_module, content_hash
+from probekit.models.image_model import describe
 from probekit.processes import Processes, processes
 from probekit.provenance import provenance
 from probekit.results import unit_coordinates
@@ -176,7 +176,7 @@ def analyze(
     passed = Pass(found, wanted).run(model, batches, reading)
     samples = passed.samples()
     facts = {
-        "model": _describe(model),
+        "model": describe(model),
         "data": batches.provenance()
         | {"seen": samples.sizes["sample"], "skipped": batches.skipped},
         "layers": [layer.name for layer in found],
@@ -291,12 +291,6 @@ def _say_what_is_absent(units: xr.Dataset, classes: Sequence[str]) -> None:
 def _same_classes(model: Any, classes: Sequence[str]) -> bool:
     known = getattr(model, "classes", ())
     return not known or not classes or tuple(known) == tuple(classes)
-
-
-def _describe(model: Any) -> dict[str, Any]:
-    known = dict(getattr(model, "provenance", {}) or {})
-    module: nn.Module = as_module(model)
-    return {"type": type(module).__name__, **known, "hash": content_hash(module)}
 
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:

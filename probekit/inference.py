@@ -14,6 +14,7 @@ __all__ = ["adjust_p_values", "bootstrap_interval", "compare_means", "rank_trend
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Correction: TypeAlias = Literal["holm", "bh"]
+_BLOCK = 500  # rows resampled at once, so that memory does not grow with them
 
 
 def bootstrap_interval(
@@ -55,30 +56,48 @@ def bootstrap_interval(
         raise OptionError(f"there is no dimension {dim!r} to resample, only {values.dims}")
     if not 0 < level < 1 or resamples < 1:
         raise OptionError(f"level is above 0 and below 1, and resamples from 1, not {level!r}")
-    draws = np.random.default_rng(seed)
-
-    def interval(table: Array) -> tuple[Array, Array, Array, Array]:
-        known = ~np.isnan(table)
-        count = np.asarray(known.sum(-1))
-        means = [np.full(count.shape, np.nan) for _ in range(3)]
-        for size in np.unique(count[count > 0]):
-            rows = count == size
-            column = table[rows][known[rows]].reshape(-1, size)
-            means[0][rows] = column.mean(-1)
-            if size > 1:
-                drawn = draws.integers(0, size, (resamples, size))
-                resampled = column[:, drawn].mean(-1)
-                tails = [(1 - level) / 2, (1 + level) / 2]
-                means[1][rows], means[2][rows] = np.quantile(resampled, tails, axis=-1)
-        return means[0], means[1], means[2], count
-
     parts = xr.apply_ufunc(
-        interval,
+        lambda table: resampled_mean(table, level, resamples, seed),
         values.astype(np.float64),
         input_core_dims=[[dim]],
-        output_core_dims=[[], [], [], []],
+        output_core_dims=[[], [], []],
     )
-    return xr.Dataset(dict(zip(("mean", "low", "high", "count"), parts, strict=True)))
+    found = xr.Dataset(dict(zip(("mean", "low", "high"), parts, strict=True)))
+    return found.assign(count=values.notnull().sum(dim))
+
+
+def resampled_mean(
+    table: Array, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """The mean of replicates and the ends of its interval, as in `bootstrap_interval`.
+
+    Args:
+        table: (..., replicate); NaN is left out.
+        level: As there.
+        resamples: As there.
+        seed: As there.
+
+    Returns:
+        Mean, lower and upper end, (...) each.
+    """
+    draws = np.random.default_rng(seed)
+    known = ~np.isnan(table)
+    count = known.sum(-1)
+    mean, low, high = (np.full(count.shape, np.nan) for _ in range(3))
+    for size in np.unique(count[count > 0]):
+        rows = count == size
+        column = table[rows][known[rows]].reshape(-1, size)
+        mean[rows] = column.mean(-1)
+        if size > 1:
+            drawn = draws.integers(0, size, (resamples, size))
+            shares = np.stack([np.bincount(one, minlength=size) for one in drawn], -1) / size
+            tails = [(1 - level) / 2, (1 + level) / 2]
+            ends = [
+                np.quantile(column[start : start + _BLOCK] @ shares, tails, axis=-1)
+                for start in range(0, len(column), _BLOCK)
+            ]
+            low[rows], high[rows] = np.concatenate(ends, -1)
+    return mean, low, high
 
 
 def adjust_p_values(p: npt.ArrayLike, method: Correction = "holm") -> Array:

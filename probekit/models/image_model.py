@@ -128,6 +128,17 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
             child.training = training
 
 
+def describe(model: Any) -> dict[str, Any]:
+    """A model in a result's provenance: its type, what is known of its origin, and its `content_hash`.
+
+    >>> describe(nn.ReLU())["type"]
+    'ReLU'
+    """
+    module = as_module(model)
+    known = dict(getattr(model, "provenance", {}) or {})
+    return {"type": type(module).__name__, **known, "hash": content_hash(module)}
+
+
 def content_hash(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and values of a module's state, as `sha256:...`.
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probekit.errors import DataError, OptionError, some_of
+from probekit.inference import resampled_mean
 from probekit.plot.canvas import canvas
-from probekit.plot.intervals import bootstrap
 from probekit.plot.labels import alpha_bar, layer_axis, room, words
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
@@ -43,7 +43,7 @@ def alpha_curve(
         'test accuracy'
     """
     values, alphas = _values(sweep, variable)
-    mean, low, high = bootstrap(values)
+    mean, low, high = resampled_mean(values.T)
     colours = alpha_colours(alphas)
     with canvas(ax, 3.3, 2.4) as ax:
         if 0.0 in alphas:
@@ -87,7 +87,8 @@ def alpha_trade_off(
     """
     (across, alphas), (up, _) = _values(sweep, x), _values(sweep, y)
     colours = alpha_colours(alphas)
-    (x_mean, x_low, x_high), (y_mean, y_low, y_high) = bootstrap(across), bootstrap(up)
+    x_mean, x_low, x_high = resampled_mean(across.T)
+    y_mean, y_low, y_high = resampled_mean(up.T)
     with canvas(ax, 3.4, 2.5) as ax:
         if len(across) > 1:
             for column, colour in enumerate(colours):

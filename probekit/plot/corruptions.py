@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
+from probekit.inference import resampled_mean
 from probekit.plot.canvas import canvas
-from probekit.plot.intervals import bootstrap
 from probekit.plot.labels import name_axis, title
 from probekit.plot.reading import Compared, Results, compare, table
 from probekit.plot.series import colours_of, name_results
@@ -111,7 +111,7 @@ def _rows(compared: Compared, found: list[list[xr.DataArray]], label: str, ax: A
             rows = np.arange(len(names)) + (number - (len(found) - 1) / 2) * room
             ends = values.mean(0)[:, [0, -1]]
             ax.hlines(rows, ends.min(1), ends.max(1), color=colour, lw=1, alpha=0.45)
-            mean, low, high = bootstrap(values.mean(2))
+            mean, low, high = resampled_mean(values.mean(2).T)
             ax.plot(mean, rows, "o", ms=3.5, color=colour, mew=0)
             ax.hlines(rows, low, high, color=colour, lw=2.2)
         for row in range(1, len(names), 2):

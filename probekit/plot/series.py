@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from probekit.inference import resampled_mean
 from probekit.plot.colours import Colour, alpha_map, alpha_norm, palette
-from probekit.plot.intervals import bootstrap
 from probekit.plot.labels import alpha_bar, key
 from probekit.plot.reading import Array, Compared
 
@@ -70,7 +70,7 @@ def curve(
     dashes: str = "-",
 ) -> Line2D:
     """The mean of replicates (replicate, place) as a line, with the band of its interval."""
-    mean, low, high = bootstrap(replicates)
+    mean, low, high = resampled_mean(np.moveaxis(replicates, 0, -1))
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
     marker = _MARKERS[number % len(_MARKERS)] if markers else ""

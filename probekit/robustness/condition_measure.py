@@ -12,10 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.errors import DataError, ModelError, OptionError
+from probekit.errors import OptionError
 from probekit.labels import strings
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity import Selectivity
+from probekit.models.logits import correct
 from probekit.results import unit_coordinates
 from probekit.robustness.perturbed import Condition, Perturbed
 from probekit.statistics.class_means import ClassMeans
@@ -77,7 +78,9 @@ class Measure:
             activations: (batch, units) of each layer for it.
             clean: The same for the clean images, where there are any.
         """
-        outcomes = dict(batch.outcomes) or {"correct": _correct(output, batch)[:, None]}
+        outcomes = dict(batch.outcomes) or {
+            "correct": correct(output, batch.labels, "robustness")[:, None]
+        }
         for name, table in outcomes.items():
             self._outcomes.setdefault(name, ClassMeans()).update(table, batch.labels)
         for name, table in activations.items():
@@ -182,17 +185,3 @@ def _joined(statistics: Iterable[ClassMeans]) -> ClassMeans:
 def _double(table: Tensor) -> Tensor:
     """In float64, on the CPU where the device knows none."""
     return (table.cpu() if table.device.type == "mps" else table).to(torch.float64)
-
-
-def _correct(output: Any, batch: Perturbed) -> Tensor:
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"robustness needs logits (batch, classes) of two classes or more, and the model gives "
-            f"{shape}; hand over a module that returns the logits alone"
-        )
-    if int(batch.labels.max()) >= output.shape[1]:
-        raise DataError(
-            f"label {int(batch.labels.max())} is out of range: the model has {output.shape[1]} classes"
-        )
-    return output.argmax(1) == batch.labels

@@ -19,7 +19,7 @@ from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.registry import Metric
 from probekit.metrics.selectivity import Selectivity
-from probekit.models.image_model import as_module, borrow, content_hash
+from probekit.models.image_model import as_module, borrow, content_hash, describe
 from probekit.processes import processes
 from probekit.provenance import provenance
 from probekit.results import open_result
@@ -147,7 +147,7 @@ def robustness(
     conditions = [condition for one in passes for condition in one.conditions]
     baseline = _reference(reference, conditions)
     facts = {
-        "model": _describe(model),
+        "model": _identity_of(model),
         "data": batches.provenance(),
         "layers": [layer.name for layer in found],
         "dimensionality": dimensionality,
@@ -160,7 +160,7 @@ def robustness(
         subject.fill(kept, one)
     result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
-        **facts | {"model": dict(getattr(model, "provenance", {})) | _describe(model)},
+        **facts | {"model": describe(model) | _identity_of(model)},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
         device=None if device is None else str(device),
     )
@@ -288,8 +288,8 @@ def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None
     return given
 
 
-def _describe(model: Any) -> dict[str, Any]:
-    """What a model's numbers depend on."""
+def _identity_of(model: Any) -> dict[str, Any]:
+    """What a model's numbers depend on: not where its file lies."""
     module = as_module(model)
     options = {
         name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
