@@ -101,6 +101,19 @@ def difference(
     return Found(what, *numbers, float(found["p"]), sign)
 
 
+def less(
+    what: str, table: xr.Dataset, name: str, one: Any, other: Any, sign: int, scale: float = 100
+) -> Found:
+    """Difference of means between two alphas or variants; of shares in points, unless `scale` is 1."""
+    axis = "variant" if "variant" in table.dims else "alpha"
+    here, there = table[name].sel({axis: one}), table[name].sel({axis: other})
+    unit = " (points)" if scale == 100 else ""
+    names = [f"{end:g}" if axis == "alpha" else end for end in (one, other)]
+    return difference(
+        f"{what} at {names[0]} less that at {names[1]}{unit}", here, there, sign, scale
+    )
+
+
 def change(what: str, one: xr.DataArray, other: xr.DataArray, sign: int) -> Found:
     """Mean over seeds of a difference inside each network."""
     inside = one - other
@@ -110,7 +123,7 @@ def change(what: str, one: xr.DataArray, other: xr.DataArray, sign: int) -> Foun
 def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     """Claims of Selectivity considered harmful."""
     sweep, controls = numbers.sweep, numbers.controls
-    accuracy, plain = sweep["test_accuracy"], sweep.sel(alpha=0)
+    plain = sweep.sel(alpha=0)
     down, up = modest(sweep, slice(None, 0)), modest(sweep, slice(0, None))
     yield (
         "selectivity follows alpha",
@@ -126,13 +139,7 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         yield (
             "raising selectivity lowers accuracy",
             "F",
-            difference(
-                f"accuracy at {alpha:g} less that at 0 (points)",
-                accuracy.sel(alpha=alpha),
-                plain["test_accuracy"],
-                -1,
-                100,
-            ),
+            less("accuracy", sweep, "test_accuracy", alpha, 0, -1),
         )
     for alpha in down["alpha"].values[:-1]:
         fold = float(
@@ -141,37 +148,21 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         yield (
             "selectivity can be cut 2.5-fold at no cost (ResNet20)",
             "S",
-            difference(
-                f"accuracy at {alpha:g}, selectivity cut {fold:.1f}-fold, less that at 0 (points)",
-                accuracy.sel(alpha=alpha),
-                plain["test_accuracy"],
-                0,
-                100,
+            less(
+                f"accuracy, selectivity cut {fold:.1f}-fold,", sweep, "test_accuracy", alpha, 0, 0
             ),
         )
     for alpha in sweep["alpha"].values[[0, -1]]:
         yield (
             "at the largest alphas networks collapse",
             "F",
-            difference(
-                f"accuracy at {alpha:g} less that at 0 (points)",
-                accuracy.sel(alpha=alpha),
-                plain["test_accuracy"],
-                -1,
-                100,
-            ),
+            less("accuracy", sweep, "test_accuracy", alpha, 0, -1),
         )
     highest = float(up["alpha"].max())
     yield (
         "raising costs more than lowering",
         "F",
-        difference(
-            f"accuracy at {-highest:g} less that at {highest:g} (points)",
-            accuracy.sel(alpha=-highest),
-            accuracy.sel(alpha=highest),
-            1,
-            100,
-        ),
+        less("accuracy", sweep, "test_accuracy", -highest, highest, 1),
     )
     for alpha in (-highest, highest):
         ratio = sweep["pwcca_ratio"].sel(alpha=alpha)
@@ -206,12 +197,7 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     yield (
         "dead units do not explain it",
         "R",
-        difference(
-            f"share of dead units at {-highest:g} less that at 0",
-            sweep["dead_fraction"].sel(alpha=-highest),
-            plain["dead_fraction"],
-            0,
-        ),
+        less("share of dead units", sweep, "dead_fraction", -highest, 0, 0, 1),
     )
     yield (
         "selective networks learn no faster",
@@ -223,19 +209,12 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
             -1,
         ),
     )
-    base = controls["test_accuracy"].sel(variant="alpha 0")
     for name in controls["variant"].values:
         if str(name).endswith("to 1") or str(name).endswith("at 1"):
             yield (
                 "raising it costs accuracy also with warm-up or in some layers",
                 "R",
-                difference(
-                    f"accuracy, {name}, less that at 0 (points)",
-                    controls["test_accuracy"].sel(variant=name),
-                    base,
-                    -1,
-                    100,
-                ),
+                less("accuracy", controls, "test_accuracy", name, "alpha 0", -1),
             )
 
 
@@ -252,25 +231,12 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     yield (
         "lower selectivity stands corruptions better",
         "F",
-        difference(
-            f"mean accuracy on corrupted images at {lowest:g} less that at 0 (points)",
-            sweep["accuracy_mean"].sel(alpha=lowest),
-            sweep["accuracy_mean"].sel(alpha=0),
-            1,
-            100,
-        ),
+        less("mean accuracy on corrupted images", sweep, "accuracy_mean", lowest, 0, 1),
     )
-    relative = sweep["accuracy_relative_mean"]
     yield (
         "also relative to the clean accuracy",
         "S",
-        difference(
-            f"relative accuracy at {lowest:g} less that at 0 (points)",
-            relative.sel(alpha=lowest),
-            relative.sel(alpha=0),
-            1,
-            100,
-        ),
+        less("relative accuracy", sweep, "accuracy_relative_mean", lowest, 0, 1),
     )
     better = (
         sweep["accuracy"].mean("severity").sel(alpha=lowest)
@@ -290,13 +256,7 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     yield (
         "raising selectivity costs little more",
         "F",
-        difference(
-            f"mean accuracy on corrupted images at {-lowest:g} less that at 0 (points)",
-            sweep["accuracy_mean"].sel(alpha=-lowest),
-            sweep["accuracy_mean"].sel(alpha=0),
-            0,
-            100,
-        ),
+        less("mean accuracy on corrupted images", sweep, "accuracy_mean", -lowest, 0, 0),
     )
     for attack in sweep["attack"].values:
         for epsilon in sweep["epsilon"].values[[0, 2, -1]]:
@@ -346,18 +306,12 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         "S",
         trend("alpha and that gap", modest(gap.to_dataset(name="gap")), "gap", -1),
     )
-    selectivity = reverse["selectivity_mean"]
     for name, sign in (("AugMix", -1), ("PGD", 1)):
         verb = "lowers" if sign < 0 else "raises"
         yield (
             f"training with {name} {verb} selectivity",
             "S",
-            difference(
-                f"mean selectivity with {name} less that without",
-                selectivity.sel(variant=name),
-                selectivity.sel(variant="plain"),
-                sign,
-            ),
+            less("mean selectivity", reverse, "selectivity_mean", name, "plain", sign, 1),
         )
 
 
@@ -381,13 +335,7 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
             yield (
                 f"what alpha does when it acts {kind} alone",
                 "R",
-                difference(
-                    f"accuracy, {kind} {alpha}, less that at 0 (points)",
-                    late["test_accuracy"].sel(variant=f"{kind} {alpha}"),
-                    late["test_accuracy"].sel(variant="alpha 0"),
-                    -1,
-                    100,
-                ),
+                less("accuracy", late, "test_accuracy", f"{kind} {alpha}", "alpha 0", -1),
             )
     training = numbers.training.sel(variant="alpha 0")["selectivity_mean"]
     yield (

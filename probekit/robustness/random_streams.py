@@ -2,22 +2,22 @@
 
 The numbers come from a counter, not from a generator with a state: the word at position p of image i
 is a hash of (seed, corruption, severity, i) and p. So it is the same in any batch, order, process
-and on any device. Integer arithmetic is 32-bit with wrap-around, which vectorizes on every device
-and is exact on all of them. The hash of a position and the 64-bit key of an image are each mixed by
-well-known finalizers (splitmix64 for keys, Prospecting-for-hash-functions' ``lowbias32`` for
-positions, https://github.com/skeeto/hash-prospector), and one more round joins the two.
+and on any device. An image has a 64-bit key (`probekit.statistics.streams`); from there on integers
+have 32 bits with wrap-around, which vectorizes on every device and is exact on all of them. The hash
+of a position is Prospecting-for-hash-functions' ``lowbias32``
+(https://github.com/skeeto/hash-prospector), and one more round joins it with the key.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from probekit.statistics.streams import keyed
 
 __all__ = ["RandomStreams"]
 
@@ -94,20 +94,9 @@ class RandomStreams:
 
 
 def _image_keys(name: str, index: Sequence[int]) -> Tensor:
-    """A mask and an odd multiplier for each image, int32 (images, 2).
-
-    They are the two halves of splitmix64 (Steele et al., OOPSLA 2014) of the name and the index.
-    """
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    state = np.asarray(index, dtype=np.uint64) * np.uint64(_GOLDEN)
-    state += np.frombuffer(digest, dtype="<u8")
-    for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ (state >> np.uint64(shift))) * np.uint64(multiplier)
-    state ^= state >> np.uint64(31)
-    halves = np.stack(
-        [state >> np.uint64(32), state & np.uint64(0xFFFFFFFF) | np.uint64(1)], axis=1
-    )
-    return torch.from_numpy(halves.astype(np.uint32).view(np.int32))
+    """A mask and an odd multiplier for each image, int32 (images, 2): halves of its 64-bit key."""
+    words = keyed(name, torch.as_tensor(index))
+    return torch.stack([words >> 32, words << 32 >> 32 | 1], 1).int()
 
 
 @functools.lru_cache(maxsize=32)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["coins", "key", "mix", "permuted", "poisson", "uniform", "words"]
+__all__ = ["coins", "key", "keyed", "mix", "permuted", "poisson", "uniform", "words"]
 
 _GOLDEN = -0x61C8864680B583EB
 _FIRST = -0x40A7B892E31B1A47
@@ -64,13 +64,17 @@ def words(name: str, replicates: int, index: Tensor) -> Tensor:
     >>> words("a", 2, torch.tensor([5, 7]))[:, 1].equal(words("a", 2, torch.tensor([7]))[:, 0])
     True
     """
-    sample = mix(index.long() * _GOLDEN + key(name))
+    sample = keyed(name, index)
     return mix(sample[None, :] + _replicate_keys(name, replicates, index.device)[:, None])
 
 
+def keyed(name: str, index: Tensor) -> Tensor:
+    """A random 64-bit word for each index, int64 of the same shape."""
+    return mix(index.long() * _GOLDEN + key(name))
+
+
 def _replicate_keys(name: str, replicates: int, device: torch.device) -> Tensor:
-    counter = torch.arange(1, replicates + 1, device=device)
-    return mix(counter * _GOLDEN + key(f"{name} replicate"))
+    return keyed(f"{name} replicate", torch.arange(1, replicates + 1, device=device))
 
 
 def uniform(words: Tensor) -> Tensor:
