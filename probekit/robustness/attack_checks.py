@@ -37,18 +37,18 @@ def attackable(model: Model) -> Iterator[None]:
     frozen inside a model in training mode stays frozen. Hooks and ``.grad`` are not touched.
     """
     module = _module_of(model)
-    training = [(part, part.training) for part in module.modules()] if module else []
+    training = [part for part in module.modules() if part.training] if module else []
     trained = [p for p in module.parameters() if p.requires_grad] if module else []
     try:
-        if module is not None:
+        if module is not None and training:
             module.eval()
         for parameter in trained:
             parameter.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for part, was_training in training:
-            part.training = was_training
+        for part in training:
+            part.training = True
         for parameter in trained:
             parameter.requires_grad_(True)
 
