@@ -309,6 +309,13 @@ def train(
     data_root: DataRoot = None,
     alpha_schedule: Schedule = None,
     layers: Regularized = None,
+    augmix: Annotated[
+        int | None, typer.Option(help="Mix training images by AugMix of this severity, 1 to 10.")
+    ] = None,
+    pgd: Annotated[
+        str | None,
+        typer.Option(help="Train against PGD of this radius and number of steps, such as 8/255,7."),
+    ] = None,
     device: Device = None,
     precision: Precision = None,
     workers: Annotated[int, typer.Option(help="Threads or processes that decode images.")] = 0,
@@ -318,10 +325,14 @@ def train(
     """Train a network with class selectivity turned down or up."""
     from probekit.training.trainer import train as run
 
+    robust: dict[str, Any] = {} if augmix is None else {"augmix": augmix}
+    if pgd is not None:
+        robust["pgd"] = _radius_and_steps(pgd)
     done = run(
         recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
         layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
         precision=precision, tensorboard=tensorboard, progress=progress,  # type: ignore[arg-type]
+        **robust,
     )  # fmt: skip
     print(
         f"{done.recipe}, alpha {done.alpha_schedule}, seed {done.seed}: test accuracy "
@@ -447,6 +458,16 @@ def _corruptions(text: str) -> Any:
 
 def _names(text: str) -> list[str] | None:
     return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _radius_and_steps(text: str) -> tuple[float, int]:
+    radius, _, steps = text.partition(",")
+    try:
+        return _radius(radius), int(steps)
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(
+            f"--pgd takes a radius and a number of steps, such as 8/255,7, not {text!r}"
+        ) from None
 
 
 def _radius(text: str) -> float:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import probekit as pk
 from probekit.cli import app
+from probekit.errors import ProbekitError
 
 BUNDLED = "probekit:resnet20-fashion-mnist"
 
@@ -155,6 +156,8 @@ def hostile(tmp_path: Path, folder: Path) -> Path:
         ("analyze -o r.csv", ".nc or .zarr"),
         ("analyze --limit many", "integer"),
         ("layers torchvision:resnet1", "close matches: resnet18"),
+        ("train resnet20-digits -o run --pgd 8/255", "--pgd takes a radius and a number of steps"),
+        ("train resnet20-digits -o run --augmix 11", "severity of AugMix"),
         ("record BUNDLED fashion-mnist -o acts.nc", ".zarr folder"),
         ("record BUNDLED photos -o acts.zarr", "99.png"),
         ("frobnicate", "frobnicate"),
@@ -219,3 +222,20 @@ def test_version_and_help(tmp_path: Path) -> None:
     for command in ("analyze", "layers", "record", "models"):
         assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
     assert BUNDLED in run("models", cwd=tmp_path).stdout
+
+
+def test_training_to_be_robust_is_asked_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def train(*given: object, **options: object) -> None:
+        asked.update(options)
+        raise ProbekitError("seen")
+
+    monkeypatch.setattr("probekit.training.trainer.train", train)
+    plain = ["train", "resnet20-digits", "-o", "run"]
+    CliRunner().invoke(app, [*plain, "--augmix", "3", "--pgd", "8/255,7"])
+    assert asked["augmix"] == 3
+    assert asked["pgd"] == (8 / 255, 7)
+    asked.clear()
+    CliRunner().invoke(app, plain)
+    assert not {"augmix", "pgd"} & set(asked)
