@@ -16,6 +16,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
+from probekit.data.columns import Columns
 from probekit.data.known_labels import known_labels
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.labels import strings
@@ -46,9 +47,7 @@ class Pass:
         self.layers = list(layers)
         self.statistics = list(statistics)
         self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
-        self._labels: list[Tensor] = []
-        self._predictions: list[Tensor] = []
-        self._index: list[Tensor] = []
+        self._columns = Columns()
 
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
@@ -86,30 +85,21 @@ class Pass:
                     piece.state = state
                     one.merge(piece)
             self.fed[name] = whole
-        notes = together.gather((self._labels, self._predictions, self._index))
-        labels, predictions, index = (
-            [x for part in row for x in part] for row in zip(*notes, strict=True)
-        )
-        complete = len(predictions) == len(labels)
-        order = torch.cat(index).argsort()
-        self._labels, self._index = [torch.cat(labels)[order]], [torch.cat(index)[order]]
-        self._predictions = [torch.cat(predictions)[order]] if complete else []
+        self._columns = Columns.joined(together.gather(self._columns))
 
     def _note(self, batch: Batch, output: Any) -> None:
-        self._labels.append(batch.labels.cpu())
-        self._index.append(batch.index)
+        self._columns.append(sample=batch.index, label=batch.labels)
         if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] > 1:
-            self._predictions.append(output.argmax(1).cpu())
+            self._columns.append(prediction=output.argmax(1))
 
     def samples(self) -> xr.Dataset:
         """One row a sample: its label and, where the model classifies, its prediction."""
+        names = [name for name in ("label", "prediction") if name in self._columns]
         table = xr.Dataset(
-            {"label": ("sample", torch.cat(self._labels).numpy())},
-            coords={"sample": torch.cat(self._index).numpy()},
+            {name: ("sample", self._columns[name]) for name in names},
+            coords={"sample": self._columns["sample"]},
         )
-        if len(self._predictions) == len(self._labels):
-            table["prediction"] = ("sample", torch.cat(self._predictions).numpy())
-        return table
+        return table.sortby("sample") if processes().world > 1 else table
 
 
 def analyze(

@@ -16,6 +16,7 @@ from probekit.capture.gradients import Method, check_options, choose_method
 from probekit.capture.outputs import tensor_of
 from probekit.capture.stream import open_subject
 from probekit.capture.vector_jacobian import Forward
+from probekit.data.columns import Columns
 from probekit.errors import ModelError, OptionError
 from probekit.models.image_model import borrow
 from probekit.progress import hidden
@@ -77,9 +78,7 @@ def jacobian_norm(
     if method != "exact" and probes < 2:
         raise OptionError(f"the norm of a Jacobian needs at least 2 probes, not {probes}")
     model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
-    columns: dict[str, list[Tensor]] = {
-        name: [] for name in ("jacobian_norm", "probe_error", "label", "index")
-    }
+    columns = Columns()
     with borrow(model, device) as home, torch.no_grad():
         first = batches.peek().images[:4].to(home)
         with _logits(model) as forward:
@@ -94,14 +93,13 @@ def jacobian_norm(
                     norm, error = _exactly(subject, images, outputs)
                 else:
                     norm, error = _from_probes(subject, images, batch.index, probes, seed)
-                batch_columns = (norm, error, batch.labels, batch.index)
-                for column, values in zip(columns.values(), batch_columns, strict=True):
-                    column.append(values.cpu())
+                columns.append(jacobian_norm=norm, probe_error=error)
+                columns.append(label=batch.labels, sample=batch.index)
                 bar.update(len(batch))
-    whole = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    names = ("jacobian_norm", "probe_error", "label")
     found = xr.Dataset(
-        {name: ("sample", values) for name, values in whole.items() if name != "index"},
-        coords={"sample": whole["index"]},
+        {name: ("sample", columns[name]) for name in names},
+        coords={"sample": columns["sample"]},
         attrs={"method": used, "probes": probes if used == "probes" else 0, "seed": seed},
     )
     norms = found["jacobian_norm"]

@@ -69,7 +69,7 @@ class RecordingStore:
         block = max(1, _BLOCK_BYTES // (4 * self.units * batches.batch_size))
         self.rows = block * batches.batch_size
         self._identity = json.loads(json.dumps(identity, default=str))
-        self._pending: list[tuple[Tensor, Batch]] = []
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.complete = False
         self.done = 0
         if os.path.lexists(self.path) and overwrite:
@@ -156,25 +156,21 @@ class RecordingStore:
 
     def append(self, table: Tensor, batch: Batch) -> None:
         """Takes in the activations (batch, units) of the next batch."""
-        self._pending.append((table, batch))
-        if sum(len(rows) for rows, _ in self._pending) >= self.rows:
+        self._pending.append((table, batch.labels.cpu(), batch.index))
+        if sum(len(rows) for rows, *_ in self._pending) >= self.rows:
             self._flush()
 
     def _flush(self) -> None:
         if not self._pending:
             return
         group = zarr.open_group(self.path, mode="r+")
-        table = torch.cat([rows for rows, _ in self._pending])
-        region = slice(self.done, self.done + len(table))
-        columns = {
-            "activation": table.numpy(),
-            "label": torch.cat([batch.labels.cpu() for _, batch in self._pending]).numpy(),
-            "sample": torch.cat([batch.index for _, batch in self._pending]).numpy(),
-        }
+        parts = [torch.cat(column).numpy() for column in zip(*self._pending, strict=True)]
+        columns = dict(zip(("activation", "label", "sample"), parts, strict=True))
+        region = slice(self.done, self.done + len(columns["activation"]))
         try:
             for name, values in columns.items():
                 group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]
-            self._note(self.done + len(table))
+            self._note(region.stop)
         except OSError as error:
             raise OutputError(
                 f"{str(self.path)!r} cannot be written ({error}); {self.done} samples are kept, and "

@@ -46,13 +46,13 @@ class Feeder:
         self._fed = fed
         self._rows, self._nbytes = rows, nbytes
         self.sources: list[Source] = distinct(one.source for own in fed.values() for one in own)
-        self._batches: list[Batch] = []
+        self._labels: list[tuple[Tensor, Tensor]] = []
         self._tables: list[Sequence[Mapping[str, Tensor]]] = []
         self._held_rows = self._held_bytes = 0
 
     def take(self, batch: Batch, tables: Sequence[Mapping[str, Tensor]]) -> None:
         """Takes in the tables of one batch, in the order of `sources`."""
-        self._batches.append(Batch(batch.images[:0], batch.labels, batch.index))
+        self._labels.append((batch.labels, batch.index))
         self._tables.append(tables)
         self._held_rows += len(batch)
         self._held_bytes += sum(table.nbytes for own in tables for table in own.values())
@@ -61,13 +61,12 @@ class Feeder:
 
     def flush(self) -> None:
         """Feeds the statistics with all that waits."""
-        batches, waiting = self._batches, self._tables
-        self._batches, self._tables = [], []
+        noted, waiting = self._labels, self._tables
+        self._labels, self._tables = [], []
         self._held_rows = self._held_bytes = 0
-        if not batches:
+        if not noted:
             return
-        labels = torch.cat([batch.labels for batch in batches])
-        index = torch.cat([batch.index for batch in batches])
+        labels, index = (torch.cat(column) for column in zip(*noted, strict=True))
         for place, source in enumerate(self.sources):
             for name in waiting[0][place]:
                 rows = _rows([tables[place][name] for tables in waiting], labels, index)

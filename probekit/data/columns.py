@@ -1,0 +1,62 @@
+"""What is noted of every sample while data streams by."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Columns"]
+
+_CODES = {torch.int64: "q", torch.float32: "f", torch.float64: "d"}
+_DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
+
+
+class Columns:
+    """Columns of numbers, one row a sample, each in one block of memory that grows.
+
+    Small tensors, kept one a batch, would lie between the large ones that come and go, so that the
+    images of a later batch no longer fit where those of an earlier one were, and memory grows with the
+    number of batches.
+
+    Example:
+        >>> columns = Columns()
+        >>> columns.append(label=torch.tensor([1, 0]))
+        >>> columns.append(label=torch.tensor([2]))
+        >>> columns["label"], len(columns), "score" in columns
+        (array([1, 0, 2]), 3, False)
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[Any]] = {}
+
+    def append(self, **values: Tensor) -> None:
+        """Takes in (batch,) of each column, of int64, float32 or float64."""
+        for name, column in values.items():
+            known = self._columns.setdefault(name, array(_CODES[column.dtype]))
+            known.frombytes(column.detach().cpu().contiguous().numpy().tobytes())
+
+    @classmethod
+    def joined(cls, parts: Iterable[Columns]) -> Columns:
+        """The rows of all parts, one after another."""
+        whole = cls()
+        for part in parts:
+            for name, column in part._columns.items():
+                whole._columns.setdefault(name, array(column.typecode)).extend(column)
+        return whole
+
+    def __contains__(self, name: str) -> bool:
+        """Whether every sample has a value in this column."""
+        return name in self._columns and len(self._columns[name]) == len(self)
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        """A column (samples,), a copy."""
+        column = self._columns[name]
+        return np.array(column, _DTYPES[column.typecode])
+
+    def __len__(self) -> int:
+        return max(map(len, self._columns.values()), default=0)
