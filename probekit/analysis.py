@@ -148,6 +148,7 @@ def analyze(
         ProbekitError: What was asked cannot be done; the message says why and what to do.
 
     Example:
+        >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> batch = (torch.rand(8, 1, 8, 8), torch.tensor([0, 1] * 4))
         >>> result = analyze(net, [batch])

@@ -207,7 +207,13 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
     import threading
 
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, WorkerPlugin
+
+    class OneThread(WorkerPlugin):
+        """Also for the worker that takes the place of the killed one: threads decide bits."""
+
+        def setup(self, worker: Any) -> None:
+            torch.set_num_threads(1)
 
     out = tmp_path / "s"
     killed: list[int] = []
@@ -220,7 +226,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.run(torch.set_num_threads, 1)
+        client.register_plugin(OneThread())
 
         def kill_one() -> None:
             """As soon as a run has a checkpoint, kills the worker that trains it."""
