@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -337,7 +338,7 @@ def _read_ahead(source: Iterator[Any], depth: int = 2) -> Iterator[Any]:
     def read() -> None:
         try:
             for item in source:
-                if not put("item", item):
+                if not put("item", item) or stopped.is_set():
                     return
             put("end", None)
         except BaseException as error:
@@ -356,4 +357,7 @@ def _read_ahead(source: Iterator[Any], depth: int = 2) -> Iterator[Any]:
                 return
     finally:
         stopped.set()
+        with suppress(queue.Empty):  # makes room for what the thread may be waiting to hand over
+            while True:
+                ready.get_nowait()
         thread.join(timeout=5)
