@@ -78,7 +78,7 @@ def draw_ablation(table: xr.Dataset, out: Path) -> None:
             part = table.sel(alpha=alpha)
             for name, colour in COLOURS.items():
                 band(ax, part["fraction"], part[f"accuracy_{name}"], colour, name.replace("_", " "))
-            ax.set(title=f"α = {alpha:g}", xlabel="units ablated", ylim=(0, 1))
+            ax.set(title=f"α = {alpha:g}".replace("-", "−"), xlabel="units ablated", ylim=(0, 1))
         axes[0].set_ylabel("test accuracy")
         axes[0].legend()
         pk.plot.alpha_curve(table, "area_over_random", ax=axes[3])

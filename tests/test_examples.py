@@ -102,6 +102,28 @@ def check_claims(out: Path) -> None:
     assert text.count("\n|") >= 8
 
 
+@pytest.mark.parametrize(
+    ("interval", "sign", "or_zero", "verdict"),
+    [
+        ((0.1, 0.3), 1, False, "yes"),
+        ((-0.3, -0.1), 1, False, "no"),
+        ((-0.1, 0.3), 1, False, "open"),
+        ((-0.1, 0.3), 1, True, "yes"),
+        ((-0.3, -0.1), 1, True, "no"),
+        ((-0.1, 0.3), 0, False, "yes"),
+        ((0.1, 0.3), 0, False, "no"),
+        ((np.nan, 0.3), 1, False, "not told"),
+    ],
+)
+def test_claims_are_judged_by_their_intervals(
+    interval: tuple[float, float], sign: int, or_zero: bool, verdict: str
+) -> None:
+    script = runpy.run_path(str(EXAMPLES.parent / "docs" / "reproduction" / "tables.py"))
+    low, high = interval
+    found = script["Found"]("some difference", (low + high) / 2, low, high, 0.5, sign, or_zero)
+    assert found.agrees == verdict
+
+
 @pytest.mark.slow
 def test_the_zoo_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,20 @@ class Found:
     high: float
     p: float
     sign: int
+    or_zero: bool = False
 
     @property
     def agrees(self) -> str:
-        """Yes or no where the interval lies on one side of zero (or of one); otherwise open."""
+        """Yes or no where the interval lies on one side of zero; what it holds zero for depends.
+
+        That is a yes where the claim is that there is no difference (`sign` 0), or none of the other
+        sign (`or_zero`); otherwise it is open.
+        """
         if not np.isfinite([self.low, self.high]).all():
             return "not told"
-        if self.sign == 0:
-            return "yes" if self.low <= 0 <= self.high else "no"
-        if self.low > 0 or self.high < 0:
-            return "yes" if np.sign(self.value) == self.sign else "no"
-        return "open"
+        if self.low <= 0 <= self.high:
+            return "yes" if self.sign == 0 or self.or_zero else "open"
+        return "yes" if np.sign(self.value) == self.sign else "no"
 
 
 class Numbers:
@@ -320,15 +323,16 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     curves, late = numbers.ablation, numbers.late
     for alpha in [*modest(curves)["alpha"].values[[0, -1]].tolist(), 0.0]:
         part = curves.sel(alpha=alpha)
+        found = change(
+            f"area under accuracy, selective first less random, at {alpha:g}",
+            part["area_selective_first"],
+            part["area_random"],
+            1,
+        )
         yield (
             "selective units are no more important than others",
             "R",
-            change(
-                f"area under accuracy, selective first less random, at {alpha:g}",
-                part["area_selective_first"],
-                part["area_random"],
-                0,
-            ),
+            replace(found, or_zero=True),
         )
     for kind in ("late", "early"):
         for alpha in ("-1", "1"):
@@ -365,7 +369,7 @@ def judged(out: Path) -> pd.DataFrame:
             rows.append({"example": example, "claim": claim, "grade": grade, **vars(found),
                          "agrees": found.agrees})  # fmt: skip
     table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign"])
+    return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign", "or_zero"])
 
 
 def markdown(example: str, rows: pd.DataFrame) -> str:
