@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,14 +20,9 @@ def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """
     levels = images.mul(255).round_().to(torch.uint8).cpu()
     through = through_torchvision if _torchvision_has_a_codec() else through_pillow
-    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        if threads == 1 or len(levels) == 1:
-            read = [through(level, quality) for level in levels]
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                read = list(pool.map(through, levels, [quality] * len(levels)))
+        read = [through(level, quality) for level in levels]  # threads were no faster
     return torch.stack(read).to(images.device, images.dtype).div_(255)
 
 
