@@ -51,8 +51,8 @@ class LinfBall:
     Attributes:
         images: Centres, (n, ...) in [0, 1].
         radius: Epsilon, rounded down to the images' precision.
-        lower: Least value of each pixel, to one unit in the last place.
-        upper: Greatest value of each pixel, likewise.
+        lower: Least value of each pixel.
+        upper: Greatest value of each pixel.
     """
 
     images: Tensor
@@ -63,9 +63,10 @@ class LinfBall:
     @classmethod
     def around(cls, images: Tensor, epsilon: float) -> LinfBall:
         radius = _round_down(epsilon, images.dtype)
-        # A sum is off by half a unit in the last place at most: one unit inwards is inside.
-        upper = torch.nextafter(images + radius, images)
-        lower = torch.nextafter(images - radius, images)
+        upper, over = _sum_and_error(images, radius)
+        lower, under = _sum_and_error(images, -radius)
+        upper = torch.where(over < 0, torch.nextafter(upper, images), upper)
+        lower = torch.where(under > 0, torch.nextafter(lower, images), lower)
         return cls(images, radius, lower.clamp_(min=0), upper.clamp_(max=1))
 
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -147,6 +148,13 @@ def _round_down(value: float, dtype: torch.dtype) -> float:
     if rounded.item() > value:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
     return rounded.item()
+
+
+def _sum_and_error(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
+    """The rounded sum, and the true sum less the rounded one (Knuth's TwoSum)."""
+    total = a + b
+    added = total - a
+    return total, (a - (total - added)) + (b - added)
 
 
 def _norm(x: Tensor) -> Tensor:

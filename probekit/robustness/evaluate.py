@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.registry import Metric
 from probekit.metrics.selectivity import Selectivity
-from probekit.models.image_model import as_module, borrow, content_hash, describe
+from probekit.models.image_model import as_module, borrow, describe
 from probekit.processes import processes
 from probekit.provenance import provenance
 from probekit.results import open_result
@@ -146,8 +146,9 @@ def robustness(
     ]
     conditions = [condition for one in passes for condition in one.conditions]
     baseline = _reference(reference, conditions)
-    facts = {
-        "model": _identity_of(model),
+    described = describe(model)
+    facts: dict[str, Any] = {
+        "model": _identity_of(model, described),
         "data": batches.provenance(),
         "layers": [layer.name for layer in found],
         "dimensionality": dimensionality,
@@ -160,7 +161,7 @@ def robustness(
         subject.fill(kept, one)
     result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
-        **facts | {"model": describe(model) | _identity_of(model)},
+        **facts | {"model": described | facts["model"]},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
         device=None if device is None else str(device),
     )
@@ -288,13 +289,12 @@ def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None
     return given
 
 
-def _identity_of(model: Any) -> dict[str, Any]:
+def _identity_of(model: Any, described: Mapping[str, Any]) -> dict[str, Any]:
     """What a model's numbers depend on: not where its file lies."""
-    module = as_module(model)
     options = {
         name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
     }
-    return {"type": type(module).__name__, "hash": content_hash(module), **options}
+    return {"type": type(as_module(model)).__name__, "hash": described["hash"], **options}
 
 
 def _identity(batches: Batches) -> dict[str, Any]:
