@@ -17,7 +17,12 @@ DRAFT = ".draft-"
 
 
 def check_output_path(
-    path: str | Path, endings: Sequence[str], what: str, *, overwrite: bool = False
+    path: str | Path,
+    endings: Sequence[str],
+    what: str,
+    *,
+    overwrite: bool = False,
+    any_case: bool = False,
 ) -> Path:
     """Makes sure, before any work, that something can be written.
 
@@ -26,12 +31,13 @@ def check_output_path(
         endings: The endings that it may have; one of `.zarr` is of a folder.
         what: What is to be written, for the message.
         overwrite: Something may be there already.
+        any_case: The ending may have capitals.
 
     Raises:
         OutputError: It exists already, has another ending, or its folder cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in endings:
+    if (path.suffix.lower() if any_case else path.suffix) not in endings:
         raise OutputError(
             f"{what} is written to a {' or '.join(endings)} file, not to {str(path)!r}"
         )

@@ -74,6 +74,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     for path, message in (
         ("r.csv", "to a .nc or .zarr file"),
+        ("r.NC", "to a .nc or .zarr file"),
         ("no/folder/r.nc", "cannot be written"),
     ):
         with pytest.raises(OutputError, match=message):

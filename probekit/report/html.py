@@ -94,7 +94,9 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
     Raises:
         OutputError: It exists already, is no `.html`, or its folder cannot be written.
     """
-    return check_output_path(path, (".html", ".htm"), "a report", overwrite=overwrite)
+    return check_output_path(
+        path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
+    )
 
 
 def _fitted(
