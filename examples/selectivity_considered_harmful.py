@@ -22,9 +22,12 @@ import xarray as xr
 import probekit as pk
 
 DIGITISED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitised.csv"
-MEASURES = {
-    "precision_selectivity": "share of the top class among the 60 most exciting images",
-    "class_information": "mutual information with the class (bits)",
+MEASURES = ("precision_selectivity", "class_information")
+LABELS = {
+    "accuracy_relative": "test accuracy / that at α = 0",
+    "pwcca_ratio": "PWCCA distance / that of replicates",
+    "bound_mean": "mean selectivity bound",
+    "validation_first_epoch": "validation accuracy, first epoch",
 }
 
 
@@ -100,11 +103,9 @@ def draw(table: xr.Dataset, out: Path) -> None:
         axes[2].axline((0, 0), slope=1, color="0.7", lw=0.8)
         pk.save_figure(figure, out / "off_axis")
         figure, axes = plt.subplots(1, 4, figsize=(13, 3), constrained_layout=True)
-        for ax, name in zip(
-            axes, [*(f"{m}_mean" for m in MEASURES), "dead_fraction"], strict=False
-        ):
+        names = (*(f"{m}_mean" for m in MEASURES), "dead_fraction", "validation_first_epoch")
+        for ax, name in zip(axes, names, strict=True):
             pk.plot.alpha_curve(table, name, ax=ax)
-        pk.plot.alpha_curve(table, "validation_first_epoch", ax=axes[3])
         pk.save_figure(figure, out / "controls")
 
 
@@ -133,6 +134,8 @@ def main() -> None:
             table["test_accuracy"], table["test_accuracy"].sel(alpha=0, drop=True)
         )["p_adjusted"],
     )
+    for name, label in LABELS.items():
+        table[name].attrs["long_name"] = label
     pk.save_tables(table.drop_vars("failure"), out / "sweep")
     draw(table, out)
     pk.save_tables(distance.drop_vars("baseline"), out / "pwcca")

@@ -253,8 +253,9 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
     known = values.values[~np.isnan(values.values)]
     quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
     mean = known.mean() if len(known) else np.nan
+    told = values.attrs.get("long_name")
     return {
-        f"{name}_mean": mean,
+        f"{name}_mean": xr.DataArray(mean, attrs={"long_name": f"mean {told}"} if told else {}),
         f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
     }
 

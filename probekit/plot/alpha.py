@@ -52,7 +52,7 @@ def alpha_curve(
         ax.vlines(alphas, low, high, color=colours, lw=1.6, zorder=2)
         ax.scatter(alphas, mean, s=18, c=colours, lw=0, zorder=3)
         _alpha_axis(ax, alphas)
-        ax.set_ylabel(words(variable))
+        ax.set_ylabel(words(sweep[variable]))
     return ax
 
 
@@ -98,8 +98,8 @@ def alpha_trade_off(
         ax.vlines(x_mean, y_low, y_high, color=colours, lw=1.2, zorder=2)
         ax.scatter(x_mean, y_mean, s=22, c=colours, lw=0, zorder=3)
         alpha_bar(ax, alphas, colours)
-        ax.set_xlabel(words(x))
-        ax.set_ylabel(words(y))
+        ax.set_xlabel(words(sweep[x]))
+        ax.set_ylabel(words(sweep[y]))
     return ax
 
 
@@ -140,7 +140,8 @@ def alpha_profile(
             curve(ax, x, values[:, at][:, rows], colour)
         layer_axis(ax, chosen)
         alpha_bar(ax, alphas, colours)
-        ax.set_ylabel("mean class selectivity" if variable == "selectivity" else words(variable))
+        told = words(sweep[variable])
+        ax.set_ylabel("mean class selectivity" if told == words("selectivity") else told)
     return ax
 
 

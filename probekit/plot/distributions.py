@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour
-from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, room, words
+from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, room
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
@@ -75,7 +75,7 @@ def unit_distribution(
         with canvas(ax, 3.6, min(0.7 + 0.2 * count, 9.0)) as ax:
             _ridges(ax, seen, names, colours)
             _limit(ax, seen, clip, across=True)
-            ax.set_xlabel(words(variable))
+            ax.set_xlabel(seen[0].label)
             _tell(ax, compared, colours)
         return ax
     with canvas(
@@ -83,7 +83,7 @@ def unit_distribution(
     ) as ax:
         _violins(ax, seen, names, colours)
         _limit(ax, seen, clip, across=False)
-        ax.set_ylabel(words(variable))
+        ax.set_ylabel(seen[0].label)
         _tell(ax, compared, colours)
     return ax
 
@@ -127,6 +127,7 @@ def _pooled(
         parts[0].layers,
         [np.concatenate(rows) for rows in zip(*(part.values for part in parts), strict=True)],
         [np.concatenate(rows) for rows in zip(*(part.channels for part in parts), strict=True)],
+        parts[0].label,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
@@ -38,22 +39,36 @@ _WORDS = {
     "participation_ratio_unbiased": "participation ratio (corrected)",
     "participation_ratio_fraction": "participation ratio / dimensions",
     "participation_ratio_unbiased_fraction": "participation ratio (corrected) / dimensions",
+    "precision_selectivity": "precision selectivity index",
+    "precision_selectivity_mean": "mean precision selectivity",
+    "class_information": "class information (bits)",
+    "class_information_mean": "mean class information (bits)",
     "components": "principal components",
     "components_fraction": "principal components / dimensions",
     "dead": "dead units (share)",
     "dead_mean": "dead units (share)",
+    "dead_fraction": "dead units (share)",
+    "accuracy_relative_mean": "accuracy under corruptions / clean",
     "n_units": "units",
     "loss": "training loss",
     "accuracy": "training accuracy",
 }
 
 
-def words(name: str) -> str:
-    """The name of a variable for people.
+def words(variable: str | xr.DataArray) -> str:
+    """What a variable is called for people: its `long_name`, as in xarray, or else its name in words.
 
     >>> words("selectivity"), words("my_metric")
     ('class selectivity index', 'my metric')
+    >>> words(xr.DataArray(0, name="my_metric", attrs={"long_name": "My metric (mV)"}))
+    'My metric (mV)'
     """
+    if isinstance(variable, xr.DataArray):
+        told = variable.attrs.get("long_name")
+        if isinstance(told, str) and told:
+            return plain(told, 60)
+        variable = str(variable.name)
+    name = variable
     return _WORDS.get(name, plain(name.replace("_", " ")))
 
 

@@ -87,7 +87,8 @@ def layer_profile(
                 _around(ax, only, found[0][0], variable, layers, interval, at, colours[0])
             name_results(ax, compared, colours, handles)
         layer_axis(ax, names)
-        ax.set_ylabel(words(found[0][0][0]))
+        name, values = found[0][0]
+        ax.set_ylabel(words(values.rename(name)))
         from_zero(ax)
     return ax
 

@@ -14,6 +14,7 @@ import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
 from probekit.metrics.registry import list_metrics
+from probekit.plot.labels import words
 
 __all__ = [
     "Array",
@@ -195,11 +196,13 @@ class UnitValues:
         layers: The layers, in the order in which they run.
         values: For each layer the values of its units.
         channels: For each layer the channels of its units.
+        label: What the variable is called for people.
     """
 
     layers: list[str]
     values: list[Array]
     channels: list[npt.NDArray[Any]]
+    label: str
 
 
 def unit_values(
@@ -228,7 +231,12 @@ def unit_values(
     chosen = chosen_layers(list(dict.fromkeys(of_layer.tolist())), layers)
     channels = units["channel"].values if "channel" in units.coords else np.arange(len(of_layer))
     rows = [np.flatnonzero(of_layer == layer) for layer in chosen]
-    return UnitValues(chosen, [values[row] for row in rows], [channels[row] for row in rows])
+    return UnitValues(
+        chosen,
+        [values[row] for row in rows],
+        [channels[row] for row in rows],
+        words(units[name]),
+    )
 
 
 def layer_values(

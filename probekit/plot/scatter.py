@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from probekit.errors import DataError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import shades
-from probekit.plot.labels import depth_bar, words
+from probekit.plot.labels import depth_bar
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Results, compare, table, unit_values
 from probekit.plot.series import colours_of, name_results
@@ -61,10 +61,11 @@ def unit_scatter(
     compared = compare(result)
     parts: list[tuple[Array, Array, Any]] = []
     names: list[str] = []
+    labels: list[str] = []
     for replicates, colour in zip(compared.results.values(), colours_of(compared), strict=True):
         for one in replicates:
             found = [unit_values(one, name, layers, _own(one, name, at)) for name in (x, y)]
-            names = found[0].layers
+            names, labels = found[0].layers, [one.label for one in found]
             own = shades(len(names)) if compared.single else [colour] * len(names)
             for across, up, shade in zip(*(each.values for each in found), own, strict=True):
                 known = np.isfinite(across) & np.isfinite(up)
@@ -85,8 +86,8 @@ def unit_scatter(
             lw=0,
             rasterized=True,
         )
-        ax.set_xlabel(words(x))
-        ax.set_ylabel(words(y))
+        ax.set_xlabel(labels[0])
+        ax.set_ylabel(labels[1])
         beyond = _clip(ax, across, up, shade) if clip else 0
         _correlation(ax, across, up, beyond)
         if compared.single and len(names) > 1:

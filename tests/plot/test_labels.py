@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from matplotlib import pyplot as plt
+from torch import nn
 
+import probekit as pk
 from probekit import plot
 from probekit.plot.labels import key, name_axis, plain, shown
 
@@ -75,3 +78,44 @@ def test_an_axis_names_things_where_they_stand() -> None:
     legend = ax.get_legend()
     assert legend is not None
     assert legend.get_texts()[0].get_text() == "_secret"
+
+
+def test_a_long_name_is_the_label_as_in_xarray() -> None:
+    said = {"long_name": "spikes a second (Hz)"}
+    units = xr.Dataset(
+        {"rate": ("unit", np.arange(6.0), said), "other": ("unit", np.arange(6.0))},
+        {"layer": ("unit", ["relu"] * 3 + ["relu_1"] * 3)},
+    )
+    layers = xr.Dataset({"rate": ("layer", [1.0, 2.0], said)}, {"layer": ["relu", "relu_1"]})
+    sweep = xr.Dataset(
+        {
+            "rate": ("alpha", [1.0, 2.0], said),
+            "other": ("alpha", [1.0, 3.0]),
+            "each": (("alpha", "layer"), np.ones((2, 2)), said),
+        },
+        {"alpha": [0.0, 1.0], "layer": ["relu", "relu_1"]},
+    )
+    with plt.rc_context(plot.style()):
+        drawn = [
+            plot.unit_distribution(units, "rate").get_ylabel(),
+            plot.unit_distribution(units, "rate", kind="ridge").get_xlabel(),
+            plot.unit_scatter(units, "other", "rate").get_ylabel(),
+            plot.layer_profile(layers, "rate").get_ylabel(),
+            plot.alpha_curve(sweep, "rate").get_ylabel(),
+            plot.alpha_profile(sweep, "each").get_ylabel(),
+            plot.alpha_trade_off(sweep, "other", "rate").get_ylabel(),
+        ]
+    assert set(drawn) == {"spikes a second (Hz)"}
+    assert plot.alpha_trade_off(sweep, "other", "rate").get_xlabel() == "other"
+
+
+def test_a_metric_says_what_axes_are_called() -> None:
+    @pk.unit_metric(needs=pk.ClassMeans)
+    def highest(class_mean: xr.DataArray) -> xr.DataArray:
+        return class_mean.max("class").assign_attrs(long_name="highest class mean")
+
+    batches = [(torch.rand(4, 3), torch.tensor([0, 1, 0, 1])) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    result = pk.analyze(model, batches, metrics=[highest], progress=False)
+    assert plot.unit_distribution(result, "highest").get_ylabel() == "highest class mean"
+    assert plot.layer_profile(result, "highest").get_ylabel() == "mean highest class mean"

@@ -169,7 +169,7 @@ def _draw_photons(streams: RandomStreams, images: Tensor, constants: float) -> D
 
 PROCEDURES = {
     "gaussian_noise": Procedure(gaussian_noise, _draw_normal),
-    "shot_noise": Procedure(shot_noise, _draw_photons),
-    "impulse_noise": Procedure(impulse_noise, _draw_words),
+    "shot_noise": Procedure(shot_noise, _draw_photons, values_at_once=3 << 14),
+    "impulse_noise": Procedure(impulse_noise, _draw_words, values_at_once=1 << 16),
     "speckle_noise": Procedure(speckle_noise, _draw_normal),
 }
