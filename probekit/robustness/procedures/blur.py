@@ -96,9 +96,9 @@ def _origins(offsets: Tensor, reach: int) -> Tensor:
     origin = link[:pixels] + shift
     if reach == 1:
         return origin  # offsets −1 and 0 never point at a pixel replaced before
-    # A link goes on where it points ahead, to a pixel that the loops have come by.
+    # A link goes on where it points ahead, to a pixel that the loops have come by, or never come to
+    # and whose own link ends.
     is_end = shift.sub_(1).bitwise_right_shift_(31).neg_()
-    is_end |= outside.flatten().repeat(n).index_select(0, origin)
     link[:pixels] = origin.add_(is_end, alpha=pixels)
     while pixels and int(link[:pixels].min()) < pixels:
         link[:pixels] = link.index_select(0, link[:pixels])
