@@ -125,13 +125,13 @@ def main() -> None:
     table["area_p"] = pk.compare_means(table["area_selective_first"], table["area_random"])[
         "p_adjusted"
     ]
-    pk.save_tables(table, out / "ablation")
+    pk.save_tables(table, out / "ablation", **vars(asked))
     draw_ablation(table, out)
     wanted = variants(study.control_epochs)
     outcomes = study.vary(asked.out / "controls", wanted)
     history = pk.training_history(asked.out / "controls").sel(variant=list(wanted))
-    pk.save_tables(history, out / "training")
-    pk.save_tables(outcomes, out / "late")
+    pk.save_tables(history, out / "training", **vars(asked))
+    pk.save_tables(outcomes, out / "late", **vars(asked))
     draw_training(history, out)
     print(table[[f"area_{name}" for name in COLOURS]].mean("seed").to_dataframe())
     print(outcomes[["test_accuracy", "selectivity_mean"]].mean("seed").to_dataframe())

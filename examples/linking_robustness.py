@@ -137,8 +137,8 @@ def main() -> None:
     baseline = table["accuracy_mean"].sel(alpha=0, drop=True)
     table["corrupted_over_baseline"] = table["accuracy_mean"] / baseline.mean("seed")
     table["corrupted_p"] = pk.compare_means(table["accuracy_mean"], baseline)["p_adjusted"]
-    pk.save_tables(table, out / "sweep")
-    pk.save_tables(reverse, out / "reverse")
+    pk.save_tables(table, out / "sweep", **vars(asked))
+    pk.save_tables(reverse, out / "reverse", **vars(asked))
     draw(table, reverse, out)
     shown = ["clean_accuracy", "accuracy_mean", "jacobian_norm"]
     print(table[shown].mean("seed").to_dataframe())

@@ -136,11 +136,11 @@ def main() -> None:
     )
     for name, label in LABELS.items():
         table[name].attrs["long_name"] = label
-    pk.save_tables(table.drop_vars("failure"), out / "sweep")
+    pk.save_tables(table.drop_vars("failure"), out / "sweep", **vars(asked))
     draw(table, out)
-    pk.save_tables(distance.drop_vars("baseline"), out / "pwcca")
+    pk.save_tables(distance.drop_vars("baseline"), out / "pwcca", **vars(asked))
     controls = study.vary(asked.out / "controls", variants(study.control_epochs))
-    pk.save_tables(controls, out / "controls")
+    pk.save_tables(controls, out / "controls", **vars(asked))
     print(table[["test_accuracy", "selectivity_mean", "bound_mean"]].mean("seed").to_dataframe())
     print(controls[["test_accuracy", "selectivity_mean"]].mean("seed").to_dataframe())
 

@@ -133,7 +133,7 @@ def main() -> None:
     draw(results, asked.out)
     tables = [one["layers"].to_dataset()[[*SHOWN, "n_units"]] for one in results.values()]
     for name, table in zip(results, tables, strict=True):
-        pk.save_tables(table, asked.out / f"layers-{name.replace('/', '_')}")
+        pk.save_tables(table, asked.out / f"layers-{name.replace('/', '_')}", **vars(asked))
     means = pd.DataFrame(
         {name: table.mean().to_pandas() for name, table in zip(results, tables, strict=True)}
     )

@@ -13,7 +13,7 @@ import xarray as xr
 
 from probekit._version import __version__
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "with_provenance"]
 
 
 def provenance(**facts: Any) -> str:
@@ -33,4 +33,22 @@ def provenance(**facts: Any) -> str:
         {**facts, "versions": versions, "command": " ".join(map(str, sys.argv))},
         default=str,
         ensure_ascii=False,
+    )
+
+
+def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
+    """A table with what it was made of, to which more facts are added; what it tells already stays.
+
+    >>> table = with_provenance(xr.Dataset(attrs={"provenance": '{"seed": 3}'}), images=500)
+    >>> told = json.loads(table.attrs["provenance"])
+    >>> told["seed"], told["images"], "command" in told
+    (3, 500, True)
+    """
+    told = table.attrs.get("provenance", "{}")
+    try:
+        known = dict(json.loads(told))
+    except (TypeError, ValueError):
+        known = {"told": told}
+    return table.assign_attrs(
+        provenance=json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
     )

@@ -10,6 +10,7 @@ import xarray as xr
 
 from probekit.errors import OutputError
 from probekit.files import whole
+from probekit.provenance import with_provenance
 from probekit.results import netcdf
 
 __all__ = ["save_figure", "save_tables"]
@@ -60,12 +61,13 @@ def save_figure(
     return files
 
 
-def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
+def save_tables(table: xr.Dataset, stem: str | Path, **facts: Any) -> list[Path]:
     """Writes a table of numbers to netCDF, and to CSV, one file for all numbers of the same axes.
 
     Args:
         table: Labelled numbers.
         stem: Path without the ending.
+        **facts: For the provenance, beside what the table tells already: the options of a study, say.
 
     Returns:
         The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row an element.
@@ -85,7 +87,7 @@ def save_tables(table: xr.Dataset, stem: str | Path) -> list[Path]:
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         with whole(files[0]) as draft:
-            draft.write_bytes(netcdf(table))
+            draft.write_bytes(netcdf(with_provenance(table, **facts)))
         by_axes: dict[tuple[str, ...], list[Any]] = {}
         for name, values in table.data_vars.items():
             by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -48,13 +49,17 @@ def test_tables_come_back_from_both_kinds(tmp_path: Path) -> None:
         },
         {"alpha": [-1.0, 0.0], "layer": np.array(["a", "b"], dtype=object)},
     )
-    files = pk.save_tables(table, tmp_path / "new" / "sweep")
+    files = pk.save_tables(table, tmp_path / "new" / "sweep", images=500)
     assert {file.name for file in files} == {
         "sweep.nc", "sweep.alpha_seed.csv", "sweep.alpha_seed_layer.csv", "sweep.alpha.csv",
         "sweep.numbers.csv",
     }  # fmt: skip
     again = xr.load_dataset(tmp_path / "new" / "sweep.nc", engine="h5netcdf")
     xr.testing.assert_allclose(again, table)
+    told = json.loads(again.attrs["provenance"])
+    assert told["images"] == 500
+    assert {"versions", "command"} <= set(told)
+    assert not table.attrs
     rows = pd.read_csv(tmp_path / "new" / "sweep.alpha_seed_layer.csv")
     assert rows.columns.tolist() == ["alpha", "seed", "layer", "selectivity"]
     found = rows.set_index(["alpha", "seed", "layer"])["selectivity"].to_xarray()
@@ -68,3 +73,16 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         given = drawn() if save is pk.save_figure else xr.Dataset({"a": 1.0})
         with pytest.raises(OutputError, match="cannot be written"):
             save(given, tmp_path / "file" / "stem")
+
+
+@pytest.mark.parametrize("told", ['{"seed": 3, "command": "first"}', "by hand", 7])
+def test_what_a_table_tells_of_its_origin_stays(told: str | int, tmp_path: Path) -> None:
+    table = xr.Dataset({"total": 1.0}, attrs={"provenance": told})
+    pk.save_tables(table, tmp_path / "table", images=500)
+    again = xr.load_dataset(tmp_path / "table.nc", engine="h5netcdf").attrs["provenance"]
+    found = json.loads(again)
+    assert found["images"] == 500
+    if told == '{"seed": 3, "command": "first"}':
+        assert (found["seed"], found["command"]) == (3, "first")
+    else:
+        assert found["told"] == told
