@@ -349,13 +349,22 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
             "R",
             no_less(found),
         )
-    for kind in ("late", "early"):
-        for alpha in ("-1", "1"):
-            yield (
-                f"what alpha does when it acts {kind} alone",
-                "R",
-                less("accuracy", late, "test_accuracy", f"{kind} {alpha}", "alpha 0", -1),
-            )
+    for kind in ("early", "late"):
+        yield (
+            f"raising selectivity {kind} in training alone costs accuracy",
+            "R",
+            less("accuracy", late, "test_accuracy", f"{kind} 1", "alpha 0", -1),
+        )
+    yield (
+        "suppressing it early in training alone costs accuracy",
+        "R",
+        less("accuracy", late, "test_accuracy", "early -1", "alpha 0", -1),
+    )
+    yield (
+        "suppressing it late alone costs none",
+        "R",
+        no_less(less("accuracy", late, "test_accuracy", "late -1", "alpha 0", 1)),
+    )
     training = numbers.training.sel(variant="alpha 0")["selectivity_mean"]
     yield (
         "units become selective early in training",
