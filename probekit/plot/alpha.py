@@ -140,8 +140,8 @@ def alpha_profile(
             curve(ax, x, values[:, at][:, rows], colour)
         layer_axis(ax, chosen)
         alpha_bar(ax, alphas, colours)
-        told = words(sweep[variable])
-        ax.set_ylabel("mean class selectivity" if told == words("selectivity") else told)
+        shown = "selectivity_mean" if variable == "selectivity" else variable
+        ax.set_ylabel(words(sweep[variable].rename(shown)))
     return ax
 
 

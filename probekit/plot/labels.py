@@ -68,8 +68,7 @@ def words(variable: str | xr.DataArray) -> str:
         if isinstance(told, str) and told:
             return plain(told, 60)
         variable = str(variable.name)
-    name = variable
-    return _WORDS.get(name, plain(name.replace("_", " ")))
+    return _WORDS.get(variable, plain(variable.replace("_", " ")))
 
 
 def plain(name: Any, most: int = 32) -> str:
