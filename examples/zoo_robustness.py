@@ -2,10 +2,10 @@
 
     python examples/zoo_robustness.py --out docs/zoo --store STORE
 
-Accuracy under all 19 corruptions at five severities is that on all 10,000 test images; what happens
-inside the network (dimensionality of the change, selectivity) is measured on a random sample of 500 of
-them, and so are FGSM and PGD (20 steps, one random start). What is finished is kept in STORE, and a
-second call goes on. The networks can be shared out among processes: `--only NAME` measures one, and
+Accuracy under all 19 corruptions at five severities, FGSM and PGD (20 steps, one random start) is that on
+all 10,000 test images; what happens inside the network (dimensionality of the change, selectivity) is
+measured on a random sample of 500 of them. What is finished is kept in STORE, and a second call goes
+on. The networks can be shared out among processes: `--only NAME` measures one, and
 a last call without it makes the tables.
 """
 
@@ -33,8 +33,8 @@ def main() -> None:
         help="folder of the tables; the page is beside it",
     )
     parser.add_argument("--store", type=Path, default=Path("zoo-robustness"))
-    parser.add_argument("--limit", type=int, help="test images for the accuracy; all by default")
-    parser.add_argument("--sample", type=int, default=500, help="test images for all else")
+    parser.add_argument("--limit", type=int, help="test images for accuracies; all by default")
+    parser.add_argument("--sample", type=int, default=500, help="test images for what happens inside")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these, make no tables")
     options = parser.parse_args()
     for name in options.only or []:
@@ -75,12 +75,14 @@ def measure(name: str, options: argparse.Namespace) -> tuple[xr.DataTree, ...]:
         return pk.robustness(model, data, batch_size=250, table=32, store=store, **more)
 
     every = [*CORRUPTIONS, *EXTRA_CORRUPTIONS]
+    attacks = ["fgsm", pk.PGD(steps=20)]
     few = min(options.sample, options.limit or options.sample)
+    outside = {"limit": options.limit, "dimensionality": False, "selectivity": False}
     return (
-        run("accuracy", corruptions=every, limit=options.limit, dimensionality=False, selectivity=False),
+        run("accuracy", corruptions=every, **outside),
         run("inside", corruptions=every, limit=few),
-        run("attacks", corruptions=None, attacks=["fgsm", pk.PGD(steps=20)], epsilons=EPSILONS, limit=few),
-    )  # fmt: skip
+        run("attacks", corruptions=None, attacks=attacks, epsilons=EPSILONS, **outside),
+    )
 
 
 def summary(

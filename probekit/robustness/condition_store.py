@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,15 +95,13 @@ class ConditionStore:
         with foreign_file(
             f"{str(folder / IDENTITY)!r} cannot be read", OutputError, "; choose another folder"
         ):
-            stored = dict(json.loads(known))
+            stored, ours = dict(_leaves(dict(json.loads(known)))), dict(_leaves(self._identity))
             differing = [
-                name
-                for name in sorted({*stored, *self._identity})
-                if stored.get(name) != self._identity.get(name)
+                name for name in sorted({*stored, *ours}) if stored.get(name) != ours.get(name)
             ]
         if differing:
             told = "; ".join(
-                f"{name} was {_short(stored.get(name))} and is {_short(self._identity.get(name))}"
+                f"{name} was {_short(stored.get(name))} and is {_short(ours.get(name))}"
                 for name in differing
             )
             raise OutputError(
@@ -114,6 +112,15 @@ class ConditionStore:
         digest = hashlib.sha256(json.dumps(asdict(condition)).encode()).hexdigest()[:12]
         name = re.sub(r"[^\w.=-]+", "_", f"{condition.kind}-{condition.name}-{condition.level:.6g}")
         return folder / f"{name[:80]}-{digest}.nc"
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested mappings hold, by dotted names."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{name}.{key}" if name else key)
 
 
 def _short(value: Any) -> str:

@@ -78,14 +78,17 @@ class RandomStreams:
         count = math.prod(shape)
         half = -(-count // 2)
         words = self.words(half, field=field)
-        angle = words.to(torch.float32).mul_(math.pi * 2.0**-31)
+        values = torch.empty(len(self), 2, half, device=self.device)
+        cosines, sines = values.unbind(1)
+        angle = sines.copy_(words).mul_(math.pi * 2.0**-31)
+        torch.cos(angle, out=cosines)
+        angle.sin_()
         # The low bits as the fraction of a float in [1, 2), which saves the conversion.
         words.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
-        radius = torch.sub(2, words.view(torch.float32)).log_().mul_(-2).sqrt_()
-        values = torch.empty(len(self), 2 * half, device=self.device)
-        torch.mul(radius, torch.cos(angle), out=values[:, :half])
-        torch.mul(radius, angle.sin_(), out=values[:, half:])
-        return values[:, :count].reshape(len(self), *shape)
+        radius = words.view(torch.float32)
+        torch.sub(2, radius, out=radius).log_().mul_(-2).sqrt_()
+        values.mul_(radius[:, None])
+        return values.view(len(self), 2 * half)[:, :count].reshape(len(self), *shape)
 
     def below(self, bound: Tensor | int, *shape: int, field: int = 0) -> Tensor:
         """Uniform whole numbers from 0 up to, not including, bound; int64 on
