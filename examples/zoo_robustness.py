@@ -34,7 +34,9 @@ def main() -> None:
     )
     parser.add_argument("--store", type=Path, default=Path("zoo-robustness"))
     parser.add_argument("--limit", type=int, help="test images for accuracies; all by default")
-    parser.add_argument("--sample", type=int, default=500, help="test images for what happens inside")
+    parser.add_argument(
+        "--sample", type=int, default=500, help="test images for what happens inside"
+    )
     parser.add_argument("--only", nargs="*", metavar="NAME", help="measure these, make no tables")
     options = parser.parse_args()
     for name in options.only or []:

@@ -161,9 +161,16 @@ def corrupt(
         for start, stop in _chunks(images, procedure):
             _check_values(images[start:stop])
             clean = _working_copy(images[start:stop], quantize)
-            draws = procedure.draw(streams.part(start, stop), clean, constants)
+            out = result[start:stop]
+            # Fresh memory costs as much as arithmetic, so noise is drawn where the result will be.
+            room = (
+                out
+                if out.dtype == torch.float32
+                else clean.new_empty(clean.shape, dtype=torch.float32)
+            )
+            draws = procedure.draw(streams.part(start, stop), clean, constants, room)
             damaged = procedure.apply(clean, constants, *draws)
-            _store(damaged, procedure.storage if quantize else "exact", out=result[start:stop])
+            _store(damaged, procedure.storage if quantize else "exact", out=out)
     return result
 
 

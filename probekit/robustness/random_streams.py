@@ -54,12 +54,16 @@ class RandomStreams:
         part._keys = self._keys[start:stop]
         return part
 
-    def words(self, count: int, *, field: int = 0) -> Tensor:
-        """Uniform 32-bit words, int32 (images, count); another field gives independent ones."""
+    def words(self, count: int, *, field: int = 0, scratch: Tensor | None = None) -> Tensor:
+        """Uniform 32-bit words, int32 (images, count); another field gives independent ones.
+
+        Memory of that form may be lent for what is reckoned on the way.
+        """
         mask, multiplier = self._keys[:, :1], self._keys[:, 1:]
         words = torch.bitwise_xor(_position_hash(count, field, self.device), mask)
         words.mul_(multiplier)
-        return _xor_shifted(words, 15, torch.empty_like(words)).mul_(_MULTIPLIER_B)
+        scratch = torch.empty_like(words) if scratch is None else scratch
+        return _xor_shifted(words, 15, scratch).mul_(_MULTIPLIER_B)
 
     def uniform(self, *shape: int, field: int = 0) -> Tensor:
         """Uniform in [0, 1) on a lattice of 2⁻²⁴, float32 (images, *shape)."""
@@ -67,8 +71,8 @@ class RandomStreams:
         words.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF)
         return words.to(torch.float32).mul_(2.0**-24).view(len(self), *shape)
 
-    def normal(self, *shape: int, field: int = 0) -> Tensor:
-        """Standard normal, float32 (images, *shape).
+    def normal(self, *shape: int, field: int = 0, out: Tensor | None = None) -> Tensor:
+        """Standard normal, float32 (images, *shape), in the memory of ``out`` if it is given.
 
         Box and Muller's method (Annals of Mathematical Statistics 29, 1958), two values for each
         word. Its low 23 bits give the radius, which therefore ends at 5.6; all of it gives the
@@ -76,10 +80,14 @@ class RandomStreams:
         full circle up to the 511th.
         """
         count = math.prod(shape)
-        half = -(-count // 2)
-        words = self.words(half, field=field)
-        values = torch.empty(len(self), 2, half, device=self.device)
-        cosines, sines = values.unbind(1)
+        if count % 2:
+            values = self.normal(count + 1, field=field)[:, :count].reshape(len(self), *shape)
+            return values if out is None else out.copy_(values)
+        if out is None:
+            out = torch.empty(len(self), *shape, device=self.device)
+        pairs = out.view(len(self), 2, count // 2)
+        cosines, sines = pairs.unbind(1)
+        words = self.words(count // 2, field=field, scratch=cosines.view(torch.int32))
         angle = sines.copy_(words).mul_(math.pi * 2.0**-31)
         torch.cos(angle, out=cosines)
         angle.sin_()
@@ -87,8 +95,8 @@ class RandomStreams:
         words.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
         radius = words.view(torch.float32)
         torch.sub(2, radius, out=radius).log_().mul_(-2).sqrt_()
-        values.mul_(radius[:, None])
-        return values.view(len(self), 2 * half)[:, :count].reshape(len(self), *shape)
+        pairs.mul_(radius[:, None])
+        return out
 
     def below(self, bound: Tensor | int, *shape: int, field: int = 0) -> Tensor:
         """Uniform whole numbers from 0 up to, not including, bound; int64 on

@@ -252,7 +252,8 @@ def test_a_type_does_what_its_reference_does(corruption, size):
     for severity in SEVERITIES if size < 224 else (1, 4):
         constants = constants_of(corruption, severity, size)
         streams = RandomStreams(f"test {severity}", [3, 4])
-        draws = procedure.draw(streams, images.float(), constants)
+        room = torch.full(images.shape, torch.nan)
+        draws = procedure.draw(streams, images.float(), constants, room)
         damaged = procedure.apply(images, constants, *(_as_double(draw) for draw in draws))
         for number, picture in enumerate(pictures):
             mine = damaged[number].permute(1, 2, 0).clamp(0, 1).numpy()
@@ -267,7 +268,7 @@ def test_a_type_does_what_its_reference_does(corruption, size):
 
 
 def _as_double(draw):
-    return draw.double() if draw.is_floating_point() else draw
+    return draw.double() if draw.is_floating_point() else draw.clone()
 
 
 @pytest.mark.parametrize("decay", [3, 1.75])

@@ -158,7 +158,7 @@ def zoom_blur(images: Tensor, factors: tuple[float, ...]) -> Tensor:
 
 
 def _draw_offsets(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, int, int]
+    streams: RandomStreams, images: Tensor, constants: tuple[float, int, int], room: Tensor
 ) -> Draws:
     """Offsets of glass blur: both come from one word, the lower half across, the upper down."""
     _, reach, rounds = constants
@@ -171,7 +171,9 @@ def _draw_offsets(
     return (fields.mul_(2 * reach).bitwise_right_shift_(16).sub_(reach),)
 
 
-def _draw_angle(streams: RandomStreams, images: Tensor, constants: tuple[int, float]) -> Draws:
+def _draw_angle(
+    streams: RandomStreams, images: Tensor, constants: tuple[int, float], room: Tensor
+) -> Draws:
     return (streams.uniform(1).flatten() * 90 - 45,)
 
 

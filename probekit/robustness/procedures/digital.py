@@ -126,7 +126,7 @@ def _affine_back(height: int, width: int, moves: Tensor) -> Tensor:
 
 
 def _draw_elastic(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float]
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float], room: Tensor
 ) -> Draws:
     corners = streams.uniform(3, 2).mul_(2).sub_(1)
     return corners, streams.uniform(2, *images.shape[-2:], field=1).mul_(2).sub_(1)

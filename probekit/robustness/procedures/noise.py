@@ -1,4 +1,7 @@
-"""Noise: each value of the image is disturbed by itself."""
+"""Noise: each value of the image is disturbed by itself.
+
+There is little arithmetic in it, so that memory decides: what was drawn is written over on the way.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +31,24 @@ _OFF_LEVEL = 2e-3  # how far from an 8-bit level, in levels, a value counts as l
 
 def gaussian_noise(images: Tensor, deviation: float, field: Tensor) -> Tensor:
     """Add normal noise of this standard deviation; field is standard normal."""
-    return torch.add(images, field, alpha=deviation)
+    return torch.add(images, field, alpha=deviation, out=field)
 
 
 def speckle_noise(images: Tensor, deviation: float, field: Tensor) -> Tensor:
     """Add noise in proportion to the image: x + x·noise."""
-    return torch.addcmul(images, images, field, value=deviation)
+    return torch.addcmul(images, images, field, value=deviation, out=field)
 
 
 def impulse_noise(images: Tensor, share: float, words: Tensor) -> Tensor:
     """Salt and pepper on this share of the values, each channel by itself.
 
-    ``words`` are uniform signed 32-bit numbers: the lowest become pepper, 0 or less, the highest
-    salt, 1 or more.
+    ``words`` are uniform signed 32-bit numbers as floats: the lowest become pepper, 0 or less, the
+    highest salt, 1 or more.
     """
     furthest = (1 - share) * 2.0**31
     # Words further than this from zero stay, 2 at least once scaled; clipping does the rest.
-    impulses = torch.nn.functional.hardshrink(words.to(torch.float32), furthest)
-    return torch.add(images, impulses, alpha=2 / furthest)
+    impulses = torch.hardshrink(words, furthest, out=words)
+    return torch.add(images, impulses, alpha=2 / furthest, out=impulses)
 
 
 def shot_noise(
@@ -77,14 +80,15 @@ def poisson(images: Tensor, photons: float, words: Tensor, uniform: Callable[[],
     column = (words >> (32 - bits)).bitwise_and_((1 << bits) - 1)
     cell = level.to(torch.int32).mul_(1 << bits).add_(column)
     entry = torch.index_select(table.flatten(), 0, cell.flatten()).view(cell.shape)
-    alias = entry & 0x3FF
+    alias = torch.bitwise_and(entry, 0x3FF, out=cell)
     threshold = entry.bitwise_right_shift_(10).bitwise_and_(0x3FFFFF)
-    fraction = (words >> (10 - bits)).bitwise_and_(0x3FFFFF)
+    fraction = words.bitwise_right_shift_(10 - bits).bitwise_and_(0x3FFFFF)
     # All ones where the column is kept, else zero: the sign of a difference, spread.
     keep = fraction.sub_(threshold).bitwise_right_shift_(31)
-    counts = column.sub_(alias).bitwise_and_(keep).add_(alias).to(images.dtype)
-    if rest.sub_(level).max() > _OFF_LEVEL:
-        rates = torch.nn.functional.hardshrink(rest, _OFF_LEVEL) * (photons / (_LEVELS - 1))
+    between = rest.sub_(level)
+    counts = level.copy_(column.sub_(alias).bitwise_and_(keep).add_(alias))
+    if between.max() > _OFF_LEVEL:
+        rates = torch.nn.functional.hardshrink(between, _OFF_LEVEL) * (photons / (_LEVELS - 1))
         counts += _small_poisson(rates, uniform())
     return counts
 
@@ -153,23 +157,26 @@ def _walker(
     return np.take_along_axis(keep, back, axis=1), np.take_along_axis(alias, back, axis=1)
 
 
-def _draw_normal(streams: RandomStreams, images: Tensor, constants: float) -> Draws:
-    return (streams.normal(*images.shape[1:]),)
+def _draw_normal(streams: RandomStreams, images: Tensor, constants: float, room: Tensor) -> Draws:
+    return (streams.normal(*images.shape[1:], out=room).to(images.dtype),)
 
 
-def _draw_words(streams: RandomStreams, images: Tensor, constants: float) -> Draws:
-    return (streams.words(images[0].numel()).view(images.shape),)
+def _draw_signed(streams: RandomStreams, images: Tensor, constants: float, room: Tensor) -> Draws:
+    return (room.copy_(_words(streams, room)).to(images.dtype),)
 
 
-def _draw_photons(streams: RandomStreams, images: Tensor, constants: float) -> Draws:
-    return *_draw_words(streams, images, constants), lambda: streams.uniform(
-        *images.shape[1:], field=1
-    )
+def _draw_photons(streams: RandomStreams, images: Tensor, constants: float, room: Tensor) -> Draws:
+    return _words(streams, room), lambda: streams.uniform(*images.shape[1:], field=1)
+
+
+def _words(streams: RandomStreams, room: Tensor) -> Tensor:
+    scratch = room.view(torch.int32).flatten(1)
+    return streams.words(scratch.shape[1], scratch=scratch).view(room.shape)
 
 
 PROCEDURES = {
     "gaussian_noise": Procedure(gaussian_noise, _draw_normal),
     "shot_noise": Procedure(shot_noise, _draw_photons, values_at_once=3 << 14),
-    "impulse_noise": Procedure(impulse_noise, _draw_words, values_at_once=1 << 16),
+    "impulse_noise": Procedure(impulse_noise, _draw_signed, values_at_once=1 << 16),
     "speckle_noise": Procedure(speckle_noise, _draw_normal),
 }

@@ -87,7 +87,9 @@ def _equalized(levels: Tensor) -> Tensor:
     return table.gather(1, flat).view(levels.shape)
 
 
-def _draw_liquid(streams: RandomStreams, images: Tensor, constants: tuple[float, ...]) -> Draws:
+def _draw_liquid(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
+) -> Draws:
     return (streams.normal(1, *images.shape[-2:]),)
 
 

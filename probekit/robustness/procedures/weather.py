@@ -172,7 +172,7 @@ def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
 
 
 def _draw_crops(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float]
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float], room: Tensor
 ) -> Draws:
     height, width = images.shape[-2:]
     photographs = [
@@ -199,12 +199,16 @@ def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
     return interpolate(photograph[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _draw_snow(streams: RandomStreams, images: Tensor, constants: tuple[float, ...]) -> Draws:
+def _draw_snow(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
+) -> Draws:
     field = streams.normal(1, *images.shape[-2:])
     return field, streams.uniform(1, field=1).flatten() * 90 - 135
 
 
-def _draw_plasma(streams: RandomStreams, images: Tensor, constants: tuple[float, float]) -> Draws:
+def _draw_plasma(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float], room: Tensor
+) -> Draws:
     height, width = images.shape[-2:]
     side = 1 << max(height - 1, width - 1, 1).bit_length()
     heights = plasma(streams.uniform(side * side - 1), constants[1])
