@@ -159,7 +159,6 @@ def corrupt(
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
     with torch.no_grad():
         for start, stop in _chunks(images, procedure):
-            _check_values(images[start:stop])
             clean = _working_copy(images[start:stop], quantize)
             out = result[start:stop]
             # Fresh memory costs as much as arithmetic, so noise is drawn where the result will be.
@@ -169,6 +168,8 @@ def corrupt(
                 else clean.new_empty(clean.shape, dtype=torch.float32)
             )
             draws = procedure.draw(streams.part(start, stop), clean, constants, room)
+            # Not before: from here on the images stay in the cache.
+            _check_values(images[start:stop])
             damaged = procedure.apply(clean, constants, *draws)
             _store(damaged, procedure.storage if quantize else "exact", out=out)
     return result

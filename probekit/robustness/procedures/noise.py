@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _LEVELS = 256
+_ALIAS = 0x3FF  # the bits of a table's entry that name its alias
 _OFF_LEVEL = 2e-3  # how far from an 8-bit level, in levels, a value counts as lying on it
 
 
@@ -75,20 +76,19 @@ def poisson(images: Tensor, photons: float, words: Tensor, uniform: Callable[[],
     """
     table = _alias_table(float(photons)).to(words.device)
     bits = (table.shape[1] - 1).bit_length()
-    rest = images * (_LEVELS - 1)
-    level = (rest + _OFF_LEVEL).floor_()
+    level = torch.add(images.new_tensor(_OFF_LEVEL), images, alpha=_LEVELS - 1).floor_()
     column = (words >> (32 - bits)).bitwise_and_((1 << bits) - 1)
     cell = level.to(torch.int32).mul_(1 << bits).add_(column)
     entry = torch.index_select(table.flatten(), 0, cell.flatten()).view(cell.shape)
-    alias = torch.bitwise_and(entry, 0x3FF, out=cell)
-    threshold = entry.bitwise_right_shift_(10).bitwise_and_(0x3FFFFF)
-    fraction = words.bitwise_right_shift_(10 - bits).bitwise_and_(0x3FFFFF)
-    # All ones where the column is kept, else zero: the sign of a difference, spread.
-    keep = fraction.sub_(threshold).bitwise_right_shift_(31)
-    between = rest.sub_(level)
+    alias = torch.bitwise_and(entry, _ALIAS, out=cell)
+    # What the column leaves of the word, in 31 bits. All ones where the column is kept, else zero:
+    # the sign of a difference, spread.
+    fraction = words.bitwise_and_((1 << (32 - bits)) - 1).bitwise_left_shift_(bits - 1)
+    keep = fraction.sub_(entry).bitwise_right_shift_(31)
+    below = torch.add(level, images, alpha=1 - _LEVELS)
     counts = level.copy_(column.sub_(alias).bitwise_and_(keep).add_(alias))
-    if between.max() > _OFF_LEVEL:
-        rates = torch.nn.functional.hardshrink(between, _OFF_LEVEL) * (photons / (_LEVELS - 1))
+    if below.min() < -_OFF_LEVEL:
+        rates = torch.nn.functional.hardshrink(below, _OFF_LEVEL) * (photons / (1 - _LEVELS))
         counts += _small_poisson(rates, uniform())
     return counts
 
@@ -109,8 +109,8 @@ def _small_poisson(rates: Tensor, uniform: Tensor) -> Tensor:
 def _alias_table(photons: float) -> Tensor:
     """Alias tables of Poisson(level·photons/255) for the 256 levels, int32 (256, counts).
 
-    An entry holds the alias in its low 10 bits and, above, the probability in 2⁻²² to keep the
-    column. Tails beyond 12 standard deviations are left out.
+    An entry is the probability to keep the column, in 2⁻³¹ and rounded so that its low 10 bits are
+    the alias. Tails beyond 12 standard deviations are left out.
     """
     widest = photons + 12 * photons**0.5 + 16
     columns = 1 << int(np.ceil(np.log2(widest)))
@@ -123,9 +123,11 @@ def _alias_table(photons: float) -> Tensor:
     probabilities[0] = counts == 0
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     keep, alias = _walker(probabilities * columns)
-    thresholds = np.minimum(np.round(keep * 2**22), 2**22 - 1).astype(np.int64)
-    alias = np.where(thresholds == 2**22 - 1, counts, alias)
-    return torch.from_numpy(((thresholds << 10) | alias).astype(np.uint32).view(np.int32))
+    certain = keep >= 1 - 2.0**-22
+    alias = np.where(certain, counts, alias)
+    step = _ALIAS + 1
+    steps = np.clip(np.round((keep * 2.0**31 - alias) / step), 0, 2**31 // step - 1)
+    return torch.from_numpy(steps.astype(np.int32) * np.int32(step) + alias.astype(np.int32))
 
 
 def _walker(
@@ -177,6 +179,6 @@ def _words(streams: RandomStreams, room: Tensor) -> Tensor:
 PROCEDURES = {
     "gaussian_noise": Procedure(gaussian_noise, _draw_normal),
     "shot_noise": Procedure(shot_noise, _draw_photons, values_at_once=3 << 14),
-    "impulse_noise": Procedure(impulse_noise, _draw_signed, values_at_once=1 << 16),
+    "impulse_noise": Procedure(impulse_noise, _draw_signed),
     "speckle_noise": Procedure(speckle_noise, _draw_normal),
 }
