@@ -63,54 +63,74 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
             (rounds, 2, n, height, width).
     """
     sigma, reach, rounds = constants
-    levels = (smooth(images, sigma) * 255).add_(1e-3).floor_()
-    origin = _origins(offsets[0], reach)
-    for number in range(1, rounds):
-        origin = origin.index_select(0, _origins(offsets[number], reach))
-    # Flat indices of (n, height · width) become those of (n, channels, height · width).
-    n, channels, height, width = images.shape
-    plane = torch.arange(n, dtype=torch.int32, device=images.device) * (
-        (channels - 1) * height * width
-    )
-    origin = origin.view(n, 1, -1) + plane.view(n, 1, 1)
-    steps = torch.arange(channels, dtype=torch.int32, device=images.device) * (height * width)
-    origin = (origin + steps.view(1, -1, 1)).flatten()
-    shuffled = levels.flatten().index_select(0, origin)
-    return smooth(shuffled.div_(255).view(images.shape), sigma)
+    blurred = smooth(images, sigma)
+    levels = torch.add(images.new_tensor(1e-3), blurred, alpha=255).floor_()
+    # The 8-bit channels of a pixel move together, as one whole number.
+    pixels = levels[:, -1]
+    for channel in reversed(levels.unbind(1)[:-1]):
+        pixels = torch.add(channel, pixels, alpha=256)
+    pixels = pixels.flatten()
+    links = _Links(len(pixels), images.device)
+    for number in range(rounds):
+        pixels = pixels.index_select(0, links.origins(offsets[number], reach))
+    pixels = pixels.view_as(levels[:, 0])
+    for channel in levels.unbind(1)[:-1]:
+        rest = torch.mul(pixels, 1 / 256).floor_()
+        torch.add(pixels, rest, alpha=-256, out=channel)
+        pixels = rest
+    levels[:, -1] = pixels
+    return smooth(levels.div_(255), sigma)
 
 
-def _origins(offsets: Tensor, reach: int) -> Tensor:
-    """Where each pixel's value comes from after one round: flat int32 indices (n · height · width).
+class _Links:
+    """Where pixels get their values from, for so many pixels in all.
 
-    A pixel whose neighbour was replaced before it holds what that neighbour got. Following
-    these links all at once, twice as far in each step, gives what the sequence would.
+    A link below the number of pixels goes to what a pixel holds after a round, a link from there on
+    to what it held before, where a way along links ends. So the second half links to itself.
     """
-    _, n, height, width = offsets.shape
-    pixels = n * height * width
-    # The generators' loops run from side − reach down to reach + 1.
-    outside = _outside_loops(height, width, reach, offsets.device)
-    shift = (offsets[0] * width).add_(offsets[1]).mul_(1 - outside).flatten()
-    # The first half stands for what pixels hold after the round, the second for what they held
-    # before it, where a link ends.
-    link = torch.arange(2 * pixels, dtype=torch.int32, device=offsets.device)
-    origin = link[:pixels] + shift
-    if reach == 1:
-        return origin  # offsets −1 and 0 never point at a pixel replaced before
-    # A link goes on where it points ahead, to a pixel that the loops have come by, or never come to
-    # and whose own link ends.
-    is_end = shift.sub_(1).bitwise_right_shift_(31).neg_()
-    link[:pixels] = origin.add_(is_end, alpha=pixels)
-    while pixels and int(link[:pixels].min()) < pixels:
-        link[:pixels] = link.index_select(0, link[:pixels])
-    return link[:pixels] - pixels
+
+    def __init__(self, pixels: int, device: torch.device) -> None:
+        self._pixels = pixels
+        self._links = torch.arange(2 * pixels, dtype=torch.int32, device=device)
+        self._further = self._links.clone()
+        self._own = self._links[pixels:] - pixels
+
+    def origins(self, offsets: Tensor, reach: int) -> Tensor:
+        """Where each pixel's value comes from after one round: flat int32 indices.
+
+        A pixel whose neighbour was replaced before it holds what that neighbour got. Following
+        these links all at once, twice as far in each step, gives what the sequence would.
+
+        Args:
+            offsets: vertical and horizontal, int32 (2, n, height, width).
+            reach: as that of :func:`glass_blur`.
+        """
+        _, _, height, width = offsets.shape
+        pixels = self._pixels
+        shift = (offsets[0] * width).add_(offsets[1])
+        shift = shift.mul_(_in_loops(height, width, reach, offsets.device)).flatten()
+        first = torch.add(self._own, shift, out=self._links[:pixels])
+        if reach == 1:
+            return first  # offsets −1 and 0 never point at a pixel replaced before
+        # A link goes on where it points ahead, to a pixel that the loops have come by, or never
+        # come to and whose own link ends; −1 where it does not.
+        ends = shift.sub_(1).bitwise_right_shift_(31)
+        first.add_(ends, alpha=-pixels)
+        while pixels and int(self._links[:pixels].min()) < pixels:
+            torch.index_select(self._links, 0, self._links[:pixels], out=self._further[:pixels])
+            self._links, self._further = self._further, self._links
+        return self._links[:pixels].sub_(pixels)
 
 
 @functools.lru_cache(maxsize=32)
-def _outside_loops(height: int, width: int, reach: int, device: torch.device) -> Tensor:
-    """1 for the border pixels that glass blur leaves in place, else 0; int32 (height, width)."""
-    outside = torch.ones(height, width, dtype=torch.int32, device=device)
-    outside[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = 0
-    return outside
+def _in_loops(height: int, width: int, reach: int, device: torch.device) -> Tensor:
+    """1 for pixels that glass blur replaces, 0 for the border that it leaves; int32 (height, width).
+
+    The generators' loops run from side − reach down to reach + 1.
+    """
+    inside = torch.zeros(height, width, dtype=torch.int32, device=device)
+    inside[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = 1
+    return inside
 
 
 def motion_blur(images: Tensor, constants: tuple[int, float], angle: Tensor) -> Tensor:
@@ -165,10 +185,12 @@ def _draw_offsets(
     n, _, height, width = images.shape
     fields = torch.empty(rounds, 2, n, height, width, dtype=torch.int32, device=images.device)
     for number, (down, across) in enumerate(fields):
-        words = streams.words(height * width, field=number).view(n, height, width)
-        torch.bitwise_right_shift(words, 16, out=down).add_(1 << 15)
-        torch.bitwise_and(words, 0xFFFF, out=across)
-    return (fields.mul_(2 * reach).bitwise_right_shift_(16).sub_(reach),)
+        words = streams.words(height * width, field=number, scratch=across.flatten(1))
+        words = words.view(n, height, width)
+        # Halves as numbers from −2¹⁵ on.
+        torch.bitwise_right_shift(words, 16, out=down)
+        torch.bitwise_and(words, 0xFFFF, out=across).sub_(1 << 15)
+    return (fields.mul_(2 * reach).bitwise_right_shift_(16),)
 
 
 def _draw_angle(
