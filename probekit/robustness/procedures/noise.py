@@ -178,7 +178,7 @@ def _words(streams: RandomStreams, room: Tensor) -> Tensor:
 
 PROCEDURES = {
     "gaussian_noise": Procedure(gaussian_noise, _draw_normal),
-    "shot_noise": Procedure(shot_noise, _draw_photons, values_at_once=3 << 14),
+    "shot_noise": Procedure(shot_noise, _draw_photons),
     "impulse_noise": Procedure(impulse_noise, _draw_signed),
     "speckle_noise": Procedure(speckle_noise, _draw_normal),
 }
