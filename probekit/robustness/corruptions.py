@@ -43,6 +43,7 @@ _PROCEDURES: dict[str, Procedure] = {
 _VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
 _MOST_VALUES_AT_ONCE_ON_CPUS = 1 << 22
 
+_BITS_OF_ONE = 0x3F800000  # those of the float32 1.0
 _LARGEST_BLOCK_KEPT = (32 << 20) - (8 << 10)  # in bytes, less what malloc adds
 
 _CUT_OFF_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
@@ -282,6 +283,12 @@ def _check_images(images: Tensor) -> None:
 
 
 def _check_values(images: Tensor) -> None:
+    if images.dtype == torch.float32:
+        # From 0 on, floats are in the order of their bits; what is negative comes before, NaN after.
+        # Whole numbers compare in two thirds of the time.
+        bits = torch.aminmax(images.view(torch.int32))
+        if int(bits.min) >= 0 and int(bits.max) <= _BITS_OF_ONE:
+            return
     lowest, highest = (float(value) for value in torch.aminmax(images.detach()))
     if lowest != lowest or highest != highest:
         raise DataError("images hold NaN; corruptions take finite values in [0, 1]")

@@ -270,6 +270,27 @@ def test_mistakes_are_told(images, options, error, told):
         corrupt(images, **{"corruption": "contrast", **options})
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_one_value_out_of_range_is_seen_to_the_last_bit(dtype):
+    images = GOOD.to(dtype).clone()
+    one, zero = torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype)
+    for fine in (one, zero, -zero, torch.nextafter(zero, one)):
+        images[1, 2, 3, 4] = fine
+        corrupt(images, "contrast")
+    nan = torch.tensor(torch.nan, dtype=dtype)
+    for bad, told in [
+        (torch.nextafter(one, 2 * one), "go up to 1"),
+        (torch.nextafter(zero, -one), "go down to -"),
+        (one / 0, "go up to inf"),
+        (-one / 0, "go down to -inf"),
+        (nan, "NaN"),
+        (-nan, "NaN"),
+    ]:
+        images[1, 2, 3, 4] = bad
+        with pytest.raises(DataError, match=told):
+            corrupt(images, "contrast")
+
+
 def test_a_corruption_is_checked_when_it_is_made():
     with pytest.raises(OptionError, match="severity 6"):
         Corruption("fog", 6)
