@@ -200,7 +200,7 @@ def _keep_freed_memory() -> None:
     (mallopt(3), M_MMAP_THRESHOLD), up to 32 MiB. New memory costs a page fault for each 4 KiB, which is
     as much as our arithmetic on it. So one block of that size is freed, which was never touched.
     """
-    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8)
+    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8, device="cpu")
 
 
 def _working_copy(images: Tensor, quantize: bool) -> Tensor:
