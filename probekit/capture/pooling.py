@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from math import prod
 from typing import Any
 
@@ -59,13 +60,12 @@ def _mean(maps: Tensor) -> Tensor:
 def _mean_of_rows(rows: Tensor) -> Tensor:
     """The mean over axis 1 of bfloat16 numbers to 16 bits, without their copy in float32.
 
-    The matrix product sums in float32 and rounds once, so a second one that begins at minus the
-    rounded sum gives what the rounding lost.
+    A sum is taken in float32 and rounded once, so a matrix product that begins at minus the rounded
+    sum gives what the rounding lost.
     """
-    ones = rows.new_ones(()).expand(len(rows), 1, rows.shape[1])
-    high = torch.bmm(ones, rows)
-    low = torch.baddbmm(high, ones, rows, beta=-1)
-    return (high.float() + low.float())[:, 0] / rows.shape[1]
+    high = rows.sum(1, keepdim=True)
+    low = torch.baddbmm(high, rows.new_ones(len(rows), 1, rows.shape[1]), rows, beta=-1)
+    return high.float().add_(low).div_(rows.shape[1])[:, 0]
 
 
 class _Pool(torch.autograd.Function):
@@ -97,11 +97,15 @@ class _Pool(torch.autograd.Function):
         return _mean(tangent)
 
 
+# `apply` asks for it in every call; finding it out anew would take as long as the rest of a call.
+_Pool.forward.__signature__ = inspect.signature(_Pool.forward)  # type: ignore[attr-defined]
+
+
 def _rows(share: Tensor, positions: tuple[int, ...]) -> Tensor:
     """A view of (batch, units) at every position, units last, with one row of positions written out.
 
     Adding few units position by position takes a CPU many times as long as adding whole rows.
     """
-    row = share[:, None].repeat(1, positions[-1], 1)
+    row = torch.cat([share] * positions[-1], 1)
     rows = row.view(len(share), *(1 for _ in positions[1:]), positions[-1], share.shape[1])
     return rows.expand(-1, *positions, -1).movedim(-1, 1)

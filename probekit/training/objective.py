@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -133,7 +134,16 @@ def check_labels(labels: Any, batch: int) -> None:
 
 def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
     """The mean over the units of each layer, (layers,), of the layers' units one after another."""
-    return torch.stack([part.mean() for part in torch.split(index, list(units))])
+    layer, count = _layer_of_unit(tuple(units), index.device)
+    return index.new_zeros(len(units)).index_add(0, layer, index) / count
+
+
+@functools.lru_cache(maxsize=32)
+def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The place of each unit's layer, and how many units each layer has."""
+    with torch.inference_mode(mode=False):
+        count = torch.tensor(units, device=device)
+        return torch.arange(len(units), device=device).repeat_interleave(count), count
 
 
 def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
