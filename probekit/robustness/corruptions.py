@@ -9,6 +9,7 @@ depend on the image size (:mod:`probekit.robustness.corruption_tables`); what ea
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,9 @@ def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
         values = min(values, _MOST_VALUES_AT_ONCE_ON_CPUS)
     else:
         values = _VALUES_AT_ONCE_ON_ACCELERATORS
-    step = max(values // max(images[:1].numel(), 1), 1)
+    # Chunks of one size: a small rest would cost almost as much as a chunk.
+    chunks = max(round(images.numel() / values), 1)
+    step = max(math.ceil(len(images) / chunks), 1)
     for start in range(0, len(images), step):
         yield start, min(start + step, len(images))
 

@@ -63,8 +63,7 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
             (rounds, 2, n, height, width).
     """
     sigma, reach, rounds = constants
-    blurred = smooth(images, sigma)
-    levels = torch.add(images.new_tensor(1e-3), blurred, alpha=255).floor_()
+    levels = smooth(images, sigma, times=255).add_(1e-3).floor_()
     # The 8-bit channels of a pixel move together, as one whole number.
     pixels = levels[:, -1]
     for channel in reversed(levels.unbind(1)[:-1]):
@@ -79,7 +78,7 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
         torch.add(pixels, rest, alpha=-256, out=channel)
         pixels = rest
     levels[:, -1] = pixels
-    return smooth(levels.div_(255), sigma)
+    return smooth(levels, sigma, times=1 / 255)
 
 
 class _Links:
@@ -91,9 +90,11 @@ class _Links:
 
     def __init__(self, pixels: int, device: torch.device) -> None:
         self._pixels = pixels
-        self._links = torch.arange(2 * pixels, dtype=torch.int32, device=device)
-        self._further = self._links.clone()
-        self._own = self._links[pixels:] - pixels
+        self._own = torch.arange(pixels, dtype=torch.int32, device=device)
+        self._links = self._own.new_empty(2 * pixels)
+        torch.add(self._own, pixels, out=self._links[pixels:])
+        self._further = torch.empty_like(self._links)
+        self._further[pixels:] = self._links[pixels:]
 
     def origins(self, offsets: Tensor, reach: int) -> Tensor:
         """Where each pixel's value comes from after one round: flat int32 indices.
@@ -114,11 +115,15 @@ class _Links:
             return first  # offsets −1 and 0 never point at a pixel replaced before
         # A link goes on where it points ahead, to a pixel that the loops have come by, or never
         # come to and whose own link ends; −1 where it does not.
-        ends = shift.sub_(1).bitwise_right_shift_(31)
+        ends = shift.sub_(1).clamp_(-1, 0)
         first.add_(ends, alpha=-pixels)
-        while pixels and int(self._links[:pixels].min()) < pixels:
+        # Half of all links go on, so ways longer than eight links are to be expected: only from
+        # there on it is worth looking.
+        steps = 0
+        while steps < 3 or (pixels and int(self._links[:pixels].min()) < pixels):
             torch.index_select(self._links, 0, self._links[:pixels], out=self._further[:pixels])
             self._links, self._further = self._further, self._links
+            steps += 1
         return self._links[:pixels].sub_(pixels)
 
 

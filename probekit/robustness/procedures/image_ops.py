@@ -21,7 +21,14 @@ __all__ = [
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "nearest") -> Tensor:
+def smooth(
+    images: Tensor,
+    sigma: float,
+    *,
+    truncate: float = 4,
+    mode: str = "nearest",
+    times: float = 1,
+) -> Tensor:
     """Gaussian blur over the last two axes, as ``scipy.ndimage.gaussian_filter`` has it.
 
     Each axis is one product with a banded matrix, in which the borders are folded. Defaults are
@@ -32,23 +39,31 @@ def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "ne
         sigma: in pixels.
         truncate: the kernel ends after this many sigmas.
         mode: ``nearest`` repeats the border pixel, ``reflect`` mirrors with it.
+        times: what the result is multiplied by, without a pass of its own.
     """
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
-        return images
+        return images if times == 1 else images * times
     height, width = images.shape[-2:]
     kind = (sigma, radius, mode, images.dtype, images.device)
-    rows, columns = _smoothing_matrix(height, *kind), _smoothing_matrix(width, *kind)
+    rows = _smoothing_matrix(height, 1, *kind)
+    columns = _smoothing_matrix(width, times, *kind)
     return torch.matmul(rows, torch.matmul(images, columns.T))
 
 
 @functools.lru_cache(maxsize=32)
 def _smoothing_matrix(
-    length: int, sigma: float, radius: int, mode: str, dtype: torch.dtype, device: torch.device
+    length: int,
+    times: float,
+    sigma: float,
+    radius: int,
+    mode: str,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     offset = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
-    weights /= weights.sum()
+    weights *= times / weights.sum()
     source = torch.arange(length)[:, None] + offset
     source = source.clamp(0, length - 1) if mode == "nearest" else mirrored(source, length)
     matrix = torch.zeros(length, length, dtype=torch.float64)
