@@ -65,8 +65,10 @@ class LinfBall:
         radius = _round_down(epsilon, images.dtype)
         upper, over = _sum_and_error(images, radius)
         lower, under = _sum_and_error(images, -radius)
-        upper = torch.where(over < 0, torch.nextafter(upper, images), upper)
-        lower = torch.where(under > 0, torch.nextafter(lower, images), lower)
+        # What was rounded out of the ball goes one unit in the last place back, which is one in the
+        # bits; a lower bound below zero goes the wrong way, and is cut off in any case.
+        _bits(upper).add_(_minus_one_below_zero(over))
+        _bits(lower).sub_(_minus_one_below_zero(0 - under))
         return cls(images, radius, lower.clamp_(min=0), upper.clamp_(max=1))
 
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -155,6 +157,16 @@ def _sum_and_error(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
     total = a + b
     added = total - a
     return total, (a - (total - added)) + (b - added)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The same memory as whole numbers, in the order of the floats from 0 on."""
+    return x.view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+
+
+def _minus_one_below_zero(x: Tensor) -> Tensor:
+    """−1 where a number is below zero, else 0; the sign bit, so that there must be no −0."""
+    return _bits(x) >> (8 * x.itemsize - 1)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -86,6 +86,8 @@ class Batch:
         goal: What the attack wants of each.
         index: Number of each image in its data set.
         logits: (n, classes) on the clean images.
+        prediction: (n,) classes predicted for them.
+        height: (n,) what the attack raises, at them.
         gradient: Of what the attack raises, at the clean images; None where not needed.
     """
 
@@ -94,6 +96,8 @@ class Batch:
     goal: Goal
     index: tuple[int, ...]
     logits: Tensor
+    prediction: Tensor
+    height: Tensor
     gradient: Tensor | None
 
 
@@ -118,18 +122,24 @@ class Found:
     @classmethod
     def clean(cls, batch: Batch, steps: int) -> Found:
         """The clean images, which count as found where they fool the model already."""
-        prediction = batch.logits.argmax(dim=1)
-        success = batch.goal.reached(prediction)
-        height = batch.goal.height(batch.logits)
-        return cls(batch.images.clone(), prediction, height, success, success.repeat(steps + 1, 1))
+        success = batch.goal.reached(batch.prediction)
+        return cls(
+            batch.images.clone(),
+            batch.prediction.clone(),
+            batch.height.clone(),
+            success,
+            success.repeat(steps + 1, 1),
+        )
 
-    def keep_best(self, step: int, rows: Tensor, x: Tensor, logits: Tensor, goal: Goal) -> Tensor:
+    def keep_best(
+        self, step: int, rows: Tensor, x: Tensor, logits: Tensor, height: Tensor, goal: Goal
+    ) -> Tensor:
         """Keeps those of the images `x`, for the given rows, that fool the model or rise higher.
 
         Returns:
             Positions in `rows` of the images that still stand.
         """
-        prediction, height = logits.argmax(dim=1), goal.height(logits)
+        prediction = logits.argmax(dim=1)
         reached = goal.reached(prediction)
         better = reached | (height > self.height[rows])
         improved, fooled = rows[better], rows[reached]
@@ -237,7 +247,7 @@ class Attack(ABC):
         return Attacked(
             epsilons=radii,
             labels=labels,
-            clean_prediction=batch.logits.argmax(dim=1),
+            clean_prediction=batch.prediction,
             images=torch.stack([state.images for state in found]),
             prediction=torch.stack([state.prediction for state in found]),
             success=torch.stack([state.success for state in found]),
@@ -265,8 +275,19 @@ class Attack(ABC):
         elif targets is not None:
             aim = check_classes(targets, images, what="targets", n_classes=n_classes)
         goal = Goal(aim, self.targeted, self.loss)
-        gradient = gradient_of(goal.height, logits, x) if self.needs_clean_gradient else None
-        return Batch(model, images.detach(), goal, numbers, logits.detach(), gradient), labels
+        height = goal.height(logits)
+        gradient = gradient_of(height, x) if self.needs_clean_gradient else None
+        batch = Batch(
+            model,
+            images.detach(),
+            goal,
+            numbers,
+            logits.detach(),
+            logits.argmax(dim=1),
+            height.detach(),
+            gradient,
+        )
+        return batch, labels
 
 
 def check_choice(option: str, asked: str, known: Sequence[str]) -> None:

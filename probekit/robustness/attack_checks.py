@@ -91,7 +91,7 @@ def check_model_for_attack(
         check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
-        gradient = gradient_of(Goal(labels, loss=loss).height, logits, images)
+        gradient = gradient_of(Goal(labels, loss=loss).height(logits), images)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
     told += _told_of_probabilities(logits)

@@ -101,22 +101,23 @@ def predicted_logits(model: Model, images: Tensor) -> Tensor:
         return model_logits(model, images)
 
 
-def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes), and the gradient of what the attack raises for each image.
+def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (n, classes), what the attack raises for each image (n,), and its gradient.
 
     Raises:
         ModelError: The logits do not depend on the images in a way that autograd can follow.
     """
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)
-    return logits.detach(), gradient_of(goal.height, logits, x)
+    height = goal.height(logits)
+    return logits.detach(), height.detach(), gradient_of(height, x)
 
 
-def gradient_of(height: Callable[[Tensor], Tensor], logits: Tensor, x: Tensor) -> Tensor:
+def gradient_of(height: Tensor, x: Tensor) -> Tensor:
     """Gradient of the summed height with respect to `x`; NaN counts as no direction."""
     gradient = None
-    if logits.requires_grad:
-        (gradient,) = torch.autograd.grad(height(logits).sum(), x, allow_unused=True)
+    if height.requires_grad:
+        (gradient,) = torch.autograd.grad(height.sum(), x, allow_unused=True)
     if gradient is None:
         raise ModelError(
             "the model's output has no gradient with respect to the images, so that no gradient "

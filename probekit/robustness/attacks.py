@@ -148,21 +148,22 @@ class PGD(Attack):
         for step in range(self.steps):
             if not len(rows):
                 return
-            logits, gradient = loss_gradient(batch.model, x, goal)
-            stand = found.keep_best(step, rows, x, logits, goal)
+            logits, height, gradient = loss_gradient(batch.model, x, goal)
+            stand = found.keep_best(step, rows, x, logits, height, goal)
             if len(stand) < len(rows):
                 rows, x, gradient = rows[stand], x[stand], gradient[stand]
                 ball, goal = ball.select(stand), goal.select(stand)
             x = ball.project(x + step_size * ball.ascent(gradient))
         if len(rows):
-            found.keep_best(self.steps, rows, x, predicted_logits(batch.model, x), goal)
+            logits = predicted_logits(batch.model, x)
+            found.keep_best(self.steps, rows, x, logits, goal.height(logits), goal)
 
     def _climb_to_last(
         self, found: Found, batch: Batch, ball: Ball, x: Tensor, step_size: float, *, first: bool
     ) -> None:
         """Climbs with all images for all steps."""
         for step in range(self.steps):
-            logits, gradient = loss_gradient(batch.model, x, batch.goal)
+            logits, _, gradient = loss_gradient(batch.model, x, batch.goal)
             found.by_step[step] |= batch.goal.reached(logits.argmax(dim=1))
             x = ball.project(x + step_size * ball.ascent(gradient))
         found.keep_last(x, predicted_logits(batch.model, x), batch.goal, first=first)
