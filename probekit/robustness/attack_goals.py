@@ -55,7 +55,7 @@ class Goal:
 
     def reached(self, prediction: Tensor) -> Tensor:
         """Which of the predicted classes (n,) are what the attack wants."""
-        return (prediction == self.classes) == self.targeted
+        return prediction == self.classes if self.targeted else prediction != self.classes
 
     def select(self, chosen: Tensor) -> Goal:
         """The goal of some images of the batch."""
