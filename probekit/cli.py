@@ -296,7 +296,7 @@ Regularized = Annotated[
 
 @command(
     epilog="Example: probekit train resnet20-digits --alpha -1 --seed 0 -o run/   "
-    "(a run that exists goes on; probekit analyze run/ fashion-mnist looks at it)"
+    "(a run that exists goes on; probekit analyze run/ digits looks at it)"
 )
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
