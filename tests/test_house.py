@@ -19,7 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"files", "labels", "processes", "progress", "provenance"},
+    {"files", "labels", "memory", "processes", "progress", "provenance"},
     {"models", "data"},
     {"capture"},
     {"statistics"},

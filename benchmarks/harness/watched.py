@@ -17,6 +17,8 @@ from probekit.statistics.base import distinct
 from probekit.statistics.feeder import Feeder
 
 QUIET = Reading(progress=False)
+# Samples of an update, as `Feeder` has it.
+ROWS = 1024
 # More turns than any benchmark takes.
 _BATCHES = 1_000_000
 
@@ -24,8 +26,8 @@ _BATCHES = 1_000_000
 class Watched:
     """One batch of an analysis: the forward pass with hooks, the check for NaN, the statistics.
 
-    Updates of the statistics wait until many rows are there, as in `analyze`; what all of them take
-    is timed at the end, and each batch bears its share.
+    As in `analyze`, tables wait until there are enough rows for an update of the statistics, and are
+    then let go. What an update takes is timed at the end, and each batch bears its share.
     """
 
     def __init__(
@@ -34,32 +36,42 @@ class Watched:
         self._model = model
         self._batches = Batches(_Again((images, labels)))
         self._layers = find_layers(model, self._batches, None, QUIET)
-        needs = distinct(need for metric in resolve(metrics) for need in metric.needs)
-        self._feeder = Feeder(
-            {layer.name: [need.fresh() for need in needs] for layer in self._layers},
-            rows=sys.maxsize,
-            nbytes=sys.maxsize,
-        )
-        self._taken = 0
+        self._needs = distinct(need for metric in resolve(metrics) for need in metric.needs)
+        self._batches_an_update = max(ROWS // len(labels), 1)
 
     @contextmanager
     def opened(self) -> Iterator[Run]:
         """Lends the step of one batch after the first."""
-        with stream(
-            self._model, self._batches, self._layers, self._feeder.sources, QUIET
-        ) as observed:
+        waiting = self._feeder()
+        with stream(self._model, self._batches, self._layers, waiting.sources, QUIET) as observed:
+            batches = 0
 
             def step() -> None:
-                seen = next(observed)
-                self._feeder.take(seen.batch, seen.tables)
-                self._taken += 1
+                nonlocal waiting, batches
+                if batches == self._batches_an_update:
+                    waiting, batches = self._feeder(), 0
+                self._last = next(observed)
+                waiting.take(self._last.batch, self._last.tables)
+                batches += 1
 
             step()
             yield step
 
     def share_of_update(self, clock: Clock) -> float:
-        """Seconds that the updates take for each batch that was taken in."""
-        return seconds(self._feeder.flush, clock) / self._taken
+        """Seconds that an update takes for each of its batches."""
+        feeder = self._feeder()
+        for _ in range(2):  # the first makes the tables of the statistics
+            for _ in range(self._batches_an_update):
+                feeder.take(self._last.batch, self._last.tables)
+            update = seconds(feeder.flush, clock)
+        return update / self._batches_an_update
+
+    def _feeder(self) -> Feeder:
+        return Feeder(
+            {layer.name: [need.fresh() for need in self._needs] for layer in self._layers},
+            rows=sys.maxsize,
+            nbytes=sys.maxsize,
+        )
 
 
 class _Again:

@@ -18,6 +18,7 @@ from probekit.capture.sources import Source
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import load_data
 from probekit.errors import DataError, LayerError, OptionError
+from probekit.memory import keep_freed_memory
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
 from probekit.progress import hidden
@@ -114,6 +115,8 @@ def stream(
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
+        if device.type == "cpu":
+            keep_freed_memory()
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(

@@ -8,7 +8,6 @@ depend on the image size (:mod:`probekit.robustness.corruption_tables`); what ea
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 import warnings
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import DataError, OptionError, ProbekitWarning, close_matches
+from probekit.memory import keep_freed_memory
 from probekit.robustness.corruption_tables import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -45,7 +45,6 @@ _VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
 _MOST_VALUES_AT_ONCE_ON_CPUS = 1 << 22
 
 _BITS_OF_ONE = 0x3F800000  # those of the float32 1.0
-_LARGEST_BLOCK_KEPT = (32 << 20) - (8 << 10)  # in bytes, less what malloc adds
 
 _CUT_OFF_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
 
@@ -182,7 +181,7 @@ def corrupt(
 
 def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
     if images.device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
         # Each thread needs work of its own, and more of it the more threads there are to wake.
         values = procedure.values_at_once * torch.get_num_threads() ** 2
         values = min(values, _MOST_VALUES_AT_ONCE_ON_CPUS)
@@ -193,17 +192,6 @@ def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
     step = max(math.ceil(len(images) / chunks), 1)
     for start in range(0, len(images), step):
         yield start, min(start + step, len(images))
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Let memory that one chunk has freed serve the next, once for the process.
-
-    glibc hands a freed block back to the system unless it has seen one at least as large freed before
-    (mallopt(3), M_MMAP_THRESHOLD), up to 32 MiB. New memory costs a page fault for each 4 KiB, which is
-    as much as our arithmetic on it. So one block of that size is freed, which was never touched.
-    """
-    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8, device="cpu")
 
 
 def _working_copy(images: Tensor, quantize: bool) -> Tensor:
