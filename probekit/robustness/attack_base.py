@@ -141,7 +141,7 @@ class Found:
         """
         prediction = logits.argmax(dim=1)
         reached = goal.reached(prediction)
-        better = reached | (height > self.height[rows])
+        better = torch.nonzero(reached | (height > self.height[rows]))[:, 0]
         improved, fooled = rows[better], rows[reached]
         self.images[improved] = x[better]
         self.height[improved] = height[better]
