@@ -90,9 +90,8 @@ class _Links:
 
     def __init__(self, pixels: int, device: torch.device) -> None:
         self._pixels = pixels
-        self._own = torch.arange(pixels, dtype=torch.int32, device=device)
-        self._links = self._own.new_empty(2 * pixels)
-        torch.add(self._own, pixels, out=self._links[pixels:])
+        self._links = torch.empty(2 * pixels, dtype=torch.int32, device=device)
+        torch.arange(pixels, 2 * pixels, out=self._links[pixels:])
         self._further = torch.empty_like(self._links)
         self._further[pixels:] = self._links[pixels:]
 
@@ -108,23 +107,26 @@ class _Links:
         """
         _, _, height, width = offsets.shape
         pixels = self._pixels
-        shift = (offsets[0] * width).add_(offsets[1])
+        shift = torch.add(offsets[1], offsets[0], alpha=width)
         shift = shift.mul_(_in_loops(height, width, reach, offsets.device)).flatten()
-        first = torch.add(self._own, shift, out=self._links[:pixels])
-        if reach == 1:
-            return first  # offsets −1 and 0 never point at a pixel replaced before
-        # A link goes on where it points ahead, to a pixel that the loops have come by, or never
-        # come to and whose own link ends; −1 where it does not.
-        ends = shift.sub_(1).clamp_(-1, 0)
-        first.add_(ends, alpha=-pixels)
-        # Half of all links go on, so ways longer than eight links are to be expected: only from
-        # there on it is worth looking.
-        steps = 0
-        while steps < 3 or (pixels and int(self._links[:pixels].min()) < pixels):
+        torch.add(self._links[pixels:], shift, out=self._links[:pixels])
+        if reach > 1:  # offsets −1 and 0 never point at a pixel replaced before
+            # A link goes on where it points ahead, to a pixel that the loops have come by, or never
+            # come to and whose own link ends.
+            ahead = shift.clamp_(0, 1)
+            self._links[:pixels].add_(ahead, alpha=-pixels)
+            self._follow()
+        return self._links[:pixels].sub_(pixels)
+
+    def _follow(self) -> None:
+        """Moves all links on until they end."""
+        pixels, steps = self._pixels, 0
+        # Almost half of them go on, so that ways of up to sixteen links are to be expected: only
+        # from there on it is worth looking.
+        while steps < 4 or (pixels and int(self._links[:pixels].min()) < pixels):
             torch.index_select(self._links, 0, self._links[:pixels], out=self._further[:pixels])
             self._links, self._further = self._further, self._links
             steps += 1
-        return self._links[:pixels].sub_(pixels)
 
 
 @functools.lru_cache(maxsize=32)
