@@ -142,13 +142,16 @@ class Found:
         prediction = logits.argmax(dim=1)
         reached = goal.reached(prediction)
         better = torch.nonzero(reached | (height > self.height[rows]))[:, 0]
-        improved, fooled = rows[better], rows[reached]
+        improved = rows[better]
         self.images[improved] = x[better]
         self.height[improved] = height[better]
         self.prediction[improved] = prediction[better]
-        self.success[fooled] = True
-        self.by_step[step:, fooled] = True
-        return torch.nonzero(~reached)[:, 0]
+        stand = torch.nonzero(~reached)[:, 0]
+        if len(stand) < len(rows):
+            fooled = rows[reached]
+            self.success[fooled] = True
+            self.by_step[step:, fooled] = True
+        return stand
 
     def keep_last(self, x: Tensor, logits: Tensor, goal: Goal, *, first: bool) -> None:
         """Keeps the images `x` of a run's end, except where that would undo a success."""
