@@ -62,7 +62,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_rows_are_kept_with_what_they_were_measured_on(asked: tuple[Path, Path]) -> None:
     stored = json.loads(asked[0].read_text())
     rows = stored["rows"]
-    assert [row["question"] for row in rows] == ["covariance"] * 4 + ["attacks"] * 4
+    assert [row["question"] for row in rows] == ["covariance"] * 4 + ["attacks"] * 6
     for row in rows:
         facts = stored["runs"][row["run"]]
         assert (facts["quick"], facts["threads"], facts["device"]) == (True, 1, "cpu")
