@@ -14,11 +14,9 @@ from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.metrics.registry import resolve
 from probekit.statistics.base import distinct
-from probekit.statistics.feeder import Feeder
+from probekit.statistics.feeder import ROWS, Feeder
 
 QUIET = Reading(progress=False)
-# Samples of an update, as `Feeder` has it.
-ROWS = 1024
 # More turns than any benchmark takes.
 _BATCHES = 1_000_000
 

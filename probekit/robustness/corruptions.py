@@ -187,7 +187,8 @@ def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
         values = min(values, _MOST_VALUES_AT_ONCE_ON_CPUS)
     else:
         values = _VALUES_AT_ONCE_ON_ACCELERATORS
-    # Chunks of one size: a small rest would cost almost as much as a chunk.
+    # Chunks of one size, at most half as large again: a small rest would cost almost as much as a
+    # whole one.
     chunks = max(round(images.numel() / values), 1)
     step = max(math.ceil(len(images) / chunks), 1)
     for start in range(0, len(images), step):

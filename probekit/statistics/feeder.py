@@ -12,7 +12,9 @@ from probekit.capture.sources import Source
 from probekit.data.batches import Batch
 from probekit.statistics.base import distinct
 
-__all__ = ["Feeder"]
+__all__ = ["ROWS", "Feeder"]
+
+ROWS = 1024  # samples that are worth an update
 
 Table = tuple[Tensor, Tensor, Tensor]
 
@@ -41,7 +43,7 @@ class Feeder:
     """
 
     def __init__(
-        self, fed: Mapping[str, Sequence[Any]], *, rows: int = 1024, nbytes: int = 32 * 2**20
+        self, fed: Mapping[str, Sequence[Any]], *, rows: int = ROWS, nbytes: int = 32 * 2**20
     ) -> None:
         self._fed = fed
         self._rows, self._nbytes = rows, nbytes

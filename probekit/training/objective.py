@@ -141,6 +141,7 @@ def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The place of each unit's layer, and how many units each layer has."""
+    # They are kept for later calls, which may be in autograd whatever this one is in.
     with torch.inference_mode(mode=False):
         count = torch.tensor(units, device=device)
         return torch.arange(len(units), device=device).repeat_interleave(count), count
