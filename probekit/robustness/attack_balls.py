@@ -63,12 +63,15 @@ class LinfBall:
     @classmethod
     def around(cls, images: Tensor, epsilon: float) -> LinfBall:
         radius = _round_down(epsilon, images.dtype)
-        upper, over = _sum_and_error(images, radius)
-        lower, under = _sum_and_error(images, -radius)
+        upper, lower = images + radius, images - radius
+        # What rounding took away is exact where the smaller is taken from what the larger left of
+        # the sum (Dekker's Fast2Sum); a lower bound whose radius is the larger is below zero.
+        spare_above = images.clamp(max=radius).sub_(upper - images.clamp(min=radius))
+        spare_below = (lower - images).add_(radius)
         # What was rounded out of the ball goes one unit in the last place back, which is one in the
-        # bits; a lower bound below zero goes the wrong way, and is cut off in any case.
-        _bits(upper).add_(_minus_one_below_zero(over))
-        _bits(lower).sub_(_minus_one_below_zero(0 - under))
+        # bits; a lower bound below zero may go the wrong way, and is cut off in any case.
+        _bits(upper).add_(_minus_one_below_zero(spare_above))
+        _bits(lower).sub_(_minus_one_below_zero(spare_below))
         return cls(images, radius, lower.clamp_(min=0), upper.clamp_(max=1))
 
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -146,17 +149,11 @@ def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:
 
 
 def _round_down(value: float, dtype: torch.dtype) -> float:
-    rounded = torch.tensor(value, dtype=dtype)
-    if rounded.item() > value:
-        rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
-    return rounded.item()
-
-
-def _sum_and_error(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
-    """The rounded sum, and the true sum less the rounded one (Knuth's TwoSum)."""
-    total = a + b
-    added = total - a
-    return total, (a - (total - added)) + (b - added)
+    if dtype == torch.float64:
+        return value
+    rounded = np.float32(value)
+    # A plain `rounded > value` would round the value before it compares.
+    return float(np.nextafter(rounded, np.float32(0)) if float(rounded) > value else rounded)
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -123,18 +123,24 @@ class Found:
     def clean(cls, batch: Batch, steps: int) -> Found:
         """The clean images, which count as found where they fool the model already."""
         success = batch.goal.reached(batch.prediction)
-        return cls(
-            batch.images.clone(),
-            batch.prediction.clone(),
-            batch.height.clone(),
-            success,
-            success.repeat(steps + 1, 1),
+        by_step = success.expand(steps + 1, -1).clone()
+        return cls(batch.images, batch.prediction, batch.height, success, by_step)
+
+    def owned(self) -> Found:
+        """The same with memory of its own for what it keeps, which a clean one shares with the batch."""
+        return replace(
+            self,
+            images=self.images.clone(),
+            prediction=self.prediction.clone(),
+            height=self.height.clone(),
         )
 
     def keep_best(
         self, step: int, rows: Tensor, x: Tensor, logits: Tensor, height: Tensor, goal: Goal
     ) -> Tensor:
         """Keeps those of the images `x`, for the given rows, that fool the model or rise higher.
+
+        What was kept is written over: it must be the state's own (:meth:`owned`).
 
         Returns:
             Positions in `rows` of the images that still stand.
@@ -162,7 +168,7 @@ class Found:
         self.images = torch.where(column, x, self.images)
         self.prediction = torch.where(take, prediction, self.prediction)
         self.success |= reached
-        self.by_step[-1] |= reached
+        self.by_step[-1].logical_or_(reached)
 
 
 class Attack(ABC):
@@ -265,13 +271,12 @@ class Attack(ABC):
         targets: Tensor | None,
         index: Sequence[int] | Tensor | None,
     ) -> tuple[Batch, Tensor]:
-        labels = check_classes(labels, images, what="labels")
         numbers = _numbers(index, len(images))
         x = images.requires_grad_(self.needs_clean_gradient)
         with torch.set_grad_enabled(self.needs_clean_gradient):
             logits = model_logits(model, x)
         n_classes = logits.shape[1]
-        check_classes(labels, images, what="labels", n_classes=n_classes)
+        labels = check_classes(labels, images, what="labels", n_classes=n_classes)
         aim = labels
         if self.targeted and targets is None:
             aim = least_likely(logits.detach(), labels)

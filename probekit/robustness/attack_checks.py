@@ -86,9 +86,8 @@ def check_model_for_attack(
     told = [*_told_of_mode(model)]
     with attackable(model):
         images = images.detach().clone()
-        labels = check_classes(labels, images, what="labels")
         logits = model_logits(model, images.requires_grad_(True))
-        check_classes(labels, images, what="labels", n_classes=logits.shape[1])
+        labels = check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
         gradient = gradient_of(Goal(labels, loss=loss).height(logits), images)
@@ -140,7 +139,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_classes(
-    classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int | None = None
+    classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int
 ) -> Tensor:
     """Labels or targets as (n,) int64 on the images' device.
 
@@ -154,10 +153,11 @@ def check_classes(
             f"{classes.dtype} of shape {tuple(classes.shape)}"
         )
     low, high = (int(value) for value in torch.aminmax(classes))
-    if low < 0 or (n_classes is not None and high >= n_classes):
-        bad = low if low < 0 else high
-        known = "" if n_classes is None else f": the model has classes 0 to {n_classes - 1}"
-        raise DataError(f"{what} hold class {bad}, which does not exist{known}")
+    if low < 0 or high >= n_classes:
+        raise DataError(
+            f"{what} hold class {low if low < 0 else high}, which does not exist: the model has "
+            f"classes 0 to {n_classes - 1}"
+        )
     return classes.detach().to(images.device, torch.int64, copy=True)
 
 
