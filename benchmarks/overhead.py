@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from statistics import median
 
-from harness import Case, Contender, Question, Row, Setting, always, at_most, main, versus
+from harness import Case, Contender, Question, Row, Setting, always, at_most, cost, main, versus
 from harness.subjects import bare_loop, bundled, grey_resnet20, random_batches, timm_model
+from harness.timing import Run
 from harness.watched import Watched, seconds
-from torch import nn
+from torch import Tensor, nn
 
 from probekit.analysis import analyze
+from probekit.capture.layers import Layer
 
 BOUND = 1.05
 # What is made, the batch and the shape of an image.
@@ -42,6 +45,9 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
     times = setting.take_turns(
         {
             "bare forward pass": always(lambda: bare_loop(net, batches), warm=True),
+            "hooks that take the mean": Contender(
+                partial(hooked, net, watched.layers, lambda: bare_loop(net, batches))
+            ),
             "pk.analyze, a batch": Contender(watched.opened),
         },
         seconds=30,
@@ -53,7 +59,32 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
         for _ in range(setting.size(3, 1))
     ]
     note = f"finding the layers and assembling the result took {median(once):.2f} s beside, once a call"
-    yield from versus(times, "pk.analyze, a batch", {"bare forward pass": at_most(BOUND)}, note)
+    floor = {"bare forward pass": cost()}
+    yield from versus(times, "hooks that take the mean", floor)
+    asked = {"bare forward pass": at_most(BOUND), "hooks that take the mean": cost()}
+    yield from versus(times, "pk.analyze, a batch", asked, note)
+
+
+@contextmanager
+def hooked(model: nn.Module, layers: list[Layer], run: Run) -> Iterator[Run]:
+    """The least that any way of looking on does: it reads each layer's output once."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(layer: Layer, module: nn.Module, args: object, output: Tensor) -> None:
+        positions = [axis for axis in range(1, output.ndim) if axis != layer.unit_axis]
+        kept[layer.name] = output.mean(positions) if positions else output.clone()
+
+    of_module = {layer.module: layer for layer in layers}
+    handles = [
+        model.get_submodule(name).register_forward_hook(partial(keep, layer))
+        for name, layer in of_module.items()
+    ]
+    try:
+        run()
+        yield run
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def whole_call(setting: Setting) -> Iterator[Row]:
@@ -74,9 +105,10 @@ QUESTION = Question(
     "What does class selectivity of all layers cost?",
     "Each batch is timed bare and inside `pk.analyze`, which looks on at all activation "
     "functions: the forward pass with its hooks, the check for NaN, and the batch's share of "
-    "updating the class means. Networks have random weights and images are in memory, so that "
-    "nothing hides behind their loading. The last row is the whole call, with all that is done "
-    "once.",
+    "updating the class means. Hooks that do nothing but take the mean of each map show what is "
+    "unavoidable, for the maps have to be read once. Networks have random weights and images are "
+    "in memory, so that nothing hides behind their loading. The last row is the whole call, with "
+    "all that is done once.",
     cases,
 )
 

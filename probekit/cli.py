@@ -42,7 +42,7 @@ LayerGlobs = Annotated[
     typer.Option("--layers", help="Name or glob of layers; !GLOB takes out. May be repeated."),
 ]
 Weights = Annotated[str | None, typer.Option(help="File of weights, safetensors or tensors alone.")]
-Random = Annotated[bool, typer.Option("--random", help="Keep random weights.")]
+Random = Annotated[bool, typer.Option("--random", help="Random weights, drawn from --seed.")]
 Limit = Annotated[int | None, typer.Option(help="Use so many samples, drawn at random.")]
 BatchSize = Annotated[int, typer.Option(help="Samples a forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
@@ -123,16 +123,26 @@ def root(
 
 
 def _subject(
-    model: str | None, data: str | None, weights: str | None, random: bool, skip_bad: bool
+    model: str | None,
+    data: str | None,
+    weights: str | None,
+    random: bool,
+    skip_bad: bool,
+    seed: int,
 ) -> tuple[Any, Any]:
+    import torch
+
     from probekit.data.datasets import load_data
+    from probekit.memory import ask_for_huge_pages
     from probekit.models.loading import DEFAULT_MODEL, load_model
 
+    ask_for_huge_pages()
     if model is not None and data is None:
         raise OptionError(
             f"model {model!r} needs data: name a folder with one folder of images a class, or a data "
             "set such as fashion-mnist"
         )
+    torch.manual_seed(seed)
     network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
     return network, load_data(data or "fashion-mnist", network, skip_bad=skip_bad)
 
@@ -189,7 +199,7 @@ def analyze(
     from probekit.report.terminal import console, print_result, result_json
 
     chosen = resolve([name.strip() for name in metrics.split(",") if name.strip()])
-    network, images = _subject(model, data, weights, random, skip_bad)
+    network, images = _subject(model, data, weights, random, skip_bad, seed)
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
@@ -269,7 +279,7 @@ def record(
     """Record activations to a zarr store; the same command goes on where it was interrupted."""
     from probekit.capture.recording import record as run
 
-    network, images = _subject(model, data, weights, random, False)
+    network, images = _subject(model, data, weights, random, False, seed)
     recording = run(
         network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
@@ -430,7 +440,7 @@ def robustness(
     from probekit.robustness.evaluate import robustness as run
     from probekit.robustness.robustness_rows import robustness_rows
 
-    network, images = _subject(model, data, weights, random, skip_bad)
+    network, images = _subject(model, data, weights, random, skip_bad, seed)
     result = run(
         network, images, _corruptions(corruptions), _numbers("--severities", severities, int),
         _names(attacks), _numbers("--epsilons", epsilons, _radius), layers=layers or None,

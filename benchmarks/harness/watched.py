@@ -26,6 +26,9 @@ class Watched:
 
     As in `analyze`, tables wait until there are enough rows for an update of the statistics, and are
     then let go. What an update takes is timed at the end, and each batch bears its share.
+
+    Attributes:
+        layers: What is looked at.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Watched:
     ) -> None:
         self._model = model
         self._batches = Batches(_Again((images, labels)))
-        self._layers = find_layers(model, self._batches, None, QUIET)
+        self.layers = find_layers(model, self._batches, None, QUIET)
         self._needs = distinct(need for metric in resolve(metrics) for need in metric.needs)
         self._batches_an_update = max(ROWS // len(labels), 1)
 
@@ -41,7 +44,7 @@ class Watched:
     def opened(self) -> Iterator[Run]:
         """Lends the step of one batch after the first."""
         waiting = self._feeder()
-        with stream(self._model, self._batches, self._layers, waiting.sources, QUIET) as observed:
+        with stream(self._model, self._batches, self.layers, waiting.sources, QUIET) as observed:
             batches = 0
 
             def step() -> None:
@@ -66,7 +69,7 @@ class Watched:
 
     def _feeder(self) -> Feeder:
         return Feeder(
-            {layer.name: [need.fresh() for need in self._needs] for layer in self._layers},
+            {layer.name: [need.fresh() for need in self._needs] for layer in self.layers},
             rows=sys.maxsize,
             nbytes=sys.maxsize,
         )
