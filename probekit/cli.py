@@ -142,7 +142,7 @@ def _subject(
             f"model {model!r} needs data: name a folder with one folder of images a class, or a data "
             "set such as fashion-mnist"
         )
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**63)
     network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
     return network, load_data(data or "fashion-mnist", network, skip_bad=skip_bad)
 

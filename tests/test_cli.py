@@ -155,6 +155,7 @@ def hostile(tmp_path: Path, folder: Path) -> Path:
         ("analyze -o no/such/folder/r.nc", "cannot be written"),
         ("analyze -o r.csv", ".nc or .zarr"),
         ("analyze --limit many", "integer"),
+        (f"analyze --seed {2**70}", f"seed {2**70} has more than 64 bits"),
         ("layers torchvision:resnet1", "close matches: resnet18"),
         ("train resnet20-digits -o run --pgd 8/255", "--pgd takes a radius and a number of steps"),
         ("train resnet20-digits -o run --augmix 11", "severity of AugMix"),
