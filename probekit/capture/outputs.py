@@ -16,7 +16,7 @@ __all__ = ["batch_size", "shares_memory", "tensor_of", "tensors_in"]
 def tensors_in(output: Any) -> Iterator[Tensor]:
     """The floating-point tensors of any nested output, in order."""
     if isinstance(output, Tensor):
-        if output.is_floating_point() and output.ndim:
+        if _counts(output):
             yield output
     else:
         for part in _parts(output):
@@ -45,6 +45,8 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
             raise LayerError(
                 f"output={pick!r} names nothing in an output of type {type(output).__name__}"
             ) from None
+    if isinstance(output, Tensor):  # no generator: the compiler of torch 2.6 stops at one
+        return output if _counts(output) else None
     return next(tensors_in(output), None)
 
 
@@ -64,10 +66,14 @@ def batch_size(arguments: Any) -> int:
     return 0
 
 
+def _counts(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.ndim > 0
+
+
 def _parts(nested: Any) -> Iterable[Any]:
     if isinstance(nested, Mapping):
         return nested.values()
-    if isinstance(nested, list | tuple):
+    if isinstance(nested, (list, tuple)):
         return nested
     if is_dataclass(nested) and not isinstance(nested, type):
         return [getattr(nested, field.name) for field in fields(nested)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -150,7 +149,7 @@ class Recorder:
         self._hooked = False
         self._open = False
         self._in_graph = False
-        self._calls: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
         self._batch = 0
         self._held: dict[str, Tensor] = {}
         self._activations: dict[str, Tensor] | None = None
@@ -231,7 +230,7 @@ class Recorder:
             return
         self._open = self._hooked and not self.paused
         self._in_graph = torch.is_grad_enabled()
-        self._calls.clear()
+        self._calls = {}
         self._held = {}
         self._batch = batch_size((args, kwargs))
         if self._selection is not None:
@@ -249,8 +248,9 @@ class Recorder:
 
     def _record(self, name: str, output: Any) -> Tensor | None:
         """Keeps an output; returns what flows on in its place, or None where that is itself."""
-        layer = self._sites.get((name, self._calls[name]))
-        self._calls[name] += 1
+        call = self._calls.get(name, 0)
+        self._calls[name] = call + 1
+        layer = self._sites.get((name, call))
         if layer is None:
             return None
         tensor = tensor_of(output, self._pick)
