@@ -9,7 +9,7 @@ holds in the arithmetic of the images and in that of the reals.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, TypeAlias
 
@@ -22,6 +22,8 @@ __all__ = ["Ball", "L2Ball", "LinfBall", "Norm", "ball_around"]
 Norm: TypeAlias = Literal["linf", "l2"]
 
 _WORD = 2**64 - 1
+
+_Row: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.float32]]"
 
 
 class Ball(Protocol):
@@ -81,10 +83,10 @@ class LinfBall:
         return torch.clamp(x, self.lower, self.upper)
 
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
-        draws = np.empty((len(index), self.images[0].numel()), np.float32)
-        for row, generator in zip(draws, _generators(seed, index, restart), strict=True):
+        def fill(row: _Row, generator: np.random.Generator) -> None:
             generator.random(dtype=np.float32, out=row)
-        noise = _like(draws, self.images).mul_(2).sub_(1)
+
+        noise = _drawn(self.images, fill, seed, index, restart).mul_(2).sub_(1)
         return self.project(self.images + self.radius * noise)
 
     def select(self, chosen: Tensor) -> LinfBall:
@@ -124,11 +126,12 @@ class L2Ball:
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
         # In a uniform draw from a ball of many dimensions nearly all lies at its surface, whence
         # the climb is longer: the length is uniform instead, and the attack is stronger for it.
-        draws = np.empty((len(index), self.images[0].numel()), np.float32)
-        for row, generator in zip(draws, _generators(seed, index, restart), strict=True):
+        def fill(row: _Row, generator: np.random.Generator) -> None:
             generator.standard_normal(dtype=np.float32, out=row)
             row *= np.float32(generator.random() / np.linalg.norm(row))
-        return self.project(self.images + self.radius * _like(draws, self.images))
+
+        draws = _drawn(self.images, fill, seed, index, restart)
+        return self.project(self.images + self.radius * draws)
 
     def select(self, chosen: Tensor) -> L2Ball:
         return L2Ball(self.images[chosen], self.radius)
@@ -175,17 +178,21 @@ def _tiny(x: Tensor) -> float:
     return torch.finfo(x.dtype).tiny
 
 
-def _generators(seed: int, index: Sequence[int], restart: int) -> Iterator[np.random.Generator]:
-    """The random stream of each image, to be drawn from until the next one is asked for."""
+def _drawn(
+    like: Tensor,
+    fill: Callable[[_Row, np.random.Generator], None],
+    seed: int,
+    index: Sequence[int],
+    restart: int,
+) -> Tensor:
+    """Values for each image, filled in from its own random stream, in the form of the images."""
+    rows = np.empty((len(index), like[0].numel()), np.float32)
     key = np.array([seed & _WORD, 0], dtype=np.uint64)
     stream = np.random.Philox(key=key, counter=np.array([0, 0, 0, restart], dtype=np.uint64))
     generator, state = np.random.Generator(stream), stream.state
     # Moving one generator from stream to stream takes a quarter of the time of making new ones.
-    for i in index:
+    for row, i in zip(rows, index, strict=True):
         state["state"]["key"][1] = i & _WORD
         stream.state = state
-        yield generator
-
-
-def _like(draws: np.ndarray[tuple[int, int], np.dtype[np.float32]], like: Tensor) -> Tensor:
-    return torch.from_numpy(draws).view(like.shape).to(like.device, like.dtype)
+        fill(row, generator)
+    return torch.from_numpy(rows).view(like.shape).to(like.device, like.dtype)

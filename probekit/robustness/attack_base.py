@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -123,24 +123,18 @@ class Found:
     def clean(cls, batch: Batch, steps: int) -> Found:
         """The clean images, which count as found where they fool the model already."""
         success = batch.goal.reached(batch.prediction)
-        by_step = success.expand(steps + 1, -1).clone()
-        return cls(batch.images, batch.prediction, batch.height, success, by_step)
-
-    def owned(self) -> Found:
-        """The same with memory of its own for what it keeps, which a clean one shares with the batch."""
-        return replace(
-            self,
-            images=self.images.clone(),
-            prediction=self.prediction.clone(),
-            height=self.height.clone(),
+        return cls(
+            batch.images.clone(),
+            batch.prediction.clone(),
+            batch.height.clone(),
+            success,
+            success.repeat(steps + 1, 1),
         )
 
     def keep_best(
         self, step: int, rows: Tensor, x: Tensor, logits: Tensor, height: Tensor, goal: Goal
     ) -> Tensor:
         """Keeps those of the images `x`, for the given rows, that fool the model or rise higher.
-
-        What was kept is written over: it must be the state's own (:meth:`owned`).
 
         Returns:
             Positions in `rows` of the images that still stand.
@@ -168,7 +162,7 @@ class Found:
         self.images = torch.where(column, x, self.images)
         self.prediction = torch.where(take, prediction, self.prediction)
         self.success |= reached
-        self.by_step[-1].logical_or_(reached)
+        self.by_step[-1] |= reached
 
 
 class Attack(ABC):

@@ -127,7 +127,7 @@ class PGD(Attack):
             )
 
     def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
-        found = Found.clean(batch, self.steps).owned()
+        found = Found.clean(batch, self.steps)
         step_size = self.step_size or 2.5 * epsilon / self.steps
         for restart in range(self.restarts):
             start = batch.images
