@@ -12,7 +12,14 @@ from functools import partial
 from statistics import median
 
 from harness import Case, Contender, Question, Row, Setting, always, at_most, cost, main, versus
-from harness.subjects import bare_loop, bundled, grey_resnet20, random_batches, timm_model
+from harness.subjects import (
+    bare_loop,
+    bundled,
+    grey_resnet20,
+    plain_hooks,
+    random_batches,
+    timm_model,
+)
 from harness.timing import Run
 from harness.watched import Watched, seconds
 from torch import Tensor, nn
@@ -42,12 +49,11 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
     net = make(setting.device)
     batches = random_batches(*[setting.size(size, 2)] * 2, shape, setting.device)
     watched = Watched(net, *batches[0], ["selectivity"])
+    bare = partial(bare_loop, net, batches)
     times = setting.take_turns(
         {
-            "bare forward pass": always(lambda: bare_loop(net, batches), warm=True),
-            "hooks that take the mean": Contender(
-                partial(hooked, net, watched.layers, lambda: bare_loop(net, batches))
-            ),
+            "bare forward pass": always(bare, warm=True),
+            "hooks that take the mean": Contender(partial(hooked, net, watched.layers, bare)),
             "pk.analyze, a batch": Contender(watched.opened),
         },
         seconds=30,
@@ -68,23 +74,16 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
 @contextmanager
 def hooked(model: nn.Module, layers: list[Layer], run: Run) -> Iterator[Run]:
     """The least that any way of looking on does: it reads each layer's output once."""
+    axis_of = {layer.module: layer.unit_axis for layer in layers}
     kept: dict[str, Tensor] = {}
 
-    def keep(layer: Layer, module: nn.Module, args: object, output: Tensor) -> None:
-        positions = [axis for axis in range(1, output.ndim) if axis != layer.unit_axis]
-        kept[layer.name] = output.mean(positions) if positions else output.clone()
+    def keep(name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        positions = [axis for axis in range(1, output.ndim) if axis != axis_of[name]]
+        kept[name] = output.mean(positions) if positions else output.clone()
 
-    of_module = {layer.module: layer for layer in layers}
-    handles = [
-        model.get_submodule(name).register_forward_hook(partial(keep, layer))
-        for name, layer in of_module.items()
-    ]
-    try:
+    with plain_hooks({name: model.get_submodule(name) for name in axis_of}, keep):
         run()
         yield run
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def whole_call(setting: Setting) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from harness import Case, Question, Row, Run, Setting, always, cost, gain, main, versus
 from harness.peak import peak_of
-from harness.subjects import Batches, bare_loop, random_batches, torchvision_resnet18
+from harness.subjects import Batches, bare_loop, plain_hooks, random_batches, torchvision_resnet18
 from harness.timing import Spread
 from torch import Tensor, nn
 
@@ -112,19 +112,11 @@ def hooked(model: nn.Module, batches: Batches) -> Tensor:
         number = calls[name] = calls.get(name, -1) + 1
         maps.setdefault(f"{name}_{number}" if number else name, []).append(output.clone())
 
-    handles = [
-        module.register_forward_hook(partial(keep, name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    try:
-        with torch.no_grad():
-            for images, _ in batches:
-                calls.clear()
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = {name: one for name, one in model.named_modules() if isinstance(one, nn.ReLU)}
+    with plain_hooks(modules, keep), torch.no_grad():
+        for images, _ in batches:
+            calls.clear()
+            model(images)
     return torch.cat([torch.cat(parts).mean((2, 3)) for parts in maps.values()], 1).cpu()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,3 +67,18 @@ def bare_loop(model: Any, batches: Batches) -> None:
     with torch.no_grad():
         for images, _ in batches:
             model(images)
+
+
+@contextmanager
+def plain_hooks(
+    modules: Mapping[str, nn.Module], keep: Callable[[str, nn.Module, Any, Tensor], None]
+) -> Iterator[None]:
+    """What one would write by hand: a forward hook on each module, which is told its name."""
+    handles = [
+        module.register_forward_hook(partial(keep, name)) for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

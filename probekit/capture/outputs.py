@@ -1,8 +1,12 @@
-"""What modules give and take: tensors, alone or nested in tuples, mappings and dataclasses."""
+"""What modules give and take: tensors, alone or nested in tuples, mappings and dataclasses.
+
+Hooks of a compiled model run through here, and the compiler of torch 2.6 follows neither generators
+nor `isinstance` of a union.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -13,14 +17,11 @@ from probekit.errors import LayerError
 __all__ = ["batch_size", "shares_memory", "tensor_of", "tensors_in"]
 
 
-def tensors_in(output: Any) -> Iterator[Tensor]:
+def tensors_in(output: Any) -> list[Tensor]:
     """The floating-point tensors of any nested output, in order."""
     if isinstance(output, Tensor):
-        if _counts(output):
-            yield output
-    else:
-        for part in _parts(output):
-            yield from tensors_in(part)
+        return [output] if output.is_floating_point() and output.ndim else []
+    return [tensor for part in _parts(output) for tensor in tensors_in(part)]
 
 
 def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
@@ -45,9 +46,8 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
             raise LayerError(
                 f"output={pick!r} names nothing in an output of type {type(output).__name__}"
             ) from None
-    if isinstance(output, Tensor):  # no generator: the compiler of torch 2.6 stops at one
-        return output if _counts(output) else None
-    return next(tensors_in(output), None)
+    found = tensors_in(output)
+    return found[0] if found else None
 
 
 def shares_memory(tensor: Tensor, output: Any) -> bool:
@@ -64,10 +64,6 @@ def batch_size(arguments: Any) -> int:
         if size := batch_size(part):
             return size
     return 0
-
-
-def _counts(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.ndim > 0
 
 
 def _parts(nested: Any) -> Iterable[Any]:
