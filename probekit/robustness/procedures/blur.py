@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from probekit.robustness.procedures.base import Draws, Procedure
-from probekit.robustness.procedures.image_ops import correlate, smooth, zoom_matrices
+from probekit.robustness.procedures.image_ops import (
+    correlate,
+    mixed_across,
+    mixed_down,
+    smooth,
+    zoom_matrices,
+)
 from probekit.robustness.random_streams import RandomStreams
 
 __all__ = [
@@ -176,11 +182,11 @@ def zoom_blur(images: Tensor, factors: tuple[float, ...]) -> Tensor:
     height, width = images.shape[-2:]
     rows = zoom_matrices(height, factors, images.dtype, images.device)
     columns = zoom_matrices(width, factors, images.dtype, images.device)
-    # Σ_z R_z X C_zᵀ as two products: across for all factors at once, then down and summed.
-    across = torch.matmul(images, columns.flatten(0, 1).T)
+    # Σ_z R_z X C_zᵀ in two goes: across for all factors at once, then down and summed.
+    across = mixed_across(images, columns.flatten(0, 1))
     across = across.view(*images.shape[:-1], len(factors), width).transpose(-2, -3)
     across = across.flatten(-3, -2)
-    total = torch.matmul(rows.transpose(0, 1).flatten(1), across)
+    total = mixed_down(across, rows.transpose(0, 1).flatten(1))
     return total.add_(images).div_(len(factors) + 1)
 
 
@@ -211,5 +217,5 @@ PROCEDURES = {
     "defocus_blur": Procedure(defocus_blur),
     "glass_blur": Procedure(glass_blur, _draw_offsets),
     "motion_blur": Procedure(motion_blur, _draw_angle, storage="rounded", values_at_once=1 << 21),
-    "zoom_blur": Procedure(zoom_blur),
+    "zoom_blur": Procedure(zoom_blur, values_at_once=1 << 15),
 }

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from probekit.robustness.procedures.base import Draws, Procedure
-from probekit.robustness.procedures.image_ops import sample_bilinear, smooth
+from probekit.robustness.procedures.image_ops import (
+    mixed_across,
+    mixed_down,
+    sample_bilinear,
+    smooth,
+)
 from probekit.robustness.procedures.jpeg import jpeg_compression
 from probekit.robustness.random_streams import RandomStreams
 
@@ -51,8 +56,8 @@ def pixelate(images: Tensor, share: float) -> Tensor:
     kind = (images.dtype, images.device)
     across, columns = _box_matrix(width, small_width, 255, *kind)
     down, rows = _box_matrix(height, small_height, 1, *kind)
-    small = torch.matmul(images, across.T).add_(_HALF).floor_()
-    small = torch.matmul(down, small).add_(_HALF).floor_().div_(255)
+    small = mixed_across(images, across).add_(_HALF).floor_()
+    small = mixed_down(small, down).add_(_HALF).floor_().div_(255)
     return small.index_select(-1, columns).index_select(-2, rows)
 
 

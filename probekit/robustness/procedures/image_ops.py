@@ -13,12 +13,47 @@ __all__ = [
     "correlate",
     "luma",
     "mirrored",
+    "mixed_across",
+    "mixed_down",
     "sample_bilinear",
     "smooth",
     "zoom_matrices",
 ]
 
 _LUMA = (0.299, 0.587, 0.114)
+
+
+def mixed_across(images: Tensor, weights: Tensor) -> Tensor:
+    """New columns, each a weighted sum of the old ones.
+
+    On a CPU the product is a convolution of 1 pixel, in which the columns are the channels: torch hands
+    that to oneDNN and a product to MKL, which takes twice the time on AMD's processors.
+
+    Args:
+        images: (..., height, width).
+        weights: (new width, width).
+    """
+    if images.device.type != "cpu":
+        return torch.matmul(images, weights.T)
+    new, old = weights.shape
+    rows = images.reshape(1, -1, 1, old).permute(0, 3, 1, 2)
+    mixed = F.conv2d(rows, weights.reshape(new, old, 1, 1))
+    return mixed.permute(0, 2, 3, 1).reshape(*images.shape[:-1], new)
+
+
+def mixed_down(images: Tensor, weights: Tensor) -> Tensor:
+    """New rows, each a weighted sum of the old ones; see :func:`mixed_across`.
+
+    Args:
+        images: (..., height, width).
+        weights: (new height, height).
+    """
+    if images.device.type != "cpu":
+        return torch.matmul(weights, images)
+    new, old = weights.shape
+    *others, _, width = images.shape
+    mixed = F.conv1d(images.reshape(-1, old, width), weights.reshape(new, old, 1))
+    return mixed.view(*others, new, width)
 
 
 def smooth(
@@ -31,7 +66,7 @@ def smooth(
 ) -> Tensor:
     """Gaussian blur over the last two axes, as ``scipy.ndimage.gaussian_filter`` has it.
 
-    Each axis is one product with a banded matrix, in which the borders are folded. Defaults are
+    Each axis is mixed by a banded matrix, in which the borders are folded. Defaults are
     those of ``skimage.filters.gaussian``.
 
     Args:
@@ -48,7 +83,7 @@ def smooth(
     kind = (sigma, radius, mode, images.dtype, images.device)
     rows = _smoothing_matrix(height, 1, *kind)
     columns = _smoothing_matrix(width, times, *kind)
-    return torch.matmul(rows, torch.matmul(images, columns.T))
+    return mixed_down(mixed_across(images, columns), rows)
 
 
 @functools.lru_cache(maxsize=32)

@@ -14,7 +14,12 @@ from torch.nn.functional import interpolate
 from probekit.errors import OptionError
 from probekit.robustness.procedures.base import Draws, Procedure
 from probekit.robustness.procedures.blur import motion_blur
-from probekit.robustness.procedures.image_ops import luma, zoom_matrices
+from probekit.robustness.procedures.image_ops import (
+    luma,
+    mixed_across,
+    mixed_down,
+    zoom_matrices,
+)
 from probekit.robustness.random_streams import RandomStreams
 
 __all__ = ["PROCEDURES", "brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
@@ -38,7 +43,7 @@ def snow(images: Tensor, constants: tuple[float, ...], field: Tensor, angle: Ten
     if zoom != 1:
         rows = zoom_matrices(height, (zoom,), images.dtype, images.device)[0]
         columns = zoom_matrices(width, (zoom,), images.dtype, images.device)[0]
-        layer = torch.matmul(rows, torch.matmul(layer, columns.T))
+        layer = mixed_down(mixed_across(layer, columns), rows)
     layer = torch.nn.functional.threshold(layer, threshold, 0).clamp_(max=1)
     layer = layer.mul_(255).floor_().div_(255)
     layer = motion_blur(layer, (int(radius), sigma), angle)
