@@ -54,7 +54,7 @@ def defocus_kernel(radius: float, alias_sigma: float) -> Tensor:
     return correlate(disk / disk.sum(), gaussian[:, None] * gaussian).clamp_(min=0)
 
 
-def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tensor) -> Tensor:
+def glass_blur(images: Tensor, constants: tuple[float, int, int], *displacements: Tensor) -> Tensor:
     """Blur, displace pixels at random among their neighbours, blur again.
 
     From bottom right to top left every pixel takes over the pixel at a random offset, which may
@@ -65,10 +65,11 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
     Args:
         images: (n, channels, height, width).
         constants: sigma of the blurs, reach of the offsets, rounds.
-        offsets: vertical and horizontal offsets in [−reach, reach), int32
-            (rounds, 2, n, height, width).
+        displacements: for each round how many pixels further on, row after row, each pixel finds
+            what it takes over, by offsets in [−reach, reach) both ways; int32 (n, height, width).
+            They are written over.
     """
-    sigma, reach, rounds = constants
+    sigma, reach, _ = constants
     levels = smooth(images, sigma, times=255).add_(1e-3).floor_()
     # The 8-bit channels of a pixel move together, as one whole number.
     pixels = levels[:, -1]
@@ -76,8 +77,8 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], offsets: Tenso
         pixels = torch.add(channel, pixels, alpha=256)
     pixels = pixels.flatten()
     links = _Links(len(pixels), images.device)
-    for number in range(rounds):
-        pixels = pixels.index_select(0, links.origins(offsets[number], reach))
+    for displacement in displacements:
+        pixels = pixels.index_select(0, links.origins(displacement, reach))
     pixels = pixels.view_as(levels[:, 0])
     for channel in levels.unbind(1)[:-1]:
         rest = torch.mul(pixels, 1 / 256).floor_()
@@ -101,20 +102,18 @@ class _Links:
         self._further = torch.empty_like(self._links)
         self._further[pixels:] = self._links[pixels:]
 
-    def origins(self, offsets: Tensor, reach: int) -> Tensor:
+    def origins(self, displacement: Tensor, reach: int) -> Tensor:
         """Where each pixel's value comes from after one round: flat int32 indices.
 
         A pixel whose neighbour was replaced before it holds what that neighbour got. Following
         these links all at once, twice as far in each step, gives what the sequence would.
 
         Args:
-            offsets: vertical and horizontal, int32 (2, n, height, width).
-            reach: as that of :func:`glass_blur`.
+            displacement: of one round, and reach: as those of :func:`glass_blur`.
         """
-        _, _, height, width = offsets.shape
+        _, height, width = displacement.shape
         pixels = self._pixels
-        shift = torch.add(offsets[1], offsets[0], alpha=width)
-        shift = shift.mul_(_in_loops(height, width, reach, offsets.device)).flatten()
+        shift = displacement.mul_(_in_loops(height, width, reach, displacement.device)).flatten()
         torch.add(self._links[pixels:], shift, out=self._links[:pixels])
         if reach > 1:  # offsets −1 and 0 never point at a pixel replaced before
             # A link goes on where it points ahead, to a pixel that the loops have come by, or never
@@ -190,20 +189,24 @@ def zoom_blur(images: Tensor, factors: tuple[float, ...]) -> Tensor:
     return total.add_(images).div_(len(factors) + 1)
 
 
-def _draw_offsets(
+def _draw_displacements(
     streams: RandomStreams, images: Tensor, constants: tuple[float, int, int], room: Tensor
 ) -> Draws:
-    """Offsets of glass blur: both come from one word, the lower half across, the upper down."""
+    """Of glass blur: both offsets come from one word, the lower half across, the upper down."""
     _, reach, rounds = constants
     n, _, height, width = images.shape
-    fields = torch.empty(rounds, 2, n, height, width, dtype=torch.int32, device=images.device)
-    for number, (down, across) in enumerate(fields):
-        words = streams.words(height * width, field=number, scratch=across.flatten(1))
-        words = words.view(n, height, width)
-        # Halves as numbers from −2¹⁵ on.
-        torch.bitwise_right_shift(words, 16, out=down)
-        torch.bitwise_and(words, 0xFFFF, out=across).sub_(1 << 15)
-    return (fields.mul_(2 * reach).bitwise_right_shift_(16),)
+    down = torch.empty(n, height * width, dtype=torch.int32, device=images.device)
+
+    def displacement(number: int) -> Tensor:
+        across = streams.words(height * width, field=number, scratch=down)
+        torch.bitwise_right_shift(across, 16, out=down)
+        across.bitwise_and_(0xFFFF)
+        for half in (down, across):
+            half.mul_(2 * reach).bitwise_right_shift_(16)
+        # Of the two halves only the upper has a sign, so that it lies around zero already.
+        return across.sub_(reach).add_(down, alpha=width).view(n, height, width)
+
+    return tuple(displacement(number) for number in range(rounds))
 
 
 def _draw_angle(
@@ -215,7 +218,7 @@ def _draw_angle(
 PROCEDURES = {
     "gaussian_blur": Procedure(gaussian_blur),
     "defocus_blur": Procedure(defocus_blur),
-    "glass_blur": Procedure(glass_blur, _draw_offsets),
+    "glass_blur": Procedure(glass_blur, _draw_displacements),
     "motion_blur": Procedure(motion_blur, _draw_angle, storage="rounded", values_at_once=1 << 21),
     "zoom_blur": Procedure(zoom_blur, values_at_once=1 << 15),
 }
