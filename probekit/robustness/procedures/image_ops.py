@@ -26,34 +26,42 @@ _LUMA = (0.299, 0.587, 0.114)
 def mixed_across(images: Tensor, weights: Tensor) -> Tensor:
     """New columns, each a weighted sum of the old ones.
 
-    On a CPU the product is a convolution of 1 pixel, in which the columns are the channels: torch hands
-    that to oneDNN and a product to MKL, which takes twice the time on AMD's processors.
-
     Args:
         images: (..., height, width).
         weights: (new width, width).
     """
-    if images.device.type != "cpu":
+    if not _convolved_by_onednn(images):
         return torch.matmul(images, weights.T)
     new, old = weights.shape
+    # Every row is a pixel, and the columns are its channels.
     rows = images.reshape(1, -1, 1, old).permute(0, 3, 1, 2)
     mixed = F.conv2d(rows, weights.reshape(new, old, 1, 1))
     return mixed.permute(0, 2, 3, 1).reshape(*images.shape[:-1], new)
 
 
 def mixed_down(images: Tensor, weights: Tensor) -> Tensor:
-    """New rows, each a weighted sum of the old ones; see :func:`mixed_across`.
+    """New rows, each a weighted sum of the old ones.
 
     Args:
         images: (..., height, width).
         weights: (new height, height).
     """
-    if images.device.type != "cpu":
+    if not _convolved_by_onednn(images):
         return torch.matmul(weights, images)
     new, old = weights.shape
     *others, _, width = images.shape
     mixed = F.conv1d(images.reshape(-1, old, width), weights.reshape(new, old, 1))
     return mixed.view(*others, new, width)
+
+
+def _convolved_by_onednn(images: Tensor) -> bool:
+    """Whether torch hands convolutions of such images to oneDNN.
+
+    Which takes half of the time that MKL takes for the same sums as a product, on AMD's processors.
+    """
+    if images.device.type != "cpu" or images.dtype != torch.float32:
+        return False
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def smooth(
@@ -66,8 +74,8 @@ def smooth(
 ) -> Tensor:
     """Gaussian blur over the last two axes, as ``scipy.ndimage.gaussian_filter`` has it.
 
-    Each axis is mixed by a banded matrix, in which the borders are folded. Defaults are
-    those of ``skimage.filters.gaussian``.
+    Each axis is mixed by a banded matrix, in which the borders are folded; where the band is narrow,
+    its weights slide down instead. Defaults are those of ``skimage.filters.gaussian``.
 
     Args:
         images: (..., height, width).
@@ -81,9 +89,21 @@ def smooth(
         return images if times == 1 else images * times
     height, width = images.shape[-2:]
     kind = (sigma, radius, mode, images.dtype, images.device)
-    rows = _smoothing_matrix(height, 1, *kind)
-    columns = _smoothing_matrix(width, times, *kind)
-    return mixed_down(mixed_across(images, columns), rows)
+    across = mixed_across(images, _smoothing_matrix(width, times, *kind))
+    if _convolved_by_onednn(images) and 2 * radius + 1 <= height // 2:
+        return _slid_down(across, sigma, radius, mode)
+    return mixed_down(across, _smoothing_matrix(height, 1, *kind))
+
+
+def _slid_down(images: Tensor, sigma: float, radius: int, mode: str) -> Tensor:
+    height, width = images.shape[-2:]
+    positions = _folded(torch.arange(-radius, height + radius), height, mode)
+    continued = images.index_select(-2, positions)
+    # Every image is one row, in which the columns are channels that are not mixed.
+    rows = continued.view(-1, 1, len(positions), width).permute(0, 3, 1, 2)
+    weights = _gaussian(sigma, radius).to(images).expand(width, 1, 1, -1)
+    slid = F.conv2d(rows, weights, groups=width)
+    return slid.permute(0, 2, 3, 1).reshape(images.shape)
 
 
 @functools.lru_cache(maxsize=32)
@@ -96,13 +116,23 @@ def _smoothing_matrix(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
+    weights = _gaussian(sigma, radius) * times
     offset = torch.arange(-radius, radius + 1)
-    weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
-    weights *= times / weights.sum()
-    source = torch.arange(length)[:, None] + offset
-    source = source.clamp(0, length - 1) if mode == "nearest" else mirrored(source, length)
+    source = _folded(torch.arange(length)[:, None] + offset, length, mode)
     matrix = torch.zeros(length, length, dtype=torch.float64)
     return matrix.scatter_add_(1, source, weights.expand(length, -1)).to(device, dtype)
+
+
+def _gaussian(sigma: float, radius: int) -> Tensor:
+    """Weights from −radius to radius, of sum 1; float64."""
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offset / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def _folded(position: Tensor, length: int, mode: str) -> Tensor:
+    """Whole positions brought into 0..length−1, by the modes of :func:`smooth`."""
+    return position.clamp(0, length - 1) if mode == "nearest" else mirrored(position, length)
 
 
 def mirrored(position: Tensor, length: int) -> Tensor:
