@@ -77,7 +77,8 @@ class RandomStreams:
         Box and Muller's method (Annals of Mathematical Statistics 29, 1958), two values for each
         word. Its low 23 bits give the radius, which therefore ends at 5.6; all of it gives the
         angle, so that each radius goes with 512 evenly spaced ones, which has the moments of a
-        full circle up to the 511th.
+        full circle up to the 511th. Sine and cosine come from the tangent t of half the angle, as
+        2t/(1 + t²) and 2/(1 + t²) − 1.
         """
         count = math.prod(shape)
         if count % 2:
@@ -85,17 +86,18 @@ class RandomStreams:
             return values if out is None else out.copy_(values)
         if out is None:
             out = torch.empty(len(self), *shape, device=self.device)
-        pairs = out.view(len(self), 2, count // 2)
-        cosines, sines = pairs.unbind(1)
+        cosines, sines = out.view(len(self), 2, count // 2).unbind(1)
         words = self.words(count // 2, field=field, scratch=cosines.view(torch.int32))
-        angle = sines.copy_(words).mul_(math.pi * 2.0**-31)
-        torch.cos(angle, out=cosines)
-        angle.sin_()
+        tangents = sines.copy_(words).mul_(math.pi * 2.0**-32).tan_()
+        half = torch.full((), 0.5, device=self.device)
+        torch.addcmul(half, tangents, tangents, value=0.5, out=cosines).reciprocal_()
         # The low bits as the fraction of a float in [1, 2), which saves the conversion.
         words.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
         radius = words.view(torch.float32)
-        torch.sub(2, radius, out=radius).log_().mul_(-2).sqrt_()
-        pairs.mul_(radius[:, None])
+        torch.sub(1, radius, out=radius).log1p_().mul_(-2).sqrt_()
+        cosines.mul_(radius)
+        sines.mul_(cosines)
+        cosines.sub_(radius)
         return out
 
     def below(self, bound: Tensor | int, *shape: int, field: int = 0) -> Tensor:

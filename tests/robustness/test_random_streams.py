@@ -36,6 +36,20 @@ def test_normal_values_have_the_moments_and_tails_of_a_normal_one():
         assert abs((values.abs() > limit).sum().item() - expected) < 5 * expected**0.5
 
 
+def test_normal_values_are_box_and_mullers(monkeypatch):
+    # Half a turn, the axes, no radius and the longest one, among others.
+    edges = [-(2**31), 2**31 - 1, 0, -1, 2**23 - 1, -(2**23), 2**30, -(2**30), -(2**31) + 2**23 - 1]
+    words = RandomStreams("words", range(2)).words(5000)
+    words[:, : len(edges)] = torch.tensor(edges, dtype=torch.int32)
+    monkeypatch.setattr(RandomStreams, "words", lambda self, *a, **k: words.clone())
+    values = RandomStreams("words", range(2)).normal(2, 50, 100).view(2, 2, 5000).double().numpy()
+    words = words.numpy()
+    radius = np.sqrt(-2 * np.log(1 - (words & 0x7FFFFF) / 2**23))
+    angle = words * (np.pi / 2**31)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    np.testing.assert_allclose(values, radius[:, None] * circle, atol=3e-6)
+
+
 def test_all_bits_of_words_are_fair_coins_that_do_not_know_of_each_other():
     words = RandomStreams("bits", range(200)).words(1000).flatten().numpy().view(np.uint32)
     bits = torch.from_numpy((words[:, None] >> np.arange(32, dtype=np.uint32) & 1).astype("f4"))
