@@ -74,8 +74,8 @@ def smooth(
 ) -> Tensor:
     """Gaussian blur over the last two axes, as ``scipy.ndimage.gaussian_filter`` has it.
 
-    Each axis is mixed by a banded matrix, in which the borders are folded; where the band is narrow,
-    its weights slide down instead. Defaults are those of ``skimage.filters.gaussian``.
+    Each axis is mixed by a banded matrix, in which the borders are folded; a narrow band slides down
+    instead. Defaults are those of ``skimage.filters.gaussian``.
 
     Args:
         images: (..., height, width).
@@ -90,20 +90,26 @@ def smooth(
     height, width = images.shape[-2:]
     kind = (sigma, radius, mode, images.dtype, images.device)
     across = mixed_across(images, _smoothing_matrix(width, times, *kind))
-    if _convolved_by_onednn(images) and 2 * radius + 1 <= height // 2:
-        return _slid_down(across, sigma, radius, mode)
+    narrow = 2 * radius + 1 <= height // 2
+    if narrow and mode == "nearest" and _convolved_by_onednn(images):
+        return _slid_down(across, _gaussian(sigma, radius))
     return mixed_down(across, _smoothing_matrix(height, 1, *kind))
 
 
-def _slid_down(images: Tensor, sigma: float, radius: int, mode: str) -> Tensor:
-    height, width = images.shape[-2:]
-    positions = _folded(torch.arange(-radius, height + radius), height, mode)
-    continued = images.index_select(-2, positions)
-    # Every image is one row, in which the columns are channels that are not mixed.
-    rows = continued.view(-1, 1, len(positions), width).permute(0, 3, 1, 2)
-    weights = _gaussian(sigma, radius).to(images).expand(width, 1, 1, -1)
-    slid = F.conv2d(rows, weights, groups=width)
-    return slid.permute(0, 2, 3, 1).reshape(images.shape)
+def _slid_down(images: Tensor, weights: Tensor) -> Tensor:
+    """Every column convolved with symmetric weights, 2·radius + 1 of them; borders are repeated."""
+    *_, height, width = images.shape
+    radius = len(weights) // 2
+    # Every image is one row of pixels, in which the columns are channels that are not mixed.
+    rows = images.view(-1, 1, height, width).permute(0, 3, 1, 2)
+    taps = weights.to(images).expand(width, 1, 1, -1)
+    slid = F.conv2d(rows, taps, padding=(0, radius), groups=width)
+    slid = slid.permute(0, 2, 3, 1).reshape(images.shape)
+    # What lies outside counted as zero: the border's value is missing as often as weights fell there.
+    outside = weights.cumsum(0)[:radius, None].to(images)
+    slid[..., :radius, :].addcmul_(images[..., :1, :], outside.flip(0))
+    slid[..., -radius:, :].addcmul_(images[..., -1:, :], outside)
+    return slid
 
 
 @functools.lru_cache(maxsize=32)
@@ -118,7 +124,8 @@ def _smoothing_matrix(
 ) -> Tensor:
     weights = _gaussian(sigma, radius) * times
     offset = torch.arange(-radius, radius + 1)
-    source = _folded(torch.arange(length)[:, None] + offset, length, mode)
+    source = torch.arange(length)[:, None] + offset
+    source = source.clamp(0, length - 1) if mode == "nearest" else mirrored(source, length)
     matrix = torch.zeros(length, length, dtype=torch.float64)
     return matrix.scatter_add_(1, source, weights.expand(length, -1)).to(device, dtype)
 
@@ -128,11 +135,6 @@ def _gaussian(sigma: float, radius: int) -> Tensor:
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offset / sigma) ** 2)
     return weights / weights.sum()
-
-
-def _folded(position: Tensor, length: int, mode: str) -> Tensor:
-    """Whole positions brought into 0..length−1, by the modes of :func:`smooth`."""
-    return position.clamp(0, length - 1) if mode == "nearest" else mirrored(position, length)
 
 
 def mirrored(position: Tensor, length: int) -> Tensor:
