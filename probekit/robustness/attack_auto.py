@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from probekit.errors import DataError, OptionError
 from probekit.robustness.attack_balls import Ball, Norm
 from probekit.robustness.attack_base import Attack, Batch, Found, check_choice
-from probekit.robustness.attack_goals import Loss, Model, predicted_logits
+from probekit.robustness.attack_goals import Loss, Model
 
 __all__ = ["AutoAttack"]
 
@@ -85,10 +85,7 @@ class AutoAttack(Attack):
             sys.settrace(
                 tracer
             )  # the package turns tracing off, and with it coverage and debuggers
-        found = Found.clean(batch, self.steps)
-        x = ball.project(adversarial)
-        found.keep_last(x, predicted_logits(batch.model, x), batch.goal, first=True)
-        return found
+        return Found.at_end(batch, ball.project(adversarial), self.steps)
 
     def _ensemble(self, batch: Batch, epsilon: float) -> Any:
         try:

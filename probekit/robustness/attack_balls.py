@@ -8,6 +8,7 @@ holds in the arithmetic of the images and in that of the reals.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Ball(Protocol):
     """The images an attack may reach, one ball for each image of the batch."""
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The unit step that raises the loss most, of the shape of the gradient."""
+        """The unit step that raises the loss most, of the shape of the gradient; none along NaN."""
         ...
 
     def project(self, x: Tensor) -> Tensor:
@@ -53,34 +54,39 @@ class LinfBall:
     Attributes:
         images: Centres, (n, ...) in [0, 1].
         radius: Epsilon, rounded down to the images' precision.
-        lower: Least value of each pixel.
-        upper: Greatest value of each pixel.
     """
 
     images: Tensor
     radius: float
-    lower: Tensor
-    upper: Tensor
 
     @classmethod
     def around(cls, images: Tensor, epsilon: float) -> LinfBall:
-        radius = _round_down(epsilon, images.dtype)
-        upper, lower = images + radius, images - radius
+        return cls(images, _round_down(epsilon, images.dtype))
+
+    @functools.cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value of each pixel."""
+        up = torch.ones_like(self.images)
+        return self.furthest(-up), self.furthest(up)
+
+    def furthest(self, direction: Tensor) -> Tensor:
+        """The last number inside, for each pixel, on its way down (−1) or up (1); itself for 0."""
+        reached = torch.add(self.images, direction, alpha=self.radius)
         # What rounding took away is exact where the smaller is taken from what the larger left of
-        # the sum (Dekker's Fast2Sum); a lower bound whose radius is the larger is below zero.
-        spare_above = images.clamp(max=radius).sub_(upper - images.clamp(min=radius))
-        spare_below = (lower - images).add_(radius)
+        # the sum (Dekker's Fast2Sum); where the radius is the larger on a way down, that ends below 0.
+        rest = reached - self.images.clamp(min=self.radius)
+        spare = self.images.clamp(max=self.radius).addcmul_(rest, direction, value=-1)
         # What was rounded out of the ball goes one unit in the last place back, which is one in the
-        # bits; a lower bound below zero may go the wrong way, and is cut off in any case.
-        _bits(upper).add_(_minus_one_below_zero(spare_above))
-        _bits(lower).sub_(_minus_one_below_zero(spare_below))
-        return cls(images, radius, lower.clamp_(min=0), upper.clamp_(max=1))
+        # bits; a number below zero may go the wrong way, and is cut off in any case.
+        bits = _bits(reached)
+        bits.addcmul_(_minus_one_below_zero(spare), direction.to(bits.dtype))
+        return reached.clamp_(0, 1)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
+        return gradient.sign()  # that of NaN is 0
 
     def project(self, x: Tensor) -> Tensor:
-        return torch.clamp(x, self.lower, self.upper)
+        return torch.clamp(x, *self.bounds)
 
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
         def fill(row: _Row, generator: np.random.Generator) -> None:
@@ -90,7 +96,11 @@ class LinfBall:
         return self.project(self.images + self.radius * noise)
 
     def select(self, chosen: Tensor) -> LinfBall:
-        return LinfBall(self.images[chosen], self.radius, self.lower[chosen], self.upper[chosen])
+        ball = LinfBall(self.images[chosen], self.radius)
+        # To pick bounds is less work than to reckon them again.
+        lower, upper = self.bounds
+        vars(ball)["bounds"] = lower[chosen], upper[chosen]
+        return ball
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +123,7 @@ class L2Ball:
         return cls(images, max(0.0, epsilon * (1 - precision * (8 + root)) - sum_rounding))
 
     def ascent(self, gradient: Tensor) -> Tensor:
+        gradient = gradient.nan_to_num(nan=0.0)
         # Scaled first: the squares of a small gradient would underflow to a norm of zero.
         largest = gradient.flatten(1).abs().amax(dim=1)
         scaled = gradient / _column(largest.clamp(min=_tiny(gradient)), gradient)

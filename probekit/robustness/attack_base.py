@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import OptionError, close_matches
+from probekit.memory import keep_freed_memory
 from probekit.robustness.attack_balls import Ball, Norm, ball_around
 from probekit.robustness.attack_checks import (
     attackable,
@@ -26,6 +28,7 @@ from probekit.robustness.attack_goals import (
     gradient_of,
     least_likely,
     model_logits,
+    predicted_logits,
 )
 
 __all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice"]
@@ -94,7 +97,7 @@ class Batch:
     model: Model
     images: Tensor
     goal: Goal
-    index: tuple[int, ...]
+    index: Sequence[int]
     logits: Tensor
     prediction: Tensor
     height: Tensor
@@ -131,6 +134,20 @@ class Found:
             success.repeat(steps + 1, 1),
         )
 
+    @classmethod
+    def at_end(cls, batch: Batch, x: Tensor, steps: int) -> Found:
+        """The images `x` in which an attack ends; the clean one where `x` would put it right again."""
+        prediction = predicted_logits(batch.model, x).argmax(dim=1)
+        before, reached = batch.goal.reached(batch.prediction), batch.goal.reached(prediction)
+        success, moved = before | reached, reached >= before
+        return cls(
+            torch.where(moved.view(-1, *[1] * (x.ndim - 1)), x, batch.images),
+            torch.where(moved, prediction, batch.prediction),
+            batch.height.clone(),
+            success,
+            torch.stack([before] * steps + [success]),
+        )
+
     def keep_best(
         self, step: int, rows: Tensor, x: Tensor, logits: Tensor, height: Tensor, goal: Goal
     ) -> Tensor:
@@ -153,16 +170,13 @@ class Found:
             self.by_step[step:, fooled] = True
         return stand
 
-    def keep_last(self, x: Tensor, logits: Tensor, goal: Goal, *, first: bool) -> None:
-        """Keeps the images `x` of a run's end, except where that would undo a success."""
-        prediction = logits.argmax(dim=1)
-        reached = goal.reached(prediction)
-        take = (reached | ~self.success) if first else (reached & ~self.success)
-        column = take.view(-1, *[1] * (x.ndim - 1))
-        self.images = torch.where(column, x, self.images)
-        self.prediction = torch.where(take, prediction, self.prediction)
-        self.success |= reached
-        self.by_step[-1] |= reached
+    def join(self, other: Found) -> None:
+        """Takes over what another run found, where it fools the model and this one did not."""
+        new = other.success & ~self.success
+        self.images[new] = other.images[new]
+        self.prediction[new] = other.prediction[new]
+        self.success |= new
+        self.by_step |= other.by_step
 
 
 class Attack(ABC):
@@ -232,12 +246,14 @@ class Attack(ABC):
                 none.
         """
         check_images(images)
-        radii = check_epsilons(epsilons, self.norm, images[0].numel())
+        radii = check_epsilons(epsilons, self.norm, math.prod(images.shape[1:]))
         if targets is not None and not self.targeted:
             raise OptionError(f"targets need a targeted attack: {self.name}(targeted=True)")
         if check:
             few = slice(CHECKED_IMAGES)
             check_model_for_attack(model, images[few], labels[few], loss=self.loss)
+        if images.device.type == "cpu":
+            keep_freed_memory()
         with attackable(model):
             batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
             found = [
@@ -251,10 +267,10 @@ class Attack(ABC):
             epsilons=radii,
             labels=labels,
             clean_prediction=batch.prediction,
-            images=torch.stack([state.images for state in found]),
-            prediction=torch.stack([state.prediction for state in found]),
-            success=torch.stack([state.success for state in found]),
-            success_by_step=torch.stack(by_step) if self.steps else None,
+            images=_stacked([state.images for state in found]),
+            prediction=_stacked([state.prediction for state in found]),
+            success=_stacked([state.success for state in found]),
+            success_by_step=_stacked(by_step) if self.steps else None,
         )
 
     def _see(
@@ -299,9 +315,13 @@ def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
         raise OptionError(f"there is no {option} {asked!r}; {matches}")
 
 
-def _numbers(index: Sequence[int] | Tensor | None, n: int) -> tuple[int, ...]:
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+
+
+def _numbers(index: Sequence[int] | Tensor | None, n: int) -> Sequence[int]:
     if index is None:
-        return tuple(range(n))
+        return range(n)
     numbers = tuple(int(i) for i in index)
     if len(numbers) != n:
         raise OptionError(f"index needs one number for each of {n} images, not {len(numbers)}")

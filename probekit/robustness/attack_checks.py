@@ -44,7 +44,7 @@ def attackable(model: Model) -> Iterator[None]:
             module.eval()
         for parameter in trained:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False):  # which turns autograd on
             yield
     finally:
         for part in training:
@@ -90,7 +90,7 @@ def check_model_for_attack(
         labels = check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
-        gradient = gradient_of(Goal(labels, loss=loss).height(logits), images)
+        gradient = gradient_of(Goal(labels, loss=loss).height(logits), images).nan_to_num_(nan=0)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
     told += _told_of_probabilities(logits)
@@ -158,7 +158,7 @@ def check_classes(
             f"{what} hold class {low if low < 0 else high}, which does not exist: the model has "
             f"classes 0 to {n_classes - 1}"
         )
-    return classes.detach().to(images.device, torch.int64, copy=True)
+    return classes.to(images.device, torch.int64, copy=True)
 
 
 def check_epsilons(

@@ -114,7 +114,7 @@ def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Ten
 
 
 def gradient_of(height: Tensor, x: Tensor) -> Tensor:
-    """Gradient of the summed height with respect to `x`; NaN counts as no direction."""
+    """Gradient of the summed height with respect to `x`."""
     gradient = None
     if height.requires_grad:
         (gradient,) = torch.autograd.grad(height.sum(), x, allow_unused=True)
@@ -123,4 +123,4 @@ def gradient_of(height: Tensor, x: Tensor) -> Tensor:
             "the model's output has no gradient with respect to the images, so that no gradient "
             "attack can be run; look for detach(), no_grad, .data, numpy or argmax in its forward"
         )
-    return gradient.nan_to_num_(nan=0.0)
+    return gradient

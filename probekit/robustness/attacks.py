@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probekit.errors import OptionError, close_matches
 from probekit.robustness.attack_auto import AutoAttack
-from probekit.robustness.attack_balls import Ball, Norm
+from probekit.robustness.attack_balls import Ball, LinfBall, Norm
 from probekit.robustness.attack_base import Attack, Attacked, Batch, Found, check_choice
 from probekit.robustness.attack_goals import Loss, loss_gradient, predicted_logits
 
@@ -64,10 +64,8 @@ class FGSM(Attack):
 
     def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
         assert batch.gradient is not None
-        found = Found.clean(batch, self.steps)
-        x = ball.project(batch.images + epsilon * ball.ascent(batch.gradient))
-        found.keep_last(x, predicted_logits(batch.model, x), batch.goal, first=True)
-        return found
+        assert isinstance(ball, LinfBall)
+        return Found.at_end(batch, ball.furthest(ball.ascent(batch.gradient)), self.steps)
 
 
 @dataclass(frozen=True)
@@ -127,17 +125,23 @@ class PGD(Attack):
             )
 
     def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
-        found = Found.clean(batch, self.steps)
         step_size = self.step_size or 2.5 * epsilon / self.steps
-        for restart in range(self.restarts):
-            start = batch.images
-            if self.random_start:
-                start = ball.random_points(self.seed, batch.index, restart)
-            if self.keep == "best":
+        starts = (self._start(batch, ball, restart) for restart in range(self.restarts))
+        if self.keep == "best":
+            found = Found.clean(batch, self.steps)
+            for start in starts:
                 self._climb_to_best(found, batch, ball, start, step_size)
-            else:
-                self._climb_to_last(found, batch, ball, start, step_size, first=restart == 0)
+            return found
+        runs = (self._climb_to_last(batch, ball, start, step_size) for start in starts)
+        found = next(runs)
+        for other in runs:
+            found.join(other)
         return found
+
+    def _start(self, batch: Batch, ball: Ball, restart: int) -> Tensor:
+        if not self.random_start:
+            return batch.images
+        return ball.random_points(self.seed, batch.index, restart)
 
     def _climb_to_best(
         self, found: Found, batch: Batch, ball: Ball, start: Tensor, step_size: float
@@ -153,20 +157,21 @@ class PGD(Attack):
             if len(stand) < len(rows):
                 rows, x, gradient = rows[stand], x[stand], gradient[stand]
                 ball, goal = ball.select(stand), goal.select(stand)
-            x = ball.project(x + step_size * ball.ascent(gradient))
+            x = ball.project(torch.add(x, ball.ascent(gradient), alpha=step_size))
         if len(rows):
             logits = predicted_logits(batch.model, x)
             found.keep_best(self.steps, rows, x, logits, goal.height(logits), goal)
 
-    def _climb_to_last(
-        self, found: Found, batch: Batch, ball: Ball, x: Tensor, step_size: float, *, first: bool
-    ) -> None:
+    def _climb_to_last(self, batch: Batch, ball: Ball, x: Tensor, step_size: float) -> Found:
         """Climbs with all images for all steps."""
-        for step in range(self.steps):
+        by_step = []
+        for _ in range(self.steps):
             logits, _, gradient = loss_gradient(batch.model, x, batch.goal)
-            found.by_step[step] |= batch.goal.reached(logits.argmax(dim=1))
-            x = ball.project(x + step_size * ball.ascent(gradient))
-        found.keep_last(x, predicted_logits(batch.model, x), batch.goal, first=first)
+            by_step.append(batch.goal.reached(logits.argmax(dim=1)))
+            x = ball.project(torch.add(x, ball.ascent(gradient), alpha=step_size))
+        found = Found.at_end(batch, x, self.steps)
+        found.by_step[:-1] |= torch.stack(by_step)
+        return found
 
 
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD, AutoAttack)}

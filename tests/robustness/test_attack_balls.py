@@ -95,6 +95,18 @@ def test_ascent_has_unit_length_at_any_scale(scale: float) -> None:
     torch.testing.assert_close(step, expected)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ascent_takes_no_step_along_nan(norm: Norm, dtype: torch.dtype) -> None:
+    # More values than a vector register holds, and some behind the last full one.
+    gradient = torch.full((2, 37), torch.nan, dtype=dtype)
+    gradient[1, ::2] = 1
+    step = ball_around(torch.full_like(gradient, 0.5), 0.1, norm).ascent(gradient)
+    assert torch.equal(step[0], torch.zeros(37, dtype=dtype))
+    assert (step[1, ::2] > 0).all()
+    assert (step[1, 1::2] == 0).all()
+
+
 def test_ascent_of_zero_gradient_is_zero() -> None:
     zero = torch.zeros(2, 3)
     for norm in NORMS:
