@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Ball", "L2Ball", "LinfBall", "Norm", "ball_around"]
+__all__ = ["Ball", "L2Ball", "LinfBall", "Norm", "ball_around", "column"]
 
 Norm: TypeAlias = Literal["linf", "l2"]
 
@@ -43,7 +43,7 @@ class Ball(Protocol):
         ...
 
     def select(self, chosen: Tensor) -> Self:
-        """The balls of some images of the batch."""
+        """The balls of the images at some positions of the batch."""
         ...
 
 
@@ -96,10 +96,9 @@ class LinfBall:
         return self.project(self.images + self.radius * noise)
 
     def select(self, chosen: Tensor) -> LinfBall:
-        ball = LinfBall(self.images[chosen], self.radius)
+        ball = LinfBall(self.images.index_select(0, chosen), self.radius)
         # To pick bounds is less work than to reckon them again.
-        lower, upper = self.bounds
-        vars(ball)["bounds"] = lower[chosen], upper[chosen]
+        vars(ball)["bounds"] = tuple(bound.index_select(0, chosen) for bound in self.bounds)
         return ball
 
 
@@ -126,13 +125,13 @@ class L2Ball:
         gradient = gradient.nan_to_num(nan=0.0)
         # Scaled first: the squares of a small gradient would underflow to a norm of zero.
         largest = gradient.flatten(1).abs().amax(dim=1)
-        scaled = gradient / _column(largest.clamp(min=_tiny(gradient)), gradient)
-        return scaled / _column(_norm(scaled).clamp(min=1), gradient)
+        scaled = gradient / column(largest.clamp(min=_tiny(gradient)), gradient)
+        return scaled / column(_norm(scaled).clamp(min=1), gradient)
 
     def project(self, x: Tensor) -> Tensor:
         change = x - self.images
         shrink = (self.radius / _norm(change).clamp(min=_tiny(x))).clamp(max=1)
-        return (self.images + change * _column(shrink, change)).clamp_(0, 1)
+        return (self.images + change * column(shrink, change)).clamp_(0, 1)
 
     def random_points(self, seed: int, index: Sequence[int], restart: int) -> Tensor:
         # In a uniform draw from a ball of many dimensions nearly all lies at its surface, whence
@@ -145,7 +144,7 @@ class L2Ball:
         return self.project(self.images + self.radius * draws)
 
     def select(self, chosen: Tensor) -> L2Ball:
-        return L2Ball(self.images[chosen], self.radius)
+        return L2Ball(self.images.index_select(0, chosen), self.radius)
 
 
 def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:
@@ -172,8 +171,8 @@ def _bits(x: Tensor) -> Tensor:
 
 
 def _minus_one_below_zero(x: Tensor) -> Tensor:
-    """−1 where a number is below zero, else 0; the sign bit, so that there must be no −0."""
-    return _bits(x) >> (8 * x.itemsize - 1)
+    """−1 where a number is below zero, else 0, written over it; the sign bit, so let there be no −0."""
+    return _bits(x).bitwise_right_shift_(8 * x.itemsize - 1)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -181,7 +180,8 @@ def _norm(x: Tensor) -> Tensor:
     return norm
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """One value for each image, (n,), in a form that goes with the images."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from probekit.errors import OptionError, close_matches
 from probekit.memory import keep_freed_memory
-from probekit.robustness.attack_balls import Ball, Norm, ball_around
+from probekit.robustness.attack_balls import Ball, Norm, ball_around, column
 from probekit.robustness.attack_checks import (
     attackable,
     check_classes,
@@ -90,7 +91,6 @@ class Batch:
         index: Number of each image in its data set.
         logits: (n, classes) on the clean images.
         prediction: (n,) classes predicted for them.
-        height: (n,) what the attack raises, at them.
         gradient: Of what the attack raises, at the clean images; None where not needed.
     """
 
@@ -100,8 +100,12 @@ class Batch:
     index: Sequence[int]
     logits: Tensor
     prediction: Tensor
-    height: Tensor
     gradient: Tensor | None
+
+    @cached_property
+    def height(self) -> Tensor:
+        """(n,) what the attack raises, at the clean images."""
+        return self.goal.height(self.logits)
 
 
 @dataclass(eq=False)
@@ -111,14 +115,12 @@ class Found:
     Attributes:
         images: (n, ...) images kept.
         prediction: (n,) classes predicted for them.
-        height: (n,) what the attack raises, at them, as far as the search for the best told.
         success: (n,) whether they fool the model.
         by_step: (steps + 1, n) whether the model was fooled after each number of steps.
     """
 
     images: Tensor
     prediction: Tensor
-    height: Tensor
     success: Tensor
     by_step: Tensor
 
@@ -129,7 +131,6 @@ class Found:
         return cls(
             batch.images.clone(),
             batch.prediction.clone(),
-            batch.height.clone(),
             success,
             success.repeat(steps + 1, 1),
         )
@@ -141,34 +142,16 @@ class Found:
         before, reached = batch.goal.reached(batch.prediction), batch.goal.reached(prediction)
         success, moved = before | reached, reached >= before
         return cls(
-            torch.where(moved.view(-1, *[1] * (x.ndim - 1)), x, batch.images),
+            torch.where(column(moved, x), x, batch.images),
             torch.where(moved, prediction, batch.prediction),
-            batch.height.clone(),
             success,
             torch.stack([before] * steps + [success]),
         )
 
-    def keep_best(
-        self, step: int, rows: Tensor, x: Tensor, logits: Tensor, height: Tensor, goal: Goal
-    ) -> Tensor:
-        """Keeps those of the images `x`, for the given rows, that fool the model or rise higher.
-
-        Returns:
-            Positions in `rows` of the images that still stand.
-        """
-        prediction = logits.argmax(dim=1)
-        reached = goal.reached(prediction)
-        better = torch.nonzero(reached | (height > self.height[rows]))[:, 0]
-        improved = rows[better]
-        self.images[improved] = x[better]
-        self.height[improved] = height[better]
-        self.prediction[improved] = prediction[better]
-        stand = torch.nonzero(~reached)[:, 0]
-        if len(stand) < len(rows):
-            fooled = rows[reached]
-            self.success[fooled] = True
-            self.by_step[step:, fooled] = True
-        return stand
+    def fooled(self, step: int, rows: Tensor) -> None:
+        """The images of the given rows fool the model from this step on."""
+        self.success[rows] = True
+        self.by_step[step:, rows] = True
 
     def join(self, other: Found) -> None:
         """Takes over what another run found, where it fools the model and this one did not."""
@@ -293,19 +276,12 @@ class Attack(ABC):
         elif targets is not None:
             aim = check_classes(targets, images, what="targets", n_classes=n_classes)
         goal = Goal(aim, self.targeted, self.loss)
-        height = goal.height(logits)
-        gradient = gradient_of(height, x) if self.needs_clean_gradient else None
-        batch = Batch(
-            model,
-            images.detach(),
-            goal,
-            numbers,
-            logits.detach(),
-            logits.argmax(dim=1),
-            height.detach(),
-            gradient,
-        )
-        return batch, labels
+        gradient = None
+        if self.needs_clean_gradient:
+            gradient = gradient_of(goal.height(logits, reduction="sum"), x)
+        logits = logits.detach()
+        prediction = logits.argmax(dim=1)
+        return Batch(model, images.detach(), goal, numbers, logits, prediction, gradient), labels
 
 
 def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
@@ -316,7 +292,7 @@ def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0][None]
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _numbers(index: Sequence[int] | Tensor | None, n: int) -> Sequence[int]:

@@ -90,7 +90,8 @@ def check_model_for_attack(
         labels = check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
-        gradient = gradient_of(Goal(labels, loss=loss).height(logits), images).nan_to_num_(nan=0)
+        total = Goal(labels, loss=loss).height(logits, reduction="sum")
+        gradient = gradient_of(total, images).nan_to_num_(nan=0)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
     told += _told_of_probabilities(logits)

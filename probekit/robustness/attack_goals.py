@@ -42,15 +42,19 @@ class Goal:
     targeted: bool = False
     loss: Loss = "cross_entropy"
 
-    def height(self, logits: Tensor) -> Tensor:
-        """What the attack raises: (n, classes) -> (n,), one image's without regard to others'."""
+    def height(self, logits: Tensor, *, reduction: Literal["none", "sum"] = "none") -> Tensor:
+        """What the attack raises: (n, classes) -> (n,), or their sum.
+
+        An image's is without regard to others'.
+        """
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.loss == "cross_entropy":
-            height = functional.cross_entropy(logits, self.classes, reduction="none")
+            height = functional.cross_entropy(logits, self.classes, reduction=reduction)
         else:
             own = self.classes[:, None]
             others = logits.scatter(1, own, -torch.inf).amax(dim=1)
             height = others - logits.gather(1, own)[:, 0]
+            height = height.sum() if reduction == "sum" else height
         return -height if self.targeted else height
 
     def reached(self, prediction: Tensor) -> Tensor:
@@ -58,8 +62,8 @@ class Goal:
         return prediction == self.classes if self.targeted else prediction != self.classes
 
     def select(self, chosen: Tensor) -> Goal:
-        """The goal of some images of the batch."""
-        return Goal(self.classes[chosen], self.targeted, self.loss)
+        """The goal of the images at some positions of the batch."""
+        return Goal(self.classes.index_select(0, chosen), self.targeted, self.loss)
 
 
 def least_likely(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,14 +114,14 @@ def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Ten
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)
     height = goal.height(logits)
-    return logits.detach(), height.detach(), gradient_of(height, x)
+    return logits.detach(), height.detach(), gradient_of(height.sum(), x)
 
 
-def gradient_of(height: Tensor, x: Tensor) -> Tensor:
-    """Gradient of the summed height with respect to `x`."""
+def gradient_of(total: Tensor, x: Tensor) -> Tensor:
+    """Gradient of a sum over images with respect to `x`."""
     gradient = None
-    if height.requires_grad:
-        (gradient,) = torch.autograd.grad(height.sum(), x, allow_unused=True)
+    if total.requires_grad:
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
         raise ModelError(
             "the model's output has no gradient with respect to the images, so that no gradient "

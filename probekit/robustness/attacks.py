@@ -14,16 +14,16 @@ one minus the fraction fooled is the accuracy under attack.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from probekit.errors import OptionError, close_matches
 from probekit.robustness.attack_auto import AutoAttack
-from probekit.robustness.attack_balls import Ball, LinfBall, Norm
+from probekit.robustness.attack_balls import Ball, LinfBall, Norm, column
 from probekit.robustness.attack_base import Attack, Attacked, Batch, Found, check_choice
-from probekit.robustness.attack_goals import Loss, loss_gradient, predicted_logits
+from probekit.robustness.attack_goals import Goal, Loss, loss_gradient, predicted_logits
 
 __all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "Attacked", "AutoAttack", "get_attack"]
 
@@ -129,8 +129,9 @@ class PGD(Attack):
         starts = (self._start(batch, ball, restart) for restart in range(self.restarts))
         if self.keep == "best":
             found = Found.clean(batch, self.steps)
+            best = _Seen(found.images, found.prediction, batch.height.clone())
             for start in starts:
-                self._climb_to_best(found, batch, ball, start, step_size)
+                self._climb_to_best(found, best, batch, ball, start, step_size)
             return found
         runs = (self._climb_to_last(batch, ball, start, step_size) for start in starts)
         found = next(runs)
@@ -144,23 +145,25 @@ class PGD(Attack):
         return ball.random_points(self.seed, batch.index, restart)
 
     def _climb_to_best(
-        self, found: Found, batch: Batch, ball: Ball, start: Tensor, step_size: float
+        self, found: Found, best: _Seen, batch: Batch, ball: Ball, start: Tensor, step_size: float
     ) -> None:
         """Climbs with the images that still stand; one that falls leaves the batch."""
         rows = torch.nonzero(~found.success)[:, 0]
-        x, ball, goal = start[rows], ball.select(rows), batch.goal.select(rows)
+        standing = _Standing(found, best, rows, best.select(rows))
+        x, ball, goal = start.index_select(0, rows), ball.select(rows), batch.goal.select(rows)
         for step in range(self.steps):
-            if not len(rows):
+            if not len(x):
                 return
             logits, height, gradient = loss_gradient(batch.model, x, goal)
-            stand = found.keep_best(step, rows, x, logits, height, goal)
-            if len(stand) < len(rows):
-                rows, x, gradient = rows[stand], x[stand], gradient[stand]
+            stand = standing.look(step, _Seen(x, logits.argmax(dim=1), height), goal)
+            if len(stand) < len(x):
+                x, gradient = x.index_select(0, stand), gradient.index_select(0, stand)
                 ball, goal = ball.select(stand), goal.select(stand)
             x = ball.project(torch.add(x, ball.ascent(gradient), alpha=step_size))
-        if len(rows):
+        if len(x):
             logits = predicted_logits(batch.model, x)
-            found.keep_best(self.steps, rows, x, logits, goal.height(logits), goal)
+            standing.look(self.steps, _Seen(x, logits.argmax(dim=1), goal.height(logits)), goal)
+            standing.put()
 
     def _climb_to_last(self, batch: Batch, ball: Ball, x: Tensor, step_size: float) -> Found:
         """Climbs with all images for all steps."""
@@ -172,6 +175,62 @@ class PGD(Attack):
         found = Found.at_end(batch, x, self.steps)
         found.by_step[:-1] |= torch.stack(by_step)
         return found
+
+
+class _Seen(NamedTuple):
+    """Images, the classes predicted for them, and what the attack raises, at them."""
+
+    images: Tensor
+    prediction: Tensor
+    height: Tensor
+
+    def select(self, chosen: Tensor) -> _Seen:
+        return _Seen(*(values.index_select(0, chosen) for values in self))
+
+    def where(self, chosen: Tensor, other: _Seen) -> _Seen:
+        """These for the images chosen, the other ones for the rest."""
+        return _Seen(
+            torch.where(column(chosen, self.images), self.images, other.images),
+            torch.where(chosen, self.prediction, other.prediction),
+            torch.where(chosen, self.height, other.height),
+        )
+
+
+@dataclass(eq=False)
+class _Standing:
+    """The images of a batch that no step has brought to fall.
+
+    Attributes:
+        found: The state of the attack.
+        best: The best seen of all images of the batch, in the memory of `found`.
+        rows: Which images still stand.
+        highest: The best seen of these.
+    """
+
+    found: Found
+    best: _Seen
+    rows: Tensor
+    highest: _Seen
+
+    def look(self, step: int, seen: _Seen, goal: Goal) -> Tensor:
+        """Takes what a step has come to: what fools the model, or rises higher, is the best now.
+
+        Returns:
+            Positions of the images that still stand.
+        """
+        reached = goal.reached(seen.prediction)
+        self.highest = seen.where(reached | (seen.height > self.highest.height), self.highest)
+        stand = torch.nonzero(~reached)[:, 0]
+        if len(stand) < len(reached):
+            self.put()
+            self.found.fooled(step, self.rows[reached])
+            self.rows, self.highest = self.rows.index_select(0, stand), self.highest.select(stand)
+        return stand
+
+    def put(self) -> None:
+        """Writes down the best seen."""
+        for kept, now in zip(self.best, self.highest, strict=True):
+            kept.index_copy_(0, self.rows, now)
 
 
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD, AutoAttack)}
