@@ -32,7 +32,7 @@ from probekit.robustness.attack_goals import (
     predicted_logits,
 )
 
-__all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice"]
+__all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice", "picked"]
 
 CHECKED_IMAGES = 32
 
@@ -141,12 +141,8 @@ class Found:
         prediction = predicted_logits(batch.model, x).argmax(dim=1)
         before, reached = batch.goal.reached(batch.prediction), batch.goal.reached(prediction)
         success, moved = before | reached, reached >= before
-        return cls(
-            torch.where(column(moved, x), x, batch.images),
-            torch.where(moved, prediction, batch.prediction),
-            success,
-            torch.stack([before] * steps + [success]),
-        )
+        images, prediction = picked(moved, (x, prediction), (batch.images, batch.prediction))
+        return cls(images, prediction, success, torch.stack([before] * steps + [success]))
 
     def fooled(self, step: int, rows: Tensor) -> None:
         """The images of the given rows fool the model from this step on."""
@@ -289,6 +285,18 @@ def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
     if asked not in known:
         matches = close_matches(str(asked), known, what=option)
         raise OptionError(f"there is no {option} {asked!r}; {matches}")
+
+
+def picked(
+    chosen: Tensor, ones: tuple[Tensor, ...], others: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Values of the ones for the images chosen, of the others for the rest; no copy where all are."""
+    if bool(chosen.all()):
+        return ones
+    return tuple(
+        torch.where(column(chosen, one), one, other)
+        for one, other in zip(ones, others, strict=True)
+    )
 
 
 def _stacked(tensors: list[Tensor]) -> Tensor:

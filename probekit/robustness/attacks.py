@@ -21,8 +21,8 @@ from torch import Tensor
 
 from probekit.errors import OptionError, close_matches
 from probekit.robustness.attack_auto import AutoAttack
-from probekit.robustness.attack_balls import Ball, LinfBall, Norm, column
-from probekit.robustness.attack_base import Attack, Attacked, Batch, Found, check_choice
+from probekit.robustness.attack_balls import Ball, LinfBall, Norm
+from probekit.robustness.attack_base import Attack, Attacked, Batch, Found, check_choice, picked
 from probekit.robustness.attack_goals import Goal, Loss, loss_gradient, predicted_logits
 
 __all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "Attacked", "AutoAttack", "get_attack"]
@@ -187,14 +187,6 @@ class _Seen(NamedTuple):
     def select(self, chosen: Tensor) -> _Seen:
         return _Seen(*(values.index_select(0, chosen) for values in self))
 
-    def where(self, chosen: Tensor, other: _Seen) -> _Seen:
-        """These for the images chosen, the other ones for the rest."""
-        return _Seen(
-            torch.where(column(chosen, self.images), self.images, other.images),
-            torch.where(chosen, self.prediction, other.prediction),
-            torch.where(chosen, self.height, other.height),
-        )
-
 
 @dataclass(eq=False)
 class _Standing:
@@ -219,7 +211,8 @@ class _Standing:
             Positions of the images that still stand.
         """
         reached = goal.reached(seen.prediction)
-        self.highest = seen.where(reached | (seen.height > self.highest.height), self.highest)
+        better = reached | (seen.height > self.highest.height)
+        self.highest = _Seen(*picked(better, seen, self.highest))
         stand = torch.nonzero(~reached)[:, 0]
         if len(stand) < len(reached):
             self.put()

@@ -85,11 +85,11 @@ class RandomStreams:
             values = self.normal(count + 1, field=field)[:, :count].reshape(len(self), *shape)
             return values if out is None else out.copy_(values)
         if out is None:
-            out = torch.empty(len(self), *shape, device=self.device)
+            out = torch.empty(len(self), *shape, dtype=torch.float32, device=self.device)
         cosines, sines = out.view(len(self), 2, count // 2).unbind(1)
         words = self.words(count // 2, field=field, scratch=cosines.view(torch.int32))
         tangents = sines.copy_(words).mul_(math.pi * 2.0**-32).tan_()
-        half = torch.full((), 0.5, device=self.device)
+        half = torch.full((), 0.5, dtype=torch.float32, device=self.device)
         torch.addcmul(half, tangents, tangents, value=0.5, out=cosines).reciprocal_()
         # The low bits as the fraction of a float in [1, 2), which saves the conversion.
         words.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000)
