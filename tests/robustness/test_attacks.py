@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import Any
 
 import captum.robust
@@ -194,27 +195,30 @@ def test_pgd_is_as_strong_as_foolbox_and_torchattacks(
     trained: Trained, torchattacks: Any, norm: Any, epsilon: float
 ) -> None:
     steps, size = 15, epsilon / 6
-    ours = PGD(steps=steps, step_size=size, norm=norm).run(
-        trained.model, trained.images, trained.labels, epsilon
-    )
     peer: Any = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
     kind: Any = {
         "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
         "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
     }[norm]
     model = foolbox.PyTorchModel(trained.model, bounds=(0, 1), device="cpu")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        of_torchattacks = peer(trained.model, eps=epsilon, alpha=size, steps=steps)(
-            trained.images, trained.labels
-        )
-        _, _, fooled = kind(steps=steps, abs_stepsize=size)(
-            model, trained.images, trained.labels, epsilons=epsilon
-        )
-    theirs = min(trained.accuracy(of_torchattacks), 1 - float(fooled.double().mean()))
-    assert ours.accuracy[0] <= theirs + NOISE
-    assert 0.02 < ours.accuracy[0] < 0.9, "an epsilon at which the attacks could differ"
-    assert trained.accuracy(ours.images[0]) == pytest.approx(ours.accuracy[0], abs=NOISE)
+    images, labels = trained.images, trained.labels
+    # Random starts make a difference of a few images.
+    ours, of_torchattacks, of_foolbox = [], [], []
+    for seed in range(4):
+        attack = PGD(steps=steps, step_size=size, norm=norm, seed=seed)
+        run = attack.run(trained.model, images, labels, epsilon)
+        assert trained.accuracy(run.images[0]) == pytest.approx(run.accuracy[0], abs=NOISE)
+        ours.append(run.accuracy[0])
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found = peer(trained.model, eps=epsilon, alpha=size, steps=steps)(images, labels)
+            of_torchattacks.append(trained.accuracy(found))
+            _, _, fooled = kind(steps=steps, abs_stepsize=size)(
+                model, images, labels, epsilons=epsilon
+            )
+            of_foolbox.append(1 - float(fooled.double().mean()))
+    assert fmean(ours) <= min(fmean(of_torchattacks), fmean(of_foolbox)) + NOISE
+    assert 0.02 < fmean(ours) < 0.9, "an epsilon at which the attacks could differ"
 
 
 def test_targeted_pgd_is_as_strong_as_torchattacks(trained: Trained, torchattacks: Any) -> None:
