@@ -13,15 +13,16 @@ _LARGEST_BLOCK_KEPT = (32 << 20) - (8 << 10)  # in bytes, less what malloc adds
 
 
 @functools.cache
-def keep_freed_memory() -> None:
-    """Let memory that one batch has freed serve the next, once for the process.
+def keep_freed_memory(device: torch.device) -> None:
+    """Let memory that one batch on a CPU has freed serve the next, once for the process.
 
     glibc hands a freed block back to the system unless it has seen one at least as large freed before
     (mallopt(3), M_MMAP_THRESHOLD), up to 32 MiB. New memory costs a page fault for each 4 KiB, which is
     as much as simple arithmetic on it. So one block of that size is freed, which was never touched;
     after it, up to 64 MiB of what was freed stay with the process.
     """
-    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8, device="cpu")
+    if device.type == "cpu":
+        torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8, device=device)
 
 
 def ask_for_huge_pages() -> None:

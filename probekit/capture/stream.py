@@ -115,8 +115,7 @@ def stream(
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
-        if device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(device)
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(

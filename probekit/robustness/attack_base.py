@@ -91,7 +91,8 @@ class Batch:
         index: Number of each image in its data set.
         logits: (n, classes) on the clean images.
         prediction: (n,) classes predicted for them.
-        gradient: Of what the attack raises, at the clean images; None where not needed.
+        gradient: Of what the attack raises, at the clean images, with NaN where the model gives
+            it; None where not needed.
     """
 
     model: Model
@@ -152,8 +153,9 @@ class Found:
     def join(self, other: Found) -> None:
         """Takes over what another run found, where it fools the model and this one did not."""
         new = other.success & ~self.success
-        self.images[new] = other.images[new]
-        self.prediction[new] = other.prediction[new]
+        self.images, self.prediction = picked(
+            new, (other.images, other.prediction), (self.images, self.prediction)
+        )
         self.success |= new
         self.by_step |= other.by_step
 
@@ -231,8 +233,7 @@ class Attack(ABC):
         if check:
             few = slice(CHECKED_IMAGES)
             check_model_for_attack(model, images[few], labels[few], loss=self.loss)
-        if images.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(images.device)
         with attackable(model):
             batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
             found = [

@@ -180,8 +180,8 @@ def corrupt(
 
 
 def _chunks(images: Tensor, procedure: Procedure) -> Iterator[tuple[int, int]]:
+    keep_freed_memory(images.device)
     if images.device.type == "cpu":
-        keep_freed_memory()
         # Each thread needs work of its own, and more of it the more threads there are to wake.
         values = procedure.values_at_once * torch.get_num_threads() ** 2
         values = min(values, _MOST_VALUES_AT_ONCE_ON_CPUS)

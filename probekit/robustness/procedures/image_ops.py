@@ -130,6 +130,7 @@ def _smoothing_matrix(
     return matrix.scatter_add_(1, source, weights.expand(length, -1)).to(device, dtype)
 
 
+@functools.lru_cache(maxsize=32)
 def _gaussian(sigma: float, radius: int) -> Tensor:
     """Weights from −radius to radius, of sum 1; float64."""
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
