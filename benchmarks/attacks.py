@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from probekit.models.architectures import cifar_resnet
-from probekit.robustness.attacks import FGSM, PGD, Attack
+from probekit.perturbations.attacks.gradient import FGSM, PGD, Attack
 
 Predict = Callable[[], Tensor]
 BOUND = 1.10

@@ -17,7 +17,7 @@ from harness import Case, Question, Row, Setting, always, at_least, main, peer, 
 from harness.peers import Missing
 
 from probekit.errors import OptionError
-from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 
 BATCH = 100
 SEVERITIES = (1, 3, 5)

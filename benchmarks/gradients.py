@@ -29,7 +29,7 @@ from harness import (
 from harness.subjects import torchvision_resnet18
 from torch import Tensor, nn
 
-from probekit.capture.gradients import GradientNorms
+from probekit.capture.gradients.norms import GradientNorms
 from probekit.capture.plan import scout_layers
 
 # At least so many times as fast as captum, by batch size.

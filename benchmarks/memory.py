@@ -15,7 +15,7 @@ from harness.peak import peak_of
 from harness.timing import Spread
 from torch import Tensor, nn
 
-from probekit.analysis import analyze
+from probekit.analysis.analyze import analyze
 
 BATCH = 250
 BOUND = 1.05

@@ -24,7 +24,7 @@ from harness.timing import Run
 from harness.watched import Watched, seconds
 from torch import Tensor, nn
 
-from probekit.analysis import analyze
+from probekit.analysis.analyze import analyze
 from probekit.capture.layers import Layer
 
 BOUND = 1.05

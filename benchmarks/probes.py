@@ -14,11 +14,11 @@ from harness import Case, Question, Row, Setting, always, cost, gain, main, vers
 from harness.subjects import torchvision_resnet18
 from torch import Tensor
 
-from probekit.capture.gradients import GradientNorms
+from probekit.capture.gradients.norms import GradientNorms
 from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.metrics.gradient_variability import over_samples
-from probekit.statistics.input_gradients import GradientMoments
+from probekit.statistics.gradient_moments import GradientMoments
 
 Tables = dict[str, Tensor]
 

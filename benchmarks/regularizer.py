@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import probekit as pk
 from probekit.models.architectures import cifar_resnet
-from probekit.training.objective import ClassSums, batch_selectivity
+from probekit.training.regularizer.batch_selectivity import ClassSums, batch_selectivity
 
 ALPHA = -1.0
 PLAIN = "plain step"

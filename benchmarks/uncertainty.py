@@ -22,7 +22,7 @@ from scipy import stats
 from torch import Tensor
 
 import probekit as pk
-from probekit.metrics.class_indices import Formula
+from probekit.metrics.selectivity.class_indices import Formula
 
 CLASSES = 10
 SIZES = (5, 20, 50, 1000)

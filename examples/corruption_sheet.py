@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from probekit.errors import OptionError
-from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 

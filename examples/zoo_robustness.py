@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 import probekit as pk
-from probekit.robustness.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)

@@ -1,5 +1,5 @@
 """`python -m probekit` is the command line."""
 
-from probekit.cli import main
+from probekit.cli.app import main
 
 main()

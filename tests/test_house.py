@@ -19,16 +19,16 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"files", "labels", "memory", "processes", "progress", "provenance"},
-    {"models", "data"},
-    {"capture"},
+    {"runtime"},
+    {"results"},
+    {"models", "data", "replicates"},
+    {"perturbations", "capture"},
     {"statistics"},
     {"metrics"},
-    {"results", "inference"},
-    {"analysis", "ablation"},
-    {"training", "robustness"},
+    {"analysis"},
+    {"training"},
     {"plot"},
-    {"report"},
+    {"reports"},
     {"cli"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -129,15 +129,15 @@ def test_nothing_inside_imports_the_face_of_the_package(module: str) -> None:
 
 
 def test_a_lazy_import_inside_a_function_is_seen() -> None:
-    source = "def work():\n    from probekit.report import figures\n    import probekit.cli\n"
+    source = "def work():\n    from probekit.reports import figures\n    import probekit.cli.app\n"
     found = imports_in(source, "probekit.capture.layers", is_package=False)
-    assert {"probekit.report.figures", "probekit.cli"} <= found
+    assert {"probekit.reports.figures", "probekit.cli.app"} <= found
     assert not imports_in(source, "probekit.capture.layers", is_package=False, lazy=False)
 
 
 def test_a_relative_import_is_seen() -> None:
-    found = imports_in("from ..report import html", "probekit.capture.layers", is_package=False)
-    assert "probekit.report.html" in found
+    found = imports_in("from ..reports import page", "probekit.capture.layers", is_package=False)
+    assert "probekit.reports.page" in found
 
 
 def test_a_circle_is_seen() -> None:

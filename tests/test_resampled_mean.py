@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from probekit.inference import resampled_mean
+from probekit.replicates import resampled_mean
 
 
 def test_it_agrees_with_scipy() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.timing import Clock, Run
 from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
-from probekit.metrics.registry import resolve
+from probekit.metrics.metric import resolve
 from probekit.statistics.base import distinct
 from probekit.statistics.feeder import ROWS, Feeder
 

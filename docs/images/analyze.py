@@ -7,7 +7,7 @@ from rich.text import Text
 
 import probekit as pk
 from probekit.models.loading import DEFAULT_MODEL
-from probekit.report.terminal import print_result
+from probekit.reports.terminal import print_result
 
 model = pk.load_model(DEFAULT_MODEL)
 result = pk.analyze(model, pk.load_data("fashion-mnist", model))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from probekit.capture.layers import Layer
+from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
-from probekit.capture.sources import Tap
 from probekit.errors import LayerError
 
 __all__ = ["Clamped"]

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from probekit.errors import ModelError
+from probekit.results.labels import strings
 
-__all__ = ["Layer", "is_activation_function", "site_names", "uncompiled", "unwrap"]
+__all__ = [
+    "Layer",
+    "is_activation_function",
+    "site_names",
+    "uncompiled",
+    "unit_coordinates",
+    "unwrap",
+]
 
 
 @dataclass(frozen=True)
@@ -154,3 +164,13 @@ def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:
         call += 1
         if (name := f"{module}_{call}") not in taken:
             yield name
+
+
+def unit_coordinates(layers: Sequence[Layer]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
+    """The coordinates `layer` and `channel` of all units of some layers, in order."""
+    names = [layer.name for layer in layers for _ in range(layer.units)]
+    channels = [np.arange(layer.units) for layer in layers]
+    return {
+        "layer": ("unit", strings(names)),
+        "channel": ("unit", np.concatenate(channels) if channels else np.empty(0, np.int64)),
+    }

@@ -13,15 +13,15 @@ from tqdm.auto import tqdm
 
 from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.plan import scout_layers
+from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.sources import Source
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import load_data
 from probekit.errors import DataError, LayerError, OptionError
-from probekit.memory import keep_freed_memory
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
-from probekit.progress import hidden
+from probekit.runtime.memory import keep_freed_memory
+from probekit.runtime.progress import hidden
 
 __all__ = ["Observed", "Precision", "Reading", "find_layers", "open_subject", "stream"]
 

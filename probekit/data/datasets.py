@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from probekit.data import readers
-from probekit.data.images import FolderImages, LabelledImages, PreparedImages, TensorImages
-from probekit.data.readers import FASHION_MNIST_CLASSES, Size, read_idx
+from probekit.data.images import FolderImages, LabelledImages, PreparedImages, Size, TensorImages
+from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.errors import DataError, OptionError, close_matches
 
 __all__ = ["FASHION_MNIST_CLASSES", "list_data", "load_data", "read_idx"]

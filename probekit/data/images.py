@@ -17,8 +17,17 @@ from torch.utils.data import Dataset
 
 from probekit.errors import DataError, first_line
 
-__all__ = ["FolderImages", "LabelledImages", "PreparedImages", "TensorImages", "prepare", "resize"]
+__all__ = [
+    "FolderImages",
+    "LabelledImages",
+    "PreparedImages",
+    "Size",
+    "TensorImages",
+    "prepare",
+    "resize",
+]
 
+Size: TypeAlias = tuple[int, int, int] | None
 Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MOST_PIXELS = 2**26

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit.capture.sources import Spatial
+from probekit.capture.readouts import Spatial
 from probekit.errors import DataError, OptionError, some_of
-from probekit.labels import strings
-from probekit.metrics.registry import register
+from probekit.metrics.metric import register
+from probekit.results.labels import strings
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 import xarray as xr
 
 from probekit.errors import OptionError, ProbekitError
-from probekit.metrics.registry import BUILT_IN, register
+from probekit.metrics.metric import BUILT_IN, register
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
 
@@ -115,7 +115,7 @@ def unit_metric(*, needs: Any, name: str | None = None) -> Callable[[Function], 
         OptionError: `needs` holds something that is no statistic, or the name is taken or bad.
 
     Example:
-        >>> from probekit.metrics.registry import list_metrics
+        >>> from probekit.metrics.metric import list_metrics
         >>> from probekit.statistics.class_means import ClassMeans
         >>> @unit_metric(needs=ClassMeans)
         ... def highest_class_mean(class_mean):

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.capture.gradients import GradientNorms, Method
-from probekit.metrics.registry import register
-from probekit.statistics.input_gradients import GradientMoments
+from probekit.capture.gradients.norms import GradientNorms, Method
+from probekit.metrics.metric import register
+from probekit.statistics.gradient_moments import GradientMoments
 
 __all__ = ["GradientVariability", "across_units", "over_samples"]
 
@@ -41,7 +41,7 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
         pooling and n - 1 are choices of probekit's.
 
     Example:
-        >>> from probekit.statistics.input_gradients import GradientMoments
+        >>> from probekit.statistics.gradient_moments import GradientMoments
         >>> import torch
         >>> norms, seen = torch.tensor([[1.0], [3.0]]), GradientMoments()
         >>> seen.update(torch.cat([norms, norms**2], 1), torch.zeros(2, dtype=torch.int64))
@@ -162,7 +162,7 @@ class GradientVariability:
         Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
 
     Example:
-        >>> from probekit.analysis import analyze
+        >>> from probekit.analysis.analyze import analyze
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Softplus())
         >>> batch = (torch.rand(8, 1, 5, 5), torch.arange(8) % 2)

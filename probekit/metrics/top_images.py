@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from probekit.metrics.registry import register
+from probekit.metrics.metric import register
 from probekit.statistics.top_samples import TopSamples
 
 __all__ = ["TopImages"]

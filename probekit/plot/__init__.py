@@ -34,56 +34,6 @@ quantities, and for alpha one diverging map, `alpha_map()`: blue below zero, bla
 of your own.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from probekit.plot.alpha import alpha_curve as alpha_curve
-    from probekit.plot.alpha import alpha_profile as alpha_profile
-    from probekit.plot.alpha import alpha_trade_off as alpha_trade_off
-    from probekit.plot.attacks import attack_accuracy as attack_accuracy
-    from probekit.plot.canvas import style as style
-    from probekit.plot.classes import class_means as class_means
-    from probekit.plot.classes import unit_tuning as unit_tuning
-    from probekit.plot.colours import alpha_map as alpha_map
-    from probekit.plot.colours import palette as palette
-    from probekit.plot.corruptions import corruption_accuracy as corruption_accuracy
-    from probekit.plot.distributions import unit_distribution as unit_distribution
-    from probekit.plot.profiles import gradient_cv as gradient_cv
-    from probekit.plot.profiles import layer_profile as layer_profile
-    from probekit.plot.scatter import unit_scatter as unit_scatter
-    from probekit.plot.spectra import eigenspectrum as eigenspectrum
-    from probekit.plot.training import training_curves as training_curves
-
-_HOMES = {
-    "alpha_curve": "alpha",
-    "alpha_map": "colours",
-    "alpha_profile": "alpha",
-    "alpha_trade_off": "alpha",
-    "attack_accuracy": "attacks",
-    "class_means": "classes",
-    "corruption_accuracy": "corruptions",
-    "eigenspectrum": "spectra",
-    "gradient_cv": "profiles",
-    "layer_profile": "profiles",
-    "palette": "colours",
-    "style": "canvas",
-    "training_curves": "training",
-    "unit_distribution": "distributions",
-    "unit_scatter": "scatter",
-    "unit_tuning": "classes",
-}
-
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"probekit.plot.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'probekit.plot' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

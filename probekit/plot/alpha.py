@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from probekit.errors import DataError, OptionError, some_of
-from probekit.inference import resampled_mean
 from probekit.plot.canvas import canvas
 from probekit.plot.labels import alpha_bar, layer_axis, room, words
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
+from probekit.replicates import resampled_mean
 
 __all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
 

@@ -9,11 +9,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from probekit.errors import DataError, LayerError, close_matches
-from probekit.labels import strings
 from probekit.plot.canvas import canvas
 from probekit.plot.labels import name_axis, plain, room, shown, title
 from probekit.plot.reading import Array, Results, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
+from probekit.results.labels import strings
 
 __all__ = ["class_means", "unit_tuning"]
 

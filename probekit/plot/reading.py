@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
-from probekit.metrics.registry import list_metrics
+from probekit.metrics.metric import list_metrics
 from probekit.plot.labels import words
 
 __all__ = [

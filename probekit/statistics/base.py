@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.capture.sources import Activations, Source
+from probekit.capture.readouts import Activations, Source
 
 __all__ = ["Statistic", "StatisticLike", "accumulator", "distinct"]
 

@@ -11,11 +11,11 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.capture.sources import Activations, Spatial
+from probekit.capture.readouts import Activations, Spatial
 from probekit.errors import DataError, OptionError
 from probekit.statistics import moments
 from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.kept import append, columns_of, gather, nbytes, refuse_beyond
+from probekit.statistics.rows import append, columns_of, gather, nbytes, refuse_beyond
 
 __all__ = ["Covariance"]
 

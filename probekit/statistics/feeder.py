@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probekit.capture.sources import Source
+from probekit.capture.readouts import Source
 from probekit.data.batches import Batch
 from probekit.statistics.base import distinct
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.errors import DataError, OptionError
-from probekit.statistics import streams
+from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.resampled import Draw, checked_index, refuse_too_much
 

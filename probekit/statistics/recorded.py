@@ -11,10 +11,10 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.capture.sources import Activations, Spatial
+from probekit.capture.readouts import Activations, Spatial
 from probekit.errors import DataError, OptionError
 from probekit.statistics.base import Statistic
-from probekit.statistics.kept import append, columns_of, gather, nbytes, on_cpu, refuse_beyond
+from probekit.statistics.rows import append, columns_of, gather, nbytes, on_cpu, refuse_beyond
 
 __all__ = ["Recorded"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.errors import DataError, OptionError
-from probekit.statistics import streams
+from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.kept import in_words, refuse_beyond
+from probekit.statistics.rows import in_words, refuse_beyond
 
 __all__ = ["Draw", "ResampledClassMeans", "Weights"]
 

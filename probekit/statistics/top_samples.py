@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.errors import DataError, OptionError
-from probekit.statistics import streams
+from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.resampled import checked_index
 

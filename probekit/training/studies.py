@@ -12,11 +12,11 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from probekit.errors import OptionError
-from probekit.progress import hidden
-from probekit.training.collected import run_outcomes
-from probekit.training.recipes import get_recipe
-from probekit.training.sweep import sweep
-from probekit.training.trainer import train
+from probekit.runtime.progress import hidden
+from probekit.training.run.recipes import get_recipe
+from probekit.training.run.train import train
+from probekit.training.sweep.compare import run_outcomes
+from probekit.training.sweep.sweep import sweep
 
 __all__ = ["Scale", "Study", "get_study", "study_parser"]
 

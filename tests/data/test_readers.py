@@ -27,7 +27,7 @@ def _idx(values: np.ndarray) -> bytes:
 
 @pytest.fixture
 def small_idx(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_IDX_COUNTS", {"train": 6, "test": 4})
+    monkeypatch.setattr(readers.idx, "_IDX_COUNTS", {"train": 6, "test": 4})
 
 
 def _write_mnist(folder: Path, *, zipped: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:

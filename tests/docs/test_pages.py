@@ -37,8 +37,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import probekit as pk
-from probekit.cli import app
-from probekit.metrics import registry
+from probekit.cli.app import app
+from probekit.metrics import metric as registry
 from probekit.models.architectures import cifar_resnet
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from probekit.cli import app
+from probekit.cli.app import app
 
 # What a child imports would take most of a test's time: the server that forks children has it.
 PRELOADED = [
-    "probekit.analysis", "probekit.capture.recording", "probekit.cli", "probekit.report.html",
-    "probekit.robustness.evaluate", "probekit.training.sweep",
+    "probekit.analysis.analyze", "probekit.capture.recording.record", "probekit.cli.app",
+    "probekit.reports.page.page", "probekit.analysis.robustness.robustness", "probekit.training.sweep.sweep",
 ]  # fmt: skip
 CHILD = """
 import os, resource, sys
@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 sys.argv = ["probekit", *arguments.split()]
 exec(code, {})
 """
-COMMAND = "from probekit.cli import main; main()"
+COMMAND = "from probekit.cli.app import main; main()"
 
 
 @dataclass

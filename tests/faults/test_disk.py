@@ -91,7 +91,7 @@ def test_a_full_disk(name: str, start: Start, tmp_path: Path) -> None:
 def test_output_that_cannot_be_written(arguments: str, start: Start) -> None:
     code = (
         "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
-        "from probekit.cli import main; main()"
+        "from probekit.cli.app import main; main()"
     )
     status, _, told = start(arguments, code=code).wait()
     assert status == 2

@@ -25,8 +25,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import probekit as pk
-from probekit.capture.store import _PROGRESS
-from probekit.cli import app
+from probekit.capture.recording.store import _PROGRESS
+from probekit.cli.app import app
 from probekit.data.datasets import load_data
 from probekit.errors import ProbekitError
 

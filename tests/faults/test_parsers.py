@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import probekit as pk
+from probekit.analysis.robustness.choices import choose_severities
 from probekit.capture.selection import Selection
-from probekit.cli import _corruptions, _names, _numbers, _radius
+from probekit.cli.app import _corruptions, _names, _numbers, _radius
 from probekit.data.images import LabelledImages
 from probekit.errors import ProbekitError, plain
-from probekit.metrics.registry import resolve
-from probekit.robustness.attack_checks import check_epsilons
-from probekit.robustness.choices import choose_severities
+from probekit.metrics.metric import resolve
+from probekit.perturbations.attacks.checks import check_epsilons
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -16,8 +16,8 @@ from scipy.stats import special_ortho_group
 from sklearn.decomposition import PCA
 from torch import nn
 
-from probekit.analysis import analyze
-from probekit.capture.recording import record
+from probekit.analysis.analyze import analyze
+from probekit.capture.recording.record import record
 from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.dimensionality import (
     Dimensionality,

@@ -14,7 +14,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import DataError, OptionError
-from probekit.metrics import registry
+from probekit.metrics import metric as registry
 from probekit.metrics.functions import FunctionMetric, configured
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance

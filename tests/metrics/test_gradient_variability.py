@@ -15,10 +15,10 @@ from captum.attr import NeuronGradient
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.capture.gradients import mean_chi
+from probekit.capture.gradients.norms import mean_chi
 from probekit.errors import LayerError, ModelError, OptionError, ProbekitWarning
 from probekit.metrics.gradient_variability import across_units, over_samples
-from probekit.statistics.input_gradients import GradientMoments
+from probekit.statistics.gradient_moments import GradientMoments
 
 
 class Quadratic(nn.Module):

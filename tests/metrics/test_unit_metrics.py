@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 from torch import nn
 
-from probekit.analysis import analyze
-from probekit.capture.recording import record
+from probekit.analysis.analyze import analyze
+from probekit.capture.recording.record import record
 from probekit.errors import DataError, OptionError
 from probekit.metrics.unit_metrics import (
     class_information,

@@ -62,7 +62,7 @@ def test_figures_of_results_need_no_torch() -> None:
 
 def test_matplotlib_waits_until_a_figure_is_drawn() -> None:
     code = (
-        "import sys, probekit as pk, probekit.cli; pk.plot; dir(pk.plot); "
+        "import sys, probekit as pk, probekit.cli.app; pk.plot; dir(pk.plot); "
         "sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,7 +12,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import DataError, LayerError, OptionError, ProbekitError
-from probekit.metrics import registry
+from probekit.metrics import metric as registry
 from probekit.plot.reading import chosen_layers, compare, layer_values, unit_values
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from probekit.analysis import analyze
+from probekit.analysis.analyze import analyze
 from probekit.capture.plan import scout_layers
-from probekit.capture.recording import record
+from probekit.capture.recording.record import record
 from probekit.errors import DataError, OptionError
 from probekit.metrics.functions import FunctionMetric
 from probekit.statistics.recorded import Recorded

@@ -10,7 +10,7 @@ import torch
 
 from probekit.capture.layers import Layer
 from probekit.errors import DataError, OptionError
-from probekit.statistics import streams
+from probekit.runtime import randomness as streams
 from probekit.statistics.resampled import Draw, ResampledClassMeans, Weights
 from probekit.statistics.testing import check_statistic
 

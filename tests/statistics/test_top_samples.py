@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.errors import DataError, OptionError
-from probekit.statistics import streams
+from probekit.runtime import randomness as streams
 from probekit.statistics.testing import check_statistic
 from probekit.statistics.top_samples import TopSamples
 

@@ -15,8 +15,8 @@ _IMPORTED = [
     "accelerate",
     "distributed",
     "sklearn.datasets",
-    "probekit.analysis",
-    "probekit.training.trainer",
+    "probekit.analysis.analyze",
+    "probekit.training.run.train",
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import probekit as pk
 from probekit.errors import OptionError
-from probekit.training.recipes import get_recipe
+from probekit.training.run.recipes import get_recipe
 from probekit.training.studies import study_parser
 
 SCALES = ("tiny", "quick", "default", "full")

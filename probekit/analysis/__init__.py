@@ -1,0 +1,1 @@
+"""Passes of a model over data: analyses, ablations, Jacobians, robustness."""

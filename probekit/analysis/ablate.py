@@ -1,0 +1,218 @@
+"""Cumulative ablation: how accuracy falls while more and more units are held at a fixed value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from probekit.capture.clamping import Clamped
+from probekit.capture.layers import Layer, unit_coordinates
+from probekit.capture.recorder import Layers
+from probekit.capture.stream import Reading, find_layers, open_subject, stream
+from probekit.data.batches import Batches
+from probekit.errors import DataError, OptionError
+from probekit.models.image_model import describe
+from probekit.models.logits import correct
+from probekit.results.labels import strings
+from probekit.results.provenance import provenance
+from probekit.runtime.progress import hidden
+
+__all__ = ["ablate"]
+
+Value: TypeAlias = Literal["zero", "mean"]
+Order: TypeAlias = npt.NDArray[np.int64]
+_TENTHS = tuple(tenth / 10 for tenth in range(11))
+
+
+def ablate(
+    model: Any,
+    data: Any,
+    by: xr.DataArray | Mapping[str, xr.DataArray],
+    layers: Layers = None,
+    *,
+    fractions: Sequence[float] = _TENTHS,
+    random: int = 5,
+    value: Value = "zero",
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Accuracy while units are ablated one after another, in chosen orders and in random ones.
+
+    An ablated unit is held at a fixed value at every position, for every image. The units of all
+    chosen layers stand in one order. The model runs once over the data for each order and fraction,
+    and comes back as it was.
+
+    Args:
+        model: A module, an `ImageModel` or a name, as for `analyze`.
+        data: Labelled images, as for `analyze`, that can be gone through several times.
+        by: A variable (unit) of a result, with the coordinates `layer` and `channel`: units with the
+            highest values are ablated first (negate it for the lowest first), those of one value in a
+            random order, NaN last. Or several by name.
+        layers: As for `Recorder`; only their units are ablated.
+        fractions: Shares of all units that are ablated, from 0 to 1, rising.
+        random: How many random orders to compare with.
+        value: What ablated units are held at: `"zero"`, or their `"mean"` over the data.
+        batch_size: Samples a forward pass, for data that does not come in batches.
+        limit: How many samples to use, as for `analyze`.
+        device: Where to run; None stays where the model is.
+        seed: Seeds the random orders, ties, and the sample that `limit` draws.
+        progress: Show a progress bar when on a terminal.
+
+    Returns:
+        `accuracy` (order, fraction), where the orders are the names of `by` and `random_0`, ...;
+        `area` (order), the area under each curve over the fractions' range; `ablated` (fraction),
+        how many units. Provenance among the attributes.
+
+    Raises:
+        OptionError: Fractions, orders or a value that mean nothing here.
+        ModelError: The model gives no logits (batch, classes).
+        LayerError: As `Recorder`; or a layer whose output is no single tensor.
+
+    Source:
+        Morcos et al. 2018 (arXiv 1803.06959), who clamp feature maps to zero.
+
+    Example:
+        >>> from probekit.analysis.analyze import analyze
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
+        >>> units = analyze(net, [batch])["units"]
+        >>> curves = ablate(net, [batch], units["selectivity"], fractions=(0, 0.5, 1), random=2)
+        >>> curves["order"].values.tolist(), curves["ablated"].values
+        (['selectivity', 'random_0', 'random_1'], array([ 0,  8, 16]))
+    """
+    shares = _checked_fractions(fractions)
+    if not isinstance(random, int) or random < 0 or value not in ("zero", "mean"):
+        raise OptionError(
+            f"random is a whole number from 0 and value 'zero' or 'mean', not {random!r} and {value!r}"
+        )
+    model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
+    reading = Reading(device=device, progress=False)
+    found = find_layers(model, batches, layers, reading)
+    run = _Ablation(model, batches, found, reading)
+    orders = run.orders(by, random, seed)
+    held_at = run.means() if value == "mean" else {}
+    counts = np.round(shares * run.units).astype(np.int64)
+    table = np.empty((len(orders), len(counts)))
+    known: dict[bytes, float] = {}
+    bar = tqdm(total=table.size, desc="ablate", unit="pass", disable=hidden(progress))
+    with bar:
+        for row, order in enumerate(orders.values()):
+            for column, count in enumerate(counts):
+                held = run.held(order[:count])
+                if held not in known:  # none and all units are the same in every order
+                    known[held] = run.accuracy(held, held_at)
+                table[row, column] = known[held]
+                bar.update()
+    result = xr.Dataset(
+        {
+            "accuracy": (("order", "fraction"), table),
+            "area": ("order", np.trapezoid(table, shares, axis=1) / np.ptp(shares)),
+            "ablated": ("fraction", counts),
+        },
+        coords={"order": strings(list(orders)), "fraction": shares},
+    )
+    result.attrs["provenance"] = provenance(
+        model=describe(model),
+        data=batches.provenance(),
+        layers=[layer.name for layer in found],
+        value=value,
+        seed=seed,
+    )
+    return result
+
+
+class _Ablation:
+    """A model, its data and the units that can be ablated."""
+
+    def __init__(
+        self, model: Any, batches: Batches, layers: Sequence[Layer], reading: Reading
+    ) -> None:
+        self._model, self._batches, self._reading = model, batches, reading
+        self._layers = list(layers)
+        self.units = sum(layer.units for layer in layers)
+
+    def orders(self, by: Any, random: int, seed: int) -> dict[str, Order]:
+        """The numbers of all units, first those that go first, by the name of the order."""
+        named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
+        draw = np.random.default_rng(seed)
+        found: dict[str, Order] = {}
+        for name, variable in named.items():
+            values = self._aligned(variable)
+            values = np.where(np.isnan(values), -np.inf, values)
+            found[name] = np.lexsort((draw.permutation(self.units), -values))
+        for number in range(random):
+            found[f"random_{number}"] = draw.permutation(self.units)
+        if not found:
+            raise OptionError("there is no order to ablate in: give a variable, or random orders")
+        return found
+
+    def _aligned(self, variable: xr.DataArray) -> npt.NDArray[np.float64]:
+        """A variable's values in the order of this model's units."""
+        if not {"layer", "channel"} <= set(variable.coords) or variable.dims != ("unit",):
+            raise OptionError(
+                f"an order comes from a variable (unit) with the coordinates layer and channel, not "
+                f"from one of {variable.dims} with {', '.join(map(str, variable.coords)) or 'none'}"
+            )
+        pairs = zip(variable["layer"].values, variable["channel"].values, strict=True)
+        known = dict(zip(pairs, variable.values.astype(np.float64), strict=True))
+        own = unit_coordinates(self._layers)
+        wanted = list(zip(own["layer"][1], own["channel"][1], strict=True))
+        if missing := [place for place in wanted if place not in known]:
+            raise OptionError(
+                f"{variable.name} has no value for {len(missing)} of {self.units} units, such as "
+                f"channel {missing[0][1]} of {missing[0][0]!r}; analyze the same layers, or ablate "
+                "fewer (layers=...)"
+            )
+        return np.array([known[place] for place in wanted])
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean activation of every unit over the data."""
+        sums: dict[str, Tensor] = {}
+        count = 0
+        with self._stream(Clamped({}, {})) as observed:
+            for seen in observed:
+                count += len(seen.batch)
+                for name, table in seen.tables[0].items():
+                    sums[name] = sums.get(name, 0) + table.double().sum(0).cpu()
+        return {name: total / count for name, total in sums.items()}
+
+    def held(self, ablated: Order) -> bytes:
+        """Which units are held, one byte a unit."""
+        mask = np.zeros(self.units, np.bool_)
+        mask[ablated] = True
+        return mask.tobytes()
+
+    def accuracy(self, held: bytes, values: Mapping[str, Tensor]) -> float:
+        """Share of right predictions while some units are held."""
+        mask = torch.frombuffer(bytearray(held), dtype=torch.bool)
+        parts = torch.split(mask, [layer.units for layer in self._layers])
+        by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
+        hits = count = 0
+        with self._stream(Clamped(by_layer, values)) as observed:
+            for seen in observed:
+                hits += int(correct(seen.output, seen.batch.labels, "ablation").sum())
+                count += len(seen.batch)
+        if not count:
+            raise DataError(f"{self._batches.name} gave no samples the second time")
+        return hits / count
+
+    def _stream(self, source: Clamped) -> Any:
+        return stream(self._model, self._batches, self._layers, [source], self._reading)
+
+
+def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
+    shares = np.asarray(fractions, dtype=np.float64)
+    rising = shares.ndim == 1 and len(shares) > 1 and bool((np.diff(shares) > 0).all())
+    if not rising or shares[0] < 0 or shares[-1] > 1:
+        raise OptionError(f"fractions rise from 0 to 1 and are two or more, not {fractions!r}")
+    return shares

@@ -1,0 +1,299 @@
+"""The one pass: a model over data, feeding the statistics that the metrics need."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.analysis.columns import Columns
+from probekit.capture.layers import Layer, unit_coordinates
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
+from probekit.data.batches import Batch, Batches
+from probekit.data.known_labels import known_labels
+from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
+from probekit.metrics.metric import Metric, resolve
+from probekit.models.image_model import describe
+from probekit.results.labels import strings
+from probekit.results.provenance import provenance
+from probekit.runtime.processes import Processes, processes
+from probekit.statistics.base import distinct
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.feeder import Feeder
+
+__all__ = ["Pass", "analyze"]
+
+_QUARTILES = (0.25, 0.5, 0.75)
+
+
+class Pass:
+    """One pass of a model over data that feeds statistics.
+
+    Attributes:
+        layers: The layers, as a scouting pass found them.
+        statistics: Prototypes of what each layer feeds.
+        fed: For each layer, the statistics in the order of the prototypes.
+    """
+
+    def __init__(self, layers: Sequence[Layer], statistics: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        self.statistics = list(statistics)
+        self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
+        self._columns = Columns()
+
+    def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
+        """Streams the data through the model once.
+
+        A statistic that has a method `expect` is first told the labels, where the data tells them in
+        advance; one that has a method `check` is asked whether it can take these layers.
+        """
+        labels, index = known_labels(batches) or (None, None)
+        for one in self.statistics:
+            if hasattr(one, "expect"):
+                one.expect(labels, index, self.layers)
+            if hasattr(one, "check"):
+                one.check(self.layers, batches.samples or batches.limit)
+        feeder = Feeder(self.fed)
+        together = processes()
+        share = batches.share(together.rank, together.world)
+        with stream(model, share, self.layers, feeder.sources, reading) as observed:
+            for seen in observed:
+                feeder.take(seen.batch, seen.tables)
+                self._note(seen.batch, seen.output)
+            feeder.flush()
+        batches.skipped = sum(together.gather(share.skipped))
+        if together.world > 1:
+            self._unite(together)
+        return self
+
+    def _unite(self, together: Processes) -> None:
+        """Merges what all processes have seen, so that each of them has the whole."""
+        for name, own in self.fed.items():
+            states = [{key: value.cpu() for key, value in one.state.items()} for one in own]
+            whole = [one.fresh() for one in own]
+            for part in together.gather(states):
+                for one, state in zip(whole, part, strict=True):
+                    piece = one.fresh()
+                    piece.state = state
+                    one.merge(piece)
+            self.fed[name] = whole
+        self._columns = Columns.joined(together.gather(self._columns))
+
+    def _note(self, batch: Batch, output: Any) -> None:
+        self._columns.append(sample=batch.index, label=batch.labels)
+        if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] > 1:
+            self._columns.append(prediction=output.argmax(1))
+
+    def samples(self) -> xr.Dataset:
+        """One row a sample: its label and, where the model classifies, its prediction."""
+        names = [name for name in ("label", "prediction") if name in self._columns]
+        table = xr.Dataset(
+            {name: ("sample", self._columns[name]) for name in names},
+            coords={"sample": self._columns["sample"]},
+        )
+        return table.sortby("sample") if processes().world > 1 else table
+
+
+def analyze(
+    model: Any,
+    data: Any,
+    layers: Layers = None,
+    metrics: str | Metric | Sequence[str | Metric] = ("selectivity",),
+    *,
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    tokens: Tokens = "all",
+    output: int | str | None = None,
+    workers: int | None = None,
+    precision: Precision | None = None,
+) -> xr.DataTree:
+    """Measures every unit of a model's layers on labelled data, in one pass.
+
+    Args:
+        model: A module (images go in as the data gives them), an `ImageModel`, or a name for
+            `load_model`.
+        data: Labelled images: what `load_data` gives or takes, a map-style data set, a
+            `DataLoader`, or any iterable of (images, labels) batches.
+        layers: Names, globs, types or predicates, as for `Recorder`; None is every
+            activation-function output but the classifier's.
+        metrics: Names or configured metric objects.
+        batch_size: Samples a forward pass, for data that does not come in batches.
+        limit: How many samples to use: a random sample of a map-style data set, the first ones of
+            anything else.
+        device: Where to run; None stays where the model is. The model goes back afterwards.
+        seed: Seeds everything random.
+        progress: Show a progress bar when on a terminal.
+        tokens: For sequences of tokens: all, the patch tokens, or the class token.
+        output: Which tensor to take from layers that give several.
+        workers: Reading processes; None takes what the data set advises.
+        precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
+            the model as it is. Statistics are in float64 in any case.
+
+    Returns:
+        A tree with `/units`, `/layers` and `/samples`, the network's means at the root, and
+        `provenance` among the root's attributes.
+
+    Raises:
+        ProbekitError: What was asked cannot be done; the message says why and what to do.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> batch = (torch.rand(8, 1, 8, 8), torch.tensor([0, 1] * 4))
+        >>> result = analyze(net, [batch])
+        >>> result["units"].sizes["unit"], result["layers"]["layer"].values
+        (4, array(['1'], dtype=object))
+    """
+    chosen = resolve(metrics)
+    model, batches = open_subject(
+        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
+    )
+    wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
+    if ClassMeans() in wanted:
+        _check_classes(batches)
+    reading = Reading(tokens, output, device, progress, precision)
+    found = find_layers(model, batches, layers, reading)
+    passed = Pass(found, wanted).run(model, batches, reading)
+    samples = passed.samples()
+    facts = {
+        "model": describe(model),
+        "data": batches.provenance()
+        | {"seen": samples.sizes["sample"], "skipped": batches.skipped},
+        "layers": [layer.name for layer in found],
+        "metrics": {metric.name: _options(metric, found) for metric in chosen},
+        "tokens": tokens,
+        "output": output,
+        "seed": seed,
+        "device": str(device) if device is not None else None,
+        "precision": precision,
+    }
+    result = _assemble(chosen, passed, samples, batches.classes)
+    if "prediction" in samples and _same_classes(model, batches.classes):
+        result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
+    result.attrs["provenance"] = provenance(**facts)
+    if batches.skipped:
+        _warn(f"{batches.skipped} images of {batches.name} could not be read and were left out")
+    return result
+
+
+def _check_classes(batches: Batches) -> None:
+    labels = getattr(batches.source, "labels", None)
+    if isinstance(labels, Tensor) and len(labels) and int(labels.min()) == int(labels.max()):
+        name = batches.classes[int(labels[0])] if batches.classes else int(labels[0])
+        raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
+
+
+def _assemble(
+    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: Sequence[str]
+) -> xr.DataTree:
+    by_unit, by_layer = [], []
+    for layer in passed.layers:
+        units, numbers = _evaluate(metrics, passed, layer)
+        by_unit.append(units)
+        by_layer.append(numbers)
+        passed.fed.pop(layer.name)
+    units = xr.concat(by_unit, "unit", join="outer") if by_unit else xr.Dataset()
+    units = units.assign_coords(unit_coordinates(passed.layers))
+    layers = xr.concat(by_layer, "layer", join="outer")
+    layers = layers.assign_coords(layer=strings([layer.name for layer in passed.layers]))
+    root = xr.Dataset(
+        {name: values.mean() for name, values in layers.items() if _is_mean(str(name))}
+    )
+    if "class" in units.dims:
+        units = _name_classes(units, classes)
+        _say_what_is_absent(units, classes)
+    for metric in metrics:
+        if hasattr(metric, "conclude"):
+            for table, more in zip(
+                (units, layers, root), metric.conclude(units, layers), strict=True
+            ):
+                table.update(more)
+        for sentence in metric.review(units, layers):
+            _warn(sentence)
+    return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
+
+
+def _evaluate(
+    metrics: Sequence[Metric], passed: Pass, layer: Layer
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """What all metrics say of the units of one layer, and of the layer."""
+    arrays = [one.to_xarray() for one in passed.fed[layer.name]]
+    units, numbers = xr.Dataset(), xr.Dataset({"n_units": layer.units})
+    for metric in metrics:
+        found = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
+        if twice := units.keys() & found[0].keys() | numbers.keys() & found[1].keys():
+            raise OptionError(
+                f"metric {metric.name!r} gives {', '.join(sorted(map(str, twice)))}, which another "
+                "metric gives already; ask for one of them"
+            )
+        units = _joined(units, found[0])
+        numbers = _joined(numbers, found[1].assign(_summary(metric.name, units.get(metric.name))))
+    return units, numbers
+
+
+def _joined(table: xr.Dataset, more: xr.Dataset) -> xr.Dataset:
+    return xr.merge([table, more], join="outer", compat="override") if table.data_vars else more
+
+
+def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
+    """Mean and quartiles over units of a metric's own variable."""
+    if values is None or values.dims != ("unit",) or values.dtype.kind != "f":
+        return {}
+    known = values.values[~np.isnan(values.values)]
+    quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
+    mean = known.mean() if len(known) else np.nan
+    told = values.attrs.get("long_name")
+    return {
+        f"{name}_mean": xr.DataArray(mean, attrs={"long_name": f"mean {told}"} if told else {}),
+        f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
+    }
+
+
+def _is_mean(name: str) -> bool:
+    return name.endswith("_mean")
+
+
+def _name_classes(units: xr.Dataset, classes: Sequence[str]) -> xr.Dataset:
+    if not classes:
+        return units
+    names = strings([classes[label] for label in units["class"].values])
+    return units.assign_coords(class_name=("class", names))
+
+
+def _say_what_is_absent(units: xr.Dataset, classes: Sequence[str]) -> None:
+    present = set(units["class"].values.tolist())
+    absent = [name for label, name in enumerate(classes) if label not in present]
+    if absent:
+        _warn(
+            f"{len(absent)} of {len(classes)} classes have no sample and are left out: {some_of(absent)}"
+        )
+
+
+def _same_classes(model: Any, classes: Sequence[str]) -> bool:
+    known = getattr(model, "classes", ())
+    return not known or not classes or tuple(known) == tuple(classes)
+
+
+def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
+    """The options of a metric, and what it tells of its own about what it does with these layers."""
+    options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
+    told = metric.describe(layers) if hasattr(metric, "describe") else {}
+    return {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, str | int | float | bool | list | tuple | None)
+    } | told
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

@@ -1,0 +1,142 @@
+"""The norm of the Jacobian of the logits with respect to the image, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from probekit.analysis.columns import Columns
+from probekit.capture.gradients.backward import Forward
+from probekit.capture.gradients.norms import Method, check_options, choose_method
+from probekit.capture.gradients.subject import Differentiated
+from probekit.capture.outputs import tensor_of
+from probekit.capture.stream import open_subject
+from probekit.errors import ModelError, OptionError
+from probekit.models.image_model import borrow
+from probekit.runtime.progress import hidden
+
+__all__ = ["jacobian_norm"]
+
+
+def jacobian_norm(
+    model: Any,
+    data: Any,
+    *,
+    method: Method = "auto",
+    probes: int = 32,
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    memory: int = 2**30,
+    progress: bool = True,
+) -> xr.Dataset:
+    """The Frobenius norm of d logits / d image for every sample.
+
+    With probes v ~ N(0, I), ||Jv||^2 has the mean ||J||_F^2; the root of the mean of K of them is too
+    small by about var(||Jv||^2) / (8 K ||J||^3), which is added.
+
+    Args:
+        model: A module, an `ImageModel` (the image is then in [0, 1]), or a name for `load_model`.
+        data: Labelled images, as for `analyze`.
+        method: `"exact"`: one backward pass a logit; `"probes"`: forward-mode derivatives along random
+            directions; `"auto"`: probes where there are more logits than probes.
+        probes: Directions for each sample; they hang on the seed and the sample's index alone.
+        batch_size: Samples a forward pass, for data that does not come in batches.
+        limit: How many samples to use, as for `analyze`.
+        device: Where to run; None stays where the model is.
+        seed: Seeds the directions and the sample that `limit` draws.
+        memory: Bytes that intermediate results may take.
+        progress: Show a progress bar when on a terminal.
+
+    Returns:
+        `jacobian_norm` (sample), with `label` (sample); `probe_error` (sample), the standard error that
+        the probes make (0 for exact ones); `mean` over samples and its standard error `sem`.
+        `method` is among the attributes.
+
+    Raises:
+        ModelError: The model gives no (batch, logits), its samples mix, or, with probes, an operation
+            has no forward-mode derivative.
+        OptionError: A value that means nothing.
+
+    Source:
+        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+
+    Example:
+        >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> found = jacobian_norm(linear, [(torch.rand(5, 1, 2, 2), torch.arange(5) % 2)])
+        >>> bool(abs(found["mean"] - linear[1].weight.norm().item()) < 1e-6)
+        True
+    """
+    check_options(method, probes, memory)
+    if method != "exact" and probes < 2:
+        raise OptionError(f"the norm of a Jacobian needs at least 2 probes, not {probes}")
+    model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
+    columns = Columns()
+    with borrow(model, device) as home, torch.no_grad():
+        first = batches.peek().images[:4].to(home)
+        with _logits(model) as forward:
+            outputs = forward(first)["logits"].shape[1]
+        used = choose_method(method, outputs, probes)
+        bar = tqdm(total=batches.samples, disable=hidden(progress), leave=False)
+        with Differentiated.open(model, first, _logits, set(), memory) as subject, bar:
+            for batch in batches:
+                images = batch.images.to(home)
+                subject.check(images)
+                if used == "exact":
+                    norm, error = _exactly(subject, images, outputs)
+                else:
+                    norm, error = _from_probes(subject, images, batch.index, probes, seed)
+                columns.append(jacobian_norm=norm, probe_error=error)
+                columns.append(label=batch.labels, sample=batch.index)
+                bar.update(len(batch))
+    names = ("jacobian_norm", "probe_error", "label")
+    found = xr.Dataset(
+        {name: ("sample", columns[name]) for name in names},
+        coords={"sample": columns["sample"]},
+        attrs={"method": used, "probes": probes if used == "probes" else 0, "seed": seed},
+    )
+    norms = found["jacobian_norm"]
+    return found.assign(mean=norms.mean(), sem=norms.std(ddof=1) / norms.sizes["sample"] ** 0.5)
+
+
+@contextmanager
+def _logits(model: Any) -> Iterator[Forward]:
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        output = tensor_of(model(images))
+        if output is None or output.ndim != 2 or len(output) != len(images):
+            shape = None if output is None else tuple(output.shape)
+            raise ModelError(
+                f"the Jacobian of the logits needs a model that gives (batch, logits), not {shape}"
+            )
+        return {"logits": output}
+
+    yield forward
+
+
+def _exactly(subject: Differentiated, images: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    square = subject.square_norms(images, {"logits": torch.arange(outputs)})["logits"]
+    norm = square.sum(1).sqrt()
+    return norm, torch.zeros_like(norm)
+
+
+def _from_probes(
+    subject: Differentiated, images: Tensor, index: Tensor, probes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Norms and their standard errors, (batch,)."""
+    squares: list[list[Tensor]] = [[] for _ in images]
+    for part, derivatives in subject.derivatives(images, index, probes, seed):
+        found = derivatives["logits"].cpu().double().square().sum(2)
+        for row, values in zip(range(*part.indices(len(images))), found.T, strict=True):
+            squares[row].append(values)
+    table = torch.stack([torch.cat(values) for values in squares])
+    mean, spread = table.mean(1), table.var(1) / probes
+    root = mean.sqrt()
+    safe = torch.where(mean > 0, mean, torch.ones_like(mean))
+    return root + spread / (8 * safe**1.5), spread.sqrt() / (2 * safe.sqrt())

@@ -1,0 +1,1 @@
+"""Accuracy and activations under corruptions and attacks."""

@@ -1,0 +1,162 @@
+"""What a robustness run is asked for, made into perturbations before anything runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from probekit.analysis.robustness.conditions import UnderAttack
+from probekit.errors import OptionError, ProbekitWarning, close_matches
+from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
+from probekit.perturbations.attacks.gradient import Attack, get_attack
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
+from probekit.perturbations.corruptions.published import PublishedCorruptions
+
+__all__ = [
+    "Attacks",
+    "Corruptions",
+    "Epsilons",
+    "attack_label",
+    "choose_attacks",
+    "choose_corruptions",
+    "choose_severities",
+]
+
+Corruptions: TypeAlias = "str | Sequence[str] | PublishedCorruptions | None"
+Attacks: TypeAlias = "str | Attack | Sequence[str | Attack] | None"
+Epsilons: TypeAlias = "float | Sequence[float] | Mapping[str, float | Sequence[float]]"
+
+_GROUPS = {"all": CORRUPTIONS, "extra": EXTRA_CORRUPTIONS}
+_CHECKED = 32
+
+
+def choose_corruptions(
+    asked: str | Sequence[str] | None, images: Tensor, severity: int, table: int | None
+) -> tuple[str, ...]:
+    """The types asked for, each tried on an image.
+
+    Args:
+        asked: Names, `"all"` for the 15 standard types, `"extra"` for the 4 others, or several of
+            these; None for none.
+        images: Some of the images to come.
+        severity: The one to try.
+        table: As for `corrupt`.
+
+    Warns:
+        ProbekitWarning: Frost has no photographs and was not asked for by name: it is left out.
+
+    Raises:
+        OptionError: An unknown type, or frost by name without its photographs.
+        DataError: The images are none in [0, 1].
+    """
+    names = [asked] if isinstance(asked, str) else list(asked or ())
+    known = (*_GROUPS, *CORRUPTIONS, *EXTRA_CORRUPTIONS)
+    if unknown := [name for name in names if name not in known]:
+        raise OptionError(
+            f"corruption {unknown[0]!r} was asked for, which is none of the types; "
+            f"{close_matches(str(unknown[0]), known, what='corruption')}"
+        )
+    members = dict.fromkeys(one for name in names for one in _GROUPS.get(name, (name,)))
+    found = []
+    for name in members:
+        try:
+            Corruption(name, severity, table=table)(images[:1], [0])
+            found.append(name)
+        except OptionError as error:
+            if name != "frost" or name in names:
+                raise
+            warnings.warn(f"frost is left out: {error}", ProbekitWarning, stacklevel=3)
+    return tuple(found)
+
+
+def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
+    """The severities, each once, in order.
+
+    Raises:
+        OptionError: None, or one that does not exist.
+    """
+    severities = [asked] if isinstance(asked, int) else list(asked)
+    if not severities:
+        raise OptionError("severities are one or more of 1, 2, 3, 4, 5, and none was given")
+    for severity in severities:
+        Corruption(CORRUPTIONS[0], severity)
+    return tuple(sorted({int(severity) for severity in severities}))
+
+
+def choose_attacks(
+    asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
+) -> list[UnderAttack]:
+    """The attacks asked for, after a look at whether the model can be attacked.
+
+    Args:
+        asked: Names or configured attacks; None for none.
+        epsilons: For all attacks, or for each by its name or label.
+        model: The model, in eval mode.
+        images: Some of the images to come, on the model's device.
+        labels: Their labels.
+        move: Whether the change of activations will be measured.
+
+    Raises:
+        ProbekitError: An unknown attack, two of the same, an epsilon in the wrong scale, or a model
+            without gradient.
+    """
+    attacks = [get_attack(one) for one in _listed(asked)]
+    labels_of = [attack_label(attack) for attack in attacks]
+    if repeated := [name for name in labels_of if labels_of.count(name) > 1]:
+        raise OptionError(f"the attack {repeated[0]} was asked for twice; leave one out")
+    radii = [
+        check_epsilons(_epsilons_of(attack, label, epsilons), attack.norm, images[0].numel())
+        for attack, label in zip(attacks, labels_of, strict=True)
+    ]
+    _check_names(epsilons, attacks, labels_of)
+    for loss in dict.fromkeys(attack.loss for attack in attacks):
+        check_model_for_attack(model, images[:_CHECKED], labels[:_CHECKED], loss=loss)
+    return [
+        UnderAttack(attack, label, tuple(dict.fromkeys(some)), move)
+        for attack, label, some in zip(attacks, labels_of, radii, strict=True)
+    ]
+
+
+def attack_label(attack: Attack) -> str:
+    """The name of an attack, with the options that are not its defaults.
+
+    >>> from probekit.perturbations.attacks.gradient import FGSM, PGD
+    >>> attack_label(FGSM()), attack_label(PGD(steps=10, norm="l2"))
+    ('fgsm', 'pgd(steps=10, norm=l2)')
+    """
+    options = [
+        f"{one.name}={getattr(attack, one.name)}"
+        for one in fields(attack)  # type: ignore[arg-type]
+        if one.init and getattr(attack, one.name) != one.default
+    ]
+    return f"{attack.name}({', '.join(options)})" if options else attack.name
+
+
+def _listed(asked: Attacks) -> list[str | Attack]:
+    if asked is None:
+        return []
+    return [asked] if isinstance(asked, str | Attack) else list(asked)
+
+
+def _epsilons_of(attack: Attack, label: str, epsilons: Epsilons) -> float | Sequence[float]:
+    if not isinstance(epsilons, Mapping):
+        return epsilons
+    for name in (label, attack.name):
+        if name in epsilons:
+            return epsilons[name]
+    raise OptionError(f"no epsilons are given for the attack {label}; there are {list(epsilons)}")
+
+
+def _check_names(epsilons: Epsilons, attacks: Sequence[Attack], labels: Sequence[str]) -> None:
+    if not isinstance(epsilons, Mapping):
+        return
+    known = {*labels, *(attack.name for attack in attacks)}
+    if unknown := [name for name in epsilons if name not in known]:
+        raise OptionError(
+            f"epsilons are given for {unknown[0]!r}, which is no attack of this run; "
+            f"{close_matches(str(unknown[0]), sorted(known), what='attack')}"
+        )

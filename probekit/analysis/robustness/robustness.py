@@ -1,0 +1,344 @@
+"""How a model, its layers and its units stand corruptions and attacks."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader, RandomSampler
+
+from probekit.analysis.robustness.choices import (
+    Attacks,
+    Corruptions,
+    Epsilons,
+    choose_attacks,
+    choose_corruptions,
+    choose_severities,
+)
+from probekit.analysis.robustness.condition_passes import Pass, Subject
+from probekit.analysis.robustness.conditions import CLEAN, Clean, Condition, Corrupted
+from probekit.analysis.robustness.published import (
+    FittedImages,
+    PublishedImages,
+    PublishedSet,
+    one_to_one,
+)
+from probekit.analysis.robustness.store import ConditionStore
+from probekit.analysis.robustness.tables import (
+    check_reference,
+    corruption_errors,
+    layer_tables,
+    outcome_tables,
+    unit_tables,
+)
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.stream import Reading, find_layers, open_subject
+from probekit.data.batches import Batches
+from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.metrics.dimensionality import Dimensionality
+from probekit.metrics.metric import Metric
+from probekit.metrics.selectivity.selectivity import Selectivity
+from probekit.models.image_model import as_module, borrow, describe
+from probekit.perturbations.corruptions.published import PublishedCorruptions
+from probekit.results.provenance import provenance
+from probekit.results.trees import open_result
+from probekit.runtime.processes import processes
+
+__all__ = ["robustness"]
+
+MANY_UNMOVED = 0.1
+
+
+def robustness(
+    model: Any,
+    data: Any,
+    corruptions: Corruptions = "all",
+    severities: int | Sequence[int] = (1, 2, 3, 4, 5),
+    attacks: Attacks = None,
+    epsilons: Epsilons = (1 / 255, 2 / 255, 4 / 255, 8 / 255),
+    *,
+    layers: Layers = None,
+    dimensionality: bool = True,
+    selectivity: bool = True,
+    reference: xr.DataTree | xr.Dataset | str | Path | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    store: str | Path | None = None,
+    tokens: Tokens = "all",
+    workers: int | None = None,
+    table: int | None = None,
+    memory: int = 4 * 2**30,
+) -> xr.DataTree:
+    """Measures a model, its layers and its units under corruptions and attacks.
+
+    Every condition (a corruption type at a severity, an attack at an epsilon) sees the same images as
+    the clean model does. All severities of a type, and all epsilons of an attack, share one pass over
+    the data. See `docs/robustness.md` for every number's definition.
+
+    Args:
+        model: An `ImageModel`, a module that takes images in [0, 1], or a name for `load_model`.
+        data: Labelled images in [0, 1], as for `analyze`, that can be gone through several times.
+        corruptions: `"all"`, the 15 standard types; `"extra"`, the 4 others; names, or several of
+            these; what `load_published` gives, for published images in their place; None for none.
+        severities: From 1 to 5.
+        attacks: Names or configured attacks; None for none.
+        epsilons: Radii in the units of the images (8/255, not 8), for all attacks or, in a mapping, by
+            attack.
+        layers: As for `Recorder`.
+        dimensionality: Measure the dimensionality of the change in each layer.
+        selectivity: Measure class selectivity on the perturbed images. Without both, no layer is
+            recorded.
+        reference: A result of another model (or its file), for mCE and relative mCE.
+        batch_size: Samples a forward pass, for data that does not come in batches.
+        limit: How many samples to use, as for `analyze`.
+        device: Where to run; None stays where the model is.
+        seed: Seeds the sample of the data and the corruptions; an attack has its own.
+        progress: Show a progress bar when on a terminal.
+        store: A folder that keeps each finished condition: a run that was killed goes on there.
+        tokens: As for `analyze`.
+        workers: Reading processes; None takes what the data set advises.
+        table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
+            the nearest, and says so where it is another than that of the images.
+        memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
+            a pass where they would take more.
+
+    Returns:
+        A tree with `/robustness`, `/units` and `/layers`, whose units and layers are those that
+        `analyze` gives for the same model and layers.
+
+    Raises:
+        ProbekitError: What was asked cannot be done; the message says why and what to do.
+
+    Source:
+        Hendrycks & Dietterich 2019 (arXiv 1903.12261); Leavitt & Morcos 2020 (arXiv 2010.07693).
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2))
+        >>> batch = (torch.rand(8, 1, 32, 32), torch.tensor([0, 1] * 4))
+        >>> result = robustness(net, [batch], ["fog", "contrast"], severities=[1, 5])
+        >>> dict(result["robustness"]["accuracy"].sizes)
+        {'corruption': 2, 'severity': 2}
+    """
+    if processes().world > 1:
+        raise OptionError("robustness is measured by one process; start it without torchrun")
+    model, batches = open_subject(
+        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
+    )
+    _refuse_what_cannot_be(model, batches, corruptions, attacks)
+    reading = Reading(tokens, None, device, progress)
+    measured = dimensionality or selectivity
+    found = find_layers(model, batches, layers, reading) if measured else []
+    classes = batches.classes or tuple(getattr(model, "classes", ()))
+    subject = Subject(model, found, dimensionality, selectivity, reading, memory, len(classes))
+    passes = [
+        Pass(batches, Clean(), paired=False),
+        *_attacked(subject, batches, attacks, epsilons),
+        *_corrupted(subject, batches, corruptions, choose_severities(severities), seed, table),
+    ]
+    conditions = [condition for one in passes for condition in one.conditions]
+    baseline = _reference(reference, conditions)
+    described = describe(model)
+    facts: dict[str, Any] = {
+        "model": _identity_of(model, described),
+        "data": batches.provenance(),
+        "layers": [layer.name for layer in found],
+        "dimensionality": dimensionality,
+        "selectivity": selectivity,
+        "tokens": tokens,
+        "seed": seed,
+    }
+    kept = ConditionStore(store, facts | {"data": _identity(batches)})
+    for one in passes:
+        subject.fill(kept, one)
+    result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
+    result.attrs["provenance"] = provenance(
+        **facts | {"model": described | facts["model"]},
+        conditions=[f"{one} ({one.options})" for one in conditions[1:]],
+        device=None if device is None else str(device),
+    )
+    return result
+
+
+def _refuse_what_cannot_be(
+    model: Any, batches: Batches, corruptions: Corruptions, attacks: Attacks
+) -> None:
+    if not corruptions and not attacks:
+        raise OptionError("neither corruptions nor attacks were asked for; name one at least")
+    source = batches.source
+    if isinstance(source, Iterator):
+        raise DataError(
+            f"{batches.name} can be gone through once, and robustness needs the same images for each "
+            "condition; give a list of batches, a DataLoader or a data set"
+        )
+    if isinstance(source, DataLoader) and isinstance(source.sampler, RandomSampler):
+        raise DataError(
+            f"the DataLoader of {batches.name} shuffles, so that a sample has another number in each "
+            "pass; give the data set itself, or shuffle=False"
+        )
+    _compare_classes(getattr(model, "classes", ()), batches.classes, batches.name)
+    images = batches.peek().images
+    if not images.is_floating_point():
+        raise DataError(
+            f"the images of {batches.name} are {images.dtype}, and robustness takes floating-point "
+            "numbers in [0, 1]; give images.float() / 255"
+        )
+
+
+def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> None:
+    """Refuses data whose labels are not the model's; warns where only the names differ."""
+    if not models or not datas or tuple(models) == tuple(datas):
+        return
+    if len(models) != len(datas):
+        raise DataError(
+            f"the model has {len(models)} classes and {name} has {len(datas)}, so that predictions "
+            "cannot be compared with labels; give data with the model's classes in their order"
+        )
+    differing = next(pair for pair in zip(models, datas, strict=True) if pair[0] != pair[1])
+    _warn(
+        f"class {differing[0]!r} of the model is {differing[1]!r} in {name}; accuracy means nothing "
+        "unless both list the same classes in the same order"
+    )
+
+
+def _attacked(
+    subject: Subject, batches: Batches, attacks: Attacks, epsilons: Epsilons
+) -> list[Pass]:
+    if not attacks:
+        return []
+    model = subject.model
+    with borrow(model, subject.reading.device) as device:
+        few = batches.peek().to(device)
+        chosen = choose_attacks(
+            attacks, epsilons, model, few.images, few.labels, move=bool(subject.layers)
+        )
+    return [Pass(batches, one, paired=True) for one in chosen]
+
+
+def _corrupted(
+    subject: Subject,
+    batches: Batches,
+    corruptions: Corruptions,
+    severities: tuple[int, ...],
+    seed: int,
+    table: int | None,
+) -> list[Pass]:
+    if isinstance(corruptions, PublishedCorruptions):
+        return _published(subject, batches, corruptions, severities)
+    if not corruptions:
+        return []
+    names = choose_corruptions(corruptions, batches.peek().images, severities[0], table)
+    return [Pass(batches, Corrupted(name, severities, seed, table), paired=True) for name in names]
+
+
+def _published(
+    subject: Subject,
+    batches: Batches,
+    published: PublishedCorruptions,
+    severities: tuple[int, ...],
+) -> list[Pass]:
+    classes = batches.classes or getattr(subject.model, "classes", ())
+    _compare_classes(classes, published.classes or (), str(published.root))
+    names = published.corruptions
+    if one_to_one(published, batches):
+        return [
+            Pass(batches, PublishedImages(published, name, severities), paired=True)
+            for name in names
+        ]
+    size = getattr(subject.model, "input_size", None)
+    return [
+        Pass(
+            Batches(
+                FittedImages(published, name, severity, size),
+                batch_size=batches.batch_size,
+                limit=batches.limit,
+                seed=batches.seed,
+                workers=batches.workers,
+            ),
+            PublishedSet(published, name, severity),
+            paired=False,
+        )
+        for name in names
+        for severity in severities
+    ]
+
+
+def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None:
+    if given is None:
+        return None
+    if isinstance(given, str | Path):
+        given = open_result(given)
+    if isinstance(given, xr.DataTree) and "robustness" in given.children:
+        given = given["robustness"].to_dataset()
+    if not isinstance(given, xr.Dataset):
+        raise OptionError(
+            "a reference is a result of robustness, its file, or its table /robustness, not "
+            f"{type(given).__name__}"
+        )
+    corrupted = [one for one in conditions if one.kind == "corruption"]
+    names = list(dict.fromkeys(one.name for one in corrupted))
+    check_reference(given, names, sorted({int(one.level) for one in corrupted}))
+    return given
+
+
+def _identity_of(model: Any, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's numbers depend on: not where its file lies."""
+    options = {
+        name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
+    }
+    return {"type": type(as_module(model)).__name__, "hash": described["hash"], **options}
+
+
+def _identity(batches: Batches) -> dict[str, Any]:
+    """What tells data from other data, its first batch included; not how it is batched."""
+    first = batches.peek()
+    digest = hashlib.sha256(f"{tuple(first.images.shape[1:])}|{first.images.dtype}".encode())
+    for part in (first.images[:1], first.labels[:1]):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    known = {name: value for name, value in batches.provenance().items() if name != "batch_size"}
+    return known | {"limit_seed": batches.seed, "first_image": digest.hexdigest()}
+
+
+def _assemble(
+    found: dict[Condition, xr.DataTree], classes: Sequence[str], reference: xr.Dataset | None
+) -> xr.DataTree:
+    outcomes = outcome_tables(found, classes)
+    if reference is not None and "accuracy" in outcomes:
+        outcomes = outcomes.merge(corruption_errors(outcomes, reference), compat="override")
+    nodes = {"/": xr.Dataset(), "robustness": outcomes}
+    if "units" in found[CLEAN].children:
+        units = unit_tables(found)
+        layers = layer_tables(found, units)
+        nodes |= {"units": units, "layers": layers}
+        metrics: list[Metric] = [Selectivity()] if "selectivity" in units else []
+        metrics += [Dimensionality()] if "participation_ratio" in layers else []
+        told = [sentence for metric in metrics for sentence in metric.review(units, layers)]
+        for sentence in told + _about_unmoved(outcomes):
+            _warn(sentence)
+    return xr.DataTree.from_dict(nodes)
+
+
+def _about_unmoved(outcomes: xr.Dataset) -> list[str]:
+    """Names the attacks whose change is that of some of the images only."""
+    if "attack_unmoved" not in outcomes:
+        return []
+    unmoved = outcomes["attack_unmoved"].where(outcomes["epsilon"] > 0).max("epsilon")
+    total = int(outcomes["n_samples"])
+    return [
+        f"{one['attack'].item()} left up to {int(one)} of {total} images as they were, whose change "
+        "is zero: the change of activations under it tells mostly how many it moved"
+        for one in unmoved
+        if one > MANY_UNMOVED * total
+    ]
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

@@ -1,0 +1,128 @@
+"""A folder that keeps each finished condition, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from probekit.analysis.robustness.conditions import Condition
+from probekit.errors import OutputError, foreign_file
+from probekit.results.files import DRAFT, whole
+from probekit.results.trees import open_result, save_result
+
+__all__ = ["ConditionStore"]
+
+IDENTITY = "identity.json"
+
+
+class ConditionStore:
+    """Results of conditions by what they depend on; in a folder, or in memory alone.
+
+    A folder holds `identity.json`, and one netCDF file for each condition, written whole or not at
+    all.
+
+    Args:
+        folder: Where; None keeps them in memory.
+        identity: What all conditions depend on: model, data, layers and options, as plain values.
+
+    Raises:
+        OutputError: The folder is of another run (what differs is named), holds something else, or
+            cannot be written.
+    """
+
+    def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._kept: dict[Condition, xr.DataTree] = {}
+        # What JSON makes of it is what a stored identity can be compared with.
+        self._identity = json.loads(json.dumps(identity, default=str))
+        if self.folder is not None:
+            self._claim(self.folder)
+
+    def __contains__(self, condition: Condition) -> bool:
+        return condition in self._kept or (
+            self.folder is not None and self._path(self.folder, condition).exists()
+        )
+
+    def __getitem__(self, condition: Condition) -> xr.DataTree:
+        """What was found under a condition.
+
+        Raises:
+            OutputError: Its file cannot be read.
+        """
+        if condition not in self._kept and self.folder is not None:
+            self._kept[condition] = open_result(self._path(self.folder, condition))
+        return self._kept[condition]
+
+    def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
+        """Keeps what was found under a condition.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self._kept[condition] = found
+        if self.folder is not None:
+            found.attrs["condition"] = json.dumps(asdict(condition))
+            save_result(found, self._path(self.folder, condition), overwrite=True)
+
+    def _claim(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / IDENTITY
+            known = file.read_text(errors="replace") if file.exists() else None
+            if known is None:
+                # A process that died while it began the folder can have left its draft there.
+                if any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
+                    raise OutputError(
+                        f"{str(folder)!r} holds something else than conditions of a robustness run; "
+                        "choose an empty or a new folder"
+                    )
+                with whole(file) as draft:
+                    draft.write_text(json.dumps(self._identity, indent=1))
+                return
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{str(folder)!r} cannot be used: {reason}") from None
+        self._compare(folder, known)
+
+    def _compare(self, folder: Path, known: str) -> None:
+        with foreign_file(
+            f"{str(folder / IDENTITY)!r} cannot be read", OutputError, "; choose another folder"
+        ):
+            stored, ours = dict(_leaves(dict(json.loads(known)))), dict(_leaves(self._identity))
+            differing = [
+                name for name in sorted({*stored, *ours}) if stored.get(name) != ours.get(name)
+            ]
+        if differing:
+            told = "; ".join(
+                f"{name} was {_short(stored.get(name))} and is {_short(ours.get(name))}"
+                for name in differing
+            )
+            raise OutputError(
+                f"{str(folder)!r} keeps the conditions of another run: {told}; choose another folder"
+            )
+
+    def _path(self, folder: Path, condition: Condition) -> Path:
+        digest = hashlib.sha256(json.dumps(asdict(condition)).encode()).hexdigest()[:12]
+        name = re.sub(r"[^\w.=-]+", "_", f"{condition.kind}-{condition.name}-{condition.level:.6g}")
+        return folder / f"{name[:80]}-{digest}.nc"
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What nested mappings hold, by dotted names."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{name}.{key}" if name else key)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

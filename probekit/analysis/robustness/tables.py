@@ -1,0 +1,300 @@
+"""The labelled tables of a robustness run, from what was found under each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy.stats import rankdata
+
+from probekit.analysis.robustness.conditions import CLEAN, Condition
+from probekit.errors import OptionError
+from probekit.perturbations.corruptions.constants import CORRUPTIONS
+from probekit.results.labels import strings
+
+__all__ = ["check_reference", "corruption_errors", "layer_tables", "outcome_tables", "unit_tables"]
+
+Found = Mapping[Condition, xr.DataTree]
+
+_AXES = {"corruption": "severity", "attack": "epsilon"}
+_OF_ACTIVATIONS = ("n_units", "n_samples", "n_dimensions", "too_few_samples")
+
+
+def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
+    """The table `/robustness`: accuracies on clean, corrupted and attacked images."""
+    clean = _node(found[CLEAN], "/")
+    table = xr.Dataset(
+        {
+            "clean_accuracy": clean["accuracy"],
+            "clean_accuracy_by_class": clean["accuracy_by_class"],
+            "samples_by_class": clean["samples_by_class"],
+            "n_samples": clean["samples_by_class"].sum(),
+        }
+    )
+    corrupted = _grid(found, "corruption", "/")
+    if corrupted:
+        table = _joined(table, _of_corruptions(corrupted, clean["accuracy"]))
+    attacked = _grid(found, "attack", "/")
+    if attacked:
+        table = _joined(table, _of_attacks(attacked, clean["accuracy"]))
+    if classes:
+        names = strings([classes[label] for label in table["class"].values])
+        table = table.assign_coords(class_name=("class", names))
+    return table
+
+
+def unit_tables(found: Found) -> xr.Dataset:
+    """The table `/units`: every unit on clean images, and under each condition."""
+    clean = _node(found[CLEAN], "units")
+    table = clean.copy()
+    for kind in _AXES:
+        grid = _grid(found, kind, "units")
+        if not grid:
+            continue
+        if "selectivity" in clean:
+            kept = grid["preferred_class"] == clean["preferred_class"]
+            known = grid["preferred_class"].notnull()
+            grid["selectivity_difference"] = grid["selectivity"] - clean["selectivity"]
+            grid["preferred_class_kept"] = kept if known.all() else kept.where(known)
+        table = table.merge(_named(grid, kind), compat="override")
+    return table
+
+
+def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
+    """The table `/layers`: every layer on clean images, its change, and how its units compare.
+
+    Args:
+        found: What was found under each condition.
+        units: The table `/units`.
+    """
+    table = _node(found[CLEAN], "layers")
+    if "selectivity" in units:
+        table["selectivity_mean"] = _by_layer(units, table, "selectivity", _mean)
+        table["dead_units"] = _by_layer(units, table, "dead", _count)
+        table["negative_units"] = _by_layer(units, table, "negative_class_mean", _count)
+    for kind in _AXES:
+        grid = _grid(found, kind, "layers")
+        if not grid:
+            continue
+        change = grid.drop_vars(_OF_ACTIVATIONS, errors="ignore")
+        table = table.merge(_named(change, f"{kind}_change"), compat="override")
+        for name, variable, function in _summaries(kind):
+            if variable in units:
+                table[name] = _by_layer(units, table, variable, function)
+    return table.transpose("layer", ...)
+
+
+def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
+    """Errors under corruption, against those of a reference model.
+
+    CE_c = sum_s E_(s,c) / sum_s E*_(s,c), with E the error (1 - accuracy) at severity s and the star
+    for the reference; the relative CE_c is the same with the clean error subtracted from each E. The
+    means over types, mCE and relative mCE, are over the standard types that were measured, or over
+    the others where there are no standard ones.
+
+    Args:
+        outcomes: `accuracy` (corruption, severity) and `clean_accuracy` of the model.
+        reference: The same of the reference, of the same types and severities at least.
+
+    Returns:
+        `corruption_error` and `relative_corruption_error` (corruption), `mce`, `relative_mce`; as
+        fractions, 1 for the reference itself. NaN where the reference makes no (more) errors.
+
+    Raises:
+        OptionError: The reference lacks a type or a severity.
+
+    Source:
+        Hendrycks & Dietterich 2019 (arXiv 1903.12261), section 3.
+
+    Example:
+        >>> axes = {"corruption": ["fog"], "severity": [1, 5]}
+        >>> accuracy = xr.DataArray([[0.8, 0.4]], axes, name="accuracy")
+        >>> model = accuracy.to_dataset().assign(clean_accuracy=0.9)
+        >>> reference = (accuracy - 0.2).to_dataset(name="accuracy").assign(clean_accuracy=0.8)
+        >>> found = corruption_errors(model, reference)
+        >>> round(float(found["mce"]), 3), round(float(found["relative_mce"]), 3)
+        (0.667, 0.75)
+    """
+    accuracy = outcomes["accuracy"]
+    axes = {axis: accuracy[axis].values.tolist() for axis in ("corruption", "severity")}
+    check_reference(reference, *axes.values())
+    theirs = reference["accuracy"].sel(axes)
+    error = _quotient((1 - accuracy).sum("severity"), (1 - theirs).sum("severity"))
+    relative = _quotient(
+        (outcomes["clean_accuracy"] - accuracy).sum("severity"),
+        (reference["clean_accuracy"] - theirs).sum("severity"),
+    )
+    return xr.Dataset(
+        {
+            "corruption_error": error,
+            "relative_corruption_error": relative,
+            "mce": _over_types(error),
+            "relative_mce": _over_types(relative),
+        }
+    )
+
+
+def _of_corruptions(corrupted: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
+    accuracy = corrupted["accuracy"]
+    relative = _quotient(accuracy, clean)
+    table = corrupted.drop_vars("samples_by_class").assign(
+        accuracy_relative=relative,
+        accuracy_by_corruption=accuracy.mean("severity"),
+        accuracy_by_severity=_over_types(accuracy),
+        accuracy_mean=_over_types(accuracy).mean(),
+        accuracy_relative_mean=_over_types(relative).mean(),
+    )
+    return table
+
+
+def _of_attacks(attacked: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
+    table = attacked.drop_vars("samples_by_class").assign(
+        accuracy_relative=_quotient(attacked["accuracy"], clean)
+    )
+    return table.rename({str(name): f"attack_{name}" for name in table.data_vars})
+
+
+def _joined(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
+    """Tables of different variables, whose classes may differ."""
+    return one.merge(other, join="outer", compat="override")
+
+
+def _over_types(values: xr.DataArray) -> xr.DataArray:
+    """The mean over the standard corruption types, or over the others where there are none."""
+    standard = np.isin(values["corruption"].values, CORRUPTIONS)
+    return (values.isel(corruption=standard) if standard.any() else values).mean("corruption")
+
+
+def check_reference(
+    reference: xr.Dataset, corruptions: Sequence[str], severities: Sequence[int]
+) -> None:
+    """Makes sure that a reference has all that errors are to be compared with.
+
+    Raises:
+        OptionError: It lacks a type or a severity; the missing ones are named.
+    """
+    if "accuracy" not in reference or "clean_accuracy" not in reference:
+        raise OptionError(
+            "a reference has accuracy(corruption, severity) and clean_accuracy, as the table "
+            f"/robustness has, and this one has {', '.join(map(str, reference)) or 'nothing'}"
+        )
+    for axis, wanted in (("corruption", corruptions), ("severity", severities)):
+        there = reference[axis].values.tolist() if axis in reference.coords else []
+        missing = [one for one in wanted if one not in there]
+        if missing:
+            raise OptionError(
+                f"the reference lacks the {axis} {', '.join(map(str, missing))}; measure it there "
+                "too, or leave that out"
+            )
+
+
+def _quotient(over: xr.DataArray, under: xr.DataArray) -> xr.DataArray:
+    return over / under.where(under != 0)
+
+
+def _grid(found: Found, kind: str, node: str) -> xr.Dataset:
+    """One node of all conditions of a kind, along (corruption, severity) or (attack, epsilon)."""
+    chosen = [one for one in found if one.kind == kind]
+    along = {"join": "outer", "coords": "minimal", "compat": "override", "data_vars": "all"}
+    rows = []
+    names = list(dict.fromkeys(one.name for one in chosen))
+    by_name = {name: [one for one in chosen if one.name == name] for name in names}
+    ragged = len({tuple(one.level for one in levels) for levels in by_name.values()}) > 1
+    for levels in by_name.values():
+        parts = [_node(found[one], node) for one in levels]
+        parts = [_with_gaps(part) for part in parts] if ragged else parts
+        axis = xr.DataArray([one.level for one in levels], dims=_AXES[kind], name=_AXES[kind])
+        rows.append(_concat(parts, axis, along))
+    if not rows or not rows[0].data_vars:
+        return xr.Dataset()
+    return _concat(rows, xr.DataArray(strings(names), dims=kind, name=kind), along)
+
+
+def _node(tree: xr.DataTree, name: str) -> xr.Dataset:
+    return (tree if name == "/" else tree.children[name]).to_dataset(inherit=False)
+
+
+def _with_gaps(table: xr.Dataset) -> xr.Dataset:
+    """Truth values as numbers, which can be missing."""
+    return table.map(lambda values: values.astype(float) if values.dtype == bool else values)
+
+
+def _concat(parts: Sequence[xr.Dataset], axis: xr.DataArray, along: Any) -> xr.Dataset:
+    joined: xr.Dataset = xr.concat(parts, axis, **along)
+    return joined.transpose("unit", "layer", axis.name, ..., missing_dims="ignore")
+
+
+def _named(grid: xr.Dataset, prefix: str) -> xr.Dataset:
+    """With a prefix before the name of every variable that has not got it."""
+    begin = f"{prefix}_"
+    return grid.rename({str(name): begin + str(name) for name in grid.data_vars})
+
+
+def _summaries(kind: str) -> list[tuple[str, str, Any]]:
+    """Name, variable of the units and function of each number of a layer's units."""
+    return [
+        (f"{kind}_change_size_mean", f"{kind}_change_size", _mean),
+        (f"{kind}_selectivity_mean", f"{kind}_selectivity", _mean),
+        (f"{kind}_selectivity_correlation", f"{kind}_selectivity", _correlation),
+        (f"{kind}_preferred_class_kept_fraction", f"{kind}_preferred_class_kept", _alive_mean),
+        (f"{kind}_change_size_by_selectivity", f"{kind}_change_size", _rank_correlation),
+        (f"{kind}_negative_units", f"{kind}_negative_class_mean", _count),
+    ]
+
+
+def _by_layer(units: xr.Dataset, layers: xr.Dataset, variable: str, function: Any) -> xr.DataArray:
+    """A function of the units of each layer (unit, ...), along the layers' axis."""
+    parts = []
+    for name in layers["layer"].values:
+        own = units.isel(unit=np.flatnonzero(units["layer"].values == name))
+        parts.append(function(own[variable], own))
+    joined: xr.DataArray = xr.concat(
+        parts, layers["layer"].drop_vars("layer"), coords="minimal", compat="override"
+    )
+    return joined.assign_coords(layer=layers["layer"])
+
+
+def _mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    return values.mean("unit")
+
+
+def _count(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    return values.sum("unit")
+
+
+def _alive_mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    return values.isel(unit=~units["dead"].values).mean("unit")
+
+
+def _correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    """Pearson's, between a variable and the clean selectivity, over units alive on clean images."""
+    return _compare(values, units, lambda column: column)
+
+
+def _rank_correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    """Spearman's, likewise; NaN where there is no selectivity to compare with."""
+    return _compare(values, units, rankdata)
+
+
+def _compare(values: xr.DataArray, units: xr.Dataset, scale: Any) -> xr.DataArray:
+    if "selectivity" not in units:
+        return xr.full_like(values.isel(unit=0, drop=True), np.nan)
+    alive = ~units["dead"].values
+    index = units["selectivity"].values[alive]
+
+    def correlate(column: np.ndarray[Any, Any]) -> float:
+        return _pearson(scale(column[alive]), scale(index))
+
+    result: xr.DataArray = xr.apply_ufunc(
+        correlate, values.astype(np.float64), input_core_dims=[["unit"]], vectorize=True
+    )
+    return result
+
+
+def _pearson(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    """NaN for fewer than 3 units or where nothing varies."""
+    if len(one) < 3 or not (np.isfinite(one).all() and np.ptp(one) > 0 and np.ptp(other) > 0):
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])

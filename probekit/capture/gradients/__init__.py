@@ -1,0 +1,1 @@
+"""Gradients of units with respect to the input."""

@@ -1,0 +1,154 @@
+"""Derivatives along random directions in image space, for every unit of every layer at once."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from probekit.capture.gradients.backward import Forward
+from probekit.errors import LayerError, ModelError
+
+__all__ = ["directional_derivatives", "directions"]
+
+
+def directions(
+    images: Tensor, index: Tensor, probes: int, seed: int, chunk: int
+) -> Iterator[Tensor]:
+    """Gaussian directions, a few at a time: (some, batch, ...), in all `probes` of them.
+
+    Each sample has a Philox stream of its own with the key (seed, index), so that its directions
+    are the same in any batch, chunk, process and on any device.
+    """
+    streams = [
+        np.random.Generator(np.random.Philox(key=[seed % 2**64, int(number) % 2**64]))
+        for number in index
+    ]
+    for start in range(0, probes, chunk):
+        count = min(chunk, probes - start)
+        shape = (count, *images.shape[1:])
+        drawn = np.stack([one.standard_normal(shape, dtype=np.float32) for one in streams], axis=1)
+        yield torch.from_numpy(drawn).to(images.device).to(images.dtype)
+
+
+class Differentiator:
+    """Forward-mode differentiation of a model along several directions at once.
+
+    The activations are computed once for all directions (`torch.func.vmap`); where an operation of
+    the model knows no such batching, once for each direction.
+    """
+
+    def __init__(self, forward: Forward, module: nn.Module) -> None:
+        self._forward = forward
+        self._module = module
+        self._together = True
+
+    def __call__(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
+        """Derivatives of the activations, {layer: (directions, batch, units)}.
+
+        Raises:
+            ModelError: An operation has no forward-mode derivative.
+            LayerError: A layer does not depend on the images.
+        """
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", FutureWarning)
+            if self._together:
+                try:
+                    return self._at_once(images, along)
+                except (RuntimeError, NotImplementedError, ValueError, TypeError):
+                    self._together = False
+            return self._one_by_one(images, along)
+
+    def _at_once(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
+        def derivative(direction: Tensor) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = torch.func.jvp(self._forward, (images,), (direction,))[1]
+            return found
+
+        found: dict[str, Tensor] = torch.func.vmap(derivative)(along)
+        return found
+
+    def _one_by_one(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        for direction in along:
+            with forward_ad.dual_level():
+                try:
+                    outputs = self._along(images, direction)
+                except (RuntimeError, NotImplementedError) as error:
+                    raise self._explained(error, images, direction) from error
+                for name, output in outputs.items():
+                    tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+                    if tangent is None:
+                        raise LayerError(
+                            f"layer {name!r} does not depend on the images in a way that can be "
+                            "differentiated forward; leave it out, or use method='exact'"
+                        )
+                    found.setdefault(name, []).append(tangent)
+        return {name: torch.stack(tangents) for name, tangents in found.items()}
+
+    def _along(self, images: Tensor, direction: Tensor) -> dict[str, Tensor]:
+        return self._forward(forward_ad.make_dual(images, direction))  # type: ignore[no-untyped-call]
+
+    def _explained(self, error: Exception, images: Tensor, direction: Tensor) -> Exception:
+        operation = re.search(r"forward AD with (\S+)", str(error))
+        if operation is None and "jvp" not in str(error):
+            return error
+        what = operation[1] if operation else "a custom autograd function without jvp"
+        place = _innermost(self._module, lambda: self._along(images, direction))
+        return ModelError(
+            f"method='probes' differentiates forward, and {what} in {place} has no forward-mode "
+            "derivative; use method='exact'"
+        )
+
+
+def _innermost(module: nn.Module, run: Callable[[], Any]) -> str:
+    """The module in which a run that fails is when it fails."""
+    names = {child: name for name, child in module.named_modules()}
+    running: list[nn.Module] = []
+    handles: list[Any] = []
+    try:
+        for child in names:
+            handles.append(child.register_forward_pre_hook(lambda one, _: running.append(one)))
+            handles.append(child.register_forward_hook(lambda one, _, out: _left(running)))
+        run()
+    except (RuntimeError, NotImplementedError):
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not running:
+        return "the model"
+    name = names[running[-1]] or "the model"
+    return f"{name!r} ({type(running[-1]).__name__})" if name != "the model" else name
+
+
+def _left(running: list[nn.Module]) -> None:
+    running.pop()
+
+
+def directional_derivatives(
+    differentiate: Differentiator,
+    images: Tensor,
+    index: Tensor,
+    *,
+    probes: int,
+    seed: int,
+    rows: int,
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Derivatives along each sample's own directions, in pieces of at most so many rows.
+
+    Yields:
+        Which samples, and {layer: (some directions, those samples, units)}.
+    """
+    for start in range(0, len(images), rows):
+        part = slice(start, min(start + rows, len(images)))
+        some: Sequence[int] = range(*part.indices(len(images)))
+        chunk = max(1, rows // len(some))
+        for along in directions(images[part], index[part], probes, seed, chunk):
+            yield part, differentiate(images[part], along)

@@ -1,0 +1,243 @@
+"""How strongly each unit's activation depends on the image: tables of gradient norms."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import exp, lgamma, sqrt
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from probekit.capture.gradients.backward import Forward
+from probekit.capture.gradients.subject import Differentiated
+from probekit.capture.layers import Layer
+from probekit.capture.readouts import Tap
+from probekit.capture.recorder import Recorder
+from probekit.data.batches import draw
+from probekit.errors import LayerError, OptionError, close_matches
+
+__all__ = ["GradientNorms", "Method", "check_options", "choose_method", "mean_chi"]
+
+Method: TypeAlias = Literal["auto", "exact", "probes"]
+
+NOT_MEASURED = -1.0
+
+# One probe of all layers cost about as much as one backward pass of one unit (benchmarks/gradients.py).
+_UNITS_PER_PROBE = 1.0
+
+
+def mean_chi(probes: int) -> float:
+    """E sqrt(s) / g where s is g squared times a chi-square with `probes` degrees over `probes`.
+
+    c_K = sqrt(2 / K) Gamma((K + 1) / 2) / Gamma(K / 2).
+
+    >>> round(mean_chi(1), 6) == round(sqrt(2 / 3.141592653589793), 6)
+    True
+    """
+    return sqrt(2 / probes) * exp(lgamma((probes + 1) / 2) - lgamma(probes / 2))
+
+
+def check_options(method: str, probes: int, memory: int) -> None:
+    """Raises for options that mean nothing.
+
+    Raises:
+        OptionError: An unknown method, or a number that is not whole and positive.
+    """
+    if method not in get_args(Method):
+        raise OptionError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
+    for name, value in (("probes", probes), ("memory", memory)):
+        if not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "probes"]:
+    """The method meant: for `"auto"` the one that takes fewer passes.
+
+    >>> choose_method("auto", units=3904, probes=32), choose_method("auto", units=10, probes=32)
+    ('probes', 'exact')
+    """
+    if method == "auto":
+        return "exact" if units <= _UNITS_PER_PROBE * probes else "probes"
+    return method
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """Per sample, the norm of the gradient of each unit's pooled activation by the image.
+
+    Each table is (batch, 2 * units) in float64: for each unit an unbiased estimate of the norm
+    g = ||d activation / d image||_2, then for each unit one of g squared; -1 where a unit or a
+    sample is not measured.
+
+    Args:
+        method: `"exact"` (one backward pass a unit), `"probes"` (derivatives along random
+            directions, all units at once), or `"auto"` for the one that takes fewer passes.
+        probes: Random directions a sample.
+        units: At most so many units a layer, a random sample of them; None is all.
+        samples: At most so many samples: a random sample where the number of samples is known in
+            advance, otherwise the first ones; None is all.
+        layers: Names or globs of the analysed layers to measure; None is all.
+        seed: Seeds directions and samples.
+        memory: Bytes that intermediate results may take.
+    """
+
+    method: Method = "auto"
+    probes: int = 32
+    units: int | None = None
+    samples: int | None = None
+    layers: tuple[str, ...] | None = None
+    seed: int = 0
+    memory: int = 2**30
+    own_pass: bool = field(default=True, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_options(self.method, self.probes, self.memory)
+        for name, value in (("units", self.units), ("samples", self.samples)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise OptionError(f"{name} must be None or at least 1, not {value!r}")
+
+    def chosen_units(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
+        """Which units of which layers are measured, in order.
+
+        Raises:
+            LayerError: A name or glob that no analysed layer has.
+        """
+        names = [layer.name for layer in layers]
+        for pattern in self.layers or ():
+            if not fnmatch.filter(names, pattern):
+                raise LayerError(
+                    f"gradients were asked for layer {pattern!r}, which is not analysed; "
+                    f"{close_matches(pattern.strip('*.'), names, what='layer')}"
+                )
+        chosen: dict[str, Tensor] = {}
+        for layer in layers:
+            if self.layers is None or any(fnmatch.fnmatchcase(layer.name, x) for x in self.layers):
+                chosen[layer.name] = self._draw(layer.units, self.units)
+        return chosen
+
+    def chosen_samples(self, known: Tensor | None) -> set[int] | None:
+        """The indices of the samples that are measured; None where that is not limited in advance.
+
+        Args:
+            known: The indices of all samples, where they are known in advance.
+        """
+        if known is None or self.samples is None or self.samples >= len(known):
+            return None
+        return set(known[self._draw(len(known), self.samples)].tolist())
+
+    def _draw(self, count: int, most: int | None) -> Tensor:
+        if most is None or most >= count:
+            return torch.arange(count)
+        return draw(count, most, self.seed)
+
+    def chosen_method(self, layers: Sequence[Layer]) -> Literal["exact", "probes"]:
+        """The method used for these layers."""
+        count = sum(map(len, self.chosen_units(layers).values()))
+        return choose_method(self.method, count, self.probes)
+
+    @contextmanager
+    def open(
+        self,
+        model: Any,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
+    ) -> Iterator[Tap]:
+        """Lends a function from images and their indices to the tables of all layers.
+
+        Args:
+            model: A module in eval mode, or an `ImageModel` with one.
+            layers: The analysed layers.
+            samples: The indices of all samples, where they are known in advance.
+            **reading: As `Recorder` takes it.
+        """
+        with ExitStack() as stack:
+            yield _Tap(self, model, layers, samples, reading, stack)
+
+
+class _Tap:
+    """Measures batch after batch; what is made for the model goes with the stack."""
+
+    def __init__(
+        self,
+        source: GradientNorms,
+        model: Any,
+        layers: Sequence[Layer],
+        samples: Tensor | None,
+        reading: Mapping[str, Any],
+        stack: ExitStack,
+    ) -> None:
+        self._source, self._model, self._layers = source, model, layers
+        self._reading, self._stack = reading, stack
+        self._units = source.chosen_units(layers)
+        self._method = source.chosen_method(layers)
+        self._wanted = [layer for layer in layers if layer.name in self._units]
+        self._samples = source.chosen_samples(samples)
+        self._left = source.samples
+        self._subject: Differentiated | None = None
+
+    def __call__(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
+        rows = self._rows(index)
+        tables = {
+            layer.name: torch.full((len(images), 2 * layer.units), NOT_MEASURED, dtype=torch.double)
+            for layer in self._layers
+        }
+        if len(rows):
+            if self._subject is None:
+                self._subject = self._open(images)
+            self._subject.check(images)
+            squares = self._squares(images[rows.to(images.device)], index[rows])
+            scale = mean_chi(self._source.probes) if self._method == "probes" else 1.0
+            for layer in self._wanted:
+                units, square = self._units[layer.name], squares[layer.name]
+                tables[layer.name][rows[:, None], units] = square.sqrt() / scale
+                tables[layer.name][rows[:, None], units + layer.units] = square
+        return tables
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """The rows of a batch that are measured."""
+        if self._samples is not None:
+            return torch.tensor([i for i, x in enumerate(index.tolist()) if x in self._samples])
+        if self._left is None:
+            return torch.arange(len(index))
+        rows = torch.arange(min(len(index), self._left))
+        self._left -= len(rows)
+        return rows
+
+    def _open(self, images: Tensor) -> Differentiated:
+        @contextmanager
+        def reading(model: Any) -> Iterator[Forward]:
+            options: Any = self._reading
+            with Recorder(model, self._wanted, grad=True, stop=True, **options) as recorder:
+
+                def forward(inputs: Tensor) -> dict[str, Tensor]:
+                    recorder(inputs)
+                    return recorder.activations
+
+                yield forward
+
+        recorded = {layer.module for layer in self._wanted}
+        opened = Differentiated.open(self._model, images, reading, recorded, self._source.memory)
+        return self._stack.enter_context(opened)
+
+    def _squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Squared norms, or unbiased estimates of them, {layer: (batch, units measured)}."""
+        assert self._subject is not None
+        if self._method == "exact":
+            found = self._subject.square_norms(images, self._units)
+            return {name: values.cpu() for name, values in found.items()}
+        probes, seed = self._source.probes, self._source.seed
+        sums = {
+            name: torch.zeros(len(images), len(units), dtype=torch.double)
+            for name, units in self._units.items()
+        }
+        for part, derivatives in self._subject.derivatives(images, index, probes, seed):
+            for name, units in self._units.items():
+                values = derivatives[name][..., units.to(images.device)]
+                sums[name][part] += values.cpu().double().square().sum(0)
+        return {name: total / probes for name, total in sums.items()}

@@ -1,0 +1,92 @@
+"""A model ready to be differentiated by its images, backward or forward, within a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from probekit.capture.gradients.backward import Forward, check_separate, footprint, square_norms
+from probekit.capture.gradients.forward import Differentiator, directional_derivatives
+from probekit.capture.gradients.private_copy import lend_private, unfused_attention
+from probekit.capture.layers import unwrap
+from probekit.models.image_model import as_module
+
+__all__ = ["Differentiated", "ReadOut"]
+
+ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
+
+
+class Differentiated:
+    """What is read out of a model, and the two ways of differentiating it.
+
+    Args:
+        model: A module in eval mode, or an `ImageModel` with one.
+        forward: Images to {name: (batch, units)}.
+        images: A few inputs, from which the need of memory is learnt.
+        memory: Bytes that intermediate results may take.
+    """
+
+    def __init__(self, model: Any, forward: Forward, images: Tensor, memory: int) -> None:
+        self._model = model
+        self._module = unwrap(as_module(model))
+        self._forward = forward
+        self._memory = memory
+        self._graph, self._largest = footprint(forward, images[:1])
+        self._differentiate = Differentiator(forward, self._module)
+        self._checked = False
+
+    @staticmethod
+    @contextmanager
+    def open(
+        model: Any, images: Tensor, read_out: ReadOut, recorded: set[str], memory: int
+    ) -> Iterator[Differentiated]:
+        """Lends a private copy of a model, or the model itself where it cannot be copied.
+
+        Args:
+            model: As above.
+            images: As above.
+            read_out: Lends, for a model, the function that reads something out of it.
+            recorded: The modules whose own outputs are read.
+            memory: As above.
+        """
+
+        def once(one: Any, inputs: Tensor) -> dict[str, Tensor]:
+            with read_out(one) as forward:
+                return dict(forward(inputs))
+
+        with (
+            lend_private(model, images[:4], recorded, once) as private,
+            read_out(private) as forward,
+        ):
+            yield Differentiated(private, forward, images, memory)
+
+    def check(self, images: Tensor) -> None:
+        """Makes sure, with the first batch of several samples, that they do not mix.
+
+        Raises:
+            ModelError: They do.
+        """
+        if not self._checked and len(images) > 1:
+            check_separate(self._forward, images[:4], self._module)
+            self._checked = True
+
+    def square_norms(self, images: Tensor, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Squared norms of the gradients of units, {name: (batch, units)}, backward."""
+        return square_norms(self._forward, images, units, self._memory, self._graph)
+
+    def derivatives(
+        self, images: Tensor, index: Tensor, probes: int, seed: int
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Derivatives along random directions, forward, as `directional_derivatives` gives them."""
+        rows = max(1, self._memory // (_LIVE * self._largest))
+        with unfused_attention(self._model):
+            yield from directional_derivatives(
+                self._differentiate, images, index, probes=probes, seed=seed, rows=rows
+            )
+
+
+# Tensors as large as the largest one that are alive at once in a forward pass with tangents.
+_LIVE = 8

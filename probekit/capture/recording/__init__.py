@@ -1,0 +1,1 @@
+"""Recordings: activations of chosen layers, stored sample by sample."""

@@ -1,0 +1,170 @@
+"""Recordings: the activations themselves, as a labelled table in memory or in a zarr store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.readouts import Activations
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.recording.store import RecordingStore
+from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
+from probekit.data.batches import Batches
+from probekit.errors import OptionError
+from probekit.models.image_model import as_module, content_hash
+from probekit.results.labels import strings
+from probekit.results.provenance import provenance
+from probekit.runtime.processes import processes
+
+__all__ = ["columns", "record"]
+
+
+def record(
+    model: Any,
+    data: Any,
+    layers: Layers = None,
+    *,
+    spatial: Literal["mean", "none"] = "mean",
+    tokens: Tokens = "all",
+    output: int | str | None = None,
+    store: str | Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    workers: int | None = None,
+) -> xr.Dataset:
+    """Records the activations of a model's layers for every sample.
+
+    Args:
+        model: As for `analyze`.
+        data: As for `analyze`; with `store`, of a length that is known in advance.
+        layers: As for `analyze`.
+        spatial: `"mean"` keeps one number a unit; `"none"` keeps every element of the map, with its
+            position.
+        tokens: As for `analyze`.
+        output: As for `analyze`.
+        store: A folder (`.zarr`) to record into, block by block. A recording that was interrupted
+            goes on where it stopped; None keeps everything in memory.
+        overwrite: Begin anew where the store exists.
+        batch_size: Samples a forward pass.
+        limit: As for `analyze`.
+        device: As for `analyze`.
+        seed: Seeds what `limit` draws.
+        progress: Show a progress bar when on a terminal.
+        workers: Reading processes.
+
+    Returns:
+        `activation` (sample, unit) and `label` (sample) with the coordinates `layer` and `channel`
+        of every unit and, for whole maps, `y` and `x` or `token` (-1 where a layer has none). From a
+        store it is lazy.
+
+    Raises:
+        OutputError: The store holds another recording, or cannot be written.
+        ProbekitError: As `analyze`.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> recording = record(net, [(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)], layers="1")
+        >>> recording["activation"].shape
+        (6, 4)
+    """
+    if spatial not in ("mean", "none"):
+        raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
+    if processes().world > 1:
+        raise OptionError("a recording is written by one process; start it without torchrun")
+    model, batches = open_subject(
+        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
+    )
+    reading = Reading(tokens=tokens, output=output, device=device, progress=progress)
+    found = find_layers(model, batches, layers, reading)
+    source = Activations("mean" if spatial == "mean" else "flatten")
+    identity = {
+        "model": content_hash(as_module(model)),
+        "data": batches.provenance(),
+        "layers": [layer.name for layer in found],
+        "spatial": spatial,
+        "tokens": tokens,
+        "output": output,
+        "seed": seed,
+    }
+    frame = columns(found, spatial, tokens)
+    if batches.classes:
+        frame["class_name"] = ("class", strings(batches.classes))
+    frame.attrs["provenance"] = provenance(**identity)
+    if store is None:
+        return _in_memory(model, batches, found, source, reading, frame)
+    kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
+    if not kept.complete:
+        kept.check_room()
+        todo = batches.starting(kept.done)
+        with stream(model, todo, found, [source], reading, "record") as observed:
+            for seen in observed:
+                kept.append(_table(seen), seen.batch)
+        kept.finish()
+    return kept.open()
+
+
+def columns(
+    layers: Sequence[Layer], spatial: Literal["mean", "none"], tokens: Tokens = "all"
+) -> xr.Dataset:
+    """The unit coordinates of a recording of some layers, in the order of its columns."""
+    parts: dict[str, list[np.ndarray[Any, Any]]] = {"channel": [], "y": [], "x": [], "token": []}
+    names: list[str] = []
+    for layer in layers:
+        places = _places(layer, tokens) if spatial == "none" else np.full((1, 3), -1)
+        names += [layer.name] * (layer.units * len(places))
+        parts["channel"].append(np.repeat(np.arange(layer.units), len(places)))
+        for name, values in zip(("y", "x", "token"), places.T, strict=True):
+            parts[name].append(np.tile(values, layer.units))
+    wanted = ("channel",) if spatial == "mean" else ("channel", "y", "x", "token")
+    joined = {name: ("unit", np.concatenate(parts[name]).astype(np.int64)) for name in wanted}
+    return xr.Dataset(coords={"layer": ("unit", strings(names)), **joined})
+
+
+def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
+    """(positions, 3): y, x and token of every position that is recorded of a layer."""
+    shape = layer.positions
+    places = np.full((prod(shape), 3), -1)
+    if len(shape) == 2 and layer.windows == 1:
+        places[:, 0], places[:, 1] = np.unravel_index(np.arange(len(places)), shape)
+    elif shape:
+        places[:, 2] = np.arange(len(places))
+    if layer.prefix and tokens != "all":
+        return places[:1] if tokens == "class" else places[layer.prefix :]
+    return places
+
+
+def _table(seen: Observed) -> Tensor:
+    tables = seen.tables[0].values()
+    return torch.cat([table.float() for table in tables], dim=1).cpu()
+
+
+def _in_memory(
+    model: Any,
+    batches: Batches,
+    layers: Sequence[Layer],
+    source: Activations,
+    reading: Reading,
+    frame: xr.Dataset,
+) -> xr.Dataset:
+    tables, labels, index = [], [], []
+    with stream(model, batches, layers, [source], reading, "record") as observed:
+        for seen in observed:
+            tables.append(_table(seen))
+            labels.append(seen.batch.labels.cpu())
+            index.append(seen.batch.index)
+    return frame.assign(
+        activation=(("sample", "unit"), torch.cat(tables).numpy()),
+        label=("sample", torch.cat(labels).numpy()),
+    ).assign_coords(sample=torch.cat(index).numpy())

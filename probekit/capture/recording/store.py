@@ -1,0 +1,225 @@
+"""A recording in a zarr store: preallocated, written by region, resumable after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from torch import Tensor
+
+from probekit.data.batches import Batch, Batches
+from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
+from probekit.results.files import whole
+
+__all__ = ["RecordingStore", "open_recording"]
+
+_BLOCK_BYTES = 32 * 2**20
+_PROGRESS = "recording-in-progress.json"
+
+
+class RecordingStore:
+    """One recording on disk.
+
+    Arrays of the final size are made first; whole blocks of batches are then written to regions of
+    their own, each followed by a note of how far the recording is. A block that was cut short is
+    written again, so that the bytes at the end are those of a recording that was never interrupted.
+
+    Args:
+        path: The folder.
+        frame: The unit coordinates and attributes.
+        batches: What will be recorded.
+        identity: What the recording is of: model, data, layers and options.
+        overwrite: Begin anew where the folder exists.
+
+    Raises:
+        OutputError: The folder holds something else, or another recording.
+        DataError: The number of samples is not known in advance.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        frame: xr.Dataset,
+        batches: Batches,
+        identity: dict[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".zarr":
+            raise OutputError(f"a recording is stored in a .zarr folder, not in {str(path)!r}")
+        if batches.samples is None:
+            raise DataError(
+                "recording to a store needs data of known length; pass a data set, or record in memory"
+            )
+        if getattr(batches.source, "skip_bad", False):
+            raise OptionError(
+                "recording to a store keeps one row a sample and cannot skip unreadable images; "
+                "remove them first, or record in memory"
+            )
+        self.samples = batches.samples
+        self.units = frame.sizes["unit"]
+        block = max(1, _BLOCK_BYTES // (4 * self.units * batches.batch_size))
+        self.rows = block * batches.batch_size
+        self._identity = json.loads(json.dumps(identity, default=str))
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.complete = False
+        self.done = 0
+        if os.path.lexists(self.path) and overwrite:
+            self._remove()
+        if os.path.lexists(self.path):
+            self._resume()
+        else:
+            self._begin(frame)
+
+    def _remove(self) -> None:
+        try:
+            if self.path.is_dir() and not self.path.is_symlink():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink()
+        except OSError as error:
+            raise OutputError(f"{str(self.path)!r} cannot be replaced: {error.strerror}") from None
+
+    def check_room(self) -> None:
+        """Raises `OutputError` where the disk cannot hold what is still to come, uncompressed."""
+        needed = 4 * self.units * (self.samples - self.done)
+        free = shutil.disk_usage(self.path).free
+        if needed > 4 * free:
+            raise OutputError(
+                f"the recording takes up to {needed / 2**30:.1f} GiB and {str(self.path)!r} has "
+                f"{free / 2**30:.1f} GiB left; choose fewer layers or samples, or spatial='mean'"
+            )
+
+    def _begin(self, frame: xr.Dataset) -> None:
+        """Makes the arrays beside their place and moves them there whole.
+
+        So that a process that dies meanwhile leaves no store that a later call could take for one.
+        """
+        try:
+            with whole(self.path) as draft:
+                frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
+                self._make_arrays(zarr.open_group(draft, mode="r+"))
+                self._note(0, draft)
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{str(self.path)!r} cannot be written: {first_line(error)}"
+            ) from None
+
+    def _make_arrays(self, group: zarr.Group) -> None:
+        shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
+        group.create_array(
+            "activation", shape=shape, chunks=chunks, dtype="float32",
+            dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
+        )  # fmt: skip
+        for name, fill in (("label", -1), ("sample", -1)):
+            group.create_array(
+                name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
+                dimension_names=["sample"], fill_value=fill,
+            )  # fmt: skip
+        group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
+
+    def _resume(self) -> None:
+        progress = self.path / _PROGRESS
+        with foreign_file(
+            f"{str(self.path)!r} exists and is no recording that could go on",
+            OutputError,
+            "; choose another name, or overwrite=True (--overwrite)",
+        ):
+            group = zarr.open_group(self.path, mode="r")
+            found = dict(json.loads(str(group.attrs["identity"])))
+            shape = group["activation"].shape  # type: ignore[union-attr]
+            complete = not progress.exists()
+            done = self.samples if complete else int(json.loads(progress.read_text())["done"])
+            if not 0 <= done <= self.samples:
+                raise ValueError(f"{done} of {self.samples} samples are said to be done")
+        other = [key for key in self._identity if found.get(key) != self._identity[key]]
+        if other or shape != (self.samples, self.units):
+            raise OutputError(
+                f"{str(self.path)!r} is a recording of another {' and '.join(other) or 'size'}; "
+                "choose another name, or overwrite=True (--overwrite)"
+            )
+        self.complete, self.done = complete, done
+
+    def _note(self, done: int, folder: Path | None = None) -> None:
+        folder = folder or self.path
+        with whole(folder / _PROGRESS) as draft:
+            draft.write_text(json.dumps({"done": done}))
+        self.done = done
+
+    def append(self, table: Tensor, batch: Batch) -> None:
+        """Takes in the activations (batch, units) of the next batch."""
+        self._pending.append((table, batch.labels.cpu(), batch.index))
+        if sum(len(rows) for rows, *_ in self._pending) >= self.rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        group = zarr.open_group(self.path, mode="r+")
+        parts = [torch.cat(column).numpy() for column in zip(*self._pending, strict=True)]
+        columns = dict(zip(("activation", "label", "sample"), parts, strict=True))
+        region = slice(self.done, self.done + len(columns["activation"]))
+        try:
+            for name, values in columns.items():
+                group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]
+            self._note(region.stop)
+        except OSError as error:
+            raise OutputError(
+                f"{str(self.path)!r} cannot be written ({error}); {self.done} samples are kept, and "
+                "the same command goes on from there"
+            ) from None
+        self._pending = []
+
+    def finish(self) -> None:
+        """Writes what is left and marks the recording as complete.
+
+        Raises:
+            DataError: There were fewer samples than announced.
+        """
+        self._flush()
+        if self.done != self.samples:
+            raise DataError(f"{self.samples} samples were announced and {self.done} came")
+        (self.path / _PROGRESS).unlink(missing_ok=True)
+        self.complete = True
+
+    def open(self) -> xr.Dataset:
+        """The recording, with lazy activations and everything else in memory."""
+        return open_recording(self.path)
+
+
+def open_recording(path: str | Path) -> xr.Dataset:
+    """Opens a stored recording: activations lazily through dask, everything else in memory.
+
+    Raises:
+        OutputError: There is none, or it is not finished.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):
+        raise OutputError(f"there is no recording {str(path)!r}")
+    if (path / _PROGRESS).exists():
+        raise OutputError(
+            f"the recording {str(path)!r} is not finished; the command that began it goes on with it"
+        )
+    with foreign_file(f"{str(path)!r} is no recording", OutputError):
+        lazy = xr.open_zarr(path, consolidated=False, chunks={})
+        small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+        _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
+    plain = {
+        name: value.astype(object) if _is_text(value) else value for name, value in small.items()
+    }
+    coordinates = {name: value for name, value in plain.items() if name in lazy.coords}
+    variables = {name: value for name, value in plain.items() if name in lazy.data_vars}
+    found: xr.Dataset = lazy.assign(variables).assign_coords(coordinates)
+    return found
+
+
+def _is_text(values: xr.DataArray) -> bool:
+    return values.dtype.kind in "TUO"

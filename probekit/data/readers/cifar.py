@@ -1,0 +1,156 @@
+"""CIFAR-10 and CIFAR-100 from their Python or binary versions."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.data.images import Size, TensorImages
+from probekit.data.readers.files import needed, words_of
+from probekit.errors import DataError, foreign_file
+
+__all__ = ["cifar10", "cifar100"]
+
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
+
+def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
+    """CIFAR10 from its Python or its binary version.
+
+    Args:
+        root: The folder of the batches, or the one above `cifar-10-batches-py` or `-bin`.
+        split: `train` (50,000) or `test` (10,000).
+        size: What to fit the images to.
+        per_file: Images a file.
+
+    Raises:
+        DataError: A file is missing or incomplete; it is named.
+    """
+    stems = (
+        [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
+    )
+    folder, binary = _cifar_folder(
+        "cifar10", root, ("cifar-10-batches-py", "cifar-10-batches-bin"), stems
+    )
+    parts = []
+    for stem in stems:
+        file = needed("cifar10", folder / (f"{stem}.bin" if binary else stem), _CIFAR_URL)
+        parts.append(_cifar_binary(file, 1) if binary else _cifar_python(file, b"labels"))
+        _check_count(file, len(parts[-1][1]), per_file)
+    if binary:
+        classes = words_of(needed("cifar10", folder / "batches.meta.txt", _CIFAR_URL))
+    else:
+        classes = _class_names(
+            needed("cifar10", folder / "batches.meta", _CIFAR_URL), b"label_names"
+        )
+    return _cifar_images("cifar10", parts, classes, size)
+
+
+def cifar100(
+    root: Path, split: str, *, size: Size = None, train: int = 50_000, test: int = 10_000
+) -> TensorImages:
+    """CIFAR100 with its 100 fine labels, from its Python or its binary version.
+
+    Args:
+        root: The folder of the files, or the one above `cifar-100-python` or `-binary`.
+        split: `train` (50,000) or `test` (10,000).
+        size: What to fit the images to.
+        train: Images in the training file.
+        test: Images in the test file.
+
+    Raises:
+        DataError: A file is missing or incomplete; it is named.
+    """
+    folder, binary = _cifar_folder(
+        "cifar100", root, ("cifar-100-python", "cifar-100-binary"), [split]
+    )
+    file = needed("cifar100", folder / (f"{split}.bin" if binary else split), _CIFAR_URL)
+    part = _cifar_binary(file, 2) if binary else _cifar_python(file, b"fine_labels")
+    _check_count(file, len(part[1]), train if split == "train" else test)
+    if binary:
+        classes = words_of(needed("cifar100", folder / "fine_label_names.txt", _CIFAR_URL))
+    else:
+        classes = _class_names(needed("cifar100", folder / "meta", _CIFAR_URL), b"fine_label_names")
+    return _cifar_images("cifar100", [part], classes, size)
+
+
+def _cifar_folder(
+    name: str, root: Path, layouts: tuple[str, str], stems: Sequence[str]
+) -> tuple[Path, bool]:
+    """The folder that holds the files, and whether they are the binary version."""
+    for folder in (root, *(root / layout for layout in layouts)):
+        for suffix in ("", ".bin"):
+            if any((folder / f"{stem}{suffix}").is_file() for stem in stems):
+                return folder, bool(suffix)
+    raise DataError(
+        f"{name} is not in {str(root)!r}: expected {stems[0]} (or {stems[0]}.bin) there or in "
+        f"{layouts[0]}; unpack the archive of {_CIFAR_URL} there"
+    )
+
+
+def _cifar_images(
+    name: str, parts: Sequence[tuple[Any, Any]], classes: Sequence[str], size: Size
+) -> TensorImages:
+    images = np.concatenate([part[0] for part in parts]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise DataError(f"{name} has the label {labels.max()} and {len(classes)} class names")
+    return TensorImages(torch.from_numpy(images), torch.from_numpy(labels), classes, name, size)
+
+
+def _cifar_python(file: Path, key: bytes) -> tuple[Any, Any]:
+    found = _unpickle(file)
+    with foreign_file(f"{str(file)!r} is not a batch of CIFAR's Python version", DataError):
+        labels = np.asarray(found[key], np.int64)
+        return np.asarray(found[b"data"], np.uint8).reshape(len(labels), 3072), labels
+
+
+def _cifar_binary(file: Path, labels: int) -> tuple[Any, Any]:
+    """Rows of label bytes (the last is the fine label) and 3072 bytes of image."""
+    with foreign_file(f"{str(file)!r} cannot be read", DataError):
+        raw = np.frombuffer(file.read_bytes(), np.uint8)
+    if len(raw) % (labels + 3072):
+        raise DataError(f"{str(file)!r} is cut short: {len(raw)} bytes are no whole images")
+    rows = raw.reshape(-1, labels + 3072)
+    return rows[:, labels:], rows[:, labels - 1]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of dicts, lists and numpy arrays, and runs nothing else."""
+
+    _KNOWN = ("_reconstruct", "ndarray", "dtype", "scalar")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "_codecs" and name == "encode":
+            return super().find_class(module, name)
+        if module.split(".")[0] == "numpy" and name in self._KNOWN:
+            home = "numpy._core.multiarray" if name in ("_reconstruct", "scalar") else "numpy"
+            return super().find_class(home, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is no array")
+
+
+def _unpickle(file: Path) -> Any:
+    with foreign_file(f"{str(file)!r} is damaged or no file of CIFAR", DataError):
+        found = _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
+    if not isinstance(found, dict):
+        raise DataError(f"{str(file)!r} holds {type(found).__name__}, not a batch of CIFAR")
+    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+
+
+def _class_names(file: Path, key: bytes) -> list[str]:
+    meta = _unpickle(file)
+    with foreign_file(f"{str(file)!r} names no classes", DataError):
+        return [bytes(name).decode() for name in meta[key]]
+
+
+def _check_count(file: Path, found: int, expected: int) -> None:
+    if found != expected:
+        raise DataError(
+            f"{str(file)!r} holds {found} images and not {expected}; get the whole file"
+        )

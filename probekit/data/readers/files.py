@@ -1,0 +1,29 @@
+"""Files of published data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from probekit.errors import DataError, foreign_file
+
+__all__ = ["needed", "text_of", "words_of"]
+
+
+def needed(name: str, file: Path, url: str) -> Path:
+    """The file, or an error that says which archive holds it."""
+    if not file.is_file():
+        raise DataError(
+            f"{name} is incomplete: {str(file)!r} is missing; unpack the whole archive of {url}"
+        )
+    return file
+
+
+def words_of(file: Path) -> list[str]:
+    """The words of a text file."""
+    return text_of(file).split()
+
+
+def text_of(file: Path) -> str:
+    """The text of a file in UTF-8."""
+    with foreign_file(f"{str(file)!r} cannot be read", DataError):
+        return file.read_text(encoding="utf-8")

@@ -1,0 +1,220 @@
+"""How far apart two representations are, whatever their axes: projection-weighted CCA."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.results.labels import strings
+
+__all__ = ["pwcca_distance", "pwcca_ratio"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Weights: TypeAlias = Literal["fewer", "first", "second", "uniform"]
+# With fewer rows a dimension, canonical correlations are high by chance alone.
+_ROWS_A_DIMENSION = 2
+
+
+def pwcca_distance(
+    first: Any, second: Any, *, weights: Weights = "fewer", tolerance: float = 1e-6
+) -> xr.DataArray:
+    """One minus the projection-weighted mean of the canonical correlations of two representations.
+
+    0: one is a linear map of the other; 1: nothing in common. With X and Y centred, the canonical
+    variates h_i of the weighted side are orthonormal over samples, rho_i are the correlations, and
+    the weight of rho_i is sum_j |<h_i, x_j>| over the units x_j of that same side, made to add up to
+    one. All in float64.
+
+    The distance does not change under an invertible linear map of the side that is not weighted. Under
+    one of the weighted side the correlations stay and their weights change, as in the paper's
+    definition; with `weights="uniform"` nothing changes.
+
+    The code that came with the paper weights by the side of fewer dimensions, but where that is the
+    second it applies the second side's coefficients to the first side's activations. Here variates
+    and units are always of one side.
+
+    Args:
+        first: Activations (sample, unit): an array, or a recording, of which each layer is compared
+            with the second's layer of the same name.
+        second: The same samples in the same order; other units.
+        weights: Which side's units give the weights: `"fewer"`, the one that varies in fewer
+            dimensions (the first where equal); `"first"`; `"second"`; or `"uniform"`, the plain mean
+            of the correlations.
+        tolerance: Directions whose singular value is below this share of the largest are left out,
+            as are dead units.
+
+    Returns:
+        One number, or (layer) for recordings. NaN where a side does not vary at all.
+
+    Warns:
+        ProbekitWarning: Fewer than two samples a dimension, which makes distances too low.
+
+    Raises:
+        DataError: Not the same samples, no common layer, or NaN.
+        OptionError: An unknown choice of weights.
+
+    Source:
+        Morcos, Raghu & Bengio 2018 (arXiv 1806.05759), equation 6.
+
+    Example:
+        >>> draws = np.random.default_rng(0)
+        >>> x = draws.normal(size=(200, 5))
+        >>> turned = x @ draws.normal(size=(5, 5)) + 3
+        >>> abs(round(pwcca_distance(x, turned).item(), 6))
+        0.0
+    """
+    if weights not in get_args(Weights):
+        raise OptionError(f"weights are one of {', '.join(get_args(Weights))}, not {weights!r}")
+    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
+        return _by_layer(first, second, weights, tolerance)
+    tables = [_table(given) for given in (first, second)]
+    if len(tables[0]) != len(tables[1]):
+        raise DataError(
+            f"both sides need the same samples, and they have {len(tables[0])} and {len(tables[1])}"
+        )
+    return xr.DataArray(_distance(tables[0], tables[1], weights, tolerance), name="pwcca_distance")
+
+
+def pwcca_ratio(
+    regularized: Sequence[Any],
+    unregularized: Sequence[Any],
+    *,
+    weights: Weights = "fewer",
+    tolerance: float = 1e-6,
+) -> xr.Dataset:
+    """The distance of regularized from unregularized networks over that between the latter.
+
+    About 1 where a regularizer only turned the representation, since replicates that differ in their
+    seed alone are as far apart; above 1 where it changed what is represented. Two networks of one
+    place in the sequences share a seed and with it their first weights: they are not compared, as a
+    replicate is not compared with itself.
+
+    Args:
+        regularized: Activations or recordings of networks with the regularizer, by seed.
+        unregularized: The same without it, of the same seeds in the same order.
+        weights: As for `pwcca_distance`.
+        tolerance: As for `pwcca_distance`.
+
+    Returns:
+        `distance` and `baseline` (replicate, other), the distances of each regularized, and of each
+        unregularized, network from the unregularized ones of the other seeds; `ratio_by_replicate`
+        (replicate), the mean distance over the mean of all of `baseline`; and `ratio`, its mean. All
+        by `layer` too for recordings.
+
+    Raises:
+        DataError: Fewer than two seeds; and as `pwcca_distance`.
+
+    Source:
+        The comparison is that of Leavitt & Morcos 2020 (arXiv 2003.01262), as we read it.
+
+    Example:
+        >>> draws = np.random.default_rng(0)
+        >>> networks = [draws.normal(size=(300, 4)) for _ in range(3)]
+        >>> turned = [x @ draws.normal(size=(4, 4)) for x in networks]
+        >>> round(pwcca_ratio(turned, networks, weights="uniform")["ratio"].item(), 6)
+        1.0
+    """
+    seeds = len(unregularized)
+    if seeds < 2 or len(regularized) != seeds:
+        raise DataError(
+            "the ratio needs two or more seeds and the same ones on both sides, not "
+            f"{len(regularized)} and {seeds}"
+        )
+    options: dict[str, Any] = {"weights": weights, "tolerance": tolerance}
+    distance, baseline = (
+        xr.concat(
+            [_from_others(some, unregularized, i, **options) for i in range(seeds)], "replicate"
+        )
+        for some in (regularized, unregularized)
+    )
+    ratio = distance.mean("other") / baseline.mean(["replicate", "other"])
+    return xr.Dataset(
+        {
+            "distance": distance,
+            "baseline": baseline,
+            "ratio_by_replicate": ratio,
+            "ratio": ratio.mean("replicate"),
+        }
+    )
+
+
+def _from_others(
+    networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
+) -> xr.DataArray:
+    """Distances (other, ...) of one network from the others, but for that of its own seed."""
+    found = [
+        pwcca_distance(networks[place], other, **options)
+        for number, other in enumerate(others)
+        if number != place
+    ]
+    bare = [one.drop_vars(set(one.coords) - set(one.dims)) for one in found]
+    return xr.concat(bare, "other")
+
+
+def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataArray:
+    for recording in (first, second):
+        if "activation" not in recording or "layer" not in recording.coords:
+            raise DataError(
+                "a recording has activation(sample, unit) with the coordinate layer(unit)"
+            )
+    samples = [one["sample"].values if "sample" in one.coords else None for one in (first, second)]
+    if not np.array_equal(samples[0], samples[1]):  # type: ignore[arg-type]
+        raise DataError("the two recordings are of different samples; record the same ones")
+    there = set(second["layer"].values.tolist())
+    names = [name for name in dict.fromkeys(first["layer"].values.tolist()) if name in there]
+    if not names:
+        raise DataError("the two recordings have no layer of the same name")
+    found = [_distance(_layer(first, name), _layer(second, name), *options) for name in names]
+    layer = {"layer": strings(names)}
+    return xr.DataArray(found, layer, "layer", "pwcca_distance")
+
+
+def _layer(recording: xr.Dataset, name: str) -> Array:
+    own = recording.isel(unit=np.flatnonzero(recording["layer"].values == name))
+    return _table(own["activation"].transpose("sample", "unit"))
+
+
+def _table(given: Any) -> Array:
+    table = np.asarray(given, dtype=np.float64)
+    if table.ndim != 2 or len(table) < 2:
+        raise DataError(f"activations are (sample, unit) of two samples or more, not {table.shape}")
+    if not np.isfinite(table).all():
+        raise DataError("the activations hold NaN or infinity, so that they have no distance")
+    return table
+
+
+def _distance(first: Array, second: Array, weights: Weights, tolerance: float) -> float:
+    tables = [table - table.mean(0) for table in (first, second)]
+    bases = [_basis(table, tolerance) for table in tables]
+    dimensions = [basis.shape[1] for basis in bases]
+    if not min(dimensions):
+        return float("nan")
+    if len(first) < _ROWS_A_DIMENSION * sum(dimensions):
+        warnings.warn(
+            f"{len(first)} samples are few for {dimensions[0]} and {dimensions[1]} dimensions: the "
+            "distance is too low",
+            ProbekitWarning,
+            stacklevel=4,
+        )
+    left, correlations, right = np.linalg.svd(bases[0].T @ bases[1], full_matrices=False)
+    correlations = correlations.clip(0, 1)
+    if weights == "uniform":
+        return float(1 - correlations.mean())
+    of_first = weights == "first" or (weights == "fewer" and dimensions[0] <= dimensions[1])
+    variates = bases[0] @ left if of_first else bases[1] @ right.T
+    weight = np.abs(tables[0 if of_first else 1].T @ variates).sum(0)
+    return float(1 - (weight * correlations).sum() / weight.sum())
+
+
+def _basis(table: Array, tolerance: float) -> Array:
+    """An orthonormal basis, over samples, of what the units span."""
+    left, values, _ = np.linalg.svd(table, full_matrices=False)
+    kept = values > tolerance * values[:1] if values[0] > 0 else np.zeros(len(values), bool)
+    basis: Array = left[:, kept]
+    return basis

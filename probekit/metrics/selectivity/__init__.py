@@ -1,0 +1,1 @@
+"""Class selectivity: the index, its intervals and controls."""

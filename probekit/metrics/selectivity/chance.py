@@ -1,0 +1,164 @@
+"""Selectivity beyond chance: what the index would be if the labels said nothing of the unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import OptionError
+from probekit.metrics.metric import register
+from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes
+from probekit.metrics.selectivity.selectivity import Negative
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.permuted import PermutedClassMeans
+
+__all__ = ["SelectivityChance", "false_discovery"]
+
+# Two indices closer than this are the same: sums in another order differ by less.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class SelectivityChance:
+    """The metric `selectivity_chance`: the index under permuted labels.
+
+    The highest of several noisy class means is above their mean, so that a unit that knows nothing
+    has an index above zero, the more so the fewer samples a class has. Per unit, over permutations
+    of the labels: `selectivity_chance` (mean index), `selectivity_z` (index minus chance, in standard
+    deviations of chance), `selectivity_p` = (1 + number of permutations with an index at least as
+    high) / (permutations + 1), `selectivity_p_corrected` (the same for the highest z of the layer:
+    the chance that any unit of a layer that knows nothing reaches this z) and `selectivity_q` (the
+    smallest false discovery rate, over all recorded units, at which the unit counts as selective;
+    Benjamini and Hochberg). Per layer: `units_above_chance`, those with q up to 0.05.
+
+    Args:
+        permutations: How many; p is at least 1 / (permutations + 1).
+        seed: Seeds them.
+        class_counts: How many samples each class has, in label order; needed only for data that
+            cannot tell its labels before the pass.
+        eps: As for `class_selectivity`.
+        negative: As for `class_selectivity`.
+        memory: Bytes that the sums may take: 8 * permutations * classes * units.
+
+    Raises:
+        OptionError: Options that mean nothing; too many permutations for `memory`.
+
+    Source:
+        p of permutation tests: Phipson & Smyth 2010 (arXiv 1603.05766); the highest statistic:
+        Westfall & Young 1993; false discovery rate: Benjamini & Hochberg 1995.
+
+    Example:
+        >>> import probekit as pk
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
+        >>> units = pk.analyze(net, [batch], metrics=SelectivityChance(permutations=19))["units"]
+        >>> float(units["selectivity_p"].min()) >= 1 / 20
+        True
+    """
+
+    permutations: int = 200
+    seed: int = 0
+    class_counts: tuple[int, ...] | None = None
+    eps: float = 1e-6
+    negative: Negative = "clip"
+    memory: int = 2**31
+
+    def __post_init__(self) -> None:
+        Formula(self.eps, self.negative)
+        if not isinstance(self.permutations, int) or self.permutations < 2:
+            raise OptionError(
+                f"permutations must be a whole number of at least 2, not {self.permutations!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """`selectivity_chance`."""
+        return "selectivity_chance"
+
+    @property
+    def needs(self) -> Sequence[Any]:
+        """Class means, and those under permuted labels."""
+        counts = None if self.class_counts is None else tuple(self.class_counts)
+        return (
+            ClassMeans(),
+            PermutedClassMeans(self.permutations, self.seed, counts, memory=self.memory),
+        )
+
+    def evaluate(
+        self, class_mean: xr.DataArray, permuted: xr.DataArray
+    ) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        enough_classes(class_mean.sizes["class"])
+        formula = Formula(self.eps, self.negative)
+        found = formula.at(class_mean.transpose("unit", "class").values)
+        tables = permuted.transpose("permutation", "unit", "class").values
+        null = np.stack([formula.at(means) for means in tables])
+        centre, spread = null.mean(0), null.std(0, ddof=1)
+        units = {
+            "selectivity_chance": centre,
+            "selectivity_z": _scores(found, centre, spread),
+            "selectivity_p": _p_values(found, null),
+            "selectivity_p_corrected": _p_values(
+                _scores(found, centre, spread), _scores(null, centre, spread).max(1)[:, None]
+            ),
+        }
+        return xr.Dataset({name: ("unit", values) for name, values in units.items()}), xr.Dataset()
+
+    def conclude(
+        self, units: xr.Dataset, layers: xr.Dataset
+    ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+        """What takes all layers together: false discovery rates, and how many units pass."""
+        q = xr.DataArray(false_discovery(units["selectivity_p"].values), dims="unit")
+        names = layers["layer"].values
+        above = [int((q.values[units["layer"].values == name] <= 0.05).sum()) for name in names]
+        return (
+            xr.Dataset({"selectivity_q": q}),
+            xr.Dataset({"units_above_chance": ("layer", above)}),
+            xr.Dataset(),
+        )
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Nothing to say."""
+        return []
+
+
+def _scores(index: Array, centre: Array, spread: Array) -> Array:
+    """Distances from chance in standard deviations; 0 where chance does not vary at all."""
+    varies = spread > _SAME
+    return np.where(varies, (index - centre) / np.where(varies, spread, 1.0), 0.0)
+
+
+def _p_values(found: Array, null: Array) -> Array:
+    at_least = (null >= found - _SAME).sum(0)
+    p = (1 + at_least) / (len(null) + 1)
+    return np.where(np.isnan(found), np.nan, p)
+
+
+def false_discovery(p: Array) -> Array:
+    """The smallest false discovery rate at which each of several tests is a discovery.
+
+    Valid for independent tests and for positively dependent ones (Benjamini & Yekutieli 2001).
+
+    Args:
+        p: p-values, any shape; NaN is left out.
+
+    >>> false_discovery(np.array([0.01, 0.04, 0.03])).round(3)
+    array([0.03, 0.04, 0.04])
+    """
+    q = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    values = p[known]
+    order = values.argsort()[::-1]
+    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
+    q[known] = adjusted
+    return q
+
+
+register(SelectivityChance())

@@ -1,0 +1,240 @@
+"""Intervals for the selectivity of units, layers and networks, by the Poisson bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import OptionError
+from probekit.metrics.metric import register
+from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes
+from probekit.metrics.selectivity.selectivity import Negative
+from probekit.metrics.selectivity.split_half import cross_index, tables
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.resampled import ResampledClassMeans
+
+__all__ = ["SelectivityInterval"]
+
+# A class competes for the highest mean while its gap to it is within this many standard errors.
+_NEAR = 2.5
+_FEW = 5
+
+
+@dataclass(frozen=True)
+class SelectivityInterval:
+    """The metric `selectivity_interval`: how sure an index and the means of indices are.
+
+    The truth that an interval is to hold is the index of the population's class means. The plain
+    index and its bootstrap replicates are both biased upward, the highest of noisy class means being
+    too high, so that the percentile interval misses it. Instead:
+
+    - A unit's index is the highest of the indices that each class would give, and each of those has
+      an ordinary standard error from the bootstrap. `selectivity_low` is the highest of (index -
+      critical value * standard error), `selectivity_high` the highest of (index + critical value *
+      standard error), over the classes whose means are too near the highest to be told apart, the
+      lower critical value being corrected for their number (intersection bounds).
+    - A layer's mean lies between the mean split-half index, which errs on the low side, and the plain
+      mean less its bootstrap bias, which errs on the high side; `selectivity_mean_low` and
+      `selectivity_mean_high` allow for the error of both ends. The network's mean likewise, from the
+      replicates of all layers together (`selectivity_mean_replicate`).
+
+    Args:
+        replicates: How many bootstrap replicates.
+        level: The probability with which an interval should hold the truth.
+        splits: How many random halves for the split-half index.
+        seed: Seeds both.
+        eps: As for `class_selectivity`.
+        negative: As for `class_selectivity`.
+        memory: Bytes that the sums may take: 8 * replicates * classes * units for the replicates,
+            and as much again at most for the halves.
+
+    Raises:
+        OptionError: Options that mean nothing; too many replicates for `memory`.
+
+    Source:
+        Poisson bootstrap: Chamandy et al. 2012; bounds on a highest value: Chernozhukov, Lee & Rosen
+        2013 (Econometrica 81).
+
+    Example:
+        >>> import probekit as pk
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
+        >>> metrics = ["selectivity", SelectivityInterval(replicates=50)]
+        >>> units = pk.analyze(net, [batch], metrics=metrics)["units"]
+        >>> bool((units["selectivity_low"] <= units["selectivity"]).all())
+        True
+    """
+
+    replicates: int = 200
+    level: float = 0.95
+    splits: int = 20
+    seed: int = 0
+    eps: float = 1e-6
+    negative: Negative = "clip"
+    memory: int = 2**31
+
+    def __post_init__(self) -> None:
+        Formula(self.eps, self.negative)
+        if not isinstance(self.level, float) or not 0.5 <= self.level < 1:
+            raise OptionError(f"level must be a number from 0.5 to below 1, not {self.level!r}")
+        for name, value, least in (
+            ("replicates", self.replicates, 20),
+            ("splits", self.splits, 2),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise OptionError(
+                    f"{name} must be a whole number of at least {least}, not {value!r}"
+                )
+
+    @property
+    def name(self) -> str:
+        """`selectivity_interval`."""
+        return "selectivity_interval"
+
+    @property
+    def needs(self) -> Sequence[Any]:
+        """Class means of all samples, of bootstrap replicates and of halves."""
+        return (
+            ClassMeans(),
+            ResampledClassMeans(self.replicates, "poisson", self.seed, memory=self.memory),
+            ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory),
+        )
+
+    def evaluate(
+        self, class_mean: xr.DataArray, bootstrap: xr.Dataset, halves: xr.Dataset
+    ) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        enough_classes(class_mean.sizes["class"])
+        formula = Formula(self.eps, self.negative)
+        whole, parts = tables(class_mean, halves)
+        counts = class_mean["count"].values.astype(np.float64)
+        replicates = bootstrap["class_mean"].transpose("replicate", "unit", "class").values
+        found = formula.at(whole)
+        ends, plain = [], []
+        for block in _blocks(whole.shape[0], replicates[:, :1].size):
+            drawn = np.where(np.isnan(replicates[:, block]), whole[block], replicates[:, block])
+            every = formula.of_classes(drawn)
+            centre = formula.of_classes(whole[block])
+            ends.append(bounds_of_highest(centre, every, counts, self.level))
+            plain.append(formula.at(drawn))
+        low, high = np.concatenate(ends, 1)
+        if self.negative != "keep":
+            low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
+        indices = np.concatenate(plain, 1)
+        means = _mean_over_units(indices)
+        layer = {
+            "selectivity_mean_floor": _mean_over_units(cross_index(whole, parts, formula)),
+            "selectivity_mean_ceiling": _mean_over_units(2 * found - indices.mean(0)),
+            "selectivity_mean_replicate": (
+                "replicate",
+                means.mean() + (means - means.mean()) * _small_sample(counts).mean(),
+            ),
+            "fewest_samples": int(counts.min()),
+        }
+        units = xr.Dataset({"selectivity_low": ("unit", low), "selectivity_high": ("unit", high)})
+        return units, xr.Dataset(layer)
+
+    def conclude(
+        self, units: xr.Dataset, layers: xr.Dataset
+    ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+        """The intervals of the layers' means and of the network's."""
+        fewest = int(layers["fewest_samples"].min())
+        critical = _critical((1 - self.level) / 2, np.array(fewest))
+        parts = [
+            layers[f"selectivity_mean_{name}"].transpose("layer", ...).values
+            for name in ("floor", "ceiling", "replicate")
+        ]
+        found = [
+            _between(floor, ceiling, drawn, critical)
+            for floor, ceiling, drawn in zip(*parts, strict=True)
+        ]
+        low, high = zip(*found, strict=True)
+        floor, ceiling, drawn = (part.mean(0) for part in parts)
+        network = _between(floor, ceiling, drawn, critical)
+        names = ("selectivity_mean_low", "selectivity_mean_high")
+        return (
+            xr.Dataset(),
+            xr.Dataset({names[0]: ("layer", list(low)), names[1]: ("layer", list(high))}),
+            xr.Dataset(dict(zip(names, network, strict=True))),
+        )
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Warns of classes with very few samples."""
+        fewest = int(layers["fewest_samples"].min())
+        if fewest >= _FEW:
+            return []
+        return [
+            f"a class has {fewest} sample{'s' if fewest > 1 else ''}: intervals of selectivity mean "
+            f"little with fewer than {_FEW} samples a class; give more data or leave such classes out"
+        ]
+
+
+def bounds_of_highest(
+    centre: Array, replicates: Array, counts: Array, level: float
+) -> tuple[Array, Array]:
+    """An interval for the highest of several quantities that are each known with an error.
+
+    Args:
+        centre: The estimates (unit, class).
+        replicates: Their bootstrap replicates (replicate, unit, class).
+        counts: Samples of each class (class,), for Student's t and the small-sample factor.
+        level: The probability with which the interval should hold the truth.
+
+    Returns:
+        Lower and upper ends, (unit,) each; NaN where the estimates are.
+    """
+    scale = _small_sample(counts)
+    error = replicates.std(0, ddof=1) * scale
+    best = np.where(np.isnan(centre), -np.inf, centre).argmax(1)[:, None]
+    gap = np.take_along_axis(centre, best, 1) - centre
+    apart = replicates - np.take_along_axis(replicates, best[None], 2)
+    near = gap <= _NEAR * apart.std(0, ddof=1) * scale
+    tail = (1 - level) / 2
+    lower = _critical(tail / np.maximum(near.sum(1), 1)[:, None], counts)
+    upper = _critical(tail, counts)
+    low = np.where(near, centre - lower * error, -np.inf).max(1)
+    high = np.where(near, centre + upper * error, -np.inf).max(1)
+    unknown = ~near.any(1)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def _critical(tail: Any, counts: Any) -> Any:
+    """Student's t that is exceeded with the probability `tail`.
+
+    Two degrees of freedom for each sample but one: a class is compared with the mean of the others,
+    whose error is known better than its own.
+    """
+    from scipy import stats
+
+    return stats.t.ppf(1 - tail, 2 * np.maximum(counts - 1, 1))
+
+
+def _small_sample(counts: Array) -> Array:
+    """What makes the bootstrap's standard error of a mean of n samples unbiased."""
+    factor: Array = np.sqrt(counts / np.maximum(counts - 1, 1))
+    return factor
+
+
+def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[float, float]:
+    """An interval for what lies between two estimates that share a standard error."""
+    margin = critical * float(np.std(replicates, ddof=1))
+    return float(min(one, other)) - margin, float(max(one, other)) + margin
+
+
+def _blocks(units: int, elements: int, most: int = 2**22) -> list[slice]:
+    """Slices of units, so that arrays of `elements` a unit stay small."""
+    step = max(1, most // max(elements, 1))
+    return [slice(start, start + step) for start in range(0, units, step)]
+
+
+def _mean_over_units(index: Array) -> Any:
+    known = ~np.isnan(index)
+    return np.where(known, index, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
+
+
+register(SelectivityInterval())

@@ -1,0 +1,178 @@
+"""The split-half index: the preferred class chosen on one half of the samples, measured on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import OptionError
+from probekit.metrics.metric import register
+from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes, preferred
+from probekit.metrics.selectivity.selectivity import Negative
+from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.resampled import ResampledClassMeans
+
+__all__ = ["SplitHalf", "cross_index"]
+
+
+@dataclass(frozen=True)
+class SplitHalf:
+    """The metric `selectivity_split_half`: an index that choosing the best class does not inflate.
+
+    The samples are split in two by a fair coin each; the preferred class is the one of the highest
+    mean in one half, and the index of that class is measured on the other half. Both directions and
+    several splits are averaged, and the curvature of the quotient is corrected to first order. A
+    unit that knows nothing is centred at zero, single ones fall below it. Choosing the wrong class
+    among close ones leaves the index too low, never too high, on average.
+
+    Per unit: `selectivity_split_half`, and `preferred_class_agreement` (share of splits in which the
+    halves prefer the same class). Per layer: `selectivity_reliability`, the correlation over units
+    between the plain index of the two halves, averaged over splits and stepped up to the whole sample
+    by Spearman and Brown's 2r / (1 + r).
+
+    Args:
+        splits: How many random splits are averaged.
+        seed: Seeds them.
+        eps: As for `class_selectivity`.
+        negative: As for `class_selectivity`.
+        memory: Bytes that the sums may take: 16 * splits * classes * units.
+
+    Raises:
+        OptionError: Options that mean nothing; too many splits for `memory`.
+
+    Source:
+        Spearman 1910 and Brown 1910 for the step to the whole sample.
+
+    Example:
+        >>> import probekit as pk
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
+        >>> result = pk.analyze(net, [batch], metrics=["selectivity", SplitHalf(splits=4)])
+        >>> bool(result["selectivity_split_half_mean"] < result["selectivity_mean"])
+        True
+    """
+
+    splits: int = 20
+    seed: int = 0
+    eps: float = 1e-6
+    negative: Negative = "clip"
+    memory: int = 2**31
+
+    def __post_init__(self) -> None:
+        Formula(self.eps, self.negative)
+        if not isinstance(self.splits, int) or self.splits < 2:
+            raise OptionError(f"splits must be a whole number of at least 2, not {self.splits!r}")
+
+    @property
+    def name(self) -> str:
+        """`selectivity_split_half`."""
+        return "selectivity_split_half"
+
+    @property
+    def needs(self) -> Sequence[Any]:
+        """Class means of all samples and of the halves."""
+        halves = ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory)
+        return (ClassMeans(), halves)
+
+    def evaluate(
+        self, class_mean: xr.DataArray, halves: xr.Dataset
+    ) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        enough_classes(class_mean.sizes["class"])
+        formula = Formula(self.eps, self.negative)
+        whole, parts = tables(class_mean, halves)
+        plain = np.stack([[formula.at(half) for half in split] for split in parts])
+        choice = np.stack([[preferred(half) for half in split] for split in parts])
+        units = xr.Dataset(
+            {
+                "selectivity_split_half": ("unit", cross_index(whole, parts, formula)),
+                "preferred_class_agreement": ("unit", (choice[:, 0] == choice[:, 1]).mean(0)),
+            }
+        )
+        return units, xr.Dataset({"selectivity_reliability": _reliability(plain)})
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Nothing to say."""
+        return []
+
+
+def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:
+    """Class means of all samples (unit, class) and of halves (split, 2, unit, class) as arrays."""
+    parts = halves["class_mean"].transpose("replicate", "half", "unit", "class")
+    return class_mean.transpose("unit", "class").values, parts.values
+
+
+def cross_index(whole: Array, parts: Array, formula: Formula) -> Array:
+    """The split-half index of every unit.
+
+    With (a, b) the means of the chosen class and of the rest in the other half, E[(a - b) / (a + b)]
+    is too low by 2 (b var a - a var b) / (a + b)^3 to first order, which is added. The variance of a
+    class mean is taken as its square times one factor a unit, from the differences between halves:
+    a variance of the chosen class alone would be too high, as outliers help a class to be chosen.
+
+    Args:
+        whole: Class means of all samples (unit, class).
+        parts: Class means of the halves (split, 2, unit, class), NaN where a half has no sample.
+        formula: Of the index.
+
+    Returns:
+        (unit,), averaged over splits and directions.
+    """
+    curvature = _curvature(whole, parts, formula.eps)
+    found = [
+        formula.at(split[1 - half], place := _choice(split[half], split[1 - half]))
+        + np.take_along_axis(curvature, place[:, None], 1)[:, 0]
+        for split in parts
+        for half in (0, 1)
+    ]
+    return _mean(np.stack(found), 0)
+
+
+def _choice(first: Array, second: Array) -> Any:
+    """The preferred class in the first half, among the classes that the second has samples of."""
+    return preferred(np.where(np.isnan(second), np.nan, first))
+
+
+def _curvature(whole: Array, parts: Array, eps: float) -> Array:
+    """What the index of each class (unit, class), measured on one half, is too low by."""
+    means = np.maximum(whole, 0.0)
+    squares = means**2
+    differences = np.nan_to_num(_mean((parts[:, 0] - parts[:, 1]) ** 2, 0))
+    total = squares.sum(1, keepdims=True)
+    # The difference of two halves has twice the variance of one.
+    noise = differences.sum(1, keepdims=True) / 2 / np.where(total > 0, total, 1.0)
+    others = means.shape[1] - 1
+    rest = (means.sum(1, keepdims=True) - means) / others
+    size = means + rest + eps
+    correction = 2 * noise * (rest * squares - means * (total - squares) / others**2)
+    found: Array = np.where(size > 0, correction / np.where(size > 0, size, 1.0) ** 3, 0.0)
+    return found
+
+
+def _mean(values: Array, axis: int) -> Array:
+    known = ~np.isnan(values)
+    count = known.sum(axis)
+    total = np.where(known, values, 0.0).sum(axis)
+    found: Array = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return found
+
+
+def _reliability(plain: Array) -> float:
+    """Spearman and Brown's step up of the mean correlation between halves (split, 2, unit)."""
+    found = []
+    for first, second in plain:
+        known = ~(np.isnan(first) | np.isnan(second))
+        if known.sum() > 2 and first[known].std() > 0 and second[known].std() > 0:
+            found.append(float(np.corrcoef(first[known], second[known])[0, 1]))
+    if not found:
+        return float("nan")
+    r = float(np.mean(found))
+    return 2 * r / (1 + r) if r > -1 else float("nan")
+
+
+register(SplitHalf())

@@ -1,0 +1,1 @@
+"""What changes an image without changing its label: corruptions and attacks."""

@@ -1,0 +1,240 @@
+"""What can make the accuracy under attack mean nothing, looked for before it is measured."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from scipy.stats import binom
+from torch import Tensor, nn
+
+from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
+from probekit.perturbations.attacks.balls import Norm
+from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
+
+__all__ = [
+    "attackable",
+    "check_classes",
+    "check_epsilons",
+    "check_images",
+    "check_model_for_attack",
+]
+
+CHANCE_LEVEL = 0.05
+FEWEST_FOR_CHANCE = 20
+ZERO_GRADIENT_FRACTION = 0.05
+PROBABILITY_TOLERANCE = 1e-3
+
+
+@contextmanager
+def attackable(model: Model) -> Iterator[None]:
+    """The model in eval mode, its parameters without gradient, autograd on; then all as before.
+
+    The training flag of every submodule is put back one by one, so that a batch norm that was
+    frozen inside a model in training mode stays frozen. Hooks and ``.grad`` are not touched.
+    """
+    module = _module_of(model)
+    training = [part for part in module.modules() if part.training] if module else []
+    trained = [p for p in module.parameters() if p.requires_grad] if module else []
+    try:
+        if module is not None and training:
+            module.eval()
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False):  # which turns autograd on
+            yield
+    finally:
+        for part in training:
+            part.training = True
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def check_model_for_attack(
+    model: Model, images: Tensor, labels: Tensor, *, loss: Loss = "cross_entropy"
+) -> tuple[str, ...]:
+    """Warns of a model on which a gradient attack measures something other than robustness.
+
+    One forward and one backward pass over the images handed in; some dozens are enough.
+
+    Args:
+        model: Images in [0, 1] to logits (n, classes).
+        images: (n, channels, height, width) in [0, 1].
+        labels: (n,) class indices.
+        loss: What the attack is to raise, `cross_entropy` or `margin`.
+
+    Returns:
+        What was warned of: the model is in training mode (attacks run it in eval mode and put it
+        back), the outputs are probabilities, the gradient is zero for correctly classified
+        images, or the clean accuracy is no better than chance.
+
+    Raises:
+        ModelError: The output is not (n, classes), is not finite, or has no gradient with respect
+            to the images.
+        DataError: Images outside [0, 1] or not floating point, or labels out of range.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     check_model_for_attack(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))[0][:42]
+    'the model returns probabilities, not logit'
+    """
+    check_images(images)
+    told = [*_told_of_mode(model)]
+    with attackable(model):
+        images = images.detach().clone()
+        logits = model_logits(model, images.requires_grad_(True))
+        labels = check_classes(labels, images, what="labels", n_classes=logits.shape[1])
+        if not torch.isfinite(logits).all():
+            raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
+        total = Goal(labels, loss=loss).height(logits, reduction="sum")
+        gradient = gradient_of(total, images).nan_to_num_(nan=0)
+    logits = logits.detach()
+    correct = logits.argmax(dim=1) == labels
+    told += _told_of_probabilities(logits)
+    told += _told_of_gradient(gradient[correct], loss)
+    told += _told_of_chance(int(correct.sum()), *logits.shape)
+    for text in told:
+        warnings.warn(text, ProbekitWarning, stacklevel=2)
+    return tuple(told)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuses what is not a batch of images in [0, 1].
+
+    Raises:
+        DataError: Not a floating-point tensor of 32 or 64 bits, empty, NaN, or outside [0, 1].
+    """
+    if not isinstance(images, Tensor) or images.ndim < 2 or images.numel() == 0:
+        known = isinstance(images, Tensor)
+        found = f"shape {tuple(images.shape)}" if known else type(images).__name__
+        raise DataError(
+            f"an attack needs a batch of images (n, channels, height, width), not {found}"
+        )
+    if not images.is_floating_point():
+        raise DataError(
+            f"an attack needs floating-point images in [0, 1], and these are {images.dtype}; "
+            "for values from 0 to 255 hand over images.float() / 255"
+        )
+    if images.dtype not in (torch.float32, torch.float64):
+        raise DataError(
+            f"{images.dtype} is too coarse for a small epsilon; hand over images.float() (the "
+            "model may use autocast inside)"
+        )
+    low, high = (value.item() for value in torch.aminmax(images.detach()))
+    if math.isnan(low) or math.isnan(high):
+        raise DataError("an attack needs images in [0, 1], and these hold NaN")
+    if low < 0 or high > 1:
+        scale = "for values from 0 to 255 divide by 255"
+        normalized = (
+            "hand over images before normalization and let the model normalize (an ImageModel "
+            "does), or clamp them to [0, 1]"
+        )
+        fix = scale if low >= 0 and high > 2 else normalized
+        raise DataError(
+            f"an attack needs images in [0, 1], and these run from {low:.4g} to {high:.4g}; {fix}"
+        )
+
+
+def check_classes(
+    classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int
+) -> Tensor:
+    """Labels or targets as (n,) int64 on the images' device.
+
+    Raises:
+        DataError: Not one integer for each image, or not from 0 to `n_classes` - 1.
+    """
+    classes = torch.as_tensor(classes)
+    if classes.shape != images.shape[:1] or classes.is_floating_point() or classes.is_complex():
+        raise DataError(
+            f"an attack needs {what} as {len(images)} integers, one for each image; these are "
+            f"{classes.dtype} of shape {tuple(classes.shape)}"
+        )
+    low, high = (int(value) for value in torch.aminmax(classes))
+    if low < 0 or high >= n_classes:
+        raise DataError(
+            f"{what} hold class {low if low < 0 else high}, which does not exist: the model has "
+            f"classes 0 to {n_classes - 1}"
+        )
+    return classes.to(images.device, torch.int64, copy=True)
+
+
+def check_epsilons(
+    epsilons: float | Sequence[float], norm: Norm, features: int
+) -> tuple[float, ...]:
+    """The radii as a tuple, in the order given.
+
+    Raises:
+        OptionError: None, negative, not finite, or so large that the ball holds every image, as
+            when a radius is given in steps of 255.
+    """
+    asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
+    radii = tuple(float(epsilon) for epsilon in asked)
+    if not radii:
+        raise OptionError("an attack needs one epsilon or more, and none was given")
+    most = 1.0 if norm == "linf" else math.sqrt(features)
+    for radius in radii:
+        if not math.isfinite(radius) or radius < 0:
+            raise OptionError(f"epsilon must be a number from 0 to {most:g}, not {radius}")
+        if radius > most and norm == "linf":
+            raise OptionError(
+                f"epsilon {radius:g} is more than the whole range of a pixel, for images are in "
+                f"[0, 1]; for {radius:g} steps of 255 say {radius:g}/255 (8/255 is 0.0314)"
+            )
+        if radius > most:
+            raise OptionError(
+                f"epsilon {radius:g} in l2 holds every image: the furthest two images of "
+                f"{features} values in [0, 1] are {most:.4g} apart; divide by 255 if it was meant "
+                "for images from 0 to 255"
+            )
+    return radii
+
+
+def _module_of(model: Model) -> nn.Module | None:
+    if isinstance(model, nn.Module):
+        return model
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+def _told_of_mode(model: Model) -> Iterator[str]:
+    module = _module_of(model)
+    if module is not None and any(part.training for part in module.modules()):
+        yield (
+            "the model is in training mode; it is put in eval mode for the attack and put back "
+            "afterwards: call .eval() before to say that this is meant"
+        )
+
+
+def _told_of_probabilities(logits: Tensor) -> Iterator[str]:
+    sums = logits.float().sum(dim=1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
+        yield (
+            "the model returns probabilities, not logits: the attack would take a softmax of a "
+            "softmax, whose gradient is weak; hand over the model without its last softmax"
+        )
+
+
+def _told_of_gradient(gradient: Tensor, loss: Loss) -> Iterator[str]:
+    if not len(gradient):
+        return
+    zero = gradient.flatten(1).abs().amax(dim=1) == 0
+    if zero.float().mean() >= ZERO_GRADIENT_FRACTION:
+        other = 'try loss="margin", and ' if loss == "cross_entropy" else ""
+        yield (
+            f"the gradient is zero for {int(zero.sum())} of {len(zero)} correctly classified "
+            "images: an attack that follows it cannot move them, and accuracy under attack will "
+            f"look better than it is; {other}look for a saturated or a rounding layer"
+        )
+
+
+def _told_of_chance(correct: int, n: int, n_classes: int) -> Iterator[str]:
+    if n >= FEWEST_FOR_CHANCE and binom.sf(correct - 1, n, 1 / n_classes) > CHANCE_LEVEL:
+        yield (
+            f"the model is right on {correct} of {n} clean images, no better than chance for "
+            f"{n_classes} classes: an attack has nothing to break; look at the weights, the "
+            "normalization and the order of the classes"
+        )

@@ -1,0 +1,249 @@
+"""Readers of the published corrupted data sets, where a user has them.
+
+CIFAR-10-C and CIFAR-100-C hold one array file for each type, ``TYPE.npy``, with the test set five
+times, severity after severity, and ``labels.npy``; they are mapped into memory and never read whole.
+Tiny ImageNet-C and ImageNet-C are folders ``TYPE/SEVERITY/CLASS/IMAGE``, where ImageNet-C may keep
+its types in groups (``blur``, ``digital``, ``noise``, ``weather``, ``extra``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from probekit.errors import DataError, OptionError, close_matches, foreign_file
+from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
+
+__all__ = ["PublishedCorruptions", "load_published"]
+
+_ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
+_IMAGE_ENDINGS = {".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp"}
+_CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+
+
+@dataclass(frozen=True)
+class PublishedCorruptions:
+    """A published corrupted data set on disk.
+
+    Attributes:
+        root: the folder it lies in.
+        layout: ``npy`` or ``folders``.
+        corruptions: the types that are there, the standard ones first.
+        severities: 1 to 5.
+        classes: the classes' names in the order of the labels, or None where the files do not
+            tell.
+    """
+
+    root: Path
+    layout: str
+    corruptions: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    severities: tuple[int, ...] = SEVERITIES
+    _places: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
+
+    def dataset(self, corruption: str, severity: int) -> Dataset[tuple[Tensor, int]]:
+        """The images of one type and severity: (float (channels, height, width) in [0, 1], label).
+
+        Raises:
+            OptionError: the type or the severity is not there.
+            DataError: a class has no images.
+        """
+        if corruption not in self.corruptions:
+            raise OptionError(
+                f"corruption {corruption!r} was asked for, which {self.root} does not hold; "
+                f"{close_matches(str(corruption), self.corruptions, what='corruption')}"
+            )
+        if severity not in self.severities:
+            raise OptionError(f"severity {severity!r} was asked for; give one of 1, 2, 3, 4, 5")
+        place = self._places[corruption]
+        if self.layout == "npy":
+            return _ArrayImages(place, self.root / "labels.npy", severity, self.classes)
+        assert self.classes is not None
+        return _FolderImages(place / str(severity), self.classes)
+
+
+def load_published(
+    root: str | Path, *, corruptions: Iterable[str] | None = CORRUPTIONS
+) -> PublishedCorruptions:
+    """Open CIFAR-10-C, CIFAR-100-C, Tiny ImageNet-C or ImageNet-C; the layout tells which.
+
+    Args:
+        root: the folder of the data set.
+        corruptions: the types that must be there, by default the 15 standard ones; None takes
+            what there is.
+
+    Raises:
+        DataError: there is no such data set, or it is not complete; what is missing is named.
+
+    >>> load_published("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    probekit.errors.DataError: no/such/folder was asked for, but there is no such folder
+    """
+    root = Path(root)
+    if not os.path.isdir(root):
+        raise DataError(f"{root} was asked for, but there is no such folder")
+    arrays = {name: root / f"{name}.npy" for name in _ALL if (root / f"{name}.npy").is_file()}
+    folders = {} if arrays else _type_folders(root)
+    places = arrays or folders
+    if not places:
+        raise DataError(
+            f"{root} holds no corrupted images; the layouts known are TYPE.npy with labels.npy "
+            "(CIFAR-10-C, CIFAR-100-C) and TYPE/SEVERITY/CLASS/IMAGE (Tiny ImageNet-C, ImageNet-C)"
+        )
+    missing = [name for name in corruptions or () if name not in places]
+    if missing:
+        raise DataError(
+            f"{root} is not complete: {', '.join(missing)} missing; download the rest, or name "
+            f"the types wanted (there: {', '.join(places)})"
+        )
+    if arrays:
+        classes = _check_arrays(root, arrays)
+        return PublishedCorruptions(root, "npy", tuple(places), classes, _places=places)
+    classes = _check_folders(folders)
+    return PublishedCorruptions(root, "folders", tuple(places), classes, _places=places)
+
+
+def _type_folders(root: Path) -> dict[str, Path]:
+    """The folder of each type, directly under the root or in a group."""
+    groups = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    found: dict[str, Path] = {}
+    for name in _ALL:
+        for group in groups:
+            if (group / name).is_dir():
+                found[name] = group / name
+                break
+    return found
+
+
+def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None:
+    """Whether every array has five severities of what the labels count; the classes if known."""
+    labels_path = root / "labels.npy"
+    if not labels_path.is_file():
+        raise DataError(f"{root} is not complete: labels.npy is missing")
+    labels = _opened(labels_path)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % len(SEVERITIES):
+        raise DataError(
+            f"{labels_path} has shape {labels.shape} and type {labels.dtype}; labels are whole "
+            "numbers, one for each image of the five severities"
+        )
+    for path in arrays.values():
+        images = _opened(path)
+        if images.ndim != 4 or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
+            raise DataError(
+                f"{path} has shape {images.shape} and type {images.dtype}; published arrays are "
+                "uint8 (images, height, width, channels)"
+            )
+        if len(images) != len(labels):
+            raise DataError(
+                f"{path} is not complete: it holds {len(images)} images, but labels.npy has "
+                f"{len(labels)} labels"
+            )
+    return _CIFAR10 if len(labels) and int(labels.max()) < len(_CIFAR10) else None
+
+
+def _check_folders(folders: dict[str, Path]) -> tuple[str, ...]:
+    """Whether every type has five severities with the same classes; the classes."""
+    classes: tuple[str, ...] | None = None
+    for folder in folders.values():
+        missing = [str(s) for s in SEVERITIES if not (folder / str(s)).is_dir()]
+        if missing:
+            raise DataError(f"{folder} is not complete: severity {', '.join(missing)} missing")
+        for severity in SEVERITIES:
+            here = folder / str(severity)
+            found = tuple(sorted(path.name for path in here.iterdir() if path.is_dir()))
+            classes = classes or found
+            if found != classes or not found:
+                differing = ", ".join(sorted(set(classes) ^ set(found))[:5])
+                raise DataError(
+                    f"{here} is not complete: it holds {len(found)} classes where the folders "
+                    f"before it hold {len(classes)}; they differ in {differing}"
+                )
+    assert classes is not None
+    return classes
+
+
+def _opened(path: Path) -> NDArray[Any]:
+    with foreign_file(f"{path} cannot be read as an array file", DataError):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays")
+    return array
+
+
+class _ArrayImages(Dataset[tuple[Tensor, int]]):
+    """One severity of an array file; each process maps the file for itself."""
+
+    def __init__(
+        self, images: Path, labels: Path, severity: int, classes: tuple[str, ...] | None
+    ) -> None:
+        self.classes = classes
+        self._path = images
+        self.targets = np.array(_slice_of(_opened(labels), severity), dtype=np.int64)
+        self._severity = severity
+        self._images: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"image {number} of {len(self)}")
+        if self._images is None:
+            self._images = _slice_of(_opened(self._path), self._severity)
+        return _as_image(np.array(self._images[number])), int(self.targets[number])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_images": None}
+
+
+class _FolderImages(Dataset[tuple[Tensor, int]]):
+    """One severity of a folder layout, image files by class."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self._files: list[tuple[Path, int]] = []
+        for label, name in enumerate(classes):
+            files = sorted(
+                path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_ENDINGS
+            )
+            if not files:
+                raise DataError(f"{folder / name} is not complete: it holds no images")
+            self._files += [(path, label) for path in files]
+        self.targets = np.array([label for _, label in self._files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        path, label = self._files[number]
+        with (
+            foreign_file(f"{path} cannot be read as an image", DataError),
+            Image.open(path) as image,
+        ):
+            return _as_image(np.array(image.convert("RGB"))), label
+
+
+def _slice_of(array: NDArray[Any], severity: int) -> NDArray[Any]:
+    """The part of an array that belongs to a severity, the first fifth for 1."""
+    count = len(array) // len(SEVERITIES)
+    return array[(severity - 1) * count : severity * count]
+
+
+def _as_image(values: NDArray[np.uint8]) -> Tensor:
+    """Bytes (height, width, channels) to floats (channels, height, width) in [0, 1]."""
+    return torch.from_numpy(values).permute(2, 0, 1).float().div(255).contiguous()

@@ -1,0 +1,96 @@
+"""Spatter: drops of water or mud on the lens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probekit.perturbations.corruptions.edges import distance_to, edges
+from probekit.perturbations.corruptions.image_ops import luma, smooth
+from probekit.perturbations.corruptions.procedure import Draws, Procedure
+from probekit.runtime.random_streams import RandomStreams
+
+__all__ = ["PROCEDURES", "spatter"]
+
+_WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
+_MUD = (63 / 255, 42 / 255, 20 / 255)
+# Row, column and weight of each tap that is not zero.
+_EMBOSS = ((0, 0, -2), (0, 1, -1), (1, 0, -1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2))
+
+
+def spatter(images: Tensor, constants: tuple[float, ...], field: Tensor) -> Tensor:
+    """Cover part of the image with a liquid whose shape is smoothed noise above a threshold.
+
+    Args:
+        images: (n, channels, height, width).
+        constants: mean, deviation and smoothing of the noise, threshold, strength, and 0 for
+            water, which adds light and is shaded by the distance from the drops' edges, or 1 for
+            mud, which covers.
+        field: standard normal, (n, 1, height, width).
+    """
+    mean, deviation, sigma, threshold, strength, is_mud = constants
+    liquid = smooth(field * deviation + mean, sigma)
+    colour = torch.tensor(_MUD if is_mud else _WATER).to(images).view(1, 3, 1, 1)
+    if images.shape[1] == 1:
+        colour = luma(colour)
+    if is_mud:
+        cover = smooth((liquid > threshold).to(images.dtype), strength)
+        cover = F.threshold(cover, 0.8, 0)
+        return images * (1 - cover) + colour * cover
+    liquid = F.threshold(liquid, threshold, 0)
+    levels = liquid.mul(255).floor_().clamp_(max=255)
+    shine = levels * _shading(levels)
+    shine = shine / shine.amax((1, 2, 3), keepdim=True).clamp(min=1)
+    return torch.addcmul(images, shine, colour, value=strength)
+
+
+def _shading(levels: Tensor) -> Tensor:
+    """Light on the drops, whole numbers in 0..255, (n, 1, height, width).
+
+    The distance from the drops' edges, at most 20, equalized and embossed; all in 8 bits, as
+    OpenCV does it in the generators.
+    """
+    distance = distance_to(edges(levels[:, 0], 50, 150), limit=20).unsqueeze(1)
+    distance = _mean3(distance).add_(1e-4).floor_()
+    shade = _equalized(distance)
+    around = _mirror(shade)
+    height, width = shade.shape[-2:]
+    shade = torch.zeros_like(shade)
+    for dy, dx, weight in _EMBOSS:
+        shade.add_(around[..., dy : dy + height, dx : dx + width], alpha=weight)
+    return _mean3(shade.clamp_(0, 255)).round_()
+
+
+def _mirror(images: Tensor) -> Tensor:
+    return F.pad(images, (1, 1, 1, 1), mode="reflect")
+
+
+def _mean3(images: Tensor) -> Tensor:
+    around = _mirror(images)
+    rows = around[..., :-2].add(around[..., 1:-1]).add_(around[..., 2:])
+    return rows[..., :-2, :].add(rows[..., 1:-1, :]).add_(rows[..., 2:, :]).div_(9)
+
+
+def _equalized(levels: Tensor) -> Tensor:
+    """Histogram equalization of each image of whole levels; the lowest level present becomes 0."""
+    n = len(levels)
+    flat = levels.flatten(1).long()
+    counts = torch.zeros(n, 256, dtype=torch.int64, device=levels.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat))
+    lowest = flat.amin(1, keepdim=True)
+    of_lowest = counts.gather(1, lowest)
+    others = flat.shape[1] - of_lowest
+    below = counts.cumsum(1) - of_lowest
+    table = (below.float() * (255 / others.clamp(min=1).float())).round_().clamp_(0, 255)
+    table = torch.where(others == 0, lowest.float(), table).to(levels.dtype)
+    return table.gather(1, flat).view(levels.shape)
+
+
+def _draw_liquid(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
+) -> Draws:
+    return (streams.normal(1, *images.shape[-2:]),)
+
+
+PROCEDURES = {"spatter": Procedure(spatter, _draw_liquid, values_at_once=1 << 20)}

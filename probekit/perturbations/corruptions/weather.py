@@ -1,0 +1,228 @@
+"""Weather: snow, frost, fog, and light that is too bright."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from probekit.errors import OptionError
+from probekit.perturbations.corruptions.blur import motion_blur
+from probekit.perturbations.corruptions.image_ops import (
+    luma,
+    mixed_across,
+    mixed_down,
+    zoom_matrices,
+)
+from probekit.perturbations.corruptions.procedure import Draws, Procedure
+from probekit.runtime.random_streams import RandomStreams
+
+__all__ = ["PROCEDURES", "brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
+
+_PHOTOGRAPHS = 5  # the generators draw from the first five of the six photographs
+
+
+def snow(images: Tensor, constants: tuple[float, ...], field: Tensor, angle: Tensor) -> Tensor:
+    """Whiten the image and let it snow, in one layer and the same layer turned by 180°.
+
+    Args:
+        images: (n, channels, height, width).
+        constants: mean and deviation of the layer's noise, its zoom, the threshold under which
+            there is no flake, radius and sigma of the motion blur, share of the image as it is.
+        field: standard normal, (n, 1, height, width).
+        angle: of the motion blur in degrees, (n,).
+    """
+    mean, deviation, zoom, threshold, radius, sigma, share = constants
+    height, width = images.shape[-2:]
+    layer = field * deviation + mean
+    if zoom != 1:
+        rows = zoom_matrices(height, (zoom,), images.dtype, images.device)[0]
+        columns = zoom_matrices(width, (zoom,), images.dtype, images.device)[0]
+        layer = mixed_down(mixed_across(layer, columns), rows)
+    layer = torch.nn.functional.threshold(layer, threshold, 0).clamp_(max=1)
+    layer = layer.mul_(255).floor_().div_(255)
+    layer = motion_blur(layer, (int(radius), sigma), angle)
+    layer = layer.mul_(255).round_().div_(255)
+    white = torch.maximum(images, luma(images) * 1.5 + 0.5)
+    return torch.lerp(white, images, share) + (layer + layer.flip(-1, -2))
+
+
+def frost(images: Tensor, constants: tuple[float, float, float], crops: Tensor) -> Tensor:
+    """Mix with photographs of frost: a·x + b·frost; constants are a, b and the photographs' scale.
+
+    ``crops`` are pieces of photographs, (n, 3, height, width).
+    """
+    share, frost_share, _ = constants
+    crops = luma(crops) if images.shape[1] == 1 else crops
+    return torch.add(images * share, crops.to(images), alpha=frost_share)
+
+
+def fog(images: Tensor, constants: tuple[float, float], heights: Tensor) -> Tensor:
+    """Add a plasma fractal (n, 1, height, width) of this strength, and keep the image's maximum."""
+    strength, _ = constants
+    brightest = images.amax((1, 2, 3), keepdim=True)
+    return torch.add(images, heights, alpha=strength).mul_(brightest / (brightest + strength))
+
+
+def plasma(uniform: Tensor, decay: float) -> Tensor:
+    """Fractal landscapes in [0, 1] by diamond-square on a torus (Fournier et al., CACM 25, 1982).
+
+    Every point is the mean of four known ones plus a random amount in ±wibble², where the wibble
+    starts at 100 and is divided by the decay at each level, of half the step of the one before.
+
+    Args:
+        uniform: random numbers in [0, 1), (n, side² − 1) for a side that is a power of two, in
+            the order in which points are made.
+        decay: the division at each level.
+
+    Returns:
+        (n, side, side).
+    """
+    n = len(uniform)
+    noise = uniform * 2 - 1
+    heights = noise.new_zeros(n, 1, 1)
+    size, used, wibble = 1, 0, 100.0
+    while used < noise.shape[1]:
+        fresh = noise[:, used : used + 3 * size * size].view(n, 3, size, size)
+        heights = _refined(heights, fresh, wibble * wibble)
+        used += 3 * size * size
+        size, wibble = 2 * size, wibble / decay
+    heights -= heights.amin((1, 2), keepdim=True)
+    return heights.div_(heights.amax((1, 2), keepdim=True))
+
+
+def _refined(corners: Tensor, noise: Tensor, amplitude: float) -> Tensor:
+    """One level of diamond-square: (n, size, size) to (n, 2·size, 2·size)."""
+    n, size, _ = corners.shape
+    below = corners + corners.roll(-1, 1)
+    middles = (below + below.roll(-1, 2)).div_(4).add_(noise[:, 0], alpha=amplitude)
+    tops = (middles + middles.roll(1, 1)).add_(corners).add_(corners.roll(-1, 2))
+    tops.div_(4).add_(noise[:, 1], alpha=amplitude)
+    lefts = (middles + middles.roll(1, 2)).add_(below)
+    lefts.div_(4).add_(noise[:, 2], alpha=amplitude)
+    finer = corners.new_empty(n, size, 2, size, 2)
+    finer[:, :, 0, :, 0] = corners
+    finer[:, :, 0, :, 1] = tops
+    finer[:, :, 1, :, 0] = lefts
+    finer[:, :, 1, :, 1] = middles
+    return finer.view(n, 2 * size, 2 * size)
+
+
+def brightness(images: Tensor, amount: float) -> Tensor:
+    """Add to the value V of HSV, at most to 1; hue and saturation stay.
+
+    That is to scale a pixel's channels by the change of their maximum; black becomes grey.
+    """
+    if images.shape[1] == 1:
+        return images + amount
+    value = images.amax(1, keepdim=True)
+    brighter = (value + amount).clamp_(max=1)
+    scale = brighter / value.clamp(min=1e-12)
+    black = (value <= 1e-12).to(images.dtype)
+    return torch.addcmul(images * scale, black, brighter)
+
+
+@functools.lru_cache(maxsize=4)
+def frost_photographs(scale: float) -> tuple[Tensor, ...]:
+    """The frost photographs at this scale, float (3, height, width) in [0, 1] on 8-bit levels.
+
+    They belong to imagecorruptions-imaug, whose files are read; the package is not imported.
+
+    Raises:
+        OptionError: the photographs are not installed.
+    """
+    import numpy as np
+    from PIL import Image
+
+    photographs = []
+    for path in _frost_files():
+        with Image.open(path) as image:
+            values = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+        if scale != 1:
+            size = [round(side * scale) for side in values.shape[1:]]
+            values = _subsampled(values, size, scale)
+        photographs.append(values)
+    return tuple(photographs)
+
+
+def _frost_files() -> list[Path]:
+    package = importlib.util.find_spec("imagecorruptions")
+    folders = list(package.submodule_search_locations or ()) if package else []
+    found = [file for folder in folders for file in sorted(Path(folder, "frost").glob("frost*.*"))]
+    if len(found) < _PHOTOGRAPHS:
+        raise OptionError(
+            "corruption 'frost' was asked for, but the frost photographs it mixes in are not "
+            'installed; install them with: pip install "probekit[frost]"'
+        )
+    return found[:_PHOTOGRAPHS]
+
+
+def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
+    """Bilinear resize without anti-aliasing, as OpenCV's resize does with a factor."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        side = values.shape[axis]
+        position = ((torch.arange(length).double() + 0.5) / scale - 0.5).clamp(0, side - 1)
+        lower = position.floor()
+        shape = [-1, 1] if axis == -2 else [-1]
+        share = (position - lower).to(values.dtype).view(shape)
+        low = values.index_select(axis, lower.long())
+        high = values.index_select(axis, (lower.long() + 1).clamp(max=side - 1))
+        values = low + (high - low) * share
+    return values.mul(255).round().div(255)
+
+
+def _draw_crops(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float], room: Tensor
+) -> Draws:
+    height, width = images.shape[-2:]
+    photographs = [
+        _at_least(photograph, height + 1, width + 1)
+        for photograph in frost_photographs(constants[2])
+    ]
+    which = streams.below(len(photographs), 1).flatten()
+    room = torch.tensor([[p.shape[1] - height, p.shape[2] - width] for p in photographs])
+    corner = streams.below(room[which], 2, field=1)
+    crops = torch.empty(len(images), 3, height, width)
+    for image, (photograph, (top, left)) in enumerate(
+        zip(which.tolist(), corner.tolist(), strict=True)
+    ):
+        crops[image] = photographs[photograph][:, top : top + height, left : left + width]
+    return (crops.to(images.device),)
+
+
+def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
+    """The photograph, enlarged where it is smaller than the images."""
+    factor = max(height / photograph.shape[1], width / photograph.shape[2])
+    if factor <= 1:
+        return photograph
+    size = [math.ceil(side * factor) for side in photograph.shape[1:]]
+    return interpolate(photograph[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _draw_snow(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
+) -> Draws:
+    field = streams.normal(1, *images.shape[-2:])
+    return field, streams.uniform(1, field=1).flatten() * 90 - 135
+
+
+def _draw_plasma(
+    streams: RandomStreams, images: Tensor, constants: tuple[float, float], room: Tensor
+) -> Draws:
+    height, width = images.shape[-2:]
+    side = 1 << max(height - 1, width - 1, 1).bit_length()
+    heights = plasma(streams.uniform(side * side - 1), constants[1])
+    return (heights[:, None, :height, :width],)
+
+
+PROCEDURES = {
+    "snow": Procedure(snow, _draw_snow, values_at_once=1 << 21),
+    "frost": Procedure(frost, _draw_crops),
+    "fog": Procedure(fog, _draw_plasma, values_at_once=1 << 19),
+    "brightness": Procedure(brightness),
+}

@@ -1,0 +1,35 @@
+from .alpha import alpha_curve as alpha_curve
+from .alpha import alpha_profile as alpha_profile
+from .alpha import alpha_trade_off as alpha_trade_off
+from .attacks import attack_accuracy as attack_accuracy
+from .canvas import style as style
+from .classes import class_means as class_means
+from .classes import unit_tuning as unit_tuning
+from .colours import alpha_map as alpha_map
+from .colours import palette as palette
+from .corruptions import corruption_accuracy as corruption_accuracy
+from .distributions import unit_distribution as unit_distribution
+from .profiles import gradient_cv as gradient_cv
+from .profiles import layer_profile as layer_profile
+from .scatter import unit_scatter as unit_scatter
+from .spectra import eigenspectrum as eigenspectrum
+from .training import training_curves as training_curves
+
+__all__ = [
+    "alpha_curve",
+    "alpha_map",
+    "alpha_profile",
+    "alpha_trade_off",
+    "attack_accuracy",
+    "class_means",
+    "corruption_accuracy",
+    "eigenspectrum",
+    "gradient_cv",
+    "layer_profile",
+    "palette",
+    "style",
+    "training_curves",
+    "unit_distribution",
+    "unit_scatter",
+    "unit_tuning",
+]

@@ -1,0 +1,1 @@
+"""Results for people: in the terminal, as a page, as the dossier of a unit."""

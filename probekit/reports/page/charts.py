@@ -1,0 +1,225 @@
+"""Charts of a page that are no table: lines over layers, corruptions by severity, attacks by radius."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from markupsafe import Markup
+
+from probekit.reports.page.atlas import UNKNOWN, number
+from probekit.reports.page.figures import element, join, path, scale, shorten, ticks
+
+__all__ = ["Line", "heat_map", "line_chart", "radius"]
+
+_WIDTH, _HEIGHT = 560, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart: its name, its points, an interval where there is one, its colour's number."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    colour: int = 0
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[tuple[float, str]] | None = None,
+    share: bool = False,
+    title: str,
+) -> Markup:
+    """Lines on shared axes.
+
+    Args:
+        lines: At least one of them has a finite point.
+        x_label: What the x axis is.
+        y_label: What the y axis is.
+        x_ticks: Places and their names; round numbers by default.
+        share: Let the y axis be [0, 1].
+        title: What the chart shows, for those who hear it.
+    """
+    xs = np.concatenate([np.asarray(line.xs, float) for line in lines])
+    ys = np.concatenate([_all_of(line) for line in lines])
+    ys = ys[np.isfinite(ys)]
+    y_low, y_high = (0.0, 1.0) if share else _nice(ys)
+    x_low, x_high = float(xs.min()), float(xs.max())
+    place_x = scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
+    place_y = scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
+    marks = x_ticks if x_ticks is not None else [(x, f"{x:g}") for x in ticks(x_low, x_high)]
+    return element(
+        "svg",
+        element("title", title),
+        _grid(place_y, ticks(y_low, y_high)),
+        *[
+            element(
+                "text",
+                text,
+                class_="tick",
+                x=place_x(x),
+                y=_HEIGHT - _BOTTOM + 16,
+                text_anchor="middle",
+            )
+            for x, text in marks
+        ],
+        element(
+            "text",
+            x_label,
+            class_="label",
+            x=(_LEFT + _WIDTH - _RIGHT) / 2,
+            y=_HEIGHT - 6,
+            text_anchor="middle",
+        ),
+        *[_band(line, place_x, place_y) for line in lines],
+        *[_line(line, place_x, place_y) for line in lines],
+        class_="chart",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_label=f"{title}; y axis: {y_label}",
+    )
+
+
+def _all_of(line: Line) -> npt.NDArray[np.float64]:
+    parts = [line.ys, line.low, line.high]
+    return np.concatenate([np.asarray(part, float) for part in parts if part is not None])
+
+
+def _nice(ys: npt.NDArray[np.float64]) -> tuple[float, float]:
+    if not len(ys):
+        return 0.0, 1.0
+    low, high = min(float(ys.min()), 0.0), float(ys.max())
+    return (low, high * 1.05) if high > low else (low, low + 1.0)
+
+
+def _grid(place_y: object, marks: Sequence[float]) -> Markup:
+    at = place_y
+    assert callable(at)
+    lines = [
+        element("line", class_="gridline", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at(y), y2=at(y))
+        for y in marks
+    ]
+    texts = [
+        element("text", f"{y:g}", class_="tick", x=_LEFT - 8, y=at(y) + 4, text_anchor="end")
+        for y in marks
+    ]
+    return join([*lines, *texts])
+
+
+def _band(line: Line, place_x: object, place_y: object) -> Markup | None:
+    if line.low is None or line.high is None:
+        return None
+    assert callable(place_x)
+    assert callable(place_y)
+    xs = [place_x(x) for x in line.xs]
+    lower, upper = ([place_y(y) for y in ys] for ys in (line.low, line.high))
+    outline = path([*xs, *xs[::-1]], [*upper, *lower[::-1]], close=True)
+    return element("path", class_=f"band m{line.colour}", d=outline)
+
+
+def _line(line: Line, place_x: object, place_y: object) -> Markup:
+    assert callable(place_x)
+    assert callable(place_y)
+    points = [(place_x(x), place_y(y), y) for x, y in zip(line.xs, line.ys, strict=True)]
+    known = [(x, y, value) for x, y, value in points if np.isfinite(value)]
+    dots = [
+        element("circle", element("title", f"{line.name}: {number(value)}"), cx=x, cy=y, r=2.6)
+        for x, y, value in known
+    ]
+    drawn = element("path", d=path([x for x, _, _ in known], [y for _, y, _ in known]), fill="none")
+    return element("g", drawn if len(known) > 1 else None, *dots, class_=f"line m{line.colour}")
+
+
+def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:
+    """Accuracy by corruption (rows) and severity (columns), as numbers on shades.
+
+    Args:
+        accuracy: (corruption, severity).
+        clean: Accuracy on clean images.
+    """
+    rows = [str(name) for name in accuracy["corruption"].values]
+    columns = [str(level) for level in accuracy["severity"].values]
+    name_width, cell, height = 168, 62, 26
+    width = name_width + cell * (len(columns) + 1)
+    parts = [
+        element(
+            "text",
+            text,
+            class_="tick",
+            x=name_width + cell * (at + 0.5),
+            y=14,
+            text_anchor="middle",
+        )
+        for at, text in enumerate([*columns, "mean"])
+    ]
+    values = accuracy.transpose("corruption", "severity").values
+    for at, name in enumerate(rows):
+        y = 22 + at * height
+        parts.append(
+            element(
+                "text",
+                shorten(name.replace("_", " "), 24),
+                element("title", name),
+                class_="rowname",
+                x=name_width - 12,
+                y=y + height / 2 + 4,
+                text_anchor="end",
+            )
+        )
+        known = values[at][np.isfinite(values[at])]
+        mean = known.mean() if len(known) else np.nan
+        for column, value in enumerate([*values[at], mean]):
+            parts.append(_heat_cell(value, clean, name_width + cell * column, y, cell, height))
+    return element(
+        "svg",
+        element("title", "accuracy by corruption and severity"),
+        *parts,
+        class_="chart heat",
+        viewBox=f"0 0 {width} {26 + len(rows) * height}",
+        width=width,
+        role="img",
+    )
+
+
+def _heat_cell(
+    value: float, clean: float, x: float, y: float, width: float, height: float
+) -> Markup:
+    """Darker where more of the clean accuracy is lost."""
+    if not np.isfinite(value):
+        return element("text", UNKNOWN, class_="tick", x=x + width / 2, y=y + height / 2 + 4)
+    lost = min(max(1 - float(value) / clean, 0.0), 1.0) if clean else 0.0
+    return join(
+        [
+            element(
+                "rect", class_="cell", x=x + 1, y=y + 1, width=width - 2, height=height - 2, rx=2,
+                fill_opacity=0.06 + 0.84 * lost,
+            ),
+            element(
+                "text", f"{100 * float(value):.1f}",
+                class_="cellvalue strong" if lost > 0.65 else "cellvalue",
+                x=x + width / 2, y=y + height / 2 + 4, text_anchor="middle",
+            ),
+        ]
+    )  # fmt: skip
+
+
+def radius(epsilon: float) -> str:
+    """A radius as people write it.
+
+    >>> radius(8 / 255), radius(0.5)
+    ('8/255', '0.5')
+    """
+    steps = epsilon * 255
+    if 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6 and epsilon < 0.5:
+        return f"{round(steps)}/255"
+    return f"{epsilon:.3g}"

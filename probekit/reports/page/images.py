@@ -1,0 +1,116 @@
+"""Thumbnails of the images that units like best, as many as a page has room for."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probekit.errors import DataError
+from probekit.reports.subject import Subject
+
+__all__ = ["encoded", "thumbnails", "wanted_samples"]
+
+_SIDE = 96
+_LOSSLESS = 64
+_TRIAL = 24
+# What stands around an image in the page: its index, quotation marks, a colon and a comma.
+_AROUND = 16
+
+
+def wanted_samples(subject: Subject) -> list[int]:
+    """The samples to show: for every unit its best one, the most selective units first; then the
+    second best, and so on.
+    """
+    units = subject.units
+    if "top_sample" not in units:
+        return []
+    samples = units["top_sample"].transpose("rank", "unit").values
+    if "selectivity" in units:
+        index = np.nan_to_num(units["selectivity"].values, nan=-np.inf)
+        samples = samples[:, np.argsort(-index, kind="stable")]
+    return list(dict.fromkeys(samples.ravel().tolist()))
+
+
+def thumbnails(
+    wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Any, room: int
+) -> dict[int, str]:
+    """Encoded images of samples, the first of them where there is no room for all.
+
+    Args:
+        wanted: Indices, the most wanted first.
+        labels: The label of each, for a look at whether the data is the right one.
+        data: As for `images_at`.
+        model: As for `images_at`.
+        room: How many characters they may take.
+
+    Raises:
+        DataError: The data is another one than that of the result, or holds no images.
+    """
+    first = _encode(wanted[:_TRIAL], labels, data, model)
+    if not first:
+        return {}
+    each = sum(map(len, first.values())) / len(first) + _AROUND
+    chosen = wanted[: int(1.2 * room / each)]
+    found = first | _encode([one for one in chosen if one not in first], labels, data, model)
+    kept: dict[int, str] = {}
+    for one in wanted:
+        if one not in found or room < len(found[one]) + _AROUND:
+            break
+        room -= len(found[one]) + _AROUND
+        kept[one] = found[one]
+    return kept
+
+
+def _encode(
+    index: Iterable[int], labels: Mapping[int, int], data: Any, model: Any
+) -> dict[int, str]:
+    return {number: encoded(image) for number, image in _arrays(index, labels, data, model)}
+
+
+def _arrays(
+    index: Iterable[int], labels: Mapping[int, int], data: Any, model: Any
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    from probekit.data.lookup import find_images
+
+    for number, image, label in find_images(data, index, model):
+        if labels.get(number, label) != label:
+            raise DataError(
+                f"the data is not that of the result: sample {number} has the label {label} in it and "
+                f"{labels[number]} in the result; give the data that was analysed"
+            )
+        yield number, image.numpy(force=True)
+
+
+def encoded(image: npt.NDArray[Any]) -> str:
+    """An image as what follows `data:image/` in an address: PNG where it is small, else JPEG.
+
+    Args:
+        image: (channels, height, width) in [0, 1]; an image beyond that is stretched to it.
+
+    Raises:
+        DataError: Not an image.
+    """
+    from PIL import Image
+
+    if image.ndim != 3 or not image.size:
+        raise DataError(
+            f"samples of the shape {image.shape} are no images (channels, height, width); make the "
+            "report without data"
+        )
+    values = np.nan_to_num(image.astype(np.float64))
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1.0)
+    pixels = ((values - low) / (high - low) * 255).round().astype(np.uint8)
+    if pixels.shape[0] == 3:
+        made = Image.fromarray(pixels.transpose(1, 2, 0))
+    else:
+        grey = pixels[0] if pixels.shape[0] == 1 else pixels.mean(0).astype(np.uint8)
+        made = Image.fromarray(grey)
+    made.thumbnail((_SIDE, _SIDE))
+    file, small = io.BytesIO(), max(made.size) <= _LOSSLESS
+    made.save(file, "PNG" if small else "JPEG", optimize=True, quality=82)
+    return f"{'png' if small else 'jpeg'};base64,{b64encode(file.getvalue()).decode('ascii')}"

@@ -1,0 +1,234 @@
+"""A report: results as one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from probekit._version import __version__
+from probekit.errors import DataError, OptionError, OutputError
+from probekit.reports.page.images import thumbnails, wanted_samples
+from probekit.reports.page.sections import sections
+from probekit.reports.page.table import unit_table
+from probekit.reports.subject import Subject, subjects
+from probekit.results.files import check_output_path, whole
+
+__all__ = ["BUDGET", "check_page", "report"]
+
+# A mail of 25 MB holds about this much as an attachment, which is a third larger in a mail.
+BUDGET = 16 * 2**20
+_LEAST = 2**20
+_SIZE = "@@@ size @@@"
+
+
+def report(
+    results: Any,
+    out: str | Path = "report.html",
+    *,
+    data: Any = None,
+    model: Any = None,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    budget: int = BUDGET,
+    overwrite: bool = False,
+) -> Path:
+    """Writes results as one HTML file that works offline, from a mail attachment too.
+
+    It holds key numbers, the layers at a glance, robustness, and a table of all units that can be
+    sorted and filtered and leads to the dossier of each; models are shown side by side. It makes no
+    request to any network.
+
+    Args:
+        results: A result of `analyze` or `robustness`, or a file of one, or several of them; or a
+            mapping from names to them. A robustness run is joined to the analysis of its model.
+        out: The file, `.html`.
+        data: The data that was analysed, for the images that units like best (metric `top_images`);
+            what `images_at` takes.
+        model: For the size of the images, where data is a name or a folder.
+        names: What to call the models.
+        title: Of the page.
+        budget: The most bytes that the file may have. Images are left out first, those of the less
+            selective units and of the lower ranks before others; then class means. The page tells.
+        overwrite: Replace what exists.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: It exists, cannot be written, or would be larger than `budget` even without
+            images and class means; or a result cannot be read.
+        DataError: The data is not that of the results, or a tree is no result.
+        OptionError: No results, too few names, or a budget below 1 MiB.
+
+    Example:
+        >>> import tempfile, torch
+        >>> import probekit as pk
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> batches = [(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)]
+        >>> result = pk.analyze(net, batches, metrics=["selectivity", "top_images"])
+        >>> page = report(result, Path(tempfile.mkdtemp(), "report.html"), data=batches)
+        >>> page.read_text()[:15]
+        '<!doctype html>'
+    """
+    if not isinstance(budget, int) or budget < _LEAST:
+        raise OptionError(f"budget must be a number of bytes from {_LEAST}, not {budget!r}")
+    path = check_page(out, overwrite=overwrite)
+    every = subjects(results, names)
+    page = _fitted(every, data, model, title, budget)
+    try:
+        with whole(path) as draft:
+            draft.write_bytes(page)
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    return path
+
+
+def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Makes sure, before any work, that a page can be written.
+
+    Raises:
+        OutputError: It exists already, is no `.html`, or its folder cannot be written.
+    """
+    return check_output_path(
+        path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
+    )
+
+
+def _fitted(
+    every: Sequence[Subject], data: Any, model: Any, title: str | None, budget: int
+) -> bytes:
+    """The page within its budget: class means go before units do, and images before either."""
+    tables = [unit_table(one) for one in every]
+    left_out = []
+    bare = len(_page(every, {"models": tables}, title, budget, ""))
+    if bare > budget:
+        for table in tables:
+            table.pop("tuning", None)
+            table.pop("drawn", None)
+        left_out.append("class means and random samples are left out to keep within it")
+        bare = len(_page(every, {"models": tables}, title, budget, left_out[0]))
+    if bare > budget:
+        raise OutputError(
+            f"the report would have {_mib(bare)} MiB without any image, and budget allows "
+            f"{_mib(budget)} MiB; analyse fewer layers, or raise budget (--budget)"
+        )
+    images, told = _images(every, tables, data, model, budget - bare - 2**16)
+    left_out.append(told)
+    told = "; ".join(one for one in left_out if one)
+    return _page(every, {"models": tables, "images": images}, title, budget, told)
+
+
+def _images(
+    every: Sequence[Subject], tables: Sequence[dict[str, Any]], data: Any, model: Any, room: int
+) -> tuple[dict[int, str], str]:
+    """Thumbnails by sample, shared by all models, and what is to be said of them."""
+    shown = [one for one in every if "top_sample" in one.units]
+    if data is None or not shown:
+        missing = "the data was not given" if shown else "the metric top_images was not measured"
+        return {}, f"no images, as {missing}"
+    ranked = [wanted_samples(one) for one in shown]
+    longest = max(map(len, ranked))
+    # One of each model in turn, so that all of them have their best images.
+    wanted = [row[at] for at in range(longest) for row in ranked if at < len(row)]
+    wanted = list(dict.fromkeys(wanted))
+    found = thumbnails(wanted, _labels(shown), data, model, max(room, 0))
+    for table in tables:
+        if "top" in table:
+            table["top"]["images"] = True
+    if len(found) == len(wanted):
+        return found, f"all {len(found):,} images"
+    return found, (
+        f"{len(found):,} of {len(wanted):,} images, the others left out to keep within it: those of "
+        "lower rank and of less selective units"
+    )
+
+
+def _labels(every: Sequence[Subject]) -> dict[int, int]:
+    """The label of every sample that is shown.
+
+    Raises:
+        DataError: Two results disagree, so that one data set cannot give the images of both.
+    """
+    known: dict[int, int] = {}
+    for one in every:
+        if "top_label" not in one.units:
+            continue
+        samples, labels = (
+            one.units[f"top_{x}"].values.ravel().tolist() for x in ("sample", "label")
+        )
+        for sample, label in zip(samples, labels, strict=True):
+            if known.setdefault(sample, label) != label:
+                raise DataError(
+                    "the results are of different data, whose images one report cannot show; make the "
+                    "report without data, or one report for each"
+                )
+    return known
+
+
+def _page(
+    every: Sequence[Subject], payload: dict[str, Any], title: str | None, budget: int, told: str
+) -> bytes:
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("probekit.reports.page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = _asset("report.css")
+    parts = "\n".join(_asset(f"{name}.js") for name in ("page", "table", "dossier"))
+    script = f'(() => {{\n"use strict";\n{parts}}})();'
+    text = environment.get_template("report.html.j2").render(
+        sections(every),
+        title=title or _title([one.name for one in every]),
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        payload=Markup(_embedded(payload)),
+        size=_SIZE,
+        budget=_mib(budget),
+        told=told,
+        version=__version__,
+    )
+    page = text.encode("utf-8", "replace")
+    return page.replace(_SIZE.encode(), f"{len(page) / 2**20:.1f} MiB".encode(), 1)
+
+
+def _title(names: Sequence[str]) -> str:
+    """What a page is called.
+
+    >>> _title(["a", "b", "c"])
+    'a, b and c'
+    """
+    if len(names) > 4:
+        return f"{len(names)} models"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def _asset(name: str) -> str:
+    return (resources.files("probekit.reports.page") / "templates" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
+
+
+def _embedded(payload: Any) -> str:
+    """JSON that can stand in a script element: no character in it can end the element."""
+    text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"

@@ -1,0 +1,103 @@
+"""Figures and tables as files: what a paper, a spreadsheet and the next program want."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from probekit.errors import OutputError
+from probekit.results.files import whole
+from probekit.results.provenance import with_provenance
+from probekit.results.trees import netcdf
+
+__all__ = ["save_figure", "save_tables"]
+
+
+def save_figure(
+    figure: Any, stem: str | Path, *, kinds: Sequence[str] = ("png", "svg"), dpi: int = 150
+) -> list[Path]:
+    """Writes a figure in several formats, and closes it.
+
+    SVG keeps text as text and holds neither dates nor random names, so that the same figure is the same
+    file.
+
+    Args:
+        figure: A matplotlib figure, or axes on one.
+        stem: Path without the ending.
+        kinds: Endings.
+        dpi: Of pixels.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: One cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import matplotlib.pyplot as plt
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save_figure(plt.subplots()[1], f"{folder}/empty")]
+        ['empty.png', 'empty.svg']
+    """
+    import matplotlib.pyplot as plt
+
+    drawn = getattr(figure, "figure", figure)
+    files = [Path(f"{stem}.{kind}") for kind in kinds]
+    try:
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probekit"}):
+            for file in files:
+                known = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
+                with whole(file) as draft:
+                    drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **known)
+    except OSError as error:
+        raise OutputError(f"{error.filename!r} cannot be written: {error.strerror}") from None
+    finally:
+        plt.close(drawn)
+    return files
+
+
+def save_tables(table: xr.Dataset, stem: str | Path, **facts: Any) -> list[Path]:
+    """Writes a table of numbers to netCDF, and to CSV, one file for all numbers of the same axes.
+
+    Args:
+        table: Labelled numbers.
+        stem: Path without the ending.
+        **facts: For the provenance, beside what the table tells already: the options of a study, say.
+
+    Returns:
+        The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row an element.
+
+    Raises:
+        OutputError: One cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> table = xr.Dataset({"accuracy": ("alpha", [0.5, 0.6])}, {"alpha": [-1.0, 0.0]})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = save_tables(table, f"{folder}/sweep")
+        ...     [path.name for path in files], files[1].read_text().splitlines()
+        (['sweep.nc', 'sweep.alpha.csv'], ['alpha,accuracy', '-1.0,0.5', '0.0,0.6'])
+    """
+    files = [Path(f"{stem}.nc")]
+    try:
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        with whole(files[0]) as draft:
+            draft.write_bytes(netcdf(with_provenance(table, **facts)))
+        by_axes: dict[tuple[str, ...], list[Any]] = {}
+        for name, values in table.data_vars.items():
+            by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)
+        for axes, names in by_axes.items():
+            files.append(Path(f"{stem}.{'_'.join(axes) or 'numbers'}.csv"))
+            rows = table[names].reset_coords(drop=not axes)
+            frame = rows.to_dataframe(dim_order=list(axes)) if axes else rows.to_pandas()
+            text = frame.to_csv() if axes else frame.to_frame().T.to_csv(index=False)
+            with whole(files[-1]) as draft:
+                draft.write_text(text)
+    except OSError as error:
+        raise OutputError(f"{str(files[-1])!r} cannot be written: {error.strerror}") from None
+    return files

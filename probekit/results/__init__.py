@@ -1,0 +1,1 @@
+"""Results as files: trees, provenance, labels."""

@@ -1,0 +1,74 @@
+"""Results in files: saving and opening trees of labelled tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from probekit.errors import OutputError, first_line, foreign_file
+from probekit.results.files import check_output_path, whole
+
+__all__ = ["check_output", "open_result", "save_result"]
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Makes sure, before any work, that a result can be written.
+
+    Raises:
+        OutputError: It exists already, is of an unknown kind, or its folder cannot be written.
+    """
+    return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
+
+
+def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
+    """The content of a netCDF file, made in memory.
+
+    HDF5 brings the process down where a disk fills while it writes. And where a dask cluster is in use,
+    xarray would lock the file on it by a name that a file in memory does not have.
+    """
+    import dask
+
+    with dask.config.set(scheduler="threads"):
+        content: memoryview = table.to_netcdf(engine="h5netcdf")
+    return content
+
+
+def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes a result to a `.nc` or `.zarr` file, whole or not at all.
+
+    Raises:
+        OutputError: As `check_output`, or the disk is full.
+    """
+    path = check_output(path, overwrite=overwrite)
+    try:
+        with whole(path) as draft:
+            if path.suffix == ".nc":
+                draft.write_bytes(netcdf(result))
+            else:
+                result.to_zarr(draft, consolidated=False)
+    except (OSError, UnicodeError) as error:  # text that is none is a UnicodeError
+        raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
+    return path
+
+
+def open_result(path: str | Path) -> xr.DataTree:
+    """Reads a result that `save_result`, `to_netcdf` or `to_zarr` wrote.
+
+    Raises:
+        OutputError: There is none, or it cannot be read.
+    """
+    path = Path(path)
+    if not os.path.exists(path):
+        raise OutputError(f"there is no result {str(path)!r}")
+    options: Mapping[str, Any] = (
+        {"engine": "zarr", "consolidated": False} if path.is_dir() else {"engine": "h5netcdf"}
+    )
+    with (
+        foreign_file(f"{str(path)!r} is no result of probekit", OutputError),
+        xr.open_datatree(path, **options) as tree,
+    ):
+        return tree.load()

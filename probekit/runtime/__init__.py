@@ -1,0 +1,1 @@
+"""Processes, progress, memory and random numbers."""

@@ -1,0 +1,125 @@
+"""Moments over samples of how strongly units depend on the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.capture.gradients.norms import GradientNorms
+from probekit.errors import DataError
+from probekit.statistics.base import Statistic, accumulator
+
+__all__ = ["GradientMoments"]
+
+
+@dataclass
+class GradientMoments(Statistic):
+    """Joint first and second moments of gradient norms and of their squares.
+
+    Fed with (samples, 2 * units): estimates of each unit's gradient norm, then of its square; below
+    zero where a sample was not measured. State, in float64: `count` (units,), `mean` (2, units) and
+    the sums of products of deviations from the means, `deviation` (3, units): norm with norm, norm
+    with square, square with square. Parts are joined without cancellation (Chan, Golub & LeVeque
+    1983).
+
+    Args:
+        gradients: How the norms are measured.
+
+    Example:
+        >>> moments = GradientMoments()
+        >>> norms = torch.tensor([[1.0], [3.0]])
+        >>> moments.update(torch.cat([norms, norms.square()], 1), torch.zeros(2, dtype=torch.int64))
+        >>> found = moments.to_xarray()
+        >>> found["norm"].values, found["square"].values, found["norm_variance"].values
+        (array([2.]), array([5.]), array([2.]))
+    """
+
+    gradients: GradientNorms = field(default_factory=GradientNorms)
+
+    @property
+    def source(self) -> Any:
+        """The gradient norms."""
+        return self.gradients
+
+    def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            activations: (batch, 2 * units), norms and squares.
+            labels: Not used.
+            index: Not used.
+
+        Raises:
+            DataError: An odd number of columns.
+        """
+        columns = activations.shape[1]
+        if columns % 2:
+            raise DataError(
+                f"gradient moments take norms and squares, an even number of columns, not {columns}"
+            )
+        if not len(activations):
+            return
+        zero = accumulator((0,), activations)
+        table = activations.detach().to(zero.device).to(zero.dtype)
+        table = table.reshape(len(table), 2, columns // 2)
+        measured = (table >= 0).all(1)
+        count = measured.sum(0)
+        weight = measured[:, None]
+        mean = (table * weight).sum(0) / count.clamp(min=1)
+        norm, square = ((table - mean) * weight).unbind(1)
+        deviation = torch.stack([norm * norm, norm * square, square * square]).sum(1)
+        self._join(count, mean, deviation)
+
+    def merge(self, other: GradientMoments) -> None:
+        """Adds what another one has seen."""
+        if other.state:
+            self._join(*(other.state[name] for name in ("count", "mean", "deviation")))
+
+    def _join(self, count: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        if not self.state:
+            self.state = {
+                "count": count.clone(),
+                "mean": mean.clone(),
+                "deviation": deviation.clone(),
+            }
+            return
+        home = self.state["mean"].device
+        count, mean, deviation = (values.to(home) for values in (count, mean, deviation))
+        before, total = self.state["count"], self.state["count"] + count
+        share = count.to(mean.dtype) / total.clamp(min=1)
+        norm, square = apart = mean - self.state["mean"]
+        products = torch.stack([norm * norm, norm * square, square * square])
+        self.state["deviation"] = self.state["deviation"] + deviation + products * before * share
+        self.state["mean"] = self.state["mean"] + apart * share
+        self.state["count"] = total
+
+    def to_xarray(self) -> xr.Dataset:
+        """Moments over samples, each (unit).
+
+        Returns:
+            `count`, the samples measured; `norm` and `square`, the means; `norm_variance`,
+            `square_variance` and `norm_square_covariance` between samples, with count - 1.
+
+        Raises:
+            DataError: Nothing was seen.
+        """
+        if not self.state:
+            raise DataError("gradient moments of no samples at all")
+        state = {name: values.cpu() for name, values in self.state.items()}
+        nan = torch.full((), torch.nan, dtype=torch.float64)
+        count = state["count"]
+        mean = torch.where(count > 0, state["mean"], nan)
+        spread = torch.where(count > 1, state["deviation"] / (count - 1).clamp(min=1), nan)
+        columns = {
+            "count": count,
+            "norm": mean[0],
+            "square": mean[1],
+            "norm_variance": spread[0],
+            "norm_square_covariance": spread[1],
+            "square_variance": spread[2],
+        }
+        return xr.Dataset({name: ("unit", values.numpy()) for name, values in columns.items()})

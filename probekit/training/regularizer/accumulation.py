@@ -1,0 +1,110 @@
+"""What looks on while a model trains: its layers in the graph, and how its gradients gather."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.recorder import Layers, Recorder
+from probekit.capture.scout import Scout
+from probekit.capture.subsets import Subset
+from probekit.errors import LayerError, OptionError
+
+__all__ = ["Accumulation", "TrainingRecorder"]
+
+
+class TrainingRecorder(Recorder):
+    """A recorder that stays on a model, sees forward passes with gradients and passes over others.
+
+    Args:
+        model: Any module.
+        layers: As for `Recorder`.
+        subset: Which of those layers to keep, once they are known.
+        options: As for `Recorder`.
+
+    Attributes:
+        without_gradients: Record the forward passes without gradients, and no others.
+    """
+
+    def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
+        super().__init__(model, layers, grad=True, **options)
+        self.without_gradients = False
+        self._subset = subset
+
+    def take(self) -> dict[str, Tensor]:
+        """The activations of the last forward pass, which are then let go.
+
+        Raises:
+            LayerError: There was none since they were last taken, or a layer was not reached.
+        """
+        if self._activations is None:
+            raise LayerError(
+                "no forward pass with gradients was seen since the last call: call the model once "
+                "before each penalty(labels), inside no torch.no_grad(), and give torch.compile no "
+                "model before the regularizer knows its layers (images=...)"
+            )
+        taken, self._activations = self._activations, None
+        if silent := [layer.name for layer in self._layers if layer.name not in taken]:
+            raise LayerError(
+                f"layer {silent[0]!r} was reached in the first forward pass but not in this one; "
+                "leave it out of layers"
+            )
+        return taken
+
+    def drop(self) -> None:
+        """Lets go of what was recorded."""
+        self._activations = None
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.paused = torch.is_grad_enabled() == self.without_gradients
+        super()._begin(module, args, kwargs)
+
+    def _settle(self, scout: Scout, output: Any) -> None:
+        super()._settle(scout, output)
+        if self._subset is not None and self._activations is not None:
+            kept = self._subset(self._layers)
+            self._unhook()
+            self._learn(kept)
+            self._hook_layers()
+            self._activations = {layer.name: self._activations[layer.name] for layer in kept}
+
+
+class Accumulation:
+    """Tells at the start of a backward pass whether it adds to the gradients of another one.
+
+    A parameter's gradient is added to if it was empty when the last backward pass began, is not
+    empty now, and no optimizer has changed the parameter in between.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._before: dict[Tensor, tuple[int, bool]] = {}
+
+    def refuse(self, gradient: Tensor) -> None:
+        """A hook for the penalty.
+
+        Raises:
+            OptionError: The gradients of several batches are being accumulated.
+        """
+        now: dict[Tensor, tuple[int, bool]] = {
+            parameter: (parameter._version, self._empty(parameter))
+            for parameter in self._module.parameters()
+            if parameter.requires_grad
+        }
+        before, self._before = self._before, now
+        for parameter, (version, empty) in now.items():
+            if not empty and before.get(parameter) == (version, True):
+                self._before = {}
+                raise OptionError(
+                    "gradients of several batches are being accumulated, and the selectivity of "
+                    "each is not that of them all: collect the whole batch first, in `with "
+                    "penalty.gathering()`, or ask for accumulation='each'"
+                )
+
+    def _empty(self, parameter: Tensor) -> bool:
+        if parameter.grad is None:
+            return True
+        version, _ = self._before.get(parameter, (parameter._version, True))
+        return version != parameter._version or not bool(parameter.grad.any())

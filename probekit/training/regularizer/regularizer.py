@@ -1,0 +1,307 @@
+"""The term that adds or removes class selectivity in anyone's training loop."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.plan import scout_layers
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.subsets import subset_of
+from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning, some_of
+from probekit.training.regularizer.accumulation import Accumulation, TrainingRecorder
+from probekit.training.regularizer.batch_selectivity import (
+    ClassSums,
+    TrainingNegative,
+    batch_selectivity,
+    by_layer,
+    check_labels,
+)
+
+__all__ = ["SelectivityRegularizer"]
+
+_POLICIES = {
+    "clip": "count as zero",
+    "keep": "take the index out of [0, 1], and its gradient has no bound",
+    "shift": "have the lowest subtracted",
+}
+
+
+class SelectivityRegularizer:
+    """Adds `-alpha * mean class selectivity of the batch` to the loss of any training loop.
+
+    It looks on from the moment it is made until `close()`, or the end of a `with` block. Each forward
+    pass with gradients is followed by one `penalty(labels)`, whose value is added to the loss; forward
+    passes without gradients, as in validation, are passed over. The first one finds the layers.
+
+    Args:
+        model: The module that is trained, before or after `DistributedDataParallel` wraps it.
+        alpha: Below 0 discourages selectivity, above 0 promotes it; 0 changes no weight by a bit.
+        layers: As for `Recorder`: None is every activation-function output but the classifier's.
+            Also `"first:3"`, `"last:3"` or `"but-last-stage"` of these.
+        eps: As for `class_selectivity`.
+        negative: What is done with class means below zero, as for `class_selectivity`, but without
+            `"nan"`, which would have no gradient. Under `"keep"` the gradient has no bound.
+        classes: Number of classes. None reads it from the labels, for which a GPU has to wait.
+        images: A few inputs, to find the layers at once, in eval mode and without gradients;
+            `torch.compile` needs it.
+        tokens: As for `Recorder`.
+        output: As for `Recorder`.
+        accumulation: What to do where gradients of several batches are accumulated without
+            `gathering`: `"refuse"` raises, `"each"` takes each batch's own selectivity.
+        across_processes: Where `torch.distributed` is in use, take the class means over the batches
+            of all processes, which must then call the penalty equally often.
+
+    Attributes:
+        layers: The layers, known after the first forward pass.
+
+    Raises:
+        LayerError: As `Recorder`; or a layer under reentrant activation checkpointing.
+        OptionError: An option that means nothing here, such as an alpha that is not a number.
+
+    Source:
+        Leavitt & Morcos 2020 (arXiv 2003.01262): loss = cross-entropy - alpha * (mean over layers of
+        the mean over units of the index), with the class means of the minibatch.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> x, y = torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
+        >>> penalty = SelectivityRegularizer(model, alpha=-1.0)
+        >>> loss = torch.nn.functional.cross_entropy(model(x), y) + penalty(y)
+        >>> loss.backward()
+        >>> list(penalty.selectivity)
+        ['1']
+        >>> penalty.close()
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        alpha: float,
+        layers: Layers = None,
+        *,
+        eps: float = 1e-6,
+        negative: TrainingNegative = "clip",
+        classes: int | None = None,
+        images: Tensor | None = None,
+        tokens: Tokens = "all",
+        output: int | str | None = None,
+        accumulation: Literal["refuse", "each"] = "refuse",
+        across_processes: bool = True,
+    ) -> None:
+        _check_options(eps, negative, classes, accumulation)
+        self.alpha = alpha
+        self._eps = eps
+        self._negative: TrainingNegative = negative
+        self._classes = classes
+        self._across = across_processes
+        subset = subset_of(layers)
+        chosen = None if subset else layers
+        if images is not None:
+            known, _ = scout_layers(model, images, chosen, tokens=tokens, output=output)
+            chosen, subset = (subset(known) if subset else known), None
+        self._recorder = TrainingRecorder(model, chosen, subset, tokens=tokens, output=output)
+        self._accumulation = (
+            Accumulation(self._recorder.module) if accumulation == "refuse" else None
+        )
+        self._gathered: ClassSums | None = None
+        self._gathering = False
+        self._to_come = 0
+        self._skipped: Tensor | int = 0
+        self._last: tuple[list[str], Tensor] | None = None
+        self._recorder.__enter__()
+        self._end = weakref.finalize(self, self._recorder.__exit__, None, None, None)
+        self._end.atexit = False
+
+    @property
+    def alpha(self) -> float:
+        """The weight, which can be set anew at any time, as from `AlphaSchedule.alpha(epoch)`."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not math.isfinite(alpha)
+        ):
+            raise OptionError(f"alpha is a finite number, not {alpha!r}")
+        self._alpha = float(alpha)
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers in execution order, known after the first forward pass."""
+        return self._recorder.layers
+
+    @property
+    def selectivity(self) -> dict[str, float]:
+        """The mean selectivity of each layer in the last batch; empty before the first."""
+        if self._last is None:
+            return {}
+        names, values = self._last
+        return dict(zip(names, values.tolist(), strict=True))
+
+    @property
+    def skipped(self) -> int:
+        """How many batches had fewer than two classes, and so a penalty of zero."""
+        return int(self._skipped)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """The term to add to the loss of the last forward pass.
+
+        Args:
+            labels: (batch,), whole numbers from 0. Soft labels, as of mixup, have no class means.
+
+        Returns:
+            A scalar, float32 unless the activations are float64. Zero, without a graph, at alpha 0.
+
+        Raises:
+            DataError: Labels that are soft, negative, or not one a sample.
+            LayerError: No forward pass with gradients since the last call, or after `close()`.
+        """
+        if not self._end.alive:
+            raise LayerError("this regularizer is closed; make a new one")
+        with torch.set_grad_enabled(self._alpha != 0 and not self._gathering):
+            taken = self._recorder.take()
+            sums = self._class_sums(list(taken.values()), labels)
+            if self._gathering:
+                self._gathered = sums if self._gathered is None else self._gathered + sums
+                self._to_come += 1
+                return sums.sum.new_zeros(())
+            return self._penalty(self._with_gathered(sums), list(taken))
+
+    def _penalty(self, sums: ClassSums, names: list[str]) -> Tensor:
+        group = self._processes()
+        if group is not None:
+            sums = sums.over_processes(group)
+        if self._last is None:
+            self._review(sums)
+        index, enough = batch_selectivity(sums, eps=self._eps, negative=self._negative)
+        selectivity = by_layer(index, [layer.units for layer in self.layers])
+        self._last = names, selectivity.detach()
+        self._skipped = self._skipped + ~enough
+        penalty = -self._alpha * selectivity.mean()
+        if self._alpha == 0:
+            return torch.zeros_like(penalty)
+        if self._accumulation is not None and self._gathered is None and penalty.requires_grad:
+            penalty.register_hook(self._accumulation.refuse)  # type: ignore[no-untyped-call]
+        return penalty
+
+    def _review(self, sums: ClassSums) -> None:
+        below = torch.split((sums.sum < 0).any(0), [layer.units for layer in self.layers])
+        names = [layer.name for layer, units in zip(self.layers, below, strict=True) if units.any()]
+        if names:
+            shown = some_of(names)
+            warnings.warn(
+                f"class means below zero in {shown} {_POLICIES[self._negative]} "
+                f"(negative={self._negative!r}); later batches are not told of",
+                ProbekitWarning,
+                stacklevel=4,
+            )
+
+    def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> ClassSums:
+        check_labels(labels, len(pooled[0]))
+        device = pooled[0].device
+        activations = torch.cat([table.to(device) for table in pooled], 1)
+        labels = labels.to(device, torch.long)
+        return ClassSums.of(activations, labels, self._count_classes(labels))
+
+    def _count_classes(self, labels: Tensor) -> int:
+        """How many classes all processes must reckon with."""
+        if self._classes is not None and labels.device.type != "cpu":
+            return self._classes
+        ends = labels.new_tensor([0, -1]) if not len(labels) else torch.stack(labels.aminmax())
+        lowest, highest = map(int, ends.tolist())
+        if lowest < 0 or (self._classes is not None and highest >= self._classes):
+            wanted = "from 0" if self._classes is None else f"from 0 to {self._classes - 1}"
+            raise DataError(
+                f"labels are whole numbers {wanted}, not {lowest if lowest < 0 else highest}"
+            )
+        if self._classes is not None:
+            return self._classes
+        group = self._processes()
+        if group is not None:
+            dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
+            highest = int(ends[1])
+        return max(highest, 0) + 1
+
+    def _processes(self) -> Any:
+        """The group that shares a batch, or None for this process alone."""
+        if not (self._across and dist.is_available() and dist.is_initialized()):
+            return None
+        return dist.group.WORLD if dist.get_world_size() > 1 else None
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Collects the class means of a batch that is too large for one forward pass.
+
+        Inside, run the model over every part of the batch and call `penalty(labels)` after each: no
+        gradients are kept. After it, go through the parts once more with gradients. Each penalty then
+        has the value for the whole batch and the part's share of its gradient, so that the
+        accumulated gradient is that of the whole batch. It is added undivided, not over the number
+        of parts as the mean cross-entropy is; and it is exact where both runs over a part give the
+        same, as without dropout.
+        """
+        self._recorder.drop()
+        self._gathered, self._to_come = None, 0
+        self._gathering = self._recorder.without_gradients = True
+        try:
+            with torch.no_grad():
+                yield
+        except BaseException:
+            self._gathered, self._to_come = None, 0
+            raise
+        finally:
+            self._gathering = self._recorder.without_gradients = False
+            self._recorder.drop()
+
+    def _with_gathered(self, sums: ClassSums) -> ClassSums:
+        if self._to_come == 0:
+            self._gathered = None
+        if self._gathered is None:
+            return sums
+        self._to_come -= 1
+        own = sums.detach()
+        share = ClassSums(sums.sum - own.sum, own.count - own.count)
+        return self._gathered + share
+
+    def close(self) -> None:
+        """Takes the hooks off the model; safe to call twice."""
+        self._end()
+        self._recorder.drop()
+
+    def __enter__(self) -> SelectivityRegularizer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._end.alive else ", closed"
+        return f"SelectivityRegularizer(alpha={self._alpha:g}, layers={len(self.layers)}{state})"
+
+
+def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise OptionError(f"eps must be a number from 0, not {eps!r}")
+    if negative not in _POLICIES:
+        raise OptionError(
+            f"negative is one of {', '.join(_POLICIES)} in training, not {negative!r}"
+        )
+    if classes is not None and (
+        isinstance(classes, bool) or not isinstance(classes, int) or classes < 2
+    ):
+        raise OptionError(f"classes must be a whole number from 2, not {classes!r}")
+    if accumulation not in ("refuse", "each"):
+        raise OptionError(f"accumulation is 'refuse' or 'each', not {accumulation!r}")

@@ -1,0 +1,1 @@
+"""One training run: recipe, data, loop and folder."""

@@ -1,0 +1,75 @@
+"""Adversarial training: every step sees its images under an attack on the network as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from probekit.errors import OptionError
+
+__all__ = ["Adversary"]
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """Replaces the images of a training step by those that PGD finds against the network.
+
+    The attack is `probekit.PGD` on images in [0, 1] (L-infinity, cross-entropy, a
+    random start, steps of 2.5 epsilon / steps, the image after the last step). It runs in eval mode,
+    so that it neither uses nor changes the batch's statistics in batch norm.
+
+    Args:
+        epsilon: Radius, in the units of images in [0, 1].
+        steps: Gradient steps.
+
+    Raises:
+        OptionError: A radius or a number of steps that means nothing.
+
+    Source:
+        Madry et al. 2018 (arXiv 1706.06083).
+
+    Example:
+        >>> import torch
+        >>> from probekit.models.image_model import ImageModel
+        >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> model = ImageModel(module, (0.5,), (0.5,), (1, 2, 2))
+        >>> images, labels = model.normalize(torch.rand(3, 1, 2, 2)), torch.tensor([0, 1, 0])
+        >>> attacked = Adversary(epsilon=0.1, steps=2)(model, images, labels, seed=0)
+        >>> bool(((attacked - images).abs() <= 0.1 / 0.5 + 1e-5).all())
+        True
+    """
+
+    epsilon: float
+    steps: int = 7
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
+        if not number or not 0 < self.epsilon <= 1:
+            raise OptionError(
+                f"epsilon of adversarial training is a number above 0 and up to 1, in the units of "
+                f"images in [0, 1], not {self.epsilon!r}"
+            )
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise OptionError(
+                f"steps of adversarial training are a whole number from 1, not {self.steps!r}"
+            )
+
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Normalized images under attack, normalized.
+
+        Args:
+            model: An `ImageModel`, whose normalization the images have.
+            images: (batch, channels, height, width).
+            labels: (batch,).
+            seed: Of the random starts.
+        """
+        from probekit.perturbations.attacks.gradient import PGD
+
+        shape = (1, -1, 1, 1)
+        mean, std = (images.new_tensor(values).view(shape) for values in (model.mean, model.std))
+        pixels = (images * std + mean).clamp_(0, 1)
+        attack = PGD(steps=self.steps, keep="last", seed=seed)
+        found = attack.run(model, pixels, labels, self.epsilon, check=False)
+        return (found.images[0] - mean) / std

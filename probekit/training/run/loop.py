@@ -1,0 +1,315 @@
+"""The training loop of one run, from its last checkpoint to its end."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from probekit.analysis.analyze import analyze
+from probekit.capture.stream import Reading, find_layers
+from probekit.data.batches import Batches
+from probekit.errors import DataError, OptionError, ProbekitError
+from probekit.models.architectures import ARCHITECTURES
+from probekit.models.image_model import ImageModel, content_hash
+from probekit.models.loading import read_weights
+from probekit.runtime.machine import Machine
+from probekit.runtime.progress import hidden
+from probekit.training.regularizer.regularizer import SelectivityRegularizer
+from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.epoch import Measured, measure
+from probekit.training.run.folder import LAST
+from probekit.training.run.keeping import Keeper, Place, Trained
+from probekit.training.run.log import RunLog
+from probekit.training.run.minibatches import Minibatches, RunData, seeded
+from probekit.training.run.recipes import Recipe, learning_rate
+
+__all__ = ["Fitting"]
+
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+# How many steps may go by before the device is waited for, as to see whether the loss is finite.
+_LOOK_EVERY = 100
+
+
+class Fitting:
+    """One run: its network, optimizer, data and place in the schedule.
+
+    Args:
+        folder: Of the run.
+        recipe: What is done.
+        schedule: Alpha over the epochs.
+        seed: Of everything random.
+        data: The images.
+        machine: Where it runs.
+        layers: Which layers are regularized.
+        checkpoint_minutes: How often to write a checkpoint within an epoch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        schedule: AlphaSchedule,
+        seed: int,
+        data: RunData,
+        machine: Machine,
+        *,
+        layers: Any = None,
+        checkpoint_minutes: float = 10.0,
+    ) -> None:
+        device = machine.device
+        if recipe.precision == "float16" and device.type == "cpu":
+            raise OptionError(
+                "precision='float16' trains on a GPU only; use 'bfloat16' or 'float32'"
+            )
+        self.folder, self.recipe, self.schedule = folder, recipe, schedule
+        self.data, self.machine = data, machine
+        self.module = _initialized(recipe, len(data.classes), seed).to(device)
+        if recipe.channels_last:
+            self.module.to(memory_format=torch.channels_last)
+        self.model = ImageModel(
+            self.module, recipe.mean, recipe.std, recipe.input_size, data.classes
+        )
+        self.seed, self.adversary = seed, recipe.adversary
+        self.layers = find_layers(self.model, Batches(data.watched, batch_size=2), None, Reading())
+        self.spread = machine.spread(self.module)
+        self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
+        # At alpha 0 throughout nothing at all is hooked: that is the baseline of the papers.
+        regularized = any(schedule.alpha(epoch) for epoch in range(recipe.epochs))
+        self.penalty = (
+            SelectivityRegularizer(self.module, 0.0, layers, classes=len(data.classes))
+            if regularized
+            else None
+        )
+        self.place = Place(
+            torch.zeros(self.batches.steps, 2, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+        optimizer = torch.optim.SGD(
+            self.module.parameters(),
+            recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        self.trained = Trained(self.module, optimizer, scaler, self.place, device)
+        self.keeper = Keeper(folder, data.fingerprint, _card(recipe, schedule, seed, data))
+        self._every = 60 * checkpoint_minutes
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Takes the hooks off the module."""
+        if self.penalty is not None:
+            self.penalty.close()
+
+    def run(self, *, tensorboard: bool, progress: bool) -> None:
+        """Trains from the last checkpoint to the end, and measures the best epoch on the test split.
+
+        Raises:
+            ProbekitError: The loss is no longer finite; or a checkpoint cannot be written.
+        """
+        main, place, steps = self.machine.is_main, self.place, self.batches.steps
+        self.keeper.restore(self.trained)
+        if main:
+            self.keeper.settle_best(place)
+        log = RunLog(self.folder, place.epoch, tensorboard=tensorboard) if main else None
+        bar = tqdm(
+            total=self.recipe.epochs * steps,
+            initial=place.epoch * steps + place.step,
+            desc=f"train {self.recipe.name}",
+            unit="step",
+            disable=hidden(progress and main),
+        )
+        try:
+            with bar:
+                while place.epoch < self.recipe.epochs:
+                    self._train_epoch(bar)
+                    self._end_epoch(log, bar)
+            self._finish()
+        finally:
+            if log is not None:
+                log.close()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        dtype = _DTYPES.get(self.recipe.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.machine.device.type, dtype)
+
+    def _train_epoch(self, bar: Any) -> None:
+        place = self.place
+        self.module.train()
+        if self.penalty is not None:
+            self.penalty.alpha = self.schedule.alpha(place.epoch)
+        start = time.monotonic() - place.seconds
+        for step, images, labels in self.batches.epoch(place.epoch, place.step):
+            self._train_step(step, images, labels)
+            place.step = step + 1
+            place.seconds = time.monotonic() - start
+            bar.update()
+            due = self._due() and place.step < self.batches.steps
+            if due or place.step % _LOOK_EVERY == 0:
+                self._check_finite()
+            if due:
+                self._save()
+
+    def _train_step(self, step: int, images: Tensor, labels: Tensor) -> None:
+        optimizer, scaler = self.trained.optimizer, self.trained.scaler
+        passed = self.place.epoch * self.batches.steps + step
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, passed, self.batches.steps)
+        with self._autocast():
+            if self.adversary is not None:
+                seed = seeded(self.seed, "adversary", passed, self.machine.rank).initial_seed()
+                images = self.adversary(self.model, images, labels, seed)
+            logits = self.spread(images)
+            entropy = functional.cross_entropy(logits.float(), labels)
+            added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)
+        loss = entropy if self.penalty is None else entropy + added
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        self.place.losses[step, 0] = entropy.detach()
+        self.place.losses[step, 1] = added.detach()
+        self.place.hits += (logits.detach().argmax(1) == labels).sum()
+
+    def _due(self) -> bool:
+        # Agreeing makes all processes wait for each other, so that it is not done at every step.
+        if self.machine.world > 1 and self.place.step % _LOOK_EVERY:
+            return False
+        return self.machine.agree(time.monotonic() - self._written >= self._every)
+
+    def _save(self) -> None:
+        self._written = time.monotonic()
+        if self.machine.is_main:
+            self.keeper.save(self.trained)
+
+    def _check_finite(self) -> None:
+        bad = (~torch.isfinite(self.place.losses[: self.place.step])).any(1).nonzero()
+        if len(bad):
+            raise self._diverged(int(bad[0]))
+
+    def _diverged(self, step: int) -> ProbekitError:
+        last = (
+            f"the last good checkpoint is {str(self.folder / LAST)!r}"
+            if (self.folder / LAST).exists()
+            else "there is no checkpoint before it"
+        )
+        return ProbekitError(
+            f"the loss is not finite in epoch {self.place.epoch}, step {step} (both from 0) at alpha "
+            f"{self.schedule.alpha(self.place.epoch):g}; {last}; lower the learning rate or the "
+            "size of alpha"
+        )
+
+    def _end_epoch(self, log: RunLog | None, bar: Any) -> None:
+        place = self.place
+        self.machine.share_buffers(self.module)
+        measured = self._measure()
+        accuracy = measured.accuracy if len(self.data.validation) else None
+        record = self._record(measured, accuracy)
+        bar.set_postfix(loss=f"{record['loss']:.3f}", validation=accuracy, refresh=False)
+        improved = accuracy is None or place.best_accuracy is None or accuracy > place.best_accuracy
+        if improved:
+            place.best_epoch, place.best_accuracy = place.epoch, accuracy
+            if log is not None:
+                self.keeper.save_best(self.trained)
+        if log is not None:
+            log.add(record)
+        place.next_epoch()
+        self._save()
+        if improved and log is not None:
+            self.keeper.settle_best(place)
+
+    def _measure(self) -> Measured:
+        """What the network is after this epoch; raises if it is none any more."""
+        self._check_finite()
+        weights = self.module.state_dict().values()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+            raise self._diverged(self.batches.steps - 1)
+        try:
+            return measure(
+                self.model, self.data.watched, self.layers, self.recipe.precision, self.machine
+            )
+        except DataError:
+            raise self._diverged(self.batches.steps - 1) from None
+
+    def _record(self, measured: Measured, accuracy: float | None) -> dict[str, Any]:
+        place, steps = self.place, self.batches.steps
+        seen = steps * self.batches.batch_size
+        sums = torch.cat([place.losses.double().sum(0), place.hits.double()[None]])
+        loss, penalty, hits = self.machine.sum(sums).tolist()
+        loss, penalty = (total / (steps * self.machine.world) for total in (loss, penalty))
+        alpha = self.schedule.alpha(place.epoch)
+        return {
+            "epoch": place.epoch,
+            "loss": loss,
+            "penalty": penalty,
+            "accuracy": hits / seen,
+            "validation_loss": None if accuracy is None else measured.loss,
+            "validation_accuracy": accuracy,
+            "batch_selectivity": -penalty / alpha if alpha else None,
+            "selectivity_mean": measured.selectivity_mean,
+            "dead_units_total": sum(measured.dead_units.values()),
+            "learning_rate": self.trained.optimizer.param_groups[0]["lr"],
+            "alpha": alpha,
+            "seconds": place.seconds,
+            "images_per_second": seen / place.seconds if place.seconds else None,
+            "selectivity": dict(measured.selectivity),
+            "dead_units": dict(measured.dead_units),
+        }
+
+    def _finish(self) -> None:
+        """Measures the best epoch on the test split, once, and completes the card."""
+        if self.machine.is_main:
+            self.keeper.save_final(self.module, self.place.epoch - 1)
+        # The others must not look for the best weights before the first process has written them.
+        self.machine.wait()
+        self.module.load_state_dict(read_weights(self.keeper.best_file(self.place)))
+        result = analyze(
+            self.model, self.data.test, metrics=["selectivity"], batch_size=500, progress=False
+        )
+        if not self.machine.is_main:
+            return
+        layers = result["layers"].to_dataset()
+        names = layers["layer"].values.tolist()
+        self.keeper.write_card(
+            self.place,
+            finished=True,
+            test_accuracy=float(result["accuracy"]),
+            selectivity_mean=float(result["selectivity_mean"]),
+            selectivity=dict(zip(names, layers["selectivity_mean"].values.tolist(), strict=True)),
+            dead_units=dict(zip(names, map(int, layers["dead_units"].values), strict=True)),
+            hash=content_hash(self.module),
+        )
+
+
+def _initialized(recipe: Recipe, classes: int, seed: int) -> nn.Module:
+    torch.manual_seed(seeded(seed, "initialization").initial_seed())
+    return ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
+
+
+def _card(recipe: Recipe, schedule: AlphaSchedule, seed: int, data: RunData) -> dict[str, Any]:
+    """What the card of a run says from the beginning."""
+    values = {value for segment in schedule.segments for value in (segment.first, segment.last)}
+    return {
+        "name": recipe.name,
+        "architecture": {
+            "name": recipe.architecture,
+            "classes": len(data.classes),
+            "channels": recipe.input_size[0],
+        },
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "input_size": recipe.input_size,
+        "classes": data.classes,
+        "recipe": recipe.facts(),
+        "alpha": values.pop() if len(values) == 1 else None,
+        "alpha_schedule": str(schedule),
+        "seed": seed,
+    }

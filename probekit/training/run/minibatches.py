@@ -1,0 +1,244 @@
+"""The images of a run: what is held out, and the steps of each epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probekit.data.batches import Batches
+from probekit.data.datasets import load_data
+from probekit.data.images import LabelledImages, TensorImages
+from probekit.errors import DataError, OptionError
+from probekit.models.image_model import ImageModel
+from probekit.training.run.recipes import Recipe
+
+__all__ = ["Minibatches", "RunData", "hold_out", "load_run_data", "seeded"]
+
+_WATCHED = 2000
+
+
+def seeded(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+    """A generator on the CPU of its own for each purpose, epoch and step.
+
+    >>> bool(torch.rand(1, generator=seeded(0, "a")) == torch.rand(1, generator=seeded(0, "b")))
+    False
+    """
+    text = "|".join(map(str, ("probekit", seed, purpose, *numbers)))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(number % 2**63)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The images of a run.
+
+    Attributes:
+        train: What is trained on.
+        validation: What was held out; empty where nothing was.
+        test: The test split.
+        watched: What selectivity is measured on after each epoch: the validation images, or where
+            there are none some of the training images.
+        fingerprint: Hash of the training split.
+    """
+
+    train: TensorImages
+    validation: TensorImages
+    test: TensorImages
+    watched: TensorImages
+    fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.train.classes
+
+
+def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: int) -> RunData:
+    """Loads the data of a recipe and draws what is held out.
+
+    Raises:
+        DataError: Files are missing, or the images are not those that the recipe is for.
+        OptionError: The recipe holds out more than there is.
+    """
+    fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
+    train, test = (
+        _in_memory(_split(recipe.data, fit, root, split, workers), recipe, workers)
+        for split in ("train", "test")
+    )
+    if train.classes != test.classes:
+        raise DataError(f"the train and test splits of {recipe.data} have different classes")
+    kept, held = hold_out(train.labels, recipe, seed)
+    watched = held if len(held) else kept[:_WATCHED]
+    return RunData(
+        train=_some(train, kept, "train"),
+        validation=_some(train, held, "validation"),
+        test=test,
+        watched=_some(train, watched, "watched"),
+        fingerprint=train.fingerprint,
+    )
+
+
+def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
+    """Draws the training and the validation images of a run.
+
+    Args:
+        labels: Labels of the training split.
+        recipe: `validation`, `stratified` and `limit` count.
+        seed: Each seed draws anew.
+
+    Returns:
+        The indices of the training and of the validation images, in random order.
+
+    Raises:
+        OptionError: More is held out than there is.
+    """
+    order = torch.randperm(len(labels), generator=seeded(seed, "split"))
+    if recipe.validation + 2 > len(labels):
+        raise OptionError(
+            f"validation={recipe.validation} leaves nothing to train on: {recipe.data} has "
+            f"{len(labels)} training images"
+        )
+    if recipe.stratified and recipe.validation:
+        order = _stratified(labels, order, recipe)
+    held, kept = order[: recipe.validation], order[recipe.validation :]
+    return kept[: recipe.limit], held
+
+
+def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
+    """The same order with the validation images first, equally many of each class."""
+    classes = int(labels.max()) + 1
+    each, rest = divmod(recipe.validation, classes)
+    if rest:
+        raise OptionError(
+            f"validation={recipe.validation} is not a multiple of the {classes} classes, which "
+            "stratified=True needs"
+        )
+    ranked = labels[order]
+    rank = torch.empty_like(ranked)
+    for label in range(classes):
+        places = (ranked == label).nonzero()[:, 0]
+        if len(places) < each:
+            raise OptionError(
+                f"validation={recipe.validation} needs {each} images of class {label}, which has "
+                f"{len(places)}"
+            )
+        rank[places] = torch.arange(len(places))
+    first = rank < each
+    return torch.cat([order[first], order[~first]])
+
+
+def _split(
+    name: str, fit: ImageModel, root: str | Path | None, split: str, workers: int
+) -> LabelledImages:
+    return load_data(name, fit, root=root, split=split, workers=workers)
+
+
+def _in_memory(data: LabelledImages, recipe: Recipe, workers: int) -> TensorImages:
+    if not isinstance(data, TensorImages):
+        read = list(Batches(data, batch_size=256, workers=workers))
+        images = torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in read])
+        labels = torch.cat([batch.labels for batch in read])
+        data = TensorImages(images, labels, data.classes, data.name)
+    if tuple(data.images.shape[1:]) != recipe.input_size:
+        raise DataError(
+            f"recipe {recipe.name} is for images of {recipe.input_size} and {recipe.data} has "
+            f"{tuple(data.images.shape[1:])}; set input_size, mean and std"
+        )
+    return data
+
+
+def _some(data: TensorImages, index: Tensor, part: str) -> TensorImages:
+    return TensorImages(data.images[index], data.labels[index], data.classes, f"{data.name} {part}")
+
+
+class Minibatches:
+    """The steps of every epoch, normalized and augmented on the device.
+
+    What each step consists of follows from the seed, the epoch and the step alone. Several processes
+    each take their share of a step that is drawn for all.
+
+    Args:
+        data: The training images.
+        recipe: Batch size, augmentation, normalization and layout.
+        seed: Of the run.
+        device: Where the images are wanted.
+        rank: Number of this process.
+        world: How many processes there are.
+
+    Raises:
+        OptionError: The batch size is no multiple of the number of processes.
+    """
+
+    def __init__(
+        self,
+        data: TensorImages,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if recipe.batch_size % world:
+            raise OptionError(
+                f"batch_size={recipe.batch_size} must be a multiple of the {world} processes"
+            )
+        self.batch_size = min(recipe.batch_size, len(data) // world * world)
+        self.steps = len(data) // self.batch_size
+        share = self.batch_size // world
+        self._own = slice(rank * share, (rank + 1) * share)
+        self._seed = seed
+        self._device = device
+        self._augmentation = recipe.augmentation
+        self._mixture = recipe.mixture
+        self._channels_last = recipe.channels_last
+        self._images, self._labels = _near(data, device)
+        shape = (1, -1, 1, 1)
+        self._mean = 255 * torch.tensor(recipe.mean, device=device).view(shape)
+        self._std = 255 * torch.tensor(recipe.std, device=device).view(shape)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Step, images (batch, channels, height, width) and labels of each step from `first` on."""
+        order = torch.randperm(len(self._labels), generator=seeded(self._seed, "order", epoch))
+        for step in range(first, self.steps):
+            index = order[step * self.batch_size :][: self.batch_size][self._own]
+            index = index.to(self._images.device)
+            drawn = self._augmentation.draw(
+                self.batch_size, seeded(self._seed, "augmentation", epoch, step)
+            )
+            images = self._images[index].to(self._device, non_blocking=True)
+            labels = self._labels[index].to(self._device, non_blocking=True)
+            images = self._augmentation.apply(images, drawn[self._own])
+            if self._mixture is not None:
+                images = self._mixture(images, self._mixing_seeds(epoch, step))
+            yield step, self._normalized(images), labels
+
+    def _mixing_seeds(self, epoch: int, step: int) -> list[int]:
+        """A number for each group of images that are mixed together, by its place in the whole step."""
+        assert self._mixture is not None
+        together = self._mixture.together
+        first, last = self._own.start // together, -(-self._own.stop // together)
+        return [
+            seeded(self._seed, "augmix", epoch, step, group).initial_seed()
+            for group in range(first, last)
+        ]
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
+        kind: Any = torch.channels_last if self._channels_last else torch.contiguous_format
+        return values.contiguous(memory_format=kind)
+
+
+def _near(data: TensorImages, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The images on the device where they take less than half of its free memory."""
+    images = data.images
+    if images.dtype != torch.uint8:
+        images = (images * 255).round().to(torch.uint8)
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        return images.to(device), data.labels.to(device)
+    return images, data.labels

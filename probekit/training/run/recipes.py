@@ -1,0 +1,338 @@
+"""Recipes: all that decides what a network becomes, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeAlias
+
+from probekit.errors import OptionError, close_matches
+from probekit.models.architectures import ARCHITECTURES
+from probekit.training.run.adversary import Adversary
+from probekit.training.run.augment import Augmentation
+from probekit.training.run.augmix import AugMix
+
+__all__ = ["PRECISIONS", "Precision", "Recipe", "get_recipe", "learning_rate", "list_recipes"]
+
+Schedule: TypeAlias = Literal["milestones", "one-cycle"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD on the cross-entropy, plus the regularizer if there is one.
+
+    Attributes:
+        name: What it is called.
+        architecture: A name among `ARCHITECTURES`.
+        data: A name for `load_data`.
+        mean: Mean of each channel, for the normalization.
+        std: Standard deviation of each channel.
+        input_size: (channels, height, width) of the images.
+        epochs: How often the training images are gone through.
+        batch_size: Images a step, over all processes together.
+        learning_rate: The first, or for one cycle the highest.
+        schedule: `"milestones"` multiplies the rate by `decay` at each of `milestones`; `"one-cycle"`
+            rises for `rise` of the steps and falls to nearly zero, in half cosines.
+        milestones: Epochs, from 0, that begin with a lower rate.
+        decay: What a milestone multiplies the rate by.
+        rise: Share of all steps in which one cycle rises.
+        momentum: Of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: On every parameter.
+        flip: Mirror training images at random.
+        shift: Shift training images at random by at most so many pixels.
+        augmix: Mix training images by `AugMix` of this severity, from 1 to 10; None does not.
+        pgd: (epsilon, steps): train on the images that PGD finds in this radius, in units of
+            images in [0, 1], with so many steps (`Adversary`); None trains on the images themselves.
+        validation: Training images held out, drawn anew by each seed; 0 holds out none, and then
+            the last epoch is the best one.
+        stratified: Hold out equally many of each class.
+        limit: Use only so many of the remaining training images, drawn by the seed.
+        precision: Type of the activations; weights are float32 always.
+        channels_last: Memory layout of the images and weights.
+        guessed: The fields whose values the source does not give.
+        source: Where the values come from.
+
+    Raises:
+        OptionError: A value that means nothing.
+    """
+
+    name: str
+    architecture: str
+    data: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, int, int]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: Schedule = "milestones"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    rise: float = 0.2
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    flip: bool = False
+    shift: int = 0
+    augmix: int | None = None
+    pgd: tuple[float, int] | None = None
+    validation: int = 0
+    stratified: bool = False
+    limit: int | None = None
+    precision: Precision = "float32"
+    channels_last: bool = False
+    guessed: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        if self.architecture not in ARCHITECTURES:
+            raise OptionError(
+                f"no architecture is named {self.architecture!r}; "
+                f"{close_matches(self.architecture, ARCHITECTURES, what='architecture')}"
+            )
+        for name, least in (("epochs", 1), ("batch_size", 2), ("validation", 0), ("limit", 2)):
+            value = getattr(self, name)
+            if value is not None and not _whole(value, least):
+                raise OptionError(f"{name} must be a whole number from {least}, not {value!r}")
+        for name, low, high in (
+            ("learning_rate", 0.0, math.inf),
+            ("decay", 0.0, 1.0),
+            ("rise", 0.0, 1.0),
+            ("momentum", 0.0, 1.0),
+            ("weight_decay", 0.0, math.inf),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise OptionError(f"{name} must be a number, not {value!r}")
+            if not low <= value <= high or not math.isfinite(value):
+                raise OptionError(f"{name} must be from {low:g} to {high:g}, not {value!r}")
+        if self.schedule not in ("milestones", "one-cycle"):
+            raise OptionError(f"schedule is 'milestones' or 'one-cycle', not {self.schedule!r}")
+        channels = self.input_size[0]
+        if not len(self.mean) == len(self.std) == channels:
+            raise OptionError(
+                f"mean and std need one number for each of {channels} channels (input_size), not "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        if not all(_whole(epoch, 1) for epoch in self.milestones):
+            raise OptionError(f"milestones are whole epochs from 1, not {self.milestones!r}")
+        if self.precision not in PRECISIONS:
+            raise OptionError(f"precision is {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
+            raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
+        _ = self.augmentation, self.mixture, self.adversary
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to training images at random."""
+        return Augmentation(self.flip, self.shift)
+
+    @property
+    def mixture(self) -> AugMix | None:
+        """What training images are mixed with."""
+        return None if self.augmix is None else AugMix(self.augmix)
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """What attacks the training images."""
+        return None if self.pgd is None else Adversary(*self.pgd)
+
+    def with_options(self, **options: Any) -> Recipe:
+        """The same recipe but for some fields.
+
+        Raises:
+            OptionError: No such field, or a value that means nothing.
+
+        >>> get_recipe("resnet20-digits").with_options(epochs=3).epochs
+        3
+        """
+        known = [field.name for field in fields(self) if field.name not in ("name", "guessed")]
+        for name in options:
+            if name not in known:
+                raise OptionError(
+                    f"a recipe has no option {name!r}; {close_matches(name, known, what='option')}"
+                )
+        guessed = tuple(name for name in self.guessed if name not in options)
+        return replace(self, **options, guessed=guessed)
+
+    def facts(self) -> dict[str, Any]:
+        """The recipe as plain data, equal to what comes back from JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
+    """The learning rate of one step.
+
+    Args:
+        recipe: What the rate follows.
+        step: Counted from 0 over the whole run.
+        steps_an_epoch: Steps in an epoch.
+
+    Source:
+        One cycle: Smith & Topin 2019 (arXiv 1708.07120), with torch's `OneCycleLR` defaults: it
+        begins at 1/25 of the peak and ends at 1e-4 of where it began.
+
+    Example:
+        >>> recipe = get_recipe("resnet20-cifar10")
+        >>> [round(learning_rate(recipe, 10 * epoch, 10), 6) for epoch in (0, 99, 100, 150)]
+        [0.1, 0.1, 0.01, 0.001]
+    """
+    peak = recipe.learning_rate
+    if recipe.schedule == "milestones":
+        passed = sum(step // steps_an_epoch >= epoch for epoch in recipe.milestones)
+        return peak * recipe.decay**passed
+    first = peak / 25
+    top = recipe.rise * recipe.epochs * steps_an_epoch - 1
+    end = recipe.epochs * steps_an_epoch - 1
+    if step <= top:
+        return _half_cosine(first, peak, step / top if top else 1.0)
+    return _half_cosine(peak, first * 1e-4, (step - top) / (end - top))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+_PAPERS = "Leavitt & Morcos 2020 (arXiv 2003.01262)"
+_CIFAR = {
+    "data": "cifar10",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+    "input_size": (3, 32, 32),
+    "epochs": 200,
+    "batch_size": 256,
+    "milestones": (100, 150),
+    "flip": True,
+    "shift": 4,
+    "validation": 5000,
+    "source": _PAPERS,
+}
+_TINY = {
+    "data": "tiny-imagenet",
+    "mean": (0.4802, 0.4481, 0.3975),
+    "std": (0.2770, 0.2691, 0.2821),
+    "input_size": (3, 64, 64),
+    "epochs": 90,
+    "learning_rate": 0.1,
+    "milestones": (35, 50, 65, 80),
+    "flip": True,
+    "shift": 8,
+    "validation": 10_000,
+    "stratified": True,
+    "source": _PAPERS,
+}
+# The papers say which networks, data and splits; what they are not known to say is marked guessed.
+_TRAINING = ("epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay")
+_UNKNOWN = ("flip", "shift", "mean", "std", "nesterov")
+_RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="resnet20-cifar10",
+            architecture="resnet20",
+            learning_rate=0.1,
+            guessed=(*_TRAINING, *_UNKNOWN, "stratified"),
+            **_CIFAR,  # type: ignore[arg-type]
+        ),
+        Recipe(
+            name="vgg16-cifar10",
+            architecture="vgg16",
+            learning_rate=0.01,
+            guessed=(*_TRAINING, *_UNKNOWN, "stratified"),
+            **_CIFAR,  # type: ignore[arg-type]
+        ),
+        Recipe(
+            name="resnet18-tiny-imagenet",
+            architecture="resnet18",
+            batch_size=4096,
+            guessed=(*_TRAINING, *_UNKNOWN),
+            **_TINY,  # type: ignore[arg-type]
+        ),
+        Recipe(
+            name="resnet50-tiny-imagenet",
+            architecture="resnet50",
+            batch_size=1400,
+            guessed=(*_TRAINING, *_UNKNOWN),
+            **_TINY,  # type: ignore[arg-type]
+        ),
+        Recipe(
+            name="resnet20-fashion-mnist",
+            architecture="resnet20",
+            data="fashion-mnist",
+            mean=(0.2860,),
+            std=(0.3530,),
+            input_size=(1, 28, 28),
+            epochs=12,
+            batch_size=256,
+            learning_rate=0.2,
+            schedule="one-cycle",
+            nesterov=True,
+            weight_decay=5e-4,
+            flip=True,
+            shift=2,
+            validation=5000,
+            precision="bfloat16",
+            channels_last=True,
+            source="probekit, for a network that is quick to train",
+        ),
+        Recipe(
+            name="resnet20-digits",
+            architecture="resnet20",
+            data="digits",
+            mean=(0.3053,),
+            std=(0.3760,),
+            input_size=(1, 8, 8),
+            epochs=5,
+            batch_size=64,
+            learning_rate=0.1,
+            schedule="one-cycle",
+            weight_decay=5e-4,
+            shift=1,
+            validation=180,
+            source="probekit, for first contact: seconds on any machine",
+        ),
+    )
+}
+
+
+def list_recipes() -> list[str]:
+    """The names that `train` knows.
+
+    >>> list_recipes()[0]
+    'resnet18-tiny-imagenet'
+    """
+    return sorted(_RECIPES)
+
+
+def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
+    """A recipe by name, with some of its fields replaced.
+
+    Raises:
+        OptionError: No such recipe or field, or a value that means nothing.
+
+    Example:
+        >>> get_recipe("vgg16-cifar10", epochs=10).learning_rate
+        0.01
+    """
+    if isinstance(name, Recipe):
+        return name.with_options(**options)
+    if name not in _RECIPES:
+        raise OptionError(
+            f"no recipe is named {name!r}; {close_matches(str(name), list_recipes(), what='recipe')}"
+        )
+    return _RECIPES[name].with_options(**options)

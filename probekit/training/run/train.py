@@ -1,0 +1,193 @@
+"""Training a network with class selectivity turned up or down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit.errors import OptionError, ProbekitError
+from probekit.runtime.machine import Machine
+from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.folder import Run, claim, layer_names, locked, read_run, refuse_foreign
+from probekit.training.run.loop import Fitting
+from probekit.training.run.minibatches import load_run_data
+from probekit.training.run.recipes import Precision, Recipe, get_recipe
+
+__all__ = ["train"]
+
+_LAUNCHED_WITH = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def train(
+    recipe: str | Recipe,
+    alpha: float = 0.0,
+    seed: int = 0,
+    out: str | Path = "run",
+    *,
+    epochs: int | None = None,
+    data_root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    layers: str | Sequence[str] | None = None,
+    alpha_schedule: str | AlphaSchedule | None = None,
+    precision: Precision | None = None,
+    channels_last: bool | None = None,
+    workers: int = 0,
+    checkpoint_minutes: float = 10.0,
+    tensorboard: bool = False,
+    progress: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Trains a network; goes on with a run that was cut off, and returns one that is done.
+
+    The loss is the cross-entropy - alpha * mean class selectivity of the batch. The folder holds
+    `model.json` and the weights of the epoch with the best validation accuracy (what `load_model`
+    reads), `final.safetensors` (those of the last epoch), `last.safetensors` (all that is needed to go on),
+    `log.jsonl` and `log.csv`. On a CPU, with the same number of threads, a run that was killed and resumed
+    ends with the same weights, bit for bit, as one that was not.
+
+    Args:
+        recipe: A name (`list_recipes()`) or a `Recipe`.
+        alpha: Below 0 discourages selectivity, above 0 promotes it, 0 leaves the loss alone.
+        seed: Of initialization, held-out images, order and augmentation.
+        out: The folder of the run.
+        epochs: Instead of the recipe's.
+        data_root: Where the data set's files are.
+        device: Where to train; None takes what `accelerate` finds.
+        layers: Which layers the regularizer counts, as for `SelectivityRegularizer`, by names, globs
+            or `"first:3"`, `"last:3"`, `"but-last-stage"`. Selectivity is logged for all.
+        alpha_schedule: Alpha over the epochs instead of a constant, such as `"0*5 -20*15"`.
+        precision: `"float32"`, `"bfloat16"` or `"float16"`, instead of the recipe's.
+        channels_last: Memory layout, instead of the recipe's.
+        workers: Threads or processes that decode image files while data is loaded.
+        checkpoint_minutes: How often to write a checkpoint within an epoch that lasts longer; there
+            is one after each epoch in any case.
+        tensorboard: Write event files for TensorBoard as well.
+        progress: Show a progress bar when on a terminal.
+        **overrides: Any other field of the recipe.
+
+    Returns:
+        What came of it, with test accuracy and selectivity of the best epoch.
+
+    Raises:
+        OptionError: An unknown recipe or an option that means nothing.
+        DataError: Files of the data set are missing.
+        OutputError: The folder holds another run or something else, or cannot be written.
+        ProbekitError: The loss became NaN, or the device has too little memory.
+
+    Source:
+        Leavitt & Morcos 2020 (arXiv 2003.01262).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = train("resnet20-digits", alpha=-1.0, out=folder, epochs=1, limit=64,
+        ...                 architecture="resnet8", device="cpu", progress=False)
+        >>> run.alpha, run.best_epoch, 0 <= run.selectivity_mean <= 1
+        (-1.0, 0, True)
+    """
+    chosen = get_recipe(
+        recipe,
+        **{
+            name: value
+            for name, value in (
+                ("epochs", epochs),
+                ("precision", precision or _launched_precision()),
+                ("channels_last", channels_last),
+            )
+            if value is not None
+        },
+        **overrides,
+    )
+    _check(seed, workers, checkpoint_minutes)
+    names = layer_names(layers)
+    schedule = _schedule(alpha, alpha_schedule)
+    identity = {
+        "recipe": chosen.facts(),
+        "alpha_schedule": str(schedule),
+        "seed": seed,
+        "layers": names,
+    }
+    folder = Path(out)
+    machine = Machine.here(device)
+    with ExitStack() as stack:
+        if machine.is_main:
+            refuse_foreign(folder)
+            stack.enter_context(locked(folder))
+            claim(folder, identity)
+        machine.wait()
+        done = read_run(folder)
+        if done is not None:
+            return done
+        stack.enter_context(_own_random_state(machine.device))
+        data = load_run_data(chosen, seed, data_root, workers)
+        fitting = Fitting(
+            folder,
+            chosen,
+            schedule,
+            seed,
+            data,
+            machine,
+            # Alone, a name may stand for several layers, as "last:3" does.
+            layers=names[0] if names and len(names) == 1 else names,
+            checkpoint_minutes=checkpoint_minutes,
+        )
+        stack.callback(fitting.close)
+        try:
+            fitting.run(tensorboard=tensorboard, progress=progress)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise ProbekitError(
+                f"{machine.device} has too little memory for {chosen.architecture} with "
+                f"batch_size={chosen.batch_size} and precision={chosen.precision!r}; lower "
+                "batch_size, or use precision='bfloat16' (into a new folder)"
+            ) from None
+        machine.wait()
+    finished = read_run(folder)
+    if finished is None:
+        raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
+    return finished
+
+
+def _launched_precision() -> str | None:
+    """What `accelerate launch --mixed_precision` asked for."""
+    return _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
+
+
+def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
+    for name, value in (("seed", seed), ("workers", workers)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+            raise OptionError(f"{name} must be a whole number from 0, not {value!r}")
+    number = isinstance(checkpoint_minutes, int | float) and not isinstance(
+        checkpoint_minutes, bool
+    )
+    if not number or not checkpoint_minutes >= 0:
+        raise OptionError(f"checkpoint_minutes must be a number from 0, not {checkpoint_minutes!r}")
+
+
+def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:
+    if isinstance(alpha, Real) and not isinstance(alpha, bool):
+        alpha = float(alpha)
+    constant = AlphaSchedule.constant(alpha)
+    if schedule is None:
+        return constant
+    if constant.alpha(0) != 0:
+        raise OptionError(
+            f"alpha={alpha} and alpha_schedule={str(schedule)!r} exclude each other; give one"
+        )
+    return schedule if isinstance(schedule, AlphaSchedule) else AlphaSchedule.parse(schedule)
+
+
+def _own_random_state(device: torch.device) -> Any:
+    """The user's generators come back as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

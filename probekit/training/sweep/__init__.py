@@ -1,0 +1,1 @@
+"""Sweeps over alpha and seeds, and their comparison."""

@@ -1,0 +1,229 @@
+"""Many finished runs side by side: what is measured of each once, and what their logs say."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from probekit.errors import OptionError, OutputError
+from probekit.models.loading import load_model
+from probekit.results.files import whole
+from probekit.results.labels import strings
+from probekit.results.provenance import provenance
+from probekit.results.trees import netcdf
+from probekit.runtime.progress import hidden
+from probekit.training.run.folder import CARD, Run, read_run
+from probekit.training.run.log import read_log
+
+__all__ = ["find_runs", "measure_runs", "run_outcomes", "training_history"]
+
+_OF_EPOCHS = (
+    "loss", "accuracy", "validation_loss", "validation_accuracy", "selectivity_mean",
+    "dead_units_total", "alpha", "seconds",
+)  # fmt: skip
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """The finished runs in a folder and below it, such as those of a sweep, by their names.
+
+    Raises:
+        OutputError: There is none.
+    """
+    cards = sorted(Path(folder).rglob(CARD))
+    runs = [run for card in cards if (run := read_run(card.parent)) is not None]
+    if not runs:
+        raise OutputError(f"there is no finished training run in {str(folder)!r}; train some first")
+    return runs
+
+
+def measure_runs(
+    folder: str | Path,
+    measure: Callable[..., xr.Dataset],
+    store: str | Path,
+    *,
+    progress: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Measures every finished run of a folder, and each only once.
+
+    What is found of a run is kept in `store`, under a name that hangs on the function's name and
+    source (but for comments and layout), the options and the network's weights: a call that was cut
+    off goes on where it was, and runs that are added later are measured alone. What other functions do
+    that this one calls is not looked at.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+        measure: `measure(model, **options)` gives labelled numbers, of the same layout for every run.
+        store: The folder to keep them in.
+        progress: Show a progress bar when on a terminal.
+        **options: For `measure`: plain values, which JSON can hold.
+
+    Returns:
+        What was measured, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
+        and `seed` where all lie in folders `VARIANT/seed_N`, as `Study.vary` leaves them; otherwise
+        over `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule) and `seed`.
+
+    Raises:
+        OutputError: No finished runs; or what was found cannot be kept.
+        OptionError: Options that JSON cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> from probekit.training.sweep.sweep import sweep
+        >>> def weights(model, power):
+        ...     return xr.Dataset({"size": float((model.module.fc.weight**power).sum())})
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     _ = sweep("resnet20-digits", [-1, 0], [0], out, epochs=1, limit=64, progress=False,
+        ...               architecture="resnet8", device="cpu")
+        ...     measure_runs(out, weights, f"{out}/measured", power=2)["size"].dims
+        ('alpha', 'seed')
+    """
+    name = str(getattr(measure, "__name__", type(measure).__name__))
+    try:
+        text = f"{_source(measure)}|{json.dumps(options, sort_keys=True)}"
+    except TypeError as error:
+        raise OptionError(f"options of {name} are plain values: {error}") from None
+    runs = find_runs(folder)
+    place = Path(store)
+    found = []
+    for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
+        file = place / f"{name}-{_digest(run, text)}.nc"
+        if not file.is_file():
+            _keep(measure(load_model(str(run.folder)), **options), file)
+        found.append(_read(file))
+    table = _gathered(runs, found, Path(folder))
+    facts = {"measure": name, "options": options, "runs": [str(run.folder) for run in runs]}
+    return table.assign_attrs(provenance=provenance(**facts))
+
+
+def training_history(folder: str | Path) -> xr.Dataset:
+    """What the logs of all finished runs of a folder say of each epoch.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+
+    Returns:
+        Over `alpha` and `seed`, or others, as `measure_runs`, and `epoch`: `loss`, `accuracy` and
+        `validation_accuracy`, `selectivity_mean`, `dead_units_total`, `alpha` in that epoch as
+        `alpha_of_epoch`, `seconds`; and by `layer`, `selectivity` and `dead_units`.
+
+    Raises:
+        OutputError: No finished runs.
+    """
+    runs = find_runs(folder)
+    return _gathered(runs, [_history(run) for run in runs], Path(folder))
+
+
+def run_outcomes(folder: str | Path) -> xr.Dataset:
+    """What the runs of a folder came to.
+
+    Args:
+        folder: A sweep, or any folder with runs below it.
+
+    Returns:
+        Over `alpha` and `seed`, or others, as `measure_runs`: `test_accuracy`,
+        `validation_accuracy`, `best_epoch`, `selectivity_mean`, and by `layer`, `selectivity` and
+        `dead_units`.
+
+    Raises:
+        OutputError: No finished runs.
+    """
+    runs = find_runs(folder)
+    found = []
+    for run in runs:
+        table = xr.Dataset(coords={"layer": strings(run.selectivity)})
+        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
+            value = getattr(run, name)
+            table[name] = np.nan if value is None else float(value)
+        for name in ("selectivity", "dead_units"):
+            table[name] = ("layer", [float(value) for value in getattr(run, name).values()])
+        found.append(table)
+    return _gathered(runs, found, Path(folder))
+
+
+def _history(run: Run) -> xr.Dataset:
+    records = read_log(run.folder / "log.jsonl")
+    layers = list(run.selectivity)
+    table = xr.Dataset(
+        coords={
+            "epoch": [record["epoch"] for record in records],
+            "layer": strings(layers),
+        }
+    )
+    for name in _OF_EPOCHS:
+        column = [record.get(name) for record in records]
+        values = np.array([np.nan if value is None else value for value in column], dtype=float)
+        table["alpha_of_epoch" if name == "alpha" else name] = ("epoch", values)
+    for name in ("selectivity", "dead_units"):
+        rows = [[record[name][layer] for layer in layers] for record in records]
+        table[name] = (("epoch", "layer"), np.array(rows, dtype=float))
+    return table
+
+
+def _digest(run: Run, asked: str) -> str:
+    """What an outcome hangs on: the network, the function and the options."""
+    card = json.loads((run.folder / CARD).read_text())
+    return hashlib.sha256(f"{card['hash']}|{asked}".encode()).hexdigest()[:16]
+
+
+def _source(measure: Callable[..., Any]) -> str:
+    """A function's statements without docstring, comments and layout; nothing where it has no source."""
+    try:
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(measure))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return ""
+    if isinstance(function, ast.FunctionDef) and ast.get_docstring(function) is not None:
+        function.body = function.body[1:]
+    return ast.dump(function)
+
+
+def _keep(found: Any, file: Path) -> None:
+    if not isinstance(found, xr.Dataset):
+        raise OptionError(
+            f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole(file) as draft:
+            draft.write_bytes(netcdf(found))
+    except OSError as error:
+        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
+
+
+def _read(file: Path) -> xr.Dataset:
+    with xr.open_dataset(file, engine="h5netcdf") as found:
+        return found.load()
+
+
+def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:
+    """One table of all runs, over what tells them apart."""
+    plain = [table.drop_attrs() for table in found]
+    table = xr.concat(plain, "run", join="outer", coords="minimal", compat="override")
+    names = [run.folder.relative_to(folder).as_posix() for run in runs]
+    alphas = [np.nan if run.alpha is None else run.alpha for run in runs]
+    seeds = [run.seed for run in runs]
+    variants = [
+        name.removesuffix(f"/seed_{run.seed}") for name, run in zip(names, runs, strict=True)
+    ]
+    if all(variant != name for variant, name in zip(variants, names, strict=True)):
+        return _over(table, "variant", strings(variants), seeds)
+    if len(set(zip(alphas, seeds, strict=True))) == len(runs) and not np.isnan(alphas).any():
+        return _over(table, "alpha", np.array(alphas), seeds)
+    return table.assign_coords(run=strings(names), alpha=("run", alphas), seed=("run", seeds))
+
+
+def _over(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
+    """The runs along two axes in the place of one."""
+    table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
+    grid: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
+    return grid.transpose(axis, "seed", ...)

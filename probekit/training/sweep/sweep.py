@@ -1,0 +1,320 @@
+"""Many runs of one recipe over alphas and seeds, and one table of what came of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import threading
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import xarray as xr
+from tqdm.auto import tqdm
+
+from probekit.errors import (
+    DataError,
+    LayerError,
+    ModelError,
+    OptionError,
+    OutputError,
+    ProbekitError,
+    ProbekitWarning,
+)
+from probekit.runtime.progress import hidden
+from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.checkpoint import write_text
+from probekit.training.run.folder import check_same, foreign_files, layer_names, locked, read_run
+from probekit.training.run.recipes import Recipe, get_recipe
+from probekit.training.sweep.table import (
+    IDENTITY,
+    read_failures,
+    run_folder,
+    run_key,
+    sweep_table,
+    write_failures,
+    write_table,
+)
+
+__all__ = ["sweep"]
+
+_RUN_OPTIONS = (
+    "data_root", "device", "layers", "workers", "checkpoint_minutes", "tensorboard",
+)  # fmt: skip
+# Torch's random state and accelerate's are one a process: runs in threads of one take turns.
+_ONE_AT_A_TIME = threading.Lock()
+_PATIENCE = "20s"
+
+
+def sweep(
+    recipe: str | Recipe,
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    scheduler: Any = None,
+    retries: int = 2,
+    progress: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Trains one run for each alpha and seed; goes on with a sweep that was cut off.
+
+    Each run has its folder in `out/runs`, and `out/sweep.nc` holds the table of all that have ended,
+    written anew whenever one does. A run that fails (its loss became NaN, say) is told in the table, and
+    the others go on.
+
+    Args:
+        recipe: A name (`list_recipes()`) or a `Recipe`.
+        alphas: Different numbers.
+        seeds: Different whole numbers from 0.
+        out: The folder of the sweep. Alphas and seeds may be added later.
+        jobs: How many runs to train together on this machine, each in a process of its own; the
+            cores are shared out among them. Small networks leave most of a GPU idle, and use two
+            cores better as two runs of one core each.
+        scheduler: The address of a dask scheduler, or a `distributed.Client`, to send the runs to;
+            its workers must see the folder. A run whose worker dies goes on, on another one, from its last
+            checkpoint. None trains here.
+        retries: How often to send a run again that failed for a reason that may pass.
+        progress: Show a progress bar when on a terminal.
+        **options: For `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
+
+    Returns:
+        A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,
+        `best_epoch`, `selectivity_mean` (alpha, seed), `selectivity`, `dead_units` (alpha, seed,
+        layer), and `failure` (alpha, seed), empty where there is none. NaN, and -1 for whole numbers,
+        where a run has not ended.
+
+    Raises:
+        OptionError: No alphas or seeds, or one twice or out of range.
+        OutputError: The folder holds another sweep, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table = sweep("resnet20-digits", [0.0], [0], folder, epochs=1, limit=64,
+        ...                   architecture="resnet8", device="cpu", progress=False)
+        >>> dict(table["test_accuracy"].sizes)
+        {'alpha': 1, 'seed': 1}
+    """
+    alphas, seeds = _checked(alphas, seeds)
+    of_train = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
+    if "alpha_schedule" in options:
+        raise OptionError("a sweep goes over constant alphas; train a schedule with train()")
+    chosen = get_recipe(recipe, **{name: x for name, x in options.items() if x is not None})
+    if of_train.get("data_root") is not None:
+        # Workers elsewhere may have another working folder.
+        of_train["data_root"] = str(Path(of_train["data_root"]).resolve())
+    if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError(
+            "a sweep is started as one process, not under torchrun or accelerate launch; pass "
+            "scheduler=ADDRESS (--scheduler) to use several"
+        )
+    if isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1:
+        raise OptionError(f"jobs is a whole number of at least 1, not {jobs!r}")
+    if scheduler is not None and jobs > 1:
+        raise OptionError(
+            "a sweep is trained by jobs on this machine or by a scheduler, not by both"
+        )
+    if (scheduler is not None or jobs > 1) and importlib.util.find_spec("distributed") is None:
+        raise OptionError(
+            "several jobs, or a scheduler, need dask's distributed, which is not installed; install it "
+            'with: pip install "probekit[cluster]"'
+        )
+    folder = Path(out)
+    grid = [(alpha, seed) for seed in seeds for alpha in alphas]
+    _refuse_foreign(folder)
+    with locked(folder):
+        _claim(folder, chosen, layer_names(of_train.get("layers")))
+        waiting = [run for run in grid if read_run(run_folder(folder, *run)) is None]
+        if scheduler is None and jobs == 1:
+            ended = _local(chosen, waiting, folder, of_train)
+        else:
+            cluster = _client(scheduler) if scheduler is not None else _workers(int(jobs))
+            ended = _remote(chosen, waiting, folder, of_train, cluster=cluster, retries=retries)
+        bar = tqdm(
+            ended,
+            total=len(grid),
+            initial=len(grid) - len(waiting),
+            desc=f"sweep {chosen.name}",
+            unit="run",
+            disable=hidden(progress),
+        )
+        with bar, closing(ended):
+            for alpha, seed, failure in bar:
+                _note(folder, alpha, seed, failure)
+        table = sweep_table(folder)
+        write_table(folder, table)
+    _tell_failures(table, grid)
+    return table
+
+
+def _note(folder: Path, alpha: float, seed: int, failure: str) -> None:
+    """Brings the table up to date after a run."""
+    failures = read_failures(folder)
+    failures.pop(run_key(alpha, seed), None)
+    if failure:
+        failures[run_key(alpha, seed)] = failure
+    write_failures(folder, failures)
+    write_table(folder, sweep_table(folder))
+
+
+def _tell_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
+    told = [(a, s, str(table["failure"].sel(alpha=a, seed=s).values)) for a, s in grid]
+    bad = [(alpha, seed, why) for alpha, seed, why in told if why]
+    if bad:
+        alpha, seed, why = bad[0]
+        warnings.warn(
+            f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}",
+            ProbekitWarning,
+            stacklevel=3,
+        )
+
+
+def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
+    for name, values in (("alphas", alphas), ("seeds", seeds)):
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise OptionError(f"{name} is a list of numbers, not {values!r}")
+    plain = [float(a) if isinstance(a, Real) and not isinstance(a, bool) else a for a in alphas]
+    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in plain]
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+            raise OptionError(f"seeds are whole numbers from 0, not {seed!r}")
+    whole = [int(seed) for seed in seeds]
+    for name, found in (("alphas", numbers), ("seeds", whole)):
+        if not found or len(set(found)) < len(found):
+            raise OptionError(f"{name} must be one or more different numbers, not {found}")
+    return numbers, whole
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not os.path.isfile(folder / IDENTITY):
+        others = [name for name in foreign_files(folder) if name != "runs"]
+        if others:
+            raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
+
+
+def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
+    """Makes a folder that of a sweep of this recipe, or finds that it is already."""
+    file = folder / IDENTITY
+    identity = {"recipe": recipe.facts(), "layers": layers}
+    if file.is_file():
+        check_same(file, identity, "sweep")
+        return
+    try:
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
+    write_text(file, json.dumps(identity, indent=2) + "\n")
+
+
+def _one_run(
+    recipe: Mapping[str, Any], alpha: float, seed: int, folder: str, options: Mapping[str, Any]
+) -> str:
+    """Trains one run, wherever this is called; returns why it failed, or nothing."""
+    from probekit.training.run.train import train
+
+    with _ONE_AT_A_TIME:
+        try:
+            train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
+        except ProbekitError as error:
+            # A mistake in what was asked for holds for all runs; divergence is of this one.
+            if type(error) is not ProbekitError:
+                raise
+            return str(error)
+    return ""
+
+
+def _local(
+    recipe: Recipe,
+    waiting: Sequence[tuple[float, int]],
+    folder: Path,
+    options: Mapping[str, Any],
+) -> Generator[tuple[float, int, str]]:
+    for alpha, seed in waiting:
+        where = str(run_folder(folder, alpha, seed))
+        yield alpha, seed, _one_run(recipe.facts(), alpha, seed, where, options)
+
+
+def _remote(
+    recipe: Recipe,
+    waiting: Sequence[tuple[float, int]],
+    folder: Path,
+    options: Mapping[str, Any],
+    *,
+    cluster: AbstractContextManager[Any],
+    retries: int,
+) -> Generator[tuple[float, int, str]]:
+    """Sends the runs to a cluster; they end in any order."""
+    from distributed import as_completed
+
+    with cluster as client:
+        futures = {
+            client.submit(
+                _one_run,
+                recipe.facts(),
+                alpha,
+                seed,
+                str(run_folder(folder.resolve(), alpha, seed)),
+                dict(options),
+                key=f"probekit-{recipe.name}-{run_key(alpha, seed)}-{uuid4().hex[:8]}",
+                pure=False,
+                retries=retries,
+            ): (alpha, seed)
+            for alpha, seed in waiting
+        }
+        try:
+            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+                yield *futures[future], _outcome(future)
+        finally:
+            client.cancel(list(futures))
+
+
+def _outcome(future: Any) -> str:
+    error = future.exception()
+    if error is None:
+        return str(future.result())
+    if isinstance(error, DataError | LayerError | ModelError | OptionError):
+        raise error
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+@contextmanager
+def _client(scheduler: Any) -> Iterator[Any]:
+    """A client of a cluster; one that was given stays open."""
+    from distributed import Client
+
+    if isinstance(scheduler, Client):
+        yield scheduler
+        return
+    try:
+        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TimeoutError) as error:
+        raise OptionError(
+            f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
+            "or leave scheduler out to train here"
+        ) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Any]:
+    """A client of processes on this machine that share its cores."""
+    from distributed import Client, LocalCluster
+
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=jobs,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+    )
+    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+        yield client

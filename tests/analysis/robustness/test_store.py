@@ -1,0 +1,193 @@
+"""A run that was killed goes on where it was; a folder of another run is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+import probekit as pk
+from probekit.analysis.robustness.conditions import CLEAN, Condition
+from probekit.analysis.robustness.robustness import robustness
+from probekit.analysis.robustness.store import ConditionStore
+from probekit.errors import OutputError
+from probekit.models.image_model import ImageModel
+
+FOG = Condition("corruption", "fog", 3)
+
+
+class Counting(nn.Module):
+    """A small classifier that counts the images it has seen, and can be killed at one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 5, stride=4), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 49, 3))
+        self.seen = 0
+        self.killed_at = 10**9
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        if self.seen > self.killed_at:
+            raise KeyboardInterrupt
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(12, 1, 32, 32, generator=generator), torch.arange(12) % 3
+
+
+def run(model: Any, images: Any, store: Path | None, **options: Any) -> xr.DataTree:
+    given: dict[str, Any] = {"corruptions": ["fog", "contrast"], "severities": (1, 5)}
+    return robustness(model, images, **(given | options), store=store, progress=False, batch_size=6)
+
+
+def equal(one: xr.DataTree, other: xr.DataTree) -> None:
+    for name in ("robustness", "units", "layers"):
+        xr.testing.assert_equal(one[name].to_dataset(), other[name].to_dataset())
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    whole = run(counting, images, None)
+    total, counting.seen = counting.seen, 0
+    # The third pass, contrast, is killed: clean and fog are there by then.
+    counting.killed_at = total - 10
+    with pytest.raises(KeyboardInterrupt):
+        run(counting, images, tmp_path)
+    kept = sorted(path.name.rpartition("-")[0] for path in tmp_path.glob("*.nc"))
+    assert kept == ["clean-clean-0", "corruption-fog-1", "corruption-fog-5"]
+    counting.seen, counting.killed_at = 0, 10**9
+    equal(run(counting, images, tmp_path), whole)
+    assert 0 < counting.seen < total / 2
+    scouted = counting.seen = 0
+    equal(run(counting, images, tmp_path), whole)
+    assert counting.seen - scouted <= 2, "a finished run only looks for the layers"
+
+
+def test_more_severities_and_attacks_take_what_is_there(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    run(counting, images, tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.nc")}
+    more = run(counting, images, tmp_path, severities=(1, 3, 5), attacks="fgsm", epsilons=[0.01])
+    equal(more, run(counting, images, None, severities=(1, 3, 5), attacks="fgsm", epsilons=[0.01]))
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert len(list(tmp_path.glob("*.nc"))) == len(stamps) + 3
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"dimensionality": False}, "dimensionality was true and is false"),
+        ({"layers": ["head.1"]}, "layers was"),
+        ({"limit": 5}, r"data\.limit was null and is 5; data\.samples was 12 and is 5"),
+    ],
+)
+def test_a_folder_of_other_options_is_refused(
+    options: dict[str, Any],
+    named: str,
+    counting: Counting,
+    images: tuple[Tensor, Tensor],
+    tmp_path: Path,
+) -> None:
+    run(counting, images, tmp_path)
+    with pytest.raises(OutputError, match=named):
+        run(counting, images, tmp_path, **options)
+
+
+def test_a_folder_of_another_model_or_other_data_is_refused(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    run(counting, images, tmp_path)
+    with pytest.raises(OutputError, match=r"data\.first_image was"):
+        run(counting, [(images[0].flip(0), images[1])], tmp_path)
+    with pytest.raises(OutputError, match=r"model\.mean was .*; model\.std was"):
+        run(ImageModel(counting, (0.5,), (0.5,), (1, 32, 32)), images, tmp_path)
+    counting.head[1].weight.data.mul_(2)
+    with pytest.raises(OutputError, match=r"model\.hash was"):
+        run(counting, images, tmp_path)
+
+
+def test_how_data_is_batched_makes_no_other_run(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    robustness(counting, images, "fog", 1, batch_size=4, store=tmp_path, progress=False)
+    counting.seen = 0
+    robustness(counting, images, "fog", 1, batch_size=12, store=tmp_path, progress=False)
+    assert counting.seen <= 2
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match="something else"):
+        ConditionStore(tmp_path, {"seed": 0})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_identity_that_is_damaged_is_told(tmp_path: Path) -> None:
+    ConditionStore(tmp_path, {"seed": 0})
+    (tmp_path / "identity.json").write_text("{")
+    with pytest.raises(OutputError, match="cannot be read"):
+        ConditionStore(tmp_path, {"seed": 0})
+
+
+def test_a_file_that_is_damaged_is_told(tmp_path: Path) -> None:
+    store = ConditionStore(tmp_path, {"seed": 0})
+    store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
+    (path,) = tmp_path.glob("*.nc")
+    path.write_bytes(b"no netCDF")
+    again = ConditionStore(tmp_path, {"seed": 0})
+    assert FOG in again
+    with pytest.raises(OutputError, match=path.name):
+        again[FOG]
+
+
+def test_conditions_are_told_apart_by_all_they_depend_on(tmp_path: Path) -> None:
+    store = ConditionStore(tmp_path, {"seed": 0})
+    store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
+    other = Condition("corruption", "fog", 3, "published in elsewhere")
+    assert other not in store
+    assert CLEAN not in store
+    store[other] = xr.DataTree(xr.Dataset({"accuracy": 0.25}))
+    again = ConditionStore(tmp_path, {"seed": 0})
+    found = [again[one]["accuracy"].item() for one in (FOG, other)]
+    assert found == [0.5, 0.25]
+    assert json.loads(again[other].attrs["condition"])["options"] == "published in elsewhere"
+
+
+def test_without_a_folder_conditions_stay_in_memory() -> None:
+    store = ConditionStore(None, {"seed": 0})
+    assert FOG not in store
+    store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
+    assert np.isclose(store[FOG]["accuracy"], 0.5)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "robust").write_text("")
+    with pytest.raises(OutputError, match="cannot be used"):
+        ConditionStore(tmp_path / "robust", {})
+
+
+def test_public_name_takes_the_store(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    pk.robustness(counting, images, "fog", 1, store=tmp_path / "deep" / "er", progress=False)
+    assert (tmp_path / "deep" / "er" / "identity.json").exists()

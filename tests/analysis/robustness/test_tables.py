@@ -1,0 +1,161 @@
+"""Corruption errors by their formula, rows for a terminal, and joining with an analysis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import probekit as pk
+from probekit.analysis.robustness.join import join_results, robustness_rows
+from probekit.analysis.robustness.tables import corruption_errors
+from probekit.errors import DataError, OptionError
+
+TYPES = ["fog", "snow", "saturate"]
+
+
+def table(accuracy: Any, clean: float, types: list[str] = TYPES) -> xr.Dataset:
+    axes = {"corruption": types, "severity": [1, 3, 5]}
+    return xr.DataArray(accuracy, axes, name="accuracy").to_dataset().assign(clean_accuracy=clean)
+
+
+MINE = [[0.9, 0.7, 0.5], [0.8, 0.6, 0.4], [0.7, 0.5, 0.3]]
+THEIRS = [[0.7, 0.5, 0.3], [0.6, 0.4, 0.2], [0.5, 0.3, 0.1]]
+
+
+def test_mce_is_the_published_formula() -> None:
+    found = corruption_errors(table(MINE, 0.95), table(THEIRS, 0.9))
+    expected, relative = [], []
+    for mine, theirs in zip(MINE, THEIRS, strict=True):
+        expected.append(sum(1 - a for a in mine) / sum(1 - a for a in theirs))
+        relative.append(sum(0.95 - a for a in mine) / sum(0.9 - a for a in theirs))
+    assert found["corruption_error"].values == pytest.approx(expected)
+    assert found["relative_corruption_error"].values == pytest.approx(relative)
+    # Saturate is none of the 15 standard types.
+    assert found["mce"] == pytest.approx(np.mean(expected[:2]))
+    assert found["relative_mce"] == pytest.approx(np.mean(relative[:2]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.0, 0.8), min_size=9, max_size=9), st.floats(0.85, 1.0))
+def test_a_model_is_its_own_reference_with_errors_of_one(values: list[float], clean: float) -> None:
+    mine = table(np.array(values).reshape(3, 3), clean)
+    found = corruption_errors(mine, mine)
+    for name in ("mce", "relative_mce"):
+        assert found[name] == pytest.approx(1)
+
+
+def test_only_extra_types_are_averaged_where_there_are_no_others() -> None:
+    types = ["saturate", "spatter", "gaussian_blur"]
+    found = corruption_errors(table(MINE, 0.9, types), table(THEIRS, 0.9, types))
+    assert found["mce"] == pytest.approx(found["corruption_error"].values.mean())
+
+
+def test_a_reference_without_errors_gives_no_quotient() -> None:
+    perfect = table(np.ones((3, 3)), 1.0)
+    assert np.isnan(corruption_errors(table(MINE, 0.9), perfect)["mce"])
+
+
+def test_a_reference_may_have_more_and_in_another_order() -> None:
+    wider = table([*THEIRS, [0.2, 0.2, 0.2]], 0.9, [*TYPES, "frost"])
+    wider = wider.isel(corruption=[3, 2, 0, 1], severity=[2, 0, 1])
+    found = corruption_errors(table(MINE, 0.9), wider)
+    xr.testing.assert_allclose(found, corruption_errors(table(MINE, 0.9), table(THEIRS, 0.9)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (table(THEIRS, 0.9).isel(corruption=[0]), "lacks the corruption snow, saturate"),
+        (table(THEIRS, 0.9).isel(severity=[0, 1]), "lacks the severity 5"),
+        (table(THEIRS, 0.9).drop_vars("clean_accuracy"), "has accuracy"),
+        (xr.Dataset(), "nothing"),
+    ],
+)
+def test_a_reference_that_lacks_something_is_refused(reference: xr.Dataset, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        corruption_errors(table(MINE, 0.9), reference)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 3)
+    ).eval()
+
+
+@pytest.fixture
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(15, 1, 32, 32, generator=generator), torch.arange(15) % 3
+
+
+def measure(network: nn.Module, images: Any, **options: Any) -> xr.DataTree:
+    given: dict[str, Any] = {
+        "corruptions": ["fog", "contrast"], "severities": (1, 5), "progress": False,
+        "attacks": pk.PGD(steps=2), "epsilons": [1 / 255, 0.5],
+    }  # fmt: skip
+    return pk.robustness(network, images, **(given | options))
+
+
+def test_a_reference_is_a_result_or_its_file(
+    network: nn.Module, images: Any, tmp_path: Path
+) -> None:
+    result = measure(network, images)
+    pk.save_result(result, tmp_path / "reference.nc")
+    for reference in (result, tmp_path / "reference.nc", result["robustness"].to_dataset()):
+        found = measure(network, images, reference=reference)["robustness"]
+        assert found["mce"] == pytest.approx(1)
+    with pytest.raises(OptionError, match="lacks the corruption snow"):
+        measure(network, images, corruptions=["fog", "snow"], reference=result)
+
+
+def test_rows_hold_the_numbers_of_the_table(network: nn.Module, images: Any) -> None:
+    result = measure(network, images)
+    rows = robustness_rows(result)
+    found = result["robustness"]
+    assert [row["perturbation"] for row in rows] == [
+        "clean", "fog", "contrast", "mean", "pgd(steps=2)",
+    ]  # fmt: skip
+    fog, mean, attack = rows[1], rows[3], rows[4]
+    assert fog["5"] == found["accuracy"].sel(corruption="fog", severity=5)
+    assert mean["mean"] == found["accuracy_mean"]
+    assert mean["relative"] == pytest.approx(float(found["accuracy_relative_mean"]))
+    assert attack["1/255"] == found["attack_accuracy"].values[0, 0]
+    assert attack["0.5"] == found["attack_accuracy"].values[0, 1]
+    assert attack["fooled"] == " ".join(map(str, found["attack_fooled"].values[0]))
+
+
+def test_rows_without_attacks_or_corruptions(network: nn.Module, images: Any) -> None:
+    only = robustness_rows(measure(network, images, attacks=None))
+    assert len(only) == 4
+    only = robustness_rows(measure(network, images, corruptions=None))
+    assert [row["perturbation"] for row in only] == ["clean", "pgd(steps=2)"]
+
+
+def test_joining_keeps_the_analysis_and_adds_what_is_new(network: nn.Module, images: Any) -> None:
+    analysis = pk.analyze(network, images, progress=False)
+    result = measure(network, images, batch_size=4)
+    joined = join_results(analysis, result)
+    assert {"class_mean", "selectivity", "corruption_change_size"} <= set(joined["units"].data_vars)
+    np.testing.assert_array_equal(joined["units"]["selectivity"], analysis["units"]["selectivity"])
+    assert {"robustness", "samples"} <= set(joined.children)
+    assert "robustness" not in analysis.children
+    assert "provenance_robustness" in joined.attrs
+
+
+def test_joining_refuses_other_models_and_layers(network: nn.Module, images: Any) -> None:
+    analysis = pk.analyze(network, images, layers=["1", "2"], progress=False)
+    with pytest.raises(DataError, match="different layers"):
+        join_results(analysis, measure(network, images))
+    network[0].weight.data.mul_(2)
+    with pytest.raises(DataError, match="one model"):
+        join_results(analysis, measure(network, images))

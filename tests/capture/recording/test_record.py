@@ -1,0 +1,169 @@
+"""Recordings in memory and in stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import probekit as pk
+from probekit.capture.recording.record import store as store_module
+from probekit.errors import DataError, OptionError, OutputError
+
+Labelled = tuple[Tensor, Tensor]
+
+
+def by_hand(network: nn.Module, images: Tensor, layer: int) -> Tensor:
+    network.eval()
+    with torch.no_grad():
+        for module in network[: layer + 1]:  # type: ignore[index]
+            images = module(images)
+    return images
+
+
+def test_rows_are_samples_and_columns_units(network: nn.Module, labelled: Labelled) -> None:
+    recording = pk.record(network, labelled, ["2", "4"], batch_size=7)
+    assert recording["layer"].values.tolist() == ["2"] * 6 + ["4"] * 4
+    assert recording["channel"].values.tolist() == [*range(6), *range(4)]
+    assert recording["label"].values.tolist() == labelled[1].tolist()
+    for layer in (2, 4):
+        expected = by_hand(network, labelled[0], layer).mean((2, 3))
+        found = recording["activation"].values[:, recording["layer"].values == str(layer)]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_whole_maps_have_their_positions(network: nn.Module, labelled: Labelled) -> None:
+    recording = pk.record(network, labelled, ["4", "7"], spatial="none")
+    maps = by_hand(network, labelled[0], 4)
+    assert recording.sizes["unit"] == 4 * 36 + 5
+    for channel, y, x in ((0, 0, 0), (3, 5, 2), (1, 2, 5)):
+        where = (
+            (recording["layer"].values == "4")
+            & (recording["channel"].values == channel)
+            & (recording["y"].values == y)
+            & (recording["x"].values == x)
+        )
+        assert where.sum() == 1
+        found = recording["activation"].values[:, where][:, 0]
+        np.testing.assert_allclose(found, maps[:, channel, y, x], rtol=1e-5, atol=1e-7)
+    vector = recording.isel(unit=recording["layer"].values == "7")
+    for name in ("y", "x", "token"):
+        assert (vector[name].values == -1).all()
+
+
+def test_tokens_have_their_number() -> None:
+    import timm
+
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=2)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4) % 2
+    recording = pk.record(net, (images, labels), ["blocks.0.norm1"], spatial="none")
+    assert recording.sizes["unit"] == 5 * 192
+    assert recording["token"].values[:6].tolist() == [0, 1, 2, 3, 4, 0]
+    patches = pk.record(net, (images, labels), ["blocks.0.norm1"], spatial="none", tokens="patch")
+    assert patches.sizes["unit"] == 4 * 192
+    whole = recording["activation"].values.reshape(4, 192, 5)
+    np.testing.assert_array_equal(patches["activation"].values.reshape(4, 192, 4), whole[:, :, 1:])
+
+
+@pytest.mark.parametrize("batch", [3, 8, 30])
+def test_store_holds_what_memory_holds(
+    batch: int, network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(store_module, "_BLOCK_BYTES", 400)
+    memory = pk.record(network, labelled, batch_size=batch)
+    stored = pk.record(network, labelled, batch_size=batch, store=tmp_path / "a.zarr")
+    assert stored["activation"].chunks is not None
+    for name in ("activation", "label", "sample", "layer", "channel"):
+        np.testing.assert_array_equal(stored[name].values, memory[name].values)
+    again = pk.open_recording(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(again["activation"].values, memory["activation"].values)
+
+
+def test_metrics_take_a_stored_recording(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    stored = pk.record(network, labelled, store=tmp_path / "a.zarr")
+    expected = pk.analyze(network, labelled)["units"]["selectivity"]
+    found = pk.class_selectivity(stored)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert found["layer"].values.tolist() == expected["layer"].values.tolist()
+
+
+class Failing(nn.Module):
+    """Fails in the middle of its work."""
+
+    def __init__(self, inner: nn.Module, after: int) -> None:
+        super().__init__()
+        self.inner, self.left = inner, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("power cut")
+        out: Tensor = self.inner(x)
+        return out
+
+
+def test_an_interrupted_recording_goes_on(
+    network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(store_module, "_BLOCK_BYTES", 300)
+    expected = pk.record(Failing(network, 99), labelled, batch_size=4)
+    failing = Failing(network, 5)
+    with pytest.raises(RuntimeError, match="power cut"):
+        pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+    done = json.loads((tmp_path / "a.zarr" / "recording-in-progress.json").read_text())["done"]
+    assert 0 < done < 30
+    failing.left = 99
+    stored = pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+    assert failing.left == 99 - 1 - -(-(30 - done) // 4)
+    np.testing.assert_array_equal(stored["activation"].values, expected["activation"].values)
+    before = failing.left
+    pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+    assert failing.left == before - 1, "a finished recording is opened, not made again"
+
+
+def test_another_recording_is_not_extended(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    place = tmp_path / "a.zarr"
+    pk.record(network, labelled, store=place)
+    for change, message in (
+        ({"layers": "4"}, "another layers"),
+        ({"batch_size": 5}, "another data"),
+        ({"spatial": "none"}, "another spatial"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            pk.record(network, labelled, store=place, **change)
+    with torch.no_grad():
+        network[0].weight[0, 0, 0, 0] += 1
+    with pytest.raises(OutputError, match="another model"):
+        pk.record(network, labelled, store=place)
+    pk.record(network, labelled, store=place, overwrite=True)
+
+
+def test_what_cannot_be_stored(network: nn.Module, labelled: Labelled, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data of known length"):
+        pk.record(network, iter([labelled]), store=tmp_path / "a.zarr")
+    with pytest.raises(OutputError, match=r"\.zarr folder"):
+        pk.record(network, labelled, store=tmp_path / "a.h5")
+    (tmp_path / "b.zarr").mkdir()
+    with pytest.raises(OutputError, match="is no recording that could go on"):
+        pk.record(network, labelled, store=tmp_path / "b.zarr")
+    with pytest.raises(OptionError, match="spatial is 'mean' or 'none'"):
+        pk.record(network, labelled, spatial="all")  # type: ignore[arg-type]
+
+
+def test_loaders_have_their_own_batches(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    loader = DataLoader(TensorDataset(*labelled), batch_size=7)
+    stored = pk.record(network, loader, store=tmp_path / "a.zarr")
+    memory = pk.record(network, loader)
+    np.testing.assert_array_equal(stored["activation"].values, memory["activation"].values)

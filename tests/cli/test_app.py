@@ -1,0 +1,286 @@
+"""The command line, as a user runs it: what it prints, what it leaves, how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import probekit as pk
+from probekit.cli.app import app
+from probekit.errors import ProbekitError
+
+BUNDLED = "probekit:resnet20-fashion-mnist"
+
+
+def run(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "probekit", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=300, **options,
+    )  # fmt: skip
+
+
+def test_the_main_job(tmp_path: Path) -> None:
+    done = run("analyze", "-o", "result.nc", "--limit", "600", "--batch-size", "200", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = pk.open_result(tmp_path / "result.nc")
+    layers = result["layers"].to_dataset()
+    assert layers.sizes["layer"] == 19
+    for name, units in zip(layers["layer"].values, layers["n_units"].values, strict=True):
+        row = next(line for line in done.stdout.splitlines() if line.startswith(f"{name} "))
+        assert row.split()[1] == str(units)
+    assert "most selective units" in done.stdout
+    best = (
+        result["units"].to_dataset().isel(unit=int(result["units"]["selectivity"].values.argmax()))
+    )
+    assert str(best["class_name"].values[int(best["preferred_class"])]) in done.stdout
+    assert f"accuracy {float(result['accuracy']):.4f}" in done.stdout
+    assert "\x1b[" not in done.stdout
+
+
+def test_json_is_for_programs(tmp_path: Path) -> None:
+    done = run("analyze", "--limit", "200", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert len(found["layers"]) == 19
+    assert len(found["most_selective"]) == 10
+    assert found["provenance"]["data"]["limit"] == 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_shown_in_advance(tmp_path: Path) -> None:
+    done = run("layers", "torchvision:resnet18", "--layers", "layer1.*relu*", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("layer1.0.relu_1"))
+    assert " ".join(row.split()) == "layer1.0.relu_1 ReLU 64 x 56 x 56 1 64 2 256"
+    assert "4 layers, 256 units, 1,024 bytes a sample" in done.stdout
+
+
+def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
+    assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
+    broken = tmp_path / "broken.zarr"
+    from probekit.capture.recording.record import store
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(pk.__file__).parent.parent)}
+    code = (
+        f"import sys; import probekit.capture.recording.store as s; s._BLOCK_BYTES = 2**18\n"
+        f"sys.argv = ['probekit', *{[*arguments, '-o', 'NAME', '--limit', '2000']!r}]\n"
+        "from probekit.cli.app import main; main()"
+    )
+    assert store._BLOCK_BYTES > 2**18
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code.replace("NAME", name)], cwd=tmp_path, env=environment
+        )
+
+    assert start("blocks.zarr").wait(120) == 0
+    kills = 0
+    for _ in range(12):
+        process = start("broken.zarr")
+        progress = broken / "recording-in-progress.json"
+        before = progress.read_text() if progress.exists() else None
+        while process.poll() is None:
+            if (
+                progress.exists()
+                and progress.read_text() not in (before, '{"done": 0}')
+                and kills < 3
+            ):
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.01)
+        if process.wait() == 0:
+            break
+    assert kills >= 1
+    assert not (broken / "recording-in-progress.json").exists()
+    files = {
+        folder: {
+            str(path.relative_to(tmp_path / folder)): path.read_bytes()
+            for path in (tmp_path / folder).rglob("*")
+            if path.is_file() and path.name != "zarr.json"
+        }
+        for folder in ("blocks.zarr", "broken.zarr")
+    }
+    assert files["blocks.zarr"] == files["broken.zarr"]
+    opened = [pk.open_recording(tmp_path / f"{name}.zarr") for name in ("whole", "broken")]
+    np.testing.assert_array_equal(opened[0]["activation"].values, opened[1]["activation"].values)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, folder: Path) -> Path:
+    """A folder with everything that can be wrong with files."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "old.nc").write_bytes(b"precious")
+    (tmp_path / "bad.safetensors").write_bytes(b"junk")
+    save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
+    torch.save({"f": print}, tmp_path / "code.pt")
+    (folder / "cat" / "99.png").write_bytes(b"not an image")
+    (tmp_path / "single" / "only").mkdir(parents=True)
+    (folder / "dog" / "00.png").rename(tmp_path / "single" / "only" / "a.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("analyze resnet188 photos", "no model is named 'resnet188'; close matches: "),
+        ("analyze probekit:nope photos", "no bundled model is named 'nope'"),
+        ("analyze BUNDLED", "needs data"),
+        ("analyze BUNDLED fashion-mnits", "close matches: fashion-mnist"),
+        ("analyze BUNDLED empty", "no images in 'empty'"),
+        ("analyze BUNDLED photos", "99.png' cannot be read"),
+        ("analyze BUNDLED single", "one class only (only)"),
+        ("analyze BUNDLED fashion-mnist --layers layer9.relu", "no layer is named 'layer9.relu'"),
+        ("analyze BUNDLED fashion-mnist --layers zz*", "no layer matches 'zz*'"),
+        ("analyze BUNDLED fashion-mnist --metrics selectivty", "close matches: selectivity"),
+        ("analyze BUNDLED fashion-mnist --limit 0", "limit must be a whole number"),
+        ("analyze BUNDLED fashion-mnist --device warp", "device 'warp' cannot be used"),
+        ("analyze BUNDLED fashion-mnist --weights bad.safetensors", "cannot be read"),
+        ("analyze BUNDLED fashion-mnist --weights none.pt", "there is no weights file 'none.pt'"),
+        ("analyze BUNDLED fashion-mnist --weights other.safetensors", "missing: conv1.weight"),
+        ("analyze BUNDLED fashion-mnist --weights code.pt", "refused"),
+        ("analyze -o old.nc", "exists already"),
+        ("analyze -o no/such/folder/r.nc", "cannot be written"),
+        ("analyze -o r.csv", ".nc or .zarr"),
+        ("analyze --limit many", "integer"),
+        (f"analyze --seed {2**70}", f"seed {2**70} has more than 64 bits"),
+        ("layers torchvision:resnet1", "close matches: resnet18"),
+        ("train resnet20-digits -o run --pgd 8/255", "--pgd takes a radius and a number of steps"),
+        ("train resnet20-digits -o run --augmix 11", "severity of AugMix"),
+        ("record BUNDLED fashion-mnist -o acts.nc", ".zarr folder"),
+        ("record BUNDLED photos -o acts.zarr", "99.png"),
+        ("frobnicate", "frobnicate"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    arguments: str, message: str, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(hostile)
+    before = sorted(str(path) for path in hostile.rglob("*") if "acts" not in str(path))
+    done = CliRunner().invoke(app, arguments.replace("BUNDLED", BUNDLED).split())
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert sorted(str(p) for p in hostile.rglob("*") if "acts" not in str(p)) == before
+    assert (hostile / "old.nc").read_bytes() == b"precious"
+
+
+def test_skip_bad_goes_on_and_reports(hostile: Path) -> None:
+    done = run("analyze", BUNDLED, "photos", "--skip-bad", "-o", "r.nc", cwd=hostile)
+    assert done.returncode == 0, done.stderr
+    assert "note: 1 images of photos could not be read and were left out" in done.stderr
+    assert pk.open_result(hostile / "r.nc")["samples"].sizes["sample"] == 11
+
+
+def test_overwrite_replaces(hostile: Path) -> None:
+    done = run("analyze", "-o", "old.nc", "--overwrite", "--limit", "100", cwd=hostile)
+    assert done.returncode == 0, done.stderr
+    assert pk.open_result(hostile / "old.nc")["samples"].sizes["sample"] == 100
+
+
+TELLS_OF_EACH_BATCH = """
+from probekit.cli.app import main
+from probekit.statistics.feeder import Feeder
+
+def take(self, *given, original=Feeder.take):
+    print("a batch", flush=True)
+    original(self, *given)
+
+Feeder.take = take
+main()
+"""
+
+
+def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TELLS_OF_EACH_BATCH, "analyze", "-o", "r.nc", "--batch-size", "1"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, and so their children, are deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "a batch\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "probekit: interrupted"
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert run("--version", cwd=tmp_path).stdout.strip() == pk.__version__
+    for command in ("analyze", "layers", "record", "models"):
+        assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
+    assert BUNDLED in run("models", cwd=tmp_path).stdout
+
+
+def test_training_to_be_robust_is_asked_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def train(*given: object, **options: object) -> None:
+        asked.update(options)
+        raise ProbekitError("seen")
+
+    monkeypatch.setattr("probekit.training.run.train.train", train)
+    plain = ["train", "resnet20-digits", "-o", "run"]
+    CliRunner().invoke(app, [*plain, "--augmix", "3", "--pgd", "8/255,7"])
+    assert asked["augmix"] == 3
+    assert asked["pgd"] == (8 / 255, 7)
+    asked.clear()
+    CliRunner().invoke(app, plain)
+    assert not {"augmix", "pgd"} & set(asked)
+
+
+@pytest.mark.parametrize("seeds", [(3, 3), (3, 4)])
+def test_random_weights_come_from_the_seed(folder: Path, seeds: tuple[int, int]) -> None:
+    asked = f"analyze test_resnet {folder} --random --json --layers act1 --limit 4 --seed".split()
+    weights = []
+    for seed in seeds:
+        done = CliRunner().invoke(app, [*asked, str(seed)])
+        assert done.exit_code == 0, done.output
+        weights.append(json.loads(done.stdout)["provenance"]["model"]["hash"])
+    assert (weights[0] == weights[1]) == (seeds[0] == seeds[1])
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TELLS_OF_HUGE_PAGES = """
+import pathlib, torch
+from typer.testing import CliRunner
+from probekit.cli.app import app
+
+assert CliRunner().invoke(app, ["analyze", "--limit", "20"]).exit_code == 0
+large = torch.ones(64 << 20, dtype=torch.uint8)
+told = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()
+print(next(int(line.split()[1]) for line in told if line.startswith("AnonHugePages")))
+"""
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="needs a Linux that gives huge pages to those who ask",
+)
+@pytest.mark.parametrize("asked", [None, "0"])
+def test_looking_asks_for_huge_pages(tmp_path: Path, asked: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("THP_")}
+    if asked is not None:
+        environment["THP_MEM_ALLOC_ENABLE"] = asked
+    done = subprocess.run(
+        [sys.executable, "-c", TELLS_OF_HUGE_PAGES],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kibibytes = int(done.stdout)
+    assert kibibytes == 0 if asked == "0" else kibibytes >= 32 << 10

@@ -1,0 +1,326 @@
+"""The page as a file: what is in it, how it is written, what is left out for size, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+import probekit as pk
+from probekit.cli.app import app
+from probekit.data.images import TensorImages
+from probekit.errors import DataError, OptionError, OutputError
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u2028&amp;\udcff"
+
+
+class Tags(HTMLParser):
+    """The elements of a page, and its text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def count(self, tag: str) -> int:
+        return sum(found == tag for found, _ in self.found)
+
+
+def payload(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(b64decode(text), kind)
+
+
+def written(results: Any, folder: Path, **options: Any) -> str:
+    return pk.report(results, folder / "report.html", **options).read_text("utf-8")
+
+
+def test_holds_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path) -> None:
+    units = result["units"].to_dataset()
+    (table,) = payload(written(result, tmp_path))["models"]
+    assert table["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
+    layer = np.array(table["layers"], dtype=object)[unpacked(table["layer"], "<i4")]
+    np.testing.assert_array_equal(layer, units["layer"].values)
+    np.testing.assert_array_equal(unpacked(table["channel"], "<i4"), units["channel"].values)
+    columns = {one["name"]: unpacked(one["values"], "<f4") for one in table["columns"]}
+    for name in ("selectivity", "preferred_class", "dead", "gradient_norm_cv"):
+        np.testing.assert_allclose(columns[name], units[name].values.astype(float), rtol=1e-6)
+    np.testing.assert_allclose(
+        columns["mean_activation"], units["class_mean"].mean("class"), rtol=1e-6
+    )
+    tuning = table["tuning"]
+    means = unpacked(tuning["mean"], "<f4").reshape(60, 4)
+    labels = unpacked(tuning["label"], "<i4").reshape(60, 4)
+    np.testing.assert_allclose(means, -np.sort(-units["class_mean"].values, 1), rtol=1e-6)
+    again = np.take_along_axis(units["class_mean"].values, labels.astype(int), 1)
+    np.testing.assert_allclose(means, again, rtol=1e-6)
+
+
+def test_of_many_classes_the_highest_are_kept_and_the_others_averaged(
+    make_result: Any, tmp_path: Path
+) -> None:
+    many = make_result(classes=[f"class {number}" for number in range(90)])
+    (table,) = payload(written(many, tmp_path))["models"]
+    means = -np.sort(-many["units"]["class_mean"].values, 1)
+    tuning = table["tuning"]
+    assert (tuning["count"], tuning["others"]) == (40, 50)
+    np.testing.assert_allclose(
+        unpacked(tuning["mean"], "<f4").reshape(60, 40), means[:, :40], rtol=1e-6
+    )
+    np.testing.assert_allclose(unpacked(tuning["rest"], "<f4"), means[:, 40:].mean(1), rtol=1e-5)
+
+
+def test_names_end_no_element_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
+    bad = make_result(layers=(HOSTILE, "b"), classes=(HOSTILE, "y", "z"), name=HOSTILE)
+    page = written({HOSTILE: bad, "other": make_result()}, tmp_path, title=HOSTILE)
+    tags = Tags(page)
+    assert tags.count("img") == 0
+    assert tags.count("script") == 2
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert payload(page)["models"][0]["layers"][0] == HOSTILE
+    assert "\u2028" not in page.split("<script", 1)[1]
+
+
+def test_asks_nothing_of_a_network(
+    result: xr.DataTree, images: TensorImages, tmp_path: Path
+) -> None:
+    page = written(result, tmp_path, data=images)
+    for tag, attributes in Tags(page).found:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form"} or tag == "form"
+        address = attributes.get("href") or attributes.get("src") or "#"
+        assert address.startswith("#"), address
+        assert attributes.get("style") is None
+    assert "url(" not in page
+    assert "@import" not in page
+    (policy,) = [a["content"] for tag, a in Tags(page).found if a.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+
+
+def test_tells_its_size_and_provenance(result: xr.DataTree, tmp_path: Path) -> None:
+    path = pk.report(result, tmp_path / "r.html")
+    text = path.read_text("utf-8")
+    assert f"This file has {path.stat().st_size / 2**20:.1f} MiB, of at most 16.0 MiB" in text
+    assert "toy data" in text
+    assert "sha256:toy0" in text
+
+
+def test_images_give_way_first_and_the_page_tells(make_result: Any, tmp_path: Path) -> None:
+    """Photographs of noise, which no coding makes small."""
+    random = torch.Generator().manual_seed(0)
+    data = TensorImages(torch.rand(40, 3, 96, 96, generator=random), torch.arange(40) % 4)
+    result = make_result(600, top=9)
+    whole = written(result, tmp_path, data=data)
+    assert len(payload(whole)["images"]) == 40
+    assert "with all 40 images" in whole
+    large = make_result(12_000)
+    bare = len(written(large, tmp_path, overwrite=True))
+    budget = bare + 2**17
+    cut = written(large, tmp_path, data=data, budget=budget, overwrite=True)
+    kept = payload(cut)["images"]
+    assert 0 < len(kept) < 40
+    assert len(cut.encode()) <= budget
+    assert f"{len(kept)} of 40 images" in cut
+    index = large["units"]["selectivity"].values
+    best = large["units"]["top_sample"].values[np.argsort(-index, kind="stable"), 0]
+    assert list(kept) == [str(one) for one in dict.fromkeys(best.tolist())][: len(kept)]
+
+
+def test_then_class_means_give_way_and_then_it_is_refused(make_result: Any, tmp_path: Path) -> None:
+    large = make_result(12_000)
+    bare = len(written(large, tmp_path))
+    page = written(large, tmp_path, budget=bare - 2**17, overwrite=True)
+    assert "tuning" not in payload(page)["models"][0]
+    assert "class means and random samples are left out" in page
+    with pytest.raises(OutputError, match=r"analyse fewer layers, or raise budget"):
+        written(large, tmp_path, budget=2**20, overwrite=True)
+
+
+@pytest.mark.parametrize("budget", [0, 1000, 2.5])
+def test_a_budget_that_means_nothing_is_refused(
+    result: xr.DataTree, tmp_path: Path, budget: Any
+) -> None:
+    with pytest.raises(OptionError, match="budget must be a number of bytes"):
+        pk.report(result, tmp_path / "r.html", budget=budget)
+
+
+def test_output_is_judged_before_results_are_read(tmp_path: Path) -> None:
+    (tmp_path / "there.html").write_text("mine")
+    (tmp_path / "folder.html").mkdir()
+    cases = {
+        "there.html": "exists already",
+        "folder.html": "is a folder",
+        "page.txt": r"\.html or \.htm file",
+        "no/such/folder/r.html": "cannot be written",
+        "zero\0.html": "cannot be written",
+    }
+    for name, words in cases.items():
+        with pytest.raises(OutputError, match=words):
+            pk.report("no such result.nc", tmp_path / name)
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_is_written_whole_or_not_at_all(
+    result: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pk.report(result, tmp_path / "r.html")
+    before = path.read_bytes()
+
+    def fail(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        pk.report(result, path, overwrite=True)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+def test_data_of_something_else_is_refused(
+    result: xr.DataTree, images: TensorImages, tmp_path: Path
+) -> None:
+    other = TensorImages(images.images, (images.labels + 1) % 4, images.classes)
+    with pytest.raises(DataError, match="the data is not that of the result: sample"):
+        pk.report(result, tmp_path / "r.html", data=other)
+    with pytest.raises(DataError, match="was asked for, and tensors has 3 samples"):
+        pk.report(result, tmp_path / "r.html", data=(images.images[:3], images.labels[:3]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_different_data_cannot_share_images(
+    make_result: Any, images: TensorImages, tmp_path: Path
+) -> None:
+    other = make_result(seed=1)
+    other["units"]["top_label"][:] = 0
+    with pytest.raises(DataError, match="of different data"):
+        pk.report([make_result(), other], tmp_path / "r.html", data=images)
+
+
+@pytest.mark.parametrize(
+    ("results", "options", "error", "words"),
+    [
+        ([], {}, OptionError, "at least one result"),
+        (3, {}, OptionError, "a DataTree or a file, not int"),
+        ("none.nc", {}, OutputError, "there is no result"),
+        (xr.DataTree(), {}, DataError, "neither units nor robustness"),
+    ],
+)
+def test_what_is_no_result_is_refused(
+    tmp_path: Path, results: Any, options: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        pk.report(results, tmp_path / "r.html", **options)
+
+
+def test_tables_that_do_not_fit_are_refused(make_result: Any, tmp_path: Path) -> None:
+    tree = make_result()
+    tree["layers"] = xr.DataTree(tree["layers"].to_dataset().isel(layer=slice(2)))
+    with pytest.raises(DataError, match=r"layers of 'toy' lacks block2.relu"):
+        written(tree, tmp_path)
+    tree = make_result()
+    tree["units"] = xr.DataTree(tree["units"].to_dataset().drop_vars("channel"))
+    with pytest.raises(DataError, match="no coordinate 'channel'"):
+        written(tree, tmp_path)
+
+
+def test_units_alone_make_a_page(make_result: Any, tmp_path: Path) -> None:
+    units = xr.DataTree.from_dict({"units": make_result()["units"].to_dataset()})
+    (table,) = payload(written(units, tmp_path))["models"]
+    assert table["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
+
+
+def test_models_have_different_names(make_result: Any, tmp_path: Path) -> None:
+    page = written([make_result(), make_result(seed=1), make_result(seed=2)], tmp_path)
+    assert [one["name"] for one in payload(page)["models"]] == ["toy", "toy (2)", "toy (3)"]
+    page = written([make_result()], tmp_path, names=["mine"], overwrite=True)
+    assert [one["name"] for one in payload(page)["models"]] == ["mine"]
+    with pytest.raises(OptionError, match="1 models need as many names, not 2"):
+        written(make_result(), tmp_path, names=["a", "b"], overwrite=True)
+
+
+def test_robustness_joins_the_analysis_of_its_model(model: Any, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(24, 1, 8, 8, generator=generator)
+    model.module.eval()
+    labels = (model(pictures).argmax(1) + (torch.arange(24) % 3 == 2)) % 3
+    data = TensorImages(pictures, labels)
+    analysis = pk.analyze(model, data, metrics=["selectivity", "top_images"])
+    run = pk.robustness(
+        model, data, ["contrast"], [1, 5], ["fgsm"], [4 / 255], table=32, progress=False
+    )
+    pages = {
+        "both": written([run, analysis], tmp_path, data=data),
+        "alone": written(run, tmp_path, overwrite=True),
+    }
+    (table,) = payload(pages["both"])["models"]
+    columns = {one["name"]: unpacked(one["values"], "<f4") for one in table["columns"]}
+    change = run["units"]["corruption_change_size"].mean(["corruption", "severity"])
+    usual = analysis["units"]["class_mean"].mean("class")
+    expected = np.where(usual > 0, change / usual, np.nan)
+    np.testing.assert_allclose(columns["corruption_change_relative"], expected, rtol=1e-5)
+    assert "Accuracy under corruption" in pages["both"]
+    assert "Accuracy under attack" in pages["alone"]
+
+
+def test_a_result_of_another_metric_has_a_page_too(
+    model: Any, labelled: Any, tmp_path: Path
+) -> None:
+    result = pk.analyze(model, labelled, metrics=["lifetime_sparsity", "dimensionality"])
+    page = written(result, tmp_path)
+    assert "lifetime sparsity of the units" in page
+    assert "no images, as the metric top_images was not measured" in page
+
+
+def test_the_command_line_writes_reports(
+    result: xr.DataTree, make_result: Any, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a.nc", tmp_path / "b.nc"]
+    for path, tree in zip(files, (result, make_result(seed=1)), strict=True):
+        pk.save_result(tree, path)
+    out = tmp_path / "r.html"
+    command = ["report", *map(str, files), "-o", str(out), "--names", "one,two", "--title", "Pair"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(f"report: {out}, ")
+    assert [one["name"] for one in payload(out.read_text())["models"]] == ["one", "two"]
+    assert CliRunner().invoke(app, command).exit_code == 2
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_an_analysis_writes_its_report_with_images(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    command = [
+        "analyze",
+        "test_resnet.r160_in1k",
+        str(folder),
+        "--random",
+        "--report",
+        str(out),
+    ]
+    done = CliRunner().invoke(app, [*command, "--no-progress", "--layers", "act1"])
+    assert done.exit_code == 0, done.output
+    assert f"report: {out}" in done.output
+    page = payload(out.read_text())
+    assert len(page["images"]) == 12
+    assert page["models"][0]["top"]["count"] == 9
+    out.chmod(0o444)
+    assert CliRunner().invoke(app, command).exit_code == 2

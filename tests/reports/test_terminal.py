@@ -1,0 +1,172 @@
+"""Tables in the terminal: bars where a person looks, plain text where a program reads; help; completion."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from rich.console import Console
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from probekit.cli.app import app
+from probekit.reports.terminal import bar, print_plan, print_result, print_rows
+
+BLOCKS = "▏▎▍▌▋▊▉█"
+PLAN = [
+    {
+        "layer": "conv1.relu", "type": "ReLU", "shape": (64, 16, 16), "unit_axis": 1, "units": 64,
+        "calls": 1, "bytes_per_sample": 4096,
+    },
+    {
+        "layer": "[bold]fc", "type": "GELU", "shape": (10,), "unit_axis": 1, "units": 10,
+        "calls": 1, "bytes_per_sample": 1024,
+    },
+]  # fmt: skip
+ROWS = [
+    {"perturbation": "clean", "mean": 0.8, "relative": 1.0},
+    {"perturbation": "fog", "1": 0.6, "5": 0.2, "mean": 0.4, "relative": 0.5},
+    {"perturbation": "pgd", "4/255": 0.0, "mean": None},
+]
+
+
+def result() -> xr.DataTree:
+    """Two layers with the numbers of three metrics and of a user's own."""
+    layers = xr.Dataset(
+        {
+            "n_units": ("layer", [2, 1]),
+            "selectivity_mean": ("layer", [0.25, 0.5]),
+            "dead_units": ("layer", [0, 1]),
+            "participation_ratio": ("layer", [1.5, 1.0]),
+            "participation_ratio_fraction": ("layer", [0.75, 1.0]),
+            "gradient_norm_cv_mean": ("layer", [0.4, 0.8]),
+            "gradient_norm_cv_across_units": ("layer", [0.2, np.nan]),
+            "my_score": ("layer", [3.0, 4.0]),
+        },
+        {"layer": np.array(["relu", "relu_1"], dtype=object)},
+    )
+    units = xr.Dataset(
+        {"selectivity": ("unit", [0.3, 0.2, 0.5]), "preferred_class": ("unit", [0, 1, 1])},
+        {
+            "layer": ("unit", np.array(["relu", "relu", "relu_1"], dtype=object)),
+            "channel": ("unit", [0, 1, 0]),
+            "class": [0, 1],
+            "class_name": ("class", np.array(["cat", "[red]dog"], dtype=object)),
+        },
+    )
+    root = xr.Dataset({"selectivity_mean": 0.375})
+    return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers})
+
+
+def printed(show: Any, thing: Any, *, terminal: bool, width: int = 110) -> str:
+    to = Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, color_system=None, highlight=False
+    )
+    show(thing, to)
+    return to.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def lines_with_bars(text: str) -> int:
+    return sum(any(block in line for block in BLOCKS) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.0, "    "), (1.0, "████"), (0.5, "██  "), (1 / 32, "▏   "), (0.28, "█▏  "),
+        (-3.0, "    "), (7.0, "████"), (float("nan"), "    "), (float("inf"), "    "),
+    ],
+)  # fmt: skip
+def test_a_bar_is_as_long_as_its_share(share: float, expected: str) -> None:
+    assert bar(share, 4) == expected
+
+
+@pytest.mark.parametrize(("show", "thing", "bars"), [(print_plan, PLAN, 2), (print_rows, ROWS, 2)])
+def test_tables_have_bars_on_a_terminal_and_none_when_piped(
+    show: Any, thing: Any, bars: int
+) -> None:
+    assert lines_with_bars(printed(show, thing, terminal=True)) == bars
+    assert lines_with_bars(printed(show, thing, terminal=False)) == 0
+
+
+def test_bars_are_to_scale() -> None:
+    text = printed(print_plan, PLAN, terminal=True)
+    assert [line.count("█") for line in text.splitlines()[1:3]] == [10, 2]
+    text = printed(print_rows, ROWS, terminal=True)
+    assert [line.count("█") for line in text.splitlines()[1:4]] == [8, 4, 0]
+
+
+@pytest.mark.parametrize("width", [40, 66])
+def test_a_narrow_terminal_has_numbers_rather_than_bars(width: int) -> None:
+    text = printed(print_plan, PLAN, terminal=True, width=width)
+    assert lines_with_bars(text) == 0
+    assert max(map(len, text.splitlines()[:3])) <= width
+
+
+def test_names_are_not_obeyed() -> None:
+    assert "[bold]fc" in printed(print_plan, PLAN, terminal=True)
+    assert "[red]dog" in printed(print_result, result(), terminal=True)
+
+
+def test_a_result_has_a_table_a_metric_and_the_best_units() -> None:
+    piped = printed(print_result, result(), terminal=False)
+    rows = [line.split() for line in piped.splitlines()]
+    assert ["layer", "units", "selectivity", "dead"] in rows
+    assert ["relu", "2", "0.250", "██▌", "0"] in rows
+    assert ["layer", "dimensions"] not in rows
+    assert ["layer", "PR", "PR", "share"] in rows
+    assert ["layer", "CV", "over", "samples", "CV", "over", "units"] in rows
+    assert ["relu", "0.400", "0.200"] in rows
+    assert ["relu", "3.000"] in rows
+    assert ["layer", "my", "score"] in rows
+    assert ["relu_1", "0", "0.500", "[red]dog"] in rows
+    assert ["network:", "selectivity", "mean", "0.3750"] in rows
+
+
+def test_a_terminal_adds_bars_for_gradients_and_units() -> None:
+    rows = [line.split() for line in printed(print_result, result(), terminal=True).splitlines()]
+    assert ["relu", "0.400", "█████", "0.200", "██████████"] in rows
+    assert ["relu_1", "0.800", "██████████", "-"] in rows
+    assert ["relu_1", "0", "0.500", "█████", "[red]dog"] in rows
+
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "100"}).stdout
+    assert f"Example: probekit {command}" in " ".join(text.split())
+
+
+def test_the_first_help_says_how_to_begin() -> None:
+    text = " ".join(CliRunner().invoke(app, ["--help"]).stdout.split())
+    assert "Example: probekit analyze" in text
+    assert "--install-completion" in text
+    assert "--show-completion" in text
+
+
+def complete(words: str, shell: str = "bash") -> str:
+    """What a shell is told when Tab is pressed after some words."""
+    code = "import sys; sys.argv = ['probekit']; from probekit.cli.app import main; main()"
+    env = {
+        **os.environ,
+        "_PROBEKIT_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    assert complete("probekit an").split() == ["analyze"]
+    assert set(complete("probekit ").split()) == set(COMMANDS)
+    assert {"--metrics", "--layers", "--limit"} <= set(complete("probekit analyze --").split())

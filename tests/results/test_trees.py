@@ -1,0 +1,96 @@
+"""Files of results: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import probekit as pk
+from probekit.errors import OutputError
+from probekit.results.trees import check_output
+
+
+@pytest.fixture
+def tree() -> xr.DataTree:
+    units = xr.Dataset(
+        {"selectivity": ("unit", np.linspace(0, 1, 5)), "dead": ("unit", np.zeros(5, bool))},
+        coords={"layer": ("unit", np.array(["a.b"] * 5, dtype=object))},
+    )
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs={"provenance": "{}"}), "units": units})
+
+
+@pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
+def test_round_trip_and_overwrite(name: str, tree: xr.DataTree, tmp_path: Path) -> None:
+    pk.save_result(tree, tmp_path / name)
+    xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+    with pytest.raises(OutputError, match="exists already"):
+        pk.save_result(tree, tmp_path / name)
+    tree["units"]["selectivity"] *= 2
+    pk.save_result(tree, tmp_path / name, overwrite=True)
+    xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
+def test_a_failed_write_keeps_what_was_there(
+    name: str, tree: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pk.save_result(tree, tmp_path / name)
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        pk.save_result(tree, tmp_path / name, overwrite=True)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np, xarray as xr, probekit as pk, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "tree = xr.DataTree.from_dict({'a': xr.Dataset({'x': ('i', np.random.rand(100_000))})})\n"
+        "try:\n    pk.save_result(tree, 'r.nc')\n"
+        "except pk.ProbekitError as error:\n    print('told', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    assert done.stdout.startswith("told 'r.nc' cannot be written"), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    for path, message in (
+        ("r.csv", "to a .nc or .zarr file"),
+        ("r.NC", "to a .nc or .zarr file"),
+        ("no/folder/r.nc", "cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            check_output(tmp_path / path)
+    (tmp_path / "d.nc").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path / "d.nc", overwrite=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x89HDF\r\n\x1a\n but not really"])
+def test_files_that_are_no_results(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.nc").write_bytes(content)
+    with pytest.raises(OutputError, match="is no result of probekit"):
+        pk.open_result(tmp_path / "r.nc")
+    (tmp_path / "r.zarr").mkdir()
+    with pytest.raises(OutputError, match="is no result of probekit"):
+        pk.open_result(tmp_path / "r.zarr")
+    with pytest.raises(OutputError, match="there is no result"):
+        pk.open_result(tmp_path / "absent.nc")

@@ -1,0 +1,91 @@
+"""Progress bars are shown on a terminal and in a notebook, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tqdm.auto import tqdm
+
+import probekit
+from probekit.runtime.progress import hidden
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False)])
+def test_a_terminal_shows_a_bar_that_is_wanted(progress: bool, shown: bool) -> None:
+    screen = Terminal()
+    list(tqdm(range(3), file=screen, disable=hidden(progress)))
+    assert ("3/3" in screen.getvalue()) is shown
+
+
+def test_a_file_has_no_bar() -> None:
+    file = io.StringIO()
+    list(tqdm(range(3), file=file, disable=hidden(True)))
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "shown"),
+    [(SimpleNamespace(kernel=object()), True), (SimpleNamespace(), False), (None, False)],
+)
+def test_a_notebook_shows_it_and_a_python_shell_in_a_pipe_does_not(
+    shell: object, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    file = io.StringIO()
+    list(tqdm(range(3), file=file, disable=hidden(True)))
+    assert ("3/3" in file.getvalue()) is shown
+
+
+def test_every_bar_asks_here() -> None:
+    package = Path(probekit.__file__).parent
+    lines = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "disable=" in line and "disable=hidden(" not in line
+    ]
+    assert lines == []
+
+
+@pytest.mark.slow
+def test_a_kernel_gets_the_notebooks_own_bar() -> None:
+    manager = pytest.importorskip("jupyter_client.manager")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("ipywidgets")
+    kernel, client = manager.start_new_kernel(startup_timeout=120)
+
+    def told(module: str, disable: str) -> str:
+        """The kinds of what a kernel shows for a bar, and the text."""
+        code = (
+            f"from {module} import tqdm\nfrom probekit.runtime.progress import hidden\n"
+            f"list(tqdm(range(3), disable={disable}))"
+        )
+        parts: list[str] = []
+
+        def hear(message: dict[str, Any]) -> None:
+            parts.extend([*message["content"].get("data", {}), message["content"].get("text", "")])
+
+        done = client.execute_interactive(code, output_hook=hear, timeout=120)
+        assert done["content"]["status"] == "ok"
+        return " ".join(parts)
+
+    widget = "application/vnd.jupyter.widget-view+json"
+    try:
+        assert widget in told("tqdm.auto", "hidden(True)")
+        assert widget not in told("tqdm.auto", "hidden(False)")
+        # What stands in for it where ipywidgets is not installed.
+        assert "3/3" in told("tqdm", "hidden(True)")
+        assert "3/3" not in told("tqdm", "None"), "tqdm knows a notebook: hidden is not needed"
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)

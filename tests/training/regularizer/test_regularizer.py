@@ -1,0 +1,472 @@
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import probekit as pk
+from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning
+from probekit.metrics.selectivity.selectivity import class_selectivity
+from probekit.models.architectures import cifar_resnet
+from probekit.statistics.class_means import ClassMeans
+
+
+class Shortcut(nn.Module):
+    """What breaks naive hooks: in-place consumers, a module called twice, an in-place sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        shortcut = self.relu(self.conv1(x))
+        out = self.conv2(shortcut)
+        out += shortcut
+        out = self.relu(out)
+        return self.fc(out.mean((2, 3)) + out.amax((2, 3)))
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return Shortcut().double()
+
+
+def batch(rows=12, classes=3, dtype=torch.float64, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(rows, 1, 6, 6, generator=generator, dtype=dtype),
+        torch.arange(rows) % classes,
+    )
+
+
+def plain_activations(model, x):
+    """The default layers of `Shortcut`, without hooks and without our pooling."""
+    shortcut = model.conv1(x).relu()
+    last = (model.conv2(shortcut) + shortcut).relu()
+    return [shortcut.mean((2, 3)), last.mean((2, 3))]
+
+
+def plain_term(tables, labels):
+    """Mean over layers of the mean over units of the index, written out class by class."""
+    layers = []
+    for table in tables:
+        means = torch.stack([table[labels == label].mean(0) for label in labels.unique()])
+        highest = means.max(0).values
+        rest = (means.sum(0) - highest) / (len(means) - 1)
+        layers.append(((highest - rest) / (highest + rest + 1e-6)).mean())
+    return torch.stack(layers).mean()
+
+
+def gradients(model):
+    return [value.grad.clone() for value in model.parameters() if value.grad is not None]
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 2.5])
+def test_the_term_and_its_gradient_are_those_written_out(alpha):
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, alpha) as penalty:
+        loss = functional.cross_entropy(model(x), y) + penalty(y)
+    loss.backward()
+    reference = small()
+    expected = functional.cross_entropy(reference(x), y) - alpha * plain_term(
+        plain_activations(reference, x), y
+    )
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(model), gradients(reference))
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    model, (x, y) = small(), batch(8)
+    with pk.SelectivityRegularizer(model, -1.0, accumulation="each") as penalty:
+
+        def term(weight, bias):
+            parameters = {"conv1.weight": weight, "conv1.bias": bias}
+            torch.func.functional_call(model, parameters, (x,))
+            return penalty(y)
+
+        inputs = [
+            parameter.detach().clone().requires_grad_() for parameter in model.conv1.parameters()
+        ]
+        assert torch.autograd.gradcheck(term, inputs)
+        assert torch.autograd.gradgradcheck(term, inputs)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_resnet_in_either_layout_has_the_gradient_of_plain_autograd(layout):
+    torch.manual_seed(0)
+    model = cifar_resnet(8, classes=3, channels=1).double().to(memory_format=layout)
+    twin = copy.deepcopy(model)
+    x, y = batch(10)
+    x = x.to(memory_format=layout)
+    with pk.SelectivityRegularizer(model, -3.0) as penalty:
+        (functional.cross_entropy(model(x), y) + penalty(y)).backward()
+    kept = []
+    for module in twin.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+            module.register_forward_hook(lambda _, __, out: kept.append(out.mean((2, 3))))
+    (functional.cross_entropy(twin(x), y) + 3 * plain_term(kept, y)).backward()
+    torch.testing.assert_close(gradients(model), gradients(twin))
+
+
+def test_the_logged_selectivity_is_the_metrics():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        assert penalty.selectivity == {}
+        model(x)
+        term = penalty(y)
+        logged = penalty.selectivity
+    with torch.no_grad():
+        tables = plain_activations(model, x)
+    for table, value in zip(tables, logged.values(), strict=True):
+        means = ClassMeans()
+        means.update(table, y)
+        assert value == pytest.approx(float(class_selectivity(means.to_xarray()).mean()))
+    assert list(logged) == ["relu", "relu_1"]
+    assert term.item() == pytest.approx(np.mean(list(logged.values())))
+
+
+def test_descending_the_penalty_moves_selectivity_the_way_alpha_says():
+    for alpha, direction in ((-1.0, -1), (1.0, 1)):
+        model, (x, y) = small(), batch(30)
+        optimizer = torch.optim.SGD(model.parameters(), 0.2)
+        with pk.SelectivityRegularizer(model, alpha) as penalty:
+            course = []
+            for _ in range(8):
+                optimizer.zero_grad()
+                model(x)
+                penalty(y).backward()
+                optimizer.step()
+                course.append(np.mean(list(penalty.selectivity.values())))
+        assert direction * (course[-1] - course[0]) > 0.01
+
+
+def train(model, penalty, steps=4, dtype=None):
+    x, y = batch(16, dtype=torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = functional.cross_entropy(model(x), y)
+            if penalty is not None:
+                loss = loss + penalty(y)
+        loss.backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_alpha_zero_changes_nothing_by_a_bit(dtype):
+    torch.manual_seed(0)
+    model = cifar_resnet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
+    twin = copy.deepcopy(model)
+    with pk.SelectivityRegularizer(model, 0) as penalty:
+        regularized = train(model, penalty, dtype=dtype)
+        assert set(penalty.selectivity) == {layer.name for layer in penalty.layers}
+    plain = train(twin, None, dtype=dtype)
+    for name, value in plain.items():
+        assert torch.equal(value, regularized[name]), name
+
+
+def test_alpha_other_than_zero_does_change_the_weights():
+    torch.manual_seed(0)
+    model = cifar_resnet(8, classes=3, channels=1)
+    twin = copy.deepcopy(model)
+    with pk.SelectivityRegularizer(model, -1) as penalty:
+        regularized = train(model, penalty)
+    plain = train(twin, None)
+    assert not torch.equal(plain["conv1.weight"], regularized["conv1.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_pooled_in_float32(dtype):
+    torch.manual_seed(0)
+    model = cifar_resnet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
+    x, y = batch(16, dtype=torch.float32)
+    maps = {}
+    with pk.SelectivityRegularizer(model, -1) as penalty:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_hook(
+                    lambda _, __, out, name=name: maps.update({name: out.detach().clone()})
+                )
+        with torch.autocast("cpu", dtype):
+            model(x)
+            term = penalty(y)
+        term.backward()
+    assert term.dtype == torch.float32
+    assert maps["relu"].dtype == dtype
+    exact = plain_term([out.double().mean((2, 3)) for out in maps.values()], y)
+    assert term.item() == pytest.approx(exact.item(), rel=1e-4)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model))
+
+
+def test_a_gradient_scaler_scales_the_penalty_too():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        (1024 * (functional.cross_entropy(model(x), y) + penalty(y))).backward()
+        scaled = [gradient / 1024 for gradient in gradients(model)]
+        model.zero_grad()
+        (functional.cross_entropy(model(x), y) + penalty(y)).backward()
+    torch.testing.assert_close(scaled, gradients(model))
+
+
+def test_fewer_than_two_classes_give_zero_and_are_counted():
+    model, (x, _) = small(), batch(4)
+    with pk.SelectivityRegularizer(model, -1.0, accumulation="each") as penalty:
+        for labels, skipped in (([2, 2, 2, 2], 1), ([0, 2, 0, 2], 1), ([0, 0, 0, 0], 2)):
+            model.zero_grad()
+            model(x)
+            term = penalty(torch.tensor(labels))
+            term.backward()
+            assert penalty.skipped == skipped
+            assert (term.item() == 0) == (len(set(labels)) == 1)
+            assert all(
+                torch.isfinite(parameter.grad).all() for parameter in model.conv1.parameters()
+            )
+
+
+def test_alpha_follows_a_schedule():
+    model, (x, y) = small(), batch()
+    schedule = pk.AlphaSchedule.parse("0*2 -20*1")
+    terms = []
+    with pk.SelectivityRegularizer(model, schedule.alpha(0)) as penalty:
+        for epoch in range(3):
+            penalty.alpha = schedule.alpha(epoch)
+            model(x)
+            terms.append(penalty(y))
+    assert [term.requires_grad for term in terms] == [False, False, True]
+    assert terms[:2] == [0, 0]
+    assert terms[2].item() == pytest.approx(20 * np.mean(list(penalty.selectivity.values())))
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (None, ["relu", "relu_1"]),
+        ("first:1", ["relu"]),
+        ("last:1", ["relu_1"]),
+        (["conv*"], ["conv1", "conv2"]),
+        ("!relu_1", ["relu"]),
+        (nn.Conv2d, ["conv1", "conv2"]),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_subsets_of_layers(layers, names, known):
+    model, (x, y) = small(), batch()
+    images = x[:2] if known else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("warnings.warn", lambda *given, **named: None)
+        with pk.SelectivityRegularizer(model, -1.0, layers, images=images) as penalty:
+            assert bool(penalty.layers) == known
+            for _ in range(2):
+                model.zero_grad()
+                model(x)
+                penalty(y).backward()
+                assert list(penalty.selectivity) == names
+    assert [layer.name for layer in penalty.layers] == names
+
+
+def test_the_layers_can_be_found_before_training_without_touching_it():
+    torch.manual_seed(0)
+    model = cifar_resnet(8, classes=3, channels=1)
+    before = copy.deepcopy(model.state_dict())
+    penalty = pk.SelectivityRegularizer(
+        model, -1.0, "but-last-stage", images=torch.rand(2, 1, 8, 8)
+    )
+    assert len(penalty.layers) == 5
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    penalty.close()
+
+
+def test_validation_is_passed_over():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        with torch.no_grad():
+            model(x[:3])
+        model(x)
+        term = penalty(y)
+        model(x)
+        with torch.no_grad():
+            model(x[:3])
+        with torch.inference_mode():
+            model(x[:5])
+        assert penalty(y).item() == term.item()
+
+
+def test_class_means_below_zero_are_told_once_and_give_finite_gradients():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
+    x, y = torch.randn(9, 4), torch.arange(9) % 3
+    for negative in ("clip", "shift", "keep"):
+        with pk.SelectivityRegularizer(model, -1.0, negative=negative) as penalty:
+            model(x)
+            with pytest.warns(ProbekitWarning, match=f"below zero in 1 .*negative='{negative}'"):
+                term = penalty(y)
+            term.backward()
+            assert torch.isfinite(model[0].weight.grad).all()
+            model.zero_grad()
+            model(x)
+            penalty(y)
+
+
+def hooks(model):
+    return [
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    ]
+
+
+def test_the_model_comes_back_as_it_was():
+    model, (x, y) = small(), batch()
+    before, names = hooks(model), list(model.state_dict())
+    members = set(vars(model))
+    penalty = pk.SelectivityRegularizer(model, -1.0)
+    assert hooks(model) != before
+    model(x)
+    penalty(y)
+    assert list(model.state_dict()) == names
+    assert set(vars(model)) == members
+    penalty.close()
+    penalty.close()
+    assert hooks(model) == before
+    with pytest.raises(LayerError, match="closed"):
+        penalty(y)
+
+
+def test_a_forgotten_regularizer_leaves_the_model_and_keeps_nothing():
+    model, (x, y) = small(), batch()
+    before = hooks(model)
+    penalty = pk.SelectivityRegularizer(model, -1.0)
+    model(x)
+    term = penalty(y)
+    gone = [weakref.ref(penalty), weakref.ref(term)]
+    del penalty, term
+    gc.collect()
+    assert hooks(model) == before
+    assert [reference() for reference in gone] == [None, None]
+
+
+def test_an_exception_in_a_with_block_takes_the_hooks_off():
+    model = small()
+    before = hooks(model)
+    with pytest.raises(ZeroDivisionError), pk.SelectivityRegularizer(model, -1.0):
+        raise ZeroDivisionError
+    assert hooks(model) == before
+
+
+def test_copies_and_pickles_of_a_watched_model_are_of_the_model_alone():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        model(x)
+        twin = copy.deepcopy(model)
+        stored = io.BytesIO()
+        torch.save(model, stored)
+        stored.seek(0)
+        copies = [
+            twin,
+            torch.load(stored, weights_only=False),
+            pickle.loads(pickle.dumps(model)),
+            torch.optim.swa_utils.AveragedModel(model).module,
+        ]
+        expected = penalty(y).item()
+        model(x)
+        for other in copies:
+            assert torch.equal(other(x[:5]), model(x[:5]))
+            other(torch.zeros_like(x))
+        model(x)
+        assert penalty(y).item() == expected
+
+
+def test_two_regularizers_add_up():
+    model, (x, y) = small(), batch()
+    with (
+        pk.SelectivityRegularizer(model, -1.0, "first:1") as first,
+        pk.SelectivityRegularizer(model, 2.0, "last:1") as last,
+    ):
+        model(x)
+        term = first(y) + last(y)
+    one, two = (plain_term([table], y) for table in plain_activations(model, x))
+    assert term.item() == pytest.approx((one - 2 * two).item())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.rand(12, 3), "soft, as mixup"),
+        (torch.rand(12), "soft"),
+        (functional.one_hot(torch.arange(12) % 3), "soft"),
+        (torch.zeros(11, dtype=torch.long), "12 samples need one whole number each"),
+        (torch.zeros(12, dtype=torch.bool), "12 samples need"),
+        (torch.full((12,), -100), "from 0, not -100"),
+        ([0] * 12, "not list"),
+    ],
+)
+def test_bad_labels_are_refused(labels, message):
+    model, (x, _) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        model(x)
+        with pytest.raises(DataError, match=message):
+            penalty(labels)
+
+
+def test_a_label_beyond_the_classes_is_refused():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0, classes=2) as penalty:
+        model(x)
+        with pytest.raises(DataError, match="from 0 to 1, not 2"):
+            penalty(y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": "1"}, "not '1'"),
+        ({"alpha": float("nan")}, "not nan"),
+        ({"alpha": True}, "not True"),
+        ({"eps": -1}, "eps"),
+        ({"negative": "nan"}, "clip, keep, shift in training"),
+        ({"classes": 1}, "from 2"),
+        ({"accumulation": "add"}, "'refuse' or 'each'"),
+        ({"layers": "first:0"}, "from 1"),
+        ({"layers": "nowhere"}, "no layer is named"),
+    ],
+)
+def test_bad_options_are_refused_and_leave_no_hook(options, message):
+    model = small()
+    before = hooks(model)
+    with pytest.raises((OptionError, LayerError), match=message):
+        pk.SelectivityRegularizer(model, **{"alpha": -1.0, **options})
+    assert hooks(model) == before
+
+
+def test_a_penalty_needs_a_forward_pass_of_its_own():
+    model, (x, y) = small(), batch()
+    with pk.SelectivityRegularizer(model, -1.0) as penalty:
+        with pytest.raises(LayerError, match="no forward pass with gradients"):
+            penalty(y)
+        model(x)
+        penalty(y)
+        with pytest.raises(LayerError, match="once before each"):
+            penalty(y)
+
+
+def test_the_number_of_classes_given_changes_nothing():
+    model, (x, y) = small(), batch()
+    terms = []
+    for classes in (None, 3, 50):
+        with pk.SelectivityRegularizer(model, -1.0, classes=classes) as penalty:
+            model(x)
+            terms.append(penalty(y.int() if classes == 3 else y).item())
+    assert terms == pytest.approx([terms[0]] * 3, rel=1e-12)

@@ -1,0 +1,83 @@
+"""Augmentation against numpy, image by image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probekit.errors import OptionError
+from probekit.training.run.augment import Augmentation, Draw
+
+
+def _by_hand(image: np.ndarray, flip: bool, down: int, right: int, shift: int) -> np.ndarray:
+    image = image[:, :, ::-1] if flip else image
+    height, width = image.shape[1:]
+    padded = np.pad(image, ((0, 0), (shift, shift), (shift, shift)))
+    return padded[:, down : down + height, right : right + width]
+
+
+@given(
+    shift=st.integers(0, 4),
+    flip=st.booleans(),
+    channels=st.sampled_from([1, 3]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.uint8, torch.float32]),
+)
+@settings(max_examples=40, deadline=None)
+def test_each_image_is_flipped_and_shifted_as_drawn(
+    shift: int, flip: bool, channels: int, size: tuple[int, int], seed: int, dtype: torch.dtype
+) -> None:
+    images = torch.randint(1, 255, (5, channels, *size)).to(dtype)
+    augmentation = Augmentation(flip, shift)
+    drawn = augmentation.draw(5, torch.Generator().manual_seed(seed))
+    expected = [
+        _by_hand(image, bool(mirror), int(down), int(right), shift)
+        for image, mirror, down, right in zip(
+            images.numpy(), drawn.flip, drawn.down, drawn.right, strict=True
+        )
+    ]
+    found = augmentation.apply(images, drawn)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.numpy(), np.stack(expected))
+
+
+def test_draws_cover_every_shift_and_both_sides_evenly() -> None:
+    drawn = Augmentation(True, 2).draw(20_000, torch.Generator().manual_seed(0))
+    assert abs(drawn.flip.float().mean().item() - 0.5) < 0.02
+    for steps in (drawn.down, drawn.right):
+        shares = torch.bincount(steps, minlength=5) / 20_000
+        assert len(shares) == 5
+        assert (shares - 0.2).abs().max() < 0.02
+
+
+def test_the_seed_decides() -> None:
+    images = torch.rand(16, 3, 8, 8)
+    first, again, other = (
+        Augmentation(True, 2)(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_slice_of_a_draw_augments_a_share_of_the_batch() -> None:
+    images = torch.rand(6, 1, 5, 5)
+    augmentation = Augmentation(True, 1)
+    drawn = augmentation.draw(6, torch.Generator().manual_seed(3))
+    whole = augmentation.apply(images, drawn)
+    assert torch.equal(augmentation.apply(images[2:5], drawn[2:5]), whole[2:5])
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    images = torch.rand(3, 1, 4, 4)
+    none = Draw(torch.ones(3, dtype=torch.bool), torch.zeros(3).long(), torch.zeros(3).long())
+    assert torch.equal(Augmentation().apply(images, none), images)
+
+
+@pytest.mark.parametrize("shift", [-1, 1.5, True])
+def test_a_shift_must_be_a_whole_number(shift: object) -> None:
+    with pytest.raises(OptionError, match="shift is a whole number"):
+        Augmentation(shift=shift)  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""Checkpoints are whole, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from probekit.errors import OutputError
+from probekit.results.files import remove_drafts
+from probekit.training.run.checkpoint import (
+    capture_random_state,
+    momentum_of,
+    read_checkpoint,
+    restore_momentum,
+    restore_random_state,
+    write_checkpoint,
+    write_text,
+    write_whole,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_tensors_of_all_kinds_come_back(tmp_path: Path) -> None:
+    tensors = {
+        "half": torch.randn(3, 2).bfloat16(),
+        "layout": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+        "count": torch.tensor(7),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "empty": torch.zeros(0, 3),
+    }
+    facts = {"epoch": 3, "best": 0.1 + 0.2, "losses": [1.5, 2.5], "name": None}
+    write_checkpoint(tmp_path / "x.safetensors", tensors, facts)
+    found, told = read_checkpoint(tmp_path / "x.safetensors")
+    assert told == facts
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.json"
+    write_text(path, "old")
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"No space left on device.*is whole; make room"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+_FULL = """
+import resource, sys, torch
+from pathlib import Path
+from probekit.errors import OutputError
+from probekit.training.run.checkpoint import write_checkpoint
+path = Path(sys.argv[1])
+write_checkpoint(path, {"w": torch.ones(100)}, {"epoch": 1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+try:
+    write_checkpoint(path, {"w": torch.ones(100_000)}, {"epoch": 2})
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
+def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "File too large); the file that was there is whole" in done.stdout
+    tensors, facts = read_checkpoint(path)
+    assert facts == {"epoch": 1}
+    assert torch.equal(tensors["w"], torch.ones(100))
+    assert os.listdir(tmp_path) == ["last.safetensors"]
+
+
+_WRITER = """
+import sys, torch
+from pathlib import Path
+from probekit.training.run.checkpoint import write_checkpoint
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    write_checkpoint(Path(sys.argv[1]), {"w": torch.full((200_000,), float(number))}, {"n": number})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_writer_killed_in_the_middle_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.safetensors"
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        while not path.exists():
+            time.sleep(0.01)
+        deadline = time.monotonic() + 5
+        while not list(tmp_path.glob(".draft-*")) and time.monotonic() < deadline:
+            pass
+        writer.send_signal(signal.SIGKILL)
+    tensors, facts = read_checkpoint(path)
+    assert torch.equal(tensors["w"], torch.full((200_000,), float(facts["n"])))
+    remove_drafts(tmp_path)
+    assert os.listdir(tmp_path) == ["last.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10" + b"\0" * 40])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.safetensors"
+    write_whole(path, content)
+    with pytest.raises(OutputError, match=r"last\.safetensors' cannot be read"):
+        read_checkpoint(path)
+
+
+def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(OutputError, match="facts"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_momentum_comes_back_in_the_layout_of_the_parameters() -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
+        return layers.to(memory_format=torch.channels_last)
+
+    def step(module: nn.Module, optimizer: torch.optim.SGD, seed: int) -> None:
+        images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        module(images).square().mean().backward()
+        optimizer.step()
+
+    first, second = network(), network()
+    one = torch.optim.SGD(first.parameters(), 0.1, momentum=0.9)
+    two = torch.optim.SGD(second.parameters(), 0.1, momentum=0.9)
+    assert momentum_of(one, first) == {}
+    step(first, one, 1)
+    second.load_state_dict(first.state_dict())
+    momentum = {name: value.contiguous() for name, value in momentum_of(one, first).items()}
+    restore_momentum(two, second, momentum)
+    step(first, one, 2)
+    step(second, two, 2)
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+    kernel = second[0].weight
+    assert two.state[kernel]["momentum_buffer"].stride() == kernel.stride()
+
+
+def test_random_state_comes_back() -> None:
+    state = capture_random_state(CPU)
+    first = torch.rand(3)
+    restore_random_state(state, CPU)
+    assert torch.equal(torch.rand(3), first)
+    assert sorted(state) == ["cpu"]

@@ -1,0 +1,83 @@
+"""The log agrees with the checkpoints, whatever was cut off."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.errors import OptionError, OutputError
+from probekit.training.run.log import RunLog, read_log
+
+
+def record(epoch: int, **more: Any) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "loss": 1.0 / (epoch + 1),
+        "selectivity": {"relu": 0.5, "a.b": 0.25},
+        **more,
+    }
+
+
+def written(folder: Path) -> list[int]:
+    with (folder / "log.csv").open(newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def test_records_come_back_from_both_files(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    log.add(record(0, validation_accuracy=None))
+    log.add(record(1, validation_accuracy=0.5))
+    assert read_log(tmp_path / "log.jsonl") == log.records
+    assert (tmp_path / "log.csv").read_text().splitlines() == [
+        "epoch,loss,selectivity/relu,selectivity/a.b,validation_accuracy",
+        "0,1.0,0.5,0.25,",
+        "1,0.5,0.5,0.25,0.5",
+    ]
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path: Path, done: int) -> None:
+    log = RunLog(tmp_path, 0)
+    for epoch in range(3):
+        log.add(record(epoch))
+    again = RunLog(tmp_path, done)
+    assert [one["epoch"] for one in read_log(tmp_path / "log.jsonl")] == list(range(done))
+    again.add(record(done))
+    assert written(tmp_path) == list(range(done + 1))
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    RunLog(tmp_path, 0).add(record(0))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record(1))[:20])
+    log = RunLog(tmp_path, 2)
+    log.add(record(1))
+    assert [one["epoch"] for one in read_log(tmp_path / "log.jsonl")] == [0, 1]
+    assert written(tmp_path) == [0, 1]
+
+
+def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"log\.jsonl' cannot be written \(Is a directory\)"):
+        log.add(record(0))
+
+
+def test_tensorboard_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("torch.utils.tensorboard"):
+            raise ImportError(name)
+        return found(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        RunLog(tmp_path, 0, tensorboard=True)
