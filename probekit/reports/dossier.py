@@ -10,8 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches
-from probekit.reports.page.atlas import number
-from probekit.reports.page.measures import measure_of
+from probekit.reports.page.measures import measure_of, number
 from probekit.reports.subject import Subject, subjects
 
 if TYPE_CHECKING:

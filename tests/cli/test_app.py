@@ -70,7 +70,7 @@ def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
     assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
     broken = tmp_path / "broken.zarr"
-    from probekit.capture.recording.record import store
+    from probekit.capture.recording import store
 
     environment = {**os.environ, "PYTHONPATH": str(Path(pk.__file__).parent.parent)}
     code = (

@@ -15,7 +15,8 @@ from torch import nn
 import probekit as pk
 from probekit.analysis.robustness.choices import choose_severities
 from probekit.capture.selection import Selection
-from probekit.cli.app import _corruptions, _names, _numbers, _radius
+from probekit.cli.options import names, numbers, radius
+from probekit.cli.robustness import _corruptions
 from probekit.data.images import LabelledImages
 from probekit.errors import ProbekitError, plain
 from probekit.metrics.metric import resolve
@@ -110,7 +111,7 @@ def test_models_by_name(nowhere: None, kind: str, text: str) -> None:
 @example("9" * 5000)
 def test_epsilons(text: str) -> None:
     try:
-        radii = check_epsilons(_numbers("--epsilons", text, _radius), "linf", 784)
+        radii = check_epsilons(numbers("--epsilons", text, radius), "linf", 784)
     except ProbekitError:
         return
     assert radii
@@ -123,7 +124,7 @@ def test_epsilons(text: str) -> None:
 @example("1.0")
 def test_severities(text: str) -> None:
     try:
-        severities = choose_severities(_numbers("--severities", text, int))
+        severities = choose_severities(numbers("--severities", text, int))
     except ProbekitError:
         return
     assert set(severities) <= {1, 2, 3, 4, 5}
@@ -133,7 +134,7 @@ def test_severities(text: str) -> None:
 @QUICK
 @given(ANYTHING)
 def test_names_of_corruptions_and_metrics(nowhere: None, text: str) -> None:
-    for read in (_corruptions, lambda one: resolve(_names(one) or [])):
+    for read in (_corruptions, lambda one: resolve(names(one) or [])):
         with contextlib.suppress(ProbekitError):
             read(text)
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.reports.page.figures import element, shorten
-from probekit.reports.page.measures import LAYER_COLUMNS, Measure, measure_of
-from probekit.reports.page.ridge import axis, ridge
+from probekit.reports.page.figures import axis, element, ridge, shorten
+from probekit.reports.page.measures import LAYER_COLUMNS, Measure, measure_of, number
 from probekit.reports.subject import Subject
 
 __all__ = [
-    "UNKNOWN",
     "Atlas",
     "Cell",
     "Column",
@@ -24,11 +21,9 @@ __all__ = [
     "atlas",
     "column_names",
     "main_measure",
-    "number",
     "span_of",
 ]
 
-UNKNOWN = "\N{EN DASH}"
 _HEIGHT = 34
 _DENSE = 20
 _NAME = 29
@@ -116,22 +111,6 @@ def span_of(every: Sequence[Subject], measure: Measure | None) -> tuple[float, f
         return 0.0, 1.0
     low = min(low, 0.0)
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number as a page shows it.
-
-    >>> number(0.23456), number(1234.5), number(1e-7), number(1.5e9)
-    ('0.235', '1,234', '1.00e-07', '1.50e+09')
-    """
-    value = float(value)
-    if not np.isfinite(value):
-        return UNKNOWN if np.isnan(value) else ("∞" if value > 0 else "\N{MINUS SIGN}∞")
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
-    else:
-        text = f"{value:.2e}"
-    return text.replace("-", "\N{MINUS SIGN}") if "e" not in text else text
 
 
 def column_names(layers: xr.Dataset) -> list[str]:

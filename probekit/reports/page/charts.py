@@ -10,8 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.reports.page.atlas import UNKNOWN, number
 from probekit.reports.page.figures import element, join, path, scale, shorten, ticks
+from probekit.reports.page.measures import UNKNOWN, number
 
 __all__ = ["Line", "heat_map", "line_chart", "radius"]
 

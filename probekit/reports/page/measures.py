@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-__all__ = ["LAYER_COLUMNS", "UNIT_MEASURES", "Kind", "Measure", "measure_of"]
+import numpy as np
+
+__all__ = ["LAYER_COLUMNS", "UNIT_MEASURES", "UNKNOWN", "Kind", "Measure", "measure_of", "number"]
+
+UNKNOWN = "\N{EN DASH}"
 
 Kind: TypeAlias = Literal["share", "number", "count", "flag", "class"]
 
@@ -191,3 +195,19 @@ def measure_of(name: str, kind: Kind = "number") -> Measure:
     'my own metric'
     """
     return UNIT_MEASURES.get(name) or Measure(name, name.replace("_", " "), "", kind)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number as a page shows it.
+
+    >>> number(0.23456), number(1234.5), number(1e-7), number(1.5e9)
+    ('0.235', '1,234', '1.00e-07', '1.50e+09')
+    """
+    value = float(value)
+    if not np.isfinite(value):
+        return UNKNOWN if np.isnan(value) else ("∞" if value > 0 else "\N{MINUS SIGN}∞")
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+    else:
+        text = f"{value:.2e}"
+    return text.replace("-", "\N{MINUS SIGN}") if "e" not in text else text

@@ -14,11 +14,10 @@ from probekit.reports.page.atlas import (
     atlas,
     column_names,
     main_measure,
-    number,
     span_of,
 )
 from probekit.reports.page.charts import Line, heat_map, line_chart, radius
-from probekit.reports.page.measures import LAYER_COLUMNS, measure_of
+from probekit.reports.page.measures import LAYER_COLUMNS, measure_of, number
 from probekit.reports.page.summary import (
     comparison,
     facts_about,

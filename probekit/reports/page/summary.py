@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.reports.page.atlas import number
+from probekit.reports.page.measures import number
 from probekit.reports.subject import Subject
 
 __all__ = ["Fact", "comparison", "facts_about", "key_numbers", "mean_selectivity", "notes"]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import probekit as pk
-from probekit.analysis.robustness.join import join_results, robustness_rows
+from probekit.analysis.robustness.join import join_results
 from probekit.analysis.robustness.tables import corruption_errors
 from probekit.errors import DataError, OptionError
+from probekit.reports.rows import robustness_rows
 
 TYPES = ["fog", "snow", "saturate"]
 

@@ -1,0 +1,183 @@
+"""The commands `analyze`, `layers`, `record` and `models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probekit.cli.command import command
+from probekit.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    Json,
+    LayerGlobs,
+    Limit,
+    Model,
+    Overwrite,
+    Progress,
+    Random,
+    Seed,
+    SkipBad,
+    Tokens,
+    Weights,
+    Workers,
+    load,
+)
+
+
+@command(
+    epilog="Example: probekit analyze tf_efficientnet_lite0 photos/ --weights lite0.safetensors -o r.nc"
+)
+def analyze(
+    model: Model = None,
+    data: Data = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
+    ] = None,
+    layers: LayerGlobs = None,
+    metrics: Annotated[
+        str, typer.Option(help="Names of metrics, separated by commas.")
+    ] = "selectivity",
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    precision: Annotated[
+        Any, typer.Option(parser=str, metavar="bfloat16|float16", help="Run in half precision.")
+    ] = None,
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write an HTML report, with the images that each unit responds to most."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Measure every unit of a model on labelled images.
+
+    Without MODEL and DATA: a bundled ResNet20 on the Fashion-MNIST test set.
+    """
+    from probekit.results.trees import check_output, save_result
+
+    if out:
+        check_output(out, overwrite=overwrite)
+    if report:
+        from probekit.reports.page.page import check_page
+
+        check_page(report, overwrite=overwrite)
+        metrics = metrics if "top_images" in metrics.split(",") else f"{metrics},top_images"
+    from probekit.analysis.analyze import analyze as run
+    from probekit.metrics.metric import resolve
+    from probekit.reports.terminal import console, print_result, result_json
+    from probekit.runtime.processes import processes
+
+    chosen = resolve([name.strip() for name in metrics.split(",") if name.strip()])
+    network, images = load(model, data, weights, random, skip_bad, seed)
+    result = run(
+        network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
+        seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
+    )  # fmt: skip
+    if not processes().is_main:
+        return
+    if out:
+        save_result(result, out, overwrite=overwrite)
+    if report:
+        from probekit.reports.page.page import report as write_report
+
+        write_report(result, report, data=images, overwrite=overwrite)
+    if as_json:
+        print(result_json(result))
+        return
+    terminal = console()
+    print_result(result, terminal)
+    for what, written in (("result", out), ("report", report)):
+        if written:
+            terminal.print(f"{what}: {Path(written)}", markup=False)
+
+
+@command(
+    name="layers", epilog="Example: probekit layers torchvision:swin_t --layers 'features.1.*'"
+)
+def show_layers(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    layers: LayerGlobs = None,
+    spatial: Annotated[
+        str, typer.Option(help="Count bytes of pooled (mean) or whole (none) maps.")
+    ] = "mean",
+    tokens: Tokens = "all",
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes."""
+    import json
+
+    import torch
+
+    from probekit.capture.plan import plan
+    from probekit.models.loading import load_model
+    from probekit.reports.terminal import console, print_plan
+
+    network = load_model(model, weights, pretrained=False)
+    images = torch.rand(2, *network.input_size, generator=torch.Generator().manual_seed(0))
+    rows: Any = plan(network, images, layers or None, spatial=spatial, tokens=tokens)  # type: ignore[arg-type]
+    rows = rows.to_dict("records")
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_plan(rows, console())
+
+
+@command(
+    epilog="Example: probekit record probekit:resnet20-fashion-mnist fashion-mnist -o acts.zarr"
+)
+def record(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the recording, .zarr.")],
+    layers: LayerGlobs = None,
+    spatial: Annotated[
+        str, typer.Option(help="mean: one number per unit; none: whole maps.")
+    ] = "mean",
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+) -> None:
+    """Record activations to a zarr store; an interrupted command resumes when run again."""
+    from probekit.capture.recording.record import record as run
+
+    network, images = load(model, data, weights, random, False, seed)
+    recording = run(
+        network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
+        overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
+        progress=progress, workers=workers,
+    )  # fmt: skip
+    sizes = recording.sizes
+    print(f"recording: {out}, {sizes['sample']} samples x {sizes['unit']} units")
+
+
+@command(name="models", epilog="Example: probekit models 'resnet*'")
+def show_models(
+    pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*",
+) -> None:
+    """List the bundled models."""
+    from probekit.models.loading import list_models
+
+    for name in list_models(pattern):
+        print(f"probekit:{name}")

@@ -1,0 +1,99 @@
+"""Options and arguments that several commands have, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from probekit.errors import OptionError
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A timm name, hf-hub:..., torchvision:NAME, probekit:NAME, or a run's folder."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Argument(help="A folder with one folder of images per class, or the name of a data set."),
+]
+LayerGlobs = Annotated[
+    list[str] | None,
+    typer.Option("--layers", help="Name or glob of layers; !GLOB excludes. Can be repeated."),
+]
+Weights = Annotated[
+    str | None, typer.Option(help="File of weights: safetensors, or a torch file of tensors only.")
+]
+Random = Annotated[bool, typer.Option("--random", help="Random weights, drawn from --seed.")]
+Limit = Annotated[int | None, typer.Option(help="Number of samples, drawn at random.")]
+BatchSize = Annotated[int, typer.Option(help="Samples per forward pass.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Tokens = Annotated[
+    Any, typer.Option(parser=str, metavar="all|patch|class", help="Which tokens to use.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")]
+Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Workers = Annotated[int | None, typer.Option(help="Number of processes that read images.")]
+Epochs = Annotated[int | None, typer.Option(help="Number of epochs, instead of the recipe's.")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
+Schedule = Annotated[
+    str | None,
+    typer.Option(help="Alpha over the epochs, such as '0*5 -20*15', instead of --alpha."),
+]
+Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Regularized = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", help="Layers to regularize: names, globs, first:3, last:3, but-last-stage."
+    ),
+]
+
+
+def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
+    """The numbers of a comma-separated option."""
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(f"{option} takes numbers separated by commas, not {text!r}") from None
+
+
+def names(text: str) -> list[str] | None:
+    """The names of a comma-separated option; None for `none`."""
+    return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def radius(text: str) -> float:
+    """A number, or a fraction such as 8/255."""
+    above, _, below = text.partition("/")
+    return float(above) / float(below or 1)
+
+
+def load(
+    model: str | None,
+    data: str | None,
+    weights: str | None,
+    random: bool,
+    skip_bad: bool,
+    seed: int,
+) -> tuple[Any, Any]:
+    """The model and the data of a command, by default the bundled ones."""
+    import torch
+
+    from probekit.data.datasets import load_data
+    from probekit.models.loading import DEFAULT_MODEL, load_model
+    from probekit.runtime.memory import ask_for_huge_pages
+
+    ask_for_huge_pages()
+    if model is not None and data is None:
+        raise OptionError(
+            f"model {model!r} needs data: name a folder with one folder of images per class, or a data "
+            "set such as fashion-mnist"
+        )
+    torch.manual_seed(seed % 2**63)
+    network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
+    return network, load_data(data or "fashion-mnist", network, skip_bad=skip_bad)

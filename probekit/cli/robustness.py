@@ -1,0 +1,110 @@
+"""The command `robustness`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probekit.cli.command import command
+from probekit.cli.options import (
+    BatchSize,
+    Device,
+    Json,
+    LayerGlobs,
+    Limit,
+    Overwrite,
+    Progress,
+    Random,
+    Seed,
+    SkipBad,
+    Tokens,
+    Weights,
+    Workers,
+    load,
+    names,
+    numbers,
+    radius,
+)
+
+
+@command(
+    epilog="Example: probekit robustness probekit:resnet20-fashion-mnist fashion-mnist "
+    "-o robustness.nc --corruptions fog,contrast --attacks pgd --limit 500"
+)
+def robustness(
+    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")],
+    corruptions: Annotated[
+        str,
+        typer.Option(
+            help="all, extra, none, names separated by commas, or a folder of published files."
+        ),
+    ] = "all",
+    severities: Annotated[
+        str, typer.Option(help="From 1 to 5, separated by commas.")
+    ] = "1,2,3,4,5",
+    attacks: Annotated[
+        str, typer.Option(help="fgsm, pgd, autoattack, separated by commas; or none.")
+    ] = "none",
+    epsilons: Annotated[
+        str, typer.Option(help="Radii of the attacks, such as 1/255,4/255.")
+    ] = "1/255,2/255,4/255,8/255",
+    layers: LayerGlobs = None,
+    reference: Annotated[str | None, typer.Option(help="Result of another model, for mCE.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Folder for the conditions measured so far.")
+    ] = None,
+    limit: Limit = None,
+    weights: Weights = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+    as_json: Json = False,
+) -> None:
+    """Measure a model under corruptions and attacks.
+
+    With --store, an interrupted run resumes where it stopped.
+    """
+    import json
+
+    from probekit.results.trees import check_output, save_result
+
+    check_output(out, overwrite=overwrite)
+    from probekit.analysis.robustness.robustness import robustness as run
+    from probekit.reports.rows import robustness_rows
+    from probekit.reports.terminal import console, print_rows
+
+    network, images = load(model, data, weights, random, skip_bad, seed)
+    result = run(
+        network, images, _corruptions(corruptions), numbers("--severities", severities, int),
+        names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,
+        reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
+        seed=seed, tokens=tokens, workers=workers, progress=progress,
+    )  # fmt: skip
+    save_result(result, out, overwrite=overwrite)
+    rows = robustness_rows(result)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        print_rows(rows, console())
+        print(f"result: {Path(out)}")
+
+
+def _corruptions(text: str) -> Any:
+    if text in ("all", "extra"):
+        return text
+    if os.path.isdir(text):
+        from probekit.perturbations.corruptions.published import load_published
+
+        return load_published(text)
+    return names(text)

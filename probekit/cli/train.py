@@ -1,0 +1,122 @@
+"""The commands `train`, `sweep` and `recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from probekit.cli.command import command
+from probekit.cli.options import (
+    DataRoot,
+    Device,
+    Epochs,
+    Precision,
+    Progress,
+    Regularized,
+    Schedule,
+    Seed,
+    numbers,
+    radius,
+)
+from probekit.errors import OptionError
+
+
+@command(
+    epilog="Example: probekit train resnet20-digits --alpha -1 --seed 0 -o run/   "
+    "(an existing run resumes; probekit analyze run/ digits measures it)"
+)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the run.")],
+    alpha: Annotated[
+        float, typer.Option(help="Below 0 discourages selectivity, above 0 promotes it.")
+    ] = 0.0,
+    seed: Seed = 0,
+    epochs: Epochs = None,
+    data_root: DataRoot = None,
+    alpha_schedule: Schedule = None,
+    layers: Regularized = None,
+    augmix: Annotated[
+        int | None, typer.Option(help="Mix training images by AugMix of this severity, 1 to 10.")
+    ] = None,
+    pgd: Annotated[
+        str | None,
+        typer.Option(help="Train against PGD of this radius and number of steps, such as 8/255,7."),
+    ] = None,
+    device: Device = None,
+    precision: Precision = None,
+    workers: Annotated[
+        int, typer.Option(help="Number of threads or processes that decode images.")
+    ] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Train a network with class selectivity lowered or raised."""
+    from probekit.training.run.train import train as run
+
+    robust: dict[str, Any] = {} if augmix is None else {"augmix": augmix}
+    if pgd is not None:
+        robust["pgd"] = _radius_and_steps(pgd)
+    done = run(
+        recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
+        layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
+        precision=precision, tensorboard=tensorboard, progress=progress,  # type: ignore[arg-type]
+        **robust,
+    )  # fmt: skip
+    print(
+        f"{done.recipe}, alpha {done.alpha_schedule}, seed {done.seed}: test accuracy "
+        f"{done.test_accuracy:.4f}, mean selectivity {done.selectivity_mean:.4f} "
+        f"(epoch {done.best_epoch + 1} of {done.epochs})\nrun: {done.folder}"
+    )
+
+
+@command(
+    epilog="Example: probekit sweep resnet20-digits --alphas -2,-1,0,1,2 --seeds 0,1,2 -o sweep/"
+)
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the sweep.")],
+    alphas: Annotated[str, typer.Option(help="Numbers separated by commas.")] = "-2,-1,0,1,2",
+    seeds: Annotated[str, typer.Option(help="Integers separated by commas.")] = "0",
+    epochs: Epochs = None,
+    data_root: DataRoot = None,
+    layers: Regularized = None,
+    device: Device = None,
+    precision: Precision = None,
+    jobs: Annotated[
+        int, typer.Option(help="Number of runs to train at the same time on this machine.")
+    ] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
+    progress: Progress = True,
+) -> None:
+    """Train a recipe for each alpha and seed; an existing sweep resumes."""
+    from probekit.reports.terminal import console, print_sweep
+    from probekit.training.sweep.sweep import sweep as run
+
+    given: dict[str, Any] = {"epochs": epochs, "precision": precision, "layers": layers or None}
+    table = run(
+        recipe, numbers("--alphas", alphas, float), numbers("--seeds", seeds, int), out,
+        jobs=jobs, scheduler=scheduler, progress=progress, data_root=data_root, device=device,
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+    print_sweep(table, console())
+
+
+def _radius_and_steps(text: str) -> tuple[float, int]:
+    size, _, steps = text.partition(",")
+    try:
+        return radius(size), int(steps)
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(
+            f"--pgd takes a radius and a number of steps, such as 8/255,7, not {text!r}"
+        ) from None
+
+
+@command(epilog="Example: probekit recipes")
+def recipes() -> None:
+    """List the recipes of train and sweep."""
+    from probekit.training.run.recipes import list_recipes
+
+    for name in list_recipes():
+        print(name)
