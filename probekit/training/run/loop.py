@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from probekit.runtime.machine import Machine
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.captured import CapturedGradients
 from probekit.training.run.epoch import Measured, measure
 from probekit.training.run.folder import LAST
 from probekit.training.run.keeping import Keeper, Place, Trained
@@ -49,6 +51,7 @@ class Fitting:
         machine: Where it runs.
         layers: Which layers are regularized.
         checkpoint_minutes: How often to write a checkpoint within an epoch.
+        cuda_graph: Run the forward and backward pass as a CUDA graph where that is possible.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Fitting:
         *,
         layers: Any = None,
         checkpoint_minutes: float = 10.0,
+        cuda_graph: bool = True,
     ) -> None:
         device = machine.device
         if recipe.precision == "float16" and device.type == "cpu":
@@ -101,6 +105,13 @@ class Fitting:
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.trained = Trained(self.module, optimizer, scaler, self.place, device)
         self.keeper = Keeper(folder, data.fingerprint, _card(recipe, schedule, seed, data))
+        self._cuda_graph = (
+            cuda_graph
+            and device.type == "cuda"
+            and machine.world == 1
+            and recipe.precision != "float16"
+        )
+        self.gradients = self._gradients()
         self._every = 60 * checkpoint_minutes
         self._written = time.monotonic()
 
@@ -137,6 +148,11 @@ class Fitting:
             if log is not None:
                 log.close()
 
+    def _gradients(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        if self._cuda_graph:
+            return CapturedGradients(self._set_gradients, self.module)
+        return self._set_gradients
+
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = _DTYPES.get(self.recipe.precision)
         return nullcontext() if dtype is None else torch.autocast(self.machine.device.type, dtype)
@@ -145,7 +161,11 @@ class Fitting:
         place = self.place
         self.module.train()
         if self.penalty is not None:
-            self.penalty.alpha = self.schedule.alpha(place.epoch)
+            alpha = self.schedule.alpha(place.epoch)
+            if alpha != self.penalty.alpha:
+                self.penalty.alpha = alpha
+                # A CUDA graph repeats the alpha that it was captured with.
+                self.gradients = self._gradients()
         start = time.monotonic() - place.seconds
         for step, images, labels in self.batches.epoch(place.epoch, place.step):
             self._train_step(step, images, labels)
@@ -163,21 +183,27 @@ class Fitting:
         passed = self.place.epoch * self.batches.steps + step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, passed, self.batches.steps)
-        with self._autocast():
-            if self.adversary is not None:
-                seed = seeded(self.seed, "adversary", passed, self.machine.rank).initial_seed()
+        if self.adversary is not None:
+            seed = seeded(self.seed, "adversary", passed, self.machine.rank).initial_seed()
+            with self._autocast():
                 images = self.adversary(self.model, images, labels, seed)
+        losses, hits = self.gradients(images, labels)
+        scaler.step(optimizer)
+        scaler.update()
+        self.place.losses[step] = losses
+        self.place.hits += hits
+
+    def _set_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sets the gradients of one batch; returns [cross-entropy, penalty] and the correct count."""
+        with self._autocast():
             logits = self.spread(images)
             entropy = functional.cross_entropy(logits.float(), labels)
             added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)
         loss = entropy if self.penalty is None else entropy + added
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
-        self.place.losses[step, 0] = entropy.detach()
-        self.place.losses[step, 1] = added.detach()
-        self.place.hits += (logits.detach().argmax(1) == labels).sum()
+        self.trained.optimizer.zero_grad()
+        self.trained.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses = torch.stack([entropy.detach(), added.detach()])
+        return losses, (logits.detach().argmax(1) == labels).sum()
 
     def _due(self) -> bool:
         # Agreeing makes all processes wait for each other, so that it is not done at every step.

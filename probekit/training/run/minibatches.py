@@ -205,9 +205,10 @@ class Minibatches:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Step, images (batch, channels, height, width) and labels of each step from `first` on."""
         order = torch.randperm(len(self._labels), generator=seeded(self._seed, "order", epoch))
+        # In one copy: a copy for each step would make the host wait for the device at each step.
+        order = order.to(self._images.device)
         for step in range(first, self.steps):
             index = order[step * self.batch_size :][: self.batch_size][self._own]
-            index = index.to(self._images.device)
             drawn = self._augmentation.draw(
                 self.batch_size, seeded(self._seed, "augmentation", epoch, step)
             )
