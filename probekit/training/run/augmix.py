@@ -2,96 +2,202 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from probekit.errors import OptionError
 
-__all__ = ["AugMix"]
+__all__ = ["OPERATIONS", "AugMix", "Mixture", "apply_operations"]
 
+OPERATIONS = (
+    "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
+    "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+_SIGNED = 5  # The first operations, which move pixels, go either way.
 _STRONGEST = 10
+_CHAINS, _LONGEST_CHAIN = 3, 3
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What was drawn for each image of a batch.
+
+    Attributes:
+        weights: (batch, 1 + chains) of the image itself and of each chain; the rows sum to 1.
+        operations: (batch, chains, longest chain) places in `OPERATIONS`; -1 past a chain's end.
+        levels: (batch, chains, longest chain) from 0 to the severity - 1.
+        signs: (batch, chains, longest chain) 1 or -1.
+    """
+
+    weights: Tensor
+    operations: Tensor
+    levels: Tensor
+    signs: Tensor
+
+    def __getitem__(self, part: slice) -> Mixture:
+        return Mixture(
+            self.weights[part], self.operations[part], self.levels[part], self.signs[part]
+        )
 
 
 @dataclass(frozen=True)
 class AugMix:
-    """AugMix of torchvision on batches, repeatable and the same on every device.
+    """AugMix with draws of its own for each image, repeatable and the same on every device.
 
-    torchvision draws its operations once for a whole batch, so that a batch would see one chain. Here
-    a few images at a time share a draw; the weights of the mixture are each image's own. The
-    operations are those of the AugMix paper's robustness runs: none that is also a corruption
-    (brightness, contrast, colour, sharpness). The loss stays the plain cross-entropy; the paper's
+    The operations are those of the AugMix paper's robustness runs: none that is also a corruption
+    (brightness, contrast, color, sharpness). The loss stays the plain cross-entropy; the paper's
     consistency term between three views is left out, which triples the cost of a step.
 
     Args:
         severity: Strength of the operations, from 1 to 10.
-        together: How many images share a draw of operations.
 
     Raises:
-        OptionError: A severity or a number of images out of range.
+        OptionError: A severity out of range.
 
     Source:
-        Hendrycks et al. 2020 (arXiv 1912.02781), through `torchvision.transforms.AugMix`.
+        Hendrycks et al. 2020 (arXiv 1912.02781), with the operations and strengths of
+        `torchvision.transforms.AugMix(all_ops=False)`.
 
     Example:
         >>> images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(4, 1, 1, 1)
-        >>> mixed = AugMix(severity=3)(images, [0])
-        >>> mixed.shape, mixed.dtype, bool((mixed == AugMix(severity=3)(images, [0])).all())
-        (torch.Size([4, 1, 8, 8]), torch.uint8, True)
+        >>> mixed = AugMix(severity=3)(images, torch.Generator().manual_seed(0))
+        >>> mixed.shape, mixed.dtype
+        (torch.Size([4, 1, 8, 8]), torch.uint8)
     """
 
     severity: int = 3
-    together: int = 16
 
     def __post_init__(self) -> None:
-        for name, most in (("severity", _STRONGEST), ("together", None)):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < 1 or (most is not None and value > most):
-                limit = "" if most is None else f" to {most}"
-                raise OptionError(
-                    f"{name} of AugMix is a whole number from 1{limit}, not {value!r}"
-                )
-
-    def __call__(self, images: Tensor, seeds: list[int]) -> Tensor:
-        """Mixes a batch.
-
-        Args:
-            images: (batch, 1 or 3, height, width), uint8.
-            seeds: A number for every `together` images.
-
-        Raises:
-            OptionError: There are too few numbers.
-        """
-        groups = torch.split(images, self.together)
-        if len(seeds) < len(groups):
+        whole = isinstance(self.severity, int) and not isinstance(self.severity, bool)
+        if not whole or not 1 <= self.severity <= _STRONGEST:
             raise OptionError(
-                f"{len(images)} images are mixed in {len(groups)} groups, which need a seed each, "
-                f"not {len(seeds)}"
+                f"severity of AugMix is a whole number from 1 to {_STRONGEST}, not {self.severity!r}"
             )
-        operation = _operation(self.severity)
-        before = torch.get_rng_state()
-        try:
-            mixed = []
-            for group, seed in zip(groups, seeds, strict=False):
-                # The generator of the CPU alone: manual_seed would change a device's as well.
-                torch.default_generator.manual_seed(seed)
-                mixed.append(operation(group))
-        finally:
-            torch.set_rng_state(before)
-        return torch.cat(mixed)
+
+    def draw(self, images: int, generator: torch.Generator) -> Mixture:
+        """Draws for a batch of so many images, on the CPU: the same numbers for every device."""
+        shape = (images, _CHAINS, _LONGEST_CHAIN)
+        # Dirichlet(1, ..., 1) is exponential draws over their sum; Beta(1, 1) is uniform.
+        chains = torch.empty(images, _CHAINS).exponential_(generator=generator)
+        own = torch.rand(images, 1, generator=generator)
+        weights = torch.cat([own, (1 - own) * chains / chains.sum(1, keepdim=True)], 1)
+        operations = torch.randint(len(OPERATIONS), shape, generator=generator)
+        length = torch.randint(1, _LONGEST_CHAIN + 1, (images, _CHAINS, 1), generator=generator)
+        operations[torch.arange(_LONGEST_CHAIN).expand(shape) >= length] = -1
+        levels = torch.randint(self.severity, shape, generator=generator)
+        signs = torch.randint(2, shape, generator=generator) * 2 - 1
+        return Mixture(weights, operations, levels, signs)
+
+    def apply(self, images: Tensor, drawn: Mixture) -> Tensor:
+        """Mixes images (batch, 1 or 3, height, width), uint8, as drawn."""
+        device = images.device
+        weights = drawn.weights.to(device, non_blocking=True)[:, :, None, None, None]
+        mixed = weights[:, 0] * images
+        for chain in range(_CHAINS):
+            changed = images
+            for place in range(_LONGEST_CHAIN):
+                changed = apply_operations(
+                    changed,
+                    drawn.operations[:, chain, place],
+                    drawn.levels[:, chain, place],
+                    drawn.signs[:, chain, place],
+                )
+            mixed += weights[:, 1 + chain] * changed
+        return mixed.to(torch.uint8)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws for a batch and applies it."""
+        return self.apply(images, self.draw(len(images), generator))
 
 
-def _operation(severity: int) -> Any:
-    from torchvision.transforms import AugMix as Original
+def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: Tensor) -> Tensor:
+    """Applies one operation to each image of a batch.
 
-    class OnAnyDevice(Original):  # type: ignore[misc]
-        """Draws its weights on the CPU, so that every device gets the same ones."""
+    Args:
+        images: (batch, channels, height, width), uint8.
+        operations: (batch,) places in `OPERATIONS`, on the CPU; -1 leaves the image alone.
+        levels: (batch,) from 0 to 9.
+        signs: (batch,) 1 or -1, the direction of the operations that move pixels.
+    """
+    share = levels.float() / (_STRONGEST - 1)
+    matrices = _matrices(operations, share * signs, images.shape[2], images.shape[3])
+    bits = 4 - (levels * 4 / (_STRONGEST - 1)).round().int()
+    thresholds = 255 - 255 * share
+    changed = images.clone()
 
-        def _sample_dirichlet(self, params: Tensor) -> Tensor:
-            drawn: Tensor = torch._sample_dirichlet(params.cpu())
-            return drawn.to(params.device)
+    def change(chosen: Tensor, run: Callable[..., Tensor], *amounts: Tensor) -> None:
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            given = (amount[rows].to(images.device, non_blocking=True) for amount in amounts)
+            rows = rows.to(images.device, non_blocking=True)
+            changed.index_copy_(0, rows, run(images.index_select(0, rows), *given))
 
-    return OnAnyDevice(severity=severity, all_ops=False)
+    change((operations >= 0) & (operations < _SIGNED), _moved, matrices)
+    change(operations == OPERATIONS.index("Posterize"), _posterized, bits)
+    change(operations == OPERATIONS.index("Solarize"), _solarized, thresholds)
+    change(operations == OPERATIONS.index("AutoContrast"), _autocontrast)
+    change(operations == OPERATIONS.index("Equalize"), _equalized)
+    return changed
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _matrices(operations: Tensor, amount: Tensor, height: int, width: int) -> Tensor:
+    """(batch, 2, 3) from a position of the result to one of the image, both from -1 to 1."""
+    zero = torch.zeros_like(amount)
+
+    def of(name: str, values: Tensor) -> Tensor:
+        return torch.where(operations == OPERATIONS.index(name), values, zero)
+
+    angle = torch.deg2rad(of("Rotate", 30 * amount))
+    # Shears leave the first row or column where it is.
+    across = of("ShearX", 0.3 * amount) * height / width
+    down = of("ShearY", 0.3 * amount) * width / height
+    right = of("TranslateX", (amount * width / 3).trunc() * 2 / width)
+    below = of("TranslateY", (amount * height / 3).trunc() * 2 / height)
+    first = [angle.cos(), across - angle.sin() * height / width, across - right]
+    second = [down + angle.sin() * width / height, angle.cos(), down - below]
+    return torch.stack([torch.stack(first, 1), torch.stack(second, 1)], 1)
+
+
+def _moved(images: Tensor, matrix: Tensor) -> Tensor:
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images.float(), grid, mode="nearest", align_corners=False)
+    return moved.to(torch.uint8)
+
+
+def _posterized(images: Tensor, bits: Tensor) -> Tensor:
+    masks = 256 - 2 ** (8 - bits)
+    return images & _column(masks.to(torch.uint8))
+
+
+def _solarized(images: Tensor, thresholds: Tensor) -> Tensor:
+    return torch.where(images >= _column(thresholds), 255 - images, images)
+
+
+def _autocontrast(images: Tensor) -> Tensor:
+    """Stretches each channel to the range from 0 to 255."""
+    low, high = (end.float() for end in (images.amin((2, 3), True), images.amax((2, 3), True)))
+    scale = 255 / (high - low)
+    flat = high == low
+    low, scale = torch.where(flat, 0, low), torch.where(flat, 1, scale)
+    return ((images - low) * scale).clamp(0, 255).to(torch.uint8)
+
+
+def _equalized(images: Tensor) -> Tensor:
+    """Makes the histogram of each channel as flat as can be."""
+    values = images.flatten(2).long()
+    counts = values.new_zeros(*values.shape[:2], 256)
+    counts.scatter_add_(2, values, torch.ones_like(values))
+    highest = values.amax(2, keepdim=True)
+    step = (values.shape[2] - counts.gather(2, highest)) // 255
+    table = (counts.cumsum(2) + step // 2) // step.clamp(min=1)
+    table = functional.pad(table, (1, 0))[..., :-1].clamp(0, 255)
+    equal = table.gather(2, values).to(torch.uint8).view_as(images)
+    return torch.where((step == 0)[..., None], images, equal)

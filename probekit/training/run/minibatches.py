@@ -216,18 +216,11 @@ class Minibatches:
             labels = self._labels[index].to(self._device, non_blocking=True)
             images = self._augmentation.apply(images, drawn[self._own])
             if self._mixture is not None:
-                images = self._mixture(images, self._mixing_seeds(epoch, step))
+                mixing = self._mixture.draw(
+                    self.batch_size, seeded(self._seed, "augmix", epoch, step)
+                )
+                images = self._mixture.apply(images, mixing[self._own])
             yield step, self._normalized(images), labels
-
-    def _mixing_seeds(self, epoch: int, step: int) -> list[int]:
-        """A number for each group of images that are mixed together, by its place in the whole step."""
-        assert self._mixture is not None
-        together = self._mixture.together
-        first, last = self._own.start // together, -(-self._own.stop // together)
-        return [
-            seeded(self._seed, "augmix", epoch, step, group).initial_seed()
-            for group in range(first, last)
-        ]
 
     def _normalized(self, images: Tensor) -> Tensor:
         values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)

@@ -250,6 +250,22 @@ _RECIPES: Mapping[str, Recipe] = {
             **_CIFAR,  # type: ignore[arg-type]
         ),
         Recipe(
+            name="resnet20-cifar10-short",
+            architecture="resnet20",
+            learning_rate=0.2,
+            **{  # type: ignore[arg-type]
+                **_CIFAR,
+                "epochs": 15,
+                "schedule": "one-cycle",
+                "milestones": (),
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                "precision": "bfloat16",
+                "channels_last": True,
+                "source": "probekit, for a network that converges in a tenth of the papers' epochs",
+            },
+        ),
+        Recipe(
             name="vgg16-cifar10",
             architecture="vgg16",
             learning_rate=0.01,

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision.transforms import AugMix as Original
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.autoaugment import _apply_op
+from torchvision.transforms.functional import equalize
 
 import probekit as pk
 from probekit.errors import OptionError
-from probekit.training.run.augmix import AugMix
+from probekit.training.run.augmix import OPERATIONS, AugMix, Mixture, apply_operations
 from probekit.training.run.minibatches import Minibatches, load_run_data
 from probekit.training.run.recipes import get_recipe
 
@@ -25,31 +28,75 @@ def pictures(count: int, channels: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_group_is_what_torchvision_makes_of_it(channels: int) -> None:
-    images = pictures(10, channels)
-    mixed = AugMix(severity=5, together=4)(images, [3, 4, 5])
-    for group, found, seed in zip(images.split(4), mixed.split(4), (3, 4, 5), strict=True):
-        torch.manual_seed(seed)
-        assert torch.equal(found, Original(severity=5, all_ops=False)(group))
-    assert not torch.equal(mixed, images)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_is_torchvisions(name: str, channels: int) -> None:
+    images = pictures(8, channels)
+    images[-1] = 7  # a flat image, which autocontrast and equalize leave alone
+    space = Original(all_ops=False)._augmentation_space(10, (12, 12))
+    assert tuple(space) == OPERATIONS
+    strengths, signed = space[name]
+    for level in range(10):
+        for sign in (1, -1) if signed else (1,):
+            chosen = torch.full((8,), OPERATIONS.index(name))
+            found = apply_operations(
+                images, chosen, torch.full((8,), level), torch.full((8,), sign)
+            )
+            strength = sign * float(strengths[level]) if strengths.ndim else 0.0
+            expected = _apply_op(images, name, strength, InterpolationMode.NEAREST, None)
+            # Nearest positions that lie between two pixels may round either way.
+            share = (found != expected).float().mean()
+            assert share <= (0.05 if signed else 0.0)
 
 
-def test_the_users_generator_goes_on_as_if_nothing_had_been() -> None:
+def test_each_image_has_an_operation_of_its_own() -> None:
+    images = pictures(3)
+    kinds = torch.tensor([-1, OPERATIONS.index("Equalize"), OPERATIONS.index("Solarize")])
+    found = apply_operations(images, kinds, torch.full((3,), 9), torch.ones(3, dtype=torch.int64))
+    assert torch.equal(found[0], images[0])
+    assert torch.equal(found[1:2], equalize(images[1:2]))
+    assert torch.equal(found[2], 255 - images[2])
+
+
+def test_the_draws_have_the_distributions_of_the_paper() -> None:
+    drawn = AugMix(severity=4).draw(20_000, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.weights.sum(1), torch.ones(20_000))
+    # Of Beta(1, 1): mean 1/2, variance 1/12. A third of the rest for each of three chains.
+    assert drawn.weights[:, 0].mean() == pytest.approx(0.5, abs=0.01)
+    assert drawn.weights[:, 0].var() == pytest.approx(1 / 12, abs=0.002)
+    assert drawn.weights[:, 1:].mean(0).tolist() == pytest.approx([1 / 6] * 3, abs=0.005)
+    lengths = (drawn.operations >= 0).sum(2).flatten()
+    assert (lengths.bincount() / len(lengths)).tolist() == pytest.approx(
+        [0, *[1 / 3] * 3], abs=0.01
+    )
+    kinds = drawn.operations[drawn.operations >= 0].bincount()
+    assert (kinds / kinds.sum()).tolist() == pytest.approx([1 / 9] * 9, abs=0.005)
+    assert drawn.levels.unique().tolist() == [0, 1, 2, 3]
+    assert drawn.signs.float().mean() == pytest.approx(0, abs=0.01)
+
+
+def test_an_image_mixed_with_unchanged_chains_is_itself() -> None:
+    images = pictures(4)
+    drawn = AugMix().draw(4, torch.Generator().manual_seed(0))
+    same = Mixture(drawn.weights, torch.full_like(drawn.operations, -1), drawn.levels, drawn.signs)
+    difference = AugMix().apply(images, same).int() - images.int()
+    assert difference.abs().max() <= 1  # mixing cuts off to whole levels
+
+
+def test_the_users_generator_is_left_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    AugMix()(pictures(4), [0])
+    AugMix()(pictures(4), torch.Generator().manual_seed(0))
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_seed_decides_and_there_must_be_enough() -> None:
+def test_the_seed_decides() -> None:
     images = pictures(8)
-    one, again, other = (AugMix(together=4)(images, [seed, 7]) for seed in (0, 0, 1))
+    one, again, other = (
+        AugMix()(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(one, again)
-    assert not torch.equal(one[:4], other[:4])
-    assert torch.equal(one[4:], other[4:])
-    with pytest.raises(OptionError, match="8 images are mixed in 2 groups"):
-        AugMix(together=4)(images, [0])
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("severity", [0, 11, 2.5, True])
