@@ -44,7 +44,7 @@ from probekit.training.sweep.table import (
 __all__ = ["sweep"]
 
 _RUN_OPTIONS = (
-    "data_root", "device", "layers", "workers", "checkpoint_minutes", "tensorboard",
+    "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "tensorboard",
 )  # fmt: skip
 # Torch's random state and accelerate's are one a process: runs in threads of one take turns.
 _ONE_AT_A_TIME = threading.Lock()
