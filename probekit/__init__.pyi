@@ -39,10 +39,15 @@ from .perturbations.attacks.gradient import AutoAttack as AutoAttack
 from .perturbations.corruptions.corruption import Corruption as Corruption
 from .perturbations.corruptions.corruption import corrupt as corrupt
 from .perturbations.corruptions.published import load_published as load_published
-from .replicates import adjust_p_values as adjust_p_values
-from .replicates import bootstrap_interval as bootstrap_interval
-from .replicates import compare_means as compare_means
-from .replicates import rank_trend as rank_trend
+from .replicates.comparisons import adjust_p_values as adjust_p_values
+from .replicates.comparisons import compare_means as compare_means
+from .replicates.comparisons import equivalence as equivalence
+from .replicates.intervals import bootstrap_interval as bootstrap_interval
+from .replicates.intervals import mean_interval as mean_interval
+from .replicates.trends import page_trend as page_trend
+from .replicates.trends import rank_trend as rank_trend
+from .replicates.verdicts import Claim as Claim
+from .replicates.verdicts import verdicts as verdicts
 from .reports.dossier import dossier as dossier
 from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
@@ -74,6 +79,7 @@ __all__ = [
     "PGD",
     "AlphaSchedule",
     "AutoAttack",
+    "Claim",
     "ClassMeans",
     "Corruption",
     "Covariance",
@@ -104,6 +110,7 @@ __all__ = [
     "compare_means",
     "corrupt",
     "dossier",
+    "equivalence",
     "feed",
     "get_study",
     "images_at",
@@ -117,9 +124,11 @@ __all__ = [
     "load_data",
     "load_model",
     "load_published",
+    "mean_interval",
     "measure_runs",
     "open_recording",
     "open_result",
+    "page_trend",
     "participation_ratio",
     "participation_ratio_unbiased",
     "plan",
@@ -140,4 +149,5 @@ __all__ = [
     "training_history",
     "unit_metric",
     "unit_saliency",
+    "verdicts",
 ]

@@ -15,7 +15,7 @@ from probekit.plot.canvas import canvas
 from probekit.plot.labels import alpha_bar, layer_axis, room, words
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
-from probekit.replicates import resampled_mean
+from probekit.replicates.intervals import resampled_mean
 
 __all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
 

@@ -14,7 +14,7 @@ from probekit.plot.canvas import canvas
 from probekit.plot.labels import name_axis, title
 from probekit.plot.reading import Compared, Results, compare, table
 from probekit.plot.series import colours_of, name_results
-from probekit.replicates import resampled_mean
+from probekit.replicates.intervals import resampled_mean
 
 __all__ = ["corruption_accuracy"]
 

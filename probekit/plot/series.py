@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from probekit.plot.colours import Colour, alpha_map, alpha_norm, palette
 from probekit.plot.labels import alpha_bar, key
 from probekit.plot.reading import Array, Compared
-from probekit.replicates import resampled_mean
+from probekit.replicates.intervals import resampled_mean
 
 __all__ = ["alpha_colours", "colours_of", "curve", "name_results", "places", "union"]
 

@@ -1,0 +1,1 @@
+"""What a few replicates show: intervals, comparisons, trends and verdicts over seeds."""

@@ -1,0 +1,370 @@
+"""Differences between the means of replicates: tests, equivalence and corrected p-values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import DataError, OptionError
+from probekit.replicates.intervals import Array
+
+__all__ = [
+    "Correction",
+    "adjust_p_values",
+    "compare_means",
+    "equivalence",
+    "equivalence_power",
+    "power",
+]
+
+Correction: TypeAlias = Literal["holm", "bh"]
+_QUADRATURE = 512  # points at which the estimated standard deviation is averaged over
+_ROUNDING = 1e-12  # variation below this share of the values is rounding, not variation
+
+
+def adjust_p_values(p: npt.ArrayLike, method: Correction = "holm") -> Array:
+    """p-values corrected for the number of tests.
+
+    Args:
+        p: Any shape, all of one family; NaN marks a test that could not be made and stays NaN.
+        method: `"holm"` controls the probability of any false discovery, whatever the dependence
+            between tests; `"bh"` the expected share of false discoveries, for independent or
+            positively dependent tests.
+
+    Raises:
+        OptionError: An unknown method, or values outside 0 to 1.
+
+    Source:
+        Holm 1979 (Scandinavian Journal of Statistics 6); Benjamini & Hochberg 1995 (JRSS B 57).
+
+    Example:
+        >>> adjust_p_values([0.01, 0.04, 0.03]).round(3)
+        array([0.03, 0.06, 0.06])
+        >>> adjust_p_values([0.01, 0.04, 0.03], "bh").round(3)
+        array([0.03, 0.04, 0.04])
+    """
+    given = np.asarray(p, dtype=np.float64)
+    if method not in ("holm", "bh"):
+        raise OptionError(f"method is 'holm' or 'bh', not {method!r}")
+    known = ~np.isnan(given)
+    values = given[known]
+    if ((values < 0) | (values > 1)).any():
+        raise OptionError("p-values lie between 0 and 1")
+    order = values.argsort(kind="stable")
+    count, ranks = len(values), np.arange(1, len(values) + 1)
+    ordered = values[order]
+    if method == "holm":
+        adjusted = np.maximum.accumulate((count - ranks + 1) * ordered)
+    else:
+        adjusted = np.minimum.accumulate((count / ranks * ordered)[::-1])[::-1]
+    result = np.full(given.shape, np.nan)
+    corrected = np.empty(count)
+    corrected[order] = np.minimum(adjusted, 1.0)
+    result[known] = corrected
+    return result
+
+
+def compare_means(
+    values: xr.DataArray,
+    baseline: xr.DataArray,
+    dim: str = "seed",
+    *,
+    paired: bool = False,
+    correction: Correction = "holm",
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Differences of means from a baseline's, with t intervals and corrected p-values.
+
+    Networks that share a seed share initialization, split and order of the data: pair them. The
+    difference is then taken within each seed, which removes what the seed decides.
+
+    Args:
+        values: Any dimensions, including `dim`; all comparisons in it are one family.
+        baseline: Replicates along `dim` that broadcast against `values`; NaN is left out of both.
+        dim: The dimension of the replicates.
+        paired: Whether the replicates are matched, by the coordinate `dim` where both have one,
+            otherwise by position. A replicate without a partner is left out.
+        correction: As for `adjust_p_values`.
+        level: Coverage of the intervals, which are not corrected for the number of tests.
+
+    Returns:
+        `difference`, its `low` and `high` end, its standard `error`, degrees of freedom `df`, `p`
+        (two-sided; paired: Student's t-test of the differences, otherwise Welch's t-test),
+        `p_adjusted`, and `count`, the number of pairs or of the replicates on the smaller side.
+        Paired also `difference_each` along `dim`. `p` and the interval are NaN for fewer than two
+        replicates on a side, or where nothing varies.
+
+    Raises:
+        DataError: No replicates at all, or a replicate that occurs twice.
+        OptionError: Replicates that cannot be paired.
+
+    Source:
+        Student 1908 (Biometrika 6); Welch 1947 (Biometrika 34).
+
+    Example:
+        >>> values = xr.DataArray([[5.0, 5.1, 5.2], [1.0, 1.3, 1.1]], dims=("alpha", "seed"))
+        >>> baseline = xr.DataArray([0.9, 1.1, 1.0], dims="seed")
+        >>> result = compare_means(values, baseline, paired=True)
+        >>> (result["p_adjusted"] < 0.05).values.tolist()
+        [True, False]
+        >>> result["difference_each"].values.round(6).tolist()
+        [[4.1, 4.0, 4.2], [0.1, 0.2, 0.1]]
+    """
+    found = _difference(values, baseline, dim, paired)
+    if not 0 < level < 1:
+        raise OptionError(f"level must be above 0 and below 1, not {level!r}")
+    low, high = found.interval(level)
+    p = 2 * found.tail(-abs(found.estimate))
+    return found.labelled(low=low, high=high, p=p, p_adjusted=adjust_p_values(p, correction))
+
+
+def equivalence(
+    values: xr.DataArray,
+    baseline: xr.DataArray,
+    margin: float | tuple[float, float],
+    dim: str = "seed",
+    *,
+    paired: bool = False,
+    correction: Correction = "holm",
+    level: float = 0.95,
+) -> xr.Dataset:
+    """Tests whether a difference of means lies within a margin: two one-sided tests.
+
+    A difference test that finds nothing is no evidence that there is nothing; this test is. Choose
+    the margin before looking at the data.
+
+    Args:
+        values: As for `compare_means`.
+        baseline: As for `compare_means`.
+        margin: The largest difference that does not matter, in the unit of `values`; or its lower
+            and upper bound. An infinite bound asks only for the other: `(-0.005, inf)` tests that
+            `values` are not inferior by more than 0.005.
+        dim: The dimension of the replicates.
+        paired: As for `compare_means`.
+        correction: As for `adjust_p_values`.
+        level: 1 minus the level of each of the two tests.
+
+    Returns:
+        `difference`, `low` and `high` of its interval of coverage 2 * level - 1 (which lies within
+        the margin exactly where `p` <= 1 - level), `error`, `df`, `count`; `p_low` and `p_high` of
+        the two tests, `p` (their maximum), `p_adjusted`; the margin as `margin_low` and
+        `margin_high`; and `power`, the probability of `p` <= 1 - level with no true difference and
+        the variation found here. Paired also `difference_each`.
+
+    Raises:
+        DataError: As for `compare_means`.
+        OptionError: As for `compare_means`; a margin that excludes 0, or is infinite on both sides.
+
+    Source:
+        Schuirmann 1987 (Journal of Pharmacokinetics and Biopharmaceutics 15); Lakens 2017 (Social
+        Psychological and Personality Science 8).
+
+    Example:
+        >>> values = xr.DataArray([0.901, 0.899, 0.902, 0.898], dims="seed")
+        >>> baseline = xr.DataArray([0.900, 0.900, 0.901, 0.899], dims="seed")
+        >>> result = equivalence(values, baseline, 0.005, paired=True)
+        >>> round(float(result["p"]), 4), round(float(result["power"]), 2)
+        (0.0016, 1.0)
+    """
+    bounds = (-margin, margin) if isinstance(margin, int | float) else margin
+    bottom, top = (float(bound) for bound in bounds)
+    if not bottom < 0 < top or (np.isinf(bottom) and np.isinf(top)):
+        raise OptionError(
+            "margin is a positive number, or a negative and a positive bound of which one may be "
+            f"infinite, not {margin!r}"
+        )
+    if not 0.5 < level < 1:
+        raise OptionError(f"level must be above 0.5 and below 1, not {level!r}")
+    found = _difference(values, baseline, dim, paired)
+    low, high = found.interval(2 * level - 1)
+    p_low = found.tail(bottom - found.estimate)
+    p_high = found.tail(found.estimate - top)
+    p = np.maximum(p_low, p_high)
+    return found.labelled(
+        low=low,
+        high=high,
+        p_low=p_low,
+        p_high=p_high,
+        p=p,
+        p_adjusted=adjust_p_values(p, correction),
+        power=equivalence_power(found.error, found.df, (bottom, top), level=level),
+    ).assign(margin_low=bottom, margin_high=top)
+
+
+def power(
+    error: npt.ArrayLike, df: npt.ArrayLike, effect: npt.ArrayLike, *, level: float = 0.95
+) -> Array:
+    """The probability that a two-sided t-test finds a true difference.
+
+    Args:
+        error: Standard error of the difference, such as `compare_means` returns.
+        df: Its degrees of freedom.
+        effect: The true difference. Take one that matters, fixed in advance: the power at the
+            difference that was observed says no more than its p-value.
+        level: 1 minus the level of the test.
+
+    Returns:
+        Probabilities, of the arguments' broadcast shape; NaN where `error` is.
+
+    Example:
+        >>> power(error=1.0, df=[2, 7, 19], effect=3.0).round(2)
+        array([0.39, 0.73, 0.81])
+    """
+    from scipy import stats
+
+    scaled = np.abs(np.asarray(effect, np.float64)) / np.asarray(error, np.float64)
+    freedom = np.asarray(df, np.float64)[..., None]
+    spread = _estimated_over_true(freedom)
+    critical = stats.t.ppf((1 + level) / 2, freedom) * spread
+    shift = np.expand_dims(scaled, -1)
+    either = stats.norm.sf(critical - shift) + stats.norm.cdf(-critical - shift)
+    return np.asarray(either.mean(-1))
+
+
+def equivalence_power(
+    error: npt.ArrayLike,
+    df: npt.ArrayLike,
+    margin: tuple[float, float],
+    *,
+    level: float = 0.95,
+) -> Array:
+    """The probability that `equivalence` shows that there is no difference, where there is none.
+
+    Args:
+        error: Standard error of the difference.
+        df: Its degrees of freedom.
+        margin: The lower and upper bound; one may be infinite.
+        level: 1 minus the level of each of the two tests.
+
+    Returns:
+        Probabilities, of the broadcast shape of `error` and `df`; NaN where `error` is.
+
+    Example:
+        >>> equivalence_power(1.0, [2, 7, 19], (-4.0, 4.0)).round(2)
+        array([0.68, 0.95, 0.97])
+    """
+    from scipy import stats
+
+    freedom = np.asarray(df, np.float64)[..., None]
+    critical = stats.t.ppf(level, freedom) * _estimated_over_true(freedom)
+    low, high = (bound / np.asarray(error, np.float64)[..., None] for bound in margin)
+    between = stats.norm.cdf(high - critical) - stats.norm.cdf(low + critical)
+    return np.asarray(np.maximum(between, 0).mean(-1))
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Estimated differences with their standard errors and degrees of freedom."""
+
+    estimate: Array
+    error: Array
+    df: Array
+    count: Array
+    coords: xr.Dataset  # without variables: the coordinates of the estimates
+    dims: tuple[str, ...]
+    each: xr.DataArray | None  # along the replicates, where they are paired
+
+    def interval(self, coverage: float) -> tuple[Array, Array]:
+        from scipy import stats
+
+        margin = self.error * stats.t.ppf((1 + coverage) / 2, self.df)
+        return self.estimate - margin, self.estimate + margin
+
+    def tail(self, distance: Array) -> Array:
+        """The probability that a t statistic lies below a distance in units of the error."""
+        from scipy import stats
+
+        return np.asarray(stats.t.cdf(distance / self.error, self.df))
+
+    def labelled(self, **columns: Array) -> xr.Dataset:
+        own = {"difference": self.estimate, "error": self.error, "df": self.df, "count": self.count}
+        result = xr.Dataset({name: (self.dims, part) for name, part in (own | columns).items()})
+        result = result.assign_coords(self.coords.coords)
+        return result if self.each is None else result.assign(difference_each=self.each)
+
+
+def _difference(
+    values: xr.DataArray, baseline: xr.DataArray, dim: str, paired: bool
+) -> _Difference:
+    for what, part in (("values", values), ("baseline", baseline)):
+        if dim not in part.dims:
+            raise OptionError(f"{what} have no dimension {dim!r} of replicates, only {part.dims}")
+        if not part.sizes[dim]:
+            raise DataError(f"{what} have no replicates along {dim!r}")
+    one, other = values.astype(np.float64), baseline.astype(np.float64)
+    own = dim if paired else "_other"
+    if paired:
+        one, other = _matched(one, other, dim)
+    else:
+        other = other.rename({dim: own})
+    first = one.isel({dim: 0}, drop=True), other.isel({own: 0}, drop=True)
+    frame = xr.broadcast(*xr.align(*first, join="exact"))[0]
+    dims = tuple(str(name) for name in frame.dims)
+    ours = one.broadcast_like(frame).transpose(*dims, dim)
+    theirs = other.broadcast_like(frame).transpose(*dims, own)
+    each = (ours - theirs).rename(None) if paired else None
+    sides = [ours.values, theirs.values] if each is None else [each.values]
+    count, mean, variance = zip(*(_moments(side) for side in sides), strict=True)
+    shares = np.stack([part / number for part, number in zip(variance, count, strict=True)])
+    error = np.sqrt(shares.sum(0))
+    scale = np.max([np.nanmax(np.abs(part.values)) for part in (ours, theirs)], initial=0.0)
+    error = np.where(error > _ROUNDING * scale, error, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = np.stack([number - 1 for number in count])
+        df = shares.sum(0) ** 2 / (shares**2 / freedom).sum(0)
+    return _Difference(
+        estimate=mean[0] - mean[1] if each is None else mean[0],
+        error=error,
+        df=np.where(np.isnan(error), np.nan, df),
+        count=np.min(count, 0).astype(np.int64),
+        coords=frame.coords.to_dataset(),
+        dims=dims,
+        each=each,
+    )
+
+
+def _matched(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Both with the same replicates along `dim`, NaN where one lacks a replicate."""
+    named = [dim in part.indexes for part in (one, other)]
+    if any(named) != all(named):
+        raise OptionError(
+            f"replicates are paired by the coordinate {dim!r}, which only one side has; give it to "
+            "both, or drop it"
+        )
+    if not any(named):
+        if one.sizes[dim] != other.sizes[dim]:
+            raise OptionError(
+                f"replicates without a coordinate {dim!r} are paired by position, but there are "
+                f"{one.sizes[dim]} and {other.sizes[dim]}; give both sides the coordinate"
+            )
+        return one, other
+    for part in (one, other):
+        if not part.indexes[dim].is_unique:
+            raise DataError(f"a replicate of {dim!r} occurs twice; pairs need each only once")
+    if not one.indexes[dim].intersection(other.indexes[dim]).size:
+        raise DataError(f"no replicate of {dim!r} is on both sides, so that none can be paired")
+    return xr.align(one, other, join="outer", exclude={*one.dims, *other.dims} - {dim})
+
+
+def _moments(table: Array) -> tuple[Array, Array, Array]:
+    """Count, mean and variance along the last axis without NaN; NaN where there are too few."""
+    count = np.asarray((~np.isnan(table)).sum(-1), np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(table, -1) / count
+        squares = np.nansum((table - mean[..., None]) ** 2, -1)
+        variance = np.where(count > 1, squares / (count - 1), np.nan)
+    return count, mean, variance
+
+
+def _estimated_over_true(df: Array) -> Array:
+    """An estimated standard deviation over the true one, at equally probable points."""
+    from scipy import stats
+
+    points = (np.arange(_QUADRATURE) + 0.5) / _QUADRATURE
+    each, place = np.unique(df, return_inverse=True)
+    ratio = np.sqrt(stats.chi2.ppf(points, each[:, None]) / each[:, None])
+    return np.asarray(ratio[place.reshape(df.shape[:-1])])

@@ -1,0 +1,146 @@
+"""Intervals of a mean over replicates."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import OptionError
+
+__all__ = ["Array", "bootstrap_interval", "mean_interval", "resampled_mean"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+_BLOCK = 500  # rows resampled at once, so that memory does not grow with them
+
+
+def mean_interval(values: xr.DataArray, dim: str = "seed", *, level: float = 0.95) -> xr.Dataset:
+    """The mean over replicates with Student's t interval.
+
+    For approximately normal replicates it covers the truth at its nominal rate from two replicates
+    on, which a percentile bootstrap does not for fewer than about twenty.
+
+    Args:
+        values: Any dimensions, including `dim`; NaN is left out.
+        dim: The dimension of the replicates.
+        level: Coverage of the interval.
+
+    Returns:
+        `mean`, `low`, `high`, `error` (the standard error of the mean) and `count` over the other
+        dimensions; all but `mean` and `count` are NaN for fewer than two replicates.
+
+    Raises:
+        OptionError: No such dimension, or a level that is not between 0 and 1.
+
+    Source:
+        Student 1908, The probable error of a mean (Biometrika 6).
+
+    Example:
+        >>> result = mean_interval(xr.DataArray([1.0, 2.0, 3.0], dims="seed"))
+        >>> float(result["mean"]), round(float(result["low"]), 3), round(float(result["high"]), 3)
+        (2.0, -0.484, 4.484)
+    """
+    from scipy import stats
+
+    _check(values, dim, level)
+    table = values.astype(np.float64)
+    count = table.notnull().sum(dim)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = table.std(dim, ddof=1).where(count > 1) / np.sqrt(count)
+        critical = stats.t.ppf((1 + level) / 2, count - 1)
+    mean = table.mean(dim)
+    margin = error * critical
+    columns = {"mean": mean, "low": mean - margin, "high": mean + margin, "error": error}
+    return xr.Dataset(columns).assign(count=count)
+
+
+def bootstrap_interval(
+    values: xr.DataArray,
+    dim: str = "seed",
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The mean over replicates with its percentile bootstrap interval.
+
+    With few replicates the interval is too narrow (resampled means never leave the range of the
+    replicates): with three it misses the truth four times as often as its level says. Use
+    `mean_interval` there.
+
+    Args:
+        values: Any dimensions, including `dim`; NaN is left out.
+        dim: The dimension of the replicates.
+        level: Proportion of resampled means inside the interval.
+        resamples: Number of resampled means.
+        seed: Seed of the resampling.
+
+    Returns:
+        `mean`, `low`, `high` and `count` over the other dimensions; `low` and `high` are NaN for
+        fewer than two replicates.
+
+    Raises:
+        OptionError: No such dimension, or a level that is not between 0 and 1.
+
+    Source:
+        Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+
+    Example:
+        >>> result = bootstrap_interval(xr.DataArray([1.0, 2.0, 3.0], dims="seed"))
+        >>> float(result["mean"]), float(result["low"]), float(result["high"])
+        (2.0, 1.0, 3.0)
+    """
+    _check(values, dim, level)
+    if resamples < 1:
+        raise OptionError(f"resamples must be at least 1, not {resamples!r}")
+    parts: Any = xr.apply_ufunc(
+        lambda table: resampled_mean(table, level, resamples, seed),
+        values.astype(np.float64),
+        input_core_dims=[[dim]],
+        output_core_dims=[[], [], []],
+    )
+    result = xr.Dataset(dict(zip(("mean", "low", "high"), parts, strict=True)))
+    return result.assign(count=values.notnull().sum(dim))
+
+
+def resampled_mean(
+    table: Array, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[Array, Array, Array]:
+    """The mean of replicates and the ends of its interval, as in `bootstrap_interval`.
+
+    Args:
+        table: (..., replicate); NaN is left out.
+        level: Proportion of resampled means inside the interval.
+        resamples: Number of resampled means.
+        seed: Seed of the resampling.
+
+    Returns:
+        Mean, lower and upper end, (...) each.
+    """
+    draws = np.random.default_rng(seed)
+    known = ~np.isnan(table)
+    count = known.sum(-1)
+    mean, low, high = (np.full(count.shape, np.nan) for _ in range(3))
+    for size in np.unique(count[count > 0]):
+        rows = count == size
+        column = table[rows][known[rows]].reshape(-1, size)
+        mean[rows] = column.mean(-1)
+        if size > 1:
+            drawn = draws.integers(0, size, (resamples, size))
+            shares = np.stack([np.bincount(one, minlength=size) for one in drawn], -1) / size
+            tails = [(1 - level) / 2, (1 + level) / 2]
+            ends = [
+                np.quantile(column[start : start + _BLOCK] @ shares, tails, axis=-1)
+                for start in range(0, len(column), _BLOCK)
+            ]
+            low[rows], high[rows] = np.concatenate(ends, -1)
+    return mean, low, high
+
+
+def _check(values: xr.DataArray, dim: str, level: float) -> None:
+    if dim not in values.dims:
+        raise OptionError(f"there is no dimension {dim!r} of replicates, only {values.dims}")
+    if not 0 < level < 1:
+        raise OptionError(f"level must be above 0 and below 1, not {level!r}")
