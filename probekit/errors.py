@@ -9,6 +9,7 @@ from contextlib import contextmanager
 __all__ = [
     "DataError",
     "LayerError",
+    "MissingPackageError",
     "ModelError",
     "OptionError",
     "OutputError",
@@ -40,6 +41,10 @@ class DataError(ProbekitError):
 
 class OptionError(ProbekitError):
     """An option has a value that means nothing here."""
+
+
+class MissingPackageError(OptionError, ImportError):
+    """What was asked for needs a package that is not installed."""
 
 
 class OutputError(ProbekitError):

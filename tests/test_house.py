@@ -19,6 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
+    {"extras"},
     {"runtime"},
     {"results"},
     {"models", "data", "replicates"},

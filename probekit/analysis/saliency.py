@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.errors import LayerError, OptionError
+from probekit.extras import optional
 from probekit.models.image_model import borrow
 
 __all__ = ["SaliencyMethod", "of_array", "unit_saliency"]
@@ -66,7 +67,8 @@ def unit_saliency(
         raise OptionError(f"method is one of {', '.join(get_args(SaliencyMethod))}, not {method!r}")
     if not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number of at least 1, not {steps!r}")
-    from captum.attr import IntegratedGradients, Saliency
+    with optional("captum", "unit_saliency"):
+        from captum.attr import IntegratedGradients, Saliency
 
     reading: Any = {"tokens": tokens, "output": output}
     with (

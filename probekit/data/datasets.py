@@ -16,6 +16,7 @@ from probekit.data import readers
 from probekit.data.images import FolderImages, LabelledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.errors import DataError, OptionError, close_matches
+from probekit.extras import optional
 
 __all__ = ["FASHION_MNIST_CLASSES", "list_data", "load_data", "read_idx"]
 
@@ -35,7 +36,8 @@ def _fashion_mnist(root: Path | None, split: str, size: Size, workers: int) -> T
 
 
 def _digits(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    from sklearn.datasets import load_digits
+    with optional("sklearn", "the data set digits"):
+        from sklearn.datasets import load_digits
 
     digits = load_digits()
     part = {"all": slice(None), "train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None)}

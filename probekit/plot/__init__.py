@@ -34,6 +34,15 @@ quantities, and for alpha one diverging map, `alpha_map()`: blue below zero, bla
 of your own.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from probekit.extras import optional
+
+_getattr, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    with optional("matplotlib", "pk.plot"):
+        return _getattr(name)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches
+from probekit.extras import optional
 from probekit.reports.page.measures import measure_of, number
 from probekit.reports.subject import Subject, subjects
 
@@ -130,8 +131,9 @@ def _saliency(model: Any, images: Array, layer: str, channel: int, options: Any)
 def _draw(
     subject: Subject, unit: int, images: Array | None, saliency: Array | None, shown: int
 ) -> Figure:
-    import matplotlib as mpl
-    from matplotlib import pyplot as plt
+    with optional("matplotlib", "the figure of a dossier"):
+        import matplotlib as mpl
+        from matplotlib import pyplot as plt
 
     from probekit.plot.canvas import style
 

@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from probekit.errors import OutputError
+from probekit.extras import optional
 from probekit.results.files import whole
 from probekit.results.provenance import with_provenance
 from probekit.results.trees import netcdf
@@ -43,7 +44,8 @@ def save_figure(
         ...     [path.name for path in save_figure(plt.subplots()[1], f"{folder}/empty")]
         ['empty.png', 'empty.svg']
     """
-    import matplotlib.pyplot as plt
+    with optional("matplotlib", "save_figure"):
+        import matplotlib.pyplot as plt
 
     drawn = getattr(figure, "figure", figure)
     files = [Path(f"{stem}.{kind}") for kind in kinds]

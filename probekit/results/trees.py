@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,8 @@ def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
     HDF5 brings the process down where a disk fills while it writes. And where a dask cluster is in use,
     xarray would lock the file on it by a name that a file in memory does not have.
     """
-    import dask
-
-    with dask.config.set(scheduler="threads"):
+    dask = sys.modules.get("dask")
+    with dask.config.set(scheduler="threads") if dask else nullcontext():
         content: memoryview = table.to_netcdf(engine="h5netcdf")
     return content
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from probekit.errors import ModelError, OptionError
+from probekit.extras import optional
 
 __all__ = ["Machine"]
 
@@ -39,7 +40,8 @@ class Machine:
             ModelError: There is no such device.
             OptionError: A device of one's own choice under several processes.
         """
-        from accelerate import Accelerator
+        with optional("accelerate", "training"):
+            from accelerate import Accelerator
 
         # Accelerate keeps what it first decided; alone, the device is chosen here instead.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from probekit.extras import optional
+
 __all__ = ["Processes", "processes"]
 
 Value = TypeVar("Value")
@@ -50,7 +52,8 @@ def processes() -> Processes:
     if not torch.distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
             return Processes()
-        from accelerate import PartialState
+        with optional("accelerate", "a run of several processes"):
+            from accelerate import PartialState
 
         PartialState()
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())

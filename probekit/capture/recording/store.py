@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,9 @@ class RecordingStore:
 
 
 def open_recording(path: str | Path) -> xr.Dataset:
-    """Opens a stored recording: activations lazily through dask, everything else in memory.
+    """Opens a stored recording: activations are read when they are used, the rest is in memory.
+
+    With dask installed (the `cluster` extra) the activations are a dask array.
 
     Raises:
         OutputError: There is none, or it is not finished.
@@ -209,7 +212,8 @@ def open_recording(path: str | Path) -> xr.Dataset:
             f"the recording {str(path)!r} is not finished; the command that began it goes on with it"
         )
     with foreign_file(f"{str(path)!r} is no recording", OutputError):
-        lazy = xr.open_zarr(path, consolidated=False, chunks={})
+        chunks: Any = {} if find_spec("dask") else None
+        lazy = xr.open_zarr(path, consolidated=False, chunks=chunks)
         small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
         _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
     plain = {

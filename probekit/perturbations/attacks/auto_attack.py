@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.errors import DataError, OptionError
+from probekit.extras import optional
 from probekit.perturbations.attacks.attack import Attack, Batch, Found, check_choice
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, Model
@@ -88,13 +89,8 @@ class AutoAttack(Attack):
         return Found.at_end(batch, ball.project(adversarial), self.steps)
 
     def _ensemble(self, batch: Batch, epsilon: float) -> Any:
-        try:
+        with optional("pyautoattack", "AutoAttack"):
             package = importlib.import_module("pyautoattack")
-        except ImportError as error:
-            raise OptionError(
-                "AutoAttack needs the package pyautoattack, which is not installed; "
-                "pip install 'probekit[autoattack]'"
-            ) from error
         ensemble = package.AutoAttack(
             _Logits(batch.model),
             norm={"linf": "Linf", "l2": "L2"}[self.norm],

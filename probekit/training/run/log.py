@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import OptionError, OutputError
+from probekit.errors import OutputError
+from probekit.extras import optional
 from probekit.training.run.checkpoint import write_text
 
 __all__ = ["RunLog", "read_log"]
@@ -114,12 +115,7 @@ def _as_csv(records: list[dict[str, Any]]) -> str:
 
 
 def _tensorboard(folder: Path, epochs_done: int) -> Any:
-    try:
+    with optional("tensorboard", "tensorboard=True"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise OptionError(
-            "tensorboard=True needs the package tensorboard: pip install tensorboard, or leave it "
-            "out (log.jsonl and log.csv are written in any case)"
-        ) from None
     writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done or None)
     return writer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import threading
@@ -26,6 +25,7 @@ from probekit.errors import (
     ProbekitError,
     ProbekitWarning,
 )
+from probekit.extras import optional
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.checkpoint import write_text
@@ -121,11 +121,9 @@ def sweep(
         raise OptionError(
             "a sweep is trained by jobs on this machine or by a scheduler, not by both"
         )
-    if (scheduler is not None or jobs > 1) and importlib.util.find_spec("distributed") is None:
-        raise OptionError(
-            "several jobs, or a scheduler, need dask's distributed, which is not installed; install it "
-            'with: pip install "probekit[cluster]"'
-        )
+    if scheduler is not None or jobs > 1:
+        with optional("distributed", "a sweep with several jobs or a scheduler"):
+            import distributed  # noqa: F401
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     _refuse_foreign(folder)

@@ -596,7 +596,7 @@ def test_attacks_are_values() -> None:
 def test_autoattack_says_how_to_get_it(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     attack = get_attack("autoattack")
-    with pytest.raises(OptionError, match=r"pip install 'probekit\[autoattack\]'"):
+    with pytest.raises(OptionError, match=r'pip install "probekit\[autoattack\]"'):
         attack.run(trained.model, trained.images, trained.labels, 0.1)
 
 

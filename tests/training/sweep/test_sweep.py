@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,7 @@ def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: s
 
 
 def test_several_jobs_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(OptionError, match=r'pip install "probekit\[cluster\]"'):
         quick(tmp_path / "s", [0.0], [0], jobs=2)
 

@@ -1,0 +1,60 @@
+"""Packages that only some functions need, and what to install where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from probekit.errors import MissingPackageError
+
+__all__ = ["EXTRAS", "missing", "optional"]
+
+# The extra of probekit that installs a package; any other package is installed by its own name.
+EXTRAS = {
+    "accelerate": "train",
+    "captum": "captum",
+    "dask": "cluster",
+    "distributed": "cluster",
+    "imagecorruptions": "frost",
+    "matplotlib": "plot",
+    "pyarrow": "parquet",
+    "pyautoattack": "autoattack",
+    "sklearn": "train",
+    "tensorboard": "tensorboard",
+}
+
+
+@contextmanager
+def optional(package: str, purpose: str) -> Iterator[None]:
+    """Imports inside this block may fail because an optional package is not installed.
+
+    Args:
+        package: The package as it is imported, such as `sklearn`.
+        purpose: What needs it: the subject of the error message.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+
+    Example:
+        >>> with optional("captum", "unit_saliency"):
+        ...     raise ModuleNotFoundError(name="captum.attr")
+        Traceback (most recent call last):
+        ...
+        probekit.errors.MissingPackageError: unit_saliency needs the package captum, which is not \
+installed; install it with: pip install "probekit[captum]"
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise missing(package, purpose) from None
+
+
+def missing(package: str, purpose: str) -> MissingPackageError:
+    """The error that says which package is missing and how to install it."""
+    install = f'"probekit[{EXTRAS[package]}]"' if package in EXTRAS else package
+    return MissingPackageError(
+        f"{purpose} needs the package {package}, which is not installed; install it with: "
+        f"pip install {install}"
+    )
