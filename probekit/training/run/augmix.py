@@ -132,7 +132,7 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
     def change(chosen: Tensor, run: Callable[..., Tensor], *amounts: Tensor) -> None:
         rows = chosen.nonzero()[:, 0]
         if len(rows):
-            given = (amount[rows].to(images.device, non_blocking=True) for amount in amounts)
+            given = [amount[rows].to(images.device, non_blocking=True) for amount in amounts]
             rows = rows.to(images.device, non_blocking=True)
             changed.index_copy_(0, rows, run(images.index_select(0, rows), *given))
 
