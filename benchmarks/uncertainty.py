@@ -22,7 +22,7 @@ from scipy import stats
 from torch import Tensor
 
 import probekit as pk
-from probekit.metrics.selectivity.class_indices import Formula
+from probekit.metrics.selectivity.index import SelectivityIndex
 
 CLASSES = 10
 SIZES = (5, 20, 50, 1000)
@@ -120,7 +120,7 @@ def bias(repeats: int) -> None:
                 chance, _ = evaluate(pk.SelectivityChance(permutations=20, seed=seed), fed)
                 found.append(
                     [
-                        Formula().at(means).mean(),
+                        SelectivityIndex().at(means).mean(),
                         float(plain["selectivity"].mean()),
                         float(chance["selectivity_chance"].mean()),
                         float(half["selectivity_split_half"].mean()),
@@ -164,13 +164,13 @@ def _covered(
     population: Callable[..., np.ndarray], size: int, seed: int, random: np.random.Generator
 ) -> list[float]:
     means = population(30, random)
-    truth, fed = Formula().at(means), sample(means, size, random)
+    truth, fed = SelectivityIndex().at(means), sample(means, size, random)
     units, layers = evaluate(pk.SelectivityInterval(seed=seed), fed)
     low, high = (units[f"selectivity_{end}"].values for end in ("low", "high"))
     first, last = (float(layers[f"selectivity_mean_{end}"][0]) for end in ("low", "high"))
     bootstrap = pk.SelectivityInterval(seed=seed).needs[1]
     bootstrap.update(*fed)
-    drawn = Formula().at(bootstrap.to_xarray()["class_mean"].values)
+    drawn = SelectivityIndex().at(bootstrap.to_xarray()["class_mean"].values)
     least, most = np.quantile(drawn, [0.025, 0.975], axis=0)
     # A population index of exactly 0 or 2/3 may differ from an end by the rounding of sums.
     below, above = low > truth + 1e-9, high < truth - 1e-9

@@ -14,6 +14,8 @@ from .data.datasets import load_data as load_data
 from .data.lookup import images_at as images_at
 from .errors import ProbekitError as ProbekitError
 from .errors import ProbekitWarning as ProbekitWarning
+from .metrics.class_separation import eta_squared as eta_squared
+from .metrics.class_separation import preferred_class_auc as preferred_class_auc
 from .metrics.dimensionality import Dimensionality as Dimensionality
 from .metrics.dimensionality import participation_ratio as participation_ratio
 from .metrics.dimensionality import participation_ratio_unbiased as participation_ratio_unbiased
@@ -23,12 +25,15 @@ from .metrics.gradient_variability import GradientVariability as GradientVariabi
 from .metrics.metric import list_metrics as list_metrics
 from .metrics.pwcca import pwcca_distance as pwcca_distance
 from .metrics.pwcca import pwcca_ratio as pwcca_ratio
+from .metrics.selectivity.added_constants import add_constants as add_constants
 from .metrics.selectivity.chance import SelectivityChance as SelectivityChance
 from .metrics.selectivity.interval import SelectivityInterval as SelectivityInterval
 from .metrics.selectivity.linear_basis import linear_basis_selectivity as linear_basis_selectivity
 from .metrics.selectivity.selectivity import Selectivity as Selectivity
 from .metrics.selectivity.selectivity import class_selectivity as class_selectivity
 from .metrics.selectivity.split_half import SplitHalf as SplitHalf
+from .metrics.selectivity.variants import SelectivityPerElement as SelectivityPerElement
+from .metrics.selectivity.variants import selectivity_offset_free as selectivity_offset_free
 from .metrics.top_images import TopImages as TopImages
 from .models.image_model import ImageModel as ImageModel
 from .models.loading import list_models as list_models
@@ -94,6 +99,7 @@ __all__ = [
     "Selectivity",
     "SelectivityChance",
     "SelectivityInterval",
+    "SelectivityPerElement",
     "SelectivityRegularizer",
     "SplitHalf",
     "Statistic",
@@ -102,6 +108,7 @@ __all__ = [
     "TopSamples",
     "__version__",
     "ablate",
+    "add_constants",
     "adjust_p_values",
     "analyze",
     "bootstrap_interval",
@@ -111,6 +118,7 @@ __all__ = [
     "corrupt",
     "dossier",
     "equivalence",
+    "eta_squared",
     "feed",
     "get_study",
     "images_at",
@@ -133,6 +141,7 @@ __all__ = [
     "participation_ratio_unbiased",
     "plan",
     "plot",
+    "preferred_class_auc",
     "pwcca_distance",
     "pwcca_ratio",
     "rank_trend",
@@ -143,6 +152,7 @@ __all__ = [
     "save_figure",
     "save_result",
     "save_tables",
+    "selectivity_offset_free",
     "study_parser",
     "sweep",
     "train",

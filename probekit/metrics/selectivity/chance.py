@@ -11,8 +11,7 @@ import xarray as xr
 
 from probekit.errors import OptionError
 from probekit.metrics.metric import register
-from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes
-from probekit.metrics.selectivity.selectivity import Negative
+from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans
 
@@ -69,7 +68,7 @@ class SelectivityChance:
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        Formula(self.eps, self.negative)
+        SelectivityIndex(self.eps, self.negative)
         if not isinstance(self.permutations, int) or self.permutations < 2:
             raise OptionError(
                 f"permutations must be a whole number of at least 2, not {self.permutations!r}"
@@ -94,7 +93,7 @@ class SelectivityChance:
     ) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         enough_classes(class_mean.sizes["class"])
-        formula = Formula(self.eps, self.negative)
+        formula = SelectivityIndex(self.eps, self.negative)
         found = formula.at(class_mean.transpose("unit", "class").values)
         tables = permuted.transpose("permutation", "unit", "class").values
         null = np.stack([formula.at(means) for means in tables])

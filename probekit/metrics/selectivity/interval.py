@@ -11,8 +11,7 @@ import xarray as xr
 
 from probekit.errors import OptionError
 from probekit.metrics.metric import register
-from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes
-from probekit.metrics.selectivity.selectivity import Negative
+from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
@@ -79,7 +78,7 @@ class SelectivityInterval:
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        Formula(self.eps, self.negative)
+        SelectivityIndex(self.eps, self.negative)
         if not isinstance(self.level, float) or not 0.5 <= self.level < 1:
             raise OptionError(f"level must be a number from 0.5 to below 1, not {self.level!r}")
         for name, value, least in (
@@ -110,7 +109,7 @@ class SelectivityInterval:
     ) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         enough_classes(class_mean.sizes["class"])
-        formula = Formula(self.eps, self.negative)
+        formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
         counts = class_mean["count"].values.astype(np.float64)
         replicates = bootstrap["class_mean"].transpose("replicate", "unit", "class").values

@@ -5,20 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
-from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
+from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.metric import register
+from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
 from probekit.statistics.class_means import ClassMeans
 
-__all__ = ["Negative", "Selectivity", "class_selectivity"]
-
-Negative: TypeAlias = Literal["clip", "keep", "shift", "nan"]
-_POLICIES = ("clip", "keep", "shift", "nan")
+__all__ = ["Selectivity", "checked_means", "class_selectivity"]
 
 
 def class_selectivity(
@@ -56,59 +53,24 @@ def class_selectivity(
         >>> class_selectivity(means, eps=0).values
         array([1., 0.])
     """
-    means = _checked(class_mean, eps, negative)
+    index = SelectivityIndex(eps, negative)
+    means = checked_means(class_mean)
     below = (means < 0).any("class")
     if bool(below.any()):
         layers = means["layer"].values[below.values].tolist() if "layer" in means.coords else []
-        sentence = _about_negative(int(below.sum()), list(dict.fromkeys(layers)), negative)
+        sentence = index.describe_negative(int(below.sum()), list(dict.fromkeys(layers)))
         warnings.warn(sentence, ProbekitWarning, stacklevel=2)
     ordered = means.transpose("unit", "class")
     found = ordered.isel({"class": 0}, drop=True)
-    return found.copy(data=_index(ordered.values, eps, negative)).rename("selectivity")
+    return found.copy(data=index.at(ordered.values)).rename("selectivity")
 
 
-def _checked(class_mean: xr.DataArray | xr.Dataset, eps: float, negative: Negative) -> xr.DataArray:
-    if negative not in _POLICIES:
-        raise OptionError(f"negative is one of {', '.join(_POLICIES)}, not {negative!r}")
-    if not (isinstance(eps, int | float) and 0 <= eps < np.inf):
-        raise OptionError(f"eps must be a number from 0, not {eps!r}")
-    means = _class_means(class_mean)
-    if means.sizes["class"] < 2:
-        raise DataError(
-            f"class selectivity compares classes, and the data has {means.sizes['class']}; "
-            "give samples of at least two"
-        )
-    return means
+def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """Class means as float64, from class means or a recording.
 
-
-def _about_negative(units: int, layers: Sequence[str], negative: Negative) -> str:
-    done = {
-        "clip": "they count as zero (negative='clip')",
-        "keep": "the index is not bound to [0, 1] there (negative='keep')",
-        "shift": "each unit's lowest mean was subtracted (negative='shift')",
-        "nan": "those units have no index (negative='nan')",
-    }[negative]
-    where = f", in {some_of(layers)}" if len(layers) else ""
-    return f"{units} units have class means below zero{where}; {done}"
-
-
-def _index(values: npt.NDArray[np.float64], eps: float, negative: Negative) -> Any:
-    """The index (unit,) from class means (unit, class)."""
-    lowest = values.min(1, keepdims=True)
-    if negative == "clip":
-        values = values.clip(min=0)
-    elif negative == "shift":
-        values = values - lowest.clip(max=0)
-    highest = values.max(1)
-    rest = (values.sum(1) - highest) / (values.shape[1] - 1)
-    total = highest + rest + eps
-    index = np.divide(highest - rest, total, out=np.zeros_like(total), where=total != 0)
-    if negative == "nan":
-        index[lowest[:, 0] < 0] = np.nan
-    return index
-
-
-def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    Raises:
+        DataError: Fewer than two classes, or NaN or infinity among the means.
+    """
     if isinstance(given, xr.Dataset):
         if "activation" not in given or "label" not in given.variables:
             raise DataError(
@@ -123,6 +85,7 @@ def _class_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     means: Any = given if given.dtype == np.float64 else given.astype(np.float64)
     if not np.isfinite(means.values).all():
         raise DataError("class means hold NaN or infinity, so that selectivity has no meaning")
+    enough_classes(means.sizes["class"])
     return cast(xr.DataArray, means)
 
 
@@ -144,6 +107,9 @@ class Selectivity:
     negative: Negative = "clip"
     dead_below: float = 0.0
 
+    def __post_init__(self) -> None:
+        SelectivityIndex(self.eps, self.negative)
+
     @property
     def name(self) -> str:
         """`selectivity`."""
@@ -156,9 +122,9 @@ class Selectivity:
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
-        means = _checked(class_mean, self.eps, self.negative).transpose("unit", "class")
+        means = checked_means(class_mean).transpose("unit", "class")
         values, labels = means.values, means["class"].values
-        index = _index(values, self.eps, self.negative)
+        index = SelectivityIndex(self.eps, self.negative).at(values)
         dead = np.abs(values).max(1) <= self.dead_below
         below = (values < 0).any(1)
         units = xr.Dataset(
@@ -176,10 +142,11 @@ class Selectivity:
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
         """Names the layers that have class means below zero."""
-        below = layers["layer"].values[layers["negative_units"].values > 0]
-        if not len(below):
+        below = layers["layer"].values[layers["negative_units"].values > 0].tolist()
+        if not below:
             return []
-        return [_about_negative(int(layers["negative_units"].sum()), below.tolist(), self.negative)]
+        units_below = int(layers["negative_units"].sum())
+        return [SelectivityIndex(self.eps, self.negative).describe_negative(units_below, below)]
 
 
 register(Selectivity())

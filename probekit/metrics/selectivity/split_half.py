@@ -11,8 +11,13 @@ import xarray as xr
 
 from probekit.errors import OptionError
 from probekit.metrics.metric import register
-from probekit.metrics.selectivity.class_indices import Array, Formula, enough_classes, preferred
-from probekit.metrics.selectivity.selectivity import Negative
+from probekit.metrics.selectivity.index import (
+    Array,
+    Negative,
+    SelectivityIndex,
+    enough_classes,
+    preferred,
+)
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 
@@ -64,7 +69,7 @@ class SplitHalf:
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        Formula(self.eps, self.negative)
+        SelectivityIndex(self.eps, self.negative)
         if not isinstance(self.splits, int) or self.splits < 2:
             raise OptionError(f"splits must be a whole number of at least 2, not {self.splits!r}")
 
@@ -84,7 +89,7 @@ class SplitHalf:
     ) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         enough_classes(class_mean.sizes["class"])
-        formula = Formula(self.eps, self.negative)
+        formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
         plain = np.stack([[formula.at(half) for half in split] for split in parts])
         choice = np.stack([[preferred(half) for half in split] for split in parts])
@@ -107,7 +112,7 @@ def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:
     return class_mean.transpose("unit", "class").values, parts.values
 
 
-def cross_index(whole: Array, parts: Array, formula: Formula) -> Array:
+def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     """The split-half index of every unit.
 
     With (a, b) the means of the chosen class and of the rest in the other half, E[(a - b) / (a + b)]

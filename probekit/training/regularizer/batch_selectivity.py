@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from probekit.errors import DataError
+from probekit.metrics.selectivity.index import SelectivityIndex
 
 __all__ = [
     "ClassSums",
@@ -93,23 +94,12 @@ def batch_selectivity(
         >>> index, bool(enough)
         (tensor([0.6000]), True)
     """
-    present = (sums.count > 0)[:, None]
-    classes = present.sum()
-    enough = classes > 1
+    present = sums.count > 0
+    enough = present.sum() > 1
     means = sums.sum / sums.count.clamp(min=1)[:, None]
-    if negative == "clip":
-        means = means.clamp(min=0)
-    elif negative == "shift":
-        means = means - means.masked_fill(~present, torch.inf).amin(0).clamp(max=0)
-    means = torch.where(present, means, 0)
-    absent = ~present & (classes > 0)
-    highest = means.masked_fill(absent, -torch.inf).amax(0)
-    rest = (means.sum(0) - highest) / (classes - 1).clamp(min=1)
-    total = highest + rest + eps
-    dead = (highest == 0) & (rest == 0)
-    defined = (total != 0) & ~dead & enough
-    index = (highest - rest) / torch.where(defined, total, 1)
-    return torch.where(defined, index, 0), enough
+    means = means.masked_fill(~present[:, None], torch.nan)
+    index = SelectivityIndex(eps, negative).at(means.T)
+    return torch.where(enough, index, 0), enough
 
 
 def check_labels(labels: Any, batch: int) -> None:

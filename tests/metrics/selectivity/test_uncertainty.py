@@ -19,7 +19,7 @@ from torch import nn
 import probekit as pk
 from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.selectivity.chance import false_discovery
-from probekit.metrics.selectivity.class_indices import Formula
+from probekit.metrics.selectivity.index import SelectivityIndex
 from probekit.metrics.selectivity.interval import bounds_of_highest
 from probekit.metrics.selectivity.split_half import cross_index
 from probekit.models.image_model import ImageModel
@@ -71,7 +71,7 @@ means = arrays(np.float64, (4, 5), elements=st.floats(-2, 8, width=32))
 @given(means, st.sampled_from(["clip", "shift", "nan"]))
 def test_the_highest_index_of_all_classes_is_the_index(table: np.ndarray, negative: Any) -> None:
     expected = pk.class_selectivity(xr.DataArray(table, dims=("unit", "class")), negative=negative)
-    formula = Formula(negative=negative)
+    formula = SelectivityIndex(negative=negative)
     every = formula.of_classes(table)
     np.testing.assert_allclose(formula.at(table), expected, atol=1e-9)
     np.testing.assert_allclose(every.max(1), expected, atol=1e-9)
@@ -86,8 +86,8 @@ def _warnings_about_negative_means() -> Iterator[None]:
 
 def test_absent_classes_do_not_count() -> None:
     table = np.array([[3.0, np.nan, 1.0], [np.nan, np.nan, 1.0]])
-    assert Formula(eps=0).at(table).tolist()[0] == 0.5
-    assert np.isnan(Formula().at(table)[1])
+    assert SelectivityIndex(eps=0).at(table).tolist()[0] == 0.5
+    assert np.isnan(SelectivityIndex().at(table)[1])
 
 
 def test_chance_by_hand() -> None:
@@ -187,7 +187,9 @@ def test_split_half_by_hand_for_one_direction() -> None:
     a, b = 3.5, 1.25
     curvature = 2 * (b * noise * a**2 - a * noise * (1.5**2 + 1) / 4) / (a + b) ** 3
     expected = ((4 - 1) / 5 + (3 - 1.5) / 4.5) / 2 + curvature
-    assert cross_index(whole, parts, Formula(eps=0))[0] == pytest.approx(expected, rel=1e-12)
+    assert cross_index(whole, parts, SelectivityIndex(eps=0))[0] == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_split_half_of_selective_units_is_the_truth() -> None:
@@ -240,7 +242,7 @@ def test_coverage_of_intervals_is_between_92_and_98_percent(kind: str) -> None:
     units, layers = [], []
     for seed in range(30):
         table = POPULATIONS[kind](random)
-        truth = Formula().at(table)
+        truth = SelectivityIndex().at(table)
         found, layer = evaluate(
             pk.SelectivityInterval(replicates=100, splits=10, seed=seed),
             selective(table, 40, random),
@@ -276,7 +278,7 @@ def test_percentiles_of_the_bootstrap_miss_what_the_interval_holds() -> None:
     sample = noise(20, 30, 3)
     metric = pk.SelectivityInterval()
     _, bootstrap, _ = fed(metric, sample)
-    percentile = np.quantile(Formula().at(bootstrap["class_mean"].values), 0.025, axis=0)
+    percentile = np.quantile(SelectivityIndex().at(bootstrap["class_mean"].values), 0.025, axis=0)
     assert (percentile > 0).all()
     assert (evaluate(metric, sample)[0]["selectivity_low"] == 0).mean() > 0.9
 

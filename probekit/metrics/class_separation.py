@@ -1,0 +1,122 @@
+"""How well a unit's activation separates classes, whatever constant is added to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import DataError
+from probekit.metrics.functions import unit_metric
+from probekit.statistics.class_moments import ClassMoments
+from probekit.statistics.recorded import Recorded
+
+__all__ = ["eta_squared", "preferred_class_auc"]
+
+_ROUNDING = 1e-20  # variation below this share of the mean square is rounding
+_BLOCK_ELEMENTS = 2**22
+
+
+@unit_metric(needs=ClassMoments)
+def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
+    """The share of a unit's variance over samples that lies between classes.
+
+    0: all classes have the same mean; 1: all samples of a class have the same activation. Unlike the
+    class selectivity index it does not change when a constant is added to the unit or when the unit
+    is scaled. A unit that does not vary has 0.
+
+    Args:
+        moments: What the statistic `ClassMoments` returns, or a recording.
+        corrected: Subtract the expected value of a unit that is independent of the classes, which is
+            (classes - 1) / (samples - 1): epsilon squared, which can be negative.
+
+    Returns:
+        The share (unit).
+
+    Raises:
+        DataError: Fewer than two classes.
+
+    Source:
+        Fisher 1925, Statistical Methods for Research Workers; epsilon squared: Kelley 1935 (PNAS 21).
+
+    Example:
+        >>> rows = [[0.0, 1.0], [0.0, 2.0], [4.0, 1.0], [4.0, 2.0]]
+        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
+        >>> eta_squared(recording.assign(label=("sample", [0, 0, 1, 1]))).values
+        array([1., 0.])
+    """
+    mean = moments["class_mean"].transpose("unit", "class").values
+    count = moments["count"].values.astype(np.float64)
+    if len(count) < 2:
+        raise DataError(f"variance between classes needs two classes, and there is {len(count)}")
+    samples = count.sum()
+    grand = (mean * count).sum(1) / samples
+    between = ((mean - grand[:, None]) ** 2 * count).sum(1)
+    total = between + moments["squares"].transpose("unit", "class").values.sum(1)
+    varies = total > _ROUNDING * samples * grand**2
+    share = np.divide(between, total, out=np.zeros_like(total), where=varies)
+    if corrected:
+        within = np.where(varies, 1 - share, 1.0)
+        spare = samples - len(count)
+        share = 1 - within * (samples - 1) / spare if spare else np.full_like(share, np.nan)
+        share = np.where(varies, share, 0.0)
+    return xr.DataArray(share, dims="unit")
+
+
+@unit_metric(needs=Recorded)
+def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
+    """How well a unit's activation tells its preferred class from all other classes.
+
+    The probability that a sample of the preferred class, the one with the highest class mean, has a
+    higher activation than a sample of another class, ties counting half: the area under the ROC
+    curve. Adding a constant to the unit, or scaling it, changes nothing. 0.5 for a unit that does not
+    vary. With few samples, the choice of the class raises it above 0.5 by chance.
+
+    Args:
+        recording: `activation` (sample, unit) and `label` (sample).
+
+    Returns:
+        The probability (unit).
+
+    Raises:
+        DataError: Not a recording, or fewer than two classes.
+
+    Source:
+        Hanley & McNeil 1982 (Radiology 143).
+
+    Example:
+        >>> rows = [[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [3.0, 1.0]]
+        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
+        >>> preferred_class_auc(recording.assign(label=("sample", [0, 0, 1, 1]))).values
+        array([1. , 0.5])
+    """
+    if "activation" not in recording or "label" not in recording.variables:
+        raise DataError("a recording has activation(sample, unit) and label(sample)")
+    table = recording["activation"].transpose("sample", "unit").values
+    classes, place = np.unique(recording["label"].values, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"the area needs samples of two classes, and there is {len(classes)}")
+    step = max(1, _BLOCK_ELEMENTS // max(len(table), 1))
+    blocks = [
+        _area(table[:, start : start + step], place, len(classes))
+        for start in range(0, table.shape[1], step)
+    ]
+    return xr.DataArray(np.concatenate([*blocks, np.zeros(0)]), dims="unit")
+
+
+def _area(
+    table: npt.NDArray[Any], place: npt.NDArray[np.int64], classes: int
+) -> npt.NDArray[np.float64]:
+    """The area of the preferred class of each unit, from the sum of its samples' ranks."""
+    from scipy.stats import rankdata
+
+    member = np.zeros((classes, len(place)))
+    member[place, np.arange(len(place))] = 1
+    count = member.sum(1)
+    best = (member @ table.astype(np.float64) / count[:, None]).argmax(0)
+    ranks = np.take_along_axis(member @ rankdata(table, axis=0), best[None], 0)[0]
+    own = count[best]
+    area: npt.NDArray[np.float64] = (ranks - own * (own + 1) / 2) / (own * (len(place) - own))
+    return area

@@ -1,0 +1,104 @@
+"""The null of the class selectivity index: constants that change the index and not the network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.layers import Layer
+from probekit.capture.plan import scout_layers
+from probekit.errors import LayerError, OptionError
+from probekit.models.image_model import ImageModel, as_module
+
+__all__ = ["add_constants"]
+
+
+def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> Any:
+    """A copy of a network in which constants are added to units and taken away by what follows.
+
+    The copy computes the same function, up to rounding. A constant that is added to a unit is
+    absorbed by the next layers' affine maps (for a linear layer, b' = b - W c), which is written here
+    as a subtraction, so that it holds for padding and shortcuts too. The class selectivity index of
+    the units changes all the same; eta squared, the AUC and the offset-free index do not.
+
+    Args:
+        model: A module or an `ImageModel`; it stays as it is.
+        constants: For each layer, one number or (units,) numbers, in units of the activation.
+        images: A few inputs (two are enough), as the model takes them: they show the units' axis.
+
+    Returns:
+        The copy, of the model's type. In the place of the layer `NAME` it has three: `NAME.original`,
+        its activations before; `NAME.shifted`, with the constants added; and `NAME`, which passes on
+        the original ones.
+
+    Raises:
+        LayerError: No such layer, or one that is the model itself or called several times.
+        OptionError: Not one number or one for each unit, or NaN or infinity.
+
+    Example:
+        >>> from probekit.analysis.analyze import analyze
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 2
+        >>> shifted = add_constants(net, {"2": 10.0}, images[:2])
+        >>> bool(torch.allclose(net(images), shifted(images), atol=1e-5))
+        True
+        >>> result = analyze(shifted, [(images, labels)], layers=["2.original", "2.shifted"])
+        >>> before, after = result["layers"]["selectivity_mean"].values
+        >>> bool(after < before)
+        True
+    """
+    found, _ = scout_layers(model, images, list(constants))
+    made = copy.deepcopy(as_module(model))
+    by_name = {layer.name: layer for layer in found}
+    for name, values in constants.items():
+        layer = by_name.get(name)
+        if layer is None or not layer.module or layer.calls > 1:
+            raise LayerError(
+                f"constants are added to layers by name whose module is called once, not to {name!r}"
+            )
+        parent, _, child = layer.module.rpartition(".")
+        holder = made.get_submodule(parent)
+        added = _added(values, layer)
+        setattr(holder, child, _Reparametrized(made.get_submodule(layer.module), added))
+    return replace(model, module=made) if isinstance(model, ImageModel) else made
+
+
+def _added(values: Any, layer: Layer) -> Tensor:
+    """The constants of one layer, shaped for its output."""
+    given = torch.as_tensor(values, dtype=torch.float32).detach().clone()
+    if given.shape not in ((), (layer.units,)) or not given.isfinite().all():
+        raise OptionError(
+            f"the constants of {layer.name!r} are one finite number or {layer.units}, not of the "
+            f"shape {tuple(given.shape)}"
+        )
+    shape = [1] * (len(layer.shape) + 1)
+    shape[layer.unit_axis] = layer.units
+    return given.expand(layer.units).reshape(shape)
+
+
+class _Reparametrized(nn.Module):
+    """A module whose units are seen with constants added, by hooks on `shifted` alone."""
+
+    def __init__(self, original: nn.Module, constants: Tensor) -> None:
+        super().__init__()
+        self.original = original
+        self.shifted = _Shift(constants)
+        self.train(original.training)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        shifted: Tensor = self.shifted(self.original(*inputs))
+        return shifted - cast(Tensor, self.shifted.constants).to(shifted.dtype)
+
+
+class _Shift(nn.Module):
+    def __init__(self, constants: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("constants", constants)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return activations + cast(Tensor, self.constants).to(activations.dtype)

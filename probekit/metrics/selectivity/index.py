@@ -1,0 +1,147 @@
+"""The class selectivity index, written once: for arrays and tensors, of the preferred class or any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from probekit.errors import DataError, OptionError, some_of
+
+__all__ = ["Array", "Negative", "SelectivityIndex", "enough_classes", "preferred"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Negative: TypeAlias = Literal["clip", "keep", "shift", "nan"]
+Values = TypeVar("Values", Array, Tensor)
+
+
+@dataclass(frozen=True)
+class SelectivityIndex:
+    """SI = (mu - mu_rest) / (mu + mu_rest + eps), with what the papers leave open.
+
+    mu is the mean of a class, by default of the preferred class, the one with the highest mean;
+    mu_rest is the mean of the means of all other classes. Class means lie along the last axis and are
+    NaN for a class without samples. Arrays give arrays; tensors give tensors, differentiably and
+    without waiting for the device.
+
+    Args:
+        eps: As for `class_selectivity`.
+        negative: As for `class_selectivity`.
+
+    Raises:
+        OptionError: An unknown `negative`, or an `eps` that is negative or infinite.
+
+    Source:
+        Leavitt & Morcos 2020 (arXiv 2003.01262), after Morcos et al. 2018 (arXiv 1803.06959).
+
+    Example:
+        >>> SelectivityIndex(eps=0).of_classes(np.array([3.0, 1.0, 1.0])).round(2)
+        array([ 0.5 , -0.33, -0.33])
+        >>> SelectivityIndex(eps=0).at(torch.tensor([[3.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
+        tensor([0.5000, 0.0000])
+    """
+
+    eps: float = 1e-6
+    negative: Negative = "clip"
+
+    def __post_init__(self) -> None:
+        if self.negative not in get_args(Negative):
+            known = ", ".join(get_args(Negative))
+            raise OptionError(f"negative is one of {known}, not {self.negative!r}")
+        if not (isinstance(self.eps, int | float) and 0 <= self.eps < np.inf):
+            raise OptionError(f"eps must be a number from 0, not {self.eps!r}")
+
+    def of_classes(self, means: Values) -> Values:
+        """The index that each class would have if it were the preferred one.
+
+        It rises with the class's mean, so that the index of a unit is the highest of these.
+
+        Args:
+            means: Class means (..., class); NaN where a class has no sample.
+
+        Returns:
+            (..., class); NaN where the mean is, or where there are fewer than two classes.
+        """
+        given = torch.as_tensor(means)
+        return _like(self._of(given, None), means)
+
+    def at(self, means: Values, place: Any = None) -> Values:
+        """The index of the preferred class, or of given classes.
+
+        Args:
+            means: Class means (..., class); NaN where a class has no sample.
+            place: Places (...,) along the last axis; the preferred class where there are none.
+
+        Returns:
+            (...,). A dead unit, whose class means are all zero, has zero and no gradient.
+        """
+        given = torch.as_tensor(means)
+        chosen = _preferred(given) if place is None else torch.as_tensor(place)
+        return _like(self._of(given, chosen[..., None])[..., 0], means)
+
+    def _of(self, means: Tensor, place: Tensor | None) -> Tensor:
+        known = ~means.isnan()
+        values = torch.where(known, means, 0)
+        lowest = means.masked_fill(~known, torch.inf).amin(-1, keepdim=True)
+        if self.negative == "clip":
+            values = values.clamp(min=0)
+        elif self.negative == "shift":
+            values = torch.where(known, values - lowest.clamp(max=0), 0)
+        classes = known.sum(-1, keepdim=True)
+        total = values.sum(-1, keepdim=True)
+        own = values if place is None else values.gather(-1, place)
+        rest = (total - own) / (classes - 1).clamp(min=1)
+        size = own + rest + self.eps
+        defined = (size != 0) & ~((own == 0) & (rest == 0))
+        index = torch.where(defined, (own - rest) / torch.where(defined, size, 1), 0)
+        valid = (classes > 1) & (known if place is None else known.gather(-1, place))
+        if self.negative == "nan":
+            valid = valid & (lowest >= 0)
+        return torch.where(valid, index, torch.nan)
+
+    def describe_negative(self, units: int, layers: Sequence[str]) -> str:
+        """A sentence about units with class means below zero, and what was done with them."""
+        done = {
+            "clip": "they count as zero (negative='clip')",
+            "keep": "the index is not limited to [0, 1] there (negative='keep')",
+            "shift": "each unit's lowest mean was subtracted (negative='shift')",
+            "nan": "those units have no index (negative='nan')",
+        }[self.negative]
+        where = f", in {some_of(layers)}" if len(layers) else ""
+        return f"{units} units have class means below zero{where}; {done}"
+
+
+def preferred(means: Values) -> Any:
+    """The place (...,) of the highest class mean, the first of equal ones; array or tensor as given.
+
+    >>> preferred(np.array([[0.1, np.nan, 0.3]]))
+    array([2])
+    """
+    place = _preferred(torch.as_tensor(means))
+    return place if isinstance(means, Tensor) else place.numpy()
+
+
+def enough_classes(classes: int) -> None:
+    """Refuses data of fewer than two classes.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if classes < 2:
+        raise DataError(
+            f"class selectivity compares classes, and the data has {classes}; give samples of at "
+            "least two"
+        )
+
+
+def _preferred(means: Tensor) -> Tensor:
+    return means.detach().nan_to_num(nan=-torch.inf).argmax(-1)
+
+
+def _like(found: Tensor, given: Values) -> Values:
+    return found if isinstance(given, Tensor) else cast(Values, found.numpy())

@@ -1,0 +1,114 @@
+"""The class selectivity index without what a constant adds, and without pooling over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from probekit.metrics.functions import unit_metric
+from probekit.metrics.metric import register
+from probekit.metrics.selectivity.index import Negative, SelectivityIndex
+from probekit.metrics.selectivity.selectivity import checked_means
+from probekit.statistics.class_means import ClassMeans
+
+__all__ = ["SelectivityPerElement", "selectivity_offset_free"]
+
+
+@unit_metric(needs=ClassMeans)
+def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.DataArray:
+    """The class selectivity index after the lowest class mean of the unit is subtracted from all.
+
+    A constant that is added to a unit lowers the plain index without changing what the unit tells of
+    the classes; this one it leaves as it is. It is high for any unit with one class above the others,
+    however small the difference: with two classes it is always 1 (or 0), and noise in the lowest of
+    many class means raises it, so compare networks on equally many samples.
+
+    Args:
+        class_mean: Class means (unit, class), or a recording.
+        eps: As for `class_selectivity`.
+
+    Returns:
+        The index (unit), from 0 to 1; 0 for a unit whose class means are all the same.
+
+    Source:
+        probekit's own control for the index of Leavitt & Morcos 2020 (arXiv 2003.01262).
+
+    Example:
+        >>> means = xr.DataArray([[12.0, 10.0, 10.0], [2.0, 0.0, 0.0]], dims=("unit", "class"))
+        >>> selectivity_offset_free(means, eps=0).values
+        array([1., 1.])
+    """
+    means = checked_means(class_mean).transpose("unit", "class").values
+    above = means - means.min(1, keepdims=True)
+    # A difference within the rounding of the means is none.
+    above = np.where(above <= 1e-12 * np.abs(means).max(1, keepdims=True), 0.0, above)
+    return xr.DataArray(SelectivityIndex(eps).at(above), dims="unit")
+
+
+@dataclass(frozen=True)
+class SelectivityPerElement:
+    """The metric `selectivity_per_element`: the mean over a map's elements of their index.
+
+    The papers pool each map over its positions before class means are taken, so that a unit whose
+    positions prefer different classes has a low index. Here every element of the map has class means
+    and an index of its own, and a unit has the mean over its elements; an element that is always zero
+    has 0. For layers without positions it is the plain index.
+
+    Args:
+        eps: As for `class_selectivity`.
+        negative: As for `class_selectivity`.
+        memory: The most bytes that class means of all elements of all layers may take: 8 * classes *
+            units * positions.
+
+    Raises:
+        OptionError: Options that are not valid; layers too large for `memory`.
+
+    Source:
+        probekit's own control for the index of Leavitt & Morcos 2020 (arXiv 2003.01262).
+
+    Example:
+        >>> import probekit as pk
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU(), torch.nn.Flatten())
+        >>> images = torch.eye(2).view(2, 1, 1, 2)  # each position responds to one class
+        >>> metrics = ["selectivity", SelectivityPerElement()]
+        >>> units = pk.analyze(net, [(images, torch.tensor([0, 1]))], layers=["1"], metrics=metrics)["units"]
+        >>> float(units["selectivity"].item()), round(units["selectivity_per_element"].item(), 3)
+        (0.0, 1.0)
+    """
+
+    eps: float = 1e-6
+    negative: Negative = "clip"
+    memory: int = 2**31
+
+    def __post_init__(self) -> None:
+        SelectivityIndex(self.eps, self.negative)
+
+    @property
+    def name(self) -> str:
+        """`selectivity_per_element`."""
+        return "selectivity_per_element"
+
+    @property
+    def needs(self) -> Sequence[ClassMeans]:
+        """Class means of units and of elements."""
+        return (ClassMeans(), ClassMeans("flatten", self.memory))
+
+    def evaluate(
+        self, class_mean: xr.DataArray, element_mean: xr.DataArray
+    ) -> tuple[xr.Dataset, xr.Dataset]:
+        """The numbers of one layer."""
+        means = checked_means(element_mean).transpose("element", "class").values
+        index = SelectivityIndex(self.eps, self.negative).at(means)
+        by_unit = index.reshape(class_mean.sizes["unit"], -1).mean(1)
+        return xr.Dataset({self.name: ("unit", by_unit)}), xr.Dataset()
+
+    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
+        """Nothing to say."""
+        return []
+
+
+register(SelectivityPerElement())

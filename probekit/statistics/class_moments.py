@@ -1,0 +1,106 @@
+"""The mean and the variation of every unit within every class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.errors import DataError
+from probekit.statistics.base import Statistic, accumulator
+
+__all__ = ["ClassMoments"]
+
+
+@dataclass
+class ClassMoments(Statistic):
+    """Class means and sums of squared deviations from them, in float64 and mergeable in any order.
+
+    State: `mean` and `squares` (classes, units) and `count` (classes,), which grow with the labels
+    seen: 16 * classes * units bytes.
+
+    Example:
+        >>> moments = ClassMoments()
+        >>> moments.update(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]))
+        >>> table = moments.to_xarray()
+        >>> table["class_mean"].values, table["squares"].values, table["count"].values
+        (array([[2., 5.]]), array([[2., 0.]]), array([2, 1]))
+
+    Source:
+        Chan, Golub & LeVeque 1983 (The American Statistician 37).
+    """
+
+    def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            activations: (batch, units).
+            labels: (batch,), non-negative integers.
+            index: Not used.
+
+        Raises:
+            DataError: A negative label, or not one label per row.
+        """
+        if labels.shape != activations.shape[:1]:
+            raise DataError(
+                f"{tuple(activations.shape)} activations need one label per row, not "
+                f"{tuple(labels.shape)}"
+            )
+        if not len(labels):
+            return
+        if int(labels.min()) < 0:
+            raise DataError(f"label {int(labels.min())} is below 0")
+        mean = accumulator((int(labels.max()) + 1, activations.shape[1]), activations)
+        labels = labels.to(mean.device)
+        values = activations.detach().to(mean.device).to(torch.float64)
+        count = torch.bincount(labels, minlength=len(mean))
+        mean.index_add_(0, labels, values).div_(count.clamp(min=1)[:, None])
+        squares = torch.zeros_like(mean).index_add_(0, labels, (values - mean[labels]).square())
+        self._add({"mean": mean, "squares": squares, "count": count})
+
+    def merge(self, other: ClassMoments) -> None:
+        """Adds what another one has seen."""
+        if other.state:
+            self._add(other.state)
+
+    def to_xarray(self) -> xr.Dataset:
+        """`class_mean` and `squares` (unit, class) and `count` (class), of classes with samples."""
+        if not self.state:
+            raise DataError("class moments of no samples at all")
+        count = self.state["count"].cpu()
+        present = count.nonzero()[:, 0]
+        mean, squares = (
+            self.state[name].cpu()[present].T.contiguous().numpy() for name in ("mean", "squares")
+        )
+        return xr.Dataset(
+            {
+                "class_mean": (("unit", "class"), mean),
+                "squares": (("unit", "class"), squares),
+                "count": ("class", count[present].numpy()),
+            },
+            coords={"class": present.numpy()},
+        )
+
+    def _add(self, part: dict[str, Tensor]) -> None:
+        device = self.state["mean"].device if self.state else part["mean"].device
+        own = self.state or {name: torch.zeros_like(values[:0]) for name, values in part.items()}
+        classes = max(len(own["count"]), len(part["count"]))
+        own, part = (
+            {name: _grown(values.to(device), classes) for name, values in one.items()}
+            for one in (own, part)
+        )
+        total = own["count"] + part["count"]
+        step = part["mean"] - own["mean"]
+        share = (part["count"].double() / total.clamp(min=1))[:, None]
+        between = step.square() * share * own["count"][:, None]
+        self.state = {
+            "mean": own["mean"] + share * step,
+            "squares": own["squares"] + part["squares"] + between,
+            "count": total,
+        }
+
+
+def _grown(values: Tensor, classes: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(classes - len(values), *values.shape[1:])])

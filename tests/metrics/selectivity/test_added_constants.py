@@ -1,0 +1,87 @@
+"""The null: constants change the index, and neither the function nor what is free of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from probekit.analysis.analyze import analyze
+from probekit.errors import LayerError, OptionError
+from probekit.metrics.selectivity.added_constants import add_constants
+from probekit.models.image_model import ImageModel
+from probekit.models.loading import load_model
+
+METRICS = ["selectivity", "eta_squared", "preferred_class_auc", "selectivity_offset_free"]
+
+
+def test_the_function_stays_and_the_index_falls(
+    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images = labelled[0]
+    network.eval()
+    constants = {"2": torch.arange(1.0, 7.0), "4": 3.0}
+    shifted = add_constants(network, constants, images[:2])
+    assert torch.allclose(shifted(images), network(images), atol=1e-5)
+    before = analyze(network, [labelled], layers=list(constants), metrics=METRICS)["units"]
+    layers = [f"{name}.shifted" for name in constants]
+    after = analyze(shifted, [labelled], layers=layers, metrics=METRICS)["units"]
+    assert (after["selectivity"].values <= 0.5 * before["selectivity"].values).all()
+    for name in METRICS[1:]:
+        live = before["selectivity_offset_free"].values > 0.01
+        np.testing.assert_allclose(after[name][live], before[name][live], rtol=0.02, atol=0.002)
+
+
+def test_class_means_move_by_the_constants_of_their_units(
+    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    network.eval()
+    constants = np.array([0.5, 1.0, 2.0, 4.0])
+    shifted = add_constants(network, {"4": constants}, labelled[0][:2])
+    layers = ["4.original", "4.shifted"]
+    means = analyze(shifted, [labelled], layers=layers)["units"]["class_mean"].values
+    np.testing.assert_allclose(means[4:] - means[:4], constants[:, None] * np.ones((1, 3)), 1e-4)
+
+
+def test_it_is_what_the_next_layers_bias_can_absorb() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    constants = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    rows = torch.rand(10, 6)
+    shifted = add_constants(net, {"1": constants}, rows[:2])
+    folded = net[2].bias - net[2].weight @ constants
+    by_bias = (net[1](net[0](rows)) + constants) @ net[2].weight.T + folded
+    torch.testing.assert_close(by_bias, shifted(rows), atol=1e-5, rtol=1e-5)
+
+
+def test_a_residual_network_with_padding_keeps_its_function() -> None:
+    model = load_model("probekit:resnet20-fashion-mnist")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, *model.input_size, generator=generator)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    shifted = add_constants(model, {"layer1.0.relu2": 1.0, "layer3.2.relu1": 2.0}, images)
+    assert isinstance(shifted, ImageModel)
+    assert shifted.classes == model.classes
+    with torch.no_grad():
+        torch.testing.assert_close(shifted(images), model(images), atol=1e-3, rtol=1e-3)
+    assert {*model.module.state_dict()} == {*before}
+    assert all(torch.equal(model.module.state_dict()[name], before[name]) for name in before)
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"4": [1.0, 2.0]}, OptionError, "one finite number or 4"),
+    ({"4": float("nan")}, OptionError, "finite"),
+    ({"no_such": 1.0}, LayerError, "no_such"),
+    ({"*": 1.0}, LayerError, "by name"),
+]
+
+
+@pytest.mark.parametrize(("constants", "kind", "message"), BAD)
+def test_invalid_constants_are_refused(
+    network: nn.Module, constants: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        add_constants(network.eval(), constants, torch.rand(2, 1, 8, 8))
