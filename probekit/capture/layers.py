@@ -28,20 +28,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Layer:
-    """One activation site: one call of one module in a forward pass.
+    """One activation site: one call of one module, or of a function in it, in a forward pass.
 
     Attributes:
-        name: The dotted module name; with `_1`, `_2`, ... for the second, third, ... call.
-        module: The dotted name of the module.
-        call: Which call of the module in a forward pass, from 0.
-        type: The class name of the module.
+        name: The dotted name under which the module was called, or the name of the calling module and
+            that of the function; with `_1`, `_2`, ... for the second, third, ... call.
+        module: The dotted name of the module, the first one where it has several.
+        call: Which call of the module, or of the function in it, in a forward pass, from 0.
+        type: The class name of the module, or the name of the function.
         shape: The shape of the output without its batch axis.
         unit_axis: The axis of the units in the output, batch axis included.
         units: Number of units.
         windows: How many windows of each sample are folded into the batch axis (1: none).
         prefix: How many of the first positions are class, distillation or register tokens.
         itemsize: Bytes of one element of the output.
-        calls: How often the module is called in a forward pass.
+        calls: How often the module, or the function in it, is called in a forward pass.
+        function: The name of an activation function that the module calls, such as `relu` for
+            `F.relu(x)`; empty where the layer is the module itself.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Layer:
     prefix: int = 0
     itemsize: int = 4
     calls: int = 1
+    function: str = ""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -141,11 +145,13 @@ _ACTIVATION_MODULES = ("timm.layers.activations", "transformers.activations")
 def is_activation_function(module: nn.Module) -> bool:
     """Whether a module is an activation function of torch, timm or transformers.
 
-    Softmax and its relatives are not: they normalize over units or positions.
+    Softmax and its relatives are not: they normalize over units or positions. An EvoNorm of timm,
+    which normalizes and activates in one expression, is one.
     """
-    return isinstance(module, _ACTIVATION_FUNCTIONS) or type(module).__module__.startswith(
-        _ACTIVATION_MODULES
-    )
+    where = type(module).__module__
+    if where == "timm.layers.evo_norm":
+        return bool(getattr(module, "apply_act", False)) and not hasattr(module, "act")
+    return isinstance(module, _ACTIVATION_FUNCTIONS) or where.startswith(_ACTIVATION_MODULES)
 
 
 def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:

@@ -38,14 +38,20 @@ def scout_layers(
         LayerError: As `Recorder`; or a layer that mixes samples in its batch axis.
     """
     with borrow(model) as device, torch.no_grad():
-        images = images.to(device)
-        if len(images) == 1:
-            images = torch.cat([images, images.flip(-1)])
-        with Recorder(model, layers, tokens=tokens, output=output) as recorder:
-            result = recorder(images)
-            if any(layer.windows > 1 for layer in recorder.layers):
-                _check_windows(recorder, images)
+        recorder, result = _scout(model, images.to(device), layers, tokens, output)
         return recorder.layers, result
+
+
+def _scout(
+    model: Any, images: Tensor, layers: Layers, tokens: Tokens, output: int | str | None
+) -> tuple[Recorder, Any]:
+    if len(images) == 1:
+        images = torch.cat([images, images.flip(-1)])
+    with Recorder(model, layers, tokens=tokens, output=output) as recorder:
+        result = recorder(images)
+        if any(layer.windows > 1 for layer in recorder.layers):
+            _check_windows(recorder, images)
+    return recorder, result
 
 
 def _check_windows(recorder: Recorder, images: Tensor) -> None:
@@ -86,7 +92,8 @@ def plan(
     Returns:
         One row a layer, in execution order: `layer`, `type`, `shape` (of the output, without the
         batch axis), `unit_axis` (batch axis included), `units`, `calls` (of the module in a forward
-        pass) and `bytes_per_sample`.
+        pass) and `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
+        which are warned of too.
 
     Raises:
         LayerError: As `Recorder`.
@@ -97,8 +104,9 @@ def plan(
           layer  type      shape  units
         0     1  ReLU  (8, 4, 4)      8
     """
-    found, _ = scout_layers(model, images, layers, tokens=tokens, output=output)
-    return pd.DataFrame(
+    with borrow(model) as device, torch.no_grad():
+        recorder, _ = _scout(model, images.to(device), layers, tokens, output)
+    table = pd.DataFrame(
         {
             "layer": layer.name,
             "type": layer.type,
@@ -110,5 +118,7 @@ def plan(
             * layer.units
             * (1 if spatial == "mean" else prod(layer.positions)),
         }
-        for layer in found
+        for layer in recorder.layers
     )
+    table.attrs["notes"] = recorder.notes
+    return table

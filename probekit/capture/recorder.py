@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
+from probekit.capture.capturing import Capturing
+from probekit.capture.exploring import Exploring
+from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer, uncompiled, unwrap
-from probekit.capture.outputs import batch_size, shares_memory, tensor_of
+from probekit.capture.phase import Change, Settings, Stop
 from probekit.capture.pooling import pool
-from probekit.capture.scout import Scout, Tokens
+from probekit.capture.reader import Reader, Reading
+from probekit.capture.scout import Tokens
 from probekit.capture.selection import LayerChoice, Selection
 from probekit.capture.units import prefix_tokens
 from probekit.errors import LayerError, ModelError, OptionError
@@ -22,42 +24,22 @@ from probekit.errors import LayerError, ModelError, OptionError
 __all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
 
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
-Reading: TypeAlias = Callable[[Tensor], Tensor]
-Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
 
 
 def _whole(maps: Tensor) -> Tensor:
     return maps
 
 
+def _escaped(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to a torch.func transform that has ended."""
+    level: int = torch._C._functorch.maybe_get_level(tensor)
+    if level < 0:
+        return False
+    running = torch._C._functorch.peek_interpreter_stack()
+    return running is None or running.level() < level
+
+
 _READINGS: dict[str, Reading] = {"mean": pool, "none": _whole}
-
-
-class _Stop(BaseException):
-    """Leaves a forward pass when the last wanted layer has been recorded."""
-
-
-class _Nothing:
-    """A hook that does nothing."""
-
-    def __call__(self, *given: Any) -> None:
-        return None
-
-
-class _Hook:
-    """A hook that stays behind when its module is copied or pickled."""
-
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
-
-    def __call__(self, *given: Any) -> Any:
-        return self._run(*given)
-
-    def __deepcopy__(self, memo: Any) -> _Nothing:
-        return _Nothing()
-
-    def __reduce__(self) -> tuple[type[_Nothing], tuple[()]]:
-        return _Nothing, ()
 
 
 class Recorder:
@@ -71,7 +53,8 @@ class Recorder:
             original, which `recorder(x)` runs without the compiler. An `ImageModel` too.
         layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
             of them; `"!glob"` takes out. None: every activation-function output but the
-            classifier's. The second call of a module `relu` is the layer `relu_1`.
+            classifier's, of modules and of functions. The second call of a module `relu` is the layer
+            `relu_1`; `F.relu(x)` inside a module `block` is the layer `block.relu`.
         spatial: `"mean"` pools each map to one number a unit, giving (batch, units); `"none"` keeps
             (batch, units, *positions). Or a function from the latter to any tensor; what it returns
             is copied where it is a view of the layer's output.
@@ -84,9 +67,14 @@ class Recorder:
         change: A function from a layer and its output, (batch, units, *positions), to what flows on
             in its place, of the same shape; what is recorded is the latter. The first forward pass,
             which finds the layers out, is left as it is, unless planned layers are given.
+        when: Called at the start of each forward pass; where it returns False, the pass is not
+            recorded.
+        subset: Which of the layers to keep, called when the first forward pass has found them.
 
     Attributes:
         paused: While true, forward passes are not recorded.
+        notes: After the first forward pass, sentences on what is uncertain or missing, which are
+            warned of too.
 
     Raises:
         LayerError: No such layer, a layer that is never called, or one that has no units.
@@ -111,6 +99,8 @@ class Recorder:
         grad: bool = False,
         stop: bool = False,
         change: Change | None = None,
+        when: Callable[[], bool] | None = None,
+        subset: Callable[[Sequence[Layer]], list[Layer]] | None = None,
     ) -> None:
         if not callable(model):
             raise ModelError(f"a model is a torch module, not {type(model).__name__}")
@@ -125,39 +115,50 @@ class Recorder:
             raise OptionError(f"tokens is 'all', 'patch' or 'class', not {tokens!r}")
         if tokens == "class" and not prefix_tokens(self.module):
             raise OptionError("tokens='class' was asked for, but the model has no class token")
-        self._read = _READINGS[spatial] if isinstance(spatial, str) else spatial
-        self._tokens = tokens
-        self._pick = output
-        self._grad = grad
-        self._stop = stop
-        self._change = change
-        self._layers: list[Layer] = []
-        self._selection: Selection | None = None
+        self.paused = False
+        self.notes: list[str] = []
+        self._when = when
+        self._subset = subset
+        self._activations: dict[str, Tensor] | None = None
+        reading = _READINGS[spatial] if isinstance(spatial, str) else spatial
+        reader = Reader(reading, tokens, grad)
+        self._settings = Settings(reader, output, stop, change, self._wanted)
+        self._functions = Interception(lambda name, result: self._phase.called(name, result))
+        self._phase = self._first_phase(layers)
+
+    def _first_phase(self, layers: Layers) -> Exploring | Capturing:
         choices = list(layers) if isinstance(layers, Sequence) else [layers]
         planned = [choice for choice in choices if isinstance(choice, Layer)]
         if planned and len(planned) < len(choices):
             raise OptionError("layers are either planned ones or choices, not both")
         if planned:
-            self._learn(planned)
-        else:
-            self._selection = Selection(
-                self.module, cast("LayerChoice | Sequence[LayerChoice] | None", layers)
-            )
-        self.paused = False
-        self._scout: Scout | None = None
-        self._handles: list[Any] = []
-        self._hooked = False
-        self._open = False
-        self._in_graph = False
-        self._calls: dict[str, int] = {}
-        self._batch = 0
-        self._held: dict[str, Tensor] = {}
-        self._activations: dict[str, Tensor] | None = None
+            return self._capturing(planned)
+        choice = cast("LayerChoice | Sequence[LayerChoice] | None", layers)
+        selection = Selection(self.module, choice)
+        return Exploring(self.module, self._settings, self._functions, selection, self._explored)
+
+    def _capturing(self, layers: Sequence[Layer]) -> Capturing:
+        return Capturing(self.module, self._settings, self._functions, layers, self._captured)
+
+    def _wanted(self) -> bool:
+        return not self.paused and (self._when is None or self._when())
+
+    def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
+        """The first pass is over: from here on only the layers themselves are hooked."""
+        self.notes = exploring.notes
+        exploring.unhook()
+        kept = found if self._subset is None else self._subset(found)
+        self._phase = self._capturing(kept)
+        self._phase.hook()
+        self._captured({layer.name: held[layer.name] for layer in kept})
+
+    def _captured(self, held: dict[str, Tensor]) -> None:
+        self._activations = held
 
     @property
     def layers(self) -> list[Layer]:
         """The layers in execution order, known after the first forward pass."""
-        return self._layers
+        return self._phase.layers if isinstance(self._phase, Capturing) else []
 
     @property
     def activations(self) -> dict[str, Tensor]:
@@ -167,18 +168,23 @@ class Recorder:
                 "nothing is recorded: no forward pass of the module itself was seen; call the module "
                 "(not its forward, a method or its compiled copy), or recorder(x)"
             )
+        if any(_escaped(tensor) for tensor in self._activations.values()):
+            raise LayerError(
+                "the forward pass ran inside a torch.func transform such as vmap, and what it gave has "
+                "no meaning outside; read the activations inside the transformed function and return "
+                "them from it, or run each model or sample by itself"
+            )
         return self._activations
 
+    def take(self) -> dict[str, Tensor] | None:
+        """What the last forward pass gave, which the recorder then lets go; None if there is nothing."""
+        taken, self._activations = self._activations, None
+        return taken
+
     def __enter__(self) -> Recorder:
-        if self._handles:
+        if self._phase.hooked:
             raise LayerError("this recorder is already in use; make a second one")
-        with ExitStack() as undo:
-            undo.callback(self._unhook)
-            if self._selection is None:
-                self._hook_layers()
-            else:
-                self._hook(self._selection.modules)
-            undo.pop_all()
+        self._phase.hook()
         return self
 
     def __exit__(
@@ -187,175 +193,16 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self._unhook()
-        self._open, self._scout, self._held = False, None, {}
-        return kind is _Stop
+        self._phase.unhook()
+        self._phase.held = {}
+        return kind is Stop
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model; returns its output, or None where `stop` ended the pass."""
         try:
             with uncompiled():
                 return self._run(*args, **kwargs)
-        except _Stop:
+        except Stop:
             return None
-
-    def _learn(self, layers: list[Layer]) -> None:
-        self._layers = layers
-        self._sites = {(layer.module, layer.call): layer for layer in layers}
-
-    def _hook_layers(self) -> None:
-        modules = dict(self.module.named_modules())
-        if foreign := [layer.name for layer in self._layers if layer.module not in modules]:
-            raise LayerError(f"layer {foreign[0]!r} was planned for another model")
-        self._hook({layer.module: modules[layer.module] for layer in self._layers})
-
-    def _hook(self, modules: dict[str, nn.Module]) -> None:
-        eager = _eager if self._selection is not None else _as_it_is
-        begin, end = _Hook(eager(self._begin)), _Hook(eager(self._end))
-        self._handles.append(
-            self.module.register_forward_pre_hook(begin, with_kwargs=True, prepend=True)
-        )
-        for name, module in modules.items():
-            self._handles.append(module.register_forward_hook(_Hook(eager(self._tap(name)))))
-        self._handles.append(self.module.register_forward_hook(end))
-        self._hooked = True
-
-    def _unhook(self) -> None:
-        self._hooked = False
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if _in_backward():
-            return
-        self._open = self._hooked and not self.paused
-        self._in_graph = torch.is_grad_enabled()
-        self._calls = {}
-        self._held = {}
-        self._batch = batch_size((args, kwargs))
-        if self._selection is not None:
-            self._scout = Scout(self.module, self._selection, self._pick, self._tokens)
-
-    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if self._open and not _in_backward():
-                if self._scout is None:
-                    return self._record(name, output)
-                self._explore(self._scout, name, module, output)
-            return None
-
-        return tap
-
-    def _record(self, name: str, output: Any) -> Tensor | None:
-        """Keeps an output; returns what flows on in its place, or None where that is itself."""
-        call = self._calls.get(name, 0)
-        self._calls[name] = call + 1
-        layer = self._sites.get((name, call))
-        if layer is None:
-            return None
-        tensor = tensor_of(output, self._pick)
-        if tensor is None:
-            raise LayerError(f"layer {layer.name!r} gave no floating-point tensor this time")
-        changed = None if self._change is None else self._changed(layer, tensor, output)
-        self._held[layer.name] = self._reading(layer, tensor if changed is None else changed)
-        if self._stop and len(self._held) == len(self._sites):
-            self._close()
-            raise _Stop
-        return changed
-
-    def _changed(self, layer: Layer, tensor: Tensor, output: Any) -> Tensor:
-        if tensor is not output:
-            raise LayerError(
-                f"layer {layer.name!r} gives {type(output).__name__}, and only the output of a layer "
-                "that gives one tensor can be changed; choose a layer inside or after it"
-            )
-        assert self._change is not None
-        maps = layer.arrange(tensor)
-        changed = self._change(layer, maps)
-        if changed.shape != maps.shape:
-            raise LayerError(
-                f"the change of layer {layer.name!r} gave {tuple(changed.shape)} in the place of "
-                f"{tuple(maps.shape)}; it must keep the shape"
-            )
-        return layer.restore(changed, tensor)
-
-    def _explore(self, scout: Scout, name: str, module: nn.Module, output: Any) -> None:
-        found = scout.visit(name, module, output, self._batch)
-        if found is None:
-            return
-        layer, tensor = found
-        if layer.name in scout.unsettled:
-            self._held[layer.name] = tensor.clone() if self._grad else tensor.detach().clone()
-        else:
-            self._held[layer.name] = self._reading(layer, tensor)
-        if self._stop and not scout.unsettled and scout.selection.only == self._held.keys():
-            self._settle(scout, None)
-            raise _Stop
-
-    def _reading(self, layer: Layer, tensor: Tensor) -> Tensor:
-        """What is kept of a layer's output: always a tensor of its own, never a view of it."""
-        if tensor.shape[0] != self._batch * layer.windows:
-            raise LayerError(
-                f"layer {layer.name!r} gave {tensor.shape[0]} rows for {self._batch} samples where "
-                f"{self._batch * layer.windows} were expected; inputs of another size need a new "
-                "recorder, and a layer whose first axis is not the batch cannot be recorded"
-            )
-        if self._grad and self._in_graph and not torch.is_grad_enabled():
-            raise LayerError(
-                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
-                "reentrant activation checkpointing does; use use_reentrant=False, or leave it out"
-            )
-        maps = layer.arrange(tensor if self._grad else tensor.detach())
-        if layer.prefix and self._tokens != "all":
-            maps = maps[:, :, 0] if self._tokens == "class" else maps[:, :, layer.prefix :]
-        reading = self._read(maps)
-        if self._read is not pool and shares_memory(tensor, reading):
-            return reading.clone(memory_format=torch.contiguous_format)
-        return reading
-
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._open or _in_backward():
-            return
-        if self._scout is not None:
-            self._settle(self._scout, output)
-        else:
-            self._close()
-
-    def _settle(self, scout: Scout, output: Any) -> None:
-        """Ends the first pass: from here on only the layers themselves are hooked."""
-        scout.finish(output)
-        held = self._held
-        self._held = {
-            layer.name: self._reading(layer, held[layer.name])
-            if layer.name in scout.unsettled
-            else held[layer.name]
-            for layer in scout.layers
-        }
-        self._learn(scout.layers)
-        self._selection = self._scout = None
-        self._unhook()
-        self._hook_layers()
-        self._close()
-
-    def _close(self) -> None:
-        self._activations = self._held
-        self._held = {}
-        self._open = False
-
-
-def _as_it_is(hook: Any) -> Any:
-    return hook
-
-
-def _eager(hook: Any) -> Any:
-    """A hook that a compiler leaves alone: tracing what the first pass learns takes it minutes."""
-    if "torch._dynamo" not in sys.modules:
-        return hook
-    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running, as when activation checkpointing computes a layer again."""
-    if torch.compiler.is_compiling():
-        return False
-    return bool(torch._C._current_graph_task_id() != -1)
+        finally:
+            self._phase.leave()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from probekit.capture.layers import Layer, is_activation_function, site_names
+from probekit.capture.calls import Call
+from probekit.capture.layers import Layer
 from probekit.capture.outputs import shares_memory, tensor_of
 from probekit.capture.selection import Selection
 from probekit.capture.units import UnitAxes, prefix_tokens
@@ -33,6 +33,8 @@ class Scout:
     Attributes:
         layers: The wanted layers so far, in execution order.
         unsettled: The shapes of those whose unit axis a later call must tell.
+        asked: After the pass, the name to give to each layer: the one that was asked for.
+        notes: Sentences on what is uncertain or missing, which are warned of too.
     """
 
     def __init__(
@@ -45,18 +47,28 @@ class Scout:
         self._tokens = tokens
         self._classes = getattr(module, "num_classes", None)
         self._axes = UnitAxes(prefix_tokens(module))
-        self._calls: Counter[str] = Counter()
-        self._names: dict[str, Iterator[str]] = {}
+        self._calls: list[tuple[Call, nn.Module | None]] = []
         self._moments: dict[str, int] = {}
         self._inferred: dict[str, tuple[int, ...]] = {}
         self._left_out: dict[str, str] = {}
+        self._doubts: dict[str, str] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self.asked: dict[str, str] = {}
+        self.notes: list[str] = []
         self._last: tuple[str, Tensor] | None = None
         self._weights_after = False
 
     def visit(
-        self, name: str, module: nn.Module, output: Any, batch: int
+        self, call: Call, module: nn.Module | None, output: Any, batch: int, activation: bool
     ) -> tuple[Layer, Tensor] | None:
         """Takes in one call.
+
+        Args:
+            call: The call.
+            module: The module that was called; None where it is a function.
+            output: What it gave.
+            batch: The number of samples.
+            activation: Whether it is an activation function.
 
         Returns:
             The layer and its output if it is wanted and has units.
@@ -64,25 +76,49 @@ class Scout:
         Raises:
             LayerError: A layer asked for by name has no units.
         """
-        site = next(self._names.setdefault(name, site_names(name, self.selection.modules)))
-        self._calls[name] += 1
-        wanted = self.selection.wants(site, module)
+        site = call.name
+        kind = call.function if module is None else type(module).__name__
+        self._calls.append((call, module))
+        wanted = self.selection.wants(call, module, activation)
         tensor = self._tensor(site, output, wanted)
-        axis = None if tensor is None else self._axes.note(module, tuple(tensor.shape))
-        self._weights_after |= any(True for _ in module.parameters(recurse=False))
+        axis = None
+        if module is not None:
+            axis = None if tensor is None else self._axes.note(module, tuple(tensor.shape))
+            self._weights_after |= any(True for _ in module.parameters(recurse=False))
         if not wanted:
             return None
         problem = _without_units(output, tensor, batch)
         if tensor is not None and not problem:
-            layer = self._layer(site, name, module, tensor, axis, batch)
+            layer = self._layer(call, kind, tensor, axis, batch)
             problem = self._without_tokens(layer)
         if tensor is None or problem:
-            self._leave_out(site, module, problem)
+            self._leave_out(site, kind, problem)
             return None
-        if is_activation_function(module):
+        if activation:
             self._last, self._weights_after = (site, tensor), False
         self.layers.append(layer)
         return layer, tensor
+
+    def gave_last(self, layers: int, output: Any) -> bool:
+        """Whether an output is that of the last layer, found after so many, and so a layer already."""
+        return len(self.layers) > layers and self._last is not None and self._last[1] is output
+
+    def doubt(self, name: str, why: str) -> None:
+        """A module may be, or hold, an activation function that is no layer."""
+        self._doubts[name] = why
+
+    def forget_since(self, layers: int, name: str) -> None:
+        """Takes back all wanted layers but the first so many, as parts of what they are in.
+
+        Args:
+            layers: The number of layers to keep.
+            name: What they are in.
+        """
+        self._doubts.pop(name, None)
+        for layer in self.layers[layers:]:
+            self.unsettled.pop(layer.name, None)
+            self._inferred.pop(layer.name, None)
+        del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
         """Settles what the whole pass was needed for.
@@ -94,15 +130,31 @@ class Scout:
             LayerError: A wanted layer was never reached, or none has units.
         """
         self.selection.explain_silence(self._calls)
+        self._keep_chosen()
         classifier = self._classifier(output) if self.selection.default else None
         self._last = None
+        self._counts = Counter((call.module, call.function) for call, _ in self._calls)
         self.layers = [self._settled(layer) for layer in self.layers if layer.name != classifier]
+        for sentence in self.selection.first_of_several([call for call, _ in self._calls]):
+            self._note(sentence)
         if not self.layers:
+            if self.selection.default and not (self._left_out or classifier):
+                raise LayerError(
+                    "the model runs no activation function, neither as a module nor as a function; "
+                    f"name layers, or a type among {', '.join(self.selection.kinds[:20]) or 'none'}"
+                )
             reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
             reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
             raise LayerError("no wanted layer has units to record" + "".join(reasons[:3]))
         self._say_what_is_uncertain()
         self._say_what_is_missing()
+
+    def _keep_chosen(self) -> None:
+        """Keeps the layers that are meant once all names are known."""
+        names = {layer.name for layer in self.layers}
+        pairs = [pair for pair in self._calls if pair[0].name in names]
+        self.asked = self.selection.chosen(pairs)
+        self.layers = [layer for layer in self.layers if layer.name in self.asked]
 
     def _tensor(self, site: str, output: Any, wanted: bool) -> Tensor | None:
         try:
@@ -110,15 +162,8 @@ class Scout:
         except LayerError as error:
             raise LayerError(f"layer {site!r}: {error}") from None
 
-    def _layer(
-        self,
-        site: str,
-        name: str,
-        module: nn.Module,
-        tensor: Tensor,
-        axis: int | None,
-        batch: int,
-    ) -> Layer:
+    def _layer(self, call: Call, kind: str, tensor: Tensor, axis: int | None, batch: int) -> Layer:
+        site = call.name
         shape = tuple(tensor.shape)
         if axis is None:
             self._inferred[site] = shape
@@ -129,9 +174,10 @@ class Scout:
             axis = 2 if tensor.ndim == 3 else 1
         layer = Layer(
             name=site,
-            module=name,
-            call=self._calls[name] - 1,
-            type=type(module).__name__,
+            module=call.module,
+            call=call.number,
+            type=kind,
+            function=call.function,
             shape=shape[1:],
             unit_axis=axis,
             units=1,
@@ -145,7 +191,7 @@ class Scout:
         return replace(layer, prefix=self._axes.prefix(layer.shape[0])) if layer.tokens else layer
 
     def _settled(self, layer: Layer) -> Layer:
-        layer = replace(layer, calls=self._calls[layer.module])
+        layer = replace(layer, calls=self._counts[layer.module, layer.function])
         shape = self.unsettled.get(layer.name)
         axis = shape and self._axes.after(self._moments[layer.name], shape)
         return self._on_axis(layer, axis) if axis else layer
@@ -157,9 +203,9 @@ class Scout:
             return "has no patch tokens"
         return ""
 
-    def _leave_out(self, site: str, module: nn.Module, problem: str) -> None:
+    def _leave_out(self, site: str, kind: str, problem: str) -> None:
         if site in self.selection.exact:
-            raise LayerError(f"layer {site!r} ({type(module).__name__}) {problem}")
+            raise LayerError(f"layer {site!r} ({kind}) {problem}")
         self._left_out[site] = problem
 
     def _classifier(self, output: Any) -> str | None:
@@ -179,7 +225,7 @@ class Scout:
             if (shape := self._inferred.get(layer.name)) and self._axes.contested(shape)
         ]
         if doubtful:
-            _warn(
+            self._note(
                 f"the unit axis of {some_of(doubtful)} is not certain: layers of the same shape have "
                 "it in different places; another image size tells them apart"
             )
@@ -187,7 +233,19 @@ class Scout:
     def _say_what_is_missing(self) -> None:
         if self._left_out:
             why = next(iter(self._left_out.values()))
-            _warn(f"not recorded: {some_of(list(self._left_out))}, whose output {why}")
+            self._note(f"not recorded: {some_of(list(self._left_out))}, whose output {why}")
+        if self._doubts and self.selection.default:
+            shown = some_of(
+                [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
+            )
+            self._note(
+                f"the layers may not be complete: {shown}; name it as a layer if its output is that of "
+                "an activation function"
+            )
+
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        warnings.warn(sentence, ProbekitWarning, stacklevel=2)
 
 
 def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
@@ -196,7 +254,3 @@ def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
     if batch < 1 or tensor.shape[0] % batch or not tensor.shape[0]:
         return f"has the shape {tuple(tensor.shape)}, whose first axis is not the batch of {batch} samples"
     return ""
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, ProbekitWarning, stacklevel=2)

@@ -1,37 +1,44 @@
-"""Choosing layers: by dotted name, glob, module type or predicate, resolved before any forward pass."""
+"""Choosing layers: by dotted name, glob, module type or predicate."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from torch import nn
 
-from probekit.capture.layers import is_activation_function, site_names
-from probekit.errors import LayerError, close_matches
+from probekit.capture.calls import Call
+from probekit.capture.functions import FUNCTION_NAMES
+from probekit.errors import LayerError, close_matches, some_of
 
 __all__ = ["LayerChoice", "Selection"]
 
 LayerChoice: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool]"
 
+_NUMBERED = re.compile(r"(.+)_[1-9]\d*")
+_MOST_CALLS = 200
+
 
 class Selection:
     """Which layers are wanted: names, globs, module types, predicates, each or several of them.
 
-    A string that begins with `!` takes out what matches. `None` is every activation function.
-    Names are resolved when the selection is made, before any forward pass.
+    A string that begins with `!` takes out what matches. `None` is every activation function, module
+    or function. Names and globs mean modules under any of their names, and activation functions that
+    a module calls, such as `block.relu`. Types and predicates mean modules. Whether a choice can mean
+    anything is checked when the selection is made, before any forward pass.
 
     Raises:
-        LayerError: A name that no module has, or a pattern that matches none.
+        LayerError: A name that no module or function can have, or a pattern that matches none.
     """
 
     def __init__(
         self, module: nn.Module, layers: LayerChoice | Sequence[LayerChoice] | None = None
     ) -> None:
-        self.modules = {name: child for name, child in module.named_modules() if name}
+        named = module.named_modules(remove_duplicate=False)
+        self._names = {name: child for name, child in named if name}
         self.exact: set[str] = set()
         self._without: list[str] = []
         self._with: list[LayerChoice] = []
@@ -41,8 +48,6 @@ class Selection:
             choices = layers
         else:
             choices = [layers]
-        canonical = {child: name for name, child in self.modules.items()}
-        aliases = dict(module.named_modules(remove_duplicate=False))
         for choice in choices:
             if not isinstance(choice, str):
                 self._with.append(choice)
@@ -50,10 +55,8 @@ class Selection:
                 self._without.append(choice[1:])
             elif any(mark in choice for mark in "*?["):
                 self._with.append(choice)
-            elif choice and choice in aliases:
-                self.exact.add(canonical[aliases[choice]])
             else:
-                self.exact.add(self._later_call(choice))
+                self.exact.add(choice)
         if layers is not None and not choices:
             raise LayerError("layers is empty: name at least one layer, or pass None for all")
         self.default = not self.exact and not self._with
@@ -64,113 +67,221 @@ class Selection:
         """The wanted layers where each was asked for by its name, otherwise None."""
         return None if self._with or self.default else self.exact
 
-    def wants(self, site: str, child: nn.Module) -> bool:
-        """Whether a call that has just happened is a wanted layer."""
-        if site in self.exact:
+    def wants(self, call: Call, module: nn.Module | None, activation: bool) -> bool:
+        """Whether a call that has just happened may be a wanted layer.
+
+        Args:
+            call: The call.
+            module: The module that was called; None for a function.
+            activation: Whether it is an activation function.
+        """
+        if {call.name, call.numbered} & self.exact:
             return True
-        if any(fnmatch.fnmatchcase(site, pattern) for pattern in self._without):
+        if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without):
             return False
         if self.default:
-            return is_activation_function(child)
-        return any(_matches(choice, site, child) for choice in self._with)
+            return activation
+        return any(_matches(choice, call, module) for choice in self._with)
 
-    def explain_silence(self, calls: Mapping[str, int]) -> None:
+    def chosen(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> dict[str, str]:
+        """The calls that the choices mean, once all calls are known.
+
+        A name or glob means the calls under that name; if there is none, the calls that are so
+        numbered under the first of several names of their module.
+
+        Args:
+            calls: The calls that `wants` took, each with the module that was called.
+
+        Returns:
+            For each name of a call, the name that its layer gets: the one that was asked for.
+        """
+        if self.default:
+            return {call.name: call.name for call, _ in calls}
+        without = {
+            call.name
+            for call, _ in calls
+            if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without)
+        }
+        found: dict[str, str] = {}
+        for choice in self._with:
+            found |= {name: name for name in _meant(choice, calls) - without}
+        named = {call.name for call, _ in calls}
+        for asked in sorted(self.exact):
+            if asked in named:
+                found[asked] = asked
+                continue
+            for call, _ in calls:
+                if call.numbered == asked:
+                    found.setdefault(call.name, asked)
+        return found
+
+    def explain_silence(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> None:
         """Raises for the wanted layers that a forward pass did not reach.
 
         Args:
-            calls: How often each module was called.
+            calls: All calls of the forward pass, each with the module that was called.
 
         Raises:
             LayerError: A named layer was not reached, or nothing that a pattern means was.
         """
-        for name in sorted(self.exact):
-            base = self._base(name) or name
-            fired = list(islice(site_names(base, self.modules), calls.get(base, 0)))
-            if fired and name not in fired:
+        made = {name for call, _ in calls for name in (call.name, call.numbered)}
+        for name in sorted(self.exact - made):
+            raise LayerError(self._not_reached(name, [call for call, _ in calls]))
+        for choice in self._with:
+            if not _meant(choice, calls):
+                means = [name for name, child in self._names.items() if _is(choice, name, child)]
                 raise LayerError(
-                    f"layer {name!r} was not reached: {base!r} is called {len(fired)} "
-                    f"time{'s' if len(fired) > 1 else ''} in a forward pass, as {', '.join(fired)}"
+                    self._silent(means[0], _called(calls), choice, len(means))
+                    if means
+                    else f"no call in the forward pass matches {_shown(choice)}: "
+                    f"{_some_functions([call for call, _ in calls])}"
                 )
-            if not fired:
-                raise LayerError(self._silent(base, calls))
-        for choice in self._with or ([_default] if self.default else []):
-            means = self._meant_by(choice)
-            if not any(calls.get(name) for name in means):
-                others = f" (nor is any other of the {len(means)} that match {_shown(choice)})"
-                raise LayerError(self._silent(means[0], calls, others if means[1:] else ""))
 
-    def _silent(self, name: str, calls: Mapping[str, int], others: str = "") -> str:
+    def first_of_several(self, calls: Iterable[Call]) -> list[str]:
+        """Sentences on names that were asked for and mean the first of several calls."""
+        series: dict[tuple[str, str, str], list[str]] = {}
+        for call in calls:
+            series.setdefault((call.series, call.module, call.function), []).append(call.name)
+        return [
+            f"layer {names[0]!r} is the first of {len(names)} calls in a forward pass; the others are "
+            f"{some_of(names[1:])}, and the glob '{names[0]}*' means all of them"
+            for names in series.values()
+            if len(names) > 1 and self.only and names[0] in self.only
+            if not self.only & set(names[1:])
+        ]
+
+    def _not_reached(self, name: str, calls: Sequence[Call]) -> str:
+        series = name if any(call.series == name for call in calls) else _base(name)
+        called = [call.name for call in calls if call.series == series]
+        if called:
+            return (
+                f"layer {name!r} was not reached: {series!r} is called {len(called)} "
+                f"time{'s' if len(called) > 1 else ''} in a forward pass, as {', '.join(called)}"
+            )
+        module = next((one for one in (name, _base(name)) if one in self._names), None)
+        if module is not None:
+            others = {
+                call.name
+                for call in calls
+                if self._names.get(call.module) is self._names[module] and not call.function
+            }
+            if others:
+                return (
+                    f"layer {name!r} was not reached under this name; the same module was called as "
+                    f"{some_of(sorted(others))}"
+                )
+            return self._silent(module, {call.name for call in calls if not call.function})
+        return f"layer {name!r} was not reached: {_some_functions(calls)}"
+
+    def _silent(
+        self, name: str, called: set[str], choice: LayerChoice | None = None, count: int = 1
+    ) -> str:
         parent = name
-        while parent and not calls.get(parent):
+        while parent and parent not in called:
             parent = parent.rpartition(".")[0]
         nearest = (
             f"its nearest parent that does is {parent!r}: record that instead"
             if parent
             else "no parent of it does"
         )
+        others = (
+            ""
+            if choice is None or count == 1
+            else (f" (nor is any other of the {count} that match {_shown(choice)})")
+        )
         return (
-            f"layer {name!r} ({type(self.modules[name]).__name__}) exists but its forward is never "
+            f"layer {name!r} ({type(self._names[name]).__name__}) exists but its forward is never "
             f"called{others}, as with fused attention, a functional call or a part that this input "
             f"does not use; {nearest}"
         )
 
-    def _later_call(self, name: str) -> str:
-        if self._base(name) is None:
-            raise LayerError(
-                f"no layer is named {name!r}; {close_matches(name, self.modules, what='module')}"
-            )
-        return name
-
-    def _base(self, site: str) -> str | None:
-        """The module whose call a name such as `relu` or `relu_1` can mean."""
-        if site in self.modules:
-            return site
-        match = re.fullmatch(r"(.+)_[1-9]\d*", site)
-        return str(match[1]) if match and match[1] in self.modules else None
-
     def _check(self) -> None:
         """Judges, before any forward pass, that every choice can mean a layer."""
-        kinds = ", ".join(sorted({type(child).__name__ for child in self.modules.values()})[:20])
+        kinds = ", ".join(self.kinds[:20])
+        for name in self.exact:
+            if not self._can_be(name):
+                near = close_matches(name, self._names, what="module")
+                raise LayerError(f"no layer is named {name!r}; {near}")
         for choice in self._with:
-            if not self._meant_by(choice):
+            if not self._can_match(choice):
                 near = (
-                    close_matches(choice.strip("*."), self.modules, what="module")
+                    close_matches(choice.strip("*."), self._names, what="module")
                     if isinstance(choice, str)
                     else f"the model has modules of the types {kinds or 'none'}"
                 )
                 raise LayerError(f"no layer matches {_shown(choice)}; {near}")
-        if self.default and not self._meant_by(_default):
-            raise LayerError(
-                "the model has no activation-function modules (a functional call such as F.relu is "
-                f"not a module and cannot be hooked); name layers, or a type among {kinds or 'none'}"
-            )
 
-    def _meant_by(self, choice: LayerChoice) -> list[str]:
-        """The modules of which a call could match a choice."""
-        return [name for name, child in self.modules.items() if _may_match(choice, name, child)]
+    @property
+    def kinds(self) -> list[str]:
+        """The types of the model's modules."""
+        return sorted({type(child).__name__ for child in self._names.values()})
+
+    def _can_be(self, name: str) -> bool:
+        base = _base(name)
+        parent, _, last = base.rpartition(".")
+        if parent in self._names and isinstance(self._names[parent], nn.ModuleList | nn.ModuleDict):
+            return name in self._names or base in self._names
+        function = last in FUNCTION_NAMES and (not parent or parent in self._names)
+        return bool(name) and (name in self._names or base in self._names or function)
+
+    def _can_match(self, choice: LayerChoice) -> bool:
+        if any(_is(choice, name, child) for name, child in self._names.items()):
+            return True
+        if not isinstance(choice, str):
+            return False
+        numbered = (f"{name}_{call}" for name in self._names for call in range(1, _MOST_CALLS))
+        return any(map(re.compile(fnmatch.translate(choice)).match, numbered)) or (
+            self._can_match_function(choice)
+        )
+
+    def _can_match_function(self, pattern: str) -> bool:
+        head, _, tail = pattern.rpartition(".")
+        names = chain(
+            FUNCTION_NAMES,
+            (f"{name}_{call}" for name in FUNCTION_NAMES for call in range(1, _MOST_CALLS)),
+        )
+        return any(map(re.compile(fnmatch.translate(tail)).match, names)) and (
+            not head or any(fnmatch.fnmatchcase(name, head) for name in self._names)
+        )
 
 
-def _default(site: str, child: nn.Module) -> bool:
-    return is_activation_function(child)
+def _base(name: str) -> str:
+    match = _NUMBERED.fullmatch(name)
+    return match[1] if match else name
 
 
-def _matches(choice: LayerChoice, site: str, child: nn.Module) -> bool:
+def _called(calls: Sequence[tuple[Call, nn.Module | None]]) -> set[str]:
+    return {name for call, _ in calls if not call.function for name in (call.name, call.numbered)}
+
+
+def _some_functions(calls: Sequence[Call]) -> str:
+    names = [call.name for call in calls if call.function]
+    if not names:
+        return "no activation function is called as a function, such as F.relu"
+    return f"the activation functions that are called as functions are {some_of(names)}"
+
+
+def _meant(choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]) -> set[str]:
+    if not isinstance(choice, str):
+        return {call.name for call, module in calls if _matches(choice, call, module)}
+    return {call.name for call, _ in calls if fnmatch.fnmatchcase(call.name, choice)} or {
+        call.name for call, _ in calls if fnmatch.fnmatchcase(call.numbered, choice)
+    }
+
+
+def _matches(choice: LayerChoice, call: Call, module: nn.Module | None) -> bool:
     if isinstance(choice, str):
-        return fnmatch.fnmatchcase(site, choice)
+        return fnmatch.fnmatchcase(call.name, choice) or fnmatch.fnmatchcase(call.numbered, choice)
+    return module is not None and _is(choice, call.name, module)
+
+
+def _is(choice: LayerChoice, name: str, module: nn.Module) -> bool:
+    if isinstance(choice, str):
+        return fnmatch.fnmatchcase(name, choice)
     if isinstance(choice, type):
-        return isinstance(child, choice)
-    return bool(choice(site, child))
-
-
-def _may_match(choice: LayerChoice, name: str, child: nn.Module) -> bool:
-    """Whether a call of a module could match: its first, or for a glob one of the nine after it."""
-    if isinstance(choice, str):
-        sites = (name, *(f"{name}_{call}" for call in range(1, 10)))
-        return any(fnmatch.fnmatchcase(site, choice) for site in sites)
-    return _matches(choice, name, child)
+        return isinstance(module, choice)
+    return bool(choice(name, module))
 
 
 def _shown(choice: LayerChoice) -> str:
-    if choice is _default:
-        return "activation functions"
     return repr(choice) if isinstance(choice, str) else str(getattr(choice, "__name__", choice))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from probekit.capture.calls import Call
 from probekit.capture.layers import Layer, is_activation_function, site_names, unwrap
 from probekit.capture.selection import Selection
 from probekit.capture.units import UnitAxes, axis_of_type, prefix_tokens
@@ -36,8 +37,15 @@ def net() -> nn.Module:
     ],
 )
 def test_a_selection_means_these_modules(layers: Any, expected: list[str]) -> None:
-    selection = Selection(net(), layers)
-    assert [n for n, child in selection.modules.items() if selection.wants(n, child)] == expected
+    module = net()
+    selection = Selection(module, layers)
+    wanted = [
+        name
+        for name, child in module.named_modules()
+        if name
+        and selection.wants(Call(name, name, name, name, 0), child, is_activation_function(child))
+    ]
+    assert wanted == expected
 
 
 @pytest.mark.parametrize(

@@ -193,22 +193,6 @@ def test_fused_attention_hides_its_map_and_the_error_says_so() -> None:
     assert record(net, ["blocks.0.attn.attn_drop"], x)["blocks.0.attn.attn_drop"].shape == (2, 3)
 
 
-class Functional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.conv(x)).flatten(1)
-
-
-def test_functional_operations_are_told_to_have_no_hooks() -> None:
-    with pytest.raises(
-        LayerError, match=r"F\.relu is not a module .* name layers, or a type .*Conv2d"
-    ):
-        Recorder(Functional())
-
-
 def test_the_fast_path_of_the_transformer_encoder_does_not_skip_the_hooks() -> None:
     torch.manual_seed(0)
     block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
@@ -232,7 +216,7 @@ def test_a_shared_module_is_found_under_both_its_names() -> None:
     net.forward = lambda x: net.second(net.alias(x))  # type: ignore[method-assign]
     for name in ("first", "alias"):
         found = record(net, [name], torch.rand(4, 3))
-        assert list(found) == ["first"]
+        assert list(found) == [name]
 
 
 # Outputs that are not one tensor

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Recorder
-from probekit.errors import LayerError
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
@@ -42,6 +41,7 @@ class Case:
         last: The four-dimensional outputs that have their units last.
         first: The three-dimensional outputs that have their units first.
         batchless: Modules that run on something that is no batch of samples.
+        relus: The layers that are `F.relu` of a block's output, by name, after all modules.
         options: For the constructor.
     """
 
@@ -51,6 +51,7 @@ class Case:
     last: str = "$^"
     first: str = "$^"
     batchless: str = "$^"
+    relus: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
@@ -90,7 +91,11 @@ CASES = [
     Case("tv:wide_resnet50_2", blocks=STAGES),
     Case("tv:vgg11", 32, ("features", "features.0"), options={"init_weights": False}),
     Case("tv:vgg11_bn", 32, ("features", "features.1"), options={"init_weights": False}),
-    Case("tv:densenet121", blocks=("features.denseblock1", "features.transition2", "features")),
+    Case(
+        "tv:densenet121",
+        blocks=("features.denseblock1", "features.transition2", "features"),
+        relus={"relu": "features"},
+    ),
     Case("densenet121", blocks=("features.denseblock1", "features.transition2", "features")),
     Case("inception_v4", 96, ("features.3", "features.10", "features")),
     Case("tv:mobilenet_v2", blocks=("features.1", "features.5.conv", "features")),
@@ -228,6 +233,8 @@ def test_layers_hold_what_a_plain_hook_sees(case: Case) -> None:
         activations = [site for site, kind in types.items() if kind in ACTIVATIONS]
         if "squeezenet" in case.name:
             activations.remove("classifier.2")
+        activations += case.relus
+        reference |= {name: reference[block].relu() for name, block in case.relus.items()}
         assert [layer.name for layer in default] == activations
         for layers in (None, sorted(reference)):
             with torch.no_grad(), Recorder(net, layers) as recorder:
@@ -261,20 +268,37 @@ def test_enough_architectures_of_all_big_families_are_compared() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 40
 
 
+@pytest.mark.parametrize(("name", "layers"), [("inception_v3", 94), ("googlenet", 57)])
+def test_functions_of_torchvision_are_layers(name: str, layers: int) -> None:
+    net = torchvision.models.get_model(name, weights=None, init_weights=False).eval()
+    convolutions: dict[str, Tensor] = {}
+    for part, module in net.named_modules():
+        if type(module).__name__ == "BasicConv2d":
+            module.register_forward_hook(
+                lambda module, args, output, part=part: convolutions.update({part: output.clone()})
+            )
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad(), Recorder(net) as recorder:
+        for _ in range(2):
+            convolutions.clear()
+            net(images)
+            found = recorder.activations
+            assert list(found) == [f"{part}.relu" for part in convolutions]
+            for part, output in convolutions.items():
+                torch.testing.assert_close(found[f"{part}.relu"], output.mean((2, 3)))
+    assert len(found) == layers
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "block"),
+    ("name", "layers", "first"),
     [
-        ("inception_v3", {"aux_logits": True, "init_weights": False}, "BasicConv2d"),
-        ("googlenet", {"aux_logits": True, "init_weights": False}, "BasicConv2d"),
+        ("tv:densenet121", 121, "features.relu0"),
+        ("resnetv2_50d_frn", 51, "stem.norm1.maximum"),
+        ("resnetv2_50d_evos", 51, "stem.norm1"),
     ],
 )
-def test_functional_activations_of_torchvision_are_told_with_what_can_be_named(
-    name: str, options: dict[str, Any], block: str
+def test_functions_beside_modules_and_in_norms_are_layers(
+    name: str, layers: int, first: str
 ) -> None:
-    net = torchvision.models.get_model(name, weights=None, **options).eval()
-    with pytest.raises(LayerError, match=rf"F\.relu is not a module .* a type among .*{block}"):
-        Recorder(net)
-    kind = type(next(one for one in net.modules() if type(one).__name__ == block))
-    with torch.no_grad(), Recorder(net, kind) as recorder:
-        net(torch.rand(2, 3, 96, 96))
-        assert all(values.min() >= 0 for values in recorder.activations.values())
+    found, _ = scout_layers(Case(name).build(), torch.rand(2, 3, 64, 64))
+    assert (len(found), found[0].name) == (layers, first)

@@ -14,6 +14,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.analysis.robustness.choices import choose_severities
+from probekit.capture.calls import Call
 from probekit.capture.selection import Selection
 from probekit.cli.options import names, numbers, radius
 from probekit.cli.robustness import _corruptions
@@ -53,7 +54,7 @@ def test_layer_patterns(patterns: list[str] | str) -> None:
         chosen = Selection(NETWORK, patterns)
     except ProbekitError:
         return
-    assert isinstance(chosen.wants("1", NETWORK[1]), bool)
+    assert isinstance(chosen.wants(Call("1", "1", "1", "1", 0), NETWORK[1], True), bool)
 
 
 SEGMENT = st.from_regex(

@@ -74,7 +74,7 @@ def _hooked(module: nn.Module) -> bool:
         for name in _HOOKS
         for hook in getattr(child, name, {}).values()
     )
-    return any(getattr(hook, "__module__", "") != "probekit.capture.recorder" for hook in hooks)
+    return any(getattr(hook, "__module__", "") != "probekit.capture.phase" for hook in hooks)
 
 
 def _try_copy(module: nn.Module, recorded: set[str], fold: bool) -> nn.Module | None:

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder
-from probekit.capture.scout import Scout
 from probekit.capture.subsets import Subset
 from probekit.errors import LayerError, OptionError
 
 __all__ = ["Accumulation", "TrainingRecorder"]
 
 
-class TrainingRecorder(Recorder):
+class TrainingRecorder:
     """A recorder that stays on a model, sees forward passes with gradients and passes over others.
 
     Args:
@@ -29,9 +29,24 @@ class TrainingRecorder(Recorder):
     """
 
     def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
-        super().__init__(model, layers, grad=True, **options)
         self.without_gradients = False
-        self._subset = subset
+        self._recorder = Recorder(
+            model, layers, grad=True, when=self._wanted, subset=subset, **options
+        )
+        self.module = self._recorder.module
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in execution order, known after the first forward pass."""
+        return self._recorder.layers
+
+    def start(self) -> None:
+        """Sets the hooks."""
+        self._recorder.__enter__()
+
+    def end(self) -> None:
+        """Takes the hooks off."""
+        self._recorder.__exit__(None, None, None)
 
     def take(self) -> dict[str, Tensor]:
         """The activations of the last forward pass, which are then let go.
@@ -39,36 +54,31 @@ class TrainingRecorder(Recorder):
         Raises:
             LayerError: There was none since they were last taken, or a layer was not reached.
         """
-        if self._activations is None:
+        taken = self._recorder.take()
+        if taken is None:
             raise LayerError(
                 "no forward pass with gradients was seen since the last call: call the model once "
                 "before each penalty(labels), inside no torch.no_grad(), and give torch.compile no "
                 "model before the regularizer knows its layers (images=...)"
             )
-        taken, self._activations = self._activations, None
-        if silent := [layer.name for layer in self._layers if layer.name not in taken]:
+        if silent := [layer for layer in self.layers if layer.name not in taken]:
             raise LayerError(
-                f"layer {silent[0]!r} was reached in the first forward pass but not in this one; "
-                "leave it out of layers"
+                f"layer {silent[0].name!r} was reached in the first forward pass but not in this one"
+                + (
+                    ": it is a function, which cannot be seen in a compiled model; train without "
+                    "torch.compile, or leave it out of layers"
+                    if silent[0].function
+                    else "; leave it out of layers"
+                )
             )
         return taken
 
     def drop(self) -> None:
         """Lets go of what was recorded."""
-        self._activations = None
+        self._recorder.take()
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.paused = torch.is_grad_enabled() == self.without_gradients
-        super()._begin(module, args, kwargs)
-
-    def _settle(self, scout: Scout, output: Any) -> None:
-        super()._settle(scout, output)
-        if self._subset is not None and self._activations is not None:
-            kept = self._subset(self._layers)
-            self._unhook()
-            self._learn(kept)
-            self._hook_layers()
-            self._activations = {layer.name: self._activations[layer.name] for layer in kept}
+    def _wanted(self) -> bool:
+        return torch.is_grad_enabled() != self.without_gradients
 
 
 class Accumulation:

@@ -1,0 +1,172 @@
+"""The calls of modules and of activation functions in a forward pass, and their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from probekit.capture.layers import site_names
+
+__all__ = ["Call", "Calls"]
+
+_Reached: TypeAlias = "dict[nn.Module, list[tuple[nn.Module, str]]]"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module, or of an activation function inside a module.
+
+    Attributes:
+        name: The name under which it was called, with `_1`, `_2`, ... from the second call on.
+        series: The same without a number.
+        numbered: For a module, the first of its names with the number of the call; otherwise `name`.
+        module: The first name of the module that is called, or that calls the function.
+        number: Which call of the module it is, or which of this function in the module, from 0.
+        function: The name of the function; empty where a module is called.
+    """
+
+    name: str
+    series: str
+    numbered: str
+    module: str
+    number: int
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A module whose forward is running, under one of its names, and the layers before it."""
+
+    module: nn.Module
+    name: str
+    layers: int
+
+
+@dataclass
+class Calls:
+    """Follows which modules run inside which, and names what is called.
+
+    A module that stands in a model under several names has, in each call, the name under which it
+    was reached: `block2.act` where block 2 called `self.act`, whatever else that module is called.
+
+    Args:
+        root: The model.
+    """
+
+    root: nn.Module
+    stack: list[_Running] = field(default_factory=list)
+    _numbers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _series: dict[tuple[str, bool], Iterator[str]] = field(default_factory=dict)
+    _numbered: dict[str, Iterator[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._names: dict[nn.Module, list[str]] = {}
+        for name, module in self.root.named_modules(remove_duplicate=False):
+            self._names.setdefault(module, []).append(name)
+        self._taken = {name for names in self._names.values() for name in names}
+        self._given: set[str] = set()
+        self._reached: _Reached = {}
+        self._lent: list[tuple[nn.Module, dict[str, Any]]] = []
+
+    def watch_names(self) -> None:
+        """Notes, until `forget_names`, under which name a module of several names is reached."""
+        for module in self.root.modules():
+            if any(len(self._names[child]) > 1 for child in module.children()):
+                usual = module._modules
+                module.__dict__["_modules"] = _Watched(usual, module, self._reached)
+                self._lent.append((module, usual))
+
+    def forget_names(self) -> None:
+        """Undoes `watch_names`."""
+        while self._lent:
+            module, usual = self._lent.pop()
+            now = module._modules
+            if isinstance(now, _Watched):
+                inside = list(dict.items(now))
+                usual.clear()
+                usual.update(inside)
+                module.__dict__["_modules"] = usual
+
+    def enter(self, module: nn.Module, layers: int = 0) -> None:
+        """A module begins to run, after so many layers."""
+        self.stack.append(_Running(module, self._called_as(module), layers))
+
+    def leave(self, module: nn.Module) -> tuple[Call, int]:
+        """A module has run; the modules that it called and that failed are forgotten.
+
+        Returns:
+            The call, and how many layers there were when it began.
+        """
+        running = self.stack.pop()
+        while running.module is not module:
+            running = self.stack.pop()
+        canonical = self._names[module][0]
+        numbered = self._numbered.setdefault(canonical, site_names(canonical, self._taken))
+        return self._made(running.name, next(numbered), canonical, ""), running.layers
+
+    def function(self, name: str) -> Call:
+        """An activation function has been called in the module that runs."""
+        running = self.stack[-1]
+        series = f"{running.name}.{name}" if running.name else name
+        return self._made(series, None, self._names[running.module][0], name)
+
+    def _made(self, series: str, numbered: str | None, module: str, function: str) -> Call:
+        key = series, bool(function)
+        names = self._series.setdefault(key, site_names(series, self._taken))
+        name = next(
+            one for one in names if one not in self._given and not (function and one in self._taken)
+        )
+        self._given.add(name)
+        number = self._numbers[module, function]
+        self._numbers[module, function] += 1
+        return Call(name, series, numbered or name, module, number, function)
+
+    def _called_as(self, module: nn.Module) -> str:
+        """The name under which a module is called now."""
+        names = self._names[module]
+        if len(names) == 1:
+            return names[0]
+        reached = self._reached.get(module)
+        if reached:
+            parent, key = reached.pop()
+            running = next((one.name for one in self.stack[::-1] if one.module is parent), None)
+            above = self._names[parent][0] if running is None else running
+            return f"{above}.{key}" if above else key
+        inside = f"{self.stack[-1].name}." if self.stack and self.stack[-1].name else ""
+        return next((name for name in names if name.startswith(inside)), names[0])
+
+
+class _Watched(dict[str, Any]):
+    """The submodules of a module, which notes those that are reached."""
+
+    def __init__(self, usual: dict[str, Any], parent: nn.Module, reached: _Reached) -> None:
+        super().__init__(usual)
+        self._parent = parent
+        self._reached = reached
+
+    def __getitem__(self, key: str) -> Any:
+        module = super().__getitem__(key)
+        self._note(key, module)
+        return module
+
+    def values(self) -> Any:
+        """The submodules, each noted while it is the current one."""
+        return (module for _, module in self.items())
+
+    def items(self) -> Any:
+        """The submodules with their names, each noted while it is the current one."""
+        for key, module in super().items():
+            notes = self._note(key, module)
+            newest = notes[-1]
+            yield key, module
+            if notes and notes[-1] is newest:  # not called: passed over on the way to another one
+                notes.pop()
+
+    def _note(self, key: str, module: Any) -> list[tuple[nn.Module, str]]:
+        notes = self._reached.setdefault(module, [])
+        notes.append((self._parent, key))
+        return notes

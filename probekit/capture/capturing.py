@@ -1,0 +1,151 @@
+"""The second phase of a recorder: known layers are recorded in every forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.functions import Interception, calling_module
+from probekit.capture.layers import Layer
+from probekit.capture.outputs import tensor_of
+from probekit.capture.phase import Phase, Settings, Stop, in_backward
+from probekit.errors import LayerError
+
+__all__ = ["Capturing"]
+
+
+class Capturing(Phase):
+    """Hooks the known layers alone.
+
+    Functions are intercepted while a module runs in which one of them is a layer, and cost nothing
+    elsewhere.
+
+    Args:
+        module: The model.
+        settings: What was asked for.
+        functions: What intercepts functions.
+        layers: The layers, in execution order.
+        done: Called at the end of each forward pass with what was recorded.
+
+    Raises:
+        LayerError: Layers of another model.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: Settings,
+        functions: Interception,
+        layers: Sequence[Layer],
+        done: Callable[[dict[str, Tensor]], None],
+    ) -> None:
+        super().__init__(module, settings, functions)
+        self.layers = list(layers)
+        self._done = done
+        self._sites = {(layer.module, layer.function, layer.call): layer for layer in layers}
+        self._calls: dict[tuple[str, str], int] = {}
+        self._callers: dict[nn.Module, str] = {}
+        self._running = 0
+
+    def _hook(self) -> None:
+        modules = dict(self.module.named_modules())
+        if foreign := [layer.name for layer in self.layers if layer.module not in modules]:
+            raise LayerError(f"layer {foreign[0]!r} was planned for another model")
+        self._callers = {modules[one.module]: one.module for one in self.layers if one.function}
+        for caller in self._callers:
+            self.before(caller, self._enter)
+            self.after(caller, self._exit, always=True)
+        self.before(self.module, self._begin)
+        for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
+            self.after(modules[name], self._tap(name))
+        self.after(self.module, self._end)
+
+    def leave(self) -> None:
+        """Ends a forward pass that did not come to its end."""
+        super().leave()
+        self._running = 0
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if in_backward():
+            return
+        if self._running:
+            self.leave()
+        self.begin(args, kwargs)
+        self._calls = {}
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.open and not in_backward():
+            self._close()
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():  # compiled code calls no functions
+            return
+        if self.open and not in_backward():
+            self._running += 1
+            if self._running == 1:
+                self.functions.start()
+
+    def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self._running and not in_backward():
+            self._running -= 1
+            if not self._running:
+                self.functions.end()
+
+    def called(self, name: str, result: Any) -> Tensor | None:
+        """An activation function was called as a function; returns what flows on, if that changes."""
+        caller = self._callers.get(calling_module()) if self.open else None  # type: ignore[arg-type]
+        return None if caller is None or in_backward() else self._record(caller, name, result)
+
+    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if self.open and not in_backward():
+                return self._record(name, "", output)
+            return None
+
+        return tap
+
+    def _record(self, module: str, function: str, output: Any) -> Tensor | None:
+        """Keeps an output; returns what flows on in its place, or None where that is itself."""
+        call = self._calls.get((module, function), 0)
+        self._calls[module, function] = call + 1
+        layer = self._sites.get((module, function, call))
+        if layer is None:
+            return None
+        tensor = tensor_of(output, self.settings.pick)
+        if tensor is None:
+            raise LayerError(f"layer {layer.name!r} gave no floating-point tensor this time")
+        change = self.settings.change
+        changed = None if change is None else _changed(change, layer, tensor, output)
+        self.held[layer.name] = self.read(layer, tensor if changed is None else changed)
+        if self.settings.stop and len(self.held) == len(self._sites):
+            self._close()
+            raise Stop
+        return changed
+
+    def _close(self) -> None:
+        held, self.held = self.held, {}
+        self.open = False
+        self._done(held)
+
+
+def _changed(
+    change: Callable[[Layer, Tensor], Tensor], layer: Layer, tensor: Tensor, output: Any
+) -> Tensor:
+    if tensor is not output:
+        raise LayerError(
+            f"layer {layer.name!r} gives {type(output).__name__}, and only the output of a layer "
+            "that gives one tensor can be changed; choose a layer inside or after it"
+        )
+    maps = layer.arrange(tensor)
+    changed = change(layer, maps)
+    if changed.shape != maps.shape:
+        raise LayerError(
+            f"the change of layer {layer.name!r} gave {tuple(changed.shape)} in the place of "
+            f"{tuple(maps.shape)}; it must keep the shape"
+        )
+    return layer.restore(changed, tensor)

@@ -1,0 +1,175 @@
+"""The first phase of a recorder: one forward pass that finds out what there is to record."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.calls import Call, Calls
+from probekit.capture.elementwise import acts_like_activation
+from probekit.capture.functions import FUNCTION_NAMES, Interception
+from probekit.capture.layers import Layer, is_activation_function
+from probekit.capture.phase import Phase, Settings, Stop, in_backward
+from probekit.capture.scout import Scout
+from probekit.capture.selection import Selection
+
+__all__ = ["Exploring"]
+
+
+class Exploring(Phase):
+    """Hooks every module and intercepts every function for one forward pass.
+
+    Args:
+        module: The model.
+        settings: What was asked for.
+        functions: What intercepts functions.
+        selection: Which layers are wanted.
+        done: Called at the end of the pass with this phase, the layers and what was recorded.
+
+    Attributes:
+        notes: After the pass, sentences on what is uncertain or missing.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: Settings,
+        functions: Interception,
+        selection: Selection,
+        done: Callable[[Exploring, list[Layer], dict[str, Tensor]], None],
+    ) -> None:
+        super().__init__(module, settings, functions)
+        self._selection = selection
+        self._done = done
+        self._calls = Calls(module)
+        self._scout: Scout | None = None
+        self.notes: list[str] = []
+
+    def _hook(self) -> None:
+        for module in self.module.modules():
+            if module is not self.module:
+                self.before(module, _eager(self._enter))
+                self.after(module, _eager(self._exit))
+        self.before(self.module, _eager(self._begin))
+        self.after(self.module, _eager(self._end))
+        self.after(self.module, _eager(self._after), always=True)
+
+    def leave(self) -> None:
+        """Ends a forward pass that did not come to its end."""
+        super().leave()
+        self._calls.forget_names()
+        self._scout = None
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if in_backward():
+            return
+        self.leave()
+        self.begin(args, kwargs)
+        if self.open:
+            reader = self.settings.reader
+            self._scout = Scout(self.module, self._selection, self.settings.pick, reader.tokens)
+            self._calls = Calls(self.module)
+            self._calls.watch_names()
+            self._calls.enter(self.module)
+            self.functions.start()
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.open and not in_backward():
+            self._finish(output)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not in_backward():
+            self.leave()
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._scout is not None and not in_backward():
+            self._calls.enter(module, len(self._scout.layers))
+            if isinstance(module, nn.MultiheadAttention):  # would leave its fast path
+                self.functions.end()
+
+    def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._scout is None or in_backward():
+            return
+        call, layers = self._calls.leave(module)
+        if isinstance(module, nn.MultiheadAttention):
+            self.functions.start()
+        self.functions.paused = True
+        try:
+            activation = is_activation_function(module)
+            if not activation and self._selection.default:
+                activation = self._found_to_be(self._scout, call, layers, module, args, output)
+            self._visit(self._scout, call, module, output, activation)
+        finally:
+            self.functions.paused = False
+
+    def called(self, name: str, result: Any) -> Tensor | None:
+        """An activation function was called as a function; it flows on as it is."""
+        inside = any(is_activation_function(one.module) for one in self._calls.stack)
+        if self._scout is None or inside or in_backward():
+            return None
+        if name in FUNCTION_NAMES:
+            self._visit(self._scout, self._calls.function(name), None, result, True)
+        else:
+            self._scout.doubt(self._calls.stack[-1].name, f"computes {name} by itself")
+        return None
+
+    def _found_to_be(
+        self, scout: Scout, call: Call, layers: int, module: nn.Module, args: Any, output: Any
+    ) -> bool:
+        """Whether a module of the user's own is an activation function, of what is inside too."""
+        if scout.gave_last(layers, output):
+            return False
+        found = acts_like_activation(module, args, output)
+        if found is None:
+            scout.doubt(call.name, f"({type(module).__name__}) cannot be examined alone")
+        elif found:
+            scout.forget_since(layers, call.series)
+        return bool(found)
+
+    def _visit(
+        self, scout: Scout, call: Call, module: nn.Module | None, output: Any, activation: bool
+    ) -> None:
+        found = scout.visit(call, module, output, self.batch, activation)
+        if found is None:
+            return
+        layer, tensor = found
+        if layer.name in scout.unsettled:
+            kept = tensor if self.settings.reader.grad else tensor.detach()
+            self.held[layer.name] = kept.clone()
+        else:
+            self.held[layer.name] = self.read(layer, tensor)
+        if self.settings.stop and not scout.unsettled and scout.selection.only == self.held.keys():
+            self._finish(None)
+            raise Stop
+
+    def _finish(self, output: Any) -> None:
+        scout, held = self._scout, self.held
+        assert scout is not None
+        self.functions.paused = True
+        try:
+            scout.finish(output)
+            recorded = {
+                scout.asked[layer.name]: self.read(layer, held[layer.name])
+                if layer.name in scout.unsettled
+                else held[layer.name]
+                for layer in scout.layers
+            }
+        finally:
+            self.functions.paused = False
+        self.held = {}
+        self.open = False
+        self.notes = scout.notes
+        layers = [replace(layer, name=scout.asked[layer.name]) for layer in scout.layers]
+        self._done(self, layers, recorded)
+
+
+def _eager(hook: Any) -> Any:
+    """A hook that a compiler leaves alone: tracing what the first pass learns takes it minutes."""
+    if "torch._dynamo" not in sys.modules:
+        return hook
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]

@@ -1,0 +1,158 @@
+"""Activation functions that a model calls as functions, such as `F.relu(x)` and `x.relu()`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["FUNCTION_NAMES", "Interception", "Seen", "called_activation", "calling_module"]
+
+Seen: TypeAlias = Callable[[str, Any], "Tensor | None"]
+
+_ALWAYS = (
+    "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
+    "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "tanhshrink",
+    "softshrink", "hardshrink", "logsigmoid", "threshold", "glu",
+)  # fmt: skip
+_HINTS = ("erf",)
+_CLAMPS = ("clamp", "clip", "clamp_min")
+_MAXIMA = ("maximum", "max")
+
+FUNCTION_NAMES = frozenset({*_ALWAYS, *_CLAMPS, *_MAXIMA})
+"""What the last part of the name of a function's layer can be."""
+
+
+def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a clamp is a ReLU (from 0) or a ReLU6 (from 0 to 6)."""
+    low, high = [*args[1:3], None, None][:2]
+    low, high = kwargs.get("min", low), kwargs.get("max", high)
+    numbers = isinstance(low, int | float) and (high is None or isinstance(high, int | float))
+    return numbers and low == 0 and high in (None, 6, math.inf)
+
+
+def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a maximum of two tensors holds one above a number, or above one number per channel."""
+    pair = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
+    if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
+        return False
+    small, large = sorted(pair, key=lambda one: one.numel())
+    per_sample = small.ndim == large.ndim and small.shape[:1] == large.shape[:1]
+    return large.ndim > 0 and small.numel() < large.numel() and not per_sample
+
+
+def _watched() -> dict[Any, tuple[str, Callable[..., bool] | None]]:
+    places = (functional, torch, Tensor, torch.special, torch._C._nn, torch.ops.aten)
+    judges = dict.fromkeys(_CLAMPS, _clamps) | dict.fromkeys(_MAXIMA, _bounds)
+    found: dict[Any, tuple[str, Callable[..., bool] | None]] = {}
+    for name in (*FUNCTION_NAMES, *_HINTS):
+        for place in places:
+            for form in (name, f"{name}_"):
+                function = getattr(place, form, None)
+                if function is not None:
+                    found[function] = name, judges.get(name)
+    found[torch.special.expit] = "sigmoid", None
+    return found
+
+
+_WATCHED = _watched()
+
+
+def called_activation(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+) -> str | None:
+    """The name of the activation function that a call of a torch function is, or None.
+
+    `erf` is named too, though it is no activation function but a part of GELUs that are written out.
+    A clamp counts where it is a ReLU or a ReLU6, a maximum where it holds a tensor above a number or
+    above one number per channel, as a thresholded linear unit does.
+
+    >>> called_activation(functional.relu, (torch.ones(1),), {"inplace": True})
+    'relu'
+    >>> called_activation(Tensor.clamp_, (torch.ones(1),), {"min": 0})
+    'clamp'
+    >>> called_activation(torch.clamp, (torch.ones(1), 0.5), None) is None
+    True
+    """
+    known = _WATCHED.get(function)
+    if known is None:
+        return None
+    name, judge = known
+    return name if judge is None or judge(args, kwargs or {}) else None
+
+
+class Interception(TorchFunctionMode):
+    """While it is on, shows every activation function that is called as a function.
+
+    Args:
+        seen: Called with the name of the function and its result; what it returns other than None
+            takes the place of the result.
+
+    Attributes:
+        paused: While true, nothing is shown.
+    """
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.paused = False
+        self._seen = seen
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Runs a torch function, and shows it where it is an activation function."""
+        result = func(*args, **kwargs) if kwargs else func(*args)
+        if func not in _WATCHED or self.paused:
+            return result
+        name = called_activation(func, args, kwargs)
+        changed = None if name is None else self._seen(name, result)
+        if changed is None:
+            return result
+        if any(result is given for given in args):  # in place: the caller may ignore the result
+            return result.copy_(changed)
+        return changed
+
+    @property
+    def on(self) -> bool:
+        """Whether this is among the modes of this thread."""
+        return any(mode is self for mode in _modes())
+
+    def start(self) -> None:
+        """Switches it on, in this thread."""
+        torch._C._push_on_torch_function_stack(self)
+
+    def end(self) -> None:
+        """Switches it off wherever it is among the modes of this thread."""
+        others = []
+        while self.on:
+            mode = torch._C._pop_torch_function_stack()
+            if mode is self:
+                break
+            others.append(mode)
+        for mode in reversed(others):
+            torch._C._push_on_torch_function_stack(mode)
+
+
+def _modes() -> list[Any]:
+    count = torch._C._len_torch_function_stack()
+    return [torch._C._get_function_stack_at(place) for place in range(count)]
+
+
+_CALL = nn.Module._call_impl.__code__
+
+
+def calling_module() -> nn.Module | None:
+    """The innermost module that is running in this thread, found among the frames of the call."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            module: nn.Module = frame.f_locals["self"]
+            return module
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

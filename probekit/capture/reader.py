@@ -1,0 +1,66 @@
+"""What is kept of a layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.outputs import shares_memory
+from probekit.capture.pooling import pool
+from probekit.capture.scout import Tokens
+from probekit.errors import LayerError
+
+__all__ = ["Reader", "Reading"]
+
+Reading: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads layers' outputs.
+
+    Attributes:
+        reading: From (batch, units, *positions) to what is kept.
+        tokens: Which tokens of a sequence count.
+        grad: Keep what is read in the autograd graph.
+    """
+
+    reading: Reading
+    tokens: Tokens
+    grad: bool
+
+    def read(self, layer: Layer, tensor: Tensor, batch: int, in_graph: bool) -> Tensor:
+        """What is kept of a layer's output: always a tensor of its own, never a view of it.
+
+        Args:
+            layer: The layer.
+            tensor: Its output.
+            batch: The number of samples.
+            in_graph: Whether the forward pass began with gradients.
+
+        Raises:
+            LayerError: The output has another number of rows than expected, or lost its gradients.
+        """
+        if tensor.shape[0] != batch * layer.windows:
+            raise LayerError(
+                f"layer {layer.name!r} gave {tensor.shape[0]} rows for {batch} samples where "
+                f"{batch * layer.windows} were expected; inputs of another size need a new "
+                "recorder, and a layer whose first axis is not the batch cannot be recorded"
+            )
+        if self.grad and in_graph and not torch.is_grad_enabled():
+            raise LayerError(
+                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
+                "reentrant activation checkpointing does; use use_reentrant=False, or leave it out"
+            )
+        maps = layer.arrange(tensor if self.grad else tensor.detach())
+        if layer.prefix and self.tokens != "all":
+            maps = maps[:, :, 0] if self.tokens == "class" else maps[:, :, layer.prefix :]
+        reading = self.reading(maps)
+        if self.reading is not pool and shares_memory(tensor, reading):
+            return reading.clone(memory_format=torch.contiguous_format)
+        return reading

@@ -1,0 +1,464 @@
+"""Activation functions called as functions are layers like modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from probekit.analysis.ablate import ablate
+from probekit.analysis.analyze import analyze
+from probekit.analysis.jacobian import jacobian_norm
+from probekit.capture.functions import called_activation
+from probekit.capture.plan import plan
+from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError, ProbekitWarning
+from probekit.metrics.gradient_variability import GradientVariability
+from probekit.training.regularizer.regularizer import SelectivityRegularizer
+
+X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+def modes() -> int:
+    return torch._C._len_torch_function_stack()
+
+
+class Calls(nn.Module):
+    """A convolution and whatever is called on its map."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 5, 3)
+        self.function = function
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.function(self.conv(x)).mean((2, 3)))
+        return logits
+
+
+def in_place(x: Tensor) -> Tensor:
+    x.relu_()
+    return x
+
+
+def clamp_in_place(x: Tensor) -> Tensor:
+    torch.clamp_(x, min=0)
+    return x
+
+
+CALLS: dict[str, tuple[Callable[[Tensor], Tensor], str, Callable[[Tensor], Tensor]]] = {
+    "F.relu": (functional.relu, "relu", torch.relu),
+    "F.relu in place": (lambda x: functional.relu(x, inplace=True), "relu", torch.relu),
+    "torch.relu": (torch.relu, "relu", torch.relu),
+    "x.relu": (lambda x: x.relu(), "relu", torch.relu),
+    "x.relu_": (in_place, "relu", torch.relu),
+    "F.relu_": (functional.relu_, "relu", torch.relu),
+    "aten": (torch.ops.aten.relu, "relu", torch.relu),
+    "F.relu6": (functional.relu6, "relu6", lambda x: x.clamp(0, 6)),
+    "F.gelu": (functional.gelu, "gelu", nn.GELU()),
+    "F.silu": (functional.silu, "silu", lambda x: x * x.sigmoid()),
+    "F.mish": (functional.mish, "mish", nn.Mish()),
+    "F.elu": (functional.elu, "elu", nn.ELU()),
+    "F.selu": (torch.selu, "selu", nn.SELU()),
+    "F.celu": (functional.celu, "celu", nn.CELU()),
+    "F.leaky_relu": (functional.leaky_relu, "leaky_relu", nn.LeakyReLU()),
+    "torch.sigmoid": (torch.sigmoid, "sigmoid", nn.Sigmoid()),
+    "x.sigmoid": (lambda x: x.sigmoid(), "sigmoid", nn.Sigmoid()),
+    "F.sigmoid": (functional.sigmoid, "sigmoid", nn.Sigmoid()),
+    "expit": (torch.special.expit, "sigmoid", nn.Sigmoid()),
+    "torch.tanh": (torch.tanh, "tanh", nn.Tanh()),
+    "F.hardswish": (functional.hardswish, "hardswish", nn.Hardswish()),
+    "F.hardsigmoid": (functional.hardsigmoid, "hardsigmoid", nn.Hardsigmoid()),
+    "F.hardtanh": (functional.hardtanh, "hardtanh", nn.Hardtanh()),
+    "F.softplus": (functional.softplus, "softplus", nn.Softplus()),
+    "F.softsign": (functional.softsign, "softsign", nn.Softsign()),
+    "F.logsigmoid": (functional.logsigmoid, "logsigmoid", nn.LogSigmoid()),
+    "F.threshold": (lambda x: functional.threshold(x, 0.1, 0.0), "threshold", nn.Threshold(0.1, 0)),
+    "F.prelu": (lambda x: functional.prelu(x, torch.full((1,), 0.25)), "prelu", nn.PReLU()),
+    "x.clamp": (lambda x: x.clamp(min=0), "clamp", torch.relu),
+    "x.clamp by place": (lambda x: x.clamp(0), "clamp", torch.relu),
+    "torch.clamp_": (clamp_in_place, "clamp", torch.relu),
+    "x.clip": (lambda x: x.clip(0, 6), "clip", lambda x: x.clamp(0, 6)),
+    "clamp_min": (lambda x: torch.clamp_min(x, 0), "clamp_min", torch.relu),
+    "maximum": (lambda x: torch.maximum(x, torch.zeros(())), "maximum", torch.relu),
+    "max of a bound per channel": (
+        lambda x: torch.max(torch.full((1, 5, 1, 1), 0.1), x), "max", lambda x: x.clamp(min=0.1)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CALLS)
+@torch.no_grad()
+def test_a_function_is_recorded_like_a_module(case: str) -> None:
+    function, name, reference = CALLS[case]
+    net = Calls(function).eval()
+    expected = reference(net.conv(X)).mean((2, 3))
+    output = net(X)
+    with Recorder(net) as recorder:
+        for _ in range(3):
+            torch.testing.assert_close(net(X), output, rtol=0, atol=0)
+            assert list(recorder.activations) == [name]
+            torch.testing.assert_close(recorder.activations[name], expected)
+            assert modes() == 0
+    assert [layer.function for layer in recorder.layers] == [name]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(min=0.1),
+        lambda x: x.clamp(min=torch.zeros(())),
+        lambda x: torch.maximum(x, x.flip(1)),
+        lambda x: torch.maximum(x, x.mean((1, 2, 3), keepdim=True)),
+        lambda x: x.max(1, keepdim=True).values + x,
+        lambda x: x.softmax(1),
+        lambda x: x.abs(),
+    ],
+)
+def test_other_functions_are_no_activation_functions(function: Callable[[Tensor], Tensor]) -> None:
+    message = "runs no activation function, neither as a module .* a type among Conv2d, Linear"
+    with Recorder(Calls(function)) as recorder, pytest.raises(LayerError, match=message):
+        recorder(X)
+    assert modes() == 0
+
+
+def test_a_gelu_that_is_written_out_is_said_to_be_missing() -> None:
+    net = Calls(lambda x: functional.relu(x) + x * (1 + torch.erf(x / 2**0.5)) / 2)
+    with pytest.warns(ProbekitWarning, match="may not be complete: 'the model' computes erf"):
+        table = plan(net, X)
+    assert table["layer"].tolist() == ["relu"]
+    assert "computes erf by itself" in table.attrs["notes"][0]
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 5, 1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(functional.relu(self.conv(x)) - 0.1) + functional.silu(x)
+
+
+class Mixed(nn.Module):
+    """Functions in the root and in a block that runs twice, modules beside them, a held function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 5, 3)
+        self.block = Block()
+        self.held = functional.relu
+        self.relu_1 = nn.ReLU()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x))
+        x = self.block(self.block(x))
+        x = self.relu_1(self.held(x - 0.2) - 0.1).add_(1)
+        logits: Tensor = self.head(functional.relu(x, inplace=True).mean((2, 3)))
+        return logits
+
+
+NAMES = [
+    "relu",
+    "block.relu_1", "block.relu", "block.silu", "block.relu_2", "block.relu_3", "block.silu_1",
+    "relu_2", "relu_1", "relu_3",
+]  # fmt: skip
+
+
+def by_hand(net: Any) -> dict[str, Tensor]:
+    found: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        found.append(x.mean((2, 3)))
+        return x
+
+    def block(x: Tensor) -> Tensor:
+        first = keep(net.block.conv(x).relu())
+        second = keep((first - 0.1).relu())
+        return second + keep(x * x.sigmoid())
+
+    with torch.no_grad():
+        x = keep(net.conv(X).relu())
+        x = block(block(x))
+        x = keep((x - 0.2).relu())
+        x = keep((x - 0.1).relu())
+        keep((x + 1).relu())
+    return dict(zip(NAMES, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "layers", [None, ["block.*"], ["relu*", "!relu_1"], ["relu_3", "block.silu_1"]]
+)
+def test_names_are_unique_and_in_order_of_execution(layers: Any) -> None:
+    net = Mixed().eval()
+    reference = by_hand(net)
+    with torch.no_grad(), Recorder(net, layers) as recorder:
+        for _ in range(2):
+            net(X)
+            for name, values in recorder.activations.items():
+                if name in reference:
+                    torch.testing.assert_close(values, reference[name])
+            if layers is None:
+                assert list(recorder.activations) == NAMES
+
+
+def test_the_function_inside_an_activation_module_is_not_a_second_layer() -> None:
+    net = Calls(nn.ReLU())
+    with Recorder(net, ["*"]) as recorder:
+        net(X)
+    assert list(recorder.activations) == ["conv", "function", "head"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (["relu_1"], [0, 0, 0]),
+        (["block.silu", "block.silu_1"], [1, 1, 0]),
+        (["relu_3"], [1, 1, 1]),
+    ],
+)
+def test_only_modules_in_which_a_wanted_function_runs_are_intercepted(
+    layers: list[str], expected: list[int]
+) -> None:
+    seen: list[int] = []
+    net = Mixed().eval()
+    for module in (net.head, net.block.conv):
+        module.register_forward_hook(lambda module, args, output: seen.append(modes()))
+    with Recorder(net, layers):
+        net(X)
+        seen.clear()
+        net(X)
+    assert seen == expected
+
+
+@pytest.mark.parametrize("name", ["relu_9", "block.silu_4", "gelu", "head.relu"])
+def test_a_function_that_does_not_run_is_an_error_with_those_that_do(name: str) -> None:
+    with Recorder(Mixed(), [name]) as recorder, pytest.raises(LayerError, match="was not reached"):
+        recorder(X)
+    assert modes() == 0
+
+
+def test_globs_reach_the_eleventh_call() -> None:
+    def many(x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = functional.relu(x - 0.01)
+        return x
+
+    with Recorder(Calls(many), ["relu_1?"]) as recorder:
+        recorder(X)
+    assert list(recorder.activations) == ["relu_10", "relu_11"]
+    shared = nn.Sequential(*[nn.ReLU()] * 12, nn.Flatten())
+    with Recorder(shared, ["0_1[01]"]) as recorder:
+        recorder(X)
+    assert list(recorder.activations) == ["10", "11"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("passes", [0, 1])
+def test_interception_ends_where_the_model_fails(error: Any, passes: int) -> None:
+    net = Mixed().eval()
+    with pytest.raises(error), Recorder(net) as recorder:  # noqa: PT012
+        for _ in range(passes):
+            recorder(X)
+
+        def fail(module: Any, args: Any) -> None:
+            raise error
+
+        with net.head.register_forward_pre_hook(fail):
+            net(X)
+    assert modes() == 0
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
+
+
+@pytest.mark.parametrize("choice", [["block.silu"], ["relu", "relu_2"]])
+def test_stop_ends_the_pass_at_a_function(choice: list[str]) -> None:
+    net = Mixed().eval()
+    reference = by_hand(net)
+    with Recorder(net, choice, stop=True) as recorder:
+        for _ in range(3):
+            assert recorder(X) is None
+            assert modes() == 0
+            assert list(recorder.activations) == choice
+            for name, values in recorder.activations.items():
+                torch.testing.assert_close(values.detach(), reference[name])
+
+
+# Everything else that uses layers
+
+
+DATA = (torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(24) % 3)
+
+
+class Twins(nn.Module):
+    """The same network with functions or with modules."""
+
+    def __init__(self, modules: bool) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+        self.head = nn.Linear(4, 3)
+        nn.init.normal_(self.head.weight, std=20)
+        nn.init.normal_(self.head.bias)
+        self.relu = nn.ReLU() if modules else None
+        self.silu = nn.SiLU() if modules else None
+        self.remember = False
+
+    def body(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        return self.relu(x) if self.relu is not None else functional.relu(x, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = checkpoint(self.body, x, use_reentrant=False) if self.remember else self.body(x)
+        x = self.two(x)
+        x = self.silu(x) if self.silu is not None else functional.silu(x)
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.fixture
+def twins() -> tuple[nn.Module, nn.Module]:
+    first, second = Twins(False), Twins(True)
+    second.load_state_dict(first.state_dict())
+    return first.eval(), second.eval()
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_analyze_measures_functions_as_modules(twins: tuple[nn.Module, nn.Module]) -> None:
+    metrics = ["selectivity", "dimensionality", GradientVariability(method="exact")]
+    results = [analyze(net, DATA, metrics=metrics, progress=False) for net in twins]
+    for group in ("units", "layers"):
+        xr.testing.assert_allclose(*(one[group].to_dataset() for one in results))
+    probes = [
+        analyze(net, DATA, metrics=[GradientVariability(method="probes", probes=4)], progress=False)
+        for net in twins
+    ]
+    xr.testing.assert_allclose(*(one["units"].to_dataset() for one in probes))
+
+
+def test_the_jacobian_is_the_same(twins: tuple[nn.Module, nn.Module]) -> None:
+    norms = [jacobian_norm(net, DATA, progress=False)["jacobian_norm"] for net in twins]
+    xr.testing.assert_allclose(*norms)
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_ablation_holds_the_units_of_functions(twins: tuple[Any, Any]) -> None:
+    with torch.no_grad():  # so that predictions differ from image to image
+        shift = twins[0](DATA[0]).mean(0)
+        for net in twins:
+            net.head.bias -= shift
+    curves = [
+        ablate(
+            net, DATA, analyze(net, DATA, progress=False)["units"]["selectivity"],
+            value="mean", random=1, progress=False,
+        )
+        for net in twins
+    ]  # fmt: skip
+    xr.testing.assert_equal(curves[0]["accuracy"], curves[1]["accuracy"])
+    assert len(set(curves[0]["accuracy"].values.ravel().tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    "function", [in_place, functional.relu, lambda x: functional.relu(x, True)]
+)
+def test_a_change_takes_the_place_of_the_result(function: Any) -> None:
+    net = Calls(function).eval()
+    with torch.no_grad(), Recorder(net) as recorder:
+        net(X)
+        layers = recorder.layers
+    with (
+        torch.no_grad(),
+        Recorder(net, layers, change=lambda layer, maps: maps * 0 + 2) as recorder,
+    ):
+        output = net(X)
+    torch.testing.assert_close(output, net.head(torch.full((4, 5), 2.0)))
+    assert torch.equal(recorder.activations["relu"], torch.full((4, 5), 2.0))
+
+
+@pytest.mark.filterwarnings("ignore:class means below zero")
+@pytest.mark.parametrize("remember", [False, True])
+def test_the_regularizer_gives_functions_the_gradients_of_modules(
+    twins: tuple[Any, Any], remember: bool
+) -> None:
+    gradients = []
+    for net in twins:
+        net.remember = remember
+        with SelectivityRegularizer(net, -2.0, negative="keep") as penalty:
+            for _ in range(2):
+                net.zero_grad()
+                (functional.cross_entropy(net(DATA[0]), DATA[1]) + penalty(DATA[1])).backward()
+                assert modes() == 0
+            assert list(penalty.selectivity) == ["relu", "silu"]
+        gradients.append([one.grad for one in net.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_compiled_model_in_training_shows_no_functions(twins: tuple[Any, Any]) -> None:
+    with SelectivityRegularizer(twins[0], -2.0, images=DATA[0][:2]) as penalty:
+        torch.compile(twins[0], backend="eager")(DATA[0])
+        with pytest.raises(
+            LayerError, match=r"'relu' was reached .* it is a function, which cannot"
+        ):
+            penalty(DATA[1])
+    torch._dynamo.reset()
+
+
+def test_forward_passes_inside_a_module_that_is_called_without_its_model_are_not_recorded() -> None:
+    net = Mixed().eval()
+    with Recorder(net) as recorder:
+        net(X)
+        kept = recorder.activations
+        net.block(torch.rand(4, 5, 3, 3))
+        assert recorder.activations is kept
+        assert modes() == 0
+
+
+def test_recorders_inside_each_other_see_the_same() -> None:
+    net = Mixed().eval()
+    with Recorder(net) as outer, Recorder(net) as inner:
+        for _ in range(2):
+            net(X)
+            for name, values in outer.activations.items():
+                assert torch.equal(values, inner.activations[name])
+    assert modes() == 0
+
+
+def test_a_compiled_model_is_recorded_as_it_was_written() -> None:
+    net = Mixed().eval()
+    compiled = torch.compile(net, backend="eager")
+    compiled(X)
+    with Recorder(compiled) as recorder:
+        for _ in range(2):
+            recorder(X)
+            assert list(recorder.activations) == NAMES
+    torch._dynamo.reset()
+
+
+def test_the_activation_of_torch_s_encoder_layer_is_found() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu").eval()
+    x = torch.rand(3, 5, 8)
+    with (
+        torch.no_grad(),
+        Recorder(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)) as one,
+    ):
+        for _ in range(2):
+            one(x)
+            assert list(one.activations) == ["layers.0.gelu", "layers.1.gelu"]
+            assert one.activations["layers.1.gelu"].shape == (3, 16)
+
+
+def test_a_clamp_of_keywords_is_a_relu() -> None:
+    assert called_activation(torch.clamp, (), {"input": X, "min": 0}) == "clamp"
+    assert called_activation(torch.clamp, (X, 0, 1), {}) is None
+    assert called_activation(Tensor.clamp, (X,), {"max": 6, "min": 0.0}) == "clamp"
