@@ -19,7 +19,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"extras"},
+    {"checks", "extras"},
     {"runtime"},
     {"results"},
     {"models", "data", "replicates"},

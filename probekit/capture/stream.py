@@ -20,7 +20,6 @@ from probekit.data.datasets import load_data
 from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
-from probekit.runtime.memory import keep_freed_memory
 from probekit.runtime.progress import hidden
 
 __all__ = ["Observed", "Precision", "Reading", "find_layers", "open_subject", "stream"]
@@ -115,7 +114,6 @@ def stream(
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
-        keep_freed_memory(device)
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(

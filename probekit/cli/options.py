@@ -86,9 +86,7 @@ def load(
 
     from probekit.data.datasets import load_data
     from probekit.models.loading import DEFAULT_MODEL, load_model
-    from probekit.runtime.memory import ask_for_huge_pages
 
-    ask_for_huge_pages()
     if model is not None and data is None:
         raise OptionError(
             f"model {model!r} needs data: name a folder with one folder of images per class, or a data "

@@ -1,24 +1,93 @@
-"""Random numbers that depend on (seed, replicate, sample) alone, so that resampling can stream.
+"""Random numbers from a counter: the same for a sample in any batch, order, process and device.
 
-Every word is a hash of a counter and not the next state of a generator: the weight of sample 17 in
-replicate 3 is the same in any batch, order and process. The hash is the finalizer of splitmix64
-(Steele, Lea & Flood 2014), in 64-bit integers with wrap-around, which are exact on every device.
+Every word is a hash of (name, index, position), not the next state of a generator, so an image can
+be corrupted again alone and resampling can stream. The name holds the seed and what the numbers are
+for. The generator is SplitMix64 (Steele, Lea & Flood 2014): each index has a stream of its own,
+which starts at a hash of name and index. Integers have 64 bits and wrap around, which is exact on
+every device.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["coins", "key", "keyed", "mix", "permuted", "poisson", "uniform", "words"]
+__all__ = [
+    "RandomStreams",
+    "coins",
+    "key",
+    "keyed",
+    "mix",
+    "permuted",
+    "poisson",
+    "shuffled",
+    "uniform",
+    "words",
+]
 
 _GOLDEN = -0x61C8864680B583EB
 _FIRST = -0x40A7B892E31B1A47
 _SECOND = -0x6B2FB644ECCEEE15
 _ROUNDS = 8
+_FIELD = 2**40  # positions between two fields of a stream, more than any field has
+
+
+class RandomStreams:
+    """One random stream for each index.
+
+    Args:
+        name: What the numbers are for, seed included; other names give independent streams.
+        index: The numbers of the samples in their data set, one stream each.
+        device: Where the numbers are made.
+
+    Example:
+        >>> streams = RandomStreams("seed 0, fog, 3", [7, 8])
+        >>> alone = RandomStreams("seed 0, fog, 3", [8])
+        >>> bool((streams.uniform(5)[1] == alone.uniform(5)[0]).all())
+        True
+    """
+
+    def __init__(
+        self, name: str, index: Sequence[int] | Tensor, device: torch.device | str = "cpu"
+    ) -> None:
+        self._keys = keyed(name, torch.as_tensor(index, dtype=torch.int64).to(device))
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, part: slice) -> RandomStreams:
+        """The streams of a part of the indices."""
+        streams = object.__new__(RandomStreams)
+        streams._keys = self._keys[part]
+        return streams
+
+    def words(self, count: int, *, field: int = 0) -> Tensor:
+        """Random 64-bit words, int64 (streams, count); other fields give independent ones."""
+        position = torch.arange(1, count + 1, device=self._keys.device) + field * _FIELD
+        return mix(self._keys[:, None] + position * _GOLDEN)
+
+    def uniform(self, *shape: int, field: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1), multiples of 2⁻²⁴, float32 (streams, *shape)."""
+        return self._integers24(shape, field).mul_(2.0**-24).add_(0.5)
+
+    def normal(self, *shape: int, field: int = 0) -> Tensor:
+        """Standard normal numbers, by inverting the distribution function, float32 (streams, *shape)."""
+        centered = self._integers24(shape, field).mul_(2).add_(1).mul_(2.0**-24)  # in (-1, 1)
+        return centered.erfinv_().mul_(math.sqrt(2))
+
+    def integers(self, bound: Tensor | int, *shape: int, field: int = 0) -> Tensor:
+        """Uniform integers from 0 up to, not including, a bound below 2²⁴, int64 (streams, *shape)."""
+        return (self.uniform(*shape, field=field) * bound).long()
+
+    def _integers24(self, shape: tuple[int, ...], field: int) -> Tensor:
+        """Uniform integers from -2²³ to 2²³ - 1, as float32, which holds them exactly."""
+        count = math.prod(shape)
+        halves = self.words((count + 1) // 2, field=field).view(torch.int32)[:, :count]
+        return (halves >> 8).float().view(len(self), *shape)
 
 
 def key(name: str) -> int:
@@ -31,8 +100,13 @@ def key(name: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
+def keyed(name: str, index: Tensor) -> Tensor:
+    """A random 64-bit word for each index, int64 of the same shape."""
+    return mix(index.long() * _GOLDEN + key(name))
+
+
 def mix(counters: Tensor) -> Tensor:
-    """The finalizer of splitmix64, a bijection of 64-bit words.
+    """The finalizer of SplitMix64, a bijection of 64-bit words.
 
     Args:
         counters: int64, any shape.
@@ -40,22 +114,22 @@ def mix(counters: Tensor) -> Tensor:
     Returns:
         int64 of the same shape, whose bits all depend on all bits of the counter.
     """
-    state = (counters ^ _shifted(counters, 30)) * _FIRST
-    state = (state ^ _shifted(state, 27)) * _SECOND
-    return state ^ _shifted(state, 31)
+    state = _shifted(counters, 30).bitwise_xor_(counters).mul_(_FIRST)
+    state = _shifted(state, 27).bitwise_xor_(state).mul_(_SECOND)
+    return _shifted(state, 31).bitwise_xor_(state)
 
 
 def _shifted(words: Tensor, by: int) -> Tensor:
-    """`words >>> by`: torch shifts the sign in, hence the mask."""
-    return (words >> by) & ((1 << (64 - by)) - 1)
+    """`words >>> by`: torch shifts the sign in, so it is masked."""
+    return (words >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def words(name: str, replicates: int, index: Tensor) -> Tensor:
-    """Random 64-bit words.
+    """Random 64-bit words for resampling.
 
     Args:
         name: What they are for, seed included.
-        replicates: How many for each sample.
+        replicates: Number of words for each sample.
         index: The samples' indices (samples,).
 
     Returns:
@@ -64,21 +138,11 @@ def words(name: str, replicates: int, index: Tensor) -> Tensor:
     >>> words("a", 2, torch.tensor([5, 7]))[:, 1].equal(words("a", 2, torch.tensor([7]))[:, 0])
     True
     """
-    sample = keyed(name, index)
-    return mix(sample[None, :] + _replicate_keys(name, replicates, index.device)[:, None])
-
-
-def keyed(name: str, index: Tensor) -> Tensor:
-    """A random 64-bit word for each index, int64 of the same shape."""
-    return mix(index.long() * _GOLDEN + key(name))
-
-
-def _replicate_keys(name: str, replicates: int, device: torch.device) -> Tensor:
-    return keyed(f"{name} replicate", torch.arange(1, replicates + 1, device=device))
+    return RandomStreams(name, index, index.device).words(replicates).T.contiguous()
 
 
 def uniform(words: Tensor) -> Tensor:
-    """Words as uniform numbers in [0, 1) on a lattice of 2⁻⁵³, float64 (float32 where none is)."""
+    """Words as uniform numbers in [0, 1), multiples of 2⁻⁵³, float64 (float32 where there is none)."""
     dtype = torch.float32 if words.device.type == "mps" else torch.float64
     return _shifted(words, 11).to(dtype) * 2.0**-53
 
@@ -94,32 +158,42 @@ _POISSON_CUMULATIVE = [
 
 
 def poisson(words: Tensor) -> Tensor:
-    """Words as Poisson numbers of mean 1, int64, by inversion of the distribution function."""
+    """Words as Poisson numbers of mean 1, int64, by inverting the distribution function."""
     uniforms = uniform(words)
     steps = torch.tensor(_POISSON_CUMULATIVE, dtype=uniforms.dtype, device=words.device)
     return torch.bucketize(uniforms, steps, right=True)
 
 
-def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
-    """Random permutations of 0 ... size - 1, at some places only and without storing them.
+def shuffled(name: str, count: int) -> Tensor:
+    """The numbers 0 ... count - 1 in random order, int64 (count,).
 
-    A keyed Feistel network is a bijection of the next power of two; places that leave the range are
-    sent through it again until they are back, which keeps it a bijection of the range (cycle
+    >>> shuffled("order of epoch 0", 5).sort().values.tolist()
+    [0, 1, 2, 3, 4]
+    """
+    return keyed(name, torch.arange(count)).argsort()
+
+
+def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
+    """Random permutations of 0 ... size - 1, at some positions only and without storing them.
+
+    A keyed Feistel network is a bijection of the next power of two; positions that leave the range
+    are sent through it again until they are back, which keeps it a bijection of the range (cycle
     walking, Black & Rogaway 2002).
 
     Args:
         name: What they are for, seed included.
-        replicates: How many permutations.
-        ranks: Places (samples,), from 0 to size - 1.
-        size: How many places there are.
+        replicates: Number of permutations.
+        ranks: Positions (samples,), from 0 to size - 1.
+        size: Number of positions.
 
     Returns:
-        int64 (replicates, samples): where each permutation sends each place.
+        int64 (replicates, samples): where each permutation sends each position.
 
     >>> permuted("a", 1, torch.arange(5), 5).sort().values.tolist()
     [[0, 1, 2, 3, 4]]
     """
-    keys = _replicate_keys(name, replicates, ranks.device).repeat_interleave(len(ranks))
+    keys = keyed(f"permuted {name}", torch.arange(replicates, device=ranks.device))
+    keys = keys.repeat_interleave(len(ranks))
     # A network of very few bits has too few different bijections.
     bits = max(6, (size - 1).bit_length())
     found = _feistel(ranks.long().repeat(replicates), keys, bits)
@@ -131,11 +205,11 @@ def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
     return found.view(replicates, -1)
 
 
-def _feistel(places: Tensor, keys: Tensor, bits: int) -> Tensor:
-    """An unbalanced Feistel network whose halves change each other by turns."""
+def _feistel(positions: Tensor, keys: Tensor, bits: int) -> Tensor:
+    """An unbalanced Feistel network whose halves change each other in turn."""
     low = bits // 2
     lower, upper = (1 << low) - 1, (1 << (bits - low)) - 1
-    left, right = places >> low, places & lower
+    left, right = positions >> low, positions & lower
     for turn in range(_ROUNDS):
         if turn % 2:
             right = right ^ (mix(left * _GOLDEN + keys + turn) & lower)

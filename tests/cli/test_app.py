@@ -253,34 +253,3 @@ def test_random_weights_come_from_the_seed(folder: Path, seeds: tuple[int, int])
         assert done.exit_code == 0, done.output
         weights.append(json.loads(done.stdout)["provenance"]["model"]["hash"])
     assert (weights[0] == weights[1]) == (seeds[0] == seeds[1])
-
-
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-TELLS_OF_HUGE_PAGES = """
-import pathlib, torch
-from typer.testing import CliRunner
-from probekit.cli.app import app
-
-assert CliRunner().invoke(app, ["analyze", "--limit", "20"]).exit_code == 0
-large = torch.ones(64 << 20, dtype=torch.uint8)
-told = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()
-print(next(int(line.split()[1]) for line in told if line.startswith("AnonHugePages")))
-"""
-
-
-@pytest.mark.skipif(
-    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
-    reason="needs a Linux that gives huge pages to those who ask",
-)
-@pytest.mark.parametrize("asked", [None, "0"])
-def test_looking_asks_for_huge_pages(tmp_path: Path, asked: str | None) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("THP_")}
-    if asked is not None:
-        environment["THP_MEM_ALLOC_ENABLE"] = asked
-    done = subprocess.run(
-        [sys.executable, "-c", TELLS_OF_HUGE_PAGES],
-        capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    kibibytes = int(done.stdout)
-    assert kibibytes == 0 if asked == "0" else kibibytes >= 32 << 10

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from probekit.runtime import randomness as streams
+from probekit.runtime.randomness import RandomStreams
 
 LEVEL = 1e-3
 
 
 def splitmix64(state: int) -> int:
-    """The reference of Steele, Lea & Flood in whole numbers of any size."""
+    """The reference of Steele, Lea & Flood in integers of any size."""
     mask = 2**64 - 1
     state &= mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -118,3 +119,111 @@ def test_two_places_of_a_permutation_are_as_good_as_independent() -> None:
     off = ~np.eye(size, dtype=bool).flatten()
     assert pairs[~off].sum() == 0
     assert stats.chisquare(pairs[off]).pvalue > LEVEL
+
+
+def test_shuffled_is_a_permutation_in_which_every_order_is_as_frequent() -> None:
+    orders = torch.stack([streams.shuffled(f"order {seed}", 4) for seed in range(5000)])
+    assert torch.equal(orders.sort(1).values, torch.arange(4).expand(5000, -1))
+    counts = (orders * 4 ** torch.arange(4)).sum(1).unique(return_counts=True)[1].numpy()
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > LEVEL
+
+
+def test_a_stream_is_splitmix64_from_its_key() -> None:
+    start = streams.keyed("stream", torch.tensor([7])).item()
+    golden = 0x9E3779B97F4A7C15
+    expected = [splitmix64(start + position * golden) for position in range(1, 6)]
+    found = RandomStreams("stream", [3, 7]).words(5)[1].tolist()
+    assert [word % 2**64 for word in found] == expected
+
+
+def largest_correlation(rows: torch.Tensor) -> float:
+    """The largest |correlation| of two rows, in standard errors."""
+    rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
+    correlation = rows @ rows.T / rows.shape[1]
+    return correlation.fill_diagonal_(0).abs().max().item() * rows.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("draw", "law"), [("uniform", "uniform"), ("normal", "norm")], ids=["uniform", "normal"]
+)
+def test_values_have_their_distribution(draw: str, law: str) -> None:
+    values = getattr(RandomStreams("law", range(300)), draw)(3, 32, 32).flatten().numpy()
+    assert stats.kstest(values, law).pvalue > 1e-4
+
+
+def test_normal_values_have_the_moments_and_tails_of_a_normal_one() -> None:
+    values = RandomStreams("tails", range(400)).normal(3, 64, 64).double()
+    n = values.numel()
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
+        error = (stats.norm.moment(2 * power) - moment**2) ** 0.5 / n**0.5
+        assert abs((values**power).mean().item() - moment) < 5 * error
+    for limit in (3, 4):
+        expected = 2 * stats.norm.sf(limit) * n
+        assert abs((values.abs() > limit).sum().item() - expected) < 5 * expected**0.5
+
+
+def test_the_most_extreme_words_give_values_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = torch.tensor([[0, -1, 2**31 - 1, 2**31, 2**63 - 1, -(2**63)]])
+    monkeypatch.setattr(RandomStreams, "words", lambda self, count, field=0: words[:, :count])
+    one = RandomStreams("extremes", [0])
+    assert one.uniform(12).min() == 0
+    assert one.uniform(12).max() == 1 - 2**-24
+    assert 5 < one.normal(12).max() == -one.normal(12).min() < 6
+    assert (one.integers(torch.arange(1, 13), 12) < torch.arange(1, 13)).all()
+
+
+def test_all_bits_of_words_are_fair_coins_that_do_not_know_of_each_other() -> None:
+    words = RandomStreams("bits", range(200)).words(1000).flatten().numpy().view(np.uint64)
+    bits = torch.from_numpy((words[:, None] >> np.arange(64, dtype=np.uint64) & 1).astype("f4"))
+    assert ((bits.mean(0) - 0.5).abs() * 2 * len(bits) ** 0.5).max() < 5
+    assert largest_correlation(bits.T) < 5.5
+
+
+@pytest.mark.parametrize("draw", ["uniform", "normal"])
+def test_images_and_positions_are_uncorrelated(draw: str) -> None:
+    values = getattr(RandomStreams("pairs", range(1500)), draw)(1500)
+    assert largest_correlation(values) < 6.5
+    assert largest_correlation(values.T) < 6.5
+
+
+def test_names_and_fields_are_uncorrelated() -> None:
+    rows = [
+        RandomStreams(f"seed {s}", range(20)).normal(5000, field=f).flatten()
+        for s in range(5)
+        for f in range(3)
+    ]
+    assert largest_correlation(torch.stack(rows)) < 5
+
+
+def test_neighboring_pixels_are_uncorrelated() -> None:
+    field = RandomStreams("lags", range(300)).normal(64, 64)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (32, 0), (0, 32)):
+        product = field[:, dy:, dx:] * field[:, : 64 - dy, : 64 - dx]
+        assert abs(product.mean().item()) * product.numel() ** 0.5 < 5
+
+
+def test_a_stream_depends_on_its_name_and_index_alone() -> None:
+    together = RandomStreams("name", range(10))
+    for index in (0, 7):
+        alone = RandomStreams("name", [index])
+        assert torch.equal(alone.words(33)[0], together.words(33)[index])
+        assert torch.equal(alone.normal(5, 5)[0], together.normal(5, 5)[index])
+        assert torch.equal(together[index : index + 1].words(33), alone.words(33))
+    assert not torch.equal(RandomStreams("name", [1]).words(9), RandomStreams("eman", [1]).words(9))
+
+
+def test_streams_stay_what_they_are() -> None:
+    # Results written down with one version must be made again by the next.
+    words = RandomStreams("seed 0, fog, severity 3", [0, 12345]).words(2, field=1)
+    assert words.tolist() == [
+        [8622331825540698985, 3349490748819650839],
+        [-3119382920806659653, -6629200881163744100],
+    ]
+
+
+def test_integers_fill_their_range_evenly() -> None:
+    numbers = RandomStreams("dice", range(100)).integers(6, 500).flatten()
+    assert stats.chisquare(torch.bincount(numbers, minlength=6).numpy()).pvalue > 1e-4
+    bounds = torch.tensor([[1, 5]]).expand(100, 2)
+    assert (RandomStreams("dice", range(100)).integers(bounds, 2) < bounds).all()

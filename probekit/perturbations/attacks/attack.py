@@ -30,7 +30,6 @@ from probekit.perturbations.attacks.goals import (
     model_logits,
     predicted_logits,
 )
-from probekit.runtime.memory import keep_freed_memory
 
 __all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice", "picked"]
 
@@ -233,7 +232,6 @@ class Attack(ABC):
         if check:
             few = slice(CHECKED_IMAGES)
             check_model_for_attack(model, images[few], labels[few], loss=self.loss)
-        keep_freed_memory(images.device)
         with attackable(model):
             batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
             found = [

@@ -1,6 +1,6 @@
-"""What each corruption type does to a batch, as pure functions of the images and a random field.
+"""The published corruptions: what each type does to a batch of images.
 
-Every type is a :class:`Procedure`: ``draw`` takes what is random from the images' streams, ``apply``
-is deterministic. Images are float (n, channels, height, width) in [0, 1] with 1 or 3 channels;
-results may leave that range and are clipped by the caller.
+Every type is a function of the images, the type's constants at a severity, and the images' random
+streams. Images are float (n, channels, height, width) in [0, 1] with 1 or 3 channels; results may
+leave that range and are clipped by `corruption.corrupt`.
 """

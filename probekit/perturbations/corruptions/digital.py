@@ -1,38 +1,28 @@
-"""Digital: contrast, colour, pixels, compression and elastic deformation."""
+"""Digital: contrast, color, pixels, compression and elastic deformation."""
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch import Tensor
 
-from probekit.perturbations.corruptions.image_ops import (
-    mixed_across,
-    mixed_down,
-    sample_bilinear,
-    smooth,
-)
-from probekit.perturbations.corruptions.jpeg import jpeg_compression
-from probekit.perturbations.corruptions.procedure import Draws, Procedure
-from probekit.runtime.random_streams import RandomStreams
+from probekit.perturbations.corruptions.image_ops import sample_bilinear, smooth
+from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["PROCEDURES", "contrast", "elastic_transform", "pixelate", "saturate"]
-
+__all__ = ["contrast", "elastic_transform", "pixelate", "saturate"]
 
 _HALF = 0.5 + 1e-4  # to round to the nearest, ties upwards in spite of rounding errors
 
 
-def contrast(images: Tensor, factor: float) -> Tensor:
+def contrast(images: Tensor, factor: float, streams: RandomStreams) -> Tensor:
     """Draw each channel towards its mean: (x − mean)·factor + mean."""
     mean = images.mean((2, 3), keepdim=True)
-    return torch.add(mean * (1 - factor), images, alpha=factor)
+    return (images - mean) * factor + mean
 
 
-def saturate(images: Tensor, constants: tuple[float, float]) -> Tensor:
+def saturate(images: Tensor, constants: tuple[float, float], streams: RandomStreams) -> Tensor:
     """Change the saturation of HSV to S·a + b, clipped; hue and value stay.
 
-    Grey pixels count as red of no saturation, as in the usual conversions, so that b tints them.
+    Gray pixels count as red of no saturation, as in the usual conversions, so that b tints them.
     Images of one channel have no saturation and stay as they are.
     """
     if images.shape[1] == 1:
@@ -40,69 +30,59 @@ def saturate(images: Tensor, constants: tuple[float, float]) -> Tensor:
     scale, shift = constants
     value = images.amax(1, keepdim=True)
     spread = value - images.amin(1, keepdim=True)
-    saturation = spread / value.clamp(min=1e-12)
-    wanted = saturation.mul_(scale).add_(shift).clamp_(0, 1)
+    saturation = (spread / value.clamp(min=1e-12) * scale + shift).clamp(0, 1)
     # How far each channel lies below the maximum, as a share of the furthest.
     depth = (value - images) / spread.clamp(min=1e-12)
-    is_grey = (spread <= 1e-12).to(images.dtype)
-    depth[:, 1:] += is_grey
-    return torch.addcmul(value, depth, wanted * value, value=-1)
+    depth[:, 1:] += (spread <= 1e-12).to(images.dtype)
+    return value * (1 - saturation * depth)
 
 
-def pixelate(images: Tensor, share: float) -> Tensor:
+def pixelate(images: Tensor, share: float, streams: RandomStreams) -> Tensor:
     """Box-resize to this share of the side and back, in steps of 8 bits as Pillow resizes."""
     height, width = images.shape[-2:]
-    small_height, small_width = max(int(height * share), 1), max(int(width * share), 1)
-    kind = (images.dtype, images.device)
-    across, columns = _box_matrix(width, small_width, 255, *kind)
-    down, rows = _box_matrix(height, small_height, 1, *kind)
-    small = mixed_across(images, across).add_(_HALF).floor_()
-    small = mixed_down(small, down).add_(_HALF).floor_().div_(255)
-    return small.index_select(-1, columns).index_select(-2, rows)
+    down, rows = (part.to(images.device) for part in _box_resize(height, share))
+    across, columns = (part.to(images.device) for part in _box_resize(width, share))
+    small = (images * 255 @ across.to(images).T + _HALF).floor()
+    small = (down.to(images) @ small + _HALF).floor()
+    return small.index_select(-2, rows).index_select(-1, columns) / 255
 
 
-@functools.lru_cache(maxsize=32)
-def _box_matrix(
-    length: int, smaller: int, scale_by: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """A box resize to fewer pixels and back, along one axis.
+def _box_resize(length: int, share: float) -> tuple[Tensor, Tensor]:
+    """A box resize to a share of the pixels of a line and back.
 
     Returns:
-        The weights of the way there, means of whole pixels times ``scale_by``, (smaller, length),
-        and for each pixel of the way back the one that it shows, (length,).
+        The weights of the way there, which are means of whole pixels, float64 (smaller, length), and
+        for each pixel of the way back the one that it shows, (length,).
     """
+    smaller = max(int(length * share), 1)
     scale = length / smaller
-    centre = (torch.arange(smaller).double() + 0.5) * scale
-    distance = (torch.arange(length).double() - centre[:, None] + 0.5) / scale
+    center = (torch.arange(smaller).double() + 0.5) * scale
+    distance = (torch.arange(length).double() - center[:, None] + 0.5) / scale
     inside = ((distance > -0.5) & (distance <= 0.5)).double()
-    weights = inside * scale_by / inside.sum(1, keepdim=True)
     shown = ((torch.arange(length).double() + 0.5) / scale).long().clamp(max=smaller - 1)
-    return weights.to(device, dtype), shown.to(device)
+    return inside / inside.sum(1, keepdim=True), shown
 
 
 def elastic_transform(
-    images: Tensor,
-    constants: tuple[float, float, float],
-    corners: Tensor,
-    field: Tensor,
+    images: Tensor, constants: tuple[float, float, float], streams: RandomStreams
 ) -> Tensor:
     """Move the image by a random affine map, then by a smooth random displacement.
 
-    Both are bilinear; the first mirrors on the centres of the outer pixels, the second on their
-    edges.
+    Both are bilinear; the first mirrors on the centers of the outer pixels, the second on their
+    edges. The affine map moves three points by uniform amounts; the displacement is smoothed uniform
+    noise.
 
     Args:
         images: (n, channels, height, width).
-        constants: amplitude and smoothing of the displacement and size of the affine's moves, all
-            in sides of the image.
-        corners: how three points of the image move, x and y, uniform in [−1, 1], (n, 3, 2).
-        field: the displacements before smoothing, x and y, uniform in [−1, 1],
-            (n, 2, height, width).
+        constants: Amplitude and smoothing of the displacement and size of the affine map's moves,
+            all in sides of the image.
+        streams: Of the images.
     """
     height, width = images.shape[-2:]
     side = min(height, width)
     amplitude, sigma, move = (side * share for share in constants)
-    inverse = _affine_back(height, width, corners.double().cpu() * move).to(images)
+    moves = (streams.uniform(3, 2) * 2 - 1).cpu().double() * move
+    inverse = _affine_back(height, width, moves).to(images)
     y, x = torch.meshgrid(
         torch.arange(height, dtype=images.dtype, device=images.device),
         torch.arange(width, dtype=images.dtype, device=images.device),
@@ -110,11 +90,12 @@ def elastic_transform(
     )
     source = inverse[:, :, 0, None, None] * x + inverse[:, :, 1, None, None] * y
     source += inverse[:, :, 2, None, None]
-    images = sample_bilinear(images, source[:, 0], source[:, 1], centres=True)
+    images = sample_bilinear(images, source[:, 0], source[:, 1], centers=True)
     if not amplitude:
         return images
+    field = streams.uniform(2, height, width, field=1).to(images.dtype) * 2 - 1
     shift = smooth(field, sigma, truncate=3, mode="reflect") * amplitude
-    return sample_bilinear(images, x + shift[:, 0], y + shift[:, 1], centres=False)
+    return sample_bilinear(images, x + shift[:, 0], y + shift[:, 1], centers=False)
 
 
 def _affine_back(height: int, width: int, moves: Tensor) -> Tensor:
@@ -128,19 +109,3 @@ def _affine_back(height: int, width: int, moves: Tensor) -> Tensor:
     moved = torch.nn.functional.pad(points + moves, (0, 1), value=1.0)
     solved: Tensor = torch.linalg.solve(moved, points.expand(len(moves), 3, 2))
     return solved.mT
-
-
-def _draw_elastic(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float], room: Tensor
-) -> Draws:
-    corners = streams.uniform(3, 2).mul_(2).sub_(1)
-    return corners, streams.uniform(2, *images.shape[-2:], field=1).mul_(2).sub_(1)
-
-
-PROCEDURES = {
-    "contrast": Procedure(contrast),
-    "elastic_transform": Procedure(elastic_transform, _draw_elastic),
-    "pixelate": Procedure(pixelate, storage="as it is"),
-    "jpeg_compression": Procedure(jpeg_compression, storage="as it is"),
-    "saturate": Procedure(saturate),
-}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 __all__ = ["distance_to", "edges"]
@@ -33,16 +35,16 @@ def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
     around = F.pad(size, (1, 1, 1, 1))
     height, width = size.shape[-2:]
 
-    def neighbour(dy: int, dx: int) -> Tensor:
+    def neighbor(dy: int, dx: int) -> Tensor:
         return around[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
 
     x, y = gx.abs(), gy.abs()
     flat = y < x * _TANGENT_22
     steep = y > x * (_TANGENT_22 + 2)
-    along_x = (size > neighbour(0, -1)) & (size >= neighbour(0, 1))
-    along_y = (size > neighbour(-1, 0)) & (size >= neighbour(1, 0))
-    falling = (size > neighbour(-1, -1)) & (size > neighbour(1, 1))
-    rising = (size > neighbour(-1, 1)) & (size > neighbour(1, -1))
+    along_x = (size > neighbor(0, -1)) & (size >= neighbor(0, 1))
+    along_y = (size > neighbor(-1, 0)) & (size >= neighbor(1, 0))
+    falling = (size > neighbor(-1, -1)) & (size > neighbor(1, 1))
+    rising = (size > neighbor(-1, 1)) & (size > neighbor(1, -1))
     opposite = (gx * gy) < 0
     diagonal = (opposite & rising) | (~opposite & falling)
     return (flat & along_x) | (steep & along_y) | (~flat & ~steep & diagonal)
@@ -50,22 +52,11 @@ def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
 
 def _joined(sure: Tensor, possible: Tensor) -> Tensor:
     """All possible pixels that are connected to a sure one through possible ones."""
-    # With a margin around each image all eight neighbours are at fixed distances in memory.
-    width = sure.shape[-1] + 2
-    joined, allowed = (F.pad(m.to(torch.uint8), (1, 1, 1, 1)).flatten() for m in (sure, possible))
-    while True:
-        grown = _spread(_spread(joined, 1), width).bitwise_and_(allowed)
-        if torch.equal(grown, joined):
-            return joined.view(len(sure), -1, width)[:, 1:-1, 1:-1] > 0
-        joined = grown
-
-
-def _spread(flags: Tensor, distance: int) -> Tensor:
-    """Flags together with those this far before and after, (values,)."""
-    spread = flags.clone()
-    spread[distance:] |= flags[:-distance]
-    spread[:-distance] |= flags[distance:]
-    return spread
+    neighbors = np.ones((1, 3, 3), dtype=bool)  # within an image, diagonals included
+    joined = ndimage.binary_propagation(
+        sure.cpu().numpy(), structure=neighbors, mask=possible.cpu().numpy()
+    )
+    return torch.from_numpy(joined).to(sure.device)
 
 
 def distance_to(marked: Tensor, limit: float) -> Tensor:

@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["jpeg_compression", "through_pillow", "through_torchvision"]
+from probekit.runtime.randomness import RandomStreams
+
+__all__ = ["jpeg_compression"]
 
 
-def jpeg_compression(images: Tensor, quality: int) -> Tensor:
-    """Write and read a JPEG file of this quality; on the CPU, image by image.
-
-    Torchvision's and Pillow's libjpeg give the same bytes. Torchvision, which is faster, means to
-    give up its codec; without it Pillow takes over.
-    """
-    levels = images.mul(255).round_().to(torch.uint8).cpu()
-    through = through_torchvision if _torchvision_has_a_codec() else through_pillow
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        read = [through(level, quality) for level in levels]  # threads were no faster
-    return torch.stack(read).to(images.device, images.dtype).div_(255)
+def jpeg_compression(images: Tensor, quality: int, streams: RandomStreams) -> Tensor:
+    """Write and read a JPEG file of this quality; on the CPU, image by image."""
+    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    read = np.stack([_compressed(level, quality) for level in levels])
+    pixels = torch.from_numpy(read).to(images.device, images.dtype).permute(0, 3, 1, 2)
+    return pixels / 255
 
 
-def through_torchvision(image: Tensor, quality: int) -> Tensor:
-    """What a file of this quality gives back, uint8 (channels, height, width)."""
-    from torchvision.io import decode_jpeg, encode_jpeg
-
-    decoded: Tensor = decode_jpeg(encode_jpeg(image, quality=quality))
-    return decoded
-
-
-def through_pillow(image: Tensor, quality: int) -> Tensor:
-    """What a file of this quality gives back, uint8 (channels, height, width)."""
-    from PIL import Image
-
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
+def _compressed(
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], quality: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """What a file of this quality holds, (height, width, channels)."""
     file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if len(image) == 1 else pixels).save(
-        file, "JPEG", quality=quality
-    )
+    image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     with Image.open(file, formats=["JPEG"]) as picture:
-        read = torch.from_numpy(np.array(picture))
-    return read.view(pixels.shape).permute(2, 0, 1).contiguous()
-
-
-def _torchvision_has_a_codec() -> bool:
-    try:
-        from torchvision.io import decode_jpeg, encode_jpeg
-    except ImportError:
-        return False
-    return all(hasattr(torch.ops.image, codec.__name__) for codec in (decode_jpeg, encode_jpeg))
+        return np.asarray(picture).reshape(pixels.shape)

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from probekit.perturbations.corruptions.edges import distance_to, edges
 from probekit.perturbations.corruptions.image_ops import luma, smooth
-from probekit.perturbations.corruptions.procedure import Draws, Procedure
-from probekit.runtime.random_streams import RandomStreams
+from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["PROCEDURES", "spatter"]
+__all__ = ["spatter"]
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)
@@ -19,30 +18,31 @@ _MUD = (63 / 255, 42 / 255, 20 / 255)
 _EMBOSS = ((0, 0, -2), (0, 1, -1), (1, 0, -1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2))
 
 
-def spatter(images: Tensor, constants: tuple[float, ...], field: Tensor) -> Tensor:
+def spatter(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
     """Cover part of the image with a liquid whose shape is smoothed noise above a threshold.
 
     Args:
         images: (n, channels, height, width).
-        constants: mean, deviation and smoothing of the noise, threshold, strength, and 0 for
+        constants: Mean, deviation and smoothing of the noise, threshold, strength, and 0 for
             water, which adds light and is shaded by the distance from the drops' edges, or 1 for
             mud, which covers.
-        field: standard normal, (n, 1, height, width).
+        streams: Of the images.
     """
     mean, deviation, sigma, threshold, strength, is_mud = constants
-    liquid = smooth(field * deviation + mean, sigma)
-    colour = torch.tensor(_MUD if is_mud else _WATER).to(images).view(1, 3, 1, 1)
+    noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
+    liquid = smooth(noise * deviation + mean, sigma)
+    color = torch.tensor(_MUD if is_mud else _WATER).to(images).view(1, 3, 1, 1)
     if images.shape[1] == 1:
-        colour = luma(colour)
+        color = luma(color)
     if is_mud:
         cover = smooth((liquid > threshold).to(images.dtype), strength)
         cover = F.threshold(cover, 0.8, 0)
-        return images * (1 - cover) + colour * cover
+        return images * (1 - cover) + color * cover
     liquid = F.threshold(liquid, threshold, 0)
     levels = liquid.mul(255).floor_().clamp_(max=255)
     shine = levels * _shading(levels)
     shine = shine / shine.amax((1, 2, 3), keepdim=True).clamp(min=1)
-    return torch.addcmul(images, shine, colour, value=strength)
+    return torch.addcmul(images, shine, color, value=strength)
 
 
 def _shading(levels: Tensor) -> Tensor:
@@ -85,12 +85,3 @@ def _equalized(levels: Tensor) -> Tensor:
     table = (below.float() * (255 / others.clamp(min=1).float())).round_().clamp_(0, 255)
     table = torch.where(others == 0, lowest.float(), table).to(levels.dtype)
     return table.gather(1, flat).view(levels.shape)
-
-
-def _draw_liquid(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
-) -> Draws:
-    return (streams.normal(1, *images.shape[-2:]),)
-
-
-PROCEDURES = {"spatter": Procedure(spatter, _draw_liquid, values_at_once=1 << 20)}

@@ -12,61 +12,72 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from probekit.errors import OptionError
-from probekit.perturbations.corruptions.blur import motion_blur
-from probekit.perturbations.corruptions.image_ops import (
-    luma,
-    mixed_across,
-    mixed_down,
-    zoom_matrices,
-)
-from probekit.perturbations.corruptions.procedure import Draws, Procedure
-from probekit.runtime.random_streams import RandomStreams
+from probekit.perturbations.corruptions.image_ops import center_zoom, luma, smear
+from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["PROCEDURES", "brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
+__all__ = ["brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
 
 _PHOTOGRAPHS = 5  # the generators draw from the first five of the six photographs
 
 
-def snow(images: Tensor, constants: tuple[float, ...], field: Tensor, angle: Tensor) -> Tensor:
+def snow(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
     """Whiten the image and let it snow, in one layer and the same layer turned by 180°.
 
     Args:
         images: (n, channels, height, width).
-        constants: mean and deviation of the layer's noise, its zoom, the threshold under which
+        constants: Mean and deviation of the layer's noise, its zoom, the threshold under which
             there is no flake, radius and sigma of the motion blur, share of the image as it is.
-        field: standard normal, (n, 1, height, width).
-        angle: of the motion blur in degrees, (n,).
+        streams: Of the images; the blur's angle is uniform in −135° to −45°.
     """
     mean, deviation, zoom, threshold, radius, sigma, share = constants
-    height, width = images.shape[-2:]
-    layer = field * deviation + mean
-    if zoom != 1:
-        rows = zoom_matrices(height, (zoom,), images.dtype, images.device)[0]
-        columns = zoom_matrices(width, (zoom,), images.dtype, images.device)[0]
-        layer = mixed_down(mixed_across(layer, columns), rows)
-    layer = torch.nn.functional.threshold(layer, threshold, 0).clamp_(max=1)
-    layer = layer.mul_(255).floor_().div_(255)
-    layer = motion_blur(layer, (int(radius), sigma), angle)
-    layer = layer.mul_(255).round_().div_(255)
+    noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
+    layer = center_zoom(noise * deviation + mean, zoom)
+    layer = torch.nn.functional.threshold(layer, threshold, 0).clamp(max=1)
+    layer = (layer * 255).floor() / 255
+    layer = smear(layer, int(radius), sigma, streams.uniform(1, field=1)[:, 0] * 90 - 135)
+    layer = (layer * 255).round() / 255
     white = torch.maximum(images, luma(images) * 1.5 + 0.5)
-    return torch.lerp(white, images, share) + (layer + layer.flip(-1, -2))
+    return share * images + (1 - share) * white + layer + layer.flip(-1, -2)
 
 
-def frost(images: Tensor, constants: tuple[float, float, float], crops: Tensor) -> Tensor:
-    """Mix with photographs of frost: a·x + b·frost; constants are a, b and the photographs' scale.
+def frost(images: Tensor, constants: tuple[float, float, float], streams: RandomStreams) -> Tensor:
+    """Mix with random crops of frost photographs: a·x + b·frost.
 
-    ``crops`` are pieces of photographs, (n, 3, height, width).
+    Args:
+        images: (n, channels, height, width).
+        constants: a, b and the scale of the photographs.
+        streams: Of the images.
     """
-    share, frost_share, _ = constants
-    crops = luma(crops) if images.shape[1] == 1 else crops
-    return torch.add(images * share, crops.to(images), alpha=frost_share)
+    share, frost_share, scale = constants
+    crops = frost_crops(streams, scale, *images.shape[-2:]).to(images)
+    return images * share + (luma(crops) if images.shape[1] == 1 else crops) * frost_share
 
 
-def fog(images: Tensor, constants: tuple[float, float], heights: Tensor) -> Tensor:
-    """Add a plasma fractal (n, 1, height, width) of this strength, and keep the image's maximum."""
-    strength, _ = constants
+def frost_crops(streams: RandomStreams, scale: float, height: int, width: int) -> Tensor:
+    """A random piece of one of the frost photographs for each stream, (n, 3, height, width)."""
+    photographs = [
+        _at_least(photograph, height + 1, width + 1) for photograph in frost_photographs(scale)
+    ]
+    crops = torch.empty(len(streams), 3, height, width)
+    which = streams.integers(len(photographs), 1)[:, 0].tolist()
+    corners = streams.uniform(2, field=1).tolist()
+    for crop, number, (down, right) in zip(crops, which, corners, strict=True):
+        photograph = photographs[number]
+        top = int(down * (photograph.shape[1] - height))
+        left = int(right * (photograph.shape[2] - width))
+        crop.copy_(photograph[:, top : top + height, left : left + width])
+    return crops
+
+
+def fog(images: Tensor, constants: tuple[float, float], streams: RandomStreams) -> Tensor:
+    """Add a plasma fractal of this strength and decay, and keep the image's maximum."""
+    strength, decay = constants
+    height, width = images.shape[-2:]
+    side = 1 << max(height - 1, width - 1, 1).bit_length()
+    heights = plasma(streams.uniform(side * side - 1).to(images.dtype), decay)
     brightest = images.amax((1, 2, 3), keepdim=True)
-    return torch.add(images, heights, alpha=strength).mul_(brightest / (brightest + strength))
+    fogged = images + strength * heights[:, None, :height, :width]
+    return fogged * (brightest / (brightest + strength))
 
 
 def plasma(uniform: Tensor, decay: float) -> Tensor:
@@ -113,18 +124,17 @@ def _refined(corners: Tensor, noise: Tensor, amplitude: float) -> Tensor:
     return finer.view(n, 2 * size, 2 * size)
 
 
-def brightness(images: Tensor, amount: float) -> Tensor:
+def brightness(images: Tensor, amount: float, streams: RandomStreams) -> Tensor:
     """Add to the value V of HSV, at most to 1; hue and saturation stay.
 
-    That is to scale a pixel's channels by the change of their maximum; black becomes grey.
+    This scales a pixel's channels by the change of their maximum; black becomes gray.
     """
     if images.shape[1] == 1:
         return images + amount
     value = images.amax(1, keepdim=True)
-    brighter = (value + amount).clamp_(max=1)
-    scale = brighter / value.clamp(min=1e-12)
-    black = (value <= 1e-12).to(images.dtype)
-    return torch.addcmul(images * scale, black, brighter)
+    brighter = (value + amount).clamp(max=1)
+    scaled = images * (brighter / value.clamp(min=1e-12))
+    return torch.where(value <= 1e-12, brighter, scaled)
 
 
 @functools.lru_cache(maxsize=4)
@@ -176,25 +186,6 @@ def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
     return values.mul(255).round().div(255)
 
 
-def _draw_crops(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, float, float], room: Tensor
-) -> Draws:
-    height, width = images.shape[-2:]
-    photographs = [
-        _at_least(photograph, height + 1, width + 1)
-        for photograph in frost_photographs(constants[2])
-    ]
-    which = streams.below(len(photographs), 1).flatten()
-    room = torch.tensor([[p.shape[1] - height, p.shape[2] - width] for p in photographs])
-    corner = streams.below(room[which], 2, field=1)
-    crops = torch.empty(len(images), 3, height, width)
-    for image, (photograph, (top, left)) in enumerate(
-        zip(which.tolist(), corner.tolist(), strict=True)
-    ):
-        crops[image] = photographs[photograph][:, top : top + height, left : left + width]
-    return (crops.to(images.device),)
-
-
 def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
     """The photograph, enlarged where it is smaller than the images."""
     factor = max(height / photograph.shape[1], width / photograph.shape[2])
@@ -202,27 +193,3 @@ def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
         return photograph
     size = [math.ceil(side * factor) for side in photograph.shape[1:]]
     return interpolate(photograph[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _draw_snow(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, ...], room: Tensor
-) -> Draws:
-    field = streams.normal(1, *images.shape[-2:])
-    return field, streams.uniform(1, field=1).flatten() * 90 - 135
-
-
-def _draw_plasma(
-    streams: RandomStreams, images: Tensor, constants: tuple[float, float], room: Tensor
-) -> Draws:
-    height, width = images.shape[-2:]
-    side = 1 << max(height - 1, width - 1, 1).bit_length()
-    heights = plasma(streams.uniform(side * side - 1), constants[1])
-    return (heights[:, None, :height, :width],)
-
-
-PROCEDURES = {
-    "snow": Procedure(snow, _draw_snow, values_at_once=1 << 21),
-    "frost": Procedure(frost, _draw_crops),
-    "fog": Procedure(fog, _draw_plasma, values_at_once=1 << 19),
-    "brightness": Procedure(brightness),
-}

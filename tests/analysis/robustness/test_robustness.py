@@ -560,7 +560,7 @@ def test_an_output_that_is_no_logits_is_refused(trained: ImageModel, images: Dat
 def test_another_size_is_said_and_the_nearest_table_taken(
     model: ImageModel, images: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probekit.perturbations.corruptions.corruption._sizes_told", set())
+    monkeypatch.setattr("probekit.perturbations.corruptions.corruption._sizes_reported", set())
     small = (images[0][:, :, :8, :8].clone(), images[1])
     options: dict[str, Any] = {"layers": ["4"], "progress": False}
     with pytest.warns(ProbekitWarning, match="those for 32 are used"):

@@ -1,64 +1,66 @@
-"""Smoothing and mixing of image batches, on every way that they take, against scipy and numpy."""
+"""Smoothing and zooming of image batches against scipy."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from probekit.perturbations.corruptions import image_ops
-from probekit.perturbations.corruptions.image_ops import mixed_across, mixed_down, smooth
+from probekit.perturbations.corruptions.image_ops import center_zoom, correlate, smooth
 
 DTYPES = [torch.float32, torch.float64]
-
-
-@pytest.fixture(params=["oneDNN", "products"])
-def way(request, monkeypatch):
-    """Sums by oneDNN's convolutions, where they may be, or by products."""
-    if request.param == "products":
-        monkeypatch.setattr(image_ops, "_convolved_by_onednn", lambda images: False)
-    return request.param
 
 
 def batch(*shape, dtype=torch.float32):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
+def precision(dtype):
+    return 2e-6 if dtype == torch.float32 else 1e-12
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", ["nearest", "reflect"])
-# Bands up to half of the height and above, and such as fold the image several times.
+# Kernels that are narrower and wider than the image, and some that fold it several times.
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.5, 2.1, 12.0])
 @pytest.mark.parametrize("shape", [(2, 3, 40, 24), (1, 1, 5, 9), (3, 1, 1, 7), (40, 24), (1, 1)])
-def test_smoothing_is_scipys(way, dtype, mode, sigma, shape):
+def test_smoothing_is_scipys(dtype, mode, sigma, shape):
     images = batch(*shape, dtype=dtype)
     expected = ndimage.gaussian_filter(
         images.double().numpy(), sigma, mode=mode, truncate=3, axes=(-2, -1)
     )
-    smoothed = smooth(images, sigma, truncate=3, mode=mode, times=2.5)
+    smoothed = smooth(images, sigma, truncate=3, mode=mode)
     assert smoothed.dtype == dtype
     assert smoothed.shape == images.shape
-    precision = 2e-6 if dtype == torch.float32 else 1e-12
-    np.testing.assert_allclose(smoothed.numpy(), 2.5 * expected, atol=precision)
+    np.testing.assert_allclose(smoothed.numpy(), expected, atol=precision(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(2, 3, 6, 5), (1, 1, 1, 5), (2, 1, 6, 1), (6, 5)])
-def test_mixing_is_a_product(way, dtype, shape):
-    images = batch(*shape, dtype=dtype)
-    *_, height, width = shape
-    right, left = batch(4, width, dtype=dtype) - 0.5, batch(7, height, dtype=dtype) - 0.5
-    precision = 1e-6 if dtype == torch.float32 else 1e-12
-    wide = images.double().numpy()
-    across, down = mixed_across(images, right), mixed_down(images, left)
-    assert across.dtype == down.dtype == dtype
-    np.testing.assert_allclose(across.numpy(), wide @ right.double().numpy().T, atol=precision)
-    np.testing.assert_allclose(down.numpy(), left.double().numpy() @ wide, atol=precision)
+@pytest.mark.parametrize("shape", [(2, 3, 40, 24), (1, 1, 5, 9), (3, 1, 1, 7), (40, 24)])
+def test_correlation_is_scipys(dtype, shape):
+    images, kernel = batch(*shape, dtype=dtype), batch(7, 5, dtype=torch.float64) / 10
+    expected = ndimage.correlate(
+        images.double().numpy(), kernel.numpy()[(None,) * (len(shape) - 2)], mode="mirror"
+    )
+    found = correlate(images, kernel).numpy()
+    np.testing.assert_allclose(found, expected, atol=precision(dtype))
+
+
+@pytest.mark.parametrize("factor", [1, 1.01, 1.24, 1.75, 4.5])
+@pytest.mark.parametrize("side", [28, 33, 64])
+def test_center_zoom_is_scipys_of_the_middle(factor, side):
+    image = batch(1, 1, side, side, dtype=torch.float64)
+    crop = math.ceil(side / factor)
+    top = (side - crop) // 2
+    zoomed = ndimage.zoom(image[0, 0, top : top + crop, top : top + crop].numpy(), factor, order=1)
+    trim = (len(zoomed) - side) // 2
+    expected = zoomed[trim : trim + side, trim : trim + side]
+    np.testing.assert_allclose(center_zoom(image, factor)[0, 0].numpy(), expected, atol=1e-12)
 
 
 def test_images_may_be_views():
     images = batch(4, 3, 32, 20)[::2].transpose(-1, -2)
-    contiguous = images.contiguous()
-    weights = batch(5, 32)
-    torch.testing.assert_close(mixed_across(images, weights), mixed_across(contiguous, weights))
-    torch.testing.assert_close(smooth(images, 1.0), smooth(contiguous, 1.0))
+    torch.testing.assert_close(smooth(images, 1.0), smooth(images.contiguous(), 1.0))

@@ -1,0 +1,158 @@
+"""Checks of arguments: each returns the value it was given, or refuses it in one sentence."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any, TypeVar
+
+from probekit.errors import OptionError, close_matches
+
+__all__ = ["integer", "non_negative_int", "number", "one_of", "positive_int"]
+
+Value = TypeVar("Value")
+
+_MOST_LISTED = 8
+
+
+def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """An integer within bounds; integers of numpy are integers too, `True` is not.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        least: The smallest integer allowed.
+        most: The largest integer allowed.
+
+    Raises:
+        OptionError: It is not an integer, or out of bounds.
+
+    Example:
+        >>> integer("splits", 1, least=2)
+        Traceback (most recent call last):
+        ...
+        probekit.errors.OptionError: splits must be an integer of at least 2, not 1
+    """
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        found = operator.index(value)
+        if (least is None or found >= least) and (most is None or found <= most):
+            return found
+    kinds: dict[Any, str] = {(0, None): "a non-negative integer", (1, None): "a positive integer"}
+    kind = kinds.get((least, most), f"an integer{_range(least, None, most, None)}")
+    raise OptionError(f"{name} must be {kind}, not {value!r}")
+
+
+def non_negative_int(name: str, value: Any) -> int:
+    """An integer of at least 0.
+
+    Raises:
+        OptionError: It is something else.
+
+    Example:
+        >>> non_negative_int("seed", -1)
+        Traceback (most recent call last):
+        ...
+        probekit.errors.OptionError: seed must be a non-negative integer, not -1
+    """
+    return integer(name, value, least=0)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """An integer of at least 1.
+
+    Raises:
+        OptionError: It is something else.
+
+    Example:
+        >>> positive_int("steps", 40)
+        40
+    """
+    return integer(name, value, least=1)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number within bounds, as a float; `True` is not a number.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        least: The smallest number allowed.
+        above: A bound that the number must exceed.
+        most: The largest number allowed.
+        below: A bound that the number must not reach.
+
+    Raises:
+        OptionError: It is not a number, not finite, or out of bounds.
+
+    Example:
+        >>> number("level", 1, least=0.5, below=1)
+        Traceback (most recent call last):
+        ...
+        probekit.errors.OptionError: level must be a number of at least 0.5 and below 1, not 1
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        found = float(value)
+        if (
+            math.isfinite(found)
+            and (least is None or found >= least)
+            and (above is None or found > above)
+            and (most is None or found <= most)
+            and (below is None or found < below)
+        ):
+            return found
+    kinds: dict[Any, str] = {
+        (None, None, None, None): "a finite number",
+        (0, None, None, None): "a non-negative number",
+        (None, 0, None, None): "a positive number",
+    }
+    kind = kinds.get((least, above, most, below), f"a number{_range(least, above, most, below)}")
+    raise OptionError(f"{name} must be {kind}, not {value!r}")
+
+
+def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
+    """One of the known values.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What was given.
+        known: What may be given.
+
+    Raises:
+        OptionError: It is none of them; the message lists them, or the nearest of many names.
+
+    Example:
+        >>> one_of("norm", "l1", ["linf", "l2"])
+        Traceback (most recent call last):
+        ...
+        probekit.errors.OptionError: norm must be 'linf' or 'l2', not 'l1'
+    """
+    values = list(known)
+    if any(isinstance(value, type(one)) and value == one for one in values):
+        return value
+    if len(values) > _MOST_LISTED:
+        near = close_matches(str(value), [str(one) for one in values], what=name)
+        raise OptionError(f"there is no {name} {value!r}; {near}")
+    *first, last = map(repr, values)
+    listed = f"{', '.join(first)} or {last}" if first else last
+    raise OptionError(f"{name} must be {listed}, not {value!r}")
+
+
+def _range(
+    least: float | None, above: float | None, most: float | None, below: float | None
+) -> str:
+    """Bounds as the end of a noun phrase."""
+    if least is not None and most is not None:
+        return f" from {least:g} to {most:g}"
+    bounds = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
+    parts = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+    return f" {' and '.join(parts)}" if parts else ""
