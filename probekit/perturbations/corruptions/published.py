@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from probekit.checks import integer
 from probekit.errors import DataError, OptionError, close_matches, foreign_file
 from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
@@ -65,8 +66,7 @@ class PublishedCorruptions:
                 f"corruption {corruption!r} was asked for, which {self.root} does not hold; "
                 f"{close_matches(str(corruption), self.corruptions, what='corruption')}"
             )
-        if severity not in self.severities:
-            raise OptionError(f"severity {severity!r} was asked for; give one of 1, 2, 3, 4, 5")
+        severity = integer("severity", severity, least=SEVERITIES[0], most=SEVERITIES[-1])
         place = self._places[corruption]
         if self.layout == "npy":
             return _ArrayImages(place, self.root / "labels.npy", severity, self.classes)

@@ -141,5 +141,5 @@ def test_a_severity_that_does_not_exist_is_refused(
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    with pytest.raises(OptionError, match="severity 0"):
+    with pytest.raises(OptionError, match="severity must be an integer from 1 to 5, not 0"):
         pk.robustness(colour, clean, published, 0, progress=False)

@@ -167,5 +167,5 @@ def test_types_and_severities_that_are_not_there_are_refused(tmp_path):
     published = load_published(tmp_path)
     with pytest.raises(OptionError, match="close matches: fog"):
         published.dataset("fgo", 1)
-    with pytest.raises(OptionError, match="severity 6"):
+    with pytest.raises(OptionError, match="severity must be an integer from 1 to 5, not 6"):
         published.dataset("fog", 6)
