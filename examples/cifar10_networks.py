@@ -1,4 +1,4 @@
-"""Train the networks of docs/reproduction.md on CIFAR-10: alphas and seeds, trained for robustness, and the zoo.
+"""Train the CIFAR-10 networks of docs/reproduction.md: alphas and seeds, robust training, and the zoo.
 
     python examples/cifar10_networks.py RUNS --data-root DIR                # the sweep, 65 networks
     python examples/cifar10_networks.py RUNS --data-root DIR --part robust  # AugMix and PGD training
