@@ -57,6 +57,7 @@ from .reports.dossier import dossier as dossier
 from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
 from .reports.saving import save_tables as save_tables
+from .results.merge import merge_results as merge_results
 from .results.trees import open_result as open_result
 from .results.trees import save_result as save_result
 from .statistics.base import Statistic as Statistic
@@ -134,6 +135,7 @@ __all__ = [
     "load_published",
     "mean_interval",
     "measure_runs",
+    "merge_results",
     "open_recording",
     "open_result",
     "page_trend",

@@ -81,9 +81,11 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
 
     Returns:
         Rows with `perturbation`, an accuracy for each severity (`1` to `5`) or epsilon (`4/255`),
-        `mean` over these, `relative` (the mean over clean accuracy), and for attacks `fooled`, how
-        many images each epsilon fooled. The first row is `clean`; `mean`, over the standard types,
-        comes after the corruptions; keys that a row has no number for are left out.
+        `mean` over these, `relative` (the mean over clean accuracy), and for attacks `newly wrong`:
+        how many images that were right without the attack are wrong under each epsilon; for a targeted
+        attack `target reached` instead: how many images got the class asked for. The first row is
+        `clean`; `mean`, over the standard types, comes after the corruptions; keys that a row has no
+        number for are left out.
 
     Example:
         >>> table = xr.Dataset(
@@ -107,10 +109,20 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     if "attack_accuracy" in table:
         for values in table["attack_accuracy"]:
             name = str(values["attack"].item())
-            fooled = table["attack_fooled"].sel(attack=name).dropna("epsilon").values
-            counts = " ".join(str(int(count)) for count in fooled)
-            rows.append({**_of(name, values, clean), "fooled": counts})
+            rows.append({**_of(name, values, clean), **_counts(table.sel(attack=name), clean)})
     return rows
+
+
+def _counts(attacked: xr.Dataset, clean: float) -> Row:
+    """How many images each epsilon turned, without those that were wrong before."""
+    fooled = attacked["attack_fooled"].dropna("epsilon")
+    samples = int(attacked["n_samples"])
+    right = attacked["attack_accuracy"].sel(epsilon=fooled["epsilon"]).values * samples
+    # An untargeted attack has fooled exactly the images that are wrong under it.
+    untargeted = bool(np.allclose(right + fooled.values, samples, atol=0.5))
+    counts = fooled.values - round((1 - clean) * samples) if untargeted else fooled.values
+    text = " ".join(str(int(count)) for count in counts)
+    return {"newly wrong" if untargeted else "target reached": text}
 
 
 def _of(name: str, values: xr.DataArray, clean: float) -> Row:

@@ -27,7 +27,8 @@ def save_figure(
 
     Args:
         figure: A matplotlib figure, or axes on one.
-        stem: Path without the ending.
+        stem: Path without the ending; with one of the known endings (`.png`, `.svg`, `.pdf` and the
+            like) that file alone is written.
         kinds: Endings.
         dpi: Of pixels.
 
@@ -48,14 +49,18 @@ def save_figure(
         import matplotlib.pyplot as plt
 
     drawn = getattr(figure, "figure", figure)
-    files = [Path(f"{stem}.{kind}") for kind in kinds]
+    known = drawn.canvas.get_supported_filetypes()
+    if Path(stem).suffix[1:].lower() in known:
+        files = [Path(stem)]
+    else:
+        files = [Path(f"{stem}.{kind}") for kind in kinds]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probekit"}):
             for file in files:
-                known = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
+                dated = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
                 with whole(file) as draft:
-                    drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **known)
+                    drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **dated)
     except OSError as error:
         raise OutputError(f"{error.filename!r} cannot be written: {error.strerror}") from None
     finally:

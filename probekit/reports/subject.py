@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.analysis.robustness.join import join_results
-from probekit.errors import DataError, OptionError, ProbekitError, some_of
+from probekit.errors import DataError, OptionError, some_of
 from probekit.results.labels import strings
+from probekit.results.merge import merge_results
 from probekit.results.trees import open_result
 
 __all__ = ["Subject", "subjects"]
@@ -30,6 +30,7 @@ class Subject:
             `mean_activation` and `highest_activation`, where they can be had.
         layers: `/layers`.
         facts: The provenance.
+        remark: Why a robustness result is shown as a model of its own, or empty.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     units: xr.Dataset
     layers: xr.Dataset
     facts: dict[str, Any]
+    remark: str = ""
 
     @property
     def layer_names(self) -> list[str]:
@@ -80,11 +82,14 @@ def subjects(results: Any, names: Sequence[str] | None = None) -> list[Subject]:
     given = list(results) if isinstance(results, list | tuple) else [results]
     if not given:
         raise OptionError("a report needs at least one result")
-    trees = _joined([_opened(one) for one in given])
+    trees, remarks = _joined([_opened(one) for one in given])
     called = list(names) if names is not None else _names(trees)
     if len(called) != len(trees):
         raise OptionError(f"{len(trees)} models need as many names, not {len(called)}")
-    return [_subject(name, tree) for name, (tree, _) in zip(called, trees, strict=True)]
+    return [
+        _subject(name, tree, remark)
+        for name, (tree, _), remark in zip(called, trees, remarks, strict=True)
+    ]
 
 
 def _opened(given: Any) -> tuple[xr.DataTree, str]:
@@ -105,23 +110,26 @@ def _opened(given: Any) -> tuple[xr.DataTree, str]:
 
 def _joined(
     opened: list[tuple[xr.DataTree, str]],
-) -> list[tuple[xr.DataTree, str]]:
-    """Puts each robustness run to the first analysis of its model and layers."""
+) -> tuple[list[tuple[xr.DataTree, str]], list[str]]:
+    """Merges each robustness result with the first analysis of its model; a remark says why not."""
     found = [one for one in opened if "robustness" not in one[0].children]
+    remarks = [""] * len(found)
     for tree, place in opened:
         if "robustness" not in tree.children:
             continue
+        remark = "no analysis of this model was given" if found else ""
         for number, (analysis, name) in enumerate(found):
             if "robustness" in analysis.children:
                 continue
             try:
-                found[number] = (join_results(analysis, tree), name)
+                found[number] = (merge_results(analysis, tree), name)
                 break
-            except (ProbekitError, KeyError, ValueError):
-                continue
+            except DataError as error:
+                remark = str(error)
         else:
             found.append((tree, place))
-    return found
+            remarks.append(remark)
+    return found, remarks
 
 
 def _facts(tree: xr.DataTree) -> dict[str, Any]:
@@ -138,9 +146,10 @@ def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
     for tree, place in trees:
         model = _facts(tree).get("model") or {}
         own.append(str(model.get("name") or model.get("type") or place or "model"))
-    for number, (_, place) in enumerate(trees):
-        if own.count(own[number]) > 1 and place:
-            own[number] = place
+    own = [
+        place if own.count(name) > 1 and place else name
+        for name, (_, place) in zip(own, trees, strict=True)
+    ]
     repeated: dict[str, int] = {}
     for number, name in enumerate(own):
         repeated[name] = repeated.get(name, 0) + 1
@@ -149,7 +158,7 @@ def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
     return own
 
 
-def _subject(name: str, tree: xr.DataTree) -> Subject:
+def _subject(name: str, tree: xr.DataTree, remark: str) -> Subject:
     empty = xr.Dataset(
         coords={"layer": ("unit", np.empty(0, object)), "channel": ("unit", np.empty(0, int))}
     )
@@ -168,7 +177,7 @@ def _subject(name: str, tree: xr.DataTree) -> Subject:
             "units; give a whole result"
         )
     units = _derived(units)
-    return Subject(name, tree, units, _means(layers, units), _facts(tree))
+    return Subject(name, tree, units, _means(layers, units), _facts(tree), remark)
 
 
 def _derived(units: xr.Dataset) -> xr.Dataset:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from probekit.errors import plain
+from probekit.errors import plain, some_of
 from probekit.reports.rows import layer_rows, most_selective, result_json
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "result_json",
 ]
 
+# The most columns of a table of metrics that have no table of their own.
+_MOST_COLUMNS = 6
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -99,7 +101,8 @@ def print_result(result: xr.DataTree, to: Console) -> None:
     rows = layer_rows(result)
     sections = dict(_SECTIONS)
     own = {name: _words(name) for name in rows[0] if name != "layer" and not _is_told(name)}
-    sections["other metrics"] = dict(list(own.items())[:6])
+    shown_columns = dict(list(own.items())[:_MOST_COLUMNS])
+    sections["other metrics"] = shown_columns
     if "selectivity_mean" not in rows[0]:
         sections["selectivity"] = {"n_units": "units"}
     for headers in sections.values():
@@ -108,11 +111,27 @@ def print_result(result: xr.DataTree, to: Console) -> None:
             always = {name: 1.0 for name in shown if name in _SHARES}
             more = always | {name: _most(rows, name) for name in shown if name in _SIZES}
             _print_fitting(to, *(partial(_layer_table, rows, shown, one) for one in (more, always)))
+            if headers is shown_columns and len(own) > len(shown_columns):
+                left_out = [escape(name) for name in list(own.values())[_MOST_COLUMNS:]]
+                to.print(
+                    f"and {len(left_out)} more columns (--json has all): {', '.join(left_out)}"
+                )
             to.print()
     _print_units(most_selective(result), to)
-    facts = [f"{_words(str(name))} {float(value):.4f}" for name, value in result.data_vars.items()]
+    over = f" over {len(rows)} layer{'s' * (len(rows) != 1)}"
+    facts = [
+        f"{_words(str(name))} {float(value):.4f}{over * str(name).endswith('_mean')}"
+        for name, value in result.data_vars.items()
+    ]
     if facts:
         to.print(f"network: {', '.join(facts)}")
+        names = [row["layer"] for row in rows]
+        outer = [name for name in names if any(one.startswith(f"{name}.") for one in names)]
+        if outer:
+            to.print(
+                f"note: {len(outer)} of the layers contain others ({escape(some_of(outer, 3))}); a mean over "
+                "layers counts all of them"
+            )
     for name, options in (
         json.loads(result.attrs.get("provenance", "{}")).get("metrics", {}).items()
     ):

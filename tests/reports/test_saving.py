@@ -33,6 +33,13 @@ def test_a_figure_is_written_in_both_kinds_and_closed(tmp_path: Path) -> None:
     assert plt.get_fignums() == before
 
 
+def test_a_known_ending_is_the_file_itself(tmp_path: Path) -> None:
+    assert pk.save_figure(drawn(), tmp_path / "fig.png") == [tmp_path / "fig.png"]
+    assert (tmp_path / "fig.png").read_bytes()[1:4] == b"PNG"
+    names = [path.name for path in pk.save_figure(drawn(), tmp_path / "alpha_0.5")]
+    assert names == ["alpha_0.5.png", "alpha_0.5.svg"]
+
+
 def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
     texts = [pk.save_figure(drawn(), tmp_path / name)[1].read_bytes() for name in ("a", "b")]
     assert texts[0] == texts[1]

@@ -126,7 +126,7 @@ def test_a_result_has_a_table_a_metric_and_the_best_units() -> None:
     assert ["relu", "3.000"] in rows
     assert ["layer", "my", "score"] in rows
     assert ["relu_1", "0", "0.500", "[red]dog"] in rows
-    assert ["network:", "selectivity", "mean", "0.3750"] in rows
+    assert ["network:", "selectivity", "mean", "0.3750", "over", "2", "layers"] in rows
 
 
 def test_a_terminal_adds_bars_for_gradients_and_units() -> None:
@@ -170,3 +170,19 @@ def test_the_shell_completes_commands_and_options() -> None:
     assert complete("probekit an").split() == ["analyze"]
     assert set(complete("probekit ").split()) == set(COMMANDS)
     assert {"--metrics", "--layers", "--limit"} <= set(complete("probekit analyze --").split())
+
+
+def test_columns_that_are_left_out_are_named() -> None:
+    names = [f"score_{letter}" for letter in "abcdefgh"]
+    layers = xr.Dataset({name: ("layer", [1.0]) for name in names}, {"layer": ["relu"]})
+    tree = xr.DataTree.from_dict({"layers": layers, "units": xr.Dataset()})
+    piped = printed(print_result, tree, terminal=False)
+    assert "and 2 more columns (--json has all): score g, score h" in piped
+
+
+def test_layers_that_contain_others_are_named() -> None:
+    layers = xr.Dataset({"n_units": ("layer", [1, 1])}, {"layer": ["layer3", "layer3.0.conv1"]})
+    root = xr.Dataset({"selectivity_mean": 0.5})
+    tree = xr.DataTree.from_dict({"/": root, "layers": layers, "units": xr.Dataset()})
+    piped = printed(print_result, tree, terminal=False)
+    assert "note: 1 of the layers contain others (layer3)" in piped

@@ -29,6 +29,8 @@ _DENSE = 20
 _NAME = 29
 _MANY = 40
 _MOST_COLUMNS = 4
+# Shares that stay below this are drawn on the scale of the highest, as bars of a few percent are invisible.
+_SMALL = 0.3
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A number that layers have."""
+    """A number that layers have; `high` is the length of a full bar."""
 
     measure: Measure
     high: float
@@ -140,8 +142,9 @@ def _columns(subject: Subject) -> list[Column]:
 def _column(values: xr.DataArray, name: str) -> Column:
     measure = LAYER_COLUMNS.get(name) or measure_of(name.removesuffix("_mean"))
     highest = float(values.max()) if values.notnull().any() else 1.0
-    share = measure.kind == "share" and highest <= 1
-    return Column(measure, 1.0 if share else max(highest, 1e-12))
+    if measure.kind == "share" and _SMALL <= highest <= 1:
+        highest = 1.0
+    return Column(measure, max(highest, 1e-12))
 
 
 def _row(

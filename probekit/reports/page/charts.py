@@ -69,7 +69,7 @@ def line_chart(
                 class_="tick",
                 x=place_x(x),
                 y=_HEIGHT - _BOTTOM + 16,
-                text_anchor="middle",
+                text_anchor="end" if x == x_high and len(text) > 2 else "middle",
             )
             for x, text in marks
         ],

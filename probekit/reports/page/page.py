@@ -13,6 +13,7 @@ from typing import Any
 from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
 from probekit.reports.page.images import thumbnails, wanted_samples
+from probekit.reports.page.measures import number
 from probekit.reports.page.sections import sections
 from probekit.reports.page.table import unit_table
 from probekit.reports.subject import Subject, subjects
@@ -188,6 +189,7 @@ def _page(
     script = f'(() => {{\n"use strict";\n{parts}}})();'
     text = environment.get_template("report.html.j2").render(
         sections(every),
+        number=number,
         title=title or _title([one.name for one in every]),
         style=Markup(style),
         script=Markup(script),

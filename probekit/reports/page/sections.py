@@ -17,6 +17,7 @@ from probekit.reports.page.atlas import (
     span_of,
 )
 from probekit.reports.page.charts import Line, heat_map, line_chart, radius
+from probekit.reports.page.figures import ticks
 from probekit.reports.page.measures import LAYER_COLUMNS, measure_of, number
 from probekit.reports.page.summary import (
     comparison,
@@ -148,8 +149,11 @@ def _by_depth(every: Sequence[Subject], same: bool) -> list[dict[str, Any]]:
         lines = [_depth_line(every[at], name, at % 8, same) for at in having]
         known = LAYER_COLUMNS.get(name) or measure_of(name.removesuffix("_mean"))
         label = known.label
+        deepest = max(line.xs[-1] for line in lines)
+        whole = [(x, f"{x:g}") for x in ticks(1.0, deepest) if x == int(x)]
         chart = line_chart(
             lines,
+            x_ticks=whole if same else None,
             x_label="layer, in execution order" if same else "depth: share of the layers passed",
             y_label=label,
             title=f"{label} by layer",

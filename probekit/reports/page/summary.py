@@ -141,6 +141,8 @@ def notes(subject: Subject) -> list[str]:
     """What the reader must know of the numbers."""
     told = []
     layers, units = subject.layers, subject.units
+    if subject.remark:
+        told.append(f"This robustness result is shown as a model of its own: {subject.remark}.")
     if "negative_class_mean" in units and (below := int(units["negative_class_mean"].sum())):
         options = (subject.facts.get("metrics") or {}).get("selectivity") or {}
         told.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import probekit as pk
-from probekit.analysis.robustness.join import join_results
 from probekit.analysis.robustness.tables import corruption_errors
 from probekit.errors import DataError, OptionError
 from probekit.reports.rows import robustness_rows
@@ -132,7 +132,10 @@ def test_rows_hold_the_numbers_of_the_table(network: nn.Module, images: Any) -> 
     assert mean["relative"] == pytest.approx(float(found["accuracy_relative_mean"]))
     assert attack["1/255"] == found["attack_accuracy"].values[0, 0]
     assert attack["0.5"] == found["attack_accuracy"].values[0, 1]
-    assert attack["fooled"] == " ".join(map(str, found["attack_fooled"].values[0]))
+    # Every attack of this test is untargeted, so that what was right and is not any more was turned.
+    n = int(found["n_samples"])
+    turned = n * (float(found["clean_accuracy"]) - found["attack_accuracy"].values[0])
+    assert attack["newly wrong"] == " ".join(str(round(count)) for count in turned)
 
 
 def test_rows_without_attacks_or_corruptions(network: nn.Module, images: Any) -> None:
@@ -145,18 +148,20 @@ def test_rows_without_attacks_or_corruptions(network: nn.Module, images: Any) ->
 def test_joining_keeps_the_analysis_and_adds_what_is_new(network: nn.Module, images: Any) -> None:
     analysis = pk.analyze(network, images, progress=False)
     result = measure(network, images, batch_size=4)
-    joined = join_results(analysis, result)
+    joined = pk.merge_results(analysis, result)
     assert {"class_mean", "selectivity", "corruption_change_size"} <= set(joined["units"].data_vars)
     np.testing.assert_array_equal(joined["units"]["selectivity"], analysis["units"]["selectivity"])
     assert {"robustness", "samples"} <= set(joined.children)
     assert "robustness" not in analysis.children
-    assert "provenance_robustness" in joined.attrs
+    facts = json.loads(joined.attrs["provenance"])
+    assert facts["merged"] == [json.loads(result.attrs["provenance"])]
 
 
-def test_joining_refuses_other_models_and_layers(network: nn.Module, images: Any) -> None:
+def test_merging_other_layers_and_refusing_other_models(network: nn.Module, images: Any) -> None:
     analysis = pk.analyze(network, images, layers=["1", "2"], progress=False)
-    with pytest.raises(DataError, match="different layers"):
-        join_results(analysis, measure(network, images))
+    result = measure(network, images)
+    layers = pk.merge_results(analysis, result)["layers"].to_dataset()
+    assert set(layers["layer"].values) == {"1", "2", *result["layers"]["layer"].values}
     network[0].weight.data.mul_(2)
-    with pytest.raises(DataError, match="one model"):
-        join_results(analysis, measure(network, images))
+    with pytest.raises(DataError, match="different models"):
+        pk.merge_results(analysis, measure(network, images))

@@ -362,3 +362,30 @@ def test_the_table_can_be_saved_without_formulas(look: Any, page_of: Any, make_r
     assert lines[0].startswith('"layer","channel","selectivity","preferred_class"')
     assert len(lines) == 61
     assert sum(line.startswith('"\'=1+1",') for line in lines) == 20
+
+
+def test_a_dossier_without_images_shows_no_empty_parts(
+    look: Any, page_of: Any, result: xr.DataTree
+) -> None:
+    units = result["units"].to_dataset()
+    units = units.drop_dims(["rank", "drawn"]).drop_vars("class_mean")
+    bare = xr.DataTree.from_dict({"units": units, "layers": result["layers"].to_dataset()})
+    seen = look(page_of(bare), anchor="#unit=0.1.2")
+    text = seen.page.locator("#dossier").inner_text()
+    assert "Unit 2" in text
+    assert "null" not in text
+    assert seen.quiet()
+
+
+def test_a_phone_shows_the_navigation_and_the_preferred_class(
+    look: Any, page_of: Any, result: xr.DataTree, images: TensorImages
+) -> None:
+    seen = look(page_of(result, data=images), viewport={"width": 390, "height": 844})
+    width = seen.page.evaluate("document.documentElement.clientWidth")
+    boxes = [one.bounding_box() for one in seen.page.locator(".topbar a").all()]
+    boxes.append(seen.page.locator("#head th[data-name=preferred_class]").bounding_box())
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    layer = seen.page.locator("#body tr[data-place] td").first
+    assert layer.inner_text() in ("stem.relu", "block1.relu", "block2.relu")
+    assert layer.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+    assert seen.quiet()

@@ -324,3 +324,35 @@ def test_an_analysis_writes_its_report_with_images(folder: Path, tmp_path: Path)
     assert page["models"][0]["top"]["count"] == 9
     out.chmod(0o444)
     assert CliRunner().invoke(app, command).exit_code == 2
+
+
+def test_results_of_one_class_have_the_names_of_their_files(
+    make_result: Any, tmp_path: Path
+) -> None:
+    for number in range(3):
+        tree = make_result(seed=number)
+        facts = {"model": {"type": "Net", "hash": f"sha256:{number}"}}
+        tree.attrs["provenance"] = json.dumps(facts)
+        pk.save_result(tree, tmp_path / f"run_{number}.nc")
+    page = written([tmp_path / f"run_{number}.nc" for number in range(3)], tmp_path)
+    assert [one["name"] for one in payload(page)["models"]] == ["run_0", "run_1", "run_2"]
+
+
+def test_robustness_of_other_layers_joins_and_of_another_model_says_why_not(
+    make_result: Any, tmp_path: Path
+) -> None:
+    analysis = make_result()
+    late = analysis["units"].to_dataset().isel(unit=analysis["units"]["layer"] == "block2.relu")
+    change = (("unit", "corruption"), np.ones((late.sizes["unit"], 1)))
+    late = late[["selectivity"]].assign(corruption_change_size=change, corruption=["fog"])
+    outcomes = xr.Dataset({"clean_accuracy": 0.5, "n_samples": 10})
+    run = xr.DataTree.from_dict({"units": late, "robustness": outcomes})
+    run.attrs["provenance"] = analysis.attrs["provenance"]
+    page = written([analysis, run], tmp_path, overwrite=True)
+    (model,) = payload(page)["models"]
+    assert model["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
+    assert "model of its own" not in page
+    run.attrs["provenance"] = json.dumps({"model": {"name": "other", "hash": "sha256:other"}})
+    page = written([analysis, run], tmp_path, overwrite=True)
+    assert len(payload(page)["models"]) == 2
+    assert "shown as a model of its own: the results are of different models" in page

@@ -7,7 +7,7 @@ function openDossier(unit, focus) {
   const place = $("dossier");
   dossier.unit = unit;
   const layer = model.layers[model.layer[unit]];
-  place.replaceChildren(
+  const parts = [
     el("div", { class: "top" },
       el("button", { type: "button", class: "quiet", text: "↑ Previous", on: { click: () => step(-1) } }),
       el("button", { type: "button", class: "quiet", text: "↓ Next", on: { click: () => step(1) } }),
@@ -15,7 +15,8 @@ function openDossier(unit, focus) {
       el("button", { type: "button", class: "quiet", text: "Close", on: { click: () => closeDossier(true) } })),
     el("p", { class: "where" }, el("bdi", { text: models.length > 1 ? `${model.name}: ${layer}` : layer })),
     el("h2", { text: `Unit ${model.channel[unit]}` }),
-    sentence(unit), tuning(unit), photos(unit), spread(unit), ...perturbed(unit), values(unit));
+    sentence(unit), tuning(unit), photos(unit), spread(unit), ...perturbed(unit), values(unit)];
+  place.replaceChildren(...parts.filter(Boolean));
   place.setAttribute("aria-label", `Dossier of unit ${model.channel[unit]} of ${layer}`);
   place.hidden = false;
   place.scrollTop = 0;

@@ -30,18 +30,18 @@ function toggle(name) {
 function arrange() {
   const narrow = innerWidth < 720;
   const fixed = [
-    { name: "layer", label: "layer", width: narrow ? 118 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: middle(model.layers[model.layer[unit]], narrow ? 14 : 23) })] },
-    { name: "channel", label: "channel", width: narrow ? 78 : 84, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
+    { name: "layer", label: "layer", width: narrow ? 108 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: middle(model.layers[model.layer[unit]], narrow ? 15 : 23) })] },
+    { name: "channel", label: narrow ? "unit" : "channel", width: narrow ? 40 : 84, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
   ];
   const pictured = Object.keys(images).length && model.top;
-  if (pictured) fixed.push({ name: "images", label: "best images", width: narrow ? 70 : 132, cell: (unit) => strip(unit, narrow ? 2 : 4) });
+  if (pictured) fixed.push({ name: "images", label: narrow ? "" : "best images", width: narrow ? 40 : 132, cell: (unit) => strip(unit, narrow ? 1 : 4) });
   const range = model.column.has("selectivity_low") && model.column.has("selectivity_high");
   const measured = model.columns.filter((column) => !table.hidden.has(column.name)).map((column) => ({
     ...column,
-    width: ["share", "class"].includes(column.kind) ? 156 : Math.max(104, 7 * column.label.length + 34),
+    width: narrow && ["share", "class"].includes(column.kind) ? (column.kind === "share" ? 78 : 92) : ["share", "class"].includes(column.kind) ? 156 : Math.max(104, 7 * column.label.length + 34),
     right: column.kind === "number" || column.kind === "count",
     value: column.kind === "class" ? (unit) => model.className(column.values[unit]) : (unit) => column.values[unit],
-    cell: (unit) => cell(column, unit, range && column.name === "selectivity"),
+    cell: (unit) => cell(column, unit, range && column.name === "selectivity", narrow),
   }));
   table.columns = [...fixed, ...measured];
   const heads = table.columns.map((column) => {
@@ -60,10 +60,10 @@ function strip(unit, most) {
   return [el("span", { class: "strip" }, ...shots.map((image) => picture(image, model)))];
 }
 
-function cell(column, unit, range) {
+function cell(column, unit, range, narrow) {
   const value = column.values[unit];
   if (column.kind === "class") return [el("bdi", { text: model.className(value) })];
-  if (column.kind !== "share" || Number.isNaN(value)) return [shown(value, column.kind)];
+  if (narrow || column.kind !== "share" || Number.isNaN(value)) return [shown(value, column.kind)];
   const percent = (share) => `${100 * Math.min(Math.max(share, 0), 1)}%`;
   const amount = el("span", { class: "amount" });
   amount.style.width = percent(value);

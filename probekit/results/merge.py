@@ -1,0 +1,232 @@
+"""Several results of one model as one result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from probekit.errors import DataError, OptionError
+from probekit.results.trees import open_result
+
+__all__ = ["merge_results"]
+
+# The coordinates that identify an element of a dimension.
+_KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
+
+
+def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
+    """Merges results of one model: other metrics, other layers, or robustness.
+
+    Units and layers are those of all results. Where a result did not measure a unit or a layer, its
+    numbers are NaN there (counts and flags become floats) and its text is empty. Where several results
+    have the same variable of the same unit, the first result's value is used. Layers keep the order
+    of the first result; layers of later results stand before the next layer that both have, or at
+    the end. Numbers of the whole network that differ because the layers differ are left out.
+
+    Args:
+        *results: At least two results, or their files; the first one's provenance is extended.
+
+    Returns:
+        One result. The provenance has the metrics of all results, and under `merged` the provenance of
+        each result after the first.
+
+    Raises:
+        OptionError: Fewer than two results.
+        DataError: They are of different models, or of different images where both list their
+            samples, or a table has other classes, severities or ranks.
+        OutputError: A file is missing or no result.
+
+    Example:
+        >>> import torch
+        >>> import probekit as pk
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.ReLU())
+        >>> data = [(torch.rand(80, 4, 3, 3), torch.arange(80) % 2)]
+        >>> one = pk.analyze(net, data, layers="0", metrics=["selectivity"])
+        >>> other = pk.analyze(net, data, layers="2", metrics=["selectivity", "dimensionality"])
+        >>> merged = merge_results(one, other)["layers"]
+        >>> merged["layer"].values.tolist(), merged["participation_ratio"].isnull().values.tolist()
+        (['0', '2'], [True, False])
+    """
+    if len(results) < 2:
+        raise OptionError(f"merging needs at least two results, not {len(results)}")
+    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in results]
+    merged = trees[0]
+    for other in trees[1:]:
+        merged = _merge_two(merged, other)
+    return merged
+
+
+def _merge_two(first: xr.DataTree, second: xr.DataTree) -> xr.DataTree:
+    _check_same_model(first, second)
+    _check_same_samples(first, second)
+    tables = {
+        name: node.to_dataset(inherit=False)
+        for tree in (second, first)
+        for name, node in tree.children.items()
+    }
+    for name in first.children.keys() & second.children.keys():
+        tables[name] = _merge_tables(
+            name, *(tree.children[name].to_dataset(inherit=False) for tree in (first, second))
+        )
+    root = _merge_root(first, second)
+    return xr.DataTree.from_dict({"/": root, **tables})
+
+
+def _facts(tree: xr.DataTree) -> dict[str, Any]:
+    try:
+        facts = json.loads(tree.attrs["provenance"])
+        return dict(facts)
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            "a result without provenance cannot be merged, as its model is unknown; give what analyze "
+            "or robustness returned"
+        ) from None
+
+
+def _check_same_model(first: xr.DataTree, second: xr.DataTree) -> None:
+    hashes = [str((_facts(one).get("model") or {}).get("hash")) for one in (first, second)]
+    if hashes[0] != hashes[1] or hashes[0] == "None":
+        raise DataError(
+            f"the results are of different models: the weights are {hashes[0][:19]} and "
+            f"{hashes[1][:19]}; merge results of one model"
+        )
+
+
+def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
+    """Analyses list their samples; robustness results do not, and may be of a part of them."""
+    if "samples" not in first.children or "samples" not in second.children:
+        return
+    tables = [one["samples"].to_dataset() for one in (first, second)]
+    same = all(
+        np.array_equal(tables[0][name].values, tables[1][name].values)
+        for name in ("sample", "label")
+        if all(name in table.variables for table in tables)
+    )
+    prints = [(_facts(one).get("data") or {}).get("fingerprint") for one in (first, second)]
+    if not same or prints[0] != prints[1]:
+        sizes = " and ".join(str(table.sizes.get("sample", 0)) for table in tables)
+        raise DataError(
+            f"the results are of different images ({sizes} samples); analyze the same images with the "
+            "same limit and seed, then merge"
+        )
+
+
+def _merge_root(first: xr.DataTree, second: xr.DataTree) -> xr.Dataset:
+    mine, other = (one.to_dataset(inherit=False) for one in (first, second))
+    merged = mine.merge(other.drop_vars([name for name in other if name in mine]))
+    layers = [_facts(one).get("layers") for one in (first, second)]
+    if layers[0] != layers[1]:
+        merged = merged.drop_vars(
+            [name for name in mine if name in other and not mine[name].equals(other[name])]
+        )
+    facts, more = _facts(first), _facts(second)
+    facts["metrics"] = {**(more.get("metrics") or {}), **(facts.get("metrics") or {})}
+    if layers[0] and layers[1]:
+        facts["layers"] = _merge_order(layers[0], layers[1])
+    facts["merged"] = [*facts.get("merged", []), more]
+    return merged.assign_attrs(mine.attrs, provenance=json.dumps(facts, ensure_ascii=False))
+
+
+def _merge_tables(node: str, first: xr.Dataset, second: xr.Dataset) -> xr.Dataset:
+    """A table with the variables of both, over the units or layers of both."""
+    if "component" in first.dims and "component" in second.dims:
+        longest = max((first, second), key=lambda table: int(table.sizes["component"]))
+        first, second = (one.reindex(component=longest["component"]) for one in (first, second))
+    along = next((dim for dim in _KEYS if dim in first.dims and dim in second.dims), None)
+    for dim in first.dims:
+        if dim in second.dims and dim != along and not _same_labels(first, second, dim):
+            raise DataError(
+                f"the tables {node!r} of the results have different labels along {str(dim)!r}; "
+                "measure both in the same way, then merge"
+            )
+    tables = (first, second)
+    if along is None:
+        new = [name for name in second.variables if name not in first.variables]
+        return first.merge(second[new], compat="override", join="override")
+    keys = [_keys(table, _KEYS[along]) for table in tables]
+    order = _merge_order(*keys) if along == "layer" else _unit_order(*keys)
+    positions = [_positions(known, order) for known in keys]
+    names = list(dict.fromkeys([*first.variables, *second.variables]))
+    merged = {name: _merge_variable(name, along, tables, positions, len(order)) for name in names}
+    coords = [name for name in names if any(name in table.coords for table in tables)]
+    return xr.Dataset(merged, attrs=second.attrs | first.attrs).set_coords(coords)
+
+
+def _merge_variable(
+    name: Hashable,
+    along: str,
+    tables: Sequence[xr.Dataset],
+    positions: Sequence[npt.NDArray[np.int64]],
+    size: int,
+) -> xr.Variable:
+    """One variable over the merged dimension: the first table's values before the second's."""
+    pairs = zip(tables, positions, strict=True)
+    found = [(table[name].variable, at) for table, at in pairs if name in table.variables]
+    first, _ = found[0]
+    if along not in first.dims:
+        return first
+    if any(one.dims != first.dims for one, _ in found):
+        raise DataError(
+            f"{str(name)!r} is measured along {first.dims} in one result and {found[1][0].dims} in the "
+            "other; measure both in the same way, then merge"
+        )
+    axis = first.dims.index(along)
+    shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])
+    complete = len(np.unique(np.concatenate([at for _, at in found]))) == size
+    if first.dtype.kind in "OUT":
+        values = np.full(shape, "", object)
+    else:
+        kind = first.dtype if complete else np.result_type(first.dtype, np.float64)
+        values = np.full(shape, 0 if complete else np.nan, kind)
+    for one, at in reversed(found):
+        values[(slice(None),) * axis + (at,)] = one.values
+    return xr.Variable(first.dims, values, first.attrs)
+
+
+def _same_labels(first: xr.Dataset, second: xr.Dataset, dim: Hashable) -> bool:
+    if first.sizes[dim] != second.sizes[dim]:
+        return False
+    both = dim in first.coords and dim in second.coords
+    return not both or bool(np.array_equal(first[dim].values, second[dim].values))
+
+
+def _keys(table: xr.Dataset, names: Sequence[str]) -> list[Any]:
+    columns = [table[name].values.tolist() for name in names]
+    return list(zip(*columns, strict=True)) if len(names) > 1 else columns[0]
+
+
+def _merge_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """The elements of both: the first's order, with the second's before the next that both have.
+
+    >>> _merge_order(["a", "c", "e"], ["b", "c", "d"])
+    ['a', 'b', 'c', 'e', 'd']
+    """
+    merged, known, waiting = list(first), set(first), []
+    for one in second:
+        if one not in known:
+            waiting.append(one)
+        elif waiting:
+            at = merged.index(one)
+            merged[at:at] = waiting
+            waiting = []
+    return merged + waiting
+
+
+def _unit_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """The units of both, layer by layer in the merged order of the layers."""
+    layers = _merge_order(
+        *(list(dict.fromkeys(layer for layer, _ in one)) for one in (first, second))
+    )
+    place = {layer: number for number, layer in enumerate(layers)}
+    return sorted(dict.fromkeys([*first, *second]), key=lambda unit: (place[unit[0]], unit[1]))
+
+
+def _positions(keys: Sequence[Any], order: Sequence[Any]) -> npt.NDArray[np.int64]:
+    place = {key: number for number, key in enumerate(order)}
+    return np.array([place[key] for key in keys], np.int64)

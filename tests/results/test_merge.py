@@ -1,0 +1,108 @@
+"""Merging results of one model: what is kept, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+import probekit as pk
+from probekit.errors import DataError, OptionError
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = ((16, 6), (6, 6), (6, 5), (5, 3))
+    parts = [nn.Sequential(nn.Linear(*size), nn.ReLU()) for size in sizes]
+    return nn.Sequential(nn.Flatten(), *parts)
+
+
+@pytest.fixture(scope="module")
+def data() -> list[Any]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.rand(30, 1, 4, 4, generator=generator), torch.arange(30) % 3)]
+
+
+def analyze(network: nn.Module, data: Any, layers: Any, metrics: Any = ("selectivity",)) -> Any:
+    return pk.analyze(network, data, layers, list(metrics), progress=False)
+
+
+def test_other_layers_are_the_analysis_of_all_layers(network: nn.Module, data: Any) -> None:
+    whole = analyze(network, data, ["1.1", "2.1", "3.1", "4.1"], ["selectivity", "dimensionality"])
+    merged = pk.merge_results(
+        analyze(network, data, ["2.1", "4.1"], ["selectivity", "dimensionality"]),
+        analyze(network, data, ["1.1", "2.1", "3.1", "4.1"], ["selectivity", "dimensionality"]),
+    )
+    for node in ("units", "layers", "samples"):
+        expected, found = whole[node].to_dataset(), merged[node].to_dataset()
+        found = found[list(expected)]
+        if node == "layers":
+            assert found["layer"].values.tolist() == ["1.1", "2.1", "3.1", "4.1"]
+        xr.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert {name: one.dtype for name, one in found.items()} == {
+            name: one.dtype for name, one in expected.items()
+        }
+    assert merged["accuracy"] == whole["accuracy"]
+    # The mean over the layers of one result is not the mean over all layers.
+    assert "selectivity_mean" not in merged
+
+
+def test_other_metrics_are_one_analysis_with_both(network: nn.Module, data: Any) -> None:
+    whole = analyze(network, data, ["2.1"], ["selectivity", "dimensionality"])
+    merged = pk.merge_results(
+        analyze(network, data, ["2.1"]), analyze(network, data, ["2.1"], ["dimensionality"])
+    )
+    xr.testing.assert_allclose(
+        merged["layers"].to_dataset()[list(whole["layers"])], whole["layers"].to_dataset()
+    )
+    assert merged["selectivity_mean"] == whole["selectivity_mean"]
+    facts = json.loads(merged.attrs["provenance"])
+    assert set(facts["metrics"]) == {"selectivity", "dimensionality"}
+    assert set(facts["merged"][0]["metrics"]) == {"dimensionality"}
+
+
+def test_what_was_not_measured_is_missing(network: nn.Module, data: Any) -> None:
+    merged = pk.merge_results(
+        analyze(network, data, ["1.1", "2.1"]),
+        analyze(network, data, ["2.1", "3.1"], ["dimensionality"]),
+    )
+    layers, units = merged["layers"].to_dataset(), merged["units"].to_dataset()
+    assert layers["participation_ratio"].isnull().values.tolist() == [True, False, False]
+    assert layers["selectivity_mean"].isnull().values.tolist() == [False, False, True]
+    assert units["dead"].isnull().sum() == 5
+    assert units["layer"].values.tolist() == ["1.1"] * 6 + ["2.1"] * 6 + ["3.1"] * 5
+
+
+def test_files_and_round_trip(network: nn.Module, data: Any, tmp_path: Path) -> None:
+    pk.save_result(analyze(network, data, ["1.1"]), tmp_path / "a.nc")
+    pk.save_result(analyze(network, data, ["2.1"]), tmp_path / "b.zarr")
+    merged = pk.merge_results(tmp_path / "a.nc", tmp_path / "b.zarr")
+    for name in ("c.nc", "c.zarr"):
+        pk.save_result(merged, tmp_path / name)
+        xr.testing.assert_equal(pk.open_result(tmp_path / name), merged)
+
+
+def test_three_results_and_fewer_than_two(network: nn.Module, data: Any) -> None:
+    one = [analyze(network, data, [layer]) for layer in ("1.1", "2.1", "3.1")]
+    assert pk.merge_results(*one)["layers"]["layer"].values.tolist() == ["1.1", "2.1", "3.1"]
+    with pytest.raises(OptionError, match="at least two"):
+        pk.merge_results(one[0])
+
+
+def test_what_cannot_be_merged(network: nn.Module, data: Any) -> None:
+    one = analyze(network, data, ["1.1"])
+    fewer = [(data[0][0][:20], data[0][1][:20])]
+    with pytest.raises(DataError, match=r"different images \(30 and 20 samples\)"):
+        pk.merge_results(one, analyze(network, fewer, ["2.1"]))
+    torch.manual_seed(7)
+    other = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(16, 6), nn.ReLU()))
+    with pytest.raises(DataError, match="different models"):
+        pk.merge_results(one, analyze(other, data, ["1.1"]))
+    with pytest.raises(DataError, match="without provenance"):
+        pk.merge_results(one, xr.DataTree.from_dict({"units": one["units"].to_dataset()}))
