@@ -17,7 +17,7 @@ from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
-from probekit.data.known_labels import known_labels
+from probekit.data.labels import ClassNames
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.metrics.metric import Metric, resolve
 from probekit.models.image_model import describe
@@ -54,7 +54,8 @@ class Pass:
         A statistic that has a method `expect` is first told the labels, where the data tells them in
         advance; one that has a method `check` is asked whether it can take these layers.
         """
-        labels, index = known_labels(batches) or (None, None)
+        wanted = any(hasattr(one, "expect") for one in self.statistics)
+        labels, index = (batches.known_labels() if wanted else None) or (None, None)
         for one in self.statistics:
             if hasattr(one, "expect"):
                 one.expect(labels, index, self.layers)
@@ -177,7 +178,7 @@ def analyze(
         "device": str(device) if device is not None else None,
         "precision": precision,
     }
-    result = _assemble(chosen, passed, samples, batches.classes)
+    result = _assemble(chosen, passed, samples, batches.names)
     if "prediction" in samples and _same_classes(model, batches.classes):
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
     result.attrs["provenance"] = provenance(**facts)
@@ -187,14 +188,14 @@ def analyze(
 
 
 def _check_classes(batches: Batches) -> None:
-    labels = getattr(batches.source, "labels", None)
+    labels = getattr(getattr(batches.source, "data", None), "labels", None)
     if isinstance(labels, Tensor) and len(labels) and int(labels.min()) == int(labels.max()):
-        name = batches.classes[int(labels[0])] if batches.classes else int(labels[0])
+        name = batches.names.get(int(labels[0]), str(int(labels[0])))
         raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
 
 
 def _assemble(
-    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: Sequence[str]
+    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: ClassNames
 ) -> xr.DataTree:
     by_unit, by_layer = [], []
     for layer in passed.layers:
@@ -263,16 +264,16 @@ def _is_mean(name: str) -> bool:
     return name.endswith("_mean")
 
 
-def _name_classes(units: xr.Dataset, classes: Sequence[str]) -> xr.Dataset:
+def _name_classes(units: xr.Dataset, classes: ClassNames) -> xr.Dataset:
     if not classes:
         return units
-    names = strings([classes[label] for label in units["class"].values])
+    names = strings([classes[label] for label in units["class"].values.tolist()])
     return units.assign_coords(class_name=("class", names))
 
 
-def _say_what_is_absent(units: xr.Dataset, classes: Sequence[str]) -> None:
+def _say_what_is_absent(units: xr.Dataset, classes: ClassNames) -> None:
     present = set(units["class"].values.tolist())
-    absent = [name for label, name in enumerate(classes) if label not in present]
+    absent = [name for label, name in classes.items() if label not in present]
     if absent:
         _warn(
             f"{len(absent)} of {len(classes)} classes have no sample and are left out: {some_of(absent)}"

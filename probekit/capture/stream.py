@@ -17,6 +17,7 @@ from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import load_data
+from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
 from probekit.models.loading import load_model
@@ -79,7 +80,7 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     as_module(model)
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         data = load_data(data, model)
-    return model, data if isinstance(data, Batches) else Batches(data, **options)
+    return model, data if isinstance(data, Batches) else Batches(data, fit=fit_to(model), **options)
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:
@@ -90,7 +91,17 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
     """
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
-        found, _ = scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
+        try:
+            found, _ = scout_layers(
+                model, images, layers, tokens=reading.tokens, output=reading.output
+            )
+        except RuntimeError as error:
+            if images.dtype not in (torch.uint8, torch.bool):
+                raise
+            raise DataError(
+                f"the images are {images.dtype}, which the model does not take; give floats as it was "
+                "trained on (images / 255, normalized), or wrap it in an ImageModel"
+            ) from error
     return found
 
 
@@ -120,7 +131,7 @@ def stream(
                 sources[i].open(
                     model,
                     layers,
-                    samples=_known(batches),
+                    samples=batches.indices(),
                     tokens=reading.tokens,
                     output=reading.output,
                 )
@@ -150,14 +161,6 @@ def stream(
                 bar.update(len(batch))
 
         yield observe()
-
-
-def _known(batches: Batches) -> Tensor | None:
-    """The indices of all samples, where they are known in advance."""
-    chosen = batches.subset()
-    if chosen is not None or batches.samples is None:
-        return chosen
-    return torch.arange(batches.samples)
 
 
 def _check(

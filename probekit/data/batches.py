@@ -1,27 +1,26 @@
-"""The one loop over data: any source of labelled images, streamed as checked batches."""
+"""The one loop over data: any source of labeled images, streamed as checked batches."""
 
 from __future__ import annotations
 
-import queue
+import hashlib
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from probekit.data.images import LabelledImages, TensorImages
+from probekit.data.labels import dense_names
+from probekit.data.prefetch import fetched
+from probekit.data.sources import Indexed, Stream, digest_of, open_source
 from probekit.errors import DataError, OptionError
 
 __all__ = ["Batch", "Batches", "draw"]
 
 _WORKERS = 4096
+_IDENTIFYING = 8
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,31 @@ def draw(count: int, most: int, seed: int) -> Tensor:
 
 
 class Batches:
-    """Streams any labelled images as batches, reading one batch ahead in the background.
+    """Streams any labeled images as batches, reading ahead in the background.
+
+    Samples that have an index (of data sets, of loaders that read from one, of arrays) are read in
+    batches of `batch_size` and keep their index; a loader's own batch size, `collate_fn` and reading
+    processes hold. Streams of batches keep their batches, and are numbered as they come.
 
     Args:
-        data: A map-style data set, a `DataLoader`, two tensors (images, labels), or any iterable of
-            batches: pairs (images, labels), or mappings with `image`/`images`/`pixel_values` and
-            `label`/`labels`.
-        batch_size: Samples a batch, for data that does not come in batches.
-        limit: How many samples to use. Of a map-style data set a random sample is drawn, so that
-            data sorted by class stays representative; of anything else the first ones are taken.
+        data: A map-style data set, a `DataLoader`, two arrays (images, labels), or any iterable of
+            batches or samples: pairs (images, labels), or mappings with `image`/`images`/
+            `pixel_values` and `label`/`labels`.
+        batch_size: Samples per batch, for data that does not come in batches.
+        limit: Number of samples to use. Of a data set, arrays or a loader that shuffles, a random
+            sample is drawn, so that data sorted by class stays representative; of a stream, or a
+            loader with an order of its own, the first ones are taken.
         seed: Seeds that sample.
-        workers: Reading processes; None takes what the data set advises.
+        workers: Reading processes; None takes what a `DataLoader` has, and none otherwise.
+        fit: Makes of images (batch, ...) what the model expects, or raises `DataError`.
+
+    Attributes:
+        names: The name of each label.
+        classes: The names in the order of the labels, where these are 0, 1, 2, ...; else empty.
+        skipped: How many unreadable images the last pass left out.
 
     Raises:
-        DataError: Nothing in it, or something that is no batch of labelled images; labels below 0
+        DataError: Nothing in it, or something that is no batch of labeled images; labels below 0
             or beyond the known classes.
     """
 
@@ -80,6 +90,7 @@ class Batches:
         limit: int | None = None,
         seed: int = 0,
         workers: int | None = None,
+        fit: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("limit", limit)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -88,57 +99,129 @@ class Batches:
             raise OptionError(f"batch_size {batch_size} or seed {seed} has more than 64 bits")
         if workers is not None and (not isinstance(workers, int) or not 0 <= workers <= _WORKERS):
             raise OptionError(f"workers is a whole number from 0 to {_WORKERS}, not {workers!r}")
-        if isinstance(data, tuple) and len(data) == 2 and all(isinstance(x, Tensor) for x in data):
-            images, labels = data
-            if images.ndim > 1 and labels.ndim == 1 and len(images) == len(labels):
-                data = TensorImages(images, labels) if images.ndim == 4 else [data]
-        self.source = data
-        self.batch_size = batch_size
+        self.source = open_source(data)
+        self.batch_size = self.source.batch_size or batch_size
         self.limit = limit
         self.seed = seed
         self.workers = workers
-        if isinstance(data, DataLoader):
-            self.batch_size = data.batch_size or batch_size
-            data = data.dataset
-        self.classes: tuple[str, ...] = tuple(str(x) for x in getattr(data, "classes", None) or ())
-        self.name: str = str(getattr(data, "name", type(data).__name__))
+        self.fit = fit
+        self.name = self.source.name
+        self.names = self.source.names
+        self.classes = dense_names(self.names)
         self.skipped = 0
         self.first = 0
         self.rank, self.world = 0, 1
-        self._drawn: Tensor | None = None
+        self._indices: Tensor | None = None
+        self._announced: Tensor | None = None
 
     @property
     def samples(self) -> int | None:
         """How many samples there are, as far as that is known in advance."""
-        known: int | None = None
-        if isinstance(self.source, DataLoader | Dataset) and not isinstance(
-            self.source, IterableDataset
-        ):
-            data = self.source.dataset if isinstance(self.source, DataLoader) else self.source
-            known = len(data) if hasattr(data, "__len__") else None
+        known = self.source.samples
         if known is None:
             return None
         return known if self.limit is None else min(known, self.limit)
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether every pass gives the same samples under the same indices."""
+        return self.source.repeatable
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the samples are a random draw of a `DataLoader`, which the next time draws others."""
+        return isinstance(self.source, Indexed) and self.source.drawn
+
+    @property
+    def skips(self) -> bool:
+        """Whether unreadable images are left out."""
+        return self.source.skip_bad
+
     def provenance(self) -> dict[str, Any]:
         """What is known of the data, as plain values."""
-        data = self.source.dataset if isinstance(self.source, DataLoader) else self.source
-        fingerprint = getattr(data, "fingerprint", None)
         return {
             "name": self.name,
-            "fingerprint": fingerprint or "unknown",
+            "fingerprint": self.source.fingerprint or "unknown",
             "samples": self.samples,
             "limit": self.limit,
             "batch_size": self.batch_size,
         }
 
-    def subset(self) -> Tensor | None:
-        """The indices that `limit` draws from a map-style data set; None where it draws none."""
-        if self._drawn is None and self.limit is not None and _is_map(self.source):
-            count = len(self.source)
-            if self.limit < count:
-                self._drawn = draw(count, self.limit, self.seed)
-        return self._drawn
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data, as plain values; some images are read for it.
+
+        The first, the last and some images between, the labels and indices as far as they are known,
+        the names of the classes, and what `limit` draws.
+        """
+        labels, indices = self.source.labels(), self.indices()
+        known = {
+            "fingerprint": self.source.fingerprint or "unknown",
+            "samples": self.samples,
+            "limit": self.limit,
+            "classes": _hash(repr(sorted(self.names.items())).encode()),
+            "labels": None if labels is None else _hash(digest_of(labels)),
+            "index": None if indices is None else _hash(digest_of(indices)),
+        }
+        return known | {"some_images": self._some_images()}
+
+    def _some_images(self) -> str:
+        if isinstance(self.source, Stream):
+            first = self.peek()
+            return _hash(digest_of(first.images, first.labels))
+        indices = self._order_of_all()
+        places = torch.linspace(0, len(indices) - 1, min(_IDENTIFYING, len(indices))).long()
+        parts = self._fetched(indices[torch.unique(places)].tolist())
+        return _hash(digest_of(*parts))
+
+    def _fetched(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        assert isinstance(self.source, Indexed)
+        found = self.source.fetch(numbers)
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
+        """The labels of all samples that are to come, and the indices that they will have.
+
+        A pass that gives a sample another label than this raises `DataError`.
+
+        Returns:
+            Labels (samples,) and indices in increasing order (None where they are 0, 1, 2, ...); or
+            None where the data cannot tell: streams, and data sets without `labels` or `targets`.
+
+        >>> Batches([(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))]).known_labels()
+        (tensor([0, 1]), None)
+        """
+        labels = self.source.labels()
+        if labels is None:
+            return None
+        if not isinstance(self.source, Indexed):
+            self._announced = labels
+            return labels[: self.limit], None
+        by_index = torch.full((len(self.source.data),), -1)
+        by_index[self.source.indices] = labels
+        self._announced = by_index
+        index = self._order_of_all().sort().values
+        plain = torch.equal(index, torch.arange(len(index)))
+        return by_index[index], None if plain else index
+
+    def indices(self) -> Tensor | None:
+        """The indices of all samples in their order; None where they are not known in advance."""
+        if isinstance(self.source, Indexed):
+            return self._order_of_all()
+        return None if self.samples is None else torch.arange(self.samples)
+
+    def _order_of_all(self) -> Tensor:
+        assert isinstance(self.source, Indexed)
+        if self._indices is None:
+            indices = self.source.indices
+            if self.limit is not None and self.limit < len(indices):
+                if self.source.ordered:
+                    indices = indices[: self.limit]
+                else:
+                    indices = indices[draw(len(indices), self.limit, self.seed)]
+            self._indices = indices
+        return self._indices
 
     def starting(self, first: int) -> Batches:
         """The same data without the first samples, which a resumed run has seen already."""
@@ -151,213 +234,99 @@ class Batches:
     def share(self, rank: int, world: int) -> Batches:
         """The part of the data that one of several processes takes.
 
-        Samples of a map-style data set are dealt out one by one, those of anything else by batches.
+        Samples with an index are dealt out one by one, those of a stream by batches.
         """
         part = copy(self)
         part.rank, part.world = rank, world
         return part
 
-    def order(self) -> Tensor | None:
-        """The indices of a map-style data set in the order they come; None where that is 0, 1, 2, ..."""
-        index = self.subset()
-        if not _is_map(self.source) or (not self.first and self.world == 1):
-            return index
-        index = torch.arange(len(self.source)) if index is None else index
-        return index[self.first :][self.rank :: self.world]
-
     def peek(self) -> Batch:
-        """The first batch, which comes again when the data is gone through."""
-        if isinstance(self.source, Iterator):
-            self.source = _Replayed(self.source)
-        if isinstance(self.source, _Replayed):
-            return self._check(next(self.source.again(), DataError(f"{self.name} is empty")), None)
-        return next(iter(self))
+        """The first batch, which comes again in a pass."""
+        if isinstance(self.source, Stream):
+            images, labels = self.source.head(self.batch_size)
+            return self._checked(images, labels, torch.arange(len(images)))
+        for part in torch.split(self._order_of_all(), self.batch_size):
+            found = self._fetched(part.tolist())
+            if len(found[0]):
+                return self._checked(*found)
+        raise DataError(f"{self.name} has no samples that can be read")
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = 0
-        mapped = _is_map(self.source)
-        order = self.order()
-        place = 0 if mapped else self.first
-        for number, raw in enumerate(_read_ahead(self._raw())):
-            batch = self._check(raw, None if order is None else order[place:], place)
-            if self.limit is not None and not mapped:
-                keep = min(len(batch), self.limit - place)
-                batch = Batch(batch.images[:keep], batch.labels[:keep], batch.index[:keep])
-            place += len(batch)
-            if len(batch) and (mapped or number % self.world == self.rank):
+        seen = 0
+        for batch in self._indexed() if isinstance(self.source, Indexed) else self._streamed():
+            seen += len(batch)
+            if len(batch):
                 yield batch
-            if self.limit is not None and not mapped and place >= self.limit:
-                break
-        if not place and (not mapped or self.world == 1):
+        if not seen and self.world == 1 and not self.first:
             raise DataError(f"{self.name} has no samples that can be read")
 
-    def _raw(self) -> Iterator[Any]:
-        if isinstance(self.source, DataLoader) or not isinstance(self.source, Dataset):
-            if not isinstance(self.source, Iterable):
-                raise DataError(
-                    f"data must be a data set, a DataLoader or an iterable of (images, labels) "
-                    f"batches, not {type(self.source).__name__}"
-                )
-            yield from islice(self.source, self.first // self.batch_size, None)
-            return
-        data = self.source
-        index = self.order()
-        own = isinstance(data, LabelledImages)
-        if isinstance(data, LabelledImages):
-            data = _Chosen(data, range(len(data)) if index is None else index.tolist())
-        elif index is not None:
-            data = Subset(data, index.tolist())
-        workers = self.workers
-        if workers is None:
-            workers = getattr(self.source, "workers", 0)
-            workers = 0 if (self.samples or 0) <= 4 * self.batch_size else workers
-        loader = DataLoader(
-            data,
-            batch_size=self.batch_size,
-            num_workers=workers,
-            collate_fn=_as_fetched if own else None,
-            pin_memory=torch.cuda.is_available() and own,
+    def _indexed(self) -> Iterator[Batch]:
+        assert isinstance(self.source, Indexed)
+        order = self._order_of_all()[self.first :][self.rank :: self.world]
+        chunks = (
+            [part.tolist() for part in torch.split(order, self.batch_size)] if len(order) else []
         )
-        try:
-            yield from loader
-        except TypeError as error:
-            if "default_collate" not in str(error):
-                raise
-            raise DataError(
-                f"{self.name} gives items that are not tensors; give it a transform to tensors, or "
-                "load it with load_data(dataset, model)"
-            ) from None
+        options = dict(self.source.reading)
+        workers = options.pop("num_workers", 0) if self.workers is None else self.workers
+        options = options if workers else {}
+        parts = fetched(self.source.fetch, chunks, workers=workers, options=options)
+        for chunk, (images, labels, index) in zip(chunks, parts, strict=True):
+            self.skipped += len(chunk) - len(index)
+            yield self._checked(images, labels, index)
 
-    def _check(self, raw: Any, order: Tensor | None, place: int = 0) -> Batch:
-        if isinstance(raw, DataError):
-            raise raw
-        images, labels, index = _parts(raw)
-        if index is None:
-            count = len(images)
-            index = torch.arange(place, place + count) if order is None else order[:count]
-        elif isinstance(self.source, LabelledImages) and self.source.skip_bad:
-            whole = len(self.source) if order is None else len(order) + place
-            asked = min(self.batch_size, whole - place - self.skipped)
-            self.skipped += asked - len(index)
+    def _streamed(self) -> Iterator[Batch]:
+        assert isinstance(self.source, Stream)
+        place = 0
+        for number, (images, labels) in enumerate(self.source.batches(self.batch_size)):
+            left = len(images) if self.limit is None else min(len(images), self.limit - place)
+            index = torch.arange(place, place + len(images))
+            new = slice(min(max(self.first - place, 0), left), left)
+            place += left
+            if number % self.world == self.rank:
+                batch = self._checked(images, labels, index)
+                yield Batch(batch.images[new], batch.labels[new], batch.index[new])
+            if self.limit is not None and place >= self.limit:
+                return
+
+    def _checked(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
         if labels.ndim != 1 or len(labels) != len(images):
             raise DataError(
-                f"a batch must be (images, labels) with one label an image, not of the shapes "
+                f"a batch must be (images, labels) with one label per image, not of the shapes "
                 f"{tuple(images.shape)} and {tuple(labels.shape)}"
             )
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise DataError(f"labels must be whole numbers from 0, not {labels.dtype}")
         if len(labels):
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or (self.classes and high >= len(self.classes)):
-                beyond = f"{len(self.classes)} classes" if self.classes else "whole numbers from 0"
-                raise DataError(
-                    f"label {low if low < 0 else high} is out of range: expected {beyond}"
-                )
-        return Batch(images, labels.long(), index)
+            self._check_labels(labels, index)
+        images = images.detach() if self.fit is None else self.fit(images.detach())
+        if images.is_floating_point() and not bool(images.sum(dtype=torch.float32).isfinite()):
+            self._refuse_not_finite(images, index)
+        return Batch(images, labels, index)
+
+    def _check_labels(self, labels: Tensor, index: Tensor) -> None:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or (self.classes and high >= len(self.classes)):
+            beyond = f"{len(self.classes)} classes" if self.classes else "non-negative integers"
+            raise DataError(f"label {low if low < 0 else high} is out of range: expected {beyond}")
+        if self.names and not self.classes:
+            unknown = set(labels.tolist()) - self.names.keys()
+            if unknown:
+                raise DataError(f"label {min(unknown)} is none of those that {self.name} names")
+        if self._announced is None:
+            return
+        announced = self._announced.to(labels.device)[index.to(labels.device)]
+        if not torch.equal(announced, labels):
+            place = int((announced != labels).nonzero()[0])
+            raise DataError(
+                f"sample {int(index[place])} of {self.name} has the label {int(labels[place])}, and its "
+                f"`labels` or `targets` say {int(announced[place])}; make them agree, or remove them"
+            )
+
+    def _refuse_not_finite(self, images: Tensor, index: Tensor) -> None:
+        finite = images.flatten(1).isfinite().all(1) if images.ndim > 1 else images.isfinite()
+        if not bool(finite.all()):
+            bad = int(index.to(finite.device)[~finite][0])
+            raise DataError(f"sample {bad} of {self.name} has NaN or infinity in its image")
 
 
-class _Replayed:
-    """An iterator whose first item can be looked at before it is gone through."""
-
-    def __init__(self, iterator: Iterator[Any]) -> None:
-        self._first = list(islice(iterator, 1))
-        self._rest = iterator
-
-    def again(self) -> Iterator[Any]:
-        """The first item alone."""
-        return iter(self._first)
-
-    def __iter__(self) -> Iterator[Any]:
-        yield from self._first
-        yield from self._rest
-
-
-class _Chosen(Dataset[Any]):
-    """Samples of a `LabelledImages`, fetched many at a time, with their numbers or what went wrong."""
-
-    def __init__(self, data: LabelledImages, index: Sequence[int]) -> None:
-        self.data, self.index = data, index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, numbers: list[int]) -> Any:
-        return self.data.fetch([self.index[number] for number in numbers])
-
-
-def _is_map(data: Any) -> bool:
-    return isinstance(data, Dataset) and not isinstance(data, IterableDataset)
-
-
-def _as_fetched(fetched: Any) -> Any:
-    return fetched
-
-
-_IMAGES = ("image", "images", "pixel_values", "img")
-_LABELS = ("label", "labels", "target", "fine_label")
-
-
-def _parts(raw: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    if isinstance(raw, Mapping):
-        images = next((raw[key] for key in _IMAGES if key in raw), None)
-        labels = next((raw[key] for key in _LABELS if key in raw), None)
-        parts: tuple[Any, ...] = (images, labels)
-    elif isinstance(raw, list | tuple) and len(raw) in (2, 3):
-        parts = tuple(raw)
-    else:
-        raise DataError(
-            f"a batch must be (images, labels), not {type(raw).__name__}"
-            + (f" of {len(raw)}" if isinstance(raw, list | tuple) else "")
-        )
-    if not isinstance(parts[0], Tensor) or not parts[0].ndim:
-        raise DataError(f"the images of a batch must be a tensor, not {type(parts[0]).__name__}")
-    try:
-        labels = torch.as_tensor(parts[1])
-        index = torch.as_tensor(parts[2]) if len(parts) == 3 else None
-    except (TypeError, ValueError, RuntimeError):
-        raise DataError(
-            f"the labels of a batch must be whole numbers, not {type(parts[1]).__name__}"
-        ) from None
-    return parts[0], labels, index
-
-
-def _read_ahead(source: Iterator[Any], depth: int = 2) -> Iterator[Any]:
-    """Yields what an iterator yields, computed in a thread up to `depth` items ahead."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(kind: str, value: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for item in source:
-                if not put("item", item) or stopped.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    thread = threading.Thread(target=read, daemon=True, name="probekit-read-ahead")
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "item":
-                yield value
-            elif kind == "error":
-                raise value
-            else:
-                return
-    finally:
-        stopped.set()
-        with suppress(queue.Empty):  # makes room for what the thread may be waiting to hand over
-            while True:
-                ready.get_nowait()
-        thread.join(timeout=5)
+def _hash(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

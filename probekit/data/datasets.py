@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from probekit.data import readers
-from probekit.data.images import FolderImages, LabelledImages, PreparedImages, Size, TensorImages
+from probekit.data.folders import FolderImages, split_folders
+from probekit.data.images import LabelledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.errors import DataError, OptionError, close_matches
 from probekit.extras import optional
@@ -111,9 +112,9 @@ def load_data(
         skip_bad: Leave out images that cannot be read rather than stop at the first.
         root: Where the files of a named data set are. The test split of `fashion-mnist` and all of
             `digits` need none.
-        split: `train` or `test` of a named data set, test by default; `digits` also has `all`, its
-            default (1,797 images, of which the last 360 are `test`). Of a folder: its folder of
-            that name.
+        split: `train` or `test` of a named data set, test by default; `digits` also has `all`
+            (1,797 images, of which the last 360 are `test`), its default unless the model was trained
+            on `digits`. Of a folder: its folder of that name, which a folder of splits needs.
         workers: Threads that decode a named data set of image files; 0 decodes in this one.
 
     Returns:
@@ -133,16 +134,22 @@ def load_data(
     fit = (getattr(model, "crop_pct", 1.0), getattr(model, "interpolation", "bicubic"))
     if isinstance(source, LabelledImages):
         return source
-    if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
+    if _is_map_style(source):
         return PreparedImages(source, size or (3, 224, 224), *fit)
     if isinstance(source, str | Path):
         if str(source) in _BY_NAME:
+            if split is None and str(source) == _trained_on(model):
+                split = "test"
             return _named(str(source), root, split, size, workers)
         folder = Path(source, split or "")
         if os.path.isdir(folder):
-            return FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad, workers=1)
+            return FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad)
         if os.path.isdir(source):
-            raise DataError(f"there is no folder {split!r} in {str(source)!r}")
+            there = split_folders(Path(source))
+            raise DataError(
+                f"there is no folder {split!r} in {str(source)!r}"
+                + (f"; it holds {', '.join(there)}" if there else "")
+            )
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder; "
             f"{close_matches(str(source), _BY_NAME, what='data set')}"
@@ -151,6 +158,20 @@ def load_data(
         "load_data takes a name, a folder or a map-style data set, not "
         f"{type(source).__name__}; other iterables go to analyze as they are"
     )
+
+
+def _is_map_style(source: Any) -> bool:
+    if isinstance(source, Dataset):
+        return not isinstance(source, IterableDataset)
+    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return indexed and not isinstance(source, str | Path | list | tuple | Mapping)
+
+
+def _trained_on(model: Any) -> str | None:
+    """The name of the data set that a model of a training run was trained on."""
+    recipe = (getattr(model, "provenance", None) or {}).get("recipe")
+    data = recipe.get("data") if isinstance(recipe, Mapping) else None
+    return None if data is None else str(data)
 
 
 def _named(

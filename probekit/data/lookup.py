@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from probekit.data.batches import Batches
 from probekit.data.datasets import load_data
-from probekit.data.images import LabelledImages
+from probekit.data.sources import Indexed
 from probekit.errors import DataError
 
 __all__ = ["find_images", "images_at"]
@@ -23,8 +22,8 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
     """The images that a result means by the indices of its samples.
 
     Args:
-        data: What was analysed: what `load_data` gives or takes, a map-style data set, a `DataLoader`
-            that does not shuffle, a list of batches, or anything that can be gone through again.
+        data: What was analyzed: what `load_data` gives or takes, a map-style data set, a
+            `DataLoader`, a list of batches, or anything that can be iterated over again.
         index: Indices (n,), as in `top_sample` or in `/samples`.
         model: As for `load_data`, where data is a name or a folder.
 
@@ -32,7 +31,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
         Images (n, ...) in the order of the indices, as the model sees them, and labels (n,).
 
     Raises:
-        DataError: An index that the data does not have, or data that cannot be gone through again.
+        DataError: An index that the data does not have, or data that can be read only once.
 
     Example:
         >>> images, labels = images_at([(torch.rand(2, 1, 4, 4), torch.tensor([5, 6]))], [1, 1, 0])
@@ -40,9 +39,9 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
         (torch.Size([3, 1, 4, 4]), tensor([6, 6, 5]))
     """
     wanted = torch.as_tensor(index).flatten().tolist()
-    found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}
     if not wanted:
         raise DataError("images were asked for by no index at all")
+    found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}
     images, labels = zip(*(found[number] for number in wanted), strict=True)
     return torch.stack(images), torch.tensor(labels)
 
@@ -62,37 +61,19 @@ def find_images(
     """
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         data = load_data(data, model)
-    source = data.source if isinstance(data, Batches) else Batches(data).source
+    batches = data if isinstance(data, Batches) else Batches(data)
     wanted = sorted({int(number) for number in index})
-    if isinstance(source, DataLoader):
-        source = _unshuffled(source)
-    if hasattr(source, "__getitem__") and not isinstance(source, list | tuple | IterableDataset):
-        yield from _fetched(source, wanted)
+    if isinstance(batches.source, Indexed):
+        yield from _fetched(batches.source, wanted)
     else:
-        yield from _walked(source, wanted)
+        yield from _searched(batches, wanted)
 
 
-def _unshuffled(loader: DataLoader[Any]) -> Any:
-    """What a loader reads from, where it reads it from the first to the last."""
-    if isinstance(loader.dataset, IterableDataset):
-        return loader
-    if not isinstance(loader.sampler, SequentialSampler):
-        raise DataError(
-            "the data is a DataLoader that draws its samples, so that their numbers say nothing of "
-            "where they are; analyse the data set itself, or a loader with shuffle=False"
-        )
-    return loader.dataset
-
-
-def _fetched(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """From a map-style data set, some at a time."""
-    _check_range(wanted, len(source), source)
+def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """From samples with an index, some at a time."""
+    _check_range(wanted, len(source.data), source.name)
     for start in range(0, len(wanted), _AT_A_TIME):
         numbers = wanted[start : start + _AT_A_TIME]
-        if not isinstance(source, LabelledImages):
-            rows = [(number, *source[number]) for number in numbers]
-            yield from ((number, torch.as_tensor(image), int(y)) for number, image, y in rows)
-            continue
         fetched = source.fetch(numbers)
         if isinstance(fetched, DataError):
             raise fetched
@@ -103,31 +84,28 @@ def _fetched(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]
         yield from zip(numbers, images, labels.tolist(), strict=True)
 
 
-def _walked(source: Any, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """From batches, by going through them up to the last that is wanted."""
-    if isinstance(source, Iterator) or not isinstance(source, Iterable):
+def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+    """From a stream, by iterating over it up to the last that is wanted."""
+    if not batches.repeatable:
         raise DataError(
-            "the data can be gone through only once, so that no image of it can be had again; "
-            "give a list of batches, a data set or a DataLoader"
+            "the data can be read only once, so that no image of it can be had again; give a list of "
+            "batches, a data set or a DataLoader"
         )
     place, seen = 0, 0
-    for batch in Batches(source):
-        seen = int(batch.index[-1]) + 1 if len(batch) else seen
-        while place < len(wanted) and wanted[place] < seen:
+    for batch in Batches(batches.source):
+        seen = int(batch.index[-1]) + 1
+        while place < len(wanted) and 0 <= wanted[place] < seen:
             row = wanted[place] - int(batch.index[0])
-            if row < 0:
-                break
             yield wanted[place], batch.images[row], int(batch.labels[row])
             place += 1
         if place == len(wanted):
             return
-    _check_range(wanted, seen, source)
+    _check_range(wanted, seen, batches.name)
 
 
-def _check_range(wanted: list[int], count: int, source: Any) -> None:
+def _check_range(wanted: list[int], count: int, name: str) -> None:
     outside = [number for number in wanted if not 0 <= number < count]
     if outside:
-        name = getattr(source, "name", type(source).__name__)
         raise DataError(
             f"sample {outside[-1]} was asked for, and {name} has {count} samples; give the data that "
             "the result was made from"

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-__all__ = ["strings"]
+__all__ = ["strings", "with_variable_text"]
 
 
 def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
@@ -17,3 +18,19 @@ def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
     array(['relu', 'layer1.0.relu1'], dtype=object)
     """
     return np.array([str(value) for value in values], dtype=object)
+
+
+def with_variable_text(table: xr.Dataset) -> xr.Dataset:
+    """A table whose text has any length, also where it was read from a file as text of one length.
+
+    >>> with_variable_text(xr.Dataset({"layer": ("unit", ["relu"])}))["layer"].dtype
+    dtype('O')
+    """
+    text = {
+        name: xr.Variable(values.dims, values.values.astype(object), values.attrs)
+        for name, values in table.variables.items()
+        if values.dtype.kind in "TU"
+    }
+    coordinates = {name: values for name, values in text.items() if name in table.coords}
+    variables = {name: values for name, values in text.items() if name in table.data_vars}
+    return table.assign_coords(coordinates).assign(variables)

@@ -13,6 +13,7 @@ import xarray as xr
 
 from probekit.errors import OutputError, first_line, foreign_file
 from probekit.results.files import check_output_path, whole
+from probekit.results.labels import with_variable_text
 
 __all__ = ["check_output", "open_result", "save_result"]
 
@@ -45,6 +46,7 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
         OutputError: As `check_output`, or the disk is full.
     """
     path = check_output(path, overwrite=overwrite)
+    result = result.map_over_datasets(with_variable_text)
     try:
         with whole(path) as draft:
             if path.suffix == ".nc":
@@ -72,4 +74,4 @@ def open_result(path: str | Path) -> xr.DataTree:
         foreign_file(f"{str(path)!r} is no result of probekit", OutputError),
         xr.open_datatree(path, **options) as tree,
     ):
-        return tree.load()
+        return tree.load().map_over_datasets(with_variable_text)

@@ -61,25 +61,34 @@ def test_peeking_loses_nothing() -> None:
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
 
 
+class Counted(Dataset[Any]):
+    """Notes which items were read, and in which thread."""
+
+    def __init__(self, samples: int = 12) -> None:
+        self.samples = samples
+        self.read: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        self.read.append((number, threading.current_thread().name))
+        return torch.tensor([float(number)]), number % 3
+
+
 def test_the_next_batch_is_read_while_this_one_is_used() -> None:
-    read: list[int] = []
-
-    def slow() -> Iterator[tuple[Tensor, Tensor]]:
-        for number, pair in enumerate(pairs(12, 3)):
-            read.append(number)
-            yield pair
-
-    stream = iter(Batches(slow()))
+    data = Counted()
+    stream = iter(Batches(data, batch_size=3))
     next(stream)
     deadline = time.time() + 5
-    while len(read) < 2 and time.time() < deadline:
+    while len(data.read) < 6 and time.time() < deadline:
         time.sleep(0.01)
-    assert len(read) >= 2
+    assert len(data.read) >= 6
     stream.close()  # type: ignore[attr-defined]
 
 
 def test_no_thread_stays_when_the_loop_is_left() -> None:
-    for _ in Batches(pairs(100, 1)):
+    for _ in Batches(Counted(100), batch_size=1):
         break
     deadline = time.time() + 5
     while time.time() < deadline:

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import probekit as pk
 from probekit.data.batches import Batches
-from probekit.data.images import FolderImages, TensorImages, prepare, resize
+from probekit.data.decoding import prepare, resize
+from probekit.data.folders import FolderImages
+from probekit.data.images import TensorImages
 from probekit.errors import DataError
 
 

@@ -224,9 +224,9 @@ class PerturbedBatches:
         known = self.batches.samples
         return None if known is None else known * len(self.conditions)
 
-    def subset(self) -> Tensor | None:
-        """The indices that a limit draws from the data; None where it draws none."""
-        return self.batches.subset()
+    def indices(self) -> Tensor | None:
+        """The indices of all samples; None where they are not known in advance."""
+        return self.batches.indices()
 
     def __iter__(self) -> Iterator[Perturbed]:
         device = device_of(as_module(self.model))

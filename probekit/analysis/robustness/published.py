@@ -12,8 +12,8 @@ from torch import Tensor
 
 from probekit.analysis.robustness.conditions import Condition, Outcomes
 from probekit.data.batches import Batch, Batches
-from probekit.data.images import Fetched, LabelledImages, resize
-from probekit.data.known_labels import known_labels
+from probekit.data.decoding import resize
+from probekit.data.images import Fetched, LabelledImages
 from probekit.errors import DataError, ProbekitWarning
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
@@ -139,7 +139,7 @@ def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     if published.layout != "npy":
         return False
     labels = FittedImages(published, published.corruptions[0], 1, None).labels
-    found = known_labels(batches)
+    found = batches.known_labels()
     if found is None:
         return True
     mine, index = found

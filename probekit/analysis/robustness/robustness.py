@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
-from torch.utils.data import DataLoader, RandomSampler
 
 from probekit.analysis.robustness.choices import (
     Attacks,
@@ -156,7 +154,7 @@ def robustness(
         "tokens": tokens,
         "seed": seed,
     }
-    kept = ConditionStore(store, facts | {"data": _identity(batches)})
+    kept = ConditionStore(store, facts | {"data": batches.identity()})
     for one in passes:
         subject.fill(kept, one)
     result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
@@ -173,16 +171,11 @@ def _refuse_what_cannot_be(
 ) -> None:
     if not corruptions and not attacks:
         raise OptionError("neither corruptions nor attacks were asked for; name one at least")
-    source = batches.source
-    if isinstance(source, Iterator):
+    if not batches.repeatable:
         raise DataError(
-            f"{batches.name} can be gone through once, and robustness needs the same images for each "
-            "condition; give a list of batches, a DataLoader or a data set"
-        )
-    if isinstance(source, DataLoader) and isinstance(source.sampler, RandomSampler):
-        raise DataError(
-            f"the DataLoader of {batches.name} shuffles, so that a sample has another number in each "
-            "pass; give the data set itself, or shuffle=False"
+            f"{batches.name} can be read once only, or gives its samples in another order each time, "
+            "and robustness needs the same images for each condition; give a list of batches, a "
+            "DataLoader or a data set"
         )
     _compare_classes(getattr(model, "classes", ()), batches.classes, batches.name)
     images = batches.peek().images
@@ -295,16 +288,6 @@ def _identity_of(model: Any, described: Mapping[str, Any]) -> dict[str, Any]:
         name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
     }
     return {"type": type(as_module(model)).__name__, "hash": described["hash"], **options}
-
-
-def _identity(batches: Batches) -> dict[str, Any]:
-    """What tells data from other data, its first batch included; not how it is batched."""
-    first = batches.peek()
-    digest = hashlib.sha256(f"{tuple(first.images.shape[1:])}|{first.images.dtype}".encode())
-    for part in (first.images[:1], first.labels[:1]):
-        digest.update(part.cpu().contiguous().numpy().tobytes())
-    known = {name: value for name, value in batches.provenance().items() if name != "batch_size"}
-    return known | {"limit_seed": batches.seed, "first_image": digest.hexdigest()}
 
 
 def _assemble(

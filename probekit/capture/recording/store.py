@@ -18,6 +18,7 @@ from torch import Tensor
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
 from probekit.results.files import whole
+from probekit.results.labels import with_variable_text
 
 __all__ = ["RecordingStore", "open_recording"]
 
@@ -60,10 +61,16 @@ class RecordingStore:
             raise DataError(
                 "recording to a store needs data of known length; pass a data set, or record in memory"
             )
-        if getattr(batches.source, "skip_bad", False):
+        if batches.skips:
             raise OptionError(
                 "recording to a store keeps one row a sample and cannot skip unreadable images; "
                 "remove them first, or record in memory"
+            )
+        if batches.drawn:
+            raise DataError(
+                f"the DataLoader of {batches.name} draws other samples each time, so that a recording "
+                "could not be resumed; give one without a random subset (shuffle=False, or "
+                "drop_last=False), or record in memory"
             )
         self.samples = batches.samples
         self.units = frame.sizes["unit"]
@@ -214,16 +221,7 @@ def open_recording(path: str | Path) -> xr.Dataset:
     with foreign_file(f"{str(path)!r} is no recording", OutputError):
         chunks: Any = {} if find_spec("dask") else None
         lazy = xr.open_zarr(path, consolidated=False, chunks=chunks)
-        small = {name: lazy[name].load() for name in lazy.variables if name != "activation"}
+        small = lazy.drop_vars("activation").load()
         _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
-    plain = {
-        name: value.astype(object) if _is_text(value) else value for name, value in small.items()
-    }
-    coordinates = {name: value for name, value in plain.items() if name in lazy.coords}
-    variables = {name: value for name, value in plain.items() if name in lazy.data_vars}
-    found: xr.Dataset = lazy.assign(variables).assign_coords(coordinates)
+    found: xr.Dataset = with_variable_text(small).assign(activation=lazy["activation"])
     return found
-
-
-def _is_text(values: xr.DataArray) -> bool:
-    return values.dtype.kind in "TUO"

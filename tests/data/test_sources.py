@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 import probekit as pk
 from probekit.data.batches import Batches
-from probekit.data.known_labels import known_labels
 
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2, 2])
 IMAGES = torch.rand(7, 1, 4, 4)
@@ -40,13 +39,13 @@ KNOWN = {
     "tensor data set": TENSORS,
     "loader": DataLoader(TENSORS, batch_size=2),
     "shuffled loader": DataLoader(WithTargets(LABELS), batch_size=2, shuffle=True),
+    "list of mappings": [(IMAGES[:4], LABELS[:4]), {"image": IMAGES[4:], "label": LABELS[4:]}],
     "list of batches": [(IMAGES[:4], LABELS[:4]), (IMAGES[4:], LABELS[4:])],
 }
 UNKNOWN = {
     "stream": DataLoader(Stream(), batch_size=2),
     "iterator": iter([(IMAGES, LABELS)]),
-    "other sampler": DataLoader(TENSORS, sampler=[0, 1, 1]),
-    "batches of other kinds": [(IMAGES, LABELS), {"image": IMAGES, "label": LABELS}],
+    "batches without labels": [{"image": IMAGES, "label": None}],
     "float targets": WithTargets(LABELS.double()),
     "no targets": WithTargets(None),
     "targets of another length": WithTargets([1, 2]),
@@ -56,7 +55,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("kind", KNOWN)
 def test_labels_are_those_that_come(kind: str) -> None:
     batches = Batches(KNOWN[kind], batch_size=3)
-    found = known_labels(batches)
+    found = batches.known_labels()
     assert found is not None
     labels = torch.cat([batch.labels for batch in batches])
     index = torch.cat([batch.index for batch in batches])
@@ -67,12 +66,12 @@ def test_labels_are_those_that_come(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_what_cannot_tell_says_so(kind: str) -> None:
-    assert known_labels(Batches(UNKNOWN[kind])) is None
+    assert Batches(UNKNOWN[kind]).known_labels() is None
 
 
 def test_limits_are_kept() -> None:
     digits = Batches(pk.load_data("digits"), limit=20)
-    found = known_labels(digits)
+    found = digits.known_labels()
     assert found is not None
     assert found[1] is not None
     labels, index = found
@@ -81,17 +80,17 @@ def test_limits_are_kept() -> None:
         for number, label in zip(batch.index.tolist(), batch.labels.tolist(), strict=True):
             assert pairs.pop(number) == label
     assert not pairs
-    first = known_labels(Batches([(IMAGES, LABELS)], limit=3))
+    first = Batches([(IMAGES, LABELS)], limit=3).known_labels()
     assert first is not None
     assert torch.equal(first[0], LABELS[:3])
 
 
 def test_subsets_and_limited_foreign_data_sets() -> None:
-    found = known_labels(Batches(Subset(TENSORS, [1, 3, 5])))
+    found = Batches(Subset(TENSORS, [1, 3, 5])).known_labels()
     assert found is not None
     assert found[0].tolist() == [0, 1, 2]
     limited = Batches(WithTargets(LABELS), limit=4, batch_size=2)
-    found = known_labels(limited)
+    found = limited.known_labels()
     assert found is not None
     assert torch.equal(found[0], torch.cat([batch.labels for batch in limited]))
     assert found[1] is not None

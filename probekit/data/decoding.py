@@ -1,0 +1,143 @@
+"""Image files and PIL images of any mode as tensors in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+
+from probekit.errors import DataError
+
+__all__ = ["prepare", "resize"]
+
+_MOST_PIXELS = 2**26
+_SIXTEEN_BITS = 65535
+_INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def prepare(
+    image: Image.Image,
+    size: tuple[int, int, int],
+    crop_pct: float = 1.0,
+    interpolation: str = "bicubic",
+) -> Tensor:
+    """A PIL image as a tensor (channels, height, width) in [0, 1], resized and center-cropped.
+
+    The image is turned upright as its EXIF orientation says, of an animation the first frame counts,
+    16-bit values are divided by 65535, and transparent pixels are shown on white (on black where all
+    that can be seen is white). See the table in `docs/data.md`.
+
+    Args:
+        image: An image of any mode but those below.
+        size: (1 or 3, height, width) to fit to.
+        crop_pct: Share of the resized image that the crop keeps.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+
+    Raises:
+        DataError: A mode whose full scale is not known (32-bit integers; floats outside [0, 1]), or
+            a number of channels other than 1 and 3.
+
+    >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
+    torch.Size([3, 8, 8])
+    """
+    channels, height, width = size
+    if channels not in (1, 3):
+        raise DataError(
+            f"images are read as 1 (gray) or 3 (RGB) channels, and the model takes {channels}; give "
+            "tensors of its own channels"
+        )
+    image = _of_known_scale(image, channels)
+    if image.size != (width, height):
+        whole = int(height / crop_pct), int(width / crop_pct)
+        scale = max(whole[0] / image.height, whole[1] / image.width)
+        wide = max(width, int(image.width * scale + 1e-4))
+        high = max(height, int(image.height * scale + 1e-4))
+        left, top = round((wide - width) / 2), round((high - height) / 2)
+        if wide * high <= _MOST_PIXELS:
+            image = image.resize((wide, high), _RESAMPLING[interpolation])
+            image = image.crop((left, top, left + width, top + height))
+        else:  # of an image that is a line, only what is kept is made larger
+            across, up = image.width / wide, image.height / high
+            part = (left * across, top * up, (left + width) * across, (top + height) * up)
+            image = image.resize((width, height), _RESAMPLING[interpolation], box=part)
+    array: np.ndarray[Any, np.dtype[np.float32]] = np.array(image, dtype=np.float32)
+    if image.mode == "F":
+        array = array.clip(0, 1)  # bicubic and lanczos overshoot
+        array = np.repeat(array[None], channels, 0)
+    else:
+        array /= 255
+        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy()
+    return torch.from_numpy(array)
+
+
+def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
+    """An upright image of 8 bits, gray or RGB, or of floats in [0, 1] (mode F)."""
+    file_format = image.format
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in _INTEGER_MODES:
+        return _from_integers(image, file_format)
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise DataError(
+                f"it has floating-point values from {values.min():.4g} to {values.max():.4g} and "
+                "should lie in [0, 1]; scale its values"
+            )
+        return image
+    target = "L" if channels == 1 else "RGB"
+    return _on_background(image, target) if image.has_transparency_data else image.convert(target)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) where there is none, or where the EXIF data is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever damaged EXIF data makes it raise
+        return 1
+
+
+def _from_integers(image: Image.Image, file_format: str | None) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    sixteen = image.mode != "I" or file_format in _SIXTEEN_BIT_FORMATS
+    if not sixteen or values.min() < 0 or values.max() > _SIXTEEN_BITS:
+        raise DataError(
+            f"it has 32-bit integers from {values.min():.0f} to {values.max():.0f}, whose full scale "
+            "is not known; save it with 8 or 16 bits"
+        )
+    return Image.fromarray((values / _SIXTEEN_BITS).astype(np.float32))
+
+
+def _on_background(image: Image.Image, target: str) -> Image.Image:
+    """Transparent pixels shown on white, or on black where all that can be seen is white."""
+    layered = image.convert("RGBA")
+    alpha = np.asarray(layered.getchannel("A"))
+    if alpha.min() == 255:
+        return image.convert(target)
+    seen = np.asarray(layered)[..., :3][alpha > 0]
+    shade = "black" if len(seen) and seen.min() == 255 else "white"
+    background = Image.new("RGBA", layered.size, shade)
+    return Image.alpha_composite(background, layered).convert(target)
+
+
+def resize(images: Tensor, size: tuple[int, int, int] | None) -> Tensor:
+    """Images (n, channels, height, width) fitted to a size; gray and color turn into each other."""
+    if size is None or tuple(images.shape[1:]) == size:
+        return images
+    channels, height, width = size
+    if images.shape[1] != channels:
+        images = images.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    if images.shape[2:] != (height, width):
+        images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images.contiguous()

@@ -1,0 +1,95 @@
+"""Images as tensors, made into what a model expects where it is certain how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.errors import DataError
+
+__all__ = ["fit_to", "parameter_type"]
+
+_LOWEST, _HIGHEST = -0.5, 1.5
+_IMAGES = 4
+
+
+def fit_to(model: Any) -> Callable[[Tensor], Tensor]:
+    """A function that makes of a batch of images what a model expects.
+
+    A plain module gets floating-point images in the type of its parameters, and everything else as
+    it is. For an `ImageModel`, uint8 and boolean images become floats in [0, 1]; arrays (batch,
+    height, width, channels) become (batch, channels, height, width); and gray images are repeated
+    for a model that takes RGB.
+
+    Raises:
+        DataError: (from the function) Images for an `ImageModel` that are of other integers, or
+            outside [0, 1] (as 0 to 255, or normalized), or of another number of channels.
+
+    >>> fit_to(nn.Conv2d(1, 1, 1).double())(torch.ones(1, 1, 2, 2)).dtype
+    torch.float64
+    """
+    size = getattr(model, "input_size", None)
+    module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
+    kind = parameter_type(module) if isinstance(module, nn.Module) else None
+    if isinstance(model, nn.Module) or size is None:
+        return lambda images: _of_type(images, kind)
+    # Half-precision networks get normalized images in their type; the images stay exact.
+    kind = torch.float64 if kind is torch.float64 else torch.float32
+    scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
+    return lambda images: _of_type(_pixels(images, size[0], scaled), kind)
+
+
+def parameter_type(module: nn.Module) -> torch.dtype | None:
+    """The floating-point type of a module's parameters, where they have one.
+
+    >>> parameter_type(nn.Linear(2, 2)), parameter_type(nn.ReLU())
+    (torch.float32, None)
+    """
+    types = {one.dtype for one in module.parameters() if one.is_floating_point()}
+    return types.pop() if len(types) == 1 else None
+
+
+def _of_type(images: Tensor, kind: torch.dtype | None) -> Tensor:
+    return images.to(kind) if kind is not None and images.is_floating_point() else images
+
+
+def _pixels(images: Tensor, channels: int, scaled: bool) -> Tensor:
+    """Images (batch, channels, height, width) in [0, 1]."""
+    if images.dtype == torch.uint8:
+        images = images.float() / 255 if scaled else images.float()
+    elif images.dtype == torch.bool:
+        images = images.float()
+    elif not images.is_floating_point():
+        raise DataError(
+            f"images are {images.dtype}, whose full scale is not known; give uint8 images, or floats "
+            "in [0, 1]"
+        )
+    if images.ndim == _IMAGES:
+        images = _with_channels(images, channels)
+    if scaled and images.numel():
+        low, high = (float(end) for end in images.aminmax())
+        if low < _LOWEST or high > _HIGHEST:
+            raise DataError(
+                f"images lie from {low:.4g} to {high:.4g}, and an ImageModel takes images in [0, 1] and "
+                "normalizes them itself; divide 0 to 255 by 255, and give images that are not "
+                "normalized yet"
+            )
+    return images
+
+
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == channels:
+        return images
+    if images.shape[3] == channels or (images.shape[3] == 1 and images.shape[1] > channels):
+        images = images.movedim(3, 1).contiguous()
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1).contiguous()
+    if images.shape[1] != channels:
+        raise DataError(
+            f"images have the shape {tuple(images.shape)}, and the model takes {channels} channels; "
+            f"give (batch, {channels}, height, width)"
+        )
+    return images

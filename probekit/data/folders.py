@@ -1,0 +1,250 @@
+"""Images in one folder per class."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from probekit.data.decoding import prepare
+from probekit.data.images import Fetched, LabelledImages
+from probekit.errors import DataError, ProbekitWarning, first_line, some_of
+
+__all__ = ["FolderImages", "split_folders"]
+
+_SUFFIXES = frozenset({
+    ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm",
+    ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+# Read where the installed Pillow, or a plugin that is registered with it, can.
+_OPTIONAL_SUFFIXES = frozenset((".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".qoi"))
+_SYSTEM_NAMES = frozenset(
+    {"__macosx", "__pycache__", "$recycle.bin", "@eadir", "desktop.ini", "lost+found", "thumbs.db"}
+    | {"system volume information"}
+)
+_SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "eval"])
+_HASHED_BYTES = 2**24
+_MOST_THREADS = 8
+
+
+class FolderImages(LabelledImages):
+    """Images in one folder per class, read and fitted to a model as they are needed.
+
+    The shorter side is resized to the input's size over `crop_pct` and the center is cut out, as
+    timm and torchvision do for evaluation. Every folder is a class, also an empty one. Hidden and
+    system files and folders do not count, links are followed, and files of an unknown kind are
+    counted in a warning.
+
+    Args:
+        root: The folder of class folders.
+        size: (channels, height, width) to fit to.
+        crop_pct: Share of the resized image that the crop keeps.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        skip_bad: Leave unreadable images out; otherwise they are an error that names the file.
+
+    Raises:
+        DataError: No such folder, no class folders with images in it, or folders of splits (`train`,
+            `val`) where classes are expected.
+
+    Warns:
+        ProbekitWarning: Files that are no images known here, and classes without images.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: tuple[int, int, int] = (3, 224, 224),
+        crop_pct: float = 1.0,
+        interpolation: str = "bicubic",
+        skip_bad: bool = False,
+    ) -> None:
+        root = Path(root)
+        if not os.path.isdir(root):
+            raise DataError(f"there is no folder {str(root)!r}")
+        folders = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
+        if splits := split_folders(root):
+            raise DataError(
+                f"{str(root)!r} holds the folders {', '.join(splits)}, which are splits of the data "
+                f"and not classes; choose one, as in split={splits[-1]!r} (--split {splits[-1]})"
+            )
+        files = [sorted(_files(folder)) for folder in folders]
+        found = [[path for path in paths if _is_image(path)] for paths in files]
+        if not any(found):
+            raise DataError(
+                f"no images in {str(root)!r}: expected one folder per class with images in it "
+                f"({', '.join(sorted(_SUFFIXES))}), found {len(folders)} folders"
+            )
+        self.paths = [path for paths in found for path in paths]
+        self.labels = torch.tensor(
+            [label for label, paths in enumerate(found) for _ in paths], dtype=torch.long
+        )
+        self.classes = tuple(_as_text(folder.name) for folder in folders)
+        self.name = str(root)
+        self.root = root
+        self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
+        self.skip_bad = skip_bad
+        self._fingerprint: str | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        others = [path for paths in files for path in paths if not _is_image(path)]
+        others += [path for path in _top_files(root) if _is_image(path)]
+        self._report_left_out(others, [len(paths) for paths in found])
+
+    def _report_left_out(self, others: list[Path], counts: list[int]) -> None:
+        if others:
+            kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
+            told = [f"{count} {kind}" for kind, count in kinds.most_common()]
+            _warn(
+                f"{len(others)} files in {self.name!r} are left out: images of a kind that is not "
+                f"read here, no images, or in no class folder ({some_of(told)})"
+            )
+        empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if empty:
+            _warn(
+                f"{len(empty)} of {len(counts)} class folders in {self.name!r} hold no image and keep "
+                f"their numbers: {some_of(empty)}"
+            )
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
+
+        What cannot be read counts as empty, so that data whose bad images are skipped has one too.
+        """
+        if self._fingerprint is None:
+            digest = hashlib.sha256(f"{self.size}|{self.crop_pct}|{self.interpolation}".encode())
+            for path in self.paths:
+                digest.update(os.fsencode(path.relative_to(self.root)) + b"|")
+                digest.update(f"{_size(path)}|".encode())
+            for path in self.paths[:: max(1, len(self.paths) // 64)]:
+                digest.update(_beginning(path))
+            self._fingerprint = f"sha256:{digest.hexdigest()}"
+        return self._fingerprint
+
+    def fetch(self, numbers: list[int]) -> Fetched:
+        images, kept = [], []
+        for number, image in zip(numbers, self._map(numbers), strict=True):
+            if isinstance(image, Tensor):
+                images.append(image)
+                kept.append(number)
+            elif not self.skip_bad:
+                return DataError(
+                    f"image {str(self.paths[number])!r} cannot be read ({image}); repair or remove "
+                    "it, or skip what cannot be read with skip_bad=True (--skip-bad)"
+                )
+        stacked = torch.stack(images) if images else torch.empty(0, *self.size)
+        index = torch.tensor(kept, dtype=torch.long)
+        return stacked, self.labels[index], index
+
+    def _map(self, numbers: list[int]) -> Iterator[Tensor | str]:
+        """Decodes in threads, which Pillow leaves free; in a reading process, in that one."""
+        if len(numbers) == 1 or get_worker_info() is not None:
+            return map(self._read, numbers)
+        if self._threads is None:
+            count = min(_MOST_THREADS, torch.get_num_threads() + 1)
+            self._threads = ThreadPoolExecutor(count, "probekit-decode")
+        return self._threads.map(self._read, numbers)
+
+    def _read(self, number: int) -> Tensor | str:
+        """The image, or why there is none."""
+        try:
+            with Image.open(self.paths[number]) as image:
+                return prepare(image, self.size, self.crop_pct, self.interpolation)
+        except Exception as error:  # decoders raise whatever a damaged file makes them
+            return first_line(error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_threads": None}
+
+
+def split_folders(root: Path) -> list[str]:
+    """The folders of a data set that is divided into splits (`train`, `val`, ...); else nothing.
+
+    It is divided if two of its folders or more are named so, or if its only folder is named so and
+    holds folders itself.
+    """
+    folders = [entry for entry in _entries(root) if _is_folder(entry)]
+    splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
+    if len(folders) == len(splits) == 1:
+        inner = _entries(Path(splits[0].path))
+        return [splits[0].name] if any(map(_is_folder, inner)) else []
+    return [entry.name for entry in splits] if len(splits) > 1 else []
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, by name, without hidden and system files and folders."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not _is_hidden(entry.name)]
+    except OSError as error:
+        raise DataError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def _top_files(root: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
+
+
+def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """All files in a folder and its folders; links are followed, but not back to a folder above."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in _entries(folder):
+        if _is_folder(entry):
+            yield from _files(Path(entry.path), above | {here})
+        else:
+            yield Path(entry.path)
+
+
+def _is_image(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in _OPTIONAL_SUFFIXES:
+        return suffix in Image.registered_extensions()
+    return suffix in _SUFFIXES
+
+
+def _as_text(name: str) -> str:
+    """A folder's name without the bytes that are no text."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _beginning(path: Path) -> bytes:
+    """The content of a file, up to a bound that photographs hardly reach."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HASHED_BYTES)
+    except OSError:
+        return b""
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

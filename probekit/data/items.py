@@ -1,0 +1,110 @@
+"""What single samples and whole batches of any data are made of: an image and a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from probekit.errors import DataError, first_line
+
+__all__ = ["LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
+LABEL_KEYS = ("label", "labels", "target", "fine_label", "cls")
+
+
+def pair_of(raw: Any, what: str = "a batch") -> tuple[Any, Any]:
+    """The image and the label of a sample, or the images and labels of a batch.
+
+    A third member of a tuple (weights, paths, other metadata) is ignored.
+
+    Raises:
+        DataError: Neither a pair nor a mapping with the keys of images and labels.
+    """
+    if isinstance(raw, Mapping):
+        return column(raw, IMAGE_KEYS, what), column(raw, LABEL_KEYS, what)
+    if isinstance(raw, list | tuple) and len(raw) in (2, 3):
+        return raw[0], raw[1]
+    raise DataError(
+        f"{what} must be (images, labels), not {type(raw).__name__}"
+        + (f" of {len(raw)}" if isinstance(raw, list | tuple) else "")
+    )
+
+
+def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
+    """The first of some keys that a mapping has.
+
+    Raises:
+        DataError: It has none of them.
+    """
+    for key in keys:
+        if key in raw:
+            return raw[key]
+    raise DataError(
+        f"{what} has the keys {', '.join(map(str, raw))}, and none of {', '.join(keys)}"
+    )
+
+
+def image_tensor(image: Any, what: str) -> Tensor:
+    """An image, or images, as a tensor.
+
+    Raises:
+        DataError: A PIL image, which has no size to be fitted to here, or no image.
+    """
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="))))
+    if isinstance(image, Image.Image):
+        raise DataError(
+            f"{what} gives items that are not tensors; give it a transform to tensors, or load it "
+            "with load_data(dataset, model)"
+        )
+    raise DataError(f"the images of {what} must be tensors, not {type(image).__name__}")
+
+
+def stacked(images: Sequence[Tensor], name: str) -> Tensor:
+    """Images of one shape as a batch.
+
+    Raises:
+        DataError: They differ in shape.
+    """
+    shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
+    if len(shapes) > 1:
+        raise DataError(
+            f"images of {name} have different shapes, such as {shapes[0]} and {shapes[1]}; resize them "
+            "to one, or load the data with load_data(dataset, model)"
+        )
+    return torch.stack(list(images))
+
+
+def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
+    """Some items of a map-style data set.
+
+    Raises:
+        DataError: One cannot be read; the data set's own exception is the cause.
+    """
+    many = getattr(data, "__getitems__", None)
+    if callable(many):
+        try:
+            found = list(many(list(numbers)))
+        except Exception:  # the item at fault is found one by one
+            found = []
+        if len(found) == len(numbers):
+            return found
+    items = []
+    for number in numbers:
+        try:
+            items.append(data[number])
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"item {number} of {name} cannot be read: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    return items

@@ -1,0 +1,207 @@
+"""Labels as integers, and the names that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
+
+from probekit.errors import DataError, some_of
+
+__all__ = [
+    "ClassNames",
+    "all_names",
+    "class_names",
+    "declared_labels",
+    "dense_names",
+    "label_numbers",
+    "names_of_text",
+]
+
+ClassNames = dict[int, str]
+_COLUMNS = ("label", "labels", "target", "fine_label")
+
+
+def class_names(data: Any) -> ClassNames:
+    """The name of each label, as far as a data set has names for its labels.
+
+    Names come from `classes`, `class_to_idx` or the label feature of a Hugging Face data set. A
+    sequence names the labels 0, 1, 2, ...; a mapping goes from label to name or from name to label.
+    `Subset` and `ConcatDataset` have the names of what they are made from.
+
+    >>> class_names(type("Data", (), {"classes": {"cat": 1, "dog": 0}}))
+    {1: 'cat', 0: 'dog'}
+    """
+    if isinstance(data, Subset):
+        return class_names(data.dataset)
+    if isinstance(data, ConcatDataset):
+        parts = [class_names(part) for part in data.datasets]
+        return parts[0] if parts and all(part == parts[0] for part in parts) else {}
+    for attribute in ("classes", "class_to_idx"):
+        if names := _named(getattr(data, attribute, None)):
+            return names
+    features = getattr(data, "features", None)
+    if isinstance(features, Mapping):
+        for column in _COLUMNS:
+            if names := _named(getattr(features.get(column), "names", None)):
+                return names
+    return {}
+
+
+def _named(classes: Any) -> ClassNames:
+    if isinstance(classes, Mapping):
+        if classes and all(_is_integer(key) for key in classes):
+            return {int(key): _name(value) for key, value in classes.items()}
+        if classes and all(_is_integer(value) for value in classes.values()):
+            return {int(value): _name(key) for key, value in classes.items()}
+        return {}
+    if classes is None or isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+        return {}
+    found = list(classes)
+    # Numbers may be labels or names of labels, and nothing tells which.
+    if all(isinstance(name, int | float | np.number | Tensor) for name in found):
+        return {}
+    return {label: _name(name) for label, name in enumerate(found)}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _name(name: Any) -> str:
+    """A name as text; of several synonyms, as torchvision's ImageNet has them, the first."""
+    first = name[0] if isinstance(name, list | tuple) and name else name
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+
+
+def dense_names(names: ClassNames) -> tuple[str, ...]:
+    """The names in the order of their labels, where these are 0, 1, 2, ...; else nothing.
+
+    >>> dense_names({1: "b", 0: "a"}), dense_names({7: "g"})
+    (('a', 'b'), ())
+    """
+    if sorted(names) != list(range(len(names))):
+        return ()
+    return tuple(names[label] for label in range(len(names)))
+
+
+def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
+    """Names for labels that are text: their distinct values in alphabetical order.
+
+    >>> names_of_text(["dog", "cat", "dog"]), names_of_text([3, 4])
+    ({0: 'cat', 1: 'dog'}, {})
+    """
+    values = [] if labels is None or isinstance(labels, Tensor) else list(labels)
+    if not values or not all(isinstance(value, str) for value in values):
+        return {}
+    return dict(enumerate(sorted({str(value) for value in values})))
+
+
+def all_names(data: Any) -> ClassNames:
+    """The names that a data set has for its labels, or that its labels are themselves."""
+    return class_names(data) or names_of_text(_declared(data))
+
+
+def declared_labels(data: Any, names: ClassNames) -> Tensor | None:
+    """The labels that a map-style data set declares beside its items, by index; None if it does not.
+
+    They come from `labels`, `targets` or the label column of a table, and go through
+    `target_transform`. What the items hold can still be something else, where a data set transforms
+    its labels in another way.
+    """
+    declared = _declared(data)
+    try:
+        labels = None if declared is None else label_numbers(declared, names)
+    except DataError:
+        return None
+    whole = labels is not None and labels.ndim == 1 and len(labels) == len(data)
+    return labels if whole else None
+
+
+def _declared(data: Any) -> Any:
+    """The declared labels as they are: tensor, array, column or list of numbers or text; or None."""
+    if isinstance(data, IterableDataset):
+        return None
+    if isinstance(data, Subset):
+        labels = _declared(data.dataset)
+        return None if labels is None else [labels[int(number)] for number in data.indices]
+    if isinstance(data, ConcatDataset):
+        parts = [_declared(part) for part in data.datasets]
+        return None if any(part is None for part in parts) else [x for part in parts for x in part]
+    if isinstance(data, TensorDataset):
+        return data.tensors[1] if len(data.tensors) > 1 else None
+    labels = getattr(data, "labels", None)
+    labels = getattr(data, "targets", None) if labels is None else labels
+    if labels is None:
+        columns = getattr(data, "column_names", None)
+        if isinstance(columns, list):
+            found = next((name for name in _COLUMNS if name in columns), None)
+            return None if found is None else list(data[found])
+        return None
+    transform = getattr(data, "target_transform", None)
+    try:
+        return [transform(label) for label in labels] if callable(transform) else labels
+    except Exception:  # a transform of the user's that does not take what is declared
+        return None
+
+
+def label_numbers(labels: Any, names: ClassNames) -> Tensor:
+    """Labels (samples,) as int64; text becomes the number of the class with that name.
+
+    Args:
+        labels: A tensor, array, pandas column or sequence of integers or text; one column of them.
+        names: The names of the labels.
+
+    Raises:
+        DataError: Labels that are not integers, or text that names no class.
+
+    >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
+    tensor([1, 0])
+    """
+    if isinstance(labels, Tensor):
+        found = labels.detach()
+    else:
+        try:
+            array = np.asarray(
+                [*map(_plain, labels)] if isinstance(labels, list | tuple) else labels
+            )
+            if array.dtype == object:
+                array = np.asarray([_plain(value) for value in array.ravel()])
+            if array.dtype.kind in "US":
+                return _numbers_of_text(array.ravel(), names)
+            found = torch.as_tensor(array.astype(np.int64) if array.dtype.kind in "iu" else array)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f"labels must be integers, not {type(labels).__name__}") from None
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise DataError(f"labels must be non-negative integers, not {found.dtype}")
+    return found.long()
+
+
+def _plain(value: Any) -> Any:
+    """A label as Python has it: of a tensor or array of one element, the element."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        count = value.numel() if isinstance(value, Tensor) else value.size
+        return value.item() if count == 1 else value
+    return value
+
+
+def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
+    number = {name: label for label, name in reversed(names.items())}
+    words = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    unknown = sorted(set(words) - number.keys())
+    if unknown:
+        known = (
+            f"the classes are {some_of(list(names.values()))}"
+            if names
+            else (
+                "the data names no classes; give it `classes`, the names in the order of their numbers"
+            )
+        )
+        raise DataError(f"the label {unknown[0]!r} is text and names no class: {known}")
+    return torch.tensor([number[word] for word in words], dtype=torch.long)

@@ -1,0 +1,148 @@
+"""Reading samples ahead of their use: in a thread of this process, or in other processes."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from probekit.data.images import Fetched
+from probekit.errors import DataError, first_line
+
+__all__ = ["fetched"]
+
+_AHEAD = 2
+Fetch = Callable[[Sequence[int]], Fetched]
+Parts = tuple[Tensor, Tensor, Tensor]
+
+
+def fetched(
+    fetch: Fetch,
+    chunks: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Parts]:
+    """The samples of each chunk of indices, in order, read ahead.
+
+    Args:
+        fetch: Gives images, labels and indices of samples, or what went wrong.
+        chunks: The indices of every batch.
+        workers: Reading processes; 0 reads in a thread of this process. Data that cannot be read in
+            another thread than the one where it was made is read in this one.
+        options: Further options of the `DataLoader` that starts the processes.
+
+    Raises:
+        DataError: A sample cannot be read, or the processes cannot be started.
+    """
+    found = (
+        _in_processes(fetch, chunks, workers, options or {})
+        if workers
+        else _in_thread(fetch, chunks)
+    )
+    for parts in found:
+        if isinstance(parts, DataError):
+            raise parts
+        yield parts
+
+
+def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetched]:
+    """Reads in a thread; from the first chunk on that fails there, in the thread of the caller."""
+    ready: queue.Queue[Fetched | BaseException | None] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def put(value: Fetched | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(value, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for chunk in chunks:
+                parts = fetch(chunk)
+                if not put(parts if isinstance(parts, DataError) else _pinned(parts)):
+                    return
+                if isinstance(parts, DataError):
+                    return
+        except BaseException as error:
+            put(error)
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=context.run, args=(read,), daemon=True, name="probekit-read-ahead"
+    )
+    thread.start()
+    try:
+        for place in range(len(chunks)):
+            found = ready.get()
+            if isinstance(found, BaseException) and not isinstance(found, Exception):
+                raise found
+            if isinstance(found, Exception):
+                thread.join()
+                yield from map(fetch, chunks[place:])
+                return
+            assert found is not None
+            yield found
+    finally:
+        stopped.set()
+        with suppress(queue.Empty):  # makes room for what the thread may be waiting to hand over
+            while True:
+                ready.get_nowait()
+        thread.join(timeout=5)
+
+
+def _pinned(parts: Parts) -> Parts:
+    images, labels, index = parts
+    return (images.pin_memory() if torch.cuda.is_available() else images), labels, index
+
+
+class _Chunks(Dataset[Any]):
+    """Chunks of samples as the items of a data set, for the reading processes of torch."""
+
+    def __init__(self, fetch: Fetch, chunks: Sequence[Sequence[int]]) -> None:
+        self.fetch, self.chunks = fetch, chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, number: int) -> Fetched:
+        return self.fetch(self.chunks[number])
+
+
+def _as_it_is(parts: Any) -> Any:
+    return parts
+
+
+def _in_processes(
+    fetch: Fetch, chunks: Sequence[Sequence[int]], workers: int, options: Mapping[str, Any]
+) -> Iterator[Fetched]:
+    loader = DataLoader(
+        _Chunks(fetch, chunks),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+    try:
+        batches = iter(loader)
+        yield from batches
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{workers} reading processes cannot be used ({first_line(error)}); put what a script does "
+            'under `if __name__ == "__main__":`, give the data set no lambda or open file, or read in '
+            "this process with workers=0"
+        ) from error

@@ -1,0 +1,506 @@
+"""Where samples come from: anything with items by index, and streams of batches.
+
+Each source knows its name, the names of its labels, how many samples it has and which labels, as far
+as that can be known before they are read. An `Indexed` source gives the samples at some indices, a
+`Stream` gives batches in the order in which they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from probekit.data.images import Fetched, LabelledImages, TensorImages
+from probekit.data.items import (
+    IMAGE_KEYS,
+    LABEL_KEYS,
+    column,
+    image_tensor,
+    pair_of,
+    read_items,
+    stacked,
+)
+from probekit.data.labels import (
+    ClassNames,
+    all_names,
+    class_names,
+    declared_labels,
+    label_numbers,
+    names_of_text,
+)
+from probekit.errors import DataError, first_line
+from probekit.runtime.processes import processes
+
+__all__ = ["Indexed", "Source", "Stream", "digest_of", "open_source"]
+
+_CHECKED_CLASSES = 32
+_CHECKED_PLACES = 8
+_PEEKED = 8
+
+
+class Source:
+    """What all sources know of their samples.
+
+    Attributes:
+        name: What the data is called.
+        names: The name of each label; empty where labels have none.
+        fingerprint: Hash of the content, or None.
+        batch_size: How many samples the data itself puts into a batch, or None.
+        skip_bad: Whether unreadable images are left out rather than an error.
+    """
+
+    name: str
+    names: ClassNames
+    fingerprint: str | None = None
+    batch_size: int | None = None
+    skip_bad: bool = False
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples there are, as far as that is known in advance."""
+        raise NotImplementedError
+
+    def labels(self) -> Tensor | None:
+        """The label of every sample, in their order, as far as they are known in advance."""
+        raise NotImplementedError
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the data can be read several times."""
+        raise NotImplementedError
+
+
+class Indexed(Source):
+    """Samples that can be read by their index, each once, in the order of `indices`.
+
+    Args:
+        data: A map-style data set.
+        indices: The indices that are used, in their order; None for all.
+        collate: What makes a batch of a list of items; None stacks images and labels.
+        reading: Options of the `DataLoader` that reads in processes.
+        drawn: Whether `indices` are those of one random draw among others.
+        ordered: Whether a limit takes the first of `indices` and not some of them at random.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        indices: Tensor | None = None,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        batch_size: int | None = None,
+        reading: Mapping[str, Any] | None = None,
+        drawn: bool = False,
+        ordered: bool = False,
+    ) -> None:
+        self.data = data
+        self.drawn = drawn
+        self.ordered = ordered
+        self.batch_size = batch_size
+        self.reading = dict(reading or {})
+        self._collate = collate
+        own = isinstance(data, LabelledImages)
+        self.name = str(getattr(data, "name", None) or type(data).__name__)
+        self.names = data.names if own else all_names(data)
+        self.fingerprint = getattr(data, "fingerprint", None)
+        self.skip_bad = bool(getattr(data, "skip_bad", False))
+        self.indices = torch.arange(len(data)) if indices is None else indices
+
+    @property
+    def samples(self) -> int:
+        return len(self.indices)
+
+    @property
+    def repeatable(self) -> bool:
+        return True
+
+    def fetch(self, numbers: Sequence[int]) -> Fetched:
+        """Images, labels and indices of the samples with these indices, or what went wrong."""
+        numbers = list(numbers)
+        try:
+            if isinstance(self.data, LabelledImages) and self._collate is None:
+                return self.data.fetch(numbers)
+            items = read_items(self.data, numbers, self.name)
+            images, labels = self._collated(items)
+        except DataError as error:
+            return error
+        if len(images) != len(numbers):
+            return DataError(
+                f"collate_fn of the DataLoader of {self.name} makes a batch of {len(images)} from "
+                f"{len(numbers)} samples, so that it is not known which is which; leave samples out in "
+                "the data set instead"
+            )
+        return images, labels, torch.tensor(numbers)
+
+    def _collated(self, items: list[Any]) -> tuple[Tensor, Tensor]:
+        if self._collate is not None:
+            try:
+                batch = self._collate(items)
+            except Exception as error:
+                raise DataError(
+                    f"the samples of {self.name} cannot be put into one batch: {first_line(error)}"
+                ) from error
+            return batch_of(batch, self.names, self.name)
+        pairs = [pair_of(item, f"an item of {self.name}") for item in items]
+        images = [image_tensor(image, self.name) for image, _ in pairs]
+        return stacked(images, self.name), label_numbers([label for _, label in pairs], self.names)
+
+    def labels(self) -> Tensor | None:
+        """The label of every sample, in the order of `indices`, if the data set declares them.
+
+        Those that a data set declares beside its items are compared with what some items hold: the
+        first of each of the most common labels, and some places between the first and the last.
+        """
+        if isinstance(self.data, LabelledImages) and isinstance(
+            getattr(self.data, "labels", None), Tensor
+        ):
+            return self.data.labels[self.indices]
+        labels = declared_labels(self.data, self.names)
+        if labels is None or (type(self.data) is TensorDataset and self._collate is None):
+            return None if labels is None else labels[self.indices]
+        labels = labels[self.indices]
+        for place in _some_places(labels):
+            fetched = self.fetch([int(self.indices[place])])
+            if isinstance(fetched, DataError) or int(fetched[1][0]) != int(labels[place]):
+                return None
+        return labels
+
+
+def _some_places(labels: Tensor) -> list[int]:
+    """Places of the first sample of some labels, and some places in even steps, the last included."""
+    if not len(labels):
+        return []
+    even = torch.linspace(0, len(labels) - 1, min(_CHECKED_PLACES, len(labels))).long().tolist()
+    _, inverse = torch.unique(labels, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(labels))
+    first.scatter_reduce_(0, inverse, torch.arange(len(labels)), "amin")
+    return sorted({*even, *first[:_CHECKED_CLASSES].tolist()})
+
+
+class Stream(Source):
+    """Batches, or single samples that are put into batches, in the order in which they come.
+
+    What was looked at before the first pass comes in it: data that can be read only once loses
+    nothing.
+
+    Args:
+        data: An iterable of batches or of samples.
+        name: What it is called.
+        names: The names of its labels.
+    """
+
+    def __init__(self, data: Iterable[Any], name: str, names: ClassNames) -> None:
+        self.data = data
+        self.name = name
+        self.names = names
+        self._head: list[Any] = []
+        self._begun: Iterator[Any] | None = None
+        self._used: Iterator[Any] | None = None
+        self._digest: bytes | None = None
+        if isinstance(data, list | tuple) and not names:
+            found = [self._text_labels(batch) for batch in data]
+            self.names = names_of_text(chain.from_iterable(found))
+
+    @staticmethod
+    def _text_labels(batch: Any) -> list[Any]:
+        try:
+            labels = pair_of(batch)[1]
+        except DataError:
+            return []
+        if isinstance(labels, str):
+            return [labels]
+        return list(labels) if isinstance(labels, list | tuple | np.ndarray) else []
+
+    @property
+    def samples(self) -> int | None:
+        labels = self.labels()
+        return None if labels is None else len(labels)
+
+    def labels(self) -> Tensor | None:
+        if not isinstance(self.data, list | tuple):
+            return None
+        try:
+            found = [self._labels_of(raw) for raw in self.data]
+        except DataError:
+            return None
+        return torch.cat(found) if found and all(part.ndim == 1 for part in found) else None
+
+    def _labels_of(self, raw: Any) -> Tensor:
+        labels = pair_of(raw)[1]
+        return label_numbers([labels] if is_sample(raw) else labels, self.names)
+
+    @property
+    def repeatable(self) -> bool:
+        if isinstance(self.data, Iterator):
+            return False
+        if isinstance(self.data, DataLoader) and isinstance(self.data.sampler, RandomSampler):
+            return False
+        inner = self.data.dataset if isinstance(self.data, DataLoader) else self.data
+        return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
+
+    def head(self, size: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of the first batch, which comes again in the next pass.
+
+        Raises:
+            DataError: There is nothing, or no batch of labeled images.
+        """
+        self._look(1)
+        if not is_sample(self._head[0]):
+            return batch_of(self._head[0], self.names, self.name)
+        self._look(min(size, _PEEKED))
+        return self._stacked(self._head)
+
+    def _look(self, count: int) -> None:
+        """Takes the first items, if that was not done already, and keeps them for the next pass."""
+        if not self._head:
+            self._begun = self._open()
+        if self._begun is not None:
+            self._head += islice(self._begun, max(count - len(self._head), 0))
+        if not self._head:
+            raise DataError(f"{self.name} is empty")
+
+    def _open(self) -> Iterator[Any]:
+        iterator = iter(self.data)
+        if self._used is iterator:
+            raise DataError(
+                f"{self.name} can be read only once and has been read; give a list of batches, a "
+                "DataLoader or a data set"
+            )
+        self._used = iterator
+        return iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._begun is None:
+            yield from self._open()
+            return
+        rest, self._begun = self._begun, None
+        yield from self._head
+        yield from rest
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of every batch; single samples are put into batches of `size`.
+
+        Raises:
+            DataError: Something that is no batch of labelled images, or other data than the first time.
+        """
+        self._look(1)
+        single = is_sample(self._head[0])
+        items = iter(self)
+        groups = iter(lambda: list(islice(items, size)), []) if single else items
+        for number, group in enumerate(groups):
+            batch = self._stacked(group) if single else batch_of(group, self.names, self.name)
+            if not number:
+                self._compare(*batch)
+            yield batch
+
+    def _compare(self, images: Tensor, labels: Tensor) -> None:
+        """Raises `DataError` where the first batch is not that of the first time."""
+        digest = digest_of(images, labels)
+        if self._digest not in (None, digest):
+            raise DataError(
+                f"{self.name} gives other samples each time that it is read; give data that stays the "
+                "same: a list of batches, a DataLoader or a data set"
+            )
+        self._digest = digest
+
+    def _stacked(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
+        pairs = [pair_of(sample, f"a sample of {self.name}") for sample in samples]
+        images = [image_tensor(image, self.name) for image, _ in pairs]
+        return stacked(images, self.name), label_numbers([label for _, label in pairs], self.names)
+
+
+def digest_of(*tensors: Tensor) -> bytes:
+    """A hash of the types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.digest()
+
+
+def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Tensor, Tensor]:
+    """The images and labels of a batch.
+
+    Raises:
+        DataError: It is no batch of labelled images.
+    """
+    images, labels = pair_of(raw)
+    images = image_tensor(images, name)
+    if not images.ndim:
+        raise DataError("the images of a batch must be a tensor of at least one axis")
+    return images, label_numbers(labels, names)
+
+
+def is_sample(raw: Any) -> bool:
+    """Whether this is one sample, by its label being a single value, and not a batch."""
+    try:
+        _, label = pair_of(raw)
+    except DataError:
+        return False
+    return isinstance(label, str) or np.ndim(label) == 0
+
+
+def open_source(data: Any, batch_size: int = 64) -> Source:
+    """The source that some data is.
+
+    Args:
+        data: A source, a map-style data set, a `DataLoader`, images and labels as two arrays (or a
+            mapping with both), or an iterable of batches or samples.
+
+    Raises:
+        DataError: It is none of these.
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, Mapping):
+        what = f"the mapping {type(data).__name__}"
+        data = column(data, IMAGE_KEYS, what), column(data, LABEL_KEYS, what)
+    if arrays := _two_arrays(data):
+        return arrays
+    if isinstance(data, DataLoader):
+        return _of_loader(data)
+    name = str(getattr(data, "name", None) or type(data).__name__)
+    if isinstance(data, list | tuple):
+        if data and is_sample(data[0]):
+            samples = Indexed(data)
+            samples.names = names_of_text(pair_of(sample)[1] for sample in data)
+            return samples
+        return Stream(data, name, {})
+    if _is_map_style(data):
+        return Indexed(data)
+    if isinstance(data, Iterable):
+        return Stream(data, name, class_names(data))
+    raise DataError(
+        "data must be a data set, a DataLoader or an iterable of (images, labels) batches, not "
+        f"{type(data).__name__}"
+    )
+
+
+def _is_map_style(data: Any) -> bool:
+    if isinstance(data, Dataset):
+        return not isinstance(data, IterableDataset)
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return False
+    try:
+        return len(data) > 0 and is_sample(data[0])
+    except (KeyError, IndexError, TypeError):
+        return False
+
+
+def _two_arrays(data: Any) -> Indexed | None:
+    """Images and labels in memory."""
+    if not isinstance(data, list | tuple) or len(data) != 2:
+        return None
+    images, labels = data
+    if not isinstance(images, Tensor | np.ndarray) or isinstance(labels, str | Mapping):
+        return None
+    if images.ndim < 2 or not hasattr(labels, "__len__") or len(labels) != len(images):
+        return None
+    images = image_tensor(images, "the data")
+    numbers = label_numbers(labels, names := names_of_text(labels))
+    if numbers.ndim != 1:
+        return None
+    if images.ndim == 4:
+        made: Any = TensorImages(images, numbers, [names[label] for label in sorted(names)])
+    else:
+        made = TensorDataset(images, numbers)
+        made.classes, made.name = names, "tensors"
+    return Indexed(made)
+
+
+def _of_loader(loader: DataLoader[Any]) -> Source:
+    """A loader as what it reads from: samples by index wherever its sampler gives indices."""
+    data = loader.dataset
+    name = str(getattr(data, "name", None) or type(data).__name__)
+    plain = type(loader).__iter__ is DataLoader.__iter__
+    if not plain or (loader.batch_sampler is None and not isinstance(data, IterableDataset)):
+        return Stream(loader, name, class_names(data))
+    if isinstance(data, IterableDataset):
+        # Each reading process would give all of a stream that does not divide itself.
+        alone = loader if not loader.num_workers else _in_this_process(loader)
+        return Stream(alone, name, class_names(data))
+    first, second = _numbers(loader), _numbers(loader)
+    size = loader.batch_size or max(first.batch, 1)
+    indices = _each_once(first.indices, name)
+    ordered = torch.equal(first.indices, second.indices)
+    if not ordered:
+        indices = indices.sort().values
+    drawn = not torch.equal(indices.sort().values, second.indices.sort().values)
+    if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
+        # The processes share all samples anyway. A map-style data set has a length.
+        indices = torch.arange(len(data))  # type: ignore[arg-type]
+    reading = {
+        "num_workers": loader.num_workers,
+        "timeout": loader.timeout,
+        "worker_init_fn": loader.worker_init_fn,
+        "multiprocessing_context": loader.multiprocessing_context,
+        "prefetch_factor": loader.prefetch_factor,
+    }
+    collate = None if loader.collate_fn is default_collate else loader.collate_fn
+    return Indexed(
+        data,
+        indices,
+        collate=collate,
+        batch_size=size,
+        reading=reading,
+        drawn=drawn,
+        ordered=ordered,
+    )
+
+
+def _in_this_process(loader: DataLoader[Any]) -> DataLoader[Any]:
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        drop_last=loader.drop_last,
+        collate_fn=loader.collate_fn,
+    )
+
+
+class _Sampled(NamedTuple):
+    """The indices that a sampler gives, and how many of them make its first batch."""
+
+    indices: Tensor
+    batch: int
+
+
+def _numbers(loader: DataLoader[Any]) -> _Sampled:
+    """The indices that a loader's sampler gives now; the states of random generators stay."""
+    owners = (loader, loader.sampler, loader.batch_sampler)
+    known = (getattr(owner, "generator", None) for owner in owners)
+    generators = [generator for generator in known if isinstance(generator, Generator)]
+    states = [generator.get_state() for generator in generators]
+    with torch.random.fork_rng(devices=[]):
+        batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
+        first = next(batches, [])
+        most = len(loader.dataset) + 1  # type: ignore[arg-type]
+        numbers = [*first, *islice(chain.from_iterable(batches), most)]
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    return _Sampled(torch.tensor(numbers, dtype=torch.long), len(first))
+
+
+def _each_once(indices: Tensor, name: str) -> Tensor:
+    values, counts = torch.unique(indices, return_counts=True)
+    if len(values) < len(indices):
+        raise DataError(
+            f"the DataLoader of {name} gives sample {int(values[counts.argmax()])} more than once, and "
+            "every sample counts once; give a loader that draws without replacement, or the data set"
+        )
+    return indices
