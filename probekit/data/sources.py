@@ -272,7 +272,7 @@ class Stream(Source):
         if self._begun is not None:
             self._head += islice(self._begun, max(count - len(self._head), 0))
         if not self._head:
-            raise DataError(f"{self.name} is empty")
+            raise DataError(f"{self.name} is empty: it gives no samples")
 
     def _open(self) -> Iterator[Any]:
         iterator = iter(self.data)

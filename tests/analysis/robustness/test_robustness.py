@@ -524,10 +524,15 @@ def test_images_out_of_range_are_refused(
         robustness(net.eval(), data, **{"corruptions": None, **options}, progress=False)
 
 
-def test_whole_numbers_are_refused_with_the_fix(trained: ImageModel, images: Data) -> None:
-    data = [((images[0] * 255).to(torch.uint8), images[1])]
+def test_bytes_are_images_for_an_image_model_and_refused_for_a_module(
+    trained: ImageModel, images: Data
+) -> None:
+    pixels = (images[0] * 255).to(torch.uint8)
+    found = robustness(trained, [(pixels, images[1])], "fog", 1, progress=False)
+    expected = robustness(trained, [(pixels / 255, images[1])], "fog", 1, progress=False)
+    xr.testing.assert_equal(found["robustness"].to_dataset(), expected["robustness"].to_dataset())
     with pytest.raises(DataError, match=r"uint8.*\.float\(\) / 255"):
-        robustness(trained, data, "fog", progress=False)
+        robustness(trained.module, [(pixels, images[1])], "fog", progress=False)
 
 
 def test_a_model_without_gradient_cannot_be_attacked(trained: ImageModel, images: Data) -> None:
@@ -542,9 +547,15 @@ def test_data_that_cannot_be_gone_through_again_is_refused(
 ) -> None:
     with pytest.raises(DataError, match="once"):
         robustness(trained, iter([images]), "fog", progress=False)
-    shuffled = DataLoader(TensorDataset(*images), batch_size=10, shuffle=True)
-    with pytest.raises(DataError, match="shuffle"):
-        robustness(trained, shuffled, "fog", progress=False)
+
+
+def test_a_loader_that_shuffles_gives_the_same_images_under_every_condition(
+    trained: ImageModel, images: Data
+) -> None:
+    loader = DataLoader(TensorDataset(*images), batch_size=10, shuffle=True)
+    found = robustness(trained, loader, "fog", 1, progress=False)
+    expected = robustness(trained, images, "fog", 1, batch_size=10, progress=False)
+    xr.testing.assert_allclose(found["layers"].to_dataset(), expected["layers"].to_dataset())
 
 
 def test_labels_that_are_not_the_models_are_refused(trained: ImageModel, images: Data) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import probekit as pk
-from probekit.capture.recording.record import store as store_module
+from probekit.capture.recording import store as store_module
 from probekit.errors import DataError, OptionError, OutputError
 
 Labelled = tuple[Tensor, Tensor]
