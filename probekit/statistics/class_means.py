@@ -14,6 +14,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations, Spatial
 from probekit.errors import DataError, OptionError
 from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.by_class import rows_of
 from probekit.statistics.rows import columns_of, refuse_beyond
 
 __all__ = ["ClassMeans"]
@@ -23,7 +24,8 @@ __all__ = ["ClassMeans"]
 class ClassMeans(Statistic):
     """Class-conditional mean activations, from sums and counts in float64.
 
-    State: `sum` (classes, columns) and `count` (classes,), which grow with the labels seen.
+    State: `sum` (classes, columns) and `count` (classes,) of the classes in `label` (classes,), which
+    are those that were seen: memory does not depend on how large a label is.
 
     Args:
         spatial: What is averaged: `"mean"`, units pooled over positions; `"positions"`, units with
@@ -72,7 +74,7 @@ class ClassMeans(Statistic):
         """
         if labels is not None and len(labels) and layers:
             columns = sum(columns_of(layer, self.spatial) for layer in layers)
-            self._refuse(int(labels.max()) + 1, columns, f"{len(layers)} layers")
+            self._refuse(len(torch.unique(labels)), columns, f"{len(layers)} layers")
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Adds a batch.
@@ -95,19 +97,18 @@ class ClassMeans(Statistic):
             return
         if int(labels.min()) < 0:
             raise DataError(f"label {int(labels.min())} is below 0")
-        self._reserve(int(labels.max()) + 1, activations)
+        rows = self._rows(labels, activations)
         total, count = self.state["sum"], self.state["count"]
-        labels = labels.to(total.device)
         values = activations.detach().to(device=total.device).to(torch.float64)
-        total.index_add_(0, labels, values)
-        count.index_add_(0, labels, torch.ones_like(labels, dtype=count.dtype))
+        total.index_add_(0, rows, values)
+        count.index_add_(0, rows, torch.ones_like(rows, dtype=count.dtype))
 
     def merge(self, other: ClassMeans) -> None:
         """Adds what another one has seen."""
         if other.state:
-            self._reserve(len(other.state["count"]), other.state["sum"])
-            for name, values in other.state.items():
-                self.state[name][: len(values)] += values.to(self.state[name].device)
+            rows = self._rows(other.state["label"], other.state["sum"])
+            for name in ("sum", "count"):
+                self.state[name][rows] += other.state[name].to(rows.device)
 
     def to_xarray(self) -> xr.DataArray:
         """Class means (unit, class) of the classes that have samples, with `count(class)`.
@@ -117,26 +118,29 @@ class ClassMeans(Statistic):
         """
         if not self.state:
             raise DataError("class means of no samples at all")
-        count = self.state["count"].cpu()
+        count, label = self.state["count"].cpu(), self.state["label"].cpu()
         present = count.nonzero()[:, 0]
         means = (self.state["sum"].cpu()[present] / count[present, None]).T
         return xr.DataArray(
             means.contiguous().numpy(),
             dims=("element" if self.spatial == "flatten" else "unit", "class"),
-            coords={"class": present.numpy(), "count": ("class", count[present].numpy())},
+            coords={"class": label[present].numpy(), "count": ("class", count[present].numpy())},
             name="class_mean",
         )
 
-    def _reserve(self, classes: int, like: Tensor) -> None:
-        units = like.shape[1]
+    def _rows(self, labels: Tensor, like: Tensor) -> Tensor:
+        """The row of each label; new labels get one."""
         if not self.state:
-            self.state["sum"] = accumulator((0, units), like)
-            self.state["count"] = torch.zeros(0, dtype=torch.int64, device=self.state["sum"].device)
-        more = classes - len(self.state["count"])
-        if more > 0:
-            self._refuse(classes, units, "a layer")
-            for name, values in self.state.items():
-                self.state[name] = torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+            self.state["sum"] = accumulator((0, like.shape[1]), like)
+            for name in ("count", "label"):
+                self.state[name] = torch.zeros(
+                    0, dtype=torch.int64, device=self.state["sum"].device
+                )
+        before = len(self.state["label"])
+        rows = rows_of(self.state, labels.to(self.state["label"].device))
+        if len(self.state["label"]) > before:
+            self._refuse(len(self.state["label"]), like.shape[1], "a layer")
+        return rows
 
     def _refuse(self, classes: int, columns: int, layers: str) -> None:
         refuse_beyond(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probekit.errors import DataError
 from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.by_class import with_classes
 
 __all__ = ["ClassMoments"]
 
@@ -18,8 +19,8 @@ __all__ = ["ClassMoments"]
 class ClassMoments(Statistic):
     """Class means and sums of squared deviations from them, in float64 and mergeable in any order.
 
-    State: `mean` and `squares` (classes, units) and `count` (classes,), which grow with the labels
-    seen: 16 * classes * units bytes.
+    State: `mean` and `squares` (classes, units) and `count` (classes,) of the classes in `label`
+    (classes,), which are those that were seen: 16 * classes * units bytes.
 
     Example:
         >>> moments = ClassMoments()
@@ -52,13 +53,13 @@ class ClassMoments(Statistic):
             return
         if int(labels.min()) < 0:
             raise DataError(f"label {int(labels.min())} is below 0")
-        mean = accumulator((int(labels.max()) + 1, activations.shape[1]), activations)
-        labels = labels.to(mean.device)
+        label, rows, count = torch.unique(labels, return_inverse=True, return_counts=True)
+        mean = accumulator((len(label), activations.shape[1]), activations)
+        label, rows, count = (one.to(mean.device) for one in (label, rows, count))
         values = activations.detach().to(mean.device).to(torch.float64)
-        count = torch.bincount(labels, minlength=len(mean))
-        mean.index_add_(0, labels, values).div_(count.clamp(min=1)[:, None])
-        squares = torch.zeros_like(mean).index_add_(0, labels, (values - mean[labels]).square())
-        self._add({"mean": mean, "squares": squares, "count": count})
+        mean.index_add_(0, rows, values).div_(count[:, None])
+        squares = torch.zeros_like(mean).index_add_(0, rows, (values - mean[rows]).square())
+        self._add({"label": label, "mean": mean, "squares": squares, "count": count})
 
     def merge(self, other: ClassMoments) -> None:
         """Adds what another one has seen."""
@@ -69,38 +70,32 @@ class ClassMoments(Statistic):
         """`class_mean` and `squares` (unit, class) and `count` (class), of classes with samples."""
         if not self.state:
             raise DataError("class moments of no samples at all")
-        count = self.state["count"].cpu()
-        present = count.nonzero()[:, 0]
+        count, label = self.state["count"].cpu(), self.state["label"].cpu()
         mean, squares = (
-            self.state[name].cpu()[present].T.contiguous().numpy() for name in ("mean", "squares")
+            self.state[name].cpu().T.contiguous().numpy() for name in ("mean", "squares")
         )
         return xr.Dataset(
             {
                 "class_mean": (("unit", "class"), mean),
                 "squares": (("unit", "class"), squares),
-                "count": ("class", count[present].numpy()),
+                "count": ("class", count.numpy()),
             },
-            coords={"class": present.numpy()},
+            coords={"class": label.numpy()},
         )
 
     def _add(self, part: dict[str, Tensor]) -> None:
         device = self.state["mean"].device if self.state else part["mean"].device
-        own = self.state or {name: torch.zeros_like(values[:0]) for name, values in part.items()}
-        classes = max(len(own["count"]), len(part["count"]))
-        own, part = (
-            {name: _grown(values.to(device), classes) for name, values in one.items()}
-            for one in (own, part)
-        )
+        own = self.state or {name: values[:0] for name, values in part.items()}
+        part = {name: values.to(device) for name, values in part.items()}
+        label = torch.unique(torch.cat([own["label"], part["label"]]))
+        own, part = with_classes(own, label), with_classes(part, label)
         total = own["count"] + part["count"]
         step = part["mean"] - own["mean"]
         share = (part["count"].double() / total.clamp(min=1))[:, None]
         between = step.square() * share * own["count"][:, None]
         self.state = {
+            "label": label,
             "mean": own["mean"] + share * step,
             "squares": own["squares"] + part["squares"] + between,
             "count": total,
         }
-
-
-def _grown(values: Tensor, classes: int) -> Tensor:
-    return torch.cat([values, values.new_zeros(classes - len(values), *values.shape[1:])])

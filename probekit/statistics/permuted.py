@@ -139,7 +139,7 @@ class PermutedClassMeans(Statistic):
         known = self.relabelling
         known.draw.index, known.index, known.exact = None, index, labels is not None
         if labels is not None:
-            known.counts = torch.bincount(labels.cpu())
+            known.counts = torch.unique(labels.cpu(), return_counts=True)[1]
         else:
             given = self.class_counts
             known.counts = None if given is None else torch.tensor(tuple(given))

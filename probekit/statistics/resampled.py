@@ -14,6 +14,7 @@ from probekit.capture.layers import Layer
 from probekit.errors import DataError, OptionError
 from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.by_class import rows_of
 from probekit.statistics.rows import in_words, refuse_beyond
 
 __all__ = ["Draw", "ResampledClassMeans", "Weights"]
@@ -49,9 +50,9 @@ class ResampledClassMeans(Statistic):
     replicate is a bootstrap sample (the Poisson bootstrap: Chamandy et al. 2012); with halves, each
     sample is in one half or the other of every split by a fair coin.
 
-    State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,), with one
-    row a replicate, or two a split: 8 * rows * classes * units bytes, whatever the number of
-    samples.
+    State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,) of the
+    classes in `label` (classes,), with one row a replicate, or two a split: 8 * rows * classes *
+    units bytes, whatever the number of samples.
 
     Args:
         replicates: How many bootstrap replicates, or splits.
@@ -99,7 +100,7 @@ class ResampledClassMeans(Statistic):
             OptionError: The state needs more than `memory`; the message says what to lower.
         """
         if labels is not None:
-            self._refuse(int(labels.max()) + 1, sum(layer.units for layer in layers))
+            self._refuse(len(torch.unique(labels)), sum(layer.units for layer in layers))
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Adds a batch.
@@ -111,32 +112,31 @@ class ResampledClassMeans(Statistic):
 
         Raises:
             DataError: No indices, a label below 0, or not one label a row.
-            OptionError: A label so high that the state would need more than `memory`.
+            OptionError: So many classes that the state would need more than `memory`.
         """
         index = checked_index(activations, labels, index)
         if not len(labels):
             return
-        self._reserve(int(labels.max()) + 1, activations)
+        places = self._places(labels, activations)
         total, weight, count = (self.state[name] for name in ("sum", "weight", "count"))
-        labels = labels.to(total.device)
         drawn = self.draw.of(index.to(total.device), self._weigh)
         values = activations.detach().to(device=total.device).to(torch.float64)
-        order = labels.argsort(stable=True)
-        sizes = torch.bincount(labels)
+        order = places.argsort(stable=True)
+        sizes = torch.bincount(places)
         present = sizes.nonzero()[:, 0]
         parts = torch.split(order, sizes[present].tolist())
-        for label, rows in zip(present.tolist(), parts, strict=True):
+        for place, rows in zip(present.tolist(), parts, strict=True):
             chosen = drawn[:, rows]
-            total[label].addmm_(chosen, values[rows])
-            weight[label] += chosen.sum(1)
-            count[label] += len(rows)
+            total[place].addmm_(chosen, values[rows])
+            weight[place] += chosen.sum(1)
+            count[place] += len(rows)
 
     def merge(self, other: ResampledClassMeans) -> None:
         """Adds what another one has seen."""
         if other.state:
-            self._reserve(len(other.state["weight"]), other.state["sum"][0])
-            for name, values in other.state.items():
-                self.state[name][: len(values)] += values.to(self.state[name].device)
+            places = self._places(other.state["label"], other.state["sum"][0])
+            for name in ("sum", "weight", "count"):
+                self.state[name][places] += other.state[name].to(places.device)
 
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` (replicate, [half,] unit, class) and `weight` (replicate, [half,] class).
@@ -146,7 +146,7 @@ class ResampledClassMeans(Statistic):
         """
         if not self.state:
             raise DataError("class means of no samples at all")
-        count = self.state["count"].cpu()
+        count, label = self.state["count"].cpu(), self.state["label"].cpu()
         present = count.nonzero()[:, 0]
         weight = self.state["weight"].cpu()[present]
         means = self.state["sum"].cpu()[present] / weight[:, :, None]
@@ -163,7 +163,7 @@ class ResampledClassMeans(Statistic):
                     weight.T.reshape(*shape, len(present)).numpy(),
                 ),
             },
-            coords={"class": present.numpy(), "count": ("class", count[present].numpy())},
+            coords={"class": label[present].numpy(), "count": ("class", count[present].numpy())},
         )
 
     def _weigh(self, index: Tensor) -> Tensor:
@@ -181,17 +181,21 @@ class ResampledClassMeans(Statistic):
             self.replicates, classes, units, self.memory, what="replicates", tables=tables
         )
 
-    def _reserve(self, classes: int, like: Tensor) -> None:
+    def _places(self, labels: Tensor, like: Tensor) -> Tensor:
+        """The place of each label in the tables by class; new labels get one."""
         units = like.shape[-1]
         if not self.state:
             self.state["sum"] = accumulator((0, self.rows, units), like)
             self.state["weight"] = accumulator((0, self.rows), like)
-            self.state["count"] = torch.zeros(0, dtype=torch.int64, device=self.state["sum"].device)
-        more = classes - len(self.state["weight"])
-        if more > 0:
-            self._refuse(classes, units)
-            for name, values in self.state.items():
-                self.state[name] = torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+            for name in ("count", "label"):
+                self.state[name] = torch.zeros(
+                    0, dtype=torch.int64, device=self.state["sum"].device
+                )
+        labels = labels.to(self.state["label"].device)
+        known = torch.unique(torch.cat([self.state["label"], labels]))
+        if len(known) > len(self.state["label"]):
+            self._refuse(len(known), units)
+        return rows_of(self.state, labels)
 
 
 def checked_index(activations: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:

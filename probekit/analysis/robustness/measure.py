@@ -178,7 +178,8 @@ def _joined(statistics: Iterable[ClassMeans]) -> ClassMeans:
     """Class means of the units of all layers, which have seen the same samples."""
     states = [one.state for one in statistics]
     sums = torch.cat([state["sum"] for state in states], 1)
-    return ClassMeans(state={"sum": sums, "count": states[0]["count"]})
+    same = {name: states[0][name] for name in ("label", "count")}
+    return ClassMeans(state=same | {"sum": sums})
 
 
 def _double(table: Tensor) -> Tensor:

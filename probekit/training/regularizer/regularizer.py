@@ -29,6 +29,7 @@ from probekit.training.regularizer.batch_selectivity import (
 
 __all__ = ["SelectivityRegularizer"]
 
+_MOST_SHARED = 2**16
 _POLICIES = {
     "clip": "count as zero",
     "keep": "take the index out of [0, 1], and its gradient has no bound",
@@ -116,6 +117,8 @@ class SelectivityRegularizer:
             Accumulation(self._recorder.module) if accumulation == "refuse" else None
         )
         self._gathered: ClassSums | None = None
+        # The labels of a step without `classes`, by their first appearance: those of its sums' rows.
+        self._seen = torch.zeros(0, dtype=torch.long)
         self._gathering = False
         self._to_come = 0
         self._skipped: Tensor | int = 0
@@ -215,7 +218,19 @@ class SelectivityRegularizer:
         device = pooled[0].device
         activations = torch.cat([table.to(device) for table in pooled], 1)
         labels = labels.to(device, torch.long)
-        return ClassSums.of(activations, labels, self._count_classes(labels))
+        classes = self._count_classes(labels)
+        if self._classes is None and self._processes() is None:
+            labels, classes = self._compacted(labels)
+        return ClassSums.of(activations, labels, classes)
+
+    def _compacted(self, labels: Tensor) -> tuple[Tensor, int]:
+        """Labels as numbers of the classes that this step has seen, and how many these are."""
+        if not self._gathering and self._gathered is None:
+            self._seen = self._seen[:0]
+        seen, present = self._seen.to(labels.device), torch.unique(labels)
+        self._seen = seen = torch.cat([seen, present[~torch.isin(present, seen)]])
+        order = seen.argsort()
+        return order[torch.searchsorted(seen[order], labels)], len(seen)
 
     def _count_classes(self, labels: Tensor) -> int:
         """How many classes all processes must reckon with."""
@@ -234,6 +249,11 @@ class SelectivityRegularizer:
         if group is not None:
             dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=group)
             highest = int(ends[1])
+            if highest >= _MOST_SHARED:
+                raise DataError(
+                    f"label {highest} would need sums of {highest + 1} classes in every process; number "
+                    "the classes from 0, and give classes="
+                )
         return max(highest, 0) + 1
 
     def _processes(self) -> Any:

@@ -102,8 +102,9 @@ def _merged(means: ClassMeans, classes: int, units: int, machine: Machine) -> Cl
     """The class means over all processes, each of which knows its share, which may be nothing."""
     both = torch.zeros(classes, units + 1, dtype=torch.float64)
     if means.state:
-        count = means.state["count"]
-        both[: len(count), :-1] = means.state["sum"]
-        both[: len(count), -1] = count
+        label = means.state["label"].cpu()
+        both[label, :-1] = means.state["sum"].cpu()
+        both[label, -1] = means.state["count"].cpu().double()
     both = machine.sum(both)
-    return ClassMeans(state={"sum": both[:, :-1], "count": both[:, -1].long()})
+    state = {"label": torch.arange(classes), "sum": both[:, :-1], "count": both[:, -1].long()}
+    return ClassMeans(state=state)
