@@ -207,6 +207,7 @@ def _assemble(
     units = units.assign_coords(unit_coordinates(passed.layers))
     layers = xr.concat(by_layer, "layer", join="outer")
     layers = layers.assign_coords(layer=strings([layer.name for layer in passed.layers]))
+    layers = layers.assign(_axes(passed.layers))
     root = xr.Dataset(
         {name: values.mean() for name, values in layers.items() if _is_mean(str(name))}
     )
@@ -240,6 +241,25 @@ def _evaluate(
         units = _joined(units, found[0])
         numbers = _joined(numbers, found[1].assign(_summary(metric.name, units.get(metric.name))))
     return units, numbers
+
+
+def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
+    """Where the units of each layer lie, and how far that is certain."""
+    columns = {
+        "unit_axis": ([layer.unit_axis for layer in layers], "axis of the units in the output"),
+        "unit_axis_certain": (
+            [layer.certain for layer in layers],
+            "whether the axes of samples and units are certain",
+        ),
+        "unit_axis_evidence": (
+            strings([layer.evidence for layer in layers]),
+            "what the unit axis was decided by",
+        ),
+    }
+    return {
+        name: xr.DataArray(np.asarray(values), dims="layer", attrs={"long_name": long_name})
+        for name, (values, long_name) in columns.items()
+    }
 
 
 def _joined(table: xr.Dataset, more: xr.Dataset) -> xr.Dataset:

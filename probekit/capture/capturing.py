@@ -73,7 +73,7 @@ class Capturing(Phase):
             return
         if self._running:
             self.leave()
-        self.begin(args, kwargs)
+        self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:

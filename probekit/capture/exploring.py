@@ -63,6 +63,8 @@ class Exploring(Phase):
         """Ends a forward pass that did not come to its end."""
         super().leave()
         self._calls.forget_names()
+        if self._scout is not None:
+            self._scout.tracer.stop()
         self._scout = None
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -72,11 +74,14 @@ class Exploring(Phase):
         self.begin(args, kwargs)
         if self.open:
             reader = self.settings.reader
-            self._scout = Scout(self.module, self._selection, self.settings.pick, reader.tokens)
+            self._scout = Scout(
+                self.module, self._selection, self.settings.pick, reader.tokens, self.inputs
+            )
             self._calls = Calls(self.module)
             self._calls.watch_names()
             self._calls.enter(self.module)
             self.functions.start()
+            self._scout.tracer.start()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.open and not in_backward():
@@ -134,7 +139,7 @@ class Exploring(Phase):
     def _visit(
         self, scout: Scout, call: Call, module: nn.Module | None, output: Any, activation: bool
     ) -> None:
-        found = scout.visit(call, module, output, self.batch, activation)
+        found = scout.visit(call, module, output, activation)
         if found is None:
             return
         layer, tensor = found
@@ -142,6 +147,7 @@ class Exploring(Phase):
             kept = tensor if self.settings.reader.grad else tensor.detach()
             self.held[layer.name] = kept.clone()
         else:
+            self.batch = scout.count
             self.held[layer.name] = self.read(layer, tensor)
         if self.settings.stop and not scout.unsettled and scout.selection.only == self.held.keys():
             self._finish(None)
@@ -151,8 +157,10 @@ class Exploring(Phase):
         scout, held = self._scout, self.held
         assert scout is not None
         self.functions.paused = True
+        scout.tracer.stop()
         try:
             scout.finish(output)
+            self.batch = scout.count
             recorded = {
                 scout.asked[layer.name]: self.read(layer, held[layer.name])
                 if layer.name in scout.unsettled

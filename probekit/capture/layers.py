@@ -45,6 +45,15 @@ class Layer:
         calls: How often the module, or the function in it, is called in a forward pass.
         function: The name of an activation function that the module calls, such as `relu` for
             `F.relu(x)`; empty where the layer is the module itself.
+        batch_axis: The axis of the samples in the output.
+        suffix: How many of the last positions are such tokens.
+        class_token: The position of the class token, if there is one.
+        evidence: What the unit axis was decided by: the module's own `weights`, `weights before` or
+            `weights after` it, the `only axis` there is, another `image size`; or it is `assumed`.
+        certain: Whether the batch axis and the unit axis are certain.
+        samples_from: Where the number of samples is read from: which input tensor, and which of its
+            axes; (-1, 0) is the number of input tensors, and None leaves it to the layers.
+        split: Further axes of the units, where a reshape split them, as into heads and features.
     """
 
     name: str
@@ -59,37 +68,65 @@ class Layer:
     itemsize: int = 4
     calls: int = 1
     function: str = ""
+    batch_axis: int = 0
+    suffix: int = 0
+    class_token: int | None = None
+    evidence: str = ""
+    certain: bool = True
+    samples_from: tuple[int, int] | None = (0, 0)
+    split: tuple[int, ...] = ()
 
     @property
     def positions(self) -> tuple[int, ...]:
         """The shape of the positions that share a unit: space, tokens or windows."""
-        rest = [size for axis, size in enumerate(self.shape, start=1) if axis != self.unit_axis]
+        axes = self._unit_axes
+        rest = [size for axis, size in enumerate(self.shape, start=1) if axis not in axes]
         return (self.windows, *rest) if self.windows > 1 else tuple(rest)
 
     @property
-    def tokens(self) -> bool:
-        """Whether the positions are tokens of a sequence, with the units last."""
-        return len(self.shape) == 2 and self.unit_axis == 2 and self.windows == 1
+    def _unit_axes(self) -> list[int]:
+        """The axes of the units in an output with its samples first."""
+        return [axis + (axis < self.batch_axis) for axis in (self.unit_axis, *self.split)]
+
+    def chosen(self, tokens: str) -> slice:
+        """Which positions of a sequence are read: `"all"`, the `"patch"` tokens, the `"class"` token."""
+        if tokens == "class" and self.class_token is not None:
+            return slice(self.class_token, self.class_token + 1)
+        if tokens == "patch" and (self.prefix or self.suffix):
+            return slice(self.prefix, self.positions[0] - self.suffix)
+        return slice(None)
 
     def arrange(self, output: Tensor) -> Tensor:
         """Views an output of this layer as (batch, units, *positions)."""
+        if self.batch_axis:
+            output = output.movedim(self.batch_axis, 0)
         if output.ndim == 1:
             return (
                 output.reshape(-1, self.windows, 1).movedim(2, 1)
                 if self.windows > 1
                 else output[:, None]
             )
-        if self.windows == 1:
-            return output if self.unit_axis == 1 else output.movedim(self.unit_axis, 1)
-        folded = output.reshape(-1, self.windows, *output.shape[1:])
-        return folded.movedim(self.unit_axis + 1, 1)
+        axes = self._unit_axes
+        if self.windows > 1:
+            output = output.reshape(-1, self.windows, *output.shape[1:])
+            axes = [axis + 1 for axis in axes]
+        if axes == [1]:
+            return output
+        maps = output.movedim(axes, list(range(1, len(axes) + 1)))
+        return maps.flatten(1, len(axes)) if self.split else maps
 
     def restore(self, maps: Tensor, output: Tensor) -> Tensor:
         """Views (batch, units, *positions) as an output of this layer, the inverse of `arrange`."""
         if output.ndim == 1:
             return maps.movedim(1, -1).reshape(output.shape)
-        axis = self.unit_axis if self.windows == 1 else self.unit_axis + 1
-        return maps.movedim(1, axis).reshape(output.shape)
+        first = output.movedim(self.batch_axis, 0).shape
+        axes = self._unit_axes
+        if self.split:
+            maps = maps.reshape(len(maps), *(first[axis] for axis in axes), *maps.shape[2:])
+        if self.windows > 1:
+            axes = [axis + 1 for axis in axes]
+        whole = maps.movedim(list(range(1, len(axes) + 1)), axes)
+        return whole.reshape(first).movedim(0, self.batch_axis)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ nor `isinstance` of a union.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probekit.errors import LayerError
 
-__all__ = ["batch_size", "shares_memory", "tensor_of", "tensors_in"]
+__all__ = ["count_samples", "inputs_in", "shares_memory", "tensor_of", "tensors_in"]
 
 
 def tensors_in(output: Any) -> list[Tensor]:
@@ -56,14 +56,26 @@ def shares_memory(tensor: Tensor, output: Any) -> bool:
     return any(other.untyped_storage().data_ptr() == storage for other in tensors_in(output))
 
 
-def batch_size(arguments: Any) -> int:
-    """The length of the first tensor among a module's arguments; 0 where there is none."""
+def inputs_in(arguments: Any) -> list[Tensor]:
+    """All tensors among a module's arguments, in order."""
     if isinstance(arguments, Tensor):
-        return arguments.shape[0] if arguments.ndim else 0
-    for part in _parts(arguments):
-        if size := batch_size(part):
-            return size
-    return 0
+        return [arguments]
+    return [tensor for part in _parts(arguments) for tensor in inputs_in(part)]
+
+
+def count_samples(inputs: Sequence[Tensor], place: tuple[int, int] | None) -> int:
+    """The number of samples in a module's input tensors; 0 where they do not tell it.
+
+    Args:
+        inputs: The tensors, in order.
+        place: Which tensor and which of its axes; (-1, 0) is the number of tensors.
+    """
+    if place is None:
+        return 0
+    which, axis = place
+    if which < 0:
+        return len(inputs)
+    return inputs[which].shape[axis] if which < len(inputs) and axis < inputs[which].ndim else 0
 
 
 def _parts(nested: Any) -> Iterable[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer
-from probekit.capture.outputs import batch_size
+from probekit.capture.outputs import count_samples, inputs_in
 from probekit.capture.reader import Reader
 
 __all__ = ["Change", "Hook", "Phase", "Settings", "Stop", "in_backward"]
@@ -81,6 +81,7 @@ class Phase:
         self.hooked = False
         self.open = False
         self.batch = 0
+        self.inputs: list[Tensor] = []
         self.in_graph = False
         self.held: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -104,6 +105,7 @@ class Phase:
     def leave(self) -> None:
         """Ends a forward pass that did not come to its end."""
         self.open = False
+        self.inputs = []
         self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
@@ -123,15 +125,24 @@ class Phase:
         """Hooks what happens after a module has run; always, also where it raises an exception."""
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
-    def begin(self, args: Any, kwargs: Any) -> None:
-        """A forward pass begins."""
+    def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> None:
+        """A forward pass begins.
+
+        Args:
+            args: What the model is called with.
+            kwargs: By keyword.
+            source: Where the number of samples is read from, as `count_samples` takes it.
+        """
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
-        self.batch = batch_size((args, kwargs))
+        self.inputs = inputs_in((args, kwargs))
+        self.batch = count_samples(self.inputs, source)
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
         """What is kept of a layer's output."""
+        if not self.batch and tensor.ndim > layer.batch_axis:  # the layers alone tell it
+            self.batch = tensor.shape[layer.batch_axis] // layer.windows
         return self.settings.reader.read(layer, tensor, self.batch, self.in_graph)
 
 

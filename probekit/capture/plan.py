@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder, Tokens
+from probekit.capture.scout import doubts, warn
 from probekit.errors import LayerError
 from probekit.models.image_model import borrow
 
@@ -38,23 +41,71 @@ def scout_layers(
         LayerError: As `Recorder`; or a layer that mixes samples in its batch axis.
     """
     with borrow(model) as device, torch.no_grad():
-        recorder, result = _scout(model, images.to(device), layers, tokens, output)
-        return recorder.layers, result
+        found, _, result = _scout(model, images.to(device), layers, tokens, output)
+        return found, result
 
 
 def _scout(
     model: Any, images: Tensor, layers: Layers, tokens: Tokens, output: int | str | None
-) -> tuple[Recorder, Any]:
+) -> tuple[list[Layer], list[str], Any]:
+    """The layers, sentences on what is uncertain or missing, and the model's output."""
     if len(images) == 1:
         images = torch.cat([images, images.flip(-1)])
-    with Recorder(model, layers, tokens=tokens, output=output) as recorder:
+    with _Finder(model, layers, tokens=tokens, output=output) as recorder:
         result = recorder(images)
-        if any(layer.windows > 1 for layer in recorder.layers):
-            _check_windows(recorder, images)
-    return recorder, result
+        found = recorder.layers
+        if any(layer.windows > 1 or not layer.certain for layer in found):
+            _check_order(recorder, images)
+    if not all(layer.certain for layer in found):
+        found = _second_look(model, images, found, tokens, output)
+    return found, recorder.notes + warn(doubts(found)), result
 
 
-def _check_windows(recorder: Recorder, images: Tensor) -> None:
+class _Finder(Recorder):
+    """A recorder that leaves the review of what is uncertain to its user."""
+
+    def _review(self, layers: Sequence[Layer]) -> list[str]:
+        return []
+
+
+def _second_look(
+    model: Any,
+    images: Tensor,
+    layers: list[Layer],
+    tokens: Tokens,
+    output: int | str | None,
+) -> list[Layer]:
+    """Decides on unit axes by images of another size, of which the number of units is independent.
+
+    A model that takes no other size leaves them as they are.
+    """
+    if images.ndim != 4:
+        return layers
+    height, width = images.shape[2:]
+    larger = torch.nn.functional.interpolate(images.float(), (height + 32, width + 64))
+    names = [layer.name for layer in layers]
+    try:
+        with _Finder(model, names, tokens=tokens, output=output) as recorder:
+            recorder(larger.to(images.dtype))
+    except Exception:
+        return layers
+    others = {layer.name: layer for layer in recorder.layers}
+    return [_compared(layer, others.get(layer.name)) for layer in layers]
+
+
+def _compared(layer: Layer, other: Layer | None) -> Layer:
+    if layer.certain or other is None or len(other.shape) != len(layer.shape):
+        return layer
+    same = [i for i, size in enumerate(layer.shape) if size == other.shape[i]]
+    if len(same) != 1 or layer.batch_axis != other.batch_axis or layer.windows > 1:
+        return layer
+    axis = same[0] + (same[0] >= layer.batch_axis)
+    return replace(
+        layer, unit_axis=axis, units=layer.shape[same[0]], certain=True, evidence="image size"
+    )
+
+
+def _check_order(recorder: Recorder, images: Tensor) -> None:
     """Compares what each of several samples gives in one order and in the reverse order."""
     recorder(images)
     forth = recorder.activations
@@ -62,7 +113,8 @@ def _check_windows(recorder: Recorder, images: Tensor) -> None:
     back = recorder.activations
     for layer in recorder.layers:
         one, other = forth[layer.name], back[layer.name].flip(0)
-        if layer.windows > 1 and not torch.allclose(one, other, rtol=1e-2, atol=1e-4):
+        doubtful = layer.windows > 1 or not layer.certain
+        if doubtful and not torch.allclose(one, other, rtol=1e-2, atol=1e-4):
             raise LayerError(
                 f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
                 "samples and does not keep each sample's rows together, so that its activations "
@@ -91,8 +143,9 @@ def plan(
 
     Returns:
         One row a layer, in execution order: `layer`, `type`, `shape` (of the output, without the
-        batch axis), `unit_axis` (batch axis included), `units`, `calls` (of the module in a forward
-        pass) and `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
+        batch axis), `unit_axis` (batch axis included), `units`, `unit_axis_certain`, `evidence` (what
+        the unit axis was decided by), `calls` (of the module in a forward pass) and
+        `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
         which are warned of too.
 
     Raises:
@@ -105,7 +158,7 @@ def plan(
         0     1  ReLU  (8, 4, 4)      8
     """
     with borrow(model) as device, torch.no_grad():
-        recorder, _ = _scout(model, images.to(device), layers, tokens, output)
+        found, notes, _ = _scout(model, images.to(device), layers, tokens, output)
     table = pd.DataFrame(
         {
             "layer": layer.name,
@@ -113,12 +166,14 @@ def plan(
             "shape": layer.shape,
             "unit_axis": layer.unit_axis,
             "units": layer.units,
+            "unit_axis_certain": layer.certain,
+            "evidence": layer.evidence,
             "calls": layer.calls,
             "bytes_per_sample": layer.itemsize
             * layer.units
             * (1 if spatial == "mean" else prod(layer.positions)),
         }
-        for layer in recorder.layers
+        for layer in found
     )
-    table.attrs["notes"] = recorder.notes
+    table.attrs["notes"] = notes
     return table

@@ -46,11 +46,12 @@ class Reader:
         Raises:
             LayerError: The output has another number of rows than expected, or lost its gradients.
         """
-        if tensor.shape[0] != batch * layer.windows:
+        rows = tensor.shape[layer.batch_axis] if tensor.ndim > layer.batch_axis else 0
+        if rows != batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
             raise LayerError(
-                f"layer {layer.name!r} gave {tensor.shape[0]} rows for {batch} samples where "
+                f"layer {layer.name!r} gave {rows} rows for {batch} samples where "
                 f"{batch * layer.windows} were expected; inputs of another size need a new "
-                "recorder, and a layer whose first axis is not the batch cannot be recorded"
+                "recorder, and a layer that has no axis for the batch cannot be recorded"
             )
         if self.grad and in_graph and not torch.is_grad_enabled():
             raise LayerError(
@@ -58,8 +59,9 @@ class Reader:
                 "reentrant activation checkpointing does; use use_reentrant=False, or leave it out"
             )
         maps = layer.arrange(tensor if self.grad else tensor.detach())
-        if layer.prefix and self.tokens != "all":
-            maps = maps[:, :, 0] if self.tokens == "class" else maps[:, :, layer.prefix :]
+        if self.tokens != "all" and maps.ndim > 2:
+            maps = maps[:, :, layer.chosen(self.tokens)]
+            maps = maps[:, :, 0] if self.tokens == "class" else maps
         reading = self.reading(maps)
         if self.reading is not pool and shares_memory(tensor, reading):
             return reading.clone(memory_format=torch.contiguous_format)

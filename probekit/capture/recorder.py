@@ -16,9 +16,8 @@ from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.phase import Change, Settings, Stop
 from probekit.capture.pooling import pool
 from probekit.capture.reader import Reader, Reading
-from probekit.capture.scout import Tokens
+from probekit.capture.scout import Tokens, doubts, warn
 from probekit.capture.selection import LayerChoice, Selection
-from probekit.capture.units import prefix_tokens
 from probekit.errors import LayerError, ModelError, OptionError
 
 __all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
@@ -113,8 +112,6 @@ class Recorder:
             raise OptionError(f"spatial is 'mean', 'none' or a function, not {spatial!r}")
         if tokens not in ("all", "patch", "class"):
             raise OptionError(f"tokens is 'all', 'patch' or 'class', not {tokens!r}")
-        if tokens == "class" and not prefix_tokens(self.module):
-            raise OptionError("tokens='class' was asked for, but the model has no class token")
         self.paused = False
         self.notes: list[str] = []
         self._when = when
@@ -145,12 +142,16 @@ class Recorder:
 
     def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
         """The first pass is over: from here on only the layers themselves are hooked."""
-        self.notes = exploring.notes
         exploring.unhook()
+        self.notes = exploring.notes + self._review(found)
         kept = found if self._subset is None else self._subset(found)
         self._phase = self._capturing(kept)
         self._phase.hook()
         self._captured({layer.name: held[layer.name] for layer in kept})
+
+    def _review(self, layers: Sequence[Layer]) -> list[str]:
+        """Warns of layers whose axes are a guess, in sentences that it returns."""
+        return warn(doubts(layers))
 
     def _captured(self, held: dict[str, Tensor]) -> None:
         self._activations = held

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
+from probekit.capture.axes import Axes, Label
+from probekit.capture.batch_axis import Batch, decide, first_guess
 from probekit.capture.calls import Call
 from probekit.capture.layers import Layer
-from probekit.capture.outputs import shares_memory, tensor_of
+from probekit.capture.outputs import shares_memory, tensor_of, tensors_in
 from probekit.capture.selection import Selection
-from probekit.capture.units import UnitAxes, prefix_tokens
-from probekit.errors import LayerError, ProbekitWarning, some_of
+from probekit.capture.tracer import Tracer
+from probekit.capture.units import Unplaced, place
+from probekit.errors import LayerError, OptionError, ProbekitWarning, some_of
 
-__all__ = ["Scout", "Tokens"]
+__all__ = ["Scout", "Tokens", "doubts", "warn"]
 
 Tokens: TypeAlias = Literal["all", "patch", "class"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A call of a wanted layer, with all that decides on its axes."""
+
+    call: Call
+    kind: str
+    module: nn.Module | None
+    shape: tuple[int, ...]
+    itemsize: int
+    axes: Axes
+    depends: bool | None
 
 
 class Scout:
@@ -29,27 +47,36 @@ class Scout:
         selection: Which layers are wanted.
         pick: Which tensor of an output counts, as for `tensor_of`.
         tokens: Which tokens of a sequence count.
+        inputs: The tensors that the module is called with.
 
     Attributes:
         layers: The wanted layers so far, in execution order.
-        unsettled: The shapes of those whose unit axis a later call must tell.
+        unsettled: The names of those whose axes the rest of the pass must decide.
+        tracer: Follows the axes of tensors while it is started.
         asked: After the pass, the name to give to each layer: the one that was asked for.
         notes: Sentences on what is uncertain or missing, which are warned of too.
     """
 
     def __init__(
-        self, module: nn.Module, selection: Selection, pick: int | str | None, tokens: Tokens
+        self,
+        module: nn.Module,
+        selection: Selection,
+        pick: int | str | None,
+        tokens: Tokens,
+        inputs: Sequence[Tensor] = (),
     ) -> None:
         self.selection = selection
         self.layers: list[Layer] = []
-        self.unsettled: dict[str, tuple[int, ...]] = {}
+        self.unsettled: set[str] = set()
+        self.tracer = Tracer(module, inputs)
+        self._inputs = inputs
+        self._batch = first_guess(self.tracer.inputs)
+        self._sequences: list[tuple[Label, int]] = []
+        self._seen: dict[str, _Seen] = {}
         self._pick = pick
         self._tokens = tokens
         self._classes = getattr(module, "num_classes", None)
-        self._axes = UnitAxes(prefix_tokens(module))
         self._calls: list[tuple[Call, nn.Module | None]] = []
-        self._moments: dict[str, int] = {}
-        self._inferred: dict[str, tuple[int, ...]] = {}
         self._left_out: dict[str, str] = {}
         self._doubts: dict[str, str] = {}
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -58,44 +85,57 @@ class Scout:
         self._last: tuple[str, Tensor] | None = None
         self._weights_after = False
 
+    @property
+    def count(self) -> int:
+        """The number of samples, as far as it is known."""
+        return 0 if self._batch is None else self._batch.size
+
     def visit(
-        self, call: Call, module: nn.Module | None, output: Any, batch: int, activation: bool
+        self, call: Call, module: nn.Module | None, output: Any, activation: bool
     ) -> tuple[Layer, Tensor] | None:
-        """Takes in one call.
+        """Updates with one call.
 
         Args:
             call: The call.
             module: The module that was called; None where it is a function.
             output: What it gave.
-            batch: The number of samples.
             activation: Whether it is an activation function.
 
         Returns:
-            The layer and its output if it is wanted and has units.
+            The layer and its output if it is wanted and may have units.
 
         Raises:
-            LayerError: A layer asked for by name has no units.
+            LayerError: A layer asked for by name gives no tensor.
         """
         site = call.name
         kind = call.function if module is None else type(module).__name__
         self._calls.append((call, module))
         wanted = self.selection.wants(call, module, activation)
         tensor = self._tensor(site, output, wanted)
-        axis = None
+        axes = () if tensor is None else self.tracer.axes(tensor)
         if module is not None:
-            axis = None if tensor is None else self._axes.note(module, tuple(tensor.shape))
+            self._note_sequence(module, axes)
             self._weights_after |= any(True for _ in module.parameters(recurse=False))
         if not wanted:
             return None
-        problem = _without_units(output, tensor, batch)
-        if tensor is not None and not problem:
-            layer = self._layer(call, kind, tensor, axis, batch)
-            problem = self._without_tokens(layer)
-        if tensor is None or problem:
-            self._leave_out(site, kind, problem)
+        if tensor is None or tensor.is_nested:
+            self._leave_out(site, kind, _no_table(output, tensor))
             return None
-        if activation:
+        seen = _Seen(
+            call=call,
+            kind=kind,
+            module=module,
+            shape=tuple(tensor.shape),
+            itemsize=tensor.element_size(),
+            axes=axes,
+            depends=self.tracer.depends(tensor),
+        )
+        layer, settled = self._first_look(seen)
+        if activation and seen.depends is not False:
             self._last, self._weights_after = (site, tensor), False
+        self._seen[site] = seen
+        if not settled:
+            self.unsettled.add(site)
         self.layers.append(layer)
         return layer, tensor
 
@@ -116,8 +156,7 @@ class Scout:
         """
         self._doubts.pop(name, None)
         for layer in self.layers[layers:]:
-            self.unsettled.pop(layer.name, None)
-            self._inferred.pop(layer.name, None)
+            self.unsettled.discard(layer.name)
         del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
@@ -131,10 +170,11 @@ class Scout:
         """
         self.selection.explain_silence(self._calls)
         self._keep_chosen()
+        self._counts = Counter((call.module, call.function) for call, _ in self._calls)
+        self._decide(output)
         classifier = self._classifier(output) if self.selection.default else None
         self._last = None
-        self._counts = Counter((call.module, call.function) for call, _ in self._calls)
-        self.layers = [self._settled(layer) for layer in self.layers if layer.name != classifier]
+        self.layers = [layer for layer in self.layers if layer.name != classifier]
         for sentence in self.selection.first_of_several([call for call, _ in self._calls]):
             self._note(sentence)
         if not self.layers:
@@ -146,7 +186,6 @@ class Scout:
             reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
             reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
             raise LayerError("no wanted layer has units to record" + "".join(reasons[:3]))
-        self._say_what_is_uncertain()
         self._say_what_is_missing()
 
     def _keep_chosen(self) -> None:
@@ -162,46 +201,118 @@ class Scout:
         except LayerError as error:
             raise LayerError(f"layer {site!r}: {error}") from None
 
-    def _layer(self, call: Call, kind: str, tensor: Tensor, axis: int | None, batch: int) -> Layer:
-        site = call.name
-        shape = tuple(tensor.shape)
-        if axis is None:
-            self._inferred[site] = shape
-            self._moments[site] = self._axes.now
-            axis = self._axes.before(shape)
-        if axis is None:
-            self.unsettled[site] = shape
-            axis = 2 if tensor.ndim == 3 else 1
-        layer = Layer(
-            name=site,
-            module=call.module,
-            call=call.number,
-            type=kind,
-            function=call.function,
-            shape=shape[1:],
-            unit_axis=axis,
-            units=1,
-            windows=shape[0] // batch,
-            itemsize=tensor.element_size(),
+    def _note_sequence(self, module: nn.Module, axes: Axes) -> None:
+        """Modules for sequences declare which axis is the batch."""
+        first = getattr(module, "batch_first", None)
+        if isinstance(first, bool) and len(axes) == 3:
+            self._sequences.append(axes[0 if first else 1][0])
+
+    def _first_look(self, seen: _Seen) -> tuple[Layer, bool]:
+        """A layer as far as its axes are known, and whether they are."""
+        if self._batch is not None:
+            try:
+                layer = self._layer(seen, self._batch)
+            except Unplaced:
+                pass
+            else:
+                return layer, layer.certain
+        call = seen.call
+        shape = seen.shape[1:]
+        return Layer(call.name, call.module, call.number, seen.kind, shape, 1, 1), False
+
+    def _decide(self, output: Any) -> None:
+        """Decides on the batch, and so on the axes of all layers.
+
+        Raises:
+            LayerError: A layer asked for by name has no units.
+            OptionError: A class token was asked for, and there is none.
+        """
+        if self._tokens == "class" and not self.tracer.seen_tokens:
+            raise OptionError(
+                "tokens='class' was asked for, but the model has no class token: nothing is joined "
+                "with its patches"
+            )
+        outputs = [self.tracer.axes(tensor) for tensor in tensors_in(output)]
+        self._batch = decide(self.tracer, outputs, self._sequences, self._batch, self._inputs)
+        layers = []
+        for before in self.layers:
+            seen = self._seen[before.name]
+            try:
+                layer = self._layer(seen, self._batch)
+            except Unplaced as reason:
+                self._leave_out(before.name, seen.kind, str(reason))
+                continue
+            if before.name not in self.unsettled:
+                self._check_unmoved(before, layer)
+            layers.append(layer)
+        self.layers = layers
+
+    def _layer(self, seen: _Seen, batch: Batch) -> Layer:
+        beside = self.tracer.seen_tokens
+        found = place(
+            seen.module, seen.shape, seen.axes, seen.depends, batch.label, batch.size, beside
         )
-        return self._on_axis(layer, axis)
+        units = prod(
+            seen.shape[axis] for axis in (found.unit_axis, *found.split) if axis < len(seen.shape)
+        )
+        layer = Layer(
+            name=seen.call.name,
+            module=seen.call.module,
+            call=seen.call.number,
+            type=seen.kind,
+            shape=tuple(size for i, size in enumerate(seen.shape) if i != found.batch_axis),
+            unit_axis=found.unit_axis,
+            units=units,
+            windows=found.windows,
+            prefix=found.prefix,
+            itemsize=seen.itemsize,
+            calls=self._counts[seen.call.module, seen.call.function],
+            function=seen.call.function,
+            batch_axis=found.batch_axis,
+            suffix=found.suffix,
+            class_token=found.class_token,
+            evidence=found.evidence,
+            certain=found.certain and batch.certain,
+            samples_from=batch.source,
+            split=found.split,
+        )
+        if problem := self._without_tokens(layer, found.several):
+            raise Unplaced(problem)
+        return layer
 
-    def _on_axis(self, layer: Layer, axis: int) -> Layer:
-        layer = replace(layer, unit_axis=axis, units=(1, *layer.shape)[axis] if layer.shape else 1)
-        return replace(layer, prefix=self._axes.prefix(layer.shape[0])) if layer.tokens else layer
-
-    def _settled(self, layer: Layer) -> Layer:
-        layer = replace(layer, calls=self._counts[layer.module, layer.function])
-        shape = self.unsettled.get(layer.name)
-        axis = shape and self._axes.after(self._moments[layer.name], shape)
-        return self._on_axis(layer, axis) if axis else layer
-
-    def _without_tokens(self, layer: Layer) -> str:
-        if self._tokens == "class" and layer.positions and not layer.prefix:
+    def _without_tokens(self, layer: Layer, several: bool) -> str:
+        if self._tokens == "all" or not layer.positions:
+            return ""
+        if several:
+            return f"has the shape {layer.shape}, in which its tokens cannot be told apart"
+        if self._tokens == "class" and layer.class_token is None:
             return f"has the shape {layer.shape} and no class token"
-        if self._tokens == "patch" and layer.tokens and layer.shape[0] == layer.prefix:
+        if self._tokens == "patch" and layer.positions == (layer.prefix + layer.suffix,):
             return "has no patch tokens"
         return ""
+
+    def _check_unmoved(self, before: Layer, after: Layer) -> None:
+        """What was read on the way must lie where the whole pass says.
+
+        Raises:
+            LayerError: It does not.
+        """
+        one, other = (
+            (
+                layer.batch_axis,
+                layer.unit_axis,
+                layer.split,
+                layer.windows,
+                layer.chosen(self._tokens),
+            )
+            for layer in (before, after)
+        )
+        if one != other:
+            raise LayerError(
+                f"layer {after.name!r} has its samples on axis {after.batch_axis} and its units on "
+                f"axis {after.unit_axis}, which only the end of the forward pass told; find the layers "
+                "first, with another Recorder on a few inputs, and pass its layers to this one"
+            )
 
     def _leave_out(self, site: str, kind: str, problem: str) -> None:
         if site in self.selection.exact:
@@ -218,18 +329,6 @@ class Scout:
         pools = not self._weights_after and units == self._classes
         return site if returned or pools else None
 
-    def _say_what_is_uncertain(self) -> None:
-        doubtful = [
-            layer.name
-            for layer in self.layers
-            if (shape := self._inferred.get(layer.name)) and self._axes.contested(shape)
-        ]
-        if doubtful:
-            self._note(
-                f"the unit axis of {some_of(doubtful)} is not certain: layers of the same shape have "
-                "it in different places; another image size tells them apart"
-            )
-
     def _say_what_is_missing(self) -> None:
         if self._left_out:
             why = next(iter(self._left_out.values()))
@@ -244,13 +343,31 @@ class Scout:
             )
 
     def _note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-        warnings.warn(sentence, ProbekitWarning, stacklevel=2)
+        self.notes += warn([sentence])
 
 
-def _without_units(output: Any, tensor: Tensor | None, batch: int) -> str:
+def doubts(layers: Sequence[Layer]) -> list[str]:
+    """Sentences on layers whose axes are a guess."""
+    doubtful = [layer.name for layer in layers if not layer.certain]
+    if not doubtful:
+        return []
+    return [
+        f"the unit axis of {some_of(doubtful)} is not certain: no weights before or after show where "
+        "the units are; look at unit_axis in pk.plan, and leave the layers out or name others"
+    ]
+
+
+def warn(sentences: list[str]) -> list[str]:
+    """Warns of each sentence, and returns them."""
+    for sentence in sentences:
+        warnings.warn(sentence, ProbekitWarning, stacklevel=3)
+    return sentences
+
+
+def _no_table(output: Any, tensor: Tensor | None) -> str:
     if tensor is None:
         return f"gives {type(output).__name__} and no floating-point tensor in it"
-    if batch < 1 or tensor.shape[0] % batch or not tensor.shape[0]:
-        return f"has the shape {tuple(tensor.shape)}, whose first axis is not the batch of {batch} samples"
-    return ""
+    return (
+        "gives a nested tensor, whose samples have different numbers of tokens; build the "
+        "nn.TransformerEncoder with enable_nested_tensor=False"
+    )

@@ -1,122 +1,181 @@
-"""Where the units of a layer lie: the one place that knows the unit axis.
+"""Where the samples and the units of a layer lie: the one place that decides on axes.
 
 A unit is what has weights of its own; the positions are what shares weights. A convolution has a
-filter a channel, so its units are on axis 1; a linear layer has a row of weights an output feature,
-so its units are on the last axis, whether the axes before it are tokens, windows or, in the
-token-mixing half of an MLP-Mixer, the channels.
+filter for each channel, so its units are on axis 1; a linear layer has a row of weights for each output
+feature, so its units are on the last axis, whether the axes before it are tokens, windows or, in the
+token-mixing half of an MLP-Mixer, the channels. An activation function, a pad or a permutation has its
+units where the weights before it put them, which the tracer follows.
 """
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-__all__ = ["UnitAxes", "axis_of_type", "prefix_tokens"]
+from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
+
+__all__ = ["Layout", "Unplaced", "axis_of_type", "place"]
 
 _UNITS_FIRST = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
     nn.LocalResponseNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
 )
 _UNITS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+_ROOT_NORM: type[nn.Module] = getattr(nn, "RMSNorm", nn.LayerNorm)
 
 
-def axis_of_type(module: nn.Module, ndim: int) -> int | None:
-    """The unit axis that a module's type fixes, or None where the type says nothing.
+class Unplaced(Exception):
+    """Why an output has no units to record, as the end of a sentence."""
 
-    Convolutions, batch norms and pooling have their units on axis 1; linear layers on the last;
-    layer norms on the last too, unless they are the channels-first ones whose names end in `2d`.
 
-    >>> axis_of_type(nn.Conv2d(3, 8, 1), 4), axis_of_type(nn.Linear(3, 8), 4)
-    (1, 3)
-    >>> axis_of_type(nn.ReLU(), 4) is None
+@dataclass(frozen=True)
+class Layout:
+    """Where samples, units and tokens lie in an output.
+
+    Attributes:
+        batch_axis: The axis of the samples.
+        windows: How many windows of each sample are folded into it (1: none).
+        unit_axis: The axis of the units.
+        split: Further axes of the units, where a reshape split them.
+        evidence: What the unit axis was decided by.
+        certain: Whether both axes are certain.
+        prefix: How many of the positions are tokens before the patches.
+        suffix: How many are tokens behind the patches.
+        class_token: The position of the class token.
+        several: Whether tokens beside patches are on several axes, or cannot be told.
+    """
+
+    batch_axis: int
+    windows: int
+    unit_axis: int
+    evidence: str
+    certain: bool
+    prefix: int = 0
+    suffix: int = 0
+    class_token: int | None = None
+    several: bool = False
+    split: tuple[int, ...] = ()
+
+
+def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """The unit axis that a module's own parameters fix, or None where its type says nothing.
+
+    Convolutions, batch and group norms have their units on axis 1, linear and recurrent layers and
+    attention on the last; layer norms over one axis on the last too, unless a subclass norms another
+    one, as those for maps do.
+
+    >>> axis_of_type(nn.Conv2d(3, 8, 1), (2, 8, 4, 4)), axis_of_type(nn.Linear(3, 8), (2, 5, 8))
+    (1, 2)
+    >>> axis_of_type(nn.ReLU(), (2, 8, 4, 4)) is None
     True
     """
-    if ndim < 3 or isinstance(module, _UNITS_FIRST):
+    if len(shape) < 3:
+        return 1 if len(shape) == 2 else None
+    if isinstance(module, _UNITS_FIRST):
         return 1
     if isinstance(module, _UNITS_LAST):
-        return ndim - 1
-    if hasattr(module, "normalized_shape"):
-        return 1 if type(module).__name__.lower().endswith("2d") else ndim - 1
+        return len(shape) - 1
+    normalized = getattr(module, "normalized_shape", None)
+    plain = type(module).forward in (nn.LayerNorm.forward, _ROOT_NORM.forward)
+    if plain and isinstance(normalized, (tuple, list)) and len(normalized) == 1:
+        return len(shape) - 1
     return None
 
 
-class UnitAxes:
-    """Follows the shapes in a forward pass and finds the units of modules whose type tells nothing.
+def place(
+    module: nn.Module | None,
+    shape: tuple[int, ...],
+    axes: Axes,
+    depends: bool | None,
+    samples: Label | None,
+    count: int,
+    beside: bool = False,
+) -> Layout:
+    """Finds the axes of an output.
 
-    The units of a pointwise module (an activation function, dropout, a sum in a block) lie where the
-    nearest module of a telling type put them: the last one before it with an output of the same
-    shape, or else the first one after it.
+    Args:
+        module: What gave it; None where it is a function.
+        shape: Its shape.
+        axes: Where its axes come from.
+        depends: Whether it depends on the inputs of the model; None where that is not known.
+        samples: The label of the batch.
+        count: Number of samples.
+        beside: Whether the model joins patches with other tokens.
+
+    Raises:
+        Unplaced: It has no units of samples.
     """
-
-    def __init__(self, prefix: int) -> None:
-        self._prefix = prefix
-        self._told: list[tuple[tuple[int, ...], int]] = []
-        self._patches: int | None = None
-
-    @property
-    def now(self) -> int:
-        """A moment in the pass, to look on from later."""
-        return len(self._told)
-
-    def note(self, module: nn.Module, shape: tuple[int, ...]) -> int | None:
-        """Takes in a call; returns the unit axis that the type fixes, if it does."""
-        axis = axis_of_type(module, len(shape))
-        if axis is not None and len(shape) > 2:
-            self._told.append((shape, axis))
-            self._count_patches(shape, axis)
-        return axis
-
-    def before(self, shape: tuple[int, ...]) -> int | None:
-        """The axis in the last output of this shape whose module fixes it."""
-        return next((axis for seen, axis in reversed(self._told) if seen == shape), None)
-
-    def after(self, moment: int, shape: tuple[int, ...]) -> int | None:
-        """The axis in the first output of this shape since a moment whose module fixes it."""
-        return next((axis for seen, axis in self._told[moment:] if seen == shape), None)
-
-    def contested(self, shape: tuple[int, ...]) -> bool:
-        """Whether outputs of this shape have their units in different places."""
-        return len({axis for seen, axis in self._told if seen == shape}) > 1
-
-    def prefix(self, tokens: int) -> int:
-        """How many of so many tokens stand before the patch tokens.
-
-        None do where there are as many tokens as patches, as in the embedding of a transformer; the
-        last channels-first map before tells the number of patches, or else the first sequence of tokens.
-        """
-        return 0 if tokens == self._patches or tokens < self._prefix else self._prefix
-
-    def _count_patches(self, shape: tuple[int, ...], axis: int) -> None:
-        if len(shape) == 4 and axis == 1:
-            self._patches = prod(shape[2:])
-        elif len(shape) == 3 and axis == 2 and self._patches is None:
-            self._patches = shape[1]
+    batch, windows, known = _samples(shape, axes, depends, samples, count)
+    rest = [axis for axis in range(len(shape)) if axis != batch]
+    units, evidence = _units(module, shape, axes, batch, rest)
+    certain = known and evidence != "assumed"
+    layout = Layout(batch, windows, units[0], evidence, certain, split=tuple(units[1:]))
+    return _with_tokens(layout, axes, [axis for axis in rest if axis not in units], beside)
 
 
-_TOKEN_PARAMETERS = {
-    "class_token": 1, "cls_token": 1, "class_embedding": 1, "dist_token": 1,
-    "distillation_token": 1, "reg_token": None, "register_tokens": None,
-}  # fmt: skip
+def _samples(
+    shape: tuple[int, ...], axes: Axes, depends: bool | None, samples: Label | None, count: int
+) -> tuple[int, int, bool]:
+    """The axis of the samples, the windows in it, and whether that is certain."""
+    if depends is False:
+        raise Unplaced("does not depend on the images")
+    if samples is not None:
+        for axis, parts in enumerate(axes):
+            label, size = parts[0]
+            if label.root is samples.root and size == count:
+                return axis, shape[axis] // count, True
+        for parts in axes:
+            if any(label.root is samples.root and size == count for label, size in parts):
+                raise Unplaced(
+                    f"has {size_of(parts)} rows for {count} samples and does not keep each sample's "
+                    "rows together, so that its activations cannot be told apart by sample"
+                )
+    untraced = depends is None or (axes and kind(axes[0]) is Kind.LOST)
+    whole = bool(shape) and count > 0 and shape[0] > 0 and shape[0] % count == 0
+    if untraced and whole and (depends or shape[0] == count):
+        return 0, shape[0] // count, False
+    raise Unplaced(f"has the shape {shape}, no axis of which is the batch of {count} samples")
 
 
-def prefix_tokens(module: nn.Module) -> int:
-    """How many class, distillation and register tokens stand before the patch tokens.
+def _units(
+    module: nn.Module | None, shape: tuple[int, ...], axes: Axes, batch: int, rest: list[int]
+) -> tuple[list[int], str]:
+    """The unit axes and what they were decided by: one axis, or those that a reshape made of one."""
+    if not rest:
+        return [1], "only axis"
+    if len(rest) == 1:
+        return rest, "only axis"
+    declared = None if module is None else axis_of_type(module, shape)
+    if declared is not None and declared != batch:
+        return [declared], "weights"
+    labels = {axis: newest(axes[axis]) for axis in rest}
+    made = [axis for axis in rest if labels[axis].kind is Kind.UNIT]
+    if made:
+        last = max(labels[axis].serial for axis in made)
+        return [axis for axis in made if labels[axis].serial == last], "weights before"
+    read = [axis for axis in rest if labels[axis].read]
+    if len({labels[axis].serial for axis in read}) == 1:
+        return read, "weights after"
+    return [rest[-1] if len(shape) == 3 else rest[0]], "assumed"
 
-    Taken from timm's `num_prefix_tokens`, otherwise counted from the parameters that hold them.
-    """
-    declared = getattr(module, "num_prefix_tokens", None)
-    if isinstance(declared, int):
-        return declared
-    count = 0
-    for name, parameter in module.named_parameters():
-        last = name.rpartition(".")[2]
-        if last in _TOKEN_PARAMETERS:
-            count += _TOKEN_PARAMETERS[last] or parameter.shape[-2]
-    return count
+
+def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:
+    """Adds the tokens beside the patches."""
+    if layout.windows > 1:
+        return layout
+    joint = [axis for axis in positions if newest(axes[axis]).tokens]
+    unclear = any(kind(axes[axis]) is Kind.LOST for axis in positions)
+    if len(positions) != 1 or unclear:
+        return replace(layout, several=bool(joint) or unclear)
+    axis = axes[positions[0]]
+    if joint:
+        label = newest(axis)
+        return replace(
+            layout, prefix=label.before, suffix=label.after, class_token=label.class_token
+        )
+    if beside and kind(axis) is Kind.CONSTANT:
+        return replace(layout, prefix=size_of(axis), class_token=0)
+    return layout

@@ -15,7 +15,7 @@ Row = dict[str, str | float | None]
 
 
 def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The layer table as plain rows: every number a layer has, quantiles and the like by name."""
+    """The layer table as plain rows: all that a layer has, quantiles and the like by name."""
     layers = result["layers"].to_dataset()
     rows: list[dict[str, Any]] = [{"layer": str(name)} for name in layers["layer"].values]
     for name, values in layers.data_vars.items():
@@ -31,8 +31,8 @@ def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
                 for at, label in enumerate(values[others[0]].values)
             ]
         for column, numbers in columns:
-            for row, number in zip(rows, numbers, strict=True):
-                row[column] = number.item()
+            for row, value in zip(rows, numbers.tolist(), strict=True):
+                row[column] = value
     return rows
 
 

@@ -22,6 +22,8 @@ def test_the_plan_says_what_is_recorded() -> None:
     assert table["shape"].tolist() == [(8, 4, 4), (8, 4, 4), (128,), (4,), (4,)]
     assert table["unit_axis"].tolist() == [1] * 5
     assert table["units"].tolist() == [8, 8, 128, 4, 4]
+    assert table["unit_axis_certain"].all()
+    assert table["evidence"].tolist() == ["weights", "weights before", *["only axis"] * 3]
     assert table["bytes_per_sample"].tolist() == [32, 32, 512, 16, 16]
 
 
@@ -65,7 +67,7 @@ class Biased(nn.Module):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_what_has_no_batch_is_not_taken_for_a_layer(samples: int) -> None:
     with pytest.warns(
-        UserWarning, match=r"not recorded: table.1, whose output has the shape \(1, 3\)"
+        UserWarning, match="not recorded: table.1, whose output does not depend on the images"
     ):
         layers, _ = scout_layers(Biased(), torch.rand(samples, 3))
     assert [layer.name for layer in layers] == ["act"]

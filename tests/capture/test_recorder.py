@@ -377,7 +377,6 @@ def test_the_input_may_be_a_keyword_or_a_mapping() -> None:
         ({"model": print}, ModelError, "a model is a torch module, not builtin_function"),
         ({"spatial": "max"}, OptionError, "spatial is 'mean', 'none' or a function, not 'max'"),
         ({"tokens": "cls"}, OptionError, "tokens is 'all', 'patch' or 'class', not 'cls'"),
-        ({"tokens": "class"}, OptionError, "the model has no class token"),
         ({"layers": []}, LayerError, "layers is empty"),
         ({"layers": ["body.22"]}, LayerError, "'body.22'; close matches: body.2"),
     ],

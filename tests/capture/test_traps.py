@@ -300,7 +300,7 @@ def test_a_model_output_of_transformers_gives_its_fields(as_mapping: bool) -> No
         (lambda x: {"a": x}, "b", "output='b' names nothing in an output of type dict"),
         (lambda x: Output(x, x), "hidden", "output='hidden' names nothing"),
         (lambda x: x.mean(), None, "no floating-point tensor"),
-        (lambda x: x[:3], None, r"the shape \(3, 3\), whose first axis is not the batch of 4"),
+        (lambda x: x[:3], None, r"the shape \(3, 3\), no axis of which is the batch of 4"),
     ],
 )
 def test_an_output_without_units_is_an_error_of_one_sentence(
@@ -550,13 +550,13 @@ class Colliding(nn.Module):
         return last.flatten(1)
 
 
-def test_shapes_that_collide_are_warned_of_and_another_size_tells_them_apart() -> None:
-    with pytest.warns(
-        ProbekitWarning, match=r"unit axis of relu is not certain.*another image size"
-    ):
-        record(Colliding(), ["relu"])
-    record(Colliding(), ["relu"], torch.rand(2, 3, 6, 6))
-    record(Colliding(), ["conv", "linear"])
+@pytest.mark.parametrize("size", [6, 8])
+def test_shapes_that_collide_are_told_apart(size: int) -> None:
+    net = Colliding()
+    x = torch.rand(2, 3, size, size)
+    expected = net.relu(net.conv(x)).mean((2, 3)).detach()
+    torch.testing.assert_close(record(net, ["relu"], x)["relu"], expected)
+    record(net, ["conv", "linear"])
 
 
 class Windows(nn.Module):
@@ -594,15 +594,23 @@ def test_windows_that_mix_samples_are_refused_in_advance(samples: int) -> None:
         scout_layers(Windows(together=False), X[:samples], ["linear"])
 
 
-def test_rows_that_are_no_longer_whole_windows_are_refused() -> None:
+def test_samples_may_lie_on_another_axis() -> None:
     net = nn.Sequential(nn.Linear(3, 5))
     net.forward = lambda x: net[0](x.permute(2, 3, 0, 1).flatten(0, 1))  # type: ignore[method-assign]
+    with torch.no_grad(), Recorder(net, ["0"]) as recorder:
+        for samples in (4, 3):
+            recorder(X[:samples])
+            expected = net[0](X[:samples].movedim(1, -1)).mean((1, 2))
+            torch.testing.assert_close(recorder.activations["0"], expected)
+
+
+def test_fewer_rows_than_samples_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 5))
+    net.forward = lambda x: net[0](x[:3].movedim(1, -1))  # type: ignore[method-assign]
     with Recorder(net, ["0"]) as recorder:
-        recorder(X)
-        with pytest.raises(
-            LayerError, match="'0' gave 64 rows for 3 samples where 48 were expected"
-        ):
-            recorder(X[:3])
+        recorder(X[:3])
+        with pytest.raises(LayerError, match="'0' gave 3 rows for 4 samples where 4 were expected"):
+            recorder(X)
 
 
 # Tokens

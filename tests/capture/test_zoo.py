@@ -125,7 +125,7 @@ CASES = [
     Case("poolformer_s12", blocks=("stages.0", "stages.1.blocks.0.mlp")),
     Case("eca_resnet33ts", blocks=("stages.0", "stages.1.0.conv1_1x1"), first=r"attn\.gate$"),
     Case("vit_tiny_patch16_224", blocks=VIT, **sized(64)),
-    Case("vit_small_patch16_dinov3", blocks=VIT, **sized(64, depth=3)),
+    Case("vit_small_patch16_dinov3", blocks=VIT, last="^patch_embed$", **sized(64, depth=3)),
     Case("deit_tiny_distilled_patch16_224", blocks=VIT, **sized(64)),
     Case("beit_base_patch16_224", blocks=VIT, **sized(64, depth=2)),
     Case("eva02_tiny_patch14_224", blocks=VIT, **sized(56)),

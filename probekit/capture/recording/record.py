@@ -140,9 +140,7 @@ def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
         places[:, 0], places[:, 1] = np.unravel_index(np.arange(len(places)), shape)
     elif shape:
         places[:, 2] = np.arange(len(places))
-    if layer.prefix and tokens != "all":
-        return places[:1] if tokens == "class" else places[layer.prefix :]
-    return places
+    return places[layer.chosen(tokens)] if len(shape) == 1 else places
 
 
 def _table(seen: Observed) -> Tensor:

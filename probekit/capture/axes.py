@@ -1,0 +1,301 @@
+"""What the axes of a tensor are: samples, units, positions; and how they move through operations.
+
+Every axis is a product of parts, outermost first: swin's windows of samples are (samples, windows).
+A part is a label and a size. Labels say where an axis comes from, so that they stay apart where
+sizes agree, as in square maps or where there are as many tokens as features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from itertools import count
+from math import prod
+from typing import TypeAlias
+
+__all__ = [
+    "Axes",
+    "Axis",
+    "Kind",
+    "Label",
+    "constant",
+    "cropped",
+    "joined",
+    "kind",
+    "lost",
+    "merged",
+    "newest",
+    "regrouped",
+    "resized",
+    "size_of",
+]
+
+_serial = count()
+
+
+class Kind(Enum):
+    """What an axis is.
+
+    CONSTANT: Of a constant or a broadcast; it takes on what it meets.
+    INPUT: An axis of an input of the model, or a stack of inputs.
+    PLACE: Positions that share weights: space, tokens, windows.
+    UNIT: Made by weights: one column, filter or scale for each index.
+    LOST: An operation without a rule made it.
+    """
+
+    CONSTANT = 0
+    INPUT = 1
+    PLACE = 2
+    UNIT = 3
+    LOST = 4
+
+
+class Label:
+    """The identity of an axis.
+
+    Attributes:
+        kind: What the axis is.
+        serial: Labels are numbered as they are made; the newest units are a layer's own.
+        read: Whether weights read the axis as their input features.
+        before: How many tokens that are no patches stand before the patches.
+        after: How many stand behind them.
+        class_token: The position of the class token on the axis, if there is one.
+    """
+
+    def __init__(
+        self, kind: Kind, before: int = 0, after: int = 0, class_token: int | None = None
+    ) -> None:
+        self.kind = kind
+        self.serial = next(_serial)
+        self.read = False
+        self.before = before
+        self.after = after
+        self.class_token = class_token
+        self._same: Label = self
+
+    @property
+    def root(self) -> Label:
+        """The label that stands for all that are known to be the same axis."""
+        while self._same._same is not self._same:
+            self._same = self._same._same
+        return self._same
+
+    def unite(self, other: Label) -> None:
+        """Notes that two labels are the same axis, as the samples of two inputs."""
+        other.root._same = self.root
+
+    @property
+    def tokens(self) -> bool:
+        """Whether there are tokens beside the patches."""
+        return bool(self.before or self.after)
+
+    def __repr__(self) -> str:
+        return f"{self.kind.name.lower()}{self.serial}"
+
+
+Axis: TypeAlias = "tuple[tuple[Label, int], ...]"
+Axes: TypeAlias = "tuple[Axis, ...]"
+
+_CONSTANT = Label(Kind.CONSTANT)
+_LOST = Label(Kind.LOST)
+
+
+def constant(size: int) -> Axis:
+    """An axis of a constant."""
+    return ((_CONSTANT, size),)
+
+
+def lost(size: int) -> Axis:
+    """An axis of which nothing is known."""
+    return ((_LOST, size),)
+
+
+def kind(axis: Axis) -> Kind:
+    """What an axis is as a whole: that of its units if it has any, else of its first known part."""
+    kinds = [label.kind for label, _ in axis]
+    for one in (Kind.LOST, Kind.INPUT, Kind.UNIT, Kind.PLACE):
+        if one in kinds:
+            return one
+    return Kind.CONSTANT
+
+
+def newest(axis: Axis) -> Label:
+    """The newest unit label of an axis, or its first known label."""
+    units = [label for label, _ in axis if label.kind is Kind.UNIT]
+    if units:
+        return max(units, key=lambda label: label.serial)
+    known = [label for label, _ in axis if label.kind is not Kind.CONSTANT]
+    return known[0] if known else axis[0][0]
+
+
+def resized(axis: Axis, size: int) -> Axis:
+    """An axis after a pad, crop, pool or interpolation: the same, with another size."""
+    whole = prod(part for _, part in axis)
+    if whole == size:
+        return axis
+    inner = whole // max(axis[0][1], 1)
+    if len(axis) > 1 and inner and size % inner == 0:
+        return ((axis[0][0], size // inner), *axis[1:])
+    label = newest(axis)
+    if len(axis) > 1 and label.kind is not Kind.UNIT:
+        label = Label(Kind.PLACE)
+    return ((Label(label.kind) if label.tokens else label, size),)
+
+
+def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
+    """An axis from `start` to `stop`: of tokens beside patches, those that remain."""
+    label = axis[0][0]
+    whole = prod(part for _, part in axis)
+    if size == whole:
+        return axis
+    if len(axis) > 1 or not label.tokens or step != 1:
+        return resized(axis, size)
+    before = max(0, label.before - start)
+    after = max(0, stop - (whole - label.after))
+    if stop <= label.before or start >= whole - label.after:
+        return constant(size)
+    place = None if label.class_token is None else label.class_token - start
+    inside = place is not None and 0 <= place < size
+    return ((Label(label.kind, before, after, place if inside else None), size),)
+
+
+def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
+    """The axes after a reshape, which keeps the order of elements."""
+    if 0 in shape:
+        return tuple(lost(size) for size in shape)
+    left = [part for axis in reversed(axes) for part in reversed(axis)]
+    result: list[Axis] = []
+    for position, size in enumerate(shape):
+        taken: list[tuple[Label, int]] = []
+        need = size
+        more_ones = position + 1 < len(shape) and shape[position + 1] == 1
+        while left:
+            label, part = left[-1]
+            if part == 1:
+                if need == 1 and size > 1 and more_ones:
+                    break
+                taken.append(left.pop())
+                if size == 1 and more_ones:
+                    break
+            elif need == 1:
+                break
+            elif need % part == 0:
+                taken.append(left.pop())
+                need //= part
+            elif part % need == 0:
+                left[-1] = (_inner(label), part // need)
+                taken.append((_outer(label), need))
+                need = 1
+            else:
+                return tuple(lost(one) for one in shape)
+        if need != 1:
+            return tuple(lost(one) for one in shape)
+        named = tuple(part for part in taken if part[1] > 1 or part[0].kind is not Kind.CONSTANT)
+        result.append(named or constant(size))
+    return tuple(result)
+
+
+def _outer(label: Label) -> Label:
+    return Label(label.kind) if label.tokens else label
+
+
+def _inner(label: Label) -> Label:
+    if label.kind is Kind.UNIT or label.kind is Kind.CONSTANT or label.kind is Kind.LOST:
+        return label
+    return Label(Kind.PLACE)
+
+
+def merged(one: Axes, other: Axes) -> Axes:
+    """The axes of an elementwise operation on two tensors, aligned at the last one."""
+    ndim = max(len(one), len(other))
+    first = (constant(1),) * (ndim - len(one)) + one
+    second = (constant(1),) * (ndim - len(other)) + other
+    return tuple(
+        _merged_axis(
+            a, b, [*zip(first[:i] + first[i + 1 :], second[:i] + second[i + 1 :], strict=True)]
+        )
+        for i, (a, b) in enumerate(zip(first, second, strict=True))
+    )
+
+
+def size_of(axis: Axis) -> int:
+    """The length of an axis."""
+    return prod(part for _, part in axis)
+
+
+def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
+    if size_of(a) != size_of(b):
+        return a if size_of(b) == 1 else b
+    one, other = kind(a), kind(b)
+    for neutral in (Kind.CONSTANT, Kind.LOST):
+        if neutral in (one, other):
+            return b if one is neutral else a
+    if a == b:
+        return a
+    if {one, other} == {Kind.UNIT}:
+        return a if newest(a).serial > newest(b).serial else b
+    if Kind.UNIT in (one, other):
+        return _units_or_places(a, b, others)
+    if one is other is Kind.INPUT:
+        if a[0][0].kind is b[0][0].kind is Kind.INPUT:
+            a[0][0].unite(b[0][0])
+        return a if len(a) >= len(b) else b
+    if one is other:
+        return b if newest(b).tokens and not newest(a).tokens else a
+    return a if one is Kind.INPUT else b
+
+
+def _units_or_places(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
+    """What an axis is that weights made in one operand and share in the other.
+
+    Positions, as where an MLP over the tokens of each channel is added to the tokens, unless the
+    operand with positions has no other axis that could be its units.
+    """
+    units, places = (a, b) if kind(a) is Kind.UNIT else (b, a)
+    mine = [pair[1] if units is a else pair[0] for pair in others]
+    if kind(places) is Kind.PLACE:
+        return places
+    known = any(kind(axis) is Kind.UNIT or newest(axis).read for axis in mine)
+    return tuple((Label(Kind.PLACE), size) for _, size in places) if known else units
+
+
+def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: bool) -> Axis:
+    """The axis along which tensors are concatenated.
+
+    Args:
+        parts: The axis in each tensor.
+        names: The name of the parameter that a tensor is a view of, or None.
+        unit_elsewhere: Whether another axis has units.
+    """
+    size = sum(map(size_of, parts))
+    kinds = [kind(part) for part in parts]
+    known = [i for i, one in enumerate(kinds) if one is not Kind.CONSTANT]
+    if not known:
+        return constant(size)
+    units = [newest(parts[i]) for i in known if kinds[i] is Kind.UNIT]
+    if units and (len(units) == len(known) or not unit_elsewhere):
+        return ((max(units, key=lambda label: label.serial), size),)
+    if any(kinds[i] is Kind.LOST for i in known):
+        return lost(size)
+    if len(known) == 1 == len(parts):
+        return parts[0]
+    first, last = newest(parts[known[0]]), newest(parts[known[-1]])
+    sizes = list(map(size_of, parts))
+    starts = [sum(sizes[:i]) for i in range(len(parts))]
+    before = starts[known[0]] + first.before
+    after = size - starts[known[-1]] - sizes[known[-1]] + last.after
+    class_token = None
+    if first.class_token is not None:
+        class_token = starts[known[0]] + first.class_token
+    for i in range(len(parts)):
+        if kinds[i] is Kind.CONSTANT and not _registers(names[i]):
+            class_token = starts[i] if class_token is None else min(class_token, starts[i])
+            break
+    shared = Kind.INPUT if all(kinds[i] is Kind.INPUT for i in known) else Kind.PLACE
+    return ((Label(shared, before, after, class_token), size),)
+
+
+def _registers(name: str | None) -> bool:
+    """Whether a parameter holds tokens that are no class tokens."""
+    last = (name or "").rpartition(".")[2].lower()
+    return any(word in last for word in ("reg", "dist", "prompt", "storage", "mask"))

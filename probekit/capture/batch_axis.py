@@ -1,0 +1,112 @@
+"""Which axis of the inputs, or which list of them, is the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from probekit.capture.axes import Axes, Kind, Label
+from probekit.capture.tracer import Tracer
+
+__all__ = ["Batch", "decide", "first_guess"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of a forward pass.
+
+    Attributes:
+        label: The label of their axis; None where it is not known.
+        size: How many there are.
+        source: Where to read their number from, as `count_samples` takes it.
+        certain: Whether the model shows that this is the batch.
+    """
+
+    label: Label | None
+    size: int
+    source: tuple[int, int] | None
+    certain: bool = True
+
+
+def first_guess(inputs: Sequence[Axes]) -> Batch | None:
+    """The batch as far as the inputs show it: axis 0 of the first images, if there are any.
+
+    Lists of images and inputs with fewer axes show it only when the model has run.
+    """
+    whole = [i for i, axes in enumerate(inputs) if len(axes) > 3]
+    if len(whole) != 1 and any(inputs[i][0][0][1] != inputs[whole[0]][0][0][1] for i in whole):
+        return None
+    if not whole:
+        return None
+    label, size = inputs[whole[0]][0][0]
+    return Batch(label, size, (whole[0], 0))
+
+
+def decide(
+    tracer: Tracer,
+    outputs: Sequence[Axes],
+    sequences: Sequence[tuple[Label, int]],
+    guess: Batch | None,
+    inputs: Sequence[Tensor],
+) -> Batch:
+    """The batch after the model has run.
+
+    A table that the model gives has a row for each sample. Else the batch is what the model's
+    convolutions, batch norms and modules for sequences take for it, or axis 0 of the images.
+
+    Args:
+        tracer: Followed the forward pass.
+        outputs: The axes of the tensors that the model gave.
+        sequences: The axes that modules with a `batch_first` declared to be the batch.
+        guess: The batch as far as the inputs show it.
+        inputs: The tensors that the model was called with.
+    """
+    lengths = {axis[0][0].root: axis[0][1] for axes in tracer.inputs for axis in axes}
+    rows = [
+        (label, size)
+        for axes in outputs[:1]
+        for label, size in ([axes[0][0]] if axes else [])
+        if label.kind in _CAN_BE_SAMPLES and lengths.get(label.root, size) == size
+    ]
+    declared = [(label, size) for label, (_, size) in _ranked(tracer)] + [
+        (label, size) for label, size in sequences if label.kind in _CAN_BE_SAMPLES
+    ]
+    inside = {label.root for axes in outputs[:1] for axis in axes for label, _ in axis}
+    table = bool(rows) and len(outputs[0]) <= 2 and len(outputs[0][0]) == 1
+    if table and (guess is None or rows[0][0].kind is Kind.INPUT):
+        return _batch(tracer, *rows[0], inputs)
+    if guess is not None and guess.label is not None and guess.label.root in inside:
+        return guess
+    for label, size in declared:
+        if label.root in inside:
+            return _batch(tracer, label.root, size, inputs)
+    if guess is not None:
+        return guess
+    for label, size in (*declared, *rows):
+        return _batch(tracer, label, size, inputs)
+    return _assumed(tracer, inputs)
+
+
+_CAN_BE_SAMPLES = (Kind.INPUT, Kind.PLACE)
+
+
+def _ranked(tracer: Tracer) -> list[tuple[Label, tuple[int, int]]]:
+    return sorted(tracer.votes.items(), key=lambda vote: -vote[1][0])
+
+
+def _batch(tracer: Tracer, label: Label, size: int, inputs: Sequence[Tensor]) -> Batch:
+    for i, axes in enumerate(tracer.inputs):
+        for j, axis in enumerate(axes):
+            if axis[0][0].root is label.root:
+                return Batch(label, size, (i, j))
+    return Batch(label, size, (-1, 0) if len(inputs) == size else None)
+
+
+def _assumed(tracer: Tracer, inputs: Sequence[Tensor]) -> Batch:
+    """Axis 0 of the first input that has more than one axis."""
+    for i, axes in enumerate(tracer.inputs):
+        if len(axes) > 1:
+            return Batch(*axes[0][0], (i, 0), certain=False)
+    return Batch(None, 0, None, certain=False)

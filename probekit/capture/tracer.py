@@ -1,0 +1,202 @@
+"""Follows the axes of tensors through all operations of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from probekit.capture import axis_rules
+from probekit.capture.axes import Axes, Kind, Label, constant, kind, lost, resized
+
+__all__ = ["Tracer"]
+
+Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Knows, while it is active, of every tensor where its axes come from.
+
+    A tensor is known by its memory and its layout there, since a view's Python object may be made
+    anew on the way to the model. Nothing is kept alive.
+
+    Args:
+        module: The model; its parameters, buffers and other tensors are constants.
+        inputs: The tensors that it is called with, in order.
+
+    Attributes:
+        votes: For an axis that convolutions or batch norms took for the batch: how many, and its size.
+        seen_tokens: Whether tokens that are no patches were joined with others.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._axes: dict[Key, Axes] = {}
+        self._depends: dict[int, bool | None] = {}
+        self._alive: list[StorageWeakRef] = []
+        self._by_storage: dict[int, list[Key]] = {}
+        self._parameters: dict[int, str] = {}
+        self.votes: dict[Label, tuple[int, int]] = {}
+        self.seen_tokens = False
+        self.active = False
+        for name, tensor in _constants(module):
+            if (key := _key(tensor)) is not None:
+                self._parameters.setdefault(key[0], name)
+                self._hold(tensor, False)
+        self.inputs: list[Axes] = []
+        for tensor in inputs:
+            axes = tuple(((Label(Kind.INPUT), size),) for size in _shape(tensor))
+            if len(axes) > 3:
+                axes[1][0][0].read = True
+            self.inputs.append(axes)
+            self._note(tensor, axes, True)
+
+    def axes(self, tensor: Tensor) -> Axes:
+        """The axes of a tensor; of one that was never seen, those of a constant."""
+        key = _key(tensor)
+        known = None if key is None else self._axes.get(key)
+        if known is not None:
+            return known
+        unknown = lost if key is None or self._depends.get(key[0]) else constant
+        return tuple(unknown(size) for size in _shape(tensor))
+
+    def depends(self, tensor: Tensor) -> bool | None:
+        """Whether a tensor depends on the inputs; None where that is not known."""
+        key = _key(tensor)
+        return None if key is None else self._depends.get(key[0])
+
+    def name(self, tensor: Tensor) -> str | None:
+        """The name of the parameter or buffer in whose memory a tensor lies."""
+        key = _key(tensor)
+        return None if key is None else self._parameters.get(key[0])
+
+    def vote(self, axes: Axes, position: int) -> None:
+        """Notes that an operation takes an axis for the batch."""
+        if position < len(axes):
+            label, size = axes[position][0]
+            if label.kind in (Kind.INPUT, Kind.PLACE):
+                votes, _ = self.votes.get(label.root, (0, 0))
+                self.votes[label.root] = votes + 1, size
+
+    def start(self) -> None:
+        """Begins to follow operations."""
+        if not self.active:
+            self.active = True
+            self.__enter__()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """Ends it; safe to call twice."""
+        if self.active:
+            self.active = False
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled() and _composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        call = axis_rules.Call(self, func, args, kwargs)
+        output = func(*args, **kwargs)
+        self._follow(call, output)
+        return output
+
+    def _follow(self, call: axis_rules.Call, output: Any) -> None:
+        tensors = list(_tensors(output))
+        if not tensors:
+            return
+        depends = call.depends
+        try:
+            found = axis_rules.follow(call, tensors)
+        except (IndexError, KeyError, TypeError, ValueError, RuntimeError):
+            found = [tuple(lost(size) for size in _shape(one)) for one in tensors]
+        for tensor, axes in zip(tensors, found, strict=True):
+            if len(axes) != len(_shape(tensor)):
+                axes = tuple(lost(size) for size in _shape(tensor))
+            self._note(tensor, axes, depends)
+        if call.in_place:
+            self._spread(tensors[0], found[0])
+
+    def _note(self, tensor: Tensor, axes: Axes, depends: bool | None) -> None:
+        key = _key(tensor)
+        if key is None:
+            return
+        if key not in self._axes:
+            self._by_storage.setdefault(key[0], []).append(key)
+        self._axes[key] = axes
+        self._hold(tensor, self._depends.get(key[0]) or depends)
+
+    def _hold(self, tensor: Tensor, depends: bool | None) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._depends:
+            self._alive.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
+        self._depends[storage._cdata] = depends
+
+    def _spread(self, view: Tensor, axes: Axes) -> None:
+        """What is written into a part of a constant, as into a buffer of zeros, names the whole."""
+        mine = _key(view)
+        if mine is None:
+            return
+        for key in self._by_storage.get(mine[0], ()):
+            whole = self._axes[key]
+            if key == mine or any(kind(axis) is not Kind.CONSTANT for axis in whole):
+                continue
+            if len(whole) == len(axes) and key[3] == mine[3]:
+                self._axes[key] = tuple(
+                    resized(axis, size) for axis, size in zip(axes, key[2], strict=True)
+                )
+            else:
+                self._axes[key] = tuple(lost(size) for size in key[2])
+
+
+def _key(tensor: Tensor) -> Key | None:
+    try:
+        storage = tensor.untyped_storage()._cdata
+        if tensor.is_nested:
+            return storage, 0, (-1,), ()
+        offset = int(tensor.storage_offset())
+        return storage, offset, tuple(tensor.shape), tensor.stride()
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return () if tensor.is_nested else tuple(tensor.shape)
+
+
+def _composite(func: Any) -> bool:
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key))
+
+
+def _constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, child in module.named_modules():
+        for name, value in (
+            *child._parameters.items(),
+            *child._buffers.items(),
+            *vars(child).items(),
+        ):
+            for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(tensor, Tensor):
+                    yield f"{prefix}.{name}", tensor
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for part in output:
+            yield from _tensors(part)

@@ -1,0 +1,578 @@
+"""Where samples and units lie, for models in which sizes alone do not tell it.
+
+The right values are computed in plain Python from the model's own parts, never by probekit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, parametrize, rnn
+
+from probekit.capture.plan import plan, scout_layers
+from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError, OptionError, ProbekitWarning
+
+Truth = Callable[[Tensor], Tensor]
+
+
+def record(net: nn.Module, *inputs: Any, layers: Any = None, **options: Any) -> dict[str, Tensor]:
+    """What two passes record, the first one having found the layers."""
+    with torch.no_grad(), Recorder(net, layers, **options) as recorder:
+        net(*inputs)
+        first = recorder.activations
+        net(*inputs)
+        second = recorder.activations
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        torch.testing.assert_close(values, second[name], rtol=0, atol=0)
+    assert all(layer.certain for layer in recorder.layers)
+    return second
+
+
+def watched(net: nn.Module, name: str, *inputs: Any) -> Tensor:
+    """What a module gives, by a plain hook."""
+    seen: list[Tensor] = []
+    handle = net.get_submodule(name).register_forward_hook(
+        lambda module, args, output: seen.append(
+            (output[0] if isinstance(output, tuple) else output).clone()
+        )
+    )
+    with torch.no_grad():
+        net(*inputs)
+    handle.remove()
+    return seen[-1]
+
+
+class Lambda(nn.Module):
+    """A module around a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *given: Any) -> Any:
+        return self.function(*given)
+
+
+class Chain(nn.Module):
+    """A convolution, a function, an activation function under the name `act`, and a classifier."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], act: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.function = function
+        self.act = act or nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.function(self.conv(x))).flatten(1).sum(1, keepdim=True)
+
+
+# The maps are as high and as wide as they have channels, and there are as many samples.
+X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "permute": (lambda x: x.permute(0, 2, 3, 1), 3),
+    "permute back": (lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 1),
+    "transpose": (lambda x: x.flatten(2).transpose(1, 2), 2),
+    "flatten": (lambda x: x.flatten(2), 1),
+    "movedim": (lambda x: x.movedim(1, -1).contiguous(), 3),
+    "einsum": (lambda x: torch.einsum("bchw->bhwc", x), 3),
+    "width before units": (lambda x: x.permute(0, 3, 1, 2), 2),
+    "pad": (lambda x: F.pad(x, (1, 2, 3, 4)), 1),
+    "pad channels": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 3)), 1),
+    "pad channels last": (lambda x: F.pad(x.permute(0, 2, 3, 1), (2, 3)), 3),
+    "reflection": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), 1),
+    "crop": (lambda x: x[:, :, 1:-1, :5], 1),
+    "crop channels last": (lambda x: x.permute(0, 2, 3, 1)[:, 1:-1, :5], 3),
+    "stride": (lambda x: x[:, :, ::2, 1::2], 1),
+    "chunk": (lambda x: x.chunk(2, 1)[1], 1),
+    "chunk channels last": (lambda x: x.permute(0, 2, 3, 1).chunk(2, -1)[0], 3),
+    "gate": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].sigmoid(), 1),
+    "split": (lambda x: x.permute(0, 2, 3, 1).split([2, 6], 3)[1], 3),
+    "cat": (lambda x: torch.cat([x, x.relu()], 1), 1),
+    "cat space": (lambda x: torch.cat([x, x.relu()], 2), 1),
+    "stack": (lambda x: torch.stack([x, -x], 2).flatten(2, 3), 1),
+    "interpolate": (lambda x: F.interpolate(x, scale_factor=2.0), 1),
+    "bilinear": (lambda x: F.interpolate(x, size=(5, 5), mode="bilinear"), 1),
+    "pixel shuffle": (lambda x: F.pixel_shuffle(x, 2), 1),
+    "pixel unshuffle": (lambda x: F.pixel_unshuffle(x, 2), 1),
+    "roll": (lambda x: x.permute(0, 2, 3, 1).roll((-2, -2), (1, 2)), 3),
+    "flip": (lambda x: x.flip(-1).permute(0, 2, 3, 1), 3),
+    "index": (lambda x: x[:, :, torch.tensor([0, 3, 5])], 1),
+    "index channels": (lambda x: x[:, torch.tensor([5, 2, 1])], 1),
+    "pool": (lambda x: F.max_pool2d(x, 2).permute(0, 2, 3, 1), 3),
+    "average": (lambda x: F.adaptive_avg_pool2d(x, 3), 1),
+    "softmax over space": (lambda x: x.flatten(2).softmax(2).mT, 2),
+    "GLU over channels": (lambda x: F.glu(x, 1), 1),
+    "GLU over height": (lambda x: F.glu(x, 2), 1),
+    "GLU channels last": (lambda x: F.glu(x.permute(0, 2, 3, 1), -1), 3),
+    "addition of a table": (lambda x: x.flatten(2).mT + torch.ones(1, 64, 8), 2),
+    "masked": (lambda x: x.masked_fill(torch.eye(8, dtype=torch.bool), 0.0), 1),
+    "into a buffer": (lambda x: torch.zeros(8, 8, 8, 8).copy_(x.permute(0, 2, 3, 1)), 3),
+    "in place": (lambda x: x.permute(0, 2, 3, 1).contiguous().mul_(2).add_(1), 3),
+    "norm by hand": (lambda x: (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_units_are_followed_through_functions(name: str) -> None:
+    function, axis = FUNCTIONS[name]
+    net = Chain(function)
+    output = net.act(function(net.conv(X))).detach()
+    expected = output.movedim(axis, 1).flatten(2).mean(2)
+    found = record(net, X, layers=["act"])["act"]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("dim", "last", "axis"),
+    [(1, False, 1), (-1, False, 1), (2, False, 1), (-1, True, 3), (1, True, 3)],
+)
+def test_a_glu_has_its_units_where_its_input_has_them(dim: int, last: bool, axis: int) -> None:
+    net = Chain(lambda x: x.permute(0, 2, 3, 1) if last else x, nn.GLU(dim))
+    output = net.act(net.function(net.conv(X))).detach()
+    found = record(net, X, layers=["act"])["act"]
+    torch.testing.assert_close(found, output.movedim(axis, 1).flatten(2).mean(2))
+
+
+class Gated(nn.Module):
+    """A gated block in channels-last, as of MambaOut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.norm, self.fc1, self.act = nn.LayerNorm(8), nn.Linear(8, 24), nn.GELU()
+        self.conv, self.fc2 = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        gate, carry, rest = self.fc1(self.norm(x)).split([8, 8, 8], -1)
+        rest = self.conv(rest.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.fc2(self.act(gate) * (carry + rest))
+        return x.mean((1, 2))
+
+
+def test_a_gated_block_in_channels_last_has_its_units_last() -> None:
+    net = Gated()
+    output = watched(net, "act", X)
+    torch.testing.assert_close(record(net, X)["act"], output.mean((1, 2)))
+
+
+class Causal(nn.Module):
+    """A causal convolution over time: it pads, and a function cuts what is too much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = parametrizations.weight_norm(nn.Conv1d(8, 8, 3, padding=4, dilation=2))
+        self.act, self.out, self.head = nn.ReLU(), nn.Tanh(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.out(x + self.act(self.conv(x)[:, :, :-4].contiguous()))[:, :, -1])
+
+
+@pytest.mark.parametrize("length", [8, 11])
+def test_a_causal_convolution_over_time_has_its_units_on_axis_1(length: int) -> None:
+    net = Causal().eval()
+    x = torch.randn(8, 8, length)
+    found = record(net, x)
+    assert list(found) == ["act", "out"]
+    torch.testing.assert_close(found["act"], watched(net, "act", x).mean(2))
+    torch.testing.assert_close(found["out"], watched(net, "out", x).mean(2))
+
+
+class Mixer(nn.Module):
+    """Mixes tokens by an MLP over transposed tokens, then channels."""
+
+    def __init__(self, patches: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Conv2d(3, 16, 2, 2) if patches else nn.Identity()
+        self.norm1, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.tokens = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+        self.channels = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+        self.after, self.head = nn.Identity(), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x.flatten(2).mT if x.ndim == 4 else x
+        x = self.after(x + self.tokens(self.norm1(x).mT).mT)
+        return self.head((x + self.channels(self.norm2(x))).mean(1))
+
+
+@pytest.mark.parametrize("patches", [True, False])
+def test_mixing_tokens_makes_units_of_tokens_inside_only(patches: bool) -> None:
+    net = Mixer(patches)
+    x = X if patches else torch.randn(16, 16, 16)
+    found = record(net, x, layers=["tokens.1", "after", "channels.1"])
+    for name in found:
+        torch.testing.assert_close(found[name], watched(net, name, x).mean(1), msg=name)
+
+
+# Samples on another axis
+
+
+class Tower(nn.Module):
+    """A transformer of (tokens, samples, features) behind a patch embedding."""
+
+    def __init__(self, batch_first: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = batch_first
+        self.patch = nn.Conv2d(3, 8, 2, 2)
+        block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first, activation=nn.GELU())
+        self.encoder = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2)
+        x = x.permute(0, 2, 1) if self.first else x.permute(2, 0, 1)
+        return self.head(self.encoder(x).mean(1 if self.first else 0))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("samples", [1, 2, 8, 16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_samples_of_a_transformer_are_where_its_model_has_them(
+    batch_first: bool, samples: int, grad: bool
+) -> None:
+    net = Tower(batch_first).eval()
+    x = torch.randn(samples, 3, 8, 8)
+    names = ["encoder.layers.0.self_attn", "encoder.layers.1.activation", "encoder.layers.1"]
+    found = record(net, x, layers=names, grad=grad)
+    for name in names:
+        expected = watched(net, name, x).mean(1 if batch_first else 0)
+        torch.testing.assert_close(found[name], expected, msg=name)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_layers_declare_their_samples(
+    kind: type[nn.RNNBase], batch_first: bool, bidirectional: bool
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.rnn = kind(8, 4, batch_first=batch_first, bidirectional=bidirectional)
+    net.act = nn.Tanh()
+    net.head = nn.Linear(8 if bidirectional else 4, 2)
+    time = 1 if batch_first else 0
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.squeeze(1)
+        output = net.act(net.rnn(x if batch_first else x.transpose(0, 1))[0])
+        return net.head(output.select(time, -1))
+
+    net.forward = forward  # type: ignore[method-assign]
+    x = torch.randn(8, 1, 8, 8)
+    found = record(net, x, layers=["rnn", "act"])
+    for name in ("rnn", "act"):
+        torch.testing.assert_close(found[name], watched(net, name, x).mean(time))
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_inputs_of_tokens_samples_features_give_a_row_for_each_sample(head: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.block = nn.TransformerEncoderLayer(6, 2, 12, activation=nn.GELU())
+    net.head = nn.Linear(6, 3) if head else nn.Identity()
+    net.forward = lambda x: net.head(net.block(x).mean(0) if head else net.block(x))  # type: ignore[method-assign]
+    net.eval()
+    x = torch.randn(5, 4, 6)
+    found = record(net, x, layers=["block", "block.activation"])
+    for name in found:
+        torch.testing.assert_close(found[name], watched(net, name, x).mean(0))
+
+
+def test_packed_sequences_have_no_row_for_each_sample() -> None:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.rnn, net.act, net.head = nn.LSTM(6, 4, batch_first=True), nn.Tanh(), nn.Linear(4, 2)
+
+    def forward(x: Tensor) -> Tensor:
+        packed = rnn.pack_padded_sequence(x, [5, 3, 2], batch_first=True)
+        _, (last, _) = net.rnn(packed)
+        return net.head(net.act(last[-1]))
+
+    net.forward = forward  # type: ignore[method-assign]
+    x = torch.randn(3, 5, 6)
+    with pytest.raises(LayerError, match="'rnn'"):
+        record(net, x, layers=["rnn"])
+
+
+# Samples from other arguments
+
+
+class Detector(nn.Module):
+    def __init__(self, join: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Linear(5, 2)
+        self.join = join
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        if self.join == "stack":
+            x = torch.stack(images)
+        elif self.join == "cat":
+            x = torch.cat([image[None] for image in images])
+        else:
+            x = images[0].new_zeros(len(images), 3, 8, 8)
+            for image, place in zip(images, x, strict=True):
+                place[:, : image.shape[1]].copy_(image)
+        return [{"boxes": box} for box in self.head(self.act(self.conv(x)).mean((2, 3)))]
+
+
+@pytest.mark.parametrize("join", ["stack", "cat", "copy"])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 9])
+def test_a_list_of_images_is_a_batch(join: str, count: int) -> None:
+    net = Detector(join)
+    images = [torch.rand(3, 8, 8) for _ in range(count)]
+    expected = net.act(net.conv(torch.stack(images))).mean((2, 3)).detach()
+    torch.testing.assert_close(record(net, images)["act"], expected)
+
+
+def test_a_list_may_change_its_length() -> None:
+    net = Detector("stack")
+    with torch.no_grad(), Recorder(net) as recorder:
+        for count in (4, 2, 7):
+            images = [torch.rand(3, 8, 8) for _ in range(count)]
+            net(images)
+            expected = net.act(net.conv(torch.stack(images))).mean((2, 3))
+            torch.testing.assert_close(recorder.activations["act"], expected)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [torch.tensor(2.0), torch.tensor([2.0]), torch.full((3, 1, 1), 2.0), torch.ones(3, 8, 8)],
+    ids=str,
+)
+def test_what_comes_before_the_images_is_no_batch(scale: Tensor) -> None:
+    net = nn.Module()
+    torch.manual_seed(0)
+    net.conv, net.act, net.head = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Linear(5, 2)
+    net.forward = lambda scale, x: net.head(net.act(net.conv(x * scale)).mean((2, 3)))  # type: ignore[method-assign]
+    x = torch.rand(6, 3, 8, 8)
+    expected = net.act(net.conv(x * scale)).mean((2, 3)).detach()
+    torch.testing.assert_close(record(net, scale, x)["act"], expected)
+
+
+def test_two_inputs_are_one_batch() -> None:
+    net = nn.Module()
+    torch.manual_seed(0)
+    net.one, net.other, net.act = nn.Linear(4, 5), nn.Linear(3, 5), nn.Tanh()
+    net.gate, net.head = nn.Sigmoid(), nn.Linear(5, 2)
+    net.forward = lambda a, b: net.head(net.act(net.one(a)) * net.gate(net.other(b)))  # type: ignore[method-assign]
+    a, b = torch.rand(6, 4), torch.rand(6, 3)
+    found = record(net, a, b)
+    torch.testing.assert_close(found["act"], net.one(a).tanh().detach())
+    torch.testing.assert_close(found["gate"], net.other(b).sigmoid().detach())
+
+
+def test_samples_in_another_order_are_refused() -> None:
+    net = nn.Module()
+    torch.manual_seed(0)
+    net.fc, net.act, net.head = nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)
+    order = torch.tensor([2, 0, 1])
+    net.forward = lambda x: net.head(net.act(net.fc(x[order])))[order.argsort()]  # type: ignore[method-assign]
+    with pytest.raises(LayerError, match="no axis of which is the batch"):
+        record(net, torch.rand(3, 4)[:, :], layers=["act"])
+
+
+# Layers that see no image
+
+
+class Biased(nn.Module):
+    """Adds what an MLP makes of relative positions, as many as there are samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+        self.register_buffer("table", torch.randn(6, 2))
+        self.bias = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias(self.table).mean(0)
+        return self.head(self.act(self.conv(x)).mean((2, 3)) + bias)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 6])
+def test_an_mlp_over_positions_is_no_layer(samples: int) -> None:
+    with pytest.warns(
+        ProbekitWarning, match=r"not recorded: bias.1, whose output does not depend on the images"
+    ):
+        found = record(Biased(), X[:samples])
+    assert list(found) == ["act"]
+    with pytest.raises(LayerError, match=r"'bias.1' \(ReLU\) does not depend on the images"):
+        record(Biased(), X[:samples], layers=["bias.1"])
+
+
+def _positive(conv: nn.Module) -> None:
+    parametrize.register_parametrization(conv, "weight", nn.Softplus())
+
+
+@pytest.mark.parametrize(
+    "parametrize_it",
+    [
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        _positive,
+    ],
+)
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_parametrizations_are_no_layers(parametrize_it: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    parametrize_it(net[0])
+    assert list(record(net, X, layers="*")) == ["0", "1", "2", "3"]
+
+
+# Windows, heads, uncertainty
+
+
+class Heads(nn.Module):
+    """Linear attention with a ReLU over heads and features apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.act, self.proj = nn.Linear(8, 24), nn.ReLU(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        q, k = self.act(q), self.act(k)
+        return self.proj((q @ (k.mT @ v)).transpose(1, 2).flatten(2).mean(1))
+
+
+def test_units_over_heads_and_features_are_all_of_them() -> None:
+    net = Heads()
+    x = torch.randn(8, 8, 8)
+    expected = net.qkv(x)[..., :8].relu().mean(1).detach()
+    with torch.no_grad(), Recorder(net, ["act"]) as recorder:
+        net(x)
+    (layer,) = recorder.layers
+    assert (layer.units, layer.positions, layer.certain) == (8, (8,), True)
+    torch.testing.assert_close(recorder.activations["act"], expected)
+    output = watched(net, "act", x)
+    torch.testing.assert_close(layer.restore(layer.arrange(output), output), output)
+
+
+def _untraceable(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.detach().numpy().copy())
+
+
+def test_what_cannot_be_followed_is_decided_by_another_image_size() -> None:
+    net = Chain(lambda x: _untraceable(x).permute(0, 2, 3, 1))
+    layers, _ = scout_layers(net, X, ["act"])
+    assert [(layer.unit_axis, layer.evidence) for layer in layers] == [(3, "image size")]
+
+
+def test_what_cannot_be_decided_is_flagged_and_warned_of() -> None:
+    net = nn.Module()
+    torch.manual_seed(0)
+    net.embed, net.act, net.head = nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)
+    net.forward = lambda x: net.head(net.act(_untraceable(net.embed(x))).mean(1))  # type: ignore[method-assign]
+    x = torch.rand(3, 6, 4)
+    with pytest.warns(ProbekitWarning, match="axis of act is not certain"):
+        table = plan(net, x, ["act"])
+    assert table["unit_axis_certain"].tolist() == [False]
+    with (
+        pytest.warns(ProbekitWarning, match="axis of act is not certain"),
+        torch.no_grad(),
+        Recorder(net, ["act"]) as recorder,
+    ):
+        net(x)
+    assert not recorder.layers[0].certain
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_axes_are_the_same_in_every_gradient_mode(mode: Any) -> None:
+    for net, name, axis in (
+        (Tower().eval(), "encoder.layers.0.linear1", 0),
+        (Gated(), "act", None),
+    ):
+        output = watched(net, name, X)
+        expected = output.mean((1, 2)) if axis is None else output.mean(axis)
+        with mode(), Recorder(net, [name]) as recorder:
+            net(X)
+        torch.testing.assert_close(recorder.activations[name].detach(), expected)
+
+
+def test_the_mode_that_follows_operations_is_gone_after_a_failure() -> None:
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    def fail(x: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    net = Chain(fail)
+    with pytest.raises(KeyboardInterrupt), Recorder(net, ["act"]):
+        net(X)
+    assert _get_current_dispatch_mode() is None
+    with Recorder(net, ["conv"]):
+        with pytest.raises(RuntimeError):
+            net(X[:, :2])
+        assert _get_current_dispatch_mode() is None
+
+
+# Tokens
+
+
+class Tokens(nn.Module):
+    """Tokens of any kind around the patches of a signal, an image or a video."""
+
+    def __init__(self, dims: int, before: dict[str, int], after: dict[str, int]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+        self.embed = conv(3, 6, 2, 2)
+        for name, count in (before | after).items():
+            self.register_parameter(name, nn.Parameter(torch.randn(1, count, 6)))
+        self.before, self.after = list(before), list(after)
+        self.fc, self.act, self.head = nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        first = [getattr(self, name).expand(len(x), -1, -1) for name in self.before]
+        last = [getattr(self, name).expand(len(x), -1, -1) for name in self.after]
+        tokens = torch.cat([*first, tokens, *last], 1)
+        return self.head(self.act(tokens + self.fc(tokens)).mean(1))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("before", "after", "place"),
+    [
+        ({"cls_token": 1}, {}, 0),
+        ({"summary": 1}, {}, 0),
+        ({"cls_tokens": 3}, {}, 0),
+        ({"cls_token": 1, "dist_token": 1}, {}, 0),
+        ({"reg_token": 4, "cls_token": 1}, {}, 4),
+        ({"cls_token": 1}, {"register_tokens": 2}, 0),
+        ({}, {"cls_token": 1}, -1),
+    ],
+)
+def test_tokens_beside_the_patches_are_told_apart(
+    dims: int, before: dict[str, int], after: dict[str, int], place: int
+) -> None:
+    net = Tokens(dims, before, after)
+    x = torch.randn(4, 3, *(4,) * dims)
+    output = watched(net, "act", x)
+    start, stop = sum(before.values()), output.shape[1] - sum(after.values())
+    found = record(net, x, tokens="patch")["act"]
+    torch.testing.assert_close(found, output[:, start:stop].mean(1))
+    torch.testing.assert_close(record(net, x, tokens="class")["act"], output[:, place])
+
+
+@pytest.mark.parametrize("before", [{}, {"reg_token": 4}])
+def test_a_model_without_a_class_token_has_none(before: dict[str, int]) -> None:
+    net = Tokens(2, before, {})
+    with pytest.raises((OptionError, LayerError), match="no class token"):
+        record(net, torch.randn(4, 3, 4, 4), tokens="class")
