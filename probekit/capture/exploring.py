@@ -71,11 +71,11 @@ class Exploring(Phase):
         if in_backward():
             return
         self.leave()
-        self.begin(args, kwargs)
+        inputs = self.begin(args, kwargs)
         if self.open:
             reader = self.settings.reader
             self._scout = Scout(
-                self.module, self._selection, self.settings.pick, reader.tokens, self.inputs
+                self.module, self._selection, self.settings.pick, reader.tokens, inputs
             )
             self._calls = Calls(self.module)
             self._calls.watch_names()

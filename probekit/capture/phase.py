@@ -81,7 +81,6 @@ class Phase:
         self.hooked = False
         self.open = False
         self.batch = 0
-        self.inputs: list[Tensor] = []
         self.in_graph = False
         self.held: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -105,7 +104,6 @@ class Phase:
     def leave(self) -> None:
         """Ends a forward pass that did not come to its end."""
         self.open = False
-        self.inputs = []
         self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
@@ -125,8 +123,8 @@ class Phase:
         """Hooks what happens after a module has run; always, also where it raises an exception."""
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
-    def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> None:
-        """A forward pass begins.
+    def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> list[Tensor]:
+        """A forward pass begins; returns its input tensors.
 
         Args:
             args: What the model is called with.
@@ -136,8 +134,9 @@ class Phase:
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
-        self.inputs = inputs_in((args, kwargs))
-        self.batch = count_samples(self.inputs, source)
+        inputs = inputs_in((args, kwargs))
+        self.batch = count_samples(inputs, source)
+        return inputs
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
         """What is kept of a layer's output."""

@@ -456,12 +456,12 @@ def test_units_over_heads_and_features_are_all_of_them() -> None:
     net = Heads()
     x = torch.randn(8, 8, 8)
     expected = net.qkv(x)[..., :8].relu().mean(1).detach()
-    with torch.no_grad(), Recorder(net, ["act"]) as recorder:
+    with torch.no_grad(), Recorder(net, ["act*"]) as recorder:
         net(x)
-    (layer,) = recorder.layers
+    layer = recorder.layers[0]
     assert (layer.units, layer.positions, layer.certain) == (8, (8,), True)
     torch.testing.assert_close(recorder.activations["act"], expected)
-    output = watched(net, "act", x)
+    output = net.act(net.qkv(x)[..., :8].unflatten(2, (2, 4)).transpose(1, 2)).detach()
     torch.testing.assert_close(layer.restore(layer.arrange(output), output), output)
 
 
