@@ -25,6 +25,7 @@ from probekit.cli.options import (
     Weights,
     Workers,
     load,
+    metric_list,
 )
 
 
@@ -39,7 +40,10 @@ def analyze(
     ] = None,
     layers: LayerGlobs = None,
     metrics: Annotated[
-        str, typer.Option(help="Names of metrics, separated by commas.")
+        str,
+        typer.Option(
+            help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
+        ),
     ] = "selectivity",
     limit: Limit = None,
     weights: Weights = None,
@@ -75,13 +79,13 @@ def analyze(
         from probekit.reports.page.page import check_page
 
         check_page(report, overwrite=overwrite)
-        metrics = metrics if "top_images" in metrics.split(",") else f"{metrics},top_images"
     from probekit.analysis.analyze import analyze as run
-    from probekit.metrics.metric import resolve
     from probekit.reports.terminal import console, print_result, result_json
     from probekit.runtime.processes import processes
 
-    chosen = resolve([name.strip() for name in metrics.split(",") if name.strip()])
+    chosen = metric_list(metrics)
+    if report and all(metric.name != "top_images" for metric in chosen):
+        chosen += metric_list("top_images")
     network, images = load(model, data, weights, random, skip_bad, seed)
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
@@ -177,7 +181,7 @@ def show_models(
     pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*",
 ) -> None:
     """List the bundled models."""
-    from probekit.models.loading import list_models
+    from probekit.models.bundled import list_models
 
     for name in list_models(pattern):
         print(f"probekit:{name}")

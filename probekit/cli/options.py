@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
-from probekit.errors import OptionError
+from probekit.errors import OptionError, close_matches
 
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="A timm name, hf-hub:..., torchvision:NAME, probekit:NAME, or a run's folder."
+        help="A timm name, hf-hub:..., torchvision:NAME, probekit:NAME, a run's folder, or MODULE:FUNCTION."
     ),
 ]
 Data = Annotated[
@@ -65,6 +67,71 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
 def names(text: str) -> list[str] | None:
     """The names of a comma-separated option; None for `none`."""
     return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def metric_list(text: str) -> list[Any]:
+    """Metrics from text such as `selectivity(negative=shift),dimensionality`.
+
+    Raises:
+        OptionError: An unknown metric or option, or a value that is not valid.
+    """
+    from probekit.metrics.metric import resolve
+
+    found = [_metric(part) for part in _split(text)]
+    return resolve(found)
+
+
+def _split(text: str) -> list[str]:
+    """The parts between the commas that are outside brackets."""
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _metric(text: str) -> Any:
+    """A metric by name, or with options in parentheses; nothing in the text is executed."""
+    from probekit.metrics.metric import get_metric
+
+    name, bracket, rest = text.partition("(")
+    metric = get_metric(name.strip())
+    if not bracket:
+        return metric
+    if not rest.endswith(")"):
+        raise OptionError(f"metric {text!r} lacks a closing parenthesis at its end")
+    known: dict[str, Any] = (
+        {one.name: getattr(metric, one.name) for one in fields(metric) if one.init}
+        if is_dataclass(metric)
+        else {}
+    )
+    options = {}
+    for part in _split(rest[:-1]):
+        option, _, value = (side.strip() for side in part.partition("="))
+        if option not in known:
+            near = close_matches(option, known, what="option")
+            raise OptionError(f"metric {name!r} has no option {option!r}; {near}")
+        options[option] = _value(name, option, value, known[option])
+    try:
+        return replace(metric, **options)  # type: ignore[type-var]
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"metric {text!r} is not valid: {error}") from None
+
+
+def _value(metric: str, option: str, text: str, default: Any) -> Any:
+    """A literal, or a bare word where the option is text."""
+    words = {"true": True, "false": False, "none": None}
+    try:
+        value = words[text.lower()] if text.lower() in words else literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if isinstance(value, str) and isinstance(default, bool | int | float):
+        kind = type(default).__name__
+        raise OptionError(f"option {option!r} of metric {metric!r} is a {kind}, not {text!r}")
+    return value
 
 
 def radius(text: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import pickle
@@ -19,24 +18,15 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of
 from probekit.models.architectures import ARCHITECTURES
+from probekit.models.bundled import list_models
 from probekit.models.image_model import ImageModel, content_hash
+from probekit.models.own import is_own_model, own_model
 
 __all__ = ["DEFAULT_MODEL", "list_models", "load_model", "read_weights"]
 
 DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
 
 _FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", "selectivity_mean")
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """The bundled models whose names match a glob.
-
-    >>> list_models("resnet20-fashion-mnist")
-    ['resnet20-fashion-mnist']
-    """
-    files = (resources.files("probekit.models") / "zoo").iterdir()
-    names = [file.name.removesuffix(".json") for file in files if file.name.endswith(".json")]
-    return sorted(fnmatch.filter(names, pattern))
 
 
 def load_model(
@@ -51,7 +41,8 @@ def load_model(
 
     Args:
         name: A timm name (`resnet18.a1_in1k`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
-            (bundled), or the folder of a training run.
+            (bundled), the folder of a training run, or `module:function` of code of your own that
+            returns an `ImageModel`.
         weights: A safetensors file, or a pickle of tensors, to load instead of pretrained weights.
         pretrained: Load the published weights where no `weights` are given; False keeps the random
             initialization.
@@ -75,6 +66,8 @@ def load_model(
         model = _bundled(text.removeprefix("probekit:"), pretrained and not weights)
     elif text.startswith("torchvision:"):
         model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
+    elif is_own_model(text):
+        model = own_model(text)
     elif os.path.isdir(text):
         model = _from_card(_run_card(Path(text)), Path(text), pretrained and not weights)
     else:
@@ -129,7 +122,8 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     for prefix in ("module.", "_orig_mod."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-    missing = [key for key in own if key not in state]
+    # torch counts the batches of batch norm from 0 where weights saved by others lack the count.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in own]
     other = [
         f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"

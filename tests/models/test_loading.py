@@ -191,3 +191,13 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_list_models_takes_globs() -> None:
     assert "resnet20-fashion-mnist" in pk.list_models("resnet20*")
     assert pk.list_models("no-such*") == []
+
+
+def test_weights_without_the_counts_of_batch_norm_load_as_in_torch(tmp_path: Path) -> None:
+    network = pk.load_model("probekit:resnet20-fashion-mnist").module
+    state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
+    assert len(state) < len(network.state_dict())
+    save_file(state, tmp_path / "a.safetensors")
+    loaded = pk.load_model("probekit:resnet20-fashion-mnist", tmp_path / "a.safetensors")
+    for key, value in loaded.module.state_dict().items():
+        torch.testing.assert_close(value, state.get(key, torch.tensor(0)))

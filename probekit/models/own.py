@@ -1,0 +1,71 @@
+"""A model of the user's own, named as `package.module:function`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from probekit.errors import ModelError, close_matches, first_line
+from probekit.models.image_model import ImageModel
+
+__all__ = ["is_own_model", "own_model"]
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_own_model(name: str) -> bool:
+    """Whether a name has the form `module:function`, dots in the module allowed.
+
+    Example:
+        >>> is_own_model("my_models.vision:make"), is_own_model("resnet18.a1_in1k")
+        (True, False)
+    """
+    return bool(_NAME.fullmatch(name))
+
+
+def own_model(name: str) -> ImageModel:
+    """The model that a function of an importable module returns, or that the module holds.
+
+    The working directory is searched first, then the installed packages.
+
+    Args:
+        name: `module:function`; the function is called without arguments.
+
+    Raises:
+        ModelError: The module cannot be imported, has no such name, or gives no model whose input
+            size is known.
+    """
+    module_name, _, attribute = name.partition(":")
+    place = os.getcwd()
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r}: the module {module_name!r} cannot be imported: {first_line(error)}; run "
+            "probekit in its folder, or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        near = close_matches(attribute, vars(module), what="name")
+        raise ModelError(f"model {name!r}: {module_name!r} has no {attribute!r}; {near}")
+    found: Any = getattr(module, attribute)
+    if not isinstance(found, nn.Module | ImageModel):
+        try:
+            found = found()
+        except Exception as error:
+            raise ModelError(f"model {name!r} cannot be made: {first_line(error)}") from error
+    if isinstance(found, nn.Module):
+        raise ModelError(
+            f"model {name!r} is a {type(found).__name__}, whose image size and normalization are not "
+            "known; return pk.ImageModel(module, mean=..., std=..., input_size=...) instead"
+        )
+    if not isinstance(found, ImageModel):
+        raise ModelError(f"model {name!r} is a {type(found).__name__}, not an ImageModel")
+    return replace(found, provenance={"name": name, **found.provenance})

@@ -1,0 +1,36 @@
+"""What the command line reads from the text of its options."""
+
+from __future__ import annotations
+
+import pytest
+
+import probekit as pk
+from probekit.cli.options import metric_list
+from probekit.errors import OptionError
+from probekit.metrics.metric import get_metric
+
+
+def test_metrics_with_and_without_options() -> None:
+    first, second = metric_list("selectivity( negative = shift , eps=1e-3 ), dimensionality")
+    assert first == pk.Selectivity(negative="shift", eps=1e-3)
+    assert second == get_metric("dimensionality")
+    (top,) = metric_list("top_images(top=4,)")
+    assert top == pk.TopImages(top=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("selectivty", "close matches: selectivity"),
+        ("selectivity(negativ=shift)", "has no option 'negativ'; close matches: negative"),
+        ("selectivity(negative=shift", "lacks a closing parenthesis"),
+        ("selectivity(eps=small)", "option 'eps' of metric 'selectivity' is a float, not 'small'"),
+        ("selectivity(negative=sideways)", "sideways"),
+        ("selectivity(eps=__import__('os').getcwd())", "is a float, not"),
+        ("selectivity,selectivity(eps=1)", "different ones"),
+        ("", "one or more"),
+    ],
+)
+def test_metrics_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        metric_list(text)
