@@ -1,4 +1,4 @@
-"""What every attack shares: checking the batch, minding the model, and gathering the results."""
+"""What every attack shares: checking the batch, preparing the model, and gathering the results."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from probekit.errors import OptionError, close_matches
+from probekit.errors import OptionError
 from probekit.perturbations.attacks.balls import Ball, Norm, ball_around, column
 from probekit.perturbations.attacks.checks import (
     attackable,
@@ -31,17 +30,17 @@ from probekit.perturbations.attacks.goals import (
     predicted_logits,
 )
 
-__all__ = ["Attack", "Attacked", "Batch", "Found", "check_choice", "picked"]
+__all__ = ["Attack", "AttackResult", "Batch", "Candidates"]
 
 CHECKED_IMAGES = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Attacked:
-    """What an attack made of a batch, for each epsilon.
+class AttackResult:
+    """The result of an attack on a batch, for each epsilon.
 
     Attributes:
-        epsilons: The radii, in the order asked for.
+        epsilons: The radii, in the order given.
         labels: (n,) true classes.
         clean_prediction: (n,) classes predicted without attack.
         images: (epsilons, n, channels, height, width) adversarial images.
@@ -49,7 +48,7 @@ class Attacked:
         success: (epsilons, n) whether the model is fooled; for a targeted attack, whether it
             predicts the target.
         success_by_step: (epsilons, steps + 1, n) the same after each number of steps of any of
-            the restarts, row 0 being the start; None for an attack that has no steps to tell.
+            the restarts, row 0 being the start; None for an attack without steps.
     """
 
     epsilons: tuple[float, ...]
@@ -62,12 +61,12 @@ class Attacked:
 
     @property
     def n_fooled(self) -> tuple[int, ...]:
-        """How many images each epsilon fooled, those wrong without attack included."""
+        """Number of images that fool the model at each epsilon, those wrong without attack included."""
         return tuple(int(count) for count in self.success.sum(dim=1))
 
     @property
     def accuracy(self) -> tuple[float, ...]:
-        """Fraction of images still classified as labelled, for each epsilon."""
+        """Fraction of images still classified as labeled, for each epsilon."""
         right = (self.prediction == self.labels).double().mean(dim=1)
         return tuple(float(value) for value in right)
 
@@ -76,22 +75,22 @@ class Attacked:
             f"{count} at {epsilon:.4g}"
             for epsilon, count in zip(self.epsilons, self.n_fooled, strict=True)
         )
-        return f"Attacked({len(self.labels)} images; fooled: {fooled})"
+        return f"AttackResult({len(self.labels)} images; fooled: {fooled})"
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A checked batch, seen once by the model.
+    """A checked batch with the model's output on the clean images.
 
     Attributes:
         model: Images to logits.
         images: (n, ...) clean images.
-        goal: What the attack wants of each.
+        goal: The aim of the attack for each image.
         index: Number of each image in its data set.
         logits: (n, classes) on the clean images.
         prediction: (n,) classes predicted for them.
-        gradient: Of what the attack raises, at the clean images, with NaN where the model gives
-            it; None where not needed.
+        gradient: Of the attack's objective, at the clean images, with NaN where the model gives it;
+            None where not needed.
     """
 
     model: Model
@@ -102,76 +101,88 @@ class Batch:
     prediction: Tensor
     gradient: Tensor | None
 
-    @cached_property
-    def height(self) -> Tensor:
-        """(n,) what the attack raises, at the clean images."""
-        return self.goal.height(self.logits)
-
 
 @dataclass(eq=False)
-class Found:
-    """The state of an attack at one epsilon: the image kept for each, and what it does.
+class Candidates:
+    """The best image found so far for each image of a batch, at one epsilon.
 
     Attributes:
-        images: (n, ...) images kept.
+        images: (n, ...) the candidates.
         prediction: (n,) classes predicted for them.
+        objective: (n,) the attack's objective at them.
         success: (n,) whether they fool the model.
         by_step: (steps + 1, n) whether the model was fooled after each number of steps.
     """
 
     images: Tensor
     prediction: Tensor
+    objective: Tensor
     success: Tensor
     by_step: Tensor
 
     @classmethod
-    def clean(cls, batch: Batch, steps: int) -> Found:
-        """The clean images, which count as found where they fool the model already."""
+    def clean(cls, batch: Batch, steps: int) -> Candidates:
+        """The clean images, which are a success where they fool the model already."""
         success = batch.goal.reached(batch.prediction)
         return cls(
             batch.images.clone(),
             batch.prediction.clone(),
+            batch.goal.objective(batch.logits),
             success,
             success.repeat(steps + 1, 1),
         )
 
     @classmethod
-    def at_end(cls, batch: Batch, x: Tensor, steps: int) -> Found:
-        """The images `x` in which an attack ends; the clean one where `x` would put it right again."""
-        prediction = predicted_logits(batch.model, x).argmax(dim=1)
-        before, reached = batch.goal.reached(batch.prediction), batch.goal.reached(prediction)
-        success, moved = before | reached, reached >= before
-        images, prediction = picked(moved, (x, prediction), (batch.images, batch.prediction))
-        return cls(images, prediction, success, torch.stack([before] * steps + [success]))
+    def at_end(cls, batch: Batch, x: Tensor, steps: int) -> Candidates:
+        """The images in which an attack ends; the clean one where `x` would be classified correctly again."""
+        logits = predicted_logits(batch.model, x)
+        prediction, objective = logits.argmax(dim=1), batch.goal.objective(logits)
+        end = cls(x, prediction, objective, batch.goal.reached(prediction), torch.empty(0))
+        end.by_step = torch.stack([batch.goal.reached(batch.prediction)] * steps + [end.success])
+        end.join(cls.clean(batch, steps))
+        return end
 
-    def fooled(self, step: int, rows: Tensor) -> None:
-        """The images of the given rows fool the model from this step on."""
-        self.success[rows] = True
-        self.by_step[step:, rows] = True
+    def update(
+        self, step: int, rows: Tensor, x: Tensor, prediction: Tensor, objective: Tensor, goal: Goal
+    ) -> Tensor:
+        """Considers new images for some of the rows: those that fool the model or raise the objective.
 
-    def join(self, other: Found) -> None:
-        """Takes over what another run found, where it fools the model and this one did not."""
+        Returns:
+            Positions, among these rows, of the images that do not fool the model.
+        """
+        reached = goal.reached(prediction)
+        better = reached | (objective > self.objective.index_select(0, rows))
+        replaced = rows[better]
+        self.images[replaced] = x[better]
+        self.prediction[replaced] = prediction[better]
+        self.objective[replaced] = objective[better]
+        self.success[rows] |= reached
+        self.by_step[step:, rows] |= reached
+        return torch.nonzero(~reached)[:, 0]
+
+    def join(self, other: Candidates) -> None:
+        """Adopts the candidates of another run that fool the model where these do not."""
         new = other.success & ~self.success
-        self.images, self.prediction = picked(
-            new, (other.images, other.prediction), (self.images, self.prediction)
-        )
-        self.success |= new
-        self.by_step |= other.by_step
+        self.images = torch.where(column(new, self.images), other.images, self.images)
+        self.prediction = torch.where(new, other.prediction, self.prediction)
+        self.objective = torch.where(new, other.objective, self.objective)
+        self.success = self.success | new
+        self.by_step = self.by_step | other.by_step
 
 
 class Attack(ABC):
     """A perturbation chosen against a model, inside a ball around each image and in [0, 1].
 
-    A subclass is a frozen value and implements :meth:`search`; this class checks what is handed
-    in, puts the model in eval mode with its parameters' gradients off, and puts it back.
+    A subclass is a frozen dataclass and implements `search`; this class checks the arguments, puts
+    the model in eval mode with its parameters' gradients off, and restores it.
 
     Attributes:
-        name: What :func:`~probekit.perturbations.attacks.gradient.get_attack` knows it by.
-        needs_clean_gradient: Whether the batch is to hold the gradient at the clean images.
+        name: The name by which `get_attack` finds it.
+        needs_clean_gradient: Whether the batch holds the gradient at the clean images.
         norm: `linf` or `l2`.
-        steps: Steps that ``success_by_step`` tells of; 0 for none.
-        targeted: Whether it goes to a target class.
-        loss: What it raises.
+        steps: Number of steps that `success_by_step` reports; 0 for none.
+        targeted: Whether it aims at a target class.
+        loss: The loss that it raises.
     """
 
     name: ClassVar[str]
@@ -183,11 +194,11 @@ class Attack(ABC):
     loss: Loss
 
     @abstractmethod
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
+    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
         """Adversarial images in the ball, for one epsilon above zero."""
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-        """Adversarial images for one epsilon; see :meth:`run`."""
+        """Adversarial images for one epsilon; see `run`."""
         return self.run(model, images, labels, epsilon).images[0]
 
     def run(
@@ -200,30 +211,30 @@ class Attack(ABC):
         targets: Tensor | None = None,
         index: Sequence[int] | Tensor | None = None,
         check: bool = True,
-    ) -> Attacked:
+    ) -> AttackResult:
         """Attacks a batch at each epsilon.
 
-        Each epsilon stands alone: its numbers do not depend on the others asked for.
+        The results at one epsilon do not depend on the other epsilons.
 
         Args:
-            model: Images in [0, 1] to logits (n, classes): a module, or what holds it as
-                ``.module``. It runs in eval mode and is put back as it was.
+            model: Images in [0, 1] to logits (n, classes): a module, or an object that holds it as
+                `.module`. It runs in eval mode and is restored afterwards.
             images: (n, channels, height, width) in [0, 1], on the model's device.
             labels: (n,) true classes.
             epsilons: Radii of the ball, in the units of the images: 8/255, not 8.
-            targets: (n,) classes to reach, for a targeted attack; the least likely class that is
-                not the label where left out.
+            targets: (n,) classes to reach, for a targeted attack; by default the least likely class
+                that is not the label.
             index: (n,) number of each image in its data set, from which its random start is
-                drawn; 0 to n - 1 where left out.
-            check: Whether to warn of a model whose accuracy under attack would mislead, from the
-                first images (:func:`check_model_for_attack`). Say False from the second batch on.
+                drawn; by default 0 to n - 1.
+            check: Whether to warn about a model whose accuracy under attack would mislead, from the
+                first images (`check_model_for_attack`). Pass False from the second batch on.
 
         Raises:
-            DataError: Images outside [0, 1] or not floating point; labels or targets that are
-                not classes.
+            DataError: The images are outside [0, 1] or not floating point, or labels or targets
+                are not classes.
             ModelError: The output is not (n, classes), or has no gradient.
-            OptionError: An epsilon in the wrong scale or negative; targets for an attack that has
-                none.
+            OptionError: An epsilon is negative or in the wrong scale, or the attack takes no
+                targets.
         """
         check_images(images)
         radii = check_epsilons(epsilons, self.norm, math.prod(images.shape[1:]))
@@ -233,25 +244,25 @@ class Attack(ABC):
             few = slice(CHECKED_IMAGES)
             check_model_for_attack(model, images[few], labels[few], loss=self.loss)
         with attackable(model):
-            batch, labels = self._see(model, images.detach().clone(), labels, targets, index)
+            batch, labels = self._prepare(model, images.detach().clone(), labels, targets, index)
             found = [
                 self.search(batch, ball_around(batch.images, radius, self.norm), radius)
                 if radius > 0
-                else Found.clean(batch, self.steps)
+                else Candidates.clean(batch, self.steps)
                 for radius in radii
             ]
         by_step = [state.by_step for state in found]
-        return Attacked(
+        return AttackResult(
             epsilons=radii,
             labels=labels,
             clean_prediction=batch.prediction,
-            images=_stacked([state.images for state in found]),
-            prediction=_stacked([state.prediction for state in found]),
-            success=_stacked([state.success for state in found]),
-            success_by_step=_stacked(by_step) if self.steps else None,
+            images=torch.stack([state.images for state in found]),
+            prediction=torch.stack([state.prediction for state in found]),
+            success=torch.stack([state.success for state in found]),
+            success_by_step=torch.stack(by_step) if self.steps else None,
         )
 
-    def _see(
+    def _prepare(
         self,
         model: Model,
         images: Tensor,
@@ -273,33 +284,10 @@ class Attack(ABC):
         goal = Goal(aim, self.targeted, self.loss)
         gradient = None
         if self.needs_clean_gradient:
-            gradient = gradient_of(goal.height(logits, reduction="sum"), x)
+            gradient = gradient_of(goal.objective(logits, reduction="sum"), x)
         logits = logits.detach()
         prediction = logits.argmax(dim=1)
         return Batch(model, images.detach(), goal, numbers, logits, prediction, gradient), labels
-
-
-def check_choice(option: str, asked: str, known: Sequence[str]) -> None:
-    """Refuses an option's value that is not among the known ones."""
-    if asked not in known:
-        matches = close_matches(str(asked), known, what=option)
-        raise OptionError(f"there is no {option} {asked!r}; {matches}")
-
-
-def picked(
-    chosen: Tensor, ones: tuple[Tensor, ...], others: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Values of the ones for the images chosen, of the others for the rest; no copy where all are."""
-    if bool(chosen.all()):
-        return ones
-    return tuple(
-        torch.where(column(chosen, one), one, other)
-        for one, other in zip(ones, others, strict=True)
-    )
-
-
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
 
 
 def _numbers(index: Sequence[int] | Tensor | None, n: int) -> Sequence[int]:

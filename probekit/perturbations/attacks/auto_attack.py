@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from probekit.checks import one_of
 from probekit.errors import DataError, OptionError
 from probekit.extras import optional
-from probekit.perturbations.attacks.attack import Attack, Batch, Found, check_choice
+from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, Model
 
@@ -32,9 +33,9 @@ FEWEST_CLASSES = 4
 class AutoAttack(Attack):
     """An ensemble of parameter-free attacks (Croce & Hein 2020): APGD, targeted APGD, FAB, Square.
 
-    The strongest attack here, and some hundred times slower than PGD of 40 steps. Images are in
-    four dimensions. What it finds is projected to the ball and judged again by the model. It is
-    seeded, but draws for the batch as a whole, so that an image's result may depend on its batch.
+    The strongest attack here, and some hundred times slower than PGD of 40 steps. Images have four
+    dimensions. Its results are projected to the ball and classified again by the model. It is
+    seeded, but draws for the batch as a whole, so an image's result may depend on its batch.
 
     Args:
         norm: `linf` or `l2`.
@@ -43,10 +44,11 @@ class AutoAttack(Attack):
         seed: Of all its draws.
 
     Raises:
-        OptionError: On use, where the `autoattack` extra is not installed.
+        OptionError: On use, if the `autoattack` extra is not installed.
 
-    >>> AutoAttack(norm="l2")
-    AutoAttack(norm='l2', version='standard', seed=0)
+    Example:
+        >>> AutoAttack(norm="l2")
+        AutoAttack(norm='l2', version='standard', seed=0)
     """
 
     norm: Norm = "linf"
@@ -59,14 +61,14 @@ class AutoAttack(Attack):
     name: ClassVar[str] = "autoattack"
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
-        check_choice("version", self.version, get_args(Version))
+        one_of("norm", self.norm, get_args(Norm))
+        one_of("version", self.version, get_args(Version))
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
+    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
         n_classes = batch.logits.shape[1]
         if n_classes < FEWEST_CLASSES:
             raise OptionError(
-                f"AutoAttack needs {FEWEST_CLASSES} classes or more, for its loss compares the three "
+                f"AutoAttack needs {FEWEST_CLASSES} classes or more, because its loss compares the three "
                 f"highest logits, and the model has {n_classes}; use PGD"
             )
         if batch.images.ndim != 4:
@@ -86,7 +88,7 @@ class AutoAttack(Attack):
             sys.settrace(
                 tracer
             )  # the package turns tracing off, and with it coverage and debuggers
-        return Found.at_end(batch, ball.project(adversarial), self.steps)
+        return Candidates.at_end(batch, ball.project(adversarial), self.steps)
 
     def _ensemble(self, batch: Batch, epsilon: float) -> Any:
         with optional("pyautoattack", "AutoAttack"):

@@ -1,4 +1,4 @@
-"""What can make the accuracy under attack mean nothing, looked for before it is measured."""
+"""Checks of models, images and radii before an attack."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PROBABILITY_TOLERANCE = 1e-3
 
 @contextmanager
 def attackable(model: Model) -> Iterator[None]:
-    """The model in eval mode, its parameters without gradient, autograd on; then all as before.
+    """Puts the model in eval mode, its parameters without gradient, autograd on; then restores it.
 
-    The training flag of every submodule is put back one by one, so that a batch norm that was
-    frozen inside a model in training mode stays frozen. Hooks and ``.grad`` are not touched.
+    The training flag of every submodule is restored by itself, so that a batch norm that was frozen
+    inside a model in training mode stays frozen. Hooks and `.grad` are not touched.
     """
     module = _module_of(model)
     training = [part for part in module.modules() if part.training] if module else []
@@ -56,20 +56,20 @@ def attackable(model: Model) -> Iterator[None]:
 def check_model_for_attack(
     model: Model, images: Tensor, labels: Tensor, *, loss: Loss = "cross_entropy"
 ) -> tuple[str, ...]:
-    """Warns of a model on which a gradient attack measures something other than robustness.
+    """Warns about a model on which a gradient attack measures something other than robustness.
 
-    One forward and one backward pass over the images handed in; some dozens are enough.
+    It takes one forward and one backward pass over the images; some dozens are enough.
 
     Args:
         model: Images in [0, 1] to logits (n, classes).
         images: (n, channels, height, width) in [0, 1].
         labels: (n,) class indices.
-        loss: What the attack is to raise, `cross_entropy` or `margin`.
+        loss: The loss that the attack raises, `cross_entropy` or `margin`.
 
     Returns:
-        What was warned of: the model is in training mode (attacks run it in eval mode and put it
-        back), the outputs are probabilities, the gradient is zero for correctly classified
-        images, or the clean accuracy is no better than chance.
+        The warnings: the model is in training mode (attacks run it in eval mode and restore it),
+        the outputs are probabilities, the gradient is zero for correctly classified images, or the
+        clean accuracy is no better than chance.
 
     Raises:
         ModelError: The output is not (n, classes), is not finite, or has no gradient with respect
@@ -83,27 +83,27 @@ def check_model_for_attack(
     'the model returns probabilities, not logit'
     """
     check_images(images)
-    told = [*_told_of_mode(model)]
+    messages = [*_mode_messages(model)]
     with attackable(model):
         images = images.detach().clone()
         logits = model_logits(model, images.requires_grad_(True))
         labels = check_classes(labels, images, what="labels", n_classes=logits.shape[1])
         if not torch.isfinite(logits).all():
             raise ModelError("the model's logits are not finite (NaN or infinity) on clean images")
-        total = Goal(labels, loss=loss).height(logits, reduction="sum")
+        total = Goal(labels, loss=loss).objective(logits, reduction="sum")
         gradient = gradient_of(total, images).nan_to_num_(nan=0)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
-    told += _told_of_probabilities(logits)
-    told += _told_of_gradient(gradient[correct], loss)
-    told += _told_of_chance(int(correct.sum()), *logits.shape)
-    for text in told:
+    messages += _probability_messages(logits)
+    messages += _gradient_messages(gradient[correct], loss)
+    messages += _chance_messages(int(correct.sum()), *logits.shape)
+    for text in messages:
         warnings.warn(text, ProbekitWarning, stacklevel=2)
-    return tuple(told)
+    return tuple(messages)
 
 
 def check_images(images: Tensor) -> None:
-    """Refuses what is not a batch of images in [0, 1].
+    """Refuses anything but a batch of images in [0, 1].
 
     Raises:
         DataError: Not a floating-point tensor of 32 or 64 bits, empty, NaN, or outside [0, 1].
@@ -117,11 +117,11 @@ def check_images(images: Tensor) -> None:
     if not images.is_floating_point():
         raise DataError(
             f"an attack needs floating-point images in [0, 1], and these are {images.dtype}; "
-            "for values from 0 to 255 hand over images.float() / 255"
+            "for values from 0 to 255 pass images.float() / 255"
         )
     if images.dtype not in (torch.float32, torch.float64):
         raise DataError(
-            f"{images.dtype} is too coarse for a small epsilon; hand over images.float() (the "
+            f"{images.dtype} is too coarse for a small epsilon; pass images.float() (the "
             "model may use autocast inside)"
         )
     low, high = (value.item() for value in torch.aminmax(images.detach()))
@@ -130,7 +130,7 @@ def check_images(images: Tensor) -> None:
     if low < 0 or high > 1:
         scale = "for values from 0 to 255 divide by 255"
         normalized = (
-            "hand over images before normalization and let the model normalize (an ImageModel "
+            "pass images before normalization and let the model normalize (an ImageModel "
             "does), or clamp them to [0, 1]"
         )
         fix = scale if low >= 0 and high > 2 else normalized
@@ -181,12 +181,12 @@ def check_epsilons(
             raise OptionError(f"epsilon must be a number from 0 to {most:g}, not {radius}")
         if radius > most and norm == "linf":
             raise OptionError(
-                f"epsilon {radius:g} is more than the whole range of a pixel, for images are in "
-                f"[0, 1]; for {radius:g} steps of 255 say {radius:g}/255 (8/255 is 0.0314)"
+                f"epsilon {radius:g} is more than the whole range of a pixel, because images are in "
+                f"[0, 1]; for {radius:g} steps of 255 pass {radius:g}/255 (8/255 is 0.0314)"
             )
         if radius > most:
             raise OptionError(
-                f"epsilon {radius:g} in l2 holds every image: the furthest two images of "
+                f"epsilon {radius:g} in l2 contains every image: the two most distant images of "
                 f"{features} values in [0, 1] are {most:.4g} apart; divide by 255 if it was meant "
                 "for images from 0 to 255"
             )
@@ -200,25 +200,25 @@ def _module_of(model: Model) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def _told_of_mode(model: Model) -> Iterator[str]:
+def _mode_messages(model: Model) -> Iterator[str]:
     module = _module_of(model)
     if module is not None and any(part.training for part in module.modules()):
         yield (
-            "the model is in training mode; it is put in eval mode for the attack and put back "
-            "afterwards: call .eval() before to say that this is meant"
+            "the model is in training mode; it is put in eval mode for the attack and restored "
+            "afterwards: call .eval() first to avoid this warning"
         )
 
 
-def _told_of_probabilities(logits: Tensor) -> Iterator[str]:
+def _probability_messages(logits: Tensor) -> Iterator[str]:
     sums = logits.float().sum(dim=1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
         yield (
             "the model returns probabilities, not logits: the attack would take a softmax of a "
-            "softmax, whose gradient is weak; hand over the model without its last softmax"
+            "softmax, whose gradient is weak; pass the model without its last softmax"
         )
 
 
-def _told_of_gradient(gradient: Tensor, loss: Loss) -> Iterator[str]:
+def _gradient_messages(gradient: Tensor, loss: Loss) -> Iterator[str]:
     if not len(gradient):
         return
     zero = gradient.flatten(1).abs().amax(dim=1) == 0
@@ -227,14 +227,14 @@ def _told_of_gradient(gradient: Tensor, loss: Loss) -> Iterator[str]:
         yield (
             f"the gradient is zero for {int(zero.sum())} of {len(zero)} correctly classified "
             "images: an attack that follows it cannot move them, and accuracy under attack will "
-            f"look better than it is; {other}look for a saturated or a rounding layer"
+            f"look better than it is; {other}check for a saturated or a rounding layer"
         )
 
 
-def _told_of_chance(correct: int, n: int, n_classes: int) -> Iterator[str]:
+def _chance_messages(correct: int, n: int, n_classes: int) -> Iterator[str]:
     if n >= FEWEST_FOR_CHANCE and binom.sf(correct - 1, n, 1 / n_classes) > CHANCE_LEVEL:
         yield (
             f"the model is right on {correct} of {n} clean images, no better than chance for "
-            f"{n_classes} classes: an attack has nothing to break; look at the weights, the "
+            f"{n_classes} classes: an attack cannot lower that accuracy; check the weights, the "
             "normalization and the order of the classes"
         )

@@ -1,4 +1,4 @@
-"""What an attack wants of the model's logits, and which way an image must change for it."""
+"""The objective of an attack on the model's logits, and its gradient in the image."""
 
 from __future__ import annotations
 
@@ -35,30 +35,27 @@ class Goal:
         classes: (n,) labels to leave, or targets to reach.
         targeted: Whether `classes` are to be reached.
         loss: `cross_entropy`, or `margin`: the highest other logit less that of the class
-            (Carlini & Wagner 2017, f6), whose gradient does not vanish where the softmax is full.
+            (Carlini & Wagner 2017, f6), whose gradient does not vanish where the softmax is saturated.
     """
 
     classes: Tensor
     targeted: bool = False
     loss: Loss = "cross_entropy"
 
-    def height(self, logits: Tensor, *, reduction: Literal["none", "sum"] = "none") -> Tensor:
-        """What the attack raises: (n, classes) -> (n,), or their sum.
-
-        An image's is without regard to others'.
-        """
+    def objective(self, logits: Tensor, *, reduction: Literal["none", "sum"] = "none") -> Tensor:
+        """The quantity that the attack raises for each image: (n, classes) -> (n,), or their sum."""
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.loss == "cross_entropy":
-            height = functional.cross_entropy(logits, self.classes, reduction=reduction)
+            objective = functional.cross_entropy(logits, self.classes, reduction=reduction)
         else:
             own = self.classes[:, None]
             others = logits.scatter(1, own, -torch.inf).amax(dim=1)
-            height = others - logits.gather(1, own)[:, 0]
-            height = height.sum() if reduction == "sum" else height
-        return -height if self.targeted else height
+            objective = others - logits.gather(1, own)[:, 0]
+            objective = objective.sum() if reduction == "sum" else objective
+        return -objective if self.targeted else objective
 
     def reached(self, prediction: Tensor) -> Tensor:
-        """Which of the predicted classes (n,) are what the attack wants."""
+        """Which of the predicted classes (n,) fulfill the goal."""
         return prediction == self.classes if self.targeted else prediction != self.classes
 
     def select(self, chosen: Tensor) -> Goal:
@@ -85,7 +82,7 @@ def model_logits(model: Model, images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"an attack needs a tensor of logits, and the model returned {type(logits).__name__}; "
-            "hand over a function that picks the logits from it"
+            "pass a function that picks the logits from it"
         )
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ModelError(
@@ -106,15 +103,15 @@ def predicted_logits(model: Model, images: Tensor) -> Tensor:
 
 
 def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, classes), what the attack raises for each image (n,), and its gradient.
+    """Logits (n, classes), the objective of each image (n,), and its gradient.
 
     Raises:
         ModelError: The logits do not depend on the images in a way that autograd can follow.
     """
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)
-    height = goal.height(logits)
-    return logits.detach(), height.detach(), gradient_of(height.sum(), x)
+    objective = goal.objective(logits)
+    return logits.detach(), objective.detach(), gradient_of(objective.sum(), x)
 
 
 def gradient_of(total: Tensor, x: Tensor) -> Tensor:
@@ -124,7 +121,7 @@ def gradient_of(total: Tensor, x: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
         raise ModelError(
-            "the model's output has no gradient with respect to the images, so that no gradient "
+            "the model's output has no gradient with respect to the images, so no gradient "
             "attack can be run; look for detach(), no_grad, .data, numpy or argmax in its forward"
         )
     return gradient

@@ -18,7 +18,7 @@ import probekit as pk
 from probekit.analysis.robustness.robustness import robustness
 from probekit.errors import DataError, LayerError, ModelError, OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
-from probekit.perturbations.attacks.attack import Attack, Batch, Found
+from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS
@@ -326,8 +326,8 @@ class Idle(Attack):
 
     name: ClassVar[str] = "idle"
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Found:
-        return Found.clean(batch, self.steps)
+    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+        return Candidates.clean(batch, self.steps)
 
 
 def test_an_attack_that_moves_few_images_is_told(trained: ImageModel, images: Data) -> None:

@@ -156,7 +156,7 @@ def test_refuses_classes(case: str) -> None:
 
 
 BAD_EPSILONS: dict[str, tuple[object, str]] = {
-    "steps of 255": ([1 / 255, 8], "say 8/255"),
+    "steps of 255": ([1 / 255, 8], "pass 8/255"),
     "negative": (-0.1, "from 0 to 1, not -0.1"),
     "nan": (float("nan"), "not nan"),
     "infinite": (float("inf"), "not inf"),
