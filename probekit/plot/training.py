@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from probekit.plot.colours import palette, shades
 from probekit.plot.labels import depth_bar, key, words
 from probekit.plot.reading import Array, Compared, named
 from probekit.plot.series import colours_of, curve, name_results
+from probekit.training.run.log import read_log
 
 __all__ = ["training_curves"]
 
@@ -47,8 +47,7 @@ def training_curves(
         OptionError: A variable of each layer together with others, or for several runs.
 
     Example:
-        >>> import json
-        >>> import tempfile
+        >>>         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     lines = [json.dumps({"epoch": at, "loss": 1 / (at + 1)}) for at in range(3)]
         ...     _ = Path(folder, "log.jsonl").write_text("\\n".join(lines))
@@ -160,24 +159,11 @@ def _read(run: Any) -> Records:
     if not path.is_file():
         raise DataError(f"there is no log of a training run at {str(path)!r}")
     try:
-        records = _read_csv(path) if path.suffix == ".csv" else _read_lines(path)
+        records = _read_csv(path) if path.suffix == ".csv" else read_log(path)
     except (OSError, ValueError):
         records = []
     if not records or any("epoch" not in record for record in records):
         raise DataError(f"{str(path)!r} holds no finished epoch of a training run")
-    return records
-
-
-def _read_lines(path: Path) -> Records:
-    """One record a line; a last line that was cut off is left out."""
-    records: Records = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(record, dict):
-            records.append(record)
     return records
 
 

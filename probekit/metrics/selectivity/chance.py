@@ -12,10 +12,11 @@ import xarray as xr
 from probekit.errors import OptionError
 from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
+from probekit.replicates.comparisons import adjust_p_values
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans
 
-__all__ = ["SelectivityChance", "false_discovery"]
+__all__ = ["SelectivityChance"]
 
 # Two indices closer than this are the same: sums in another order differ by less.
 _SAME = 1e-9
@@ -112,7 +113,7 @@ class SelectivityChance:
         self, units: xr.Dataset, layers: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
         """What takes all layers together: false discovery rates, and how many units pass."""
-        q = xr.DataArray(false_discovery(units["selectivity_p"].values), dims="unit")
+        q = xr.DataArray(adjust_p_values(units["selectivity_p"].values, "bh"), dims="unit")
         names = layers["layer"].values
         above = [int((q.values[units["layer"].values == name] <= 0.05).sum()) for name in names]
         return (
@@ -136,28 +137,6 @@ def _p_values(found: Array, null: Array) -> Array:
     at_least = (null >= found - _SAME).sum(0)
     p = (1 + at_least) / (len(null) + 1)
     return np.where(np.isnan(found), np.nan, p)
-
-
-def false_discovery(p: Array) -> Array:
-    """The smallest false discovery rate at which each of several tests is a discovery.
-
-    Valid for independent tests and for positively dependent ones (Benjamini & Yekutieli 2001).
-
-    Args:
-        p: p-values, any shape; NaN is left out.
-
-    >>> false_discovery(np.array([0.01, 0.04, 0.03])).round(3)
-    array([0.03, 0.04, 0.04])
-    """
-    q = np.full(p.shape, np.nan)
-    known = ~np.isnan(p)
-    values = p[known]
-    order = values.argsort()[::-1]
-    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
-    q[known] = adjusted
-    return q
 
 
 register(SelectivityChance())

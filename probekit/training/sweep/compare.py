@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import json
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,10 +53,10 @@ def measure_runs(
 ) -> xr.Dataset:
     """Measures every finished run of a folder, and each only once.
 
-    What is found of a run is kept in `store`, under a name that hangs on the function's name and
-    source (but for comments and layout), the options and the network's weights: a call that was cut
-    off goes on where it was, and runs that are added later are measured alone. What other functions do
-    that this one calls is not looked at.
+    The result of each run is stored in `store`, under a name that depends on the function's name, the
+    options and the network's weights: an interrupted call continues where it stopped, and runs that
+    are added later are measured alone. A change of the function's code is not noticed: give the
+    function another name, or use an empty store.
 
     Args:
         folder: A sweep, or any folder with runs below it.
@@ -90,7 +87,7 @@ def measure_runs(
     """
     name = str(getattr(measure, "__name__", type(measure).__name__))
     try:
-        text = f"{_source(measure)}|{json.dumps(options, sort_keys=True)}"
+        text = f"{_full_name(measure)}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
         raise OptionError(f"options of {name} are plain values: {error}") from None
     runs = find_runs(folder)
@@ -171,20 +168,14 @@ def _history(run: Run) -> xr.Dataset:
 
 
 def _digest(run: Run, asked: str) -> str:
-    """What an outcome hangs on: the network, the function and the options."""
+    """A hash of the network and the options."""
     card = json.loads((run.folder / CARD).read_text())
     return hashlib.sha256(f"{card['hash']}|{asked}".encode()).hexdigest()[:16]
 
 
-def _source(measure: Callable[..., Any]) -> str:
-    """A function's statements without docstring, comments and layout; nothing where it has no source."""
-    try:
-        (function,) = ast.parse(textwrap.dedent(inspect.getsource(measure))).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return ""
-    if isinstance(function, ast.FunctionDef) and ast.get_docstring(function) is not None:
-        function.body = function.body[1:]
-    return ast.dump(function)
+def _full_name(measure: Callable[..., Any]) -> str:
+    place = measure if hasattr(measure, "__qualname__") else type(measure)
+    return f"{place.__module__}.{place.__qualname__}"
 
 
 def _keep(found: Any, file: Path) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 
 import probekit as pk
 from probekit.errors import DataError, OptionError, ProbekitWarning
-from probekit.metrics.selectivity.chance import false_discovery
 from probekit.metrics.selectivity.index import SelectivityIndex
 from probekit.metrics.selectivity.interval import bounds_of_highest
 from probekit.metrics.selectivity.split_half import cross_index
@@ -105,12 +104,6 @@ def test_chance_by_hand() -> None:
     highest = ((null - null.mean(0)) / null.std(0, ddof=1)).max(1)
     corrected = [(1 + (highest >= one).sum()) / 31 for one in z]
     np.testing.assert_allclose(units["selectivity_p_corrected"], corrected, rtol=1e-12)
-
-
-@settings(deadline=None)
-@given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
-def test_false_discovery_rates_are_those_of_scipy(p: np.ndarray) -> None:
-    np.testing.assert_allclose(false_discovery(p), stats.false_discovery_control(p), rtol=1e-12)
 
 
 def test_noise_is_at_chance_with_uniform_p_values() -> None:
@@ -345,7 +338,7 @@ def test_one_pass_gives_all_and_batches_and_order_do_not_matter(network: nn.Sequ
     margin = stats.t.ppf(0.975, 58) * drawn
     assert low == pytest.approx(min(floor, ceiling) - margin, rel=1e-9)
     assert high == pytest.approx(max(floor, ceiling) + margin, rel=1e-9)
-    q = false_discovery(whole["units"]["selectivity_p"].values)
+    q = stats.false_discovery_control(whole["units"]["selectivity_p"].values)
     np.testing.assert_array_equal(whole["units"]["selectivity_q"], q)
 
 
