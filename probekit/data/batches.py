@@ -162,16 +162,20 @@ class Batches:
             "labels": None if labels is None else _hash(digest_of(labels)),
             "index": None if indices is None else _hash(digest_of(indices)),
         }
-        return known | {"some_images": self._some_images()}
+        images, labels = self._some_samples()
+        return known | {
+            "first_image": _hash(digest_of(images[:1], labels[:1])),
+            "some_images": _hash(digest_of(images, labels)),
+        }
 
-    def _some_images(self) -> str:
+    def _some_samples(self) -> tuple[Tensor, Tensor]:
+        """The first, the last and some samples between; of a stream the first ones."""
         if isinstance(self.source, Stream):
-            first = self.peek()
-            return _hash(digest_of(first.images, first.labels))
+            return self.source.head(self.batch_size)
         indices = self._order_of_all()
         places = torch.linspace(0, len(indices) - 1, min(_IDENTIFYING, len(indices))).long()
-        parts = self._fetched(indices[torch.unique(places)].tolist())
-        return _hash(digest_of(*parts))
+        images, labels, _ = self._fetched(indices[torch.unique(places)].tolist())
+        return images, labels
 
     def _fetched(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.source, Indexed)

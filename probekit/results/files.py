@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from probekit.errors import OutputError
 
-__all__ = ["DRAFT", "check_output_path", "remove_drafts", "whole"]
+__all__ = ["DRAFT", "check_output_path", "remove_drafts", "whole", "writer_of"]
 
 DRAFT = ".draft-"
 
@@ -85,6 +87,69 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def writer_of(path: str | Path) -> Iterator[None]:
+    """Makes this the only process, and the only thread, that writes at a path.
+
+    The lock is of a file beside the path, which goes at the end; that of a process that dies goes
+    with it, so that nothing has to be cleaned up.
+
+    Raises:
+        OutputError: Another one is writing there, or the folder cannot be written.
+    """
+    path = Path(path)
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        held = _locked(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
+    if held is None:
+        raise OutputError(
+            f"{str(path)!r} is being written by another process; wait until it is finished, or choose "
+            "another name"
+        )
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        held.close()
+
+
+def _locked(file: Path) -> IO[bytes] | None:
+    """The file, open and locked; None where someone else holds it."""
+    while True:
+        held = file.open("ab")
+        try:
+            if not _lock(held):
+                held.close()
+                return None
+            if file.exists() and os.path.samestat(os.fstat(held.fileno()), file.stat()):
+                return held
+        except BaseException:
+            held.close()
+            raise
+        held.close()  # its last holder removed it in between
+
+
+def _lock(held: IO[bytes]) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(held.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_drafts(folder: Path) -> None:

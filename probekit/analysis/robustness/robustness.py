@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.models.image_model import as_module, borrow, describe
+from probekit.models.identity import model_identity
+from probekit.models.image_model import borrow, describe
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
@@ -146,7 +147,7 @@ def robustness(
     baseline = _reference(reference, conditions)
     described = describe(model)
     facts: dict[str, Any] = {
-        "model": _identity_of(model, described),
+        "model": model_identity(model),
         "data": batches.provenance(),
         "layers": [layer.name for layer in found],
         "dimensionality": dimensionality,
@@ -280,14 +281,6 @@ def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None
     names = list(dict.fromkeys(one.name for one in corrupted))
     check_reference(given, names, sorted({int(one.level) for one in corrupted}))
     return given
-
-
-def _identity_of(model: Any, described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's numbers depend on: not where its file lies."""
-    options = {
-        name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
-    }
-    return {"type": type(as_module(model)).__name__, "hash": described["hash"], **options}
 
 
 def _assemble(

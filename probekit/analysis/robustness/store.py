@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import xarray as xr
 from probekit.analysis.robustness.conditions import Condition
 from probekit.errors import OutputError, foreign_file
 from probekit.results.files import DRAFT, whole
+from probekit.results.identity import as_stored, differences
 from probekit.results.trees import open_result, save_result
 
 __all__ = ["ConditionStore"]
@@ -40,8 +41,7 @@ class ConditionStore:
     def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
         self.folder = None if folder is None else Path(folder)
         self._kept: dict[Condition, xr.DataTree] = {}
-        # What JSON makes of it is what a stored identity can be compared with.
-        self._identity = json.loads(json.dumps(identity, default=str))
+        self._identity = as_stored(identity)
         if self.folder is not None:
             self._claim(self.folder)
 
@@ -95,34 +95,14 @@ class ConditionStore:
         with foreign_file(
             f"{str(folder / IDENTITY)!r} cannot be read", OutputError, "; choose another folder"
         ):
-            stored, ours = dict(_leaves(dict(json.loads(known)))), dict(_leaves(self._identity))
-            differing = [
-                name for name in sorted({*stored, *ours}) if stored.get(name) != ours.get(name)
-            ]
+            differing = differences(dict(json.loads(known)), self._identity)
         if differing:
-            told = "; ".join(
-                f"{name} was {_short(stored.get(name))} and is {_short(ours.get(name))}"
-                for name in differing
-            )
             raise OutputError(
-                f"{str(folder)!r} keeps the conditions of another run: {told}; choose another folder"
+                f"{str(folder)!r} keeps the conditions of another run: {'; '.join(differing)}; choose "
+                "another folder"
             )
 
     def _path(self, folder: Path, condition: Condition) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(condition)).encode()).hexdigest()[:12]
         name = re.sub(r"[^\w.=-]+", "_", f"{condition.kind}-{condition.name}-{condition.level:.6g}")
         return folder / f"{name[:80]}-{digest}.nc"
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What nested mappings hold, by dotted names."""
-    if not isinstance(value, dict):
-        yield name, value
-        return
-    for key, item in value.items():
-        yield from _leaves(item, f"{name}.{key}" if name else key)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

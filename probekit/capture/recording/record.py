@@ -19,7 +19,9 @@ from probekit.capture.recording.store import RecordingStore
 from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError
-from probekit.models.image_model import as_module, content_hash
+from probekit.models.identity import model_identity
+from probekit.models.image_model import describe
+from probekit.results.files import writer_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.processes import processes
@@ -90,7 +92,7 @@ def record(
     found = find_layers(model, batches, layers, reading)
     source = Activations("mean" if spatial == "mean" else "flatten")
     identity = {
-        "model": content_hash(as_module(model)),
+        "model": describe(model),
         "data": batches.provenance(),
         "layers": [layer.name for layer in found],
         "spatial": spatial,
@@ -104,15 +106,18 @@ def record(
     frame.attrs["provenance"] = provenance(**identity)
     if store is None:
         return _in_memory(model, batches, found, source, reading, frame)
-    kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
-    if not kept.complete:
-        kept.check_room()
-        todo = batches.starting(kept.done)
-        with stream(model, todo, found, [source], reading, "record") as observed:
-            for seen in observed:
-                kept.append(_table(seen), seen.batch)
-        kept.finish()
-    return kept.open()
+    known = batches.identity() | {"batch_size": batches.batch_size}
+    identity |= {"model": model_identity(model), "data": known}
+    with writer_of(store):
+        kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
+        if not kept.complete:
+            kept.check_room()
+            todo = batches.starting(kept.done)
+            with stream(model, todo, found, [source], reading, "record") as observed:
+                for seen in observed:
+                    kept.append(_table(seen), seen.batch)
+            kept.finish()
+        return kept.open()
 
 
 def columns(

@@ -18,6 +18,7 @@ from torch import Tensor
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
 from probekit.results.files import whole
+from probekit.results.identity import as_stored, differences
 from probekit.results.labels import with_variable_text
 
 __all__ = ["RecordingStore", "open_recording"]
@@ -76,7 +77,7 @@ class RecordingStore:
         self.units = frame.sizes["unit"]
         block = max(1, _BLOCK_BYTES // (4 * self.units * batches.batch_size))
         self.rows = block * batches.batch_size
-        self._identity = json.loads(json.dumps(identity, default=str))
+        self._identity = as_stored(identity)
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.complete = False
         self.done = 0
@@ -150,9 +151,11 @@ class RecordingStore:
                 raise ValueError(f"{done} of {self.samples} samples are said to be done")
         other = [key for key in self._identity if found.get(key) != self._identity[key]]
         if other or shape != (self.samples, self.units):
+            differing = differences(found, self._identity)
             raise OutputError(
-                f"{str(self.path)!r} is a recording of another {' and '.join(other) or 'size'}; "
-                "choose another name, or overwrite=True (--overwrite)"
+                f"{str(self.path)!r} is a recording of another {' and '.join(other) or 'size'} "
+                f"({'; '.join(differing) or f'{shape} samples and units'}); choose another name, or "
+                "overwrite=True (--overwrite)"
             )
         self.complete, self.done = complete, done
 

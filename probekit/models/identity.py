@@ -1,0 +1,144 @@
+"""What tells a model from another: weights, structure, options of its modules, normalization."""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probekit.models.image_model import as_module, content_hash
+
+__all__ = ["model_identity"]
+
+_LIBRARIES = ("torch", "torchvision", "timm")
+_INTERNAL = frozenset(vars(nn.Module()))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_DEEPEST = 4
+_MUTATORS = ("add", "append", "extend", "insert", "pop", "setdefault", "update")
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """What a model's numbers depend on, as plain values; not where its files are.
+
+    Weights count by their values, modules by their names, types, options (attributes that are plain
+    values, tensors, functions or objects of these, and that only `__init__` assigns) and, outside
+    torch, torchvision and timm, by the code of their methods; forward hooks by their functions; an
+    `ImageModel` by its normalization.
+
+    >>> one, two = (model_identity(nn.LeakyReLU(slope)) for slope in (0.1, 0.2))
+    >>> one["hash"] == two["hash"], one["modules"] == two["modules"]
+    (True, False)
+    """
+    module = as_module(model)
+    digest = hashlib.sha256()
+    for name, child in module.named_modules(remove_duplicate=False):
+        digest.update(f"{name}|{type(child).__module__}.{type(child).__qualname__}|".encode())
+        for part in _parts_of(child):
+            digest.update(part.encode())
+    options = {
+        name: list(getattr(model, name)) for name in ("mean", "std") if hasattr(model, "std")
+    }
+    return {
+        "type": type(module).__name__,
+        "hash": content_hash(module),
+        "modules": f"sha256:{digest.hexdigest()}",
+        **options,
+    }
+
+
+def _parts_of(module: nn.Module) -> Iterator[str]:
+    methods = _own_methods(type(module))
+    for method in methods:
+        yield _plain(method)
+    kept = set(module.state_dict(keep_vars=True))
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in kept:
+            yield f"{name}={_plain(buffer)}|"
+    written, mutated = _written(methods)
+    for name, value in sorted(vars(module).items()):
+        state = name in written or (mutated and isinstance(value, list | dict | set))
+        if name not in _INTERNAL and not state:
+            yield f"{name}={_plain(value)}|"
+    for hooks in _HOOKS:
+        for hook in getattr(module, hooks).values():
+            yield f"{hooks}:{_plain(hook)}|"
+
+
+def _own_methods(kind: type) -> list[FunctionType]:
+    """The methods of a class that are not those of a library."""
+    return [
+        method
+        for one in kind.__mro__
+        if one is not object and one.__module__.split(".")[0] not in _LIBRARIES
+        for _, method in sorted(vars(one).items())
+        if isinstance(method, FunctionType)
+    ]
+
+
+def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
+    """The attributes that methods assign, which are state and no options, and whether lists change."""
+    names: set[str] = set()
+    mutated = False
+    for method in methods:
+        if method.__name__ == "__init__":
+            continue
+        for step in dis.get_instructions(method):
+            if step.opname == "STORE_ATTR":
+                names.add(step.argval)
+            mutated |= step.opname == "STORE_SUBSCR" or step.argval in _MUTATORS
+    return names, mutated
+
+
+def _plain(value: Any, depth: int = 0) -> str:
+    """A value as text that is the same in every process; an object by its type and attributes."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | Enum):
+        return repr(value)
+    if isinstance(value, torch.dtype | torch.Size | type):
+        return str(value)
+    if isinstance(value, Tensor | np.ndarray):
+        array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
+        return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
+    if depth > _DEEPEST or isinstance(value, nn.Module):
+        return type(value).__qualname__
+    if isinstance(value, Mapping):
+        return str(
+            [(_plain(key, depth + 1), _plain(item, depth + 1)) for key, item in value.items()]
+        )
+    if isinstance(value, list | tuple):
+        return str([_plain(item, depth + 1) for item in value])
+    if isinstance(value, set | frozenset):
+        return str(sorted(_plain(item, depth + 1) for item in value))
+    if isinstance(value, MethodType):
+        return _plain(value.__func__, depth + 1)
+    if isinstance(value, partial):
+        return _plain((value.func, value.args, value.keywords), depth + 1)
+    if isinstance(value, FunctionType):
+        inside = [_cell(cell) for cell in value.__closure__ or ()]
+        options = (value.__defaults__, value.__kwdefaults__, inside)
+        return f"{value.__qualname__}{_code(value.__code__)}{_plain(options, depth + 1)}"
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str):
+        return f"{getattr(value, '__module__', '')}.{name}"
+    attributes = getattr(value, "__dict__", {})
+    return f"{type(value).__qualname__}{_plain(attributes, depth + 1)}"
+
+
+def _cell(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    text = f"{code.co_code.hex()}{code.co_names}{constants}"
+    return hashlib.sha256(text.encode()).hexdigest()
