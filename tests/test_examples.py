@@ -12,7 +12,10 @@ import pytest
 import torch
 import xarray as xr
 
+from probekit import ImageModel, Recorder, corrupt
+from probekit.data.images import TensorImages
 from probekit.errors import ProbekitWarning
+from probekit.models.architectures import ARCHITECTURES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCALE = ["--tiny", "--device", "cpu"]
@@ -137,7 +140,47 @@ def test_the_zoo_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (tmp_path / "zoo.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("name", [*PAPERS, "timm_zoo"])
+def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    measures = runpy.run_path(str(EXAMPLES / "cifar10_measures.py"))
+    torch.manual_seed(0)
+    labels = torch.arange(20) % 10
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    module = ARCHITECTURES["resnet8"](classes=10, channels=3).eval()
+    model = ImageModel(module, (0.5,) * 3, (0.25,) * 3, (3, 32, 32))
+    sample = measures["Sample"](TensorImages(images, labels, list("0123456789"), "few"), 8, "cpu")
+    found = measures["whole_split"](model, sample)
+    with torch.no_grad():
+        assert (found["clean_predicted"] == model(images / 255).argmax(1).numpy()).all()
+    counts = np.bincount(labels)
+    with Recorder(model) as recorder, torch.no_grad():
+        recorder(images / 255)
+    pooled = torch.cat(list(recorder.activations.values()), 1)
+    sums = torch.stack([pooled[labels == label].sum(0) for label in range(10)])
+    np.testing.assert_allclose(found["class_moments"][0], sums, rtol=1e-4)
+    assert (found["class_moments"][2] <= counts[:, None]).all()
+    stood = np.unpackbits(measures["attacked"](model, sample)["pgd_right"], axis=1)[:, :8]
+    assert (np.diff(stood.sum(1).astype(int)) <= 0).all()
+    foggy = torch.stack([corrupt(sample.images, "fog", severity) for severity in range(1, 6)])
+    result = measures["changes"](model, sample, {"fog": foggy}, found["class_moments"])
+    fact = result["fact"].tolist().index("trace")
+    conditions = result["condition"].tolist()
+    assert (result["pooled"][0, :, 1, fact] == 0).all()  # clean images change nothing
+    change = result["pooled"][:, 0, 1, fact]
+    assert change[conditions.index("fog-5")] > change[conditions.index("fog-1")] > 0
+    norms = result["norm"].astype(float) * result["norm_largest"]
+    x = sample.images[:1].clone().requires_grad_(True)
+    with Recorder(model, grad=True) as recorder:
+        recorder(x)
+    first = next(iter(recorder.activations.values()))
+    (slope,) = torch.autograd.grad(first[0, 0], x)
+    assert norms[0, 0] == pytest.approx(slope.norm().item(), rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*PAPERS, "timm_zoo", "cifar10_networks", "cifar10_measures", "cifar10_changes"],
+)
 def test_an_example_reads_like_a_method_section(name: str) -> None:
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
     assert len(lines) < 150
