@@ -14,6 +14,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.capture.scout import doubts, warn
+from probekit.capture.verify import verify_layers
 from probekit.errors import LayerError
 from probekit.models.image_model import borrow
 
@@ -130,6 +131,7 @@ def plan(
     spatial: Literal["mean", "none"] = "mean",
     tokens: Tokens = "all",
     output: int | str | None = None,
+    verify: bool = False,
 ) -> pd.DataFrame:
     """The layers that would be recorded, as a table.
 
@@ -140,13 +142,18 @@ def plan(
         spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
+        verify: Compare what would be recorded with a plain pass that shares no code with the recorder,
+            at two batch sizes and, where the model takes another, two image sizes.
 
     Returns:
         One row a layer, in execution order: `layer`, `type`, `shape` (of the output, without the
         batch axis), `unit_axis` (batch axis included), `units`, `unit_axis_certain`, `evidence` (what
         the unit axis was decided by), `calls` (of the module in a forward pass) and
         `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
-        which are warned of too.
+        which are warned of too. With `verify` also `values` (whether recorded values equal those of
+        the plain pass), `axis` (what makes the unit axis certain, or that it is not) and `complete`
+        (whether all calls are there); `attrs` has `batch_sizes`, `image_sizes`, `missing`, the
+        activation functions that are no layer, and `classifier`, the last of all where that is none.
 
     Raises:
         LayerError: As `Recorder`.
@@ -176,4 +183,14 @@ def plan(
         for layer in found
     )
     table.attrs["notes"] = notes
+    if verify:
+        with borrow(model) as device, torch.no_grad():
+            batch = images.to(device)
+            batch = torch.cat([batch, batch.flip(-1)]) if len(batch) == 1 else batch
+            report, about = verify_layers(
+                model, batch, found, layers, tokens=tokens, output=output
+            )
+        attributes = table.attrs | about
+        table = table.join(pd.DataFrame(report))
+        table.attrs = attributes
     return table

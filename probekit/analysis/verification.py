@@ -1,0 +1,149 @@
+"""What is recorded of many architectures, verified one after another: one line per architecture."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.plan import plan
+from probekit.errors import ProbekitError, first_line
+
+__all__ = ["COLUMNS", "timm_architectures", "verify_architectures"]
+
+COLUMNS = (
+    "architecture", "parameters", "image_size", "outcome", "layers", "units", "values", "complete",
+    "certain", "evidence", "missing", "sizes", "seconds", "detail",
+)  # fmt: skip
+_SMALL = 96
+
+
+def timm_architectures() -> list[str]:
+    """The names of all architectures of timm, first one of each family, then a second one, ..."""
+    import timm
+
+    families = [timm.list_models(module=name) for name in timm.list_modules()]
+    return [name for names in zip_longest(*families) for name in names if name is not None]
+
+
+def verify_architectures(
+    names: Iterable[str], out: str | os.PathLike[str], *, most_parameters: float = 1e8
+) -> Iterator[dict[str, Any]]:
+    """Verifies architectures of timm, with random weights, as `plan(model, images, verify=True)` does.
+
+    Args:
+        names: Architectures of timm.
+        out: A CSV file that gets one line per architecture; those that have one are passed over.
+        most_parameters: Larger architectures get a line without measurements.
+
+    Yields:
+        The lines as they are written. `outcome` is `right`, `uncertain` (a unit axis is not certain),
+        `wrong` (values or calls differ from the plain pass, or an activation function is missing),
+        `refused` (by probekit, with its sentence in `detail`), `too large` or `cannot run`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lines = list(verify_architectures(["test_resnet"], f"{folder}/timm.csv"))
+        >>> lines[0]["outcome"]
+        'right'
+    """
+    path = Path(out)
+    done: set[str] = set()
+    if path.exists():
+        with path.open(newline="") as file:
+            done = {row["architecture"] for row in csv.DictReader(file)}
+    else:
+        _append(path, COLUMNS)
+    for name in names:
+        if name in done:
+            continue
+        line = _verified(name, most_parameters)
+        _append(path, [line.get(column, "") for column in COLUMNS])
+        gc.collect()
+        yield line
+
+
+def _append(path: Path, values: Sequence[Any]) -> None:
+    with path.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow(values)
+
+
+def _verified(name: str, most_parameters: float) -> dict[str, Any]:
+    start = time.monotonic()
+    line: dict[str, Any] = {"architecture": name}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            line["parameters"] = _count(name)
+            if line["parameters"] > most_parameters:
+                return line | {"outcome": "too large"}
+            module, images = _subject(name)
+        except Exception as error:  # an architecture that does not run here is no fault of ours
+            return line | {"outcome": "cannot run", "detail": first_line(error)[:200]}
+        line["image_size"] = "x".join(map(str, images.shape[2:]))
+        try:
+            table = plan(module, images, verify=True)
+        except ProbekitError as error:
+            return line | {"outcome": "refused", "detail": first_line(error)[:200]}
+    line |= _summary(table)
+    return line | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def _count(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        return sum(one.numel() for one in timm.create_model(name).parameters())
+
+
+def _subject(name: str) -> tuple[nn.Module, Tensor]:
+    """The model and two images: of the smallest size that it takes of those tried."""
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=11).eval()
+    channels, height, width = module.default_cfg["input_size"]
+    size = module.default_cfg.get("test_input_size", (channels, height, width))
+    fixed = bool(module.default_cfg.get("fixed_input_size"))
+    tried = [] if fixed else [(_SMALL, _SMALL), (160, 160)]
+    for place in [*tried, (height, width), tuple(size[1:])]:
+        images = torch.randn(2, channels, *place)
+        try:
+            with torch.no_grad():
+                module(images)
+        except Exception:
+            continue
+        return module, images
+    module(images)  # raises what is wrong at the largest size
+    return module, images
+
+
+def _summary(table: Any) -> dict[str, Any]:
+    values, complete = table["values"], table["complete"]
+    certain = ~table["axis"].str.startswith("uncertain")
+    notes = "; ".join(table.attrs["notes"])
+    missing = [name for name in table.attrs["missing"] if name not in notes]
+    right = bool(values.all() and complete.all()) and not missing
+    counts = table["axis"].value_counts()
+    return {
+        "outcome": ("right" if certain.all() else "uncertain") if right else "wrong",
+        "layers": len(table),
+        "units": int(table["units"].sum()),
+        "values": int(values.sum()),
+        "complete": int(complete.sum()),
+        "certain": int(certain.sum()),
+        "evidence": "; ".join(f"{kind}: {count}" for kind, count in counts.items()),
+        "missing": len(missing),
+        "sizes": len(table.attrs["image_sizes"]),
+        "detail": notes[:200] or " ".join(missing[:3]),
+    }
