@@ -111,10 +111,11 @@ def _subject(name: str) -> tuple[nn.Module, Tensor]:
     import timm
 
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=11).eval()
-    channels, height, width = module.default_cfg["input_size"]
-    size = module.default_cfg.get("test_input_size", (channels, height, width))
-    fixed = bool(module.default_cfg.get("fixed_input_size"))
+    module: nn.Module = timm.create_model(name, num_classes=11).eval()
+    about: Any = module.default_cfg
+    channels, height, width = about["input_size"]
+    size = about.get("test_input_size", (channels, height, width))
+    fixed = bool(about.get("fixed_input_size"))
     tried = [] if fixed else [(_SMALL, _SMALL), (160, 160)]
     for place in [*tried, (height, width), tuple(size[1:])]:
         images = torch.randn(2, channels, *place)

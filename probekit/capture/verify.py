@@ -113,8 +113,8 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a clamp is a ReLU, or a maximum one with a constant."""
     given = list(args[1:])
     if name in ("clamp", "clip", "clamp_min"):
-        lower = kwargs["min"] if "min" in kwargs else (given + [None])[0]
-        upper = kwargs["max"] if "max" in kwargs else (given + [None, None])[1]
+        lower = kwargs["min"] if "min" in kwargs else [*given, None][0]
+        upper = kwargs["max"] if "max" in kwargs else [*given, None, None][1]
         constant = not isinstance(lower, Tensor) and not isinstance(upper, Tensor)
         return constant and lower is not None and lower == 0 and upper in (None, 6, float("inf"))
     if name in ("maximum", "max"):
@@ -152,7 +152,9 @@ def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key,
             if known:
                 inside.append(name)
 
-        def after(one: nn.Module, args: Any, out: Any, name: str = name, known: bool = known) -> None:
+        def after(
+            one: nn.Module, args: Any, out: Any, name: str = name, known: bool = known
+        ) -> None:
             running.pop()
             if known:
                 inside.pop()
@@ -261,15 +263,13 @@ def _missing(
     ran = [
         (name, function, call)
         for name, function, call in seen
-        if (name, function, call) in known
-        or function
-        or is_activation_function(modules[name])
+        if (name, function, call) in known or function or is_activation_function(modules[name])
     ]
     missing = {
         (name, function, call): ".".join(filter(None, (name, function)))
         for name, function, call in ran
         if (name, function, call) not in known
-        and not any(f"{name}.".startswith(f"{one}.") for one in inside)
+        and not any(name.startswith(f"{one}.") or (function and name == one) for one in inside)
     }
     classifier = missing.pop(ran[-1], "") if ran else ""
     return list(missing.values()), classifier

@@ -27,6 +27,7 @@ from probekit.cli.options import (
     load,
     metric_list,
 )
+from probekit.errors import OptionError
 
 
 @command(
@@ -113,32 +114,75 @@ def analyze(
     name="layers", epilog="Example: probekit layers torchvision:swin_t --layers 'features.1.*'"
 )
 def show_layers(
-    model: Annotated[str, typer.Argument(help="As for analyze.")],
+    model: Annotated[str | None, typer.Argument(help="As for analyze.")] = None,
     layers: LayerGlobs = None,
     spatial: Annotated[
         str, typer.Option(help="Count bytes of pooled (mean) or whole (none) maps.")
     ] = "mean",
     tokens: Tokens = "all",
     weights: Weights = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare with a plain pass that shares no code with it."),
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Verify all architectures of timm, one line each; resumes."),
+    ] = False,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="CSV file, with --all.")] = None,
+    most_parameters: Annotated[
+        float, typer.Option(help="Leave out larger architectures, with --all.")
+    ] = 1e8,
     as_json: Json = False,
 ) -> None:
-    """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes."""
+    """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes.
+
+    With --verify also whether the values are those of a plain pass, what makes the unit axis
+    certain, and whether all calls are there.
+    """
     import json
+
+    if everything:
+        if model is not None or out is None:
+            raise OptionError(
+                "--all verifies all architectures of timm: give no MODEL, and -o FILE"
+            )
+        _verify_all(out, most_parameters)
+        return
+    if model is None:
+        raise OptionError("name a MODEL, or verify all architectures of timm with --all -o FILE")
 
     import torch
 
     from probekit.capture.plan import plan
     from probekit.models.loading import load_model
-    from probekit.reports.terminal import console, print_plan
+    from probekit.reports.terminal import console, print_plan, print_verification
 
     network = load_model(model, weights, pretrained=False)
     images = torch.rand(2, *network.input_size, generator=torch.Generator().manual_seed(0))
-    rows: Any = plan(network, images, layers or None, spatial=spatial, tokens=tokens)  # type: ignore[arg-type]
+    rows: Any = plan(
+        network,
+        images,
+        layers or None,
+        spatial=spatial,  # type: ignore[arg-type]  # checked by plan
+        tokens=tokens,
+        verify=verify,
+    )
+    about = rows.attrs
     rows = rows.to_dict("records")
     if as_json:
         print(json.dumps(rows))
     else:
         print_plan(rows, console())
+        if verify:
+            print_verification(rows, about, console())
+
+
+def _verify_all(out: str, most_parameters: float) -> None:
+    from probekit.analysis.verification import timm_architectures, verify_architectures
+
+    for line in verify_architectures(timm_architectures(), out, most_parameters=most_parameters):
+        print(line["architecture"], line["outcome"], line.get("detail", ""), flush=True)
 
 
 @command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "print_result",
     "print_rows",
     "print_sweep",
+    "print_verification",
     "result_json",
 ]
 
@@ -232,6 +234,23 @@ def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
     units = sum(row["units"] for row in rows)
     size = sum(row["bytes_per_sample"] for row in rows)
     to.print(f"\n{len(rows)} layers, {units:,} units, {size:,} bytes a sample")
+
+
+def print_verification(
+    rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], to: Console
+) -> None:
+    """Prints what a comparison with a plain pass found, each layer that is not right by its name."""
+    wrong = [row["layer"] for row in rows if not (row["values"] and row["complete"])]
+    kinds = Counter(row["axis"] for row in rows)
+    sizes = " and ".join(" x ".join(map(str, size)) for size in about["image_sizes"])
+    to.print(f"\nverified with 2 and 3 images of {sizes} pixels: ", end="")
+    to.print(
+        f"{len(rows) - len(wrong)} of {len(rows)} layers have the values and calls of a plain pass"
+    )
+    to.print("unit axis by " + ", ".join(f"{kind}: {count}" for kind, count in kinds.items()))
+    for title, names in (("not right", wrong), ("not recorded", about["missing"])):
+        if names:
+            to.print(f"{title}: {', '.join(names)}", markup=False)
 
 
 def print_sweep(table: xr.Dataset, to: Console) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.plan import scout_layers
+from probekit.capture.plan import plan, scout_layers
 from probekit.capture.recorder import Recorder
 
 timm = pytest.importorskip("timm")
@@ -229,13 +229,16 @@ def test_layers_hold_what_a_plain_hook_sees(case: Case) -> None:
         images = torch.randn(SAMPLES, 3, case.size, case.size)
         reference, types = observe(case, net, images)
         assert set(case.blocks) <= reference.keys(), "the table names a layer that is not called"
-        default, _ = scout_layers(net, images)
+        default = plan(net, images, verify=True)
+        assert default["values"].all()
+        assert default["complete"].all()
+        assert not default.attrs["missing"]
         activations = [site for site, kind in types.items() if kind in ACTIVATIONS]
         if "squeezenet" in case.name:
             activations.remove("classifier.2")
         activations += case.relus
         reference |= {name: reference[block].relu() for name, block in case.relus.items()}
-        assert [layer.name for layer in default] == activations
+        assert default["layer"].tolist() == activations
         for layers in (None, sorted(reference)):
             with torch.no_grad(), Recorder(net, layers) as recorder:
                 for _ in range(2):

@@ -1,0 +1,53 @@
+"""Many architectures are verified one after another, resumably."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.analysis import verification
+from probekit.analysis.verification import timm_architectures, verify_architectures
+from probekit.errors import LayerError
+
+pytest.importorskip("timm")
+
+
+def lines(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["architecture"]: row for row in csv.DictReader(file)}
+
+
+def test_each_architecture_gets_one_line_and_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "timm.csv"
+    names = ["test_resnet", "no_such_network", "vit_giant_patch14_224", "test_vit"]
+    first = [line["outcome"] for line in verify_architectures(names[:3], path)]
+    assert first == ["right", "cannot run", "too large"]
+    assert [line["architecture"] for line in verify_architectures(names, path)] == ["test_vit"]
+    table = lines(path)
+    assert list(table) == names
+    assert table["test_resnet"]["layers"] == table["test_resnet"]["values"] == "12"
+    assert table["test_resnet"]["sizes"] == "2"
+    assert int(table["vit_giant_patch14_224"]["parameters"]) > 1e9
+
+
+def test_a_refusal_is_told_with_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise LayerError("there is nothing to record")
+
+    monkeypatch.setattr(verification, "plan", refuse)
+    (line,) = verify_architectures(["test_resnet"], tmp_path / "timm.csv")
+    assert (line["outcome"], line["detail"]) == ("refused", "there is nothing to record")
+
+
+def test_families_take_turns() -> None:
+    names = timm_architectures()
+    assert len(names) > 1000
+    assert len(set(names)) == len(names)
+    assert len({name[:4] for name in names[:60]}) > 30

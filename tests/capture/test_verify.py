@@ -1,0 +1,106 @@
+"""The verification finds what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from probekit.capture.layers import Layer
+from probekit.capture.plan import plan, scout_layers
+from probekit.capture.verify import verify_layers
+
+X = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 7, 3)
+        self.act = nn.GELU()
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.second(functional.relu(self.first(x)).clamp_(0, 6)))
+        return self.head(self.act(x).mean((2, 3))).sigmoid()
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    return Net().eval()
+
+
+def test_a_plan_can_be_verified(net: nn.Module) -> None:
+    table = plan(net, X, verify=True)
+    assert table["layer"].tolist() == ["relu", "clamp", "act", "act_1"]
+    assert table["values"].all()
+    assert table["complete"].all()
+    assert table["axis"].tolist() == ["image size"] * 4
+    assert table.attrs["image_sizes"] == [(12, 12), (44, 76)]
+    assert table.attrs["missing"] == []
+    assert table.attrs["classifier"] == "sigmoid"
+    assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
+
+
+@pytest.mark.parametrize("layers", [None, ["*"], ["act*"], nn.Conv2d])
+def test_any_choice_can_be_verified(net: nn.Module, layers: Any) -> None:
+    table = plan(net, X[:1], layers, verify=True)
+    assert table["values"].all()
+    assert table["complete"].all()
+
+
+def found(net: nn.Module) -> list[Layer]:
+    return scout_layers(net, X)[0]
+
+
+def judged(net: nn.Module, layers: list[Layer]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return verify_layers(net, X, layers, None)
+
+
+def test_values_of_another_layer_are_not_equal(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = found(net)
+    from probekit.capture import capturing
+
+    usual = capturing.Capturing._record
+
+    def shifted(self: Any, module: str, function: str, output: Any) -> Any:
+        return usual(self, module, function, output + 1e-3 if function else output)
+
+    monkeypatch.setattr(capturing.Capturing, "_record", shifted)
+    report, _ = judged(net, layers)
+    assert [row["values"] for row in report] == [False, False, True, True]
+
+
+def test_a_call_too_few_is_not_complete(net: nn.Module) -> None:
+    layers = [replace(layer, calls=1) for layer in found(net)]
+    report, _ = judged(net, layers)
+    assert [row["complete"] for row in report] == [True, True, False, False]
+
+
+def test_an_axis_that_grows_with_the_image_is_not_certain(net: nn.Module) -> None:
+    layers = [replace(layer, unit_axis=2, units=layer.shape[1]) for layer in found(net)]
+    report, _ = judged(net, layers)
+    assert all(row["axis"].startswith("uncertain") for row in report)
+
+
+def test_what_is_no_layer_is_missing(net: nn.Module) -> None:
+    layers = found(net)
+    _, about = judged(net, [layers[2]])
+    assert about["missing"] == ["relu", "clamp", "act"]
+
+
+def test_a_model_of_one_size_is_verified_at_that() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(500, 4), nn.Tanh(), nn.Linear(4, 2)
+    )
+    table = plan(net, X, verify=True)
+    assert table["values"].all()
+    assert table.attrs["image_sizes"] == [(12, 12)]
+    assert table["axis"].tolist()[1] == "only axis"
