@@ -180,7 +180,7 @@ def _recorded(
 ) -> dict[str, Tensor]:
     with torch.no_grad(), Recorder(model, list(layers), tokens=tokens, output=output) as recorder:
         recorder(images)
-        return recorder.activations
+    return recorder.activations
 
 
 def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> Tensor | None:

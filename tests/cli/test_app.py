@@ -66,6 +66,19 @@ def test_layers_are_shown_in_advance(tmp_path: Path) -> None:
     assert "4 layers, 256 units, 1,024 bytes a sample" in done.stdout
 
 
+def test_layers_are_verified(tmp_path: Path) -> None:
+    done = run("layers", BUNDLED, "--verify", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "19 of 19 layers have the values and calls of a plain pass" in shown
+    assert "unit axis by image size: 19" in shown
+
+
+def test_all_architectures_need_a_file_and_no_model() -> None:
+    for arguments in (["--all"], ["resnet18", "--all", "-o", "timm.csv"], []):
+        assert CliRunner().invoke(app, ["layers", *arguments]).exit_code == 2
+
+
 def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
     assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
