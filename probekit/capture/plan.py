@@ -187,9 +187,7 @@ def plan(
         with borrow(model) as device, torch.no_grad():
             batch = images.to(device)
             batch = torch.cat([batch, batch.flip(-1)]) if len(batch) == 1 else batch
-            report, about = verify_layers(
-                model, batch, found, layers, tokens=tokens, output=output
-            )
+            report, about = verify_layers(model, batch, found, layers, tokens=tokens, output=output)
         attributes = table.attrs | about
         table = table.join(pd.DataFrame(report))
         table.attrs = attributes

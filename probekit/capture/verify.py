@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from probekit.capture.layers import Layer, is_activation_function, unwrap
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
-from probekit.capture.units import axis_of_type
 from probekit.models.image_model import as_module
 
 __all__ = ["verify_layers"]
@@ -79,7 +78,7 @@ def verify_layers(
     report = [
         {
             "values": worst[layer.name] < _CLOSE,
-            "axis": _evidence(layer, other.get(layer.name), modules),
+            "axis": _evidence(layer, other.get(layer.name)),
             "complete": calls[layer.module, layer.function] == layer.calls,
         }
         for layer in layers
@@ -187,21 +186,16 @@ def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> 
     """The mean over positions, in float64, with each sample's windows together."""
     if result is None:
         return None
-    result = result.double().movedim(getattr(layer, "batch_axis", 0), 0)
+    result = result.double().movedim(layer.batch_axis, 0)
     if result.ndim == 1:
         return result.reshape(batch, -1).mean(1, keepdim=True)
-    axes = [layer.unit_axis, *getattr(layer, "split", ())]
-    back = getattr(layer, "batch_axis", 0)
-    axes = [axis + (axis < back) for axis in axes]
+    axes = [axis + (axis < layer.batch_axis) for axis in (layer.unit_axis, *layer.split)]
     rest = [axis for axis in range(1, result.ndim) if axis not in axes]
-    rows = result.permute(0, *rest, *axes)
-    rows = rows.reshape(batch, -1, layer.units)
-    suffix = getattr(layer, "suffix", 0)
-    place = getattr(layer, "class_token", 0 if layer.prefix else None)
-    if tokens == "class" and place is not None:
-        return rows[:, place]
-    if tokens == "patch" and (layer.prefix or suffix):
-        rows = rows[:, layer.prefix : rows.shape[1] - suffix]
+    rows = result.permute(0, *rest, *axes).reshape(batch, -1, layer.units)
+    if tokens == "class" and layer.class_token is not None:
+        return rows[:, layer.class_token]
+    if tokens == "patch" and (layer.prefix or layer.suffix):
+        rows = rows[:, layer.prefix : rows.shape[1] - layer.suffix]
     return rows.mean(1)
 
 
@@ -235,7 +229,7 @@ def _other_size(
     return {layer.name: layer for layer in recorder.layers}, [*sizes, larger]
 
 
-def _evidence(layer: Layer, other: Layer | None, modules: dict[str, nn.Module]) -> str:
+def _evidence(layer: Layer, other: Layer | None) -> str:
     """What makes the unit axis certain, or that it is not."""
     if len(layer.shape) == 1:
         return "only axis"
@@ -243,15 +237,10 @@ def _evidence(layer: Layer, other: Layer | None, modules: dict[str, nn.Module]) 
         if other.units != layer.units or other.unit_axis != layer.unit_axis:
             return "uncertain: not the same at another image size"
         same = [one == two for one, two in zip(layer.shape, other.shape, strict=True)]
-        if sum(same) == 1 and same[layer.unit_axis - 1]:
+        place = layer.unit_axis - (layer.unit_axis > layer.batch_axis)
+        if sum(same) == 1 and same[place]:
             return "image size"
-    known = str(getattr(layer, "evidence", ""))
-    if known:
-        return known if getattr(layer, "certain", True) else f"uncertain: {known}"
-    by_type = axis_of_type(modules[layer.module], len(layer.shape) + 1)
-    if not layer.function and by_type == layer.unit_axis:
-        return "weights"
-    return "neighbors"
+    return layer.evidence if layer.certain else f"uncertain: {layer.evidence}"
 
 
 def _missing(
