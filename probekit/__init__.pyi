@@ -58,6 +58,8 @@ from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
 from .reports.saving import save_tables as save_tables
 from .results.merge import merge_results as merge_results
+from .results.tables import layers_table as layers_table
+from .results.tables import units_table as units_table
 from .results.trees import open_result as open_result
 from .results.trees import save_result as save_result
 from .statistics.base import Statistic as Statistic
@@ -125,6 +127,7 @@ __all__ = [
     "images_at",
     "jacobian_norm",
     "layer_metric",
+    "layers_table",
     "linear_basis_selectivity",
     "list_data",
     "list_metrics",
@@ -161,5 +164,6 @@ __all__ = [
     "training_history",
     "unit_metric",
     "unit_saliency",
+    "units_table",
     "verdicts",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,6 +22,7 @@ __all__ = [
     "foreign_file",
     "plain",
     "some_of",
+    "warn",
 ]
 
 
@@ -124,3 +127,11 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def warn(sentence: str) -> None:
+    """Warns of something in the numbers, at the line outside this package that asked for them."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("probekit."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, ProbekitWarning, stacklevel=level - 1)

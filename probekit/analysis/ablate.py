@@ -12,17 +12,19 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probekit.analysis.classes import compared_classes
 from probekit.capture.clamping import Clamped
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers
-from probekit.capture.stream import Reading, find_layers, open_subject, stream
+from probekit.capture.stream import Reading, explore, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError
 from probekit.models.image_model import describe
-from probekit.models.logits import correct
+from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import hidden
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["ablate"]
 
@@ -31,6 +33,7 @@ Order: TypeAlias = npt.NDArray[np.int64]
 _TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
+@in_own_settings
 def ablate(
     model: Any,
     data: Any,
@@ -45,6 +48,7 @@ def ablate(
     device: str | torch.device | None = None,
     seed: int = 0,
     progress: bool = True,
+    class_map: ClassMap = None,
 ) -> xr.Dataset:
     """Accuracy while units are ablated one after another, in chosen orders and in random ones.
 
@@ -67,6 +71,7 @@ def ablate(
         device: Where to run; None stays where the model is.
         seed: Seeds the random orders, ties, and the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
+        class_map: As for `analyze`.
 
     Returns:
         `accuracy` (order, fraction), where the orders are the names of `by` and `random_0`, ...;
@@ -97,8 +102,9 @@ def ablate(
         )
     model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
     reading = Reading(device=device, progress=False)
-    found = find_layers(model, batches, layers, reading)
-    run = _Ablation(model, batches, found, reading)
+    found, output = explore(model, batches, layers, reading)
+    match = compared_classes(model, output, batches, class_map, "ablation")
+    run = _Ablation(model, batches, found, reading, match)
     orders = run.orders(by, random, seed)
     held_at = run.means() if value == "mean" else {}
     counts = np.round(shares * run.units).astype(np.int64)
@@ -127,6 +133,7 @@ def ablate(
         layers=[layer.name for layer in found],
         value=value,
         seed=seed,
+        classes=match.describe(),
     )
     return result
 
@@ -135,8 +142,14 @@ class _Ablation:
     """A model, its data and the units that can be ablated."""
 
     def __init__(
-        self, model: Any, batches: Batches, layers: Sequence[Layer], reading: Reading
+        self,
+        model: Any,
+        batches: Batches,
+        layers: Sequence[Layer],
+        reading: Reading,
+        match: ClassMatch,
     ) -> None:
+        self._match = match
         self._model, self._batches, self._reading = model, batches, reading
         self._layers = list(layers)
         self.units = sum(layer.units for layer in layers)
@@ -200,7 +213,7 @@ class _Ablation:
         hits = count = 0
         with self._stream(Clamped(by_layer, values)) as observed:
             for seen in observed:
-                hits += int(correct(seen.output, seen.batch.labels, "ablation").sum())
+                hits += int(correct(seen.output, seen.batch.labels, "ablation", self._match).sum())
                 count += len(seen.batch)
         if not count:
             raise DataError(f"{self._batches.name} gave no samples the second time")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -18,12 +17,14 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
-from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
+from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.metrics.metric import Metric, resolve
-from probekit.models.image_model import describe
+from probekit.models.image_model import borrow, describe
+from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.processes import Processes, processes
+from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.feeder import Feeder
@@ -47,6 +48,7 @@ class Pass:
         self.statistics = list(statistics)
         self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
         self._columns = Columns()
+        self._outputs = 0
 
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
@@ -86,22 +88,36 @@ class Pass:
                     one.merge(piece)
             self.fed[name] = whole
         self._columns = Columns.joined(together.gather(self._columns))
+        self._outputs = max(together.gather(self._outputs))
 
     def _note(self, batch: Batch, output: Any) -> None:
         self._columns.append(sample=batch.index, label=batch.labels)
-        if isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] > 1:
-            self._columns.append(prediction=output.argmax(1))
+        logits = logits_of(output, len(batch), self._outputs or None)
+        if logits is not None:
+            self._columns.append(prediction=logits.argmax(1))
+            self._outputs = logits.shape[1]
 
-    def samples(self) -> xr.Dataset:
-        """One row a sample: its label and, where the model classifies, its prediction."""
-        names = [name for name in ("label", "prediction") if name in self._columns]
+    def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
+        """Which output of the model stands for each class of the data."""
+        if "prediction" not in self._columns:
+            why = "the model gives no logits (batch, classes) of two classes or more"
+            return ClassMatch(0, why_not=why)
+        labels = torch.from_numpy(self._columns["label"])
+        return match_classes(model, classes, self._outputs, labels, class_map)
+
+    def samples(self, match: ClassMatch) -> xr.Dataset:
+        """One row a sample: its label and, where the outputs are its classes, the predicted label."""
         table = xr.Dataset(
-            {name: ("sample", self._columns[name]) for name in names},
+            {"label": ("sample", self._columns["label"])},
             coords={"sample": self._columns["sample"]},
         )
+        if not match.why_not:
+            predicted = match.labels(torch.from_numpy(self._columns["prediction"]))
+            table["prediction"] = ("sample", predicted.numpy())
         return table.sortby("sample") if processes().world > 1 else table
 
 
+@in_own_settings
 def analyze(
     model: Any,
     data: Any,
@@ -117,6 +133,7 @@ def analyze(
     output: int | str | None = None,
     workers: int | None = None,
     precision: Precision | None = None,
+    class_map: ClassMap = None,
 ) -> xr.DataTree:
     """Measures every unit of a model's layers on labelled data, in one pass.
 
@@ -139,10 +156,14 @@ def analyze(
         workers: Reading processes; None takes what the data set advises.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model as it is. Statistics are in float64 in any case.
+        class_map: The output of each class of the data, where names do not tell: a mapping from names
+            or labels to the model's class names or output numbers, or `"index"`: label i is output i.
 
     Returns:
         A tree with `/units`, `/layers` and `/samples`, the network's means at the root, and
-        `provenance` among the root's attributes.
+        `provenance` among the root's attributes. `accuracy` at the root and `prediction` among the
+        samples (the predicted label; -1 for an output that no class of the data has) are there where
+        the model's outputs are logits of the data's classes (`docs/definitions.md`).
 
     Raises:
         ProbekitError: What was asked cannot be done; the message says why and what to do.
@@ -164,8 +185,11 @@ def analyze(
         _check_classes(batches)
     reading = Reading(tokens, output, device, progress, precision)
     found = find_layers(model, batches, layers, reading)
+    chosen = _fitted(chosen, model, batches, found, reading)
+    wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted).run(model, batches, reading)
-    samples = passed.samples()
+    match = passed.match(model, batches.names, class_map)
+    samples = passed.samples(match)
     facts = {
         "model": describe(model),
         "data": batches.provenance()
@@ -177,14 +201,43 @@ def analyze(
         "seed": seed,
         "device": str(device) if device is not None else None,
         "precision": precision,
+        "classes": match.describe(),
     }
     result = _assemble(chosen, passed, samples, batches.names)
-    if "prediction" in samples and _same_classes(model, batches.classes):
+    if match.why_not:
+        warn(f"accuracy is left out: {match.why_not}")
+    else:
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
+    if match.guess:
+        warn(
+            f"accuracy is a guess: {match.guess}; say so with class_map='index', or give the mapping"
+        )
     result.attrs["provenance"] = provenance(**facts)
     if batches.skipped:
-        _warn(f"{batches.skipped} images of {batches.name} could not be read and were left out")
+        warn(f"{batches.skipped} images of {batches.name} could not be read and were left out")
     return result
+
+
+def _fitted(
+    metrics: Sequence[Metric],
+    model: Any,
+    batches: Batches,
+    layers: Sequence[Layer],
+    reading: Reading,
+) -> list[Metric]:
+    """The metrics for this model: some look at it with a few images before the pass."""
+    found = []
+    for metric in metrics:
+        if hasattr(metric, "fitted"):
+            with borrow(model, reading.device) as device:
+                images = batches.peek().images[:2].to(device)
+                metric, told = metric.fitted(
+                    model, images, layers, tokens=reading.tokens, output=reading.output
+                )
+            if told:
+                warn(told)
+        found.append(metric)
+    return found
 
 
 def _check_classes(batches: Batches) -> None:
@@ -221,7 +274,7 @@ def _assemble(
             ):
                 table.update(more)
         for sentence in metric.review(units, layers):
-            _warn(sentence)
+            warn(sentence)
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
 
 
@@ -295,14 +348,9 @@ def _say_what_is_absent(units: xr.Dataset, classes: ClassNames) -> None:
     present = set(units["class"].values.tolist())
     absent = [name for label, name in classes.items() if label not in present]
     if absent:
-        _warn(
+        warn(
             f"{len(absent)} of {len(classes)} classes have no sample and are left out: {some_of(absent)}"
         )
-
-
-def _same_classes(model: Any, classes: Sequence[str]) -> bool:
-    known = getattr(model, "classes", ())
-    return not known or not classes or tuple(known) == tuple(classes)
 
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
@@ -314,7 +362,3 @@ def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
         for name, value in options.items()
         if isinstance(value, str | int | float | bool | list | tuple | None)
     } | told
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

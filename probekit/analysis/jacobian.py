@@ -13,17 +13,21 @@ from tqdm.auto import tqdm
 
 from probekit.analysis.columns import Columns
 from probekit.capture.gradients.backward import Forward
-from probekit.capture.gradients.norms import Method, check_options, choose_method
+from probekit.capture.gradients.norms import Method, check_options, choose_method, why_exact
 from probekit.capture.gradients.subject import Differentiated
 from probekit.capture.outputs import tensor_of
 from probekit.capture.stream import open_subject
-from probekit.errors import ModelError, OptionError
+from probekit.errors import ModelError, OptionError, warn
 from probekit.models.image_model import borrow
+from probekit.models.inputs import copied
+from probekit.models.logits import logits_of
 from probekit.runtime.progress import hidden
+from probekit.runtime.settings import caller_device, in_own_settings
 
 __all__ = ["jacobian_norm"]
 
 
+@in_own_settings
 def jacobian_norm(
     model: Any,
     data: Any,
@@ -86,6 +90,9 @@ def jacobian_norm(
         used = choose_method(method, outputs, probes)
         bar = tqdm(total=batches.samples, disable=hidden(progress), leave=False)
         with Differentiated.open(model, first, _logits, set(), memory) as subject, bar:
+            if used == "probes" and (reasons := subject.forward_mode_fails(first[:2], ["logits"])):
+                warn(why_exact(reasons, method))
+                used = "exact"
             for batch in batches:
                 images = batch.images.to(home)
                 subject.check(images)
@@ -109,7 +116,10 @@ def jacobian_norm(
 @contextmanager
 def _logits(model: Any) -> Iterator[Forward]:
     def forward(images: Tensor) -> dict[str, Tensor]:
-        output = tensor_of(model(images))
+        with caller_device():
+            output = model(copied(images))
+        logits = logits_of(output, len(images))
+        output = tensor_of(output) if logits is None else logits
         if output is None or output.ndim != 2 or len(output) != len(images):
             shape = None if output is None else tuple(output.shape)
             raise ModelError(

@@ -10,7 +10,8 @@ from torch import Tensor
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.errors import LayerError, OptionError
 from probekit.extras import optional
-from probekit.models.image_model import borrow
+from probekit.models.image_model import as_module, borrow, check_differentiable
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["SaliencyMethod", "of_array", "unit_saliency"]
 
@@ -19,6 +20,7 @@ SaliencyMethod: TypeAlias = Literal["integrated_gradients", "gradient"]
 _AT_A_TIME = 256
 
 
+@in_own_settings
 def unit_saliency(
     model: Any,
     images: Tensor,
@@ -67,6 +69,7 @@ def unit_saliency(
         raise OptionError(f"method is one of {', '.join(get_args(SaliencyMethod))}, not {method!r}")
     if not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number of at least 1, not {steps!r}")
+    check_differentiable(as_module(model))
     with optional("captum", "unit_saliency"):
         from captum.attr import IntegratedGradients, Saliency
 

@@ -65,6 +65,6 @@ class Clamped:
         if held is None or not bool(held.any()):
             return maps
         shape = (1, -1, *(1 for _ in maps.shape[2:]))
-        value = self.values.get(layer.name, torch.zeros(len(held)))
+        value = self.values.get(layer.name, maps.new_zeros(len(held)))
         value = value.to(maps.device, maps.dtype).view(shape)
         return torch.where(held.to(maps.device).view(shape), value, maps)

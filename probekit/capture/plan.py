@@ -17,10 +17,12 @@ from probekit.capture.scout import doubts, warn
 from probekit.capture.verify import verify_layers
 from probekit.errors import LayerError
 from probekit.models.image_model import borrow
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["plan", "scout_layers"]
 
 
+@in_own_settings
 def scout_layers(
     model: Any,
     images: Tensor,

@@ -19,6 +19,8 @@ from probekit.capture.reader import Reader, Reading
 from probekit.capture.scout import Tokens, doubts, warn
 from probekit.capture.selection import LayerChoice, Selection
 from probekit.errors import LayerError, ModelError, OptionError
+from probekit.models.inputs import copied
+from probekit.runtime.settings import caller_device
 
 __all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
 
@@ -199,10 +201,10 @@ class Recorder:
         return kind is Stop
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model; returns its output, or None where `stop` ended the pass."""
+        """Runs the model on a copy of its inputs; returns its output, or None where `stop` ended the pass."""
         try:
-            with uncompiled():
-                return self._run(*args, **kwargs)
+            with uncompiled(), caller_device():
+                return self._run(*copied(args), **copied(kwargs))
         except Stop:
             return None
         finally:

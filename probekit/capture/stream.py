@@ -20,10 +20,21 @@ from probekit.data.datasets import load_data
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
+from probekit.models.inputs import copied
 from probekit.models.loading import load_model
 from probekit.runtime.progress import hidden
+from probekit.runtime.settings import caller_device
 
-__all__ = ["Observed", "Precision", "Reading", "find_layers", "open_subject", "stream"]
+__all__ = [
+    "Observed",
+    "Precision",
+    "Reading",
+    "explore",
+    "find_layers",
+    "open_subject",
+    "peek_output",
+    "stream",
+]
 
 Precision: TypeAlias = Literal["bfloat16", "float16"]
 
@@ -89,12 +100,21 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
     Raises:
         LayerError: As `Recorder`.
     """
+    return explore(model, batches, layers, reading)[0]
+
+
+def explore(
+    model: Any, batches: Batches, layers: Layers, reading: Reading
+) -> tuple[list[Layer], Any]:
+    """The layers that a choice means, and what the model returns for two images.
+
+    Raises:
+        LayerError: As `Recorder`.
+    """
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
         try:
-            found, _ = scout_layers(
-                model, images, layers, tokens=reading.tokens, output=reading.output
-            )
+            return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
         except RuntimeError as error:
             if images.dtype not in (torch.uint8, torch.bool):
                 raise
@@ -102,7 +122,15 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
                 f"the images are {images.dtype}, which the model does not take; give floats as it was "
                 "trained on (images / 255, normalized), or wrap it in an ImageModel"
             ) from error
-    return found
+
+
+def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
+    """What a model returns for two images, where no layers are looked for."""
+    with borrow(model, reading.device) as device, torch.no_grad():
+        images = batches.peek().images[:1].to(device)
+        forward = unwrap(model) if isinstance(model, nn.Module) else model
+        with uncompiled(), caller_device():
+            return forward(torch.cat([images, images]))
 
 
 @contextmanager
@@ -152,8 +180,8 @@ def stream(
         def observe() -> Iterator[Observed]:
             for batch in batches:
                 batch = batch.to(device)
-                with reading.autocast(device), uncompiled():
-                    output = forward(batch.images)
+                with reading.autocast(device), uncompiled(), caller_device():
+                    output = forward(copied(batch.images))
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                 for table in tables.values():
                     _check(table, layers, batch, reading.precision)

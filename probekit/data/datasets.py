@@ -18,6 +18,7 @@ from probekit.data.images import LabelledImages, PreparedImages, Size, TensorIma
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.errors import DataError, OptionError, close_matches
 from probekit.extras import optional
+from probekit.runtime.settings import on_own_device
 
 __all__ = ["FASHION_MNIST_CLASSES", "list_data", "load_data", "read_idx"]
 
@@ -92,6 +93,7 @@ def list_data() -> list[str]:
     return sorted(_BY_NAME)
 
 
+@on_own_device
 def load_data(
     source: Any,
     model: Any = None,

@@ -12,12 +12,14 @@ from probekit.data.batches import Batches
 from probekit.data.datasets import load_data
 from probekit.data.sources import Indexed
 from probekit.errors import DataError
+from probekit.runtime.settings import on_own_device
 
 __all__ = ["find_images", "images_at"]
 
 _AT_A_TIME = 64
 
 
+@on_own_device
 def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]:
     """The images that a result means by the indices of its samples.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,9 @@ class GradientVariability:
             that the mean of K squares has the mean g_u^2, and its root the mean c_K g_u with
             c_K = sqrt(2/K) Gamma((K+1)/2) / Gamma(K/2): all units of all layers at once, and no
             bias. `"auto"`: probes where more units are asked for than there are probes, otherwise
-            exact; the choice is written to the provenance.
+            exact; the choice is written to the provenance. Probes are compared with one backward
+            pass for each layer first: `"auto"` measures a layer exactly where they differ, and says
+            so, as after an operation that has no forward-mode derivative.
         probes: Directions for each sample; they hang on the seed and the sample's index alone.
         units: At most so many units a layer, a random sample.
         samples: At most so many samples: a random sample of data whose size is known, the first ones
@@ -152,11 +154,12 @@ class GradientVariability:
         layers: Which of the analysed layers, names or globs; None is all.
         seed: Seeds directions and samples.
         memory: Bytes that intermediate results may take.
+        exact_layers: Names of layers that are measured exactly whatever the method.
 
     Raises:
         OptionError: A value that means nothing.
-        ModelError: Samples mix (batch norm without running statistics), or, with probes, an operation
-            that has no forward-mode derivative.
+        ModelError: Samples mix (batch norm without running statistics), or, with `method="probes"`, an
+            operation that has no forward-mode derivative.
 
     Source:
         Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
@@ -178,6 +181,7 @@ class GradientVariability:
     layers: str | Sequence[str] | None = None
     seed: int = 0
     memory: int = 2**30
+    exact_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._gradients()
@@ -202,7 +206,22 @@ class GradientVariability:
             layers=None if layers is None else tuple(layers),
             seed=self.seed,
             memory=self.memory,
+            exact_layers=tuple(self.exact_layers),
         )
+
+    def fitted(
+        self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
+    ) -> tuple[GradientVariability, str]:
+        """The metric for one model: layers whose probes would be wrong are measured exactly.
+
+        Returns:
+            The metric, and a sentence about these layers, empty where there are none.
+
+        Raises:
+            ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
+        """
+        gradients, told = self._gradients().fitted(model, images, layers, **reading)
+        return replace(self, exact_layers=gradients.exact_layers), told
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
         """What is done for these layers, for the provenance."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError
 
-__all__ = ["ImageModel", "as_module", "borrow", "content_hash", "device_of"]
+__all__ = ["ImageModel", "as_module", "borrow", "check_differentiable", "content_hash", "device_of"]
 
 _MOST = 2**30
 
@@ -87,6 +87,21 @@ def as_module(model: Any) -> nn.Module:
             f"a model is a torch.nn.Module, an ImageModel or a name to load, not {type(model).__name__}"
         )
     return module
+
+
+def check_differentiable(module: nn.Module) -> None:
+    """Refuses weights through which no gradient can be taken.
+
+    Raises:
+        ModelError: They were made inside `torch.inference_mode()`.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_inference():
+            raise ModelError(
+                f"gradients were asked for, and {name!r} of the model was made inside "
+                "torch.inference_mode(), where autograd cannot follow it; load the model outside of "
+                "it, or pass copy.deepcopy(model) made outside"
+            )
 
 
 def device_of(module: nn.Module) -> torch.device:

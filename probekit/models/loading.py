@@ -21,6 +21,7 @@ from probekit.models.architectures import ARCHITECTURES
 from probekit.models.bundled import list_models
 from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.own import is_own_model, own_model
+from probekit.runtime.settings import on_own_device
 
 __all__ = ["DEFAULT_MODEL", "list_models", "load_model", "read_weights"]
 
@@ -29,6 +30,7 @@ DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
 _FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", "selectivity_mean")
 
 
+@on_own_device
 def load_model(
     name: str | Path,
     weights: str | Path | None = None,

@@ -1,41 +1,343 @@
-"""What a classifier's output says."""
+"""What a classifier's output says: its logits, and which of them stands for each class of the data."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from probekit.errors import DataError, ModelError
+from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
 
-__all__ = ["correct"]
+__all__ = ["ClassMap", "ClassMatch", "correct", "logits_of", "match_classes"]
+
+ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
+
+# Labels that would leave the last outputs of a classifier out so rarely are not labels of its classes.
+_RARE = 0.01
+_WORDNET = re.compile(r"n\d{8}")
 
 
-def correct(output: Any, labels: Tensor, asker: str) -> Tensor:
+def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor | None:
+    """The logits in what a model returned.
+
+    Args:
+        output: A tensor, or a mapping, tuple, dataclass or ModelOutput with tensors in it.
+        samples: How many samples the model saw.
+        classes: How many outputs it has, where that is known.
+
+    Returns:
+        The tensor itself, the one named `logits`, or the only one of the shape (samples, two classes
+        or more); None where there is none, or more than one.
+
+    Example:
+        >>> logits_of({"features": torch.ones(2, 3, 4), "scores": torch.ones(2, 5)}, 2).shape
+        torch.Size([2, 5])
+    """
+    if isinstance(output, Tensor):
+        return output if _is_logits(output, samples) else None
+    parts = _named_parts(output)
+    for name, part in parts:
+        if name == "logits":
+            return part if _is_logits(part, samples) else None
+    found = [part for _, part in parts if _is_logits(part, samples)]
+    if len(found) > 1 and classes is not None:
+        found = [part for part in found if part.shape[1] == classes]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_logits(value: Any, samples: int) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.ndim == 2
+        and len(value) == samples
+        and value.shape[1] > 1
+    )
+
+
+def _named_parts(output: Any) -> list[tuple[str, Any]]:
+    if isinstance(output, Mapping):
+        return [(str(name), part) for name, part in output.items()]
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return list(zip(output._fields, output, strict=True))
+    if isinstance(output, list | tuple):
+        return [(str(place), part) for place, part in enumerate(output)]
+    if is_dataclass(output) and not isinstance(output, type):
+        return [(field.name, getattr(output, field.name)) for field in fields(output)]
+    return []
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """Which output of a model stands for each class of some data.
+
+    Attributes:
+        outputs: How many outputs the model has.
+        order: From labels to outputs; None where label i is output i.
+        by: How that is known: `position`, `name`, `WordNet id`, `index` or `class_map`.
+        why_not: Why it is not known; empty where it is.
+        guess: What is taken for granted, for a warning; empty where it is certain.
+    """
+
+    outputs: int
+    order: Mapping[int, int] | None = None
+    by: str = "position"
+    why_not: str = ""
+    guess: str = ""
+
+    def arrange(self, logits: Tensor) -> Tensor:
+        """Logits (batch, outputs) with the output of label i in column i, the others in what is left."""
+        if self.order is None:
+            return logits
+        chosen = set(self.order.values())
+        rest = (output for output in range(self.outputs) if output not in chosen)
+        columns = [
+            self.order[label] if label in self.order else next(rest)
+            for label in range(self.outputs)
+        ]
+        return logits[:, torch.tensor(columns, device=logits.device)]
+
+    def labels(self, predictions: Tensor) -> Tensor:
+        """The labels of predicted outputs (batch,); -1 for outputs that no class of the data has."""
+        if self.order is None:
+            return predictions
+        table = torch.full((self.outputs,), -1, dtype=torch.int64, device=predictions.device)
+        for label, output in self.order.items():
+            table[output] = label
+        return table[predictions]
+
+    def describe(self) -> dict[str, Any]:
+        """What a result's provenance says of it."""
+        found: dict[str, Any] = {"outputs": self.outputs}
+        if self.why_not:
+            return found | {"not_compared": self.why_not}
+        order = None if self.order is None else dict(self.order)
+        return found | {"matched_by": self.by, "order": order, "guess": self.guess or None}
+
+
+def match_classes(
+    model: Any,
+    classes: Sequence[str] | Mapping[int, str],
+    outputs: int,
+    labels: Tensor | None = None,
+    class_map: ClassMap = None,
+) -> ClassMatch:
+    """Finds which output of a model stands for each class of some data, where that is certain.
+
+    In this order: as `class_map` says; by position where the model has as many outputs as the data
+    has classes, unless both name them differently; by name, where each name of the data is that of one
+    output (upper case, `_` and `-` do not count; of `tench, Tinca tinca` either will do); by WordNet
+    id, for the classes of ImageNet; by index, where the data's classes are named by numbers.
+
+    Args:
+        model: A module, or an `ImageModel`, whose `classes` name its outputs.
+        classes: The names of the data's classes, in the order of their labels or by label; empty where
+            they have none.
+        outputs: How many outputs the model has.
+        labels: The labels, as far as they are known.
+        class_map: For each class of the data, by name or label, the output, by name or index; or
+            `"index"`: label i is output i.
+
+    Raises:
+        OptionError: A `class_map` that names no class, or leaves one out.
+
+    Example:
+        >>> match_classes(nn.Identity(), ["2", "0"], 3).order
+        {0: 2, 1: 0}
+    """
+    names = dict(classes if isinstance(classes, Mapping) else enumerate(classes))
+    named = tuple(map(str, getattr(model, "classes", None) or ()))
+    if len(named) not in (0, outputs):
+        why = f"the model names {len(named)} classes and gives {outputs} outputs"
+        return ClassMatch(outputs, why_not=why)
+    if class_map is not None:
+        return _mapped(class_map, named, names, outputs, labels)
+    if _declared(model) == 0:
+        return ClassMatch(outputs, why_not="the model has no classifier (its num_classes is 0)")
+    if not names:
+        declared = bool(named) or _declared(model) == outputs
+        return _unnamed(outputs, labels, declared)
+    if max(names) >= outputs:
+        beyond = f"label {max(names)} is beyond the model's {outputs} outputs"
+        few = f"the data has {len(names)} classes and the model {outputs} outputs"
+        return ClassMatch(outputs, why_not=few if len(names) > outputs else beyond)
+    dense = [names.get(label) for label in range(outputs)]
+    if list(named) == dense or (not named and len(names) == outputs):
+        return ClassMatch(outputs)
+    return _by_name(model, named, names, outputs)
+
+
+def _declared(model: Any) -> int | None:
+    """How many classes a model says that it has."""
+    module = model if isinstance(model, nn.Module) else getattr(model, "module", model)
+    declared = getattr(module, "num_classes", None)
+    return declared if isinstance(declared, int) else None
+
+
+def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
+    """Labels without names: label i is output i if that many classes fit the labels seen."""
+    if labels is None or not len(labels):
+        if declared:
+            return ClassMatch(outputs)
+        return ClassMatch(outputs, guess=f"labels are taken as the model's {outputs} outputs")
+    low, high = int(labels.min()), int(labels.max())
+    if high >= outputs:
+        counted = "; labels are counted from 0" if low == 1 and high == outputs else ""
+        why = f"label {high} is beyond the model's {outputs} outputs{counted}"
+        return ClassMatch(outputs, why_not=why)
+    guess = ""
+    if low == 1 and (1 - 1 / outputs) ** len(labels) < _RARE:
+        guess = "no sample has label 0: labels are taken to be counted from 0, not from 1"
+    if declared or high == outputs - 1:
+        return ClassMatch(outputs, guess=guess)
+    if ((high + 1) / outputs) ** len(labels) < _RARE:
+        why = (
+            f"the model gives {outputs} numbers, and no label of {len(labels)} samples is above "
+            f"{high}, so that these may be an embedding and no logits of the classes"
+        )
+        return ClassMatch(outputs, why_not=why)
+    taken = f"labels up to {high} are taken as the first of the model's {outputs} outputs"
+    return ClassMatch(outputs, guess="; ".join(filter(None, (taken, guess))))
+
+
+def _by_name(
+    model: Any, named: Sequence[str], names: Mapping[int, str], outputs: int
+) -> ClassMatch:
+    classes = list(names.values())
+    ways = {
+        "name": _outputs_by_name(named),
+        "WordNet id": _outputs_by_wordnet(model, classes, outputs),
+        "index": {str(output): output for output in range(outputs)},
+    }
+    if named:
+        del ways["index"]
+    for by, known in ways.items():
+        found = [known.get(_plain(name)) for name in classes]
+        order = [one for one in found if one is not None]
+        if len(order) == len(classes) == len(set(order)):
+            return ClassMatch(outputs, dict(zip(names, order, strict=True)), by)
+    if not named:
+        why = (
+            f"the data has {len(classes)} classes and the model {outputs} outputs without names, "
+            "which may be an embedding"
+        )
+        return ClassMatch(outputs, why_not=why)
+    unknown = [name for name in classes if _plain(name) not in ways["name"]] or classes
+    why = f"the model has no class, or several, by the name of {some_of(unknown, 3)}"
+    return ClassMatch(outputs, why_not=why)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _outputs_by_name(named: Sequence[str]) -> dict[str, int]:
+    """The output of each name, and of each synonym in it, that one output alone has."""
+    parts = [{_plain(part) for part in (name, *name.split(","))} for name in named]
+    count = Counter(part for some in parts for part in some)
+    return {part: at for at, some in enumerate(parts) for part in some if count[part] == 1}
+
+
+def _outputs_by_wordnet(model: Any, classes: Sequence[str], outputs: int) -> dict[str, int]:
+    """The output of each WordNet id, for a model of one of ImageNet's sets of classes."""
+    if not all(map(_WORDNET.fullmatch, classes)):
+        return {}
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[attr-defined]
+
+    module = model if isinstance(model, nn.Module) else getattr(model, "module", model)
+    subset = "imagenet-1k" if outputs == 1000 else None
+    if hasattr(module, "pretrained_cfg"):
+        subset = infer_imagenet_subset(module) or subset
+    if subset is None:
+        return {}
+    names = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]
+    return {name: at for at, name in enumerate(names)} if len(names) == outputs else {}
+
+
+def _mapped(
+    class_map: Mapping[str | int, str | int] | str,
+    named: Sequence[str],
+    names: Mapping[int, str],
+    outputs: int,
+    labels: Tensor | None,
+) -> ClassMatch:
+    highest = -1 if labels is None or not len(labels) else int(labels.max())
+    names = names or {label: str(label) for label in range(highest + 1)}
+    count = max(names, default=-1) + 1
+    if isinstance(class_map, str):
+        if class_map != "index":
+            raise OptionError(f"class_map is a mapping or 'index', not {class_map!r}")
+        if count > outputs:
+            raise OptionError(
+                f"class_map='index' was asked for, and the data has a label {count - 1} where the model "
+                f"has {outputs} outputs"
+            )
+        return ClassMatch(outputs, by="class_map")
+    if not isinstance(class_map, Mapping):
+        raise OptionError(f"class_map is a mapping or 'index', not {type(class_map).__name__}")
+    own = list(names.values())
+    asked = {str(name): output for name, output in class_map.items()}
+    keys = own if set(asked) & set(own) else list(map(str, names))
+    if unknown := [name for name in asked if name not in keys]:
+        matches = close_matches(unknown[0], own, what="class")
+        raise OptionError(
+            f"class_map names {unknown[0]!r}, which the data does not have; {matches}"
+        )
+    if missing := [name for name in keys if name not in asked]:
+        raise OptionError(f"class_map has no output for {some_of(missing, 3)}; give each class one")
+    order = {
+        label: _output(asked[key], named, outputs) for label, key in zip(names, keys, strict=True)
+    }
+    if len(set(order.values())) < len(order):
+        raise OptionError("class_map gives the same output to several classes")
+    return ClassMatch(outputs, order, "class_map")
+
+
+def _output(asked: str | int, named: Sequence[str], outputs: int) -> int:
+    if isinstance(asked, str):
+        known = _outputs_by_name(named)
+        if _plain(asked) not in known:
+            matches = close_matches(asked, named, what="class")
+            raise OptionError(f"class_map asks for {asked!r}, no class of the model; {matches}")
+        return known[_plain(asked)]
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 0 <= asked < outputs:
+        raise OptionError(f"class_map asks for the output {asked!r} of {outputs}")
+    return asked
+
+
+def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
     """Which predictions are right, (batch,) of bool.
 
     Args:
-        output: What the model gave: logits (batch, classes).
+        output: What the model gave, with logits (batch, classes) in it.
         labels: (batch,) of class numbers.
         asker: What needs the logits, for the message.
+        match: Which output stands for each label; None where label i is output i.
 
     Raises:
-        ModelError: The output is something else.
+        ModelError: There are no logits in the output.
         DataError: A label that the model has no class for.
 
     Example:
-        >>> import torch
         >>> correct(torch.eye(2), torch.tensor([0, 0]), "the example")
         tensor([ True, False])
     """
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+    logits = logits_of(output, len(labels), match.outputs if match else None)
+    if logits is None:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ModelError(
             f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
-            f"{shape}; hand over a module that returns the logits alone"
+            f"{shape}; pass a module that returns the logits"
         )
-    if int(labels.max()) >= output.shape[1]:
+    if match is not None:
+        logits = match.arrange(logits)
+    if int(labels.max()) >= logits.shape[1]:
         raise DataError(
-            f"label {int(labels.max())} is out of range: the model has {output.shape[1]} classes"
+            f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} classes"
         )
-    return output.argmax(1) == labels
+    return logits.argmax(1) == labels

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from probekit.errors import OutputError
 from probekit.extras import optional
 from probekit.results.files import whole
 from probekit.results.provenance import with_provenance
+from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
 
 __all__ = ["save_figure", "save_tables"]
@@ -68,16 +70,18 @@ def save_figure(
     return files
 
 
-def save_tables(table: xr.Dataset, stem: str | Path, **facts: Any) -> list[Path]:
-    """Writes a table of numbers to netCDF, and to CSV, one file for all numbers of the same axes.
+def save_tables(table: xr.Dataset | xr.DataTree, stem: str | Path, **facts: Any) -> list[Path]:
+    """Writes tables of numbers to netCDF and to CSV.
 
     Args:
-        table: Labelled numbers.
+        table: Labelled numbers, or a result.
         stem: Path without the ending.
         **facts: For the provenance, beside what the table tells already: the options of a study, say.
 
     Returns:
-        The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row an element.
+        The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row per element. Of a result
+        `STEM.units.csv`, one row per unit as `units_table` gives it, `STEM.layers.csv`, one row per
+        layer, and `STEM.samples.csv`.
 
     Raises:
         OutputError: One cannot be written.
@@ -94,17 +98,48 @@ def save_tables(table: xr.Dataset, stem: str | Path, **facts: Any) -> list[Path]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         with whole(files[0]) as draft:
-            draft.write_bytes(netcdf(with_provenance(table, **facts)))
-        by_axes: dict[tuple[str, ...], list[Any]] = {}
-        for name, values in table.data_vars.items():
-            by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)
-        for axes, names in by_axes.items():
-            files.append(Path(f"{stem}.{'_'.join(axes) or 'numbers'}.csv"))
-            rows = table[names].reset_coords(drop=not axes)
-            frame = rows.to_dataframe(dim_order=list(axes)) if axes else rows.to_pandas()
-            text = frame.to_csv() if axes else frame.to_frame().T.to_csv(index=False)
+            draft.write_bytes(netcdf(_with_facts(table, facts)))
+        frames = _result_frames(table) if isinstance(table, xr.DataTree) else _frames(table)
+        for name, frame in frames:
+            files.append(Path(f"{stem}.{name}.csv"))
             with whole(files[-1]) as draft:
-                draft.write_text(text)
+                frame.to_csv(draft, index=any(frame.index.names))
     except OSError as error:
         raise OutputError(f"{str(files[-1])!r} cannot be written: {error.strerror}") from None
     return files
+
+
+def _with_facts(table: xr.Dataset | xr.DataTree, facts: dict[str, Any]) -> xr.Dataset | xr.DataTree:
+    if isinstance(table, xr.Dataset):
+        return with_provenance(table, **facts)
+    tree = table.copy()
+    tree.attrs = with_provenance(table.to_dataset(), **facts).attrs
+    return tree
+
+
+def _result_frames(result: xr.DataTree) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The tables of a result: one row per unit, layer and sample, and what perturbations gave."""
+    if "units" in result.children:
+        yield "units", units_table(result)
+    if "layers" in result.children:
+        yield "layers", layers_table(result)
+    if "samples" in result.children:
+        yield "samples", result.children["samples"].to_dataset(inherit=False).to_dataframe()
+    if "robustness" in result.children:
+        for name, frame in _frames(result.children["robustness"].to_dataset(inherit=False)):
+            yield f"robustness.{name}", frame
+
+
+def _frames(table: xr.Dataset) -> Iterator[tuple[str, pd.DataFrame]]:
+    """A data frame for all numbers of the same axes, one row per element."""
+    by_axes: dict[tuple[str, ...], list[Any]] = {}
+    for name, values in table.data_vars.items():
+        by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)
+    for axes, names in by_axes.items():
+        rows = table[names]
+        if axes == ("unit",) and {"layer", "channel"} <= set(rows.coords):
+            yield "unit", units_table(table)
+        elif axes:
+            yield "_".join(axes), rows.reset_coords().to_dataframe(dim_order=list(axes))
+        else:
+            yield "numbers", rows.reset_coords(drop=True).to_pandas().to_frame().T

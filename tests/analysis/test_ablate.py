@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.errors import LayerError, ModelError, OptionError
+from probekit.errors import LayerError, ModelError, OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
 
 
@@ -160,7 +160,8 @@ def test_units_that_have_no_value_are_named(
 def test_a_model_without_logits_and_a_layer_with_several_outputs() -> None:
     data = [(torch.rand(6, 1, 4, 4), torch.arange(6) % 2)]
     maps = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1))
-    units = units_of(maps, data, layers=["1"])
+    with pytest.warns(ProbekitWarning, match="accuracy is left out: the model gives no logits"):
+        units = units_of(maps, data, layers=["1"])
     with pytest.raises(ModelError, match=r"logits \(batch, classes\)"):
         pk.ablate(maps, data, units["selectivity"], ["1"])
     with pytest.raises(LayerError):

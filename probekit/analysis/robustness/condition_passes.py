@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import xarray as xr
 
+from probekit.analysis.classes import Classifier
 from probekit.analysis.robustness.conditions import (
     Clean,
     Condition,
@@ -21,6 +22,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.stream import Reading, stream
 from probekit.data.batches import Batches
+from probekit.models.logits import ClassMatch
 
 __all__ = ["Pass", "Subject"]
 
@@ -57,6 +59,7 @@ class Subject:
         reading: How the model is read.
         memory: Bytes that the statistics of one pass may take.
         classes: How many classes there are, as far as that is known.
+        match: Which output of the model stands for each of them.
     """
 
     model: Any
@@ -66,6 +69,12 @@ class Subject:
     reading: Reading
     memory: int
     classes: int = 0
+    match: ClassMatch | None = None
+
+    @property
+    def classifier(self) -> Any:
+        """The model with its outputs in the order of the data's classes."""
+        return self.model if self.match is None else Classifier(self.model, self.match)
 
     def fill(self, kept: ConditionStore, one: Pass) -> None:
         """Measures the conditions of a pass that are not there yet."""
@@ -84,7 +93,7 @@ class Subject:
     def _measure(self, one: Pass, part: Perturbation) -> dict[Condition, xr.DataTree]:
         paired = one.paired and bool(self.layers)
         ahead: list[Perturbation] = [Clean()] if paired else []
-        batches = PerturbedBatches(self.model, one.batches, [*ahead, part])
+        batches = PerturbedBatches(self.classifier, one.batches, [*ahead, part])
         measures = {
             condition: Measure(
                 condition,
@@ -92,6 +101,7 @@ class Subject:
                 dimensionality=self.dimensionality,
                 selectivity=self.selectivity,
                 paired=paired,
+                match=self.match,
             )
             for condition in part.conditions
         }

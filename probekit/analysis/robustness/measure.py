@@ -16,7 +16,7 @@ from probekit.capture.layers import Layer, unit_coordinates
 from probekit.errors import OptionError
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.models.logits import correct
+from probekit.models.logits import ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
@@ -40,6 +40,7 @@ class Measure:
         dimensionality: Whether to keep covariances.
         selectivity: Whether to keep class means.
         paired: Whether clean activations of the same images will be given.
+        match: Which output of the model stands for each class of the data.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Measure:
         dimensionality: bool,
         selectivity: bool,
         paired: bool,
+        match: ClassMatch | None = None,
     ) -> None:
         self.condition = condition
+        self.match = match
         self.layers = list(layers)
         names = [layer.name for layer in layers]
         clean = condition.kind == "clean"
@@ -78,7 +81,7 @@ class Measure:
             clean: The same for the clean images, where there are any.
         """
         outcomes = dict(batch.outcomes) or {
-            "correct": correct(output, batch.labels, "robustness")[:, None]
+            "correct": correct(output, batch.labels, "robustness", self.match)[:, None]
         }
         for name, table in outcomes.items():
             self._outcomes.setdefault(name, ClassMeans()).update(table, batch.labels)

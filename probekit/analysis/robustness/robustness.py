@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 import xarray as xr
 
+from probekit.analysis.classes import compared_classes
 from probekit.analysis.robustness.choices import (
     Attacks,
     Corruptions,
@@ -35,24 +35,27 @@ from probekit.analysis.robustness.tables import (
     unit_tables,
 )
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Reading, find_layers, open_subject
+from probekit.capture.stream import Reading, explore, open_subject, peek_output
 from probekit.data.batches import Batches
-from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.errors import DataError, OptionError, warn
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.identity import model_identity
 from probekit.models.image_model import borrow, describe
+from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
 from probekit.runtime.processes import processes
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["robustness"]
 
 MANY_UNMOVED = 0.1
 
 
+@in_own_settings
 def robustness(
     model: Any,
     data: Any,
@@ -75,6 +78,7 @@ def robustness(
     workers: int | None = None,
     table: int | None = None,
     memory: int = 4 * 2**30,
+    class_map: ClassMap = None,
 ) -> xr.DataTree:
     """Measures a model, its layers and its units under corruptions and attacks.
 
@@ -108,6 +112,7 @@ def robustness(
             the nearest, and says so where it is another than that of the images.
         memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
             a pass where they would take more.
+        class_map: As for `analyze`.
 
     Returns:
         A tree with `/robustness`, `/units` and `/layers`, whose units and layers are those that
@@ -134,10 +139,16 @@ def robustness(
     )
     _refuse_what_cannot_be(model, batches, corruptions, attacks)
     reading = Reading(tokens, None, device, progress)
-    measured = dimensionality or selectivity
-    found = find_layers(model, batches, layers, reading) if measured else []
+    found, output = (
+        explore(model, batches, layers, reading)
+        if dimensionality or selectivity
+        else ([], peek_output(model, batches, reading))
+    )
+    match = compared_classes(model, output, batches, class_map, "robustness")
     classes = batches.classes or tuple(getattr(model, "classes", ()))
-    subject = Subject(model, found, dimensionality, selectivity, reading, memory, len(classes))
+    subject = Subject(
+        model, found, dimensionality, selectivity, reading, memory, len(classes), match
+    )
     passes = [
         Pass(batches, Clean(), paired=False),
         *_attacked(subject, batches, attacks, epsilons),
@@ -154,6 +165,7 @@ def robustness(
         "selectivity": selectivity,
         "tokens": tokens,
         "seed": seed,
+        "classes": match.describe(),
     }
     kept = ConditionStore(store, facts | {"data": batches.identity()})
     for one in passes:
@@ -178,7 +190,6 @@ def _refuse_what_cannot_be(
             "and robustness needs the same images for each condition; give a list of batches, a "
             "DataLoader or a data set"
         )
-    _compare_classes(getattr(model, "classes", ()), batches.classes, batches.name)
     images = batches.peek().images
     if not images.is_floating_point():
         raise DataError(
@@ -197,7 +208,7 @@ def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> 
             "cannot be compared with labels; give data with the model's classes in their order"
         )
     differing = next(pair for pair in zip(models, datas, strict=True) if pair[0] != pair[1])
-    _warn(
+    warn(
         f"class {differing[0]!r} of the model is {differing[1]!r} in {name}; accuracy means nothing "
         "unless both list the same classes in the same order"
     )
@@ -208,11 +219,10 @@ def _attacked(
 ) -> list[Pass]:
     if not attacks:
         return []
-    model = subject.model
-    with borrow(model, subject.reading.device) as device:
+    with borrow(subject.model, subject.reading.device) as device:
         few = batches.peek().to(device)
         chosen = choose_attacks(
-            attacks, epsilons, model, few.images, few.labels, move=bool(subject.layers)
+            attacks, epsilons, subject.classifier, few.images, few.labels, move=bool(subject.layers)
         )
     return [Pass(batches, one, paired=True) for one in chosen]
 
@@ -298,7 +308,7 @@ def _assemble(
         metrics += [Dimensionality()] if "participation_ratio" in layers else []
         told = [sentence for metric in metrics for sentence in metric.review(units, layers)]
         for sentence in told + _about_unmoved(outcomes):
-            _warn(sentence)
+            warn(sentence)
     return xr.DataTree.from_dict(nodes)
 
 
@@ -314,7 +324,3 @@ def _about_unmoved(outcomes: xr.Dataset) -> list[str]:
         for one in unmoved
         if one > MANY_UNMOVED * total
     ]
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probekit.errors import LayerError, ModelError
 
-__all__ = ["Forward", "check_separate", "footprint", "square_norms"]
+__all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "square_norms"]
 
 Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
@@ -73,6 +73,33 @@ def _part(
     return found
 
 
+def backward_gradients(
+    forward: Forward, images: Tensor, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """For each layer the gradient, by the images, of a weighted sum of its units.
+
+    Args:
+        forward: Images to {layer: (batch, units)}, differentiable.
+        images: (batch, ...).
+        weights: (batch, units) of each layer.
+
+    Returns:
+        {layer: (batch, ...)}, zero where a layer does not depend on the images.
+    """
+    with torch.enable_grad():
+        inputs = _leaf(images)
+        outputs = forward(inputs)
+    found = {}
+    for name, weight in weights.items():
+        gradient = None
+        if outputs[name].requires_grad:
+            (gradient,) = torch.autograd.grad(
+                outputs[name], inputs, weight, retain_graph=True, allow_unused=True
+            )
+        found[name] = torch.zeros_like(images) if gradient is None else gradient
+    return found
+
+
 def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
     """The outputs of some layers, which must hang on the images.
 
@@ -107,7 +134,9 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
     for name, output in outputs.items():
         for mine, others in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
             start = torch.zeros_like(output)
-            start[mine] = torch.rand_like(start[mine]) + 0.5
+            start[mine] = (
+                torch.linspace(0.5, 1.5, start[mine].numel()).view_as(start[mine]).to(start)
+            )
             (gradient,) = torch.autograd.grad(output, inputs, start, retain_graph=True)
             if bool(gradient[others].any()):
                 raise ModelError(

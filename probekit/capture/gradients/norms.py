@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, lgamma, sqrt
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -18,9 +18,16 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
 from probekit.data.batches import draw
-from probekit.errors import LayerError, OptionError, close_matches
+from probekit.errors import LayerError, ModelError, OptionError, close_matches, some_of
 
-__all__ = ["GradientNorms", "Method", "check_options", "choose_method", "mean_chi"]
+__all__ = [
+    "GradientNorms",
+    "Method",
+    "check_options",
+    "choose_method",
+    "mean_chi",
+    "why_exact",
+]
 
 Method: TypeAlias = Literal["auto", "exact", "probes"]
 
@@ -65,6 +72,24 @@ def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "
     return method
 
 
+def why_exact(reasons: Mapping[str, str], method: Method) -> str:
+    """A sentence about layers that must be differentiated backward.
+
+    Args:
+        reasons: What `Differentiated.forward_mode_fails` gives for them.
+        method: The method that was asked for.
+
+    Raises:
+        ModelError: It was probes.
+    """
+    why = next(iter(reasons.values()))
+    if method == "probes":
+        advice = "" if "method='exact'" in why else "; use method='exact', or 'auto'"
+        raise ModelError(why + advice)
+    told = f"the gradients of {some_of(list(reasons))} are taken exactly, backward, because {why}"
+    return told.removesuffix("; use method='exact'")
+
+
 @dataclass(frozen=True)
 class GradientNorms:
     """Per sample, the norm of the gradient of each unit's pooled activation by the image.
@@ -83,6 +108,8 @@ class GradientNorms:
         layers: Names or globs of the analysed layers to measure; None is all.
         seed: Seeds directions and samples.
         memory: Bytes that intermediate results may take.
+        exact_layers: Names of layers that are measured exactly whatever the method, as `fitted` finds
+            them.
     """
 
     method: Method = "auto"
@@ -92,6 +119,7 @@ class GradientNorms:
     layers: tuple[str, ...] | None = None
     seed: int = 0
     memory: int = 2**30
+    exact_layers: tuple[str, ...] = ()
     own_pass: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,8 +164,39 @@ class GradientNorms:
 
     def chosen_method(self, layers: Sequence[Layer]) -> Literal["exact", "probes"]:
         """The method used for these layers."""
-        count = sum(map(len, self.chosen_units(layers).values()))
+        units = self.chosen_units(layers)
+        if units.keys() <= set(self.exact_layers):
+            return "exact"
+        count = sum(map(len, units.values()))
         return choose_method(self.method, count, self.probes)
+
+    def fitted(
+        self, model: Any, images: Tensor, layers: Sequence[Layer], **reading: Any
+    ) -> tuple[GradientNorms, str]:
+        """The same for one model, where probes are checked against backward passes.
+
+        Args:
+            model: A module in eval mode, or an `ImageModel` with one.
+            images: A few inputs.
+            layers: The analysed layers.
+            **reading: As `Recorder` takes it.
+
+        Returns:
+            The source, with `exact_layers`, and a sentence about them, empty where there are none.
+
+        Raises:
+            ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
+        """
+        if self.chosen_method(layers) == "exact":
+            return self, ""
+        wanted = [layer for layer in layers if layer.name in self.chosen_units(layers)]
+        with _differentiated(model, images, wanted, self.memory, reading) as subject:
+            subject.check(images)
+            reasons = subject.forward_mode_fails(images, [layer.name for layer in wanted])
+        if not reasons:
+            return self, ""
+        told = why_exact(reasons, self.method)
+        return replace(self, exact_layers=tuple(reasons)), told
 
     @contextmanager
     def open(
@@ -175,7 +234,8 @@ class _Tap:
         self._source, self._model, self._layers = source, model, layers
         self._reading, self._stack = reading, stack
         self._units = source.chosen_units(layers)
-        self._method = source.chosen_method(layers)
+        everything = source.chosen_method(layers) == "exact"
+        self._exact = set(self._units if everything else source.exact_layers)
         self._wanted = [layer for layer in layers if layer.name in self._units]
         self._samples = source.chosen_samples(samples)
         self._left = source.samples
@@ -192,8 +252,8 @@ class _Tap:
                 self._subject = self._open(images)
             self._subject.check(images)
             squares = self._squares(images[rows.to(images.device)], index[rows])
-            scale = mean_chi(self._source.probes) if self._method == "probes" else 1.0
             for layer in self._wanted:
+                scale = 1.0 if layer.name in self._exact else mean_chi(self._source.probes)
                 units, square = self._units[layer.name], squares[layer.name]
                 tables[layer.name][rows[:, None], units] = square.sqrt() / scale
                 tables[layer.name][rows[:, None], units + layer.units] = square
@@ -210,34 +270,49 @@ class _Tap:
         return rows
 
     def _open(self, images: Tensor) -> Differentiated:
-        @contextmanager
-        def reading(model: Any) -> Iterator[Forward]:
-            options: Any = self._reading
-            with Recorder(model, self._wanted, grad=True, stop=True, **options) as recorder:
-
-                def forward(inputs: Tensor) -> dict[str, Tensor]:
-                    recorder(inputs)
-                    return recorder.activations
-
-                yield forward
-
-        recorded = {layer.module for layer in self._wanted}
-        opened = Differentiated.open(self._model, images, reading, recorded, self._source.memory)
+        opened = _differentiated(
+            self._model, images, self._wanted, self._source.memory, self._reading
+        )
         return self._stack.enter_context(opened)
 
     def _squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Squared norms, or unbiased estimates of them, {layer: (batch, units measured)}."""
         assert self._subject is not None
-        if self._method == "exact":
-            found = self._subject.square_norms(images, self._units)
-            return {name: values.cpu() for name, values in found.items()}
+        exact = {name: units for name, units in self._units.items() if name in self._exact}
+        probed = {name: units for name, units in self._units.items() if name not in self._exact}
+        found = self._subject.square_norms(images, exact) if exact else {}
+        squares = {name: values.cpu() for name, values in found.items()}
+        if not probed:
+            return squares
         probes, seed = self._source.probes, self._source.seed
         sums = {
             name: torch.zeros(len(images), len(units), dtype=torch.double)
-            for name, units in self._units.items()
+            for name, units in probed.items()
         }
         for part, derivatives in self._subject.derivatives(images, index, probes, seed):
-            for name, units in self._units.items():
+            for name, units in probed.items():
                 values = derivatives[name][..., units.to(images.device)]
                 sums[name][part] += values.cpu().double().square().sum(0)
-        return {name: total / probes for name, total in sums.items()}
+        return squares | {name: total / probes for name, total in sums.items()}
+
+
+@contextmanager
+def _differentiated(
+    model: Any, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
+) -> Iterator[Differentiated]:
+    """Lends a model to differentiate the pooled activations of some layers."""
+
+    @contextmanager
+    def read_out(one: Any) -> Iterator[Forward]:
+        options: Any = reading
+        with Recorder(one, list(layers), grad=True, stop=True, **options) as recorder:
+
+            def forward(inputs: Tensor) -> dict[str, Tensor]:
+                recorder(inputs)
+                return recorder.activations
+
+            yield forward
+
+    recorded = {layer.module for layer in layers}
+    with Differentiated.open(model, images, read_out, recorded, memory) as subject:
+        yield subject

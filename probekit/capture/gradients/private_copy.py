@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from probekit.capture.layers import unwrap
-from probekit.models.image_model import as_module
+from probekit.models.image_model import as_module, check_differentiable
 
 __all__ = ["lend_private", "unfused_attention"]
 
@@ -58,6 +58,7 @@ def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forwar
         if private is not None and _same(private, images, expected, forward):
             yield private
             return
+    check_differentiable(module)
     with ExitStack() as stack:
         for parameter in module.parameters():
             if parameter.requires_grad:
@@ -100,15 +101,22 @@ def _copy(
     inside["_parameters"] = {
         name: None
         if value is None
-        else tensors.setdefault(id(value), nn.Parameter(value.detach(), requires_grad=False))
+        else tensors.setdefault(id(value), nn.Parameter(_plain(value), requires_grad=False))
         for name, value in module._parameters.items()
     }
-    inside["_buffers"] = dict(module._buffers)
+    inside["_buffers"] = {
+        name: None if value is None else _plain(value) for name, value in module._buffers.items()
+    }
     inside["_modules"] = {
         name: None if child is None else _copy(child, modules, tensors)
         for name, child in module._modules.items()
     }
     return twin
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The same memory without a graph; a copy of what was made in inference mode."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _holding(model: Any, twin: nn.Module) -> Any:

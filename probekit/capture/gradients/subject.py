@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
-from probekit.capture.gradients.backward import Forward, check_separate, footprint, square_norms
+from probekit.capture.gradients.backward import (
+    Forward,
+    backward_gradients,
+    check_separate,
+    footprint,
+    square_norms,
+)
 from probekit.capture.gradients.forward import Differentiator, directional_derivatives
 from probekit.capture.gradients.private_copy import lend_private, unfused_attention
 from probekit.capture.layers import unwrap
+from probekit.errors import ProbekitError, first_line
 from probekit.models.image_model import as_module
 
 __all__ = ["Differentiated", "ReadOut"]
@@ -73,6 +81,49 @@ class Differentiated:
             check_separate(self._forward, images[:4], self._module)
             self._checked = True
 
+    def forward_mode_fails(self, images: Tensor, names: Sequence[str]) -> dict[str, str]:
+        """The layers whose forward-mode derivative is not that of a backward pass, and why.
+
+        An operation without a forward-mode derivative raises, or, as some custom ones do, passes no
+        tangent on, which would give gradients of zero or of a part of the network in silence. So the
+        derivative along one direction is compared, for each layer, with one backward pass from a
+        random combination of its units.
+
+        Args:
+            images: A few inputs.
+            names: The layers.
+
+        Returns:
+            For each layer that must be differentiated backward, the reason.
+        """
+        draw = torch.Generator().manual_seed(0)
+        along = torch.randn(images.shape, generator=draw).to(images.device, images.dtype)
+        try:
+            with unfused_attention(self._model):
+                tangents = self._differentiate(images, along[None])
+        except ProbekitError as error:
+            return dict.fromkeys(names, str(error))
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = f"it cannot be differentiated forward ({first_line(error)})"
+            return dict.fromkeys(names, reason)
+        weights = {
+            name: torch.randn(tangents[name].shape[1:], generator=draw).to(tangents[name])
+            for name in names
+        }
+        gradients = backward_gradients(self._forward, images, weights)
+        reasons = {}
+        for name, gradient in gradients.items():
+            forward = (tangents[name][0] * weights[name]).double().flatten(1).sum(1)
+            backward = (gradient * along).double().flatten(1).sum(1)
+            scale = gradient.double().flatten(1).norm(dim=1)
+            coarse = tangents[name].dtype in _HALF or images.dtype in _HALF
+            if bool(((forward - backward).abs() > _TOLERANCE[coarse] * scale).any()):
+                reasons[name] = (
+                    f"the forward-mode derivative of layer {name!r} is not that of a backward pass: an "
+                    "operation before it drops tangents"
+                )
+        return reasons
+
     def square_norms(self, images: Tensor, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Squared norms of the gradients of units, {name: (batch, units)}, backward."""
         return square_norms(self._forward, images, units, self._memory, self._graph)
@@ -87,6 +138,10 @@ class Differentiated:
                 self._differentiate, images, index, probes=probes, seed=seed, rows=rows
             )
 
+
+_HALF = (torch.float16, torch.bfloat16)
+# How far the two modes may be apart, as a share of the gradient's norm, in single and in half precision.
+_TOLERANCE = (0.01, 0.1)
 
 # Tensors as large as the largest one that are alive at once in a forward pass with tangents.
 _LIVE = 8

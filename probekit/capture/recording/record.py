@@ -25,10 +25,12 @@ from probekit.results.files import writer_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.processes import processes
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["columns", "record"]
 
 
+@in_own_settings
 def record(
     model: Any,
     data: Any,

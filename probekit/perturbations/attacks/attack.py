@@ -29,6 +29,7 @@ from probekit.perturbations.attacks.goals import (
     model_logits,
     predicted_logits,
 )
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["Attack", "AttackResult", "Batch", "Candidates"]
 
@@ -201,6 +202,7 @@ class Attack(ABC):
         """Adversarial images for one epsilon; see `run`."""
         return self.run(model, images, labels, epsilon).images[0]
 
+    @in_own_settings
     def run(
         self,
         model: Model,

@@ -19,7 +19,7 @@ from probekit.errors import DataError, OptionError
 from probekit.extras import optional
 from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
-from probekit.perturbations.attacks.goals import Loss, Model
+from probekit.perturbations.attacks.goals import Loss, Model, model_logits
 
 __all__ = ["AutoAttack"]
 
@@ -115,4 +115,4 @@ class _Logits(nn.Module):
         self.call = (model,)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.call[0](images)
+        return model_logits(self.call[0], images)

@@ -12,6 +12,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
+from probekit.models.image_model import check_differentiable
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
 
@@ -37,6 +38,8 @@ def attackable(model: Model) -> Iterator[None]:
     inside a model in training mode stays frozen. Hooks and `.grad` are not touched.
     """
     module = _module_of(model)
+    if module is not None:
+        check_differentiable(module)
     training = [part for part in module.modules() if part.training] if module else []
     trained = [p for p in module.parameters() if p.requires_grad] if module else []
     try:

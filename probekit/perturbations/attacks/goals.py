@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from probekit.errors import ModelError
+from probekit.models.inputs import copied
+from probekit.models.logits import logits_of
+from probekit.runtime.settings import caller_device
 
 __all__ = [
     "Goal",
@@ -78,10 +81,13 @@ def model_logits(model: Model, images: Tensor) -> Tensor:
     Raises:
         ModelError: The output is not a floating-point tensor (n, classes) with two classes or more.
     """
-    logits = model(images)
-    if not isinstance(logits, Tensor):
+    with caller_device():
+        output: Any = model(copied(images))
+    logits = output if isinstance(output, Tensor) else logits_of(output, len(images))
+    if logits is None:
         raise ModelError(
-            f"an attack needs a tensor of logits, and the model returned {type(logits).__name__}; "
+            f"an attack needs a tensor of logits, and the model returned {type(output).__name__} "
+            "without one that is named logits or is the only one of the shape (images, classes); "
             "pass a function that picks the logits from it"
         )
     if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:

@@ -50,6 +50,7 @@ from probekit.perturbations.corruptions.noise import (
 from probekit.perturbations.corruptions.spatter import spatter
 from probekit.perturbations.corruptions.weather import brightness, fog, frost, snow
 from probekit.runtime.randomness import RandomStreams
+from probekit.runtime.settings import in_own_settings
 
 __all__ = ["CORRUPTIONS", "EXTRA_CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt"]
 
@@ -148,6 +149,7 @@ class Corruption:
         )
 
 
+@in_own_settings
 def corrupt(
     images: Tensor,
     corruption: str,

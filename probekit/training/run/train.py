@@ -13,6 +13,7 @@ import torch
 
 from probekit.errors import OptionError, ProbekitError
 from probekit.runtime.machine import Machine
+from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.folder import Run, claim, layer_names, locked, read_run, refuse_foreign
 from probekit.training.run.loop import Fitting
@@ -24,6 +25,7 @@ __all__ = ["train"]
 _LAUNCHED_WITH = {"bf16": "bfloat16", "fp16": "float16"}
 
 
+@in_own_settings
 def train(
     recipe: str | Recipe,
     alpha: float = 0.0,

@@ -21,9 +21,7 @@ LABELS = np.arange(COUNT) % 3
 @pytest.fixture
 def colour() -> ImageModel:
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 5, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 49, 10)
-    )
+    net = nn.Sequential(nn.Conv2d(3, 5, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 49, 3))
     return ImageModel(net, (0.5,) * 3, (0.5,) * 3, (3, SIDE, SIDE))
 
 

@@ -559,7 +559,7 @@ def test_a_loader_that_shuffles_gives_the_same_images_under_every_condition(
 
 
 def test_labels_that_are_not_the_models_are_refused(trained: ImageModel, images: Data) -> None:
-    with pytest.raises(DataError, match="label 3 is out of range"):
+    with pytest.raises(DataError, match="label 3 is beyond the model's 3 outputs"):
         robustness(trained, [(images[0], images[1] + 1)], "fog", 1, progress=False)
 
 

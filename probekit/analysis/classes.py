@@ -1,0 +1,85 @@
+"""The classes of a model's outputs beside those of the data, for what compares predictions with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from probekit.capture.layers import unwrap
+from probekit.data.batches import Batches
+from probekit.errors import DataError, ModelError, warn
+from probekit.models.image_model import as_module
+from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
+
+__all__ = ["Classifier", "compared_classes"]
+
+_TWO = 2
+
+
+def compared_classes(
+    model: Any, output: Any, batches: Batches, class_map: ClassMap, asker: str
+) -> ClassMatch:
+    """Which output of a model stands for each class of the data, before a pass that needs to know.
+
+    Args:
+        model: The model.
+        output: What it returns for two images.
+        batches: The data.
+        class_map: As for `match_classes`.
+        asker: What compares predictions with labels, for the messages.
+
+    Raises:
+        ModelError: The model gives no logits.
+        DataError: Its outputs are not, or not certainly, the data's classes.
+    """
+    logits = logits_of(output, _TWO)
+    if logits is None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(
+            f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
+            f"{shape}; pass a module that returns the logits"
+        )
+    known = batches.known_labels()
+    labels = batches.peek().labels if known is None else known[0]
+    match = match_classes(model, batches.names, logits.shape[1], labels, class_map)
+    if match.why_not:
+        raise DataError(
+            f"{asker} compares predictions with labels, and {match.why_not}; give "
+            "class_map={class of the data: class or output of the model, ...}, or class_map='index' "
+            "where label i is output i"
+        )
+    if match.guess:
+        warn(
+            f"accuracy is a guess: {match.guess}; say so with class_map='index', or give the mapping"
+        )
+    return match
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model that returns logits (batch, outputs) with the data's classes first, in their order.
+
+    Attributes:
+        model: A module, or an `ImageModel`.
+        match: Which output stands for each class.
+    """
+
+    model: Any
+    match: ClassMatch
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare module."""
+        return as_module(self.model)
+
+    def __call__(self, images: Tensor) -> Any:
+        """The logits."""
+        run: Callable[[Tensor], Any] = (
+            unwrap(self.model) if isinstance(self.model, nn.Module) else self.model
+        )
+        output = run(images)
+        logits = logits_of(output, len(images), self.match.outputs)
+        return output if logits is None else self.match.arrange(logits)

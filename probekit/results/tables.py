@@ -1,0 +1,163 @@
+"""Results as data frames: one row per unit, one row per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from probekit.errors import DataError, OptionError, close_matches
+
+__all__ = ["layers_table", "units_table"]
+
+# A further dimension of this length or less becomes columns in the table of layers.
+_FEW = 5
+
+
+def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
+    """The units of a result, one row per unit.
+
+    `to_dataframe()` of the whole dataset would repeat each unit for every class, rank and condition.
+    Here variables with further dimensions are left out, or become one column per class (rank, ...)
+    where they are asked for.
+
+    Args:
+        result: What `analyze` or `robustness` gives, or its table `/units`.
+        widen: Variables with further dimensions to include, such as `class_mean`, as columns like
+            `class_mean[cat]`.
+
+    Returns:
+        Columns `layer`, `channel` and one per variable. `preferred_class` is the class's name, or its
+        label as text where the classes have no names; it is missing (`isna()`) for a dead unit, as is
+        its `preferred_label`. `attrs["left_out"]` names the variables left out.
+
+    Raises:
+        DataError: There are no units in it.
+        OptionError: A variable to widen that it does not have.
+
+    Example:
+        >>> units = xr.Dataset(
+        ...     {"selectivity": ("unit", [0.8, 0.0]), "preferred_class": ("unit", [1, -1])},
+        ...     {"layer": ("unit", ["relu"] * 2), "channel": ("unit", [0, 1]), "class": [0, 1],
+        ...      "class_name": ("class", ["cat", "dog"])})
+        >>> table = units_table(units)
+        >>> table["preferred_class"].fillna("none").tolist()
+        ['dog', 'none']
+        >>> float(table.groupby("layer").selectivity.mean()["relu"])
+        0.4
+    """
+    units = _table(result, "units", "unit")
+    asked = [widen] if isinstance(widen, str) else list(widen)
+    if unknown := [name for name in asked if name not in units.data_vars]:
+        matches = close_matches(unknown[0], map(str, units.data_vars), what="variable")
+        raise OptionError(f"there is no variable {unknown[0]!r} of units to widen; {matches}")
+    names = _class_names(units)
+    columns: dict[str, Any] = {
+        str(name): values.values
+        for name, values in units.coords.items()
+        if values.dims == ("unit",)
+    }
+    left_out = []
+    for name, values in units.data_vars.items():
+        if values.dims != ("unit",):
+            if name in asked:
+                columns |= _widened(str(name), values, names)
+            else:
+                left_out.append(str(name))
+        elif name == "preferred_class":
+            labels = values.values.astype(np.int64)
+            known = [names.get(label) for label in labels.tolist()]
+            columns["preferred_class"] = np.array(known, dtype=object)
+            columns["preferred_label"] = pd.array(
+                [label if label >= 0 else None for label in labels.tolist()], dtype="Int64"
+            )
+        else:
+            columns[str(name)] = values.values
+    table = pd.DataFrame(columns, index=pd.RangeIndex(units.sizes["unit"], name="unit"))
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def layers_table(result: Any) -> pd.DataFrame:
+    """The layers of a result, one row per layer in execution order.
+
+    Args:
+        result: What `analyze` or `robustness` gives, or its table `/layers`.
+
+    Returns:
+        Columns `layer` and one per variable; a further dimension of at most five values becomes
+        columns like `components[0.9]`. `attrs["left_out"]` names the variables left out.
+
+    Raises:
+        DataError: There are no layers in it.
+
+    Example:
+        >>> layers = xr.Dataset(
+        ...     {"components": (("layer", "variance"), [[2, 3]])},
+        ...     {"layer": ["relu"], "variance": [0.9, 0.99]})
+        >>> layers_table(layers).columns.tolist()
+        ['layer', 'components[0.9]', 'components[0.99]']
+    """
+    layers = _table(result, "layers", "layer")
+    columns: dict[str, Any] = {"layer": layers["layer"].values}
+    left_out = []
+    for name, values in layers.data_vars.items():
+        others = [dim for dim in values.dims if dim != "layer"]
+        if not others:
+            columns[str(name)] = np.broadcast_to(values.values, layers.sizes["layer"])
+        elif len(others) == 1 and values.sizes[others[0]] <= _FEW:
+            columns |= _widened(str(name), values, {})
+        else:
+            left_out.append(str(name))
+    table = pd.DataFrame(columns)
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def _table(result: Any, node: str, dimension: str) -> xr.Dataset:
+    table = result
+    if isinstance(result, xr.DataTree):
+        table = result[node].to_dataset() if node in result.children else result.to_dataset()
+    if not isinstance(table, xr.Dataset) or dimension not in table.dims:
+        raise DataError(
+            f"a table of {node} is made of a result, or of its table /{node}, not of "
+            f"{type(result).__name__} without {node}"
+        )
+    return table
+
+
+def _class_names(units: xr.Dataset) -> dict[int, str]:
+    """The name of each label; the label itself where classes have no names."""
+    if "class" not in units.coords:
+        known = units.get("preferred_class", xr.DataArray([]))
+        return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
+    named = units["class_name"] if "class_name" in units.coords else units["class"]
+    pairs = zip(units["class"].values.tolist(), named.values.tolist(), strict=True)
+    return {int(label): str(name) for label, name in pairs}
+
+
+def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:
+    """A column for each value of the further dimensions."""
+    first, *others = [dim for dim in values.dims if dim in ("unit", "layer")] + [
+        dim for dim in values.dims if dim not in ("unit", "layer")
+    ]
+    stacked = values.transpose(first, *others)
+    columns = {}
+    for place in np.ndindex(*(values.sizes[dim] for dim in others)):
+        labels = [
+            _label(values, str(dim), at, classes) for dim, at in zip(others, place, strict=True)
+        ]
+        columns[f"{name}[{', '.join(labels)}]"] = stacked.values[(slice(None), *place)]
+    return columns
+
+
+def _label(values: xr.DataArray, dim: str, at: int, classes: dict[int, str]) -> str:
+    if dim not in values.coords:
+        return str(at)
+    label = values[dim].values[at]
+    if dim == "class":
+        return classes.get(int(label), str(label))
+    return f"{label:g}" if isinstance(label, float | np.floating) else str(label)

@@ -1,0 +1,166 @@
+"""A model that writes into its input changes neither the user's images nor any number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from probekit.analysis.ablate import ablate
+from probekit.analysis.analyze import analyze
+from probekit.analysis.jacobian import jacobian_norm
+from probekit.analysis.robustness.robustness import robustness
+from probekit.analysis.saliency import unit_saliency
+from probekit.capture.plan import plan
+from probekit.capture.recording.record import record
+from probekit.metrics.gradient_variability import GradientVariability
+from probekit.models.image_model import ImageModel
+from probekit.models.inputs import copied
+from probekit.perturbations.attacks.gradient import FGSM, PGD
+
+IMAGES = torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(24) % 3
+
+
+def subtract(x: Tensor) -> Tensor:
+    return x.sub_(0.5).div_(0.2)
+
+
+def multiply(x: Tensor) -> Tensor:
+    x *= 2
+    return x
+
+
+def rectify(x: Tensor) -> Tensor:
+    return functional.relu(x.sub_(0.5), inplace=True)
+
+
+def write(x: Tensor) -> Tensor:
+    x[:, 0] = 0.5 * x[:, 0] + 1
+    return x
+
+
+WRITES = {one.__name__: one for one in (subtract, multiply, rectify, write)}
+
+
+class Net(nn.Module):
+    """A network that first writes into its input, or into a copy of it, which is the right answer."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor], in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Linear(40, 3)
+        self.first, self.in_place = first, in_place
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x if self.in_place else x.clone())
+        return self.head(self.act(self.conv(x)).mean((2, 3)))
+
+
+def quiet(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return function(*args, progress=False, **options)
+
+
+def outcomes(net: Any, images: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+    data = (images, LABELS)
+    found = quiet(analyze, net, data, batch_size=8)
+    gradients = {
+        method: quiet(
+            analyze, net, data, metrics=GradientVariability(method=method, probes=4), batch_size=8
+        )["units"]["gradient_norm_mean"].values
+        for method in ("exact", "probes")
+    }
+    robust = quiet(
+        robustness,
+        net,
+        data,
+        ["fog", "contrast"],
+        (1, 5),
+        attacks=["fgsm", PGD(steps=2)],
+        epsilons=[0.02],
+        table=32,
+    )
+    return {
+        "class_mean": found["units"]["class_mean"].values,
+        "prediction": found["samples"]["prediction"].values,
+        **gradients,
+        "jacobian": quiet(jacobian_norm, net, data)["jacobian_norm"].values,
+        "saliency": unit_saliency(net, images[:2], "act", 0).numpy(),
+        "record": quiet(record, net, data)["activation"].values,
+        "ablate": quiet(ablate, net, data, found["units"]["selectivity"], random=1)[
+            "accuracy"
+        ].values,
+        "fgsm": FGSM()(net, images, LABELS, 0.02).numpy(),
+        "pgd": PGD(steps=3)(net, images, LABELS, 0.02).numpy(),
+        "corrupted": robust["robustness"]["accuracy"].values,
+        "change": robust["units"]["corruption_change_size"].values,
+        "attacked": robust["robustness"]["attack_accuracy"].values,
+    }
+
+
+@pytest.mark.filterwarnings("ignore::probekit.ProbekitWarning")
+@pytest.mark.parametrize("name", WRITES)
+def test_a_model_that_writes_into_its_input_gives_the_numbers_of_one_that_does_not(
+    name: str,
+) -> None:
+    images = IMAGES.clone()
+    right = outcomes(Net(WRITES[name], in_place=False).eval(), images)
+    found = outcomes(Net(WRITES[name], in_place=True).eval(), images)
+    assert torch.equal(images, IMAGES)
+    for number, value in right.items():
+        np.testing.assert_allclose(found[number], value, rtol=1e-4, atol=1e-6, err_msg=number)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        lambda x: (x, LABELS),
+        lambda x: [(x[i : i + 8], LABELS[i : i + 8]) for i in (0, 8, 16)],
+        lambda x: TensorDataset(x, LABELS),
+        lambda x: DataLoader(TensorDataset(x, LABELS), 8),
+    ],
+    ids=["tensors", "batches", "dataset", "loader"],
+)
+def test_images_of_every_source_stay_as_they_are(source: Any) -> None:
+    images = IMAGES.clone()
+    net = Net(subtract, in_place=True).eval()
+    first, second = (
+        quiet(analyze, net, source(images), batch_size=8)["units"]["class_mean"] for _ in range(2)
+    )
+    assert torch.equal(images, IMAGES)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_images_stay_as_they_are_where_the_model_raises_afterwards() -> None:
+    class Raises(Net):
+        def forward(self, x: Tensor) -> Any:
+            super().forward(x)
+            raise ZeroDivisionError
+
+    images = IMAGES.clone()
+    with pytest.raises(ZeroDivisionError):
+        plan(Raises(subtract, in_place=True), images)
+    assert torch.equal(images, IMAGES)
+
+
+def test_an_image_model_that_writes_into_its_input_too() -> None:
+    images = IMAGES.clone()
+    model = ImageModel(Net(subtract, in_place=True).eval(), input_size=(3, 8, 8))
+    quiet(analyze, model, (images, LABELS))
+    assert torch.equal(images, IMAGES)
+
+
+def test_a_copy_keeps_kinds_gradients_and_what_is_no_tensor() -> None:
+    leaf = torch.ones(2, requires_grad=True)
+    twin = copied({"x": [leaf, 3], "mask": (None,)})
+    assert twin["mask"] == (None,)
+    assert twin["x"][1] == 3
+    twin["x"][0].sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [1, 1]
