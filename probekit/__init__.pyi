@@ -18,6 +18,7 @@ from .metrics.class_separation import eta_squared as eta_squared
 from .metrics.class_separation import preferred_class_auc as preferred_class_auc
 from .metrics.dimensionality import Dimensionality as Dimensionality
 from .metrics.dimensionality import participation_ratio as participation_ratio
+from .metrics.dimensionality import participation_ratio_corrected as participation_ratio_corrected
 from .metrics.dimensionality import participation_ratio_unbiased as participation_ratio_unbiased
 from .metrics.functions import layer_metric as layer_metric
 from .metrics.functions import unit_metric as unit_metric
@@ -143,6 +144,7 @@ __all__ = [
     "open_result",
     "page_trend",
     "participation_ratio",
+    "participation_ratio_corrected",
     "participation_ratio_unbiased",
     "plan",
     "plot",

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.readouts import Spatial
@@ -16,18 +17,21 @@ from probekit.metrics.metric import register
 from probekit.results.labels import strings
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
+from probekit.statistics.sampled_rows import SampledRows
 
 __all__ = [
     "Dimensionality",
     "components",
     "eigenvalues",
     "participation_ratio",
+    "participation_ratio_corrected",
     "participation_ratio_unbiased",
 ]
 
 Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
 # A share of the variance that rounding alone holds back still counts as explained.
 _ROUNDING = 1e-12
+_GROUPS = 20  # groups of rows that the jackknife leaves out in turn
 
 
 def participation_ratio(covariance: Given) -> xr.DataArray:
@@ -35,7 +39,7 @@ def participation_ratio(covariance: Given) -> xr.DataArray:
 
     It is D where D dimensions have the same variance and 1 where all variance lies along one line.
     It comes from the trace and the Frobenius norm, without eigenvalues. With few samples it is too
-    low: it cannot exceed their number; see `participation_ratio_unbiased`.
+    low: it cannot exceed their number; see `participation_ratio_corrected`.
 
     Args:
         covariance: What the statistic `Covariance` gives; a covariance matrix; or a recording.
@@ -61,12 +65,14 @@ def participation_ratio(covariance: Given) -> xr.DataArray:
     )
 
 
-def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
+def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
     """The participation ratio, corrected for the number of samples.
 
-    The quotient of unbiased estimates of (tr C)^2 and tr(C^2), which assume no distribution, only
-    that the rows are independent; positions of one image are not, and then the correction is too
-    small.
+    The ratio of unbiased estimates of (tr C)^2 and tr(C^2), limited to the range that is possible: 1
+    to the number of units that vary. The two estimates assume no distribution, only independent rows;
+    positions of one image are not, and then the correction is too small. Their ratio is not unbiased:
+    with heavy tails or sparse units and few rows, tr(C^2) hangs on a few rows, and the ratio is too
+    high or reaches its limit. The metric `dimensionality` gives its jackknife error, which is large then.
 
     Args:
         covariance: What the statistic `Covariance` gives, or a recording; a matrix alone does not
@@ -74,7 +80,7 @@ def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
 
     Returns:
         One number, or (layer) for a recording of several. NaN for fewer than 4 rows (2 where not
-        centred), or where the estimate of tr(C^2) is not above zero.
+        centred); 0 where nothing varies.
 
     Raises:
         DataError: Not what the statistic gives.
@@ -86,26 +92,34 @@ def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
     Example:
         >>> import torch
         >>> statistic = Covariance()
-        >>> rows = torch.randn(20, 100, generator=torch.Generator().manual_seed(0))
+        >>> rows = torch.randn(20, 200, generator=torch.Generator().manual_seed(0))
         >>> statistic.update(rows, torch.zeros(20))
         >>> found = statistic.to_xarray()
-        >>> round(participation_ratio(found).item()), round(participation_ratio_unbiased(found).item())
-        (16, 103)
+        >>> round(participation_ratio(found).item()), round(participation_ratio_corrected(found).item())
+        (17, 179)
     """
     if _is_recording(covariance):
-        return _by_layer(participation_ratio_unbiased, covariance)
+        return _by_layer(participation_ratio_corrected, covariance)
     if not isinstance(covariance, xr.Dataset):
         raise DataError(
             "the corrected participation ratio needs the number of samples and their fourth "
             "moment: give what the statistic Covariance gives, not a matrix alone"
         )
     matrix = _matrix(covariance)
-    count, fourth = int(covariance["count"]), float(covariance["fourth_moment"])
-    traces = _centred_traces if bool(covariance["centred"]) else _plain_traces
-    return xr.DataArray(
-        _quotient(*traces(count, np.trace(matrix), np.vdot(matrix, matrix), fourth)),
-        name="participation_ratio_unbiased",
+    found = _corrected(
+        int(covariance["count"]),
+        float(np.trace(matrix)),
+        float(np.vdot(matrix, matrix)),
+        float(covariance["fourth_moment"]),
+        bool(covariance["centred"]),
+        int((covariance["variance"] > 0).sum()),
     )
+    return xr.DataArray(found, name="participation_ratio_corrected")
+
+
+def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
+    """The former name of `participation_ratio_corrected`, deprecated: a ratio is not unbiased."""
+    return participation_ratio_corrected(covariance).rename("participation_ratio_unbiased")
 
 
 def eigenvalues(covariance: Given) -> xr.DataArray:
@@ -154,10 +168,15 @@ def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99))
 class Dimensionality:
     """The metric `dimensionality`: how many dimensions each layer uses.
 
-    Per layer: `participation_ratio` and `participation_ratio_unbiased`; `components` (variance); each
-    also divided by `n_dimensions`, with the ending `_fraction`; `n_samples`, the rows; and
+    Per layer: `participation_ratio` and `participation_ratio_corrected`; `components` (variance);
+    each also divided by `n_dimensions`, with the ending `_fraction`; `n_samples`, the rows; and
     `too_few_samples`, where these are not more than the dimensions, so that the covariance has not
-    full rank; `eigenvalue` (component), the highest ones.
+    full rank; `eigenvalue` (component), the highest ones. `participation_ratio_corrected_error` is the
+    standard error of the corrected ratio, by a jackknife over 20 groups of samples: of all samples
+    where they are at most `jackknife`, otherwise of so many random ones, scaled by the root of their
+    share. It is NaN with `spatial="positions"`, whose rows are not independent, with `"flatten"` where
+    the rows are more than the dimensions, and for fewer than 40 samples. `participation_ratio_unbiased`
+    is the former name of `participation_ratio_corrected`, kept for a while.
 
     Args:
         spatial: What the dimensions are: `"mean"`, units pooled over positions; `"positions"`, units
@@ -166,6 +185,7 @@ class Dimensionality:
         variance: Shares of the variance for `components`.
         spectrum: How many eigenvalues are kept.
         memory: The most bytes that covariances may need; see `Covariance`.
+        jackknife: The most samples whose rows are kept for the error; 0 for no error.
 
     Source:
         Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
@@ -176,9 +196,12 @@ class Dimensionality:
     variance: Sequence[float] = (0.9, 0.95, 0.99)
     spectrum: int = 128
     memory: int = 4 * 2**30
+    jackknife: int = 500
 
     def __post_init__(self) -> None:
         _check_shares(self.variance)
+        if not isinstance(self.jackknife, int) or self.jackknife < 0:
+            raise OptionError(f"jackknife is a number of samples, not {self.jackknife!r}")
         if not isinstance(self.spectrum, int) or self.spectrum < 0:
             raise OptionError(f"spectrum is a number of eigenvalues, not {self.spectrum!r}")
         Covariance(self.spatial, self.centred, self.memory)
@@ -189,22 +212,30 @@ class Dimensionality:
         return "dimensionality"
 
     @property
-    def needs(self) -> Sequence[Covariance]:
-        """The covariance."""
-        return (Covariance(self.spatial, self.centred, self.memory),)
+    def needs(self) -> Sequence[Any]:
+        """The covariance, and rows for the jackknife."""
+        covariance = Covariance(self.spatial, self.centred, self.memory)
+        if self.jackknife and self.spatial == "mean":
+            return (covariance, SampledRows(self.jackknife))
+        return (covariance,)
 
-    def evaluate(self, covariance: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    def evaluate(
+        self, covariance: xr.Dataset, sampled: xr.Dataset | None = None
+    ) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
         spectrum = eigenvalues(covariance)
         counts = _count_components(spectrum, self.variance)
+        corrected = participation_ratio_corrected(covariance).item()
         ratios = {
             "participation_ratio": participation_ratio(covariance).item(),
-            "participation_ratio_unbiased": participation_ratio_unbiased(covariance).item(),
+            "participation_ratio_corrected": corrected,
+            "participation_ratio_unbiased": corrected,
         }
         return xr.Dataset(), xr.Dataset(
             {
                 **ratios,
+                "participation_ratio_corrected_error": self._error(covariance, sampled),
                 **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
                 "components": counts,
                 "components_fraction": counts / dimensions,
@@ -224,12 +255,26 @@ class Dimensionality:
         low = int(layers["n_samples"].min())
         least = 4 if self.centred else 2
         which = (
-            "participation_ratio and components are too low there, participation_ratio_unbiased "
-            "is not"
+            "participation_ratio and components are too low there; see participation_ratio_corrected "
+            "and its error"
             if low >= least
-            else f"with fewer than {least}, participation_ratio_unbiased is NaN too"
+            else f"with fewer than {least}, participation_ratio_corrected is NaN too"
         )
         return [f"{low} samples are too few for the dimensions of {shown}; {which}"]
+
+    def _error(self, covariance: xr.Dataset, sampled: xr.Dataset | None) -> float:
+        """The standard error of the corrected participation ratio of one layer."""
+        count = int(covariance["count"])
+        varying = int((covariance["variance"] > 0).sum())
+        if sampled is not None:
+            rows = sampled["activation"].values.astype(np.float64)
+            rows -= rows.mean(0) if self.centred else 0.0
+            gram = rows @ rows.T
+        elif self.jackknife and "gram" in covariance:
+            gram = covariance["gram"].values * (count - self.centred)
+        else:
+            return float("nan")
+        return _jackknife_error(gram, self.centred, varying) * float(np.sqrt(len(gram) / count))
 
 
 def _count_components(spectrum: xr.DataArray, variance: Sequence[float]) -> xr.DataArray:
@@ -257,6 +302,37 @@ def _plain_traces(count: int, trace: float, norm: float, fourth: float) -> tuple
     if count < 2:
         return np.nan, np.nan
     return (count * trace**2 - fourth) / (count - 1), (count * norm - fourth) / (count - 1)
+
+
+def _corrected(
+    count: int, trace: float, norm: float, fourth: float, centred: bool, varying: int
+) -> float:
+    """The corrected ratio from the trace and squared norm of a sample covariance, within its limits."""
+    traces = _centred_traces if centred else _plain_traces
+    squared_trace, trace_of_square = traces(count, trace, norm, fourth)
+    if np.isnan(squared_trace) or trace == 0:
+        return 0.0 if trace == 0 else float("nan")
+    if trace_of_square <= 0:  # so small beside its error that it is not told from zero
+        return float(varying)
+    return float(np.clip(squared_trace / trace_of_square, 1, varying))
+
+
+def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int) -> float:
+    """The standard error of the corrected ratio from the inner products of rows, group by group."""
+    if len(gram) < 2 * _GROUPS:
+        return float("nan")
+    group = np.random.default_rng(0).permutation(np.arange(len(gram)) % _GROUPS)
+    found = []
+    for left_out in range(_GROUPS):
+        kept = group != left_out
+        part, count = gram[np.ix_(kept, kept)], int(kept.sum())
+        if centred:
+            part = part - part.mean(0) - part.mean(1)[:, None] + part.mean()
+        degrees = count - centred
+        trace, norm = float(np.trace(part)) / degrees, float(np.vdot(part, part)) / degrees**2
+        fourth = float((np.diag(part) ** 2).sum() / degrees)
+        found.append(_corrected(count, trace, norm, fourth, centred, varying))
+    return float(np.sqrt((_GROUPS - 1) * np.var(found)))
 
 
 def _quotient(squared_trace: float, trace_of_square: float) -> float:

@@ -22,7 +22,11 @@ _ROWS_A_DIMENSION = 2
 
 
 def pwcca_distance(
-    first: Any, second: Any, *, weights: Weights = "fewer", tolerance: float = 1e-6
+    first: Any,
+    second: Any,
+    *,
+    weights: Weights | Sequence[Weights] = "fewer",
+    tolerance: float = 1e-6,
 ) -> xr.DataArray:
     """One minus the projection-weighted mean of the canonical correlations of two representations.
 
@@ -45,7 +49,8 @@ def pwcca_distance(
         second: The same samples in the same order; other units.
         weights: Which side's units give the weights: `"fewer"`, the one that varies in fewer
             dimensions (the first where equal); `"first"`; `"second"`; or `"uniform"`, the plain mean
-            of the correlations.
+            of the correlations. Several choices give a dimension `weights`. The units' weights mostly
+            follow the spectrum of the weighted side, so show the uniform ones beside them.
         tolerance: Directions whose singular value is below this share of the largest are left out,
             as are dead units.
 
@@ -69,56 +74,73 @@ def pwcca_distance(
         >>> abs(round(pwcca_distance(x, turned).item(), 6))
         0.0
     """
-    if weights not in get_args(Weights):
-        raise OptionError(f"weights are one of {', '.join(get_args(Weights))}, not {weights!r}")
+    choices = (weights,) if isinstance(weights, str) else tuple(weights)
+    for choice in choices or ("none",):
+        if choice not in get_args(Weights):
+            raise OptionError(f"weights are one of {', '.join(get_args(Weights))}, not {choice!r}")
+    found = _compared(first, second, choices, tolerance)
+    return found.isel(weights=0, drop=True) if isinstance(weights, str) else found
+
+
+def _compared(
+    first: Any, second: Any, choices: tuple[Weights, ...], tolerance: float
+) -> xr.DataArray:
+    """Distances (weights,), or (layer, weights) of recordings."""
     if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
-        return _by_layer(first, second, weights, tolerance)
+        return _by_layer(first, second, choices, tolerance)
     tables = [_table(given) for given in (first, second)]
     if len(tables[0]) != len(tables[1]):
         raise DataError(
             f"both sides need the same samples, and they have {len(tables[0])} and {len(tables[1])}"
         )
-    return xr.DataArray(_distance(tables[0], tables[1], weights, tolerance), name="pwcca_distance")
+    found = _distances(tables[0], tables[1], choices, tolerance)
+    return xr.DataArray(found, {"weights": strings(choices)}, "weights", "pwcca_distance")
 
 
 def pwcca_ratio(
     regularized: Sequence[Any],
     unregularized: Sequence[Any],
     *,
-    weights: Weights = "fewer",
+    weights: Weights | Sequence[Weights] = "fewer",
     tolerance: float = 1e-6,
 ) -> xr.Dataset:
-    """The distance of regularized from unregularized networks over that between the latter.
+    """The distance of regularized from unregularized networks over those within each kind.
 
-    About 1 where a regularizer only turned the representation, since replicates that differ in their
-    seed alone are as far apart; above 1 where it changed what is represented. Two networks of one
-    place in the sequences share a seed and with it their first weights: they are not compared, as a
-    replicate is not compared with itself.
+    A regularizer that only turned the representation leaves networks as far apart as replicates are,
+    and the ratio about 1. Replicates of the regularized networks may themselves lie further apart
+    than those of the others: then a ratio above 1 to the unregularized replicates alone says nothing
+    of what is represented. So `ratio_within` compares with both. Two networks in one place of the
+    sequences share a seed and with it their first weights: they are not compared, as a replicate is
+    not compared with itself.
 
     Args:
         regularized: Activations or recordings of networks with the regularizer, by seed.
         unregularized: The same without it, of the same seeds in the same order.
-        weights: As for `pwcca_distance`.
+        weights: As for `pwcca_distance`; `("fewer", "uniform")` gives both, along `weights`.
         tolerance: As for `pwcca_distance`.
 
     Returns:
-        `distance` and `baseline` (replicate, other), the distances of each regularized, and of each
-        unregularized, network from the unregularized ones of the other seeds; `ratio_by_replicate`
-        (replicate), the mean distance over the mean of all of `baseline`; and `ratio`, its mean. All
-        by `layer` too for recordings.
+        `distance`, `baseline` and `within` (replicate, other): the distances of each regularized
+        network from the unregularized ones of the other seeds, of the unregularized networks from one
+        another, and of the regularized ones from one another. `ratio_within_by_replicate`
+        (replicate), the mean distance over the mean of `baseline` and `within`, and its mean,
+        `ratio_within`; `ratio_by_replicate` and `ratio`, over the mean of `baseline` alone. All by
+        `layer` too for recordings.
 
     Raises:
         DataError: Fewer than two seeds; and as `pwcca_distance`.
 
     Source:
-        The comparison is that of Leavitt & Morcos 2020 (arXiv 2003.01262), as we read it.
+        The comparison with unregularized replicates is that of Leavitt & Morcos 2020 (arXiv
+        2003.01262), as we read it; that with both is probekit's.
 
     Example:
         >>> draws = np.random.default_rng(0)
         >>> networks = [draws.normal(size=(300, 4)) for _ in range(3)]
         >>> turned = [x @ draws.normal(size=(4, 4)) for x in networks]
-        >>> round(pwcca_ratio(turned, networks, weights="uniform")["ratio"].item(), 6)
-        1.0
+        >>> found = pwcca_ratio(turned, networks, weights="uniform")
+        >>> round(found["ratio"].item(), 6), round(found["ratio_within"].item(), 6)
+        (1.0, 1.0)
     """
     seeds = len(unregularized)
     if seeds < 2 or len(regularized) != seeds:
@@ -127,19 +149,26 @@ def pwcca_ratio(
             f"{len(regularized)} and {seeds}"
         )
     options: dict[str, Any] = {"weights": weights, "tolerance": tolerance}
-    distance, baseline = (
-        xr.concat(
-            [_from_others(some, unregularized, i, **options) for i in range(seeds)], "replicate"
+    distance, baseline, within = (
+        xr.concat([_from_others(some, others, i, **options) for i in range(seeds)], "replicate")
+        for some, others in (
+            (regularized, unregularized),
+            (unregularized, unregularized),
+            (regularized, regularized),
         )
-        for some in (regularized, unregularized)
     )
-    ratio = distance.mean("other") / baseline.mean(["replicate", "other"])
+    pairs = ["replicate", "other"]
+    ratio = distance.mean("other") / baseline.mean(pairs)
+    both = distance.mean("other") / ((baseline.mean(pairs) + within.mean(pairs)) / 2)
     return xr.Dataset(
         {
             "distance": distance,
             "baseline": baseline,
+            "within": within,
             "ratio_by_replicate": ratio,
             "ratio": ratio.mean("replicate"),
+            "ratio_within_by_replicate": both,
+            "ratio_within": both.mean("replicate"),
         }
     )
 
@@ -157,7 +186,9 @@ def _from_others(
     return xr.concat(bare, "other")
 
 
-def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataArray:
+def _by_layer(
+    first: xr.Dataset, second: xr.Dataset, choices: tuple[Weights, ...], tolerance: float
+) -> xr.DataArray:
     for recording in (first, second):
         if "activation" not in recording or "layer" not in recording.coords:
             raise DataError(
@@ -170,9 +201,11 @@ def _by_layer(first: xr.Dataset, second: xr.Dataset, *options: Any) -> xr.DataAr
     names = [name for name in dict.fromkeys(first["layer"].values.tolist()) if name in there]
     if not names:
         raise DataError("the two recordings have no layer of the same name")
-    found = [_distance(_layer(first, name), _layer(second, name), *options) for name in names]
-    layer = {"layer": strings(names)}
-    return xr.DataArray(found, layer, "layer", "pwcca_distance")
+    found = [
+        _distances(_layer(first, name), _layer(second, name), choices, tolerance) for name in names
+    ]
+    coords = {"layer": strings(names), "weights": strings(choices)}
+    return xr.DataArray(found, coords, ("layer", "weights"), "pwcca_distance")
 
 
 def _layer(recording: xr.Dataset, name: str) -> Array:
@@ -189,27 +222,35 @@ def _table(given: Any) -> Array:
     return table
 
 
-def _distance(first: Array, second: Array, weights: Weights, tolerance: float) -> float:
+def _distances(
+    first: Array, second: Array, choices: Sequence[Weights], tolerance: float
+) -> list[float]:
+    """The distance under each choice of weights."""
     tables = [table - table.mean(0) for table in (first, second)]
     bases = [_basis(table, tolerance) for table in tables]
     dimensions = [basis.shape[1] for basis in bases]
     if not min(dimensions):
-        return float("nan")
+        return [float("nan")] * len(choices)
     if len(first) < _ROWS_A_DIMENSION * sum(dimensions):
         warnings.warn(
             f"{len(first)} samples are few for {dimensions[0]} and {dimensions[1]} dimensions: the "
             "distance is too low",
             ProbekitWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     left, correlations, right = np.linalg.svd(bases[0].T @ bases[1], full_matrices=False)
     correlations = correlations.clip(0, 1)
-    if weights == "uniform":
-        return float(1 - correlations.mean())
-    of_first = weights == "first" or (weights == "fewer" and dimensions[0] <= dimensions[1])
-    variates = bases[0] @ left if of_first else bases[1] @ right.T
-    weight = np.abs(tables[0 if of_first else 1].T @ variates).sum(0)
-    return float(1 - (weight * correlations).sum() / weight.sum())
+    fewer = "first" if dimensions[0] <= dimensions[1] else "second"
+    weight = {
+        "first": np.abs(tables[0].T @ (bases[0] @ left)).sum(0),
+        "second": np.abs(tables[1].T @ (bases[1] @ right.T)).sum(0),
+        "uniform": np.ones(len(correlations)),
+    }
+    weight["fewer"] = weight[fewer]
+    return [
+        float(1 - (weight[choice] * correlations).sum() / weight[choice].sum())
+        for choice in choices
+    ]
 
 
 def _basis(table: Array, tolerance: float) -> Array:

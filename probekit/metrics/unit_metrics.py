@@ -57,19 +57,19 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
 
 @unit_metric(needs=Recorded)
 def class_information(
-    recording: xr.Dataset, bins: int = 20, corrected: bool = False
+    recording: xr.Dataset, bins: int = 20, corrected: bool = True
 ) -> xr.DataArray:
     """The mutual information between class and activation of a unit, in bits.
 
     Activations are put into bins that hold equally many samples, as far as equal activations (the
-    zeros of a ReLU) allow. With few samples it is too high, by about
-    (bins - 1)(classes - 1) / (2 n ln 2) bits for a unit that knows nothing.
+    zeros of a ReLU) allow. The information in a sample is too high, by about
+    (bins - 1)(classes - 1) / (2 n ln 2) bits for a unit that is independent of the classes: that is
+    subtracted, counted over the bins and classes that are used (Miller 1955).
 
     Args:
         recording: `activation` (sample, unit) and `label` (sample).
-        bins: How many bins; a choice of ours.
-        corrected: Subtract that bias, counted over the bins and classes that are used (Miller 1955);
-            the result can then be below zero.
+        bins: Number of bins; a choice of probekit's.
+        corrected: Whether the bias is subtracted; the result can then be below zero.
 
     Returns:
         The information (unit), at most the entropy of the classes.
@@ -83,8 +83,11 @@ def class_information(
     Example:
         >>> rows = [[0.0, 1.0], [0.0, 5.0], [2.0, 1.0], [2.0, 5.0]]
         >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
-        >>> class_information(recording.assign(label=("sample", [0, 0, 1, 1])), bins=2).values
+        >>> recording = recording.assign(label=("sample", [0, 0, 1, 1]))
+        >>> class_information(recording, bins=2, corrected=False).values
         array([1., 0.])
+        >>> class_information(recording, bins=2).values.round(2)
+        array([ 0.82, -0.18])
     """
     if not isinstance(bins, int) or bins < 2:
         raise OptionError(f"bins must be a whole number of at least 2, not {bins!r}")

@@ -36,6 +36,8 @@ _WORDS = {
     "gradient_norm_cv_mean": "mean gradient CV over samples",
     "gradient_norm_cv_across_units": "gradient CV over units",
     "participation_ratio": "participation ratio",
+    "participation_ratio_corrected": "participation ratio (corrected)",
+    "participation_ratio_corrected_fraction": "participation ratio (corrected) / dimensions",
     "participation_ratio_unbiased": "participation ratio (corrected)",
     "participation_ratio_fraction": "participation ratio / dimensions",
     "participation_ratio_unbiased_fraction": "participation ratio (corrected) / dimensions",

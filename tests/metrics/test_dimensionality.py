@@ -24,11 +24,13 @@ from probekit.metrics.dimensionality import (
     components,
     eigenvalues,
     participation_ratio,
+    participation_ratio_corrected,
     participation_ratio_unbiased,
 )
 from probekit.statistics.covariance import Covariance
+from probekit.statistics.sampled_rows import SampledRows
 
-FUNCTIONS = (participation_ratio, participation_ratio_unbiased, components)
+FUNCTIONS = (participation_ratio, participation_ratio_corrected, components)
 
 
 def covariance_of(rows: np.ndarray, spatial: Any = "mean", centred: bool = True) -> xr.Dataset:
@@ -79,6 +81,13 @@ def test_equals_scikit_dimension(columns: int) -> None:
     assert participation_ratio(covariance_of(rows)).item() == pytest.approx(peer.dimension_)
 
 
+def within_limits(square_of_trace: float, trace_of_square: float, columns: int) -> float:
+    """The ratio, from 1 to the number of columns; the upper limit where the divisor is not positive."""
+    if trace_of_square <= 0:
+        return columns
+    return min(max(square_of_trace / trace_of_square, 1), columns)
+
+
 @pytest.mark.parametrize("count", [4, 5, 7])
 @pytest.mark.parametrize("columns", [1, 2, 9])
 def test_corrected_traces_are_u_statistics(count: int, columns: int) -> None:
@@ -89,9 +98,9 @@ def test_corrected_traces_are_u_statistics(count: int, columns: int) -> None:
     for a, b, c, d in quadruples:
         square_of_trace += ((a - b) @ (a - b)) * ((c - d) @ (c - d)) / 4 / len(quadruples)
         trace_of_square += ((a - b) @ (c - d)) ** 2 / 4 / len(quadruples)
-    expected = square_of_trace / trace_of_square
+    expected = within_limits(square_of_trace, trace_of_square, columns)
     for spatial in ("mean", "flatten"):
-        found = participation_ratio_unbiased(covariance_of(rows, spatial)).item()
+        found = participation_ratio_corrected(covariance_of(rows, spatial)).item()
         assert found == pytest.approx(expected, rel=1e-8)
 
 
@@ -100,8 +109,8 @@ def test_corrected_traces_about_zero_are_u_statistics(count: int) -> None:
     rows = table(1, count, 4)
     pairs = list(permutations(rows, 2))
     square_of_trace = sum((a @ a) * (b @ b) for a, b in pairs)
-    expected = square_of_trace / sum((a @ b) ** 2 for a, b in pairs)
-    found = participation_ratio_unbiased(covariance_of(rows, centred=False)).item()
+    expected = within_limits(square_of_trace, sum((a @ b) ** 2 for a, b in pairs), 4)
+    found = participation_ratio_corrected(covariance_of(rows, centred=False)).item()
     assert found == pytest.approx(expected, rel=1e-8)
 
 
@@ -123,11 +132,63 @@ def test_correction_finds_the_truth_from_few_samples(distribution: str) -> None:
     for _ in range(100):
         found = covariance_of(draw((60, 200)) * deviations + 5, "flatten")
         plain.append(participation_ratio(found).item())
-        corrected.append(participation_ratio_unbiased(found).item())
+        corrected.append(participation_ratio_corrected(found).item())
     assert np.mean(plain) == pytest.approx(39, abs=2)
     error = np.std(corrected) / np.sqrt(len(corrected))
     assert error < 1.5
     assert np.mean(corrected) == pytest.approx(116.6, abs=3 * error + 0.5)
+
+
+def test_sparse_units_do_not_exceed_the_dimensions() -> None:
+    """At 30 samples the ratio of unbiased terms is 300 of 64 dimensions and more, or negative."""
+    draws = np.random.default_rng(0)
+    for _ in range(20):
+        rows = draws.exponential(size=(30, 64)) * (draws.random((30, 64)) < 0.02)
+        found = participation_ratio_corrected(covariance_of(rows)).item()
+        assert 1 <= found <= (rows.var(0) > 0).sum()
+
+
+def test_the_former_name_gives_the_same_number() -> None:
+    found = covariance_of(table(1, 30, 5))
+    former = participation_ratio_unbiased(found)
+    assert former.item() == participation_ratio_corrected(found).item()
+    assert former.name == "participation_ratio_unbiased"
+
+
+@pytest.mark.parametrize(("samples", "kept"), [(100, 500), (400, 100)])
+def test_the_jackknife_error_is_the_spread_over_draws(samples: int, kept: int) -> None:
+    draws = np.random.default_rng(0)
+    metric = Dimensionality(jackknife=kept)
+    assert metric.needs[1] == SampledRows(kept)
+    ratios, errors = [], []
+    for _ in range(60):
+        rows = draws.normal(size=(samples, 12)) * np.sqrt(0.7 ** np.arange(12))
+        sampled = xr.Dataset({"activation": (("sample", "unit"), rows[:kept])})
+        layer = metric.evaluate(covariance_of(rows), sampled)[1]
+        ratios.append(layer["participation_ratio_corrected"].item())
+        errors.append(layer["participation_ratio_corrected_error"].item())
+    assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.35)
+
+
+def test_the_jackknife_of_kept_rows_is_that_of_the_rows() -> None:
+    rows = table(3, 60, 90)
+    found = covariance_of(rows, "flatten")
+    assert "gram" in found
+    sampled = xr.Dataset({"activation": (("sample", "unit"), rows)})
+    error = "participation_ratio_corrected_error"
+    by_gram = Dimensionality(spatial="flatten").evaluate(found)[1][error].item()
+    by_rows = Dimensionality().evaluate(covariance_of(rows), sampled)[1][error].item()
+    assert by_gram == pytest.approx(by_rows, rel=1e-8)
+    assert by_gram > 0
+
+
+def test_there_is_no_error_of_few_samples_or_where_none_is_asked_for() -> None:
+    rows = table(3, 39, 5)
+    sampled = xr.Dataset({"activation": (("sample", "unit"), rows)})
+    for metric, rows_given in ((Dimensionality(), sampled), (Dimensionality(jackknife=0), None)):
+        layer = metric.evaluate(covariance_of(rows), rows_given)[1]
+        assert np.isnan(layer["participation_ratio_corrected_error"])
+    assert len(Dimensionality(jackknife=0).needs) == 1
 
 
 @settings(deadline=None, max_examples=30)
@@ -144,7 +205,7 @@ def test_turning_scaling_and_shifting_change_nothing(
     before = rng.normal(size=(rows, columns)) * rng.uniform(0.5, 2, columns)
     turn = special_ortho_group.rvs(columns, random_state=rng) if columns > 1 else np.eye(1)
     after = before @ turn * scale + rng.normal(size=columns)
-    for function in (participation_ratio, participation_ratio_unbiased):
+    for function in (participation_ratio, participation_ratio_corrected):
         one, other = function(covariance_of(before)).item(), function(covariance_of(after)).item()
         assert one == pytest.approx(other, rel=1e-6, nan_ok=True)
     ratio = participation_ratio(covariance_of(before)).item()
@@ -173,7 +234,7 @@ def test_what_does_not_vary_has_no_dimension() -> None:
 def test_correction_needs_a_few_rows(centred: bool, least: int) -> None:
     for count in range(1 + centred, 7):
         found = covariance_of(table(1, count, 5), centred=centred)
-        assert np.isnan(participation_ratio_unbiased(found)) == (count < least)
+        assert np.isnan(participation_ratio_corrected(found)) == (count < least)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +250,7 @@ def test_other_things_are_refused(wrong: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         participation_ratio(wrong)
     with pytest.raises(DataError):
-        participation_ratio_unbiased(wrong)
+        participation_ratio_corrected(wrong)
 
 
 @pytest.mark.parametrize(
@@ -259,18 +320,19 @@ class TestInAnAnalysis:
             known = found["eigenvalue"].values
             known = known[np.isfinite(known)][: len(values)]
             np.testing.assert_allclose(known, values[: len(known)], atol=1e-6 * values[0])
-            assert found["participation_ratio_unbiased_fraction"].item() == pytest.approx(
-                found["participation_ratio_unbiased"].item() / width
+            assert found["participation_ratio_corrected_fraction"].item() == pytest.approx(
+                found["participation_ratio_corrected"].item() / width
             )
 
     def test_too_few_samples_are_told(self) -> None:
         with pytest.warns(
-            ProbekitWarning, match=r"6 samples are too few .* of 3; .*unbiased is not"
+            ProbekitWarning,
+            match=r"6 samples are too few .* of 3; .*see participation_ratio_corrected",
         ):
             result = analyze(self.net(), self.batches(6), metrics="dimensionality", progress=False)
         assert result["layers"]["too_few_samples"].values.tolist() == [False, True]
         with pytest.warns(
-            ProbekitWarning, match="fewer than 4, participation_ratio_unbiased is NaN"
+            ProbekitWarning, match="fewer than 4, participation_ratio_corrected is NaN"
         ):
             analyze(self.net(), self.batches(3), metrics="dimensionality", progress=False)
 

@@ -140,6 +140,35 @@ def test_the_ratio_is_one_for_rotations_and_above_for_others() -> None:
     assert pk.pwcca_ratio(plain, plain)["ratio"].item() == pytest.approx(1)
 
 
+def test_replicates_that_are_far_apart_themselves_do_not_count_as_a_change() -> None:
+    shared = normal(400, 3)
+    plain = [np.hstack([shared, 0.3 * normal(400, 3, seed=i)]) for i in range(3)]
+    noisy = [np.hstack([shared, 3.0 * normal(400, 3, seed=9 + i)]) for i in range(3)]
+    found = pk.pwcca_ratio(noisy, plain, weights=("first", "uniform"))
+    assert found["weights"].values.tolist() == ["first", "uniform"]
+    first = found.sel(weights="first")
+    assert first["ratio"].item() > 1.5
+    within = float(first["within"].mean())
+    assert within == pytest.approx(
+        np.mean([distance(noisy[i], noisy[j], weights="first") for i in range(3) for j in range(3)
+                 if i != j])
+    )  # fmt: skip
+    expected = float(first["distance"].mean()) / ((float(first["baseline"].mean()) + within) / 2)
+    assert first["ratio_within"].item() == pytest.approx(expected)
+    assert first["ratio_within"].item() < first["ratio"].item()
+    uniform = found.sel(weights="uniform")
+    assert uniform["ratio_within"].item() == pytest.approx(1, abs=0.05)
+    alone = pk.pwcca_ratio(noisy, plain, weights="uniform")
+    assert alone["ratio_within"].item() == pytest.approx(uniform["ratio_within"].item())
+
+
+def test_several_weights_at_once_are_the_same_as_one_by_one() -> None:
+    x, y = normal(200, 4), normal(200, 3, seed=1)
+    found = pk.pwcca_distance(x, y, weights=("fewer", "first", "second", "uniform"))
+    for choice in found["weights"].values.tolist():
+        assert float(found.sel(weights=choice)) == distance(x, y, weights=choice)
+
+
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: distance(normal(9, 2), normal(8, 2)), DataError, "they have 9 and 8"),
     (lambda: distance(normal(9), normal(9)), DataError, r"activations are \(sample, unit\)"),

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import OptionError
+from probekit.errors import OptionError, some_of
 from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
+from probekit.statistics.silent import SilentCounts
 
 __all__ = ["SelectivityInterval"]
 
 # A class competes for the highest mean while its gap to it is within this many standard errors.
 _NEAR = 2.5
 _FEW = 5
+_RARE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class SelectivityInterval:
       standard error), over the classes whose means are too near the highest to be told apart, the
       lower critical value being corrected for their number (intersection bounds).
     - A layer's mean lies between the mean split-half index, which errs on the low side, and the plain
-      mean less its bootstrap bias, which errs on the high side; `selectivity_mean_low` and
+      mean or that less its bootstrap bias, whichever is higher, which errs on the high side; `selectivity_mean_low` and
       `selectivity_mean_high` allow for the error of both ends. The network's mean likewise, from the
       replicates of all layers together (`selectivity_mean_replicate`).
 
@@ -102,10 +104,15 @@ class SelectivityInterval:
             ClassMeans(),
             ResampledClassMeans(self.replicates, "poisson", self.seed, memory=self.memory),
             ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory),
+            SilentCounts(),
         )
 
     def evaluate(
-        self, class_mean: xr.DataArray, bootstrap: xr.Dataset, halves: xr.Dataset
+        self,
+        class_mean: xr.DataArray,
+        bootstrap: xr.Dataset,
+        halves: xr.Dataset,
+        silent: xr.Dataset,
     ) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         enough_classes(class_mean.sizes["class"])
@@ -113,6 +120,7 @@ class SelectivityInterval:
         whole, parts = tables(class_mean, halves)
         counts = class_mean["count"].values.astype(np.float64)
         replicates = bootstrap["class_mean"].transpose("replicate", "unit", "class").values
+        active = (silent["count"] - silent["silent"]).values
         found = formula.at(whole)
         ends, plain = [], []
         for block in _blocks(whole.shape[0], replicates[:, :1].size):
@@ -128,12 +136,16 @@ class SelectivityInterval:
         means = _mean_over_units(indices)
         layer = {
             "selectivity_mean_floor": _mean_over_units(cross_index(whole, parts, formula)),
-            "selectivity_mean_ceiling": _mean_over_units(2 * found - indices.mean(0)),
+            # Less its bias, but never lowered by it: for sparse units the bootstrap's bias is too high.
+            "selectivity_mean_ceiling": max(
+                _mean_over_units(2 * found - indices.mean(0)), _mean_over_units(found)
+            ),
             "selectivity_mean_replicate": (
                 "replicate",
                 means.mean() + (means - means.mean()) * _small_sample(counts).mean(),
             ),
             "fewest_samples": int(counts.min()),
+            "rarely_active_units": int(((active > 0) & (active < _FEW)).sum()),
         }
         units = xr.Dataset({"selectivity_low": ("unit", low), "selectivity_high": ("unit", high)})
         return units, xr.Dataset(layer)
@@ -163,14 +175,25 @@ class SelectivityInterval:
         )
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Warns of classes with very few samples."""
+        """Warns of classes with very few samples, and of units that are active for very few."""
+        sentences = []
         fewest = int(layers["fewest_samples"].min())
-        if fewest >= _FEW:
-            return []
-        return [
-            f"a class has {fewest} sample{'s' if fewest > 1 else ''}: intervals of selectivity mean "
-            f"little with fewer than {_FEW} samples a class; give more data or leave such classes out"
-        ]
+        if fewest < _FEW:
+            sentences.append(
+                f"a class has {fewest} sample{'s' if fewest > 1 else ''}: intervals of selectivity "
+                f"mean little with fewer than {_FEW} samples a class; give more data or leave such "
+                "classes out"
+            )
+        rare, all_units = layers["rarely_active_units"], layers["n_units"]
+        high = rare > _RARE_SHARE * all_units
+        if bool(high.any()):
+            names = [str(name) for name in layers["layer"].values[high.values]]
+            sentences.append(
+                f"{int(rare[high].sum())} of {int(all_units[high].sum())} units are active for fewer "
+                f"than {_FEW} samples, in {some_of(names)}: the intervals there say nothing of what "
+                "they respond to beyond these samples, and can be far too low; give more data"
+            )
+        return sentences
 
 
 def bounds_of_highest(

@@ -1,21 +1,26 @@
-"""How selective a layer could be in any linear basis: selectivity that hides off its axes."""
+"""The highest class selectivity that a search finds in any rotation of a layer's units."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probekit.errors import DataError, OptionError
+from probekit.metrics.selectivity.index import SelectivityIndex
 from probekit.results.labels import strings
 
 __all__ = ["linear_basis_selectivity"]
 
 NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
+_BLOCK = 100  # steps between two looks at what has been found
+_COOLINGS = 3  # how often the learning rate falls, each time to a quarter, before a search ends
 
 
 def linear_basis_selectivity(
@@ -24,24 +29,28 @@ def linear_basis_selectivity(
     *,
     negative: NegativeProjection = "absolute",
     penalty: float = 1.0,
-    steps: int = 300,
+    steps: int = 4000,
     learning_rate: float = 0.02,
-    starts: int = 2,
+    starts: int = 3,
+    tolerance: float = 1e-3,
+    held_out: float = 0.25,
+    permutations: int = 1,
     eps: float = 1e-6,
     seed: int = 0,
 ) -> xr.Dataset:
-    """An upper bound, found by optimisation, of a layer's mean selectivity in a rotated basis.
+    """The highest mean selectivity of a layer that a search finds in a rotated basis.
 
-    A matrix W is learned that minimises (1 - SI(A W)) + penalty * ||W'W - I||^2, where A holds the
-    activations and SI is the mean class selectivity of the columns. The matrix that is found is then
-    made exactly orthogonal (the nearest rotation), and the highest mean of all starts and of the
-    units' own axes is the bound. A search can only find what it finds: a higher one may exist.
+    A matrix W is learned that minimizes (1 - SI(A W)) + penalty * ||W'W - I||^2, where A holds the
+    activations and SI is the mean class selectivity of the columns; it is then replaced by the
+    nearest rotation. A search finds what it finds: a higher value may exist. So do not compare two
+    networks by it unless the searches have converged, and compare with the floor, which the same
+    search finds where labels say nothing. A constant that is added to the activations lowers it, as it
+    lowers the index itself.
 
-    A rotated axis has projections below zero, for which the papers' index is not meant; what is done
-    with them is `negative`, and decides much. What discards them lets the search hide in what is
-    discarded: with `"clip"` a direction whose class means are below zero but for one has the index 1
-    however noisy it is, and with `"rectify"` one that is above zero for few samples. `"absolute"`
-    discards nothing, and is the default.
+    A rotated axis has projections below zero, for which the index is not meant. What is done with
+    them matters: what discards them lets the search hide in what is discarded. With `"clip"` a
+    direction whose class means are below zero but for one has the index 1 however noisy it is, and
+    with `"rectify"` one that is above zero for few samples. `"absolute"` discards nothing.
 
     Args:
         activations: (sample, unit), or a recording, of which each layer is searched.
@@ -51,23 +60,33 @@ def linear_basis_selectivity(
             means below zero count as zero; `"shift"`: the lowest class mean is subtracted where it is
             below zero. On the units' own axes of non-negative activations all are the plain index.
         penalty: Weight of the departure from orthogonality.
-        steps: Steps of Adam for each start.
-        learning_rate: Its highest rate, from which it falls to zero along half a cosine.
-        starts: The first is at the units' own axes, the others at random rotations.
+        steps: The most steps of Adam for each start.
+        learning_rate: Its first rate, divided by four whenever 100 steps gain less than `tolerance`.
+        starts: The first is at the units' own axes, the second at a rotation with one axis along the
+            mean activation, the others at random rotations.
+        tolerance: A search has converged when the rate has fallen three times and 100 more steps gain
+            less than this.
+        held_out: The share of each class's samples that the search does not see; 0 keeps none back.
+        permutations: Number of searches under permuted labels; 0 for none.
         eps: As for `class_selectivity`.
-        seed: Of the rotations.
+        seed: Seed of rotations, of the samples that are held out, and of permutations.
 
     Returns:
-        `selectivity_axes`, the mean index of the units; `selectivity_bound`, the highest mean that was
-        found; `orthogonality_error`, ||W'W - I||^2 of its matrix before it was made orthogonal; all
-        (layer) for a recording, whose provenance-worthy options are among the attributes.
+        On the samples that were searched: `selectivity_axes`, the mean index of the units;
+        `selectivity_found`, the highest mean of all starts and of the axes; `selectivity_floor`, the
+        same under permuted labels (mean over permutations). On those held out:
+        `selectivity_axes_held_out` and `selectivity_held_out`, of the basis that was found. And
+        `converged`, whether the best start did; `steps_taken` and `start` of the best;
+        `orthogonality_error`, ||W'W - I||^2 of its matrix before it was made a rotation. All by
+        `layer` for a recording; NaN where nothing was held out or permuted. Options are among the attributes.
+        `selectivity_bound` is the former name of `selectivity_found`, kept for a while.
 
     Raises:
         DataError: Shapes that do not fit, one class only, or NaN.
-        OptionError: Options that mean nothing.
+        OptionError: Options that are not valid.
 
     Source:
-        Our reading of the control of Leavitt & Morcos 2020 (arXiv 2003.01262); the optimiser, the
+        Our reading of the control of Leavitt & Morcos 2020 (arXiv 2003.01262); the optimizer, the
         starts and what is done with negative projections are choices of probekit's.
 
     Example:
@@ -75,96 +94,168 @@ def linear_basis_selectivity(
         >>> selective = np.eye(3)[labels]
         >>> turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
         >>> found = linear_basis_selectivity(selective @ turn, labels)
-        >>> found["selectivity_axes"].item() < 0.9 < found["selectivity_bound"].item()
+        >>> found["selectivity_axes"].item() < 0.9 < found["selectivity_found"].item()
+        True
+        >>> bool(found["converged"])
         True
     """
-    options = {
-        "negative": negative, "penalty": penalty, "steps": steps, "eps": eps,
-        "learning_rate": learning_rate, "starts": starts, "seed": seed,
-    }  # fmt: skip
-    _check(negative, penalty, steps, learning_rate, starts)
-    search = _Search(**options)  # type: ignore[arg-type]
+    search = _Search(
+        negative=negative, penalty=penalty, steps=steps, learning_rate=learning_rate, starts=starts,
+        tolerance=tolerance, held_out=held_out, permutations=permutations, eps=eps, seed=seed,
+    )  # fmt: skip
     if isinstance(activations, xr.Dataset):
         found = _by_layer(activations, search)
+    elif labels is None:
+        raise DataError("selectivity needs labels (sample,) beside activations (sample, unit)")
     else:
-        if labels is None:
-            raise DataError("selectivity needs labels (sample,) beside activations (sample, unit)")
         found = xr.Dataset(search.run(*_tensors(activations, labels)))
-    return found.assign_attrs(options)
+    return found.assign(selectivity_bound=found["selectivity_found"]).assign_attrs(asdict(search))
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The end of one search: a rotation, what it reaches, and how."""
+
+    value: float
+    rotation: Tensor
+    converged: bool
+    steps: int
+    error: float
+
+
+@dataclass(frozen=True)
 class _Search:
-    """The optimisation, with its options."""
+    """The search, with its options."""
 
-    def __init__(
-        self,
-        *,
-        negative: NegativeProjection,
-        penalty: float,
-        steps: int,
-        learning_rate: float,
-        starts: int,
-        eps: float,
-        seed: int,
-    ) -> None:
-        self.negative, self.penalty, self.steps = negative, penalty, steps
-        self.learning_rate, self.starts, self.eps, self.seed = learning_rate, starts, eps, seed
+    negative: NegativeProjection
+    penalty: float
+    steps: int
+    learning_rate: float
+    starts: int
+    tolerance: float
+    held_out: float
+    permutations: int
+    eps: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.negative not in get_args(NegativeProjection):
+            known = ", ".join(get_args(NegativeProjection))
+            raise OptionError(f"negative is one of {known}, not {self.negative!r}")
+        for name in ("penalty", "learning_rate", "tolerance"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise OptionError(f"{name} is a number above 0, not {value!r}")
+        for name, least in (("steps", 1), ("starts", 1), ("permutations", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise OptionError(f"{name} is an integer of at least {least}, not {value!r}")
+        if not 0 <= self.held_out < 1:
+            raise OptionError(f"held_out is a share from 0 to below 1, not {self.held_out!r}")
+        SelectivityIndex(self.eps)
 
     def run(self, table: Tensor, labels: Tensor) -> dict[str, float]:
-        """The mean index on the axes and in the best basis that is found."""
-        classes = torch.unique(labels, return_inverse=True)[1]
-        member = torch.nn.functional.one_hot(classes).to(table.dtype)
-        share = (member / member.sum(0)).T
-        units = table.shape[1]
-        identity = torch.eye(units, dtype=table.dtype)
-        generator = torch.Generator().manual_seed(self.seed)
-        axes = self._selectivity(table, share, identity).item()
-        best, error = axes, 0.0
-        for start in range(self.starts):
-            first = identity
-            if start:
-                drawn = torch.randn(units, units, generator=generator, dtype=table.dtype)
-                first = torch.linalg.qr(drawn)[0]
-            matrix = self._descend(table, share, first)
-            left, _, right = torch.linalg.svd(matrix)
-            found = self._selectivity(table, share, left @ right).item()
-            if found > best:
-                best, error = found, float((matrix.T @ matrix - identity).square().sum())
+        """What is found for one layer."""
+        draws = np.random.default_rng(self.seed)
+        apart = _held_out(labels.numpy(), self.held_out, draws)
+        seen, unseen = (table[~apart], labels[~apart]), (table[apart], labels[apart])
+        identity = torch.eye(table.shape[1], dtype=table.dtype)
+        best, start = self._best(*seen)
+        axes = self._selectivity(seen[0], _shares(seen[1]), identity).item()
+        floors = [
+            self._best(seen[0], seen[1][torch.from_numpy(draws.permutation(len(seen[1])))])[0].value
+            for _ in range(self.permutations)
+        ]
+        kept = len(torch.unique(unseen[1])) > 1
+        shares = _shares(unseen[1]) if kept else None
+        outside = [
+            float("nan") if shares is None else self._selectivity(unseen[0], shares, basis).item()
+            for basis in (identity, best.rotation)
+        ]
         return {
             "selectivity_axes": axes,
-            "selectivity_bound": best,
-            "orthogonality_error": error,
+            "selectivity_found": best.value,
+            "selectivity_floor": float(np.mean(floors)) if floors else float("nan"),
+            "selectivity_axes_held_out": outside[0],
+            "selectivity_held_out": outside[1],
+            "converged": best.converged,
+            "steps_taken": best.steps,
+            "start": start,
+            "orthogonality_error": best.error,
         }
 
-    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> Tensor:
+    def _best(self, table: Tensor, labels: Tensor) -> tuple[_Found, int]:
+        """The best of all starts, and which one it was."""
+        share = _shares(labels)
+        ends = [self._descend(table, share, first) for first in self._first(table)]
+        start = int(np.argmax([end.value for end in ends]))
+        return ends[start], start
+
+    def _first(self, table: Tensor) -> list[Tensor]:
+        """Where the searches begin: the axes, the mean's direction, random rotations."""
+        units = table.shape[1]
+        generator = torch.Generator().manual_seed(self.seed)
+        found = [torch.eye(units, dtype=table.dtype)]
+        for number in range(1, self.starts):
+            drawn = torch.randn(units, units, generator=generator, dtype=table.dtype)
+            if number == 1:
+                drawn[:, 0] = table.mean(0)
+            found.append(torch.linalg.qr(drawn)[0])
+        return found
+
+    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> _Found:
         matrix = first.clone().requires_grad_(True)
         identity = torch.eye(len(first), dtype=first.dtype)
         optimizer = torch.optim.Adam([matrix], self.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        with torch.enable_grad():
-            for _ in range(self.steps):
+        best = _Found(self._selectivity(table, share, first).item(), first, False, 0, 0.0)
+        before, coolings = -1.0, 0
+        for step in range(1, self.steps + 1):
+            with torch.enable_grad():
                 departure = (matrix.T @ matrix - identity).square().sum()
                 loss = 1 - self._selectivity(table, share, matrix) + self.penalty * departure
                 (matrix.grad,) = torch.autograd.grad(loss, matrix)
-                optimizer.step()
-                schedule.step()
-        return matrix.detach()
+            optimizer.step()
+            if step % _BLOCK and step < self.steps:
+                continue
+            left, _, right = torch.linalg.svd(matrix.detach())
+            value = self._selectivity(table, share, left @ right).item()
+            if value > best.value:
+                best = _Found(value, left @ right, False, step, float(departure.detach()))
+            if value - before < self.tolerance:
+                if coolings == _COOLINGS:
+                    return _Found(best.value, best.rotation, True, step, best.error)
+                coolings += 1
+                optimizer.param_groups[0]["lr"] /= 4
+            before = value
+        return _Found(best.value, best.rotation, False, self.steps, best.error)
 
     def _selectivity(self, table: Tensor, share: Tensor, matrix: Tensor) -> Tensor:
-        """The mean index of the columns of table @ matrix, as class_selectivity has it."""
+        """The mean index of the columns of table @ matrix."""
+        index = SelectivityIndex(self.eps, "shift" if self.negative == "shift" else "clip")
         if self.negative == "absolute":
             means = share @ (table @ matrix).abs()
         elif self.negative == "rectify":
             means = share @ (table @ matrix).clamp(min=0)
         else:
             means = (share @ table) @ matrix
-        if self.negative == "clip":
-            means = means.clamp(min=0)
-        elif self.negative == "shift":
-            means = means - means.amin(0).clamp(max=0)
-        highest = means.amax(0)
-        rest = (means.sum(0) - highest) / (len(means) - 1)
-        return ((highest - rest) / (highest + rest + self.eps)).mean()
+        return index.at(means.T).mean()
+
+
+def _shares(labels: Tensor) -> Tensor:
+    """(classes, samples): each sample's share in the mean of its class."""
+    member = torch.nn.functional.one_hot(torch.unique(labels, return_inverse=True)[1]).double()
+    return (member / member.sum(0)).T
+
+
+def _held_out(
+    labels: npt.NDArray[np.int64], share: float, draws: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """Which samples are kept back: a share of each class, and never all of one."""
+    apart = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        own = draws.permutation(np.flatnonzero(labels == label))
+        apart[own[: min(round(share * len(own)), len(own) - 1)]] = True
+    return apart
 
 
 def _by_layer(recording: xr.Dataset, search: _Search) -> xr.Dataset:
@@ -198,15 +289,3 @@ def _tensors(activations: Any, labels: Any) -> tuple[Tensor, Tensor]:
     if len(np.unique(classes)) < 2:
         raise DataError("selectivity compares classes, and the samples are of one class only")
     return torch.from_numpy(table), torch.from_numpy(classes.astype(np.int64))
-
-
-def _check(negative: Any, penalty: Any, steps: Any, learning_rate: Any, starts: Any) -> None:
-    if negative not in get_args(NegativeProjection):
-        known = ", ".join(get_args(NegativeProjection))
-        raise OptionError(f"negative is one of {known}, not {negative!r}")
-    for name, value in (("penalty", penalty), ("learning_rate", learning_rate)):
-        if not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise OptionError(f"{name} is a number above 0, not {value!r}")
-    for name, value in (("steps", steps), ("starts", starts)):
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} is a whole number from 1, not {value!r}")

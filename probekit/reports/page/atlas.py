@@ -10,7 +10,13 @@ import xarray as xr
 from markupsafe import Markup
 
 from probekit.reports.page.figures import axis, element, ridge, shorten
-from probekit.reports.page.measures import LAYER_COLUMNS, Measure, measure_of, number
+from probekit.reports.page.measures import (
+    LAYER_COLUMNS,
+    PARTICIPATION_RATIOS,
+    Measure,
+    measure_of,
+    number,
+)
 from probekit.reports.subject import Subject
 
 __all__ = [
@@ -118,9 +124,10 @@ def span_of(every: Sequence[Subject], measure: Measure | None) -> tuple[float, f
 def column_names(layers: xr.Dataset) -> list[str]:
     """The numbers of layers that a page shows: known ones first, then the means of other metrics."""
     names = [name for name in LAYER_COLUMNS if name in layers]
-    unbiased, plain = "participation_ratio_unbiased_fraction", "participation_ratio_fraction"
-    if unbiased in names and plain in names:
-        names.remove(unbiased if layers[unbiased].isnull().any() else plain)
+    # The corrected ratio where it is known; results of former versions have it by another name.
+    ratios = [name for name in names if name in PARTICIPATION_RATIOS]
+    known = [name for name in ratios if layers[name].notnull().all()] or ratios
+    names = [name for name in names if name not in ratios or name in known[:1]]
     families = ("selectivity_", "gradient_", "corruption_", "attack_", "participation_")
     names += [
         str(name)

@@ -7,7 +7,16 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-__all__ = ["LAYER_COLUMNS", "UNIT_MEASURES", "UNKNOWN", "Kind", "Measure", "measure_of", "number"]
+__all__ = [
+    "LAYER_COLUMNS",
+    "PARTICIPATION_RATIOS",
+    "UNIT_MEASURES",
+    "UNKNOWN",
+    "Kind",
+    "Measure",
+    "measure_of",
+    "number",
+]
 
 UNKNOWN = "\N{EN DASH}"
 
@@ -157,17 +166,25 @@ _KNOWN = (
 UNIT_MEASURES = {one.name: one for one in _KNOWN}
 
 # Per layer, in the order in which a reader wants them, with the range that a bar stands for.
+PARTICIPATION_RATIOS = (
+    "participation_ratio_corrected_fraction",
+    "participation_ratio_unbiased_fraction",
+    "participation_ratio_fraction",
+)
 LAYER_COLUMNS = {
     "selectivity_split_half_mean": Measure(
         "selectivity_split_half_mean", "split-half selectivity", kind="share"
     ),
-    "participation_ratio_unbiased_fraction": Measure(
-        "participation_ratio_unbiased_fraction",
-        "dimensions used",
-        "Participation ratio of the units' covariance (corrected for the number of samples) over the "
-        "number of units.",
-        "share",
-    ),
+    **{
+        name: Measure(
+            name,
+            "dimensions used",
+            "Participation ratio of the units' covariance (corrected for the number of samples) over "
+            "the number of units.",
+            "share",
+        )
+        for name in PARTICIPATION_RATIOS[:2]
+    },
     "participation_ratio_fraction": Measure(
         "participation_ratio_fraction",
         "dimensions used, plain",

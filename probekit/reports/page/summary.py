@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.reports.page.measures import number
+from probekit.reports.page.measures import PARTICIPATION_RATIOS, number
 from probekit.reports.subject import Subject
 
 __all__ = ["Fact", "comparison", "facts_about", "key_numbers", "mean_selectivity", "notes"]
@@ -89,7 +89,7 @@ def _samples(subject: Subject) -> int:
 
 
 def _dimensions(subject: Subject) -> Fact | None:
-    for name in ("participation_ratio_unbiased_fraction", "participation_ratio_fraction"):
+    for name in PARTICIPATION_RATIOS:
         if name in subject.layers and subject.layers[name].notnull().all():
             values = subject.layers[name].values
             return Fact(

@@ -1,4 +1,4 @@
-"""The bound of selectivity in any linear basis: planted bases are found, and nothing is made up."""
+"""The search over bases: planted ones are found, it converges, and noise gives no more than a floor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.errors import DataError, OptionError
+from probekit.metrics.selectivity.linear_basis import _held_out
 
 LABELS = np.arange(600) % 6
 
@@ -25,9 +26,14 @@ def turn(units: int, seed: int = 0) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(units, units)))[0]
 
 
+def search(table: Any, labels: Any = LABELS, **options: Any) -> xr.Dataset:
+    options = {"starts": 2, "steps": 300, "permutations": 0, "held_out": 0.0} | options
+    return pk.linear_basis_selectivity(table, labels, **options)
+
+
 def bound(table: Any, labels: Any = LABELS, **options: Any) -> tuple[float, float]:
-    found = pk.linear_basis_selectivity(table, labels, **options)
-    return found["selectivity_axes"].item(), found["selectivity_bound"].item()
+    found = search(table, labels, **options)
+    return found["selectivity_axes"].item(), found["selectivity_found"].item()
 
 
 @pytest.mark.parametrize("negative", ["absolute", "rectify", "clip", "shift"])
@@ -81,15 +87,67 @@ def test_each_layer_of_a_recording() -> None:
         {"activation": (("sample", "unit"), table), "label": ("sample", LABELS)},
         coords={"layer": ("unit", np.array(["a"] * 12 + ["b"] * 12, dtype=object))},
     )
-    found = pk.linear_basis_selectivity(recording, steps=40)
+    found = pk.linear_basis_selectivity(recording, steps=40, starts=2, permutations=0, held_out=0)
     assert found["layer"].values.tolist() == ["a", "b"]
     assert float(found["selectivity_bound"][1]) == bound(table[:, 12:], steps=40)[1]
 
 
+def test_a_planted_basis_holds_on_samples_the_search_has_not_seen() -> None:
+    found = search(selective() @ turn(12), held_out=0.5)
+    assert found["selectivity_held_out"].item() == pytest.approx(
+        found["selectivity_found"].item(), abs=0.05
+    )
+    assert found["selectivity_axes_held_out"].item() < found["selectivity_held_out"].item() - 0.2
+
+
+def test_what_is_found_in_noise_is_the_floor_and_does_not_hold_outside() -> None:
+    draws = np.random.default_rng(0)
+    blind = draws.normal(size=(60, 12))
+    found = search(blind, np.arange(60) % 6, held_out=0.5, permutations=2)
+    value, floor = found["selectivity_found"].item(), found["selectivity_floor"].item()
+    assert value == pytest.approx(floor, abs=0.05)
+    assert found["selectivity_held_out"].item() < value - 0.1
+
+
+def test_more_steps_find_more_until_it_converges() -> None:
+    table = selective(noise=1.0) @ turn(12) + 0.3
+    few, many = search(table, steps=20, starts=1), search(table, steps=4000, starts=1)
+    assert not bool(few["converged"])
+    assert bool(many["converged"])
+    assert int(many["steps_taken"]) < 4000
+    assert many["selectivity_found"].item() > few["selectivity_found"].item()
+    twice = search(table, steps=4000, tolerance=3e-4, starts=1)
+    assert twice["selectivity_found"].item() == pytest.approx(
+        many["selectivity_found"].item(), abs=0.02
+    )
+
+
+def test_the_mean_direction_is_among_the_starts() -> None:
+    # Where a constant dominates, one axis along it frees all others of it.
+    table = selective() @ turn(12) + 5.0
+    axes, at_axes = bound(table, starts=1, steps=1)
+    _, with_mean = bound(table, starts=2, steps=1)
+    assert at_axes == pytest.approx(axes, abs=0.01)
+    assert with_mean > 2 * axes
+
+
+def test_a_constant_lowers_what_is_found() -> None:
+    table = selective(noise=1.0)
+    assert bound(table + 3.0, steps=200)[1] < bound(table, steps=200)[1]
+
+
+def test_held_out_samples_are_a_share_of_every_class() -> None:
+    labels = np.repeat(np.arange(4), [40, 20, 4, 1])
+    apart = _held_out(labels, 0.25, np.random.default_rng(0))
+    assert np.bincount(labels[apart], minlength=4).tolist() == [10, 5, 1, 0]
+
+
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: bound(selective(), negative="keep"), OptionError, "negative is one of absolute"),
-    (lambda: bound(selective(), steps=0), OptionError, "steps is a whole number from 1"),
+    (lambda: bound(selective(), steps=0), OptionError, "steps is an integer of at least 1"),
     (lambda: bound(selective(), penalty=0), OptionError, "penalty is a number above 0"),
+    (lambda: bound(selective(), held_out=1.0), OptionError, "share from 0 to below 1"),
+    (lambda: bound(selective(), permutations=-1), OptionError, "permutations is an integer"),
     (lambda: bound(selective(), None), DataError, "needs labels"),
     (lambda: bound(selective(), LABELS[:9]), DataError, r"not \(600, 12\) and \(9,\)"),
     (lambda: bound(selective(), LABELS * 0), DataError, "one class only"),

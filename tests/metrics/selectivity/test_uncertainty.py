@@ -249,6 +249,47 @@ def test_coverage_of_intervals_is_between_92_and_98_percent(kind: str) -> None:
     assert sum(layers) >= stats.binom.ppf(1e-3, 30, 0.92)
 
 
+def sparse(chance: np.ndarray, size: int, random: np.random.Generator) -> Any:
+    """Units (unit, class) that respond to a sample of a class with some chance, and then variably."""
+    labels = np.arange(chance.shape[1] * size) % chance.shape[1]
+    active = random.random((len(labels), len(chance))) < chance.T[labels]
+    rows = active * random.lognormal(0, 1, active.shape)
+    return torch.tensor(rows), torch.tensor(labels), torch.arange(len(labels))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "chance"), [(20, 0.3), (50, 0.1), (100, 0.1)])
+def test_intervals_of_sparse_units_hold_where_units_are_active_for_five_samples(
+    size: int, chance: float
+) -> None:
+    """docs/uncertainty.md: 75% and more of layer means, 90% and more of units."""
+    random = np.random.default_rng(size)
+    units, layers = [], []
+    for seed in range(16):
+        best = np.arange(10) == random.integers(0, 10, (30, 1))
+        table = np.where(best, 1.0, 0.1) * chance
+        truth = SelectivityIndex(eps=0).at(table)
+        found, layer = evaluate(
+            pk.SelectivityInterval(replicates=60, splits=8, seed=seed), sparse(table, size, random)
+        )
+        low, high = found["selectivity_low"].values, found["selectivity_high"].values
+        units.append(np.mean((low <= truth + 1e-5) & (truth <= high + 1e-5)))
+        low, high = (layer[f"selectivity_mean_{end}"].item() for end in ("low", "high"))
+        layers.append(low <= truth.mean() <= high)
+    assert np.mean(units) > 0.88
+    assert sum(layers) >= stats.binom.ppf(1e-3, 16, 0.75)
+
+
+def test_units_that_are_active_for_too_few_samples_are_warned_of() -> None:
+    random = np.random.default_rng(0)
+    metric = pk.SelectivityInterval(replicates=20, splits=2)
+    for chance, warned in ((0.005, True), (0.3, False)):
+        units, layers = evaluate(metric, sparse(np.full((30, 10), chance), 20, random))
+        layers = layers.assign(n_units=("layer", [30])).assign_coords(layer=["relu"])
+        sentences = metric.review(units, layers)
+        assert any("active for fewer than 5 samples, in relu" in one for one in sentences) == warned
+
+
 def test_interval_of_the_highest_by_hand_when_one_class_leads() -> None:
     random = np.random.default_rng(0)
     centre = np.array([[5.0, 1.0, 1.0]])
