@@ -39,9 +39,10 @@ class SelectivityInterval:
       standard error), over the classes whose means are too near the highest to be told apart, the
       lower critical value being corrected for their number (intersection bounds).
     - A layer's mean lies between the mean split-half index, which errs on the low side, and the plain
-      mean or that less its bootstrap bias, whichever is higher, which errs on the high side; `selectivity_mean_low` and
-      `selectivity_mean_high` allow for the error of both ends. The network's mean likewise, from the
-      replicates of all layers together (`selectivity_mean_replicate`).
+      mean or that less its bootstrap bias, whichever is higher, which errs on the high side;
+      `selectivity_mean_low` and `selectivity_mean_high` allow for the error of both ends. The
+      network's mean likewise, from the replicates of all layers together
+      (`selectivity_mean_replicate`).
 
     Args:
         replicates: How many bootstrap replicates.

@@ -311,7 +311,7 @@ def test_interval_of_the_highest_allows_for_ties() -> None:
 def test_percentiles_of_the_bootstrap_miss_what_the_interval_holds() -> None:
     sample = noise(20, 30, 3)
     metric = pk.SelectivityInterval()
-    _, bootstrap, _ = fed(metric, sample)
+    _, bootstrap, *_ = fed(metric, sample)
     percentile = np.quantile(SelectivityIndex().at(bootstrap["class_mean"].values), 0.025, axis=0)
     assert (percentile > 0).all()
     assert (evaluate(metric, sample)[0]["selectivity_low"] == 0).mean() > 0.9
@@ -393,6 +393,7 @@ def test_a_limited_sample_is_permuted_exactly(model: ImageModel) -> None:
     assert bool((result["units"]["selectivity_p"] >= 0.05).all())
 
 
+@pytest.mark.filterwarnings("ignore:.*active for fewer than 5 samples")
 def test_few_samples_are_told(network: nn.Sequential) -> None:
     batch = (torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
     metric = pk.SelectivityInterval(replicates=20)
@@ -400,6 +401,7 @@ def test_few_samples_are_told(network: nn.Sequential) -> None:
         pk.analyze(network, [batch], metrics=metric, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*active for fewer than 5 samples")
 def test_results_save_and_reopen(network: nn.Sequential, tmp_path: Any) -> None:
     images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 3
     result = pk.analyze(network, (images, labels), metrics=METRICS, progress=False)
