@@ -102,8 +102,7 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     clean = float(table["clean_accuracy"])
     rows = [_row("clean", {}, clean, clean)]
     if "accuracy" in table:
-        for values in table["accuracy"]:
-            rows.append(_of(str(values["corruption"].item()), values, clean))
+        rows += [_of(str(row["corruption"].item()), row, clean) for row in table["accuracy"]]
         by_severity = _cells(table["accuracy_by_severity"])
         rows.append(_row("mean", by_severity, float(table["accuracy_mean"]), clean))
     if "attack_accuracy" in table:

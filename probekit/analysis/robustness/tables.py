@@ -139,14 +139,13 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
 def _of_corruptions(corrupted: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
     accuracy = corrupted["accuracy"]
     relative = _quotient(accuracy, clean)
-    table = corrupted.drop_vars("samples_by_class").assign(
+    return corrupted.drop_vars("samples_by_class").assign(
         accuracy_relative=relative,
         accuracy_by_corruption=accuracy.mean("severity"),
         accuracy_by_severity=_over_types(accuracy),
         accuracy_mean=_over_types(accuracy).mean(),
         accuracy_relative_mean=_over_types(relative).mean(),
     )
-    return table
 
 
 def _of_attacks(attacked: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
