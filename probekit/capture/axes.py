@@ -25,6 +25,7 @@ __all__ = [
     "lost",
     "merged",
     "newest",
+    "read",
     "regrouped",
     "resized",
     "size_of",
@@ -80,6 +81,15 @@ class Label:
             self._same = self._same._same
         return self._same
 
+    def part(self) -> Label:
+        """The label of a part of the axis: of units, the same units; else other positions."""
+        if self.kind in (Kind.CONSTANT, Kind.LOST):
+            return self
+        label = Label(self.kind if self.kind is Kind.UNIT else Kind.PLACE)
+        if self.kind is Kind.UNIT:
+            label.serial = self.serial
+        return label
+
     def unite(self, other: Label) -> None:
         """Notes that two labels are the same axis, as the samples of two inputs."""
         other.root._same = self.root
@@ -126,6 +136,13 @@ def newest(axis: Axis) -> Label:
         return max(units, key=lambda label: label.serial)
     known = [label for label, _ in axis if label.kind is not Kind.CONSTANT]
     return known[0] if known else axis[0][0]
+
+
+def read(axis: Axis) -> None:
+    """Notes that weights read an axis as their input features."""
+    latest = newest(axis)
+    for label, _ in axis:
+        label.read |= label is latest or (label.kind, label.serial) == (Kind.UNIT, latest.serial)
 
 
 def resized(axis: Axis, size: int) -> Axis:
@@ -183,7 +200,7 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
                 taken.append(left.pop())
                 need //= part
             elif part % need == 0:
-                left[-1] = (_inner(label), part // need)
+                left[-1] = (label.part(), part // need)
                 taken.append((_outer(label), need))
                 need = 1
             else:
@@ -196,13 +213,10 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
 
 
 def _outer(label: Label) -> Label:
+    """The label of the outer part of a split axis: of samples with their frames, the samples."""
+    if label.kind is Kind.UNIT:
+        return label.part()
     return Label(label.kind) if label.tokens else label
-
-
-def _inner(label: Label) -> Label:
-    if label.kind is Kind.UNIT or label.kind is Kind.CONSTANT or label.kind is Kind.LOST:
-        return label
-    return Label(Kind.PLACE)
 
 
 def merged(one: Axes, other: Axes) -> Axes:

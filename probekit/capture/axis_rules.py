@@ -25,6 +25,7 @@ from probekit.capture.axes import (
     lost,
     merged,
     newest,
+    read,
     regrouped,
     resized,
     size_of,
@@ -208,11 +209,13 @@ def _norm(call: Call, outputs: Sequence[Tensor]) -> Axes:
             return axes
     if scaled >= len(axes) or not isinstance(scale, Tensor):
         return axes
-    newest(axes[scaled]).read = True
-    if any(label.kind is Kind.UNIT for axis in axes for label, _ in axis):
+    units = [label.serial for axis in axes for label, _ in axis if label.kind is Kind.UNIT]
+    if not units:
+        read(axes[scaled])
+    elif per_sample or len([one for one in units if one == max(units)]) == 1:
         return axes
-    units = ((Label(Kind.UNIT), size_of(axes[scaled])),)
-    return (*axes[:scaled], units, *axes[scaled + 1 :])
+    made = ((Label(Kind.UNIT), size_of(axes[scaled])),)
+    return (*axes[:scaled], made, *axes[scaled + 1 :])
 
 
 @_rule("_softmax", "_log_softmax", "native_dropout", "cumsum", "cumprod", "alias", "detach", "clone",
@@ -516,10 +519,6 @@ def _real(call: Call, outputs: Sequence[Tensor]) -> Axes:
 # Operations with weights
 
 
-def _reads(axis: Axis) -> None:
-    newest(axis).read = True
-
-
 @_rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution", "deform_conv2d",
        "_conv_depthwise2d", "convolution_overrideable", "_slow_conv2d_forward",
        "conv_depthwise3d", "slow_conv3d_forward", "slow_conv_transpose2d",
@@ -530,7 +529,7 @@ def _convolution(call: Call, outputs: Sequence[Tensor]) -> Axes:
     if len(axes) != len(shape):
         return tuple(map(lost, shape))
     call.tracer.vote(axes, 0)
-    _reads(axes[1])
+    read(axes[1])
     rows = axes[0]
     if kind(rows) is Kind.LOST:
         rows = ((Label(Kind.INPUT), shape[0]),)
@@ -550,7 +549,7 @@ def _convolution(call: Call, outputs: Sequence[Tensor]) -> Axes:
 @_rule("linear", "mkldnn_linear", "_mkldnn_linear")
 def _linear(call: Call, outputs: Sequence[Tensor]) -> Axes:
     axes = call.axes(call.first())
-    _reads(axes[-1])
+    read(axes[-1])
     return (*axes[:-1], ((Label(Kind.UNIT), outputs[0].shape[-1]),))
 
 
@@ -562,10 +561,10 @@ def _product(call: Call, outputs: Sequence[Tensor]) -> Axes:
     first: list[Axis] = list(rows[:-1])
     last: list[Axis] = [columns[-1]] if len(columns) > 1 else []
     if call.moves(left) and not call.moves(right):
-        _reads(rows[-1])
+        read(rows[-1])
         last = [((Label(Kind.UNIT), shape[-1]),)] if last else []
     elif call.moves(right) and not call.moves(left):
-        _reads(columns[0])
+        read(columns[0])
         first = [((Label(Kind.UNIT), shape[0]),)] if first else []
     elif last and first and kind(last[0]) is Kind.UNIT and kind(first[0]) is Kind.UNIT:
         first = [((Label(Kind.PLACE), shape[0]),)]
@@ -579,10 +578,10 @@ def _batched_product(call: Call, outputs: Sequence[Tensor]) -> Axes:
     (batch,) = merged(one[:1], other[:1])
     rows, columns = one[1], other[2]
     if call.moves(left) and not call.moves(right) and call.tracer.name(right):
-        _reads(one[2])
+        read(one[2])
         columns = ((Label(Kind.UNIT), shape[2]),)
     elif call.moves(right) and not call.moves(left) and call.tracer.name(left):
-        _reads(other[1])
+        read(other[1])
         rows = ((Label(Kind.UNIT), shape[1]),)
     elif kind(columns) is Kind.UNIT and kind(rows) is Kind.UNIT:
         rows = tuple((Label(Kind.PLACE), size) for _, size in rows)

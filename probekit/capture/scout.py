@@ -215,7 +215,8 @@ class Scout:
             except Unplaced:
                 pass
             else:
-                return layer, layer.certain
+                later = layer.split or layer.evidence == "weights after"
+                return layer, layer.certain and not later
         call = seen.call
         shape = seen.shape[1:]
         return Layer(call.name, call.module, call.number, seen.kind, shape, 1, 1), False

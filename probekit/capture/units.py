@@ -155,7 +155,9 @@ def _units(
     made = [axis for axis in rest if labels[axis].kind is Kind.UNIT]
     if made:
         last = max(labels[axis].serial for axis in made)
-        return [axis for axis in made if labels[axis].serial == last], "weights before"
+        made = [axis for axis in made if labels[axis].serial == last]
+        read = [axis for axis in made if labels[axis].read]
+        return (read, "weights after") if len(read) == 1 < len(made) else (made, "weights before")
     read = [axis for axis in rest if labels[axis].read]
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"

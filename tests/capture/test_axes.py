@@ -465,6 +465,28 @@ def test_units_over_heads_and_features_are_all_of_them() -> None:
     torch.testing.assert_close(layer.restore(layer.arrange(output), output), output)
 
 
+class Decoder(nn.Module):
+    """Makes a map of a vector, so that each of its numbers has weights of its own."""
+
+    def __init__(self, norm: bool, convolve: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.act = nn.Linear(4, 8 * 8 * 8), nn.ReLU()
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.conv = nn.ConvTranspose2d(8, 3, 3) if convolve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.act(self.norm(self.fc(x).view(-1, 8, 8, 8))))
+
+
+@pytest.mark.parametrize(("norm", "convolve"), [(True, True), (True, False), (False, True)])
+def test_a_map_made_of_a_vector_has_the_units_of_what_reads_it(norm: bool, convolve: bool) -> None:
+    net = Decoder(norm, convolve).eval()
+    x = torch.randn(8, 4)
+    found = record(net, x, layers=["act"])["act"]
+    torch.testing.assert_close(found, watched(net, "act", x).mean((2, 3)))
+
+
 def _untraceable(x: Tensor) -> Tensor:
     return torch.from_numpy(x.detach().numpy().copy())
 
