@@ -353,8 +353,9 @@ def doubts(layers: Sequence[Layer]) -> list[str]:
     if not doubtful:
         return []
     return [
-        f"the unit axis of {some_of(doubtful)} is not certain: no weights before or after show where "
-        "the units are; look at unit_axis in pk.plan, and leave the layers out or name others"
+        f"the batch or unit axis of {some_of(doubtful)} is not certain: an operation before could not "
+        "be followed, and no weights show where the units are; look at unit_axis in pk.plan, and leave "
+        "the layers out or name others"
     ]
 
 

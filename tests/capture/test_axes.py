@@ -598,3 +598,34 @@ def test_a_model_without_a_class_token_has_none(before: dict[str, int]) -> None:
     net = Tokens(2, before, {})
     with pytest.raises((OptionError, LayerError), match="no class token"):
         record(net, torch.randn(4, 3, 4, 4), tokens="class")
+
+
+# What uses layers whose samples are not first
+
+
+def test_readings_of_all_kinds_have_samples_first() -> None:
+    net = Tower().eval()
+    x = torch.randn(5, 3, 8, 8)
+    name = "encoder.layers.0.linear1"
+    output = watched(net, name, x)
+    whole = record(net, x, layers=[name], spatial="none")[name]
+    torch.testing.assert_close(whole, output.permute(1, 2, 0))
+
+
+def test_a_change_is_made_where_the_samples_are() -> None:
+    net = Tower().eval()
+    x = torch.randn(5, 3, 8, 8)
+    name = "encoder.layers.0.linear1"
+    layers, _ = scout_layers(net, x, [name])
+
+    def silence(layer: Any, maps: Tensor) -> Tensor:
+        return maps * torch.arange(5.0)[:, None, None]
+
+    by_hand = net.get_submodule(name).register_forward_hook(
+        lambda module, args, output: output * torch.arange(5.0)[:, None]
+    )
+    with torch.no_grad():
+        expected = net(x)
+    by_hand.remove()
+    with torch.no_grad(), Recorder(net, layers, change=silence):
+        torch.testing.assert_close(net(x), expected)
