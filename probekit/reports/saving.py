@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from probekit.errors import OutputError
+from probekit.errors import OptionError, OutputError
 from probekit.extras import optional
 from probekit.results.files import whole
 from probekit.results.provenance import with_provenance
@@ -70,12 +70,19 @@ def save_figure(
     return files
 
 
-def save_tables(table: xr.Dataset | xr.DataTree, stem: str | Path, **facts: Any) -> list[Path]:
-    """Writes tables of numbers to netCDF and to CSV.
+def save_tables(
+    table: xr.Dataset | xr.DataTree,
+    stem: str | Path,
+    *,
+    kinds: Sequence[str] = ("csv",),
+    **facts: Any,
+) -> list[Path]:
+    """Writes tables of numbers to netCDF and to CSV or Parquet.
 
     Args:
         table: Labelled numbers, or a result.
         stem: Path without the ending.
+        kinds: `csv`, `parquet` (with the extra `parquet`), or both. Parquet keeps the types of columns.
         **facts: For the provenance, beside what the table tells already: the options of a study, say.
 
     Returns:
@@ -85,6 +92,7 @@ def save_tables(table: xr.Dataset | xr.DataTree, stem: str | Path, **facts: Any)
 
     Raises:
         OutputError: One cannot be written.
+        OptionError: Another kind, or Parquet without pyarrow.
 
     Example:
         >>> import tempfile
@@ -94,6 +102,11 @@ def save_tables(table: xr.Dataset | xr.DataTree, stem: str | Path, **facts: Any)
         ...     [path.name for path in files], files[1].read_text().splitlines()
         (['sweep.nc', 'sweep.alpha.csv'], ['alpha,accuracy', '-1.0,0.5', '0.0,0.6'])
     """
+    if unknown := set(kinds) - {"csv", "parquet"}:
+        raise OptionError(f"kinds are csv and parquet, not {', '.join(sorted(map(str, unknown)))}")
+    if "parquet" in kinds:
+        with optional("pyarrow", "a Parquet file"):
+            import pyarrow.parquet  # noqa: F401
     files = [Path(f"{stem}.nc")]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +114,14 @@ def save_tables(table: xr.Dataset | xr.DataTree, stem: str | Path, **facts: Any)
             draft.write_bytes(netcdf(_with_facts(table, facts)))
         frames = _result_frames(table) if isinstance(table, xr.DataTree) else _frames(table)
         for name, frame in frames:
-            files.append(Path(f"{stem}.{name}.csv"))
-            with whole(files[-1]) as draft:
-                frame.to_csv(draft, index=any(frame.index.names))
+            rows = frame.reset_index() if any(frame.index.names) else frame
+            for kind in kinds:
+                files.append(Path(f"{stem}.{name}.{kind}"))
+                with whole(files[-1]) as draft:
+                    if kind == "csv":
+                        rows.to_csv(draft, index=False)
+                    else:
+                        rows.to_parquet(draft, index=False)
     except OSError as error:
         raise OutputError(f"{str(files[-1])!r} cannot be written: {error.strerror}") from None
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ import xarray as xr
 from PIL import Image
 
 import probekit as pk
-from probekit.errors import OutputError
+from probekit.errors import OptionError, OutputError
 
 
 def drawn() -> plt.Figure:
@@ -93,3 +94,27 @@ def test_what_a_table_tells_of_its_origin_stays(told: str | int, tmp_path: Path)
         assert (found["seed"], found["command"]) == (3, "first")
     else:
         assert found["told"] == told
+
+
+def test_parquet_opens_in_polars_and_pandas_with_equal_values(
+    make_result: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    result = make_result()
+    files = pk.save_tables(result, tmp_path / "toy", kinds=("csv", "parquet"))
+    assert {"toy.units.parquet", "toy.layers.parquet"} <= {file.name for file in files}
+    units = result["units"].to_dataset()
+    for read in (pd.read_parquet, polars.read_parquet):
+        table = read(tmp_path / "toy.units.parquet")
+        assert list(table["layer"]) == units["layer"].values.tolist()
+        for name in ("channel", "selectivity", "dead", "gradient_norm_cv"):
+            np.testing.assert_array_equal(table[name].to_numpy(), units[name].values)
+        layers = read(tmp_path / "toy.layers.parquet")
+        expected = result["layers"]["selectivity_mean"].values
+        np.testing.assert_array_equal(layers["selectivity_mean"].to_numpy(), expected)
+
+
+def test_other_kinds_of_tables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="csv and parquet, not xlsx"):
+        pk.save_tables(xr.Dataset({"a": 1.0}), tmp_path / "a", kinds=["xlsx"])
