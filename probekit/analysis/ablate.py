@@ -25,6 +25,8 @@ from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import hidden
 from probekit.runtime.settings import in_own_settings
+from probekit.statistics.base import merged
+from probekit.statistics.class_means import ClassMeans
 
 __all__ = ["ablate"]
 
@@ -190,14 +192,14 @@ class _Ablation:
 
     def means(self) -> dict[str, Tensor]:
         """The mean activation of every unit over the data."""
-        sums: dict[str, Tensor] = {}
-        count = 0
+        means = {layer.name: ClassMeans() for layer in self._layers}
         with self._stream(Clamped({}, {})) as observed:
             for seen in observed:
-                count += len(seen.batch)
                 for name, table in seen.tables[0].items():
-                    sums[name] = sums.get(name, 0) + table.double().sum(0).cpu()
-        return {name: total / count for name, total in sums.items()}
+                    means[name].update(table, torch.zeros(len(table), dtype=torch.int64))
+        return {
+            name: one.state["sum"][0] / one.state["count"][0] for name, one in merged(means).items()
+        }
 
     def held(self, ablated: Order) -> bytes:
         """Which units are held, one byte a unit."""
@@ -210,14 +212,15 @@ class _Ablation:
         mask = torch.frombuffer(bytearray(held), dtype=torch.bool)
         parts = torch.split(mask, [layer.units for layer in self._layers])
         by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
-        hits = count = 0
+        outcomes = ClassMeans()
         with self._stream(Clamped(by_layer, values)) as observed:
             for seen in observed:
-                hits += int(correct(seen.output, seen.batch.labels, "ablation", self._match).sum())
-                count += len(seen.batch)
-        if not count:
+                right = correct(seen.output, seen.batch.labels, "ablation", self._match)
+                outcomes.update(right[:, None], seen.batch.labels)
+        state = merged({"correct": outcomes})["correct"].state
+        if not state:
             raise DataError(f"{self._batches.name} gave no samples the second time")
-        return hits / count
+        return float(state["sum"].sum() / state["count"].sum())
 
     def _stream(self, source: Clamped) -> Any:
         return stream(self._model, self._batches, self._layers, [source], self._reading)

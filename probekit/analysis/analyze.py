@@ -1,4 +1,4 @@
-"""The one pass: a model over data, feeding the statistics that the metrics need."""
+"""Metrics of every unit of a model on labelled data."""
 
 from __future__ import annotations
 
@@ -11,110 +11,25 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.analysis.columns import Columns
+from probekit.analysis.one_pass import Pass
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Precision, Reading, find_layers, open_subject, stream
-from probekit.data.batches import Batch, Batches
+from probekit.capture.stream import Precision, Reading, find_layers, open_subject
+from probekit.data.batches import Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.metrics.metric import Metric, resolve
 from probekit.models.image_model import borrow, describe
-from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
+from probekit.models.logits import ClassMap
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
-from probekit.runtime.processes import Processes, processes
 from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
-from probekit.statistics.feeder import Feeder
 
-__all__ = ["Pass", "analyze"]
+__all__ = ["analyze"]
 
 _QUARTILES = (0.25, 0.5, 0.75)
-
-
-class Pass:
-    """One pass of a model over data that feeds statistics.
-
-    Attributes:
-        layers: The layers, as a scouting pass found them.
-        statistics: Prototypes of what each layer feeds.
-        fed: For each layer, the statistics in the order of the prototypes.
-    """
-
-    def __init__(self, layers: Sequence[Layer], statistics: Sequence[Any]) -> None:
-        self.layers = list(layers)
-        self.statistics = list(statistics)
-        self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
-        self._columns = Columns()
-        self._outputs = 0
-
-    def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
-        """Streams the data through the model once.
-
-        A statistic that has a method `expect` is first told the labels, where the data tells them in
-        advance; one that has a method `check` is asked whether it can take these layers.
-        """
-        wanted = any(hasattr(one, "expect") for one in self.statistics)
-        labels, index = (batches.known_labels() if wanted else None) or (None, None)
-        for one in self.statistics:
-            if hasattr(one, "expect"):
-                one.expect(labels, index, self.layers)
-            if hasattr(one, "check"):
-                one.check(self.layers, batches.samples or batches.limit)
-        feeder = Feeder(self.fed)
-        together = processes()
-        share = batches.share(together.rank, together.world)
-        with stream(model, share, self.layers, feeder.sources, reading) as observed:
-            for seen in observed:
-                feeder.take(seen.batch, seen.tables)
-                self._note(seen.batch, seen.output)
-            feeder.flush()
-        batches.skipped = sum(together.gather(share.skipped))
-        if together.world > 1:
-            self._unite(together)
-        return self
-
-    def _unite(self, together: Processes) -> None:
-        """Merges what all processes have seen, so that each of them has the whole."""
-        for name, own in self.fed.items():
-            states = [{key: value.cpu() for key, value in one.state.items()} for one in own]
-            whole = [one.fresh() for one in own]
-            for part in together.gather(states):
-                for one, state in zip(whole, part, strict=True):
-                    piece = one.fresh()
-                    piece.state = state
-                    one.merge(piece)
-            self.fed[name] = whole
-        self._columns = Columns.joined(together.gather(self._columns))
-        self._outputs = max(together.gather(self._outputs))
-
-    def _note(self, batch: Batch, output: Any) -> None:
-        self._columns.append(sample=batch.index, label=batch.labels)
-        logits = logits_of(output, len(batch), self._outputs or None)
-        if logits is not None:
-            self._columns.append(prediction=logits.argmax(1))
-            self._outputs = logits.shape[1]
-
-    def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
-        """Which output of the model stands for each class of the data."""
-        if "prediction" not in self._columns:
-            why = "the model gives no logits (batch, classes) of two classes or more"
-            return ClassMatch(0, why_not=why)
-        labels = torch.from_numpy(self._columns["label"])
-        return match_classes(model, classes, self._outputs, labels, class_map)
-
-    def samples(self, match: ClassMatch) -> xr.Dataset:
-        """One row a sample: its label and, where the outputs are its classes, the predicted label."""
-        table = xr.Dataset(
-            {"label": ("sample", self._columns["label"])},
-            coords={"sample": self._columns["sample"]},
-        )
-        if not match.why_not:
-            predicted = match.labels(torch.from_numpy(self._columns["prediction"]))
-            table["prediction"] = ("sample", predicted.numpy())
-        return table.sortby("sample") if processes().world > 1 else table
 
 
 @in_own_settings

@@ -22,6 +22,7 @@ from probekit.errors import DataError, LayerError, OptionError
 from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import copied
 from probekit.models.loading import load_model
+from probekit.runtime.processes import processes
 from probekit.runtime.progress import hidden
 from probekit.runtime.settings import caller_device
 
@@ -142,7 +143,9 @@ def stream(
     reading: Reading,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
-    """Runs a model over data once, with hooks that go when the context is left.
+    """Runs a model over data once, with hooks that are removed when the context is left.
+
+    Of several processes, each runs over its share of the data.
 
     Yields:
         An iterator over what each batch gave; the tables in the order of `sources`.
@@ -151,6 +154,8 @@ def stream(
         DataError: NaN or infinity in an activation (the layer is named), or bad data.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
+    together = processes()
+    share = batches.share(together.rank, together.world)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
         stack.enter_context(torch.no_grad())
@@ -178,7 +183,7 @@ def stream(
         )
 
         def observe() -> Iterator[Observed]:
-            for batch in batches:
+            for batch in share:
                 batch = batch.to(device)
                 with reading.autocast(device), uncompiled(), caller_device():
                     output = forward(copied(batch.images))
@@ -189,6 +194,7 @@ def stream(
                 bar.update(len(batch))
 
         yield observe()
+    batches.skipped = sum(together.gather(share.skipped))
 
 
 def _check(

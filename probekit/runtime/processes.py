@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -39,6 +41,19 @@ class Processes:
         found: list[Value] = [value] * self.world
         torch.distributed.all_gather_object(found, value)
         return found
+
+    def in_step(self, items: Iterable[Value]) -> Iterator[list[Value]]:
+        """The next item of every process, in the order of their ranks, until none has any left.
+
+        >>> list(Processes().in_step("ab"))
+        [['a'], ['b']]
+        """
+        own = iter(items)
+        while True:
+            together = [value for here in self.gather(list(islice(own, 1))) for value in here]
+            if not together:
+                return
+            yield together
 
 
 def processes() -> Processes:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probekit.capture.readouts import Activations, Source
+from probekit.runtime.processes import processes
 
-__all__ = ["Statistic", "StatisticLike", "accumulator", "distinct"]
+__all__ = ["Statistic", "StatisticLike", "accumulator", "distinct", "merged"]
+
+Key = TypeVar("Key")
 
 
 @runtime_checkable
@@ -73,3 +76,22 @@ def distinct(statistics: Iterable[Any]) -> list[Any]:
         if statistic not in kept:
             kept.append(statistic)
     return kept
+
+
+def merged(statistics: Mapping[Key, Any]) -> dict[Key, Any]:
+    """Statistics of all processes together, merged in the order of ranks.
+
+    Every process passes what its share of the samples gave and receives the whole. A process whose
+    share was empty may lack a key.
+    """
+    together = processes()
+    if together.world == 1:
+        return dict(statistics)
+    for one in statistics.values():
+        if isinstance(one, Statistic):
+            one.to("cpu")
+    whole: dict[Key, Any] = {}
+    for part in together.gather(dict(statistics)):
+        for key, one in part.items():
+            whole.setdefault(key, one.fresh()).merge(one)
+    return whole

@@ -23,6 +23,7 @@ from probekit.capture.readouts import Activations
 from probekit.capture.stream import Reading, stream
 from probekit.data.batches import Batches
 from probekit.models.logits import ClassMatch
+from probekit.runtime.processes import processes
 
 __all__ = ["Pass", "Subject"]
 
@@ -78,7 +79,8 @@ class Subject:
 
     def fill(self, kept: ConditionStore, one: Pass) -> None:
         """Measures the conditions of a pass that are not there yet."""
-        missing = [condition for condition in one.conditions if condition not in kept]
+        own = [condition for condition in one.conditions if condition not in kept]
+        missing = processes().gather(own)[0]
         share = conditions_at_once(
             self.layers,
             dimensionality=self.dimensionality,
@@ -118,4 +120,6 @@ class Subject:
                     measures[batch.condition].add(batch, seen.output, tables, clean)
                 else:
                     clean = tables
+        for measure in measures.values():
+            measure.merge()
         return {condition: measure.to_tree() for condition, measure in measures.items()}

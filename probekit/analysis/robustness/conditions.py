@@ -228,6 +228,19 @@ class PerturbedBatches:
         """The indices of all samples; None where they are not known in advance."""
         return self.batches.indices()
 
+    def share(self, rank: int, world: int) -> PerturbedBatches:
+        """The part that one of several processes takes."""
+        return PerturbedBatches(self.model, self.batches.share(rank, world), self.perturbations)
+
+    @property
+    def skipped(self) -> int:
+        """How many unreadable images of the data were left out in the last pass."""
+        return self.batches.skipped
+
+    @skipped.setter
+    def skipped(self, number: int) -> None:
+        self.batches.skipped = number
+
     def __iter__(self) -> Iterator[Perturbed]:
         device = device_of(as_module(self.model))
         for read in self.batches:

@@ -18,6 +18,7 @@ from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.logits import ClassMatch, correct
 from probekit.results.labels import strings
+from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.rows import in_words
@@ -94,6 +95,13 @@ class Measure:
                 self._sizes[name].update(subject.abs(), torch.zeros_like(batch.labels))
             if name in self._covariances:
                 self._covariances[name].update(subject, batch.labels)
+
+    def merge(self) -> None:
+        """Merges what all processes have seen, so that each of them has the whole."""
+        self._outcomes = merged(self._outcomes)
+        self._means = merged(self._means)
+        self._sizes = merged(self._sizes)
+        self._covariances = merged(self._covariances)
 
     def to_tree(self) -> xr.DataTree:
         """What was found: outcomes at the root, `/units`, and `/layers`."""

@@ -47,7 +47,6 @@ from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
-from probekit.runtime.processes import processes
 from probekit.runtime.settings import in_own_settings
 
 __all__ = ["robustness"]
@@ -132,8 +131,6 @@ def robustness(
         >>> dict(result["robustness"]["accuracy"].sizes)
         {'corruption': 2, 'severity': 2}
     """
-    if processes().world > 1:
-        raise OptionError("robustness is measured by one process; start it without torchrun")
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )

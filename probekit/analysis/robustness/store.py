@@ -17,6 +17,7 @@ from probekit.errors import OutputError, foreign_file
 from probekit.results.files import DRAFT, whole
 from probekit.results.identity import as_stored, differences
 from probekit.results.trees import open_result, save_result
+from probekit.runtime.processes import processes
 
 __all__ = ["ConditionStore"]
 
@@ -27,7 +28,7 @@ class ConditionStore:
     """Results of conditions by what they depend on; in a folder, or in memory alone.
 
     A folder holds `identity.json`, and one netCDF file for each condition, written whole or not at
-    all.
+    all. Of several processes the first one writes.
 
     Args:
         folder: Where; None keeps them in memory.
@@ -42,7 +43,8 @@ class ConditionStore:
         self.folder = None if folder is None else Path(folder)
         self._kept: dict[Condition, xr.DataTree] = {}
         self._identity = as_stored(identity)
-        if self.folder is not None:
+        self._writes = processes().is_main
+        if self.folder is not None and self._writes:
             self._claim(self.folder)
 
     def __contains__(self, condition: Condition) -> bool:
@@ -67,7 +69,7 @@ class ConditionStore:
             OutputError: It cannot be written.
         """
         self._kept[condition] = found
-        if self.folder is not None:
+        if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))
             save_result(found, self._path(self.folder, condition), overwrite=True)
 

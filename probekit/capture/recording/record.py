@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.recording.store import RecordingStore
+from probekit.capture.recording.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError
@@ -85,8 +86,6 @@ def record(
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
-    if processes().world > 1:
-        raise OptionError("a recording is written by one process; start it without torchrun")
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
@@ -110,16 +109,24 @@ def record(
         return _in_memory(model, batches, found, source, reading, frame)
     known = batches.identity() | {"batch_size": batches.batch_size}
     identity |= {"model": model_identity(model), "data": known}
-    with writer_of(store):
-        kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
-        if not kept.complete:
-            kept.check_room()
-            todo = batches.starting(kept.done)
+    together = processes()
+    with writer_of(store) if together.is_main else nullcontext():
+        kept = None
+        if together.is_main:
+            kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
+            if not kept.complete:
+                kept.check_room()
+        done, complete = together.gather((kept.done, kept.complete) if kept else (0, False))[0]
+        if not complete:
+            todo = batches.starting(done)
             with stream(model, todo, found, [source], reading, "record") as observed:
-                for seen in observed:
-                    kept.append(_table(seen), seen.batch)
-            kept.finish()
-        return kept.open()
+                for table, labels, index in _rows(observed):
+                    if kept:
+                        kept.append(table, labels, index)
+            if kept:
+                kept.finish()
+            together.gather(None)  # the first process has written everything
+        return open_recording(store)
 
 
 def columns(
@@ -150,6 +157,18 @@ def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
     return places[layer.chosen(tokens)] if len(shape) == 1 else places
 
 
+def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Activations (batch, units), labels and indices of all processes, in the order of the data."""
+    own = ((_table(seen), seen.batch.labels.cpu(), seen.batch.index) for seen in observed)
+    if processes().world == 1:
+        yield from own
+        return
+    for parts in processes().in_step(own):
+        table, labels, index = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = index.argsort(stable=True)
+        yield table[order], labels[order], index[order]
+
+
 def _table(seen: Observed) -> Tensor:
     tables = seen.tables[0].values()
     return torch.cat([table.float() for table in tables], dim=1).cpu()
@@ -163,12 +182,8 @@ def _in_memory(
     reading: Reading,
     frame: xr.Dataset,
 ) -> xr.Dataset:
-    tables, labels, index = [], [], []
     with stream(model, batches, layers, [source], reading, "record") as observed:
-        for seen in observed:
-            tables.append(_table(seen))
-            labels.append(seen.batch.labels.cpu())
-            index.append(seen.batch.index)
+        tables, labels, index = zip(*_rows(observed), strict=True)
     return frame.assign(
         activation=(("sample", "unit"), torch.cat(tables).numpy()),
         label=("sample", torch.cat(labels).numpy()),

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from probekit.data.batches import Batch, Batches
+from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
 from probekit.results.files import whole
 from probekit.results.identity import as_stored, differences
@@ -165,9 +165,9 @@ class RecordingStore:
             draft.write_text(json.dumps({"done": done}))
         self.done = done
 
-    def append(self, table: Tensor, batch: Batch) -> None:
-        """Takes in the activations (batch, units) of the next batch."""
-        self._pending.append((table, batch.labels.cpu(), batch.index))
+    def append(self, table: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Adds the activations (batch, units), labels and indices of the next batch."""
+        self._pending.append((table, labels, index))
         if sum(len(rows) for rows, *_ in self._pending) >= self.rows:
             self._flush()
 
@@ -200,10 +200,6 @@ class RecordingStore:
             raise DataError(f"{self.samples} samples were announced and {self.done} came")
         (self.path / _PROGRESS).unlink(missing_ok=True)
         self.complete = True
-
-    def open(self) -> xr.Dataset:
-        """The recording, with lazy activations and everything else in memory."""
-        return open_recording(self.path)
 
 
 def open_recording(path: str | Path) -> xr.Dataset:

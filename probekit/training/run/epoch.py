@@ -16,6 +16,7 @@ from probekit.data.images import TensorImages
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.image_model import ImageModel
 from probekit.runtime.machine import Machine
+from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.training.run.recipes import Precision
 
@@ -68,7 +69,7 @@ def measure(
     """
     means = {layer.name: ClassMeans() for layer in layers}
     totals = torch.zeros(3, dtype=torch.float64)
-    batches = Batches(data, batch_size=batch_size).share(machine.rank, machine.world)
+    batches = Batches(data, batch_size=batch_size)
     half = None if precision == "float32" else precision
     reading = Reading(progress=False, precision=half)
     with stream(model, batches, layers, [Activations()], reading) as observed:
@@ -81,12 +82,7 @@ def measure(
             for name, table in seen.tables[0].items():
                 means[name].update(table, labels)
     totals = machine.sum(totals)
-    if machine.world > 1:
-        means = {
-            layer.name: _merged(means[layer.name], len(data.classes), layer.units, machine)
-            for layer in layers
-        }
-    found = {name: Selectivity().evaluate(one.to_xarray()) for name, one in means.items()}
+    found = {name: Selectivity().evaluate(one.to_xarray()) for name, one in merged(means).items()}
     loss_sum, hits_sum, count = totals.tolist()
     return Measured(
         loss=loss_sum / count,
@@ -96,15 +92,3 @@ def measure(
         },
         dead_units={name: int(table["dead_units"]) for name, (_, table) in found.items()},
     )
-
-
-def _merged(means: ClassMeans, classes: int, units: int, machine: Machine) -> ClassMeans:
-    """The class means over all processes, each of which knows its share, which may be nothing."""
-    both = torch.zeros(classes, units + 1, dtype=torch.float64)
-    if means.state:
-        label = means.state["label"].cpu()
-        both[label, :-1] = means.state["sum"].cpu()
-        both[label, -1] = means.state["count"].cpu().double()
-    both = machine.sum(both)
-    state = {"label": torch.arange(classes), "sum": both[:, :-1], "count": both[:, -1].long()}
-    return ClassMeans(state=state)
