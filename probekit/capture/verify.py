@@ -60,8 +60,10 @@ def verify_layers(
     passes = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
     worst: dict[str, float] = {}
     rows: list[dict[str, Tensor]] = []
+    both: list[dict[_Key, Any]] = []
     for batch in passes:
         seen = _observe(model, batch, output)
+        both.append(seen)
         found = _recorded(model, batch, layers, tokens, output)
         for layer in layers:
             expected = _pooled(layer, seen.get(_key(layer)), len(batch), tokens)
@@ -83,7 +85,8 @@ def verify_layers(
         }
         for layer in layers
     ]
-    missing, classifier = _missing(seen, layers, modules) if choice is None else ([], "")
+    of_samples = {key: one for key, one in seen.items() if _grows(both[0].get(key), one)}
+    missing, classifier = _missing(of_samples, layers, modules) if choice is None else ([], "")
     return report, {
         "batch_sizes": [2, 3], "image_sizes": sizes, "missing": missing, "classifier": classifier
     }  # fmt: skip
@@ -241,6 +244,11 @@ def _evidence(layer: Layer, other: Layer | None) -> str:
         if sum(same) == 1 and same[place]:
             return "image size"
     return layer.evidence if layer.certain else f"uncertain: {layer.evidence}"
+
+
+def _grows(few: Tensor | None, many: Tensor | None) -> bool:
+    """Whether an output is larger for more samples; weights and tables are not."""
+    return few is not None and many is not None and few.shape != many.shape
 
 
 def _missing(
