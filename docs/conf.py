@@ -22,6 +22,7 @@ exclude_patterns = ["images/*.py"]
 # In docstrings `this` is code, and a link where it names something of the reference.
 default_role = "py:obj"
 
+html_extra_path = ["llms.txt"]
 html_theme = "furo"
 html_title = f"probekit {release}"
 html_show_sourcelink = False
