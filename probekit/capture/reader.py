@@ -46,6 +46,13 @@ class Reader:
         Raises:
             LayerError: The output has another number of rows than expected, or lost its gradients.
         """
+        if tensor.is_nested:
+            raise LayerError(
+                f"layer {layer.name!r} gives a nested tensor, as nn.TransformerEncoder makes of padded "
+                "tokens: its samples have different numbers of tokens, and what is padded depends on "
+                "the way it is computed; build the encoder with enable_nested_tensor=False, or set it "
+                "on the built one (encoder.use_nested_tensor = False)"
+            )
         rows = tensor.shape[layer.batch_axis] if tensor.ndim > layer.batch_axis else 0
         if rows != batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
             raise LayerError(

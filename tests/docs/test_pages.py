@@ -157,6 +157,8 @@ class Program:
 
     def judge(self, block: Block, told: list[str]) -> None:
         expected = block.marks.get("warns")
+        # Pages take few images to be quick.
+        told = [one for one in told if "classes have fewer than 20 samples" not in one]
         for sentence in told:
             assert expected is not None, f"{block.place} warns: {sentence}"
             assert expected in sentence, f"{block.place} warns: {sentence}"

@@ -89,6 +89,10 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     return cast(xr.DataArray, means)
 
 
+# Below this many samples per class the bias of the index is large (docs/uncertainty.md).
+_FEW_SAMPLES = 20
+
+
 @dataclass(frozen=True)
 class Selectivity:
     """The metric `selectivity`: the index of every unit, with what it was computed from.
@@ -141,12 +145,21 @@ class Selectivity:
         return units, layers
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Names the layers that have class means below zero."""
+        """Names the layers that have class means below zero, and says where samples are few."""
+        said = []
         below = layers["layer"].values[layers["negative_units"].values > 0].tolist()
-        if not below:
-            return []
-        units_below = int(layers["negative_units"].sum())
-        return [SelectivityIndex(self.eps, self.negative).describe_negative(units_below, below)]
+        if below:
+            units_below = int(layers["negative_units"].sum())
+            index = SelectivityIndex(self.eps, self.negative)
+            said.append(index.describe_negative(units_below, below))
+        counts = units["count"].values if "count" in units.coords else np.array([])
+        if few := int((counts < _FEW_SAMPLES).sum()):
+            said.append(
+                f"{few} of {len(counts)} classes have fewer than {_FEW_SAMPLES} samples (the fewest "
+                f"{counts.min()}), and the highest of several noisy means makes the index too high; use "
+                "more samples, or look at selectivity_split_half, which is free of it"
+            )
+        return said
 
 
 register(Selectivity())

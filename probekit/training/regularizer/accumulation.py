@@ -85,7 +85,7 @@ class Accumulation:
     """Tells at the start of a backward pass whether it adds to the gradients of another one.
 
     A parameter's gradient is added to if it was empty when the last backward pass began, is not
-    empty now, and no optimizer has changed the parameter in between.
+    empty now, and no optimizer has changed any parameter in between.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -104,6 +104,9 @@ class Accumulation:
             if parameter.requires_grad
         }
         before, self._before = self._before, now
+        # A step in between may be of a part of the weights only, as where the head alone is trained.
+        if any(before.get(one, (version, True))[0] != version for one, (version, _) in now.items()):
+            return
         for parameter, (version, empty) in now.items():
             if not empty and before.get(parameter) == (version, True):
                 self._before = {}
