@@ -20,10 +20,11 @@ from .metrics.dimensionality import Dimensionality as Dimensionality
 from .metrics.dimensionality import participation_ratio as participation_ratio
 from .metrics.dimensionality import participation_ratio_corrected as participation_ratio_corrected
 from .metrics.dimensionality import participation_ratio_unbiased as participation_ratio_unbiased
-from .metrics.functions import layer_metric as layer_metric
-from .metrics.functions import unit_metric as unit_metric
 from .metrics.gradient_variability import GradientVariability as GradientVariability
+from .metrics.metric import Metric as Metric
+from .metrics.metric import layer_metric as layer_metric
 from .metrics.metric import list_metrics as list_metrics
+from .metrics.metric import unit_metric as unit_metric
 from .metrics.pwcca import pwcca_distance as pwcca_distance
 from .metrics.pwcca import pwcca_ratio as pwcca_ratio
 from .metrics.selectivity.added_constants import add_constants as add_constants
@@ -95,6 +96,7 @@ __all__ = [
     "Dimensionality",
     "GradientVariability",
     "ImageModel",
+    "Metric",
     "ProbekitError",
     "ProbekitWarning",
     "Recipe",

@@ -141,18 +141,13 @@ def _fitted(
     reading: Reading,
 ) -> list[Metric]:
     """The metrics for this model: some look at it with a few images before the pass."""
-    found = []
-    for metric in metrics:
-        if hasattr(metric, "fitted"):
-            with borrow(model, reading.device) as device:
-                images = batches.peek().images[:2].to(device)
-                metric, told = metric.fitted(
-                    model, images, layers, tokens=reading.tokens, output=reading.output
-                )
-            if told:
-                warn(told)
-        found.append(metric)
-    return found
+    with borrow(model, reading.device) as device:
+        images = batches.peek().images[:2].to(device)
+        options = {"tokens": reading.tokens, "output": reading.output}
+        fitted = [metric.fitted(model, images, layers, **options) for metric in metrics]
+    for sentence in (sentence for _, sentence in fitted if sentence):
+        warn(sentence)
+    return [metric for metric, _ in fitted]
 
 
 def _check_classes(batches: Batches) -> None:
@@ -183,11 +178,8 @@ def _assemble(
         units = _name_classes(units, classes)
         _say_what_is_absent(units, classes)
     for metric in metrics:
-        if hasattr(metric, "conclude"):
-            for table, more in zip(
-                (units, layers, root), metric.conclude(units, layers), strict=True
-            ):
-                table.update(more)
+        for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
+            table.update(more)
         for sentence in metric.review(units, layers):
             warn(sentence)
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
@@ -271,7 +263,7 @@ def _say_what_is_absent(units: xr.Dataset, classes: ClassNames) -> None:
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
     """The options of a metric, and what it tells of its own about what it does with these layers."""
     options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
-    told = metric.describe(layers) if hasattr(metric, "describe") else {}
+    told = metric.describe(layers)
     return {
         name: value
         for name, value in options.items()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError
-from probekit.metrics.functions import unit_metric
+from probekit.metrics.metric import unit_metric
 from probekit.statistics.class_moments import ClassMoments
 from probekit.statistics.recorded import Recorded
 

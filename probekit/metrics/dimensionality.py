@@ -13,7 +13,7 @@ import xarray as xr
 
 from probekit.capture.readouts import Spatial
 from probekit.errors import DataError, OptionError, some_of
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.results.labels import strings
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
@@ -165,7 +165,7 @@ def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99))
 
 
 @dataclass(frozen=True)
-class Dimensionality:
+class Dimensionality(Metric):
     """The metric `dimensionality`: how many dimensions each layer uses.
 
     Per layer: `participation_ratio` and `participation_ratio_corrected`; `components` (variance);

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.gradients.norms import GradientNorms, Method
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.statistics.gradient_moments import GradientMoments
 
 __all__ = ["GradientVariability", "across_units", "over_samples"]
@@ -129,7 +129,7 @@ def across_units(units: xr.Dataset) -> xr.Dataset:
 
 
 @dataclass(frozen=True)
-class GradientVariability:
+class GradientVariability(Metric):
     """The metric `gradient_variability`: how a unit's gradient by the image varies over samples.
 
     For unit u and sample x, g_u(x) = ||d activation_u / dx||_2 of the activation pooled over

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.statistics.top_samples import TopSamples
 
 __all__ = ["TopImages"]
 
 
 @dataclass(frozen=True)
-class TopImages:
+class TopImages(Metric):
     """The metric `top_images`: for which images each unit is most active.
 
     Per unit and rank (1 is the highest): `top_sample`, the image's index in the data, as in
@@ -67,10 +67,6 @@ class TopImages:
     def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
         """The numbers of one layer."""
         return best, xr.Dataset()
-
-    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Nothing to say."""
-        return []
 
 
 register(TopImages())

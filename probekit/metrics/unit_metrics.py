@@ -10,7 +10,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from probekit.errors import DataError, OptionError
-from probekit.metrics.functions import unit_metric
+from probekit.metrics.metric import unit_metric
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.recorded import Recorded

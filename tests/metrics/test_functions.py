@@ -15,7 +15,7 @@ from torch import nn
 import probekit as pk
 from probekit.errors import DataError, OptionError
 from probekit.metrics import metric as registry
-from probekit.metrics.functions import FunctionMetric, configured
+from probekit.metrics.metric import FunctionMetric, configured
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.recorded import Recorded
@@ -23,7 +23,7 @@ from probekit.statistics.recorded import Recorded
 
 @pytest.fixture(autouse=True)
 def no_metric_stays() -> Iterator[None]:
-    known = {*registry._REGISTERED, *registry.BUILT_IN}
+    known = {*registry._REGISTERED, *registry._built_in()}
     yield
     for name in {*registry._REGISTERED} - known:
         del registry._REGISTERED[name]

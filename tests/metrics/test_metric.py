@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
-import importlib
+from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
+import xarray as xr
 
 from probekit.errors import OptionError
 from probekit.metrics import metric as registry
 from probekit.metrics.dimensionality import Dimensionality
-from probekit.metrics.metric import BUILT_IN, Metric, get_metric, list_metrics, resolve
+from probekit.metrics.metric import Metric, get_metric, list_metrics, resolve
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.metrics.unit_metrics import class_rank
+from probekit.metrics.unit_metrics import class_information, class_rank
+
+BUILT_IN = [
+    "class_information",
+    "class_rank",
+    "dimensionality",
+    "eta_squared",
+    "gradient_variability",
+    "lifetime_sparsity",
+    "precision_selectivity",
+    "preferred_class_auc",
+    "selectivity",
+    "selectivity_chance",
+    "selectivity_interval",
+    "selectivity_offset_free",
+    "selectivity_per_element",
+    "selectivity_split_half",
+    "silent_fraction",
+    "top_images",
+]
+
+
+def test_the_defaults_of_a_metric_add_nothing() -> None:
+    metric = class_rank.metric  # type: ignore[attr-defined]  # set by the decorator
+    empty = xr.Dataset()
+    assert metric.review(empty, empty) == []
+    assert [dict(table) for table in metric.conclude(empty, empty)] == [{}, {}, {}]
+    assert metric.fitted(None, None, []) == (metric, "")
+
+
+def test_options_of_functions_are_described() -> None:
+    metric = resolve(partial(class_information, bins=5))[0]
+    assert metric.describe([]) == {"bins": 5, "corrected": True}
+
+
+def test_an_object_of_another_class_is_told_to_derive_from_metric() -> None:
+    class Alone:
+        name = "alone"
+        needs = ()
+
+        def evaluate(self) -> None: ...
+
+    with pytest.raises(OptionError, match=r"derives from pk\.Metric"):
+        resolve([Alone()])  # type: ignore[list-item]  # wrong on purpose
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_metrics_are_found_where_the_table_says(name: str) -> None:
-    importlib.import_module(f"probekit.metrics.{BUILT_IN[name]}")
+def test_built_in_metrics_are_found_by_name(name: str) -> None:
     metric = get_metric(name)
     assert metric.name == name
     assert isinstance(metric, Metric)

@@ -10,7 +10,7 @@ from probekit.analysis.analyze import analyze
 from probekit.capture.plan import scout_layers
 from probekit.capture.recording.record import record
 from probekit.errors import DataError, OptionError
-from probekit.metrics.functions import FunctionMetric
+from probekit.metrics.metric import FunctionMetric
 from probekit.statistics.recorded import Recorded
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import OptionError
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.statistics.class_means import ClassMeans
@@ -23,7 +23,7 @@ _SAME = 1e-9
 
 
 @dataclass(frozen=True)
-class SelectivityChance:
+class SelectivityChance(Metric):
     """The metric `selectivity_chance`: the index under permuted labels.
 
     The highest of several noisy class means is above their mean, so that a unit that knows nothing
@@ -121,10 +121,6 @@ class SelectivityChance:
             xr.Dataset({"units_above_chance": ("layer", above)}),
             xr.Dataset(),
         )
-
-    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Nothing to say."""
-        return []
 
 
 def _scores(index: Array, centre: Array, spread: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import OptionError, some_of
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.statistics.class_means import ClassMeans
@@ -26,7 +26,7 @@ _RARE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class SelectivityInterval:
+class SelectivityInterval(Metric):
     """The metric `selectivity_interval`: how sure an index and the means of indices are.
 
     The truth that an interval is to hold is the index of the population's class means. The plain

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, ProbekitWarning
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
 from probekit.statistics.class_means import ClassMeans
 
@@ -94,7 +94,7 @@ _FEW_SAMPLES = 20
 
 
 @dataclass(frozen=True)
-class Selectivity:
+class Selectivity(Metric):
     """The metric `selectivity`: the index of every unit, with what it was computed from.
 
     Per unit: `selectivity`, `preferred_class` (the label of the highest class mean, -1 for dead

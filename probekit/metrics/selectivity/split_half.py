@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import OptionError
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import (
     Array,
     Negative,
@@ -25,7 +25,7 @@ __all__ = ["SplitHalf", "cross_index"]
 
 
 @dataclass(frozen=True)
-class SplitHalf:
+class SplitHalf(Metric):
     """The metric `selectivity_split_half`: an index that choosing the best class does not inflate.
 
     The samples are split in two by a fair coin each; the preferred class is the one of the highest
@@ -100,10 +100,6 @@ class SplitHalf:
             }
         )
         return units, xr.Dataset({"selectivity_reliability": _reliability(plain)})
-
-    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Nothing to say."""
-        return []
 
 
 def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from probekit.metrics.functions import unit_metric
-from probekit.metrics.metric import register
+from probekit.metrics.metric import Metric, register, unit_metric
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex
 from probekit.metrics.selectivity.selectivity import checked_means
 from probekit.statistics.class_means import ClassMeans
@@ -49,7 +48,7 @@ def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.D
 
 
 @dataclass(frozen=True)
-class SelectivityPerElement:
+class SelectivityPerElement(Metric):
     """The metric `selectivity_per_element`: the mean over a map's elements of their index.
 
     The papers pool each map over its positions before class means are taken, so that a unit whose
@@ -105,10 +104,6 @@ class SelectivityPerElement:
         index = SelectivityIndex(self.eps, self.negative).at(means)
         by_unit = index.reshape(class_mean.sizes["unit"], -1).mean(1)
         return xr.Dataset({self.name: ("unit", by_unit)}), xr.Dataset()
-
-    def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Nothing to say."""
-        return []
 
 
 register(SelectivityPerElement())

@@ -47,7 +47,7 @@ def response_range(extremes: xr.Dataset) -> xr.DataArray:
 
 
 @dataclass(frozen=True)
-class ResponseExtent:
+class ResponseExtent(pk.Metric):
     """The widest response of a layer, with an option and something to say about it."""
 
     share: float = 1.0
