@@ -278,7 +278,7 @@ def test_bad_data_is_told_in_one_sentence(
         ({"layers": "lay*"}, LayerError, r"no layer matches 'lay\*'"),
         ({"metrics": "selectivty"}, OptionError, "close matches: selectivity"),
         ({"metrics": []}, OptionError, "one or more different"),
-        ({"metrics": [3]}, OptionError, "a metric object or a function .*, not 3"),
+        ({"metrics": [3]}, OptionError, "derives from pk.Metric, or a function .*, not 3"),
         ({"batch_size": 0}, OptionError, "batch_size must be a whole number of at least 1"),
         ({"limit": -3}, OptionError, "limit must be a whole number"),
         ({"device": "quantum"}, ModelError, "device 'quantum' cannot be used"),

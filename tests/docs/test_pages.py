@@ -224,7 +224,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_metric_stays() -> Iterator[None]:
-    known = {*registry._REGISTERED, *registry.BUILT_IN}
+    known = {*registry._REGISTERED, *registry._built_in()}
     yield
     for name in {*registry._REGISTERED} - known:
         del registry._REGISTERED[name]
