@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.plan import scout_layers
@@ -23,7 +22,7 @@ from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import copied
 from probekit.models.loading import load_model
 from probekit.runtime.processes import processes
-from probekit.runtime.progress import hidden
+from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import caller_device
 
 __all__ = [
@@ -173,11 +172,11 @@ def stream(
         }
         forward = unwrap(model) if isinstance(model, nn.Module) else model
         bar = stack.enter_context(
-            tqdm(
+            progress_bar(
                 total=batches.samples,
                 unit="image",
                 desc=title,
-                disable=hidden(reading.progress),
+                progress=reading.progress,
                 leave=False,
             )
         )

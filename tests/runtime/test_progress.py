@@ -12,7 +12,7 @@ import pytest
 from tqdm.auto import tqdm
 
 import probekit
-from probekit.runtime.progress import hidden
+from probekit.runtime.progress import hidden, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -67,7 +67,7 @@ def test_a_kernel_gets_the_notebooks_own_bar() -> None:
     def told(module: str, disable: str) -> str:
         """The kinds of what a kernel shows for a bar, and the text."""
         code = (
-            f"from {module} import tqdm\nfrom probekit.runtime.progress import hidden\n"
+            f"from {module} import tqdm\nfrom probekit.runtime.progress import hidden, progress_bar\n"
             f"list(tqdm(range(3), disable={disable}))"
         )
         parts: list[str] = []
@@ -89,3 +89,20 @@ def test_a_kernel_gets_the_notebooks_own_bar() -> None:
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
+
+
+def test_piped_output_has_a_line_per_minute_and_short_work_has_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seconds, lines in ((60.0, 0), (0.0, 3)):
+        monkeypatch.setattr("probekit.runtime.progress._SECONDS", seconds)
+        with progress_bar(progress=True, total=3, desc="analyze", unit="image") as bar:
+            for _ in range(3):
+                bar.update(1)
+        written = capsys.readouterr().err
+        assert "\r" not in written
+        assert len([line for line in written.splitlines() if "/3 [" in line]) >= lines
+        assert bool(written) is bool(lines)
+    with progress_bar(progress=False, total=3) as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == ""
