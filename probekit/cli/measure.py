@@ -11,6 +11,7 @@ from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
     Data,
+    DataRoot,
     Device,
     Json,
     LayerGlobs,
@@ -21,6 +22,7 @@ from probekit.cli.options import (
     Random,
     Seed,
     SkipBad,
+    Split,
     Tokens,
     Weights,
     Workers,
@@ -57,6 +59,8 @@ def analyze(
         Any, typer.Option(parser=str, metavar="bfloat16|float16", help="Run in half precision.")
     ] = None,
     workers: Workers = None,
+    split: Split = None,
+    data_root: DataRoot = None,
     skip_bad: SkipBad = False,
     report: Annotated[
         str | None,
@@ -87,7 +91,7 @@ def analyze(
     chosen = metric_list(metrics)
     if report and all(metric.name != "top_images" for metric in chosen):
         chosen += metric_list("top_images")
-    network, images = load(model, data, weights, random, skip_bad, seed)
+    network, images = load(model, data, weights, random, skip_bad, seed, split, data_root)
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
@@ -204,13 +208,15 @@ def record(
     seed: Seed = 0,
     tokens: Tokens = "all",
     workers: Workers = None,
+    split: Split = None,
+    data_root: DataRoot = None,
     overwrite: Overwrite = False,
     progress: Progress = True,
 ) -> None:
     """Record activations to a zarr store; an interrupted command resumes when run again."""
     from probekit.capture.recording.record import record as run
 
-    network, images = load(model, data, weights, random, False, seed)
+    network, images = load(model, data, weights, random, False, seed, split, data_root)
     recording = run(
         network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,

@@ -38,6 +38,9 @@ Tokens = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")]
+Split = Annotated[
+    str | None, typer.Option(help="train, test, val, ...: a split of the data set or folder.")
+]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Workers = Annotated[int | None, typer.Option(help="Number of processes that read images.")]
@@ -147,6 +150,8 @@ def load(
     random: bool,
     skip_bad: bool,
     seed: int,
+    split: str | None = None,
+    data_root: str | None = None,
 ) -> tuple[Any, Any]:
     """The model and the data of a command, by default the bundled ones."""
     import torch
@@ -161,4 +166,7 @@ def load(
         )
     torch.manual_seed(seed % 2**63)
     network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
-    return network, load_data(data or "fashion-mnist", network, skip_bad=skip_bad)
+    images = load_data(
+        data or "fashion-mnist", network, skip_bad=skip_bad, split=split, root=data_root
+    )
+    return network, images

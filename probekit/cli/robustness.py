@@ -11,6 +11,7 @@ import typer
 from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
+    DataRoot,
     Device,
     Json,
     LayerGlobs,
@@ -20,6 +21,7 @@ from probekit.cli.options import (
     Random,
     Seed,
     SkipBad,
+    Split,
     Tokens,
     Weights,
     Workers,
@@ -66,6 +68,8 @@ def robustness(
     seed: Seed = 0,
     tokens: Tokens = "all",
     workers: Workers = None,
+    split: Split = None,
+    data_root: DataRoot = None,
     skip_bad: SkipBad = False,
     overwrite: Overwrite = False,
     progress: Progress = True,
@@ -84,7 +88,7 @@ def robustness(
     from probekit.reports.rows import robustness_rows
     from probekit.reports.terminal import console, print_rows
 
-    network, images = load(model, data, weights, random, skip_bad, seed)
+    network, images = load(model, data, weights, random, skip_bad, seed, split, data_root)
     result = run(
         network, images, _corruptions(corruptions), numbers("--severities", severities, int),
         names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,

@@ -139,8 +139,10 @@ class Batches:
 
     def provenance(self) -> dict[str, Any]:
         """What is known of the data, as plain values."""
+        split = getattr(getattr(self.source, "data", None), "split", None)
         return {
             "name": self.name,
+            "split": split if isinstance(split, str) else None,
             "fingerprint": self.source.fingerprint or "unknown",
             "samples": self.samples,
             "limit": self.limit,

@@ -145,7 +145,9 @@ def load_data(
             return _named(str(source), root, split, size, workers)
         folder = Path(source, split or "")
         if os.path.isdir(folder):
-            return FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad)
+            images = FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad)
+            images.split = split
+            return images
         if os.path.isdir(source):
             there = split_folders(Path(source))
             raise DataError(
@@ -185,4 +187,6 @@ def _named(
         raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}")
     if not isinstance(workers, int) or workers < 0:
         raise OptionError(f"workers is a whole number from 0, not {workers!r}")
-    return _BY_NAME[name](None if root is None else Path(root), split, size, workers)
+    found = _BY_NAME[name](None if root is None else Path(root), split, size, workers)
+    found.split = split
+    return found

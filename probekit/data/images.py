@@ -38,6 +38,7 @@ class LabelledImages(Dataset[Any]):
         labels: Label of every sample, int64.
         fingerprint: Hash of the content.
         skip_bad: Whether unreadable images are left out rather than an error.
+        split: Which part of a data set it is, where it is known.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LabelledImages(Dataset[Any]):
     labels: Tensor
     fingerprint: str
     skip_bad: bool = False
+    split: str | None = None
 
     @property
     def names(self) -> ClassNames:

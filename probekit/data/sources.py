@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -435,7 +436,8 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         # Each reading process would give all of a stream that does not divide itself.
         alone = loader if not loader.num_workers else _in_this_process(loader)
         return Stream(alone, name, class_names(data))
-    first, second = _numbers(loader), _numbers(loader)
+    with _same_random_state(loader):
+        first, second = _numbers(loader), _numbers(loader)
     size = loader.batch_size or max(first.batch, 1)
     indices = _each_once(first.indices, name)
     ordered = torch.equal(first.indices, second.indices)
@@ -480,19 +482,25 @@ class _Sampled(NamedTuple):
     batch: int
 
 
-def _numbers(loader: DataLoader[Any]) -> _Sampled:
-    """The indices that a loader's sampler gives now; the states of random generators stay."""
+@contextmanager
+def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
+    """Leaves the random states that a sampler draws from as they were."""
     owners = (loader, loader.sampler, loader.batch_sampler)
     known = (getattr(owner, "generator", None) for owner in owners)
     generators = [generator for generator in known if isinstance(generator, Generator)]
     states = [generator.get_state() for generator in generators]
     with torch.random.fork_rng(devices=[]):
-        batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
-        first = next(batches, [])
-        most = len(loader.dataset) + 1  # type: ignore[arg-type]
-        numbers = [*first, *islice(chain.from_iterable(batches), most)]
+        yield
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+def _numbers(loader: DataLoader[Any]) -> _Sampled:
+    """The indices that a loader's sampler gives this time."""
+    batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
+    first = next(batches, [])
+    most = len(loader.dataset) + 1  # type: ignore[arg-type]
+    numbers = [*first, *islice(chain.from_iterable(batches), most)]
     return _Sampled(torch.tensor(numbers, dtype=torch.long), len(first))
 
 

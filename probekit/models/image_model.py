@@ -71,8 +71,12 @@ class ImageModel:
         return (images - mean) / std
 
     def __call__(self, images: Tensor) -> Any:
-        """The network's output for images in [0, 1]."""
-        return self.module(self.normalize(images))
+        """The network's output for images in [0, 1], which it gets in the type of its parameters."""
+        normalized = self.normalize(images)
+        first = next(self.module.parameters(), None)
+        if first is not None and first.is_floating_point():
+            normalized = normalized.to(first.dtype)
+        return self.module(normalized)
 
 
 def as_module(model: Any) -> nn.Module:

@@ -6,6 +6,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+import torch
 
 import probekit as pk
 from probekit.data.datasets import read_idx
@@ -54,3 +55,15 @@ def test_what_cannot_be_loaded() -> None:
         pk.load_data("fashion_mnist")
     with pytest.raises(DataError, match="a name, a folder or a map-style data set, not int"):
         pk.load_data(3)
+
+
+def test_a_model_is_measured_on_images_it_was_not_trained_on() -> None:
+    def trained_on(data: str) -> pk.ImageModel:
+        facts = {"recipe": {"data": data}}
+        return pk.ImageModel(torch.nn.Flatten(), input_size=(1, 8, 8), provenance=facts)
+
+    assert len(pk.load_data("digits")) == 1797
+    assert len(pk.load_data("digits", trained_on("fashion-mnist"))) == 1797
+    held_out = pk.load_data("digits", trained_on("digits"))
+    assert (len(held_out), held_out.split) == (360, "test")
+    assert len(pk.load_data("digits", trained_on("digits"), split="train")) == 1437

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import probekit as pk
 from probekit.capture.recording import store as store_module
 from probekit.errors import DataError, OptionError, OutputError
+from probekit.results.files import writer_of
 
 Labelled = tuple[Tensor, Tensor]
 
@@ -167,3 +168,47 @@ def test_loaders_have_their_own_batches(
     stored = pk.record(network, loader, store=tmp_path / "a.zarr")
     memory = pk.record(network, loader)
     np.testing.assert_array_equal(stored["activation"].values, memory["activation"].values)
+
+
+def test_a_recording_of_another_structure_or_other_images_is_not_taken_up(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    place = tmp_path / "a.zarr"
+    pk.record(network, labelled, layers="4", store=place)
+    leaky = nn.Sequential(*network[:4], nn.LeakyReLU(), *network[5:])  # type: ignore[index]
+    images = labelled[0].clone()
+    images[-1] += 1
+    for model, data, words in (
+        (leaky, labelled, r"another model \(model\.modules was"),
+        (
+            pk.ImageModel(network, input_size=(1, 8, 8)),
+            labelled,
+            r"another model \(model\.mean was",
+        ),
+        (network, (images, labelled[1]), r"another data \(data\.fingerprint was"),
+        (network, (labelled[0], labelled[1].flip(0)), r"another data \(.*data\.labels was"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            pk.record(model, data, layers="4", store=place)
+
+
+def test_a_second_writer_of_a_recording_is_refused(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    with (
+        writer_of(tmp_path / "a.zarr"),
+        pytest.raises(OutputError, match=r"a\.zarr' is being written by another process"),
+    ):
+        pk.record(network, labelled, store=tmp_path / "a.zarr")
+    assert list(tmp_path.iterdir()) == []
+    pk.record(network, labelled, store=tmp_path / "a.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_loader_that_draws_other_samples_each_time_is_not_stored(
+    network: nn.Module, labelled: Labelled, tmp_path: Path
+) -> None:
+    loader = DataLoader(TensorDataset(*labelled), batch_size=7, shuffle=True, drop_last=True)
+    with pytest.raises(DataError, match="draws other samples each time"):
+        pk.record(network, loader, store=tmp_path / "a.zarr")
+    assert pk.record(network, loader).sizes["sample"] == 28

@@ -1,0 +1,112 @@
+"""Images of every mode become the right values in [0, 1], or are refused by name."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probekit.data.decoding import prepare
+from probekit.errors import DataError
+
+SIZE = (3, 2, 2)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> Image.Image:
+    """The image as it comes back from a file."""
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(BytesIO(file.getvalue()))
+
+
+def value_of(image: Image.Image, channels: int = 3) -> np.ndarray[Any, Any]:
+    return prepare(image, (channels, image.height, image.width)).numpy()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_values(kind: str) -> None:
+    values = np.array([[0, 257], [32768, 65535]], np.uint16)
+    image = saved(Image.fromarray(values), kind)
+    for channels in (1, 3):
+        np.testing.assert_allclose(
+            value_of(image, channels), np.repeat(values[None] / 65535, channels, 0), atol=1e-6
+        )
+
+
+def test_sixteen_bits_are_resized_without_clipping() -> None:
+    values = np.full((8, 8), 30_000, np.uint16)
+    np.testing.assert_allclose(prepare(Image.fromarray(values), SIZE), 30_000 / 65535, atol=1e-5)
+
+
+def test_floats_in_the_unit_range_are_read_and_others_refused() -> None:
+    values = np.array([[0, 0.25], [0.5, 1]], np.float32)
+    np.testing.assert_allclose(value_of(saved(Image.fromarray(values), "TIFF"))[1], values)
+    for wrong in (values * 255, values - 0.5, values * np.nan):
+        with pytest.raises(DataError, match=r"floating-point values.*\[0, 1\]"):
+            value_of(Image.fromarray(wrong))
+
+
+def test_integers_of_unknown_scale_are_refused() -> None:
+    image = saved(Image.fromarray(np.array([[0, 200]], np.int32)), "TIFF")
+    with pytest.raises(DataError, match=r"32-bit integers from 0 to 200.*8 or 16 bits"):
+        value_of(image)
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(3, 2), (6, 3), (8, 1)])
+def test_photographs_stand_upright(orientation: int, turned: int) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(Image.fromarray(pixels), "PNG", exif=exif)
+    expected = np.rot90(pixels, turned) / 255
+    found = prepare(image, (1, *expected.shape))
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
+def test_transparent_pixels_are_shown_on_white() -> None:
+    pixels = np.zeros((1, 3, 4), np.uint8)
+    pixels[0, :, 3] = (0, 255, 51)
+    pixels[0, 1:, 0] = 255
+    found = value_of(Image.fromarray(pixels, "RGBA"))
+    np.testing.assert_allclose(found[:, 0].T, [[1, 1, 1], [1, 0, 0], [1, 0.8, 0.8]], atol=0.005)
+
+
+@pytest.mark.parametrize(("shade", "ground"), [(0, 1.0), (255, 0.0)])
+def test_a_shape_that_only_alpha_draws_can_be_seen(shade: int, ground: float) -> None:
+    alpha = np.array([[0, 255], [255, 0]], np.uint8)
+    pixels = np.stack([np.full_like(alpha, shade), alpha], -1)
+    found = value_of(Image.fromarray(pixels, "LA"), 1)[0]
+    np.testing.assert_array_equal(found, np.where(alpha, shade / 255, ground))
+
+
+def test_palettes_give_their_colors() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(value_of(saved(image, "PNG"))[:, 0].T, [[1, 0, 0], [0, 0, 1]])
+    clear = value_of(saved(image, "PNG", transparency=0))
+    np.testing.assert_array_equal(clear[:, 0].T, [[1, 1, 1], [0, 0, 1]])
+
+
+def test_ink_and_single_bits() -> None:
+    ink = Image.new("CMYK", (1, 1), (0, 255, 255, 0))
+    np.testing.assert_array_equal(value_of(saved(ink, "TIFF"))[:, 0, 0], [1, 0, 0])
+    bits = Image.fromarray(np.array([[True, False]]))
+    assert bits.mode == "1"
+    np.testing.assert_array_equal(value_of(bits, 1)[0], [[1, 0]])
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("L", (2, 2), shade) for shade in (255, 0)]
+    for kind in ("GIF", "PNG", "TIFF"):
+        found = value_of(saved(frames[0], kind, save_all=True, append_images=frames[1:]))
+        np.testing.assert_array_equal(found, 1)
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the model takes 4"):
+        prepare(Image.new("RGB", (4, 4)), (4, 2, 2))

@@ -1,0 +1,75 @@
+"""Images as a model expects them: converted where that is certain, refused otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probekit as pk
+from probekit.data.fitting import fit_to
+from probekit.errors import DataError
+
+PIXELS = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8)
+SHARES = PIXELS.float() / 255
+
+
+def image_model(channels: int = 3, **options: Any) -> pk.ImageModel:
+    return pk.ImageModel(nn.Conv2d(channels, 2, 1), (0.5,), (0.25,), (channels, 6, 5), **options)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [PIXELS, SHARES, SHARES.double(), PIXELS.permute(0, 2, 3, 1), SHARES.permute(0, 2, 3, 1)],
+)
+def test_what_is_certain_is_converted(images: Tensor) -> None:
+    found = fit_to(image_model())(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, SHARES)
+
+
+def test_gray_images_are_repeated_for_a_model_of_colors() -> None:
+    for gray in (SHARES[:, :1], SHARES[:, :1].permute(0, 2, 3, 1)):
+        torch.testing.assert_close(fit_to(image_model())(gray), SHARES[:, :1].repeat(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (PIXELS.float(), r"images lie from .* \[0, 1\]"),
+        ((SHARES - 0.45) / 0.22, r"images lie from -.* not normalized yet"),
+        (PIXELS.long(), r"images are torch.int64"),
+        (torch.rand(4, 2, 6, 5), r"the model takes 3 channels"),
+    ],
+)
+def test_what_is_not_certain_is_refused(images: Tensor, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        fit_to(image_model())(images)
+
+
+def test_networks_of_other_types_get_their_type() -> None:
+    images = torch.randn(2, 3, 4, 4) * 100
+    for kind in (torch.float64, torch.bfloat16):
+        assert torch.equal(fit_to(nn.Conv2d(3, 1, 1).to(kind))(images), images.to(kind))
+    model = image_model()
+    expected = model(SHARES)
+    model.module.bfloat16()
+    torch.testing.assert_close(model(fit_to(model)(SHARES)).float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_bytes_for_a_plain_module_are_refused_where_it_does_not_take_them(
+    network: nn.Module,
+) -> None:
+    data = [(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)]
+    with pytest.raises(DataError, match=r"uint8, which the model does not take.*ImageModel"):
+        pk.analyze(network, data)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_named(value: float, network: nn.Module) -> None:
+    images = torch.rand(6, 1, 8, 8)
+    images[4, 0, 3, 3] = value
+    with pytest.raises(DataError, match="sample 4 of tensors has NaN or infinity"):
+        pk.analyze(network, (images, torch.arange(6) % 3))

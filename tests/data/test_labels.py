@@ -1,0 +1,133 @@
+"""Labels of any kind, and the names that belong to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
+
+import probekit as pk
+from probekit.data.batches import Batches
+from probekit.data.labels import class_names, label_numbers
+from probekit.errors import DataError
+
+NAMES = {0: "a", 1: "b", 2: "c"}
+
+
+class Named(Dataset[Any]):
+    def __init__(self, classes: Any, labels: Any = (0, 1, 2, 0)) -> None:
+        self.classes = classes
+        self.labels_given = labels
+
+    def __len__(self) -> int:
+        return len(self.labels_given)
+
+    def __getitem__(self, number: int) -> Any:
+        return torch.rand(1, 4, 4), self.labels_given[number]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["a", "b", "c"],
+        ("a", "b", "c"),
+        np.array(["a", "b", "c"]),
+        pd.Index(["a", "b", "c"]),
+        pd.Series(["a", "b", "c"]),
+        [("a", "first"), ("b", "second"), ("c",)],
+        [b"a", b"b", b"c"],
+        {"c": 2, "a": 0, "b": 1},
+        {2: "c", 0: "a", 1: "b"},
+        {np.int64(2): "c", np.int64(0): "a", np.int64(1): "b"},
+    ],
+)
+def test_names_belong_to_their_numbers(classes: Any) -> None:
+    assert class_names(Named(classes)) == NAMES
+    assert Batches(Named(classes)).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("classes", [None, 3, "abc", [], [3, 7], {"n01": "dog"}])
+def test_what_names_no_labels(classes: Any) -> None:
+    assert class_names(Named(classes)) == {}
+
+
+def test_parts_keep_their_names() -> None:
+    data = Named(list("abc"))
+    parts = random_split(data, [2, 2])
+    for part in (*parts, Subset(Subset(data, [0, 1]), [1]), ConcatDataset(parts)):
+        assert Batches(part).classes == ("a", "b", "c")
+
+
+def test_names_of_distant_numbers_reach_the_result(network: Any) -> None:
+    data = Named({7: "cat", 10**9: "dog"}, [7, 10**9] * 8)
+    data.__class__.__getitem__ = lambda self, i: (torch.rand(1, 8, 8), self.labels_given[i])  # type: ignore[method-assign]
+    units = pk.analyze(network, data)["units"]
+    assert units["class"].values.tolist() == [7, 10**9]
+    assert units["class_name"].values.tolist() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [1, 0, 2],
+        (1, 0, 2),
+        np.array([1, 0, 2], np.uint16),
+        np.array([[1], [0], [2]]),
+        torch.tensor([1, 0, 2], dtype=torch.uint8),
+        [torch.tensor(1), torch.tensor(0), torch.tensor([2])],
+        [np.int32(1), np.array(0), np.array([2])],
+        pd.Series([1, 0, 2], index=[5, 6, 7]),
+        ["b", "a", "c"],
+        np.array(["b", "a", "c"]),
+        pd.Series(["b", "a", "c"]),
+    ],
+)
+def test_labels_of_every_type(labels: Any) -> None:
+    assert label_numbers(labels, NAMES).tolist() == [1, 0, 2]
+    images = torch.rand(3, 1, 4, 4)
+    batch = next(iter(Batches((images, labels))))
+    assert batch.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [True, False], torch.rand(2, 3), [None, 1]])
+def test_what_is_no_label(labels: Any) -> None:
+    with pytest.raises(DataError, match="integers"):
+        label_numbers(labels, {})
+
+
+def test_text_without_names_is_named_by_the_data() -> None:
+    data = Named(None, ["dog", "cat", "dog", "ant"])
+    data.targets = data.labels_given  # type: ignore[attr-defined]
+    batches = Batches(data)
+    assert batches.classes == ("ant", "cat", "dog")
+    assert next(iter(batches)).labels.tolist() == [2, 1, 2, 0]
+    with pytest.raises(DataError, match="'dog' is text and names no class"):
+        list(Batches(iter([(torch.rand(1, 1), ["dog"])])))
+    with pytest.raises(
+        DataError, match="'fox' is text and names no class: the classes are a, b, c"
+    ):
+        label_numbers(["a", "fox"], NAMES)
+
+
+def test_a_large_label_takes_no_memory(network: Any) -> None:
+    images = torch.rand(6, 1, 8, 8)
+    labels = torch.tensor([2 * 10**9, 5, 5, 2 * 10**9, 7, 7])
+    large = pk.analyze(
+        network, (images, labels), metrics=["selectivity", "selectivity_split_half"]
+    )["units"]
+    small = pk.analyze(
+        network,
+        (images, torch.tensor([2, 0, 0, 2, 1, 1])),
+        metrics=["selectivity", "selectivity_split_half"],
+    )["units"]
+    np.testing.assert_array_equal(large["selectivity"], small["selectivity"])
+    assert large["class"].values.tolist() == [5, 7, 2 * 10**9]
+
+
+def test_negative_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="label -1 is out of range"):
+        list(Batches((torch.rand(2, 1, 4, 4), torch.tensor([-1, 1]))))

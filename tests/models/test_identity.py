@@ -1,0 +1,97 @@
+"""Two models have one identity where they compute the same, and another where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from probekit.models.identity import model_identity
+from probekit.models.image_model import ImageModel
+
+
+class Net(nn.Module):
+    """Options of many kinds; counts its calls."""
+
+    def __init__(self, act: Any = torch.relu, slope: float = 0.1, scale: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 2)
+        self.act, self.slope, self.scale = act, slope, scale
+        self.calls = 0
+        self.seen: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(len(images))
+        out: Tensor = self.act(self.linear(images)) * self.slope
+        return out
+
+
+def weights_changed() -> Net:
+    net = Net()
+    net.linear.weight.data[0, 0] += 1
+    return net
+
+
+def hooked() -> Net:
+    net = Net()
+    net.linear.register_forward_hook(lambda module, given, out: out * 2)
+    return net
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "weights": weights_changed,
+    "function": lambda: Net(torch.tanh),
+    "lambda": lambda: Net(lambda x: x + 1),
+    "another lambda": lambda: Net(lambda x: x + 2),
+    "module": lambda: Net(nn.LeakyReLU(0.1)),
+    "option of a module": lambda: Net(nn.LeakyReLU(0.2)),
+    "number": lambda: Net(slope=0.2),
+    "tensor": lambda: Net(scale=torch.tensor([2.0])),
+    "another tensor": lambda: Net(scale=torch.tensor([3.0])),
+    "mapping": lambda: Net(scale={"a": [1, 2]}),
+    "hook": hooked,
+    "normalization": lambda: ImageModel(Net(), (0.5,), (0.5,), (1, 1, 3)),
+    "another normalization": lambda: ImageModel(Net(), (0.4,), (0.5,), (1, 1, 3)),
+}
+
+
+def test_models_that_compute_something_else_differ() -> None:
+    found = [str(model_identity(Net())), *(str(model_identity(make())) for make in OTHERS.values())]
+    assert len(set(found)) == len(OTHERS) + 1
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_same_model_is_the_same(kind: str) -> None:
+    assert model_identity(OTHERS[kind]()) == model_identity(OTHERS[kind]())
+
+
+def test_counting_and_training_mode_make_no_other_model() -> None:
+    net = Net()
+    before = model_identity(net)
+    net.eval()(torch.rand(2, 3))
+    assert net.calls == 1
+    assert model_identity(net) == before
+
+
+def test_two_classes_of_one_name_differ_by_their_code() -> None:
+    def made(sign: int) -> nn.Module:
+        if sign > 0:
+
+            class Same(nn.Module):
+                def forward(self, x: Tensor) -> Tensor:
+                    return x + 1
+        else:
+
+            class Same(nn.Module):  # type: ignore[no-redef]
+                def forward(self, x: Tensor) -> Tensor:
+                    return x - 1
+
+        return Same()
+
+    assert model_identity(made(1)) != model_identity(made(-1))
+    assert model_identity(made(1)) == model_identity(made(1))
