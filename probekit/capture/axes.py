@@ -177,9 +177,24 @@ def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
 
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
-    """The axes after a reshape, which keeps the order of elements."""
+    """The axes after a reshape, which keeps the order of elements.
+
+    An axis of positions may be split anew: 8 windows of 7 rows into 7 parts of 8 rows.
+    """
+    whole = tuple(_one_place(axis) for axis in axes)
+    found = _regrouped(axes, shape) or _regrouped(whole, shape)
+    return found or tuple(map(lost, shape))
+
+
+def _one_place(axis: Axis) -> Axis:
+    places = len(axis) > 1 and all(label.kind is Kind.PLACE for label, _ in axis)
+    return ((Label(Kind.PLACE), size_of(axis)),) if places else axis
+
+
+def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """The axes after a reshape, or None where their parts do not fit."""
     if 0 in shape:
-        return tuple(lost(size) for size in shape)
+        return None
     left = [part for axis in reversed(axes) for part in reversed(axis)]
     result: list[Axis] = []
     for position, size in enumerate(shape):
@@ -204,9 +219,9 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
                 taken.append((_outer(label), need))
                 need = 1
             else:
-                return tuple(lost(one) for one in shape)
+                return None
         if need != 1:
-            return tuple(lost(one) for one in shape)
+            return None
         named = tuple(part for part in taken if part[1] > 1 or part[0].kind is not Kind.CONSTANT)
         result.append(named or constant(size))
     return tuple(result)

@@ -114,6 +114,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "GLU over height": (lambda x: F.glu(x, 2), 1),
     "GLU channels last": (lambda x: F.glu(x.permute(0, 2, 3, 1), -1), 3),
     "addition of a table": (lambda x: x.flatten(2).mT + torch.ones(1, 64, 8), 2),
+    "split anew": (
+        lambda x: F.pad(x, (2, 2, 2, 2)).reshape(8, 8, 4, 3, 4, 3).transpose(3, 4)
+        .reshape(8, 8, 16, 9).reshape(8, 8, 4, 4, 3, 3).transpose(3, 4).reshape(8, 8, 12, 12)
+        .reshape(8, 8, 3, 4, 3, 4).permute(0, 2, 4, 3, 5, 1),
+        5,
+    ),
     "masked": (lambda x: x.masked_fill(torch.eye(8, dtype=torch.bool), 0.0), 1),
     "into a buffer": (lambda x: torch.zeros(8, 8, 8, 8).copy_(x.permute(0, 2, 3, 1)), 3),
     "in place": (lambda x: x.permute(0, 2, 3, 1).contiguous().mul_(2).add_(1), 3),
