@@ -32,7 +32,7 @@ from probekit.models.architectures import cifar_resnet
 from probekit.perturbations.attacks.gradient import FGSM, PGD, Attack
 
 Predict = Callable[[], Tensor]
-BOUND = 1.10
+BOUND = 1.25
 
 
 class Subject(NamedTuple):

@@ -70,7 +70,7 @@ def test_rows_are_kept_with_what_they_were_measured_on(asked: tuple[Path, Path])
         low, middle, high = row["ratio"] or (0, 0, 0)
         assert bool(row["ratio"]) != bool(row["missing"])
         assert 0 <= low <= middle <= high
-    assert {row["bound"] for row in rows if row["question"] == "attacks"} == {1.1}
+    assert {row["bound"] for row in rows if row["question"] == "attacks"} == {1.25}
 
 
 def test_the_page_has_a_line_a_row_and_no_name_of_the_machine(asked: tuple[Path, Path]) -> None:

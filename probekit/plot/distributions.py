@@ -12,12 +12,13 @@ from matplotlib.patches import Patch
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour
+from probekit.plot.density import density
 from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, room
 from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
 
-__all__ = ["density", "unit_distribution"]
+__all__ = ["unit_distribution"]
 
 Kind: TypeAlias = Literal["violin", "ridge"]
 # Fewer units than this are shown one by one: a density of them would be made up.
@@ -86,30 +87,6 @@ def unit_distribution(
         ax.set_ylabel(seen[0].label)
         _tell(ax, compared, colours)
     return ax
-
-
-def density(values: Array, points: Array) -> Array:
-    """A Gaussian kernel density at some points, with a highest value of 1.
-
-    Args:
-        values: Finite numbers; all the same gives 1 at the nearest point.
-        points: Where it is wanted.
-
-    Source:
-        Bandwidth: Silverman 1986, Density Estimation, equation 3.30, with his factor for normal data.
-    """
-    from scipy.stats import gaussian_kde
-
-    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
-        apart = np.abs(points - values[0])
-        return np.where(apart <= apart.min(), 1.0, 0.0)
-    # Silverman's rule, with the spread of the middle half where a few units lie far out.
-    middle = float(np.subtract(*np.percentile(values, [75, 25]))) / 1.349
-    spread = min(float(values.std(ddof=1)), middle or np.inf)
-    width = spread / values.std(ddof=1) * (0.75 * len(values)) ** -0.2
-    heights: Array = gaussian_kde(values, width)(points)
-    heights /= heights.max()
-    return heights
 
 
 def _pooled(

@@ -141,6 +141,7 @@ def test_a_whole_analysis_agrees_with_captum(
     assert model.module.training
 
 
+@pytest.mark.filterwarnings("ignore:.*probes can tell")
 def test_probes_agree_with_exact(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
     exact, probed = (
         pk.analyze(model, data, metrics=pk.GradientVariability(method=method, probes=200))

@@ -9,7 +9,7 @@ from scipy import stats
 
 from probekit import plot
 from probekit.errors import DataError
-from probekit.plot.distributions import density
+from probekit.plot.density import density
 
 LAYERS = 5
 

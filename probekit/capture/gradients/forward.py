@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from probekit.capture.gradients.backward import Forward
 from probekit.errors import LayerError, ModelError
+from probekit.runtime.randomness import RandomStreams
 
 __all__ = ["directional_derivatives", "directions"]
 
@@ -23,18 +23,16 @@ def directions(
 ) -> Iterator[Tensor]:
     """Gaussian directions, a few at a time: (some, batch, ...), in all `probes` of them.
 
-    Each sample has a Philox stream of its own with the key (seed, index), so that its directions
-    are the same in any batch, chunk, process and on any device.
+    Each sample has a random stream of its own and each direction a field of it, so they are the same
+    in any batch, chunk, process and on any device.
     """
-    streams = [
-        np.random.Generator(np.random.Philox(key=[seed % 2**64, int(number) % 2**64]))
-        for number in index
-    ]
+    streams = RandomStreams(f"probes, seed {seed}", index, images.device)
     for start in range(0, probes, chunk):
-        count = min(chunk, probes - start)
-        shape = (count, *images.shape[1:])
-        drawn = np.stack([one.standard_normal(shape, dtype=np.float32) for one in streams], axis=1)
-        yield torch.from_numpy(drawn).to(images.device).to(images.dtype)
+        drawn = [
+            streams.normal(*images.shape[1:], field=number)
+            for number in range(start, min(start + chunk, probes))
+        ]
+        yield torch.stack(drawn).to(images.dtype)
 
 
 class Differentiator:

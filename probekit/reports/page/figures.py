@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 
-__all__ = ["axis", "density", "element", "join", "path", "ridge", "scale", "shorten", "ticks"]
+from probekit.plot.density import density
+
+__all__ = ["axis", "element", "join", "path", "ridge", "scale", "shorten", "ticks"]
 
 Array = npt.NDArray[np.float64]
 
 # The most values that have a mark each, and the height below which a density is not drawn.
 _RUG = 200
 _THIN = 0.004
+_POINTS = 97
 
 
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
@@ -78,35 +81,6 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(round((first + i) * step, 12)) for i in range(int(count) + 1)]
 
 
-def density(values: Array, low: float, high: float, points: int = 97) -> tuple[Array, Array]:
-    """A Gaussian kernel density on a grid from `low` to `high`, reflected at both ends.
-
-    The bandwidth is Silverman's, at least 1.2% of the range, so that a few equal values stay visible.
-
-    Returns:
-        Grid and density (points,), the density scaled to a highest value of 1; zeros for no values.
-
-    >>> grid, height = density(np.array([0.5]), 0, 1, points=3)
-    >>> grid, height.round(3)
-    (array([0. , 0.5, 1. ]), array([0., 1., 0.]))
-    """
-    grid = np.linspace(low, high, points)
-    known = values[np.isfinite(values)].clip(low, high)
-    if not len(known) or high <= low:
-        return grid, np.zeros(points)
-    spread = min(known.std(), float(np.subtract(*np.percentile(known, [75, 25]))) / 1.34 or np.inf)
-    width = max(0.9 * spread * len(known) ** -0.2, 0.012 * (high - low))
-    # Binning first keeps the cost apart from the number of units.
-    counts, edges = np.histogram(known, bins=min(512, 8 * points), range=(low, high))
-    used = counts > 0
-    centres, counts = (edges[:-1] + edges[1:])[used] / 2, counts[used]
-    height = np.zeros(points)
-    for mirrored in (centres, 2 * low - centres, 2 * high - centres):
-        apart = (grid[:, None] - mirrored) / width
-        height += np.exp(-0.5 * apart**2) @ counts
-    return grid, height / height.max()
-
-
 def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool = False) -> str:
     """The `d` of a line through points.
 
@@ -147,7 +121,9 @@ def ridge(
         ends: Drawn as a line.
         height: Of the row, in pixels.
     """
-    grid, heights = density(values, low, high)
+    known = values[np.isfinite(values)].clip(low, high)
+    grid = np.linspace(low, high, _POINTS)
+    heights = density(known, grid) if len(known) else np.zeros(_POINTS)
     xs = (grid - low) / (high - low) * 100
     ys = height - 5 - heights * (height - 7)
     base = height - 5
@@ -161,9 +137,9 @@ def ridge(
             element("path", class_="area", d=area),
             element("path", class_="edge", d=path(xs, ys)),
         ]
-    known = np.unique(values[np.isfinite(values)].clip(low, high).round(4))
-    if 0 < len(known) <= _RUG:
-        marks = "".join(f"M{(x - low) / (high - low) * 100:.2f} {base + 1}v3.5" for x in known)
+    marked = np.unique(known.round(4))
+    if 0 < len(marked) <= _RUG:
+        marks = "".join(f"M{(x - low) / (high - low) * 100:.2f} {base + 1}v3.5" for x in marked)
         shapes.append(element("path", class_="rug", d=marks))
     whole = element(
         "svg",

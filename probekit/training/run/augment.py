@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probekit.errors import OptionError
+from probekit.checks import non_negative_int
+from probekit.runtime.randomness import RandomStreams
 
 __all__ = ["Augmentation", "Draw"]
 
@@ -27,9 +28,6 @@ class Draw:
     down: Tensor
     right: Tensor
 
-    def __getitem__(self, part: slice) -> Draw:
-        return Draw(self.flip[part], self.down[part], self.right[part])
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -40,13 +38,13 @@ class Augmentation:
         shift: Shift by at most so many pixels in each direction (a crop of the padded image).
 
     Raises:
-        OptionError: A shift that is no whole number from 0.
+        OptionError: The shift is not a non-negative integer.
 
     Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
-        >>> Augmentation(flip=True)(images, torch.Generator().manual_seed(1)).flatten().tolist()
+        >>> Augmentation(flip=True)(images, RandomStreams("flips", [0])).flatten().tolist()
         [0, 1, 2, 3]
-        >>> Augmentation(flip=True)(images, torch.Generator().manual_seed(0)).flatten().tolist()
+        >>> Augmentation(flip=True)(images, RandomStreams("flips", [1])).flatten().tolist()
         [1, 0, 3, 2]
     """
 
@@ -54,14 +52,13 @@ class Augmentation:
     shift: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.shift, bool) or not isinstance(self.shift, int) or self.shift < 0:
-            raise OptionError(f"shift is a whole number of pixels from 0, not {self.shift!r}")
+        non_negative_int("shift", self.shift)
 
-    def draw(self, images: int, generator: torch.Generator) -> Draw:
-        """Draws for a batch of so many images, on the CPU: the same numbers for every device."""
-        flip = torch.rand(images, generator=generator) < (0.5 if self.flip else 0.0)
-        steps = torch.randint(0, 2 * self.shift + 1, (2, images), generator=generator)
-        return Draw(flip, steps[0], steps[1])
+    def draw(self, streams: RandomStreams) -> Draw:
+        """Draws for each image, from its own stream."""
+        flip = streams.uniform(1)[:, 0] < (0.5 if self.flip else 0.0)
+        down, right = streams.integers(2 * self.shift + 1, 2, field=1).unbind(1)
+        return Draw(flip, down, right)
 
     def apply(self, images: Tensor, drawn: Draw) -> Tensor:
         """Images (batch, channels, height, width) of any type, changed as drawn."""
@@ -78,6 +75,6 @@ class Augmentation:
             images = windows[torch.arange(len(images), device=device), :, down, right]
         return images
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
         """Draws for a batch and applies it."""
-        return self.apply(images, self.draw(len(images), generator))
+        return self.apply(images, self.draw(streams))

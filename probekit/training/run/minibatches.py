@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from probekit.data.datasets import load_data
 from probekit.data.images import LabelledImages, TensorImages
 from probekit.errors import DataError, OptionError
 from probekit.models.image_model import ImageModel
+from probekit.runtime.randomness import RandomStreams, key, shuffled
 from probekit.training.run.recipes import Recipe
 
 __all__ = ["Minibatches", "RunData", "hold_out", "load_run_data", "seeded"]
@@ -29,9 +29,11 @@ def seeded(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     >>> bool(torch.rand(1, generator=seeded(0, "a")) == torch.rand(1, generator=seeded(0, "b")))
     False
     """
-    text = "|".join(map(str, ("probekit", seed, purpose, *numbers)))
-    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(number % 2**63)
+    return torch.Generator().manual_seed(key(_name(seed, purpose, *numbers)) % 2**63)
+
+
+def _name(seed: int, purpose: str, *numbers: int) -> str:
+    return f"{purpose}, seed {seed}, {numbers}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
     Raises:
         OptionError: More is held out than there is.
     """
-    order = torch.randperm(len(labels), generator=seeded(seed, "split"))
+    order = shuffled(_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
         raise OptionError(
             f"validation={recipe.validation} leaves nothing to train on: {recipe.data} has "
@@ -204,17 +206,17 @@ class Minibatches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Step, images (batch, channels, height, width) and labels of each step from `first` on."""
-        order = torch.randperm(len(self._labels), generator=seeded(self._seed, "order", epoch))
+        order = shuffled(_name(self._seed, "order", epoch), len(self._labels))
         # In one copy: a copy for each step would make the host wait for the device at each step.
         order = order.to(self._images.device)
         for step in range(first, self.steps):
             index = order[step * self.batch_size :][: self.batch_size][self._own]
-            drawn = self._augmentation.draw(
-                self.batch_size, seeded(self._seed, "augmentation", epoch, step)
+            streams = RandomStreams(
+                _name(self._seed, "augmentation", epoch), index, self._images.device
             )
             images = self._images[index].to(self._device, non_blocking=True)
             labels = self._labels[index].to(self._device, non_blocking=True)
-            images = self._augmentation.apply(images, drawn[self._own])
+            images = self._augmentation(images, streams)
             if self._mixture is not None:
                 mixing = self._mixture.draw(
                     self.batch_size, seeded(self._seed, "augmix", epoch, step)
