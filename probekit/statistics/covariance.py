@@ -12,7 +12,8 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations, Spatial
-from probekit.errors import DataError, OptionError
+from probekit.checks import one_of, positive_int
+from probekit.errors import DataError
 from probekit.statistics import moments
 from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.rows import append, columns_of, gather, nbytes, refuse_beyond
@@ -59,11 +60,8 @@ class Covariance(Statistic):
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        if self.spatial not in get_args(Spatial):
-            known = ", ".join(map(repr, get_args(Spatial)))
-            raise OptionError(f"spatial is one of {known}, not {self.spatial!r}")
-        if not isinstance(self.memory, int) or self.memory < 1:
-            raise OptionError(f"memory is a number of bytes, not {self.memory!r}")
+        one_of("spatial", self.spatial, get_args(Spatial))
+        positive_int("memory", self.memory)
 
     @property
     def source(self) -> Activations:

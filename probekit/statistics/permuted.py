@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
+from probekit.checks import positive_int
 from probekit.errors import DataError, OptionError
 from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
@@ -107,10 +108,7 @@ class PermutedClassMeans(Statistic):
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.permutations, int) or self.permutations < 1:
-            raise OptionError(
-                f"permutations must be a whole number of at least 1, not {self.permutations!r}"
-            )
+        positive_int("permutations", self.permutations)
         if self.class_counts is not None:
             counts = torch.tensor(tuple(self.class_counts))
             if len(counts) < 2 or counts.is_floating_point() or int(counts.min()) < 0:

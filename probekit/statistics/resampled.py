@@ -11,7 +11,8 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.errors import DataError, OptionError
+from probekit.checks import one_of, positive_int
+from probekit.errors import DataError
 from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.by_class import rows_of
@@ -74,12 +75,8 @@ class ResampledClassMeans(Statistic):
     draw: Draw = field(default_factory=Draw, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.replicates, int) or self.replicates < 1:
-            raise OptionError(
-                f"replicates must be a whole number of at least 1, not {self.replicates!r}"
-            )
-        if self.weights not in ("poisson", "halves"):
-            raise OptionError(f"weights is 'poisson' or 'halves', not {self.weights!r}")
+        positive_int("replicates", self.replicates)
+        one_of("weights", self.weights, ("poisson", "halves"))
 
     @property
     def rows(self) -> int:

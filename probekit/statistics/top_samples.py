@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.errors import DataError, OptionError
+from probekit.checks import positive_int
+from probekit.errors import DataError
 from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.resampled import checked_index
@@ -54,8 +55,7 @@ class TopSamples(Statistic):
 
     def __post_init__(self) -> None:
         for name, value in (("top", self.top), ("drawn", self.drawn)):
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+            positive_int(name, value)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Adds a batch.

@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_samples() -> None:
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"drawn": 0}, {"top": 2.5}])
 def test_options_that_mean_nothing_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(OptionError, match="must be a whole number of at least 1"):
+    with pytest.raises(OptionError, match="must be a positive integer"):
         TopSamples(**options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,8 @@ from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.subsets import subset_of
-from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning, some_of
+from probekit.checks import integer, number, one_of
+from probekit.errors import DataError, LayerError, ProbekitWarning, some_of
 from probekit.training.regularizer.accumulation import Accumulation, TrainingRecorder
 from probekit.training.regularizer.batch_selectivity import (
     ClassSums,
@@ -134,13 +134,7 @@ class SelectivityRegularizer:
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        if (
-            isinstance(alpha, bool)
-            or not isinstance(alpha, int | float)
-            or not math.isfinite(alpha)
-        ):
-            raise OptionError(f"alpha is a finite number, not {alpha!r}")
-        self._alpha = float(alpha)
+        self._alpha = number("alpha", alpha)
 
     @property
     def layers(self) -> Sequence[Layer]:
@@ -313,15 +307,8 @@ class SelectivityRegularizer:
 
 
 def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise OptionError(f"eps must be a number from 0, not {eps!r}")
-    if negative not in _POLICIES:
-        raise OptionError(
-            f"negative is one of {', '.join(_POLICIES)} in training, not {negative!r}"
-        )
-    if classes is not None and (
-        isinstance(classes, bool) or not isinstance(classes, int) or classes < 2
-    ):
-        raise OptionError(f"classes must be a whole number from 2, not {classes!r}")
-    if accumulation not in ("refuse", "each"):
-        raise OptionError(f"accumulation is 'refuse' or 'each', not {accumulation!r}")
+    number("eps", eps, least=0)
+    one_of("negative", negative, _POLICIES)
+    if classes is not None:
+        integer("classes", classes, least=2)
+    one_of("accumulation", accumulation, ("refuse", "each"))

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from probekit.checks import non_negative_int, number, positive_int
 from probekit.errors import OptionError
 
 __all__ = ["AlphaSchedule", "Segment"]
@@ -30,10 +31,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         for value in (self.first, self.last):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise OptionError(f"alpha is a number, not {value!r}")
-            if not math.isfinite(value):
-                raise OptionError(f"alpha is a finite number, not {value!r}")
+            number("alpha", value)
         if not math.isfinite(self.last - self.first):
             raise OptionError(
                 f"alpha cannot go from {self.first:g} to {self.last:g}: it is too far"
@@ -44,10 +42,8 @@ class Segment:
                     f"alpha from {_written(self.first)} to {_written(self.last)} needs a number of "
                     "epochs, such as '0>-1*5'"
                 )
-        elif isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise OptionError(
-                f"a segment lasts a whole number of epochs from 1, not {self.epochs!r}"
-            )
+        else:
+            positive_int("epochs of a segment", self.epochs)
 
     def __str__(self) -> str:
         goal = "" if self.first == self.last else f">{_written(self.last)}"
@@ -132,10 +128,9 @@ class AlphaSchedule:
             epoch: From 0.
 
         Raises:
-            OptionError: It is not a whole number from 0.
+            OptionError: It is not a non-negative integer.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-            raise OptionError(f"an epoch is a whole number from 0, not {epoch!r}")
+        non_negative_int("epoch", epoch)
         for segment in self.segments:
             if segment.epochs is None or epoch < segment.epochs:
                 share = epoch / segment.epochs if segment.epochs else 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from probekit.errors import OptionError
+from probekit.checks import number, positive_int
 
 __all__ = ["Adversary"]
 
@@ -45,16 +45,9 @@ class Adversary:
     steps: int = 7
 
     def __post_init__(self) -> None:
-        number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
-        if not number or not 0 < self.epsilon <= 1:
-            raise OptionError(
-                f"epsilon of adversarial training is a number above 0 and up to 1, in the units of "
-                f"images in [0, 1], not {self.epsilon!r}"
-            )
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise OptionError(
-                f"steps of adversarial training are a whole number from 1, not {self.steps!r}"
-            )
+        # In the units of images in [0, 1].
+        number("epsilon of adversarial training", self.epsilon, above=0, most=1)
+        positive_int("steps of adversarial training", self.steps)
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Normalized images under attack, normalized.

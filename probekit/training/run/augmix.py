@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probekit.errors import OptionError
+from probekit.checks import integer
 
 __all__ = ["OPERATIONS", "AugMix", "Mixture", "apply_operations"]
 
@@ -72,11 +72,7 @@ class AugMix:
     severity: int = 3
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.severity, int) and not isinstance(self.severity, bool)
-        if not whole or not 1 <= self.severity <= _STRONGEST:
-            raise OptionError(
-                f"severity of AugMix is a whole number from 1 to {_STRONGEST}, not {self.severity!r}"
-            )
+        integer("severity of AugMix", self.severity, least=1, most=_STRONGEST)
 
     def draw(self, images: int, generator: torch.Generator) -> Mixture:
         """Draws for a batch of so many images, on the CPU: the same numbers for every device."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from probekit.checks import integer, number, one_of, positive_int
 from probekit.errors import OptionError, close_matches
 from probekit.models.architectures import ARCHITECTURES
 from probekit.training.run.adversary import Adversary
@@ -93,39 +94,30 @@ class Recipe:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if self.architecture not in ARCHITECTURES:
-            raise OptionError(
-                f"no architecture is named {self.architecture!r}; "
-                f"{close_matches(self.architecture, ARCHITECTURES, what='architecture')}"
-            )
+        one_of("architecture", self.architecture, ARCHITECTURES)
         for name, least in (("epochs", 1), ("batch_size", 2), ("validation", 0), ("limit", 2)):
             value = getattr(self, name)
-            if value is not None and not _whole(value, least):
-                raise OptionError(f"{name} must be a whole number from {least}, not {value!r}")
-        for name, low, high in (
-            ("learning_rate", 0.0, math.inf),
-            ("decay", 0.0, 1.0),
-            ("rise", 0.0, 1.0),
-            ("momentum", 0.0, 1.0),
-            ("weight_decay", 0.0, math.inf),
+            if value is not None:
+                integer(name, value, least=least)
+        for name, most in (
+            ("learning_rate", None),
+            ("decay", 1),
+            ("rise", 1),
+            ("momentum", 1),
+            ("weight_decay", None),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise OptionError(f"{name} must be a number, not {value!r}")
-            if not low <= value <= high or not math.isfinite(value):
-                raise OptionError(f"{name} must be from {low:g} to {high:g}, not {value!r}")
-        if self.schedule not in ("milestones", "one-cycle"):
-            raise OptionError(f"schedule is 'milestones' or 'one-cycle', not {self.schedule!r}")
+            number(name, value, least=0, most=most)
+        one_of("schedule", self.schedule, ("milestones", "one-cycle"))
         channels = self.input_size[0]
         if not len(self.mean) == len(self.std) == channels:
             raise OptionError(
                 f"mean and std need one number for each of {channels} channels (input_size), not "
                 f"{len(self.mean)} and {len(self.std)}"
             )
-        if not all(_whole(epoch, 1) for epoch in self.milestones):
-            raise OptionError(f"milestones are whole epochs from 1, not {self.milestones!r}")
-        if self.precision not in PRECISIONS:
-            raise OptionError(f"precision is {', '.join(PRECISIONS)}, not {self.precision!r}")
+        for epoch in self.milestones:
+            positive_int("every milestone", epoch)
+        one_of("precision", self.precision, PRECISIONS)
         if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
             raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
         _ = self.augmentation, self.mixture, self.adversary
@@ -169,10 +161,6 @@ class Recipe:
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
         }
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:

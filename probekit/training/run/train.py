@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from probekit.checks import integer, number
 from probekit.errors import OptionError, ProbekitError
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
@@ -168,13 +169,9 @@ def _launched_precision() -> str | None:
 
 def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
     for name, value in (("seed", seed), ("workers", workers)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-            raise OptionError(f"{name} must be a whole number from 0, not {value!r}")
-    number = isinstance(checkpoint_minutes, int | float) and not isinstance(
-        checkpoint_minutes, bool
-    )
-    if not number or not checkpoint_minutes >= 0:
-        raise OptionError(f"checkpoint_minutes must be a number from 0, not {checkpoint_minutes!r}")
+        integer(name, value, least=0, most=2**63 - 1)
+    if checkpoint_minutes != float("inf"):
+        number("checkpoint_minutes", checkpoint_minutes, least=0)
 
 
 def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:

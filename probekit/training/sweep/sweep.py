@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +16,7 @@ from uuid import uuid4
 import xarray as xr
 from tqdm.auto import tqdm
 
+from probekit.checks import non_negative_int, positive_int
 from probekit.errors import (
     DataError,
     LayerError,
@@ -115,8 +116,7 @@ def sweep(
             "a sweep is started as one process, not under torchrun or accelerate launch; pass "
             "scheduler=ADDRESS (--scheduler) to use several"
         )
-    if isinstance(jobs, bool) or not isinstance(jobs, Integral) or jobs < 1:
-        raise OptionError(f"jobs is a whole number of at least 1, not {jobs!r}")
+    positive_int("jobs", jobs)
     if scheduler is not None and jobs > 1:
         raise OptionError(
             "a sweep is trained by jobs on this machine or by a scheduler, not by both"
@@ -180,10 +180,7 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
             raise OptionError(f"{name} is a list of numbers, not {values!r}")
     plain = [float(a) if isinstance(a, Real) and not isinstance(a, bool) else a for a in alphas]
     numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in plain]
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-            raise OptionError(f"seeds are whole numbers from 0, not {seed!r}")
-    whole = [int(seed) for seed in seeds]
+    whole = [non_negative_int("every seed", seed) for seed in seeds]
     for name, found in (("alphas", numbers), ("seeds", whole)):
         if not found or len(set(found)) < len(found):
             raise OptionError(f"{name} must be one or more different numbers, not {found}")

@@ -65,7 +65,7 @@ def test_a_bad_schedule_names_what_is_wrong(text, named):
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, True, "3", None])
 def test_an_epoch_is_a_whole_number(epoch):
-    with pytest.raises(OptionError, match="whole number from 0"):
+    with pytest.raises(OptionError, match="epoch must be a non-negative integer"):
         AlphaSchedule.constant(1).alpha(epoch)
 
 

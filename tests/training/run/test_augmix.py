@@ -101,7 +101,7 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("severity", [0, 11, 2.5, True])
 def test_a_severity_out_of_range(severity: object) -> None:
-    with pytest.raises(OptionError, match="severity of AugMix is a whole number from 1 to 10"):
+    with pytest.raises(OptionError, match="severity of AugMix must be an integer from 1 to 10"):
         get_recipe("resnet20-digits", augmix=severity)
 
 

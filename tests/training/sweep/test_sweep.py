@@ -133,12 +133,12 @@ def test_a_sweep_in_which_all_fail_still_has_a_table(tmp_path: Path) -> None:
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"alphas": []}, "alphas must be one or more"),
     ({"alphas": [0.0, -0.0]}, "alphas must be one or more different"),
-    ({"alphas": [float("nan")]}, "alpha is a finite number"),
-    ({"alphas": ["low"]}, "alpha is a number"),
+    ({"alphas": [float("nan")]}, "alpha must be a finite number"),
+    ({"alphas": ["low"]}, "alpha must be a finite number"),
     ({"alphas": "-1,0"}, "alphas is a list of numbers"),
     ({"seeds": 3}, "seeds is a list"),
     ({"seeds": [0, 0]}, "seeds must be one or more different"),
-    ({"seeds": [-1]}, "whole numbers from 0"),
+    ({"seeds": [-1]}, "every seed must be a non-negative integer"),
     ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
     ({"epoch": 1}, "no option 'epoch'"),
     ({"layers": [torch.nn.ReLU]}, "layers of a training run are names"),
@@ -266,7 +266,7 @@ def test_runs_trained_together_are_those_trained_one_after_another(tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"jobs": 0}, "jobs is a whole number of at least 1, not 0"),
+        ({"jobs": 0}, "jobs must be a positive integer, not 0"),
         ({"jobs": 2, "scheduler": "tcp://127.0.0.1:1"}, "not by both"),
     ],
 )
