@@ -45,8 +45,8 @@ class Adversary:
     steps: int = 7
 
     def __post_init__(self) -> None:
-        # In the units of images in [0, 1].
-        number("epsilon of adversarial training", self.epsilon, above=0, most=1)
+        name = "epsilon of adversarial training (in the units of images in [0, 1])"
+        number(name, self.epsilon, above=0, most=1)
         positive_int("steps of adversarial training", self.steps)
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:

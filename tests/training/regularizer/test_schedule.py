@@ -76,7 +76,7 @@ def test_alpha_is_a_finite_number(alpha):
 
 
 def test_a_warm_up_lasts_at_least_an_epoch():
-    with pytest.raises(OptionError, match="from 1, not 0"):
+    with pytest.raises(OptionError, match="must be a positive integer, not 0"):
         AlphaSchedule.warm_up(-1, 0)
 
 
