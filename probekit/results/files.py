@@ -66,7 +66,7 @@ def whole(path: Path) -> Iterator[Path]:
     """A name beside a path to write to, which takes the path's place at the end of the block.
 
     Where the block raises, what was at the path stays, and nothing else is left. A folder takes the
-    place of a folder, for which that is removed first.
+    place of a folder, which is removed afterwards.
 
     Example:
         >>> import tempfile
@@ -80,13 +80,26 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield draft
         if draft.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(draft, path)
+            _replace_folder(draft, path)
+        else:
+            os.replace(draft, path)
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
+
+
+def _replace_folder(draft: Path, path: Path) -> None:
+    """Puts a folder in the place of another, which stays there if that fails."""
+    old = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
+    os.replace(path, old)
+    try:
+        os.replace(draft, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

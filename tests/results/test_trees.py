@@ -14,6 +14,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.errors import OutputError
+from probekit.results.files import whole
 from probekit.results.trees import check_output
 
 
@@ -53,6 +54,32 @@ def test_a_failed_write_keeps_what_was_there(
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.zarr").mkdir()
+    (tmp_path / "r.zarr" / "old").touch()
+    replace = os.replace
+
+    def fails_for_the_draft(source: Path, target: Path) -> None:
+        if (Path(source) / "new").exists():
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    def write() -> None:
+        with whole(tmp_path / "r.zarr") as draft:
+            draft.mkdir()
+            (draft / "new").touch()
+
+    monkeypatch.setattr(os, "replace", fails_for_the_draft)
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
+        "r.zarr",
+        "r.zarr/old",
+    ]
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
