@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from docutils.nodes import Node
@@ -83,7 +85,7 @@ class PublicNames(SphinxDirective):
         rooms = self.arguments[0].split()
         lines: list[str] = []
         for module in ("probekit", "probekit.plot"):
-            homes = import_module(module)._HOMES
+            homes = homes_of(module)
             prefix = module.removeprefix("probekit").lstrip(".")
             for name, home in sorted(homes.items(), key=lambda pair: (pair[1], pair[0])):
                 if (prefix or home.split(".")[0]) in rooms:
@@ -91,6 +93,18 @@ class PublicNames(SphinxDirective):
         if not lines:
             raise self.error(f"no public name lives in {self.arguments[0]}")
         return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```")
+
+
+def homes_of(package: str) -> dict[str, str]:
+    """Where each public name of a package is defined, by its stub."""
+    stub = Path(str(import_module(package).__file__)).with_suffix(".pyi")
+    return {
+        alias.name: node.module
+        for node in ast.parse(stub.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.name != "__version__"
+    }
 
 
 def documented(module: str, name: str) -> list[str]:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
-from probekit.metrics.metric import list_metrics
 from probekit.plot.labels import words
 
 __all__ = [
@@ -158,6 +157,8 @@ def lacking(name: str, dimension: str, found: xr.Dataset) -> DataError:
 
 
 def _advice(name: str, there: Sequence[str]) -> str:
+    from probekit.metrics.metric import list_metrics
+
     if name in list_metrics() and name not in _METRICS.values():
         return f"; ask analyze for the metric {name!r}"
     for begin, metric in _METRICS.items():

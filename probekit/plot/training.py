@@ -17,7 +17,6 @@ from probekit.plot.colours import palette, shades
 from probekit.plot.labels import depth_bar, key, words
 from probekit.plot.reading import Array, Compared, named
 from probekit.plot.series import colours_of, curve, name_results
-from probekit.training.run.log import read_log
 
 __all__ = ["training_curves"]
 
@@ -159,6 +158,8 @@ def _read(run: Any) -> Records:
     if not path.is_file():
         raise DataError(f"there is no log of a training run at {str(path)!r}")
     try:
+        from probekit.training.run.log import read_log
+
         records = _read_csv(path) if path.suffix == ".csv" else read_log(path)
     except (OSError, ValueError):
         records = []

@@ -96,7 +96,16 @@ _SHARES = {"selectivity_mean", "participation_ratio_fraction"}
 # On a terminal these have a bar too, whose full length is the highest of the column.
 _SIZES = {"gradient_norm_cv_mean", "gradient_norm_cv_across_units"}
 _BAR_STYLE = "cyan"
-_TOLD = ("n_", "negative_", "dead_", "too_few", "participation", "components", "gradient_")
+_TOLD = (
+    "n_",
+    "negative_",
+    "dead_",
+    "too_few",
+    "participation",
+    "components",
+    "gradient_",
+    "unit_axis",
+)
 
 
 def print_result(result: xr.DataTree, to: Console) -> None:

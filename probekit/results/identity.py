@@ -15,17 +15,23 @@ def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, one clause for each value.
+    """What differs between two identities, one clause for each value; of hashes only that they do.
 
     >>> differences({"model": {"weights": "a"}, "seed": 0}, {"model": {"weights": "b"}, "seed": 0})
     ['model.weights was "a" and is "b"']
     """
     before, now = dict(_leaves(stored)), dict(_leaves(as_stored(asked)))
     return [
-        f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
+        _clause(name, before.get(name), now.get(name))
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
+
+
+def _clause(name: str, before: Any, now: Any) -> str:
+    if all(isinstance(value, str) and value.startswith("sha256:") for value in (before, now)):
+        return f"{name} differs"
+    return f"{name} was {_short(before)} and is {_short(now)}"
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -149,11 +149,10 @@ class RecordingStore:
             done = self.samples if complete else int(json.loads(progress.read_text())["done"])
             if not 0 <= done <= self.samples:
                 raise ValueError(f"{done} of {self.samples} samples are said to be done")
-        other = [key for key in self._identity if found.get(key) != self._identity[key]]
-        if other or shape != (self.samples, self.units):
-            differing = differences(found, self._identity)
+        differing = differences(found, self._identity)
+        if differing or shape != (self.samples, self.units):
             raise OutputError(
-                f"{str(self.path)!r} is a recording of another {' and '.join(other) or 'size'} "
+                f"{str(self.path)!r} holds another recording "
                 f"({'; '.join(differing) or f'{shape} samples and units'}); choose another name, or "
                 "overwrite=True (--overwrite)"
             )

@@ -22,7 +22,6 @@ from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS
-from probekit.runtime.processes import Processes
 
 LAYERS = ["2", "4", "7"]
 EPSILONS = [2 / 255, 16 / 255]
@@ -636,10 +635,3 @@ def test_the_bundled_network_under_every_type_and_two_attacks() -> None:
     ratio = found["layers"]["corruption_change_participation_ratio"]
     assert (ratio >= 1).all()
     assert (ratio <= found["layers"]["n_units"]).all()
-
-
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = Processes(rank=1, world=2)
-    monkeypatch.setattr("probekit.analysis.robustness.robustness.processes", lambda: together)
-    with pytest.raises(OptionError, match="by one process; start it without torchrun"):
-        robustness(nn.Identity(), [], "all")

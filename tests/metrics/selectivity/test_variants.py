@@ -98,7 +98,7 @@ def test_layers_too_large_for_the_memory_are_refused_before_the_pass() -> None:
 
 
 def test_a_stream_is_refused_on_the_way() -> None:
-    means = ClassMeans("flatten", memory=100)
+    means = ClassMeans("flatten", memory=80)
     means.update(torch.rand(2, 4), torch.tensor([0, 1]))
     with pytest.raises(OptionError, match="choose fewer or smaller layers, or raise memory"):
         means.update(torch.rand(2, 4), torch.tensor([0, 3]))
