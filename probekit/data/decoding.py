@@ -84,6 +84,7 @@ def prepare(
 def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
     """An upright image of 8 bits, gray or RGB, or of floats in [0, 1] (mode F)."""
     file_format = image.format
+    image.load()  # damaged pixels raise here; reading EXIF data would load them and hide it
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in _INTEGER_MODES:

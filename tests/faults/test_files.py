@@ -141,13 +141,15 @@ def test_images(damage: str, fails: Fails, photos: Path) -> None:
     assert pk.open_result("r.nc")["samples"].sizes["sample"] == 6
 
 
-@pytest.mark.parametrize("what", ["folder", "link to nothing"])
-def test_what_is_called_an_image_and_is_none(what: str, fails: Fails, photos: Path) -> None:
-    place = photos / "dog" / "bad.png"
-    if what == "folder":
-        place.mkdir()
-    else:
-        place.symlink_to("nowhere.png")
+def test_a_folder_with_the_name_of_an_image_holds_images(photos: Path) -> None:
+    (photos / "dog" / "bad.png").mkdir()
+    count = len(load_data(photos, pk.load_model(BUNDLED)))
+    Image.new("L", (4, 4), 255).save(photos / "dog" / "bad.png" / "a.png")
+    assert len(load_data(photos, pk.load_model(BUNDLED))) == count + 1
+
+
+def test_a_link_to_nothing_is_no_image(fails: Fails, photos: Path) -> None:
+    (photos / "dog" / "bad.png").symlink_to("nowhere.png")
     assert "bad.png' cannot be read" in fails("record", BUNDLED, "photos", *LAST, "-o", "a.zarr",
                                               changes=True)  # fmt: skip
     data = load_data(photos, pk.load_model(BUNDLED), skip_bad=True)
@@ -442,7 +444,7 @@ def test_a_model_comes_back_when_data_breaks_off(
     data = load_data(photos, model)
     ask: dict[str, Any] = {"batch_size": 2, "progress": False}
     if measure == "robustness":
-        ask |= {"corruptions": ["contrast"], "table": 32}
+        ask |= {"corruptions": ["contrast"], "table": 32, "class_map": "index"}
     with pytest.raises(ProbekitError, match=r"z\.png"):
         getattr(pk, measure)(model, data, **ask)
     modules = list(model.module.modules())
