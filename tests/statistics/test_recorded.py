@@ -55,7 +55,7 @@ def test_memory_is_checked_before_a_pass_and_on_the_way() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(OptionError, match="spatial must be"):
+    with pytest.raises(OptionError, match="spatial is one of"):
         Recorded("none")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="one label a row"):
         Recorded().update(torch.ones(2, 2), torch.zeros(3))

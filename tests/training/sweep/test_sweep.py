@@ -17,7 +17,7 @@ import xarray as xr
 import probekit as pk
 from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
 from probekit.training.run.folder import read_run
-from probekit.training.sweep.sweep import sweep as sweeping
+from probekit.training.sweep import sweep as sweeping
 from probekit.training.sweep.table import run_folder, sweep_table
 
 QUICK: dict[str, Any] = {
