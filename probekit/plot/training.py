@@ -46,7 +46,7 @@ def training_curves(
         OptionError: A variable of each layer together with others, or for several runs.
 
     Example:
-        >>>         >>> import tempfile
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     lines = [json.dumps({"epoch": at, "loss": 1 / (at + 1)}) for at in range(3)]
         ...     _ = Path(folder, "log.jsonl").write_text("\\n".join(lines))
