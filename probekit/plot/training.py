@@ -46,6 +46,7 @@ def training_curves(
         OptionError: A variable of each layer together with others, or for several runs.
 
     Example:
+        >>> import json
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     lines = [json.dumps({"epoch": at, "loss": 1 / (at + 1)}) for at in range(3)]
