@@ -6,9 +6,9 @@ from .analysis.jacobian import jacobian_norm as jacobian_norm
 from .analysis.robustness.robustness import robustness as robustness
 from .analysis.saliency import unit_saliency as unit_saliency
 from .capture.plan import plan as plan
+from .capture.record import record as record
 from .capture.recorder import Recorder as Recorder
-from .capture.recording.record import record as record
-from .capture.recording.store import open_recording as open_recording
+from .capture.store import open_recording as open_recording
 from .data.datasets import list_data as list_data
 from .data.datasets import load_data as load_data
 from .data.lookup import images_at as images_at

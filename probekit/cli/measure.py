@@ -214,7 +214,7 @@ def record(
     progress: Progress = True,
 ) -> None:
     """Record activations to a zarr store; an interrupted command resumes when run again."""
-    from probekit.capture.recording.record import record as run
+    from probekit.capture.record import record as run
 
     network, images = load(model, data, weights, random, False, seed, split, data_root)
     recording = run(

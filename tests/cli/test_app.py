@@ -83,11 +83,11 @@ def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
     assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
     broken = tmp_path / "broken.zarr"
-    from probekit.capture.recording import store
+    from probekit.capture import store
 
     environment = {**os.environ, "PYTHONPATH": str(Path(pk.__file__).parent.parent)}
     code = (
-        f"import sys; import probekit.capture.recording.store as s; s._BLOCK_BYTES = 2**18\n"
+        f"import sys; import probekit.capture.store as s; s._BLOCK_BYTES = 2**18\n"
         f"sys.argv = ['probekit', *{[*arguments, '-o', 'NAME', '--limit', '2000']!r}]\n"
         "from probekit.cli.app import main; main()"
     )

@@ -20,7 +20,7 @@ from probekit.cli.app import app
 
 # What a child imports would take most of a test's time: the server that forks children has it.
 PRELOADED = [
-    "probekit.analysis.analyze", "probekit.capture.recording.record", "probekit.cli.app",
+    "probekit.analysis.analyze", "probekit.capture.record", "probekit.cli.app",
     "probekit.reports.page.page", "probekit.analysis.robustness.robustness", "probekit.training.sweep.sweep",
 ]  # fmt: skip
 CHILD = """

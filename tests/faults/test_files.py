@@ -25,7 +25,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import probekit as pk
-from probekit.capture.recording.store import _PROGRESS
+from probekit.capture.store import _PROGRESS
 from probekit.cli.app import app
 from probekit.data.datasets import load_data
 from probekit.errors import ProbekitError

@@ -19,7 +19,7 @@ import xarray as xr
 from safetensors.torch import load_file
 
 import probekit as pk
-from probekit.capture.recording.store import _PROGRESS
+from probekit.capture.store import _PROGRESS
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_an_analysis_is_whole_or_not_there(ending: str, start: Start, tmp_path: 
 
 def test_a_recording_goes_on(start: Start, tmp_path: Path) -> None:
     small_blocks = (
-        "import probekit.capture.recording.store as store; store._BLOCK_BYTES = 2**13\n"
+        "import probekit.capture.store as store; store._BLOCK_BYTES = 2**13\n"
         "from probekit.cli.app import main; main()"
     )
     arguments = f"record {DATA} --limit 600 --batch-size 16 -o OUT.zarr"

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import DataError
 from probekit.metrics.class_separation import eta_squared, preferred_class_auc
 

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.dimensionality import (
     Dimensionality,

@@ -16,7 +16,7 @@ from sklearn.metrics import mutual_info_score
 from torch import nn
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import DataError, OptionError
 from probekit.metrics.unit_metrics import (
     class_information,

@@ -18,7 +18,7 @@ from probekit.analysis.jacobian import jacobian_norm
 from probekit.analysis.robustness.robustness import robustness
 from probekit.analysis.saliency import unit_saliency
 from probekit.capture.plan import plan
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.models.image_model import ImageModel
 from probekit.models.inputs import copied

@@ -19,7 +19,7 @@ from probekit.analysis.analyze import analyze
 from probekit.analysis.jacobian import jacobian_norm
 from probekit.analysis.robustness.robustness import robustness
 from probekit.analysis.saliency import unit_saliency
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.data.datasets import load_data
 from probekit.errors import ModelError
 from probekit.metrics.gradient_variability import GradientVariability

@@ -8,7 +8,7 @@ from torch import nn
 
 from probekit.analysis.analyze import analyze
 from probekit.capture.plan import scout_layers
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import DataError, OptionError
 from probekit.metrics.metric import FunctionMetric
 from probekit.statistics.recorded import Recorded

@@ -120,12 +120,12 @@ def test_a_folder_of_another_model_or_other_data_is_refused(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     run(counting, images, tmp_path)
-    with pytest.raises(OutputError, match=r"data\.first_image was"):
+    with pytest.raises(OutputError, match=r"data\.first_image differs"):
         run(counting, [(images[0].flip(0), images[1])], tmp_path)
     with pytest.raises(OutputError, match=r"model\.mean was .*; model\.std was"):
         run(ImageModel(counting, (0.5,), (0.5,), (1, 32, 32)), images, tmp_path)
     counting.head[1].weight.data.mul_(2)
-    with pytest.raises(OutputError, match=r"model\.hash was"):
+    with pytest.raises(OutputError, match=r"model\.hash differs"):
         run(counting, images, tmp_path)
 
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.metrics.selectivity.selectivity import Selectivity, class_selectivity
 from probekit.statistics.class_means import ClassMeans

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.recording.record import record
+from probekit.capture.record import record
 from probekit.errors import OptionError
 from probekit.metrics.selectivity.selectivity import class_selectivity
 from probekit.metrics.selectivity.variants import SelectivityPerElement, selectivity_offset_free

@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.recording.store import RecordingStore, open_recording
+from probekit.capture.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError

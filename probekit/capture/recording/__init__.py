@@ -1,1 +1,0 @@
-"""Recordings: activations of chosen layers, stored sample by sample."""
