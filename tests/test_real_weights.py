@@ -65,7 +65,7 @@ def test_top_1_labels_are_sensible(lite: pk.ImageModel, photographs: Path) -> No
     data = pk.load_data(photographs, lite)
     result = pk.analyze(lite, data, batch_size=8)
     with torch.inference_mode():
-        outputs = torch.cat([lite(images) for images, _ in data.batches(8)])
+        outputs = torch.cat([lite(data[i][0][None]) for i in range(len(data))])
     predicted = [lite.classes[int(i)] for i in outputs.argmax(1)]
     by_file = {path.name: name for path, name in zip(data.paths, predicted, strict=True)}
     hits = [
