@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import xarray as xr
+from studies import get_study, study_parser
 
 import probekit as pk
 
@@ -111,12 +112,12 @@ def draw_training(history: xr.Dataset, out: Path) -> None:
 
 
 def main() -> None:
-    parser = pk.study_parser(__doc__.split("\n")[0])
+    parser = study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=500, help="test images for each point")
     parser.add_argument("--random", type=int, default=3, help="random orders")
     asked = parser.parse_args()
     out = asked.out / "ablation"
-    study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
     study.sweep(asked.out / "sweep")
     table = pk.measure_runs(
         asked.out / "sweep", ablated, asked.out / "measured", data=study.data,

@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import xarray as xr
+from studies import get_study, study_parser
 
 import probekit as pk
 
@@ -107,7 +108,7 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
 
 
 def main() -> None:
-    parser = pk.study_parser(__doc__.split("\n")[0])
+    parser = study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=500, help="test images under corruptions")
     parser.add_argument("--corruptions", default="all", help="types, with commas between")
     parser.add_argument("--severities", type=int, nargs="+", default=[1, 3, 5])
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=16, help="random directions an image")
     asked = parser.parse_args()
     out = asked.out / "linking_robustness"
-    study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
     data = {"data": study.data, "root": asked.data_root}
     corruptions = {"types": asked.corruptions, "severities": asked.severities}
     measures: list[tuple[Any, dict[str, Any]]] = [

@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import xarray as xr
+from studies import get_study, study_parser
 
 import probekit as pk
 
@@ -110,12 +111,12 @@ def draw(table: xr.Dataset, out: Path) -> None:
 
 
 def main() -> None:
-    parser = pk.study_parser(__doc__.split("\n")[0])
+    parser = study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="test images for each analysis")
     parser.add_argument("--basis-steps", type=int, default=200, help="steps of the basis search")
     asked = parser.parse_args()
     out = asked.out / "selectivity_considered_harmful"
-    study = pk.get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
     given = {"data": study.data, "data_root": asked.data_root, "images": asked.images}
     folder, store = asked.out / "sweep", asked.out / "measured"
     table = study.sweep(folder)

@@ -76,9 +76,6 @@ from .training.regularizer.schedule import AlphaSchedule as AlphaSchedule
 from .training.run.recipes import Recipe as Recipe
 from .training.run.recipes import list_recipes as list_recipes
 from .training.run.train import train as train
-from .training.studies import Study as Study
-from .training.studies import get_study as get_study
-from .training.studies import study_parser as study_parser
 from .training.sweep.compare import measure_runs as measure_runs
 from .training.sweep.compare import run_outcomes as run_outcomes
 from .training.sweep.compare import training_history as training_history
@@ -109,7 +106,6 @@ __all__ = [
     "SelectivityRegularizer",
     "SplitHalf",
     "Statistic",
-    "Study",
     "TopImages",
     "TopSamples",
     "__version__",
@@ -126,7 +122,6 @@ __all__ = [
     "equivalence",
     "eta_squared",
     "feed",
-    "get_study",
     "images_at",
     "jacobian_norm",
     "layer_metric",
@@ -162,7 +157,6 @@ __all__ = [
     "save_result",
     "save_tables",
     "selectivity_offset_free",
-    "study_parser",
     "sweep",
     "train",
     "training_history",

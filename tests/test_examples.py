@@ -51,6 +51,7 @@ PAPERS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
 
 def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs an example as from a shell; its warnings of few images are to be expected at this size."""
+    monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)

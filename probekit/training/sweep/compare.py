@@ -67,7 +67,7 @@ def measure_runs(
 
     Returns:
         What was measured, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
-        and `seed` where all lie in folders `VARIANT/seed_N`, as `Study.vary` leaves them; otherwise
+        and `seed` where all lie in folders `VARIANT/seed_N`; otherwise
         over `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule) and `seed`.
 
     Raises:

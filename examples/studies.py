@@ -1,4 +1,4 @@
-"""The networks that the papers' claims are about, as data, at sizes from seconds to a cluster."""
+"""The networks that the claims of the papers are about, at scales from seconds to a cluster."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import xarray as xr
 from tqdm.auto import tqdm
 
+import probekit as pk
+from probekit.checks import one_of
 from probekit.errors import OptionError
 from probekit.runtime.progress import hidden
 from probekit.training.run.recipes import get_recipe
-from probekit.training.run.train import train
-from probekit.training.sweep.compare import run_outcomes
-from probekit.training.sweep.sweep import sweep
 
 __all__ = ["Scale", "Study", "get_study", "study_parser"]
 
@@ -63,7 +62,7 @@ class Study:
     def sweep(self, out: str | Path, **options: Any) -> xr.Dataset:
         """Trains the sweep, or goes on with it; see `sweep`."""
         given = {**self.options, **self.machine, **options}
-        return sweep(self.recipe, self.alphas, self.seeds, out, **given)
+        return pk.sweep(self.recipe, self.alphas, self.seeds, out, **given)
 
     def vary(
         self, out: str | Path, variants: Mapping[str, Mapping[str, Any]], *, progress: bool = True
@@ -87,10 +86,10 @@ class Study:
         runs = [(name, seed) for name in variants for seed in self.seeds]
         for name, seed in tqdm(runs, desc="controls", unit="run", disable=hidden(progress)):
             given = {"alpha": 0.0, **self.control, **self.machine, **variants[name]}
-            train(
+            pk.train(
                 self.recipe, seed=seed, out=Path(out, name, f"seed_{seed}"), progress=False, **given
             )
-        return run_outcomes(out).sel(variant=list(variants), seed=list(self.seeds))
+        return pk.run_outcomes(out).sel(variant=list(variants), seed=list(self.seeds))
 
 
 def get_study(
@@ -114,8 +113,7 @@ def get_study(
     Raises:
         OptionError: An unknown scale, or a recipe for another scale than the full one.
     """
-    if scale not in get_args(Scale):
-        raise OptionError(f"scale is one of {', '.join(get_args(Scale))}, not {scale!r}")
+    one_of("scale", scale, get_args(Scale))
     if recipe is not None and scale != "full":
         raise OptionError(f"scale {scale!r} has a recipe of its own; choose one with scale='full'")
     machine = {"data_root": data_root, "device": device}
