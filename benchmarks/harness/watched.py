@@ -14,7 +14,7 @@ from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.metrics.metric import resolve
 from probekit.statistics.base import distinct
-from probekit.statistics.feeder import ROWS, Feeder
+from probekit.statistics.feeding import ROWS, Feeder
 
 QUIET = Reading(progress=False)
 # More turns than any benchmark takes.
@@ -52,7 +52,7 @@ class Watched:
                 if batches == self._batches_an_update:
                     waiting, batches = self._feeder(), 0
                 self._last = next(observed)
-                waiting.take(self._last.batch, self._last.tables)
+                waiting.update(self._last.batch, self._last.tables)
                 batches += 1
 
             step()
@@ -63,7 +63,7 @@ class Watched:
         feeder = self._feeder()
         for _ in range(2):  # the first makes the tables of the statistics
             for _ in range(self._batches_an_update):
-                feeder.take(self._last.batch, self._last.tables)
+                feeder.update(self._last.batch, self._last.tables)
             update = seconds(feeder.flush, clock)
         return update / self._batches_an_update
 

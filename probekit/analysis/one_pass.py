@@ -16,7 +16,7 @@ from probekit.data.labels import ClassNames
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
 from probekit.runtime.processes import processes
 from probekit.statistics.base import merged
-from probekit.statistics.feeder import Feeder
+from probekit.statistics.feeding import Feeder
 
 __all__ = ["Pass"]
 
@@ -53,7 +53,7 @@ class Pass:
         feeder = Feeder(self.fed)
         with stream(model, batches, self.layers, feeder.sources, reading) as observed:
             for seen in observed:
-                feeder.take(seen.batch, seen.tables)
+                feeder.update(seen.batch, seen.tables)
                 self._note(seen.batch, seen.output)
             feeder.flush()
         self._merge()

@@ -1,19 +1,30 @@
-"""What every statistic is: options, a state of tensors, and four methods."""
+"""The base of all statistics: options, a state of tensors, and four methods."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.capture.readouts import Activations, Source
+from probekit.capture.readouts import Activations, Source, Spatial
+from probekit.checks import one_of
+from probekit.errors import DataError
 from probekit.runtime.processes import processes
 
-__all__ = ["Statistic", "StatisticLike", "accumulator", "distinct", "merged"]
+__all__ = [
+    "SpatialStatistic",
+    "Statistic",
+    "StatisticLike",
+    "accumulator",
+    "add_to",
+    "check_batch",
+    "distinct",
+    "merged",
+]
 
 Key = TypeVar("Key")
 
@@ -23,66 +34,126 @@ class StatisticLike(Protocol):
     """A statistic, as an analysis uses it."""
 
     def fresh(self) -> Self:
-        """A statistic with the same options that has seen nothing."""
+        """An empty statistic with the same options."""
         ...
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Takes in a batch: activations (batch, units), labels (batch,), indices (batch,)."""
+        """Updates the statistic with a batch.
+
+        Args:
+            activations: (batch, columns).
+            labels: (batch,), non-negative integers.
+            index: (batch,), the samples' indices in the data.
+
+        Raises:
+            DataError: The batch does not have this form.
+            OptionError: The state would exceed the memory allowed.
+        """
         ...
 
     def merge(self, other: Self) -> None:
-        """Takes in what another statistic of the same options has seen."""
+        """Adds the samples of another statistic with the same options."""
         ...
 
     def to_xarray(self) -> xr.DataArray | xr.Dataset:
-        """The statistic as labelled numbers, with a `unit` dimension where it is per unit."""
+        """The statistic as labelled numbers, with a `unit` dimension where it is per unit.
+
+        Raises:
+            DataError: The statistic has had no samples.
+        """
         ...
 
 
 @dataclass
 class Statistic:
-    """Base of the statistics here: options are fields, all that was seen is in `state`.
+    """Base of the statistics here: options are fields, and `state` depends on the samples.
 
     Two statistics are equal when their options are, so that metrics which need the same one share
-    it. `state` holds tensors alone: it can be saved and loaded as safetensors.
+    it. `state` holds tensors alone: it can be saved and loaded as safetensors. `StatisticLike`
+    describes the methods.
     """
 
     state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
     @property
     def source(self) -> Source:
-        """Which table of a layer it is fed with: here, the activations pooled over positions."""
+        """The table of a layer that it is fed with: here, the activations pooled over positions."""
         return Activations()
 
     def fresh(self) -> Self:
-        """A statistic with the same options that has seen nothing."""
+        """An empty statistic with the same options."""
         return replace(self, state={})
 
     def to(self, device: torch.device | str) -> None:
         """Moves the state to a device."""
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
+    def _require_samples(self) -> None:
+        if not self.state:
+            raise DataError(f"{type(self).__name__} has had no samples; update it first")
+
+
+@dataclass
+class SpatialStatistic(Statistic):
+    """A statistic of activations, pooled over the positions of a map or not.
+
+    Args:
+        spatial: The columns: `"mean"`, units pooled over positions; `"positions"`, units with every
+            position as a row; `"flatten"`, the elements of the map.
+    """
+
+    spatial: Spatial = "mean"
+
+    def __post_init__(self) -> None:
+        one_of("spatial", self.spatial, get_args(Spatial))
+
+    @property
+    def source(self) -> Activations:
+        return Activations(self.spatial)
+
 
 def accumulator(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Zeros in float64 beside a tensor, or on the CPU where its device knows no float64."""
+    """Zeros in float64 on a tensor's device, or on the CPU where the device has no float64."""
     device = torch.device("cpu") if like.device.type == "mps" else like.device
     return torch.zeros(*shape, dtype=torch.float64, device=device)
 
 
+def add_to(state: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    """Adds tensors to those of the same name in a state; names that are new get a copy."""
+    for name, values in parts.items():
+        known = state.get(name)
+        state[name] = values.clone() if known is None else known + values.to(known.device)
+
+
+def check_batch(activations: Tensor, labels: Tensor) -> None:
+    """Checks that a batch has one non-negative label per row.
+
+    Raises:
+        DataError: It has not.
+    """
+    if labels.shape != activations.shape[:1]:
+        raise DataError(
+            f"{tuple(activations.shape)} activations need one label per row, not "
+            f"{tuple(labels.shape)}"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"label {int(labels.min())} is below 0")
+
+
 def distinct(statistics: Iterable[Any]) -> list[Any]:
     """Statistics without those that equal an earlier one."""
-    kept: list[Any] = []
+    found: list[Any] = []
     for statistic in statistics:
-        if statistic not in kept:
-            kept.append(statistic)
-    return kept
+        if statistic not in found:
+            found.append(statistic)
+    return found
 
 
 def merged(statistics: Mapping[Key, Any]) -> dict[Key, Any]:
     """Statistics of all processes together, merged in the order of ranks.
 
-    Every process passes what its share of the samples gave and receives the whole. A process whose
-    share was empty may lack a key.
+    Every process passes the statistics of its share of the samples and receives those of all
+    samples. A process whose share was empty may lack a key.
     """
     together = processes()
     if together.world == 1:

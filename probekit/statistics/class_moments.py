@@ -8,9 +8,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.errors import DataError
-from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.by_class import with_classes
+from probekit.statistics.base import Statistic, accumulator, check_batch
+from probekit.statistics.rows import with_classes
 
 __all__ = ["ClassMoments"]
 
@@ -20,7 +19,7 @@ class ClassMoments(Statistic):
     """Class means and sums of squared deviations from them, in float64 and mergeable in any order.
 
     State: `mean` and `squares` (classes, units) and `count` (classes,) of the classes in `label`
-    (classes,), which are those that were seen: 16 * classes * units bytes.
+    (classes,), which are those with samples: 16 * classes * units bytes.
 
     Example:
         >>> moments = ClassMoments()
@@ -34,25 +33,10 @@ class ClassMoments(Statistic):
     """
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            activations: (batch, units).
-            labels: (batch,), non-negative integers.
-            index: Not used.
-
-        Raises:
-            DataError: A negative label, or not one label per row.
-        """
-        if labels.shape != activations.shape[:1]:
-            raise DataError(
-                f"{tuple(activations.shape)} activations need one label per row, not "
-                f"{tuple(labels.shape)}"
-            )
+        """Updates the moments with a batch (batch, units) and its labels (batch,)."""
+        check_batch(activations, labels)
         if not len(labels):
             return
-        if int(labels.min()) < 0:
-            raise DataError(f"label {int(labels.min())} is below 0")
         label, rows, count = torch.unique(labels, return_inverse=True, return_counts=True)
         mean = accumulator((len(label), activations.shape[1]), activations)
         label, rows, count = (one.to(mean.device) for one in (label, rows, count))
@@ -62,25 +46,21 @@ class ClassMoments(Statistic):
         self._add({"label": label, "mean": mean, "squares": squares, "count": count})
 
     def merge(self, other: ClassMoments) -> None:
-        """Adds what another one has seen."""
+        """Adds the samples of another statistic."""
         if other.state:
             self._add(other.state)
 
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` and `squares` (unit, class) and `count` (class), of classes with samples."""
-        if not self.state:
-            raise DataError("class moments of no samples at all")
-        count, label = self.state["count"].cpu(), self.state["label"].cpu()
-        mean, squares = (
-            self.state[name].cpu().T.contiguous().numpy() for name in ("mean", "squares")
-        )
+        self._require_samples()
+        state = {name: values.cpu().movedim(0, -1).contiguous().numpy() for name, values in self.state.items()}
         return xr.Dataset(
             {
-                "class_mean": (("unit", "class"), mean),
-                "squares": (("unit", "class"), squares),
-                "count": ("class", count.numpy()),
+                "class_mean": (("unit", "class"), state["mean"]),
+                "squares": (("unit", "class"), state["squares"]),
+                "count": ("class", state["count"]),
             },
-            coords={"class": label.numpy()},
+            coords={"class": state["label"]},
         )
 
     def _add(self, part: dict[str, Tensor]) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.capture.readouts import Activations, Spatial
-from probekit.checks import one_of, positive_int
+from probekit.checks import positive_int
 from probekit.errors import DataError
 from probekit.statistics import moments
-from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.rows import append, columns_of, gather, nbytes, refuse_beyond
+from probekit.statistics.base import SpatialStatistic, accumulator
+from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes
 
 __all__ = ["Covariance"]
 
@@ -29,22 +27,22 @@ _GRAM_COLUMNS = 2**22
 
 
 @dataclass
-class Covariance(Statistic):
+class Covariance(SpatialStatistic):
     """Mean and covariance over rows, in float64 and mergeable in any order.
 
-    With `spatial="flatten"` the rows themselves are kept while they are fewer than the dimensions;
+    With `spatial="flatten"` the rows themselves are stored while they are fewer than the dimensions;
     the Gram matrix of the rows then stands for the covariance, whose eigenvalues above zero, trace
-    and norm it shares. A layer of D dimensions keeps 8 D^2 bytes, or n D b for n < D rows of itemsize
+    and norm it shares. A layer of D dimensions stores 8 D^2 bytes, or n D b for n < D rows of itemsize
     b; the largest layer takes 48 D^2 more for a while, or 48 n^2.
 
     State: the sums of `probekit.statistics.moments`, or the rows.
 
     Args:
-        spatial: What the dimensions are: `"mean"`, units pooled over positions; `"positions"`, units
-            with every position as a row; `"flatten"`, the elements of the map.
+        spatial: `"mean"`: units pooled over positions; `"positions"`: units with every position as
+            a row; `"flatten"`: the elements of the map.
         centred: Take moments about the mean (divided by n - 1) rather than about zero (by n).
-        memory: The most bytes that all layers of a pass may need together; checked before the
-            pass from the number of samples, and on the way.
+        memory: The largest number of bytes for all layers of a pass together; checked before the
+            pass from the number of samples, and during it.
 
     Example:
         >>> covariance = Covariance()
@@ -55,37 +53,26 @@ class Covariance(Statistic):
                [-1.,  7.]])
     """
 
-    spatial: Spatial = "mean"
     centred: bool = True
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
-        one_of("spatial", self.spatial, get_args(Spatial))
+        super().__post_init__()
         positive_int("memory", self.memory)
 
-    @property
-    def source(self) -> Activations:
-        """Activations, pooled or not."""
-        return Activations(self.spatial)
-
     def check(self, layers: Sequence[Layer], samples: int | None) -> None:
-        """Makes sure before a pass that memory will do.
-
-        Args:
-            layers: The layers that will feed one statistic each.
-            samples: How many samples each is fed with at most; None where that is not known.
+        """Checks before a pass that the covariances of these layers fit into memory.
 
         Raises:
-            OptionError: The layers need more than `memory`.
+            OptionError: They do not fit.
         """
         sizes = {layer.name: columns_of(layer, self.spatial) for layer in layers}
         largest = max(sizes, key=lambda name: sizes[name])
-        kept = sum(
-            _kept_bytes(sizes[layer.name], self._rows(samples), layer.itemsize) for layer in layers
-        )
+        rows = self._rows(samples)
+        stored = sum(_stored_bytes(sizes[layer.name], rows, layer.itemsize) for layer in layers)
         of = "an unknown number of samples" if samples is None else f"{samples} samples"
-        refuse_beyond(
-            kept + _working_bytes(sizes[largest], self._rows(samples)),
+        check_memory(
+            stored + _working_bytes(sizes[largest], rows),
             self.memory,
             f"the covariance (spatial={self.spatial!r}) of {len(layers)} layers over {of}, "
             f"with {sizes[largest]} dimensions in {largest!r},",
@@ -93,17 +80,7 @@ class Covariance(Statistic):
         )
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Adds rows.
-
-        Args:
-            activations: (rows, dimensions).
-            labels: Not used.
-            index: (rows,), the order of rows that are kept; as they come where there is none.
-
-        Raises:
-            DataError: Not a table, or one with another number of columns than before.
-            OptionError: More than `memory` would be needed.
-        """
+        """Updates the moments with rows (rows, dimensions); `index` (rows,) orders stored rows."""
         if activations.ndim != 2:
             raise DataError(f"covariance is fed with tables, not {tuple(activations.shape)}")
         if not len(activations):
@@ -113,18 +90,18 @@ class Covariance(Statistic):
         if known not in (None, rows.shape[1]):
             raise DataError(f"{known} columns so far cannot be joined by {rows.shape[1]}")
         if self.spatial == "flatten" and "second" not in self.state:
-            seen = self._count()
-            number = torch.arange(seen, seen + len(rows)) if index is None else index
-            append(self.state, rows=rows, index=number.to(rows.device))
+            start = self._count()
+            index = torch.arange(start, start + len(rows)) if index is None else index
+            append(self.state, rows=rows, index=index.to(rows.device))
             self._settle()
         else:
             if not self.state:
-                self._refuse(len(rows), rows.shape[1])
+                self._check_memory(len(rows), rows.shape[1])
                 self.state = moments.begin(rows)
             moments.add(self.state, rows)
 
     def merge(self, other: Covariance) -> None:
-        """Adds what another one has seen."""
+        """Adds the samples of another statistic."""
         for rows, index in zip(*(gather(other.state, x) for x in ("rows", "index")), strict=True):
             self.update(rows, index, index)
         if "second" not in other.state:
@@ -138,10 +115,10 @@ class Covariance(Statistic):
             self.state = moments.join(self.state, other.state)
 
     def to_xarray(self) -> xr.Dataset:
-        """What is known of the rows.
+        """The covariance, or the Gram matrix of the rows, with their mean and number.
 
         Returns:
-            `covariance` (unit, other_unit), or `gram` (row, other_row) where the rows were kept: the
+            `covariance` (unit, other_unit), or `gram` (row, other_row) where the rows were stored: the
             inner products of the rows over n - 1 (n where not centred); `mean` and `variance`
             (unit), the latter the diagonal of the covariance; `count`, the rows; `n_dimensions`;
             `centred`; and `fourth_moment`, the mean of the fourth power of the rows' distance from
@@ -214,27 +191,27 @@ class Covariance(Statistic):
         )
 
     def _settle(self) -> None:
-        """Turns kept rows into moments once there are as many as dimensions."""
+        """Turns stored rows into moments once there are as many as dimensions."""
         count, columns = self._count(), self._columns() or 0
-        self._refuse(count, columns)
+        self._check_memory(count, columns)
         if count >= columns:
             parts = gather(self.state, "rows")
             self.state = moments.begin(parts[0])
             for rows in parts:
                 moments.add(self.state, rows)
 
-    def _refuse(self, count: int, columns: int) -> None:
+    def _check_memory(self, count: int, columns: int) -> None:
         rows = self._rows(count)
-        working = _working_bytes(columns, rows)
-        refuse_beyond(
-            max(nbytes(self.state), _kept_bytes(columns, rows, 1)) + working,
+        stored = max(nbytes(self.state), _stored_bytes(columns, rows, 1))
+        check_memory(
+            stored + _working_bytes(columns, rows),
             self.memory,
             f"the covariance (spatial={self.spatial!r}) of {columns} dimensions over {count} rows",
             _REMEDY[self.spatial],
         )
 
     def _rows(self, count: int | None) -> int | None:
-        """How many rows bound the memory; None where they do not."""
+        """The number of rows that bounds the memory; None where it does not."""
         return count if self.spatial == "flatten" else None
 
     def _count(self) -> int:
@@ -248,7 +225,7 @@ class Covariance(Statistic):
         return next((part.shape[1] for part in gather(self.state, "rows")), None)
 
 
-def _kept_bytes(columns: int, rows: int | None, itemsize: int) -> int:
+def _stored_bytes(columns: int, rows: int | None, itemsize: int) -> int:
     if rows is not None and rows < columns:
         return rows * columns * itemsize
     return 8 * columns**2

@@ -1,4 +1,4 @@
-"""Moments over samples of how strongly units depend on the image."""
+"""Moments over samples of the norms of units' gradients by the image."""
 
 from __future__ import annotations
 
@@ -46,16 +46,7 @@ class GradientMoments(Statistic):
         return self.gradients
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            activations: (batch, 2 * units), norms and squares.
-            labels: Not used.
-            index: Not used.
-
-        Raises:
-            DataError: An odd number of columns.
-        """
+        """Updates the moments with norms and squares (batch, 2 * units)."""
         columns = activations.shape[1]
         if columns % 2:
             raise DataError(
@@ -75,17 +66,14 @@ class GradientMoments(Statistic):
         self._join(count, mean, deviation)
 
     def merge(self, other: GradientMoments) -> None:
-        """Adds what another one has seen."""
+        """Adds the samples of another statistic."""
         if other.state:
             self._join(*(other.state[name] for name in ("count", "mean", "deviation")))
 
     def _join(self, count: Tensor, mean: Tensor, deviation: Tensor) -> None:
         if not self.state:
-            self.state = {
-                "count": count.clone(),
-                "mean": mean.clone(),
-                "deviation": deviation.clone(),
-            }
+            self.state = {"count": count, "mean": mean, "deviation": deviation}
+            self.state = {name: values.clone() for name, values in self.state.items()}
             return
         home = self.state["mean"].device
         count, mean, deviation = (values.to(home) for values in (count, mean, deviation))
@@ -103,12 +91,8 @@ class GradientMoments(Statistic):
         Returns:
             `count`, the samples measured; `norm` and `square`, the means; `norm_variance`,
             `square_variance` and `norm_square_covariance` between samples, with count - 1.
-
-        Raises:
-            DataError: Nothing was seen.
         """
-        if not self.state:
-            raise DataError("gradient moments of no samples at all")
+        self._require_samples()
         state = {name: values.cpu() for name, values in self.state.items()}
         nan = torch.full((), torch.nan, dtype=torch.float64)
         count = state["count"]

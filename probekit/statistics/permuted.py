@@ -1,4 +1,4 @@
-"""Class means under permuted labels: what a unit that knows nothing of the classes would show."""
+"""Class means under permuted labels: those of a unit that does not depend on the classes."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from probekit.capture.layers import Layer
 from probekit.checks import positive_int
 from probekit.errors import DataError, OptionError
 from probekit.runtime import randomness as streams
-from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.resampled import Draw, checked_index, refuse_too_much
+from probekit.statistics.base import Statistic, accumulator, add_to
+from probekit.statistics.resampled import CachedDraw, check_replicates, checked_index
 
-__all__ = ["PermutedClassMeans", "Relabelling"]
+__all__ = ["PermutedClassMeans", "Relabeling"]
 
 
 @dataclass
-class Relabelling:
-    """Which label each sample has under each permutation, computed for a batch at a time.
+class Relabeling:
+    """The label of each sample under each permutation, computed for a batch at a time.
 
     Attributes:
-        counts: How many samples each class has (classes,).
+        counts: Number of samples of each class (classes,).
         exact: Whether the labels are permuted, each class keeping its number of samples; otherwise
             every sample draws a label of its own, with these numbers as odds.
         index: The indices of the samples in increasing order; None where they are 0, 1, 2, ...
-        draw: What was drawn for the last batch.
+        draw: The labels of the last batch.
     """
 
     counts: Tensor | None = None
     exact: bool = False
     index: Tensor | None = None
-    draw: Draw = field(default_factory=Draw)
+    draw: CachedDraw = field(default_factory=CachedDraw)
 
     def labels(self, name: str, permutations: int, index: Tensor) -> Tensor:
         """The labels (permutations, batch) of the samples with these indices.
@@ -78,14 +78,14 @@ class PermutedClassMeans(Statistic):
     8 * permutations * classes * units bytes, whatever the number of samples.
 
     Args:
-        permutations: How many.
-        seed: Seeds them.
-        class_counts: How many samples each class has, in label order, for data that does not tell
-            its labels in advance.
-        memory: Bytes that the states of all layers of a pass may take.
+        permutations: Number of permutations.
+        seed: Seed of the permutations.
+        class_counts: Number of samples of each class, in label order, for data whose labels are not
+            known in advance.
+        memory: The largest number of bytes for the states of all layers of a pass.
 
     Raises:
-        OptionError: Options that mean nothing, or too much memory.
+        OptionError: Options that are not valid, or too much memory.
 
     Source:
         Permutation tests: Phipson & Smyth 2010; the bijection: Black & Rogaway 2002.
@@ -103,8 +103,8 @@ class PermutedClassMeans(Statistic):
     seed: int = 0
     class_counts: tuple[int, ...] | None = None
     memory: int = field(default=2**31, compare=False)
-    relabelling: Relabelling = field(
-        default_factory=Relabelling, compare=False, repr=False, kw_only=True
+    relabeling: Relabeling = field(
+        default_factory=Relabeling, compare=False, repr=False, kw_only=True
     )
 
     def __post_init__(self) -> None:
@@ -113,18 +113,18 @@ class PermutedClassMeans(Statistic):
             counts = torch.tensor(tuple(self.class_counts))
             if len(counts) < 2 or counts.is_floating_point() or int(counts.min()) < 0:
                 raise OptionError(
-                    "class_counts must be whole numbers of samples for two classes or more, not "
+                    "class_counts must be non-negative integers for two classes or more, not "
                     f"{self.class_counts!r}"
                 )
-            if self.relabelling.counts is None:
-                self.relabelling.counts = counts
+            if self.relabeling.counts is None:
+                self.relabeling.counts = counts
 
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Learns the labels of all samples before a pass, and makes sure that memory will do.
+        """Receives the labels of all samples before a pass, and checks that the states fit.
 
-        What is learnt holds for all statistics that were made from this one by `fresh`.
+        The labels hold for all statistics that were made from this one by `fresh`.
 
         Args:
             labels: (samples,), of all processes together; None where they are not known.
@@ -134,7 +134,7 @@ class PermutedClassMeans(Statistic):
         Raises:
             OptionError: The state needs more than `memory`; the message says what to lower.
         """
-        known = self.relabelling
+        known = self.relabeling
         known.draw.index, known.index, known.exact = None, index, labels is not None
         if labels is not None:
             known.counts = torch.unique(labels.cpu(), return_counts=True)[1]
@@ -142,51 +142,37 @@ class PermutedClassMeans(Statistic):
             given = self.class_counts
             known.counts = None if given is None else torch.tensor(tuple(given))
         if known.counts is not None:
-            self._refuse(len(known.counts), sum(layer.units for layer in layers))
+            self._check(len(known.counts), sum(layer.units for layer in layers))
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            activations: (batch, units).
-            labels: (batch,), whole numbers from 0; only their number counts here.
-            index: (batch,), the samples' indices in the data.
+        """Updates the means with a batch (batch, units), its labels and its indices (batch,).
 
         Raises:
-            DataError: No indices, labels that are no labels, or a sample that was not announced.
-            OptionError: How many samples each class has is not known.
+            DataError: No indices, labels that are not valid, or a sample that was not announced.
+            OptionError: The number of samples of each class is not known.
         """
         index = checked_index(activations, labels, index)
-        if self.relabelling.counts is None:
+        if self.relabeling.counts is None:
             raise OptionError(
-                "permuted labels need to know how many samples each class has, and the data does "
-                "not tell its labels before the pass; give class_counts=(..., ...)"
+                "permuted labels need the number of samples of each class, and the labels of the "
+                "data are not known before the pass; give class_counts=(..., ...)"
             )
         if not len(labels):
             return
         self._reserve(activations)
         total, count = self.state["sum"], self.state["count"]
-        drawn = self.relabelling.draw.of(index.to(total.device), self._relabel)
+        drawn = self.relabeling.draw.of(index.to(total.device), self._relabel)
         values = activations.detach().to(device=total.device).to(torch.float64)
-        if drawn.layout is torch.sparse_csr:
-            total.view(-1, total.shape[2]).add_(drawn @ values)
-            count.view(-1).add_(drawn.crow_indices().diff())
-            return
-        ones = torch.ones(len(values), dtype=count.dtype, device=count.device)
-        for permutation, drawn_labels in enumerate(drawn):
-            total[permutation].index_add_(0, drawn_labels, values)
-            count[permutation].index_add_(0, drawn_labels, ones)
+        total.view(-1, total.shape[2]).add_(drawn @ values)
+        count.view(-1).add_(drawn.crow_indices().diff())
 
     def merge(self, other: PermutedClassMeans) -> None:
-        """Adds what another one has seen."""
-        for name, values in other.state.items():
-            known = self.state.get(name)
-            self.state[name] = values.clone() if known is None else known + values.to(known.device)
+        """Adds the samples of another statistic."""
+        add_to(self.state, other.state)
 
     def to_xarray(self) -> xr.DataArray:
-        """`class_mean` (permutation, unit, class); NaN for a class that got no sample."""
-        if not self.state:
-            raise DataError("class means of no samples at all")
+        """`class_mean` (permutation, unit, class); NaN for a class without samples."""
+        self._require_samples()
         count = self.state["count"].cpu()
         present = count.sum(0).nonzero()[:, 0]
         means = self.state["sum"].cpu()[:, present] / count[:, present, None]
@@ -198,37 +184,29 @@ class PermutedClassMeans(Statistic):
         )
 
     def _relabel(self, index: Tensor) -> Tensor:
-        """The labels (permutations, batch), or the matrix of zeros and ones that sums by them.
-
-        The matrix has a row a (permutation, class): one product sums them all. It pays as long as
-        most rows have a sample.
-        """
-        labels = self.relabelling.labels(f"permuted {self.seed}", self.permutations, index)
-        assert self.relabelling.counts is not None
-        classes, batch = len(self.relabelling.counts), len(index)
-        if classes > batch:
-            return labels
+        """The matrix of zeros and ones that sums a batch by label, with a row per (permutation, class)."""
+        assert self.relabeling.counts is not None
+        classes, batch = len(self.relabeling.counts), len(index)
+        labels = self.relabeling.labels(f"permuted {self.seed}", self.permutations, index)
         steps = torch.arange(self.permutations, device=index.device)[:, None] * classes
-        rows = (labels + steps).flatten()
-        ends = torch.bincount(rows, minlength=self.permutations * classes).cumsum(0)
+        columns = torch.arange(batch, device=index.device).repeat(self.permutations)
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([(labels + steps).flatten(), columns]),
+            torch.ones(len(columns), dtype=torch.float64, device=index.device),
+            (self.permutations * classes, batch),
+            check_invariants=False,
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)
-            return torch.sparse_csr_tensor(
-                torch.cat([ends.new_zeros(1), ends]),
-                rows.argsort(stable=True) % batch,
-                torch.ones(len(rows), dtype=torch.float64, device=index.device),
-                (self.permutations * classes, batch),
-                check_invariants=False,
-            )
+            return matrix.to_sparse_csr()
 
-    def _refuse(self, classes: int, units: int) -> None:
-        if units:
-            refuse_too_much(self.permutations, classes, units, self.memory, what="permutations")
+    def _check(self, classes: int, units: int) -> None:
+        check_replicates("permutations", self.permutations, classes, units, self.memory)
 
     def _reserve(self, like: Tensor) -> None:
         if not self.state:
-            assert self.relabelling.counts is not None
-            classes, units = len(self.relabelling.counts), like.shape[1]
-            self._refuse(classes, units)
+            assert self.relabeling.counts is not None
+            classes, units = len(self.relabeling.counts), like.shape[1]
+            self._check(classes, units)
             self.state["sum"] = accumulator((self.permutations, classes, units), like)
             self.state["count"] = accumulator((self.permutations, classes), like)

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.capture.readouts import Activations, Spatial
-from probekit.errors import DataError, OptionError
-from probekit.statistics.base import Statistic
-from probekit.statistics.rows import append, columns_of, gather, nbytes, on_cpu, refuse_beyond
+from probekit.checks import positive_int
+from probekit.statistics.base import SpatialStatistic, check_batch
+from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes, to_cpu
 
 __all__ = ["Recorded"]
 
 _REMEDY = "choose fewer layers or fewer samples (limit)"
+_PARTS = ("activation", "label", "index")
 
 
 @dataclass
-class Recorded(Statistic):
-    """Keeps a layer's table of activations, as a recording of that layer has it.
+class Recorded(SpatialStatistic):
+    """Stores a layer's table of activations, as a recording of that layer has it.
 
     Memory: rows x columns x itemsize of the activations, and twice that when the table is made.
 
     Args:
         spatial: `"mean"`: units pooled over positions; `"positions"`: every position is a row;
             `"flatten"`: every element is a column.
-        memory: The most bytes that all layers of a pass may need together; checked before the
-            pass where the number of samples is known, and on the way for each layer alone.
+        memory: The largest number of bytes for all layers of a pass together; checked before the
+            pass where the number of samples is known, and during it for each layer alone.
 
     Example:
         >>> recorded = Recorded()
@@ -41,24 +40,17 @@ class Recorded(Statistic):
         (('sample', 'unit'), array([7, 8]), array([0, 1]))
     """
 
-    spatial: Spatial = "mean"
     memory: int = 2**30
 
     def __post_init__(self) -> None:
-        if self.spatial not in get_args(Spatial):
-            known = ", ".join(map(repr, get_args(Spatial)))
-            raise OptionError(f"spatial is one of {known}, not {self.spatial!r}")
-
-    @property
-    def source(self) -> Activations:
-        """Activations, pooled or not."""
-        return Activations(self.spatial)
+        super().__post_init__()
+        positive_int("memory", self.memory)
 
     def check(self, layers: Sequence[Layer], samples: int | None) -> None:
-        """Makes sure before a pass that memory will do.
+        """Checks before a pass that the tables of these layers fit into memory.
 
         Raises:
-            OptionError: The tables of these layers need more than `memory`.
+            OptionError: They do not fit.
         """
         if samples is None:
             return
@@ -68,51 +60,36 @@ class Recorded(Statistic):
             if self.spatial == "positions":
                 rows *= columns_of(layer, "flatten") // layer.units
             needed += rows * columns_of(layer, self.spatial) * layer.itemsize
-        what = f"keeping the activations of {len(layers)} layers for {samples} samples"
-        refuse_beyond(needed, self.memory, what, _REMEDY)
+        what = f"storing the activations of {len(layers)} layers for {samples} samples"
+        check_memory(needed, self.memory, what, _REMEDY)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Keeps a batch.
-
-        Args:
-            activations: (rows, columns).
-            labels: (rows,).
-            index: (rows,), the numbers of the samples; counted on where there are none.
-
-        Raises:
-            DataError: Not one label a row.
-            OptionError: More than `memory` would be needed.
-        """
-        if labels.shape != activations.shape[:1]:
-            raise DataError(
-                f"{tuple(activations.shape)} activations need one label a row, not "
-                f"{tuple(labels.shape)}"
-            )
+        """Stores a batch (rows, columns); samples without an index (rows,) are numbered on."""
+        check_batch(activations, labels)
         if not len(labels):
             return
         if index is None:
-            seen = sum(map(len, gather(self.state, "label")))
-            index = torch.arange(seen, seen + len(labels))
+            start = sum(map(len, gather(self.state, "label")))
+            index = torch.arange(start, start + len(labels))
         append(self.state, activation=activations.cpu(), label=labels.cpu(), index=index.cpu())
-        refuse_beyond(nbytes(self.state), self.memory, "keeping a layer's activations", _REMEDY)
+        check_memory(nbytes(self.state), self.memory, "storing a layer's activations", _REMEDY)
 
     def merge(self, other: Recorded) -> None:
-        """Adds what another one has kept."""
-        names = ("activation", "label", "index")
-        for parts in zip(*(gather(other.state, name) for name in names), strict=True):
+        """Adds the samples of another statistic."""
+        for parts in zip(*(gather(other.state, name) for name in _PARTS), strict=True):
             self.update(*parts)
 
     def to_xarray(self) -> xr.Dataset:
-        """`activation` (sample, unit) and `label` (sample), in the order of the samples' numbers."""
-        if not self.state:
-            raise DataError("activations of no samples at all")
-        index = torch.cat(gather(self.state, "index"))
+        """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
+        self._require_samples()
+        table, label, index = (
+            torch.cat([to_cpu(part) for part in gather(self.state, name)]) for name in _PARTS
+        )
         order = index.argsort(stable=True)
-        table = torch.cat([on_cpu(part) for part in gather(self.state, "activation")])
         return xr.Dataset(
             {
                 "activation": (("sample", "unit"), table[order].numpy()),
-                "label": ("sample", torch.cat(gather(self.state, "label"))[order].numpy()),
+                "label": ("sample", label[order].numpy()),
             },
             coords={"sample": index[order].numpy()},
         )

@@ -14,24 +14,23 @@ from probekit.capture.layers import Layer
 from probekit.checks import one_of, positive_int
 from probekit.errors import DataError
 from probekit.runtime import randomness as streams
-from probekit.statistics.base import Statistic, accumulator
-from probekit.statistics.by_class import rows_of
-from probekit.statistics.rows import in_words, refuse_beyond
+from probekit.statistics.base import Statistic, check_batch
+from probekit.statistics.rows import check_memory, format_bytes, rows_of
 
-__all__ = ["Draw", "ResampledClassMeans", "Weights"]
+__all__ = ["CachedDraw", "ResampledClassMeans", "Weights", "check_replicates", "checked_index"]
 
 Weights = Literal["poisson", "halves"]
 
 
 @dataclass
-class Draw:
-    """What was drawn for the last batch, so that the layers of one pass share the draw."""
+class CachedDraw:
+    """The random numbers of the last batch, so that the layers of one pass share them."""
 
     index: Tensor | None = None
     drawn: Tensor | None = None
 
     def of(self, index: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """The draw for these samples, made when they are not those of the last time."""
+        """The numbers for these samples, drawn when they are not those of the last batch."""
         same = (
             self.index is not None
             and self.index.device == index.device
@@ -52,14 +51,14 @@ class ResampledClassMeans(Statistic):
     sample is in one half or the other of every split by a fair coin.
 
     State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,) of the
-    classes in `label` (classes,), with one row a replicate, or two a split: 8 * rows * classes *
+    classes in `label` (classes,), with one row per replicate, or two per split: 8 * rows * classes *
     units bytes, whatever the number of samples.
 
     Args:
-        replicates: How many bootstrap replicates, or splits.
+        replicates: Number of bootstrap replicates, or splits.
         weights: `"poisson"` or `"halves"`.
-        seed: Seeds the weights.
-        memory: Bytes that the states of all layers of a pass may take.
+        seed: Seed of the weights.
+        memory: The largest number of bytes for the states of all layers of a pass.
 
     Example:
         >>> means = ResampledClassMeans(replicates=2, weights="halves")
@@ -72,7 +71,7 @@ class ResampledClassMeans(Statistic):
     weights: Weights = "poisson"
     seed: int = 0
     memory: int = field(default=2**31, compare=False)
-    draw: Draw = field(default_factory=Draw, compare=False, repr=False, kw_only=True)
+    draw: CachedDraw = field(default_factory=CachedDraw, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         positive_int("replicates", self.replicates)
@@ -80,37 +79,22 @@ class ResampledClassMeans(Statistic):
 
     @property
     def rows(self) -> int:
-        """How many sets of class means there are."""
+        """The number of sets of class means."""
         return self.replicates * (2 if self.weights == "halves" else 1)
 
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Makes sure before a pass, where its labels are known, that memory will do.
-
-        Args:
-            labels: (samples,); None where they are not known.
-            index: Not used.
-            layers: The layers that will feed one statistic each.
+        """Checks before a pass, where its labels are known, that the state of all layers fits.
 
         Raises:
-            OptionError: The state needs more than `memory`; the message says what to lower.
+            OptionError: It needs more than `memory`; the message says what to lower.
         """
         if labels is not None:
-            self._refuse(len(torch.unique(labels)), sum(layer.units for layer in layers))
+            self._check(len(torch.unique(labels)), sum(layer.units for layer in layers))
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Adds a batch.
-
-        Args:
-            activations: (batch, units).
-            labels: (batch,), whole numbers from 0.
-            index: (batch,), the samples' indices in the data.
-
-        Raises:
-            DataError: No indices, a label below 0, or not one label a row.
-            OptionError: So many classes that the state would need more than `memory`.
-        """
+        """Updates the means with a batch (batch, units), its labels and its indices (batch,)."""
         index = checked_index(activations, labels, index)
         if not len(labels):
             return
@@ -129,7 +113,7 @@ class ResampledClassMeans(Statistic):
             count[place] += len(rows)
 
     def merge(self, other: ResampledClassMeans) -> None:
-        """Adds what another one has seen."""
+        """Adds the samples of another statistic."""
         if other.state:
             places = self._places(other.state["label"], other.state["sum"][0])
             for name in ("sum", "weight", "count"):
@@ -138,29 +122,26 @@ class ResampledClassMeans(Statistic):
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` (replicate, [half,] unit, class) and `weight` (replicate, [half,] class).
 
-        Classes that have no sample are left out; a class mean is NaN where all its samples have
-        weight 0.
+        A class mean is NaN where all its samples have weight 0.
         """
-        if not self.state:
-            raise DataError("class means of no samples at all")
-        count, label = self.state["count"].cpu(), self.state["label"].cpu()
-        present = count.nonzero()[:, 0]
-        weight = self.state["weight"].cpu()[present]
-        means = self.state["sum"].cpu()[present] / weight[:, :, None]
+        self._require_samples()
+        state = {name: values.cpu() for name, values in self.state.items()}
+        weight, classes = state["weight"], len(state["label"])
+        means = state["sum"] / weight[:, :, None]
         halves = ("half",) if self.weights == "halves" else ()
         shape = (self.replicates, 2) if halves else (self.replicates,)
         return xr.Dataset(
             {
                 "class_mean": (
                     ("replicate", *halves, "unit", "class"),
-                    means.movedim(0, -1).reshape(*shape, -1, len(present)).numpy(),
+                    means.movedim(0, -1).reshape(*shape, -1, classes).numpy(),
                 ),
                 "weight": (
                     ("replicate", *halves, "class"),
-                    weight.T.reshape(*shape, len(present)).numpy(),
+                    weight.T.reshape(*shape, classes).numpy(),
                 ),
             },
-            coords={"class": label[present].numpy(), "count": ("class", count[present].numpy())},
+            coords={"class": state["label"].numpy(), "count": ("class", state["count"].numpy())},
         )
 
     def _weigh(self, index: Tensor) -> Tensor:
@@ -170,71 +151,54 @@ class ResampledClassMeans(Statistic):
         first = streams.coins(drawn)
         return torch.stack([first, ~first], 1).flatten(0, 1).double()
 
-    def _refuse(self, classes: int, units: int) -> None:
-        if not units:
-            return
+    def _check(self, classes: int, units: int) -> None:
         tables = self.rows // self.replicates
-        refuse_too_much(
-            self.replicates, classes, units, self.memory, what="replicates", tables=tables
-        )
+        check_replicates("replicates", self.replicates, tables * classes, units, self.memory)
 
     def _places(self, labels: Tensor, like: Tensor) -> Tensor:
-        """The place of each label in the tables by class; new labels get one."""
-        units = like.shape[-1]
-        if not self.state:
-            self.state["sum"] = accumulator((0, self.rows, units), like)
-            self.state["weight"] = accumulator((0, self.rows), like)
-            for name in ("count", "label"):
-                self.state[name] = torch.zeros(
-                    0, dtype=torch.int64, device=self.state["sum"].device
-                )
-        labels = labels.to(self.state["label"].device)
-        known = torch.unique(torch.cat([self.state["label"], labels]))
-        if len(known) > len(self.state["label"]):
-            self._refuse(len(known), units)
-        return rows_of(self.state, labels)
+        """The row of each label in the tables by class; new labels get one."""
+        units, shapes = like.shape[-1], {"sum": (self.rows, like.shape[-1]), "weight": (self.rows,)}
+        return rows_of(
+            self.state, labels, like, lambda classes: self._check(classes, units), **shapes
+        )
 
 
 def checked_index(activations: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
     """The samples' indices, where a batch is one that can be resampled.
 
     Raises:
-        DataError: No indices, a label below 0, or not one label a row.
+        DataError: No indices, a label below 0, or not one label and one index per row.
     """
     if index is None:
         raise DataError("resampling needs the samples' indices, and the batch comes without any")
-    if labels.shape != activations.shape[:1] or index.shape != labels.shape:
+    check_batch(activations, labels)
+    if index.shape != labels.shape:
         raise DataError(
-            f"{tuple(activations.shape)} activations need one label and one index a row, not "
-            f"{tuple(labels.shape)} and {tuple(index.shape)}"
+            f"{tuple(activations.shape)} activations need one index per row, not "
+            f"{tuple(index.shape)}"
         )
-    if len(labels) and int(labels.min()) < 0:
-        raise DataError(f"label {int(labels.min())} is below 0")
     return index
 
 
-def refuse_too_much(
-    replicates: int, classes: int, units: int, memory: int, *, what: str, tables: int = 1
-) -> None:
-    """Raises where the sums of that many replicates would not fit into memory.
+def check_replicates(option: str, replicates: int, classes: int, units: int, memory: int) -> None:
+    """Checks that the sums of a number of replicates fit into memory.
 
     Args:
-        replicates: How many there are to be.
-        classes: Number of classes.
+        option: The option that sets their number.
+        replicates: Their number.
+        classes: Number of tables of units per replicate: classes, or twice as many for halves.
         units: Number of units, of all layers together where they are known.
         memory: Bytes allowed.
-        what: The option that says how many replicates there are.
-        tables: Tables of (classes, units) a replicate.
 
     Raises:
-        OptionError: It says what to lower, and to what.
+        OptionError: They do not fit; the message says what to lower, and to what.
     """
-    each = 8 * tables * classes * units
+    each = max(8 * classes * units, 1)
     most = memory // each
-    refuse_beyond(
+    check_memory(
         replicates * each,
         memory,
-        f"{what}={replicates} for {units} units and {classes} classes",
-        (f"lower {what} to {most}" if most else f"one alone needs {in_words(each)}")
+        f"{option}={replicates} for {units} units and {classes} classes",
+        (f"lower {option} to {most}" if most else f"one alone needs {format_bytes(each)}")
         + ", record fewer layers",
     )

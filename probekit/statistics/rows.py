@@ -1,8 +1,8 @@
-"""Rows that a statistic has to keep: as they came, within a number of bytes that is stated."""
+"""Tables of rows in a state: one row per class, all rows as they came, or a random sample of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
@@ -10,12 +10,91 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.errors import OptionError
+from probekit.statistics.base import accumulator
 
-__all__ = ["append", "columns_of", "gather", "in_words", "nbytes", "on_cpu", "refuse_beyond"]
+__all__ = [
+    "append",
+    "check_memory",
+    "columns_of",
+    "format_bytes",
+    "gather",
+    "lowest_rows",
+    "nbytes",
+    "rows_of",
+    "to_cpu",
+    "with_classes",
+]
+
+
+def rows_of(
+    state: dict[str, Tensor],
+    labels: Tensor,
+    like: Tensor,
+    check: Callable[[int], None],
+    **shapes: Sequence[int],
+) -> Tensor:
+    """The row of each label in tables with one row per class, which get a row for every new label.
+
+    Args:
+        state: `label` (classes,), in increasing order, `count` (classes,) and tables (classes, ...),
+            changed in place; an empty one gets empty tables.
+        labels: (batch,), of any size.
+        like: A tensor on the device of the tables.
+        check: Called with the number of classes before it grows.
+        **shapes: The shape of a row of each table.
+
+    >>> state = {}
+    >>> rows_of(state, torch.tensor([10**9, 7, 7]), torch.ones(1), lambda classes: None, sum=(2,))
+    tensor([1, 0, 0])
+    >>> state["label"].tolist(), state["sum"].shape
+    ([7, 1000000000], torch.Size([2, 2]))
+    """
+    if not state:
+        state |= {name: accumulator((0, *shape), like) for name, shape in shapes.items()}
+        device = next(iter(state.values())).device
+        state |= {x: torch.zeros(0, dtype=torch.int64, device=device) for x in ("count", "label")}
+    known = state["label"]
+    labels = labels.to(known.device)
+    every = torch.unique(torch.cat([known, labels]))
+    if len(every) > len(known):
+        check(len(every))
+        state.update(with_classes(state, every))
+    return torch.searchsorted(every, labels)
+
+
+def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """The same tables with a row for each of more labels (in increasing order), zero where it is new.
+
+    >>> with_classes({"label": torch.tensor([4]), "count": torch.ones(1)}, torch.tensor([2, 4]))
+    {'label': tensor([2, 4]), 'count': tensor([0., 1.])}
+    """
+    place = torch.searchsorted(labels, state["label"])
+    grown = {}
+    for name, values in state.items():
+        grown[name] = values.new_zeros(len(labels), *values.shape[1:])
+        grown[name][place] = values
+    return grown | {"label": labels}
+
+
+def lowest_rows(
+    known: dict[str, Tensor], offered: dict[str, Tensor], most: int
+) -> dict[str, Tensor]:
+    """Of the rows of two sets of tables, those with the lowest random number in `order`.
+
+    >>> known = {"order": torch.tensor([3, 8]), "index": torch.tensor([0, 1])}
+    >>> lowest_rows(known, {"order": torch.tensor([5]), "index": torch.tensor([2])}, 2)["index"]
+    tensor([0, 2])
+    """
+    both = {
+        name: torch.cat([known[name], rows.detach().to(known[name])]) if known else rows.detach()
+        for name, rows in offered.items()
+    }
+    lowest = both["order"].argsort(stable=True)[:most]
+    return {name: rows[lowest.to(rows.device)] for name, rows in both.items()}
 
 
 def append(state: dict[str, Tensor], **parts: Tensor) -> None:
-    """Puts the parts of a batch into a state, each under its name and the number of the batch."""
+    """Adds the parts of a batch to a state, each under its name and the number of the batch."""
     number = 1 + max((int(name.rpartition(".")[2]) for name in state if "." in name), default=-1)
     for name, values in parts.items():
         state[f"{name}.{number}"] = values.detach().clone()
@@ -28,40 +107,40 @@ def gather(state: dict[str, Tensor], name: str) -> list[Tensor]:
 
 
 def nbytes(state: dict[str, Tensor]) -> int:
-    """How much memory a state takes."""
-    return sum(values.numel() * values.element_size() for values in state.values())
+    """The memory that a state takes."""
+    return sum(values.nbytes for values in state.values())
 
 
 def columns_of(layer: Layer, spatial: str) -> int:
-    """How many columns the table of a layer has."""
+    """The number of columns of a layer's table."""
     return layer.units * (prod(layer.positions) if spatial == "flatten" else 1)
 
 
-def refuse_beyond(needed: int, memory: int, what: str, remedy: str) -> None:
+def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
     """Raises where more memory would be needed than is allowed.
 
     Raises:
-        OptionError: It says how much is needed, how much is allowed, and what to do.
+        OptionError: It names what is needed, what is allowed, and what to do.
     """
     if needed > memory:
         raise OptionError(
-            f"{what} needs {in_words(needed)} of memory, and memory={memory} allows "
-            f"{in_words(memory)}; {remedy}, or raise memory"
+            f"{what} needs {format_bytes(needed)} of memory, and memory={memory} allows "
+            f"{format_bytes(memory)}; {remedy}, or raise memory"
         )
 
 
-def in_words(size: int) -> str:
-    """A number of bytes for people.
+def format_bytes(size: int) -> str:
+    """A number of bytes with its unit.
 
-    >>> in_words(3 * 2**30)
+    >>> format_bytes(3 * 2**30)
     '3.0 GiB'
     """
-    units: Sequence[str] = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     step = min(len(units) - 1, max(0, (int(size).bit_length() - 1) // 10))
     return f"{size / 1024**step:.1f} {units[step]}" if step else f"{size} bytes"
 
 
-def on_cpu(values: Tensor) -> Tensor:
+def to_cpu(values: Tensor) -> Tensor:
     """Values as numpy can hold them: on the CPU, half precision as float32."""
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.errors import DataError, OptionError
+from probekit.checks import positive_int
 from probekit.runtime import randomness
 from probekit.statistics.base import Statistic
 from probekit.statistics.resampled import checked_index
-from probekit.statistics.rows import on_cpu
+from probekit.statistics.rows import lowest_rows, to_cpu
 
 __all__ = ["SampledRows"]
 
 
 @dataclass
 class SampledRows(Statistic):
-    """The activations of a random sample of the samples, of at most a number.
+    """The activations of a random sample of the samples.
 
     The sample is drawn without replacement: those whose hash of (seed, index) is lowest, whatever
     the batches, their order and the number of processes.
@@ -27,7 +26,7 @@ class SampledRows(Statistic):
     State: `rows` (rows, units) in the activations' dtype; `order`, `index` and `label` (rows,).
 
     Args:
-        rows: The most samples.
+        rows: Maximum number of samples.
         seed: Seed of the draw.
 
     Raises:
@@ -44,48 +43,30 @@ class SampledRows(Statistic):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rows, int) or self.rows < 1:
-            raise OptionError(f"rows must be an integer of at least 1, not {self.rows!r}")
+        positive_int("rows", self.rows)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Offers a batch (batch, units) with its labels and indices.
-
-        Raises:
-            DataError: No indices, or not one label and one index per row.
-        """
+        """Offers a batch (batch, units) with its labels and indices."""
         index = checked_index(activations, labels, index).cpu()
-        if not len(index):
-            return
-        order = randomness.keyed(f"sampled rows {self.seed}", index)
-        batch = {"rows": activations, "order": order, "index": index, "label": labels.cpu()}
-        self._offer(batch)
+        if len(index):
+            order = randomness.keyed(f"sampled rows {self.seed}", index)
+            batch = {"rows": activations, "order": order, "index": index, "label": labels.cpu()}
+            self.state = lowest_rows(self.state, batch, self.rows)
 
     def merge(self, other: SampledRows) -> None:
-        """Offers what another one has kept."""
+        """Offers the rows of another statistic."""
         if other.state:
-            self._offer(other.state)
+            self.state = lowest_rows(self.state, other.state, self.rows)
 
     def to_xarray(self) -> xr.Dataset:
         """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
-        if not self.state:
-            raise DataError("rows of no samples at all")
+        self._require_samples()
         index = self.state["index"].cpu()
         order = index.argsort(stable=True)
         return xr.Dataset(
             {
-                "activation": (("sample", "unit"), on_cpu(self.state["rows"])[order].numpy()),
+                "activation": (("sample", "unit"), to_cpu(self.state["rows"])[order].numpy()),
                 "label": ("sample", self.state["label"].cpu()[order].numpy()),
             },
             coords={"sample": index[order].numpy()},
         )
-
-    def _offer(self, batch: dict[str, Tensor]) -> None:
-        known = self.state.get("order", torch.empty(0, dtype=torch.int64))
-        lowest = torch.cat([known.cpu(), batch["order"].cpu()]).argsort(stable=True)[: self.rows]
-        if len(known) == self.rows and int(lowest.max()) < self.rows:
-            return
-        for name, more in batch.items():
-            new = more.detach()
-            old = self.state.get(name, new[:0])
-            both = torch.cat([old, new.to(old.device, old.dtype)])
-            self.state[name] = both[lowest.to(both.device)]

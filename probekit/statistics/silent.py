@@ -1,4 +1,4 @@
-"""For how many samples a unit is silent."""
+"""The number of samples for which a unit is silent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.errors import DataError
-from probekit.statistics.base import Statistic
+from probekit.statistics.base import Statistic, add_to
 
 __all__ = ["SilentCounts"]
 
@@ -33,28 +32,17 @@ class SilentCounts(Statistic):
     threshold: float = 0.0
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Counts a batch (batch, units)."""
+        """Updates the counts with a batch (batch, units)."""
         if len(activations):
             silent = (activations.detach() <= self.threshold).sum(0)
-            count = torch.tensor(len(activations), device=silent.device)
-            self._add({"silent": silent, "count": count})
+            add_to(self.state, {"silent": silent, "count": torch.tensor(len(activations))})
 
     def merge(self, other: SilentCounts) -> None:
-        """Adds what another one has counted."""
-        self._add(other.state)
+        """Adds the counts of another statistic."""
+        add_to(self.state, other.state)
 
     def to_xarray(self) -> xr.Dataset:
         """`silent` (unit) and `count`."""
-        if not self.state:
-            raise DataError("silent samples of no samples at all")
-        return xr.Dataset(
-            {
-                "silent": ("unit", self.state["silent"].cpu().numpy()),
-                "count": int(self.state["count"]),
-            }
-        )
-
-    def _add(self, counts: dict[str, Tensor]) -> None:
-        for name, values in counts.items():
-            known = self.state.get(name)
-            self.state[name] = values if known is None else known + values.to(known.device)
+        self._require_samples()
+        silent = self.state["silent"].cpu().numpy()
+        return xr.Dataset({"silent": ("unit", silent), "count": int(self.state["count"])})

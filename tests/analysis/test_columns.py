@@ -12,7 +12,7 @@ import torch
 from probekit.analysis.columns import Columns
 from probekit.data.batches import Batch
 from probekit.statistics.class_means import ClassMeans
-from probekit.statistics.feeder import Feeder
+from probekit.statistics.feeding import Feeder
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
@@ -48,6 +48,6 @@ def test_a_batch_that_waits_does_not_hold_its_images() -> None:
     pixels = np.zeros((2, 3, 8, 8), np.float32)
     held = weakref.ref(pixels)
     batch = Batch(torch.from_numpy(pixels), torch.tensor([0, 1]), torch.arange(2))
-    feeder.take(batch, [{"relu": torch.ones(2, 1)}])
+    feeder.update(batch, [{"relu": torch.ones(2, 1)}])
     del pixels, batch
     assert held() is None

@@ -205,13 +205,13 @@ def test_overwrite_replaces(hostile: Path) -> None:
 
 TELLS_OF_EACH_BATCH = """
 from probekit.cli.app import main
-from probekit.statistics.feeder import Feeder
+from probekit.statistics.feeding import Feeder
 
-def take(self, *given, original=Feeder.take):
+def update(self, *given, original=Feeder.update):
     print("a batch", flush=True)
     original(self, *given)
 
-Feeder.take = take
+Feeder.update = update
 main()
 """
 

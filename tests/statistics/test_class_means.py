@@ -54,7 +54,7 @@ def test_sums_of_half_precision_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"), [([-1, 0], "label -1 is below 0"), ([0], "one label a row")]
+    ("labels", "words"), [([-1, 0], "label -1 is below 0"), ([0], "one label per row")]
 )
 def test_bad_labels_are_refused(labels: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -39,7 +39,7 @@ def test_means_are_those_of_permuted_labels_by_hand() -> None:
     means = expecting(LABELS, permutations=6, seed=2)
     for rows in torch.arange(48).split(11):
         means.update(table[rows], LABELS[rows], rows)
-    relabelled = means.relabelling.labels("permuted 2", 6, torch.arange(48)).numpy()
+    relabelled = means.relabeling.labels("permuted 2", 6, torch.arange(48)).numpy()
     found = means.to_xarray()
     for permutation, labels in enumerate(relabelled):
         assert np.array_equal(np.bincount(labels), LABELS.bincount().numpy())
@@ -73,7 +73,7 @@ def test_a_subset_is_permuted_within_itself() -> None:
 
 def test_any_sample_may_get_any_label_and_pairs_are_exchangeable() -> None:
     means = expecting(LABELS, permutations=4000)
-    drawn = means.relabelling.labels("permuted 0", 4000, torch.tensor([0, 5]))
+    drawn = means.relabeling.labels("permuted 0", 4000, torch.tensor([0, 5]))
     counts = (drawn[:, 0] * 3 + drawn[:, 1]).bincount(minlength=9).numpy()
     sizes = LABELS.bincount().numpy()
     expected = (np.outer(sizes, sizes) - np.diag(sizes)) / (48 * 47) * 4000
@@ -82,7 +82,7 @@ def test_any_sample_may_get_any_label_and_pairs_are_exchangeable() -> None:
 
 def test_drawn_labels_have_the_given_odds() -> None:
     means = PermutedClassMeans(500, class_counts=(30, 0, 10))
-    drawn = means.relabelling.labels("permuted 0", 500, torch.arange(40)).flatten()
+    drawn = means.relabeling.labels("permuted 0", 500, torch.arange(40)).flatten()
     counts = drawn.bincount(minlength=3).numpy()
     assert counts[1] == 0
     assert stats.binomtest(int(counts[0]), 20_000, 0.75).pvalue > 1e-3

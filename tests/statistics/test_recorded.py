@@ -54,10 +54,10 @@ def test_memory_is_checked_before_a_pass_and_on_the_way() -> None:
         Recorded(memory=100).update(torch.ones(10, 10), torch.zeros(10))
 
 
-def test_mistakes_are_told() -> None:
-    with pytest.raises(OptionError, match="spatial is one of"):
+def test_invalid_arguments_are_refused() -> None:
+    with pytest.raises(OptionError, match="spatial must be"):
         Recorded("none")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="one label a row"):
+    with pytest.raises(DataError, match="one label per row"):
         Recorded().update(torch.ones(2, 2), torch.zeros(3))
     with pytest.raises(DataError, match="no samples"):
         Recorded().to_xarray()

@@ -11,7 +11,7 @@ import torch
 from probekit.capture.layers import Layer
 from probekit.errors import DataError, OptionError
 from probekit.runtime import randomness as streams
-from probekit.statistics.resampled import Draw, ResampledClassMeans, Weights
+from probekit.statistics.resampled import CachedDraw, ResampledClassMeans, Weights
 from probekit.statistics.testing import check_statistic
 
 LAYER = Layer("a", "a", 0, "ReLU", (50,), 1, 50)
@@ -108,8 +108,8 @@ def test_memory_is_checked_before_the_pass_and_on_the_way() -> None:
     ("labels", "index", "message"),
     [
         (torch.tensor([0, 1]), None, "without any"),
-        (torch.tensor([0]), torch.tensor([0]), "one label and one index a row"),
-        (torch.tensor([0, 1]), torch.tensor([0]), "one label and one index a row"),
+        (torch.tensor([0]), torch.tensor([0]), "one label per row"),
+        (torch.tensor([0, 1]), torch.tensor([0]), "one index per row"),
         (torch.tensor([0, -1]), torch.tensor([0, 1]), "label -1 is below 0"),
     ],
 )
@@ -133,7 +133,7 @@ def test_layers_of_a_pass_share_one_draw() -> None:
         made.append(len(index))
         return index * 2
 
-    draw = Draw()
+    draw = CachedDraw()
     index = torch.arange(4)
     for _ in range(3):
         assert torch.equal(draw.of(index.clone(), make), index * 2)

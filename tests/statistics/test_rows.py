@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probekit.statistics.rows import in_words
+from probekit.statistics.rows import format_bytes
 
 
 @pytest.mark.parametrize(
@@ -17,5 +17,5 @@ from probekit.statistics.rows import in_words
         (2**53, "8192.0 TiB"),
     ],
 )
-def test_sizes_in_words(size: int, words: str) -> None:
-    assert in_words(size) == words
+def test_sizes_are_formatted(size: int, words: str) -> None:
+    assert format_bytes(size) == words

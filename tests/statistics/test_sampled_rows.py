@@ -41,7 +41,7 @@ def test_every_sample_is_as_likely_to_be_kept() -> None:
 
 
 def test_what_cannot_be_sampled_is_refused() -> None:
-    with pytest.raises(OptionError, match="rows must be an integer"):
+    with pytest.raises(OptionError, match="rows must be a positive integer"):
         SampledRows(0)
     with pytest.raises(DataError, match="no samples"):
         SampledRows().to_xarray()

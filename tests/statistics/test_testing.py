@@ -160,7 +160,7 @@ def test_a_correct_statistic_passes() -> None:
         (ChangesTheBatch, "changes the batch"),
         (KeepsTheBatch, "."),
         (SharesItsState, "."),
-        (SpeaksOfNothing, "seen nothing must raise"),
+        (SpeaksOfNothing, "without samples must raise"),
         (KeepsNumbersOutsideItsState, "saved and loaded"),
     ],
 )

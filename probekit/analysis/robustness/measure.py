@@ -21,7 +21,7 @@ from probekit.results.labels import strings
 from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
-from probekit.statistics.rows import in_words
+from probekit.statistics.rows import format_bytes
 
 __all__ = ["Measure", "conditions_at_once"]
 
@@ -177,9 +177,9 @@ def conditions_at_once(
     working = 6 * square * largest.units**2
     if one + working > memory:
         raise OptionError(
-            f"one condition needs {in_words(one + working)} of memory for the statistics of "
+            f"one condition needs {format_bytes(one + working)} of memory for the statistics of "
             f"{len(layers)} layers, with {largest.units} units in {largest.name!r}, and "
-            f"memory={memory} allows {in_words(memory)}; choose fewer layers, dimensionality=False, "
+            f"memory={memory} allows {format_bytes(memory)}; choose fewer layers, dimensionality=False, "
             "or raise memory"
         )
     return (memory - working) // max(one, 1)
