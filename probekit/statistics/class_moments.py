@@ -53,7 +53,10 @@ class ClassMoments(Statistic):
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` and `squares` (unit, class) and `count` (class), of classes with samples."""
         self._require_samples()
-        state = {name: values.cpu().movedim(0, -1).contiguous().numpy() for name, values in self.state.items()}
+        state = {
+            name: values.cpu().movedim(0, -1).contiguous().numpy()
+            for name, values in self.state.items()
+        }
         return xr.Dataset(
             {
                 "class_mean": (("unit", "class"), state["mean"]),
