@@ -8,7 +8,7 @@ its finite-sample correction need, and moving s to another point is exact in clo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import torch
@@ -20,39 +20,80 @@ __all__ = ["Moments", "about", "add", "begin", "join", "mean"]
 
 Moments: TypeAlias = Mapping[str, Tensor]
 
-BLOCK_ELEMENTS = 2**22
+_BLOCK_ELEMENTS = 2**21
+_SAFE = (1e-20, 1e30)
+_HEAVIEST = 64
+_NARROW = 128
 
 
 def begin(rows: Tensor) -> dict[str, Tensor]:
-    """Empty moments about the mean of some first rows (rows, columns).
-
-    The mean is taken of differences from the first row: columns that are constant then have a
-    variance of zero exactly.
-    """
+    """Empty moments about a point near some first rows (rows, columns)."""
     columns = rows.shape[1]
-    moments = {
+    return {
         "count": accumulator((1,), rows)[0].to(torch.int64),
         "first": accumulator((columns,), rows),
         "second": accumulator((columns, columns), rows),
         "third": accumulator((columns,), rows),
         "fourth": accumulator((1,), rows)[0],
+        "shift": _middle(next(_blocks(rows, accumulator((1,), rows).device))).double(),
     }
-    values = rows[: max(1, BLOCK_ELEMENTS // columns)].to(moments["first"].device).double()
-    moments["shift"] = values[0] + (values - values[0]).mean(0)
-    return moments
 
 
 def add(moments: Moments, rows: Tensor) -> None:
-    """Adds rows (rows, columns) of any dtype to moments, in place and in blocks of bounded size."""
-    shift = moments["shift"]
-    for block in torch.split(rows, max(256, BLOCK_ELEMENTS // rows.shape[1])):
-        centred = block.to(shift.device).to(torch.float64) - shift
-        squares = centred.square().sum(1)
-        moments["count"].add_(len(block))
-        moments["first"].add_(centred.sum(0))
-        moments["second"].addmm_(centred.T, centred)
-        moments["third"].add_(squares @ centred)
-        moments["fourth"].add_(squares @ squares)
+    """Adds rows (rows, columns) of any dtype to moments, in place.
+
+    Each block of rows is summed about a point near its mean, and moved and added in float64. The
+    sums of a block are in float64 too, except for rows of at least 128 columns that are given in
+    float32 or less: they are summed in float32, with an error near 1e-7 of the product of two
+    standard deviations, unless float32's range or an outlier among the rows makes it larger.
+    """
+    for block in _blocks(rows, moments["shift"].device):
+        for name, values in about(_of_block(block), moments["shift"]).items():
+            if name != "shift":
+                moments[name].add_(values)
+
+
+def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Pieces of bounded size, in the precision in which `add` sums them."""
+    exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    precise = torch.get_float32_matmul_precision() == "highest"
+    wide = rows.shape[1] >= _NARROW
+    dtype = torch.float32 if wide and exact and precise else torch.float64
+    for block in torch.split(rows.to(device), max(256, _BLOCK_ELEMENTS // rows.shape[1])):
+        yield block.to(dtype)
+
+
+def _middle(block: Tensor) -> Tensor:
+    """A row near the mean of a block; of a constant column, the constant exactly."""
+    return block[0] + (block - block[0]).mean(0)
+
+
+def _of_block(block: Tensor) -> Moments:
+    """The moments of one block about a row near its mean, summed in its precision."""
+    middle = _middle(block)
+    centred = block - middle
+    squares = centred.square().sum(1)
+    total, fourth = squares.sum(dtype=torch.float64), squares.double().square().sum()
+    even = _SAFE[0] < total < _SAFE[1] and len(block) * fourth < _HEAVIEST * total**2
+    if block.dtype == torch.float32 and not even:
+        return _of_block(block.double())
+    sums = {
+        "first": centred.sum(0),
+        "second": _products(centred),
+        "third": squares @ centred,
+        "fourth": fourth,
+        "shift": middle,
+    }
+    count = torch.tensor(len(block), device=block.device)
+    return {"count": count, **{name: values.double() for name, values in sums.items()}}
+
+
+def _products(rows: Tensor) -> Tensor:
+    """The sum of x x' over rows x; numpy computes half of this symmetric matrix, torch all of it."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)
 
 
 def mean(moments: Moments) -> Tensor:
@@ -70,11 +111,11 @@ def about(moments: Moments, point: Tensor) -> dict[str, Tensor]:
     third, fourth = moments["third"], moments["fourth"]
     trace, length, along = second.trace(), step @ step, step @ first
     pushed = second @ step
-    cross = torch.outer(first, step)
+    side = first + count / 2 * step
     return {
         "count": count.clone(),
         "first": first + count * step,
-        "second": second + cross + cross.T + count * torch.outer(step, step),
+        "second": second.addmm(torch.stack((side, step), 1), torch.stack((step, side))),
         "third": (
             third
             + 2 * pushed

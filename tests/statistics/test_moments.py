@@ -60,7 +60,7 @@ def test_joining_in_any_order_gives_the_moments_of_all(seed: int, sizes: list[in
 def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     table = np.random.default_rng(0).normal(size=(1000, 4))
     whole = fed(table)
-    monkeypatch.setattr(moments, "BLOCK_ELEMENTS", 4 * 300)
+    monkeypatch.setattr(moments, "_BLOCK_ELEMENTS", 4 * 300)
     compare(moments.about(fed(table), whole["shift"]), {k: v.numpy() for k, v in whole.items()})
 
 
@@ -76,3 +76,46 @@ def test_the_mean_of_rows_that_come_in_parts() -> None:
     found = fed(table[:1])
     moments.add(found, torch.from_numpy(table[1:]))
     np.testing.assert_allclose(moments.mean(found), table.mean(0), rtol=1e-15)
+
+
+HARD = {
+    "plain": lambda table: table,
+    "far from zero": lambda table: table + 1e3,
+    "scales of eight orders": lambda table: table * np.logspace(-4, 4, table.shape[1]),
+    "an outlier": lambda table: np.concatenate([np.full_like(table[:1], 1e5), table]),
+    "tiny": lambda table: table * 1e-25,
+    "huge": lambda table: table * 1e25,
+    "a drift": lambda table: table + np.arange(len(table))[:, None] / 10,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wide_float32_rows_keep_their_spectrum(name: str, dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    table = np.maximum(rng.normal(size=(700, 150)) @ rng.normal(size=(150, 150)), 0)
+    rows = torch.from_numpy(HARD[name](table)).to(dtype)
+    values = rows.double().numpy()
+    found = moments.begin(rows[:100])
+    for batch in rows.split(100):
+        moments.add(found, batch)
+    exact = np.cov(values, rowvar=False)
+    centred = moments.about(found, moments.mean(found))
+    covariance = centred["second"].numpy() / (len(rows) - 1)
+    scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+    assert (abs(covariance - exact) <= 1e-6 * scale).all()
+    ratio = [np.trace(x) ** 2 / (x**2).sum() for x in (covariance, exact)]
+    assert ratio[0] == pytest.approx(ratio[1], rel=1e-6)
+    fourth = (((values - values.mean(0)) ** 2).sum(1) ** 2).sum()
+    assert float(centred["fourth"]) == pytest.approx(fourth, rel=1e-5)
+
+
+def test_constant_columns_of_wide_rows_have_no_variance() -> None:
+    rows = torch.full((300, 200), 0.1)
+    rows[:, 0] = torch.linspace(0, 1, 300)
+    found = moments.begin(rows[:70])
+    for batch in rows.split(70):
+        moments.add(found, batch)
+    variance = moments.about(found, moments.mean(found))["second"].diagonal()
+    assert variance[0] > 0
+    assert (variance[1:] == 0).all()
