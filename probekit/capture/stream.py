@@ -17,7 +17,7 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import load_data
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError, LayerError, OptionError
+from probekit.errors import DataError, LayerError, OptionError, first_line
 from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import copied
 from probekit.models.loading import load_model
@@ -113,15 +113,25 @@ def explore(
     """
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
-        try:
+        with _refused_images(images):
             return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
-        except RuntimeError as error:
-            if images.dtype not in (torch.uint8, torch.bool):
-                raise
+
+
+@contextmanager
+def _refused_images(images: Tensor) -> Iterator[None]:
+    """Says what the images are where the model fails on them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if images.dtype in (torch.uint8, torch.bool):
             raise DataError(
                 f"the images are {images.dtype}, which the model does not take; give floats as it was "
                 "trained on (images / 255, normalized), or wrap it in an ImageModel"
             ) from error
+        raise DataError(
+            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
+            f"{first_line(error)}; give images of the shape that it takes"
+        ) from error
 
 
 def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
@@ -129,7 +139,7 @@ def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[:1].to(device)
         forward = unwrap(model) if isinstance(model, nn.Module) else model
-        with uncompiled(), caller_device():
+        with _refused_images(images), uncompiled(), caller_device():
             return forward(torch.cat([images, images]))
 
 

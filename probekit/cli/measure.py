@@ -10,6 +10,7 @@ import typer
 from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
+    ClassMap,
     Data,
     DataRoot,
     Device,
@@ -26,6 +27,7 @@ from probekit.cli.options import (
     Tokens,
     Weights,
     Workers,
+    class_mapping,
     load,
     metric_list,
 )
@@ -62,6 +64,7 @@ def analyze(
     split: Split = None,
     data_root: DataRoot = None,
     skip_bad: SkipBad = False,
+    class_map: ClassMap = None,
     report: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +98,7 @@ def analyze(
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
+        class_map=class_mapping(class_map),
     )  # fmt: skip
     if not processes().is_main:
         return

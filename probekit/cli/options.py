@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +42,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exist
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")]
 Split = Annotated[
     str | None, typer.Option(help="train, test, val, ...: a split of the data set or folder.")
+]
+ClassMap = Annotated[
+    str | None,
+    typer.Option(
+        help="Output of each class of the data: index, cat=281,dog=207, or a JSON file of a mapping."
+    ),
 ]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -135,6 +143,27 @@ def _value(metric: str, option: str, text: str, default: Any) -> Any:
         kind = type(default).__name__
         raise OptionError(f"option {option!r} of metric {metric!r} is a {kind}, not {text!r}")
     return value
+
+
+def class_mapping(text: str | None) -> Any:
+    """A `class_map` from `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file.
+
+    Raises:
+        OptionError: It is none of these.
+    """
+    if text is None or text == "index":
+        return text
+    if text.endswith(".json"):
+        try:
+            return json.loads(Path(text).read_text())
+        except (OSError, ValueError) as error:
+            raise OptionError(f"--class-map {text!r} cannot be read: {error}") from None
+    pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
+    if not pairs or not all(equals for _, equals, _ in pairs):
+        raise OptionError(
+            f"--class-map is index, pairs such as cat=281,dog=207, or a .json file, not {text!r}"
+        )
+    return {name.strip(): int(of) if of.strip().isdigit() else of.strip() for name, _, of in pairs}
 
 
 def radius(text: str) -> float:

@@ -11,6 +11,7 @@ import typer
 from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
+    ClassMap,
     DataRoot,
     Device,
     Json,
@@ -25,6 +26,7 @@ from probekit.cli.options import (
     Tokens,
     Weights,
     Workers,
+    class_mapping,
     load,
     names,
     numbers,
@@ -71,6 +73,7 @@ def robustness(
     split: Split = None,
     data_root: DataRoot = None,
     skip_bad: SkipBad = False,
+    class_map: ClassMap = None,
     overwrite: Overwrite = False,
     progress: Progress = True,
     as_json: Json = False,
@@ -94,6 +97,7 @@ def robustness(
         names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,
         reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
         seed=seed, tokens=tokens, workers=workers, progress=progress,
+        class_map=class_mapping(class_map),
     )  # fmt: skip
     save_result(result, out, overwrite=overwrite)
     rows = robustness_rows(result)

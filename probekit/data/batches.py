@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probekit.checks import integer, positive_int
 from probekit.data.labels import dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError
 
 __all__ = ["Batch", "Batches", "draw"]
 
@@ -92,13 +93,10 @@ class Batches:
         workers: int | None = None,
         fit: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("limit", limit)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
-        if batch_size > sys.maxsize or not -(2**63) <= seed < 2**63:
-            raise OptionError(f"batch_size {batch_size} or seed {seed} has more than 64 bits")
-        if workers is not None and (not isinstance(workers, int) or not 0 <= workers <= _WORKERS):
-            raise OptionError(f"workers is a whole number from 0 to {_WORKERS}, not {workers!r}")
+        batch_size = integer("batch_size", batch_size, least=1, most=sys.maxsize)
+        limit = None if limit is None else positive_int("limit", limit)
+        seed = integer("seed", seed, least=-(2**63), most=2**63 - 1)
+        workers = None if workers is None else integer("workers", workers, least=0, most=_WORKERS)
         self.source = open_source(data)
         self.batch_size = self.source.batch_size or batch_size
         self.limit = limit
@@ -252,8 +250,8 @@ class Batches:
             images, labels = self.source.head(self.batch_size)
             return self._checked(images, labels, torch.arange(len(images)))
         for part in torch.split(self._order_of_all(), self.batch_size):
-            found = self._fetched(part.tolist())
-            if len(found[0]):
+            found = self._fetched(part.tolist()) if len(part) else None
+            if found is not None and len(found[0]):
                 return self._checked(*found)
         raise DataError(f"{self.name} has no samples that can be read")
 

@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probekit.errors import DataError
+from probekit.errors import DataError, warn
 
 __all__ = ["fit_to", "parameter_type"]
 
 _LOWEST, _HIGHEST = -0.5, 1.5
 _IMAGES = 4
+_BYTES = 16  # images of 0 to 255 have brighter pixels than this
 
 
 def fit_to(model: Any) -> Callable[[Tensor], Tensor]:
     """A function that makes of a batch of images what a model expects.
 
     A plain module gets floating-point images in the type of its parameters, and everything else as
-    it is. For an `ImageModel`, uint8 and boolean images become floats in [0, 1]; arrays (batch,
+    it is; a warning says so of images that look like 0 to 255. For an `ImageModel`, uint8 and boolean images become floats in [0, 1]; arrays (batch,
     height, width, channels) become (batch, channels, height, width); and gray images are repeated
     for a model that takes RGB.
 
@@ -35,11 +36,30 @@ def fit_to(model: Any) -> Callable[[Tensor], Tensor]:
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     kind = parameter_type(module) if isinstance(module, nn.Module) else None
     if isinstance(model, nn.Module) or size is None:
-        return lambda images: _of_type(images, kind)
+        return _AsTheyAre(kind)
     # Half-precision networks get normalized images in their type; the images stay exact.
     kind = torch.float64 if kind is torch.float64 else torch.float32
     scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
     return lambda images: _of_type(_pixels(images, size[0], scaled), kind)
+
+
+class _AsTheyAre:
+    """Images for a plain module, in the type of its parameters."""
+
+    def __init__(self, kind: torch.dtype | None) -> None:
+        self._kind = kind
+        self._looked = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if not self._looked and images.ndim == _IMAGES and images.is_floating_point():
+            self._looked = True
+            low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
+            if low >= 0 and _BYTES < high < float("inf"):
+                warn(
+                    f"images lie from {low:.4g} to {high:.4g} and are passed to the model as they are; "
+                    "if it was trained on images in [0, 1], divide them by 255"
+                )
+        return _of_type(images, self._kind)
 
 
 def parameter_type(module: nn.Module) -> torch.dtype | None:

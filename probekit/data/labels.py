@@ -164,6 +164,8 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
     """
     if isinstance(labels, Tensor):
         found = labels.detach()
+        if found.is_meta:
+            raise DataError("labels are on the meta device, which holds no values")
     else:
         try:
             array = np.asarray(

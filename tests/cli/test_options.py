@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import probekit as pk
-from probekit.cli.options import metric_list
+from probekit.cli.options import class_mapping, metric_list
 from probekit.errors import OptionError
 from probekit.metrics.metric import get_metric
 
@@ -36,3 +38,27 @@ def test_metrics_with_and_without_options() -> None:
 def test_metrics_that_cannot_be(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         metric_list(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, None),
+        ("index", "index"),
+        ("cat=2, golden retriever=0", {"cat": 2, "golden retriever": 0}),
+        ("0=tabby cat,1=3", {"0": "tabby cat", "1": 3}),
+    ],
+)
+def test_class_maps(text: str | None, found: Any) -> None:
+    assert class_mapping(text) == found
+
+
+def test_a_class_map_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text('{"cat": 2}')
+    assert class_mapping(str(tmp_path / "map.json")) == {"cat": 2}
+
+
+@pytest.mark.parametrize("text", ["indx", "cat:2", "none.json"])
+def test_what_is_no_class_map(text: str) -> None:
+    with pytest.raises(OptionError, match=r"--class-map"):
+        class_mapping(text)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -147,3 +148,14 @@ def test_workers_give_the_same() -> None:
     data = TensorImages(torch.arange(30).float().view(30, 1, 1, 1), torch.zeros(30))
     seen = torch.cat([batch.index for batch in Batches(data, batch_size=4, workers=2)])
     assert seen.tolist() == list(range(30))
+
+
+def test_data_without_samples_is_refused_in_one_sentence() -> None:
+    with pytest.raises(DataError, match="has no samples that can be read"):
+        Batches(TensorDataset(torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))).peek()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    data = TensorDataset(torch.rand(9, 1, 4, 4), torch.arange(9))
+    batches = Batches(data, batch_size=np.int64(2), limit=np.int32(5))  # type: ignore[arg-type]
+    assert [len(batch) for batch in batches] == [2, 2, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import probekit as pk
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError
+from probekit.errors import DataError, ProbekitWarning
 
 PIXELS = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8)
 SHARES = PIXELS.float() / 255
@@ -73,3 +74,20 @@ def test_an_image_that_is_not_finite_is_named(value: float, network: nn.Module) 
     images[4, 0, 3, 3] = value
     with pytest.raises(DataError, match="sample 4 of tensors has NaN or infinity"):
         pk.analyze(network, (images, torch.arange(6) % 3))
+
+
+def test_images_of_0_to_255_for_a_plain_module_are_reported_once() -> None:
+    fit = fit_to(nn.Conv2d(3, 2, 1))
+    with pytest.warns(ProbekitWarning, match=r"images lie from 0 to 2.. and are passed .* by 255"):
+        torch.testing.assert_close(fit(PIXELS.float()), PIXELS.float())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(PIXELS.float())
+        fit_to(nn.Conv2d(3, 2, 1))((SHARES - 0.45) / 0.22)
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8, 3), (6, 1, 8, 8), (6, 8, 8)])
+def test_images_of_another_shape_are_refused_in_one_sentence(shape: tuple[int, ...]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(DataError, match=r"the model fails on images of the shape .*: "):
+        pk.analyze(net, (torch.rand(shape), torch.arange(6) % 2), progress=False)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import probekit as pk
 from probekit.errors import OutputError
@@ -121,3 +123,21 @@ def test_files_that_are_no_results(content: bytes, tmp_path: Path) -> None:
         pk.open_result(tmp_path / "r.zarr")
     with pytest.raises(OutputError, match="there is no result"):
         pk.open_result(tmp_path / "absent.nc")
+
+
+@pytest.mark.parametrize(("before", "after"), [("a.nc", "b.zarr"), ("a.zarr", "b.nc")])
+def test_text_has_any_length_after_saving_in_the_other_format(
+    before: str, after: str, tree: xr.DataTree, tmp_path: Path
+) -> None:
+    pk.save_result(tree, tmp_path / before)
+    pk.save_result(pk.open_result(tmp_path / before), tmp_path / after)
+    again = pk.open_result(tmp_path / after)
+    xr.testing.assert_identical(again, tree)
+    again["units"]["layer"].values[0] = "a.much.longer.name"
+    assert again["units"]["layer"].values[0] == "a.much.longer.name"
+    if after.endswith(".nc"):
+        with h5py.File(tmp_path / after) as file:
+            assert h5py.check_string_dtype(file["units/layer"].dtype).length is None
+    else:
+        stored = zarr.open_array(tmp_path / after / "units" / "layer", mode="r")
+        assert isinstance(stored.dtype, np.dtypes.StringDType)

@@ -105,6 +105,7 @@ def robustness(
         seed: Seeds the sample of the data and the corruptions; an attack has its own.
         progress: Show a progress bar when on a terminal.
         store: A folder that keeps each finished condition: a run that was killed goes on there.
+            Only one run at a time writes to it.
         tokens: As for `analyze`.
         workers: Reading processes; None takes what the data set advises.
         table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
@@ -165,8 +166,9 @@ def robustness(
         "classes": match.describe(),
     }
     kept = ConditionStore(store, facts | {"data": batches.identity()})
-    for one in passes:
-        subject.fill(kept, one)
+    with kept.writing():
+        for one in passes:
+            subject.fill(kept, one)
     result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": described | facts["model"]},

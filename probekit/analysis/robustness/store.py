@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import xarray as xr
 
 from probekit.analysis.robustness.conditions import Condition
 from probekit.errors import OutputError, foreign_file
-from probekit.results.files import DRAFT, whole
+from probekit.results.files import DRAFT, whole, writer_of
 from probekit.results.identity import as_stored, differences
 from probekit.results.trees import open_result, save_result
 from probekit.runtime.processes import processes
@@ -72,6 +73,17 @@ class ConditionStore:
         if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))
             save_result(found, self._path(self.folder, condition), overwrite=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps other runs from writing to the folder.
+
+        Raises:
+            OutputError: Another run is writing there.
+        """
+        alone = self.folder is not None and self._writes
+        with writer_of(self.folder) if alone and self.folder else nullcontext():
+            yield
 
     def _claim(self, folder: Path) -> None:
         try:

@@ -194,3 +194,18 @@ def test_public_name_takes_the_store(
 ) -> None:
     pk.robustness(counting, images, "fog", 1, store=tmp_path / "deep" / "er", progress=False)
     assert (tmp_path / "deep" / "er" / "identity.json").exists()
+
+
+def test_a_second_writer_is_refused(
+    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    folder = tmp_path / "robust"
+    with (
+        ConditionStore(folder, {}).writing(),
+        pytest.raises(OutputError, match="is being written by another process"),
+        ConditionStore(folder, {}).writing(),
+    ):
+        pass
+    (folder / "identity.json").unlink()
+    robustness(counting, images, "fog", 1, store=folder, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["robust"]
