@@ -26,7 +26,7 @@ from probekit.models.architectures import ARCHITECTURES
 
 INNER = (-2.0, -1.0, -0.4, 0.0, 0.4, 0.7, 1.0)
 CONTRASTED = (-2.0, 0.0, 1.0)
-LAYERS = ("layer1.2.relu2", "layer2.2.relu2", "layer3.2.relu2")  # early, middle, late
+SEARCHED = "layer2.2.relu2"
 PARTS = ("record", "robust", "bases", "elements", "constants")
 BATCH = 100
 
@@ -90,16 +90,10 @@ def elements(model: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def bases(recorded: Any, labels: Tensor) -> dict[str, Any]:
-    """The highest selectivity that a search finds in a rotation, in three layers."""
-    ends = dict(zip(recorded["layer"], np.cumsum(recorded["units"]), strict=True))
-    sizes = dict(zip(recorded["layer"], recorded["units"], strict=True))
-    found: dict[str, list[Any]] = {}
-    for name in LAYERS:
-        table = recorded["pooled"][:, ends[name] - sizes[name] : ends[name]]
-        one = pk.linear_basis_selectivity(table, labels.numpy(), starts=2)
-        for key, value in one.items():
-            found.setdefault(str(key), []).append(value.item())
-    return {"layer": np.array(LAYERS), **{key: np.array(values) for key, values in found.items()}}
+    """The highest selectivity that a search finds in a rotation of the layer in the middle."""
+    own = np.repeat(recorded["layer"], recorded["units"]) == SEARCHED
+    found = pk.linear_basis_selectivity(recorded["pooled"][:, own], labels.numpy(), starts=2)
+    return {str(key): value.item() for key, value in found.items()}
 
 
 def constants(model: Any, recorded: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -58,7 +58,7 @@ Schedule = Annotated[
     str | None,
     typer.Option(help="Alpha over the epochs, such as '0*5 -20*15', instead of --alpha."),
 ]
-Precision = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Regularized = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,11 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CapturedGradients"]
+__all__ = ["CapturedGradients", "can_capture"]
 
 _WARM_UP = 3
 
 SetGradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def can_capture(device: torch.device, processes: int, precision: str) -> bool:
+    """Whether a step can be a CUDA graph: one process on a CUDA GPU, without the scaling of float16.
+
+    Example:
+        >>> can_capture(torch.device("cpu"), 1, "float32")
+        False
+    """
+    return device.type == "cuda" and processes == 1 and precision != "float16"
 
 
 class CapturedGradients:

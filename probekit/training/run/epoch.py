@@ -70,7 +70,7 @@ def measure(
     means = {layer.name: ClassMeans() for layer in layers}
     totals = torch.zeros(3, dtype=torch.float64)
     batches = Batches(data, batch_size=batch_size)
-    half = None if precision == "float32" else precision
+    half = precision if precision in ("bfloat16", "float16") else None
     reading = Reading(progress=False, precision=half)
     with stream(model, batches, layers, [Activations()], reading) as observed:
         for seen in observed:

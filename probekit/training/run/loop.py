@@ -24,7 +24,7 @@ from probekit.runtime.machine import Machine
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.captured import CapturedGradients
+from probekit.training.run.captured import CapturedGradients, can_capture
 from probekit.training.run.epoch import Measured, measure
 from probekit.training.run.folder import LAST
 from probekit.training.run.keeping import Keeper, Place, Trained
@@ -105,12 +105,7 @@ class Fitting:
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.trained = Trained(self.module, optimizer, scaler, self.place, device)
         self.keeper = Keeper(folder, data.fingerprint, _card(recipe, schedule, seed, data))
-        self._cuda_graph = (
-            cuda_graph
-            and device.type == "cuda"
-            and machine.world == 1
-            and recipe.precision != "float16"
-        )
+        self._cuda_graph = cuda_graph and can_capture(device, machine.world, recipe.precision)
         self.gradients = self._gradients()
         self._every = 60 * checkpoint_minutes
         self._written = time.monotonic()
@@ -134,7 +129,7 @@ class Fitting:
         bar = tqdm(
             total=self.recipe.epochs * steps,
             initial=place.epoch * steps + place.step,
-            desc=f"train {self.recipe.name}",
+            desc=f"train {self.recipe.name} ({self.recipe.precision})",
             unit="step",
             disable=hidden(progress and main),
         )

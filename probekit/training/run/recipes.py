@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from probekit.checks import integer, number, one_of, positive_int
 from probekit.errors import OptionError, close_matches
 from probekit.models.architectures import ARCHITECTURES
@@ -17,8 +19,8 @@ from probekit.training.run.augmix import AugMix
 __all__ = ["PRECISIONS", "Precision", "Recipe", "get_recipe", "learning_rate", "list_recipes"]
 
 Schedule: TypeAlias = Literal["milestones", "one-cycle"]
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
-PRECISIONS = ("float32", "bfloat16", "float16")
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Recipe:
             the last epoch is the best one.
         stratified: Hold out equally many of each class.
         limit: Use only so many of the remaining training images, drawn by the seed.
-        precision: Type of the activations; weights are float32 always.
+        precision: Type of the activations; weights are float32 always. `"auto"` is bfloat16 where the
+            processor computes in it and float32 elsewhere (`Recipe.on`).
         channels_last: Memory layout of the images and weights.
         guessed: The fields whose values the source does not give.
         source: Where the values come from.
@@ -121,6 +124,24 @@ class Recipe:
         if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
             raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
         _ = self.augmentation, self.mixture, self.adversary
+
+    def on(self, device: torch.device) -> Recipe:
+        """This recipe with a precision that suits the device, where it is `"auto"`.
+
+        bfloat16 on a CPU with AVX-512 and on a GPU that has it; float32 elsewhere: with AVX2 alone
+        bfloat16 is several times slower than float32.
+
+        Example:
+            >>> get_recipe("resnet20-fashion-mnist", precision="float32").on(torch.device("cpu")).precision
+            'float32'
+        """
+        if self.precision != "auto":
+            return self
+        if device.type == "cpu":
+            native = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        else:
+            native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return replace(self, precision="bfloat16" if native else "float32")
 
     @property
     def augmentation(self) -> Augmentation:
@@ -248,7 +269,7 @@ _RECIPES: Mapping[str, Recipe] = {
                 "milestones": (),
                 "nesterov": True,
                 "weight_decay": 5e-4,
-                "precision": "bfloat16",
+                "precision": "auto",
                 "channels_last": True,
                 "source": "probekit, for a network that converges in a tenth of the papers' epochs",
             },
@@ -290,7 +311,7 @@ _RECIPES: Mapping[str, Recipe] = {
             flip=True,
             shift=2,
             validation=5000,
-            precision="bfloat16",
+            precision="auto",
             channels_last=True,
             source="probekit, for a network that is quick to train",
         ),

@@ -66,7 +66,9 @@ def train(
         layers: Which layers the regularizer counts, as for `SelectivityRegularizer`, by names, globs
             or `"first:3"`, `"last:3"`, `"but-last-stage"`. Selectivity is logged for all.
         alpha_schedule: Alpha over the epochs instead of a constant, such as `"0*5 -20*15"`.
-        precision: `"float32"`, `"bfloat16"` or `"float16"`, instead of the recipe's.
+        precision: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, instead of the recipe's. `"auto"`
+            is bfloat16 on a CPU with AVX-512 and on a GPU that has it, and float32 elsewhere; the card
+            of the run and the progress bar show which.
         channels_last: Memory layout, instead of the recipe's.
         workers: Threads or processes that decode image files while data is loaded.
         checkpoint_minutes: How often to write a checkpoint within an epoch that lasts longer; there
@@ -111,6 +113,8 @@ def train(
         **overrides,
     )
     _check(seed, workers, checkpoint_minutes)
+    machine = Machine.here(device)
+    chosen = chosen.on(machine.device)
     names = layer_names(layers)
     schedule = _schedule(alpha, alpha_schedule)
     identity = {
@@ -120,7 +124,6 @@ def train(
         "layers": names,
     }
     folder = Path(out)
-    machine = Machine.here(device)
     with ExitStack() as stack:
         if machine.is_main:
             refuse_foreign(folder)

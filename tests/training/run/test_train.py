@@ -485,6 +485,16 @@ def test_the_precision_of_accelerate_launch_is_taken(
         assert json.loads((run.folder / "model.json").read_text())["recipe"]["precision"] == found
 
 
+@pytest.mark.parametrize(("processor", "found"), [("AVX512", "bfloat16"), ("AVX2", "float32")])
+def test_the_processor_decides_the_precision_of_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str, found: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    run = quick(tmp_path, precision="auto", epochs=1)
+    assert json.loads((run.folder / "model.json").read_text())["recipe"]["precision"] == found
+    assert get_recipe("resnet20-cifar10-short").on(torch.device("cpu")).precision == found
+
+
 def test_alpha_follows_its_schedule(tmp_path: Path) -> None:
     run = quick(tmp_path / "run", alpha_schedule="0*1 -20*15", layers=["last:3"], epochs=3)
     assert run.log["alpha"].tolist() == [0, -20, -20]
