@@ -5,7 +5,8 @@ A page is one program: its `python` blocks share a namespace, its `sh` blocks a 
 stands for any lines, whole numbers are exact and others agree to what is shown of them. Comments that
 readers do not see, in the line before a block:
 
-    <!-- not run: REASON -->    it needs what a test has not; the reason is reported
+    <!-- not run: REASON -->    it needs what a test does not have; the reason is reported
+    <!-- needs: MODULE -->      it runs only where this module is installed
     <!-- exit: 2 -->            the command is to end so
     <!-- warns: TEXT -->        a warning with this text is to be given
     <!-- about: 0.1 -->         numbers agree up to this, since they are those of a training run
@@ -26,6 +27,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,8 @@ def test_a_page_runs_as_one_program(page: Path, place: Path, no_metric_stays: No
     program = Program()
     for block in BLOCKS[page]:
         if block.language not in RUN or "not run" in block.marks:
+            continue
+        if "needs" in block.marks and find_spec(block.marks["needs"]) is None:
             continue
         if kind := block.marks.get("run"):
             run_in_a_loop(kind, block)
