@@ -16,6 +16,7 @@ readers do not see, in the line before a block:
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import math
@@ -285,7 +286,8 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_shows_every_command() -> None:
-    shown = set(re.findall(r"^probekit (\w+) ", (ROOT / "README.md").read_text(), re.M))
+    commands = [one.code for one in BLOCKS[ROOT / "README.md"] if one.language == "sh"]
+    shown = set(re.findall(r"^probekit (\w+) ", "\n".join(commands), re.M))
     assert {"analyze", "layers", "record", "robustness", "sweep", "train"} <= shown
     for name in shown:
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
@@ -423,3 +425,23 @@ def test_what_reliability_refers_to_is_there() -> None:
     assert len(named) > 10
     for name in named:
         assert f"def {name}(" in sources, name
+
+
+def _messages(source: str) -> Iterator[str]:
+    """The string literals of a source, with `...` for what is formatted in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values
+            )
+
+
+def test_the_page_of_errors_quotes_messages_of_the_package() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text().partition("## Frequent messages")[2]
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    sources = (path.read_text() for path in (ROOT / "probekit").rglob("*.py"))
+    messages = "\n".join(one for source in sources for one in _messages(source))
+    assert len(quoted) > 5
+    assert [one for one in quoted if one not in messages] == []
