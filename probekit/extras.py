@@ -21,6 +21,7 @@ EXTRAS = {
     "pyautoattack": "autoattack",
     "sklearn": "train",
     "tensorboard": "tensorboard",
+    "transformers": "huggingface",
 }
 
 

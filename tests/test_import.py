@@ -9,7 +9,16 @@ import pytest
 
 import probekit as pk
 
-HEAVY = ("timm", "torchvision", "captum", "matplotlib", "dask", "sklearn", "distributed")
+HEAVY = (
+    "timm",
+    "transformers",
+    "torchvision",
+    "captum",
+    "matplotlib",
+    "dask",
+    "sklearn",
+    "distributed",
+)
 
 
 def loaded_by(code: str) -> set[str]:

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 
 from probekit.capture.layers import unwrap
 from probekit.data.batches import Batches
-from probekit.errors import DataError, ModelError, warn
+from probekit.errors import DataError, warn
 from probekit.models.image_model import as_module
-from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
+from probekit.models.logits import (
+    ClassMap,
+    ClassMatch,
+    logits_of,
+    match_classes,
+    required_logits,
+)
 
 __all__ = ["Classifier", "compared_classes"]
 
@@ -35,13 +41,7 @@ def compared_classes(
         ModelError: The model gives no logits.
         DataError: Its outputs are not, or not certainly, the data's classes.
     """
-    logits = logits_of(output, _TWO)
-    if logits is None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
-            f"{shape}; pass a module that returns the logits"
-        )
+    logits = required_logits(output, _TWO, asker)
     known = batches.known_labels()
     labels = batches.peek().labels if known is None else known[0]
     match = match_classes(model, batches.names, logits.shape[1], labels, class_map)

@@ -19,7 +19,7 @@ from probekit.capture.outputs import tensor_of
 from probekit.capture.stream import open_subject
 from probekit.errors import ModelError, OptionError, warn
 from probekit.models.image_model import borrow
-from probekit.models.inputs import copied
+from probekit.models.inputs import copied, one_tensor
 from probekit.models.logits import logits_of
 from probekit.runtime.progress import hidden
 from probekit.runtime.settings import caller_device, in_own_settings
@@ -84,7 +84,7 @@ def jacobian_norm(
     model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
     columns = Columns()
     with borrow(model, device) as home, torch.no_grad():
-        first = batches.peek().images[:4].to(home)
+        first = one_tensor(batches.peek().images, "the Jacobian")[:4].to(home)
         with _logits(model) as forward:
             outputs = forward(first)["logits"].shape[1]
         used = choose_method(method, outputs, probes)

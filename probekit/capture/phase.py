@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer
+from probekit.capture.masks import position_mask, token_mask
 from probekit.capture.outputs import count_samples, inputs_in
 from probekit.capture.reader import Reader
 
@@ -81,6 +82,7 @@ class Phase:
         self.hooked = False
         self.open = False
         self.batch = 0
+        self.mask: Tensor | None = None
         self.in_graph = False
         self.held: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -135,6 +137,7 @@ class Phase:
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
         inputs = inputs_in((args, kwargs))
+        self.mask = token_mask(kwargs)
         self.batch = count_samples(inputs, source)
         return inputs
 
@@ -142,7 +145,8 @@ class Phase:
         """What is kept of a layer's output."""
         if not self.batch and tensor.ndim > layer.batch_axis:  # the layers alone tell it
             self.batch = tensor.shape[layer.batch_axis] // layer.windows
-        return self.settings.reader.read(layer, tensor, self.batch, self.in_graph)
+        mask = None if self.mask is None else position_mask(self.mask, layer, tensor, self.module)
+        return self.settings.reader.read(layer, tensor, self.batch, self.in_graph, mask)
 
 
 def in_backward() -> bool:

@@ -17,6 +17,7 @@ from probekit.capture.scout import doubts, warn
 from probekit.capture.verify import verify_layers
 from probekit.errors import LayerError
 from probekit.models.image_model import borrow
+from probekit.models.inputs import KeywordInputs
 from probekit.runtime.settings import in_own_settings
 
 __all__ = ["plan", "scout_layers"]
@@ -25,7 +26,7 @@ __all__ = ["plan", "scout_layers"]
 @in_own_settings
 def scout_layers(
     model: Any,
-    images: Tensor,
+    images: Tensor | KeywordInputs,
     layers: Layers = None,
     *,
     tokens: Tokens = "all",
@@ -49,11 +50,17 @@ def scout_layers(
 
 
 def _scout(
-    model: Any, images: Tensor, layers: Layers, tokens: Tokens, output: int | str | None
+    model: Any,
+    images: Tensor | KeywordInputs,
+    layers: Layers,
+    tokens: Tokens,
+    output: int | str | None,
 ) -> tuple[list[Layer], list[str], Any]:
     """The layers, sentences on what is uncertain or missing, and the model's output."""
     if len(images) == 1:
-        images = torch.cat([images, images.flip(-1)])
+        images = (
+            torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
+        )
     with _Finder(model, layers, tokens=tokens, output=output) as recorder:
         result = recorder(images)
         found = recorder.layers
@@ -73,7 +80,7 @@ class _Finder(Recorder):
 
 def _second_look(
     model: Any,
-    images: Tensor,
+    images: Tensor | KeywordInputs,
     layers: list[Layer],
     tokens: Tokens,
     output: int | str | None,
@@ -82,7 +89,7 @@ def _second_look(
 
     A model that takes no other size leaves them as they are.
     """
-    if images.ndim != 4:
+    if isinstance(images, KeywordInputs) or images.ndim != 4:
         return layers
     height, width = images.shape[2:]
     larger = torch.nn.functional.interpolate(images.float(), (height + 32, width + 64))
@@ -108,11 +115,11 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-def _check_order(recorder: Recorder, images: Tensor) -> None:
+def _check_order(recorder: Recorder, images: Tensor | KeywordInputs) -> None:
     """Compares what each of several samples gives in one order and in the reverse order."""
     recorder(images)
     forth = recorder.activations
-    recorder(images.flip(0))
+    recorder(images[list(reversed(range(len(images))))])
     back = recorder.activations
     for layer in recorder.layers:
         one, other = forth[layer.name], back[layer.name].flip(0)

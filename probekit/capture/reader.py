@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.capture.layers import Layer
+from probekit.capture.masks import masked_mean
 from probekit.capture.outputs import shares_memory
 from probekit.capture.pooling import pool
 from probekit.capture.scout import Tokens
@@ -34,7 +35,14 @@ class Reader:
     tokens: Tokens
     grad: bool
 
-    def read(self, layer: Layer, tensor: Tensor, batch: int, in_graph: bool) -> Tensor:
+    def read(
+        self,
+        layer: Layer,
+        tensor: Tensor,
+        batch: int,
+        in_graph: bool,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """What is kept of a layer's output: always a tensor of its own, never a view of it.
 
         Args:
@@ -42,6 +50,7 @@ class Reader:
             tensor: Its output.
             batch: The number of samples.
             in_graph: Whether the forward pass began with gradients.
+            mask: (batch, positions), false for the padding, which no mean counts; None counts all.
 
         Raises:
             LayerError: The output has another number of rows than expected, or lost its gradients.
@@ -68,7 +77,16 @@ class Reader:
         maps = layer.arrange(tensor if self.grad else tensor.detach())
         if self.tokens != "all" and maps.ndim > 2:
             maps = maps[:, :, layer.chosen(self.tokens)]
+            mask = None if mask is None else mask[:, layer.chosen(self.tokens)]
             maps = maps[:, :, 0] if self.tokens == "class" else maps
+        if mask is not None and maps.ndim > 2:
+            if self.reading is not pool:
+                raise LayerError(
+                    f"layer {layer.name!r} has padding among its positions, which only a mean over the "
+                    "positions can leave out; pool them (spatial='mean'), or give samples of one length "
+                    "without an attention_mask"
+                )
+            return masked_mean(maps, mask)
         reading = self.reading(maps)
         if self.reading is not pool and shares_memory(tensor, reading):
             return reading.clone(memory_format=torch.contiguous_format)

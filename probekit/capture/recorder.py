@@ -19,7 +19,7 @@ from probekit.capture.reader import Reader, Reading
 from probekit.capture.scout import Tokens, doubts, warn
 from probekit.capture.selection import LayerChoice, Selection
 from probekit.errors import LayerError, ModelError, OptionError
-from probekit.models.inputs import copied
+from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
 __all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
@@ -204,7 +204,7 @@ class Recorder:
         """Runs the model on a copy of its inputs; returns its output, or None where `stop` ended the pass."""
         try:
             with uncompiled(), caller_device():
-                return self._run(*copied(args), **copied(kwargs))
+                return call(self._run, *args, **kwargs)
         except Stop:
             return None
         finally:

@@ -19,7 +19,7 @@ from probekit.data.datasets import load_data
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError, OptionError, first_line
 from probekit.models.image_model import as_module, borrow
-from probekit.models.inputs import copied
+from probekit.models.inputs import call
 from probekit.models.loading import load_model
 from probekit.runtime.processes import processes
 from probekit.runtime.progress import progress_bar
@@ -118,11 +118,13 @@ def explore(
 
 
 @contextmanager
-def _refused_images(images: Tensor) -> Iterator[None]:
+def _refused_images(images: Any) -> Iterator[None]:
     """Says what the images are where the model fails on them."""
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(images, Tensor):
+            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
         if images.dtype in (torch.uint8, torch.bool):
             raise DataError(
                 f"the images are {images.dtype}, which the model does not take; give floats as it was "
@@ -137,10 +139,10 @@ def _refused_images(images: Tensor) -> Iterator[None]:
 def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
     """What a model returns for two images, where no layers are looked for."""
     with borrow(model, reading.device) as device, torch.no_grad():
-        images = batches.peek().images[:1].to(device)
+        images = batches.peek().images[[0, 0]].to(device)
         forward = unwrap(model) if isinstance(model, nn.Module) else model
         with _refused_images(images), uncompiled(), caller_device():
-            return forward(torch.cat([images, images]))
+            return call(forward, images)
 
 
 @contextmanager
@@ -195,7 +197,7 @@ def stream(
             for batch in share:
                 batch = batch.to(device)
                 with reading.autocast(device), uncompiled(), caller_device():
-                    output = forward(copied(batch.images))
+                    output = call(forward, batch.images)
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                 for table in tables.values():
                     _check(table, layers, batch, reading.precision)

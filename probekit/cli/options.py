@@ -16,7 +16,8 @@ from probekit.errors import OptionError, close_matches
 Model = Annotated[
     str | None,
     typer.Argument(
-        help="A timm name, hf-hub:..., torchvision:NAME, probekit:NAME, a run's folder, or MODULE:FUNCTION."
+        help="A timm name, hf-hub:..., torchvision:NAME, hf:NAME (transformers), probekit:NAME, a "
+        "run's folder, or MODULE:FUNCTION."
     ),
 ]
 Data = Annotated[

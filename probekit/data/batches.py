@@ -17,6 +17,7 @@ from probekit.data.labels import dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
 from probekit.errors import DataError
+from probekit.models.inputs import tensors_of
 
 __all__ = ["Batch", "Batches", "draw"]
 
@@ -26,9 +27,12 @@ _IDENTIFYING = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: images (batch, ...), labels (batch,) and their indices (batch,) in the data."""
+    """Some samples: images (batch, ...), labels (batch,) and their indices (batch,) in the data.
 
-    images: Tensor
+    In the place of images, `KeywordInputs` hold what a model takes by keyword.
+    """
+
+    images: Any
     labels: Tensor
     index: Tensor
 
@@ -64,7 +68,9 @@ class Batches:
     Args:
         data: A map-style data set, a `DataLoader`, two arrays (images, labels), or any iterable of
             batches or samples: pairs (images, labels), or mappings with `image`/`images`/
-            `pixel_values` and `label`/`labels`.
+            `pixel_values`, or what a tokenizer or feature extractor gives (`input_ids` and
+            `attention_mask`, `input_values`, ...), and `label`/`labels`. Inputs that are a mapping
+            themselves, as in ({"input_ids": ...}, labels), go to the model by keyword.
         batch_size: Samples per batch, for data that does not come in batches.
         limit: Number of samples to use. Of a data set, arrays or a loader that shuffles, a random
             sample is drawn, so that data sorted by class stays representative; of a stream, or a
@@ -91,7 +97,7 @@ class Batches:
         limit: int | None = None,
         seed: int = 0,
         workers: int | None = None,
-        fit: Callable[[Tensor], Tensor] | None = None,
+        fit: Callable[[Any], Any] | None = None,
     ) -> None:
         batch_size = integer("batch_size", batch_size, least=1, most=sys.maxsize)
         limit = None if limit is None else positive_int("limit", limit)
@@ -168,7 +174,7 @@ class Batches:
             "some_images": _hash(digest_of(images, labels)),
         }
 
-    def _some_samples(self) -> tuple[Tensor, Tensor]:
+    def _some_samples(self) -> tuple[Any, Tensor]:
         """The first, the last and some samples between; of a stream the first ones."""
         if isinstance(self.source, Stream):
             return self.source.head(self.batch_size)
@@ -293,7 +299,7 @@ class Batches:
             if self.limit is not None and place >= self.limit:
                 return
 
-    def _checked(self, images: Tensor, labels: Tensor, index: Tensor) -> Batch:
+    def _checked(self, images: Any, labels: Tensor, index: Tensor) -> Batch:
         if labels.ndim != 1 or len(labels) != len(images):
             raise DataError(
                 f"a batch must be (images, labels) with one label per image, not of the shapes "
@@ -302,8 +308,9 @@ class Batches:
         if len(labels):
             self._check_labels(labels, index)
         images = images.detach() if self.fit is None else self.fit(images.detach())
-        if images.is_floating_point() and not bool(images.sum(dtype=torch.float32).isfinite()):
-            self._refuse_not_finite(images, index)
+        for one in tensors_of(images):
+            if one.is_floating_point() and not bool(one.sum(dtype=torch.float32).isfinite()):
+                self._refuse_not_finite(one, index)
         return Batch(images, labels, index)
 
     def _check_labels(self, labels: Tensor, index: Tensor) -> None:

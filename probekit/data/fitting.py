@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from probekit.errors import DataError, warn
+from probekit.models.inputs import KeywordInputs, one_tensor
 
 __all__ = ["fit_to", "parameter_type"]
 
@@ -17,7 +19,7 @@ _IMAGES = 4
 _BYTES = 16  # images of 0 to 255 have brighter pixels than this
 
 
-def fit_to(model: Any) -> Callable[[Tensor], Tensor]:
+def fit_to(model: Any) -> Callable[[Any], Any]:
     """A function that makes of a batch of images what a model expects.
 
     A plain module gets floating-point images in the type of its parameters, and everything else as
@@ -40,17 +42,21 @@ def fit_to(model: Any) -> Callable[[Tensor], Tensor]:
     # Half-precision networks get normalized images in their type; the images stay exact.
     kind = torch.float64 if kind is torch.float64 else torch.float32
     scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
-    return lambda images: _of_type(_pixels(images, size[0], scaled), kind)
+    return lambda images: _of_type(
+        _pixels(one_tensor(images, "an ImageModel"), size[0], scaled), kind
+    )
 
 
 class _AsTheyAre:
-    """Images for a plain module, in the type of its parameters."""
+    """Images, or inputs by keyword, for a plain module, in the type of its parameters."""
 
     def __init__(self, kind: torch.dtype | None) -> None:
         self._kind = kind
         self._looked = False
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Any) -> Any:
+        if isinstance(images, KeywordInputs):
+            return images.map(partial(_of_type, kind=self._kind))
         if not self._looked and images.ndim == _IMAGES and images.is_floating_point():
             self._looked = True
             low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)

@@ -11,10 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 from probekit.errors import DataError, first_line
+from probekit.models.inputs import KeywordInputs
 
 __all__ = ["LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
+# What tokenizers and feature extractors name the arguments of a model.
+TOKEN_KEYS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "input_values",
+    "input_features",
+)
 LABEL_KEYS = ("label", "labels", "target", "fine_label", "cls")
 
 
@@ -27,7 +36,8 @@ def pair_of(raw: Any, what: str = "a batch") -> tuple[Any, Any]:
         DataError: Neither a pair nor a mapping with the keys of images and labels.
     """
     if isinstance(raw, Mapping):
-        return column(raw, IMAGE_KEYS, what), column(raw, LABEL_KEYS, what)
+        tokens = {key: raw[key] for key in TOKEN_KEYS if key in raw}
+        return tokens or column(raw, IMAGE_KEYS, what), column(raw, LABEL_KEYS, what)
     if isinstance(raw, list | tuple) and len(raw) in (2, 3):
         return raw[0], raw[1]
     raise DataError(
@@ -50,12 +60,17 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
     )
 
 
-def image_tensor(image: Any, what: str) -> Tensor:
-    """An image, or images, as a tensor.
+def image_tensor(image: Any, what: str) -> Any:
+    """An image, or images, as a tensor; of a mapping, each of its arrays.
 
     Raises:
         DataError: A PIL image, which has no size to be fitted to here, or no image.
     """
+    if isinstance(image, Mapping):
+        return {
+            str(name): image_tensor(np.asarray(one) if isinstance(one, list) else one, what)
+            for name, one in image.items()
+        }
     if isinstance(image, Tensor):
         return image
     if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
@@ -68,17 +83,20 @@ def image_tensor(image: Any, what: str) -> Tensor:
     raise DataError(f"the images of {what} must be tensors, not {type(image).__name__}")
 
 
-def stacked(images: Sequence[Tensor], name: str) -> Tensor:
-    """Images of one shape as a batch.
+def stacked(images: Sequence[Any], name: str) -> Any:
+    """Images of one shape as a batch, or samples of several arrays as `KeywordInputs`.
 
     Raises:
         DataError: They differ in shape.
     """
+    if images and isinstance(images[0], Mapping):
+        columns = {key: [one[key] for one in images] for key in images[0]}
+        return KeywordInputs({key: stacked(column, name) for key, column in columns.items()})
     shapes = list(dict.fromkeys(tuple(image.shape) for image in images))
     if len(shapes) > 1:
         raise DataError(
             f"images of {name} have different shapes, such as {shapes[0]} and {shapes[1]}; resize them "
-            "to one, or load the data with load_data(dataset, model)"
+            "to one, or load the data with load_data(dataset, model); pad tokens to one length"
         )
     return torch.stack(list(images))
 

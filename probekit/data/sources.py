@@ -45,6 +45,7 @@ from probekit.data.labels import (
     names_of_text,
 )
 from probekit.errors import DataError, first_line
+from probekit.models.inputs import KeywordInputs, tensors_of
 from probekit.runtime.processes import processes
 
 __all__ = ["Indexed", "Source", "Stream", "digest_of", "open_source"]
@@ -148,7 +149,7 @@ class Indexed(Source):
             )
         return images, labels, torch.tensor(numbers)
 
-    def _collated(self, items: list[Any]) -> tuple[Tensor, Tensor]:
+    def _collated(self, items: list[Any]) -> tuple[Any, Tensor]:
         if self._collate is not None:
             try:
                 batch = self._collate(items)
@@ -254,7 +255,7 @@ class Stream(Source):
         inner = self.data.dataset if isinstance(self.data, DataLoader) else self.data
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
-    def head(self, size: int) -> tuple[Tensor, Tensor]:
+    def head(self, size: int) -> tuple[Any, Tensor]:
         """Images and labels of the first batch, which comes again in the next pass.
 
         Raises:
@@ -293,7 +294,7 @@ class Stream(Source):
         yield from self._head
         yield from rest
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
         """Images and labels of every batch; single samples are put into batches of `size`.
 
         Raises:
@@ -309,7 +310,7 @@ class Stream(Source):
                 self._compare(*batch)
             yield batch
 
-    def _compare(self, images: Tensor, labels: Tensor) -> None:
+    def _compare(self, images: Any, labels: Tensor) -> None:
         """Raises `DataError` where the first batch is not that of the first time."""
         digest = digest_of(images, labels)
         if self._digest not in (None, digest):
@@ -319,23 +320,23 @@ class Stream(Source):
             )
         self._digest = digest
 
-    def _stacked(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
+    def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
         pairs = [pair_of(sample, f"a sample of {self.name}") for sample in samples]
         images = [image_tensor(image, self.name) for image, _ in pairs]
         return stacked(images, self.name), label_numbers([label for _, label in pairs], self.names)
 
 
-def digest_of(*tensors: Tensor) -> bytes:
-    """A hash of the types, shapes and values of tensors."""
+def digest_of(*inputs: Any) -> bytes:
+    """A hash of the types, shapes and values of tensors, and of those in `KeywordInputs`."""
     digest = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in chain.from_iterable(map(tensors_of, inputs)):
         digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.digest()
 
 
-def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Tensor, Tensor]:
+def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Any, Tensor]:
     """The images and labels of a batch.
 
     Raises:
@@ -343,7 +344,9 @@ def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Tensor, Tensor]:
     """
     images, labels = pair_of(raw)
     images = image_tensor(images, name)
-    if not images.ndim:
+    if isinstance(images, Mapping):
+        images = KeywordInputs(images)
+    elif not images.ndim:
         raise DataError("the images of a batch must be a tensor of at least one axis")
     return images, label_numbers(labels, names)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.bundled import list_models
+from probekit.models.hugging_face import hugging_face_model, is_saved_model
 from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.own import is_own_model, own_model
 from probekit.runtime.settings import on_own_device
@@ -43,13 +44,15 @@ def load_model(
 
     Args:
         name: A timm name (`resnet18.a1_in1k`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
-            (bundled), the folder of a training run, or `module:function` of code of your own that
-            returns an `ImageModel`.
+            (bundled), the folder of a training run, `module:function` of code of your own that
+            returns an `ImageModel`, `hf:NAME` for a vision model of Hugging Face transformers, or the
+            folder that its `save_pretrained` wrote.
         weights: A safetensors file, or a pickle of tensors, to load instead of pretrained weights.
         pretrained: Load the published weights where no `weights` are given; False keeps the random
             initialization.
         classes: Names of the outputs, where the model does not know them.
-        **options: Handed to the constructor of a timm or torchvision model (`num_classes`, ...).
+        **options: Handed to the constructor of a timm or torchvision model (`num_classes`, ...), or to
+            the configuration of a model of transformers (`num_labels`, ...).
 
     Returns:
         The model in eval mode on the CPU; it takes images in [0, 1].
@@ -68,6 +71,8 @@ def load_model(
         model = _bundled(text.removeprefix("probekit:"), pretrained and not weights)
     elif text.startswith("torchvision:"):
         model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
+    elif text.startswith("hf:") or is_saved_model(text):
+        model = hugging_face_model(text.removeprefix("hf:"), pretrained and not weights, options)
     elif is_own_model(text):
         model = own_model(text)
     elif os.path.isdir(text):

@@ -13,13 +13,22 @@ from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
 
-__all__ = ["ClassMap", "ClassMatch", "correct", "logits_of", "match_classes"]
+__all__ = [
+    "ClassMap",
+    "ClassMatch",
+    "correct",
+    "logits_of",
+    "match_classes",
+    "required_logits",
+]
 
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
 
 # Labels that would leave the last outputs of a classifier out so rarely are not labels of its classes.
 _RARE = 0.01
 _WORDNET = re.compile(r"n\d{8}")
+# What models call their representations, which are no logits whatever their shape.
+_REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
 
 
 def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor | None:
@@ -32,7 +41,8 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
 
     Returns:
         The tensor itself, the one named `logits`, or the only one of the shape (samples, two classes
-        or more); None where there is none, or more than one.
+        or more); None where there is none, or more than one. A tensor whose name says that it is a
+        representation (`pooler_output`, `image_embeds`, `last_hidden_state`) is never taken.
 
     Example:
         >>> logits_of({"features": torch.ones(2, 3, 4), "scores": torch.ones(2, 5)}, 2).shape
@@ -44,10 +54,46 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
     for name, part in parts:
         if name == "logits":
             return part if _is_logits(part, samples) else None
-    found = [part for _, part in parts if _is_logits(part, samples)]
+    found = [(name, part) for name, part in parts if _is_logits(part, samples)]
     if len(found) > 1 and classes is not None:
-        found = [part for part in found if part.shape[1] == classes]
-    return found[0] if len(found) == 1 else None
+        found = [(name, part) for name, part in found if part.shape[1] == classes]
+    if len(found) != 1 or _REPRESENTATION.search(found[0][0]):
+        return None
+    return found[0][1]
+
+
+def required_logits(output: Any, samples: int, asker: str, classes: int | None = None) -> Tensor:
+    """The logits in what a model returned, for what cannot do without them.
+
+    Args:
+        output: As for `logits_of`.
+        samples: As for `logits_of`.
+        asker: What needs the logits, for the message.
+        classes: As for `logits_of`.
+
+    Raises:
+        ModelError: There are none.
+
+    Example:
+        >>> required_logits((torch.ones(2, 5), torch.ones(2, 5, 4, 4)), 2, "the example").shape
+        torch.Size([2, 5])
+    """
+    logits = logits_of(output, samples, classes)
+    if logits is None:
+        raise ModelError(
+            f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
+            f"{_format(output)}; pass a module that returns the logits"
+        )
+    return logits
+
+
+def _format(output: Any) -> str:
+    """The shape and type of an output, or of what is in it, for messages."""
+    if isinstance(output, Tensor):
+        kind = "" if output.is_floating_point() else f" of {output.dtype}"
+        return f"{tuple(output.shape)}{kind}"
+    parts = [f"{name} {_format(part)}" for name, part in _named_parts(output)]
+    return type(output).__name__ + (f" with {some_of(parts, 4)}" if parts else "")
 
 
 def _is_logits(value: Any, samples: int) -> bool:
@@ -327,13 +373,7 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         >>> correct(torch.eye(2), torch.tensor([0, 0]), "the example")
         tensor([ True, False])
     """
-    logits = logits_of(output, len(labels), match.outputs if match else None)
-    if logits is None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ModelError(
-            f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
-            f"{shape}; pass a module that returns the logits"
-        )
+    logits = required_logits(output, len(labels), asker, match.outputs if match else None)
     if match is not None:
         logits = match.arrange(logits)
     if int(labels.max()) >= logits.shape[1]:

@@ -56,6 +56,7 @@ def test_logits_are_found_in_what_models_return(output: Any) -> None:
         (LOGITS, POOLED),
         {"pooled": POOLED, "scores": LOGITS},
         {"logits": MAPS, "scores": LOGITS},
+        {"last_hidden_state": MAPS, "pooler_output": LOGITS},
         {},
         None,
         "text",

@@ -43,6 +43,7 @@ from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.identity import model_identity
 from probekit.models.image_model import borrow, describe
+from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 from probekit.results.provenance import provenance
@@ -189,7 +190,7 @@ def _refuse_what_cannot_be(
             "and robustness needs the same images for each condition; give a list of batches, a "
             "DataLoader or a data set"
         )
-    images = batches.peek().images
+    images = one_tensor(batches.peek().images, "robustness")
     if not images.is_floating_point():
         raise DataError(
             f"the images of {batches.name} are {images.dtype}, and robustness takes floating-point "

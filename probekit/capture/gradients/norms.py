@@ -19,6 +19,7 @@ from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
 from probekit.data.batches import draw
 from probekit.errors import LayerError, ModelError, OptionError, close_matches, some_of
+from probekit.models.inputs import one_tensor
 
 __all__ = [
     "GradientNorms",
@@ -186,7 +187,9 @@ class GradientNorms:
 
         Raises:
             ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
+            DataError: Inputs that are no tensor.
         """
+        one_tensor(images, "a gradient in the input")
         if self.chosen_method(layers) == "exact":
             return self, ""
         wanted = [layer for layer in layers if layer.name in self.chosen_units(layers)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from probekit.errors import ModelError
 from probekit.models.inputs import copied
-from probekit.models.logits import logits_of
+from probekit.models.logits import required_logits
 from probekit.runtime.settings import caller_device
 
 __all__ = [
@@ -79,27 +79,10 @@ def model_logits(model: Model, images: Tensor) -> Tensor:
     """The model's output, refused unless it is one row of class logits for each image.
 
     Raises:
-        ModelError: The output is not a floating-point tensor (n, classes) with two classes or more.
+        ModelError: The output has no floating-point tensor (n, classes) with two classes or more.
     """
     with caller_device():
-        output: Any = model(copied(images))
-    logits = output if isinstance(output, Tensor) else logits_of(output, len(images))
-    if logits is None:
-        raise ModelError(
-            f"an attack needs a tensor of logits, and the model returned {type(output).__name__} "
-            "without one that is named logits or is the only one of the shape (images, classes); "
-            "pass a function that picks the logits from it"
-        )
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-        raise ModelError(
-            f"an attack needs logits of shape ({len(images)}, classes) with two classes or more, "
-            f"and the model returned {tuple(logits.shape)}"
-        )
-    if not logits.is_floating_point():
-        raise ModelError(
-            f"an attack needs floating-point logits, and the model returned {logits.dtype}"
-        )
-    return logits
+        return required_logits(model(copied(images)), len(images), "an attack")
 
 
 def predicted_logits(model: Model, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from probekit.data.batches import Batches
 from probekit.data.images import TensorImages
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.image_model import ImageModel
+from probekit.models.logits import required_logits
 from probekit.runtime.machine import Machine
 from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
@@ -75,7 +76,7 @@ def measure(
     with stream(model, batches, layers, [Activations()], reading) as observed:
         for seen in observed:
             labels = seen.batch.labels
-            logits = seen.output.float()
+            logits = required_logits(seen.output, len(labels), "training").float()
             loss = functional.cross_entropy(logits, labels, reduction="sum")
             hits = (logits.argmax(1) == labels).sum()
             totals += torch.stack([loss, hits, loss.new_tensor(len(labels))]).cpu().double()

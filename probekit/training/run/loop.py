@@ -20,6 +20,7 @@ from probekit.errors import DataError, OptionError, ProbekitError
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.loading import read_weights
+from probekit.models.logits import required_logits
 from probekit.runtime.machine import Machine
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.regularizer import SelectivityRegularizer
@@ -191,7 +192,7 @@ class Fitting:
     def _set_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Sets the gradients of one batch; returns [cross-entropy, penalty] and the correct count."""
         with self._autocast():
-            logits = self.spread(images)
+            logits = required_logits(self.spread(images), len(images), "training")
             entropy = functional.cross_entropy(logits.float(), labels)
             added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)
         loss = entropy if self.penalty is None else entropy + added

@@ -95,11 +95,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "detached": (lambda logits: logits.detach(), "has no gradient"),
     "constant": (lambda logits: torch.zeros(len(logits), 4, requires_grad=True), "has no gradient"),
     "numpy": (lambda logits: torch.from_numpy(logits.detach().numpy()), "has no gradient"),
-    "tuple": (lambda logits: (logits, logits), "returned tuple"),
-    "map": (lambda logits: logits[:, :, None], r"returned \(40, 4, 1\)"),
+    "tuple": (lambda logits: (logits, logits), r"gives tuple with 0 \(40, 4\)"),
+    "map": (lambda logits: logits[:, :, None], r"gives \(40, 4, 1\)"),
     "one class": (lambda logits: logits[:, :1], "two classes or more"),
-    "wrong batch": (lambda logits: logits[:7], r"returned \(7, 4\)"),
-    "integers": (to_integers, "floating-point logits"),
+    "wrong batch": (lambda logits: logits[:7], r"gives \(7, 4\)"),
+    "integers": (to_integers, "gives .* of torch.int64"),
     "nan": (lambda logits: logits * float("nan"), "not finite"),
 }
 

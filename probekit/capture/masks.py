@@ -1,0 +1,108 @@
+"""Which positions of a layer are padding, from the attention mask that a model was called with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probekit.capture.layers import Layer
+from probekit.errors import LayerError
+
+__all__ = ["masked_mean", "position_mask", "token_mask"]
+
+
+def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
+    """The attention mask (batch, tokens) among a model's arguments, where it leaves tokens out.
+
+    >>> token_mask({"attention_mask": torch.tensor([[1, 1, 0]])})
+    tensor([[ True,  True, False]])
+    """
+    mask = arguments.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or torch.compiler.is_compiling():
+        return None
+    real = mask != 0
+    return None if bool(real.all()) else real
+
+
+def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) -> Tensor | None:
+    """Which positions of a layer's output stand for tokens that are not padding.
+
+    The positions of a layer are the tokens, or those of a chain of convolutions before it, as in
+    wav2vec 2.0, whose model lists them in its configuration.
+
+    Args:
+        mask: (batch, tokens), true for tokens that are not padding.
+        layer: The layer.
+        output: Its output.
+        model: The model, whose `config` may have `conv_kernel` and `conv_stride`.
+
+    Returns:
+        (batch, positions), or None where the layer has no positions.
+
+    Raises:
+        LayerError: It is not known which positions are padding.
+    """
+    shape = layer.arrange(output).shape[2:]
+    if not shape:
+        return None
+    if len(shape) == 1 and len(output) and layer.windows == 1:
+        if shape[0] == mask.shape[1]:
+            return mask
+        if (
+            found := _after_convolutions(mask, shape[0], getattr(model, "config", None))
+        ) is not None:
+            return found
+    raise LayerError(
+        f"layer {layer.name!r} has the positions {tuple(shape)} for {mask.shape[1]} tokens, and it is "
+        "not known which of them are padding, so that no mean leaves it out; choose other layers, or "
+        "give samples of one length without an attention_mask"
+    )
+
+
+def _after_convolutions(mask: Tensor, positions: int, config: Any) -> Tensor | None:
+    """The mask after as many of a model's convolutions as leave this number of positions."""
+    total, lengths = mask.shape[1], mask.sum(1)
+    prefix = torch.arange(total, device=mask.device) < lengths[:, None]
+    if not torch.equal(prefix, mask):  # padding is not at the end
+        return None
+    kernels, strides = (
+        getattr(config, f"conv_{what}", None) or () for what in ("kernel", "stride")
+    )
+    for kernel, stride in zip(kernels, strides, strict=True):
+        total = (total - kernel) // stride + 1
+        lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
+        if total == positions:
+            found: Tensor = torch.arange(total, device=mask.device) < lengths[:, None]
+            return found
+    return None
+
+
+def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the positions that are not padding.
+
+    Args:
+        maps: (batch, units, positions).
+        mask: (batch, positions), true for positions that count.
+
+    Returns:
+        (batch, units); half precision is averaged, and returned, in float32.
+
+    Raises:
+        LayerError: A sample without any such position.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[1.0, 3.0, 8.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+    counts = mask.sum(1)
+    if not bool(counts.all()):
+        raise LayerError(
+            f"sample {int((counts == 0).nonzero()[0])} of a batch has no position that is not padding, "
+            "so that it has no mean; leave it out"
+        )
+    dtype = torch.float32 if maps.dtype in (torch.float16, torch.bfloat16) else maps.dtype
+    kept = torch.where(mask[:, None], maps, maps.new_zeros(()))
+    return kept.sum(2, dtype=dtype) / counts[:, None]

@@ -1,0 +1,119 @@
+"""Vision models of Hugging Face transformers, from the hub or a local folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from probekit.errors import ModelError, first_line
+from probekit.extras import optional
+from probekit.models.image_model import ImageModel
+
+__all__ = ["hugging_face_model", "is_saved_model"]
+
+# The filters of PIL by their numbers, as image processors name them.
+_INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def is_saved_model(folder: str | Path) -> bool:
+    """Whether a folder is what `save_pretrained` of transformers wrote."""
+    file = Path(folder) / "config.json"
+    try:
+        return "model_type" in json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) -> ImageModel:
+    """A vision model with the mean, standard deviation and size of its image processor.
+
+    A classifier is loaded with its head, other models as their backbone; of a model of images and text
+    (CLIP, SigLIP) the image tower is taken.
+
+    Args:
+        name: A repository of the hub, or a folder.
+        pretrained: False gives the configuration random weights.
+        options: Handed to the configuration (`num_labels`, ...).
+
+    Raises:
+        ModelError: It cannot be reached or read, has no image processor, or is no vision model.
+        MissingPackageError: transformers is not installed.
+    """
+    with optional("transformers", f"the model 'hf:{name}'"):
+        import transformers
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        processors: Any = transformers.AutoImageProcessor
+        processor = processors.from_pretrained(name)
+        architecture = str((getattr(config, "architectures", None) or [""])[0])
+        kind: Any = (
+            transformers.AutoModelForImageClassification
+            if architecture.endswith("ForImageClassification")
+            else transformers.AutoModel
+        )
+        module = (
+            kind.from_pretrained(name, config=config) if pretrained else kind.from_config(config)
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"transformers cannot give {name!r} as a vision model ({first_line(error)}); give a folder "
+            "that save_pretrained wrote for both the model and its image processor, or the name of a "
+            "vision model on the hub that can be reached"
+        ) from error
+    module = getattr(module, "vision_model", module)
+    if getattr(module, "main_input_name", "pixel_values") != "pixel_values":
+        raise ModelError(
+            f"{name!r} is a {type(module).__name__}, which takes {module.main_input_name} and no images; "
+            "load it with transformers, and pass the module with tokenized data"
+        )
+    size, crop_pct = _size(processor, name)
+    return ImageModel(
+        module=module,
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0,) * 3,
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0,) * 3,
+        input_size=(int(getattr(module.config, "num_channels", 3)), *size),
+        classes=_classes(module),
+        crop_pct=crop_pct,
+        interpolation=_INTERPOLATION.get(processor.resample, "bilinear"),
+        provenance={"name": f"hf:{name}", "weights": "transformers" if pretrained else "random"},
+    )
+
+
+def _size(processor: Any, name: str) -> tuple[tuple[int, int], float]:
+    """Height and width of the images, and which share of a resized photograph they are."""
+    resized = _pair(processor.size)
+    shown = resized
+    if getattr(processor, "do_center_crop", None):
+        shown = _pair(processor.crop_size)
+    if resized is None or shown is None:
+        raise ModelError(
+            f"the image processor of {name!r} has no fixed size ({processor.size}); wrap the module in "
+            "pk.ImageModel(module, mean=..., std=..., input_size=...)"
+        )
+    # ConvNeXT's processor has a share of its own, for images below this size.
+    share = getattr(processor, "crop_pct", None)
+    if share is None or max(shown) >= 384:
+        share = shown[0] / resized[0]
+    return shown, float(share)
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    known = size if isinstance(size, Mapping) else vars(size)
+    if known.get("height") and known.get("width"):
+        return int(known["height"]), int(known["width"])
+    edge = known.get("shortest_edge")
+    return (int(edge), int(edge)) if edge else None
+
+
+def _classes(module: nn.Module) -> tuple[str, ...]:
+    """The names of the outputs of a classifier, where they are more than numbers."""
+    if not type(module).__name__.endswith("ForImageClassification"):
+        return ()
+    config: Any = module.config
+    names = [str(config.id2label[label]) for label in sorted(config.id2label)]
+    numbered = [f"LABEL_{label}" for label in range(len(names))]
+    return () if names == numbered else tuple(names)

@@ -1,0 +1,170 @@
+"""Vision models of transformers by name: their preprocessing, outputs and attacks, with random weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import probekit as pk
+from probekit.errors import MissingPackageError, ModelError
+
+transformers = pytest.importorskip("transformers")
+# GELU goes below zero, which tests of selectivity expect.
+pytestmark = pytest.mark.filterwarnings("ignore:.*class means below zero")
+
+NAMES = {0: "cat", 1: "dog", 2: "owl"}
+VIT: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+CLASSIFIED = {"id2label": NAMES, "label2id": {name: at for at, name in NAMES.items()}}
+FIXED = {"size": {"height": 16, "width": 16}}
+
+
+def vit() -> Any:
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, **CLASSIFIED))
+
+
+def convnext() -> Any:
+    config = transformers.ConvNextConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 12, 12], image_size=32, **CLASSIFIED
+    )
+    return transformers.ConvNextForImageClassification(config)
+
+
+def swin() -> Any:
+    config = transformers.SwinConfig(
+        embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2, image_size=16, patch_size=4,
+        **CLASSIFIED,
+    )  # fmt: skip
+    return transformers.SwinForImageClassification(config)
+
+
+def dinov2() -> Any:
+    config = transformers.Dinov2Config(**{**VIT, "mlp_ratio": 2}, **CLASSIFIED)
+    return transformers.Dinov2ForImageClassification(config)
+
+
+def clip() -> Any:
+    text = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
+        "vocab_size": 32,
+    }  # fmt: skip
+    return transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=VIT, projection_dim=8)
+    )
+
+
+MODELS = {
+    "vit": (vit, transformers.ViTImageProcessor(**FIXED, image_mean=[0.1, 0.2, 0.3])),
+    "convnext": (convnext, transformers.ConvNextImageProcessor(size={"shortest_edge": 32})),
+    "swin": (swin, transformers.ViTImageProcessor(**FIXED)),
+    "dinov2": (
+        dinov2,
+        transformers.BitImageProcessor(
+            size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}
+        ),
+    ),
+    "clip": (
+        clip,
+        transformers.CLIPImageProcessor(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    for name, (make, processor) in MODELS.items():
+        torch.manual_seed(0)
+        folders[name] = tmp_path_factory.mktemp(name)
+        make().save_pretrained(folders[name])
+        processor.save_pretrained(folders[name])
+    return folders
+
+
+def images(model: pk.ImageModel, count: int = 6) -> torch.Tensor:
+    return torch.rand(count, *model.input_size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_processor_gives_mean_std_and_size(name: str, saved: dict[str, Path]) -> None:
+    model = pk.load_model(f"hf:{saved[name]}")
+    processor = MODELS[name][1]
+    # The processor is the reference: what it makes of images of the size is what the model gets.
+    given = images(model)
+    processed = processor(
+        list(given), do_resize=False, do_center_crop=False, do_rescale=False, return_tensors="pt"
+    )
+    torch.testing.assert_close(model.normalize(given), processed["pixel_values"])
+    side = 32 if name == "convnext" else 16
+    assert model.input_size == (3, side, side)
+    assert model.crop_pct == {"convnext": 0.875, "dinov2": 0.8}.get(name, 1.0)
+    assert model.interpolation == ("bilinear" if name in ("vit", "swin") else "bicubic")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_analyzed_as_any_other(name: str, saved: dict[str, Path]) -> None:
+    model = pk.load_model(str(saved[name]))
+    given, labels = images(model), torch.tensor([0, 1, 2, 0, 1, 2])
+    result = pk.analyze(model, [(given, labels)])
+    assert result["units"].sizes["unit"] > 0
+    if name == "clip":
+        assert "accuracy" not in result
+        return
+    assert model.classes == ("cat", "dog", "owl")
+    with torch.no_grad():
+        right = model(given).logits.argmax(1) == labels
+    assert float(result["accuracy"]) == pytest.approx(float(right.float().mean()))
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_attacks_corruptions_and_ablation_find_the_logits(
+    name: str, saved: dict[str, Path]
+) -> None:
+    model = pk.load_model(saved[name])
+    with torch.no_grad():
+        labels = model(images(model)).logits.argmax(1)
+    data = [(images(model), labels)]
+    result = pk.robustness(model, data, None, (1,), ["fgsm"], [0.0, 1.0], dimensionality=False)
+    assert result["robustness"]["attack_accuracy"].sel(epsilon=0.0).item() == 1.0
+    units = pk.analyze(model, data)["units"]
+    curves = pk.ablate(model, data, units["selectivity"], fractions=(0, 1), random=0)
+    assert curves["accuracy"].values[0, 0] == 1.0
+
+
+def test_an_embedding_as_wide_as_the_classes_is_no_logits(saved: dict[str, Path]) -> None:
+    tower = pk.load_model(saved["clip"])
+    data = [(images(tower, 16), torch.arange(16))]  # pooler_output is (batch, 16)
+    with pytest.raises(ModelError, match="pooler_output"):
+        pk.robustness(tower, data, ["fog"], (1,))
+
+
+def test_random_weights_and_another_number_of_labels(saved: dict[str, Path]) -> None:
+    model = pk.load_model(saved["vit"], pretrained=False, num_labels=7)
+    assert model(images(model)).logits.shape == (6, 7)
+    assert model.provenance["weights"] == "random"
+    assert model.classes == ()
+
+
+def test_what_is_no_vision_model_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"cannot give .* as a vision model"):
+        pk.load_model(tmp_path)
+    with pytest.raises(ModelError, match="cannot give 'nobody/nothing'"):
+        pk.load_model("hf:nobody/nothing")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingPackageError, match=r"probekit\[huggingface\]"):
+        pk.load_model("hf:nobody/nothing")
