@@ -59,7 +59,8 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
         found = [(name, part) for name, part in found if part.shape[1] == classes]
     if len(found) != 1 or _REPRESENTATION.search(found[0][0]):
         return None
-    return found[0][1]
+    logits: Tensor = found[0][1]
+    return logits
 
 
 def required_logits(output: Any, samples: int, asker: str, classes: int | None = None) -> Tensor:
