@@ -1,4 +1,4 @@
-"""Adversarial training: every step sees its images under an attack on the network as it is."""
+"""Adversarial training: the images of every step are attacked with the current network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Adversary:
         steps: Gradient steps.
 
     Raises:
-        OptionError: A radius or a number of steps that means nothing.
+        OptionError: A radius or a number of steps out of range.
 
     Source:
         Madry et al. 2018 (arXiv 1706.06083).

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on the device that they lie on."""
+"""Augmentation of whole batches, on their device."""
 
 from __future__ import annotations
 
@@ -11,31 +11,16 @@ from torch.nn import functional
 from probekit.checks import non_negative_int
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["Augmentation", "Draw"]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What was drawn for each image of a batch.
-
-    Attributes:
-        flip: (batch,) whether to mirror it.
-        down: (batch,) row of the padded image at which the crop begins.
-        right: (batch,) column of the padded image at which the crop begins.
-    """
-
-    flip: Tensor
-    down: Tensor
-    right: Tensor
+__all__ = ["Augmentation"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Mirrors images at random and shifts them by up to a few pixels, filling up with black.
+    """Mirrors images at random and shifts them by a few pixels, filling up with black.
 
     Args:
         flip: Mirror each image left to right with probability 1/2.
-        shift: Shift by at most so many pixels in each direction (a crop of the padded image).
+        shift: Maximum shift in pixels in each direction (a crop of the padded image).
 
     Raises:
         OptionError: The shift is not a non-negative integer.
@@ -54,27 +39,20 @@ class Augmentation:
     def __post_init__(self) -> None:
         non_negative_int("shift", self.shift)
 
-    def draw(self, streams: RandomStreams) -> Draw:
-        """Draws for each image, from its own stream."""
-        flip = streams.uniform(1)[:, 0] < (0.5 if self.flip else 0.0)
-        down, right = streams.integers(2 * self.shift + 1, 2, field=1).unbind(1)
-        return Draw(flip, down, right)
+    def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
+        """Augments a batch, each image with its own random stream.
 
-    def apply(self, images: Tensor, drawn: Draw) -> Tensor:
-        """Images (batch, channels, height, width) of any type, changed as drawn."""
-        device = images.device
+        Args:
+            images: (batch, channels, height, width), of any type.
+            streams: One for each image.
+        """
         if self.flip:
-            mirror = drawn.flip.to(device, non_blocking=True).view(-1, 1, 1, 1)
-            images = torch.where(mirror, images.flip(3), images)
+            mirrored = (streams.uniform(1)[:, 0] < 0.5).to(images.device).view(-1, 1, 1, 1)
+            images = torch.where(mirrored, images.flip(3), images)
         if self.shift:
             height, width = images.shape[2:]
-            padded = functional.pad(images, (self.shift,) * 4)
-            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-            down = drawn.down.to(device, non_blocking=True)
-            right = drawn.right.to(device, non_blocking=True)
-            images = windows[torch.arange(len(images), device=device), :, down, right]
+            windows = functional.pad(images, (self.shift,) * 4)
+            windows = windows.unfold(2, height, 1).unfold(3, width, 1)
+            moves = streams.integers(2 * self.shift + 1, 2, field=1).to(images.device)
+            images = windows[torch.arange(len(images), device=images.device), :, *moves.T]
         return images
-
-    def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
-        """Draws for a batch and applies it."""
-        return self.apply(images, self.draw(streams))

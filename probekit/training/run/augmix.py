@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from probekit.checks import integer
+from probekit.runtime.randomness import RandomStreams
 
 __all__ = ["OPERATIONS", "AugMix", "Mixture", "apply_operations"]
 
@@ -24,11 +25,11 @@ _CHAINS, _LONGEST_CHAIN = 3, 3
 
 @dataclass(frozen=True)
 class Mixture:
-    """What was drawn for each image of a batch.
+    """The random numbers of each image of a batch.
 
     Attributes:
         weights: (batch, 1 + chains) of the image itself and of each chain; the rows sum to 1.
-        operations: (batch, chains, longest chain) places in `OPERATIONS`; -1 past a chain's end.
+        operations: (batch, chains, longest chain) indices of `OPERATIONS`; -1 past a chain's end.
         levels: (batch, chains, longest chain) from 0 to the severity - 1.
         signs: (batch, chains, longest chain) 1 or -1.
     """
@@ -38,15 +39,10 @@ class Mixture:
     levels: Tensor
     signs: Tensor
 
-    def __getitem__(self, part: slice) -> Mixture:
-        return Mixture(
-            self.weights[part], self.operations[part], self.levels[part], self.signs[part]
-        )
-
 
 @dataclass(frozen=True)
 class AugMix:
-    """AugMix with draws of its own for each image, repeatable and the same on every device.
+    """AugMix with a random stream for each image, the same in any batch and on every device.
 
     The operations are those of the AugMix paper's robustness runs: none that is also a corruption
     (brightness, contrast, color, sharpness). The loss stays the plain cross-entropy; the paper's
@@ -64,7 +60,7 @@ class AugMix:
 
     Example:
         >>> images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(4, 1, 1, 1)
-        >>> mixed = AugMix(severity=3)(images, torch.Generator().manual_seed(0))
+        >>> mixed = AugMix(severity=3)(images, RandomStreams("seed 0", range(4)))
         >>> mixed.shape, mixed.dtype
         (torch.Size([4, 1, 8, 8]), torch.uint8)
     """
@@ -74,18 +70,18 @@ class AugMix:
     def __post_init__(self) -> None:
         integer("severity of AugMix", self.severity, least=1, most=_STRONGEST)
 
-    def draw(self, images: int, generator: torch.Generator) -> Mixture:
-        """Draws for a batch of so many images, on the CPU: the same numbers for every device."""
-        shape = (images, _CHAINS, _LONGEST_CHAIN)
+    def draw(self, streams: RandomStreams) -> Mixture:
+        """Draws for each image, from its own stream on the CPU."""
+        chain = (_CHAINS, _LONGEST_CHAIN)
         # Dirichlet(1, ..., 1) is exponential draws over their sum; Beta(1, 1) is uniform.
-        chains = torch.empty(images, _CHAINS).exponential_(generator=generator)
-        own = torch.rand(images, 1, generator=generator)
+        chains = -torch.log1p(-streams.uniform(_CHAINS))
+        own = streams.uniform(1, field=1)
         weights = torch.cat([own, (1 - own) * chains / chains.sum(1, keepdim=True)], 1)
-        operations = torch.randint(len(OPERATIONS), shape, generator=generator)
-        length = torch.randint(1, _LONGEST_CHAIN + 1, (images, _CHAINS, 1), generator=generator)
-        operations[torch.arange(_LONGEST_CHAIN).expand(shape) >= length] = -1
-        levels = torch.randint(self.severity, shape, generator=generator)
-        signs = torch.randint(2, shape, generator=generator) * 2 - 1
+        operations = streams.integers(len(OPERATIONS), *chain, field=2)
+        length = 1 + streams.integers(_LONGEST_CHAIN, _CHAINS, 1, field=3)
+        operations[torch.arange(_LONGEST_CHAIN).expand_as(operations) >= length] = -1
+        levels = streams.integers(self.severity, *chain, field=4)
+        signs = streams.integers(2, *chain, field=5) * 2 - 1
         return Mixture(weights, operations, levels, signs)
 
     def apply(self, images: Tensor, drawn: Mixture) -> Tensor:
@@ -105,9 +101,9 @@ class AugMix:
             mixed += weights[:, 1 + chain] * changed
         return mixed.to(torch.uint8)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
         """Draws for a batch and applies it."""
-        return self.apply(images, self.draw(len(images), generator))
+        return self.apply(images, self.draw(streams))
 
 
 def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: Tensor) -> Tensor:
@@ -115,7 +111,7 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
 
     Args:
         images: (batch, channels, height, width), uint8.
-        operations: (batch,) places in `OPERATIONS`, on the CPU; -1 leaves the image alone.
+        operations: (batch,) indices of `OPERATIONS`, on the CPU; -1 leaves the image alone.
         levels: (batch,) from 0 to 9.
         signs: (batch,) 1 or -1, the direction of the operations that move pixels.
     """

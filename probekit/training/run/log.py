@@ -1,18 +1,18 @@
-"""The log of a run: one record an epoch, as JSON lines, as CSV, and for TensorBoard."""
+"""The log of a run: one record per epoch, as JSON lines, as CSV, and for TensorBoard."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from probekit.errors import OutputError
 from probekit.extras import optional
-from probekit.training.run.checkpoint import write_text
+from probekit.training.run.directory import write_whole
 
 __all__ = ["RunLog", "read_log"]
 
@@ -33,14 +33,14 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Keeps `log.jsonl` and `log.csv` in a run's folder, in step with its checkpoints.
+    """Writes `log.jsonl` and `log.csv` in a run's folder, in step with its checkpoints.
 
-    A record is written before the checkpoint of its epoch; what lies beyond the checkpoint that a
-    run resumes from is dropped, so that no epoch is missing and none is there twice.
+    A record is written before the checkpoint of its epoch; records after the checkpoint from which a
+    run resumes are dropped, so that no epoch is missing or repeated.
 
     Args:
         folder: The run's folder.
-        epochs_done: How many epochs the checkpoint has behind it.
+        epochs_done: Number of epochs before the checkpoint.
         tensorboard: Write event files to `tensorboard/` as well.
 
     Raises:
@@ -53,10 +53,10 @@ class RunLog:
         self.records = [record for record in read_log(self._lines) if record["epoch"] < epochs_done]
         self._writer = _tensorboard(folder, epochs_done) if tensorboard else None
         if self._lines.exists() or self.records:
-            write_text(self._lines, "".join(map(_line, self.records)))
+            write_whole(self._lines, "".join(map(_line, self.records)))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Takes the record of an epoch: numbers, and mappings from layers to numbers.
+        """Adds the record of an epoch: numbers, and mappings from layers to numbers.
 
         Raises:
             OutputError: It cannot be written.
@@ -70,13 +70,13 @@ class RunLog:
         except OSError as error:
             raise OutputError(
                 f"{str(self._lines)!r} cannot be written ({error.strerror}); make room and start "
-                "again with the same options, which goes on from the last checkpoint"
+                "again with the same options, which continues from the last checkpoint"
             ) from None
-        write_text(self._table, _as_csv(self.records))
+        write_whole(self._table, pd.json_normalize(self.records, sep="/").to_csv(index=False))
         if self._writer is not None:
-            for name, value in flat(record).items():
-                if isinstance(value, int | float) and name != "epoch":
-                    self._writer.add_scalar(name, value, record["epoch"])
+            row = pd.json_normalize([dict(record)], sep="/").drop(columns="epoch").iloc[0]
+            for name, value in pd.to_numeric(row, errors="coerce").dropna().items():
+                self._writer.add_scalar(name, value, record["epoch"])
             self._writer.flush()
 
     def close(self) -> None:
@@ -85,33 +85,8 @@ class RunLog:
             self._writer.close()
 
 
-def flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with `selectivity/layer1` for the entry `layer1` of the mapping `selectivity`.
-
-    >>> flat({"epoch": 1, "selectivity": {"relu": 0.5}})
-    {'epoch': 1, 'selectivity/relu': 0.5}
-    """
-    row: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            row.update({f"{name}/{key}": inner for key, inner in value.items()})
-        else:
-            row[name] = value
-    return row
-
-
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
-
-
-def _as_csv(records: list[dict[str, Any]]) -> str:
-    rows = [flat(record) for record in records]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _tensorboard(folder: Path, epochs_done: int) -> Any:

@@ -23,33 +23,34 @@ from probekit.models.loading import read_weights
 from probekit.models.logits import required_logits
 from probekit.runtime.machine import Machine
 from probekit.runtime.progress import hidden
+from probekit.runtime.randomness import key
 from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.captured import CapturedGradients, can_capture
-from probekit.training.run.epoch import Measured, measure
-from probekit.training.run.folder import LAST
-from probekit.training.run.keeping import Keeper, Place, Trained
+from probekit.training.run.directory import RunDirectory
+from probekit.training.run.evaluation import EpochMetrics, evaluate
 from probekit.training.run.log import RunLog
-from probekit.training.run.minibatches import Minibatches, RunData, seeded
+from probekit.training.run.minibatches import Minibatches, RunData, stream_name
 from probekit.training.run.recipes import Recipe, learning_rate
+from probekit.training.run.state import TrainingState
 
-__all__ = ["Fitting"]
+__all__ = ["TrainingLoop"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-# How many steps may go by before the device is waited for, as to see whether the loss is finite.
-_LOOK_EVERY = 100
+# Number of steps after which the device is waited for, as to check whether the loss is finite.
+_CHECK_EVERY = 100
 
 
-class Fitting:
-    """One run: its network, optimizer, data and place in the schedule.
+class TrainingLoop:
+    """One run: its network, optimizer, data and progress.
 
     Args:
         folder: Of the run.
-        recipe: What is done.
+        recipe: Network, data and schedule.
         schedule: Alpha over the epochs.
         seed: Of everything random.
         data: The images.
-        machine: Where it runs.
+        machine: Device and processes.
         layers: Which layers are regularized.
         checkpoint_minutes: How often to write a checkpoint within an epoch.
         cuda_graph: Run the forward and backward pass as a CUDA graph where that is possible.
@@ -73,7 +74,7 @@ class Fitting:
             raise OptionError(
                 "precision='float16' trains on a GPU only; use 'bfloat16' or 'float32'"
             )
-        self.folder, self.recipe, self.schedule = folder, recipe, schedule
+        self.recipe, self.schedule = recipe, schedule
         self.data, self.machine = data, machine
         self.module = _initialized(recipe, len(data.classes), seed).to(device)
         if recipe.channels_last:
@@ -92,10 +93,6 @@ class Fitting:
             if regularized
             else None
         )
-        self.place = Place(
-            torch.zeros(self.batches.steps, 2, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
         optimizer = torch.optim.SGD(
             self.module.parameters(),
             recipe.learning_rate,
@@ -104,8 +101,11 @@ class Fitting:
             nesterov=recipe.nesterov,
         )
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.trained = Trained(self.module, optimizer, scaler, self.place, device)
-        self.keeper = Keeper(folder, data.fingerprint, _card(recipe, schedule, seed, data))
+        losses = torch.zeros(self.batches.steps, 2, device=device)
+        hits = torch.zeros((), dtype=torch.int64, device=device)
+        self.state = TrainingState(self.module, optimizer, scaler, device, losses, hits)
+        facts = _card(recipe, schedule, seed, data)
+        self.directory = RunDirectory(folder, facts, data.fingerprint)
         self._cuda_graph = cuda_graph and can_capture(device, machine.world, recipe.precision)
         self.gradients = self._gradients()
         self._every = 60 * checkpoint_minutes
@@ -122,21 +122,21 @@ class Fitting:
         Raises:
             ProbekitError: The loss is no longer finite; or a checkpoint cannot be written.
         """
-        main, place, steps = self.machine.is_main, self.place, self.batches.steps
-        self.keeper.restore(self.trained)
+        main, state, steps = self.machine.is_main, self.state, self.batches.steps
+        self.directory.restore(state)
         if main:
-            self.keeper.settle_best(place)
-        log = RunLog(self.folder, place.epoch, tensorboard=tensorboard) if main else None
+            self.directory.point_to_best(state)
+        log = RunLog(self.directory.folder, state.epoch, tensorboard=tensorboard) if main else None
         bar = tqdm(
             total=self.recipe.epochs * steps,
-            initial=place.epoch * steps + place.step,
+            initial=state.epoch * steps + state.step,
             desc=f"train {self.recipe.name} ({self.recipe.precision})",
             unit="step",
             disable=hidden(progress and main),
         )
         try:
             with bar:
-                while place.epoch < self.recipe.epochs:
+                while state.epoch < self.recipe.epochs:
                     self._train_epoch(bar)
                     self._end_epoch(log, bar)
             self._finish()
@@ -154,40 +154,40 @@ class Fitting:
         return nullcontext() if dtype is None else torch.autocast(self.machine.device.type, dtype)
 
     def _train_epoch(self, bar: Any) -> None:
-        place = self.place
+        state = self.state
         self.module.train()
         if self.penalty is not None:
-            alpha = self.schedule.alpha(place.epoch)
+            alpha = self.schedule.alpha(state.epoch)
             if alpha != self.penalty.alpha:
                 self.penalty.alpha = alpha
                 # A CUDA graph repeats the alpha that it was captured with.
                 self.gradients = self._gradients()
-        start = time.monotonic() - place.seconds
-        for step, images, labels in self.batches.epoch(place.epoch, place.step):
+        start = time.monotonic() - state.seconds
+        for step, images, labels in self.batches.epoch(state.epoch, state.step):
             self._train_step(step, images, labels)
-            place.step = step + 1
-            place.seconds = time.monotonic() - start
+            state.step = step + 1
+            state.seconds = time.monotonic() - start
             bar.update()
-            due = self._due() and place.step < self.batches.steps
-            if due or place.step % _LOOK_EVERY == 0:
+            due = self._due() and state.step < self.batches.steps
+            if due or state.step % _CHECK_EVERY == 0:
                 self._check_finite()
             if due:
                 self._save()
 
     def _train_step(self, step: int, images: Tensor, labels: Tensor) -> None:
-        optimizer, scaler = self.trained.optimizer, self.trained.scaler
-        passed = self.place.epoch * self.batches.steps + step
+        optimizer, scaler = self.state.optimizer, self.state.scaler
+        passed = self.state.epoch * self.batches.steps + step
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, passed, self.batches.steps)
         if self.adversary is not None:
-            seed = seeded(self.seed, "adversary", passed, self.machine.rank).initial_seed()
+            seed = key(stream_name(self.seed, "adversary", passed, self.machine.rank))
             with self._autocast():
                 images = self.adversary(self.model, images, labels, seed)
         losses, hits = self.gradients(images, labels)
         scaler.step(optimizer)
         scaler.update()
-        self.place.losses[step] = losses
-        self.place.hits += hits
+        self.state.losses[step] = losses
+        self.state.hits += hits
 
     def _set_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Sets the gradients of one batch; returns [cross-entropy, penalty] and the correct count."""
@@ -196,103 +196,99 @@ class Fitting:
             entropy = functional.cross_entropy(logits.float(), labels)
             added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)
         loss = entropy if self.penalty is None else entropy + added
-        self.trained.optimizer.zero_grad()
-        self.trained.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.state.optimizer.zero_grad()
+        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         losses = torch.stack([entropy.detach(), added.detach()])
         return losses, (logits.detach().argmax(1) == labels).sum()
 
     def _due(self) -> bool:
         # Agreeing makes all processes wait for each other, so that it is not done at every step.
-        if self.machine.world > 1 and self.place.step % _LOOK_EVERY:
+        if self.machine.world > 1 and self.state.step % _CHECK_EVERY:
             return False
         return self.machine.agree(time.monotonic() - self._written >= self._every)
 
     def _save(self) -> None:
         self._written = time.monotonic()
         if self.machine.is_main:
-            self.keeper.save(self.trained)
+            self.directory.save(self.state)
 
     def _check_finite(self) -> None:
-        bad = (~torch.isfinite(self.place.losses[: self.place.step])).any(1).nonzero()
+        bad = (~torch.isfinite(self.state.losses[: self.state.step])).any(1).nonzero()
         if len(bad):
             raise self._diverged(int(bad[0]))
 
     def _diverged(self, step: int) -> ProbekitError:
-        last = (
-            f"the last good checkpoint is {str(self.folder / LAST)!r}"
-            if (self.folder / LAST).exists()
-            else "there is no checkpoint before it"
-        )
+        path = self.directory.checkpoint
+        found = f"the last good checkpoint is {str(path)!r}"
+        last = found if path.exists() else "there is no checkpoint before it"
         return ProbekitError(
-            f"the loss is not finite in epoch {self.place.epoch}, step {step} (both from 0) at alpha "
-            f"{self.schedule.alpha(self.place.epoch):g}; {last}; lower the learning rate or the "
+            f"the loss is not finite in epoch {self.state.epoch}, step {step} (both from 0) at alpha "
+            f"{self.schedule.alpha(self.state.epoch):g}; {last}; lower the learning rate or the "
             "size of alpha"
         )
 
     def _end_epoch(self, log: RunLog | None, bar: Any) -> None:
-        place = self.place
+        state = self.state
         self.machine.share_buffers(self.module)
-        measured = self._measure()
-        accuracy = measured.accuracy if len(self.data.validation) else None
-        record = self._record(measured, accuracy)
+        metrics = self._evaluate()
+        accuracy = metrics.accuracy if len(self.data.validation) else None
+        record = self._record(metrics, accuracy)
         bar.set_postfix(loss=f"{record['loss']:.3f}", validation=accuracy, refresh=False)
-        improved = accuracy is None or place.best_accuracy is None or accuracy > place.best_accuracy
+        improved = accuracy is None or state.best_accuracy is None or accuracy > state.best_accuracy
         if improved:
-            place.best_epoch, place.best_accuracy = place.epoch, accuracy
+            state.best_epoch, state.best_accuracy = state.epoch, accuracy
             if log is not None:
-                self.keeper.save_best(self.trained)
+                self.directory.save_best(state)
         if log is not None:
             log.add(record)
-        place.next_epoch()
+        state.next_epoch()
         self._save()
         if improved and log is not None:
-            self.keeper.settle_best(place)
+            self.directory.point_to_best(state)
 
-    def _measure(self) -> Measured:
-        """What the network is after this epoch; raises if it is none any more."""
+    def _evaluate(self) -> EpochMetrics:
+        """The metrics of the network after this epoch; raises if its weights are not finite."""
         self._check_finite()
         weights = self.module.state_dict().values()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
             raise self._diverged(self.batches.steps - 1)
         try:
-            return measure(
-                self.model, self.data.watched, self.layers, self.recipe.precision, self.machine
-            )
+            return evaluate(self.model, self.data.watched, self.layers, self.recipe.precision)
         except DataError:
             raise self._diverged(self.batches.steps - 1) from None
 
-    def _record(self, measured: Measured, accuracy: float | None) -> dict[str, Any]:
-        place, steps = self.place, self.batches.steps
+    def _record(self, metrics: EpochMetrics, accuracy: float | None) -> dict[str, Any]:
+        state, steps = self.state, self.batches.steps
         seen = steps * self.batches.batch_size
-        sums = torch.cat([place.losses.double().sum(0), place.hits.double()[None]])
+        sums = torch.cat([state.losses.double().sum(0), state.hits.double()[None]])
         loss, penalty, hits = self.machine.sum(sums).tolist()
         loss, penalty = (total / (steps * self.machine.world) for total in (loss, penalty))
-        alpha = self.schedule.alpha(place.epoch)
+        alpha = self.schedule.alpha(state.epoch)
         return {
-            "epoch": place.epoch,
+            "epoch": state.epoch,
             "loss": loss,
             "penalty": penalty,
             "accuracy": hits / seen,
-            "validation_loss": None if accuracy is None else measured.loss,
+            "validation_loss": None if accuracy is None else metrics.loss,
             "validation_accuracy": accuracy,
             "batch_selectivity": -penalty / alpha if alpha else None,
-            "selectivity_mean": measured.selectivity_mean,
-            "dead_units_total": sum(measured.dead_units.values()),
-            "learning_rate": self.trained.optimizer.param_groups[0]["lr"],
+            "selectivity_mean": metrics.selectivity_mean,
+            "dead_units_total": sum(metrics.dead_units.values()),
+            "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "alpha": alpha,
-            "seconds": place.seconds,
-            "images_per_second": seen / place.seconds if place.seconds else None,
-            "selectivity": dict(measured.selectivity),
-            "dead_units": dict(measured.dead_units),
+            "seconds": state.seconds,
+            "images_per_second": seen / state.seconds if state.seconds else None,
+            "selectivity": dict(metrics.selectivity),
+            "dead_units": dict(metrics.dead_units),
         }
 
     def _finish(self) -> None:
         """Measures the best epoch on the test split, once, and completes the card."""
         if self.machine.is_main:
-            self.keeper.save_final(self.module, self.place.epoch - 1)
+            self.directory.save_final(self.state)
         # The others must not look for the best weights before the first process has written them.
         self.machine.wait()
-        self.module.load_state_dict(read_weights(self.keeper.best_file(self.place)))
+        self.module.load_state_dict(read_weights(self.directory.best_weights(self.state)))
         result = analyze(
             self.model, self.data.test, metrics=["selectivity"], batch_size=500, progress=False
         )
@@ -300,8 +296,8 @@ class Fitting:
             return
         layers = result["layers"].to_dataset()
         names = layers["layer"].values.tolist()
-        self.keeper.write_card(
-            self.place,
+        self.directory.write_card(
+            self.state,
             finished=True,
             test_accuracy=float(result["accuracy"]),
             selectivity_mean=float(result["selectivity_mean"]),
@@ -312,7 +308,7 @@ class Fitting:
 
 
 def _initialized(recipe: Recipe, classes: int, seed: int) -> nn.Module:
-    torch.manual_seed(seeded(seed, "initialization").initial_seed())
+    torch.manual_seed(key(stream_name(seed, "initialization")) % 2**63)
     return ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
 
 

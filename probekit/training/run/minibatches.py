@@ -15,24 +15,20 @@ from probekit.data.datasets import load_data
 from probekit.data.images import LabelledImages, TensorImages
 from probekit.errors import DataError, OptionError
 from probekit.models.image_model import ImageModel
-from probekit.runtime.randomness import RandomStreams, key, shuffled
+from probekit.runtime.randomness import RandomStreams, shuffled
 from probekit.training.run.recipes import Recipe
 
-__all__ = ["Minibatches", "RunData", "hold_out", "load_run_data", "seeded"]
+__all__ = ["Minibatches", "RunData", "hold_out", "load_run_data", "stream_name"]
 
 _WATCHED = 2000
 
 
-def seeded(seed: int, purpose: str, *numbers: int) -> torch.Generator:
-    """A generator on the CPU of its own for each purpose, epoch and step.
+def stream_name(seed: int, purpose: str, *numbers: int) -> str:
+    """The name of the random stream of a purpose, epoch and step.
 
-    >>> bool(torch.rand(1, generator=seeded(0, "a")) == torch.rand(1, generator=seeded(0, "b")))
-    False
+    >>> stream_name(0, "order", 3)
+    'order, seed 0, (3,)'
     """
-    return torch.Generator().manual_seed(key(_name(seed, purpose, *numbers)) % 2**63)
-
-
-def _name(seed: int, purpose: str, *numbers: int) -> str:
     return f"{purpose}, seed {seed}, {numbers}"
 
 
@@ -41,10 +37,10 @@ class RunData:
     """The images of a run.
 
     Attributes:
-        train: What is trained on.
-        validation: What was held out; empty where nothing was.
+        train: The training images.
+        validation: The held-out images; empty where there are none.
         test: The test split.
-        watched: What selectivity is measured on after each epoch: the validation images, or where
+        watched: The images of the measurements after each epoch: those of validation, or where
             there are none some of the training images.
         fingerprint: Hash of the training split.
     """
@@ -100,7 +96,7 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
     Raises:
         OptionError: More is held out than there is.
     """
-    order = shuffled(_name(seed, "split"), len(labels))
+    order = shuffled(stream_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
         raise OptionError(
             f"validation={recipe.validation} leaves nothing to train on: {recipe.data} has "
@@ -162,7 +158,7 @@ def _some(data: TensorImages, index: Tensor, part: str) -> TensorImages:
 class Minibatches:
     """The steps of every epoch, normalized and augmented on the device.
 
-    What each step consists of follows from the seed, the epoch and the step alone. Several processes
+    The images of a step depend on the seed, the epoch and the step alone. Several processes
     each take their share of a step that is drawn for all.
 
     Args:
@@ -171,7 +167,7 @@ class Minibatches:
         seed: Of the run.
         device: Where the images are wanted.
         rank: Number of this process.
-        world: How many processes there are.
+        world: Number of processes.
 
     Raises:
         OptionError: The batch size is no multiple of the number of processes.
@@ -206,22 +202,19 @@ class Minibatches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Step, images (batch, channels, height, width) and labels of each step from `first` on."""
-        order = shuffled(_name(self._seed, "order", epoch), len(self._labels))
+        order = shuffled(stream_name(self._seed, "order", epoch), len(self._labels))
         # In one copy: a copy for each step would make the host wait for the device at each step.
-        order = order.to(self._images.device)
+        order_near = order.to(self._images.device)
+        name = stream_name(self._seed, "augmentation", epoch)
         for step in range(first, self.steps):
-            index = order[step * self.batch_size :][: self.batch_size][self._own]
-            streams = RandomStreams(
-                _name(self._seed, "augmentation", epoch), index, self._images.device
-            )
+            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = order_near[here][self._own]
             images = self._images[index].to(self._device, non_blocking=True)
             labels = self._labels[index].to(self._device, non_blocking=True)
-            images = self._augmentation(images, streams)
+            images = self._augmentation(images, RandomStreams(name, index, index.device))
             if self._mixture is not None:
-                mixing = self._mixture.draw(
-                    self.batch_size, seeded(self._seed, "augmix", epoch, step)
-                )
-                images = self._mixture.apply(images, mixing[self._own])
+                own = order[here][self._own]
+                images = self._mixture(images, RandomStreams(f"augmix, {name}", own))
             yield step, self._normalized(images), labels
 
     def _normalized(self, images: Tensor) -> Tensor:

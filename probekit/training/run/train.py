@@ -16,8 +16,8 @@ from probekit.errors import OptionError, ProbekitError
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.folder import Run, claim, layer_names, locked, read_run, refuse_foreign
-from probekit.training.run.loop import Fitting
+from probekit.training.run.directory import Run, RunDirectory, layer_names, read_run
+from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
 
@@ -47,11 +47,11 @@ def train(
     progress: bool = True,
     **overrides: Any,
 ) -> Run:
-    """Trains a network; goes on with a run that was cut off, and returns one that is done.
+    """Trains a network; continues an interrupted run, and returns a finished one.
 
     The loss is the cross-entropy - alpha * mean class selectivity of the batch. The folder holds
     `model.json` and the weights of the epoch with the best validation accuracy (what `load_model`
-    reads), `final.safetensors` (those of the last epoch), `last.safetensors` (all that is needed to go on),
+    reads), `final.safetensors` (those of the last epoch), `last.safetensors` (all that is needed to resume),
     `log.jsonl` and `log.csv`. On a CPU, with the same number of threads, a run that was killed and resumed
     ends with the same weights, bit for bit, as one that was not.
 
@@ -80,10 +80,10 @@ def train(
         **overrides: Any other field of the recipe.
 
     Returns:
-        What came of it, with test accuracy and selectivity of the best epoch.
+        The finished run, with test accuracy and selectivity of the best epoch.
 
     Raises:
-        OptionError: An unknown recipe or an option that means nothing.
+        OptionError: An unknown recipe or an option that is not valid.
         DataError: Files of the data set are missing.
         OutputError: The folder holds another run or something else, or cannot be written.
         ProbekitError: The loss became NaN, or the device has too little memory.
@@ -126,16 +126,14 @@ def train(
     folder = Path(out)
     with ExitStack() as stack:
         if machine.is_main:
-            refuse_foreign(folder)
-            stack.enter_context(locked(folder))
-            claim(folder, identity)
+            stack.enter_context(RunDirectory.claimed(folder, identity))
         machine.wait()
         done = read_run(folder)
         if done is not None:
             return done
         stack.enter_context(_own_random_state(machine.device))
         data = load_run_data(chosen, seed, data_root, workers)
-        fitting = Fitting(
+        loop = TrainingLoop(
             folder,
             chosen,
             schedule,
@@ -147,9 +145,9 @@ def train(
             checkpoint_minutes=checkpoint_minutes,
             cuda_graph=cuda_graph,
         )
-        stack.callback(fitting.close)
+        stack.callback(loop.close)
         try:
-            fitting.run(tensorboard=tensorboard, progress=progress)
+            loop.run(tensorboard=tensorboard, progress=progress)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise

@@ -1,4 +1,4 @@
-"""Many finished runs side by side: what is measured of each once, and what their logs say."""
+"""Many finished runs side by side: their measurements, outcomes and logs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
 from probekit.runtime.progress import hidden
-from probekit.training.run.folder import CARD, Run, read_run
+from probekit.training.run.directory import CARD, Run, read_run
 from probekit.training.run.log import read_log
+from probekit.training.sweep.table import grid, outcomes
 
 __all__ = ["find_runs", "measure_runs", "run_outcomes", "training_history"]
 
@@ -61,17 +62,17 @@ def measure_runs(
     Args:
         folder: A sweep, or any folder with runs below it.
         measure: `measure(model, **options)` gives labelled numbers, of the same layout for every run.
-        store: The folder to keep them in.
+        store: The folder of the stored results.
         progress: Show a progress bar when on a terminal.
         **options: For `measure`: plain values, which JSON can hold.
 
     Returns:
-        What was measured, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
+        The measurements, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
         and `seed` where all lie in folders `VARIANT/seed_N`; otherwise
         over `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule) and `seed`.
 
     Raises:
-        OutputError: No finished runs; or what was found cannot be kept.
+        OutputError: No finished runs; or a result cannot be written.
         OptionError: Options that JSON cannot hold.
 
     Example:
@@ -96,7 +97,7 @@ def measure_runs(
     for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
         file = place / f"{name}-{_digest(run, text)}.nc"
         if not file.is_file():
-            _keep(measure(load_model(str(run.folder)), **options), file)
+            _write(measure(load_model(str(run.folder)), **options), file)
         found.append(_read(file))
     table = _gathered(runs, found, Path(folder))
     facts = {"measure": name, "options": options, "runs": [str(run.folder) for run in runs]}
@@ -104,7 +105,7 @@ def measure_runs(
 
 
 def training_history(folder: str | Path) -> xr.Dataset:
-    """What the logs of all finished runs of a folder say of each epoch.
+    """The logs of all finished runs of a folder, by epoch.
 
     Args:
         folder: A sweep, or any folder with runs below it.
@@ -122,7 +123,7 @@ def training_history(folder: str | Path) -> xr.Dataset:
 
 
 def run_outcomes(folder: str | Path) -> xr.Dataset:
-    """What the runs of a folder came to.
+    """The outcomes of the finished runs of a folder.
 
     Args:
         folder: A sweep, or any folder with runs below it.
@@ -136,16 +137,7 @@ def run_outcomes(folder: str | Path) -> xr.Dataset:
         OutputError: No finished runs.
     """
     runs = find_runs(folder)
-    found = []
-    for run in runs:
-        table = xr.Dataset(coords={"layer": strings(run.selectivity)})
-        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
-            value = getattr(run, name)
-            table[name] = np.nan if value is None else float(value)
-        for name in ("selectivity", "dead_units"):
-            table[name] = ("layer", [float(value) for value in getattr(run, name).values()])
-        found.append(table)
-    return _gathered(runs, found, Path(folder))
+    return _gathered(runs, [outcomes(run, list(run.selectivity)) for run in runs], Path(folder))
 
 
 def _history(run: Run) -> xr.Dataset:
@@ -178,7 +170,7 @@ def _full_name(measure: Callable[..., Any]) -> str:
     return f"{place.__module__}.{place.__qualname__}"
 
 
-def _keep(found: Any, file: Path) -> None:
+def _write(found: Any, file: Path) -> None:
     if not isinstance(found, xr.Dataset):
         raise OptionError(
             f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
@@ -197,7 +189,7 @@ def _read(file: Path) -> xr.Dataset:
 
 
 def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:
-    """One table of all runs, over what tells them apart."""
+    """One table of all runs, over the axes that distinguish them."""
     plain = [table.drop_attrs() for table in found]
     table = xr.concat(plain, "run", join="outer", coords="minimal", compat="override")
     names = [run.folder.relative_to(folder).as_posix() for run in runs]
@@ -207,14 +199,7 @@ def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) ->
         name.removesuffix(f"/seed_{run.seed}") for name, run in zip(names, runs, strict=True)
     ]
     if all(variant != name for variant, name in zip(variants, names, strict=True)):
-        return _over(table, "variant", strings(variants), seeds)
+        return grid(table, "variant", strings(variants), seeds)
     if len(set(zip(alphas, seeds, strict=True))) == len(runs) and not np.isnan(alphas).any():
-        return _over(table, "alpha", np.array(alphas), seeds)
+        return grid(table, "alpha", np.array(alphas), seeds)
     return table.assign_coords(run=strings(names), alpha=("run", alphas), seed=("run", seeds))
-
-
-def _over(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
-    """The runs along two axes in the place of one."""
-    table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
-    grid: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
-    return grid.transpose(axis, "seed", ...)

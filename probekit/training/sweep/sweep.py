@@ -29,15 +29,20 @@ from probekit.errors import (
 from probekit.extras import optional
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.checkpoint import write_text
-from probekit.training.run.folder import check_same, foreign_files, layer_names, locked, read_run
+from probekit.training.run.directory import (
+    check_same,
+    layer_names,
+    locked,
+    other_files,
+    read_run,
+    write_whole,
+)
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.sweep.table import (
     IDENTITY,
     read_failures,
     run_folder,
     run_key,
-    sweep_table,
     write_failures,
     write_table,
 )
@@ -64,31 +69,31 @@ def sweep(
     progress: bool = True,
     **options: Any,
 ) -> xr.Dataset:
-    """Trains one run for each alpha and seed; goes on with a sweep that was cut off.
+    """Trains one run for each alpha and seed; continues an interrupted sweep.
 
     Each run has its folder in `out/runs`, and `out/sweep.nc` holds the table of all that have ended,
-    written anew whenever one does. A run that fails (its loss became NaN, say) is told in the table, and
-    the others go on.
+    written anew whenever one does. A run that fails (its loss became NaN, say) is reported in the
+    table, and the others continue.
 
     Args:
         recipe: A name (`list_recipes()`) or a `Recipe`.
         alphas: Different numbers.
-        seeds: Different whole numbers from 0.
+        seeds: Different non-negative integers.
         out: The folder of the sweep. Alphas and seeds may be added later.
-        jobs: How many runs to train together on this machine, each in a process of its own; the
-            cores are shared out among them. Small networks leave most of a GPU idle, and use two
+        jobs: Number of runs to train together on this machine, each in a process of its own; the
+            cores are divided among them. Small networks leave most of a GPU idle, and use two
             cores better as two runs of one core each.
         scheduler: The address of a dask scheduler, or a `distributed.Client`, to send the runs to;
-            its workers must see the folder. A run whose worker dies goes on, on another one, from its last
-            checkpoint. None trains here.
-        retries: How often to send a run again that failed for a reason that may pass.
+            its workers must have access to the folder. A run whose worker dies continues on another one
+            from its last checkpoint. None trains here.
+        retries: How often to send a run again that failed for a temporary reason.
         progress: Show a progress bar when on a terminal.
         **options: For `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
 
     Returns:
         A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,
         `best_epoch`, `selectivity_mean` (alpha, seed), `selectivity`, `dead_units` (alpha, seed,
-        layer), and `failure` (alpha, seed), empty where there is none. NaN, and -1 for whole numbers,
+        layer), and `failure` (alpha, seed), empty where there is none. NaN, and -1 for integers,
         where a run has not ended.
 
     Raises:
@@ -126,9 +131,8 @@ def sweep(
             import distributed  # noqa: F401
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
-    _refuse_foreign(folder)
-    with locked(folder):
-        _claim(folder, chosen, layer_names(of_train.get("layers")))
+    identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"))}
+    with _claimed(folder, identity):
         waiting = [run for run in grid if read_run(run_folder(folder, *run)) is None]
         if scheduler is None and jobs == 1:
             ended = _local(chosen, waiting, folder, of_train)
@@ -145,26 +149,25 @@ def sweep(
         )
         with bar, closing(ended):
             for alpha, seed, failure in bar:
-                _note(folder, alpha, seed, failure)
-        table = sweep_table(folder)
-        write_table(folder, table)
-    _tell_failures(table, grid)
+                _add_to_table(folder, alpha, seed, failure)
+        table = write_table(folder)
+    _warn_of_failures(table, grid)
     return table
 
 
-def _note(folder: Path, alpha: float, seed: int, failure: str) -> None:
-    """Brings the table up to date after a run."""
+def _add_to_table(folder: Path, alpha: float, seed: int, failure: str) -> None:
+    """Updates the table after a run."""
     failures = read_failures(folder)
     failures.pop(run_key(alpha, seed), None)
     if failure:
         failures[run_key(alpha, seed)] = failure
     write_failures(folder, failures)
-    write_table(folder, sweep_table(folder))
+    write_table(folder)
 
 
-def _tell_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
-    told = [(a, s, str(table["failure"].sel(alpha=a, seed=s).values)) for a, s in grid]
-    bad = [(alpha, seed, why) for alpha, seed, why in told if why]
+def _warn_of_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
+    every = [(a, s, str(table["failure"].sel(alpha=a, seed=s).values)) for a, s in grid]
+    bad = [(alpha, seed, why) for alpha, seed, why in every if why]
     if bad:
         alpha, seed, why = bad[0]
         warnings.warn(
@@ -187,25 +190,20 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
     return numbers, whole
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if not os.path.isfile(folder / IDENTITY):
-        others = [name for name in foreign_files(folder) if name != "runs"]
-        if others:
-            raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
-
-
-def _claim(folder: Path, recipe: Recipe, layers: Any) -> None:
-    """Makes a folder that of a sweep of this recipe, or finds that it is already."""
+@contextmanager
+def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Makes a folder that of a sweep, or checks that it is, and locks it for this process."""
     file = folder / IDENTITY
-    identity = {"recipe": recipe.facts(), "layers": layers}
-    if file.is_file():
-        check_same(file, identity, "sweep")
-        return
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{str(folder)!r} cannot be made: {error.strerror}") from None
-    write_text(file, json.dumps(identity, indent=2) + "\n")
+    others = [] if file.is_file() else [x for x in other_files(folder) if x != "runs"]
+    if others:
+        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
+    with locked(file):
+        if file.is_file():
+            check_same(file, identity, "sweep")
+        else:
+            (folder / "runs").mkdir(exist_ok=True)
+            write_whole(file, json.dumps(identity, indent=2) + "\n")
+        yield
 
 
 def _one_run(

@@ -1,10 +1,11 @@
-"""The table of a sweep, made of what its runs have written."""
+"""The table of a sweep, made from the files of its runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,11 +14,12 @@ from probekit.errors import OutputError, foreign_file
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
-from probekit.training.run.checkpoint import write_text, write_whole
-from probekit.training.run.folder import Run, read_run
+from probekit.training.run.directory import Run, read_run, write_whole
 
 __all__ = [
     "IDENTITY",
+    "grid",
+    "outcomes",
     "read_failures",
     "run_folder",
     "run_key",
@@ -29,6 +31,8 @@ __all__ = [
 IDENTITY = "sweep.json"
 FAILURES = "failures.json"
 TABLE = "sweep.nc"
+_OF_RUNS = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
+_OF_LAYERS = ("selectivity", "dead_units")
 
 
 def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
@@ -45,7 +49,7 @@ def _number(alpha: float) -> str:
 
 
 def run_key(alpha: float, seed: int) -> str:
-    """What a run is called where all are in one list."""
+    """The name of a run in a list of all."""
     return f"{_number(alpha)}|{seed}"
 
 
@@ -53,32 +57,48 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     """The table of a sweep, from the runs in its folder as they are now.
 
     Raises:
-        OutputError: The folder is no sweep.
+        OutputError: The folder is no sweep, or none of its runs has ended.
     """
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
-    runs = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
-    failures = read_failures(folder)
-    failed = [_alpha_and_seed(key) for key in failures]
-    alphas = sorted({_alpha(run) for run in runs} | {alpha for alpha, _ in failed})
-    seeds = sorted({run.seed for run in runs} | {seed for _, seed in failed})
-    layers = list(runs[0].selectivity) if runs else []
-    table = _empty_table(alphas, seeds, layers)
-    for run in runs:
-        here = {"alpha": _alpha(run), "seed": run.seed}
-        for name in ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean"):
-            value = getattr(run, name)
-            if value is not None:
-                table[name].loc[here] = value
-        for name in ("selectivity", "dead_units"):
-            values = getattr(run, name)
-            table[name].loc[here] = [values[layer] for layer in layers]
-    for (alpha, seed), why in zip(failed, failures.values(), strict=True):
-        table["failure"].loc[{"alpha": alpha, "seed": seed}] = why
+    ended = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
+    failures = {_alpha_and_seed(key): why for key, why in read_failures(folder).items()}
+    runs: dict[tuple[float, int], Run | None] = dict.fromkeys(failures)
+    runs |= {(_alpha(run), run.seed): run for run in ended}
+    if not runs:
+        raise OutputError(f"no run of the sweep in {str(folder)!r} has ended")
+    layers = list(ended[0].selectivity) if ended else []
+    rows = [
+        outcomes(run, layers).assign(failure=failures.get(place, "")) for place, run in runs.items()
+    ]
+    alphas, seeds = zip(*runs, strict=True)
+    table = grid(xr.concat(rows, "run"), "alpha", np.array(alphas), seeds)
+    for name in ("best_epoch", "dead_units"):
+        table[name] = table[name].fillna(-1).astype(np.int64)
+    table["failure"] = table["failure"].astype(object).fillna("")
     with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
         table.attrs["provenance"] = provenance(**json.loads((folder / IDENTITY).read_text()))
     return table
+
+
+def outcomes(run: Run | None, layers: Sequence[str]) -> xr.Dataset:
+    """The results of a run, also by `layer`; NaN for a run that failed."""
+    table = xr.Dataset(coords={"layer": strings(layers)})
+    for name in _OF_RUNS:
+        value = getattr(run, name, None)
+        table[name] = np.nan if value is None else float(value)
+    for name in _OF_LAYERS:
+        values = getattr(run, name, {})
+        table[name] = ("layer", np.array([values.get(layer, np.nan) for layer in layers], float))
+    return table
+
+
+def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
+    """A table over `run` as one over an axis and `seed`."""
+    table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
+    found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
+    return found.transpose(axis, "seed", ...)
 
 
 def _alpha(run: Run) -> float:
@@ -87,40 +107,19 @@ def _alpha(run: Run) -> float:
     return run.alpha
 
 
-def _empty_table(
-    alphas: Sequence[float], seeds: Sequence[int], layers: Sequence[str]
-) -> xr.Dataset:
-    grid, by_layer = (len(alphas), len(seeds)), (len(alphas), len(seeds), len(layers))
-    one, each = ("alpha", "seed"), ("alpha", "seed", "layer")
-    return xr.Dataset(
-        {
-            "test_accuracy": (one, np.full(grid, np.nan)),
-            "validation_accuracy": (one, np.full(grid, np.nan)),
-            "best_epoch": (one, np.full(grid, -1)),
-            "selectivity_mean": (one, np.full(grid, np.nan)),
-            "selectivity": (each, np.full(by_layer, np.nan)),
-            "dead_units": (each, np.full(by_layer, -1)),
-            "failure": (one, np.full(grid, "", dtype=object)),
-        },
-        coords={
-            "alpha": np.array(alphas, dtype=float),
-            "seed": np.array(seeds, dtype=np.int64),
-            "layer": strings(layers),
-        },
-    )
-
-
-def write_table(folder: Path, table: xr.Dataset) -> None:
-    """Writes the table of a sweep, whole or not at all.
+def write_table(folder: Path) -> xr.Dataset:
+    """Writes the table of a sweep, whole or not at all, and returns it.
 
     Raises:
         OutputError: It cannot be written.
     """
+    table = sweep_table(folder)
     write_whole(folder / TABLE, netcdf(table))
+    return table
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Why runs of a sweep failed, by `run_key`."""
+    """The reasons why runs of a sweep failed, by `run_key`."""
     file = folder / FAILURES
     if not file.is_file():
         return {}
@@ -132,12 +131,12 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 
 def _alpha_and_seed(key: str) -> tuple[float, int]:
-    """What `run_key` was made of."""
+    """The inverse of `run_key`."""
     alpha, _, seed = key.partition("|")
     return float(alpha), int(seed)
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Writes them; nothing where there never were any."""
+    """Writes them; nothing where there have never been any."""
     if failures or (folder / FAILURES).exists():
-        write_text(folder / FAILURES, json.dumps(dict(failures), indent=2) + "\n")
+        write_whole(folder / FAILURES, json.dumps(dict(failures), indent=2) + "\n")

@@ -14,8 +14,8 @@ from torch.nn import functional
 import probekit as pk
 from probekit.errors import OptionError
 from probekit.models.image_model import ImageModel
-from probekit.training.run import loop as fitting
 from probekit.training.run.adversary import Adversary
+from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.recipes import get_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,7 +70,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 ) -> None:
     options = {**QUICK, "augmix": 2, "checkpoint_minutes": 0}
     pk.train("resnet20-digits", alpha, 1, tmp_path / "whole", **options)
-    real, steps = fitting.Fitting._train_step, []
+    real, steps = TrainingLoop._train_step, []
 
     def cut_off(self: Any, *given: Any) -> None:
         if len(steps) == 4:
@@ -79,7 +79,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
         real(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting.Fitting, "_train_step", cut_off)
+        patch.setattr(TrainingLoop, "_train_step", cut_off)
         with pytest.raises(KeyboardInterrupt):
             pk.train("resnet20-digits", alpha, 1, tmp_path / "cut", **options)
     pk.train("resnet20-digits", alpha, 1, tmp_path / "cut", **options)
@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-def test_it_makes_a_network_stand_attacks(tmp_path: Path) -> None:
+def test_it_makes_a_network_robust_to_attacks(tmp_path: Path) -> None:
     options = {**QUICK, "epochs": 5, "limit": 640, "batch_size": 64}
     plain = pk.train("resnet20-digits", 0, 0, tmp_path / "plain", **{**options, "pgd": None})
     armed = pk.train("resnet20-digits", 0, 0, tmp_path / "armed", **options)
@@ -110,7 +110,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("pgd", "message"), BAD)
-def test_options_that_mean_nothing(pgd: Any, message: str) -> None:
+def test_invalid_options_are_refused(pgd: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         get_recipe("resnet20-digits", pgd=pgd)
 

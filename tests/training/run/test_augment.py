@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probekit.errors import OptionError
 from probekit.runtime.randomness import RandomStreams
-from probekit.training.run.augment import Augmentation, Draw
+from probekit.training.run.augment import Augmentation
 
 
 def _by_hand(image: np.ndarray, flip: bool, down: int, right: int, shift: int) -> np.ndarray:
@@ -29,27 +29,32 @@ def _by_hand(image: np.ndarray, flip: bool, down: int, right: int, shift: int) -
     dtype=st.sampled_from([torch.uint8, torch.float32]),
 )
 @settings(max_examples=40, deadline=None)
-def test_each_image_is_flipped_and_shifted_as_drawn(
+def test_each_image_is_flipped_and_shifted_by_its_own_stream(
     shift: int, flip: bool, channels: int, size: tuple[int, int], seed: int, dtype: torch.dtype
 ) -> None:
     images = torch.randint(1, 255, (5, channels, *size)).to(dtype)
     augmentation = Augmentation(flip, shift)
-    drawn = augmentation.draw(RandomStreams(f"seed {seed}", range(5)))
+    streams = RandomStreams(f"seed {seed}", range(5))
+    mirrored = streams.uniform(1)[:, 0] < (0.5 if flip else 0.0)
+    moves = streams.integers(2 * shift + 1, 2, field=1)
     expected = [
         _by_hand(image, bool(mirror), int(down), int(right), shift)
-        for image, mirror, down, right in zip(
-            images.numpy(), drawn.flip, drawn.down, drawn.right, strict=True
-        )
+        for image, mirror, (down, right) in zip(images.numpy(), mirrored, moves, strict=True)
     ]
-    found = augmentation.apply(images, drawn)
+    found = augmentation(images, streams)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found.numpy(), np.stack(expected))
 
 
 def test_draws_cover_every_shift_and_both_sides_evenly() -> None:
-    drawn = Augmentation(True, 2).draw(RandomStreams("draws", range(20_000)))
-    assert abs(drawn.flip.float().mean().item() - 0.5) < 0.02
-    for steps in (drawn.down, drawn.right):
+    # The 5 by 5 pixels have different values, so that the middle one tells the draw.
+    images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).expand(20_000, 1, 5, 5)
+    middle = Augmentation(True, 2)(images, RandomStreams("draws", range(20_000)))[:, 0, 2, 2].long()
+    found = Augmentation(False, 2)(images, RandomStreams("draws", range(20_000)))[:, 0, 2, 2].long()
+    mirrored = middle != found
+    # A mirrored middle column looks like one that is not.
+    assert abs(mirrored.float().mean().item() - 0.5 * 0.8) < 0.02
+    for steps in ((found - 1) // 5, (found - 1) % 5):
         shares = torch.bincount(steps, minlength=5) / 20_000
         assert len(shares) == 5
         assert (shares - 0.2).abs().max() < 0.02
@@ -75,11 +80,10 @@ def test_an_image_is_augmented_alike_in_any_batch() -> None:
 
 def test_nothing_asked_changes_nothing() -> None:
     images = torch.rand(3, 1, 4, 4)
-    none = Draw(torch.ones(3, dtype=torch.bool), torch.zeros(3).long(), torch.zeros(3).long())
-    assert torch.equal(Augmentation().apply(images, none), images)
+    assert torch.equal(Augmentation()(images, RandomStreams("draws", range(3))), images)
 
 
 @pytest.mark.parametrize("shift", [-1, 1.5, True])
-def test_a_shift_must_be_a_whole_number(shift: object) -> None:
+def test_a_shift_must_be_an_integer(shift: object) -> None:
     with pytest.raises(OptionError, match="shift must be a non-negative integer"):
         Augmentation(shift=shift)  # type: ignore[arg-type]

@@ -34,9 +34,9 @@ def test_records_come_back_from_both_files(tmp_path: Path) -> None:
     log.add(record(1, validation_accuracy=0.5))
     assert read_log(tmp_path / "log.jsonl") == log.records
     assert (tmp_path / "log.csv").read_text().splitlines() == [
-        "epoch,loss,selectivity/relu,selectivity/a.b,validation_accuracy",
-        "0,1.0,0.5,0.25,",
-        "1,0.5,0.5,0.25,0.5",
+        "epoch,loss,validation_accuracy,selectivity/relu,selectivity/a.b",
+        "0,1.0,,0.5,0.25",
+        "1,0.5,0.5,0.5,0.25",
     ]
 
 

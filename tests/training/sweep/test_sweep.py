@@ -16,7 +16,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
-from probekit.training.run.folder import read_run
+from probekit.training.run.directory import read_run
 from probekit.training.sweep import sweep as sweeping
 from probekit.training.sweep.table import run_folder, sweep_table
 
@@ -73,7 +73,7 @@ def test_the_table_is_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
         loaded = opened.load()
     assert loaded.equals(table)
     assert "resnet20-digits" in loaded.attrs["provenance"]
-    assert sorted(os.listdir(out)) == [".lock", "runs", "sweep.json", "sweep.nc"]
+    assert sorted(os.listdir(out)) == ["runs", "sweep.json", "sweep.nc"]
 
 
 def test_what_has_ended_is_not_trained_again(

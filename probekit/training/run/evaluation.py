@@ -1,4 +1,4 @@
-"""What is measured of a network after each epoch."""
+"""The metrics of a network after each epoch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from probekit.data.images import TensorImages
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.image_model import ImageModel
 from probekit.models.logits import required_logits
-from probekit.runtime.machine import Machine
 from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.training.run.recipes import Precision
 
-__all__ = ["Measured", "measure"]
+__all__ = ["EpochMetrics", "evaluate"]
+
+_OUTCOMES = ""  # no layer has this name
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A network on labelled images.
+class EpochMetrics:
+    """Metrics of a network on labelled images.
 
     Attributes:
         loss: Mean cross-entropy.
-        accuracy: Share of right predictions.
+        accuracy: Fraction of correct predictions.
         selectivity: Mean class selectivity of each layer.
         dead_units: Dead units of each layer.
     """
@@ -46,30 +47,27 @@ class Measured:
         return sum(self.selectivity.values()) / len(self.selectivity)
 
 
-def measure(
+def evaluate(
     model: ImageModel,
     data: TensorImages,
     layers: Sequence[Layer],
     precision: Precision,
-    machine: Machine,
     *,
     batch_size: int = 500,
-) -> Measured:
-    """Loss, accuracy, selectivity and dead units, in one pass.
+) -> EpochMetrics:
+    """Loss, accuracy, selectivity and dead units, in one pass that all processes share.
 
     Args:
-        model: In eval mode or not; its modes come back as they were.
+        model: In eval mode or not; its modes are restored.
         data: Labelled images with their class names.
         layers: Where selectivity is measured.
         precision: Type of the activations.
-        machine: Its processes share the data.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
 
     Raises:
         DataError: NaN or infinity in an activation.
     """
-    means = {layer.name: ClassMeans() for layer in layers}
-    totals = torch.zeros(3, dtype=torch.float64)
+    means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
     batches = Batches(data, batch_size=batch_size)
     half = precision if precision in ("bfloat16", "float16") else None
     reading = Reading(progress=False, precision=half)
@@ -77,17 +75,17 @@ def measure(
         for seen in observed:
             labels = seen.batch.labels
             logits = required_logits(seen.output, len(labels), "training").float()
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            hits = (logits.argmax(1) == labels).sum()
-            totals += torch.stack([loss, hits, loss.new_tensor(len(labels))]).cpu().double()
-            for name, table in seen.tables[0].items():
+            loss = functional.cross_entropy(logits, labels, reduction="none")
+            outcomes = torch.stack([loss, (logits.argmax(1) == labels).to(loss)], 1)
+            for name, table in (seen.tables[0] | {_OUTCOMES: outcomes}).items():
                 means[name].update(table, labels)
-    totals = machine.sum(totals)
-    found = {name: Selectivity().evaluate(one.to_xarray()) for name, one in merged(means).items()}
-    loss_sum, hits_sum, count = totals.tolist()
-    return Measured(
-        loss=loss_sum / count,
-        accuracy=hits_sum / count,
+    tables = {name: one.to_xarray() for name, one in merged(means).items()}
+    by_class = tables.pop(_OUTCOMES)
+    loss, accuracy = by_class.weighted(by_class["count"]).mean("class").values.tolist()
+    found = {name: Selectivity().evaluate(table) for name, table in tables.items()}
+    return EpochMetrics(
+        loss=loss,
+        accuracy=accuracy,
         selectivity={
             name: float(units["selectivity"].mean()) for name, (units, _) in found.items()
         },

@@ -15,18 +15,8 @@ from torch import nn
 
 from probekit.errors import OutputError
 from probekit.results.files import remove_drafts
-from probekit.training.run.checkpoint import (
-    capture_random_state,
-    momentum_of,
-    read_checkpoint,
-    restore_momentum,
-    restore_random_state,
-    write_checkpoint,
-    write_text,
-    write_whole,
-)
-
-CPU = torch.device("cpu")
+from probekit.training.run.directory import read_checkpoint, write_checkpoint, write_whole
+from probekit.training.run.state import TrainingState
 
 
 def test_tensors_of_all_kinds_come_back(tmp_path: Path) -> None:
@@ -39,8 +29,8 @@ def test_tensors_of_all_kinds_come_back(tmp_path: Path) -> None:
     }
     facts = {"epoch": 3, "best": 0.1 + 0.2, "losses": [1.5, 2.5], "name": None}
     write_checkpoint(tmp_path / "x.safetensors", tensors, facts)
-    found, told = read_checkpoint(tmp_path / "x.safetensors")
-    assert told == facts
+    found, header = read_checkpoint(tmp_path / "x.safetensors")
+    assert header == facts
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert found[name].dtype == tensor.dtype
@@ -51,14 +41,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"
-    write_text(path, "old")
+    write_whole(path, "old")
 
     def full(number: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"No space left on device.*is whole; make room"):
-        write_text(path, "new")
+        write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -67,7 +57,7 @@ _FULL = """
 import resource, sys, torch
 from pathlib import Path
 from probekit.errors import OutputError
-from probekit.training.run.checkpoint import write_checkpoint
+from probekit.training.run.directory import write_checkpoint
 path = Path(sys.argv[1])
 write_checkpoint(path, {"w": torch.ones(100)}, {"epoch": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -94,7 +84,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
 _WRITER = """
 import sys, torch
 from pathlib import Path
-from probekit.training.run.checkpoint import write_checkpoint
+from probekit.training.run.directory import write_checkpoint
 print("ready", flush=True)
 number = 0
 while True:
@@ -139,7 +129,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path) -> None
         read_checkpoint(tmp_path / "x.safetensors")
 
 
-def test_momentum_comes_back_in_the_layout_of_the_parameters() -> None:
+def test_momentum_randomness_and_progress_are_restored() -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2))
@@ -151,25 +141,27 @@ def test_momentum_comes_back_in_the_layout_of_the_parameters() -> None:
         module(images).square().mean().backward()
         optimizer.step()
 
-    first, second = network(), network()
-    one = torch.optim.SGD(first.parameters(), 0.1, momentum=0.9)
-    two = torch.optim.SGD(second.parameters(), 0.1, momentum=0.9)
-    assert momentum_of(one, first) == {}
-    step(first, one, 1)
-    second.load_state_dict(first.state_dict())
-    momentum = {name: value.contiguous() for name, value in momentum_of(one, first).items()}
-    restore_momentum(two, second, momentum)
-    step(first, one, 2)
-    step(second, two, 2)
-    for left, right in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(left, right)
-    kernel = second[0].weight
-    assert two.state[kernel]["momentum_buffer"].stride() == kernel.stride()
+    def state(module: nn.Module) -> TrainingState:
+        optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        losses = torch.zeros(3, 2)
+        return TrainingState(
+            module, optimizer, scaler, torch.device("cpu"), losses, torch.zeros(()).long()
+        )
 
-
-def test_random_state_comes_back() -> None:
-    state = capture_random_state(CPU)
+    one, two = state(network()), state(network())
+    assert not [name for name in one.to_checkpoint()[0] if name.startswith("momentum")]
+    step(one.module, one.optimizer, 1)
+    one.best_accuracy, one.step = 0.5, 1
+    one.losses[0] = 2.0
+    tensors, facts = one.to_checkpoint()
     first = torch.rand(3)
-    restore_random_state(state, CPU)
+    two.load_checkpoint({name: x.contiguous().clone() for name, x in tensors.items()}, facts)
     assert torch.equal(torch.rand(3), first)
-    assert sorted(state) == ["cpu"]
+    assert (two.best_accuracy, two.step, two.losses[0].tolist()) == (0.5, 1, [2.0, 2.0])
+    step(one.module, one.optimizer, 2)
+    step(two.module, two.optimizer, 2)
+    for left, right in zip(one.module.parameters(), two.module.parameters(), strict=True):
+        assert torch.equal(left, right)
+    kernel = two.module[0].weight
+    assert two.optimizer.state[kernel]["momentum_buffer"].stride() == kernel.stride()

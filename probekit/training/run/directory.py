@@ -1,0 +1,331 @@
+"""The directory of a training run: its identity, card, weights and checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from probekit._version import __version__
+from probekit.errors import OptionError, OutputError, foreign_file
+from probekit.results.files import DRAFT, remove_drafts, whole, writer_of
+from probekit.training.run.state import TrainingState
+
+__all__ = [
+    "CARD",
+    "Run",
+    "RunDirectory",
+    "check_same",
+    "layer_names",
+    "locked",
+    "other_files",
+    "read_checkpoint",
+    "read_run",
+    "write_checkpoint",
+    "write_whole",
+]
+
+CARD = "model.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        folder: Where it is; `load_model(folder)` gives its best epoch.
+        recipe: Name of the recipe.
+        alpha: The regularizer's weight; None where it followed a schedule.
+        alpha_schedule: The weight over the epochs, as text.
+        seed: Of the run.
+        epochs: Number of epochs.
+        best_epoch: The epoch, from 0, with the highest validation accuracy; the last one where
+            nothing was held out.
+        validation_accuracy: Of the best epoch; None where nothing was held out.
+        test_accuracy: Of the best epoch, on the test split.
+        selectivity_mean: Of the best epoch: mean over layers of the mean over units of class
+            selectivity on the test split.
+        selectivity: The mean over the units of each layer.
+        dead_units: Dead units of each layer.
+    """
+
+    folder: Path
+    recipe: str
+    alpha: float | None
+    alpha_schedule: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    validation_accuracy: float | None
+    test_accuracy: float
+    selectivity_mean: float
+    selectivity: Mapping[str, float]
+    dead_units: Mapping[str, int]
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row per epoch."""
+        return pd.read_csv(self.folder / "log.csv")
+
+
+def read_run(folder: str | Path) -> Run | None:
+    """The finished run in a folder; None where there is none or it has not ended.
+
+    Raises:
+        OutputError: Its card is damaged.
+    """
+    card = Path(folder, CARD)
+    if not card.is_file():
+        return None
+    with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
+        facts = json.loads(card.read_text())
+        if not facts["finished"]:
+            return None
+        recipe = facts["recipe"]
+        own = {"folder": card.parent, "recipe": recipe["name"], "epochs": recipe["epochs"]}
+        known = Run.__dataclass_fields__.keys() - own.keys()
+        return Run(**own, **{name: facts[name] for name in known})
+
+
+class RunDirectory:
+    """The files of one run, each of which is written whole or not at all.
+
+    The best epoch is saved in this order: its weights under a name of its own, the checkpoint that
+    knows of it, the card that points to it; then the weights of the former one are removed. So the
+    card points to whole weights whenever the process dies.
+
+    Args:
+        folder: Of the run.
+        facts: What the card contains from the beginning.
+        data: Hash of the training images.
+    """
+
+    IDENTITY = "run.json"
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], data: str) -> None:
+        self.folder, self.facts, self.data = folder, facts, data
+        self.checkpoint = folder / "last.safetensors"
+
+    @classmethod
+    @contextmanager
+    def claimed(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Makes a folder that of one run, or checks that it is, and locks it for this process.
+
+        Args:
+            folder: May exist already.
+            identity: All that decides what the run becomes.
+
+        Raises:
+            OutputError: The folder holds something else, or a run of another recipe, seed or alpha;
+                another process is training in it; or it cannot be written.
+        """
+        file = folder / cls.IDENTITY
+        others = [] if file.is_file() else other_files(folder)
+        if others:
+            raise OutputError(
+                f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
+                "another folder"
+            )
+        with locked(file):
+            if file.is_file():
+                check_same(file, identity, "run")
+            else:
+                write_whole(file, _json({**identity, "probekit": __version__}))
+            yield
+
+    def best_weights(self, state: TrainingState) -> Path:
+        """The file of the weights of the best epoch."""
+        return self.folder / f"best-{state.best_epoch:04d}.safetensors"
+
+    def save_best(self, state: TrainingState) -> None:
+        """Writes the weights as those of the best epoch."""
+        facts = {"epoch": state.best_epoch}
+        write_checkpoint(self.best_weights(state), state.module.state_dict(), facts)
+
+    def save_final(self, state: TrainingState) -> None:
+        """Writes the weights of the last epoch."""
+        path = self.folder / "final.safetensors"
+        write_checkpoint(path, state.module.state_dict(), {"epoch": state.epoch - 1})
+
+    def save(self, state: TrainingState) -> None:
+        """Writes the checkpoint.
+
+        Raises:
+            OutputError: It cannot be written; the old one is whole.
+        """
+        tensors, facts = state.to_checkpoint()
+        write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})
+
+    def restore(self, state: TrainingState) -> None:
+        """Sets a state to the checkpoint; leaves it at the beginning if there is none.
+
+        Raises:
+            OutputError: The checkpoint is damaged, or of a run on other images.
+        """
+        if not self.checkpoint.exists():
+            return
+        tensors, facts = read_checkpoint(self.checkpoint)
+        with _damaged(self.checkpoint):
+            if facts["data"] != self.data:
+                raise OutputError(
+                    f"{str(self.folder)!r} was begun with other training images than those found now; "
+                    "give the same data_root, or choose another folder"
+                )
+            state.load_checkpoint(tensors, facts)
+
+    def point_to_best(self, state: TrainingState) -> None:
+        """Points the card to the best weights, and removes those of other epochs."""
+        best = self.best_weights(state)
+        if best.exists():
+            self.write_card(state, finished=False)
+        for other in self.folder.glob("best-*.safetensors"):
+            if other != best:
+                other.unlink()
+
+    def write_card(self, state: TrainingState, *, finished: bool, **more: Any) -> None:
+        """Writes what `load_model` and `read_run` read."""
+        card = {
+            **self.facts,
+            "weights": self.best_weights(state).name,
+            "best_epoch": state.best_epoch,
+            "validation_accuracy": state.best_accuracy,
+            "finished": finished,
+            **more,
+        }
+        write_whole(self.folder / CARD, _json(card))
+
+
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Writes a file so that, whenever the process dies, the old or the new one is there, whole.
+
+    Raises:
+        OutputError: It cannot be written (disk full, say); the old file is as it was.
+    """
+    try:
+        with whole(path) as draft, draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        unchanged = "; the file that was there is whole" if path.exists() else ""
+        raise OutputError(
+            f"{str(path)!r} cannot be written ({error.strerror}){unchanged}; make room and start again "
+            "with the same options, which continues from the last checkpoint"
+        ) from None
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, indent=2) + "\n"
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes tensors, and plain data in the file's header, as one safetensors file.
+
+    Raises:
+        OutputError: It cannot be written; the old file is as it was.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "last.safetensors")
+        ...     write_checkpoint(path, {"model.w": torch.ones(2)}, {"epoch": 3})
+        ...     read_checkpoint(path)
+        ({'model.w': tensor([1., 1.])}, {'epoch': 3})
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, {"facts": json.dumps(dict(facts))}))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the plain data of a checkpoint.
+
+    Raises:
+        OutputError: It is missing, damaged, or was not written by `write_checkpoint`.
+    """
+    with _damaged(path), safe_open(path, framework="pt") as file:
+        facts = dict(json.loads((file.metadata() or {})["facts"]))
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+
+
+def _damaged(path: Path) -> AbstractContextManager[None]:
+    advice = "; move the run's folder away to begin anew"
+    return foreign_file(f"checkpoint {str(path)!r} cannot be read", OutputError, advice)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Makes this the only process that writes in a file's folder, which is made and cleared of drafts.
+
+    Raises:
+        OutputError: Another process writes in it, or it cannot be made.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(file.parent)!r} cannot be written: {reason}") from None
+    with writer_of(file):
+        remove_drafts(file.parent)
+        yield
+
+
+def other_files(folder: Path) -> list[str]:
+    """The files in a folder, without those that an interrupted start can have left there."""
+    names = (path.name for path in folder.iterdir()) if os.path.isdir(folder) else ()
+    return sorted(x for x in names if not x.startswith(DRAFT) and not x.endswith(".lock"))
+
+
+def layer_names(layers: Any) -> list[str] | None:
+    """A choice of layers as names that can be written to a folder.
+
+    Raises:
+        OptionError: Types or predicates, which cannot.
+    """
+    if layers is None:
+        return None
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(
+            "layers of a training run are names or globs, which can be written to its folder, not "
+            f"{layers!r}"
+        )
+    return names
+
+
+def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
+    """Compares the options that a folder was begun with and those asked for.
+
+    Args:
+        file: Holds the former, as JSON.
+        asked: The facts of the recipe as `recipe`, and other facts.
+        what: `run` or `sweep`.
+
+    Raises:
+        OutputError: They differ, or the file is damaged.
+    """
+    with foreign_file(f"{str(file)!r} is damaged", OutputError):
+        found = _flat(json.loads(file.read_text()))
+    for name, here in _flat(json.loads(json.dumps(asked))).items():
+        there = found.get(name)
+        if there != here:
+            raise OutputError(
+                f"{str(file.parent)!r} holds a {what} with {name} {there!r}, not {here!r}; choose "
+                "another folder, or ask for the same to continue it"
+            )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's values and the other facts side by side, without what changes no number."""
+    recipe = dict(identity["recipe"])
+    values = {"recipe name": recipe.pop("name"), **recipe, **identity}
+    ignored = ("recipe", "guessed", "source", "probekit")
+    return {name: value for name, value in values.items() if name not in ignored}

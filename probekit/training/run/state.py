@@ -1,0 +1,98 @@
+"""The state of a training run: all that training changes, and a checkpoint therefore holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TrainingState"]
+
+_PROGRESS = ("epoch", "step", "seconds", "best_epoch", "best_accuracy")
+
+
+@dataclass
+class TrainingState:
+    """Network, optimizer, random generators and progress of a run.
+
+    Attributes:
+        module: The network.
+        optimizer: Its optimizer.
+        scaler: Scales the loss in float16.
+        device: Whose random generators are used, beside the CPU's.
+        losses: (steps, 2) cross-entropy and penalty of each step of this epoch.
+        hits: Correct predictions of this epoch.
+        epoch: The epoch that continues or comes next, from 0.
+        step: Number of its steps that are done.
+        seconds: Their duration.
+        best_epoch: The best epoch so far; -1 before there is one.
+        best_accuracy: Its validation accuracy; None where nothing is held out.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    losses: Tensor
+    hits: Tensor
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    best_accuracy: float | None = None
+
+    def next_epoch(self) -> None:
+        """Goes to the beginning of the next epoch."""
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.losses.zero_()
+        self.hits.zero_()
+
+    def to_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as tensors and plain data."""
+        parts = {
+            "model": self.module.state_dict(),
+            "momentum": {
+                name: self.optimizer.state[parameter]["momentum_buffer"]
+                for name, parameter in self.module.named_parameters()
+                if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+            },
+            "random": {"cpu": torch.get_rng_state()},
+            "place": {"losses": self.losses, "hits": self.hits},
+        }
+        if self.device.type == "cuda":
+            parts["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors = {f"{part}.{name}": x for part, all_ in parts.items() for name, x in all_.items()}
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        return tensors, {"place": progress, "scaler": self.scaler.state_dict()}
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Sets the state to that of a checkpoint, the momentum in the layout of the parameters.
+
+        Raises:
+            KeyError: Something is missing.
+            ValueError: A number is none.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = tensor
+        self.module.load_state_dict(parts["model"])
+        for name, parameter in self.module.named_parameters():
+            if name in parts.get("momentum", {}):
+                buffer = torch.empty_like(parameter, requires_grad=False)
+                buffer.copy_(parts["momentum"][name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        torch.set_rng_state(parts["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in parts["random"]:
+            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
+        self.scaler.load_state_dict(facts["scaler"])
+        self.losses.copy_(parts["place"]["losses"])
+        self.hits.copy_(parts["place"]["hits"])
+        for name in _PROGRESS:
+            value = facts["place"][name]
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"{name} is {value!r}")
+            setattr(self, name, value)
