@@ -19,7 +19,7 @@ from harness import (
     Row,
     Setting,
     always,
-    at_most,
+    cost,
     main,
     peer,
     versus,
@@ -101,7 +101,7 @@ def compared(subject: Subject, threat: Threat, setting: Setting) -> Iterator[Row
     }
     times = setting.take_turns(contenders, seconds=8)
     note = f"accuracy under attack: {accuracy}"
-    asked = {"foolbox": at_most(BOUND), "torchattacks": at_most(BOUND)}
+    asked = {"foolbox": cost(BOUND), "torchattacks": cost(BOUND)}
     yield from versus(times, "probekit", asked, note)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Case, Question, Row, Setting, always, at_least, main, peer, versus
-from harness.peers import Missing
+from harness import Case, Missing, Question, Row, Setting, always, gain, main, peer, versus
 
 from probekit.errors import OptionError
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
@@ -78,7 +77,7 @@ def one_severity(name: str, severity: int, setting: Setting) -> Row:
         mine = Missing(str(error))
     contenders = {"pk.corrupt": mine, "imagecorruptions": peer("imagecorruptions", theirs)}
     times = setting.take_turns(contenders, seconds=3, least=3)
-    bound = at_least(4 if name in FOURFOLD else 1)
+    bound = gain(4 if name in FOURFOLD else 1)
     return next(versus(times, "pk.corrupt", {"imagecorruptions": bound}))
 
 

@@ -20,13 +20,13 @@ from harness import (
     Run,
     Setting,
     always,
-    at_least,
-    at_most,
+    cost,
+    gain,
     main,
     peer,
     versus,
 )
-from harness.subjects import torchvision_resnet18
+from harness.models import torchvision_resnet18
 from torch import Tensor, nn
 
 from probekit.capture.gradients.norms import GradientNorms
@@ -82,8 +82,8 @@ def compared(batch: int, setting: Setting) -> Iterator[Row]:
         "times are for one unit"
     )
     asked = {
-        "captum, a unit at a time": at_least(CAPTUM[batch]),
-        "plain backward pass": at_most(BACKWARD),
+        "captum, a unit at a time": gain(CAPTUM[batch]),
+        "plain backward pass": cost(BACKWARD),
     }
     yield from versus(times, "exact", asked, note)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from harness import Case, Question, Row, Setting, always, cost, main, versus
-from harness.subjects import bare_loop, bundled
+from harness.models import bare_loop, bundled
 
 import probekit as pk
 

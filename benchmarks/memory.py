@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from harness import Case, Question, Row, Setting, main
+from harness import Case, Question, Row, Setting, Spread, main
 from harness.peak import peak_of
-from harness.timing import Spread
 from torch import Tensor, nn
 
 from probekit.analysis.analyze import analyze

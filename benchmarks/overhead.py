@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from statistics import median
 
-from harness import Case, Contender, Question, Row, Setting, always, at_most, cost, main, versus
-from harness.subjects import (
+from harness import Case, Contender, Question, Row, Run, Setting, always, cost, main, versus
+from harness.models import (
     bare_loop,
     bundled,
     grey_resnet20,
@@ -20,8 +20,7 @@ from harness.subjects import (
     random_batches,
     timm_model,
 )
-from harness.timing import Run
-from harness.watched import Watched, seconds
+from harness.watched import WatchedBatch
 from torch import Tensor, nn
 
 from probekit.analysis.analyze import analyze
@@ -48,7 +47,7 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
     make, size, shape = MODELS[name]
     net = make(setting.device)
     batches = random_batches(*[setting.size(size, 2)] * 2, shape, setting.device)
-    watched = Watched(net, *batches[0], ["selectivity"])
+    watched = WatchedBatch(net, *batches[0], ["selectivity"])
     bare = partial(bare_loop, net, batches)
     times = setting.take_turns(
         {
@@ -58,16 +57,16 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
         },
         seconds=30,
     )
-    times = times.plus("pk.analyze, a batch", watched.share_of_update(setting.timer))
+    times = times.plus("pk.analyze, a batch", watched.share_of_update(setting))
     once = [
-        seconds(lambda: analyze(net, batches, progress=False), setting.timer)
+        setting.seconds(lambda: analyze(net, batches, progress=False))
         - times.median("bare forward pass")
         for _ in range(setting.size(3, 1))
     ]
     note = f"finding the layers and assembling the result took {median(once):.2f} s beside, once a call"
     floor = {"bare forward pass": cost()}
     yield from versus(times, "hooks that take the mean", floor)
-    asked = {"bare forward pass": at_most(BOUND), "hooks that take the mean": cost()}
+    asked = {"bare forward pass": cost(BOUND), "hooks that take the mean": cost()}
     yield from versus(times, "pk.analyze, a batch", asked, note)
 
 
@@ -96,7 +95,7 @@ def whole_call(setting: Setting) -> Iterator[Row]:
         },
         seconds=60,
     )
-    yield from versus(times, "pk.analyze", {"bare forward loop": at_most(BOUND)})
+    yield from versus(times, "pk.analyze", {"bare forward loop": cost(BOUND)})
 
 
 QUESTION = Question(

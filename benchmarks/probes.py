@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from harness import Case, Question, Row, Setting, always, cost, gain, main, versus
-from harness.subjects import torchvision_resnet18
+from harness.models import torchvision_resnet18
 from torch import Tensor
 
 from probekit.capture.gradients.norms import GradientNorms

@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import Case, Question, Row, Run, Setting, always, cost, gain, main, versus
+from harness import Case, Question, Row, Run, Setting, Spread, always, cost, gain, main, versus
+from harness.models import Batches, bare_loop, plain_hooks, random_batches, torchvision_resnet18
 from harness.peak import peak_of
-from harness.subjects import Batches, bare_loop, plain_hooks, random_batches, torchvision_resnet18
-from harness.timing import Spread
 from torch import Tensor, nn
 
 import probekit as pk

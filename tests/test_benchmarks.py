@@ -95,7 +95,7 @@ def test_every_script_with_a_question_is_in_the_one_command() -> None:
     known = {question.name: question for question in every_question()}
     scripts = {path.stem for path in FOLDER.glob("*.py") if "QUESTION =" in path.read_text()}
     assert set(known) == scripts - {"__main__"}
-    setting = harness("question").Setting(quick=True)
+    setting = harness("timing").Setting(quick=True)
     for name, question in known.items():
         cases = [case.name for case in question.cases(setting)]
         assert cases, name
@@ -131,32 +131,32 @@ def test_a_bound_is_met_or_not_or_hidden_by_noise(
 
 def test_contenders_take_turns_and_each_begins_a_round() -> None:
     timing = harness("timing")
-    told: list[str] = []
+    turns: list[str] = []
     now = 0.0
 
     def takes(name: str, seconds: float) -> Any:
         def run() -> None:
             nonlocal now
             now += seconds
-            told.append(name)
+            turns.append(name)
 
         return run
 
     contenders = {
         "one": timing.always(takes("one", 1.0)),
         "two": timing.always(takes("two", 4.0), per=2),
-        "none": harness("peers").Missing("it is not installed"),
+        "none": harness("timing").Missing("it is not installed"),
     }
-    patience = timing.Patience(least=4, most=4, seconds=0.0, shortest=0.001)
-    times = timing.take_turns(contenders, lambda: now, patience)
-    assert told[-8:] == ["one", "two", "two", "one", "one", "two", "two", "one"]
+    rounds = {"least": 4, "most": 4, "seconds": 0.0, "shortest": 0.001}
+    times = timing.take_turns(contenders, lambda: now, **rounds)
+    assert turns[-8:] == ["one", "two", "two", "one", "one", "two", "two", "one"]
     assert times.median("two") == 2.0
     assert times.ratio("two", "one") == (2.0, 2.0, 2.0)
     assert times.plus("one", 1.0).ratio("two", "one").middle == 1.0
 
     rows = list(
         harness("row").versus(
-            times, "one", {"two": harness("row").at_least(2), "none": harness("row").at_most(1)}
+            times, "one", {"two": harness("row").gain(2), "none": harness("row").cost(1)}
         )
     )
     assert (rows[0].ratio.middle, rows[0].verdict) == (2.0, "met")
@@ -171,34 +171,32 @@ def test_short_calls_are_repeated_within_a_turn() -> None:
         nonlocal now, calls
         now, calls = now + 0.001, calls + 1
 
-    patience = timing.Patience(least=3, most=3, seconds=0.0, shortest=0.01)
-    times = timing.take_turns({"one": timing.always(run)}, lambda: now, patience)
+    rounds = {"least": 3, "most": 3, "seconds": 0.0, "shortest": 0.01}
+    times = timing.take_turns({"one": timing.always(run)}, lambda: now, **rounds)
     assert calls in range(3 * 10, 3 * 11 + 3)
     assert times.median("one") == pytest.approx(0.001)
 
 
-def test_a_peer_that_is_not_there_says_so() -> None:
-    peers = harness("peers")
+def test_a_missing_peer_has_a_reason() -> None:
+    peers = harness("timing")
     assert "no_such_library" in peers.peer("no_such_library", lambda library: 1).reason
     assert peers.peer("json", lambda library: library.loads("3")) == 3
 
 
 def test_a_newer_case_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    kept = harness("kept").Kept(tmp_path / "results.json")
+    stored = harness("results").Results(tmp_path / "results.json")
     ratio = harness("timing").Spread(1.0, 1.0, 1.0)
     for case, run in (("c", "1"), ("d", "1"), ("c", "2")):
-        kept.put(run, {"commit": f"at {run}"}, [row(case=case, ratio=ratio, other=run)])
-    again = harness("kept").Kept(tmp_path / "results.json")
-    assert again.rows == kept.rows
+        stored.add(run, {"commit": f"at {run}"}, [row(case=case, ratio=ratio, other=run)])
+    again = harness("results").Results(tmp_path / "results.json")
+    assert again.rows == stored.rows
     assert [(one.case, one.other, one.run) for one in again.rows] == [
         ("c", "2", "2"),
         ("d", "1", "1"),
     ]
-    assert again.has("q", "c", "cpu", "at 2")
-    assert not again.has("q", "d", "cpu", "at 2")
-    again.put("3", {"commit": "at 3"}, [row(case="c", ratio=ratio, device="cuda")])
+    again.add("3", {"commit": "at 3"}, [row(case="c", ratio=ratio, device="cuda")])
     assert len(again.rows) == 3, "a row of the GPU takes no row of the CPU away"
-    again.keep_only("q", "cpu", {"c"})
+    again.drop_others("q", "cpu", {"c"})
     assert [(one.case, one.device) for one in again.rows] == [("c", "cpu"), ("c", "cuda")]
     assert set(json.loads((tmp_path / "results.json").read_text())["runs"]) == {"2", "3"}
 
@@ -206,7 +204,7 @@ def test_a_newer_case_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
 def test_a_case_that_fails_costs_no_row_of_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question, timing = harness("question"), harness("timing")
+    question, timing = harness("row"), harness("timing")
 
     def fails() -> Iterator[Any]:
         raise RuntimeError("no such luck")
@@ -230,7 +228,7 @@ def test_a_case_that_fails_costs_no_row_of_another(
     assert [one["case"] for one in stored["rows"]] == ["fine"]
 
 
-def test_a_question_that_is_not_known_is_told() -> None:
+def test_an_unknown_question_ends_the_command() -> None:
     covariance = importlib.import_module("covariance")
     with pytest.raises(SystemExit) as ended:
         harness("command").main([covariance.QUESTION], arguments=["covarianse"])
@@ -238,31 +236,31 @@ def test_a_question_that_is_not_known_is_told() -> None:
 
 
 def test_a_gpu_has_a_column_once_it_was_measured() -> None:
-    timing, question = harness("timing"), harness("question")
-    kept = harness("kept").Kept(None)
+    timing, question = harness("timing"), harness("row")
+    stored = harness("results").Results(None)
     facts = {"quick": False, "date": "today", "commit": "c", "processor": "p", "instructions": "i",
              "cores": 2, "threads": 2, "memory_gib": None, "gpu": "none", "system": "s",
              "clock": "wall", "versions": {}}  # fmt: skip
     ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
     ratio = timing.Spread(1.0, 1.1, 1.2)
-    kept.put("1", facts | {"device": "cpu"}, [row(ratio=ratio, rounds=5, bound=1.05)])
-    alone = harness("page").render([ask], kept)
+    stored.add("1", facts | {"device": "cpu"}, [row(ratio=ratio, rounds=5, bound=1.05)])
+    alone = harness("results").render([ask], stored)
     assert "| c | a | b | - | 1.100 (1.000 to 1.200), within noise | at most 1.05 |\n" in alone
     assert "Of 1 bounds, 0 are met, 1 are within noise" in " ".join(alone.split())
-    kept.put("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda", note="It hums.")])
-    both = harness("page").render([ask], kept)
+    stored.add("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda", note="It hums.")])
+    both = harness("results").render([ask], stored)
     assert "| asked | on a GPU |" in both
     assert "at most 1.05 | 1.100 |" in both
     assert "\n- c, GPU: It hums.\n" in both
 
 
 def test_a_remark_that_is_true_of_all_cases_is_made_once() -> None:
-    page, question = harness("page"), harness("question")
+    page, question = harness("results"), harness("row")
     ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
     rows = [row(case=case, missing="no peer") for case in "cd"]
-    assert page.Section(ask, page.lines_of(ask, rows)).remarks == [("", "no peer")]
+    assert page.remarks(page.lines_of(ask, rows)) == [("", "no peer")]
     rows.append(row(case="e", note="fast"))
-    assert page.Section(ask, page.lines_of(ask, rows)).remarks == [
+    assert page.remarks(page.lines_of(ask, rows)) == [
         ("c; d", "no peer"),
         ("e", "fast"),
     ]
@@ -271,5 +269,5 @@ def test_a_remark_that_is_true_of_all_cases_is_made_once() -> None:
 def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None:
     stored = FOLDER / "results.json"
     questions = every_question()
-    text = harness("page").render(questions, harness("kept").Kept(stored))
+    text = harness("results").render(questions, harness("results").Results(stored))
     assert (ROOT / "docs" / "benchmarks.md").read_text() == text, "run python benchmarks --render"

@@ -1,10 +1,8 @@
-"""What all benchmarks share: the one way of timing, rows, results that are kept, and their page."""
+"""The frame of all benchmarks: timing in turns, rows, stored results and their page."""
 
 from harness.command import main
-from harness.peers import Missing, peer
-from harness.question import Case, Question, Setting
-from harness.row import Row, at_least, at_most, cost, gain, versus
-from harness.timing import Contender, Run, Times, always
+from harness.row import Case, Question, Row, cost, gain, versus
+from harness.timing import Contender, Missing, Run, Setting, Spread, Times, always, peer
 
 __all__ = [
     "Case",
@@ -14,10 +12,9 @@ __all__ = [
     "Row",
     "Run",
     "Setting",
+    "Spread",
     "Times",
     "always",
-    "at_least",
-    "at_most",
     "cost",
     "gain",
     "main",

@@ -1,24 +1,42 @@
-"""The one command: measures all questions or chosen ones, shows rows, keeps them, and makes the page."""
+"""The one command: measures questions, shows and stores their rows, and renders the page."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
+import platform
+import subprocess
+import sys
 import time
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
-from harness import machine, page, table
-from harness.kept import Kept
-from harness.question import Question, Setting
-from harness.session import Session
+import probekit
+from harness.results import Results, render
+from harness.row import Case, Question, Row
+from harness.timing import Setting
 
-RESULTS = machine.ROOT / "benchmarks" / "results.json"
-PAGE = machine.ROOT / "docs" / "benchmarks.md"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+PEERS = (
+    "captum", "foolbox", "imagecorruptions-imaug", "opencv-python", "opencv-python-headless",
+    "scikit-learn", "timm", "torchattacks", "torchvision",
+)  # fmt: skip
+_COLUMNS = {"case": 44, "ours": 26, "beside": 24, "ours takes": 10, "ratio": 20, "quartiles": 18,
+            "asked": 12, "": 13}  # fmt: skip
+_STYLES = {"met": "green", "not met": "red", "within noise": "yellow", "not measured": "dim"}
 
 
 def main(
@@ -28,7 +46,7 @@ def main(
 
     Args:
         questions: All that can be asked.
-        keep: Keep the rows of a full run, and make the page of them, without being asked to.
+        keep: Store the rows of a full run, and render the page, by default.
         arguments: The command line; None is that of the process.
 
     Returns:
@@ -36,72 +54,38 @@ def main(
     """
     options = parse(questions, arguments)
     keep = keep and not options.quick
-    path = options.results or (RESULTS if keep else None)
-    written = options.page or (PAGE if keep else None)
-    kept = Kept(path)
-    screen = table.console()
-    if options.list:
-        for question in questions:
-            screen.print(f"{question.name:<16}{question.title}")
-        return 0
+    results = Results(options.results or (RESULTS if keep else None))
+    page = options.page or (PAGE if keep else None)
+    screen = Console(highlight=False)
+    if not screen.is_terminal:  # as wide as the table where the output is piped
+        screen = Console(highlight=False, width=190, no_color=True)
     status = 0
     if not options.render:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            status = measure(questions, options, kept, screen)
-    if written is not None:
-        written.write_text(page.render(questions, kept))
-        screen.print(f"{written} shows {len(kept.rows)} rows")
+            status = measure(questions, options, results, screen)
+    if page is not None:
+        page.write_text(render(questions, results))
+        screen.print(f"{page} shows {len(results.rows)} rows")
     return status
 
 
-def measure(
-    questions: Sequence[Question], options: argparse.Namespace, kept: Kept, screen: Console
-) -> int:
-    """Asks the questions in turn; what is done when interrupted is kept."""
-    torch.set_num_threads(options.threads)
-    setting = Setting(options.quick, options.device, options.threads, options.clock)
-    session, begun = Session(setting, kept, screen, resume=options.resume), time.monotonic()
-    try:
-        for question in questions:
-            session.ask(question, options.asked)
-    except KeyboardInterrupt:
-        screen.print("interrupted; the rows of finished cases are kept")
-        return 130
-    screen.print(f"\n{time.monotonic() - begun:.0f} s, {session.failed} failed")
-    return min(1, session.failed)
-
-
 def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; what cannot be asked ends the command."""
+    """The options; an unknown question ends the command."""
     names = [question.name for question in questions]
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
-        description="Measures what probekit costs beside the floor and beside its peers.",
+        description="Measures the cost of probekit beside the unavoidable work and its peers.",
         epilog="A full run of all questions takes about 20 minutes on two quiet cores.",
     )
-    parser.add_argument(
-        "asked",
-        nargs="*",
-        metavar="QUESTION",
-        help=f"{', '.join(names)}, or QUESTION/CASE with * and ? (all, if none is named)",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="smallest sizes, to see that all works"
-    )
-    parser.add_argument("--threads", type=int, default=min(2, machine.cores()))
+    help_ = f"{', '.join(names)}, or QUESTION/CASE with * and ? (all by default)"
+    parser.add_argument("asked", nargs="*", metavar="QUESTION", help=help_)
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, as a test")
+    parser.add_argument("--threads", type=int, default=min(2, cores()))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "processor"],
-        default="wall",
-        help="processor: the time of this process alone, for a machine that is not quiet",
-    )
-    parser.add_argument("--results", type=Path, help="a JSON file to keep rows in")
-    parser.add_argument("--page", type=Path, help="a Markdown file to show all kept rows in")
-    parser.add_argument("--resume", action="store_true", help="skip cases kept from this commit")
-    parser.add_argument("--render", action="store_true", help="measure nothing, make the page")
-    parser.add_argument("--list", action="store_true", help="list the questions")
+    parser.add_argument("--results", type=Path, help="a JSON file to store rows in")
+    parser.add_argument("--page", type=Path, help="a Markdown file that shows all stored rows")
+    parser.add_argument("--render", action="store_true", help="measure nothing, render the page")
     options = parser.parse_args(arguments)
     for pattern in options.asked:
         if not any(fnmatch.fnmatch(name, pattern.partition("/")[0]) for name in names):
@@ -111,3 +95,119 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda was asked for, and torch finds no GPU")
     return options
+
+
+def measure(
+    questions: Sequence[Question], options: argparse.Namespace, results: Results, screen: Console
+) -> int:
+    """Measures cases one by one; shows and stores the rows of each as soon as it is done."""
+    torch.set_num_threads(options.threads)
+    setting = Setting(options.quick, options.device, options.threads)
+    facts, begun, failed = describe(setting), time.monotonic(), 0
+    run = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {setting.device}"
+    screen.print(
+        f"{facts['processor']}, {setting.threads} of {facts['cores']} cores, "
+        f"{setting.device}, commit {facts['commit']}"
+        + (", quick: the numbers are not meaningful" if setting.quick else "")
+    )
+    try:
+        for question in questions:
+            cases = [x for x in question.cases(setting) if _chosen(question, x, options)]
+            if cases:
+                screen.print(f"\n{question.title}  ({question.name})", style="bold")
+            for number, case in enumerate(cases):
+                where = {"question": question.name, "case": case.name, "device": setting.device}
+                try:
+                    rows = [replace(row, **where) for row in case.measure()]
+                except Exception:
+                    failed += 1
+                    screen.print(f"{question.name}, {case.name}: failed", style="red")
+                    traceback.print_exc(file=sys.stderr)
+                    continue
+                results.add(run, facts, rows)
+                show(screen, rows, header=not number)
+            if cases and (not options.asked or question.name in options.asked):
+                names = {case.name for case in cases}
+                results.drop_others(question.name, setting.device, names)
+    except KeyboardInterrupt:
+        screen.print("interrupted; the rows of finished cases are stored")
+        return 130
+    screen.print(f"\n{time.monotonic() - begun:.0f} s, {failed} failed")
+    return min(1, failed)
+
+
+def _chosen(question: Question, case: Case, options: argparse.Namespace) -> bool:
+    names = (question.name, f"{question.name}/{case.name}")
+    asked = any(fnmatch.fnmatch(name, pattern) for name in names for pattern in options.asked)
+    return (asked or not options.asked) and options.device in case.devices
+
+
+def show(screen: Console, rows: Iterable[Row], *, header: bool) -> None:
+    """Prints rows, below the ones printed before."""
+    rows = list(rows)
+    table = Table(box=None, show_header=header, padding=(0, 1, 0, 0), width=min(screen.width, 190))
+    for name, share in _COLUMNS.items():
+        right = name in ("ours takes", "ratio")
+        table.add_column(name, ratio=share, justify="right" if right else "left")
+    for row in rows:
+        style = _STYLES.get(row.verdict, "")
+        cells = (row.case, row.ours, row.other, row.amount, row.shown_ratio, row.quartiles)
+        verdict = f"[{style}]{row.verdict}[/]" if style else row.verdict
+        table.add_row(*cells, row.asked, verdict)
+    screen.print(table)
+    for remark in dict.fromkeys(row.missing or row.note for row in rows):
+        if remark:
+            screen.print(f"    {remark}", style="dim", markup=False)
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Machine, versions, commit and time of a run, without names of machines or people."""
+    versions = {"probekit": probekit.__version__, "Python": platform.python_version()}
+    versions["torch"] = torch.__version__
+    for name in PEERS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    memory = _field("/proc/meminfo", "MemTotal")
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "quick": setting.quick,
+        "device": setting.device,
+        "clock": "wall",
+        "threads": setting.threads,
+        "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
+        "memory_gib": round(int(memory.split()[0]) / 2**20, 1) if memory else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def commit() -> str:
+    """The commit of the code, and whether it has changes that are not in it."""
+    git = ("git", "-C", str(ROOT))
+    code = ("probekit", "benchmarks/*.py", "benchmarks/harness")
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short=10", "HEAD"], text=True)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "--", *code])
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{name.strip()} with changes" if changed else name.strip()
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _field(path: str, name: str) -> str:
+    """A field of a file of the system; empty where there is none."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith(name)), "")

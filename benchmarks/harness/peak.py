@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,20 +15,19 @@ FOLDER = str(Path(__file__).parents[1])
 
 
 class Peak(NamedTuple):
-    """MiB: the most that the process has held, and how much of that came with the work."""
+    """MiB: the peak of the process, and how much of it came with the work."""
 
     whole: float
     grown: float
 
 
 def peak_of(work: Callable[..., Callable[[], object]], *given: str | int) -> Peak:
-    """The peak of what a function of a benchmark returns, called with some words or numbers.
+    """The peak of the call that a function of a benchmark returns for some words or numbers.
 
-    What the function itself does, as importing and making a network, is set-up and not counted as
-    growth.
+    The function itself, which imports and makes a network, is set-up and not counted as growth.
     """
     name = Path(work.__code__.co_filename).stem
-    code = f"import sys; sys.path.insert(0, {FOLDER!r}); from harness import peak; peak.tell()"
+    code = f"import sys; sys.path.insert(0, {FOLDER!r}); from harness import peak; peak.measure()"
     command = [sys.executable, "-c", code, name, work.__name__, *map(str, given)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -35,35 +35,26 @@ def peak_of(work: Callable[..., Callable[[], object]], *given: str | int) -> Pea
     return Peak(*map(float, done.stdout.split()[-2:]))
 
 
-def tell() -> None:
+def measure() -> None:
     """Does the work named on the command line and prints its peak."""
     module, name, *given = sys.argv[1:]
     run = getattr(importlib.import_module(module), name)(*given)
-    begin_anew()
-    before = held("VmRSS")
+    with suppress(OSError):  # lets the peak begin with the memory in use now
+        Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
     run()
-    most = held("VmHWM")
+    most = memory("VmHWM")
     print(most, most - before)
 
 
-def begin_anew() -> None:
-    """Lets the peak begin with what is held now, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def held(kind: str) -> float:
-    """MiB that this process holds or has held.
+def memory(kind: str) -> float:
+    """MiB that this process uses or has used.
 
     Linux counts the peak of `getrusage` from the process that started this one; /proc does not.
     """
-    try:
+    with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{kind}:"):
                 return int(line.split()[1]) / 2**10
-    except OSError:
-        pass
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (2**20 if sys.platform == "darwin" else 2**10)

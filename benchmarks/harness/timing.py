@@ -1,50 +1,37 @@
-"""The one way of timing: contenders take turns, and each is compared with its neighbours in time."""
+"""Timing: contenders take turns, and each is compared with its neighbors in time."""
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
-from harness.peers import Missing
-
+T = TypeVar("T")
 Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Seconds on the wall, or seconds that this process has had a processor; a GPU is waited for."""
+class Missing:
+    """A peer that did not take part, and why."""
 
-    kind: Literal["wall", "processor"] = "wall"
-    device: str = "cpu"
-
-    def __call__(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() if self.kind == "wall" else time.process_time()
+    reason: str
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long contenders take turns.
-
-    Attributes:
-        least: At least so many rounds.
-        most: At most so many.
-        seconds: After this time no new round begins, beyond the least.
-        shortest: A turn that is shorter repeats its call, and takes the mean.
-    """
-
-    least: int = 5
-    most: int = 25
-    seconds: float = 12.0
-    shortest: float = 0.02
+def peer(module: str, make: Callable[[Any], T]) -> T | Missing:
+    """The result of a function of a module, or the reason why it cannot be imported."""
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        return Missing(f"{module} cannot be imported: {error}")
+    return make(found)
 
 
 @dataclass(frozen=True)
@@ -52,22 +39,24 @@ class Contender:
     """One way to do the work.
 
     Attributes:
-        opened: Lends, each turn, the call that is timed; what it sets up and clears away is not timed.
-        per: How much work a call does; times are for one piece of it.
+        opened: Lends, each turn, the call that is timed; its set-up and clean-up are not timed.
+        per: Amount of work of a call; times are for one piece of it.
     """
 
     opened: Callable[[], AbstractContextManager[Run]]
     per: float = 1.0
 
+    def turn(self, calls: int, clock: Callable[[], float]) -> float:
+        """Seconds per piece of work."""
+        with self.opened() as run:
+            start = clock()
+            for _ in range(calls):
+                run()
+            return (clock() - start) / calls / self.per
+
 
 def always(run: Run, per: float = 1.0, *, warm: bool = False) -> Contender:
-    """A contender that needs nothing to be set up.
-
-    Args:
-        run: What is timed.
-        per: As for `Contender`.
-        warm: Run it once before each turn, where another contender does so too.
-    """
+    """A contender without set-up, or with one call before each turn (`warm`)."""
 
     @contextmanager
     def opened() -> Iterator[Run]:
@@ -95,12 +84,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every contender in every round.
-
-    Attributes:
-        rounds: What each took, round by round.
-        missing: Why the others did not take part.
-    """
+    """Seconds of every contender in every round, and why others did not take part."""
 
     rounds: Sequence[Mapping[str, float]]
     missing: Mapping[str, Missing] = field(default_factory=dict)
@@ -114,51 +98,83 @@ class Times:
         return Spread.of([taken[one] / taken[other] for taken in self.rounds])
 
     def plus(self, name: str, seconds: float) -> Times:
-        """With a cost added that falls on every turn of one contender, but was not met in it."""
-        return Times(
-            [{**taken, name: taken[name] + seconds} for taken in self.rounds], self.missing
-        )
+        """With a cost added to every turn of one contender that was measured elsewhere."""
+        rounds = [{**taken, name: taken[name] + seconds} for taken in self.rounds]
+        return Times(rounds, self.missing)
 
 
 def take_turns(
-    contenders: Mapping[str, Contender | Missing], clock: Clock, patience: Patience
+    contenders: Mapping[str, Contender | Missing],
+    clock: Callable[[], float],
+    *,
+    least: int = 5,
+    most: int = 25,
+    seconds: float = 12.0,
+    shortest: float = 0.02,
 ) -> Times:
     """Lets contenders do their work in turns, beginning with another one in each round.
 
-    What else the machine does, and how warm it is, falls on neighbours alike. A first round, which
-    does not count, warms up and tells how often a short call is repeated.
+    Other load on the machine, and its temperature, affect neighbors alike. A first round, which does
+    not count, warms up and finds how often a short call is repeated.
+
+    Args:
+        contenders: Those that take part, and those that are missing.
+        clock: Gives seconds.
+        least: Minimum number of rounds.
+        most: Maximum number of rounds.
+        seconds: After this time no new round begins, beyond the minimum.
+        shortest: A turn that is shorter repeats its call, and takes the mean.
     """
     missing = {name: one for name, one in contenders.items() if isinstance(one, Missing)}
     present = {name: one for name, one in contenders.items() if isinstance(one, Contender)}
-    calls = {name: _calls(one, clock, patience.shortest) for name, one in present.items()}
-    order = list(present)
-    rounds: list[dict[str, float]] = []
-    begun = time.perf_counter()
-    while len(rounds) < patience.least or (
-        len(rounds) < patience.most and time.perf_counter() - begun < patience.seconds
-    ):
+    calls = {}
+    for name, one in present.items():
+        taken = one.turn(1, clock) * one.per
+        if taken < 10 * shortest:  # the first call may have done what is done only once
+            taken = one.turn(1, clock) * one.per
+        calls[name] = max(1, math.ceil(shortest / max(taken, 1e-6)))
+    order, rounds, begun = list(present), [], time.perf_counter()
+    while len(rounds) < least or (len(rounds) < most and time.perf_counter() - begun < seconds):
         first = len(rounds) % max(1, len(order))
-        rounds.append(
-            {
-                name: _turn(present[name], calls[name], clock)
-                for name in order[first:] + order[:first]
-            }
-        )
+        names = order[first:] + order[:first]
+        rounds.append({name: present[name].turn(calls[name], clock) for name in names})
     return Times(rounds, missing)
 
 
-def _calls(contender: Contender, clock: Clock, shortest: float) -> int:
-    """How many calls make a turn; what is done only once does not count where that is quick to see."""
-    taken = _turn(contender, 1, clock) * contender.per
-    if taken < 10 * shortest:
-        taken = _turn(contender, 1, clock) * contender.per
-    return max(1, math.ceil(shortest / max(taken, 1e-6)))
+@dataclass(frozen=True)
+class Setting:
+    """The setting of all benchmarks.
 
+    Attributes:
+        quick: The smallest sizes and two rounds, as a test; the numbers are not meaningful.
+        device: Where the networks are.
+        threads: Threads of torch and other libraries.
+    """
 
-def _turn(contender: Contender, calls: int, clock: Clock) -> float:
-    run: Any
-    with contender.opened() as run:
-        start = clock()
-        for _ in range(calls):
-            run()
-        return (clock() - start) / calls / contender.per
+    quick: bool = False
+    device: str = "cpu"
+    threads: int = 2
+
+    def size(self, full: T, quick: T) -> T:
+        """A size for this setting."""
+        return quick if self.quick else full
+
+    def clock(self) -> float:
+        """Seconds on the wall; a GPU is waited for."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def seconds(self, run: Run) -> float:
+        """The duration of one call."""
+        return always(run).turn(1, self.clock)
+
+    def take_turns(
+        self, contenders: Mapping[str, Contender | Missing], *, seconds: float = 12, least: int = 5
+    ) -> Times:
+        """The times of some contenders, in turns for about a number of seconds."""
+        # Here, where the peers have been imported: only libraries that are loaded can be limited.
+        with threadpool_limits(self.threads):
+            if self.quick:
+                return take_turns(contenders, self.clock, least=2, most=2, seconds=0, shortest=0)
+            return take_turns(contenders, self.clock, least=least, seconds=seconds)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from harness.timing import Clock, Run
+from harness.timing import Run, Setting
 from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.metrics.metric import resolve
@@ -21,21 +22,21 @@ QUIET = Reading(progress=False)
 _BATCHES = 1_000_000
 
 
-class Watched:
+class WatchedBatch:
     """One batch of an analysis: the forward pass with hooks, the check for NaN, the statistics.
 
-    As in `analyze`, tables wait until there are enough rows for an update of the statistics, and are
-    then let go. What an update takes is timed at the end, and each batch bears its share.
+    As in `analyze`, tables wait until there are enough rows for an update of the statistics. An
+    update is timed at the end, and its time divided among its batches.
 
     Attributes:
-        layers: What is looked at.
+        layers: The layers of the analysis.
     """
 
     def __init__(
         self, model: nn.Module, images: Tensor, labels: Tensor, metrics: Sequence[Any]
     ) -> None:
         self._model = model
-        self._batches = Batches(_Again((images, labels)))
+        self._batches = Batches(_Repeated(images, labels))
         self.layers = find_layers(model, self._batches, None, QUIET)
         self._needs = distinct(need for metric in resolve(metrics) for need in metric.needs)
         self._batches_an_update = max(ROWS // len(labels), 1)
@@ -58,13 +59,13 @@ class Watched:
             step()
             yield step
 
-    def share_of_update(self, clock: Clock) -> float:
+    def share_of_update(self, setting: Setting) -> float:
         """Seconds that an update takes for each of its batches."""
         feeder = self._feeder()
         for _ in range(2):  # the first makes the tables of the statistics
             for _ in range(self._batches_an_update):
                 feeder.update(self._last.batch, self._last.tables)
-            update = seconds(feeder.flush, clock)
+            update = setting.seconds(feeder.flush)
         return update / self._batches_an_update
 
     def _feeder(self) -> Feeder:
@@ -75,19 +76,11 @@ class Watched:
         )
 
 
-class _Again:
-    """One batch again and again."""
+class _Repeated:
+    """One batch again and again, as often as it is iterated over."""
 
-    def __init__(self, batch: tuple[Tensor, Tensor]) -> None:
-        self._batch = batch
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._batch = images, labels
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(_BATCHES):
-            yield self._batch
-
-
-def seconds(run: Callable[[], object], clock: Clock) -> float:
-    """What one call takes."""
-    start = clock()
-    run()
-    return clock() - start
+        return itertools.repeat(self._batch, _BATCHES)

@@ -1,9 +1,9 @@
-"""Cumulative ablation: how accuracy falls while more and more units are held at a fixed value."""
+"""Cumulative ablation: accuracy while more and more units are held at a fixed value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from probekit.capture.clamping import Clamped
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers
 from probekit.capture.stream import Reading, explore, open_subject, stream
+from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError
 from probekit.models.image_model import describe
@@ -24,6 +25,7 @@ from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import hidden
+from probekit.runtime.randomness import shuffled
 from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
@@ -55,21 +57,21 @@ def ablate(
     """Accuracy while units are ablated one after another, in chosen orders and in random ones.
 
     An ablated unit is held at a fixed value at every position, for every image. The units of all
-    chosen layers stand in one order. The model runs once over the data for each order and fraction,
-    and comes back as it was.
+    chosen layers are in one order. The model runs once over the data for each order and fraction,
+    and is not changed.
 
     Args:
         model: A module, an `ImageModel` or a name, as for `analyze`.
-        data: Labelled images, as for `analyze`, that can be gone through several times.
+        data: Labelled images, as for `analyze`, that can be read several times.
         by: A variable (unit) of a result, with the coordinates `layer` and `channel`: units with the
             highest values are ablated first (negate it for the lowest first), those of one value in a
             random order, NaN last. Or several by name.
         layers: As for `Recorder`; only their units are ablated.
         fractions: Shares of all units that are ablated, from 0 to 1, rising.
-        random: How many random orders to compare with.
-        value: What ablated units are held at: `"zero"`, or their `"mean"` over the data.
-        batch_size: Samples a forward pass, for data that does not come in batches.
-        limit: How many samples to use, as for `analyze`.
+        random: Number of random orders to compare with.
+        value: The value of ablated units: `"zero"`, or their `"mean"` over the data.
+        batch_size: Samples per forward pass, for data that does not come in batches.
+        limit: Number of samples, as for `analyze`.
         device: Where to run; None stays where the model is.
         seed: Seeds the random orders, ties, and the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
@@ -78,10 +80,10 @@ def ablate(
     Returns:
         `accuracy` (order, fraction), where the orders are the names of `by` and `random_0`, ...;
         `area` (order), the area under each curve over the fractions' range; `ablated` (fraction),
-        how many units. Provenance among the attributes.
+        their number. Provenance among the attributes.
 
     Raises:
-        OptionError: Fractions, orders or a value that mean nothing here.
+        OptionError: Fractions, orders or a value that are not valid.
         ModelError: The model gives no logits (batch, classes).
         LayerError: As `Recorder`; or a layer whose output is no single tensor.
 
@@ -98,10 +100,8 @@ def ablate(
         (['selectivity', 'random_0', 'random_1'], array([ 0,  8, 16]))
     """
     shares = _checked_fractions(fractions)
-    if not isinstance(random, int) or random < 0 or value not in ("zero", "mean"):
-        raise OptionError(
-            f"random is a whole number from 0 and value 'zero' or 'mean', not {random!r} and {value!r}"
-        )
+    non_negative_int("random", random)
+    one_of("value", value, get_args(Value))
     model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
     reading = Reading(device=device, progress=False)
     found, output = explore(model, batches, layers, reading)
@@ -157,16 +157,17 @@ class _Ablation:
         self.units = sum(layer.units for layer in layers)
 
     def orders(self, by: Any, random: int, seed: int) -> dict[str, Order]:
-        """The numbers of all units, first those that go first, by the name of the order."""
+        """The numbers of all units in the order of their ablation, by the name of the order."""
         named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
-        draw = np.random.default_rng(seed)
         found: dict[str, Order] = {}
         for name, variable in named.items():
             values = self._aligned(variable)
             values = np.where(np.isnan(values), -np.inf, values)
-            found[name] = np.lexsort((draw.permutation(self.units), -values))
+            ties = shuffled(f"ties of {name}, seed {seed}", self.units).numpy()
+            found[name] = np.lexsort((ties, -values))
         for number in range(random):
-            found[f"random_{number}"] = draw.permutation(self.units)
+            order = shuffled(f"order {number} of ablation, seed {seed}", self.units)
+            found[f"random_{number}"] = order.numpy()
         if not found:
             raise OptionError("there is no order to ablate in: give a variable, or random orders")
         return found
@@ -202,7 +203,7 @@ class _Ablation:
         }
 
     def held(self, ablated: Order) -> bytes:
-        """Which units are held, one byte a unit."""
+        """Whether each unit is held, one byte per unit."""
         mask = np.zeros(self.units, np.bool_)
         mask[ablated] = True
         return mask.tobytes()

@@ -49,13 +49,13 @@ def jacobian_norm(
     Args:
         model: A module, an `ImageModel` (the image is then in [0, 1]), or a name for `load_model`.
         data: Labelled images, as for `analyze`.
-        method: `"exact"`: one backward pass a logit; `"probes"`: forward-mode derivatives along random
+        method: `"exact"`: one backward pass per logit; `"probes"`: forward-mode derivatives along random
             directions; `"auto"`: probes where there are more logits than probes.
-        probes: Directions for each sample; they hang on the seed and the sample's index alone.
-        batch_size: Samples a forward pass, for data that does not come in batches.
-        limit: How many samples to use, as for `analyze`.
+        probes: Directions for each sample; they depend on the seed and the sample's index alone.
+        batch_size: Samples per forward pass, for data that does not come in batches.
+        limit: Number of samples, as for `analyze`.
         device: Where to run; None stays where the model is.
-        seed: Seeds the directions and the sample that `limit` draws.
+        seed: Seed of the directions and the sample that `limit` draws.
         memory: Bytes that intermediate results may take.
         progress: Show a progress bar when on a terminal.
 
@@ -67,10 +67,10 @@ def jacobian_norm(
     Raises:
         ModelError: The model gives no (batch, logits), its samples mix, or, with probes, an operation
             has no forward-mode derivative.
-        OptionError: A value that means nothing.
+        OptionError: An option out of range.
 
     Source:
-        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+        Our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
 
     Example:
         >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))

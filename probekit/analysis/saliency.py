@@ -1,4 +1,4 @@
-"""Which pixels a unit's activation rests on: attributions of the pooled unit, by captum."""
+"""Attributions of a unit's activation to the pixels of the image, by captum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from probekit.capture.recorder import Recorder, Tokens
-from probekit.errors import LayerError, OptionError
+from probekit.checks import one_of, positive_int
+from probekit.errors import LayerError
 from probekit.extras import optional
 from probekit.models.image_model import as_module, borrow, check_differentiable
 from probekit.runtime.settings import in_own_settings
@@ -37,15 +38,15 @@ def unit_saliency(
     """How much each pixel adds to a unit's activation, the mean over the positions of its map.
 
     Args:
-        model: A module, or an `ImageModel`; it comes back as it was.
+        model: A module, or an `ImageModel`; it is not changed.
         images: (n, channels, height, width), as the model takes them.
         layer: The layer's name, as in a result.
         channel: The unit's number in the layer.
-        method: `"integrated_gradients"`: the gradient along the way from a plain image to this one,
-            times the difference; the values of an image add up to activation less activation of
-            the plain image. `"gradient"`: the gradient by each pixel.
+        method: `"integrated_gradients"`: the gradient along the line from a plain image to this one,
+            times the difference; the values of an image add up to its activation less that of the
+            plain image. `"gradient"`: the gradient by each pixel.
         baseline: The value of the plain image; 0 is black for images in [0, 1].
-        steps: Points on the way.
+        steps: Number of points on the line.
         device: Where to run; None stays where the model is.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
@@ -65,10 +66,8 @@ def unit_saliency(
         >>> unit_saliency(net, torch.rand(3, 1, 2, 2), "1", 0).shape
         torch.Size([3, 1, 2, 2])
     """
-    if method not in get_args(SaliencyMethod):
-        raise OptionError(f"method is one of {', '.join(get_args(SaliencyMethod))}, not {method!r}")
-    if not isinstance(steps, int) or steps < 1:
-        raise OptionError(f"steps must be a whole number of at least 1, not {steps!r}")
+    one_of("method", method, get_args(SaliencyMethod))
+    positive_int("steps", steps)
     check_differentiable(as_module(model))
     with optional("captum", "unit_saliency"):
         from captum.attr import IntegratedGradients, Saliency

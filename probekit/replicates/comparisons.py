@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit.checks import number, one_of
 from probekit.errors import DataError, OptionError
 from probekit.replicates.intervals import Array
 
@@ -47,24 +48,21 @@ def adjust_p_values(p: npt.ArrayLike, method: Correction = "holm") -> Array:
         >>> adjust_p_values([0.01, 0.04, 0.03], "bh").round(3)
         array([0.03, 0.04, 0.04])
     """
+    from scipy import stats
+
     given = np.asarray(p, dtype=np.float64)
-    if method not in ("holm", "bh"):
-        raise OptionError(f"method is 'holm' or 'bh', not {method!r}")
+    one_of("method", method, get_args(Correction))
     known = ~np.isnan(given)
     values = given[known]
     if ((values < 0) | (values > 1)).any():
         raise OptionError("p-values lie between 0 and 1")
-    order = values.argsort(kind="stable")
-    count, ranks = len(values), np.arange(1, len(values) + 1)
-    ordered = values[order]
-    if method == "holm":
-        adjusted = np.maximum.accumulate((count - ranks + 1) * ordered)
-    else:
-        adjusted = np.minimum.accumulate((count / ranks * ordered)[::-1])[::-1]
     result = np.full(given.shape, np.nan)
-    corrected = np.empty(count)
-    corrected[order] = np.minimum(adjusted, 1.0)
-    result[known] = corrected
+    if method == "bh" and len(values):
+        result[known] = stats.false_discovery_control(values)
+        return result
+    order = values.argsort(kind="stable")
+    adjusted = np.maximum.accumulate(np.arange(len(values), 0, -1) * values[order])
+    result[known] = np.minimum(adjusted, 1.0)[order.argsort()]
     return result
 
 
@@ -115,8 +113,7 @@ def compare_means(
         [[4.1, 4.0, 4.2], [0.1, 0.2, 0.1]]
     """
     found = _difference(values, baseline, dim, paired)
-    if not 0 < level < 1:
-        raise OptionError(f"level must be above 0 and below 1, not {level!r}")
+    number("level", level, above=0, below=1)
     low, high = found.interval(level)
     p = 2 * found.tail(-abs(found.estimate))
     return found.labelled(low=low, high=high, p=p, p_adjusted=adjust_p_values(p, correction))
@@ -177,8 +174,7 @@ def equivalence(
             "margin is a positive number, or a negative and a positive bound of which one may be "
             f"infinite, not {margin!r}"
         )
-    if not 0.5 < level < 1:
-        raise OptionError(f"level must be above 0.5 and below 1, not {level!r}")
+    number("level", level, above=0.5, below=1)
     found = _difference(values, baseline, dim, paired)
     low, high = found.interval(2 * level - 1)
     p_low = found.tail(bottom - found.estimate)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit.checks import number, positive_int
 from probekit.errors import OptionError
 
 __all__ = ["Array", "bootstrap_interval", "mean_interval", "resampled_mean"]
@@ -93,8 +94,7 @@ def bootstrap_interval(
         (2.0, 1.0, 3.0)
     """
     _check(values, dim, level)
-    if resamples < 1:
-        raise OptionError(f"resamples must be at least 1, not {resamples!r}")
+    positive_int("resamples", resamples)
     parts: Any = xr.apply_ufunc(
         lambda table: resampled_mean(table, level, resamples, seed),
         values.astype(np.float64),
@@ -108,17 +108,7 @@ def bootstrap_interval(
 def resampled_mean(
     table: Array, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[Array, Array, Array]:
-    """The mean of replicates and the ends of its interval, as in `bootstrap_interval`.
-
-    Args:
-        table: (..., replicate); NaN is left out.
-        level: Proportion of resampled means inside the interval.
-        resamples: Number of resampled means.
-        seed: Seed of the resampling.
-
-    Returns:
-        Mean, lower and upper end, (...) each.
-    """
+    """`bootstrap_interval` of an array (..., replicate): mean, lower and upper end, (...) each."""
     draws = np.random.default_rng(seed)
     known = ~np.isnan(table)
     count = known.sum(-1)
@@ -142,5 +132,4 @@ def resampled_mean(
 def _check(values: xr.DataArray, dim: str, level: float) -> None:
     if dim not in values.dims:
         raise OptionError(f"there is no dimension {dim!r} of replicates, only {values.dims}")
-    if not 0 < level < 1:
-        raise OptionError(f"level must be above 0 and below 1, not {level!r}")
+    number("level", level, above=0, below=1)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import xarray as xr
 
+from probekit.checks import number, one_of
 from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.replicates.intervals import Array
@@ -109,12 +110,9 @@ def page_trend(
         >>> float(result["statistic"]), round(float(result["p"]), 4)
         (88.0, 0.0058)
     """
-    if alternative not in get_args(Alternative):
-        raise OptionError(f"alternative is one of {get_args(Alternative)}, not {alternative!r}")
-    if not 0 < abs(effect) < 1 or not 0 < level < 1:
-        raise OptionError(
-            f"effect and level lie between 0 and 1, both excluded, not {effect!r} and {level!r}"
-        )
+    one_of("alternative", alternative, get_args(Alternative))
+    number("size of effect", abs(effect), above=0, below=1)
+    number("level", level, above=0, below=1)
     table = _complete(values, order, dim)
     conditions, count = table.sizes[order], table.sizes[dim]
     others = [name for name in table.dims if name not in (order, dim)]

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import xarray as xr
 
+from probekit.checks import number, one_of
 from probekit.errors import OptionError
 from probekit.replicates.comparisons import equivalence_power, power
 from probekit.replicates.intervals import Array
@@ -26,7 +27,7 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence, what it says of a quantity, and the tests of it.
+    """A claim about a quantity, and the tests of it.
 
     Attributes:
         name: A short name.
@@ -56,10 +57,7 @@ class Claim:
     equivalence: xr.Dataset | None = None
 
     def __post_init__(self) -> None:
-        if self.says not in get_args(Says):
-            raise OptionError(
-                f"claim {self.name!r} says one of {get_args(Says)}, not {self.says!r}"
-            )
+        one_of(f"says of claim {self.name!r}", self.says, get_args(Says))
         if self.says == "no change" and self.test is not None:
             raise OptionError(
                 f"claim {self.name!r} says 'no change', which a test of a difference cannot show; "
@@ -81,7 +79,7 @@ class Claim:
 
 
 def verdicts(claims: Sequence[Claim], *, level: float = 0.95) -> xr.Dataset:
-    """What the tests say of each claim, corrected together for the number of claims.
+    """The verdict of the tests on each claim, corrected together for the number of claims.
 
     The probability of any wrong verdict "supported", "contradicted" or "equivalent" is at most
     1 - level, whatever the dependence between claims. A claim has up to two hypotheses to reject (no
@@ -120,8 +118,7 @@ def verdicts(claims: Sequence[Claim], *, level: float = 0.95) -> xr.Dataset:
     names = [claim.name for claim in claims]
     if not names or len(set(names)) < len(names):
         raise OptionError(f"claims have a name each, and no two the same, not {names}")
-    if not 0.5 < level < 1:
-        raise OptionError(f"level must be above 0.5 and below 1, not {level!r}")
+    number("level", level, above=0.5, below=1)
     size = 1 - level
     p = np.array([_p_values(claim) for claim in claims])
     adjusted = _adjusted(p)
@@ -166,9 +163,7 @@ def _p_values(claim: Claim) -> tuple[float, float]:
     return min(1.0, len(sides) * beyond), same
 
 
-def _adjusted(
-    p: Array,
-) -> Array:
+def _adjusted(p: Array) -> Array:
     """Holm's step-down over pairs (claim, hypothesis) of which at most one is true."""
     result = np.full(p.shape, np.nan)
     left = (~np.isnan(p)).sum(1)

@@ -133,8 +133,8 @@ def test_the_model_comes_back_as_it_was(
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"fractions": (0.5,)}, "fractions rise from 0 to 1"),
     ({"fractions": (0, 2)}, "fractions rise from 0 to 1"),
-    ({"random": -1}, "random is a whole number from 0"),
-    ({"value": "median"}, "value 'zero' or 'mean'"),
+    ({"random": -1}, "random must be a non-negative integer"),
+    ({"value": "median"}, "value must be 'zero' or 'mean'"),
     ({"by": {}, "random": 0}, "there is no order"),
     ({"by": xr.DataArray([1.0, 2.0], dims="unit", name="mine")}, "coordinates layer and channel"),
 ]

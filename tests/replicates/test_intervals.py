@@ -116,5 +116,5 @@ def test_invalid_intervals_are_refused(interval: object) -> None:
     assert callable(interval)
     with pytest.raises(OptionError, match="no dimension 'run' of replicates"):
         interval(replicates(2, 3), "run")
-    with pytest.raises(OptionError, match="level must be above 0"):
+    with pytest.raises(OptionError, match="level must be a number above 0"):
         interval(replicates(2, 3), level=1.5)

@@ -124,8 +124,8 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: page_trend(table(3, 4), "epsilon"), OptionError, "no dimension 'epsilon'"),
     (lambda: page_trend(table(3, 2)), OptionError, "3 to 12 conditions"),
     (lambda: page_trend(table(3, 13)), OptionError, "'alpha' has 13"),
-    (lambda: page_trend(table(3, 4), alternative="up"), OptionError, "alternative is one of"),  # type: ignore[arg-type]  # wrong on purpose
-    (lambda: page_trend(table(3, 4), effect=1.0), OptionError, "effect and level"),
+    (lambda: page_trend(table(3, 4), alternative="up"), OptionError, "alternative must be"),  # type: ignore[arg-type]  # wrong on purpose
+    (lambda: page_trend(table(3, 4), effect=1.0), OptionError, "size of effect must be"),
     (lambda: page_trend(NO_SEED), DataError, "no replicate along 'seed' has a value at every"),
 ]
 

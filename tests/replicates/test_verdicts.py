@@ -137,7 +137,7 @@ def test_wrong_verdicts_on_several_claims_are_at_most_nominal(true: float) -> No
 TEST = compare_means(*paired(1.0, 0.5), paired=True)
 SAME = equivalence(*paired(1.0, 0.5), MARGIN, paired=True)
 BAD: list[tuple[Any, str]] = [
-    (lambda: Claim("a", "rises", TEST), "says one of"),  # type: ignore[arg-type]  # wrong on purpose
+    (lambda: Claim("a", "rises", TEST), "says of claim 'a' must be"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: Claim("a", "no change", TEST, SAME), "cannot show"),
     (lambda: Claim("a", "increase", SAME), "result of compare_means"),
     (lambda: Claim("a", "increase", TEST, TEST), "result of equivalence"),

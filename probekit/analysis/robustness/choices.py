@@ -1,4 +1,4 @@
-"""What a robustness run is asked for, made into perturbations before anything runs."""
+"""The corruptions and attacks of a robustness run, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from probekit.analysis.robustness.conditions import UnderAttack
+from probekit.analysis.robustness.conditions import Perturbation, attacked
 from probekit.errors import OptionError, ProbekitWarning, close_matches
 from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
 from probekit.perturbations.attacks.gradient import Attack, get_attack
@@ -37,21 +37,14 @@ _CHECKED = 32
 def choose_corruptions(
     asked: str | Sequence[str] | None, images: Tensor, severity: int, table: int | None
 ) -> tuple[str, ...]:
-    """The types asked for, each tried on an image.
-
-    Args:
-        asked: Names, `"all"` for the 15 standard types, `"extra"` for the 4 others, or several of
-            these; None for none.
-        images: Some of the images to come.
-        severity: The one to try.
-        table: As for `corrupt`.
+    """The corruption types asked for, each tried on the first of some images at a severity.
 
     Warns:
         ProbekitWarning: Frost has no photographs and was not asked for by name: it is left out.
 
     Raises:
         OptionError: An unknown type, or frost by name without its photographs.
-        DataError: The images are none in [0, 1].
+        DataError: The images are not in [0, 1].
     """
     names = [asked] if isinstance(asked, str) else list(asked or ())
     known = (*_GROUPS, *CORRUPTIONS, *EXTRA_CORRUPTIONS)
@@ -74,11 +67,7 @@ def choose_corruptions(
 
 
 def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
-    """The severities, each once, in order.
-
-    Raises:
-        OptionError: None, or one that does not exist.
-    """
+    """The severities, each once, in order."""
     severities = [asked] if isinstance(asked, int) else list(asked)
     if not severities:
         raise OptionError("severities are one or more of 1, 2, 3, 4, 5, and none was given")
@@ -89,8 +78,8 @@ def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
 
 def choose_attacks(
     asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
-) -> list[UnderAttack]:
-    """The attacks asked for, after a look at whether the model can be attacked.
+) -> list[Perturbation]:
+    """The attacks asked for, after a check whether the model can be attacked.
 
     Args:
         asked: Names or configured attacks; None for none.
@@ -104,7 +93,8 @@ def choose_attacks(
         ProbekitError: An unknown attack, two of the same, an epsilon in the wrong scale, or a model
             without gradient.
     """
-    attacks = [get_attack(one) for one in _listed(asked)]
+    listed = [asked] if isinstance(asked, str | Attack) else list(asked or ())
+    attacks = [get_attack(one) for one in listed]
     labels_of = [attack_label(attack) for attack in attacks]
     if repeated := [name for name in labels_of if labels_of.count(name) > 1]:
         raise OptionError(f"the attack {repeated[0]} was asked for twice; leave one out")
@@ -116,7 +106,7 @@ def choose_attacks(
     for loss in dict.fromkeys(attack.loss for attack in attacks):
         check_model_for_attack(model, images[:_CHECKED], labels[:_CHECKED], loss=loss)
     return [
-        UnderAttack(attack, label, tuple(dict.fromkeys(some)), move)
+        attacked(attack, label, dict.fromkeys(some), move_all=move)
         for attack, label, some in zip(attacks, labels_of, radii, strict=True)
     ]
 
@@ -134,12 +124,6 @@ def attack_label(attack: Attack) -> str:
         if one.init and getattr(attack, one.name) != one.default
     ]
     return f"{attack.name}({', '.join(options)})" if options else attack.name
-
-
-def _listed(asked: Attacks) -> list[str | Attack]:
-    if asked is None:
-        return []
-    return [asked] if isinstance(asked, str | Attack) else list(asked)
 
 
 def _epsilons_of(attack: Attack, label: str, epsilons: Epsilons) -> float | Sequence[float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +17,22 @@ from probekit.perturbations.corruptions.corruption import Corruption
 
 __all__ = [
     "CLEAN",
-    "Clean",
     "Condition",
-    "Corrupted",
-    "Kind",
-    "Outcomes",
     "Perturbation",
-    "Perturbed",
+    "PerturbedBatch",
     "PerturbedBatches",
-    "UnderAttack",
+    "attacked",
+    "corrupted",
+    "of_corruption",
+    "unchanged",
 ]
 
-Kind: TypeAlias = Literal["clean", "corruption", "attack"]
 Outcomes: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to see every image.
+    """A corruption at a severity, an attack at an epsilon, or none.
 
     Attributes:
         kind: `clean`, `corruption` or `attack`.
@@ -43,7 +41,7 @@ class Condition:
         options: All else that its numbers depend on, as text.
     """
 
-    kind: Kind
+    kind: Literal["clean", "corruption", "attack"]
     name: str
     level: float
     options: str = ""
@@ -56,57 +54,54 @@ CLEAN = Condition("clean", "clean", 0)
 
 
 @dataclass(frozen=True)
-class Perturbed(Batch):
-    """A batch under a condition, with what its perturbation knows of the outcome already.
+class PerturbedBatch(Batch):
+    """A batch under a condition, with the outcomes that its perturbation has found already.
 
     Attributes:
-        condition: What was done to the images.
+        condition: How the images were perturbed.
         outcomes: Tables (batch, columns) by name.
     """
 
     condition: Condition
     outcomes: Outcomes = field(default_factory=dict)
 
-    def to(self, device: torch.device | str) -> Perturbed:
+    def to(self, device: torch.device | str) -> PerturbedBatch:
         """The same samples on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
-class Perturbation(Protocol):
-    """A function on the batch before the model, under one or several conditions."""
-
-    @property
-    def conditions(self) -> Sequence[Condition]:
-        """The conditions, in the order in which they come."""
-        ...
-
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The images under each condition, and what is known of the outcome."""
-        ...
-
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same under some of its conditions."""
-        ...
-
-
 @dataclass(frozen=True)
-class Clean:
-    """Leaves the images as they are."""
+class Perturbation:
+    """A function of batches before the model, under one or several conditions.
 
-    conditions: tuple[Condition, ...] = (CLEAN,)
+    Attributes:
+        conditions: The conditions, in the order in which they come.
+        apply: Takes the model, a batch and the conditions' levels, and gives for each of them the
+            images and the outcomes that are known already.
+    """
 
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The images themselves."""
-        yield batch.images, {}
+    conditions: tuple[Condition, ...]
+    apply: Callable[[Any, Batch, Sequence[float]], Iterable[tuple[Tensor, Outcomes]]]
 
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same: there is one condition alone."""
-        return self
+    def __call__(self, model: Any, batch: Batch) -> Iterator[PerturbedBatch]:
+        """The batch under each condition."""
+        found = self.apply(model, batch, [one.level for one in self.conditions])
+        for condition, (images, outcomes) in zip(self.conditions, found, strict=True):
+            yield PerturbedBatch(images, batch.labels, batch.index, condition, outcomes)
 
 
-@dataclass(frozen=True)
-class Corrupted:
-    """One corruption type, computed here, at several severities.
+def unchanged(condition: Condition = CLEAN) -> Perturbation:
+    """Images as they are, for clean data and data that is corrupted already."""
+    return Perturbation((condition,), lambda model, batch, levels: [(batch.images, {})])
+
+
+def of_corruption(name: str, severities: Iterable[int], options: str) -> tuple[Condition, ...]:
+    """The conditions of a corruption type."""
+    return tuple(Condition("corruption", name, severity, options) for severity in severities)
+
+
+def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None) -> Perturbation:
+    """One corruption type at several severities.
 
     Args:
         name: The type.
@@ -115,85 +110,53 @@ class Corrupted:
         table: The published image size whose constants are used; None takes the nearest.
     """
 
-    name: str
-    severities: tuple[int, ...]
-    seed: int = 0
-    table: int | None = None
+    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
+        for level in levels:
+            yield Corruption(name, int(level), seed, table)(batch.images, batch.index), {}
 
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """One for each severity."""
-        options = f"computed, seed={self.seed}"
-        options += f", table={self.table}" if self.table else ""
-        return tuple(
-            Condition("corruption", self.name, severity, options) for severity in self.severities
-        )
-
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The corrupted images."""
-        for severity in self.severities:
-            corruption = Corruption(self.name, severity, self.seed, self.table)
-            yield corruption(batch.images, batch.index), {}
-
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same at some severities."""
-        return replace(self, severities=tuple(int(one.level) for one in conditions))
+    options = f"computed, seed={seed}" + (f", table={table}" if table else "")
+    return Perturbation(of_corruption(name, severities, options), apply)
 
 
-@dataclass(frozen=True)
-class UnderAttack:
+def attacked(
+    attack: Attack, label: str, epsilons: Iterable[float], *, move_all: bool
+) -> Perturbation:
     """An attack at several epsilons.
 
     `PGD(keep="best")` leaves an image alone once it fools the model. Its accuracy is measured so,
     but where the change of activations is measured, the images come from the same attack with
     `keep="last"`, which moves every image for all steps.
 
+    The outcomes are `correct`, `fooled` and `unmoved` (batch, 1), and for an untargeted attack with
+    steps `correct_by_step` (batch, steps + 1).
+
     Args:
         attack: The attack.
-        label: What results call it.
+        label: Its name in results.
         epsilons: Radii.
         move_all: Whether the change is measured.
     """
 
-    attack: Attack
-    label: str
-    epsilons: tuple[float, ...]
-    move_all: bool = True
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """One for each epsilon."""
-        return tuple(
-            Condition("attack", self.label, epsilon, repr(self.attack)) for epsilon in self.epsilons
-        )
-
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The adversarial images.
-
-        The outcomes are `correct`, `fooled` and `unmoved` (batch, 1), and for an untargeted attack
-        with steps `correct_by_step` (batch, steps + 1).
-        """
+    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
         callable_model = unwrap(model) if isinstance(model, nn.Module) else model
-        given = (callable_model, batch.images, batch.labels, self.epsilons)
-        judged = self.attack.run(*given, index=batch.index, check=False)
-        moved = judged
-        if self.move_all and isinstance(self.attack, PGD) and self.attack.keep == "best":
-            moved = replace(self.attack, keep="last").run(*given, index=batch.index, check=False)
-        for number in range(len(self.epsilons)):
-            images = moved.images[number]
-            unmoved = (images == batch.images).flatten(1).all(1)
+        given = (callable_model, batch.images, batch.labels, levels)
+        judged = moved = attack.run(*given, index=batch.index, check=False)
+        if move_all and isinstance(attack, PGD) and attack.keep == "best":
+            moved = replace(attack, keep="last").run(*given, index=batch.index, check=False)
+        for number, images in enumerate(moved.images):
             outcomes = {
                 "correct": (judged.prediction[number] == judged.labels)[:, None],
                 "fooled": judged.success[number][:, None],
-                "unmoved": unmoved[:, None],
+                "unmoved": (images == batch.images).flatten(1).all(1)[:, None],
             }
-            if judged.success_by_step is not None and not self.attack.targeted:
+            if judged.success_by_step is not None and not attack.targeted:
                 outcomes["correct_by_step"] = ~judged.success_by_step[number].T
             yield images, outcomes
 
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same at some epsilons."""
-        return replace(self, epsilons=tuple(one.level for one in conditions))
+    options = repr(attack)
+    return Perturbation(
+        tuple(Condition("attack", label, epsilon, options) for epsilon in epsilons), apply
+    )
 
 
 class PerturbedBatches:
@@ -203,9 +166,9 @@ class PerturbedBatches:
     perturbation works on the device where the model is.
 
     Args:
-        model: The model that will see the batches.
+        model: The model that will be given the batches.
         batches: The data.
-        perturbations: What is done to each batch.
+        perturbations: Applied to each batch in turn.
     """
 
     def __init__(self, model: Any, batches: Batches, perturbations: Sequence[Perturbation]) -> None:
@@ -214,40 +177,32 @@ class PerturbedBatches:
         self.perturbations = list(perturbations)
 
     @property
-    def conditions(self) -> list[Condition]:
-        """The conditions of all perturbations, in order."""
-        return [one for perturbation in self.perturbations for one in perturbation.conditions]
-
-    @property
     def samples(self) -> int | None:
-        """How many images are to come, all conditions together."""
+        """The number of images to come, all conditions together."""
         known = self.batches.samples
-        return None if known is None else known * len(self.conditions)
+        conditions = sum(len(one.conditions) for one in self.perturbations)
+        return None if known is None else known * conditions
 
     def indices(self) -> Tensor | None:
         """The indices of all samples; None where they are not known in advance."""
         return self.batches.indices()
 
     def share(self, rank: int, world: int) -> PerturbedBatches:
-        """The part that one of several processes takes."""
+        """The part of one of several processes."""
         return PerturbedBatches(self.model, self.batches.share(rank, world), self.perturbations)
 
     @property
     def skipped(self) -> int:
-        """How many unreadable images of the data were left out in the last pass."""
+        """The number of unreadable images that the last pass left out."""
         return self.batches.skipped
 
     @skipped.setter
     def skipped(self, number: int) -> None:
         self.batches.skipped = number
 
-    def __iter__(self) -> Iterator[Perturbed]:
+    def __iter__(self) -> Iterator[PerturbedBatch]:
         device = device_of(as_module(self.model))
         for read in self.batches:
             batch = read.to(device)
             for perturbation in self.perturbations:
-                seen = perturbation.apply(self.model, batch)
-                for condition, (images, outcomes) in zip(
-                    perturbation.conditions, seen, strict=True
-                ):
-                    yield Perturbed(images, batch.labels, batch.index, condition, outcomes)
+                yield from perturbation(self.model, batch)

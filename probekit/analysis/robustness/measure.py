@@ -1,79 +1,180 @@
-"""What is measured under one condition: outcomes by class, and each layer's activations and change."""
+"""The measurements under each condition: outcomes by class, and each layer's activations and change."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.analysis.robustness.conditions import Condition, Perturbed
+from probekit.analysis.classes import Classifier
+from probekit.analysis.robustness.conditions import (
+    Condition,
+    Perturbation,
+    PerturbedBatch,
+    PerturbedBatches,
+    unchanged,
+)
+from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
+from probekit.capture.readouts import Activations
+from probekit.capture.stream import Reading, stream
+from probekit.data.batches import Batches
 from probekit.errors import OptionError
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.logits import ClassMatch, correct
 from probekit.results.labels import strings
-from probekit.statistics.base import merged
+from probekit.runtime.processes import processes
+from probekit.statistics.base import accumulator, merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.rows import format_bytes
 
-__all__ = ["Measure", "conditions_at_once"]
+__all__ = ["ConditionStatistics", "Measurement", "Pass"]
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
 
 
-class Measure:
-    """The statistics of one condition, and the numbers that they give.
+@dataclass(frozen=True)
+class Pass:
+    """One pass over some data.
+
+    Attributes:
+        batches: The data.
+        perturbation: Applied to each batch.
+        paired: Whether the clean batch comes before, to measure the change.
+    """
+
+    batches: Batches
+    perturbation: Perturbation
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The options that all passes share.
+
+    Attributes:
+        model: The model.
+        layers: Its layers; none measures outcomes alone.
+        dimensionality: Whether covariances are computed.
+        selectivity: Whether class means are computed.
+        reading: How the model is run.
+        memory: Bytes that the statistics of one pass may take.
+        classes: Number of classes, as far as that is known.
+        match: Which output of the model stands for each of them.
+    """
+
+    model: Any
+    layers: list[Layer]
+    dimensionality: bool
+    selectivity: bool
+    reading: Reading
+    memory: int
+    classes: int
+    match: ClassMatch
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model with its outputs in the order of the data's classes."""
+        return Classifier(self.model, self.match)
+
+    def run(self, one: Pass, store: ConditionStore) -> None:
+        """Measures the conditions of a pass that the store lacks."""
+        own = [condition for condition in one.perturbation.conditions if condition not in store]
+        missing = processes().gather(own)[0]
+        share = self._conditions_at_once()
+        for start in range(0, len(missing), share):
+            part = tuple(missing[start : start + share])
+            for condition, tree in self._measured(one, part).items():
+                store[condition] = tree
+
+    def _measured(
+        self, one: Pass, conditions: tuple[Condition, ...]
+    ) -> dict[Condition, xr.DataTree]:
+        paired = one.paired and bool(self.layers)
+        perturbations = [unchanged()] if paired else []
+        perturbations.append(replace(one.perturbation, conditions=conditions))
+        batches = PerturbedBatches(self.classifier, one.batches, perturbations)
+        found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
+        clean = None
+        sources = [Activations()] if self.layers else []
+        # It has all that the loop over a model needs of data.
+        data, title = cast(Batches, batches), conditions[0].name
+        with stream(self.model, data, self.layers, sources, self.reading, title) as observed:
+            for seen in observed:
+                batch = cast(PerturbedBatch, seen.batch)
+                tables = seen.tables[0] if seen.tables else {}
+                if batch.condition in found:
+                    found[batch.condition].update(batch, seen.output, tables, clean)
+                else:
+                    clean = tables
+        return {condition: statistics.to_tree() for condition, statistics in found.items()}
+
+    def _conditions_at_once(self) -> int:
+        """The number of conditions that a pass can measure within the memory allowed.
+
+        For each layer of D units a condition takes 8 D^2 bytes for the covariance and 8 D for each
+        class; the largest layer takes 48 D^2 more while its covariance is evaluated.
+
+        Raises:
+            OptionError: Not even one.
+        """
+        if not self.layers:
+            return sys.maxsize
+        largest = max(self.layers, key=lambda layer: layer.units)
+        square, means = 8 * self.dimensionality, 8 * self.selectivity * self.classes
+        each = sum(square * layer.units**2 + means * layer.units for layer in self.layers)
+        working = 6 * square * largest.units**2
+        if each + working > self.memory:
+            raise OptionError(
+                f"one condition needs {format_bytes(each + working)} of memory for the statistics of "
+                f"{len(self.layers)} layers, with {largest.units} units in {largest.name!r}, and "
+                f"memory={self.memory} allows {format_bytes(self.memory)}; choose fewer layers, "
+                "dimensionality=False, or raise memory"
+            )
+        return (self.memory - working) // max(each, 1)
+
+
+class ConditionStatistics:
+    """The statistics of one condition, and the tables that follow from them.
 
     Where the images are clean the covariance is that of the activations; else it is that of the
     change, the clean activations less the perturbed ones of the same images.
 
     Args:
-        condition: What the images are under.
-        layers: The layers; none measures the outcome alone.
-        dimensionality: Whether to keep covariances.
-        selectivity: Whether to keep class means.
+        condition: Of the images.
+        options: What is measured.
         paired: Whether clean activations of the same images will be given.
-        match: Which output of the model stands for each class of the data.
     """
 
-    def __init__(
-        self,
-        condition: Condition,
-        layers: Sequence[Layer],
-        *,
-        dimensionality: bool,
-        selectivity: bool,
-        paired: bool,
-        match: ClassMatch | None = None,
-    ) -> None:
-        self.condition = condition
-        self.match = match
-        self.layers = list(layers)
-        names = [layer.name for layer in layers]
+    def __init__(self, condition: Condition, options: Measurement, *, paired: bool) -> None:
+        self._options = options
         clean = condition.kind == "clean"
-        self._outcomes: dict[str, ClassMeans] = {}
-        self._means = {name: ClassMeans() for name in names if selectivity}
-        self._sizes = {name: ClassMeans() for name in names if paired and not clean}
-        self._covariances = {
-            name: Covariance() for name in names if dimensionality and (paired or clean)
-        }
+        self._statistics: dict[tuple[str, str], Any] = {}
+        for layer in options.layers:
+            if options.selectivity:
+                self._statistics["mean", layer.name] = ClassMeans()
+            if paired and not clean:
+                self._statistics["size", layer.name] = ClassMeans()
+            if options.dimensionality and (paired or clean):
+                self._statistics["covariance", layer.name] = Covariance()
 
-    def add(
+    def update(
         self,
-        batch: Perturbed,
+        batch: PerturbedBatch,
         output: Any,
         activations: Mapping[str, Tensor],
         clean: Mapping[str, Tensor] | None,
     ) -> None:
-        """Takes in a batch.
+        """Updates the statistics with a batch.
 
         Args:
             batch: The batch under this condition.
@@ -82,38 +183,36 @@ class Measure:
             clean: The same for the clean images, where there are any.
         """
         outcomes = dict(batch.outcomes) or {
-            "correct": correct(output, batch.labels, "robustness", self.match)[:, None]
+            "correct": correct(output, batch.labels, "robustness", self._options.match)[:, None]
         }
         for name, table in outcomes.items():
-            self._outcomes.setdefault(name, ClassMeans()).update(table, batch.labels)
+            known = self._statistics.setdefault(("outcome", name), ClassMeans())
+            known.update(table, batch.labels)
         for name, table in activations.items():
-            if name in self._means:
-                self._means[name].update(table, batch.labels)
-            subject = table
-            if name in self._sizes and clean is not None:
-                subject = _double(clean[name]) - _double(table)
-                self._sizes[name].update(subject.abs(), torch.zeros_like(batch.labels))
-            if name in self._covariances:
-                self._covariances[name].update(subject, batch.labels)
-
-    def merge(self) -> None:
-        """Merges what all processes have seen, so that each of them has the whole."""
-        self._outcomes = merged(self._outcomes)
-        self._means = merged(self._means)
-        self._sizes = merged(self._sizes)
-        self._covariances = merged(self._covariances)
+            if known := self._statistics.get(("mean", name)):
+                known.update(table, batch.labels)
+            change = table
+            if clean is not None:
+                zero = accumulator((1,), table)
+                change = clean[name].to(zero) - table.to(zero)
+                self._statistics["size", name].update(change.abs(), torch.zeros_like(batch.labels))
+            if known := self._statistics.get(("covariance", name)):
+                known.update(change, batch.labels)
 
     def to_tree(self) -> xr.DataTree:
-        """What was found: outcomes at the root, `/units`, and `/layers`."""
+        """The outcomes at the root, `/units`, and `/layers`, merged over processes."""
+        self._statistics = merged(self._statistics)
         nodes = {"/": self._outcome_table()}
-        if self.layers:
+        if self._options.layers:
             nodes["units"] = self._unit_table()
             nodes["layers"] = self._layer_table()
         return xr.DataTree.from_dict(nodes)
 
     def _outcome_table(self) -> xr.Dataset:
         found = xr.Dataset()
-        for name, statistic in self._outcomes.items():
+        for (kind, name), statistic in self._statistics.items():
+            if kind != "outcome":
+                continue
             by_class = statistic.to_xarray()
             counts = by_class["count"]
             total = (by_class * counts).sum("class") / counts.sum()
@@ -130,69 +229,29 @@ class Measure:
         return found.drop_vars("count", errors="ignore")
 
     def _unit_table(self) -> xr.Dataset:
-        units = xr.Dataset(coords=unit_coordinates(self.layers))
-        if self._sizes:
-            sizes = _joined(self._sizes.values()).to_xarray()[:, 0]
-            units["change_size"] = sizes.drop_vars(["class", "count"])
-        if self._means:
-            found, _ = _SELECTIVITY.evaluate(_joined(self._means.values()).to_xarray())
+        units = xr.Dataset(coords=unit_coordinates(self._options.layers))
+        if sizes := self._over_layers("size"):
+            units["change_size"] = ("unit", sizes.to_xarray().values[:, 0])
+        if means := self._over_layers("mean"):
+            found, _ = _SELECTIVITY.evaluate(means.to_xarray())
             units.update(found[["selectivity", "preferred_class", "dead", "negative_class_mean"]])
         return units
 
+    def _over_layers(self, kind: str) -> ClassMeans | None:
+        """The class means of the units of all layers, which have had the same samples."""
+        states = [one.state for (name, _), one in self._statistics.items() if name == kind]
+        if not states:
+            return None
+        sums = torch.cat([state["sum"] for state in states], 1)
+        return ClassMeans(state=states[0] | {"sum": sums})
+
     def _layer_table(self) -> xr.Dataset:
         parts = []
-        for layer in self.layers:
+        for layer in self._options.layers:
             numbers = xr.Dataset({"n_units": layer.units})
-            if layer.name in self._covariances:
-                covariance = self._covariances.pop(layer.name)
+            if covariance := self._statistics.pop(("covariance", layer.name), None):
                 _, found = _DIMENSIONALITY.evaluate(covariance.to_xarray())
                 numbers.update(found.drop_dims("component"))
             parts.append(numbers)
-        names = strings([layer.name for layer in self.layers])
+        names = strings([layer.name for layer in self._options.layers])
         return xr.concat(parts, "layer").assign_coords(layer=names)
-
-
-def conditions_at_once(
-    layers: Sequence[Layer], *, dimensionality: bool, classes: int, memory: int
-) -> int:
-    """How many conditions a pass can measure within a number of bytes.
-
-    For each layer of D units a condition keeps 8 D^2 bytes for the covariance and 8 D for each
-    class; the largest layer takes 48 D^2 more while its covariance is evaluated.
-
-    Args:
-        layers: The layers.
-        dimensionality: Whether covariances are kept.
-        classes: How many classes have their means kept; 0 for none.
-        memory: Bytes.
-
-    Raises:
-        OptionError: Not even one.
-    """
-    if not layers:
-        return sys.maxsize
-    largest = max(layers, key=lambda layer: layer.units)
-    square = 8 * dimensionality
-    one = sum(square * layer.units**2 + 8 * classes * layer.units for layer in layers)
-    working = 6 * square * largest.units**2
-    if one + working > memory:
-        raise OptionError(
-            f"one condition needs {format_bytes(one + working)} of memory for the statistics of "
-            f"{len(layers)} layers, with {largest.units} units in {largest.name!r}, and "
-            f"memory={memory} allows {format_bytes(memory)}; choose fewer layers, dimensionality=False, "
-            "or raise memory"
-        )
-    return (memory - working) // max(one, 1)
-
-
-def _joined(statistics: Iterable[ClassMeans]) -> ClassMeans:
-    """Class means of the units of all layers, which have seen the same samples."""
-    states = [one.state for one in statistics]
-    sums = torch.cat([state["sum"] for state in states], 1)
-    same = {name: states[0][name] for name in ("label", "count")}
-    return ClassMeans(state=same | {"sum": sums})
-
-
-def _double(table: Tensor) -> Tensor:
-    """In float64, on the CPU where the device knows none."""
-    return (table.cpu() if table.device.type == "mps" else table).to(torch.float64)

@@ -1,23 +1,21 @@
-"""Published corrupted images as what the models see: in place of computed ones, or on their own."""
+"""Published corrupted images: in place of computed ones, or as data of their own."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from probekit.analysis.robustness.conditions import Condition, Outcomes
+from probekit.analysis.robustness.conditions import Condition, Perturbation, of_corruption
 from probekit.data.batches import Batch, Batches
 from probekit.data.decoding import resize
 from probekit.data.images import Fetched, LabelledImages
 from probekit.errors import DataError, ProbekitWarning
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
-__all__ = ["FittedImages", "PublishedImages", "PublishedSet", "one_to_one"]
+__all__ = ["FittedImages", "one_to_one", "published_conditions", "published_images"]
 
 
 class FittedImages(LabelledImages):
@@ -51,38 +49,28 @@ class FittedImages(LabelledImages):
         return resize(images, self._size), self.labels[index], index
 
 
-@dataclass(frozen=True)
-class PublishedImages:
+def published_images(
+    published: PublishedCorruptions, name: str, severities: Sequence[int]
+) -> Perturbation:
     """One corruption type from published files whose images match the data's one to one.
 
     Args:
         published: The files.
         name: The type.
         severities: Each from 1 to 5.
+
+    Raises:
+        DataError: On use, where an image has another label there, or is not there at all.
     """
 
-    published: PublishedCorruptions
-    name: str
-    severities: tuple[int, ...]
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """One for each severity."""
-        return _conditions(self.published, self.name, self.severities)
-
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The published images of the same numbers.
-
-        Raises:
-            DataError: An image has another label there, or is not there at all.
-        """
+    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
         index = batch.index.tolist()
         channels, height, width = batch.images.shape[1:]
-        for severity in self.severities:
-            data = FittedImages(self.published, self.name, severity, (channels, height, width))
+        for level in levels:
+            data = FittedImages(published, name, int(level), (channels, height, width))
             if max(index) >= len(data):
                 raise DataError(
-                    f"{self.published.root} holds {len(data)} images of {self.name!r}, and the data "
+                    f"{published.root} holds {len(data)} images of {name!r}, and the data "
                     f"has a sample {max(index)}; give the test set that the files were made from"
                 )
             fetched = data.fetch(index)
@@ -91,43 +79,13 @@ class PublishedImages:
             images, labels, _ = fetched
             if not torch.equal(labels, batch.labels.cpu()):
                 raise DataError(
-                    f"{self.published.root} labels samples from {min(index)} to {max(index)} "
+                    f"{published.root} labels samples from {min(index)} to {max(index)} "
                     "otherwise than the data does, so that they are not the same images; give the "
                     "test set that the files were made from, in its order"
                 )
             yield images.to(batch.images), {}
 
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same at some severities."""
-        return replace(self, severities=tuple(int(one.level) for one in conditions))
-
-
-@dataclass(frozen=True)
-class PublishedSet:
-    """One type and severity from published files, as data of its own: nothing is left to perturb.
-
-    Args:
-        published: The files.
-        name: The type.
-        severity: From 1 to 5.
-    """
-
-    published: PublishedCorruptions
-    name: str
-    severity: int
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """One."""
-        return _conditions(self.published, self.name, (self.severity,))
-
-    def apply(self, model: Any, batch: Batch) -> Iterator[tuple[Tensor, Outcomes]]:
-        """The images as they were read."""
-        yield batch.images, {}
-
-    def only(self, conditions: Sequence[Condition]) -> Self:
-        """The same: there is one condition alone."""
-        return self
+    return Perturbation(published_conditions(published, name, severities), apply)
 
 
 def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
@@ -157,10 +115,8 @@ def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     return False
 
 
-def _conditions(
-    published: PublishedCorruptions, name: str, severities: tuple[int, ...]
+def published_conditions(
+    published: PublishedCorruptions, name: str, severities: Sequence[int]
 ) -> tuple[Condition, ...]:
-    return tuple(
-        Condition("corruption", name, severity, f"published in {published.root}")
-        for severity in severities
-    )
+    """The conditions of one type from published files."""
+    return of_corruption(name, severities, f"published in {published.root}")

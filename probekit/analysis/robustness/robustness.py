@@ -1,4 +1,4 @@
-"""How a model, its layers and its units stand corruptions and attacks."""
+"""The robustness of a model, its layers and its units to corruptions and attacks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from probekit.analysis.robustness.choices import (
     choose_corruptions,
     choose_severities,
 )
-from probekit.analysis.robustness.condition_passes import Pass, Subject
-from probekit.analysis.robustness.conditions import CLEAN, Clean, Condition, Corrupted
+from probekit.analysis.robustness.conditions import CLEAN, Condition, corrupted, unchanged
+from probekit.analysis.robustness.measure import Measurement, Pass
 from probekit.analysis.robustness.published import (
     FittedImages,
-    PublishedImages,
-    PublishedSet,
     one_to_one,
+    published_conditions,
+    published_images,
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.analysis.robustness.tables import (
@@ -82,13 +82,13 @@ def robustness(
 ) -> xr.DataTree:
     """Measures a model, its layers and its units under corruptions and attacks.
 
-    Every condition (a corruption type at a severity, an attack at an epsilon) sees the same images as
-    the clean model does. All severities of a type, and all epsilons of an attack, share one pass over
+    Every condition (a corruption type at a severity, an attack at an epsilon) has the same images as
+    the clean pass. All severities of a type, and all epsilons of an attack, share one pass over
     the data. See `docs/robustness.md` for every number's definition.
 
     Args:
         model: An `ImageModel`, a module that takes images in [0, 1], or a name for `load_model`.
-        data: Labelled images in [0, 1], as for `analyze`, that can be gone through several times.
+        data: Labelled images in [0, 1], as for `analyze`, that can be read several times.
         corruptions: `"all"`, the 15 standard types; `"extra"`, the 4 others; names, or several of
             these; what `load_published` gives, for published images in their place; None for none.
         severities: From 1 to 5.
@@ -100,17 +100,17 @@ def robustness(
         selectivity: Measure class selectivity on the perturbed images. Without both, no layer is
             recorded.
         reference: A result of another model (or its file), for mCE and relative mCE.
-        batch_size: Samples a forward pass, for data that does not come in batches.
-        limit: How many samples to use, as for `analyze`.
+        batch_size: Samples per forward pass, for data that does not come in batches.
+        limit: Number of samples, as for `analyze`.
         device: Where to run; None stays where the model is.
         seed: Seeds the sample of the data and the corruptions; an attack has its own.
         progress: Show a progress bar when on a terminal.
-        store: A folder that keeps each finished condition: a run that was killed goes on there.
+        store: A folder of the finished conditions, from which an interrupted run continues.
             Only one run at a time writes to it.
         tokens: As for `analyze`.
         workers: Reading processes; None takes what the data set advises.
         table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
-            the nearest, and says so where it is another than that of the images.
+            the nearest, with a warning where it is not that of the images.
         memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
             a pass where they would take more.
         class_map: As for `analyze`.
@@ -136,7 +136,7 @@ def robustness(
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
-    _refuse_what_cannot_be(model, batches, corruptions, attacks)
+    _check_input(batches, corruptions, attacks)
     reading = Reading(tokens, None, device, progress)
     found, output = (
         explore(model, batches, layers, reading)
@@ -145,15 +145,15 @@ def robustness(
     )
     match = compared_classes(model, output, batches, class_map, "robustness")
     classes = batches.classes or tuple(getattr(model, "classes", ()))
-    subject = Subject(
+    measurement = Measurement(
         model, found, dimensionality, selectivity, reading, memory, len(classes), match
     )
     passes = [
-        Pass(batches, Clean(), paired=False),
-        *_attacked(subject, batches, attacks, epsilons),
-        *_corrupted(subject, batches, corruptions, choose_severities(severities), seed, table),
+        Pass(batches, unchanged(), paired=False),
+        *_attacked(measurement, batches, attacks, epsilons),
+        *_corrupted(measurement, batches, corruptions, choose_severities(severities), seed, table),
     ]
-    conditions = [condition for one in passes for condition in one.conditions]
+    conditions = [condition for one in passes for condition in one.perturbation.conditions]
     baseline = _reference(reference, conditions)
     described = describe(model)
     facts: dict[str, Any] = {
@@ -166,11 +166,11 @@ def robustness(
         "seed": seed,
         "classes": match.describe(),
     }
-    kept = ConditionStore(store, facts | {"data": batches.identity()})
-    with kept.writing():
+    stored = ConditionStore(store, facts | {"data": batches.identity()})
+    with stored.writing():
         for one in passes:
-            subject.fill(kept, one)
-    result = _assemble({one: kept[one] for one in conditions}, classes, baseline)
+            measurement.run(one, stored)
+    result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": described | facts["model"]},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
@@ -179,9 +179,7 @@ def robustness(
     return result
 
 
-def _refuse_what_cannot_be(
-    model: Any, batches: Batches, corruptions: Corruptions, attacks: Attacks
-) -> None:
+def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -> None:
     if not corruptions and not attacks:
         raise OptionError("neither corruptions nor attacks were asked for; name one at least")
     if not batches.repeatable:
@@ -209,26 +207,25 @@ def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> 
         )
     differing = next(pair for pair in zip(models, datas, strict=True) if pair[0] != pair[1])
     warn(
-        f"class {differing[0]!r} of the model is {differing[1]!r} in {name}; accuracy means nothing "
+        f"class {differing[0]!r} of the model is {differing[1]!r} in {name}; accuracy is not valid "
         "unless both list the same classes in the same order"
     )
 
 
 def _attacked(
-    subject: Subject, batches: Batches, attacks: Attacks, epsilons: Epsilons
+    measurement: Measurement, batches: Batches, attacks: Attacks, epsilons: Epsilons
 ) -> list[Pass]:
     if not attacks:
         return []
-    with borrow(subject.model, subject.reading.device) as device:
-        few = batches.peek().to(device)
-        chosen = choose_attacks(
-            attacks, epsilons, subject.classifier, few.images, few.labels, move=bool(subject.layers)
-        )
-    return [Pass(batches, one, paired=True) for one in chosen]
+    with borrow(measurement.model, measurement.reading.device) as device:
+        few, model = batches.peek().to(device), measurement.classifier
+        move = bool(measurement.layers)
+        chosen = choose_attacks(attacks, epsilons, model, few.images, few.labels, move=move)
+    return [Pass(batches, one) for one in chosen]
 
 
 def _corrupted(
-    subject: Subject,
+    measurement: Measurement,
     batches: Batches,
     corruptions: Corruptions,
     severities: tuple[int, ...],
@@ -236,42 +233,36 @@ def _corrupted(
     table: int | None,
 ) -> list[Pass]:
     if isinstance(corruptions, PublishedCorruptions):
-        return _published(subject, batches, corruptions, severities)
+        return _published(measurement.model, batches, corruptions, severities)
     if not corruptions:
         return []
     names = choose_corruptions(corruptions, batches.peek().images, severities[0], table)
-    return [Pass(batches, Corrupted(name, severities, seed, table), paired=True) for name in names]
+    return [Pass(batches, corrupted(name, severities, seed, table)) for name in names]
 
 
 def _published(
-    subject: Subject,
-    batches: Batches,
-    published: PublishedCorruptions,
-    severities: tuple[int, ...],
+    model: Any, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
 ) -> list[Pass]:
-    classes = batches.classes or getattr(subject.model, "classes", ())
+    classes = batches.classes or getattr(model, "classes", ())
     _compare_classes(classes, published.classes or (), str(published.root))
-    names = published.corruptions
     if one_to_one(published, batches):
-        return [
-            Pass(batches, PublishedImages(published, name, severities), paired=True)
-            for name in names
-        ]
-    size = getattr(subject.model, "input_size", None)
+        names = published.corruptions
+        return [Pass(batches, published_images(published, name, severities)) for name in names]
+    size = getattr(model, "input_size", None)
     return [
         Pass(
             Batches(
-                FittedImages(published, name, severity, size),
+                FittedImages(published, condition.name, int(condition.level), size),
                 batch_size=batches.batch_size,
                 limit=batches.limit,
                 seed=batches.seed,
                 workers=batches.workers,
             ),
-            PublishedSet(published, name, severity),
+            unchanged(condition),
             paired=False,
         )
-        for name in names
-        for severity in severities
+        for name in published.corruptions
+        for condition in published_conditions(published, name, severities)
     ]
 
 
@@ -306,21 +297,23 @@ def _assemble(
         nodes |= {"units": units, "layers": layers}
         metrics: list[Metric] = [Selectivity()] if "selectivity" in units else []
         metrics += [Dimensionality()] if "participation_ratio" in layers else []
-        told = [sentence for metric in metrics for sentence in metric.review(units, layers)]
-        for sentence in told + _about_unmoved(outcomes):
-            warn(sentence)
+        for metric in metrics:
+            for sentence in metric.review(units, layers):
+                warn(sentence)
+        _warn_of_unmoved(outcomes)
     return xr.DataTree.from_dict(nodes)
 
 
-def _about_unmoved(outcomes: xr.Dataset) -> list[str]:
+def _warn_of_unmoved(outcomes: xr.Dataset) -> None:
     """Names the attacks whose change is that of some of the images only."""
     if "attack_unmoved" not in outcomes:
-        return []
+        return
     unmoved = outcomes["attack_unmoved"].where(outcomes["epsilon"] > 0).max("epsilon")
     total = int(outcomes["n_samples"])
-    return [
-        f"{one['attack'].item()} left up to {int(one)} of {total} images as they were, whose change "
-        "is zero: the change of activations under it tells mostly how many it moved"
-        for one in unmoved
-        if one > MANY_UNMOVED * total
-    ]
+    for one in unmoved:
+        if one > MANY_UNMOVED * total:
+            warn(
+                f"{one['attack'].item()} left up to {int(one)} of {total} images as they were, whose "
+                "change is zero: the change of activations under it depends mostly on the number of "
+                "images that it moved"
+            )

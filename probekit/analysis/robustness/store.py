@@ -1,4 +1,4 @@
-"""A folder that keeps each finished condition, so that a killed run goes on where it was."""
+"""A folder of finished conditions, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ConditionStore:
     all. Of several processes the first one writes.
 
     Args:
-        folder: Where; None keeps them in memory.
-        identity: What all conditions depend on: model, data, layers and options, as plain values.
+        folder: Where; None stores them in memory.
+        identity: Model, data, layers and options of all conditions, as plain values.
 
     Raises:
         OutputError: The folder is of another run (what differs is named), holds something else, or
@@ -42,34 +42,34 @@ class ConditionStore:
 
     def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
         self.folder = None if folder is None else Path(folder)
-        self._kept: dict[Condition, xr.DataTree] = {}
+        self._found: dict[Condition, xr.DataTree] = {}
         self._identity = as_stored(identity)
         self._writes = processes().is_main
         if self.folder is not None and self._writes:
             self._claim(self.folder)
 
     def __contains__(self, condition: Condition) -> bool:
-        return condition in self._kept or (
+        return condition in self._found or (
             self.folder is not None and self._path(self.folder, condition).exists()
         )
 
     def __getitem__(self, condition: Condition) -> xr.DataTree:
-        """What was found under a condition.
+        """The result of a condition.
 
         Raises:
             OutputError: Its file cannot be read.
         """
-        if condition not in self._kept and self.folder is not None:
-            self._kept[condition] = open_result(self._path(self.folder, condition))
-        return self._kept[condition]
+        if condition not in self._found and self.folder is not None:
+            self._found[condition] = open_result(self._path(self.folder, condition))
+        return self._found[condition]
 
     def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
-        """Keeps what was found under a condition.
+        """Stores the result of a condition.
 
         Raises:
             OutputError: It cannot be written.
         """
-        self._kept[condition] = found
+        self._found[condition] = found
         if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))
             save_result(found, self._path(self.folder, condition), overwrite=True)
@@ -94,7 +94,7 @@ class ConditionStore:
                 # A process that died while it began the folder can have left its draft there.
                 if any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
                     raise OutputError(
-                        f"{str(folder)!r} holds something else than conditions of a robustness run; "
+                        f"{str(folder)!r} holds other files than conditions of a robustness run; "
                         "choose an empty or a new folder"
                     )
                 with whole(file) as draft:
@@ -112,7 +112,7 @@ class ConditionStore:
             differing = differences(dict(json.loads(known)), self._identity)
         if differing:
             raise OutputError(
-                f"{str(folder)!r} keeps the conditions of another run: {'; '.join(differing)}; choose "
+                f"{str(folder)!r} holds the conditions of another run: {'; '.join(differing)}; choose "
                 "another folder"
             )
 

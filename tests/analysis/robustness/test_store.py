@@ -140,7 +140,7 @@ def test_how_data_is_batched_makes_no_other_run(
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="something else"):
+    with pytest.raises(OutputError, match="other files"):
         ConditionStore(tmp_path, {"seed": 0})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
