@@ -60,8 +60,8 @@ def analyze(
         layers: Names, globs, types or predicates, as for `Recorder`; None is every
             activation-function output but the classifier's.
         metrics: Names or configured metric objects.
-        batch_size: Samples a forward pass, for data that does not come in batches.
-        limit: How many samples to use: a random sample of a map-style data set, the first ones of
+        batch_size: Samples per forward pass, for data that does not come in batches.
+        limit: Number of samples: a random sample of a map-style data set, the first ones of
             anything else.
         device: Where to run; None stays where the model is. The model goes back afterwards.
         seed: Seeds everything random.
@@ -140,7 +140,7 @@ def _fitted(
     layers: Sequence[Layer],
     reading: Reading,
 ) -> list[Metric]:
-    """The metrics for this model: some look at it with a few images before the pass."""
+    """The metrics for this model: some inspect it with a few images before the pass."""
     with borrow(model, reading.device) as device:
         images = batches.peek().images[:2].to(device)
         options = {"tokens": reading.tokens, "output": reading.output}
@@ -176,7 +176,7 @@ def _assemble(
     )
     if "class" in units.dims:
         units = _name_classes(units, classes)
-        _say_what_is_absent(units, classes)
+        _warn_of_absent_classes(units, classes)
     for metric in metrics:
         for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
             table.update(more)
@@ -188,7 +188,7 @@ def _assemble(
 def _evaluate(
     metrics: Sequence[Metric], passed: Pass, layer: Layer
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """What all metrics say of the units of one layer, and of the layer."""
+    """The numbers of all metrics for the units of one layer, and for the layer."""
     arrays = [one.to_xarray() for one in passed.fed[layer.name]]
     units, numbers = xr.Dataset(), xr.Dataset({"n_units": layer.units})
     for metric in metrics:
@@ -204,7 +204,7 @@ def _evaluate(
 
 
 def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
-    """Where the units of each layer lie, and how far that is certain."""
+    """The unit axis of each layer, and how certain it is."""
     columns = {
         "unit_axis": ([layer.unit_axis for layer in layers], "axis of the units in the output"),
         "unit_axis_certain": (
@@ -233,9 +233,9 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
     known = values.values[~np.isnan(values.values)]
     quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
     mean = known.mean() if len(known) else np.nan
-    told = values.attrs.get("long_name")
+    label = values.attrs.get("long_name")
     return {
-        f"{name}_mean": xr.DataArray(mean, attrs={"long_name": f"mean {told}"} if told else {}),
+        f"{name}_mean": xr.DataArray(mean, attrs={"long_name": f"mean {label}"} if label else {}),
         f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
     }
 
@@ -251,7 +251,7 @@ def _name_classes(units: xr.Dataset, classes: ClassNames) -> xr.Dataset:
     return units.assign_coords(class_name=("class", names))
 
 
-def _say_what_is_absent(units: xr.Dataset, classes: ClassNames) -> None:
+def _warn_of_absent_classes(units: xr.Dataset, classes: ClassNames) -> None:
     present = set(units["class"].values.tolist())
     absent = [name for label, name in classes.items() if label not in present]
     if absent:
@@ -261,11 +261,10 @@ def _say_what_is_absent(units: xr.Dataset, classes: ClassNames) -> None:
 
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
-    """The options of a metric, and what it tells of its own about what it does with these layers."""
+    """The options of a metric, and its own description for these layers."""
     options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
-    told = metric.describe(layers)
     return {
         name: value
         for name, value in options.items()
         if isinstance(value, str | int | float | bool | list | tuple | None)
-    } | told
+    } | metric.describe(layers)

@@ -1,4 +1,4 @@
-"""What is noted of every sample while data streams by."""
+"""Numbers of every sample, collected during a pass."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 
 
 class Columns:
-    """Columns of numbers, one row a sample, each in one block of memory that grows.
+    """Columns of numbers, one row per sample, each in one block of memory that grows.
 
-    Small tensors, kept one a batch, would lie between the large ones that come and go, so that the
-    images of a later batch no longer fit where those of an earlier one were, and memory grows with the
-    number of batches.
+    Small tensors, one per batch, would fragment the memory between the large ones, so that it grows
+    with the number of batches.
 
     Example:
         >>> columns = Columns()
@@ -35,7 +34,7 @@ class Columns:
         self._columns: dict[str, array[Any]] = {}
 
     def append(self, **values: Tensor) -> None:
-        """Takes in (batch,) of each column, of int64, float32 or float64."""
+        """Adds (batch,) of each column, of int64, float32 or float64."""
         for name, column in values.items():
             known = self._columns.setdefault(name, array(_CODES[column.dtype]))
             known.frombytes(column.detach().cpu().contiguous().numpy().tobytes())

@@ -40,8 +40,8 @@ class Pass:
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
 
-        A statistic that has a method `expect` is first told the labels, where the data tells them in
-        advance; one that has a method `check` is asked whether it can take these layers.
+        A statistic that has a method `expect` first receives the labels, where they are known in
+        advance; one that has a method `check` checks whether these layers fit into memory.
         """
         wanted = any(hasattr(one, "expect") for one in self.statistics)
         labels, index = (batches.known_labels() if wanted else None) or (None, None)
@@ -60,7 +60,7 @@ class Pass:
         return self
 
     def _merge(self) -> None:
-        """Merges what all processes have seen, so that each of them has the whole."""
+        """Merges the statistics of all processes, so that each of them has those of all samples."""
         places = {
             (name, place): one for name, own in self.fed.items() for place, one in enumerate(own)
         }
@@ -86,7 +86,7 @@ class Pass:
         return match_classes(model, classes, self._outputs, labels, class_map)
 
     def samples(self, match: ClassMatch) -> xr.Dataset:
-        """One row a sample: its label and, where the outputs are its classes, the predicted label."""
+        """One row per sample: its label and, where the outputs are its classes, the predicted label."""
         table = xr.Dataset(
             {"label": ("sample", self._columns["label"])},
             coords={"sample": self._columns["sample"]},

@@ -114,7 +114,7 @@ def _check_merge(trial: _Trial) -> None:
         taker.merge(pair)
         trial.fed([parts[0]], into=taker)
         whole = trial.fed([parts[1], parts[2]]).to_xarray()
-        trial.same(pair, "being merged into another one, which goes on,", whole)
+        trial.same(pair, "being merged into another one, which is updated further,", whole)
 
 
 def _check_values(trial: _Trial) -> None:

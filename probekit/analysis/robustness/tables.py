@@ -1,4 +1,4 @@
-"""The labelled tables of a robustness run, from what was found under each condition."""
+"""The labelled tables of a robustness run, from the results of each condition."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def unit_tables(found: Found) -> xr.Dataset:
         if not grid:
             continue
         if "selectivity" in clean:
-            kept = grid["preferred_class"] == clean["preferred_class"]
+            same = grid["preferred_class"] == clean["preferred_class"]
             known = grid["preferred_class"].notnull()
             grid["selectivity_difference"] = grid["selectivity"] - clean["selectivity"]
-            grid["preferred_class_kept"] = kept if known.all() else kept.where(known)
+            grid["preferred_class_kept"] = same if known.all() else same.where(known)
         table = table.merge(_named(grid, kind), compat="override")
     return table
 
@@ -66,7 +66,7 @@ def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
     """The table `/layers`: every layer on clean images, its change, and how its units compare.
 
     Args:
-        found: What was found under each condition.
+        found: The result of each condition.
         units: The table `/units`.
     """
     table = _node(found[CLEAN], "layers")
@@ -169,7 +169,7 @@ def _over_types(values: xr.DataArray) -> xr.DataArray:
 def check_reference(
     reference: xr.Dataset, corruptions: Sequence[str], severities: Sequence[int]
 ) -> None:
-    """Makes sure that a reference has all that errors are to be compared with.
+    """Checks that a reference has all types and severities of a comparison.
 
     Raises:
         OptionError: It lacks a type or a severity; the missing ones are named.

@@ -36,7 +36,7 @@ class FGSM(Attack):
     """Fast gradient sign method (Goodfellow et al. 2015): one step of epsilon, L-infinity.
 
     Every image takes the step, including those that are misclassified without it; only where the
-    step would correct the prediction is the clean image kept, because it fools the model and is in
+    step would correct the prediction the clean image remains, because it fools the model and is in
     the ball.
 
     Args:

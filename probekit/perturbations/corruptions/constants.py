@@ -4,7 +4,7 @@ Read in the generators of CIFAR-10-C (32), Tiny ImageNet-C (64) and ImageNet-C (
 https://github.com/hendrycks/robustness (``make_cifar_c.py``, ``make_tinyimagenet_c.py``,
 ``make_imagenet_c.py``); the data sets are those of Hendrycks and Dietterich, Benchmarking neural
 network robustness to common corruptions and perturbations, ICLR 2019. Every entry has five values,
-for severities 1 to 5; what they mean is said by the procedure of that name.
+for severities 1 to 5; the procedure of that name says what they mean.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CORRUPTIONS: Final = (
 """The 15 standard types, in the order in which the papers list them."""
 
 EXTRA_CORRUPTIONS: Final = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""The four types kept aside for validation."""
+"""The four types reserved for validation."""
 
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 TABLE_SIZES: Final = (32, 64, 224)

@@ -58,8 +58,8 @@ def _level_counts(level: Tensor, photons: float, uniform: Tensor) -> Tensor:
     position = uniform * keep.shape[1]
     column = position.int()
     cell = (level * keep.shape[1] + column).flatten()
-    kept = position - column < keep.flatten().index_select(0, cell).view_as(position)
-    return torch.where(kept, column, alias.flatten().index_select(0, cell).view_as(column))
+    keeps = position - column < keep.flatten().index_select(0, cell).view_as(position)
+    return torch.where(keeps, column, alias.flatten().index_select(0, cell).view_as(column))
 
 
 def _small_counts(rates: Tensor, uniform: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ class PublishedCorruptions:
         layout: ``npy`` or ``folders``.
         corruptions: the types that are there, the standard ones first.
         severities: 1 to 5.
-        classes: the classes' names in the order of the labels, or None where the files do not
-            tell.
+        classes: the classes' names in the order of the labels, or None where they are
+            unknown.
     """
 
     root: Path
@@ -77,7 +77,7 @@ class PublishedCorruptions:
 def load_published(
     root: str | Path, *, corruptions: Iterable[str] | None = CORRUPTIONS
 ) -> PublishedCorruptions:
-    """Open CIFAR-10-C, CIFAR-100-C, Tiny ImageNet-C or ImageNet-C; the layout tells which.
+    """Open CIFAR-10-C, CIFAR-100-C, Tiny ImageNet-C or ImageNet-C; the layout decides which.
 
     Args:
         root: the folder of the data set.
@@ -136,8 +136,8 @@ def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None
     labels = _opened(labels_path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % len(SEVERITIES):
         raise DataError(
-            f"{labels_path} has shape {labels.shape} and type {labels.dtype}; labels are whole "
-            "numbers, one for each image of the five severities"
+            f"{labels_path} has shape {labels.shape} and type {labels.dtype}; labels are "
+            "integers, one for each image of the five severities"
         )
     for path in arrays.values():
         images = _opened(path)

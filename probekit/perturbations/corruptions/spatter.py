@@ -46,7 +46,7 @@ def spatter(images: Tensor, constants: tuple[float, ...], streams: RandomStreams
 
 
 def _shading(levels: Tensor) -> Tensor:
-    """Light on the drops, whole numbers in 0..255, (n, 1, height, width).
+    """Light on the drops, integers from 0 to 255, (n, 1, height, width).
 
     The distance from the drops' edges, at most 20, equalized and embossed; all in 8 bits, as
     OpenCV does it in the generators.

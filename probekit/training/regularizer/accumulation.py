@@ -1,4 +1,4 @@
-"""What looks on while a model trains: its layers in the graph, and how its gradients gather."""
+"""Observers of a model in training: its layers in the graph, and the accumulation of gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Accumulation", "TrainingRecorder"]
 
 
 class TrainingRecorder:
-    """A recorder that stays on a model, sees forward passes with gradients and passes over others.
+    """A recorder that stays on a model and records forward passes with gradients alone.
 
     Args:
         model: Any module.
@@ -49,7 +49,7 @@ class TrainingRecorder:
         self._recorder.__exit__(None, None, None)
 
     def take(self) -> dict[str, Tensor]:
-        """The activations of the last forward pass, which are then let go.
+        """The activations of the last forward pass, which are then released.
 
         Raises:
             LayerError: There was none since they were last taken, or a layer was not reached.
@@ -57,7 +57,7 @@ class TrainingRecorder:
         taken = self._recorder.take()
         if taken is None:
             raise LayerError(
-                "no forward pass with gradients was seen since the last call: call the model once "
+                "there was no forward pass with gradients since the last call: call the model once "
                 "before each penalty(labels), inside no torch.no_grad(), and give torch.compile no "
                 "model before the regularizer knows its layers (images=...)"
             )
@@ -65,7 +65,7 @@ class TrainingRecorder:
             raise LayerError(
                 f"layer {silent[0].name!r} was reached in the first forward pass but not in this one"
                 + (
-                    ": it is a function, which cannot be seen in a compiled model; train without "
+                    ": it is a function, which cannot be recorded in a compiled model; train without "
                     "torch.compile, or leave it out of layers"
                     if silent[0].function
                     else "; leave it out of layers"
@@ -74,7 +74,7 @@ class TrainingRecorder:
         return taken
 
     def drop(self) -> None:
-        """Lets go of what was recorded."""
+        """Releases the recorded activations."""
         self._recorder.take()
 
     def _wanted(self) -> bool:
@@ -82,7 +82,7 @@ class TrainingRecorder:
 
 
 class Accumulation:
-    """Tells at the start of a backward pass whether it adds to the gradients of another one.
+    """Detects at the start of a backward pass whether it adds to the gradients of another one.
 
     A parameter's gradient is added to if it was empty when the last backward pass began, is not
     empty now, and no optimizer has changed any parameter in between.

@@ -1,4 +1,4 @@
-"""Mean class selectivity of a batch, from pooled activations to one differentiable number a layer."""
+"""Mean class selectivity of a batch, from pooled activations to one differentiable number per layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Sums of activations by class, and how many samples they are of.
+    """Sums of activations by class, and the number of samples of each.
 
     Attributes:
         sum: (classes, units), in the graph.
@@ -103,21 +103,21 @@ def batch_selectivity(
 
 
 def check_labels(labels: Any, batch: int) -> None:
-    """Sees that there is one whole number for each sample.
+    """Checks that there is one integer for each sample.
 
     Raises:
         DataError: There is not.
     """
     if not isinstance(labels, Tensor):
-        raise DataError(f"labels are a tensor of whole numbers, not {type(labels).__name__}")
+        raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")
     if labels.ndim == 2 or labels.is_floating_point():
         raise DataError(
             f"labels {tuple(labels.shape)} of {labels.dtype} are soft, as mixup makes them, and have no "
-            "class means; give one whole number a sample, or train without mixing"
+            "class means; give one integer per sample, or train without mixing"
         )
     if labels.dtype == torch.bool or labels.shape != (batch,):
         raise DataError(
-            f"{batch} samples need one whole number each as label, not "
+            f"{batch} samples need one integer each as label, not "
             f"{tuple(labels.shape)} of {labels.dtype}"
         )
 
@@ -130,8 +130,8 @@ def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The place of each unit's layer, and how many units each layer has."""
-    # They are kept for later calls, which may be in autograd whatever this one is in.
+    """The index of each unit's layer, and the number of units of each layer."""
+    # They are cached for later calls, which may be in autograd whatever this one is in.
     with torch.inference_mode(mode=False):
         count = torch.tensor(units, device=device)
         return torch.arange(len(units), device=device).repeat_interleave(count), count

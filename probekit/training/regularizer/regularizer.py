@@ -67,7 +67,7 @@ class SelectivityRegularizer:
 
     Raises:
         LayerError: As `Recorder`; or a layer under reentrant activation checkpointing.
-        OptionError: An option that means nothing here, such as an alpha that is not a number.
+        OptionError: An option that is not valid, such as an alpha that is not a number.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262): loss = cross-entropy - alpha * (mean over layers of
@@ -117,7 +117,7 @@ class SelectivityRegularizer:
             Accumulation(self._recorder.module) if accumulation == "refuse" else None
         )
         self._gathered: ClassSums | None = None
-        # The labels of a step without `classes`, by their first appearance: those of its sums' rows.
+        # The labels of a step without `classes` in the order of the rows of its sums.
         self._seen = torch.zeros(0, dtype=torch.long)
         self._gathering = False
         self._to_come = 0
@@ -129,7 +129,7 @@ class SelectivityRegularizer:
 
     @property
     def alpha(self) -> float:
-        """The weight, which can be set anew at any time, as from `AlphaSchedule.alpha(epoch)`."""
+        """The weight, which can be set at any time, as from `AlphaSchedule.alpha(epoch)`."""
         return self._alpha
 
     @alpha.setter
@@ -151,20 +151,20 @@ class SelectivityRegularizer:
 
     @property
     def skipped(self) -> int:
-        """How many batches had fewer than two classes, and so a penalty of zero."""
+        """The number of batches with fewer than two classes, which have a penalty of zero."""
         return int(self._skipped)
 
     def __call__(self, labels: Tensor) -> Tensor:
         """The term to add to the loss of the last forward pass.
 
         Args:
-            labels: (batch,), whole numbers from 0. Soft labels, as of mixup, have no class means.
+            labels: (batch,), non-negative integers. Soft labels, as of mixup, have no class means.
 
         Returns:
             A scalar, float32 unless the activations are float64. Zero, without a graph, at alpha 0.
 
         Raises:
-            DataError: Labels that are soft, negative, or not one a sample.
+            DataError: Labels that are soft, negative, or not one per sample.
             LayerError: No forward pass with gradients since the last call, or after `close()`.
         """
         if not self._end.alive:
@@ -202,7 +202,7 @@ class SelectivityRegularizer:
             shown = some_of(names)
             warnings.warn(
                 f"class means below zero in {shown} {_POLICIES[self._negative]} "
-                f"(negative={self._negative!r}); later batches are not told of",
+                f"(negative={self._negative!r}); later batches are not reported",
                 ProbekitWarning,
                 stacklevel=4,
             )
@@ -218,7 +218,7 @@ class SelectivityRegularizer:
         return ClassSums.of(activations, labels, classes)
 
     def _compacted(self, labels: Tensor) -> tuple[Tensor, int]:
-        """Labels as numbers of the classes that this step has seen, and how many these are."""
+        """Labels as indices of the classes of this step, and the number of these classes."""
         if not self._gathering and self._gathered is None:
             self._seen = self._seen[:0]
         seen, present = self._seen.to(labels.device), torch.unique(labels)
@@ -227,7 +227,7 @@ class SelectivityRegularizer:
         return order[torch.searchsorted(seen[order], labels)], len(seen)
 
     def _count_classes(self, labels: Tensor) -> int:
-        """How many classes all processes must reckon with."""
+        """The number of classes in all processes."""
         if self._classes is not None and labels.device.type != "cpu":
             return self._classes
         ends = labels.new_tensor([0, -1]) if not len(labels) else torch.stack(labels.aminmax())
@@ -235,7 +235,7 @@ class SelectivityRegularizer:
         if lowest < 0 or (self._classes is not None and highest >= self._classes):
             wanted = "from 0" if self._classes is None else f"from 0 to {self._classes - 1}"
             raise DataError(
-                f"labels are whole numbers {wanted}, not {lowest if lowest < 0 else highest}"
+                f"labels are integers {wanted}, not {lowest if lowest < 0 else highest}"
             )
         if self._classes is not None:
             return self._classes
@@ -261,7 +261,7 @@ class SelectivityRegularizer:
         """Collects the class means of a batch that is too large for one forward pass.
 
         Inside, run the model over every part of the batch and call `penalty(labels)` after each: no
-        gradients are kept. After it, go through the parts once more with gradients. Each penalty then
+        graph is stored. Then run the parts once more with gradients. Each penalty then
         has the value for the whole batch and the part's share of its gradient, so that the
         accumulated gradient is that of the whole batch. It is added undivided, not over the number
         of parts as the mean cross-entropy is; and it is exact where both runs over a part give the

@@ -22,7 +22,7 @@ class Segment:
     Attributes:
         first: Alpha in its first epoch.
         last: Where alpha goes in equal steps, to arrive when the segment is over.
-        epochs: How many epochs; None goes on for ever.
+        epochs: Number of epochs; None has no end.
     """
 
     first: float
@@ -59,7 +59,7 @@ class AlphaSchedule:
         segments: The stretches in order. Only the last may be without an end.
 
     Raises:
-        OptionError: No segment, one after a segment without an end, or a number that means nothing.
+        OptionError: No segment, one after a segment without an end, or a number that is not valid.
 
     Source:
         The step strings are those of Ranadive et al. 2023, "0 for 5 epochs, then -20 for 15".

@@ -32,7 +32,7 @@ class CapturedGradients:
     returned, are in memory that the next call overwrites.
 
     Args:
-        set_gradients: Takes images and labels, empties the module's gradients and sets them anew, and
+        set_gradients: Takes images and labels, clears the module's gradients and sets them again, and
             returns two tensors. It must wait for the device at its first call only, and do
             the same work for every batch.
         module: The module; its buffers are changed by a call as by one forward pass.

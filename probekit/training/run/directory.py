@@ -129,7 +129,7 @@ class RunDirectory:
                 another process is training in it; or it cannot be written.
         """
         file = folder / cls.IDENTITY
-        others = [] if file.is_file() else other_files(folder)
+        others = [] if os.path.isfile(file) else other_files(folder)
         if others:
             raise OutputError(
                 f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
@@ -257,7 +257,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _damaged(path: Path) -> AbstractContextManager[None]:
-    advice = "; move the run's folder away to begin anew"
+    advice = "; move the run's folder away to start again"
     return foreign_file(f"checkpoint {str(path)!r} cannot be read", OutputError, advice)
 
 

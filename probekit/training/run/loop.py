@@ -259,7 +259,7 @@ class TrainingLoop:
 
     def _record(self, metrics: EpochMetrics, accuracy: float | None) -> dict[str, Any]:
         state, steps = self.state, self.batches.steps
-        seen = steps * self.batches.batch_size
+        images = steps * self.batches.batch_size
         sums = torch.cat([state.losses.double().sum(0), state.hits.double()[None]])
         loss, penalty, hits = self.machine.sum(sums).tolist()
         loss, penalty = (total / (steps * self.machine.world) for total in (loss, penalty))
@@ -268,7 +268,7 @@ class TrainingLoop:
             "epoch": state.epoch,
             "loss": loss,
             "penalty": penalty,
-            "accuracy": hits / seen,
+            "accuracy": hits / images,
             "validation_loss": None if accuracy is None else metrics.loss,
             "validation_accuracy": accuracy,
             "batch_selectivity": -penalty / alpha if alpha else None,
@@ -277,7 +277,7 @@ class TrainingLoop:
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "alpha": alpha,
             "seconds": state.seconds,
-            "images_per_second": seen / state.seconds if state.seconds else None,
+            "images_per_second": images / state.seconds if state.seconds else None,
             "selectivity": dict(metrics.selectivity),
             "dead_units": dict(metrics.dead_units),
         }

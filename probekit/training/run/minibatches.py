@@ -71,10 +71,10 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
     )
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
-    kept, held = hold_out(train.labels, recipe, seed)
-    watched = held if len(held) else kept[:_WATCHED]
+    used, held = hold_out(train.labels, recipe, seed)
+    watched = held if len(held) else used[:_WATCHED]
     return RunData(
-        train=_some(train, kept, "train"),
+        train=_some(train, used, "train"),
         validation=_some(train, held, "validation"),
         test=test,
         watched=_some(train, watched, "watched"),
@@ -88,7 +88,7 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
     Args:
         labels: Labels of the training split.
         recipe: `validation`, `stratified` and `limit` count.
-        seed: Each seed draws anew.
+        seed: Of the draw.
 
     Returns:
         The indices of the training and of the validation images, in random order.
@@ -104,8 +104,8 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
         )
     if recipe.stratified and recipe.validation:
         order = _stratified(labels, order, recipe)
-    held, kept = order[: recipe.validation], order[recipe.validation :]
-    return kept[: recipe.limit], held
+    held, used = order[: recipe.validation], order[recipe.validation :]
+    return used[: recipe.limit], held
 
 
 def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:

@@ -189,7 +189,7 @@ def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule
 
 
 def _own_random_state(device: torch.device) -> Any:
-    """The user's generators come back as they were."""
+    """Restores the user's generators."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 

@@ -72,7 +72,7 @@ def sweep(
     """Trains one run for each alpha and seed; continues an interrupted sweep.
 
     Each run has its folder in `out/runs`, and `out/sweep.nc` holds the table of all that have ended,
-    written anew whenever one does. A run that fails (its loss became NaN, say) is reported in the
+    rewritten whenever one does. A run that fails (its loss became NaN, say) is reported in the
     table, and the others continue.
 
     Args:
@@ -194,7 +194,7 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
 def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
     """Makes a folder that of a sweep, or checks that it is, and locks it for this process."""
     file = folder / IDENTITY
-    others = [] if file.is_file() else [x for x in other_files(folder) if x != "runs"]
+    others = [] if os.path.isfile(file) else [x for x in other_files(folder) if x != "runs"]
     if others:
         raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
     with locked(file):

@@ -407,7 +407,7 @@ def test_two_regularizers_add_up():
         (torch.rand(12, 3), "soft, as mixup"),
         (torch.rand(12), "soft"),
         (functional.one_hot(torch.arange(12) % 3), "soft"),
-        (torch.zeros(11, dtype=torch.long), "12 samples need one whole number each"),
+        (torch.zeros(11, dtype=torch.long), "12 samples need one integer each"),
         (torch.zeros(12, dtype=torch.bool), "12 samples need"),
         (torch.full((12,), -100), "from 0, not -100"),
         ([0] * 12, "not list"),
