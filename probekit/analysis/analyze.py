@@ -48,6 +48,7 @@ def analyze(
     output: int | str | None = None,
     workers: int | None = None,
     precision: Precision | None = None,
+    compile: bool = False,
     class_map: ClassMap = None,
 ) -> xr.DataTree:
     """Measures every unit of a model's layers on labelled data, in one pass.
@@ -71,6 +72,9 @@ def analyze(
         workers: Reading processes; None takes what the data set advises.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model as it is. Statistics are in float64 in any case.
+        compile: Compile the model with the hooks that record it, and leave yours as it is (`torch.compile`), which
+            takes minutes and pays for long runs. The first batch runs both ways and is compared;
+            where that fails the model runs as it is, and a warning says why.
         class_map: The output of each class of the data, where names do not tell: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
 
@@ -98,7 +102,7 @@ def analyze(
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     if ClassMeans() in wanted:
         _check_classes(batches)
-    reading = Reading(tokens, output, device, progress, precision)
+    reading = Reading(tokens, output, device, progress, precision, compile)
     found = find_layers(model, batches, layers, reading)
     chosen = _fitted(chosen, model, batches, found, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
@@ -116,6 +120,7 @@ def analyze(
         "seed": seed,
         "device": str(device) if device is not None else None,
         "precision": precision,
+        "compile": compile,
         "classes": match.describe(),
     }
     result = _assemble(chosen, passed, samples, batches.names)
