@@ -72,9 +72,9 @@ def analyze(
         workers: Reading processes; None takes what the data set advises.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model as it is. Statistics are in float64 in any case.
-        compile: Compile the model with the hooks that record it, and leave yours as it is (`torch.compile`), which
-            takes minutes and pays for long runs. The first batch runs both ways and is compared;
-            where that fails the model runs as it is, and a warning says why.
+        compile: Run a compiled handle of the model and the hooks that record it (`torch.compile`),
+            which takes minutes and pays for long runs. The first batch runs both ways and is
+            compared; where that fails the model runs as it is, and a warning says why.
         class_map: The output of each class of the data, where names do not tell: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
 

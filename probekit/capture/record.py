@@ -91,7 +91,9 @@ def record(
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
-    reading = Reading(tokens=tokens, output=output, device=device, progress=progress, compile=compile)
+    reading = Reading(
+        tokens=tokens, output=output, device=device, progress=progress, compile=compile
+    )
     found = find_layers(model, batches, layers, reading)
     source = Activations("mean" if spatial == "mean" else "flatten")
     identity = {

@@ -48,14 +48,18 @@ def test_compiled_numbers_equal_those_of_the_model_as_it_is(
     network: nn.Module, labelled: Labelled
 ) -> None:
     before = list(network.modules())
-    expected = pk.analyze(network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8)
+    expected = pk.analyze(
+        network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8
+    )
     found = pk.analyze(
         network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
     )
     for table in ("units", "layers"):
-        for name, values in expected[table].data_vars.items():
+        for name, values in expected[table].to_dataset().data_vars.items():
             if values.dtype.kind == "f":
-                np.testing.assert_allclose(found[table][name], values, rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(
+                    found[table].to_dataset()[name], values, rtol=1e-4, atol=1e-6
+                )
     assert list(network.modules()) == before
     assert all(not module._forward_hooks for module in before)
 
