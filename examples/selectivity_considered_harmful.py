@@ -55,7 +55,7 @@ def any_basis(
 ) -> xr.Dataset:
     """The highest selectivity found in any linear basis, of the size of projections."""
     table = recording(model, data=data, data_root=data_root, images=images)
-    return pk.linear_basis_selectivity(table, steps=steps, starts=1)
+    return pk.linear_basis_selectivity(table, steps=steps)
 
 
 def off_axis_distance(recorded: xr.Dataset) -> xr.Dataset:
@@ -113,7 +113,7 @@ def draw(table: xr.Dataset, out: Path) -> None:
 def main() -> None:
     parser = study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="test images for each analysis")
-    parser.add_argument("--basis-steps", type=int, default=200, help="steps of the basis search")
+    parser.add_argument("--basis-steps", type=int, default=4000, help="most steps of the search")
     asked = parser.parse_args()
     out = asked.out / "selectivity_considered_harmful"
     study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
