@@ -90,7 +90,8 @@ def analyze(
 
         check_page(report, overwrite=overwrite)
     from probekit.analysis.analyze import analyze as run
-    from probekit.reports.terminal import console, print_result, result_json
+    from probekit.reports.rows import result_json
+    from probekit.reports.terminal import console, print_result
     from probekit.runtime.processes import processes
 
     chosen = metric_list(metrics)
