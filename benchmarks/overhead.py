@@ -101,7 +101,7 @@ def whole_call(setting: Setting) -> Iterator[Row]:
 QUESTION = Question(
     "overhead",
     "What does class selectivity of all layers cost?",
-    "Each batch is timed bare and inside `pk.analyze`, which looks on at all activation "
+    "Each batch is timed bare and inside `pk.analyze`, which records all activation "
     "functions: the forward pass with its hooks, the check for NaN, and the batch's share of "
     "updating the class means. Hooks that do nothing but take the mean of each map show what is "
     "unavoidable, for the maps have to be read once. Networks have random weights and images are "

@@ -114,7 +114,7 @@ QUESTION = Question(
     "regularizer",
     "What does a regularized training step cost?",
     "Forward pass, loss, backward pass and optimizer step in channels-last, for ResNet20 on "
-    "grey images and torchvision's ResNet18, beside the same step without a regularizer. The "
+    "gray images and torchvision's ResNet18, beside the same step without a regularizer. The "
     "usual way to regularize is a forward hook that takes the mean over positions, and autograd "
     "as it comes.",
     cases,

@@ -6,8 +6,8 @@
 
 Trains networks whose class selectivity is turned down (alpha < 0) or up (alpha > 0), and asks what that
 does to accuracy; whether selectivity only moves off the units' axes; and whether warm-up, dead units,
-the measure, the choice of layers or the speed of learning explain it. Every step goes on where it was
-cut off. Figures and numbers go to `OUT/selectivity_considered_harmful`.
+the measure, the choice of layers or the speed of learning explain it. A second call resumes.
+Figures and numbers go to `OUT/selectivity_considered_harmful`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,9 @@ def measures(model: Any, *, data: str, data_root: str | None, images: int) -> xr
     return result["layers"].to_dataset()[[*names, "n_units"]]
 
 
-def any_basis(
-    model: Any, *, data: str, data_root: str | None, images: int, steps: int
-) -> xr.Dataset:
+def any_basis(model: Any, *, steps: int, **given: Any) -> xr.Dataset:
     """The highest selectivity found in any linear basis, of the size of projections."""
-    table = recording(model, data=data, data_root=data_root, images=images)
-    return pk.linear_basis_selectivity(table, steps=steps, starts=1)
+    return pk.linear_basis_selectivity(recording(model, **given), steps=steps)
 
 
 def off_axis_distance(recorded: xr.Dataset) -> xr.Dataset:
@@ -113,7 +110,7 @@ def draw(table: xr.Dataset, out: Path) -> None:
 def main() -> None:
     parser = study_parser(__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="test images for each analysis")
-    parser.add_argument("--basis-steps", type=int, default=200, help="steps of the basis search")
+    parser.add_argument("--basis-steps", type=int, default=4000, help="most steps of the search")
     asked = parser.parse_args()
     out = asked.out / "selectivity_considered_harmful"
     study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)

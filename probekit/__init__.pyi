@@ -2,6 +2,7 @@ from . import plot as plot
 from ._version import __version__ as __version__
 from .analysis.ablate import ablate as ablate
 from .analysis.analyze import analyze as analyze
+from .analysis.cka import cka as cka
 from .analysis.jacobian import jacobian_norm as jacobian_norm
 from .analysis.robustness.robustness import robustness as robustness
 from .analysis.saliency import unit_saliency as unit_saliency
@@ -115,6 +116,7 @@ __all__ = [
     "analyze",
     "bootstrap_interval",
     "check_statistic",
+    "cka",
     "class_selectivity",
     "compare_means",
     "corrupt",

@@ -180,7 +180,14 @@ def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     "name",
-    [*PAPERS, "timm_zoo", "cifar10_networks", "cifar10_measures", "cifar10_changes"],
+    [
+        *PAPERS,
+        "timm_zoo",
+        "cifar10_networks",
+        "cifar10_measures",
+        "cifar10_changes",
+        "cifar10_selectivity",
+    ],
 )
 def test_an_example_reads_like_a_method_section(name: str) -> None:
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()

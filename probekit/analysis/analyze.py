@@ -21,6 +21,7 @@ from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.metrics.metric import Metric, resolve
 from probekit.models.image_model import borrow, describe
 from probekit.models.logits import ClassMap
+from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.settings import in_own_settings
@@ -30,6 +31,7 @@ from probekit.statistics.class_means import ClassMeans
 __all__ = ["analyze"]
 
 _QUARTILES = (0.25, 0.5, 0.75)
+_N_UNITS = attributes("units", "Number of units.", short_name="units")
 
 
 @in_own_settings
@@ -48,6 +50,7 @@ def analyze(
     output: int | str | None = None,
     workers: int | None = None,
     precision: Precision | None = None,
+    compile: bool = False,
     class_map: ClassMap = None,
 ) -> xr.DataTree:
     """Measures every unit of a model's layers on labelled data, in one pass.
@@ -71,6 +74,9 @@ def analyze(
         workers: Reading processes; None takes what the data set advises.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model as it is. Statistics are in float64 in any case.
+        compile: Run a compiled handle of the model and the hooks that record it (`torch.compile`),
+            which takes minutes and pays for long runs. The first batch runs both ways and is
+            compared; where that fails the model runs as it is, and a warning says why.
         class_map: The output of each class of the data, where names do not tell: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
 
@@ -98,7 +104,7 @@ def analyze(
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     if ClassMeans() in wanted:
         _check_classes(batches)
-    reading = Reading(tokens, output, device, progress, precision)
+    reading = Reading(tokens, output, device, progress, precision, compile)
     found = find_layers(model, batches, layers, reading)
     chosen = _fitted(chosen, model, batches, found, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
@@ -116,6 +122,7 @@ def analyze(
         "seed": seed,
         "device": str(device) if device is not None else None,
         "precision": precision,
+        "compile": compile,
         "classes": match.describe(),
     }
     result = _assemble(chosen, passed, samples, batches.names)
@@ -172,14 +179,18 @@ def _assemble(
     layers = layers.assign_coords(layer=strings([layer.name for layer in passed.layers]))
     layers = layers.assign(_axes(passed.layers))
     root = xr.Dataset(
-        {name: values.mean() for name, values in layers.items() if _is_mean(str(name))}
+        {
+            name: values.mean().assign_attrs(values.attrs)
+            for name, values in layers.items()
+            if _is_mean(str(name))
+        }
     )
     if "class" in units.dims:
         units = _name_classes(units, classes)
         _warn_of_absent_classes(units, classes)
     for metric in metrics:
         for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
-            table.update(more)
+            table.update(metric.with_attributes(more))
         for sentence in metric.review(units, layers):
             warn(sentence)
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
@@ -190,16 +201,18 @@ def _evaluate(
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """The numbers of all metrics for the units of one layer, and for the layer."""
     arrays = [one.to_xarray() for one in passed.fed[layer.name]]
-    units, numbers = xr.Dataset(), xr.Dataset({"n_units": layer.units})
+    units, numbers = xr.Dataset(), xr.Dataset({"n_units": ((), layer.units, _N_UNITS)})
     for metric in metrics:
-        found = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
+        tables = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
+        found = [metric.with_attributes(table) for table in tables]
         if twice := units.keys() & found[0].keys() | numbers.keys() & found[1].keys():
             raise OptionError(
                 f"metric {metric.name!r} gives {', '.join(sorted(map(str, twice)))}, which another "
                 "metric gives already; ask for one of them"
             )
         units = _joined(units, found[0])
-        numbers = _joined(numbers, found[1].assign(_summary(metric.name, units.get(metric.name))))
+        summary = xr.Dataset(_summary(metric.name, units.get(metric.name)))
+        numbers = _joined(numbers, _joined(summary, found[1]))
     return units, numbers
 
 
@@ -233,10 +246,19 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
     known = values.values[~np.isnan(values.values)]
     quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
     mean = known.mean() if len(known) else np.nan
-    label = values.attrs.get("long_name")
+    long_name = values.attrs.get("long_name") or name.replace("_", " ")
+    of_mean = {"long_name": f"mean {long_name}", "description": "Mean over the units of the layer."}
+    of_quartiles = {
+        "long_name": f"quartiles of {long_name}",
+        "description": "Quartiles over the units of the layer.",
+    }
+    if "short_name" in values.attrs:
+        of_quartiles["short_name"] = "quartile"
     return {
-        f"{name}_mean": xr.DataArray(mean, attrs={"long_name": f"mean {label}"} if label else {}),
-        f"{name}_quartiles": xr.DataArray(quartiles, {"quantile": list(_QUARTILES)}, "quantile"),
+        f"{name}_mean": xr.DataArray(mean, attrs=values.attrs | of_mean),
+        f"{name}_quartiles": xr.DataArray(
+            quartiles, {"quantile": list(_QUARTILES)}, "quantile", attrs=values.attrs | of_quartiles
+        ),
     }
 
 

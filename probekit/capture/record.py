@@ -48,6 +48,7 @@ def record(
     seed: int = 0,
     progress: bool = True,
     workers: int | None = None,
+    compile: bool = False,
 ) -> xr.Dataset:
     """Records the activations of a model's layers for every sample.
 
@@ -68,6 +69,7 @@ def record(
         seed: Seeds what `limit` draws.
         progress: Show a progress bar when on a terminal.
         workers: Reading processes.
+        compile: As for `analyze`.
 
     Returns:
         `activation` (sample, unit) and `label` (sample) with the coordinates `layer` and `channel`
@@ -89,7 +91,9 @@ def record(
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
-    reading = Reading(tokens=tokens, output=output, device=device, progress=progress)
+    reading = Reading(
+        tokens=tokens, output=output, device=device, progress=progress, compile=compile
+    )
     found = find_layers(model, batches, layers, reading)
     source = Activations("mean" if spatial == "mean" else "flatten")
     identity = {

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from probekit.capture.compiled import Forward
 from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source
@@ -49,6 +50,7 @@ class Reading:
         device: Where to run; None stays where the model is.
         progress: Show a progress bar when on a terminal.
         precision: None runs the model as it is; otherwise `torch.autocast` to this type.
+        compile: Compile the model, with what records it.
 
     Raises:
         OptionError: An unknown precision.
@@ -59,6 +61,7 @@ class Reading:
     device: str | torch.device | None = None
     progress: bool = True
     precision: Precision | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in get_args(Precision):
@@ -182,7 +185,8 @@ def stream(
             )
             for i in order
         }
-        forward = unwrap(model) if isinstance(model, nn.Module) else model
+        watching = [taps[i] for i in order if not sources[i].own_pass]
+        title = f"{title}, compiling first" if reading.compile else title
         bar = stack.enter_context(
             progress_bar(
                 total=batches.samples,
@@ -193,11 +197,18 @@ def stream(
             )
         )
 
+        def recorded() -> list[dict[str, Tensor]]:
+            nothing = torch.empty(0)
+            return [tap(nothing, nothing) for tap in watching]
+
+        run = unwrap(model) if isinstance(model, nn.Module) else model
+        forward = Forward(run, layers, recorded, reading.compile)
+
         def observe() -> Iterator[Observed]:
             for batch in share:
                 batch = batch.to(device)
-                with reading.autocast(device), uncompiled(), caller_device():
-                    output = call(forward, batch.images)
+                with reading.autocast(device), caller_device():
+                    output = forward(batch.images)
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                 for table in tables.values():
                     _check(table, layers, batch, reading.precision)

@@ -11,6 +11,7 @@ from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
     ClassMap,
+    Compile,
     Data,
     DataRoot,
     Device,
@@ -60,6 +61,7 @@ def analyze(
     precision: Annotated[
         Any, typer.Option(parser=str, metavar="bfloat16|float16", help="Run in half precision.")
     ] = None,
+    compile: Compile = False,
     workers: Workers = None,
     split: Split = None,
     data_root: DataRoot = None,
@@ -88,7 +90,8 @@ def analyze(
 
         check_page(report, overwrite=overwrite)
     from probekit.analysis.analyze import analyze as run
-    from probekit.reports.terminal import console, print_result, result_json
+    from probekit.reports.rows import result_json
+    from probekit.reports.terminal import console, print_result
     from probekit.runtime.processes import processes
 
     chosen = metric_list(metrics)
@@ -98,7 +101,7 @@ def analyze(
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
-        class_map=class_mapping(class_map),
+        compile=compile, class_map=class_mapping(class_map),
     )  # fmt: skip
     if not processes().is_main:
         return
@@ -211,6 +214,7 @@ def record(
     device: Device = None,
     seed: Seed = 0,
     tokens: Tokens = "all",
+    compile: Compile = False,
     workers: Workers = None,
     split: Split = None,
     data_root: DataRoot = None,
@@ -224,7 +228,7 @@ def record(
     recording = run(
         network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
-        progress=progress, workers=workers,
+        progress=progress, workers=workers, compile=compile,
     )  # fmt: skip
     sizes = recording.sizes
     print(f"recording: {out}, {sizes['sample']} samples x {sizes['unit']} units")

@@ -52,6 +52,10 @@ ClassMap = Annotated[
 ]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the model first: takes minutes, pays for long runs."),
+]
 Workers = Annotated[int | None, typer.Option(help="Number of processes that read images.")]
 Epochs = Annotated[int | None, typer.Option(help="Number of epochs, instead of the recipe's.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]

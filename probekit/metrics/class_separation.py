@@ -19,9 +19,9 @@ _ROUNDING = 1e-20  # variation below this share of the mean square is rounding
 _BLOCK_ELEMENTS = 2**22
 
 
-@unit_metric(needs=ClassMoments)
+@unit_metric(needs=ClassMoments, long_name="eta squared", share=True)
 def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
-    """The share of a unit's variance over samples that lies between classes.
+    """The fraction of a unit's variance over samples that lies between classes.
 
     0: all classes have the same mean; 1: all samples of a class have the same activation. Unlike the
     class selectivity index it does not change when a constant is added to the unit or when the unit
@@ -65,9 +65,9 @@ def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
     return xr.DataArray(share, dims="unit")
 
 
-@unit_metric(needs=Recorded)
+@unit_metric(needs=Recorded, long_name="AUC of the preferred class", share=True)
 def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
-    """How well a unit's activation tells its preferred class from all other classes.
+    """How well a unit's activation separates its preferred class from all other classes.
 
     The probability that a sample of the preferred class, the one with the highest class mean, has a
     higher activation than a sample of another class, ties counting half: the area under the ROC

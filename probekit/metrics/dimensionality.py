@@ -14,6 +14,7 @@ import xarray as xr
 from probekit.capture.readouts import Spatial
 from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.metric import Metric, register
+from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed
@@ -164,6 +165,55 @@ def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99))
     return _count_components(eigenvalues(covariance), variance)
 
 
+_RATIO = "Participation ratio of the covariance of the units"
+_VARIABLES = {
+    "participation_ratio": attributes("participation ratio", f"{_RATIO}.", short_name="PR"),
+    "participation_ratio_corrected": attributes(
+        "participation ratio (corrected)",
+        f"{_RATIO}, corrected for the number of samples.",
+        short_name="PR corrected",
+    ),
+    "participation_ratio_corrected_error": attributes(
+        "standard error of the corrected participation ratio",
+        "Jackknife over groups of samples.",
+        short_name="error",
+    ),
+    "participation_ratio_unbiased": attributes(
+        "participation ratio (corrected)", "Former name of participation_ratio_corrected."
+    ),
+    "participation_ratio_fraction": attributes(
+        "participation ratio / dimensions",
+        f"{_RATIO} over the number of dimensions.",
+        share=True,
+    ),
+    "participation_ratio_corrected_fraction": attributes(
+        "participation ratio (corrected) / dimensions",
+        f"{_RATIO}, corrected for the number of samples, over the number of dimensions.",
+        short_name="dimensions used",
+        share=True,
+    ),
+    "participation_ratio_unbiased_fraction": attributes(
+        "participation ratio (corrected) / dimensions",
+        "Former name of participation_ratio_corrected_fraction.",
+        share=True,
+    ),
+    "components": attributes(
+        "principal components",
+        "Number of principal components that explain a fraction of the variance.",
+        short_name="PCs",
+    ),
+    "components_fraction": attributes(
+        "principal components / dimensions", "Over the number of dimensions.", share=True
+    ),
+    "eigenvalue": attributes("eigenvalue of the covariance", "Highest first."),
+    "n_dimensions": attributes("dimensions", "Number of dimensions.", short_name="dimensions"),
+    "n_samples": attributes("samples", "Number of rows of the covariance.", short_name="samples"),
+    "too_few_samples": attributes(
+        "too few samples", "Not more samples than dimensions, so that PR and PCs are too low."
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Dimensionality(Metric):
     """The metric `dimensionality`: how many dimensions each layer uses.
@@ -191,6 +241,9 @@ class Dimensionality(Metric):
         Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
     """
 
+    name = "dimensionality"
+    variables = _VARIABLES
+
     spatial: Spatial = "mean"
     centred: bool = True
     variance: Sequence[float] = (0.9, 0.95, 0.99)
@@ -205,11 +258,6 @@ class Dimensionality(Metric):
         if not isinstance(self.spectrum, int) or self.spectrum < 0:
             raise OptionError(f"spectrum is a number of eigenvalues, not {self.spectrum!r}")
         Covariance(self.spatial, self.centred, self.memory)
-
-    @property
-    def name(self) -> str:
-        """`dimensionality`."""
-        return "dimensionality"
 
     @property
     def needs(self) -> Sequence[Any]:
@@ -234,14 +282,14 @@ class Dimensionality(Metric):
         }
         return xr.Dataset(), xr.Dataset(
             {
+                "n_dimensions": dimensions,
+                "n_samples": count,
                 **ratios,
                 "participation_ratio_corrected_error": self._error(covariance, sampled),
                 **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
                 "components": counts,
                 "components_fraction": counts / dimensions,
                 "eigenvalue": spectrum[: self.spectrum],
-                "n_dimensions": dimensions,
-                "n_samples": count,
                 "too_few_samples": count <= dimensions,
             }
         )

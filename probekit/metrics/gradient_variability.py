@@ -12,6 +12,7 @@ import xarray as xr
 
 from probekit.capture.gradients.norms import GradientNorms, Method
 from probekit.metrics.metric import Metric, register
+from probekit.results.attributes import attributes
 from probekit.statistics.gradient_moments import GradientMoments
 
 __all__ = ["GradientVariability", "across_units", "over_samples"]
@@ -120,12 +121,53 @@ def across_units(units: xr.Dataset) -> xr.Dataset:
         spread = np.sqrt(max(mean[live].var(ddof=1) - noise, 0.0)) / mean[live].mean()
     return xr.Dataset(
         {
-            "gradient_norm_cv_across_units": spread,
-            "gradient_norm_cv_mean": cv[known].mean() if known.any() else np.nan,
             "gradient_units": measured.sum(),
+            "gradient_norm_cv_mean": cv[known].mean() if known.any() else np.nan,
+            "gradient_norm_cv_across_units": spread,
             "gradient_dead_units": dead.sum(),
         }
     )
+
+
+_VARIABLES = {
+    "gradient_norm_mean": attributes(
+        "mean gradient norm", "Mean over samples of the norm of the gradient of the unit."
+    ),
+    "gradient_norm_std": attributes("standard deviation of the gradient norm", "Over samples."),
+    "gradient_norm_cv": attributes(
+        "gradient CV over samples",
+        "Coefficient of variation, over samples, of the norm of the unit's gradient with respect to "
+        "the image: how unevenly the unit depends on its input.",
+        short_name="gradient CV",
+    ),
+    "gradient_norm_sem": attributes("standard error of the mean gradient norm"),
+    "gradient_norm_cv_sem": attributes("standard error of the gradient CV"),
+    "gradient_norm_probe_error": attributes(
+        "probe error of the mean gradient norm", "Part of its standard error due to the probes."
+    ),
+    "gradient_dead": attributes(
+        "units with zero gradient", "The gradient is zero for every sample."
+    ),
+    "gradient_samples": attributes("gradient samples", "Number of samples measured."),
+    "gradient_units": attributes(
+        "units with gradients", "Number of units measured.", short_name="units"
+    ),
+    "gradient_norm_cv_mean": attributes(
+        "mean gradient CV over samples",
+        "Mean over units of the coefficient of variation, over samples, of the gradient norm.",
+        short_name="CV over samples",
+    ),
+    "gradient_norm_cv_across_units": attributes(
+        "gradient CV over units",
+        "Coefficient of variation, over units, of their mean gradient norms.",
+        short_name="CV over units",
+    ),
+    "gradient_dead_units": attributes(
+        "units without gradient",
+        "Number of units whose gradient is always zero.",
+        short_name="dead",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -174,6 +216,9 @@ class GradientVariability(Metric):
         array([0., 0.])
     """
 
+    name = "gradient_variability"
+    variables = _VARIABLES
+
     method: Method = "auto"
     probes: int = 32
     units: int | None = None
@@ -185,11 +230,6 @@ class GradientVariability(Metric):
 
     def __post_init__(self) -> None:
         self._gradients()
-
-    @property
-    def name(self) -> str:
-        """`gradient_variability`."""
-        return "gradient_variability"
 
     @property
     def needs(self) -> Sequence[GradientMoments]:

@@ -1,4 +1,4 @@
-"""What a metric is, and the names by which `analyze` and the command line know metrics."""
+"""What a metric is, and the registry that `analyze` and the command line look names up in."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial, wraps
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import signature
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from inspect import getdoc, signature
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import xarray as xr
 
 import probekit.metrics
 from probekit.errors import OptionError, ProbekitError, close_matches
+from probekit.results.attributes import Attributes, attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
 
@@ -26,6 +28,7 @@ __all__ = [
     "get_metric",
     "layer_metric",
     "list_metrics",
+    "metric_of",
     "register",
     "resolve",
     "unit_metric",
@@ -37,30 +40,42 @@ Level: TypeAlias = Literal["unit", "layer"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class About(TypedDict, total=False):
+    """What a variable is, as `probekit.results.attributes.attributes` takes it."""
+
+    long_name: str
+    description: str
+    short_name: str
+    units: str
+    share: bool
+
+
 class Metric(ABC):
-    """Base of all metrics: what an analysis asks of one, with defaults for what most do not need.
+    """Base of all metrics: what an analysis calls, with defaults for what most metrics do not need.
 
     A metric is usually a frozen dataclass whose fields are its options; `unit_metric` and
     `layer_metric` make one from a function.
+
+    Attributes:
+        variables: The attributes (`long_name`, `units`, `description`) of the variables it returns.
+            Figures, the terminal and the page label them by these.
 
     Example:
         >>> from dataclasses import dataclass
         >>> from probekit.statistics.class_means import ClassMeans
         >>> @dataclass(frozen=True)
         ... class HighestMean(Metric):
-        ...     @property
-        ...     def name(self):
-        ...         return "highest_mean"
-        ...
-        ...     @property
-        ...     def needs(self):
-        ...         return (ClassMeans(),)
+        ...     name = "highest_mean"
+        ...     needs = (ClassMeans(),)
+        ...     variables = {"highest_mean": {"long_name": "highest class mean"}}
         ...
         ...     def evaluate(self, class_mean):
         ...         return xr.Dataset({"highest_mean": class_mean.max("class")}), xr.Dataset()
         >>> HighestMean().review(xr.Dataset(), xr.Dataset())
         []
     """
+
+    variables: Mapping[str, Attributes] = MappingProxyType({})
 
     @property
     @abstractmethod
@@ -74,10 +89,10 @@ class Metric(ABC):
 
     @abstractmethod
     def evaluate(self, *statistics: Any) -> tuple[xr.Dataset, xr.Dataset]:
-        """One layer's numbers from the `to_xarray()` of its statistics.
+        """Computes the values of one layer from the `to_xarray()` of its statistics.
 
         Returns:
-            A dataset with the dimension `unit`, and one of numbers of the whole layer.
+            A dataset with the dimension `unit`, and a dataset of values of the whole layer.
         """
 
     def fitted(
@@ -87,18 +102,29 @@ class Metric(ABC):
         return self, ""
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
-        """What it does with these layers, for the provenance, beside its options."""
+        """Facts for the provenance beside the options: how these layers are measured."""
         return {}
 
     def conclude(
         self, units: xr.Dataset, layers: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-        """Further numbers from the tables of all layers: of units, of layers and of the network."""
+        """Further values from the tables of all layers: of units, of layers and of the network."""
         return xr.Dataset(), xr.Dataset(), xr.Dataset()
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Sentences about what the reader of the whole result must know; they become warnings."""
+        """Sentences about the whole result that become warnings."""
         return []
+
+    def with_attributes(self, table: xr.Dataset) -> xr.Dataset:
+        """The table with the attributes of each variable; `metric` is the name of this metric."""
+        return table.assign(
+            {
+                name: values.assign_attrs(
+                    {**self.variables.get(str(name), {}), **values.attrs, "metric": self.name}
+                )
+                for name, values in table.data_vars.items()
+            }
+        )
 
 
 _REGISTERED: dict[str, Metric] = {}
@@ -134,6 +160,18 @@ def get_metric(name: str) -> Metric:
     return _REGISTERED[name]
 
 
+def metric_of(variable: str) -> str | None:
+    """The registered metric that returns a variable, or whose mean or quartiles it is.
+
+    >>> metric_of("gradient_norm_cv"), metric_of("silent_fraction_mean"), metric_of("other")
+    ('gradient_variability', 'silent_fraction', None)
+    """
+    _built_in()
+    names = {variable, variable.removesuffix("_mean"), variable.removesuffix("_quartiles")}
+    found = (name for name, metric in _REGISTERED.items() if names & {name, *metric.variables})
+    return next(found, None)
+
+
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
     """Metrics from names, configured objects, classes and decorated functions.
 
@@ -151,64 +189,67 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 @cache
 def _built_in() -> frozenset[str]:
     """The names of probekit's own metrics, which register when their modules are imported."""
-    before = {*_REGISTERED}
     path, prefix = probekit.metrics.__path__, f"{probekit.metrics.__name__}."
     for module in pkgutil.walk_packages(path, prefix):
         import_module(module.name)
     return frozenset(
-        name
-        for name, metric in _REGISTERED.items()
-        if name not in before or _module_of(metric).startswith(prefix)
+        name for name, metric in _REGISTERED.items() if _module_of(metric).startswith(prefix)
     )
 
 
 def _module_of(metric: Metric) -> str:
-    made = metric.function if isinstance(metric, FunctionMetric) else type(metric)
-    return str(made.__module__)
+    source = metric.function if isinstance(metric, FunctionMetric) else type(metric)
+    return str(source.__module__)
 
 
-def _metric(asked: Any) -> Metric:
-    if isinstance(asked, str):
-        return get_metric(asked)
-    made = asked() if isinstance(asked, type) else configured(asked) or asked
-    if not isinstance(made, Metric):
+def _metric(given: Any) -> Metric:
+    if isinstance(given, str):
+        return get_metric(given)
+    metric = _from_object(given)
+    if not isinstance(metric, Metric):
         raise OptionError(
             "a metric is a name, an object whose class derives from pk.Metric, or a function under "
-            f"unit_metric or layer_metric, not {asked!r}"
+            f"unit_metric or layer_metric, not {given!r}"
         )
-    return made
+    return metric
+
+
+def _from_object(given: Any) -> Any:
+    """An object of a class, the metric of a decorated function, or the object itself."""
+    return given() if isinstance(given, type) else configured(given) or given
 
 
 def _load(point: EntryPoint) -> None:
-    """Registers what an entry point of another package leads to."""
+    """Registers the metric that an entry point of another package names."""
     package = point.dist.name if point.dist else "unknown"
     try:
         loaded = point.load()
     except Exception as error:
         raise OptionError(
             f"metric {point.name!r} of the package {package!r} cannot be loaded from "
-            f"{point.value!r}: {type(error).__name__}: {error}; mend or uninstall the package"
+            f"{point.value!r}: {type(error).__name__}: {error}; fix or uninstall the package"
         ) from error
-    loaded = loaded() if isinstance(loaded, type) else configured(loaded) or loaded
-    if isinstance(loaded, Metric):
-        register(loaded)
+    metric = _from_object(loaded)
+    if isinstance(metric, Metric):
+        register(metric)
     if point.name not in _REGISTERED:
         raise OptionError(
             f"entry point {point.value!r} of the package {package!r} promises the metric "
-            f"{point.name!r} and gives none of that name; decorate its function with unit_metric or "
-            "layer_metric, and give both the same name"
+            f"{point.name!r} and provides none of that name; decorate its function with unit_metric "
+            "or layer_metric, and give both the same name"
         )
 
 
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
-    """A metric made of one pure function.
+    """A metric made from one pure function.
 
     Attributes:
         called: Its name.
         statistics: The statistics whose `to_xarray()` the function is called with.
-        function: Gives one number (or a few) a unit, or a layer.
+        function: Returns one value (or several) per unit, or per layer.
         level: Which of the two.
+        variables: The attributes of the variable of its name.
         options: Keyword arguments of the function.
     """
 
@@ -216,6 +257,7 @@ class FunctionMetric(Metric):
     statistics: tuple[Any, ...]
     function: Callable[..., Any]
     level: Level
+    variables: Mapping[str, Attributes] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -241,39 +283,42 @@ class FunctionMetric(Metric):
             OptionError: The function fails, or returns something else than it promised.
         """
         try:
-            found = self.function(*statistics, **self.options)
+            returned = self.function(*statistics, **self.options)
         except ProbekitError:
             raise
         except Exception as error:
             raise OptionError(
                 f"metric {self.name!r} failed with {type(error).__name__}: {error}"
             ) from error
-        table = self._table(found)
+        table = self._table(returned)
         if self.level == "layer":
             return xr.Dataset(), table
         self._check_units(table, statistics)
         return table, xr.Dataset()
 
-    def _table(self, found: Any) -> xr.Dataset:
-        if self.level == "layer" and not isinstance(found, xr.Dataset):
+    def _table(self, returned: Any) -> xr.Dataset:
+        values = returned
+        if self.level == "layer" and not isinstance(values, xr.Dataset | xr.DataArray):
             try:
-                found = found if isinstance(found, xr.DataArray) else xr.DataArray(float(found))
+                values = xr.DataArray(float(values))
             except (TypeError, ValueError):
-                raise OptionError(self._must("a number or xarray", type(found).__name__)) from None
-        if not isinstance(found, xr.DataArray | xr.Dataset):
-            raise OptionError(self._must("xarray", type(found).__name__))
-        # Coordinates that came along would clash with those of other metrics' numbers.
-        found = found.drop_vars([name for name in found.coords if name not in found.dims])
-        table = found.to_dataset(name=self.name) if isinstance(found, xr.DataArray) else found
-        for name, values in table.data_vars.items():
-            if (self.level == "unit") != ("unit" in values.dims):
                 raise OptionError(
-                    self._must(
-                        f"numbers {'with' if self.level == 'unit' else 'without'} the dimension 'unit'",
-                        f"{name!r} of the dimensions {values.dims}",
-                    )
-                    + f"; for one number a {'layer' if self.level == 'unit' else 'unit'} use "
-                    + f"{'layer' if self.level == 'unit' else 'unit'}_metric"
+                    self._must("a number or xarray", type(returned).__name__)
+                ) from None
+        if not isinstance(values, xr.DataArray | xr.Dataset):
+            raise OptionError(self._must("xarray", type(returned).__name__))
+        # Other coordinates would conflict with those of other metrics' variables.
+        values = values.drop_vars([name for name in values.coords if name not in values.dims])
+        table = values.to_dataset(name=self.name) if isinstance(values, xr.DataArray) else values
+        other = "layer" if self.level == "unit" else "unit"
+        for name, array in table.data_vars.items():
+            if (self.level == "unit") != ("unit" in array.dims):
+                wanted = (
+                    f"numbers {'with' if self.level == 'unit' else 'without'} the dimension 'unit'"
+                )
+                raise OptionError(
+                    self._must(wanted, f"{name!r} of the dimensions {array.dims}")
+                    + f"; for one number per {other} use {other}_metric"
                 )
         return table
 
@@ -289,36 +334,44 @@ class FunctionMetric(Metric):
         return f"{self.level} metric {self.name!r} must return {wanted}, not {found}"
 
 
-def unit_metric(*, needs: Any, name: str | None = None) -> Callable[[Function], Function]:
-    """Registers a function from statistics to one number a unit.
+def unit_metric(
+    *, needs: Any, name: str | None = None, **about: Unpack[About]
+) -> Callable[[Function], Function]:
+    """Registers a function from statistics to one value per unit.
 
     The function is called with the `to_xarray()` of each statistic, for one layer at a time, and
     returns an array with the dimension `unit`, or a dataset of several. It stays an ordinary
-    function, which also takes a recording in the place of its statistics. Its further arguments are
+    function, which also takes a recording in place of its statistics. Its further arguments are
     options: `functools.partial(function, option=value)` is a metric too.
 
     Args:
         needs: A statistic, or a sequence of them (classes or configured ones); `Recorded` for the
             activations themselves.
-        name: What to call it; the function's name otherwise.
+        name: The name of the metric and of its variable; by default the function's name.
+        **about: What the variable is, for figures, the terminal and the page: `long_name`, `units`,
+            `description` (by default the first sentence of the docstring), `short_name` for column
+            headings, and `share=True` for shares in [0, 1].
 
     Raises:
-        OptionError: `needs` holds something that is no statistic, or the name is taken or bad.
+        OptionError: `needs` contains something that is not a statistic, or the name is built in or
+            not valid.
 
     Example:
         >>> from probekit.metrics.metric import list_metrics
         >>> from probekit.statistics.class_means import ClassMeans
-        >>> @unit_metric(needs=ClassMeans)
+        >>> @unit_metric(needs=ClassMeans, long_name="highest class mean")
         ... def highest_class_mean(class_mean):
         ...     return class_mean.max("class")
         >>> "highest_class_mean" in list_metrics()
         True
     """
-    return _registrar(needs, name, "unit")
+    return _registrar(needs, name, "unit", about)
 
 
-def layer_metric(*, needs: Any, name: str | None = None) -> Callable[[Function], Function]:
-    """Registers a function from statistics to one number (or a few) a layer, as `unit_metric`.
+def layer_metric(
+    *, needs: Any, name: str | None = None, **about: Unpack[About]
+) -> Callable[[Function], Function]:
+    """Registers a function from statistics to one value (or several) per layer, as `unit_metric`.
 
     Example:
         >>> from probekit.statistics.covariance import Covariance
@@ -328,7 +381,7 @@ def layer_metric(*, needs: Any, name: str | None = None) -> Callable[[Function],
         >>> total_variance.metric.level
         'layer'
     """
-    return _registrar(needs, name, "layer")
+    return _registrar(needs, name, "layer", about)
 
 
 def configured(given: Any) -> FunctionMetric | None:
@@ -354,13 +407,15 @@ def configured(given: Any) -> FunctionMetric | None:
     return replace(metric, options=options) if options else metric
 
 
-def _registrar(needs: Any, name: str | None, level: Level) -> Callable[[Function], Function]:
+def _registrar(
+    needs: Any, name: str | None, level: Level, about: About
+) -> Callable[[Function], Function]:
     wanted = _statistics(needs if isinstance(needs, list | tuple) else (needs,))
 
     def wrap(function: Function) -> Function:
         called = name or str(getattr(function, "__name__", ""))
         if not called.replace(".", "_").isidentifier():
-            raise OptionError(f"a metric's name is made of letters, digits and _, not {called!r}")
+            raise OptionError(f"a metric's name consists of letters, digits and _, not {called!r}")
         if not function.__module__.startswith("probekit.") and called in _built_in():
             raise OptionError(f"the metric {called!r} is built in; choose another name")
 
@@ -370,12 +425,24 @@ def _registrar(needs: Any, name: str | None, level: Level) -> Callable[[Function
                 given = tuple(feed(given[0], statistic.fresh()) for statistic in wanted)
             return function(*given, **options)
 
-        metric = FunctionMetric(called, wanted, function, level)
+        metric = FunctionMetric(
+            called, wanted, function, level, {called: _attributes(function, called, about)}
+        )
         register(metric)
-        on_recordings_too.metric = metric  # type: ignore[attr-defined]
+        on_recordings_too.metric = metric  # type: ignore[attr-defined]  # functions take attributes
         return cast(Function, on_recordings_too)
 
     return wrap
+
+
+def _attributes(function: Any, name: str, about: About) -> Attributes:
+    summary = " ".join((getdoc(function) or "").split("\n\n")[0].split())
+    given: dict[str, Any] = {
+        "long_name": name.replace("_", " "),
+        "description": summary,
+        **about,
+    }
+    return attributes(**given)
 
 
 def _statistics(needs: Any) -> tuple[Any, ...]:

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 import xarray as xr
 
 from probekit.metrics.metric import Metric, register
+from probekit.results.attributes import attributes
 from probekit.statistics.top_samples import TopSamples
 
 __all__ = ["TopImages"]
+
+
+_VARIABLES = {
+    "top_sample": attributes("top image", "Index of the image in the data."),
+    "top_activation": attributes("activation for the top image"),
+    "top_label": attributes("label of the top image"),
+    "drawn_activation": attributes("activation for a random image"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,17 +53,15 @@ class TopImages(Metric):
         array([[1, 2]])
     """
 
+    name = "top_images"
+    variables = _VARIABLES
+
     top: int = 9
     drawn: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         self._samples()
-
-    @property
-    def name(self) -> str:
-        """`top_images`."""
-        return "top_images"
 
     @property
     def needs(self) -> Sequence[TopSamples]:

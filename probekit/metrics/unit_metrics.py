@@ -1,4 +1,4 @@
-"""More about single units, each a function that a user could have written."""
+"""Further metrics of units, each a function that a user could have written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-@unit_metric(needs=Covariance)
+@unit_metric(needs=Covariance, share=True)
 def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
     """How few samples a unit responds to: 0, all alike; 1, a single one.
 
@@ -55,7 +55,7 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
     return spread / (1 - 1 / count) if count > 1 else spread * np.nan
 
 
-@unit_metric(needs=Recorded)
+@unit_metric(needs=Recorded, units="bits")
 def class_information(
     recording: xr.Dataset, bins: int = 20, corrected: bool = True
 ) -> xr.DataArray:
@@ -90,17 +90,17 @@ def class_information(
         array([ 0.82, -0.18])
     """
     if not isinstance(bins, int) or bins < 2:
-        raise OptionError(f"bins must be a whole number of at least 2, not {bins!r}")
+        raise OptionError(f"bins must be an integer of at least 2, not {bins!r}")
     table, labels = _columns(recording)
     found = [_information(column, labels, bins, corrected) for column in table.T]
     return xr.DataArray(np.array(found), dims="unit")
 
 
-@unit_metric(needs=Recorded)
+@unit_metric(needs=Recorded, long_name="precision selectivity index", share=True)
 def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
-    """The largest share that one class has among the samples that excite a unit most.
+    """The largest share of one class among the samples that activate a unit most.
 
-    Samples with the same activation as the last one that counts share its place. The lowest value
+    Samples with the same activation as the last one counted share its rank. The lowest value
     is about 1 / classes, and higher for few samples; a unit with the same activation for all samples
     has the share of the largest class.
 
@@ -125,7 +125,7 @@ def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
         array([1. , 0.5])
     """
     if not isinstance(top, int) or top < 1:
-        raise OptionError(f"top must be a whole number of at least 1, not {top!r}")
+        raise OptionError(f"top must be an integer of at least 1, not {top!r}")
     table, labels = _columns(recording)
     top = min(top, len(table))
     lowest = -np.partition(-table, top - 1, axis=0)[top - 1]
@@ -155,7 +155,7 @@ def class_rank(class_mean: xr.DataArray) -> xr.DataArray:
     return class_mean.copy(data=rankdata(-class_mean.values, axis=1))
 
 
-@unit_metric(needs=SilentCounts)
+@unit_metric(needs=SilentCounts, share=True)
 def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
     """The share of samples for which a unit is silent: its activation is not above zero.
 

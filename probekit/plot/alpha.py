@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from probekit.errors import DataError, OptionError, some_of
 from probekit.plot.canvas import canvas
-from probekit.plot.labels import alpha_bar, layer_axis, room, words
+from probekit.plot.labels import alpha_bar, axis_label, layer_axis, room
 from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
 from probekit.replicates.intervals import resampled_mean
@@ -52,7 +52,7 @@ def alpha_curve(
         ax.vlines(alphas, low, high, color=colours, lw=1.6, zorder=2)
         ax.scatter(alphas, mean, s=18, c=colours, lw=0, zorder=3)
         _alpha_axis(ax, alphas)
-        ax.set_ylabel(words(sweep[variable]))
+        ax.set_ylabel(axis_label(sweep[variable]))
     return ax
 
 
@@ -83,7 +83,7 @@ def alpha_trade_off(
         ...     {"alpha": [-1.0, 0.0]},
         ... )
         >>> alpha_trade_off(sweep).get_xlabel()
-        'mean class selectivity'
+        'selectivity mean'
     """
     (across, alphas), (up, _) = _values(sweep, x), _values(sweep, y)
     colours = alpha_colours(alphas)
@@ -98,8 +98,8 @@ def alpha_trade_off(
         ax.vlines(x_mean, y_low, y_high, color=colours, lw=1.2, zorder=2)
         ax.scatter(x_mean, y_mean, s=22, c=colours, lw=0, zorder=3)
         alpha_bar(ax, alphas, colours)
-        ax.set_xlabel(words(sweep[x]))
-        ax.set_ylabel(words(sweep[y]))
+        ax.set_xlabel(axis_label(sweep[x]))
+        ax.set_ylabel(axis_label(sweep[y]))
     return ax
 
 
@@ -140,8 +140,7 @@ def alpha_profile(
             curve(ax, x, values[:, at][:, rows], colour)
         layer_axis(ax, chosen)
         alpha_bar(ax, alphas, colours)
-        shown = "selectivity_mean" if variable == "selectivity" else variable
-        ax.set_ylabel(words(sweep[variable].rename(shown)))
+        ax.set_ylabel(axis_label(sweep[variable]))
     return ax
 
 

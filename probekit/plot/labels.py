@@ -14,9 +14,11 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.text import Text
 
 from probekit.plot.colours import DEPTH, Colour
+from probekit.results.attributes import label
 
 __all__ = [
     "alpha_bar",
+    "axis_label",
     "depth_bar",
     "key",
     "layer_axis",
@@ -25,52 +27,19 @@ __all__ = [
     "room",
     "shown",
     "title",
-    "words",
 ]
 
-_WORDS = {
-    "selectivity": "class selectivity index",
-    "selectivity_mean": "mean class selectivity",
-    "gradient_norm_mean": "mean gradient norm",
-    "gradient_norm_cv": "gradient CV over samples",
-    "gradient_norm_cv_mean": "mean gradient CV over samples",
-    "gradient_norm_cv_across_units": "gradient CV over units",
-    "participation_ratio": "participation ratio",
-    "participation_ratio_corrected": "participation ratio (corrected)",
-    "participation_ratio_corrected_fraction": "participation ratio (corrected) / dimensions",
-    "participation_ratio_unbiased": "participation ratio (corrected)",
-    "participation_ratio_fraction": "participation ratio / dimensions",
-    "participation_ratio_unbiased_fraction": "participation ratio (corrected) / dimensions",
-    "precision_selectivity": "precision selectivity index",
-    "precision_selectivity_mean": "mean precision selectivity",
-    "class_information": "class information (bits)",
-    "class_information_mean": "mean class information (bits)",
-    "components": "principal components",
-    "components_fraction": "principal components / dimensions",
-    "dead": "dead units (share)",
-    "dead_mean": "dead units (share)",
-    "dead_fraction": "dead units (share)",
-    "accuracy_relative_mean": "accuracy under corruptions / clean",
-    "n_units": "units",
-    "loss": "training loss",
-    "accuracy": "training accuracy",
-}
 
+def axis_label(variable: xr.DataArray | str) -> str:
+    """The label of a variable on an axis: `long_name` and units, or else its name.
 
-def words(variable: str | xr.DataArray) -> str:
-    """What a variable is called for people: its `long_name`, as in xarray, or else its name in words.
-
-    >>> words("selectivity"), words("my_metric")
-    ('class selectivity index', 'my metric')
-    >>> words(xr.DataArray(0, name="my_metric", attrs={"long_name": "My metric (mV)"}))
-    'My metric (mV)'
+    >>> axis_label("my_metric")
+    'my metric'
+    >>> axis_label(xr.DataArray(0, attrs={"long_name": "firing rate", "units": "Hz"}))
+    'firing rate [Hz]'
     """
-    if isinstance(variable, xr.DataArray):
-        told = variable.attrs.get("long_name")
-        if isinstance(told, str) and told:
-            return plain(told, 60)
-        variable = str(variable.name)
-    return _WORDS.get(variable, plain(variable.replace("_", " ")))
+    text = label(variable) if isinstance(variable, xr.DataArray) else variable.replace("_", " ")
+    return plain(text, 60)
 
 
 def plain(name: Any, most: int = 32) -> str:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import Colour, shades
-from probekit.plot.labels import key, layer_axis, plain, room, words
+from probekit.plot.labels import axis_label, key, layer_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
 from probekit.plot.series import colours_of, curve, name_results, places, union
@@ -88,7 +88,7 @@ def layer_profile(
             name_results(ax, compared, colours, handles)
         layer_axis(ax, names)
         name, values = found[0][0]
-        ax.set_ylabel(words(values.rename(name)))
+        ax.set_ylabel(axis_label(values.rename(name)))
         from_zero(ax)
     return ax
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
-from probekit.plot.labels import words
+from probekit.plot.labels import axis_label
+from probekit.results.attributes import Attributes
 
 __all__ = [
     "Array",
@@ -35,28 +36,6 @@ Result: TypeAlias = "xr.DataTree | xr.Dataset"
 Results: TypeAlias = "Result | Mapping[Any, Result | Sequence[Result]]"
 
 _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attack": "robustness"}
-
-# Which metric gives a variable, by how the variable's name begins; longer beginnings first.
-_METRICS = {
-    "selectivity_chance": "selectivity_chance",
-    "selectivity_z": "selectivity_chance",
-    "selectivity_p": "selectivity_chance",
-    "selectivity_q": "selectivity_chance",
-    "selectivity_split_half": "selectivity_split_half",
-    "selectivity_reliability": "selectivity_split_half",
-    "selectivity_low": "selectivity_interval",
-    "selectivity_high": "selectivity_interval",
-    "selectivity_mean_low": "selectivity_interval",
-    "selectivity_mean_high": "selectivity_interval",
-    "selectivity": "selectivity",
-    "preferred_class": "selectivity",
-    "class_mean": "selectivity",
-    "dead": "selectivity",
-    "gradient_": "gradient_variability",
-    "participation_ratio": "dimensionality",
-    "components": "dimensionality",
-    "eigenvalue": "dimensionality",
-}
 
 
 @dataclass(frozen=True)
@@ -157,15 +136,12 @@ def lacking(name: str, dimension: str, found: xr.Dataset) -> DataError:
 
 
 def _advice(name: str, there: Sequence[str]) -> str:
-    from probekit.metrics.metric import list_metrics
+    from probekit.metrics.metric import metric_of
 
-    if name in list_metrics() and name not in _METRICS.values():
-        return f"; ask analyze for the metric {name!r}"
-    for begin, metric in _METRICS.items():
-        if name.startswith(begin):
-            return f"; ask analyze for the metric {metric!r}"
+    if metric := metric_of(name):
+        return f"; ask analyze for the metric {metric!r}"
     if name.startswith(("attack_", "corruption_")):
-        return "; robustness gives it for the layers that it is asked for"
+        return "; robustness measures it for the layers given to it"
     near = close_matches(name, there, what="variable")
     return f"; {near}" if near.startswith("close") else ""
 
@@ -236,7 +212,7 @@ def unit_values(
         chosen,
         [values[row] for row in rows],
         [channels[row] for row in rows],
-        words(units[name]),
+        axis_label(units[name]),
     )
 
 
@@ -270,8 +246,16 @@ def layer_values(
         if name in units and "unit" in units[name].dims:
             own = unit_values(result, name, layers, at)
             means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
-            return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name=name)
+            mean = xr.DataArray(means, {"layer": own.layers}, "layer", name, _of_mean(units[name]))
+            return f"{name}_mean", mean
     raise lacking(name, "layer", numbers_of)
+
+
+def _of_mean(values: xr.DataArray) -> Attributes:
+    """The attributes of the mean over units of a variable; of flags it is a fraction."""
+    long_name = values.attrs.get("long_name") or str(values.name).replace("_", " ")
+    prefix = "fraction of" if values.dtype.kind == "b" else "mean"
+    return {**values.attrs, "long_name": f"{prefix} {long_name}"}
 
 
 def _selected(

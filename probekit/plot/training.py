@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from probekit.errors import DataError, OptionError, some_of
 from probekit.plot.canvas import canvas
 from probekit.plot.colours import palette, shades
-from probekit.plot.labels import depth_bar, key, words
+from probekit.plot.labels import axis_label, depth_bar, key
 from probekit.plot.reading import Array, Compared, named
 from probekit.plot.series import colours_of, curve, name_results
 
@@ -79,13 +79,13 @@ def training_curves(
                 )
         _finish(ax, wanted)
         if compared.single and len(wanted) > 1:
-            key(ax, handles, [words(name) for name in wanted])
+            key(ax, handles, [_label(name) for name in wanted])
         elif not compared.single:
             name_results(ax, compared, colours, handles[:: len(wanted)])
             if len(wanted) > 1:
                 present = ax.get_legend()
                 lines = [Line2D([], [], color="#333333", ls=dash) for dash in _DASHES]
-                names = [words(name) for name in wanted]
+                names = [_label(name) for name in wanted]
                 key(
                     ax,
                     lines[: len(wanted)],
@@ -120,11 +120,16 @@ def _finish(ax: Axes, wanted: Sequence[str]) -> None:
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(wanted) == 1:
-        ax.set_ylabel(words(wanted[0]))
+        ax.set_ylabel(_label(wanted[0]))
     elif all("accuracy" in name for name in wanted):
         ax.set_ylabel("accuracy")
     elif all("loss" in name for name in wanted):
         ax.set_ylabel("loss")
+
+
+def _label(name: str) -> str:
+    """The name of a variable of the log; those of the training images as such."""
+    return axis_label(f"training_{name}" if name in ("accuracy", "loss") else name)
 
 
 def _compare(run: Any) -> Compared:

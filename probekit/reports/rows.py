@@ -1,63 +1,32 @@
-"""Results as plain rows, for the terminal and for programs."""
+"""Results as rows of plain values, for the terminal and for other programs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["layer_rows", "most_selective", "result_json", "robustness_rows"]
+from probekit.results.tables import layers_table, units_table
+
+__all__ = ["layer_rows", "most_selective", "radius", "result_json", "robustness_rows"]
 
 Row = dict[str, str | float | None]
 
 
 def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The layer table as plain rows: all that a layer has, quantiles and the like by name."""
-    layers = result["layers"].to_dataset()
-    rows: list[dict[str, Any]] = [{"layer": str(name)} for name in layers["layer"].values]
-    for name, values in layers.data_vars.items():
-        others = [dim for dim in values.dims if dim != "layer"]
-        if len(others) > 1 or "layer" not in values.dims:
-            continue
-        columns: Iterable[tuple[str, Any]] = [(str(name), values.values)]
-        if others:
-            if values.sizes[others[0]] > 5:
-                continue
-            columns = [
-                (f"{name}[{label:g}]", values.isel({others[0]: at}).values)
-                for at, label in enumerate(values[others[0]].values)
-            ]
-        for column, numbers in columns:
-            for row, value in zip(rows, numbers.tolist(), strict=True):
-                row[column] = value
-    return rows
+    """The table of layers, one row per layer; short further dimensions as `components[0.9]`."""
+    return layers_table(result).to_dict("records")  # type: ignore[no-any-return]  # pandas is untyped
 
 
-def most_selective(result: xr.DataTree, most: int = 10) -> list[dict[str, Any]]:
-    """The units with the highest selectivity, with the class each prefers."""
-    units = result["units"].to_dataset()
-    if "selectivity" not in units:
+def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]:
+    """The units with the highest selectivity, with the class that each prefers."""
+    if "selectivity" not in result["units"]:
         return []
-    index = units["selectivity"].values
-    order = np.argsort(-np.nan_to_num(index, nan=-np.inf), kind="stable")[:most]
-    names = dict(zip(units["class"].values.tolist(), _class_names(units), strict=True))
-    return [
-        {
-            "layer": str(units["layer"].values[at]),
-            "channel": int(units["channel"].values[at]),
-            "selectivity": float(index[at]),
-            "preferred_class": names.get(int(units["preferred_class"].values[at]), "none"),
-        }
-        for at in order
-    ]
-
-
-def _class_names(units: xr.Dataset) -> list[str]:
-    named = units["class_name"] if "class_name" in units.coords else units["class"]
-    return [str(name) for name in named.values]
+    units = units_table(result)[["layer", "channel", "selectivity", "preferred_class"]]
+    highest = units.sort_values("selectivity", ascending=False, kind="stable").head(count)
+    return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]
 
 
 def result_json(result: xr.DataTree) -> str:
@@ -74,7 +43,7 @@ def result_json(result: xr.DataTree) -> str:
 
 
 def robustness_rows(result: xr.DataTree) -> list[Row]:
-    """The accuracies of a robustness result, one row a perturbation.
+    """The accuracies of a robustness result, one row per perturbation.
 
     Args:
         result: What `robustness` gives.
@@ -82,10 +51,10 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     Returns:
         Rows with `perturbation`, an accuracy for each severity (`1` to `5`) or epsilon (`4/255`),
         `mean` over these, `relative` (the mean over clean accuracy), and for attacks `newly wrong`:
-        how many images that were right without the attack are wrong under each epsilon; for a targeted
-        attack `target reached` instead: how many images got the class asked for. The first row is
-        `clean`; `mean`, over the standard types, comes after the corruptions; keys that a row has no
-        number for are left out.
+        number of images that are classified correctly without the attack and wrongly under each
+        epsilon; for a targeted attack `target reached` instead: number of images classified as the
+        target. The first row is `clean`; `mean`, over the standard types, follows the corruptions.
+        Keys without a value in a row are left out.
 
     Example:
         >>> table = xr.Dataset(
@@ -93,7 +62,7 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
         ...     coords={"corruption": ["fog"], "severity": [1, 5]},
         ... ).assign(accuracy_mean=0.4, accuracy_by_severity=("severity", [0.6, 0.2]))
         >>> for row in robustness_rows(xr.DataTree.from_dict({"robustness": table})):
-        ...     print({key: value for key, value in row.items()})
+        ...     print(row)
         {'perturbation': 'clean', 'mean': 0.8, 'relative': 1.0}
         {'perturbation': 'fog', '1': 0.6, '5': 0.2, 'mean': 0.4, 'relative': 0.5}
         {'perturbation': 'mean', '1': 0.6, '5': 0.2, 'mean': 0.4, 'relative': 0.5}
@@ -113,11 +82,11 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
 
 
 def _counts(attacked: xr.Dataset, clean: float) -> Row:
-    """How many images each epsilon turned, without those that were wrong before."""
+    """Number of images misclassified at each epsilon, without those misclassified before."""
     fooled = attacked["attack_fooled"].dropna("epsilon")
     samples = int(attacked["n_samples"])
     right = attacked["attack_accuracy"].sel(epsilon=fooled["epsilon"]).values * samples
-    # An untargeted attack has fooled exactly the images that are wrong under it.
+    # An untargeted attack fools exactly the images that are misclassified under it.
     untargeted = bool(np.allclose(right + fooled.values, samples, atol=0.5))
     counts = fooled.values - round((1 - clean) * samples) if untargeted else fooled.values
     text = " ".join(str(int(count)) for count in counts)
@@ -143,8 +112,16 @@ def _cells(values: xr.DataArray) -> Row:
 
 
 def _level(axis: str, level: float) -> str:
-    """`3`, `8/255`, or `0.5` for a radius that is no whole number of steps of 255."""
-    steps = level * 255
-    if axis == "epsilon" and 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6:
+    return radius(level) if axis == "epsilon" else f"{level:.4g}"
+
+
+def radius(epsilon: float) -> str:
+    """The radius of an attack as text: a multiple of 1/255 where it is one.
+
+    >>> radius(8 / 255), radius(0.5)
+    ('8/255', '0.5')
+    """
+    steps = epsilon * 255
+    if 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6:
         return f"{round(steps)}/255"
-    return f"{level:.4g}"
+    return f"{epsilon:.4g}"

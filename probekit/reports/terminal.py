@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,41 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from probekit.errors import plain, some_of
-from probekit.reports.rows import layer_rows, most_selective, result_json
+from probekit.reports.rows import most_selective
+from probekit.results.attributes import heading, is_share, label, summary_variables
 
 __all__ = [
+    "Column",
     "console",
-    "layer_rows",
-    "most_selective",
     "print_plan",
     "print_result",
     "print_rows",
     "print_sweep",
+    "print_table",
     "print_verification",
-    "result_json",
 ]
 
-# The most columns of a table of metrics that have no table of their own.
+# Maximum number of columns of a metric whose variables have no short names.
 _MOST_COLUMNS = 6
+_MOST_PLACES = 5  # along a further dimension
 _BLOCKS = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table in the terminal.
+
+    Attributes:
+        heading: Its heading.
+        values: Numbers (on the right), text (on the left), or None for an empty cell.
+        full: The value that a full bar represents; None for no bars.
+        always: Draw the bars when output is piped or the terminal is narrow, too.
+    """
+
+    heading: str
+    values: Sequence[Any]
+    full: float | None = None
+    always: bool = False
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -44,7 +62,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def escape(text: str) -> str:
-    """Text from elsewhere as a cell that shows it and obeys nothing in it.
+    """Text from elsewhere as a cell, without interpreting any markup in it.
 
     >>> escape("[red]cat")
     '\\\\[red]cat'
@@ -65,191 +83,112 @@ def bar(share: float, width: int = 10) -> str:
     return ("█" * full + (_BLOCKS[part] if part else "")).ljust(width)
 
 
-_SECTIONS = {
-    "selectivity": {
-        "n_units": "units",
-        "selectivity_mean": "selectivity",
-        "selectivity_quartiles[0.25]": "25%",
-        "selectivity_quartiles[0.5]": "50%",
-        "selectivity_quartiles[0.75]": "75%",
-        "dead_units": "dead",
-    },
-    "dimensionality": {
-        "n_dimensions": "dimensions",
-        "n_samples": "samples",
-        "participation_ratio": "PR",
-        "participation_ratio_corrected": "PR corrected",
-        "participation_ratio_corrected_error": "error",
-        "participation_ratio_fraction": "PR share",
-        "components[0.9]": "PCs 90%",
-        "components[0.95]": "PCs 95%",
-        "components[0.99]": "PCs 99%",
-    },
-    "gradient variability": {
-        "gradient_units": "units",
-        "gradient_norm_cv_mean": "CV over samples",
-        "gradient_norm_cv_across_units": "CV over units",
-        "gradient_dead_units": "dead",
-    },
-}
-_SHARES = {"selectivity_mean", "participation_ratio_fraction"}
-# On a terminal these have a bar too, whose full length is the highest of the column.
-_SIZES = {"gradient_norm_cv_mean", "gradient_norm_cv_across_units"}
-_BAR_STYLE = "cyan"
-_TOLD = (
-    "n_",
-    "negative_",
-    "dead_",
-    "too_few",
-    "participation",
-    "components",
-    "gradient_",
-    "unit_axis",
-)
+def print_table(columns: Sequence[Column], to: Console, *, title: str | None = None) -> None:
+    """Prints columns; their bars only on a terminal that is wide enough, unless `always` is set.
 
-
-def print_result(result: xr.DataTree, to: Console) -> None:
-    """Prints what a person wants to see first of a result: a table a metric, then the best units."""
-    rows = layer_rows(result)
-    sections = dict(_SECTIONS)
-    own = {name: _words(name) for name in rows[0] if name != "layer" and not _is_told(name)}
-    shown_columns = dict(list(own.items())[:_MOST_COLUMNS])
-    sections["other metrics"] = shown_columns
-    if "selectivity_mean" not in rows[0]:
-        sections["selectivity"] = {"n_units": "units"}
-    for headers in sections.values():
-        shown = {name: header for name, header in headers.items() if name in rows[0]}
-        if shown:
-            always = {name: 1.0 for name in shown if name in _SHARES}
-            more = always | {name: _most(rows, name) for name in shown if name in _SIZES}
-            _print_fitting(to, *(partial(_layer_table, rows, shown, one) for one in (more, always)))
-            if headers is shown_columns and len(own) > len(shown_columns):
-                left_out = [escape(name) for name in list(own.values())[_MOST_COLUMNS:]]
-                to.print(
-                    f"and {len(left_out)} more columns (--json has all): {', '.join(left_out)}"
-                )
-            to.print()
-    _print_units(most_selective(result), to)
-    over = f" over {len(rows)} layer{'s' * (len(rows) != 1)}"
-    facts = [
-        f"{_words(str(name))} {float(value):.4f}{over * str(name).endswith('_mean')}"
-        for name, value in result.data_vars.items()
-    ]
-    if facts:
-        to.print(f"network: {', '.join(facts)}")
-        names = [row["layer"] for row in rows]
-        outer = [name for name in names if any(one.startswith(f"{name}.") for one in names)]
-        if outer:
-            to.print(
-                f"note: {len(outer)} of the layers contain others ({escape(some_of(outer, 3))}); a mean over "
-                "layers counts all of them"
-            )
-    for name, options in (
-        json.loads(result.attrs.get("provenance", "{}")).get("metrics", {}).items()
-    ):
-        if "method_used" in options:
-            to.print(f"{_words(name)}: measured by {_words(str(options['method_used']))}")
-
-
-def _print_fitting(to: Console, rich: Callable[[], Table], spare: Callable[[], Table]) -> None:
-    """Prints the table with more bars on a terminal that is wide enough, and the other elsewhere.
-
-    Piped output is for other programs too, and stays as it is.
+    Piped output is for other programs too, and has no such bars.
     """
-    if not to.is_terminal:
-        to.print(spare())
-        return
-    table = rich()
-    wide = Measurement.get(to, to.options.update(max_width=10_000), table).maximum > to.width
-    to.print(spare() if wide else table)
+    table = _table(columns, title, to.is_terminal)
+    needed = Measurement.get(to, to.options.update(max_width=10_000), table).maximum
+    to.print(_table(columns, title, False) if needed > to.width else table)
 
 
-def _most(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    values = [row[name] for row in rows if row.get(name) is not None and np.isfinite(row[name])]
-    return max(values, default=0.0)
-
-
-def _is_told(name: str) -> bool:
-    return name.startswith(_TOLD) or any(name in headers for headers in _SECTIONS.values())
-
-
-def _layer_table(
-    rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str], bars: Mapping[str, float]
-) -> Table:
-    """A row a layer; `bars` gives, for the columns with a bar, what a full bar stands for."""
-    table = Table("layer", box=None, pad_edge=False, header_style="bold")
-    for name, header in shown.items():
-        table.add_column(header, justify="right", no_wrap=True)
-        if name in bars:
-            table.add_column("", no_wrap=True, style=_BAR_STYLE)
-    for row in rows:
-        cells = [escape(row["layer"])]
-        for name in shown:
-            cells.append(_number(row[name]))
-            if name in bars:
-                cells.append(bar(row[name] / bars[name] if bars[name] else 0.0))
-        table.add_row(*cells)
+def _table(columns: Sequence[Column], title: str | None, all_bars: bool) -> Table:
+    table = Table(title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    cells: list[list[str]] = []
+    for column in columns:
+        text = all(isinstance(value, str) for value in column.values)
+        table.add_column(escape(column.heading), justify="left" if text else "right", no_wrap=True)
+        cells.append(["" if value is None else _cell(value) for value in column.values])
+        if column.full is not None and (all_bars or column.always):
+            table.add_column("", no_wrap=True, style="cyan")
+            scale = column.full or np.inf
+            cells.append(["" if value is None else bar(value / scale) for value in column.values])
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
     return table
 
 
-def _print_units(units: Sequence[Mapping[str, Any]], to: Console) -> None:
-    if not units:
-        return
+def print_result(result: xr.DataTree, to: Console) -> None:
+    """Prints a summary of a result: one table per metric, then the most selective units."""
+    layers = result["layers"].to_dataset()
+    names = [str(name) for name in layers["layer"].values]
+    groups = summary_variables(layers)
+    general = groups.pop("", [])  # the number of units comes first
+    for own in list(groups.values()) or [[]]:
+        columns = [column for name in [*general, *own] for column in _columns(layers, name)]
+        general = []
+        brief = any("short_name" in layers[name].attrs for name in own)
+        shown = columns if brief else columns[:_MOST_COLUMNS]
+        if any(column.always for column in shown):  # then other numbers have no bars
+            shown = [column if column.always else replace(column, full=None) for column in shown]
+        print_table([Column("layer", names), *shown], to)
+        if left_out := [escape(column.heading) for column in columns[len(shown) :]]:
+            to.print(f"and {len(left_out)} more columns (--json has all): {', '.join(left_out)}")
+        to.print()
+    if units := most_selective(result):
+        columns = _of_rows(units, bars=["selectivity"])
+        print_table(columns, to, title="most selective units")
+        to.print()
+    _print_network(result, names, to)
 
-    def table(bars: bool) -> Table:
-        made = Table(title="most selective units", box=None, pad_edge=False, title_justify="left")
-        for name in ("layer", "channel", "selectivity", *[""] * bars, "preferred class"):
-            left = name in ("", "layer", "preferred class")
-            made.add_column(
-                name, justify="left" if left else "right", style="" if name else _BAR_STYLE
-            )
-        for unit in units:
-            made.add_row(
-                escape(unit["layer"]),
-                str(unit["channel"]),
-                f"{unit['selectivity']:.3f}",
-                *[bar(unit["selectivity"])] * bars,
-                escape(unit["preferred_class"]),
-            )
-        return made
 
-    _print_fitting(to, partial(table, True), partial(table, False))
-    to.print()
+def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> None:
+    over = f" over {len(layers)} layer{'s' * (len(layers) != 1)}"
+    facts = [
+        f"{label(value)} {float(value):.4f}{over * str(name).endswith('_mean')}"
+        for name, value in result.data_vars.items()
+    ]
+    if facts:
+        to.print(f"network: {', '.join(facts)}", markup=False)
+        outer = [name for name in layers if any(one.startswith(f"{name}.") for one in layers)]
+        if outer:
+            to.print(
+                f"note: {len(outer)} of the layers contain others ({escape(some_of(outer, 3))}); a "
+                "mean over layers counts all of them"
+            )
+    metrics = json.loads(result.attrs.get("provenance", "{}")).get("metrics", {})
+    for name, options in metrics.items():
+        if "method_used" in options:
+            to.print(f"{_spaced(name)}: measured by {_spaced(str(options['method_used']))}")
+
+
+def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:
+    """A variable of the layers as columns, one for each place along a short further dimension."""
+    values = layers[name]
+    others = [dim for dim in values.dims if dim != "layer"]
+    text = plain(heading(values))
+    if not others:
+        rows, share = values.values.tolist(), is_share(values) and values.dtype.kind == "f"
+        full = 1.0 if share else _highest(rows) if values.dtype.kind == "f" else None
+        yield Column(text, rows, full, always=share)
+    elif len(others) == 1 and values.sizes[others[0]] <= _MOST_PLACES:
+        for place in values[others[0]].values.tolist():
+            fraction = isinstance(place, float) and 0 < place <= 1
+            where = f"{place:.0%}" if fraction else str(place)
+            title = where if others[0] == "quantile" else f"{text} {where}"
+            yield Column(title, values.sel({others[0]: place}).values.tolist())
+
+
+def _highest(values: Sequence[Any]) -> float:
+    return max((value for value in values if value is not None and np.isfinite(value)), default=0.0)
 
 
 def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
-    """Prints the plan of a recording, and what it adds up to; on a terminal with a bar for the bytes."""
-
-    def table(bars: bool) -> Table:
-        made = Table(box=None, pad_edge=False, header_style="bold")
-        numbers = ("unit_axis", "units", "calls", "bytes_per_sample")
-        for name in ("layer", "type", "shape", *numbers):
-            made.add_column(
-                _words(name), justify="right" if name in numbers else "left", no_wrap=True
-            )
-        if bars:
-            made.add_column("", no_wrap=True, style=_BAR_STYLE)
-        most = _most(rows, "bytes_per_sample") or 1.0
-        for row in rows:
-            made.add_row(
-                escape(row["layer"]),
-                escape(row["type"]),
-                " x ".join(map(str, row["shape"])),
-                *(f"{row[name]:,}" for name in numbers),
-                *[bar(row["bytes_per_sample"] / most)] * bars,
-            )
-        return made
-
-    _print_fitting(to, partial(table, True), partial(table, False))
-    units = sum(row["units"] for row in rows)
-    size = sum(row["bytes_per_sample"] for row in rows)
-    to.print(f"\n{len(rows)} layers, {units:,} units, {size:,} bytes a sample")
+    """Prints the plan of a recording and its totals; on a terminal with a bar for the bytes."""
+    shapes = [{**row, "shape": " x ".join(map(str, row["shape"]))} for row in rows]
+    names = ("layer", "type", "shape", "unit_axis", "units", "calls", "bytes_per_sample")
+    columns = [Column(_spaced(name), [row[name] for row in shapes]) for name in names]
+    size = columns[-1]
+    print_table([*columns[:-1], Column(size.heading, size.values, _highest(size.values))], to)
+    units, total = (sum(row[name] for row in rows) for name in ("units", "bytes_per_sample"))
+    to.print(f"\n{len(rows)} layers, {units:,} units, {total:,} bytes per sample")
 
 
 def print_verification(
     rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any], to: Console
 ) -> None:
-    """Prints what a comparison with a plain pass found, each layer that is not right by its name."""
+    """Prints the comparison with a plain pass, with the names of the layers that differ."""
     wrong = [row["layer"] for row in rows if not (row["values"] and row["complete"])]
     kinds = Counter(row["axis"] for row in rows)
     sizes = " and ".join(" x ".join(map(str, size)) for size in about["image_sizes"])
@@ -264,63 +203,47 @@ def print_verification(
 
 
 def print_sweep(table: xr.Dataset, to: Console) -> None:
-    """Prints a row a run of a sweep."""
-    shown = Table(
-        "alpha", "seed", "test accuracy", "mean selectivity", "", box=None, pad_edge=False
-    )
-    for alpha in table["alpha"].values:
-        for seed in table["seed"].values:
-            run = table.sel(alpha=alpha, seed=seed)
-            index = float(run["selectivity_mean"])
-            failure = str(run["failure"].values) if "failure" in table else ""
-            shown.add_row(
-                f"{alpha:g}",
-                str(seed),
-                _number(float(run["test_accuracy"])),
-                _number(index),
-                escape(failure) or bar(index),
-            )
-    to.print(shown)
+    """Prints one row per run of a sweep."""
+    rows = [table.sel(alpha=a, seed=s) for a in table["alpha"].values for s in table["seed"].values]
+    selectivity = [float(row["selectivity_mean"]) for row in rows]
+    columns = [
+        Column("alpha", [f"{float(row['alpha']):g}" for row in rows]),
+        Column("seed", [str(int(row["seed"])) for row in rows]),
+        Column("test accuracy", [float(row["test_accuracy"]) for row in rows]),
+        Column("mean selectivity", selectivity, 1.0, always=True),
+    ]
+    failures = [str(row["failure"].values) if "failure" in row else "" for row in rows]
+    if any(failures):
+        columns.append(Column("failure", failures))
+    print_table(columns, to)
 
 
 def print_rows(
     rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
 ) -> None:
-    """Prints rows of numbers under the names of their columns, in the order they first come.
+    """Prints rows of values under the names of their columns, in the order of first appearance.
 
     Args:
-        rows: The rows; a column that a row lacks stays empty.
-        to: Where.
+        rows: The rows; missing values are empty cells.
+        to: The console.
         bars: Columns of shares in [0, 1] that have a bar on a terminal.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-
-    def table(barred: Sequence[str]) -> Table:
-        made = Table(box=None, pad_edge=False, header_style="bold")
-        for name in columns:
-            made.add_column(
-                _words(name), justify="left" if name == columns[0] else "right", no_wrap=True
-            )
-            if name in barred:
-                made.add_column("", no_wrap=True, style=_BAR_STYLE)
-        for row in rows:
-            cells = []
-            for name in columns:
-                known = row.get(name) is not None
-                cells.append(_number(row[name]) if known else "")
-                if name in barred:
-                    cells.append(bar(row[name]) if known else "")
-            made.add_row(*cells)
-        return made
-
-    _print_fitting(to, partial(table, bars), partial(table, ()))
+    print_table(_of_rows(rows, bars), to)
 
 
-def _words(name: str) -> str:
+def _of_rows(rows: Sequence[Mapping[str, Any]], bars: Sequence[str]) -> list[Column]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [
+        Column(_spaced(name), [row.get(name) for row in rows], 1.0 if name in bars else None)
+        for name in names
+    ]
+
+
+def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _number(value: Any) -> str:
+def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

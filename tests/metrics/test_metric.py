@@ -93,9 +93,9 @@ def test_what_is_no_metric_is_refused(asked: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("no_such_module:metric", "cannot be loaded from .*No module named .*mend or uninstall"),
+        ("no_such_module:metric", "cannot be loaded from .*No module named .*fix or uninstall"),
         ("json:nothing", "cannot be loaded .*AttributeError"),
-        ("json:loads", "promises the metric 'other' and gives none"),
+        ("json:loads", "promises the metric 'other' and provides none"),
         ("probekit.metrics.selectivity.selectivity:Selectivity", "promises the metric 'other'"),
     ],
 )

@@ -15,9 +15,20 @@ import torch
 import xarray as xr
 
 from probekit.data.images import TensorImages
+from probekit.metrics.gradient_variability import GradientVariability
+from probekit.metrics.selectivity.selectivity import Selectivity
+from probekit.metrics.top_images import TopImages
 
 CLASSES = ("shoe", "shirt", "bag", "coat")
 SAMPLES = 40
+
+
+def with_attributes(table: xr.Dataset) -> xr.Dataset:
+    """The table with the attributes that `analyze` gives to its variables."""
+    for metric in (Selectivity(), GradientVariability(), TopImages()):
+        own = [name for name in table.data_vars if name in metric.variables]
+        table = table.assign(metric.with_attributes(table[own]))
+    return table
 
 
 def _make_result(
@@ -67,8 +78,8 @@ def _make_result(
     tree = xr.DataTree.from_dict(
         {
             "/": xr.Dataset({"selectivity_mean": by_layer["selectivity_mean"].mean()}),
-            "units": table,
-            "layers": by_layer,
+            "units": with_attributes(table),
+            "layers": with_attributes(by_layer),
         }
     )
     facts = {"model": {"name": name, "hash": f"sha256:{name}{seed}"}, "data": {"name": "toy data"}}

@@ -59,7 +59,7 @@ def test_needs_neither_data_nor_model(result: xr.DataTree) -> None:
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0] == "tuning"
     value = float(result["units"]["selectivity"].values[23])
-    assert titles[1].startswith(f"selectivity {value:.3f}, number ")
+    assert titles[1].startswith(f"selectivity {value:.3f}, rank ")
     assert titles[2].startswith("gradient CV ")
 
 

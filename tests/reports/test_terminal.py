@@ -16,6 +16,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from probekit.cli.app import app
+from probekit.metrics.dimensionality import Dimensionality
+from probekit.metrics.gradient_variability import GradientVariability
+from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.reports.terminal import bar, print_plan, print_result, print_rows
 
 BLOCKS = "▏▎▍▌▋▊▉█"
@@ -38,19 +41,27 @@ ROWS = [
 
 def result() -> xr.DataTree:
     """Two layers with the numbers of three metrics and of a user's own."""
+    units_mean = {"metric": "selectivity", "short_name": "selectivity", "valid_range": [0.0, 1.0]}
     layers = xr.Dataset(
         {
-            "n_units": ("layer", [2, 1]),
-            "selectivity_mean": ("layer", [0.25, 0.5]),
+            "n_units": ("layer", [2, 1], {"short_name": "units"}),
+            "selectivity_mean": ("layer", [0.25, 0.5], units_mean),
             "dead_units": ("layer", [0, 1]),
             "participation_ratio": ("layer", [1.5, 1.0]),
-            "participation_ratio_fraction": ("layer", [0.75, 1.0]),
+            "participation_ratio_corrected_fraction": ("layer", [0.75, 1.0]),
             "gradient_norm_cv_mean": ("layer", [0.4, 0.8]),
             "gradient_norm_cv_across_units": ("layer", [0.2, np.nan]),
-            "my_score": ("layer", [3.0, 4.0]),
+            "my_score": (
+                "layer",
+                [3.0, 4.0],
+                {"metric": "my_score", "long_name": "score of mine", "units": "points"},
+            ),
         },
         {"layer": np.array(["relu", "relu_1"], dtype=object)},
     )
+    for metric in (Selectivity(), Dimensionality(), GradientVariability()):
+        own = [name for name in layers.data_vars if name in metric.variables]
+        layers = layers.assign(metric.with_attributes(layers[own]))
     units = xr.Dataset(
         {"selectivity": ("unit", [0.3, 0.2, 0.5]), "preferred_class": ("unit", [0, 1, 1])},
         {
@@ -120,11 +131,11 @@ def test_a_result_has_a_table_a_metric_and_the_best_units() -> None:
     assert ["layer", "units", "selectivity", "dead"] in rows
     assert ["relu", "2", "0.250", "██▌", "0"] in rows
     assert ["layer", "dimensions"] not in rows
-    assert ["layer", "PR", "PR", "share"] in rows
+    assert ["layer", "PR", "dimensions", "used"] in rows
     assert ["layer", "CV", "over", "samples", "CV", "over", "units"] in rows
     assert ["relu", "0.400", "0.200"] in rows
     assert ["relu", "3.000"] in rows
-    assert ["layer", "my", "score"] in rows
+    assert ["layer", "score", "of", "mine", "[points]"] in rows
     assert ["relu_1", "0", "0.500", "[red]dog"] in rows
     assert ["network:", "selectivity", "mean", "0.3750", "over", "2", "layers"] in rows
 

@@ -29,6 +29,7 @@ from probekit.errors import OptionError
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.logits import ClassMatch, correct
+from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.runtime.processes import processes
 from probekit.statistics.base import accumulator, merged
@@ -40,6 +41,9 @@ __all__ = ["ConditionStatistics", "Measurement", "Pass"]
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
+_CHANGE_SIZE = attributes(
+    "size of the change in activation", "Mean over images of |perturbed - clean| activation."
+)
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,9 @@ class ConditionStatistics:
     def _unit_table(self) -> xr.Dataset:
         units = xr.Dataset(coords=unit_coordinates(self._options.layers))
         if sizes := self._over_layers("size"):
-            units["change_size"] = ("unit", sizes.to_xarray().values[:, 0])
+            units["change_size"] = ("unit", sizes.to_xarray().values[:, 0], _CHANGE_SIZE)
         if means := self._over_layers("mean"):
-            found, _ = _SELECTIVITY.evaluate(means.to_xarray())
+            found = _SELECTIVITY.with_attributes(_SELECTIVITY.evaluate(means.to_xarray())[0])
             units.update(found[["selectivity", "preferred_class", "dead", "negative_class_mean"]])
         return units
 
@@ -251,7 +255,7 @@ class ConditionStatistics:
             numbers = xr.Dataset({"n_units": layer.units})
             if covariance := self._statistics.pop(("covariance", layer.name), None):
                 _, found = _DIMENSIONALITY.evaluate(covariance.to_xarray())
-                numbers.update(found.drop_dims("component"))
+                numbers.update(_DIMENSIONALITY.with_attributes(found.drop_dims("component")))
             parts.append(numbers)
         names = strings([layer.name for layer in self._options.layers])
         return xr.concat(parts, "layer").assign_coords(layer=names)

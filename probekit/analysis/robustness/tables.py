@@ -11,7 +11,9 @@ from scipy.stats import rankdata
 
 from probekit.analysis.robustness.conditions import CLEAN, Condition
 from probekit.errors import OptionError
+from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.perturbations.corruptions.constants import CORRUPTIONS
+from probekit.results.attributes import attributes, in_context
 from probekit.results.labels import strings
 
 __all__ = ["check_reference", "corruption_errors", "layer_tables", "outcome_tables", "unit_tables"]
@@ -20,6 +22,21 @@ Found = Mapping[Condition, xr.DataTree]
 
 _AXES = {"corruption": "severity", "attack": "epsilon"}
 _OF_ACTIVATIONS = ("n_units", "n_samples", "n_dimensions", "too_few_samples")
+_MEAN_SELECTIVITY = attributes(
+    "mean class selectivity index", "Mean over the units of the layer.", share=True
+)
+_OUTCOMES = {
+    "clean_accuracy": "accuracy on clean images",
+    "accuracy": "accuracy under corruption",
+    "accuracy_relative": "accuracy under corruption / clean accuracy",
+    "accuracy_by_corruption": "accuracy under corruption, mean over severities",
+    "accuracy_by_severity": "accuracy under corruption, mean over types",
+    "accuracy_mean": "mean accuracy under corruption",
+    "accuracy_relative_mean": "mean accuracy under corruption / clean accuracy",
+    "attack_accuracy": "accuracy under attack",
+    "attack_accuracy_relative": "accuracy under attack / clean accuracy",
+    "attack_accuracy_by_step": "accuracy after each step of the attack",
+}
 
 
 def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
@@ -42,6 +59,9 @@ def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
     if classes:
         names = strings([classes[label] for label in table["class"].values])
         table = table.assign_coords(class_name=("class", names))
+    for name in table.data_vars:
+        known = str(name) in _OUTCOMES
+        table[name].attrs = attributes(_OUTCOMES[str(name)], share=True) if known else {}
     return table
 
 
@@ -58,7 +78,11 @@ def unit_tables(found: Found) -> xr.Dataset:
             known = grid["preferred_class"].notnull()
             grid["selectivity_difference"] = grid["selectivity"] - clean["selectivity"]
             grid["preferred_class_kept"] = same if known.all() else same.where(known)
-        table = table.merge(_named(grid, kind), compat="override")
+            grid["selectivity_difference"].attrs = attributes("change of the selectivity index")
+            grid["preferred_class_kept"].attrs = attributes(
+                "same preferred class", "Whether the preferred class is that on clean images."
+            )
+        table = table.merge(_named(grid, kind, f"under {kind}"), compat="override")
     return table
 
 
@@ -72,17 +96,21 @@ def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
     table = _node(found[CLEAN], "layers")
     if "selectivity" in units:
         table["selectivity_mean"] = _by_layer(units, table, "selectivity", _mean)
-        table["dead_units"] = _by_layer(units, table, "dead", _count)
-        table["negative_units"] = _by_layer(units, table, "negative_class_mean", _count)
+        table["selectivity_mean"].attrs = _MEAN_SELECTIVITY
+        for name, flag in (("dead_units", "dead"), ("negative_units", "negative_class_mean")):
+            table[name] = _by_layer(units, table, flag, _count)
+            table[name].attrs = Selectivity.variables[name]
     for kind in _AXES:
         grid = _grid(found, kind, "layers")
         if not grid:
             continue
         change = grid.drop_vars(_OF_ACTIVATIONS, errors="ignore")
-        table = table.merge(_named(change, f"{kind}_change"), compat="override")
-        for name, variable, function in _summaries(kind):
+        context = f"of the change under {kind}"
+        table = table.merge(_named(change, f"{kind}_change", context), compat="override")
+        for name, variable, function, long_name in _summaries(kind):
             if variable in units:
                 table[name] = _by_layer(units, table, variable, function)
+                table[name].attrs = attributes(f"{long_name} under {kind}")
     return table.transpose("layer", ...)
 
 
@@ -225,21 +253,35 @@ def _concat(parts: Sequence[xr.Dataset], axis: xr.DataArray, along: Any) -> xr.D
     return joined.transpose("unit", "layer", axis.name, ..., missing_dims="ignore")
 
 
-def _named(grid: xr.Dataset, prefix: str) -> xr.Dataset:
-    """With a prefix before the name of every variable that has not got it."""
-    begin = f"{prefix}_"
-    return grid.rename({str(name): begin + str(name) for name in grid.data_vars})
+def _named(grid: xr.Dataset, prefix: str, context: str) -> xr.Dataset:
+    """With a prefix before the name of every variable, and the context in its label."""
+    labelled = {name: in_context(values, context) for name, values in grid.data_vars.items()}
+    return grid.assign(labelled).rename({name: f"{prefix}_{name}" for name in labelled})
 
 
-def _summaries(kind: str) -> list[tuple[str, str, Any]]:
-    """Name, variable of the units and function of each number of a layer's units."""
+def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
+    """Name, variable of the units, function and label of each number of a layer's units."""
+    summaries = (
+        ("change_size_mean", "change_size", _mean, "mean size of the change in activation"),
+        ("selectivity_mean", "selectivity", _mean, "mean class selectivity index"),
+        ("selectivity_correlation", "selectivity", _correlation, "correlation of selectivity"),
+        (
+            "preferred_class_kept_fraction",
+            "preferred_class_kept",
+            _alive_mean,
+            "fraction of units with the same preferred class",
+        ),
+        (
+            "change_size_by_selectivity",
+            "change_size",
+            _rank_correlation,
+            "rank correlation of selectivity and change",
+        ),
+        ("negative_units", "negative_class_mean", _count, "units with negative class means"),
+    )
     return [
-        (f"{kind}_change_size_mean", f"{kind}_change_size", _mean),
-        (f"{kind}_selectivity_mean", f"{kind}_selectivity", _mean),
-        (f"{kind}_selectivity_correlation", f"{kind}_selectivity", _correlation),
-        (f"{kind}_preferred_class_kept_fraction", f"{kind}_preferred_class_kept", _alive_mean),
-        (f"{kind}_change_size_by_selectivity", f"{kind}_change_size", _rank_correlation),
-        (f"{kind}_negative_units", f"{kind}_negative_class_mean", _count),
+        (f"{kind}_{name}", f"{kind}_{variable}", function, long_name)
+        for name, variable, function, long_name in summaries
     ]
 
 

@@ -13,6 +13,7 @@ from probekit.errors import OptionError
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.replicates.comparisons import adjust_p_values
+from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans
 
@@ -20,6 +21,31 @@ __all__ = ["SelectivityChance"]
 
 # Two indices closer than this are the same: sums in another order differ by less.
 _SAME = 1e-9
+
+
+_VARIABLES = {
+    "selectivity_chance": attributes(
+        "chance level of selectivity",
+        "Mean class selectivity index of the unit under permuted labels.",
+        share=True,
+    ),
+    "selectivity_z": attributes(
+        "selectivity above chance",
+        "Index minus chance level, in standard deviations of the index under permuted labels.",
+    ),
+    "selectivity_p": attributes("p value", "p of the permutation test of the unit.", share=True),
+    "selectivity_p_corrected": attributes(
+        "p value (family-wise)", "p of the permutation test, corrected over the layer.", share=True
+    ),
+    "selectivity_q": attributes(
+        "q value",
+        "Smallest false discovery rate, over all units, at which the unit is called selective.",
+        share=True,
+    ),
+    "units_above_chance": attributes(
+        "units above chance", "Number of units with a q value of at most 0.05."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,9 @@ class SelectivityChance(Metric):
         True
     """
 
+    name = "selectivity_chance"
+    variables = _VARIABLES
+
     permutations: int = 200
     seed: int = 0
     class_counts: tuple[int, ...] | None = None
@@ -74,11 +103,6 @@ class SelectivityChance(Metric):
             raise OptionError(
                 f"permutations must be a whole number of at least 2, not {self.permutations!r}"
             )
-
-    @property
-    def name(self) -> str:
-        """`selectivity_chance`."""
-        return "selectivity_chance"
 
     @property
     def needs(self) -> Sequence[Any]:

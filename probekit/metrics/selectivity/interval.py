@@ -13,6 +13,7 @@ from probekit.errors import OptionError, some_of
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
 from probekit.metrics.selectivity.split_half import cross_index, tables
+from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 from probekit.statistics.silent import SilentCounts
@@ -23,6 +24,23 @@ __all__ = ["SelectivityInterval"]
 _NEAR = 2.5
 _FEW = 5
 _RARE_SHARE = 0.05
+
+
+_VARIABLES = {
+    f"{name}_{end}": attributes(
+        f"{long_name}, {bound} bound", f"{bound.capitalize()} end of the confidence interval."
+    )
+    for name, long_name in (
+        ("selectivity", "class selectivity index"),
+        ("selectivity_mean", "mean class selectivity index"),
+    )
+    for end, bound in (("low", "lower"), ("high", "upper"))
+} | {
+    "fewest_samples": attributes("fewest samples", "Number of samples of the rarest class."),
+    "rarely_active_units": attributes(
+        "rarely active units", f"Number of units that are active for fewer than {_FEW} samples."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,9 @@ class SelectivityInterval(Metric):
         True
     """
 
+    name = "selectivity_interval"
+    variables = _VARIABLES
+
     replicates: int = 200
     level: float = 0.95
     splits: int = 20
@@ -92,11 +113,6 @@ class SelectivityInterval(Metric):
                 raise OptionError(
                     f"{name} must be a whole number of at least {least}, not {value!r}"
                 )
-
-    @property
-    def name(self) -> str:
-        """`selectivity_interval`."""
-        return "selectivity_interval"
 
     @property
     def needs(self) -> Sequence[Any]:

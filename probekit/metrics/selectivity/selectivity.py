@@ -13,6 +13,7 @@ import xarray as xr
 from probekit.errors import DataError, ProbekitWarning
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
+from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 
 __all__ = ["Selectivity", "checked_means", "class_selectivity"]
@@ -93,6 +94,34 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
 _FEW_SAMPLES = 20
 
 
+_VARIABLES = {
+    "selectivity": attributes(
+        "class selectivity index",
+        "(highest class mean - mean of the other class means) / their sum. 0: the same for all "
+        "classes; 1: responds to one class alone.",
+        short_name="selectivity",
+        share=True,
+    ),
+    "preferred_class": attributes(
+        "preferred class",
+        "The class with the highest mean activation; none for a dead unit.",
+        short_name="preferred class",
+    ),
+    "dead": attributes("dead units", "No class mean differs from zero."),
+    "negative_class_mean": attributes(
+        "units with negative class means",
+        "Some class mean is below zero, where the index may leave [0, 1].",
+    ),
+    "class_mean": attributes("class mean activation", "Mean activation for each class."),
+    "dead_units": attributes(
+        "dead units", "Number of units whose class means are all zero.", short_name="dead"
+    ),
+    "negative_units": attributes(
+        "units with negative class means", "Number of units with a class mean below zero."
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Selectivity(Metric):
     """The metric `selectivity`: the index of every unit, with what it was computed from.
@@ -107,17 +136,15 @@ class Selectivity(Metric):
         dead_below: The largest class mean, in size, that a dead unit may have.
     """
 
+    name = "selectivity"
+    variables = _VARIABLES
+
     eps: float = 1e-6
     negative: Negative = "clip"
     dead_below: float = 0.0
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)
-
-    @property
-    def name(self) -> str:
-        """`selectivity`."""
-        return "selectivity"
 
     @property
     def needs(self) -> Sequence[ClassMeans]:

@@ -18,10 +18,32 @@ from probekit.metrics.selectivity.index import (
     enough_classes,
     preferred,
 )
+from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 
 __all__ = ["SplitHalf", "cross_index"]
+
+
+_VARIABLES = {
+    "selectivity_split_half": attributes(
+        "split-half selectivity index",
+        "The index when one half of the samples determines the preferred class and the other half "
+        "measures it: without the upward bias of a maximum.",
+        short_name="split-half selectivity",
+        share=True,
+    ),
+    "preferred_class_agreement": attributes(
+        "agreement on the preferred class",
+        "Fraction of splits in which both halves have the same preferred class.",
+        share=True,
+    ),
+    "selectivity_reliability": attributes(
+        "reliability of selectivity",
+        "Correlation of the index between halves, over units, corrected to the whole sample.",
+        short_name="reliability",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,9 @@ class SplitHalf(Metric):
         True
     """
 
+    name = "selectivity_split_half"
+    variables = _VARIABLES
+
     splits: int = 20
     seed: int = 0
     eps: float = 1e-6
@@ -72,11 +97,6 @@ class SplitHalf(Metric):
         SelectivityIndex(self.eps, self.negative)
         if not isinstance(self.splits, int) or self.splits < 2:
             raise OptionError(f"splits must be a whole number of at least 2, not {self.splits!r}")
-
-    @property
-    def name(self) -> str:
-        """`selectivity_split_half`."""
-        return "selectivity_split_half"
 
     @property
     def needs(self) -> Sequence[Any]:

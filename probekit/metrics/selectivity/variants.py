@@ -11,12 +11,13 @@ import xarray as xr
 from probekit.metrics.metric import Metric, register, unit_metric
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex
 from probekit.metrics.selectivity.selectivity import checked_means
+from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 
 __all__ = ["SelectivityPerElement", "selectivity_offset_free"]
 
 
-@unit_metric(needs=ClassMeans)
+@unit_metric(needs=ClassMeans, long_name="offset-free selectivity index", share=True)
 def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.DataArray:
     """The class selectivity index after the lowest class mean of the unit is subtracted from all.
 
@@ -45,6 +46,15 @@ def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.D
     # A difference within the rounding of the means is none.
     above = np.where(above <= 1e-12 * np.abs(means).max(1, keepdims=True), 0.0, above)
     return xr.DataArray(SelectivityIndex(eps).at(above), dims="unit")
+
+
+_VARIABLES = {
+    "selectivity_per_element": attributes(
+        "selectivity index per element",
+        "Mean over the elements of the map of their class selectivity index.",
+        share=True,
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -79,17 +89,15 @@ class SelectivityPerElement(Metric):
         (0.0, 1.0)
     """
 
+    name = "selectivity_per_element"
+    variables = _VARIABLES
+
     eps: float = 1e-6
     negative: Negative = "clip"
     memory: int = 2**31
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)
-
-    @property
-    def name(self) -> str:
-        """`selectivity_per_element`."""
-        return "selectivity_per_element"
 
     @property
     def needs(self) -> Sequence[ClassMeans]:

@@ -1,4 +1,4 @@
-"""Charts of a page that are no table: lines over layers, corruptions by severity, attacks by radius."""
+"""Charts of a page: lines over layers or radii, and the accuracies by corruption and severity."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.reports.page.figures import element, join, path, scale, shorten, ticks
-from probekit.reports.page.measures import UNKNOWN, number
+from probekit.reports.page.svg import (
+    UNKNOWN,
+    Scale,
+    element,
+    join,
+    number,
+    path,
+    scale,
+    shorten,
+    text,
+    ticks,
+)
 
-__all__ = ["Line", "heat_map", "line_chart", "radius"]
+__all__ = ["Line", "heat_map", "line_chart"]
 
 _WIDTH, _HEIGHT = 560, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
@@ -21,7 +31,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: its name, its points, an interval where there is one, its colour's number."""
+    """A line of a chart: its name, its points, the number of its color, and its interval or None."""
 
     name: str
     xs: Sequence[float]
@@ -44,11 +54,11 @@ def line_chart(
 
     Args:
         lines: At least one of them has a finite point.
-        x_label: What the x axis is.
-        y_label: What the y axis is.
-        x_ticks: Places and their names; round numbers by default.
-        share: Let the y axis be [0, 1].
-        title: What the chart shows, for those who hear it.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        x_ticks: Positions and texts of its ticks; round numbers by default.
+        share: Make the y axis [0, 1].
+        title: Title of the chart for screen readers.
     """
     xs = np.concatenate([np.asarray(line.xs, float) for line in lines])
     ys = np.concatenate([_all_of(line) for line in lines])
@@ -63,24 +73,10 @@ def line_chart(
         element("title", title),
         _grid(place_y, ticks(y_low, y_high)),
         *[
-            element(
-                "text",
-                text,
-                class_="tick",
-                x=place_x(x),
-                y=_HEIGHT - _BOTTOM + 16,
-                text_anchor="end" if x == x_high and len(text) > 2 else "middle",
-            )
-            for x, text in marks
+            text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", _anchor(x == x_high, mark))
+            for x, mark in marks
         ],
-        element(
-            "text",
-            x_label,
-            class_="label",
-            x=(_LEFT + _WIDTH - _RIGHT) / 2,
-            y=_HEIGHT - 6,
-            text_anchor="middle",
-        ),
+        text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "label", "middle"),
         *[_band(line, place_x, place_y) for line in lines],
         *[_line(line, place_x, place_y) for line in lines],
         class_="chart",
@@ -102,34 +98,29 @@ def _nice(ys: npt.NDArray[np.float64]) -> tuple[float, float]:
     return (low, high * 1.05) if high > low else (low, low + 1.0)
 
 
-def _grid(place_y: object, marks: Sequence[float]) -> Markup:
-    at = place_y
-    assert callable(at)
-    lines = [
-        element("line", class_="gridline", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at(y), y2=at(y))
-        for y in marks
-    ]
-    texts = [
-        element("text", f"{y:g}", class_="tick", x=_LEFT - 8, y=at(y) + 4, text_anchor="end")
-        for y in marks
-    ]
-    return join([*lines, *texts])
+def _anchor(last: bool, mark: str) -> str:
+    return "end" if last and len(mark) > 2 else "middle"
 
 
-def _band(line: Line, place_x: object, place_y: object) -> Markup | None:
+def _grid(place_y: Scale, marks: Sequence[float]) -> Markup:
+    right = _WIDTH - _RIGHT
+    heights = [(y, place_y(y)) for y in marks]
+    return join(
+        [element("line", class_="gridline", x1=_LEFT, x2=right, y1=y, y2=y) for _, y in heights]
+        + [text(f"{mark:g}", _LEFT - 8, y + 4, "tick", "end") for mark, y in heights]
+    )
+
+
+def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:
     if line.low is None or line.high is None:
         return None
-    assert callable(place_x)
-    assert callable(place_y)
     xs = [place_x(x) for x in line.xs]
     lower, upper = ([place_y(y) for y in ys] for ys in (line.low, line.high))
     outline = path([*xs, *xs[::-1]], [*upper, *lower[::-1]], close=True)
     return element("path", class_=f"band m{line.colour}", d=outline)
 
 
-def _line(line: Line, place_x: object, place_y: object) -> Markup:
-    assert callable(place_x)
-    assert callable(place_y)
+def _line(line: Line, place_x: Scale, place_y: Scale) -> Markup:
     points = [(place_x(x), place_y(y), y) for x, y in zip(line.xs, line.ys, strict=True)]
     known = [(x, y, value) for x, y, value in points if np.isfinite(value)]
     dots = [
@@ -141,7 +132,7 @@ def _line(line: Line, place_x: object, place_y: object) -> Markup:
 
 
 def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:
-    """Accuracy by corruption (rows) and severity (columns), as numbers on shades.
+    """Accuracy by corruption (rows) and severity (columns), as numbers in shaded cells.
 
     Args:
         accuracy: (corruption, severity).
@@ -152,30 +143,14 @@ def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:
     name_width, cell, height = 168, 62, 26
     width = name_width + cell * (len(columns) + 1)
     parts = [
-        element(
-            "text",
-            text,
-            class_="tick",
-            x=name_width + cell * (at + 0.5),
-            y=14,
-            text_anchor="middle",
-        )
-        for at, text in enumerate([*columns, "mean"])
+        text(title, name_width + cell * (at + 0.5), 14, "tick", "middle")
+        for at, title in enumerate([*columns, "mean"])
     ]
     values = accuracy.transpose("corruption", "severity").values
     for at, name in enumerate(rows):
         y = 22 + at * height
-        parts.append(
-            element(
-                "text",
-                shorten(name.replace("_", " "), 24),
-                element("title", name),
-                class_="rowname",
-                x=name_width - 12,
-                y=y + height / 2 + 4,
-                text_anchor="end",
-            )
-        )
+        shown = (shorten(name.replace("_", " "), 24), element("title", name))
+        parts.append(text(shown, name_width - 12, y + height / 2 + 4, "rowname", "end"))
         known = values[at][np.isfinite(values[at])]
         mean = known.mean() if len(known) else np.nan
         for column, value in enumerate([*values[at], mean]):
@@ -194,32 +169,16 @@ def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:
 def _heat_cell(
     value: float, clean: float, x: float, y: float, width: float, height: float
 ) -> Markup:
-    """Darker where more of the clean accuracy is lost."""
+    """A cell, darker where more of the clean accuracy is lost."""
+    center, base = x + width / 2, y + height / 2 + 4
     if not np.isfinite(value):
-        return element("text", UNKNOWN, class_="tick", x=x + width / 2, y=y + height / 2 + 4)
+        return text(UNKNOWN, center, base, "tick", "middle")
     lost = min(max(1 - float(value) / clean, 0.0), 1.0) if clean else 0.0
+    box = {"x": x + 1, "y": y + 1, "width": width - 2, "height": height - 2, "rx": 2}
+    class_ = "cellvalue strong" if lost > 0.65 else "cellvalue"
     return join(
         [
-            element(
-                "rect", class_="cell", x=x + 1, y=y + 1, width=width - 2, height=height - 2, rx=2,
-                fill_opacity=0.06 + 0.84 * lost,
-            ),
-            element(
-                "text", f"{100 * float(value):.1f}",
-                class_="cellvalue strong" if lost > 0.65 else "cellvalue",
-                x=x + width / 2, y=y + height / 2 + 4, text_anchor="middle",
-            ),
+            element("rect", class_="cell", **box, fill_opacity=0.06 + 0.84 * lost),
+            text(f"{100 * float(value):.1f}", center, base, class_, "middle"),
         ]
-    )  # fmt: skip
-
-
-def radius(epsilon: float) -> str:
-    """A radius as people write it.
-
-    >>> radius(8 / 255), radius(0.5)
-    ('8/255', '0.5')
-    """
-    steps = epsilon * 255
-    if 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6 and epsilon < 0.5:
-        return f"{round(steps)}/255"
-    return f"{epsilon:.3g}"
+    )

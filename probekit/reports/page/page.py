@@ -1,4 +1,4 @@
-"""A report: results as one page that needs nothing but itself."""
+"""Reports: results as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
-from probekit.reports.page.images import thumbnails, wanted_samples
-from probekit.reports.page.measures import number
+from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.sections import sections
-from probekit.reports.page.table import unit_table
-from probekit.reports.subject import Subject, subjects
+from probekit.reports.page.svg import number
+from probekit.reports.page.thumbnails import thumbnails, wanted_samples
+from probekit.reports.page.units import unit_table
 from probekit.results.files import check_output_path, whole
 
 __all__ = ["BUDGET", "check_page", "report"]
 
-# A mail of 25 MB holds about this much as an attachment, which is a third larger in a mail.
+# Attachments grow by a third in a mail, and mails are limited to 25 MB.
 BUDGET = 16 * 2**20
 _LEAST = 2**20
 _SIZE = "@@@ size @@@"
@@ -38,24 +38,24 @@ def report(
     budget: int = BUDGET,
     overwrite: bool = False,
 ) -> Path:
-    """Writes results as one HTML file that works offline, from a mail attachment too.
+    """Writes results as one HTML file that works offline, also as a mail attachment.
 
-    It holds key numbers, the layers at a glance, robustness, and a table of all units that can be
-    sorted and filtered and leads to the dossier of each; models are shown side by side. It makes no
-    request to any network.
+    It shows key numbers, the layers, robustness, and a table of all units that can be sorted and
+    filtered and opens the dossier of each unit; several models are shown side by side. It makes no
+    network request.
 
     Args:
         results: A result of `analyze` or `robustness`, or a file of one, or several of them; or a
             mapping from names to them. A robustness run is joined to the analysis of its model.
         out: The file, `.html`.
-        data: The data that was analysed, for the images that units like best (metric `top_images`);
-            what `images_at` takes.
-        model: For the size of the images, where data is a name or a folder.
-        names: What to call the models.
-        title: Of the page.
-        budget: The most bytes that the file may have. Images are left out first, those of the less
-            selective units and of the lower ranks before others; then class means. The page tells.
-        overwrite: Replace what exists.
+        data: The analyzed data, for the images that activate units most (metric `top_images`); as
+            for `images_at`.
+        model: The model, for the size of the images, where data is a name or a folder.
+        names: Names of the models.
+        title: Title of the page.
+        budget: Maximum size of the file in bytes. Images are left out first, those of less selective
+            units and of lower ranks before others; then class means. The page reports it.
+        overwrite: Replace an existing file.
 
     Returns:
         The file.
@@ -63,7 +63,7 @@ def report(
     Raises:
         OutputError: It exists, cannot be written, or would be larger than `budget` even without
             images and class means; or a result cannot be read.
-        DataError: The data is not that of the results, or a tree is no result.
+        DataError: The data is not that of the results, or a tree is not a result.
         OptionError: No results, too few names, or a budget below 1 MiB.
 
     Example:
@@ -79,8 +79,8 @@ def report(
     if not isinstance(budget, int) or budget < _LEAST:
         raise OptionError(f"budget must be a number of bytes from {_LEAST}, not {budget!r}")
     path = check_page(out, overwrite=overwrite)
-    every = subjects(results, names)
-    page = _fitted(every, data, model, title, budget)
+    models = model_results(results, names)
+    page = _fitted(models, data, model, title, budget)
     try:
         with whole(path) as draft:
             draft.write_bytes(page)
@@ -90,10 +90,10 @@ def report(
 
 
 def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Makes sure, before any work, that a page can be written.
+    """Checks, before any work, that a page can be written.
 
     Raises:
-        OutputError: It exists already, is no `.html`, or its folder cannot be written.
+        OutputError: It exists already, is not `.html`, or its folder cannot be written.
     """
     return check_output_path(
         path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
@@ -101,40 +101,43 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def _fitted(
-    every: Sequence[Subject], data: Any, model: Any, title: str | None, budget: int
+    models: Sequence[ModelResults], data: Any, model: Any, title: str | None, budget: int
 ) -> bytes:
     """The page within its budget: class means go before units do, and images before either."""
-    tables = [unit_table(one) for one in every]
+    tables = [unit_table(one) for one in models]
     left_out = []
-    bare = len(_page(every, {"models": tables}, title, budget, ""))
+    bare = len(_page(models, {"models": tables}, title, budget, ""))
     if bare > budget:
         for table in tables:
             table.pop("tuning", None)
             table.pop("drawn", None)
         left_out.append("class means and random samples are left out to keep within it")
-        bare = len(_page(every, {"models": tables}, title, budget, left_out[0]))
+        bare = len(_page(models, {"models": tables}, title, budget, left_out[0]))
     if bare > budget:
         raise OutputError(
             f"the report would have {_mib(bare)} MiB without any image, and budget allows "
             f"{_mib(budget)} MiB; analyse fewer layers, or raise budget (--budget)"
         )
-    images, told = _images(every, tables, data, model, budget - bare - 2**16)
-    left_out.append(told)
-    told = "; ".join(one for one in left_out if one)
-    return _page(every, {"models": tables, "images": images}, title, budget, told)
+    images, note = _images(models, tables, data, model, budget - bare - 2**16)
+    notes = "; ".join([*left_out, note])
+    return _page(models, {"models": tables, "images": images}, title, budget, notes)
 
 
 def _images(
-    every: Sequence[Subject], tables: Sequence[dict[str, Any]], data: Any, model: Any, room: int
+    models: Sequence[ModelResults],
+    tables: Sequence[dict[str, Any]],
+    data: Any,
+    model: Any,
+    room: int,
 ) -> tuple[dict[int, str], str]:
-    """Thumbnails by sample, shared by all models, and what is to be said of them."""
-    shown = [one for one in every if "top_sample" in one.units]
+    """Thumbnails by sample, shared by all models, and a note on those left out."""
+    shown = [one for one in models if "top_sample" in one.units]
     if data is None or not shown:
         missing = "the data was not given" if shown else "the metric top_images was not measured"
         return {}, f"no images, as {missing}"
     ranked = [wanted_samples(one) for one in shown]
     longest = max(map(len, ranked))
-    # One of each model in turn, so that all of them have their best images.
+    # One of each model in turn, so that each has its top images.
     wanted = [row[at] for at in range(longest) for row in ranked if at < len(row)]
     wanted = list(dict.fromkeys(wanted))
     found = thumbnails(wanted, _labels(shown), data, model, max(room, 0))
@@ -149,14 +152,14 @@ def _images(
     )
 
 
-def _labels(every: Sequence[Subject]) -> dict[int, int]:
+def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
     """The label of every sample that is shown.
 
     Raises:
         DataError: Two results disagree, so that one data set cannot give the images of both.
     """
     known: dict[int, int] = {}
-    for one in every:
+    for one in models:
         if "top_label" not in one.units:
             continue
         samples, labels = (
@@ -172,7 +175,11 @@ def _labels(every: Sequence[Subject]) -> dict[int, int]:
 
 
 def _page(
-    every: Sequence[Subject], payload: dict[str, Any], title: str | None, budget: int, told: str
+    models: Sequence[ModelResults],
+    payload: dict[str, Any],
+    title: str | None,
+    budget: int,
+    left_out: str,
 ) -> bytes:
     import jinja2
     from markupsafe import Markup
@@ -188,9 +195,9 @@ def _page(
     parts = "\n".join(_asset(f"{name}.js") for name in ("page", "table", "dossier"))
     script = f'(() => {{\n"use strict";\n{parts}}})();'
     text = environment.get_template("report.html.j2").render(
-        sections(every),
+        sections(models),
         number=number,
-        title=title or _title([one.name for one in every]),
+        title=title or _title([one.name for one in models]),
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
@@ -198,7 +205,7 @@ def _page(
         payload=Markup(_embedded(payload)),
         size=_SIZE,
         budget=_mib(budget),
-        told=told,
+        left_out=left_out,
         version=__version__,
     )
     page = text.encode("utf-8", "replace")
@@ -206,7 +213,7 @@ def _page(
 
 
 def _title(names: Sequence[str]) -> str:
-    """What a page is called.
+    """The title of a page.
 
     >>> _title(["a", "b", "c"])
     'a, b and c'
@@ -225,7 +232,7 @@ def _hash(text: str) -> str:
 
 
 def _embedded(payload: Any) -> str:
-    """JSON that can stand in a script element: no character in it can end the element."""
+    """JSON for a script element, in which no character can end the element."""
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from probekit.reports.page.atlas import (
-    Atlas,
-    atlas,
+from probekit.reports.model_results import ModelResults
+from probekit.reports.page.charts import Line, heat_map, line_chart
+from probekit.reports.page.layers import (
+    LayerTable,
     column_names,
-    main_measure,
-    span_of,
+    layer_table,
+    main_variable,
+    range_of,
 )
-from probekit.reports.page.charts import Line, heat_map, line_chart, radius
-from probekit.reports.page.figures import ticks
-from probekit.reports.page.measures import LAYER_COLUMNS, measure_of, number
 from probekit.reports.page.summary import (
     comparison,
     facts_about,
@@ -26,43 +25,43 @@ from probekit.reports.page.summary import (
     mean_selectivity,
     notes,
 )
-from probekit.reports.subject import Subject
+from probekit.reports.page.svg import number, ticks
+from probekit.reports.rows import radius
+from probekit.results.attributes import heading
 
 __all__ = ["sections"]
 
 _MOST_RIDGES = 4
 
 
-def sections(every: Sequence[Subject]) -> dict[str, Any]:
+def sections(models: Sequence[ModelResults]) -> dict[str, Any]:
     """Everything that the template shows of some models."""
-    models = [_model(one) for one in every]
-    return {"models": models, "compared": _compared(every) if len(every) > 1 else None}
+    compared = _compared(models) if len(models) > 1 else None
+    return {"models": [_model(one) for one in models], "compared": compared}
 
 
-def _model(subject: Subject) -> dict[str, Any]:
+def _model(model: ModelResults) -> dict[str, Any]:
     return {
-        "name": subject.name,
-        "numbers": key_numbers(subject),
-        "sentences": _sentences(subject),
-        "notes": notes(subject),
-        "atlas": atlas(subject)
-        if subject.layer_names and subject.units.sizes.get("unit")
-        else None,
-        "robustness": _robustness(subject),
-        "facts": facts_about(subject),
-        "provenance": json.dumps(subject.facts, indent=2, ensure_ascii=False),
+        "name": model.name,
+        "numbers": key_numbers(model),
+        "sentences": _sentences(model),
+        "notes": notes(model),
+        "layers": layer_table(model) if model.units.sizes.get("unit") else None,
+        "robustness": _robustness(model),
+        "facts": facts_about(model),
+        "provenance": json.dumps(model.facts, indent=2, ensure_ascii=False),
     }
 
 
-def _sentences(subject: Subject) -> dict[str, Any] | None:
-    """Which layers are the most and the least selective, and on what data this was seen."""
-    layers = subject.layers
-    data = (subject.facts.get("data") or {}).get("name") or ""
+def _sentences(model: ModelResults) -> dict[str, Any] | None:
+    """The most and the least selective layer, and the data that this was measured on."""
+    layers = model.layers
+    data = (model.facts.get("data") or {}).get("name") or ""
     found: dict[str, Any] = {"data": str(data)}
     if "selectivity_mean" in layers and layers["selectivity_mean"].notnull().any():
         means = layers["selectivity_mean"].values
         high, low = int(np.nanargmax(means)), int(np.nanargmin(means))
-        names = subject.layer_names
+        names = model.layer_names
         found |= {
             "highest": (names[high], number(means[high])),
             "lowest": (names[low], number(means[low])),
@@ -71,8 +70,8 @@ def _sentences(subject: Subject) -> dict[str, Any] | None:
     return found
 
 
-def _robustness(subject: Subject) -> dict[str, Any] | None:
-    table = subject.table("robustness")
+def _robustness(model: ModelResults) -> dict[str, Any] | None:
+    table = model.table("robustness")
     clean = float(table["clean_accuracy"]) if "clean_accuracy" in table else np.nan
     found: dict[str, Any] = {"clean": f"{100 * clean:.1f}%"}
     if "accuracy" in table and "corruption" in table["accuracy"].dims:
@@ -86,9 +85,9 @@ def _attacks(table: Any, clean: float) -> tuple[Markup, list[str]]:
     accuracy = table["attack_accuracy"].transpose("attack", "epsilon")
     epsilons = accuracy["epsilon"].values.tolist()
     lines = []
-    for number_, name in enumerate(accuracy["attack"].values):
-        ys = accuracy.values[number_].tolist()
-        lines.append(Line(str(name), [0.0, *epsilons], [clean, *ys], number_ % 8))
+    for at, name in enumerate(accuracy["attack"].values):
+        ys = accuracy.values[at].tolist()
+        lines.append(Line(str(name), [0.0, *epsilons], [clean, *ys], at % 8))
     marks = [(0.0, "0"), *((epsilon, radius(epsilon)) for epsilon in epsilons)]
     chart = line_chart(
         lines,
@@ -102,7 +101,7 @@ def _attacks(table: Any, clean: float) -> tuple[Markup, list[str]]:
 
 
 def _apart(marks: list[tuple[float, str]], least: float = 0.08) -> list[tuple[float, str]]:
-    """Marks without those whose names would stand in one another."""
+    """The marks without those whose texts would overlap."""
     span = marks[-1][0] - marks[0][0] or 1.0
     kept = marks[:1]
     for mark in marks[1:]:
@@ -111,64 +110,65 @@ def _apart(marks: list[tuple[float, str]], least: float = 0.08) -> list[tuple[fl
     return kept
 
 
-def _compared(every: Sequence[Subject]) -> dict[str, Any]:
-    same = all(one.layer_names == every[0].layer_names for one in every) and every[0].layer_names
+def _compared(models: Sequence[ModelResults]) -> dict[str, Any]:
+    same = all(one.layer_names == models[0].layer_names for one in models) and models[0].layer_names
     return {
-        "numbers": comparison(every),
-        "said": _extremes(every),
-        "ridges": _side_by_side(every) if same and len(every) <= _MOST_RIDGES else None,
-        "charts": _by_depth(every, bool(same)),
+        "numbers": comparison(models),
+        "extremes": _extremes(models),
+        "ridges": _side_by_side(models) if same and len(models) <= _MOST_RIDGES else None,
+        "charts": _by_depth(models, bool(same)),
     }
 
 
-def _extremes(every: Sequence[Subject]) -> list[tuple[str, str]] | None:
-    """The models of the highest and of the lowest mean selectivity, where two models have any."""
-    means = [(mean_selectivity(one), one.name) for one in every]
+def _extremes(models: Sequence[ModelResults]) -> list[tuple[str, str]] | None:
+    """The models of the highest and the lowest mean selectivity; None if they do not differ."""
+    means = [(mean_selectivity(one), one.name) for one in models]
     known = sorted(((mean, name) for mean, name in means if np.isfinite(mean)), reverse=True)
     if len(known) < 2 or known[0][0] == known[-1][0]:
         return None
     return [(name, number(mean)) for mean, name in (known[0], known[-1])]
 
 
-def _side_by_side(every: Sequence[Subject]) -> list[Atlas] | None:
-    """The ridges of each model on one scale, for models with the same layers."""
-    measures = [main_measure(one) for one in every]
-    if measures[0] is None or any(measure != measures[0] for measure in measures):
+def _side_by_side(models: Sequence[ModelResults]) -> list[LayerTable] | None:
+    """The ridges of each model with the same axis, for models with the same layers."""
+    names = {main_variable(one) for one in models}
+    if len(names) > 1 or "" in names:
         return None
-    span = span_of(every, measures[0])
-    return [atlas(one, span) for one in every]
+    limits = range_of(models, *names)
+    return [layer_table(one, limits) for one in models]
 
 
-def _by_depth(every: Sequence[Subject], same: bool) -> list[dict[str, Any]]:
-    """A chart a number of layers that at least two models have, over their depth."""
+def _by_depth(models: Sequence[ModelResults], same: bool) -> list[dict[str, Any]]:
+    """A chart over depth for each variable of the layers that at least two models have."""
+    shown = [column_names(one.layers) for one in models]
     charts = []
-    for name in ("selectivity_mean", *LAYER_COLUMNS):
-        having = [at for at, one in enumerate(every) if name in column_names(one.layers)]
+    for name in dict.fromkeys(name for names in shown for name in names):
+        having = [at for at, names in enumerate(shown) if name in names]
         if len(having) < 2:
             continue
-        lines = [_depth_line(every[at], name, at % 8, same) for at in having]
-        known = LAYER_COLUMNS.get(name) or measure_of(name.removesuffix("_mean"))
-        label = known.label
+        lines = [_depth_line(models[at], name, at % 8, same) for at in having]
+        values = models[having[0]].layers[name]
         deepest = max(line.xs[-1] for line in lines)
         whole = [(x, f"{x:g}") for x in ticks(1.0, deepest) if x == int(x)]
         chart = line_chart(
             lines,
             x_ticks=whole if same else None,
-            x_label="layer, in execution order" if same else "depth: share of the layers passed",
-            y_label=label,
-            title=f"{label} by layer",
+            x_label="layer, in execution order" if same else "depth: fraction of the layers passed",
+            y_label=heading(values),
+            title=f"{heading(values)} by layer",
         )
-        charts.append({"label": label, "about": known.about, "svg": chart})
+        about = values.attrs.get("description", "")
+        charts.append({"label": heading(values), "about": about, "svg": chart})
     return charts
 
 
-def _depth_line(subject: Subject, name: str, colour: int, same: bool) -> Line:
-    ys = subject.layers[name].values.astype(np.float64).tolist()
+def _depth_line(model: ModelResults, name: str, colour: int, same: bool) -> Line:
+    ys = model.layers[name].values.astype(np.float64).tolist()
     last = max(len(ys) - 1, 1)
     xs = [float(at + 1) if same else at / last for at in range(len(ys))]
     ends = [f"{name}_low", f"{name}_high"]
     low, high = (
-        subject.layers[end].values.tolist() if all(x in subject.layers for x in ends) else None
+        model.layers[end].values.tolist() if all(x in model.layers for x in ends) else None
         for end in ends
     )
-    return Line(subject.name, xs, ys, colour, low, high)
+    return Line(model.name, xs, ys, colour, low, high)

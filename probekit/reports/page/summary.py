@@ -1,4 +1,4 @@
-"""What a reader wants first: the key numbers of each model, and a sentence on them."""
+"""The key numbers of each model, notes on them, and the provenance as text."""
 
 from __future__ import annotations
 
@@ -8,90 +8,97 @@ from typing import Any
 
 import numpy as np
 
-from probekit.reports.page.measures import PARTICIPATION_RATIOS, number
-from probekit.reports.subject import Subject
+from probekit.reports.model_results import ModelResults
+from probekit.reports.page.svg import number
+
+# The corrected ratio first; the second is its name in older files.
+_PARTICIPATION_RATIOS = (
+    "participation_ratio_corrected_fraction",
+    "participation_ratio_unbiased_fraction",
+    "participation_ratio_fraction",
+)
 
 __all__ = ["Fact", "comparison", "facts_about", "key_numbers", "mean_selectivity", "notes"]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A key number: itself, what it is, and how sure it is or what it is made of."""
+    """A key number: its value, its label, and its error or composition."""
 
     value: str
     label: str
     detail: str = ""
 
 
-def key_numbers(subject: Subject) -> list[Fact]:
-    """The numbers of a whole model, those first that readers look for first."""
+def key_numbers(model: ModelResults) -> list[Fact]:
+    """The key numbers of a model, the most important first."""
     found: list[Fact | None] = [
-        _selectivity(subject),
-        _accuracy(subject),
-        _dimensions(subject),
-        _gradients(subject),
-        *_perturbed(subject),
-        _units(subject),
+        _selectivity(model),
+        _accuracy(model),
+        _dimensions(model),
+        _gradients(model),
+        *_perturbed(model),
+        _units(model),
     ]
     return [fact for fact in found if fact]
 
 
-def comparison(every: Sequence[Subject]) -> list[tuple[str, list[Fact | None]]]:
-    """Each key number of several models side by side: its name, and the numbers (None: not there)."""
-    columns = [{fact.label: fact for fact in key_numbers(one)} for one in every]
+def comparison(models: Sequence[ModelResults]) -> list[tuple[str, list[Fact | None]]]:
+    """Each key number of several models side by side: its label, and the numbers (or None)."""
+    columns = [{fact.label: fact for fact in key_numbers(one)} for one in models]
     labels = list(dict.fromkeys(label for column in columns for label in column))
     return [(label, [column.get(label) for column in columns]) for label in labels]
 
 
-def mean_selectivity(subject: Subject) -> float:
-    """The network's mean: of the units within a layer first, then of the layers; or NaN."""
-    root = subject.result.to_dataset(inherit=False)
+def mean_selectivity(model: ModelResults) -> float:
+    """The mean over layers of the means over units; NaN where it was not measured."""
+    root = model.result.to_dataset(inherit=False)
     if "selectivity_mean" in root:
         return float(root["selectivity_mean"])
-    if "selectivity_mean" in subject.layers:
-        return float(subject.layers["selectivity_mean"].mean())
+    if "selectivity_mean" in model.layers:
+        return float(model.layers["selectivity_mean"].mean())
     return float("nan")
 
 
-def _selectivity(subject: Subject) -> Fact | None:
-    root, value = subject.result.to_dataset(inherit=False), mean_selectivity(subject)
+def _selectivity(model: ModelResults) -> Fact | None:
+    root, value = model.result.to_dataset(inherit=False), mean_selectivity(model)
     if not np.isfinite(value):
         return None
     detail = "mean over layers of the units' means"
     if "selectivity_mean_low" in root:
         low, high = (float(root[f"selectivity_mean_{end}"]) for end in ("low", "high"))
-        metrics = subject.facts.get("metrics") or {}
+        metrics = model.facts.get("metrics") or {}
         level = (metrics.get("selectivity_interval") or {}).get("level", 0.95)
         detail = f"{100 * level:g}% interval {number(low)} to {number(high)}"
     return Fact(number(value), "mean class selectivity", detail)
 
 
-def _accuracy(subject: Subject) -> Fact | None:
-    root = subject.result.to_dataset(inherit=False)
-    outcomes = subject.table("robustness")
+def _accuracy(model: ModelResults) -> Fact | None:
+    root = model.result.to_dataset(inherit=False)
+    outcomes = model.table("robustness")
     if "accuracy" in root:
         value = float(root["accuracy"])
     elif "clean_accuracy" in outcomes:
         value = float(outcomes["clean_accuracy"])
     else:
         return None
-    samples = _samples(subject)
+    samples = _samples(model)
     error = np.sqrt(value * (1 - value) / samples) * 100 if samples else np.nan
     detail = f"± {error:.1f} (standard error), {samples:,} images" if samples else ""
     return Fact(f"{100 * value:.1f}%", "accuracy", detail)
 
 
-def _samples(subject: Subject) -> int:
-    if "samples" in subject.result.children:
-        return int(subject.table("samples").sizes["sample"])
-    outcomes = subject.table("robustness")
+def _samples(model: ModelResults) -> int:
+    if "samples" in model.result.children:
+        return int(model.table("samples").sizes["sample"])
+    outcomes = model.table("robustness")
     return int(outcomes["n_samples"]) if "n_samples" in outcomes else 0
 
 
-def _dimensions(subject: Subject) -> Fact | None:
-    for name in PARTICIPATION_RATIOS:
-        if name in subject.layers and subject.layers[name].notnull().all():
-            values = subject.layers[name].values
+def _dimensions(model: ModelResults) -> Fact | None:
+    for name in _PARTICIPATION_RATIOS:
+        if name in model.layers and model.layers[name].notnull().all():
+            values = model.layers[name].values
             return Fact(
                 f"{100 * values.mean():.0f}%",
                 "dimensions used",
@@ -101,17 +108,17 @@ def _dimensions(subject: Subject) -> Fact | None:
     return None
 
 
-def _gradients(subject: Subject) -> Fact | None:
-    if "gradient_norm_cv_mean" not in subject.layers:
+def _gradients(model: ModelResults) -> Fact | None:
+    if "gradient_norm_cv_mean" not in model.layers:
         return None
-    values = subject.layers["gradient_norm_cv_mean"].values
+    values = model.layers["gradient_norm_cv_mean"].values
     if not np.isfinite(values).any():
         return None
     return Fact(number(np.nanmean(values), 2), "gradient CV", "over images, mean over layers")
 
 
-def _perturbed(subject: Subject) -> list[Fact]:
-    outcomes = subject.table("robustness")
+def _perturbed(model: ModelResults) -> list[Fact]:
+    outcomes = model.table("robustness")
     found = []
     if "accuracy_mean" in outcomes:
         types, levels = (outcomes["accuracy"].sizes[dim] for dim in ("corruption", "severity"))
@@ -128,53 +135,55 @@ def _perturbed(subject: Subject) -> list[Fact]:
     return found
 
 
-def _units(subject: Subject) -> Fact | None:
-    count = subject.units.sizes.get("unit", 0)
+def _units(model: ModelResults) -> Fact | None:
+    count = model.units.sizes.get("unit", 0)
     if not count:
         return None
-    dead = int(subject.units["dead"].sum()) if "dead" in subject.units else 0
-    detail = f"in {len(subject.layer_names)} layers" + (f", {dead:,} dead" if dead else "")
+    dead = int(model.units["dead"].sum()) if "dead" in model.units else 0
+    detail = f"in {len(model.layer_names)} layers" + (f", {dead:,} dead" if dead else "")
     return Fact(f"{count:,}", "units", detail)
 
 
-def notes(subject: Subject) -> list[str]:
-    """What the reader must know of the numbers."""
-    told = []
-    layers, units = subject.layers, subject.units
-    if subject.remark:
-        told.append(f"This robustness result is shown as a model of its own: {subject.remark}.")
+def notes(model: ModelResults) -> list[str]:
+    """Limitations of the numbers."""
+    found = []
+    layers, units = model.layers, model.units
+    if model.remark:
+        found.append(f"This robustness result is shown as a separate model: {model.remark}.")
     if "negative_class_mean" in units and (below := int(units["negative_class_mean"].sum())):
-        options = (subject.facts.get("metrics") or {}).get("selectivity") or {}
-        told.append(
-            f"{below:,} units have class means below zero, where the index is not simply a share "
+        options = (model.facts.get("metrics") or {}).get("selectivity") or {}
+        found.append(
+            f"{below:,} units have class means below zero, where the index may leave [0, 1] "
             f"(handled by negative={options.get('negative', 'clip')!r})."
         )
     if "too_few_samples" in layers and (few := int(layers["too_few_samples"].sum())):
-        told.append(
+        found.append(
             f"{few} layers have fewer samples than dimensions: their plain participation ratios are too "
             "low."
         )
     if "fewest_samples" in layers and (fewest := int(layers["fewest_samples"].min())) < 20:
-        told.append(f"A class has only {fewest} images: indices of few images are too high.")
-    skipped = (subject.facts.get("data") or {}).get("skipped")
+        found.append(
+            f"A class has only {fewest} images: the index is biased upward for few images."
+        )
+    skipped = (model.facts.get("data") or {}).get("skipped")
     if skipped:
-        told.append(f"{skipped} images could not be read and were left out.")
-    return told
+        found.append(f"{skipped} images could not be read and were left out.")
+    return found
 
 
-def facts_about(subject: Subject) -> list[tuple[str, str]]:
-    """The provenance, in the words of a reader; what is not known is left out."""
-    facts = subject.facts
-    model, data = facts.get("model") or {}, facts.get("data") or {}
+def facts_about(model: ModelResults) -> list[tuple[str, str]]:
+    """The provenance as labels and texts, without what is unknown."""
+    facts = model.facts
+    about, data = facts.get("model") or {}, facts.get("data") or {}
     versions = facts.get("versions") or {}
     metrics = facts.get("metrics") or {}
     rows: list[tuple[str, Any]] = [
-        ("Model", _and(model.get("name"), model.get("type"))),
-        ("Weights", _and(model.get("weights"), model.get("hash"))),
+        ("Model", _and(about.get("name"), about.get("type"))),
+        ("Weights", _and(about.get("weights"), about.get("hash"))),
         ("Data", _and(data.get("name"), data.get("fingerprint"))),
         ("Images", _images(data)),
-        ("Layers", f"{len(subject.layer_names)}: {', '.join(subject.layer_names)}"),
-        ("Measures", "; ".join(f"{name} ({_options(how)})" for name, how in metrics.items())),
+        ("Layers", f"{len(model.layer_names)}: {', '.join(model.layer_names)}"),
+        ("Metrics", "; ".join(f"{name} ({_options(how)})" for name, how in metrics.items())),
         ("Conditions", "; ".join(map(str, facts.get("conditions") or ()))),
         ("Seed", facts.get("seed")),
         ("Precision", facts.get("precision") or "as the model's"),

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
+from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
@@ -33,6 +34,15 @@ FAILURES = "failures.json"
 TABLE = "sweep.nc"
 _OF_RUNS = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
 _OF_LAYERS = ("selectivity", "dead_units")
+_LABELS = {
+    "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+    "best_epoch": "best epoch",
+    "selectivity_mean": "mean class selectivity index",
+    "selectivity": "mean class selectivity index",
+    "dead_units": "dead units",
+    "failure": "reason of the failure",
+}
 
 
 def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
@@ -77,6 +87,8 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     for name in ("best_epoch", "dead_units"):
         table[name] = table[name].fillna(-1).astype(np.int64)
     table["failure"] = table["failure"].astype(object).fillna("")
+    for name, long_name in _LABELS.items():
+        table[name].attrs = attributes(long_name)
     with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
         table.attrs["provenance"] = provenance(**json.loads((folder / IDENTITY).read_text()))
     return table

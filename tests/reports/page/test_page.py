@@ -119,7 +119,7 @@ def test_asks_nothing_of_a_network(
 def test_tells_its_size_and_provenance(result: xr.DataTree, tmp_path: Path) -> None:
     path = pk.report(result, tmp_path / "r.html")
     text = path.read_text("utf-8")
-    assert f"This file has {path.stat().st_size / 2**20:.1f} MiB, of at most 16.0 MiB" in text
+    assert f"This file has {path.stat().st_size / 2**20:.1f} MiB, with a limit of 16.0 MiB" in text
     assert "toy data" in text
     assert "sha256:toy0" in text
 
@@ -351,8 +351,8 @@ def test_robustness_of_other_layers_joins_and_of_another_model_says_why_not(
     page = written([analysis, run], tmp_path, overwrite=True)
     (model,) = payload(page)["models"]
     assert model["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
-    assert "model of its own" not in page
+    assert "separate model" not in page
     run.attrs["provenance"] = json.dumps({"model": {"name": "other", "hash": "sha256:other"}})
     page = written([analysis, run], tmp_path, overwrite=True)
     assert len(payload(page)["models"]) == 2
-    assert "shown as a model of its own: the results are of different models" in page
+    assert "shown as a separate model: the results are of different models" in page

@@ -57,10 +57,10 @@ function showUnit(unit) {
 
 function sentence(unit) {
   const index = model.value("selectivity", unit);
-  const said = el("p", { class: "said" });
+  const summary = el("p", { class: "summary" });
   const label = model.preferred(unit);
-  if (label >= 0) said.append("Responds most to ", el("b", {}, el("bdi", { text: model.className(label) })), ". ");
-  else if (label < 0) said.append("Dead: it responds to no class. ");
+  if (label >= 0) summary.append("Responds most to ", el("b", {}, el("bdi", { text: model.className(label) })), ". ");
+  else if (label < 0) summary.append("Dead: it responds to no class. ");
   if (Number.isFinite(index)) {
     const [low, high] = ["selectivity_low", "selectivity_high"].map((name) => model.value(name, unit));
     let place = 1;
@@ -70,9 +70,9 @@ function sentence(unit) {
       count += 1;
       if (model.value("selectivity", other) > index) place += 1;
     }
-    said.append(`Selectivity ${shown(index)}`, Number.isFinite(low) ? ` (interval ${shown(low)} to ${shown(high)})` : "", `, number ${place} of ${count} in its layer.`);
+    summary.append(`Selectivity ${shown(index)}`, Number.isFinite(low) ? ` (interval ${shown(low)} to ${shown(high)})` : "", `, number ${place} of ${count} in its layer.`);
   }
-  return said;
+  return summary;
 }
 
 function part(title, detail, ...content) {

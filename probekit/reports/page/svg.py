@@ -1,10 +1,10 @@
-"""Plain SVG: escaped elements, scales, densities, and the ridge that shows the units of a layer."""
+"""SVG elements, scales and numbers as text, and the density ridge of the units of a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import floor, isfinite, log10
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,26 @@ from markupsafe import Markup, escape
 
 from probekit.plot.density import density
 
-__all__ = ["axis", "element", "join", "path", "ridge", "scale", "shorten", "ticks"]
+__all__ = [
+    "UNKNOWN",
+    "axis",
+    "element",
+    "join",
+    "number",
+    "path",
+    "ridge",
+    "scale",
+    "shorten",
+    "text",
+    "ticks",
+]
+
+UNKNOWN = "\N{EN DASH}"
 
 Array = npt.NDArray[np.float64]
+Scale: TypeAlias = Callable[[float], float]
 
-# The most values that have a mark each, and the height below which a density is not drawn.
+# Maximum number of values with a mark each, and the height below which a density is not drawn.
 _RUG = 200
 _THIN = 0.004
 _POINTS = 97
@@ -38,6 +53,12 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("").join(parts)
 
 
+def text(content: Any, x: float | str, y: float, class_: str | None, anchor: str) -> Markup:
+    """A text at a place, with its start, middle or end there."""
+    children = content if isinstance(content, tuple) else (content,)
+    return element("text", *children, class_=class_, x=x, y=y, text_anchor=anchor)
+
+
 def join(parts: Any) -> Markup:
     """Parts one after another, escaped where they are text."""
     return Markup("").join(escape(part) for part in parts if part is not None)
@@ -49,8 +70,23 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def scale(low: float, high: float, start: float, stop: float) -> Any:
-    """A function that sends [low, high] to [start, stop], and what lies beyond to its ends.
+def number(value: Any, digits: int = 3) -> str:
+    """A number as a page shows it.
+
+    >>> number(0.23456), number(1234.5), number(1e-7), number(1.5e9)
+    ('0.235', '1,234', '1.00e-07', '1.50e+09')
+    """
+    value = float(value)
+    if not np.isfinite(value):
+        return UNKNOWN if np.isnan(value) else ("∞" if value > 0 else "\N{MINUS SIGN}∞")
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+        return text.replace("-", "\N{MINUS SIGN}")
+    return f"{value:.2e}"
+
+
+def scale(low: float, high: float, start: float, stop: float) -> Scale:
+    """A function that maps [low, high] to [start, stop], and values beyond to its ends.
 
     >>> scale(0, 2, 100, 200)(1.0)
     150.0
@@ -92,7 +128,7 @@ def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool =
 
 
 def shorten(name: str, most: int) -> str:
-    """A name of at most so many characters; what is left out is in the middle.
+    """A name shortened in its middle to a maximum number of characters.
 
     >>> shorten("features.denseblock3.denselayer12.relu2", 21)
     'features.d…er12.relu2'
@@ -114,11 +150,11 @@ def ridge(
     """The units of a layer as a density with a rug, their mean, and its interval.
 
     Args:
-        values: One number a unit.
-        low: Where the range begins.
-        high: Where it ends.
+        values: One number per unit.
+        low: Start of the axis.
+        high: End of the axis.
         mean: Drawn as a dot.
-        ends: Drawn as a line.
+        ends: Confidence interval of the mean, drawn as a line.
         height: Of the row, in pixels.
     """
     known = values[np.isfinite(values)].clip(low, high)
@@ -164,15 +200,10 @@ def ridge(
 def axis(low: float, high: float) -> Markup:
     """The numbers above a column of ridges."""
     marks = ticks(low, high)
+    anchors = ["start" if mark <= low else "end" if mark >= high else "middle" for mark in marks]
     texts = [
-        element(
-            "text",
-            f"{mark:g}".replace("-", "\N{MINUS SIGN}"),
-            x=percent_of(mark, low, high),
-            y=11,
-            text_anchor="start" if mark <= low else "end" if mark >= high else "middle",
-        )
-        for mark in marks
+        text(f"{mark:g}".replace("-", "−"), percent_of(mark, low, high), 11, None, anchor)
+        for mark, anchor in zip(marks, anchors, strict=True)
     ]
     return element("svg", *texts, class_="axis", width="100%", height=14, aria_hidden="true")
 

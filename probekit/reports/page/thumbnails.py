@@ -1,4 +1,4 @@
-"""Thumbnails of the images that units like best, as many as a page has room for."""
+"""Thumbnails of the images that activate units most, as many as fit on a page."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from probekit.errors import DataError
-from probekit.reports.subject import Subject
+from probekit.reports.model_results import ModelResults
 
 __all__ = ["encoded", "thumbnails", "wanted_samples"]
 
 _SIDE = 96
 _LOSSLESS = 64
 _TRIAL = 24
-# What stands around an image in the page: its index, quotation marks, a colon and a comma.
-_AROUND = 16
+# Characters around an image in the page: its index, quotation marks, a colon and a comma.
+_OVERHEAD = 16
 
 
-def wanted_samples(subject: Subject) -> list[int]:
-    """The samples to show: for every unit its best one, the most selective units first; then the
-    second best, and so on.
+def wanted_samples(model: ModelResults) -> list[int]:
+    """The samples to show: the top image of every unit, the most selective units first; then the
+    second images, and so on.
     """
-    units = subject.units
+    units = model.units
     if "top_sample" not in units:
         return []
     samples = units["top_sample"].transpose("rank", "unit").values
@@ -39,29 +39,29 @@ def wanted_samples(subject: Subject) -> list[int]:
 def thumbnails(
     wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Any, room: int
 ) -> dict[int, str]:
-    """Encoded images of samples, the first of them where there is no room for all.
+    """Encoded images of samples, as many from the first as fit.
 
     Args:
-        wanted: Indices, the most wanted first.
-        labels: The label of each, for a look at whether the data is the right one.
+        wanted: Indices, the most important first.
+        labels: The label of each, to check that the data is that of the result.
         data: As for `images_at`.
         model: As for `images_at`.
-        room: How many characters they may take.
+        room: Maximum number of characters.
 
     Raises:
-        DataError: The data is another one than that of the result, or holds no images.
+        DataError: The data is not that of the result, or contains no images.
     """
     first = _encode(wanted[:_TRIAL], labels, data, model)
     if not first:
         return {}
-    each = sum(map(len, first.values())) / len(first) + _AROUND
+    each = sum(map(len, first.values())) / len(first) + _OVERHEAD
     chosen = wanted[: int(1.2 * room / each)]
     found = first | _encode([one for one in chosen if one not in first], labels, data, model)
     kept: dict[int, str] = {}
     for one in wanted:
-        if one not in found or room < len(found[one]) + _AROUND:
+        if one not in found or room < len(found[one]) + _OVERHEAD:
             break
-        room -= len(found[one]) + _AROUND
+        room -= len(found[one]) + _OVERHEAD
         kept[one] = found[one]
     return kept
 
@@ -81,16 +81,16 @@ def _arrays(
         if labels.get(number, label) != label:
             raise DataError(
                 f"the data is not that of the result: sample {number} has the label {label} in it and "
-                f"{labels[number]} in the result; give the data that was analysed"
+                f"{labels[number]} in the result; give the data that was analyzed"
             )
         yield number, image.numpy(force=True)
 
 
 def encoded(image: npt.NDArray[Any]) -> str:
-    """An image as what follows `data:image/` in an address: PNG where it is small, else JPEG.
+    """An image as the part of a data URL after `data:image/`: PNG if it is small, otherwise JPEG.
 
     Args:
-        image: (channels, height, width) in [0, 1]; an image beyond that is stretched to it.
+        image: (channels, height, width) in [0, 1]; an image outside this range is scaled to it.
 
     Raises:
         DataError: Not an image.
@@ -99,7 +99,7 @@ def encoded(image: npt.NDArray[Any]) -> str:
 
     if image.ndim != 3 or not image.size:
         raise DataError(
-            f"samples of the shape {image.shape} are no images (channels, height, width); make the "
+            f"samples of the shape {image.shape} are not images (channels, height, width); make the "
             "report without data"
         )
     values = np.nan_to_num(image.astype(np.float64))

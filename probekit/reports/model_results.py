@@ -1,4 +1,4 @@
-"""Results as subjects of a report: one a model, with its name, tables and what is derived from them."""
+"""The results of each model for reports: its name, its tables and variables derived from them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, some_of
+from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.results.merge import merge_results
 from probekit.results.trees import open_result
 
-__all__ = ["Subject", "subjects"]
+__all__ = ["ModelResults", "model_results"]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One model in a report.
+class ModelResults:
+    """The results of one model.
 
     Attributes:
-        name: What the report calls it.
-        result: Its tables, those of a robustness run included where there are any.
-        units: `/units`, with `corruption_change`, `attack_change`, both also `_relative`, and
-            `mean_activation` and `highest_activation`, where they can be had.
-        layers: `/layers`.
+        name: Name of the model in the report.
+        result: Its tables, including those of a robustness run if there is one.
+        units: `/units`, with derived variables where they can be computed: `corruption_change`,
+            `attack_change`, both also `_relative`; `mean_activation` and `highest_activation`.
+        layers: `/layers`, with the means of derived variables.
         facts: The provenance.
-        remark: Why a robustness result is shown as a model of its own, or empty.
+        remark: Why a robustness result is shown as a separate model, or empty.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Subject:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """The name of each class that a table knows, by label."""
+        """The name of each class of the tables, by label."""
         found: dict[int, str] = {}
         for node in (self.units, self.table("robustness")):
             if "class" in node.coords:
@@ -61,21 +62,21 @@ class Subject:
         return self.result[node].to_dataset() if node in self.result.children else xr.Dataset()
 
     def of_layer(self, number: int) -> Any:
-        """Which units are in a layer, as an index."""
+        """The positions of the units of a layer."""
         return np.flatnonzero(self.units["layer"].values == self.layer_names[number])
 
 
-def subjects(results: Any, names: Sequence[str] | None = None) -> list[Subject]:
-    """The models that some results are about, robustness runs joined to the analyses of their models.
+def model_results(results: Any, names: Sequence[str] | None = None) -> list[ModelResults]:
+    """Groups results by model: robustness runs are joined to the analyses of their models.
 
     Args:
         results: A result, a file of one, or several of these; or a mapping from names.
-        names: What to call them; by default what their provenance does.
+        names: Names of the models; by default those in their provenance.
 
     Raises:
-        OutputError: A file is missing or no result.
-        DataError: A tree that has no units and no robustness, or whose tables do not fit.
-        OptionError: Another number of names than of models, or no result.
+        OutputError: A file is missing or is not a result.
+        DataError: A tree has neither units nor robustness, or its tables do not match.
+        OptionError: The number of names is not that of the models, or there is no result.
     """
     if isinstance(results, dict):
         names, results = list(results), list(results.values())
@@ -83,12 +84,12 @@ def subjects(results: Any, names: Sequence[str] | None = None) -> list[Subject]:
     if not given:
         raise OptionError("a report needs at least one result")
     trees, remarks = _joined([_opened(one) for one in given])
-    called = list(names) if names is not None else _names(trees)
-    if len(called) != len(trees):
-        raise OptionError(f"{len(trees)} models need as many names, not {len(called)}")
+    model_names = list(names) if names is not None else _names(trees)
+    if len(model_names) != len(trees):
+        raise OptionError(f"{len(trees)} models need as many names, not {len(model_names)}")
     return [
-        _subject(name, tree, remark)
-        for name, (tree, _), remark in zip(called, trees, remarks, strict=True)
+        _of_model(name, tree, remark)
+        for name, (tree, _), remark in zip(model_names, trees, remarks, strict=True)
     ]
 
 
@@ -102,8 +103,8 @@ def _opened(given: Any) -> tuple[xr.DataTree, str]:
         given = open_result(given)
     if not {"units", "robustness"} & set(given.children):
         raise DataError(
-            f"{place or 'the tree'} has neither units nor robustness; give what analyze or "
-            "robustness made"
+            f"{place or 'the tree'} has neither units nor robustness; give a result of analyze or "
+            "robustness"
         )
     return given, place
 
@@ -111,7 +112,7 @@ def _opened(given: Any) -> tuple[xr.DataTree, str]:
 def _joined(
     opened: list[tuple[xr.DataTree, str]],
 ) -> tuple[list[tuple[xr.DataTree, str]], list[str]]:
-    """Merges each robustness result with the first analysis of its model; a remark says why not."""
+    """Merges each robustness result with the first analysis of its model, or remarks why not."""
     found = [one for one in opened if "robustness" not in one[0].children]
     remarks = [""] * len(found)
     for tree, place in opened:
@@ -141,24 +142,23 @@ def _facts(tree: xr.DataTree) -> dict[str, Any]:
 
 
 def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
-    """The models' own names, with those of the files where several are called the same."""
-    own = []
+    """The names of the models, or those of their files where several have the same name."""
+    names = []
     for tree, place in trees:
         model = _facts(tree).get("model") or {}
-        own.append(str(model.get("name") or model.get("type") or place or "model"))
-    own = [
-        place if own.count(name) > 1 and place else name
-        for name, (_, place) in zip(own, trees, strict=True)
+        names.append(str(model.get("name") or model.get("type") or place or "model"))
+    names = [
+        place if names.count(name) > 1 and place else name
+        for name, (_, place) in zip(names, trees, strict=True)
     ]
-    repeated: dict[str, int] = {}
-    for number, name in enumerate(own):
-        repeated[name] = repeated.get(name, 0) + 1
-        if repeated[name] > 1:
-            own[number] = f"{name} ({repeated[name]})"
-    return own
+    repeats = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [
+        f"{name} ({repeat})" if repeat > 1 else name
+        for name, repeat in zip(names, repeats, strict=True)
+    ]
 
 
-def _subject(name: str, tree: xr.DataTree, remark: str) -> Subject:
+def _of_model(name: str, tree: xr.DataTree, remark: str) -> ModelResults:
     empty = xr.Dataset(
         coords={"layer": ("unit", np.empty(0, object)), "channel": ("unit", np.empty(0, int))}
     )
@@ -176,37 +176,50 @@ def _subject(name: str, tree: xr.DataTree, remark: str) -> Subject:
             f"the table of layers of {name!r} lacks {some_of(sorted(map(str, missing)))}, which has "
             "units; give a whole result"
         )
-    units = _derived(units)
-    return Subject(name, tree, units, _means(layers, units), _facts(tree), remark)
+    units = _with_derived(units)
+    return ModelResults(name, tree, units, _with_means(layers, units), _facts(tree), remark)
 
 
-def _derived(units: xr.Dataset) -> xr.Dataset:
-    """With what readers ask for and tables hold only implicitly."""
+def _with_derived(units: xr.Dataset) -> xr.Dataset:
+    """The units with means and maxima of variables that have further dimensions."""
+    derived = {}
     if "class_mean" in units and "class" in units["class_mean"].dims:
-        units = units.assign(mean_activation=units["class_mean"].mean("class"))
+        mean = units["class_mean"].mean("class")
+        about = attributes("mean activation", "Mean over classes of the class means.")
+        derived["mean_activation"] = (mean, {**about, "metric": "selectivity"})
     if "top_activation" in units:
-        units = units.assign(highest_activation=units["top_activation"].max("rank"))
+        highest = units["top_activation"].max("rank")
+        derived["highest_activation"] = (
+            highest,
+            attributes("highest activation", "Activation for the top image.", short_name="highest"),
+        )
     for kind in ("corruption", "attack"):
-        change = units.get(f"{kind}_change_size")
-        if change is None:
+        if f"{kind}_change_size" not in units:
             continue
-        whole = change.mean([dim for dim in change.dims if dim != "unit"])
-        units[f"{kind}_change"] = whole
-        if "mean_activation" in units:
-            usual = units["mean_activation"]
-            units[f"{kind}_change_relative"] = whole / usual.where(usual > 0)
-    return units
+        size = units[f"{kind}_change_size"]
+        change = size.mean([dim for dim in size.dims if dim != "unit"])
+        about = attributes(
+            f"change under {kind}", "Mean |perturbed - clean| activation over all conditions."
+        )
+        derived[f"{kind}_change"] = (change, {**about, "metric": "robustness"})
+        if "mean_activation" in derived:
+            usual, _ = derived["mean_activation"]
+            about = attributes(
+                f"sensitivity to {kind}",
+                "Mean |perturbed - clean| activation over the mean activation of the unit.",
+                short_name=f"sensitivity to {kind}",
+            )
+            relative = change / usual.where(usual > 0)
+            derived[f"{kind}_change_relative"] = (relative, {**about, "metric": "robustness"})
+    return units.assign({name: (v.dims, v.values, about) for name, (v, about) in derived.items()})
 
 
-def _means(layers: xr.Dataset, units: xr.Dataset) -> xr.Dataset:
-    """With the means over a layer's units of what was derived for the units."""
+def _with_means(layers: xr.Dataset, units: xr.Dataset) -> xr.Dataset:
+    """The layers with the means over their units of the derived sensitivities."""
     for name in ("corruption_change_relative", "attack_change_relative"):
-        if name not in units:
-            continue
-        values, places = units[name].values, units["layer"].values
-        means = []
-        for layer in layers["layer"].values:
-            known = values[(places == layer) & np.isfinite(values)]
-            means.append(float(known.mean()) if len(known) else np.nan)
-        layers = layers.assign({f"{name}_mean": ("layer", means)})
+        if name in units:
+            means = units[name].groupby(units["layer"]).mean() if units.sizes["unit"] else None
+            if means is not None:
+                own = means.reindex(layer=layers["layer"].values)
+                layers = layers.assign({f"{name}_mean": ("layer", own.values, units[name].attrs)})
     return layers

@@ -1,4 +1,4 @@
-"""The units of a model as compact columns that a page's script reads."""
+"""The units of a model as compact columns for the script of the page."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.reports.page.measures import UNIT_MEASURES, Kind, Measure, measure_of
-from probekit.reports.subject import Subject
+from probekit.reports.model_results import ModelResults
+from probekit.results.attributes import heading, is_share, summary_variables
 
 __all__ = ["MOST_CLASSES", "unit_table"]
 
-# Of more classes a page holds, for each unit, those of the highest means and the mean of the others.
+# For more classes a page contains, for each unit, the highest means and the mean of the others.
 MOST_CLASSES = 40
-# Variables that belong to a metric whose main number the table shows.
-_FAMILIES = ("selectivity_", "preferred_", "gradient_", "corruption_", "attack_")
 
 
-def unit_table(subject: Subject) -> dict[str, Any]:
+def unit_table(model: ModelResults) -> dict[str, Any]:
     """A model's units for the script: text as text, numbers as little-endian arrays in base64.
 
     Returns:
         `name`, `layers`, `classes` (label, name), `units`, `layer` and `channel` of every unit,
         `columns`; where the result has them `tuning`, `top`, `drawn` and `perturbed`.
     """
-    units = subject.units
+    units = model.units
     count = units.sizes.get("unit", 0)
-    places = {name: number for number, name in enumerate(subject.layer_names)}
+    places = {name: number for number, name in enumerate(model.layer_names)}
     table: dict[str, Any] = {
-        "name": subject.name,
-        "layers": subject.layer_names,
-        "classes": [[label, name] for label, name in sorted(subject.class_names.items())],
+        "name": model.name,
+        "layers": model.layer_names,
+        "classes": [[label, name] for label, name in sorted(model.class_names.items())],
         "units": count,
         "layer": packed([places[str(name)] for name in units["layer"].values], "<i4"),
         "channel": packed(units["channel"].values, "<i4"),
-        "columns": [_column(units[one.name], one) for one in _measures(units)],
+        "columns": _columns(units),
     }
     if "class_mean" in units:
         table["tuning"] = _tuning(units["class_mean"].transpose("unit", "class"))
@@ -63,37 +61,38 @@ def packed(values: Any, kind: str) -> str:
     return b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode("ascii")
 
 
-def _measures(units: xr.Dataset) -> list[Measure]:
-    """Every number that a unit has: the known ones first."""
-    there = {
-        str(name): _kind(values)
+def _columns(units: xr.Dataset) -> list[dict[str, Any]]:
+    """The variables with one number per unit; those of summary tables come first and are shown."""
+    shown = [name for names in summary_variables(units).values() for name in names]
+    names = [
+        str(name)
         for name, values in units.data_vars.items()
         if values.dims == ("unit",) and values.dtype.kind in "fiub"
-    }
-    names = [name for name in UNIT_MEASURES if name in there]
-    names += [name for name in there if name not in UNIT_MEASURES]
-    return [measure_of(name, there[name]) for name in names]
+    ]
+    ordered = sorted(names, key=lambda name: name not in shown)
+    return [_column(units[name], name in shown) for name in ordered]
 
 
-def _kind(values: xr.DataArray) -> Kind:
-    return {"b": "flag", "f": "number"}.get(values.dtype.kind, "count")  # type: ignore[return-value]
-
-
-def _column(values: xr.DataArray, measure: Measure) -> dict[str, Any]:
-    numbers = values.values.astype(np.float64)
-    kind = measure.kind
-    known = numbers[np.isfinite(numbers)]
-    if kind == "share" and len(known) and (known.min() < 0 or known.max() > 1):
-        kind = "number"
-    own = measure.name not in UNIT_MEASURES and not measure.name.startswith(_FAMILIES)
+def _column(values: xr.DataArray, shown: bool) -> dict[str, Any]:
     return {
-        "name": measure.name,
-        "label": measure.label,
-        "about": measure.about,
-        "kind": kind,
-        "shown": measure.shown or own,
-        "values": packed(numbers, "<f4"),
+        "name": values.name,
+        "label": heading(values),
+        "about": values.attrs.get("description", ""),
+        "kind": _kind(values),
+        "shown": shown,
+        "values": packed(values.values.astype(np.float64), "<f4"),
     }
+
+
+def _kind(values: xr.DataArray) -> str:
+    """How the script shows the values: as a class, a flag, a count, a share with a bar, or a number."""
+    if values.name == "preferred_class":
+        return "class"
+    if values.dtype.kind != "f":
+        return "flag" if values.dtype.kind == "b" else "count"
+    known = values.values[np.isfinite(values.values)]
+    within = len(known) and known.min() >= 0 and known.max() <= 1
+    return "share" if is_share(values) and within else "number"
 
 
 def _tuning(class_mean: xr.DataArray) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def _top(units: xr.Dataset) -> dict[str, Any]:
 
 
 def _perturbed(units: xr.Dataset, kind: str) -> dict[str, Any] | None:
-    """How far each corruption or attack moves a unit, in the mean over its levels."""
+    """The change of a unit under each corruption or attack, averaged over its levels."""
     name = f"{kind}_change_size"
     if name not in units or kind not in units[name].dims:
         return None

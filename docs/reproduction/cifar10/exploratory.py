@@ -1,0 +1,254 @@
+"""Put the exploratory tables of CIFAR-10 on the page, from the tables beside this file.
+
+python docs/reproduction/cifar10/exploratory.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import probekit as pk
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "reproduction.md"
+ALPHAS = (-2.0, -1.0, -0.4, 0.0, 0.4, 0.7, 1.0)
+COMPARED = (-2.0, -1.0, 1.0)  # with alpha 0, by PWCCA
+DEPTHS = ("early", "middle", "late")
+MEASURES = {
+    "index": "class selectivity index",
+    "offset_free": "the same, lowest class mean subtracted",
+    "per_element": "index of each map element",
+    "axes": "index, `layer2.2.relu2` alone",
+    "rotation": "highest found in a rotation of that layer",
+    "eta_squared": "share of variance between classes",
+    "auc": "AUC of the preferred class, less .5",
+}
+
+
+def array(frame: pd.DataFrame, name: str) -> xr.DataArray:
+    """A column over alpha and seed."""
+    return frame.set_index(["alpha", "seed"])[name].to_xarray()
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number of the page, with a minus sign."""
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def paired(first: xr.DataArray, second: xr.DataArray, digits: int = 1) -> str:
+    """A mean paired difference with its 95% interval."""
+    found = pk.compare_means(first, second, paired=True)
+    low, high = (number(float(found[end]), digits) for end in ("low", "high"))
+    return f"{number(float(found['difference']), digits)} [{low}, {high}]"
+
+
+def fold(first: xr.DataArray, second: xr.DataArray) -> str:
+    """A geometric mean ratio with its 95% interval, paired within seeds."""
+    found = pk.compare_means(np.log(first), np.log(second), paired=True)
+    value, low, high = (np.exp(float(found[end])) for end in ("difference", "low", "high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def rows(header: str, lines: list[list[str]]) -> str:
+    """A table of the page."""
+    columns = header.count("|") + 1
+    return "\n".join(
+        [f"| {header} |", "|" + "---|" * columns, *(f"| {' | '.join(line)} |" for line in lines)]
+    )
+
+
+def by_alpha(networks: pd.DataFrame, measures: pd.DataFrame) -> str:
+    """Selectivity, accuracy and robustness at each alpha."""
+    sweep = networks[networks["variant"] == "sweep"].groupby("alpha")
+    mean = measures.groupby("alpha").mean()
+    lines = []
+    for alpha in ALPHAS:
+        one, accuracy = mean.loc[alpha], 100 * sweep["accuracy"].mean()[alpha]
+        parts = [
+            100 * one[name] for name in ("corrupted_relative", "fgsm_relative", "pgd_relative")
+        ]
+        lines.append(
+            [number(alpha, 1 if alpha % 1 else 0), str(sweep.size()[alpha]), number(accuracy, 1),
+             number(one["index"]), number(one["eta_squared"]), *(number(part, 1) for part in parts)]
+        )  # fmt: skip
+    return rows(
+        "alpha | seeds | accuracy (%) | index | eta squared | corrupted (% of clean) | FGSM | PGD",
+        lines,
+    )
+
+
+def what_falls(frame: pd.DataFrame, added: pd.DataFrame) -> str:
+    """Measures of selectivity by alpha, with constants, and under permuted labels."""
+    sweep = frame[(frame["variant"] == "sweep") & (frame["seed"] < 4)]
+    lines = []
+    for name, label in MEASURES.items():
+        complete, null = sweep.dropna(subset=[name]), f"null_{name}"
+        known = array(complete, name).sel(alpha=[-2, 0, 1]).dropna("seed")
+        line = [label, *(number(value) for value in known.mean("seed").values)]
+        line.append(fold(known.sel(alpha=0), known.sel(alpha=-2)))
+        line.append(number(added[name].mean()) if name in added else "")
+        if null in sweep:
+            floor = array(complete, null).sel(alpha=[-2, 0, 1]).dropna("seed")
+            line.append(", ".join(number(value) for value in floor.mean("seed").values))
+            above = known - floor
+            usable = bool((above.sel(alpha=[-2, 0]) > 0).all())
+            line.append(
+                fold(above.sel(alpha=0), above.sel(alpha=-2)) if usable else "below the floor"
+            )
+        lines.append([*line, *[""] * (8 - len(line))])
+    return rows(
+        "measure | \N{MINUS SIGN}2 | 0 | 1 | 0 over \N{MINUS SIGN}2 [95%] | 0 with constants | "
+        "permuted labels: \N{MINUS SIGN}2, 0, 1 | 0 over \N{MINUS SIGN}2, less permuted [95%]",
+        lines,
+    )
+
+
+def rotations(table: pd.DataFrame) -> str:
+    """Ratios of PWCCA distances."""
+    lines = []
+    for alpha in COMPARED:
+        for weights, label in (("fewer", "usual"), ("uniform", "uniform")):
+            part = table[(table["alpha"] == alpha) & (table["weights"] == weights)].set_index(
+                "seed"
+            )
+            found = [pk.mean_interval(part[name].to_xarray()) for name in ("ratio", "ratio_within")]
+            lines.append(
+                [
+                    number(alpha, 0),
+                    label,
+                    *(
+                        f"{float(one['mean']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
+                        for one in found
+                    ),
+                ]
+            )
+    return rows(
+        "alpha | weights | over plain replicates [95%] | over replicates of both [95%]", lines
+    )
+
+
+def ablated(measures: pd.DataFrame) -> str:
+    """Points of accuracy that a quarter of one layer's units costs, mean over layers."""
+    of = {(order, value): array(measures, f"ablated_{order}_{value}")
+          for order in ("top", "bottom", "matched", "random") for value in ("zero", "mean")}  # fmt: skip
+    lines = []
+    for alpha in ALPHAS:
+        at = {key: one.sel(alpha=alpha) for key, one in of.items()}
+        line = [number(alpha, 1 if alpha % 1 else 0)]
+        line += [
+            number(float(at[order, "zero"].mean()), 1) for order in ("top", "bottom", "random")
+        ]
+        line += [paired(at["top", value], at["random", value]) for value in ("zero", "mean")]
+        line.append(paired(at["top", "mean"], at["matched", "mean"]))
+        lines.append(line)
+    return rows("alpha | zeroed: most selective | least | random | most selective less random, "
+                "zeroed [95%] | held at the mean [95%] | less units of like mean, held [95%]",
+                lines)  # fmt: skip
+
+
+MEDIATORS = {
+    "index": "index", "dimensions_clean": "dimensions of early layers",
+    "jacobian_norm": "norm of the Jacobian", "linear_radius": "linear radius",
+}  # fmt: skip
+OUTCOMES = {"corrupted_relative": "corruptions", "fgsm_relative": "FGSM", "pgd_relative": "PGD"}
+
+
+def centered(measures: pd.DataFrame, name: str) -> xr.DataArray:
+    """A column (of which the logarithm) without its means over seeds and over alphas."""
+    values = np.log(array(measures, name))
+    return values - values.mean("seed") - values.mean("alpha") + values.mean()
+
+
+def carried(measures: pd.DataFrame) -> str:
+    """Correlations with robustness over networks of one alpha, without differences between seeds."""
+    from scipy import stats
+
+    found, p = {}, []
+    for mediator in MEDIATORS:
+        for outcome in OUTCOMES:
+            x, y = (centered(measures, name) for name in (mediator, outcome))
+            r = float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
+            df = (x.sizes["alpha"] - 1) * (x.sizes["seed"] - 1) - 1
+            found[mediator, outcome] = r
+            p.append(2 * stats.t.sf(abs(r) * np.sqrt(df / (1 - r**2)), df))
+    adjusted = dict(zip(found, pk.adjust_p_values(p), strict=True))
+    lines = [
+        [label, *(f"{number(found[m, o], 2)} ({adjusted[m, o]:.2g})" for o in OUTCOMES)]
+        for m, label in MEDIATORS.items()
+    ]
+    return rows(
+        "over networks of one alpha: r (p by Holm) | " + " | ".join(OUTCOMES.values()), lines
+    )
+
+
+def agreeing(table: pd.DataFrame) -> str:
+    """Rank correlation of the index with other measures, over units of a layer, and its ceiling."""
+    lines = []
+    names = {
+        "offset_free": "lowest class mean subtracted",
+        "eta_squared": "variance between classes",
+        "auc": "AUC",
+    }
+    kinds = {"−2": ("sweep", -2), "0": ("sweep", 0), "1": ("sweep", 1), "untrained": ("random", 0)}
+    for name, label in names.items():
+        for kind, (variant, alpha) in kinds.items():
+            part = table[(table["first"] == "index") & (table["second"] == name)
+                         & (table["variant"] == variant) & (table["alpha"] == alpha)]  # fmt: skip
+            mean = part.groupby("depth")[["correlation", "ceiling"]].mean()
+            lines.append(
+                [
+                    label,
+                    kind,
+                    *(
+                        f"{number(mean['correlation'][d], 2)} of {number(mean['ceiling'][d], 2)}"
+                        for d in DEPTHS
+                    ),
+                ]
+            )
+    return rows("index with | alpha | " + " | ".join(DEPTHS), lines)
+
+
+def reverse(frame: pd.DataFrame) -> str:
+    """Measures of selectivity after training for robustness, less plain training of the same seed."""
+    plain = frame[(frame["variant"] == "sweep") & (frame["alpha"] == 0)].set_index("seed")
+    lines = []
+    for name in ("index", "offset_free", "eta_squared", "auc"):
+        line = [MEASURES[name], number(plain[name].mean())]
+        for variant in ("augmix", "pgd"):
+            own = frame[frame["variant"] == variant].set_index("seed")[name].to_xarray()
+            line.append(paired(own, plain[name].to_xarray(), 4))
+        lines.append(line)
+    return rows("measure | plain | AugMix less plain [95%] | PGD less plain [95%]", lines)
+
+
+def page_tables() -> dict[str, str]:
+    """All tables of the page, by the name of their mark."""
+    networks = pd.read_csv(HERE / "networks.csv")
+    read = {name: pd.read_csv(HERE / f"{name}.csv")
+            for name in ("selectivity", "constants", "agreement", "pwcca", "measures")}  # fmt: skip
+    return {
+        "by alpha": by_alpha(networks, read["measures"]),
+        "what falls": what_falls(read["selectivity"], read["constants"]),
+        "rotations": rotations(read["pwcca"]),
+        "ablation within layers": ablated(read["measures"]),
+        "what carries robustness": carried(read["measures"]),
+        "agreement": agreeing(read["agreement"]),
+        "other direction": reverse(read["selectivity"]),
+    }
+
+
+def write_page() -> None:
+    """Puts the tables into the page, each between its mark and the next empty line."""
+    text = PAGE.read_text()
+    for name, table in page_tables().items():
+        before, rest = text.split(f"<!-- table: {name} -->\n\n")
+        text = f"{before}<!-- table: {name} -->\n\n{table}\n\n{rest.split(chr(10) * 2, 1)[1]}"
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    write_page()

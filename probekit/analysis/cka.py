@@ -1,0 +1,201 @@
+"""Similarity of the layers of one or two models: linear CKA, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from probekit.capture.layers import Layer
+from probekit.capture.readouts import Activations
+from probekit.capture.recorder import Layers, Tokens
+from probekit.capture.stream import Reading, find_layers, open_subject, stream
+from probekit.checks import integer, number
+from probekit.errors import DataError
+from probekit.models.image_model import describe
+from probekit.results.labels import strings
+from probekit.results.provenance import provenance
+from probekit.runtime.settings import in_own_settings
+from probekit.statistics.base import merged
+from probekit.statistics.hsic import LinearHSIC
+from probekit.statistics.rows import check_memory
+
+__all__ = ["cka"]
+
+
+@in_own_settings
+def cka(
+    model: Any,
+    other: Any = None,
+    data: Any = None,
+    layers: Layers = None,
+    other_layers: Layers = None,
+    *,
+    level: float = 0.95,
+    blocks: int = 10,
+    memory: int = 4 * 2**30,
+    batch_size: int = 64,
+    limit: int | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    tokens: Tokens = "all",
+) -> xr.Dataset:
+    """Linear CKA between the layers of one model, of two models, or of two checkpoints.
+
+    1: the pooled activations of two layers are equal up to rotation, scale and shift; about 0: they
+    have nothing in common. HSIC is estimated without bias, so that few samples do not raise the value,
+    which may fall a little below 0. Memory does not depend on the number of samples.
+
+    Args:
+        model: A module, an `ImageModel` or a name, as for `analyze`.
+        other: The other model; None compares the layers of one model with each other.
+        data: As for `analyze`; labels are not used. For two models it is read twice.
+        layers: As for `analyze`.
+        other_layers: Layers of the other model; None chooses as for the first.
+        level: Coverage of the intervals.
+        blocks: Number of blocks of samples that the jackknife leaves out one by one.
+        memory: The largest number of bytes for the sums of all pairs of layers.
+        batch_size: As for `analyze`.
+        limit: As for `analyze`.
+        device: As for `analyze`.
+        seed: Seeds what `limit` draws.
+        progress: Show a progress bar when on a terminal.
+        tokens: As for `analyze`.
+
+    Returns:
+        `cka`, `cka_low`, `cka_high` and `cka_error` (layer, other_layer): the estimate, the ends of its
+        t interval from a block jackknife over samples, and the standard error. NaN for a layer that
+        does not vary. Provenance among the attributes.
+
+    Raises:
+        DataError: Too few samples, or data that can be read only once with two models.
+        OptionError: More than `memory` would be needed.
+
+    Source:
+        Kornblith et al. 2019 (arXiv 1905.00414); unbiased HSIC: Nguyen et al. 2021 (arXiv 2010.15327).
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        >>> batch = (torch.rand(80, 1, 4, 4), torch.arange(80) % 2)
+        >>> found = cka(net, data=[batch], layers=["1", "2"])
+        >>> found["cka"].sel(layer="1", other_layer="1").round(6).item()
+        1.0
+    """
+    from scipy import stats
+
+    integer("blocks", blocks, least=2)
+    number("level", level, above=0, below=1)
+    options: Any = {"batch_size": batch_size, "limit": limit, "seed": seed}
+    reading = Reading(tokens, None, device, progress)
+    chosen = (
+        [layers] if other is None else [layers, layers if other_layers is None else other_layers]
+    )
+    sides = [
+        open_subject(one, data, **options)
+        for one in ((model,) if other is None else (model, other))
+    ]
+    if len(sides) > 1 and not sides[0][1].repeatable:
+        raise DataError(
+            f"{sides[0][1].name} can be read only once, and two models need it twice; give a list of "
+            "batches, a DataLoader or a data set"
+        )
+    found = [
+        find_layers(one, batches, choice, reading)
+        for (one, batches), choice in zip(sides, chosen, strict=True)
+    ]
+    widths = [tuple(layer.units for layer in side) for side in found]
+    needed = sum(widths[0]) * sum(widths[-1])
+    if other is not None:
+        needed += sum(width**2 for side in widths for width in side)
+    what = f"CKA of {len(found[0])} with {len(found[-1])} layers"
+    check_memory(8 * blocks * needed, memory, what, "choose fewer layers")
+    sums = _stream_both(sides, found, widths, blocks, reading)
+    values = _ratio(sums, "estimates")
+    left_out = _ratio(sums, "left_out")
+    spread = (left_out - left_out.mean(0)) ** 2
+    error = np.sqrt((blocks - 1) / blocks * spread.sum(0))
+    margin = stats.t.ppf((1 + level) / 2, blocks - 1) * error
+    table = xr.Dataset(
+        {
+            name: (("layer", "other_layer"), numbers, {"long_name": long_name})
+            for name, numbers, long_name in (
+                ("cka", values, "linear CKA"),
+                ("cka_low", values - margin, "lower end of the interval of the CKA"),
+                ("cka_high", values + margin, "upper end of the interval of the CKA"),
+                ("cka_error", error, "standard error of the CKA"),
+            )
+        },
+        coords={
+            "layer": strings([layer.name for layer in found[0]]),
+            "other_layer": strings([layer.name for layer in found[-1]]),
+        },
+    )
+    table.attrs["provenance"] = provenance(
+        model=describe(sides[0][0]),
+        other=describe(sides[-1][0]),
+        data=sides[0][1].provenance(),
+        tokens=tokens,
+        seed=seed,
+        level=level,
+        blocks=blocks,
+    )
+    return table
+
+
+def _stream_both(
+    sides: Sequence[Any],
+    found: Sequence[Sequence[Layer]],
+    widths: Sequence[tuple[int, ...]],
+    blocks: int,
+    reading: Reading,
+) -> dict[Any, LinearHSIC]:
+    """The sums of all pairs under `both` and, for two models, of each layer with itself."""
+    sums: dict[Any, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}
+    if len(sides) > 1:
+        for side, sizes in enumerate(widths):
+            for place, width in enumerate(sizes):
+                sums[side, place] = LinearHSIC((width,), (width,), blocks)
+    with ExitStack() as stack:
+        streams = [
+            stack.enter_context(stream(one, batches, layers, [Activations()], reading, "cka"))
+            for (one, batches), layers in zip(sides, found, strict=True)
+        ]
+        for seen in zip(*streams, strict=True):
+            index = seen[0].batch.index
+            if any(not torch.equal(one.batch.index, index) for one in seen):
+                raise DataError(
+                    "the data gave the two models other samples; give data that stays the same"
+                )
+            tables: list[list[Tensor]] = [list(one.tables[0].values()) for one in seen]
+            wide = [torch.cat([table.cpu().double() for table in side], 1) for side in tables]
+            sums["both"].update(wide[0], wide[-1], index)
+            for key, one in sums.items():
+                if key != "both":
+                    side, place = key
+                    one.update(tables[side][place].cpu(), tables[side][place].cpu(), index)
+    return merged(sums)
+
+
+def _ratio(sums: dict[Any, LinearHSIC], kind: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """CKA (..., layer, other layer) from all samples, or without each of the blocks."""
+    both = getattr(sums["both"], kind)()
+    if len(sums) == 1:
+        own = [np.diagonal(both, axis1=-2, axis2=-1)] * 2
+    else:
+        own = [
+            np.stack(
+                [getattr(one, kind)()[..., 0, 0] for key, one in sums.items() if key[0] == side], -1
+            )
+            for side in (0, 1)
+        ]
+    product = own[0][..., :, None] * own[1][..., None, :]
+    positive = (own[0] > 0)[..., :, None] & (own[1] > 0)[..., None, :]
+    result: np.ndarray[Any, np.dtype[np.float64]] = np.full(both.shape, np.nan)
+    np.divide(both, np.sqrt(np.abs(product)), out=result, where=positive)
+    return result

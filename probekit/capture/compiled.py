@@ -1,0 +1,92 @@
+"""The forward pass of a stream, compiled together with the hooks that record it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probekit.capture.layers import Layer, uncompiled
+from probekit.errors import warn
+from probekit.models.inputs import call
+
+__all__ = ["Forward"]
+
+_TOLERANCE = 1e-3
+
+
+class Forward:
+    """Runs a model as it was written or, if asked to, compiled.
+
+    The first batch runs both ways and is compared; batches of another size run as the model was
+    written, since each size would be compiled anew. Where compiling fails, or records something
+    else, a warning says so and everything runs as the model was written.
+
+    Args:
+        run: The model, with its hooks set.
+        layers: The recorded layers.
+        recorded: Returns what the hooks recorded in the last pass.
+        compile: Whether to compile.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        layers: Sequence[Layer],
+        recorded: Callable[[], Sequence[Mapping[str, Tensor]]],
+        compile: bool,
+    ) -> None:
+        self._run = run
+        self._recorded = recorded
+        self._size: int | None = None
+        self._compiled: Callable[..., Any] | None = None
+        functions = [layer.name for layer in layers if layer.function]
+        if compile and functions:
+            warn(
+                f"the model is not compiled: layer {functions[0]!r} is a function that a module calls, "
+                "and compiled code calls none"
+            )
+        elif compile:
+            self._compiled = torch.compile(lambda *x, **named: run(*x, **named), dynamic=False)
+
+    def __call__(self, images: Any) -> Any:
+        """The output of the model for a copy of a batch of images, or of inputs with names."""
+        if self._compiled is None or self._size not in (None, len(images)):
+            return self._as_written(images)
+        if self._size is None:
+            self._size = len(images)
+            return self._first(images)
+        return call(self._compiled, images)
+
+    def _as_written(self, images: Any) -> Any:
+        with uncompiled():
+            return call(self._run, images)
+
+    def _first(self, images: Any) -> Any:
+        """Compiles, and runs the first batch both ways."""
+        compiled, self._compiled = self._compiled, None
+        assert compiled is not None
+        try:
+            call(compiled, images)
+            found = [dict(tables) for tables in self._recorded()]
+        except Exception as error:  # of a compiler, of which anything can be expected
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            warn(f"the model is not compiled: {reason}")
+            return self._as_written(images)
+        output = self._as_written(images)
+        for tables, expected in zip(found, self._recorded(), strict=True):
+            for name, values in expected.items():
+                if not _alike(tables.get(name), values):
+                    warn(f"the model is not compiled: layer {name!r} would give other numbers")
+                    return output
+        self._compiled = compiled
+        return output
+
+
+def _alike(found: Tensor | None, expected: Tensor) -> bool:
+    if found is None or found.shape != expected.shape:
+        return False
+    scale = expected.abs().max() if expected.numel() else 0
+    return bool(((found - expected).abs() <= _TOLERANCE * scale).all())

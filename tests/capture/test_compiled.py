@@ -1,0 +1,111 @@
+"""Compiled passes record what passes of the model as it was written do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import probekit as pk
+from probekit.errors import ProbekitWarning
+
+Labelled = tuple[Tensor, Tensor]
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="compiles C++")
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """What a test compiled is no other test's."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that compiled code ran, with a compiler that compiles nothing."""
+    sizes: list[int] = []
+
+    def compiled(run: Any, **options: Any) -> Any:
+        def forward(images: Tensor) -> Any:
+            sizes.append(len(images))
+            return run(images)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return sizes
+
+
+@pytest.mark.slow
+def test_compiled_numbers_equal_those_of_the_model_as_it_is(
+    network: nn.Module, labelled: Labelled
+) -> None:
+    before = list(network.modules())
+    expected = pk.analyze(
+        network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8
+    )
+    found = pk.analyze(
+        network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
+    )
+    for table in ("units", "layers"):
+        for name, values in expected[table].to_dataset().data_vars.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(
+                    found[table].to_dataset()[name], values, rtol=1e-4, atol=1e-6
+                )
+    assert list(network.modules()) == before
+    assert all(not module._forward_hooks for module in before)
+
+
+def test_whole_batches_run_compiled_and_the_rest_as_written(
+    network: nn.Module, labelled: Labelled, compilations: list[int]
+) -> None:
+    found = pk.record(network, labelled, batch_size=8, compile=True)
+    assert compilations == [8, 8, 8]
+    expected = pk.record(network, labelled, batch_size=8)
+    np.testing.assert_array_equal(found["activation"], expected["activation"])
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Any, **options: Any) -> Any:
+        def forward(images: Tensor) -> Any:
+            raise RuntimeError("no such backend\nand a long story")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(ProbekitWarning, match="the model is not compiled: no such backend$"):
+        found = pk.record(network, labelled, compile=True)
+    np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
+
+
+def test_a_compiler_that_changes_numbers_is_not_used(
+    network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda run, **options: lambda images: run(images * 1.1))
+    with pytest.warns(ProbekitWarning, match="layer '2' would give other numbers"):
+        found = pk.record(network, labelled, compile=True)
+    np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
+
+
+def test_functions_are_not_compiled(labelled: Labelled, compilations: list[int]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.relu(self.conv(images))
+
+    with pytest.warns(ProbekitWarning, match="'relu' is a function that a module calls"):
+        pk.record(Net(), labelled, compile=True)
+    assert compilations == []
