@@ -34,8 +34,8 @@ class Recipe:
         mean: Mean of each channel, for the normalization.
         std: Standard deviation of each channel.
         input_size: (channels, height, width) of the images.
-        epochs: How often the training images are gone through.
-        batch_size: Images a step, over all processes together.
+        epochs: Number of passes over the training images.
+        batch_size: Images per step, over all processes together.
         learning_rate: The first, or for one cycle the highest.
         schedule: `"milestones"` multiplies the rate by `decay` at each of `milestones`; `"one-cycle"`
             rises for `rise` of the steps and falls to nearly zero, in half cosines.
@@ -46,14 +46,14 @@ class Recipe:
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: On every parameter.
         flip: Mirror training images at random.
-        shift: Shift training images at random by at most so many pixels.
+        shift: Maximum random shift of training images, in pixels.
         augmix: Mix training images by `AugMix` of this severity, from 1 to 10; None does not.
         pgd: (epsilon, steps): train on the images that PGD finds in this radius, in units of
-            images in [0, 1], with so many steps (`Adversary`); None trains on the images themselves.
+            images in [0, 1], with this number of steps (`Adversary`); None trains on the images themselves.
         validation: Training images held out, drawn anew by each seed; 0 holds out none, and then
             the last epoch is the best one.
         stratified: Hold out equally many of each class.
-        limit: Use only so many of the remaining training images, drawn by the seed.
+        limit: Number of the remaining training images to use, drawn by the seed.
         precision: Type of the activations; weights are float32 always. `"auto"` is bfloat16 where the
             processor computes in it and float32 elsewhere (`Recipe.on`).
         channels_last: Memory layout of the images and weights.
@@ -61,7 +61,7 @@ class Recipe:
         source: Where the values come from.
 
     Raises:
-        OptionError: A value that means nothing.
+        OptionError: An invalid value.
     """
 
     name: str
