@@ -4,10 +4,9 @@
     python examples/linking_robustness.py --out quick --quick           # minutes
     python examples/linking_robustness.py --out full --full --data-root DATA
 
-Networks whose class selectivity is turned down or up (the sweep is that of
-`selectivity_considered_harmful.py`) meet corruptions and attacks; their gradients and the
-dimensionality of their layers say why they stand or fall. And the other way round: what do AugMix and
-PGD training do to selectivity? Every step goes on where it was cut off, into `OUT/linking_robustness`.
+Networks of the sweep of `selectivity_considered_harmful.py` meet corruptions and attacks, beside their gradients
+and the dimensionality of their layers. And the other way round: what do AugMix and PGD training do to
+selectivity? A second call resumes. Figures and numbers go to `OUT/linking_robustness`.
 """
 
 from __future__ import annotations

@@ -27,15 +27,15 @@ __all__ = [
 
 
 class ProbekitError(Exception):
-    """A mistake that the user can mend; the command line shows the message and exits with 2."""
+    """An error that the user can fix; the command line shows the message and exits with 2."""
 
 
 class ModelError(ProbekitError):
-    """A model or its weights cannot be had or used."""
+    """A model or its weights cannot be loaded or used."""
 
 
 class LayerError(ProbekitError):
-    """A layer does not exist, never fires, or gives something that has no units."""
+    """A layer does not exist, never runs, or has an output without units."""
 
 
 class DataError(ProbekitError):
@@ -43,19 +43,19 @@ class DataError(ProbekitError):
 
 
 class OptionError(ProbekitError):
-    """An option has a value that means nothing here."""
+    """An option has an invalid value."""
 
 
 class MissingPackageError(OptionError, ImportError):
-    """What was asked for needs a package that is not installed."""
+    """A required optional package is not installed."""
 
 
 class OutputError(ProbekitError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested path."""
 
 
 class ProbekitWarning(UserWarning):
-    """Something in the numbers that the reader must know."""
+    """Something that changes what a number means."""
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def ablate(
 
     Args:
         model: A module, an `ImageModel` or a name, as for `analyze`.
-        data: Labelled images, as for `analyze`, that can be read several times.
+        data: Labeled images, as for `analyze`, that can be read several times.
         by: A variable (unit) of a result, with the coordinates `layer` and `channel`: units with the
             highest values are ablated first (negate it for the lowest first), those of one value in a
             random order, NaN last. Or several by name.
@@ -72,7 +72,7 @@ def ablate(
         value: The value of ablated units: `"zero"`, or their `"mean"` over the data.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
-        device: Where to run; None stays where the model is.
+        device: Where to run; None uses the model's device.
         seed: Seeds the random orders, ties, and the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
         class_map: As for `analyze`.

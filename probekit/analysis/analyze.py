@@ -1,4 +1,4 @@
-"""Metrics of every unit of a model on labelled data."""
+"""Metrics of every unit of a model on labeled data."""
 
 from __future__ import annotations
 
@@ -53,31 +53,31 @@ def analyze(
     compile: bool = False,
     class_map: ClassMap = None,
 ) -> xr.DataTree:
-    """Measures every unit of a model's layers on labelled data, in one pass.
+    """Measures every unit of a model's layers on labeled data, in one pass.
 
     Args:
         model: A module (images go in as the data gives them), an `ImageModel`, or a name for
             `load_model`.
-        data: Labelled images: what `load_data` gives or takes, a map-style data set, a
+        data: Labeled images: what `load_data` returns or accepts, a map-style data set, a
             `DataLoader`, or any iterable of (images, labels) batches.
         layers: Names, globs, types or predicates, as for `Recorder`; None is every
             activation-function output but the classifier's.
         metrics: Names or configured metric objects.
         batch_size: Samples per forward pass, for data that does not come in batches.
-        limit: Number of samples: a random sample of a map-style data set, the first ones of
+        limit: Number of samples: a random sample of a map-style data set, the first samples of
             anything else.
-        device: Where to run; None stays where the model is. The model goes back afterwards.
-        seed: Seeds everything random.
+        device: Where to run; None uses the model's device. The model is moved back afterwards.
+        seed: Seed of all random draws.
         progress: Show a progress bar when on a terminal.
         tokens: For sequences of tokens: all, the patch tokens, or the class token.
-        output: Which tensor to take from layers that give several.
-        workers: Reading processes; None takes what the data set advises.
+        output: Which tensor to use from layers that return several.
+        workers: Worker processes for reading; None uses the data set's own number.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
-            the model as it is. Statistics are in float64 in any case.
+            the model unchanged. Statistics are always in float64.
         compile: Run a compiled handle of the model and the hooks that record it (`torch.compile`),
             which takes minutes and pays for long runs. The first batch runs both ways and is
             compared; where that fails the model runs as it is, and a warning says why.
-        class_map: The output of each class of the data, where names do not tell: a mapping from names
+        class_map: The output of each class of the data, if names do not determine it: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
 
     Returns:
@@ -87,7 +87,7 @@ def analyze(
         the model's outputs are logits of the data's classes (`docs/definitions.md`).
 
     Raises:
-        ProbekitError: What was asked cannot be done; the message says why and what to do.
+        ProbekitError: The request cannot be fulfilled; the message says why and what to do.
 
     Example:
         >>> from torch import nn

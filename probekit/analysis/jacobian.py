@@ -48,13 +48,13 @@ def jacobian_norm(
 
     Args:
         model: A module, an `ImageModel` (the image is then in [0, 1]), or a name for `load_model`.
-        data: Labelled images, as for `analyze`.
+        data: Labeled images, as for `analyze`.
         method: `"exact"`: one backward pass per logit; `"probes"`: forward-mode derivatives along random
             directions; `"auto"`: probes where there are more logits than probes.
         probes: Directions for each sample; they depend on the seed and the sample's index alone.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
-        device: Where to run; None stays where the model is.
+        device: Where to run; None uses the model's device.
         seed: Seed of the directions and the sample that `limit` draws.
         memory: Bytes that intermediate results may take.
         progress: Show a progress bar when on a terminal.

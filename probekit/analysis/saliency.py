@@ -47,7 +47,7 @@ def unit_saliency(
             plain image. `"gradient"`: the gradient by each pixel.
         baseline: The value of the plain image; 0 is black for images in [0, 1].
         steps: Number of points on the line.
-        device: Where to run; None stays where the model is.
+        device: Where to run; None uses the model's device.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
 

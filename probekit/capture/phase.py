@@ -55,7 +55,7 @@ class Settings:
     Attributes:
         reader: What is kept of an output.
         pick: Which tensor of an output counts.
-        stop: End the forward pass at the last wanted layer.
+        stop: End the forward pass at the last chosen layer.
         change: What flows on in place of a layer's output.
         when: Whether the forward pass that begins is recorded.
     """

@@ -151,15 +151,15 @@ def plan(
         spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
-        verify: Compare what would be recorded with a plain pass that shares no code with the recorder,
-            at two batch sizes and, where the model takes another, two image sizes.
+        verify: Compare what would be recorded with an independent forward pass, at two batch sizes
+            and, if the model accepts them, two image sizes.
 
     Returns:
-        One row a layer, in execution order: `layer`, `type`, `shape` (of the output, without the
+        One row per layer, in execution order: `layer`, `type`, `shape` (of the output, without the
         batch axis), `unit_axis` (batch axis included), `units`, `unit_axis_certain`, `evidence` (what
         the unit axis was decided by), `calls` (of the module in a forward pass) and
         `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
-        which are warned of too. With `verify` also `values` (whether recorded values equal those of
+        also given as warnings. With `verify` also `values` (whether recorded values equal those of
         the plain pass), `axis` (what makes the unit axis certain, or that it is not) and `complete`
         (whether all calls are there); `attrs` has `batch_sizes`, `image_sizes`, `missing`, the
         activation functions that are no layer, and `classifier`, the last of all where that is none.

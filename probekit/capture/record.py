@@ -56,24 +56,24 @@ def record(
         model: As for `analyze`.
         data: As for `analyze`; with `store`, of a length that is known in advance.
         layers: As for `analyze`.
-        spatial: `"mean"` keeps one number a unit; `"none"` keeps every element of the map, with its
+        spatial: `"mean"` records one number per unit; `"none"` records every element of the map, with its
             position.
         tokens: As for `analyze`.
         output: As for `analyze`.
         store: A folder (`.zarr`) to record into, block by block. A recording that was interrupted
-            goes on where it stopped; None keeps everything in memory.
-        overwrite: Begin anew where the store exists.
-        batch_size: Samples a forward pass.
+            resumes where it stopped; None keeps everything in memory.
+        overwrite: Start again if the store exists.
+        batch_size: Samples per forward pass.
         limit: As for `analyze`.
         device: As for `analyze`.
-        seed: Seeds what `limit` draws.
+        seed: Seed of the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
-        workers: Reading processes.
+        workers: Worker processes for reading.
         compile: As for `analyze`.
 
     Returns:
         `activation` (sample, unit) and `label` (sample) with the coordinates `layer` and `channel`
-        of every unit and, for whole maps, `y` and `x` or `token` (-1 where a layer has none). From a
+        of every unit and, for whole maps, `y` and `x` or `token` (-1 if a layer has none). From a
         store it is lazy.
 
     Raises:

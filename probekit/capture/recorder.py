@@ -53,29 +53,29 @@ class Recorder:
         model: Any module; what `torch.compile` or `DistributedDataParallel` wraps is recorded in the
             original, which `recorder(x)` runs without the compiler. An `ImageModel` too.
         layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
-            of them; `"!glob"` takes out. None: every activation-function output but the
+            of them; `"!glob"` excludes. None: every activation-function output except the
             classifier's, of modules and of functions. The second call of a module `relu` is the layer
             `relu_1`; `F.relu(x)` inside a module `block` is the layer `block.relu`.
-        spatial: `"mean"` pools each map to one number a unit, giving (batch, units); `"none"` keeps
+        spatial: `"mean"` pools each map to one number per unit, giving (batch, units); `"none"` keeps
             (batch, units, *positions). Or a function from the latter to any tensor; what it returns
             is copied where it is a view of the layer's output.
         tokens: For sequences of tokens: `"all"`, only the `"patch"` tokens, or the `"class"` token.
         output: The index, key or field of the tensor to take from layers that give several;
             None takes the first floating-point tensor.
         grad: Keep the recorded tensors in the autograd graph.
-        stop: End the forward pass at the last wanted layer. Inside the context, `recorder(x)` then
+        stop: End the forward pass at the last chosen layer. Inside the context, `recorder(x)` then
             returns None; `module(x)` leaves the `with` block.
-        change: A function from a layer and its output, (batch, units, *positions), to what flows on
-            in its place, of the same shape; what is recorded is the latter. The first forward pass,
-            which finds the layers out, is left as it is, unless planned layers are given.
+        change: A function from a layer and its output, (batch, units, *positions), to the output
+            that replaces it, of the same shape; the replacement is recorded. The first forward pass,
+            which finds the layers, is not changed, unless planned layers are given.
         when: Called at the start of each forward pass; where it returns False, the pass is not
             recorded.
         subset: Which of the layers to keep, called when the first forward pass has found them.
 
     Attributes:
         paused: While true, forward passes are not recorded.
-        notes: After the first forward pass, sentences on what is uncertain or missing, which are
-            warned of too.
+        notes: After the first forward pass, sentences on what is uncertain or missing, also
+            given as warnings.
 
     Raises:
         LayerError: No such layer, a layer that is never called, or one that has no units.

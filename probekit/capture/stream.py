@@ -47,7 +47,7 @@ class Reading:
     Attributes:
         tokens: Which tokens of a sequence count: all, the patch tokens or the class token.
         output: Which tensor counts where a layer gives several.
-        device: Where to run; None stays where the model is.
+        device: Where to run; None uses the model's device.
         progress: Show a progress bar when on a terminal.
         precision: None runs the model as it is; otherwise `torch.autocast` to this type.
         compile: Compile the model, with what records it.

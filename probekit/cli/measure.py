@@ -77,7 +77,7 @@ def analyze(
     progress: Progress = True,
     as_json: Json = False,
 ) -> None:
-    """Measure every unit of a model on labelled images.
+    """Measure every unit of a model on labeled images.
 
     Without MODEL and DATA: a bundled ResNet20 on the Fashion-MNIST test set.
     """

@@ -103,15 +103,15 @@ def load_data(
     split: str | None = None,
     workers: int = 0,
 ) -> LabelledImages:
-    """Labelled images, fitted to what a model expects.
+    """Labeled images, resized and cropped for a model.
 
     Args:
         source: A name (`fashion-mnist`, `digits`, `mnist`, `cifar10`, `cifar100`, `tiny-imagenet`),
-            a folder with one folder of images a class, or a map-style data set of torchvision or
+            a folder with one folder of images per class, or a map-style data set of torchvision or
             timm whose items are (PIL image or tensor, label).
         model: An `ImageModel`, whose input size, crop and interpolation are used; None keeps images
             as they are, folders at 224 px.
-        skip_bad: Leave out images that cannot be read rather than stop at the first.
+        skip_bad: Omit images that cannot be read instead of raising an error at the first.
         root: Where the files of a named data set are. The test split of `fashion-mnist` and all of
             `digits` need none.
         split: `train` or `test` of a named data set, test by default; `digits` also has `all`

@@ -1,4 +1,4 @@
-"""Labelled images as map-style data sets that give whole batches in [0, 1]."""
+"""Labeled images as map-style data sets that give whole batches in [0, 1]."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
     """The images that a result means by the indices of its samples.
 
     Args:
-        data: What was analyzed: what `load_data` gives or takes, a map-style data set, a
+        data: What was analyzed: what `load_data` returns or accepts, a map-style data set, a
             `DataLoader`, a list of batches, or anything that can be iterated over again.
         index: Indices (n,), as in `top_sample` or in `/samples`.
         model: As for `load_data`, where data is a name or a folder.

@@ -298,7 +298,7 @@ class Stream(Source):
         """Images and labels of every batch; single samples are put into batches of `size`.
 
         Raises:
-            DataError: Something that is no batch of labelled images, or other data than the first time.
+            DataError: Something that is no batch of labeled images, or other data than the first time.
         """
         self._look(1)
         single = is_sample(self._head[0])
@@ -340,7 +340,7 @@ def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Any, Tensor]:
     """The images and labels of a batch.
 
     Raises:
-        DataError: It is no batch of labelled images.
+        DataError: It is no batch of labeled images.
     """
     images, labels = pair_of(raw)
     images = image_tensor(images, name)

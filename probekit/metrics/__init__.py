@@ -1,1 +1,1 @@
-"""Pure functions from statistics to labelled numbers, per unit or per layer, and their registry."""
+"""Pure functions from statistics to labeled numbers, per unit or per layer, and their registry."""

@@ -190,8 +190,8 @@ class GradientVariability(Metric):
             pass for each layer first: `"auto"` measures a layer exactly where they differ, and says
             so, as after an operation that has no forward-mode derivative.
         probes: Directions for each sample; they hang on the seed and the sample's index alone.
-        units: At most so many units a layer, a random sample.
-        samples: At most so many samples: a random sample of data whose size is known, the first ones
+        units: Maximum number of units per layer, drawn at random.
+        samples: Maximum number of samples: a random sample of data whose size is known, the first ones
             of anything else.
         layers: Which of the analysed layers, names or globs; None is all.
         seed: Seeds directions and samples.
@@ -199,7 +199,7 @@ class GradientVariability(Metric):
         exact_layers: Names of layers that are measured exactly whatever the method.
 
     Raises:
-        OptionError: A value that means nothing.
+        OptionError: An invalid value.
         ModelError: Samples mix (batch norm without running statistics), or, with `method="probes"`, an
             operation that has no forward-mode derivative.
 

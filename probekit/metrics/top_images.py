@@ -1,4 +1,4 @@
-"""The images that excite each unit most, by their place in the data."""
+"""The images that activate each unit most, by their place in the data."""
 
 from __future__ import annotations
 

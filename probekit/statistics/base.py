@@ -56,7 +56,7 @@ class StatisticLike(Protocol):
         ...
 
     def to_xarray(self) -> xr.DataArray | xr.Dataset:
-        """The statistic as labelled numbers, with a `unit` dimension where it is per unit.
+        """The statistic as labeled numbers, with a `unit` dimension where it is per unit.
 
         Raises:
             DataError: The statistic has had no samples.

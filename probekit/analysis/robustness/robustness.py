@@ -88,7 +88,7 @@ def robustness(
 
     Args:
         model: An `ImageModel`, a module that takes images in [0, 1], or a name for `load_model`.
-        data: Labelled images in [0, 1], as for `analyze`, that can be read several times.
+        data: Labeled images in [0, 1], as for `analyze`, that can be read several times.
         corruptions: `"all"`, the 15 standard types; `"extra"`, the 4 others; names, or several of
             these; what `load_published` gives, for published images in their place; None for none.
         severities: From 1 to 5.
@@ -102,13 +102,13 @@ def robustness(
         reference: A result of another model (or its file), for mCE and relative mCE.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
-        device: Where to run; None stays where the model is.
+        device: Where to run; None uses the model's device.
         seed: Seeds the sample of the data and the corruptions; an attack has its own.
         progress: Show a progress bar when on a terminal.
         store: A folder of the finished conditions, from which an interrupted run continues.
             Only one run at a time writes to it.
         tokens: As for `analyze`.
-        workers: Reading processes; None takes what the data set advises.
+        workers: Worker processes for reading; None uses the data set's own number.
         table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
             the nearest, with a warning where it is not that of the images.
         memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
@@ -120,7 +120,7 @@ def robustness(
         `analyze` gives for the same model and layers.
 
     Raises:
-        ProbekitError: What was asked cannot be done; the message says why and what to do.
+        ProbekitError: The request cannot be fulfilled; the message says why and what to do.
 
     Source:
         Hendrycks & Dietterich 2019 (arXiv 1903.12261); Leavitt & Morcos 2020 (arXiv 2010.07693).

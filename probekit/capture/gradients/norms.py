@@ -103,8 +103,8 @@ class GradientNorms:
         method: `"exact"` (one backward pass a unit), `"probes"` (derivatives along random
             directions, all units at once), or `"auto"` for the one that takes fewer passes.
         probes: Random directions a sample.
-        units: At most so many units a layer, a random sample of them; None is all.
-        samples: At most so many samples: a random sample where the number of samples is known in
+        units: Maximum number of units per layer, drawn at random; None is all.
+        samples: Maximum number of samples: a random sample where the number of samples is known in
             advance, otherwise the first ones; None is all.
         layers: Names or globs of the analysed layers to measure; None is all.
         seed: Seeds directions and samples.

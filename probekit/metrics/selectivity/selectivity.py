@@ -32,7 +32,7 @@ def class_selectivity(
         class_mean: Class means (unit, class); or a recording, whose class means are then taken.
         eps: Keeps the quotient finite for units that hardly respond.
         negative: What is done with class means below zero, which take the index out of [0, 1]:
-            `"clip"` counts them as zero, `"keep"` applies the formula as it stands, `"shift"`
+            `"clip"` counts them as zero, `"keep"` applies the unmodified formula, `"shift"`
             subtracts the unit's lowest class mean where that is below zero, `"nan"` gives NaN to
             the units that have any.
 

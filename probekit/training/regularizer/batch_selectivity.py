@@ -78,7 +78,7 @@ def batch_selectivity(
         sums: Of the batch.
         eps: Keeps the quotient and its gradient finite for units that hardly respond.
         negative: What is done with class means below zero: `"clip"` counts them as zero, `"keep"`
-            applies the formula as it stands, `"shift"` subtracts the unit's lowest class mean where
+            applies the unmodified formula, `"shift"` subtracts the unit's lowest class mean where
             that is below zero.
 
     Returns:

@@ -40,18 +40,18 @@ _POLICIES = {
 class SelectivityRegularizer:
     """Adds `-alpha * mean class selectivity of the batch` to the loss of any training loop.
 
-    It looks on from the moment it is made until `close()`, or the end of a `with` block. Each forward
-    pass with gradients is followed by one `penalty(labels)`, whose value is added to the loss; forward
-    passes without gradients, as in validation, are passed over. The first one finds the layers.
+    It has hooks on the model until `close()`, or the end of a `with` block. Call `penalty(labels)` once
+    after each forward pass with gradients and add its value to the loss; forward passes without
+    gradients, such as in validation, are ignored. The first one finds the layers.
 
     Args:
         model: The module that is trained, before or after `DistributedDataParallel` wraps it.
-        alpha: Below 0 discourages selectivity, above 0 promotes it; 0 changes no weight by a bit.
-        layers: As for `Recorder`: None is every activation-function output but the classifier's.
+        alpha: Below 0 lowers selectivity, above 0 raises it; 0 is bit-identical to plain training.
+        layers: As for `Recorder`: None is every activation-function output except the classifier's.
             Also `"first:3"`, `"last:3"` or `"but-last-stage"` of these.
         eps: As for `class_selectivity`.
-        negative: What is done with class means below zero, as for `class_selectivity`, but without
-            `"nan"`, which would have no gradient. Under `"keep"` the gradient has no bound.
+        negative: Treatment of class means below zero, as for `class_selectivity`, but without
+            `"nan"`, which would have no gradient. With `"keep"` the gradient is unbounded.
         classes: Number of classes. None reads it from the labels, for which a GPU has to wait.
         images: A few inputs, to find the layers at once, in eval mode and without gradients;
             `torch.compile` needs it.
@@ -67,7 +67,7 @@ class SelectivityRegularizer:
 
     Raises:
         LayerError: As `Recorder`; or a layer under reentrant activation checkpointing.
-        OptionError: An option that is not valid, such as an alpha that is not a number.
+        OptionError: An invalid option, such as an alpha that is not a number.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262): loss = cross-entropy - alpha * (mean over layers of

@@ -53,13 +53,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class AlphaSchedule:
-    """Alpha by epoch: stretches of epochs, one after another; the last value stays.
+    """Alpha by epoch: consecutive phases; the last value holds afterwards.
 
     Args:
-        segments: The stretches in order. Only the last may be without an end.
+        segments: The phases in order. Only the last may have no end.
 
     Raises:
-        OptionError: No segment, one after a segment without an end, or a number that is not valid.
+        OptionError: No segment, a segment after one without an end, or an invalid number.
 
     Source:
         The step strings are those of Ranadive et al. 2023, "0 for 5 epochs, then -20 for 15".

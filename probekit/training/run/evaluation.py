@@ -27,7 +27,7 @@ _OUTCOMES = ""  # no layer has this name
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of a network on labelled images.
+    """Metrics of a network on labeled images.
 
     Attributes:
         loss: Mean cross-entropy.
@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         model: In eval mode or not; its modes are restored.
-        data: Labelled images with their class names.
+        data: Labeled images with their class names.
         layers: Where selectivity is measured.
         precision: Type of the activations.
         batch_size: Images per forward pass.

@@ -50,7 +50,7 @@ class Recipe:
         augmix: Mix training images by `AugMix` of this severity, from 1 to 10; None does not.
         pgd: (epsilon, steps): train on the images that PGD finds in this radius, in units of
             images in [0, 1], with this number of steps (`Adversary`); None trains on the images themselves.
-        validation: Training images held out, drawn by the seed; 0 holds out none, and then
+        validation: Training images held out, drawn anew by each seed; 0 holds out none, and then
             the last epoch is the best one.
         stratified: Hold out equally many of each class.
         limit: Number of the remaining training images to use, drawn by the seed.
@@ -61,7 +61,7 @@ class Recipe:
         source: Where the values come from.
 
     Raises:
-        OptionError: A value that is not valid.
+        OptionError: An invalid value.
     """
 
     name: str

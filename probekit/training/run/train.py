@@ -57,7 +57,7 @@ def train(
 
     Args:
         recipe: A name (`list_recipes()`) or a `Recipe`.
-        alpha: Below 0 discourages selectivity, above 0 promotes it, 0 leaves the loss alone.
+        alpha: Below 0 lowers selectivity, above 0 raises it, 0 does not change the loss.
         seed: Of initialization, held-out images, order and augmentation.
         out: The folder of the run.
         epochs: Instead of the recipe's.

@@ -61,7 +61,7 @@ def measure_runs(
 
     Args:
         folder: A sweep, or any folder with runs below it.
-        measure: `measure(model, **options)` gives labelled numbers, of the same layout for every run.
+        measure: `measure(model, **options)` gives labeled numbers, of the same layout for every run.
         store: The folder of the stored results.
         progress: Show a progress bar when on a terminal.
         **options: For `measure`: plain values, which JSON can hold.
