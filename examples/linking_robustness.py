@@ -4,9 +4,9 @@
     python examples/linking_robustness.py --out quick --quick           # minutes
     python examples/linking_robustness.py --out full --full --data-root DATA
 
-Networks of the sweep of `selectivity_considered_harmful.py` meet corruptions and attacks, beside their gradients
-and the dimensionality of their layers. And the other way round: what do AugMix and PGD training do to
-selectivity? A second call resumes. Figures and numbers go to `OUT/linking_robustness`.
+Networks of the sweep of `selectivity_considered_harmful.py` meet corruptions and attacks, beside their
+gradients and the dimensionality of their layers. And the other way round: what do AugMix and PGD training
+do to selectivity? A second call resumes. Figures and numbers go to `OUT/linking_robustness`.
 """
 
 from __future__ import annotations
