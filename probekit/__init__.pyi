@@ -3,6 +3,7 @@ from ._version import __version__ as __version__
 from .analysis.ablate import ablate as ablate
 from .analysis.analyze import analyze as analyze
 from .analysis.cka import cka as cka
+from .analysis.compare import compare as compare
 from .analysis.jacobian import jacobian_norm as jacobian_norm
 from .analysis.robustness.robustness import robustness as robustness
 from .analysis.saliency import unit_saliency as unit_saliency
@@ -118,6 +119,7 @@ __all__ = [
     "check_statistic",
     "cka",
     "class_selectivity",
+    "compare",
     "compare_means",
     "corrupt",
     "dossier",

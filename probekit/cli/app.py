@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from probekit.cli import measure, report, robustness, train
+from probekit.cli import compare, measure, report, robustness, train
 from probekit.cli.command import app
 
-__all__ = ["app", "main", "measure", "report", "robustness", "train"]
+__all__ = ["app", "compare", "main", "measure", "report", "robustness", "train"]
 
 
 def _version(wanted: bool) -> None:

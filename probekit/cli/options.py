@@ -111,7 +111,7 @@ def _split(text: str) -> list[str]:
 
 def _metric(text: str) -> Any:
     """A metric by name, or with options in parentheses; nothing in the text is executed."""
-    from probekit.metrics.metric import get_metric
+    from probekit.metrics.metric import FunctionMetric, get_metric
 
     name, bracket, rest = text.partition("(")
     metric = get_metric(name.strip())
@@ -119,11 +119,11 @@ def _metric(text: str) -> Any:
         return metric
     if not rest.endswith(")"):
         raise OptionError(f"metric {text!r} lacks a closing parenthesis at its end")
-    known: dict[str, Any] = (
-        {one.name: getattr(metric, one.name) for one in fields(metric) if one.init}
-        if is_dataclass(metric)
-        else {}
-    )
+    known: dict[str, Any] = {}
+    if isinstance(metric, FunctionMetric):
+        known = metric.describe([])
+    elif is_dataclass(metric):
+        known = {one.name: getattr(metric, one.name) for one in fields(metric) if one.init}
     options = {}
     for part in _split(rest[:-1]):
         option, _, value = (side.strip() for side in part.partition("="))
@@ -132,7 +132,9 @@ def _metric(text: str) -> Any:
             raise OptionError(f"metric {name!r} has no option {option!r}; {near}")
         options[option] = _value(name, option, value, known[option])
     try:
-        return replace(metric, **options)  # type: ignore[type-var]
+        if isinstance(metric, FunctionMetric):
+            return replace(metric, options=options)
+        return replace(metric, **options)  # type: ignore[type-var]  # options need a dataclass
     except (TypeError, ValueError) as error:
         raise OptionError(f"metric {text!r} is not valid: {error}") from None
 

@@ -72,7 +72,7 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
     The ratio of unbiased estimates of (tr C)^2 and tr(C^2), limited to the range that is possible: 1
     to the number of units that vary. The two estimates assume no distribution, only independent rows;
     positions of one image are not, and then the correction is too small. Their ratio is not unbiased:
-    with heavy tails or sparse units and few rows, tr(C^2) hangs on a few rows, and the ratio is too
+    with heavy tails or sparse units and few rows, tr(C^2) depends on a few rows, and the ratio is too
     high or reaches its limit. The metric `dimensionality` gives its jackknife error, which is large then.
 
     Args:
@@ -233,9 +233,9 @@ class Dimensionality(Metric):
             with every position as a sample; `"flatten"`, the elements of the map.
         centred: Subtract the mean activation.
         variance: Shares of the variance for `components`.
-        spectrum: How many eigenvalues are kept.
-        memory: The most bytes that covariances may need; see `Covariance`.
-        jackknife: The most samples whose rows are kept for the error; 0 for no error.
+        spectrum: Number of eigenvalues in the result.
+        memory: Maximum number of bytes for covariances; see `Covariance`.
+        jackknife: Maximum number of samples for the error; 0 for no error.
 
     Source:
         Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
@@ -360,7 +360,7 @@ def _corrected(
     squared_trace, trace_of_square = traces(count, trace, norm, fourth)
     if np.isnan(squared_trace) or trace == 0:
         return 0.0 if trace == 0 else float("nan")
-    if trace_of_square <= 0:  # so small beside its error that it is not told from zero
+    if trace_of_square <= 0:  # smaller than its error
         return float(varying)
     return float(np.clip(squared_trace / trace_of_square, 1, varying))
 

@@ -189,8 +189,8 @@ class GradientVariability(Metric):
             exact; the choice is written to the provenance. Probes are compared with one backward
             pass for each layer first: `"auto"` measures a layer exactly where they differ, and says
             so, as after an operation that has no forward-mode derivative.
-        probes: Directions for each sample; they hang on the seed and the sample's index alone.
-        units: Maximum number of units per layer, drawn at random.
+        probes: Directions for each sample; they depend on the seed and the sample's index alone.
+        units: Maximum number of units per layer, a random sample.
         samples: Maximum number of samples: a random sample of data whose size is known, the first ones
             of anything else.
         layers: Which of the analysed layers, names or globs; None is all.
@@ -199,7 +199,7 @@ class GradientVariability(Metric):
         exact_layers: Names of layers that are measured exactly whatever the method.
 
     Raises:
-        OptionError: An invalid value.
+        OptionError: A value that is not valid.
         ModelError: Samples mix (batch norm without running statistics), or, with `method="probes"`, an
             operation that has no forward-mode derivative.
 
@@ -260,8 +260,8 @@ class GradientVariability(Metric):
         Raises:
             ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
         """
-        gradients, told = self._gradients().fitted(model, images, layers, **reading)
-        return replace(self, exact_layers=gradients.exact_layers), told
+        gradients, warning = self._gradients().fitted(model, images, layers, **reading)
+        return replace(self, exact_layers=gradients.exact_layers), warning
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
         """What is done for these layers, for the provenance."""
@@ -287,19 +287,21 @@ class GradientVariability(Metric):
         return units.assign(gradient_samples=moments["count"]), layers
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Tells of units whose variability is lost in the noise, and of too few samples."""
-        said = []
+        """Reports units whose variability is below the noise, and too few samples."""
+        sentences = []
         measured = units["gradient_samples"] > 0
         few = int((measured & (units["gradient_samples"] < 2)).sum())
         if few:
-            said.append(f"{few} units have gradients of one sample only, and so no variability")
+            sentences.append(
+                f"{few} units have gradients of one sample only, and so no variability"
+            )
         lost = (units["gradient_norm_cv"] == 0) & (units["gradient_norm_probe_error"] > 0)
         if count := int(lost.sum()):
-            said.append(
+            sentences.append(
                 f"{count} units vary less from sample to sample than {self.probes} probes can tell, "
                 "and have a CV of 0; use more probes or samples, or method='exact'"
             )
-        return said
+        return sentences
 
 
 register(GradientVariability())

@@ -1,4 +1,4 @@
-"""The images that activate each unit most, by their place in the data."""
+"""The images that activate each unit most, by their index in the data."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TopImages(Metric):
     `images_at` gives the images for such indices.
 
     Args:
-        top: How many images of each unit.
-        drawn: How many random samples, the same for all units.
+        top: Number of images per unit.
+        drawn: Number of random samples, the same for all units.
         seed: Seeds their draw.
 
     Raises:

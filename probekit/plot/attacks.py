@@ -82,7 +82,7 @@ def _outcomes(result: Any, name: str, attack: str | None) -> xr.Dataset:
         raise DataError(
             "the result has no attacks; ask robustness for some, such as attacks=['fgsm', 'pgd']"
             if "attack_accuracy" not in outcomes
-            else "no attack of this result tells its accuracy after each step; use pk.PGD"
+            else "no attack of this result records its accuracy after each step; use pk.PGD"
         )
     names = [str(one) for one in outcomes["attack"].values]
     if attack is not None and attack not in names:
@@ -113,7 +113,7 @@ def _over_epsilon(
             handles.append(line)
     ax.set_xlabel(f"ε{unit}")
     ax.set_xlim(left=0)
-    _tell(ax, compared, colours, handles, attacks)
+    _add_legends(ax, compared, colours, handles, attacks)
 
 
 def _with_clean(outcomes: xr.Dataset, attack: str) -> dict[float, float]:
@@ -171,7 +171,7 @@ def _over_steps(
         )
         _name_attacks(ax, attacks)
         return
-    _tell(ax, compared, colours, handles, attacks)
+    _add_legends(ax, compared, colours, handles, attacks)
 
 
 def _by_step(outcomes: xr.Dataset, attack: str, radius: float) -> Array:
@@ -213,7 +213,7 @@ def _radius_unit(radii: list[Any]) -> tuple[float, str]:
     return 1.0, ""
 
 
-def _tell(
+def _add_legends(
     ax: Axes, compared: Compared, colours: list[str], handles: list[Any], attacks: list[str]
 ) -> None:
     if compared.single:

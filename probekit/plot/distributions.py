@@ -77,7 +77,7 @@ def unit_distribution(
             _ridges(ax, seen, names, colours)
             _limit(ax, seen, clip, across=True)
             ax.set_xlabel(seen[0].label)
-            _tell(ax, compared, colours)
+            _add_legend(ax, compared, colours)
         return ax
     with canvas(
         ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.75), 11.0), 1.75 + room(names)
@@ -85,7 +85,7 @@ def unit_distribution(
         _violins(ax, seen, names, colours)
         _limit(ax, seen, clip, across=False)
         ax.set_ylabel(seen[0].label)
-        _tell(ax, compared, colours)
+        _add_legend(ax, compared, colours)
     return ax
 
 
@@ -178,11 +178,11 @@ def _limit(ax: Axes, seen: Sequence[UnitValues], clip: bool, *, across: bool) ->
     (ax.set_xlim if across else ax.set_ylim)(start, end)
     beyond = int(((values < low) | (values > high)).sum())
     if beyond:
-        told = f"{beyond:,} unit{'s' if beyond > 1 else ''} beyond the edge"
-        ax.text(1, 1, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5)
+        text = f"{beyond:,} unit{'s' if beyond > 1 else ''} beyond the edge"
+        ax.text(1, 1, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5)
 
 
-def _tell(ax: Axes, compared: Compared, colours: Sequence[Colour]) -> None:
+def _add_legend(ax: Axes, compared: Compared, colours: Sequence[Colour]) -> None:
     if compared.alpha:
         alpha_bar(ax, list(compared.results), colours)
     elif not compared.single:

@@ -207,25 +207,25 @@ def _around(
     """The intervals around a single line, and what they are."""
     name, values = found
     measured = table(result, "layer")
-    said = []
+    notes = []
     if interval in ("auto", "quartiles") and _has_units(result, variable, at):
         _quartile_band(ax, result, variable, _names(values), colour, at)
-        said.append("band: middle half of the units")
+        notes.append("band: middle half of the units")
     if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
         low, high = (
             layer_values(result, f"{name}_{end}", layers, at)[1] for end in ("low", "high")
         )
         ax.vlines(np.arange(len(low)), low, high, color="black", lw=1.1, zorder=3)
-        said.append("bars: confidence interval of the mean")
-    if not said and interval == "confidence":
+        notes.append("bars: confidence interval of the mean")
+    if not notes and interval == "confidence":
         raise DataError(
             f"the result has no {name}_low and {name}_high; ask analyze for the metric "
             "selectivity_interval, or choose interval='quartiles'"
         )
-    if not said and interval == "quartiles":
+    if not notes and interval == "quartiles":
         raise DataError(f"{variable!r} is no variable of the units, and has no quartiles over them")
-    if said:
-        ax.set_title("\n".join(said), fontsize=6.5, color="#555555")
+    if notes:
+        ax.set_title("\n".join(notes), fontsize=6.5, color="#555555")
 
 
 def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) -> bool:

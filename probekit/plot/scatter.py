@@ -132,8 +132,8 @@ def _clip(ax: Axes, across: Array, up: Array, shade: Any) -> int:
 def _correlation(ax: Axes, across: Array, up: Array, beyond: int) -> None:
     from scipy.stats import rankdata
 
-    told = f"{len(across):,} units" + (f"\n{beyond:,} beyond the edge" if beyond else "")
+    text = f"{len(across):,} units" + (f"\n{beyond:,} beyond the edge" if beyond else "")
     if len(across) > 2 and np.ptp(across) > 0 and np.ptp(up) > 0:
         rho = float(np.corrcoef(rankdata(across), rankdata(up))[0, 1])
-        told = f"ρ = {rho:.2f}, {told}".replace("-", "−")
-    ax.text(0.98, 1.01, told, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
+        text = f"ρ = {rho:.2f}, {text}".replace("-", "−")
+    ax.text(0.98, 1.01, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=7)

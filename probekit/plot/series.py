@@ -81,7 +81,7 @@ def curve(
 def name_results(
     ax: Axes, compared: Compared, colours: Sequence[Colour], handles: Sequence[Any], **options: Any
 ) -> None:
-    """Says which colour is which result: a bar of alphas, a legend, or nothing for one result."""
+    """Adds the key to the colours: a bar of alphas, a legend, or nothing for a single result."""
     if compared.alpha:
         alpha_bar(ax, list(compared.results), colours)
     elif not compared.single:

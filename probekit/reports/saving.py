@@ -1,4 +1,4 @@
-"""Figures and tables as files: what a paper, a spreadsheet and the next program want."""
+"""Figures and tables as files for papers, spreadsheets and other programs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def save_tables(
         table: Labelled numbers, or a result.
         stem: Path without the ending.
         kinds: `csv`, `parquet` (with the extra `parquet`), or both. Parquet keeps the types of columns.
-        **facts: For the provenance, beside what the table tells already: the options of a study, say.
+        **facts: For the provenance, in addition to those of the table, such as the options of a study.
 
     Returns:
         The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row per element. Of a result

@@ -62,3 +62,10 @@ def test_a_class_map_from_a_file(tmp_path: Path) -> None:
 def test_what_is_no_class_map(text: str) -> None:
     with pytest.raises(OptionError, match=r"--class-map"):
         class_mapping(text)
+
+
+def test_metrics_that_are_functions_take_their_options() -> None:
+    (metric,) = metric_list("class_information(bins=5)")
+    assert metric.describe([]) == {"bins": 5, "corrected": True}
+    with pytest.raises(OptionError, match="no option 'called'"):
+        metric_list("class_information(called=other)")

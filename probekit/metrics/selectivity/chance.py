@@ -1,4 +1,4 @@
-"""Selectivity beyond chance: what the index would be if the labels said nothing of the unit."""
+"""Chance level of selectivity: the index of a unit under permuted labels."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ class SelectivityChance(Metric):
     Benjamini and Hochberg). Per layer: `units_above_chance`, those with q up to 0.05.
 
     Args:
-        permutations: How many; p is at least 1 / (permutations + 1).
+        permutations: Number of permutations; p is at least 1 / (permutations + 1).
         seed: Seeds them.
-        class_counts: How many samples each class has, in label order; needed only for data that
+        class_counts: Number of samples of each class, in label order; needed only for data that
             cannot tell its labels before the pass.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
         memory: Bytes that the sums may take: 8 * permutations * classes * units.
 
     Raises:
-        OptionError: Options that mean nothing; too many permutations for `memory`.
+        OptionError: Options that are not valid; too many permutations for `memory`.
 
     Source:
         p of permutation tests: Phipson & Smyth 2010 (arXiv 1603.05766); the highest statistic:

@@ -45,7 +45,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class SelectivityInterval(Metric):
-    """The metric `selectivity_interval`: how sure an index and the means of indices are.
+    """The metric `selectivity_interval`: confidence intervals of the index and of its means.
 
     The truth that an interval is to hold is the index of the population's class means. The plain
     index and its bootstrap replicates are both biased upward, the highest of noisy class means being
@@ -54,7 +54,7 @@ class SelectivityInterval(Metric):
     - A unit's index is the highest of the indices that each class would give, and each of those has
       an ordinary standard error from the bootstrap. `selectivity_low` is the highest of (index -
       critical value * standard error), `selectivity_high` the highest of (index + critical value *
-      standard error), over the classes whose means are too near the highest to be told apart, the
+      standard error), over the classes whose means are too close to the highest to be distinguished, the
       lower critical value being corrected for their number (intersection bounds).
     - A layer's mean lies between the mean split-half index, which errs on the low side, and the plain
       mean or that less its bootstrap bias, whichever is higher, which errs on the high side;
@@ -63,9 +63,9 @@ class SelectivityInterval(Metric):
       (`selectivity_mean_replicate`).
 
     Args:
-        replicates: How many bootstrap replicates.
+        replicates: Number of bootstrap replicates.
         level: The probability with which an interval should hold the truth.
-        splits: How many random halves for the split-half index.
+        splits: Number of random splits for the split-half index.
         seed: Seeds both.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
@@ -73,7 +73,7 @@ class SelectivityInterval(Metric):
             and as much again at most for the halves.
 
     Raises:
-        OptionError: Options that mean nothing; too many replicates for `memory`.
+        OptionError: Options that are not valid; too many replicates for `memory`.
 
     Source:
         Poisson bootstrap: Chamandy et al. 2012; bounds on a highest value: Chernozhukov, Lee & Rosen

@@ -173,20 +173,20 @@ class Selectivity(Metric):
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
         """Names the layers that have class means below zero, and says where samples are few."""
-        said = []
+        sentences = []
         below = layers["layer"].values[layers["negative_units"].values > 0].tolist()
         if below:
             units_below = int(layers["negative_units"].sum())
             index = SelectivityIndex(self.eps, self.negative)
-            said.append(index.describe_negative(units_below, below))
+            sentences.append(index.describe_negative(units_below, below))
         counts = units["count"].values if "count" in units.coords else np.array([])
         if few := int((counts < _FEW_SAMPLES).sum()):
-            said.append(
+            sentences.append(
                 f"{few} of {len(counts)} classes have fewer than {_FEW_SAMPLES} samples (the fewest "
                 f"{counts.min()}), and the highest of several noisy means makes the index too high; use "
                 "more samples, or look at selectivity_split_half, which is free of it"
             )
-        return said
+        return sentences
 
 
 register(Selectivity())

@@ -62,14 +62,14 @@ class SplitHalf(Metric):
     by Spearman and Brown's 2r / (1 + r).
 
     Args:
-        splits: How many random splits are averaged.
+        splits: Number of random splits that are averaged.
         seed: Seeds them.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
         memory: Bytes that the sums may take: 16 * splits * classes * units.
 
     Raises:
-        OptionError: Options that mean nothing; too many splits for `memory`.
+        OptionError: Options that are not valid; too many splits for `memory`.
 
     Source:
         Spearman 1910 and Brown 1910 for the step to the whole sample.

@@ -21,7 +21,7 @@ __all__ = ["SelectivityPerElement", "selectivity_offset_free"]
 def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.DataArray:
     """The class selectivity index after the lowest class mean of the unit is subtracted from all.
 
-    A constant that is added to a unit lowers the plain index without changing what the unit tells of
+    A constant that is added to a unit lowers the plain index without changing what the unit encodes about
     the classes; this one it leaves as it is. It is high for any unit with one class above the others,
     however small the difference: with two classes it is always 1 (or 0), and noise in the lowest of
     many class means raises it, so compare networks on equally many samples.

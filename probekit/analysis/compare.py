@@ -1,0 +1,176 @@
+"""Differences between two results: their layers, with intervals, and their units."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import DataError, some_of, warn
+from probekit.replicates.comparisons import compare_means
+from probekit.results.provenance import provenance
+from probekit.results.trees import open_result
+
+__all__ = ["compare"]
+
+
+def compare(
+    first: xr.DataTree | str | Path,
+    second: xr.DataTree | str | Path,
+    *,
+    paired: bool = False,
+    level: float = 0.95,
+) -> xr.DataTree:
+    """Differences of two results of `analyze`, the second minus the first, in the layers of both.
+
+    The intervals are over the units of a layer. They say whether the means of these two networks
+    differ by more than their units do; whether a way of training makes a difference is a question for
+    several seeds and `compare_means`.
+
+    Args:
+        first: A result, or its file.
+        second: A result of another model, or its file.
+        paired: Whether unit i of a layer is the same unit in both, as in checkpoints of one run; then
+            differences are taken unit by unit.
+        level: Coverage of the intervals.
+
+    Returns:
+        A tree. `/layers`, for every number per unit that both have, such as `selectivity`:
+        `selectivity_first` and `selectivity_second`, the means over units; `selectivity_difference`
+        with `_low` and `_high`, the ends of its t interval (Welch's, or of the pairs). For every number
+        per layer, such as `participation_ratio`, its `_first`, `_second` and `_difference`. With
+        `paired`, `/units` has the `_difference` of every unit. Provenance among the root's attributes.
+
+    Warns:
+        ProbekitWarning: Other images, or layers that only one result has.
+
+    Raises:
+        DataError: No layer or no number in common, or layers of different widths with `paired`.
+        OutputError: A file is missing or no result.
+
+    Example:
+        >>> import torch
+        >>> import probekit as pk
+        >>> data = [(torch.rand(80, 4, 3, 3), torch.arange(80) % 2)]
+        >>> nets = [torch.nn.Sequential(torch.nn.Conv2d(4, 6, 2), torch.nn.ReLU()) for _ in range(2)]
+        >>> found = compare(*(pk.analyze(net, data, layers="1") for net in nets))["layers"]
+        >>> found["selectivity_difference"].dims, found["n_units_first"].values
+        (('layer',), array([6]))
+    """
+    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in (first, second)]
+    for tree in trees:
+        if not {"units", "layers"} <= tree.children.keys():
+            raise DataError(
+                "a comparison needs results with units and layers, as analyze gives them"
+            )
+    units = [tree["units"].to_dataset() for tree in trees]
+    layers = [tree["layers"].to_dataset() for tree in trees]
+    names = [one["layer"].values.tolist() for one in layers]
+    common = [name for name in names[0] if name in names[1]]
+    if not common:
+        raise DataError(
+            f"the results have no layer in common: {some_of(names[0], 3)}, and {some_of(names[1], 3)}; "
+            "use pk.cka for networks with other layers"
+        )
+    if left_out := [name for name in dict.fromkeys(names[0] + names[1]) if name not in common]:
+        warn(f"layers that only one result has are left out: {some_of(left_out, 3)}")
+    _check_images(trees)
+    table = _layer_differences(*(one.sel(layer=common) for one in layers))
+    by_unit = [name for name in units[0] if _is_number(units[0], units[1], name, ("unit",))]
+    for name in by_unit:
+        table.update(_unit_means(str(name), units, common, paired, level))
+    if len(table.data_vars) == 0:
+        raise DataError("the results have no number in common; analyze both with the same metrics")
+    nodes = {"layers": table}
+    if paired:
+        nodes["units"] = _paired_units(units, common, [str(name) for name in by_unit])
+    result = xr.DataTree.from_dict(nodes)
+    facts = [json.loads(tree.attrs.get("provenance", "{}")) for tree in trees]
+    result.attrs["provenance"] = provenance(
+        first=facts[0], second=facts[1], paired=paired, level=level
+    )
+    return result
+
+
+def _check_images(trees: list[xr.DataTree]) -> None:
+    data = [json.loads(tree.attrs.get("provenance", "{}")).get("data") or {} for tree in trees]
+    facts = [tuple(one.get(name) for name in ("fingerprint", "samples", "limit")) for one in data]
+    samples = [
+        tree["samples"].to_dataset()["sample"].values
+        for tree in trees
+        if "samples" in tree.children
+    ]
+    if facts[0] != facts[1] or not all(np.array_equal(samples[0], one) for one in samples):
+        warn("the results are of different images, which may be what makes the difference")
+
+
+def _is_number(one: xr.Dataset, other: xr.Dataset, name: Any, dims: tuple[str, ...]) -> bool:
+    return name in other and all(
+        table[name].dims == dims and table[name].dtype.kind == "f" for table in (one, other)
+    )
+
+
+def _layer_differences(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
+    table = xr.Dataset(coords={"layer": one["layer"]})
+    table["n_units_first"], table["n_units_second"] = one["n_units"], other["n_units"]
+    for name in one:
+        if _is_number(one, other, name, ("layer",)) and not str(name).endswith("_mean"):
+            about = one[name].attrs.get("long_name", name)
+            table[f"{name}_first"], table[f"{name}_second"] = one[name], other[name]
+            difference = (other[name] - one[name]).assign_attrs(long_name=f"difference of {about}")
+            table[f"{name}_difference"] = difference
+    return table
+
+
+def _unit_means(
+    name: str, units: list[xr.Dataset], layers: list[str], paired: bool, level: float
+) -> dict[str, xr.DataArray]:
+    """The means of a variable over the units of each layer, and their difference with its interval."""
+    rows: dict[str, list[float]] = {}
+    for layer in layers:
+        one, other = (
+            xr.DataArray(table[name].values[table["layer"].values == layer], dims="unit")
+            for table in units
+        )
+        if paired and one.sizes != other.sizes:
+            raise DataError(
+                f"layer {layer!r} has {one.sizes['unit']} and {other.sizes['unit']} units, which cannot "
+                "be paired; compare without paired"
+            )
+        known = bool(one.notnull().any() and other.notnull().any())
+        found = compare_means(other, one, "unit", paired=paired, level=level) if known else None
+        numbers = {"first": float(one.mean()), "second": float(other.mean())} | {
+            end: np.nan if found is None else float(found[end])
+            for end in ("difference", "low", "high")
+        }
+        for end, value in numbers.items():
+            rows.setdefault(end, []).append(value)
+    about = units[0][name].attrs.get("long_name", name)
+    described = {
+        "first": f"mean {about} of the first result",
+        "second": f"mean {about} of the second result",
+        "difference": f"difference of mean {about}",
+        "low": f"lower end of the interval of the difference of mean {about}",
+        "high": f"upper end of the interval of the difference of mean {about}",
+    }
+    return {
+        f"{name}_{end}": xr.DataArray(values, dims="layer", attrs={"long_name": described[end]})
+        for end, values in rows.items()
+    }
+
+
+def _paired_units(units: list[xr.Dataset], layers: list[str], names: list[str]) -> xr.Dataset:
+    one, other = (table.isel(unit=np.isin(table["layer"].values, layers)) for table in units)
+    keys = [
+        list(zip(table["layer"].values.tolist(), table["channel"].values.tolist(), strict=True))
+        for table in (one, other)
+    ]
+    place = {key: number for number, key in enumerate(keys[1])}
+    other = other.isel(unit=[place[key] for key in keys[0]])
+    return xr.Dataset(
+        {f"{name}_difference": ("unit", other[name].values - one[name].values) for name in names},
+        coords={name: ("unit", one[name].values) for name in ("layer", "channel")},
+    )

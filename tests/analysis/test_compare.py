@@ -1,0 +1,110 @@
+"""Differences between two results are those of their tables, with the intervals of scipy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy import stats
+from torch import nn
+from typer.testing import CliRunner
+
+import probekit as pk
+from probekit.cli.app import app
+from probekit.errors import DataError, ProbekitWarning
+
+DATA = [
+    (torch.rand(120, 2, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 3)
+]
+
+
+def result(
+    seed: int, width: int = 12, data: list[tuple[torch.Tensor, torch.Tensor]] = DATA
+) -> xr.DataTree:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(2, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.ReLU(), nn.Flatten()
+    )
+    return pk.analyze(net, data, metrics=["selectivity", "dimensionality"])
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[xr.DataTree, xr.DataTree]:
+    return result(0), result(1)
+
+
+def values(tree: xr.DataTree, layer: str) -> np.ndarray:
+    units = tree["units"].to_dataset()
+    return units["selectivity"].values[units["layer"].values == layer]
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_differences_and_intervals_are_those_of_scipy(
+    results: tuple[xr.DataTree, xr.DataTree], paired: bool
+) -> None:
+    found = pk.compare(*results, paired=paired, level=0.9)["layers"]
+    for layer in ("1", "3"):
+        one, other = (values(tree, layer) for tree in results)
+        known = [~np.isnan(one), ~np.isnan(other)]
+        if paired:
+            both = known[0] & known[1]
+            test = stats.ttest_rel(other[both], one[both])
+        else:
+            one, other = one[known[0]], other[known[1]]
+            test = stats.ttest_ind(other, one, equal_var=False)
+        low, high = test.confidence_interval(0.9)
+        row = found.to_dataset().sel(layer=layer)
+        assert float(row["selectivity_low"]) == pytest.approx(low)
+        assert float(row["selectivity_high"]) == pytest.approx(high)
+        assert float(row["selectivity_difference"]) == pytest.approx((low + high) / 2)
+    ratios = [tree["layers"]["participation_ratio"].values for tree in results]
+    np.testing.assert_allclose(found["participation_ratio_difference"], ratios[1] - ratios[0])
+
+
+def test_units_are_subtracted_one_by_one_in_pairs(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+    units = pk.compare(*results, paired=True)["units"].to_dataset()
+    one, other = (tree["units"]["selectivity"].values for tree in results)
+    np.testing.assert_allclose(units["selectivity_difference"], other - one)
+    assert "units" not in pk.compare(*results).children
+
+
+def test_a_result_does_not_differ_from_itself(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+    found = pk.compare(results[0], results[0])["layers"]
+    assert not found["selectivity_difference"].any()
+    assert bool((found["selectivity_low"] <= 0).all() and (found["selectivity_high"] >= 0).all())
+
+
+def test_what_is_not_comparable_is_said(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+    with pytest.raises(DataError, match="12 and 10 units, which cannot be paired"):
+        pk.compare(results[0], result(1, width=10), paired=True)
+    with pytest.warns(ProbekitWarning, match="different images"):
+        pk.compare(results[0], result(0, data=[(DATA[0][0][:90], DATA[0][1][:90])]))
+    linear = pk.analyze(nn.Sequential(nn.Flatten(), nn.Linear(72, 9)), DATA, layers=["0"])
+    with pytest.raises(DataError, match="no layer in common"):
+        pk.compare(results[0], linear)
+
+
+def test_the_command_prints_and_writes_differences(
+    results: tuple[xr.DataTree, xr.DataTree], tmp_path: Path
+) -> None:
+    files = [str(tmp_path / name) for name in ("one.nc", "other.nc")]
+    for tree, file in zip(results, files, strict=True):
+        pk.save_result(tree, file)
+    out, figure = tmp_path / "difference.nc", tmp_path / "figure.png"
+    done = CliRunner().invoke(
+        app, ["compare", *files, "-o", str(out), "--figure", str(figure), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    expected = pk.compare(*results)["layers"]["selectivity_difference"].values
+    rows = json.loads(done.stdout)
+    np.testing.assert_allclose([row["difference"] for row in rows], expected)
+    np.testing.assert_allclose(
+        pk.open_result(out)["layers"]["selectivity_difference"].values, expected
+    )
+    assert figure.stat().st_size > 1000
+    wrong = CliRunner().invoke(app, ["compare", *files, "--variable", "selectivty"])
+    assert wrong.exit_code == 2
