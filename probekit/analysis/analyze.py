@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.analysis.one_pass import Pass
+from probekit.analysis.attributes import Attributes, by_attribute
+from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject
 from probekit.data.batches import Batches
+from probekit.data.items import LABEL_KEYS
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.metrics.metric import Metric, resolve
@@ -52,6 +54,7 @@ def analyze(
     precision: Precision | None = None,
     compile: bool = False,
     class_map: ClassMap = None,
+    attributes: Attributes = None,
 ) -> xr.DataTree:
     """Measures every unit of a model's layers on labeled data, in one pass.
 
@@ -79,12 +82,18 @@ def analyze(
             compared; where that fails the model runs as it is, and a warning says why.
         class_map: The output of each class of the data, if names do not determine it: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
+        attributes: For labels of several columns (multi-label, or named attributes such as color and
+            shape): the names of the columns, or a mapping from each to the names of its values.
+            None takes the data's own `attributes` or `attr_names`, or the keys of labels that are
+            mappings.
 
     Returns:
         A tree with `/units`, `/layers` and `/samples`, the network's means at the root, and
         `provenance` among the root's attributes. `accuracy` at the root and `prediction` among the
         samples (the predicted label; -1 for an output that no class of the data has) are there where
-        the model's outputs are logits of the data's classes (`docs/definitions.md`).
+        the model's outputs are logits of the data's classes (`docs/definitions.md`). With attributes,
+        what depends on labels has the dimension `attribute`, and `preferred_value` is the name of the
+        value with the highest mean; `result.sel(attribute="color")` is the result for one of them.
 
     Raises:
         ProbekitError: The request cannot be fulfilled; the message says why and what to do.
@@ -99,16 +108,15 @@ def analyze(
     """
     chosen = resolve(metrics)
     model, batches = open_subject(
-        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
-    )
-    wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
-    if ClassMeans() in wanted:
-        _check_classes(batches)
+        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers,
+        attributes=attributes,
+    )  # fmt: skip
+    _check_labels(chosen, batches)
     reading = Reading(tokens, output, device, progress, precision, compile)
     found = find_layers(model, batches, layers, reading)
     chosen = _fitted(chosen, model, batches, found, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
-    passed = Pass(found, wanted).run(model, batches, reading)
+    passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, reading)
     match = passed.match(model, batches.names, class_map)
     samples = passed.samples(match)
     facts = {
@@ -125,8 +133,10 @@ def analyze(
         "compile": compile,
         "classes": match.describe(),
     }
-    result = _assemble(chosen, passed, samples, batches.names)
-    if match.why_not:
+    result = _assemble(chosen, passed, samples, batches)
+    if match.why_not == NO_CLASSES:
+        pass
+    elif match.why_not:
         warn(f"accuracy is left out: {match.why_not}")
     else:
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
@@ -157,27 +167,83 @@ def _fitted(
     return [metric for metric, _ in fitted]
 
 
-def _check_classes(batches: Batches) -> None:
+def _check_labels(metrics: Sequence[Metric], batches: Batches) -> None:
+    """Refuses metrics of labels where the data has none, and class selectivity of one class."""
+    first = batches.peek()
+    named = [metric.name for metric in metrics if _uses_labels(metric)]
+    if named and not first.labeled and not batches.attributes:
+        raise DataError(
+            f"{named[0]} needs labels, and {batches.name} has none; give samples (image, label) or "
+            f"mappings with one of the keys {', '.join(LABEL_KEYS)}, name label columns with attributes=, "
+            "or ask for metrics that need no labels, as in metrics=['dimensionality']"
+        )
     labels = getattr(getattr(batches.source, "data", None), "labels", None)
-    if isinstance(labels, Tensor) and len(labels) and int(labels.min()) == int(labels.max()):
+    if (
+        any(ClassMeans() in metric.needs for metric in metrics)
+        and isinstance(labels, Tensor)
+        and labels.ndim == 1
+        and len(labels)
+        and int(labels.min()) == int(labels.max())
+    ):
         name = batches.names.get(int(labels[0]), str(int(labels[0])))
         raise DataError(f"{batches.name} has samples of one class only ({name}); give at least two")
 
 
+def _uses_labels(metric: Metric) -> bool:
+    return any(map(uses_labels, metric.needs))
+
+
 def _assemble(
-    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, classes: ClassNames
+    metrics: Sequence[Metric], passed: Pass, samples: xr.Dataset, batches: Batches
 ) -> xr.DataTree:
+    attributes = batches.attributes
+    free = [metric for metric in metrics if not attributes or not _uses_labels(metric)]
+    tables = _tables(free, passed, batches.names)
+    if attributes and (labelled := [metric for metric in metrics if metric not in free]):
+        each = [
+            _tables(labelled, passed, names, at, f"{attribute}: ")
+            for at, (attribute, names) in enumerate(attributes.items())
+        ]
+        tables = [
+            xr.merge(
+                [_labelled_alone(parts, table, attributes), table],
+                compat="no_conflicts",
+                join="outer",
+            )
+            for table, parts in zip(tables, zip(*each, strict=True), strict=True)
+        ]
+    units, layers, root = tables
+    layers = layers.assign(_axes(passed.layers))
+    return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
+
+
+def _labelled_alone(
+    parts: Sequence[xr.Dataset], table: xr.Dataset, attributes: Mapping[str, ClassNames]
+) -> xr.Dataset:
+    """The tables of all attributes without what is in the table of metrics that use no labels."""
+    own = [part.drop_vars(list(table), errors="ignore") for part in parts]
+    return by_attribute(own, list(attributes))
+
+
+def _tables(
+    metrics: Sequence[Metric],
+    passed: Pass,
+    classes: ClassNames,
+    attribute: int | None = None,
+    prefix: str = "",
+) -> list[xr.Dataset]:
+    """The tables of units, of layers and of the network, for one attribute where there are several."""
     by_unit, by_layer = [], []
     for layer in passed.layers:
-        units, numbers = _evaluate(metrics, passed, layer)
+        units, numbers = _evaluate(metrics, passed, layer, attribute)
         by_unit.append(units)
         by_layer.append(numbers)
-        passed.fed.pop(layer.name)
+        if not passed.attributes:
+            passed.fed.pop(layer.name)
     units = xr.concat(by_unit, "unit", join="outer") if by_unit else xr.Dataset()
     units = units.assign_coords(unit_coordinates(passed.layers))
     layers = xr.concat(by_layer, "layer", join="outer")
     layers = layers.assign_coords(layer=strings([layer.name for layer in passed.layers]))
-    layers = layers.assign(_axes(passed.layers))
     root = xr.Dataset(
         {
             name: values.mean().assign_attrs(values.attrs)
@@ -192,18 +258,19 @@ def _assemble(
         for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
             table.update(metric.with_attributes(more))
         for sentence in metric.review(units, layers):
-            warn(sentence)
-    return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
+            warn(prefix + sentence)
+    return [units, layers, root]
 
 
 def _evaluate(
-    metrics: Sequence[Metric], passed: Pass, layer: Layer
+    metrics: Sequence[Metric], passed: Pass, layer: Layer, attribute: int | None
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """The numbers of all metrics for the units of one layer, and for the layer."""
-    arrays = [one.to_xarray() for one in passed.fed[layer.name]]
+    wanted = distinct(need for metric in metrics for need in metric.needs)
+    arrays = passed.evaluated(layer, wanted, attribute)
     units, numbers = xr.Dataset(), xr.Dataset({"n_units": ((), layer.units, _N_UNITS)})
     for metric in metrics:
-        tables = metric.evaluate(*(arrays[passed.statistics.index(need)] for need in metric.needs))
+        tables = metric.evaluate(*(arrays[wanted.index(need)] for need in metric.needs))
         found = [metric.with_attributes(table) for table in tables]
         if twice := units.keys() & found[0].keys() | numbers.keys() & found[1].keys():
             raise OptionError(

@@ -42,8 +42,15 @@ def compared_classes(
         DataError: Its outputs are not, or not certainly, the data's classes.
     """
     logits = required_logits(output, _TWO, asker)
+    first = batches.peek()
+    if not first.labeled:
+        found = "several attributes" if batches.attributes else "no labels"
+        raise DataError(
+            f"{asker} compares predictions with labels, and {batches.name} has {found}; give data with "
+            "one label per sample"
+        )
     known = batches.known_labels()
-    labels = batches.peek().labels if known is None else known[0]
+    labels = first.labels if known is None else known[0]
     match = match_classes(model, batches.names, logits.shape[1], labels, class_map)
     if match.why_not:
         raise DataError(

@@ -101,7 +101,7 @@ def jacobian_norm(
                 else:
                     norm, error = _from_probes(subject, images, batch.index, probes, seed)
                 columns.append(jacobian_norm=norm, probe_error=error)
-                columns.append(label=batch.labels, sample=batch.index)
+                columns.append(label=batch.of(None).labels, sample=batch.index)
                 bar.update(len(batch))
     names = ("jacobian_norm", "probe_error", "label")
     found = xr.Dataset(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -14,28 +16,65 @@ from probekit.capture.stream import Reading, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
+from probekit.results.labels import strings
 from probekit.runtime.processes import processes
-from probekit.statistics.base import merged
+from probekit.statistics.base import distinct, merged
 from probekit.statistics.feeding import Feeder
 
-__all__ = ["Pass"]
+__all__ = ["NO_CLASSES", "Pass", "uses_labels"]
+
+NO_CLASSES = "the data has no labels of classes"
+_Key = tuple[int, int | None]
+
+
+def uses_labels(statistic: Any) -> bool:
+    """Whether labels matter to a statistic; of one that does not say so in `uses_labels`, they do."""
+    return bool(getattr(statistic, "uses_labels", True))
 
 
 class Pass:
     """One pass of a model over data that feeds statistics.
 
+    Where samples have several labels (attributes), each attribute has its own statistics of those that
+    use labels.
+
     Attributes:
         layers: The layers, as a scouting pass found them.
-        statistics: Prototypes of what each layer feeds.
-        fed: For each layer, the statistics in the order of the prototypes.
+        statistics: Prototypes of the statistics of each layer.
+        attributes: The names of the attributes; none where samples have one label or none.
     """
 
-    def __init__(self, layers: Sequence[Layer], statistics: Sequence[Any]) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], statistics: Sequence[Any], attributes: Sequence[str] = ()
+    ) -> None:
         self.layers = list(layers)
         self.statistics = list(statistics)
-        self.fed = {layer.name: [one.fresh() for one in statistics] for layer in layers}
+        self.attributes = list(attributes)
+        self._prototypes = {
+            key: deepcopy(one) if self.attributes else one
+            for place, one in enumerate(self.statistics)
+            for key in self._keys(place)
+        }
+        self.fed: dict[str, dict[_Key, Any]] = {
+            layer.name: {key: one.fresh() for key, one in self._prototypes.items()}
+            for layer in layers
+        }
         self._columns = Columns()
         self._outputs = 0
+
+    def _keys(self, place: int) -> list[_Key]:
+        """A statistic's place, with each attribute whose labels it is fed with, or None."""
+        each = self.attributes and uses_labels(self.statistics[place])
+        return [(place, at) for at in range(len(self.attributes))] if each else [(place, None)]
+
+    def evaluated(
+        self, layer: Layer, needs: Sequence[Any], attribute: int | None = None
+    ) -> list[xr.DataArray | xr.Dataset]:
+        """What some statistics of a layer hold, those that use labels for one attribute."""
+        fed = self.fed[layer.name]
+        places = [self.statistics.index(need) for need in needs]
+        keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
+        return [fed[key].to_xarray() for key in keys]
 
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
@@ -45,33 +84,47 @@ class Pass:
         """
         wanted = any(hasattr(one, "expect") for one in self.statistics)
         labels, index = (batches.known_labels() if wanted else None) or (None, None)
-        for one in self.statistics:
+        for (_, attribute), one in self._prototypes.items():
             if hasattr(one, "expect"):
-                one.expect(labels, index, self.layers)
+                several = labels is not None and labels.ndim > 1
+                own = labels[:, attribute or 0] if labels is not None and several else labels
+                one.expect(own, index, self.layers)
             if hasattr(one, "check"):
                 one.check(self.layers, batches.samples or batches.limit)
-        feeder = Feeder(self.fed)
-        with stream(model, batches, self.layers, feeder.sources, reading) as observed:
+        feeders = {
+            attribute: Feeder({
+                name: [one for key, one in fed.items() if key[1] == attribute]
+                for name, fed in self.fed.items()
+            })
+            for attribute in dict.fromkeys(attribute for _, attribute in self._prototypes)
+        }  # fmt: skip
+        sources = distinct(source for feeder in feeders.values() for source in feeder.sources)
+        with stream(model, batches, self.layers, sources, reading) as observed:
             for seen in observed:
-                feeder.update(seen.batch, seen.tables)
+                for attribute, feeder in feeders.items():
+                    tables = [seen.tables[sources.index(source)] for source in feeder.sources]
+                    feeder.update(seen.batch.of(attribute), tables)
                 self._note(seen.batch, seen.output)
-            feeder.flush()
+            for feeder in feeders.values():
+                feeder.flush()
         self._merge()
         return self
 
     def _merge(self) -> None:
         """Merges the statistics of all processes, so that each of them has those of all samples."""
-        places = {
-            (name, place): one for name, own in self.fed.items() for place, one in enumerate(own)
-        }
-        for (name, place), whole in merged(places).items():
-            self.fed[name][place] = whole
+        every = {(name, key): one for name, own in self.fed.items() for key, one in own.items()}
+        for (name, key), whole in merged(every).items():
+            self.fed[name][key] = whole
         together = processes()
         self._columns = Columns.joined(together.gather(self._columns))
         self._outputs = max(together.gather(self._outputs))
 
     def _note(self, batch: Batch, output: Any) -> None:
-        self._columns.append(sample=batch.index, label=batch.labels)
+        self._columns.append(sample=batch.index)
+        if batch.labeled:
+            self._columns.append(label=batch.labels)
+        for attribute in range(len(self.attributes)):
+            self._columns.append(**{f"label {attribute}": batch.of(attribute).labels})
         logits = logits_of(output, len(batch), self._outputs or None)
         if logits is not None:
             self._columns.append(prediction=logits.argmax(1))
@@ -79,6 +132,8 @@ class Pass:
 
     def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
         """Which output of the model stands for each class of the data."""
+        if "label" not in self._columns:
+            return ClassMatch(self._outputs, why_not=NO_CLASSES)
         if "prediction" not in self._columns:
             why = "the model gives no logits (batch, classes) of two classes or more"
             return ClassMatch(0, why_not=why)
@@ -86,11 +141,14 @@ class Pass:
         return match_classes(model, classes, self._outputs, labels, class_map)
 
     def samples(self, match: ClassMatch) -> xr.Dataset:
-        """One row per sample: its label and, where the outputs are its classes, the predicted label."""
-        table = xr.Dataset(
-            {"label": ("sample", self._columns["label"])},
-            coords={"sample": self._columns["sample"]},
-        )
+        """One row per sample: its labels and, where the outputs are its classes, the predicted label."""
+        table = xr.Dataset(coords={"sample": self._columns["sample"]})
+        if "label" in self._columns:
+            table["label"] = ("sample", self._columns["label"])
+        if self.attributes:
+            columns = [self._columns[f"label {at}"] for at in range(len(self.attributes))]
+            table["label"] = (("sample", "attribute"), np.stack(columns, 1))
+            table = table.assign_coords(attribute=strings(self.attributes))
         if not match.why_not:
             predicted = match.labels(torch.from_numpy(self._columns["prediction"]))
             table["prediction"] = ("sample", predicted.numpy())

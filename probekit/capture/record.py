@@ -72,8 +72,9 @@ def record(
         compile: As for `analyze`.
 
     Returns:
-        `activation` (sample, unit) and `label` (sample) with the coordinates `layer` and `channel`
-        of every unit and, for whole maps, `y` and `x` or `token` (-1 if a layer has none). From a
+        `activation` (sample, unit) and `label` (sample; -1 where samples have no label or several
+        attributes) with the coordinates `layer` and `channel`
+        of every unit and, for whole maps, `y` and `x` or `token` (-1 where a layer has none). From a
         store it is lazy.
 
     Raises:
@@ -163,7 +164,7 @@ def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
 
 def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Activations (batch, units), labels and indices of all processes, in the order of the data."""
-    own = ((_table(seen), seen.batch.labels.cpu(), seen.batch.index) for seen in observed)
+    own = ((_table(seen), seen.batch.of(None).labels.cpu(), seen.batch.index) for seen in observed)
     if processes().world == 1:
         yield from own
         return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probekit.checks import integer, positive_int
-from probekit.data.labels import dense_names
+from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
 from probekit.errors import DataError
@@ -29,6 +29,8 @@ _IDENTIFYING = 8
 class Batch:
     """Some samples: images (batch, ...), labels (batch,) and their indices (batch,) in the data.
 
+    Labels are -1 where there are none, and (batch, attributes) where there are several.
+
     In the place of images, `KeywordInputs` hold what a model takes by keyword.
     """
 
@@ -38,6 +40,19 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labeled(self) -> bool:
+        """Whether each sample has one label."""
+        return self.labels.ndim == 1 and bool((self.labels != NO_LABEL).any())
+
+    def of(self, attribute: int | None) -> Batch:
+        """The same samples with one attribute as label, or with none, where there are several."""
+        if self.labels.ndim == 1:
+            return self
+        none = torch.full_like(self.labels[:, 0], NO_LABEL)
+        labels = none if attribute is None else self.labels[:, attribute]
+        return Batch(self.images, labels, self.index)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same samples on a device."""
@@ -78,6 +93,7 @@ class Batches:
         seed: Seeds that sample.
         workers: Reading processes; None takes what a `DataLoader` has, and none otherwise.
         fit: Makes of images (batch, ...) what the model expects, or raises `DataError`.
+        attributes: What labels of several columns mean, as for `analyze`.
 
     Attributes:
         names: The name of each label.
@@ -98,12 +114,13 @@ class Batches:
         seed: int = 0,
         workers: int | None = None,
         fit: Callable[[Any], Any] | None = None,
+        attributes: Any = None,
     ) -> None:
         batch_size = integer("batch_size", batch_size, least=1, most=sys.maxsize)
         limit = None if limit is None else positive_int("limit", limit)
         seed = integer("seed", seed, least=-(2**63), most=2**63 - 1)
         workers = None if workers is None else integer("workers", workers, least=0, most=_WORKERS)
-        self.source = open_source(data)
+        self.source = open_source(data, attributes)
         self.batch_size = self.source.batch_size or batch_size
         self.limit = limit
         self.seed = seed
@@ -125,6 +142,11 @@ class Batches:
         if known is None:
             return None
         return known if self.limit is None else min(known, self.limit)
+
+    @property
+    def attributes(self) -> dict[str, ClassNames]:
+        """What labels of several columns mean, with the names of values; known after `peek`."""
+        return dict(self.source.attributes)
 
     @property
     def repeatable(self) -> bool:
@@ -151,7 +173,7 @@ class Batches:
             "samples": self.samples,
             "limit": self.limit,
             "batch_size": self.batch_size,
-        }
+        } | ({"attributes": list(self.source.attributes)} if self.source.attributes else {})
 
     def identity(self) -> dict[str, Any]:
         """What tells this data from other data, as plain values; some images are read for it.
@@ -208,7 +230,7 @@ class Batches:
         if not isinstance(self.source, Indexed):
             self._announced = labels
             return labels[: self.limit], None
-        by_index = torch.full((len(self.source.data),), -1)
+        by_index = torch.full((len(self.source.data), *labels.shape[1:]), NO_LABEL)
         by_index[self.source.indices] = labels
         self._announced = by_index
         index = self._order_of_all().sort().values
@@ -300,7 +322,7 @@ class Batches:
                 return
 
     def _checked(self, images: Any, labels: Tensor, index: Tensor) -> Batch:
-        if labels.ndim != 1 or len(labels) != len(images):
+        if labels.ndim != (2 if self.source.attributes else 1) or len(labels) != len(images):
             raise DataError(
                 f"a batch must be (images, labels) with one label per image, not of the shapes "
                 f"{tuple(images.shape)} and {tuple(labels.shape)}"
@@ -315,6 +337,8 @@ class Batches:
 
     def _check_labels(self, labels: Tensor, index: Tensor) -> None:
         low, high = int(labels.min()), int(labels.max())
+        if high == NO_LABEL:
+            return
         if low < 0 or (self.classes and high >= len(self.classes)):
             beyond = f"{len(self.classes)} classes" if self.classes else "non-negative integers"
             raise DataError(f"label {low if low < 0 else high} is out of range: expected {beyond}")
@@ -326,10 +350,10 @@ class Batches:
             return
         announced = self._announced.to(labels.device)[index.to(labels.device)]
         if not torch.equal(announced, labels):
-            place = int((announced != labels).nonzero()[0])
+            place = int((announced != labels).nonzero()[0, 0])
             raise DataError(
-                f"sample {int(index[place])} of {self.name} has the label {int(labels[place])}, and its "
-                f"`labels` or `targets` say {int(announced[place])}; make them agree, or remove them"
+                f"sample {int(index[place])} of {self.name} has the label {labels[place].tolist()}, and its "
+                f"`labels` or `targets` say {announced[place].tolist()}; make them agree, or remove them"
             )
 
     def _refuse_not_finite(self, images: Tensor, index: Tensor) -> None:

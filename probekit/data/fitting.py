@@ -23,10 +23,9 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     """A function that makes of a batch of images what a model expects.
 
     A plain module gets floating-point images in the type of its parameters, and everything else as
-    it is; a warning says so of images that look like 0 to 255. For an `ImageModel`, uint8 and
-    boolean images become floats in [0, 1]; arrays (batch, height, width,
-    channels) become (batch, channels, height, width); and gray images are repeated for a
-    model that takes RGB.
+    it is; a warning says so of images that look like 0 to 255. For an `ImageModel`, uint8 and boolean
+    images become floats in [0, 1]; arrays (batch, height, width, channels) become (batch, channels,
+    height, width); and gray images are repeated for a model that takes RGB.
 
     Raises:
         DataError: (from the function) Images for an `ImageModel` that are of other integers, or

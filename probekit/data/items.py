@@ -13,7 +13,7 @@ from torch import Tensor
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs
 
-__all__ = ["LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
+__all__ = ["IMAGE_KEYS", "LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
 # What tokenizers and feature extractors name the arguments of a model.
@@ -27,17 +27,30 @@ TOKEN_KEYS = (
 LABEL_KEYS = ("label", "labels", "target", "fine_label", "cls")
 
 
-def pair_of(raw: Any, what: str = "a batch") -> tuple[Any, Any]:
+def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
     """The image and the label of a sample, or the images and labels of a batch.
 
-    A third member of a tuple (weights, paths, other metadata) is ignored.
+    A third member of a tuple (weights, paths, other metadata) is ignored. Of an image alone the label
+    is None.
+
+    Args:
+        raw: A tuple, a mapping or an image.
+        what: What it is, for the message.
+        attributes: Keys of a mapping that hold its labels.
 
     Raises:
-        DataError: Neither a pair nor a mapping with the keys of images and labels.
+        DataError: Neither a pair, nor a mapping with the key of images, nor an image.
     """
     if isinstance(raw, Mapping):
         tokens = {key: raw[key] for key in TOKEN_KEYS if key in raw}
-        return tokens or column(raw, IMAGE_KEYS, what), column(raw, LABEL_KEYS, what)
+        inputs = tokens or column(raw, IMAGE_KEYS, what)
+        if attributes and all(name in raw for name in attributes):
+            return inputs, {name: raw[name] for name in attributes}
+        return inputs, next((raw[key] for key in LABEL_KEYS if key in raw), None)
+    if isinstance(raw, Tensor | np.ndarray | Image.Image):
+        return raw, None
+    if isinstance(raw, list | tuple) and len(raw) == 1:
+        return raw[0], None
     if isinstance(raw, list | tuple) and len(raw) in (2, 3):
         return raw[0], raw[1]
     raise DataError(

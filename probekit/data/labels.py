@@ -13,16 +13,20 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDatas
 from probekit.errors import DataError, some_of
 
 __all__ = [
+    "NO_LABEL",
     "ClassNames",
     "all_names",
     "class_names",
+    "declared_attributes",
     "declared_labels",
     "dense_names",
     "label_numbers",
+    "label_table",
     "names_of_text",
 ]
 
 ClassNames = dict[int, str]
+NO_LABEL = -1
 _COLUMNS = ("label", "labels", "target", "fine_label")
 
 
@@ -183,6 +187,129 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise DataError(f"labels must be non-negative integers, not {found.dtype}")
     return found.long()
+
+
+def label_table(
+    labels: Any, count: int, names: ClassNames, attributes: Mapping[str, ClassNames]
+) -> Tensor:
+    """The labels of some samples: one each, none, or one for each of several attributes.
+
+    Args:
+        labels: Labels as `label_numbers` takes them, one-hot rows, or None (also a list of None). With
+            attributes: a mapping of columns, a list of mappings, or rows of as many numbers.
+        count: How many samples there are.
+        names: The names of the labels.
+        attributes: The names of the attributes, each with the names of its values.
+
+    Returns:
+        (samples,), -1 where there are no labels; (samples, attributes) where there are attributes.
+
+    Raises:
+        DataError: Labels below 0, rows that are not one-hot, or other attributes.
+
+    >>> label_table([[0, 1], [1, 0]], 2, {}, {}), label_table(None, 2, {}, {})
+    (tensor([1, 0]), tensor([-1, -1]))
+    >>> label_table([{"red": True, "size": 3}], 1, {}, {"red": {}, "size": {}})
+    tensor([[1, 3]])
+    """
+    if attributes:
+        found = _attribute_table(labels, attributes)
+    elif labels is None or (isinstance(labels, list) and all(one is None for one in labels)):
+        return torch.full((count,), NO_LABEL)
+    else:
+        one_hot = _from_one_hot(labels)
+        found = label_numbers(labels, names) if one_hot is None else one_hot
+    if found.numel() and int(found.min()) < 0:
+        raise DataError(f"label {int(found.min())} is out of range: expected non-negative integers")
+    return found
+
+
+def _from_one_hot(labels: Any) -> Tensor | None:
+    """The labels in rows with a single one; None where there is one number per sample."""
+    rows = _rows(labels)
+    if rows is None or rows.shape[1] == 1:
+        return None
+    if not bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()):
+        raise DataError(
+            f"labels are rows of {rows.shape[1]} numbers, which are not one-hot; name what the columns "
+            "are with attributes=[...], or give one label per sample"
+        )
+    return rows.argmax(1)
+
+
+def _rows(labels: Any) -> Tensor | None:
+    """Labels (samples, columns) of numbers; None where they are of another shape or text."""
+    try:
+        parts = [torch.as_tensor(one) for one in labels] if isinstance(labels, list) else []
+        rows = torch.stack(parts) if parts else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return rows.detach() if rows.ndim == 2 and not rows.is_meta else None
+
+
+def _attribute_table(labels: Any, attributes: Mapping[str, ClassNames]) -> Tensor:
+    """(samples, attributes), from columns, rows or mappings."""
+    wanted = ", ".join(attributes)
+    if isinstance(labels, list) and labels and all(isinstance(one, Mapping) for one in labels):
+        if missing := [name for name in attributes if any(name not in one for one in labels)]:
+            raise DataError(f"a sample has no attribute {missing[0]!r}; each must have {wanted}")
+        labels = {name: [one[name] for one in labels] for name in attributes}
+    if isinstance(labels, Mapping):
+        if missing := [name for name in attributes if name not in labels]:
+            raise DataError(f"the labels have no attribute {missing[0]!r}; they must have {wanted}")
+        columns = [_values(labels[name], names, name) for name, names in attributes.items()]
+        return torch.stack(columns, 1)
+    rows = _rows(labels)
+    if rows is None or rows.shape[1] != len(attributes):
+        shape = None if rows is None else tuple(rows.shape)
+        raise DataError(
+            f"the attributes {wanted} need labels (samples, {len(attributes)}), not "
+            f"{shape or type(labels).__name__}"
+        )
+    each = zip(rows.T, attributes.items(), strict=True)
+    return torch.stack([_values(values, names, name) for values, (name, names) in each], 1)
+
+
+def _values(values: Any, names: ClassNames, attribute: str) -> Tensor:
+    """One attribute as integers; flags and floats that are integers count."""
+    rows = _rows([[value] for value in values]) if isinstance(values, list) else None
+    found: Any = values if rows is None else rows[:, 0]
+    if isinstance(found, Tensor) and (found.dtype == torch.bool or found.is_floating_point()):
+        whole = found.long()
+        if bool((whole == found).all()):
+            found = whole
+    elif isinstance(found, np.ndarray) and found.dtype == bool:
+        found = found.astype(np.int64)
+    try:
+        return label_numbers(found, names)
+    except DataError as error:
+        raise DataError(f"attribute {attribute!r}: {error}") from error
+
+
+def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
+    """The attributes that labels have, with the names of their values.
+
+    Args:
+        data: What may say so in `attributes` or `attr_names`: names, or a mapping from each to the
+            names of its values.
+        asked: The same, from the user; comes first.
+
+    >>> declared_attributes(None, {"color": ["red", "blue"]})
+    {'color': {0: 'red', 1: 'blue'}}
+    """
+    if asked is None:
+        for name in ("attributes", "attr_names"):
+            given = getattr(data, name, None)
+            if isinstance(given, Mapping | list | tuple) and len(given):
+                asked = given
+                break
+    if asked is None:
+        return {}
+    if isinstance(asked, str):
+        asked = [asked]
+    if isinstance(asked, Mapping):
+        return {str(name): _named(values) for name, values in asked.items()}
+    return {str(name): {} for name in asked if str(name)}
 
 
 def _plain(value: Any) -> Any:

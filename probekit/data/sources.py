@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,6 @@ from torch.utils.data import (
 
 from probekit.data.images import Fetched, LabelledImages, TensorImages
 from probekit.data.items import (
-    IMAGE_KEYS,
-    LABEL_KEYS,
-    column,
     image_tensor,
     pair_of,
     read_items,
@@ -40,8 +38,10 @@ from probekit.data.labels import (
     ClassNames,
     all_names,
     class_names,
+    declared_attributes,
     declared_labels,
     label_numbers,
+    label_table,
     names_of_text,
 )
 from probekit.errors import DataError, first_line
@@ -53,6 +53,7 @@ __all__ = ["Indexed", "Source", "Stream", "digest_of", "open_source"]
 _CHECKED_CLASSES = 32
 _CHECKED_PLACES = 8
 _PEEKED = 8
+_IMAGE_AXES = 3
 
 
 class Source:
@@ -64,10 +65,13 @@ class Source:
         fingerprint: Hash of the content, or None.
         batch_size: How many samples the data itself puts into a batch, or None.
         skip_bad: Whether unreadable images are left out rather than an error.
+        attributes: What labels of several columns mean, with the names of their values; known after
+            the first samples at the latest.
     """
 
     name: str
     names: ClassNames
+    attributes: Mapping[str, ClassNames] = MappingProxyType({})
     fingerprint: str | None = None
     batch_size: int | None = None
     skip_bad: bool = False
@@ -85,6 +89,32 @@ class Source:
     def repeatable(self) -> bool:
         """Whether the data can be read several times."""
         raise NotImplementedError
+
+    def _pair(self, raw: Any, what: str = "a batch") -> tuple[Any, Any]:
+        return pair_of(raw, what, list(self.attributes))
+
+    def _batch(self, raw: Any) -> tuple[Any, Tensor]:
+        """Images and labels of a batch as it comes."""
+        images, labels = self._pair(raw)
+        images = image_tensor(images, self.name)
+        if isinstance(images, Mapping):
+            images = KeywordInputs(images)
+        elif not images.ndim:
+            raise DataError("the images of a batch must be a tensor of at least one axis")
+        return images, self._labels(labels, len(images))
+
+    def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
+        """Images and labels of single samples."""
+        pairs = [self._pair(sample, f"a sample of {self.name}") for sample in samples]
+        images = [image_tensor(image, self.name) for image, _ in pairs]
+        return stacked(images, self.name), self._labels([label for _, label in pairs], len(pairs))
+
+    def _labels(self, labels: Any, count: int) -> Tensor:
+        if not self.attributes:
+            first = labels[0] if isinstance(labels, list) and labels else labels
+            if isinstance(first, Mapping):
+                self.attributes = {name: {} for name in sorted(map(str, first))}
+        return label_table(labels, count, self.names, self.attributes)
 
 
 class Indexed(Source):
@@ -157,10 +187,8 @@ class Indexed(Source):
                 raise DataError(
                     f"the samples of {self.name} cannot be put into one batch: {first_line(error)}"
                 ) from error
-            return batch_of(batch, self.names, self.name)
-        pairs = [pair_of(item, f"an item of {self.name}") for item in items]
-        images = [image_tensor(image, self.name) for image, _ in pairs]
-        return stacked(images, self.name), label_numbers([label for _, label in pairs], self.names)
+            return self._batch(batch)
+        return self._stacked(items)
 
     def labels(self) -> Tensor | None:
         """The label of every sample, in the order of `indices`, if the data set declares them.
@@ -171,7 +199,13 @@ class Indexed(Source):
         if isinstance(self.data, LabelledImages) and isinstance(
             getattr(self.data, "labels", None), Tensor
         ):
-            return self.data.labels[self.indices]
+            known = self.data.labels[self.indices]
+            return None if len(known) and int(known.min()) < 0 else known
+        if self.attributes:
+            if type(self.data) is not TensorDataset or self._collate is not None:
+                return None
+            rows = self.data.tensors[1][self.indices]
+            return label_table(rows, len(rows), self.names, self.attributes)
         labels = declared_labels(self.data, self.names)
         if labels is None or (type(self.data) is TensorDataset and self._collate is None):
             return None if labels is None else labels[self.indices]
@@ -240,11 +274,14 @@ class Stream(Source):
             found = [self._labels_of(raw) for raw in self.data]
         except DataError:
             return None
-        return torch.cat(found) if found and all(part.ndim == 1 for part in found) else None
+        axes = {part.ndim for part in found}
+        whole = torch.cat(found) if len(axes) == 1 else None
+        return None if whole is None or (len(whole) and int(whole.min()) < 0) else whole
 
     def _labels_of(self, raw: Any) -> Tensor:
-        labels = pair_of(raw)[1]
-        return label_numbers([labels] if is_sample(raw) else labels, self.names)
+        images, labels = self._pair(raw)
+        single = is_sample(raw)
+        return self._labels([labels] if single else labels, 1 if single else len(images))
 
     @property
     def repeatable(self) -> bool:
@@ -263,7 +300,7 @@ class Stream(Source):
         """
         self._look(1)
         if not is_sample(self._head[0]):
-            return batch_of(self._head[0], self.names, self.name)
+            return self._batch(self._head[0])
         self._look(min(size, _PEEKED))
         return self._stacked(self._head)
 
@@ -305,7 +342,7 @@ class Stream(Source):
         items = iter(self)
         groups = iter(lambda: list(islice(items, size)), []) if single else items
         for number, group in enumerate(groups):
-            batch = self._stacked(group) if single else batch_of(group, self.names, self.name)
+            batch = self._stacked(group) if single else self._batch(group)
             if not number:
                 self._compare(*batch)
             yield batch
@@ -320,11 +357,6 @@ class Stream(Source):
             )
         self._digest = digest
 
-    def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
-        pairs = [pair_of(sample, f"a sample of {self.name}") for sample in samples]
-        images = [image_tensor(image, self.name) for image, _ in pairs]
-        return stacked(images, self.name), label_numbers([label for _, label in pairs], self.names)
-
 
 def digest_of(*inputs: Any) -> bytes:
     """A hash of the types, shapes and values of tensors, and of those in `KeywordInputs`."""
@@ -336,45 +368,53 @@ def digest_of(*inputs: Any) -> bytes:
     return digest.digest()
 
 
-def batch_of(raw: Any, names: ClassNames, name: str) -> tuple[Any, Tensor]:
-    """The images and labels of a batch.
-
-    Raises:
-        DataError: It is no batch of labeled images.
-    """
-    images, labels = pair_of(raw)
-    images = image_tensor(images, name)
-    if isinstance(images, Mapping):
-        images = KeywordInputs(images)
-    elif not images.ndim:
-        raise DataError("the images of a batch must be a tensor of at least one axis")
-    return images, label_numbers(labels, names)
-
-
 def is_sample(raw: Any) -> bool:
-    """Whether this is one sample, by its label being a single value, and not a batch."""
+    """Whether this is one sample, and not a batch: its label is a single value.
+
+    Without a label, an image of three axes or a PIL image is one sample; with several attributes, each
+    is a single value.
+    """
     try:
-        _, label = pair_of(raw)
+        image, label = pair_of(raw)
     except DataError:
         return False
-    return isinstance(label, str) or np.ndim(label) == 0
+    if label is None:
+        return not isinstance(image, Mapping) and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
+    values = list(label.values()) if isinstance(label, Mapping) else [label]
+    return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
 
 
-def open_source(data: Any, batch_size: int = 64) -> Source:
+def open_source(data: Any, attributes: Any = None) -> Source:
     """The source that some data is.
 
     Args:
-        data: A source, a map-style data set, a `DataLoader`, images and labels as two arrays (or a
-            mapping with both), or an iterable of batches or samples.
+        data: A source, a map-style data set, a `DataLoader`, images as an array, images and labels as
+            two arrays (or a mapping with both), or an iterable of batches or samples.
+        attributes: What labels of several columns mean: names, or a mapping to the names of values.
 
     Raises:
         DataError: It is none of these.
     """
-    if isinstance(data, Source):
-        return data
+    source = data if isinstance(data, Source) else _opened(data, attributes)
+    inner = getattr(source, "data", None)
+    inner = inner.dataset if isinstance(inner, DataLoader) else inner
+    found = declared_attributes(inner, attributes)
+    if found:
+        source.attributes = found
+    return source
+
+
+def _opened(data: Any, attributes: Any) -> Source:
+    if isinstance(data, Tensor | np.ndarray):
+        return _of_images(data)
     if isinstance(data, Mapping):
         what = f"the mapping {type(data).__name__}"
-        data = column(data, IMAGE_KEYS, what), column(data, LABEL_KEYS, what)
+        images, labels = pair_of(data, what, list(declared_attributes(None, attributes)))
+        if isinstance(images, Mapping):
+            return Stream([(images, labels)], type(data).__name__, {})
+        if labels is None:
+            return _of_images(images)
+        data = images, labels
     if arrays := _two_arrays(data):
         return arrays
     if isinstance(data, DataLoader):
@@ -407,25 +447,42 @@ def _is_map_style(data: Any) -> bool:
         return False
 
 
+def _of_images(images: Any) -> Indexed:
+    """Images in memory without labels."""
+    made: Any = TensorDataset(image_tensor(images, "the data"))
+    made.name = "tensors"
+    return Indexed(made)
+
+
 def _two_arrays(data: Any) -> Indexed | None:
-    """Images and labels in memory."""
+    """Images and labels in memory; of labels in several columns, what they mean."""
     if not isinstance(data, list | tuple) or len(data) != 2:
         return None
     images, labels = data
-    if not isinstance(images, Tensor | np.ndarray) or isinstance(labels, str | Mapping):
+    if not isinstance(images, Tensor | np.ndarray) or isinstance(labels, str):
         return None
+    if hasattr(labels, "columns"):  # a table of pandas or polars
+        labels = {str(name): np.asarray(labels[name]) for name in labels.columns}
+    attributes = {}
+    if isinstance(labels, Mapping):
+        attributes = {str(name): names_of_text(values) for name, values in labels.items()}
+        labels = label_table(labels, len(images), {}, attributes)
     if images.ndim < 2 or not hasattr(labels, "__len__") or len(labels) != len(images):
         return None
     images = image_tensor(images, "the data")
-    numbers = label_numbers(labels, names := names_of_text(labels))
-    if numbers.ndim != 1:
+    names = names_of_text(labels)
+    several = attributes or getattr(labels, "ndim", 1) > 1
+    numbers = torch.as_tensor(labels) if several else label_numbers(labels, names)
+    if numbers.ndim not in (1, 2):
         return None
-    if images.ndim == 4:
+    if images.ndim == 4 and numbers.ndim == 1:
         made: Any = TensorImages(images, numbers, [names[label] for label in sorted(names)])
     else:
         made = TensorDataset(images, numbers)
         made.classes, made.name = names, "tensors"
-    return Indexed(made)
+    source = Indexed(made)
+    source.attributes = attributes
+    return source
 
 
 def _of_loader(loader: DataLoader[Any]) -> Source:

@@ -22,7 +22,8 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
 
     `to_dataframe()` of the whole dataset would repeat each unit for every class, rank and condition.
     Here variables with further dimensions are left out, or become one column per class (rank, ...)
-    where they are asked for.
+    where they are asked for; those of attributes become one column per attribute, such as
+    `selectivity[color]`.
 
     Args:
         result: What `analyze` or `robustness` gives, or its table `/units`.
@@ -63,7 +64,7 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
     left_out = []
     for name, values in units.data_vars.items():
         if values.dims != ("unit",):
-            if name in asked:
+            if name in asked or {*values.dims} == {"unit", "attribute"}:
                 columns |= _widened(str(name), values, names)
             else:
                 left_out.append(str(name))
@@ -130,7 +131,12 @@ def _table(result: Any, node: str, dimension: str) -> xr.Dataset:
 
 
 def _class_names(units: xr.Dataset) -> dict[int, str]:
-    """The name of each label; the label itself where classes have no names."""
+    """The name of each label; the label itself where classes have no names.
+
+    Of several attributes each has its own names, which `preferred_value` gives.
+    """
+    if "attribute" in units.dims:
+        return {}
     if "class" not in units.coords:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}

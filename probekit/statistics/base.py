@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, TypeVar, get_args, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import torch
 import xarray as xr
@@ -69,9 +69,12 @@ class Statistic:
     """Base of the statistics here: options are fields, and `state` depends on the samples.
 
     Two statistics are equal when their options are, so that metrics which need the same one share
-    it. `state` holds tensors alone: it can be saved and loaded as safetensors. `StatisticLike`
+    it. `uses_labels` says whether the labels matter: where they do not, data without labels will do.
+    `state` holds tensors alone: it can be saved and loaded as safetensors. `StatisticLike`
     describes the methods.
     """
+
+    uses_labels: ClassVar[bool] = True
 
     state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
@@ -125,8 +128,8 @@ def add_to(state: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
         state[name] = values.clone() if known is None else known + values.to(known.device)
 
 
-def check_batch(activations: Tensor, labels: Tensor) -> None:
-    """Checks that a batch has one non-negative label per row.
+def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True) -> None:
+    """Checks that a batch has one label per row, which is non-negative where labels are used.
 
     Raises:
         DataError: It has not.
@@ -136,7 +139,7 @@ def check_batch(activations: Tensor, labels: Tensor) -> None:
             f"{tuple(activations.shape)} activations need one label per row, not "
             f"{tuple(labels.shape)}"
         )
-    if len(labels) and int(labels.min()) < 0:
+    if uses_labels and len(labels) and int(labels.min()) < 0:
         raise DataError(f"label {int(labels.min())} is below 0")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -52,6 +53,8 @@ class Covariance(SpatialStatistic):
         array([[ 4., -1.],
                [-1.,  7.]])
     """
+
+    uses_labels: ClassVar[bool] = False
 
     centred: bool = True
     memory: int = 4 * 2**30

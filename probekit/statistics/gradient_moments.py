@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import xarray as xr
@@ -37,6 +37,8 @@ class GradientMoments(Statistic):
         >>> found["norm"].values, found["square"].values, found["norm_variance"].values
         (array([2.]), array([5.]), array([2.]))
     """
+
+    uses_labels: ClassVar[bool] = False
 
     gradients: GradientNorms = field(default_factory=GradientNorms)
 

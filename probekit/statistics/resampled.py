@@ -163,7 +163,9 @@ class ResampledClassMeans(Statistic):
         )
 
 
-def checked_index(activations: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
+def checked_index(
+    activations: Tensor, labels: Tensor, index: Tensor | None, *, uses_labels: bool = True
+) -> Tensor:
     """The samples' indices, where a batch is one that can be resampled.
 
     Raises:
@@ -171,7 +173,7 @@ def checked_index(activations: Tensor, labels: Tensor, index: Tensor | None) -> 
     """
     if index is None:
         raise DataError("resampling needs the samples' indices, and the batch comes without any")
-    check_batch(activations, labels)
+    check_batch(activations, labels, uses_labels=uses_labels)
     if index.shape != labels.shape:
         raise DataError(
             f"{tuple(activations.shape)} activations need one index per row, not "

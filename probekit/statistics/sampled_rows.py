@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import xarray as xr
 from torch import Tensor
@@ -39,6 +40,8 @@ class SampledRows(Statistic):
         (2, 3)
     """
 
+    uses_labels: ClassVar[bool] = False
+
     rows: int = 500
     seed: int = 0
 
@@ -47,7 +50,7 @@ class SampledRows(Statistic):
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Offers a batch (batch, units) with its labels and indices."""
-        index = checked_index(activations, labels, index).cpu()
+        index = checked_index(activations, labels, index, uses_labels=False).cpu()
         if len(index):
             order = randomness.keyed(f"sampled rows {self.seed}", index)
             batch = {"rows": activations, "order": order, "index": index, "label": labels.cpu()}

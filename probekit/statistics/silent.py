@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -28,6 +29,8 @@ class SilentCounts(Statistic):
         >>> counts.to_xarray()["silent"].values
         array([2, 1])
     """
+
+    uses_labels: ClassVar[bool] = False
 
     threshold: float = 0.0
 

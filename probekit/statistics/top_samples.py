@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class TopSamples(Statistic):
                [10, 11]])
     """
 
+    uses_labels: ClassVar[bool] = False
+
     top: int = 9
     drawn: int = 16
     seed: int = 0
@@ -57,7 +60,7 @@ class TopSamples(Statistic):
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Updates the samples with a batch (batch, units), its labels and its indices (batch,)."""
-        index = checked_index(activations, labels, index)
+        index = checked_index(activations, labels, index, uses_labels=False)
         if not len(labels):
             return
         device = accumulator((0,), activations).device

@@ -248,7 +248,7 @@ GOOD = (torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
         ([], DataError, "no samples"),
         (iter(()), DataError, "is empty"),
         (5, DataError, "data must be a data set"),
-        ([torch.rand(3)], DataError, r"a batch must be \(images, labels\), not Tensor"),
+        ([torch.rand(3)], DataError, "selectivity needs labels, and list has none"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0, -1]))], DataError, "label -1 is out of range"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0.5, 1]))], DataError, "non-negative integers"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0]))], DataError, "one label per image"),

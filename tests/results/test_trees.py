@@ -133,8 +133,9 @@ def test_text_has_any_length_after_saving_in_the_other_format(
     pk.save_result(pk.open_result(tmp_path / before), tmp_path / after)
     again = pk.open_result(tmp_path / after)
     xr.testing.assert_identical(again, tree)
-    again["units"]["layer"].values[0] = "a.much.longer.name"
-    assert again["units"]["layer"].values[0] == "a.much.longer.name"
+    layers = again["units"].to_dataset()["layer"].values
+    layers[0] = "a.much.longer.name"
+    assert layers[0] == "a.much.longer.name"
     if after.endswith(".nc"):
         with h5py.File(tmp_path / after) as file:
             assert h5py.check_string_dtype(file["units/layer"].dtype).length is None
