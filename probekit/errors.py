@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 __all__ = [
     "DataError",
@@ -20,10 +23,15 @@ __all__ = [
     "close_matches",
     "first_line",
     "foreign_file",
+    "keep_notes",
+    "noted",
     "plain",
     "some_of",
     "warn",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class ProbekitError(Exception):
@@ -134,4 +142,42 @@ def warn(sentence: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("probekit."):
         frame, level = frame.f_back, level + 1
+    if (notes := _NOTES.get()) is not None and sentence not in notes:
+        notes.append(sentence)
     warnings.warn(sentence, ProbekitWarning, stacklevel=level - 1)
+
+
+_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collects the sentences that `warn` gives inside, for the attribute `notes` of a result.
+
+    >>> with noted() as notes, warnings.catch_warnings(action="ignore"):
+    ...     warn("2 images could not be read")
+    >>> notes
+    ['2 images could not be read']
+    """
+    outer, notes = _NOTES.get(), list[str]()
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
+        if outer is not None:
+            outer += [sentence for sentence in notes if sentence not in outer]
+
+
+def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose result has what was warned of meanwhile as its attribute `notes`, one a line."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with noted() as notes:
+            result = function(*args, **kwargs)
+        if notes:
+            result.attrs["notes"] = "\n".join(notes)  # type: ignore[attr-defined]
+        return result
+
+    return run

@@ -19,7 +19,7 @@ from probekit.capture.recorder import Layers
 from probekit.capture.stream import Reading, explore, open_subject, stream
 from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, keep_notes
 from probekit.models.image_model import describe
 from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
@@ -38,6 +38,7 @@ _TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
 @in_own_settings
+@keep_notes
 def ablate(
     model: Any,
     data: Any,

@@ -19,7 +19,7 @@ from probekit.capture.stream import Precision, Reading, find_layers, open_subjec
 from probekit.data.batches import Batches
 from probekit.data.items import LABEL_KEYS
 from probekit.data.labels import ClassNames
-from probekit.errors import DataError, OptionError, some_of, warn
+from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
 from probekit.metrics.metric import Metric, resolve
 from probekit.models.image_model import borrow, describe
 from probekit.models.logits import ClassMap
@@ -37,6 +37,7 @@ _N_UNITS = attributes("units", "Number of units.", short_name="units")
 
 
 @in_own_settings
+@keep_notes
 def analyze(
     model: Any,
     data: Any,

@@ -12,6 +12,7 @@ from probekit.checks import one_of, positive_int
 from probekit.errors import LayerError
 from probekit.extras import optional
 from probekit.models.image_model import as_module, borrow, check_differentiable
+from probekit.models.inputs import check_continuous
 from probekit.runtime.settings import in_own_settings
 
 __all__ = ["SaliencyMethod", "of_array", "unit_saliency"]
@@ -69,6 +70,7 @@ def unit_saliency(
     one_of("method", method, get_args(SaliencyMethod))
     positive_int("steps", steps)
     check_differentiable(as_module(model))
+    check_continuous(images)
     with optional("captum", "unit_saliency"):
         from captum.attr import IntegratedGradients, Saliency
 

@@ -12,7 +12,7 @@ from probekit.capture.functions import Interception, calling_module
 from probekit.capture.layers import Layer
 from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
-from probekit.errors import LayerError
+from probekit.errors import LayerError, warn
 
 __all__ = ["Capturing"]
 
@@ -49,6 +49,8 @@ class Capturing(Phase):
         self._calls: dict[tuple[str, str], int] = {}
         self._callers: dict[nn.Module, str] = {}
         self._running = 0
+        self._inputs: dict[nn.Module, Any] = {}
+        self._warned = False
 
     def _hook(self) -> None:
         modules = dict(self.module.named_modules())
@@ -60,6 +62,8 @@ class Capturing(Phase):
             self.after(caller, self._exit, always=True)
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
+            if self.settings.change is not None:
+                self.before(modules[name], self._note_input)
             self.after(modules[name], self._tap(name))
         self.after(self.module, self._end)
 
@@ -103,11 +107,29 @@ class Capturing(Phase):
 
     def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if self.open and not in_backward():
-                return self._record(name, "", output)
-            return None
+            if not self.open or in_backward():
+                return None
+            changed = self._record(name, "", output)
+            if changed is not None and self._wrote_into_input(module, output):
+                output.copy_(changed)  # whoever called it may ignore what it returned
+                return None
+            return changed
 
         return tap
+
+    def _note_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        given: Any = args[0] if args else next(iter(kwargs.values()), None)
+        readable = isinstance(given, Tensor) and not given.is_inference()
+        self._inputs[module] = (given, given._version if readable else None)
+
+    def _wrote_into_input(self, module: nn.Module, output: Any) -> bool:
+        """Whether a module has changed its input in place and returned it."""
+        given, version = self._inputs.pop(module)
+        if given is not output:
+            return False
+        if version is None:
+            return bool(getattr(module, "inplace", False))
+        return bool(given._version != version)
 
     def _record(self, module: str, function: str, output: Any) -> Tensor | None:
         """Keeps an output; returns what flows on in its place, or None where that is itself."""
@@ -130,7 +152,28 @@ class Capturing(Phase):
     def _close(self) -> None:
         held, self.held = self.held, {}
         self.open = False
+        if not (self._warned or self.settings.stop or torch.compiler.is_compiling()):
+            self._compare_calls()
         self._done(held)
+
+    def _compare_calls(self) -> None:
+        """Warns, once, where a module is not called as often as in the first forward pass."""
+        for layer in self.layers:
+            calls = self._calls.get((layer.module, layer.function), 0)
+            if calls and calls != layer.calls:
+                self._warned = True
+                caller = layer.module or "the model"
+                what = (
+                    f"calls of {layer.function} in {caller}"
+                    if layer.function
+                    else f"calls of {caller}"
+                )
+                warn(
+                    f"layer {layer.name!r} may be another part of the model than before ({what}: {calls} in "
+                    f"this forward pass, {layer.calls} in the first); use a model whose calls do not "
+                    "depend on its inputs, or name layers that run in each pass"
+                )
+                return
 
 
 def _changed(

@@ -17,6 +17,7 @@ from probekit.capture.layers import Layer, is_activation_function
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
+from probekit.models.image_model import check_weights
 
 __all__ = ["Exploring"]
 
@@ -71,6 +72,7 @@ class Exploring(Phase):
         if in_backward():
             return
         self.leave()
+        check_weights(self.module)
         inputs = self.begin(args, kwargs)
         if self.open:
             reader = self.settings.reader

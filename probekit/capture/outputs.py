@@ -52,8 +52,8 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
 
 def shares_memory(tensor: Tensor, output: Any) -> bool:
     """Whether any tensor of an output lies in the memory of another tensor."""
-    storage = tensor.untyped_storage().data_ptr()
-    return any(other.untyped_storage().data_ptr() == storage for other in tensors_in(output))
+    storage = tensor.untyped_storage()._cdata
+    return any(other.untyped_storage()._cdata == storage for other in tensors_in(output))
 
 
 def inputs_in(arguments: Any) -> list[Tensor]:

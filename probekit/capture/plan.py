@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder, Tokens
-from probekit.capture.scout import doubts, warn
+from probekit.capture.scout import doubts
 from probekit.capture.verify import verify_layers
-from probekit.errors import LayerError
+from probekit.errors import LayerError, some_of, warn
 from probekit.models.image_model import borrow
 from probekit.models.inputs import KeywordInputs
 from probekit.runtime.settings import in_own_settings
@@ -64,11 +64,13 @@ def _scout(
     with _Finder(model, layers, tokens=tokens, output=output) as recorder:
         result = recorder(images)
         found = recorder.layers
-        if any(layer.windows > 1 or not layer.certain for layer in found):
-            _check_order(recorder, images)
+        mixed = _mixed(recorder, images)
     if not all(layer.certain for layer in found):
         found = _second_look(model, images, found, tokens, output)
-    return found, recorder.notes + warn(doubts(found)), result
+    sentences = [*doubts(found), *([mixed] if mixed else [])]
+    for sentence in sentences:
+        warn(sentence)
+    return found, recorder.notes + sentences, result
 
 
 class _Finder(Recorder):
@@ -115,21 +117,38 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-def _check_order(recorder: Recorder, images: Tensor | KeywordInputs) -> None:
-    """Compares what each of several samples gives in one order and in the reverse order."""
-    recorder(images)
-    forth = recorder.activations
-    recorder(images[list(reversed(range(len(images))))])
-    back = recorder.activations
+def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
+    """Compares what each sample gave with what it gives in another order, among other samples.
+
+    Returns:
+        A sentence on layers whose values differ; empty where there are none.
+
+    Raises:
+        LayerError: A layer that does not keep each sample's rows together.
+    """
+    before = recorder.activations
+    order = [*range(len(images) - 1, 0, -1), 1]
+    recorder(images[order])
+    mixed = []
     for layer in recorder.layers:
-        one, other = forth[layer.name], back[layer.name].flip(0)
-        doubtful = layer.windows > 1 or not layer.certain
-        if doubtful and not torch.allclose(one, other, rtol=1e-2, atol=1e-4):
+        one, other = before[layer.name][order], recorder.activations[layer.name]
+        close = 1e-2 * float(one.abs().nan_to_num(0, 0).max())
+        if torch.allclose(one, other, rtol=0, atol=close, equal_nan=True):
+            continue
+        if layer.windows > 1 or not layer.certain:
             raise LayerError(
                 f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
                 "samples and does not keep each sample's rows together, so that its activations "
                 "cannot be told apart by sample; leave it out"
             )
+        mixed.append(layer.name)
+    if not mixed:
+        return ""
+    return (
+        f"the values of {some_of(mixed)} depend on the other samples of the batch or on chance, as with "
+        "batch norm without running statistics or dropout that is always on; they change with "
+        "batch_size, the order of the samples and the seed"
+    )
 
 
 def plan(

@@ -19,7 +19,7 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
 from probekit.data.batches import Batches
-from probekit.errors import OptionError
+from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import model_identity
 from probekit.models.image_model import describe
 from probekit.results.files import writer_of
@@ -32,6 +32,7 @@ __all__ = ["columns", "record"]
 
 
 @in_own_settings
+@keep_notes
 def record(
     model: Any,
     data: Any,
@@ -95,7 +96,8 @@ def record(
     reading = Reading(
         tokens=tokens, output=output, device=device, progress=progress, compile=compile
     )
-    found = find_layers(model, batches, layers, reading)
+    with noted() as notes:
+        found = find_layers(model, batches, layers, reading)
     source = Activations("mean" if spatial == "mean" else "flatten")
     identity = {
         "model": describe(model),
@@ -110,6 +112,8 @@ def record(
     if batches.classes:
         frame["class_name"] = ("class", strings(batches.classes))
     frame.attrs["provenance"] = provenance(**identity)
+    if notes:
+        frame.attrs["notes"] = "\n".join(notes)
     if store is None:
         return _in_memory(model, batches, found, source, reading, frame)
     known = batches.identity() | {"batch_size": batches.batch_size}

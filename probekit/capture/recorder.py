@@ -16,9 +16,9 @@ from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.phase import Change, Settings, Stop
 from probekit.capture.pooling import pool
 from probekit.capture.reader import Reader, Reading
-from probekit.capture.scout import Tokens, doubts, warn
+from probekit.capture.scout import Tokens, doubts
 from probekit.capture.selection import LayerChoice, Selection
-from probekit.errors import LayerError, ModelError, OptionError
+from probekit.errors import LayerError, ModelError, OptionError, warn
 from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
@@ -153,7 +153,10 @@ class Recorder:
 
     def _review(self, layers: Sequence[Layer]) -> list[str]:
         """Warns of layers whose axes are a guess, in sentences that it returns."""
-        return warn(doubts(layers))
+        sentences = doubts(layers)
+        for sentence in sentences:
+            warn(sentence)
+        return sentences
 
     def _captured(self, held: dict[str, Tensor]) -> None:
         self._activations = held

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from probekit.capture.axes import Axes, Label
@@ -19,9 +19,9 @@ from probekit.capture.outputs import shares_memory, tensor_of, tensors_in
 from probekit.capture.selection import Selection
 from probekit.capture.tracer import Tracer
 from probekit.capture.units import Unplaced, place
-from probekit.errors import LayerError, OptionError, ProbekitWarning, some_of
+from probekit.errors import LayerError, OptionError, some_of, warn
 
-__all__ = ["Scout", "Tokens", "doubts", "warn"]
+__all__ = ["Scout", "Tokens", "doubts"]
 
 Tokens: TypeAlias = Literal["all", "patch", "class"]
 
@@ -118,8 +118,8 @@ class Scout:
             self._weights_after |= any(True for _ in module.parameters(recurse=False))
         if not wanted:
             return None
-        if tensor is None or tensor.is_nested:
-            self._leave_out(site, kind, _no_table(output, tensor))
+        if tensor is None or (why := _unreadable(tensor)):
+            self._leave_out(site, kind, _no_tensor(output) if tensor is None else why)
             return None
         seen = _Seen(
             call=call,
@@ -209,7 +209,7 @@ class Scout:
 
     def _first_look(self, seen: _Seen) -> tuple[Layer, bool]:
         """A layer as far as its axes are known, and whether they are."""
-        if self._batch is not None:
+        if self._batch is not None and self._batch.size:
             try:
                 layer = self._layer(seen, self._batch)
             except Unplaced:
@@ -225,7 +225,7 @@ class Scout:
         """Decides on the batch, and so on the axes of all layers.
 
         Raises:
-            LayerError: A layer asked for by name has no units.
+            LayerError: A layer asked for by name has no units, or the batch has no samples.
             OptionError: A class token was asked for, and there is none.
         """
         if self._tokens == "class" and not self.tracer.seen_tokens:
@@ -235,6 +235,11 @@ class Scout:
             )
         outputs = [self.tracer.axes(tensor) for tensor in tensors_in(output)]
         self._batch = decide(self.tracer, outputs, self._sequences, self._batch, self._inputs)
+        if self._batch.label is not None and not self._batch.size:
+            raise LayerError(
+                "the batch has no samples, which do not show what to record; begin with a batch that "
+                "has some"
+            )
         layers = []
         for before in self.layers:
             seen = self._seen[before.name]
@@ -344,7 +349,8 @@ class Scout:
             )
 
     def _note(self, sentence: str) -> None:
-        self.notes += warn([sentence])
+        self.notes.append(sentence)
+        warn(sentence)
 
 
 def doubts(layers: Sequence[Layer]) -> list[str]:
@@ -359,17 +365,24 @@ def doubts(layers: Sequence[Layer]) -> list[str]:
     ]
 
 
-def warn(sentences: list[str]) -> list[str]:
-    """Warns of each sentence, and returns them."""
-    for sentence in sentences:
-        warnings.warn(sentence, ProbekitWarning, stacklevel=3)
-    return sentences
+def _no_tensor(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"gives a tensor of {output.dtype}, which is no floating-point tensor"
+    return f"gives {type(output).__name__} and no floating-point tensor in it"
 
 
-def _no_table(output: Any, tensor: Tensor | None) -> str:
-    if tensor is None:
-        return f"gives {type(output).__name__} and no floating-point tensor in it"
-    return (
-        "gives a nested tensor, whose samples have different numbers of tokens; build the "
-        "nn.TransformerEncoder with enable_nested_tensor=False"
-    )
+def _unreadable(tensor: Tensor) -> str:
+    """Why a floating-point tensor has no table of samples and units; empty where it may have one."""
+    if tensor.is_nested:
+        return (
+            "gives a nested tensor, whose samples have different numbers of tokens; build the "
+            "nn.TransformerEncoder with enable_nested_tensor=False"
+        )
+    if hasattr(tensor, "to_local"):
+        return (
+            f"gives a {type(tensor).__name__}, which is spread over processes; let the layer give its "
+            "local output, or pass a model with whole weights"
+        )
+    if tensor.layout != torch.strided:
+        return f"gives a sparse tensor ({tensor.layout}); let the layer give to_dense()"
+    return ""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from probekit.capture.layers import Layer, is_activation_function, unwrap
+from probekit.capture.layers import Layer, is_activation_function, uncompiled, unwrap
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.models.image_model import as_module
@@ -165,7 +165,7 @@ def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key,
         handles.append(child.register_forward_pre_hook(before))
         handles.append(child.register_forward_hook(after))
     try:
-        with torch.no_grad(), _Functions(running, keep):
+        with torch.no_grad(), uncompiled(), _Functions(running, keep):
             (module if isinstance(model, nn.Module) else model)(images)
     finally:
         for handle in handles:

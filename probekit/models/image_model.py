@@ -11,10 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
 
-__all__ = ["ImageModel", "as_module", "borrow", "check_differentiable", "content_hash", "device_of"]
+__all__ = [
+    "ImageModel",
+    "as_module",
+    "borrow",
+    "check_differentiable",
+    "check_weights",
+    "content_hash",
+    "device_of",
+]
 
 _MOST = 2**30
 
@@ -97,9 +106,14 @@ def check_differentiable(module: nn.Module) -> None:
     """Refuses weights through which no gradient can be taken.
 
     Raises:
-        ModelError: They were made inside `torch.inference_mode()`.
+        ModelError: They were made inside `torch.inference_mode()`, or are spread over processes.
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if hasattr(tensor, "to_local"):
+            raise ModelError(
+                f"gradients were asked for, and {name!r} of the model is a {type(tensor).__name__}, "
+                "spread over processes; pass a model with whole weights (full_tensor())"
+            )
         if tensor.is_inference():
             raise ModelError(
                 f"gradients were asked for, and {name!r} of the model was made inside "
@@ -109,10 +123,41 @@ def check_differentiable(module: nn.Module) -> None:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer; the CPU if it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    """The device of a module's first parameter or buffer that has values; the CPU if it has none.
+
+    Offloaded weights lie on the device `meta`, without values, until their module runs.
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    devices = (tensor.device for tensor in tensors if tensor.device.type != "meta")
+    return next(devices, torch.device("cpu"))
+
+
+def check_weights(module: nn.Module) -> None:
+    """Refuses a model whose weights do not exist yet.
+
+    Weights on the device `meta` are loaded by a hook or by a method of their module when it runs, as
+    accelerate does; in a model without hooks they never have values.
+
+    Raises:
+        ModelError: Lazy modules before their first input, or weights without values.
+    """
+    loads = any(
+        "forward" in vars(one)
+        or any(type(hook).__module__ != "probekit.capture.phase" for hook in hooks)
+        for one in module.modules()
+        for hooks in [one._forward_pre_hooks.values()]
+    )
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{name!r} of the model has no shape before its first input; call the model on a batch "
+                "once"
+            )
+        if tensor.is_meta and not loads:
+            raise ModelError(
+                f"{name!r} of the model has no values (it is on the device 'meta'); load the weights "
+                "first, or let hooks load them when the model runs"
+            )
 
 
 @contextmanager
@@ -127,12 +172,13 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
     """
     module = as_module(model)
     home = device_of(module)
+    check_weights(module)
     try:
         target = home if device is None else torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
-    if target.type == "meta" != home.type:
+    if target.type == "meta":
         raise ModelError("device 'meta' holds no values, so that nothing can be computed there")
     modes = {child: child.training for child in module.modules()}
     try:
@@ -165,10 +211,32 @@ def content_hash(module: nn.Module) -> str:
     True
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    for name, value in sorted(module.state_dict().items()):
+        for tensor in _tensors_of(value):
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(_bytes_of(tensor))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in an entry of a state dict; quantized layers keep theirs in tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors_of(part)
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    """The values of a tensor of any layout; nothing where it has none, on the device `meta`."""
+    tensor = tensor.detach()
+    if hasattr(tensor, "to_local"):  # a DTensor: the part that this process holds
+        tensor = tensor.to_local()
+    if tensor.is_meta:
+        return b""
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    flat = tensor.cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probekit.errors import DataError
 
-__all__ = ["KeywordInputs", "call", "copied", "one_tensor", "tensors_of"]
+__all__ = ["KeywordInputs", "call", "check_continuous", "copied", "one_tensor", "tensors_of"]
 
 T = TypeVar("T")
 
@@ -126,3 +126,16 @@ def copied(inputs: T) -> T:
     if isinstance(inputs, list | tuple):
         return type(inputs)(map(copied, inputs))
     return inputs
+
+
+def check_continuous(inputs: Tensor) -> None:
+    """Refuses inputs by which no gradient can be taken.
+
+    Raises:
+        DataError: They are integers, such as tokens.
+    """
+    if not inputs.is_floating_point():
+        raise DataError(
+            f"gradients by the inputs were asked for, and the inputs are {inputs.dtype}, which have none; "
+            "give floating-point inputs, or a model that begins behind its embedding"
+        )

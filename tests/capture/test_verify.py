@@ -78,6 +78,7 @@ def test_values_of_another_layer_are_not_equal(
     assert [row["values"] for row in report] == [False, False, True, True]
 
 
+@pytest.mark.filterwarnings("ignore:layer 'act:probekit.errors.ProbekitWarning")
 def test_a_call_too_few_is_not_complete(net: nn.Module) -> None:
     layers = [replace(layer, calls=1) for layer in found(net)]
     report, _ = judged(net, layers)

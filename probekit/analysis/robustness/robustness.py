@@ -37,7 +37,7 @@ from probekit.analysis.robustness.tables import (
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Reading, explore, open_subject, peek_output
 from probekit.data.batches import Batches
-from probekit.errors import DataError, OptionError, warn
+from probekit.errors import DataError, OptionError, keep_notes, warn
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -56,6 +56,7 @@ MANY_UNMOVED = 0.1
 
 
 @in_own_settings
+@keep_notes
 def robustness(
     model: Any,
     data: Any,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import LayerError, ModelError
+from probekit.models.inputs import check_continuous
 
 __all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "square_norms"]
 
@@ -108,11 +109,15 @@ def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
     """
     for name in names:
         if not outputs[name].requires_grad:
-            raise LayerError(
-                f"layer {name!r} does not depend on the images in a way that can be differentiated "
-                "(a constant, or a detach or no_grad inside the model); leave it out"
-            )
+            raise _independent(name)
     return {name: outputs[name] for name in names}
+
+
+def _independent(name: str) -> LayerError:
+    return LayerError(
+        f"layer {name!r} does not depend on the images in a way that can be differentiated (a "
+        "constant, quantized weights, or a detach or no_grad inside the model); leave it out"
+    )
 
 
 def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None:
@@ -137,7 +142,11 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
             start[mine] = (
                 torch.linspace(0.5, 1.5, start[mine].numel()).view_as(start[mine]).to(start)
             )
-            (gradient,) = torch.autograd.grad(output, inputs, start, retain_graph=True)
+            (gradient,) = torch.autograd.grad(
+                output, inputs, start, retain_graph=True, allow_unused=True
+            )
+            if gradient is None:
+                raise _independent(name)
             if bool(gradient[others].any()):
                 raise ModelError(
                     f"layer {name!r}: a sample's activations depend on the other samples of its batch"
@@ -179,6 +188,7 @@ def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
 
 
 def _leaf(images: Tensor) -> Tensor:
+    check_continuous(images)
     return images.detach().clone().requires_grad_()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError, ProbekitWarning
+from probekit.errors import DataError, warn
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
 from probekit.results.attributes import attributes
@@ -60,7 +59,7 @@ def class_selectivity(
     if bool(below.any()):
         layers = means["layer"].values[below.values].tolist() if "layer" in means.coords else []
         sentence = index.describe_negative(int(below.sum()), list(dict.fromkeys(layers)))
-        warnings.warn(sentence, ProbekitWarning, stacklevel=2)
+        warn(sentence)
     ordered = means.transpose("unit", "class")
     found = ordered.isel({"class": 0}, drop=True)
     return found.copy(data=index.at(ordered.values)).rename("selectivity")

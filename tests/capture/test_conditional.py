@@ -1,0 +1,177 @@
+"""Models whose calls or values change from one forward pass to the next."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import probekit as pk
+from probekit.capture.plan import plan
+from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError, ProbekitWarning
+
+X = torch.randn(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(6) % 2
+
+
+class Looped(nn.Module):
+    """Runs one block as often as it is told in each pass."""
+
+    def __init__(self, counts: list[int], function: bool = False) -> None:
+        super().__init__()
+        self.counts, self.function = [*counts], function
+        self.conv, self.act, self.head = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = self.counts.pop(0) if len(self.counts) > 1 else self.counts[0]
+        for _ in range(count):
+            x = self.conv(x)
+            x = functional.relu(x) if self.function else self.act(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize("counts", [[1, 3], [2, 1]])
+def test_another_number_of_calls_is_warned_of(counts: list[int], function: bool) -> None:
+    net = Looped(counts, function)
+    with Recorder(net, ["relu" if function else "act"]), torch.no_grad():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one of several calls
+            net(X)
+        with pytest.warns(ProbekitWarning, match=r"calls of .*: \d in this forward pass, \d in"):
+            net(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # said once
+            net(X)
+
+
+def test_the_same_number_of_calls_is_no_matter() -> None:
+    net = Looped([2])
+    with Recorder(net) as recorder, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(X)
+        net(X)
+    torch.testing.assert_close(
+        recorder.activations["act_1"], net.conv(net.conv(X).relu()).relu().mean((2, 3)).detach()
+    )
+
+
+class Mixing(nn.Module):
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.middle, self.act, self.head = (
+            nn.Conv2d(3, 4, 1), middle, nn.ReLU(), nn.Linear(4, 2)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.middle(self.conv(x))).mean((2, 3)))
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, 0.5)
+
+
+class ByBatch(nn.Module):
+    """A scale taken from the whole batch, as in dynamic quantization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.mean().abs().clamp_min(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("middle", "mixes"),
+    [
+        (nn.BatchNorm2d(4, track_running_stats=False), True),
+        (AlwaysDropout(), True),
+        (ByBatch(), True),
+        (nn.BatchNorm2d(4), False),
+        (nn.InstanceNorm2d(4), False),
+        (nn.Dropout(), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_values_that_depend_on_other_samples_are_warned_of(middle: nn.Module, mixes: bool) -> None:
+    net = Mixing(middle)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = plan(net, X[:2])
+        result = pk.analyze(net, (X, Y), progress=False)
+    said = [str(one.message) for one in caught]
+    assert any("depend on the other samples" in sentence for sentence in said) == mixes
+    assert any("act depend" in sentence for sentence in table.attrs["notes"]) == mixes
+    assert ("act depend" in result.attrs["notes"]) == mixes
+
+
+def test_an_empty_batch_first_is_an_error_and_later_has_no_rows() -> None:
+    net = Mixing(nn.Identity())
+    with Recorder(net) as recorder, torch.no_grad():
+        with pytest.raises(LayerError, match="the batch has no samples"):
+            net(X[:0])
+        net(X)
+        net(X[:0])
+    assert recorder.activations["act"].shape == (0, 4)
+
+
+class Ignored(nn.Module):
+    """Relies on its activation function to write into what it is given."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 1), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.act(x)
+        return x.mean((2, 3))
+
+
+class OwnInPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
+
+class SameTensor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(inplace=True), OwnInPlace()])
+def test_a_change_reaches_whoever_ignores_what_an_in_place_module_returns(act: Any) -> None:
+    net = Ignored(act)
+    with torch.no_grad():
+        expected = net(X) * 3
+        with Recorder(net, ["act"], change=lambda layer, maps: maps * 3) as recorder:
+            net(X)
+            torch.testing.assert_close(net(X), expected)
+    torch.testing.assert_close(recorder.activations["act"], expected)
+
+
+def test_a_change_of_a_module_that_passes_its_input_on_leaves_the_input_alone() -> None:
+    net = Ignored(SameTensor())
+    with torch.no_grad(), Recorder(net, ["act"], change=lambda layer, maps: maps * 3):
+        net(X)
+        torch.testing.assert_close(net(X), net.conv(X).mean((2, 3)))
+
+
+def test_notes_stay_with_a_stored_recording(tmp_path: Any) -> None:
+    net = Mixing(AlwaysDropout())
+    with pytest.warns(ProbekitWarning, match="depend on the other samples"):
+        pk.record(net, (X, Y), store=tmp_path / "store.zarr", progress=False)
+    assert (
+        "depend on the other samples" in pk.open_recording(tmp_path / "store.zarr").attrs["notes"]
+    )
+
+
+def test_notes_stay_with_a_saved_result(tmp_path: Any) -> None:
+    with pytest.warns(ProbekitWarning):
+        result = pk.analyze(Mixing(AlwaysDropout()), (X, Y), progress=False)
+    pk.save_result(result, tmp_path / "result.nc")
+    notes = pk.open_result(tmp_path / "result.nc").attrs["notes"].splitlines()
+    assert any("depend on the other samples" in sentence for sentence in notes)
+    assert any("fewer than 20 samples" in sentence for sentence in notes)
