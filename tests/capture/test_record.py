@@ -116,18 +116,19 @@ def test_an_interrupted_recording_goes_on(
 ) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_BYTES", 300)
     expected = pk.record(Failing(network, 99), labelled, batch_size=4)
-    failing = Failing(network, 5)
+    failing = Failing(network, 6)
     with pytest.raises(RuntimeError, match="power cut"):
         pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
     done = json.loads((tmp_path / "a.zarr" / "recording-in-progress.json").read_text())["done"]
     assert 0 < done < 30
     failing.left = 99
     stored = pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
-    assert failing.left == 99 - 1 - -(-(30 - done) // 4)
+    look = 2  # passes that find the layers and compare the samples
+    assert failing.left == 99 - look - -(-(30 - done) // 4)
     np.testing.assert_array_equal(stored["activation"].values, expected["activation"].values)
     before = failing.left
     pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
-    assert failing.left == before - 1, "a finished recording is opened, not made again"
+    assert failing.left == before - look, "a finished recording is opened, not made again"
 
 
 def test_another_recording_is_not_extended(

@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(
     assert 0 < counting.seen < total / 2
     scouted = counting.seen = 0
     equal(run(counting, images, tmp_path), whole)
-    assert counting.seen - scouted <= 2, "a finished run only looks for the layers"
+    assert counting.seen - scouted <= 4, "a finished run only looks for the layers"
 
 
 def test_more_severities_and_attacks_take_what_is_there(
@@ -135,7 +135,7 @@ def test_how_data_is_batched_makes_no_other_run(
     robustness(counting, images, "fog", 1, batch_size=4, store=tmp_path, progress=False)
     counting.seen = 0
     robustness(counting, images, "fog", 1, batch_size=12, store=tmp_path, progress=False)
-    assert counting.seen <= 2
+    assert counting.seen <= 4  # two images, twice, to find the layers
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
