@@ -71,8 +71,11 @@ def later() -> list[str]:
         )
         for name in ("cv_over_active_samples", "cv_over_samples")
     }
-    times = constants["times"]
+    times, late = constants["times"], table("bases").query("layer == 'layer3.2.relu2'")
+    found, axes = by_alpha(late, "found"), by_alpha(late, "axes")
     return [
+        f"rotations reach {found[-2]:.2f} at alpha \N{MINUS SIGN}2 and {found[0]:.2f} at 0, "
+        f"where the axes have {axes[-2]:.2f} and {axes[0]:.2f}",
         f"Constants of {times.min():.1f} to {times.max():.1f} times each",
         f"(rank correlation within seeds {trend['cv_over_active_samples']:.2f}, over all samples "
         f"{trend['cv_over_samples']:.2f}), from {cv[0]:.2f} at alpha 0 to {cv[1]:.2f} at 1",
@@ -89,6 +92,7 @@ def test_the_searches_converged_and_the_constants_changed_no_prediction() -> Non
     searched = table("selectivity").dropna(subset=["rotation"])
     assert len(searched) == 12
     assert searched["rotation_converged"].all()
+    assert table("bases")["converged"].all()
     constants = table("constants")
     assert (constants["predictions_changed"] == 0).all()
     low = (
