@@ -271,3 +271,20 @@ def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None
     questions = every_question()
     text = harness("results").render(questions, harness("results").Results(stored))
     assert (ROOT / "docs" / "benchmarks.md").read_text() == text, "run python benchmarks --render"
+
+
+@pytest.mark.slow
+def test_the_script_for_gpus_runs_in_its_small_form_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    steps = ("many_images", "gradients", "memory_message")
+    done = subprocess.run(
+        [sys.executable, FOLDER / "gpu.py", "--small", "--device", "cpu", "--out", out]
+        + ["--steps", *steps],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert [row["images"] for row in found["many_images"]["rows"]] == [16, 32]
+    assert found["gradients"]["rows"][0]["seconds"]["bare"] > 0
+    assert found["memory_message"]["rows"] == []

@@ -1,0 +1,282 @@
+"""What probekit computes and costs on a GPU, in one run of about twelve minutes.
+
+python benchmarks/gpu.py [--out gpu.json] [--device cuda] [--small]
+
+Each step is written to the file when it ends, so that an interrupted run keeps what it measured.
+`--small` takes small networks and few images, to try the script on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+import probekit as pk
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS
+
+ARCHITECTURES = (
+    "resnet18", "resnet26", "resnext26ts", "densenet121", "mobilenetv2_050", "mobilenetv3_small_050",
+    "efficientnet_lite0", "mnasnet_050", "regnetx_002", "regnety_002", "convnext_atto", "mambaout_femto",
+    "vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s32_224", "resmlp_12_224", "poolformer_s12",
+    "efficientvit_b0", "ghostnet_050", "lcnet_050",
+)  # fmt: skip
+TIMED = ("resnet18", "resnet50", "vit_small_patch16_224", "convnext_tiny")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything; the small form is for trying the script on a CPU."""
+
+    device: str
+    small: bool
+
+    def of(self, full: int, small: int) -> int:
+        """One number or the other."""
+        return small if self.small else full
+
+    def network(self, name: str) -> nn.Module:
+        """A network of timm with random weights, on the device."""
+        torch.manual_seed(0)
+        return timm.create_model(name, num_classes=10).eval().to(self.device)
+
+    def images(self, count: int, size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
+        """Random images and labels of ten classes, on the device."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(count, channels, size, size, generator=generator)
+        return images.to(self.device), (torch.arange(count) % 10).to(self.device)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """What one call takes, with everything it queued."""
+        self.wait()
+        start = time.perf_counter()
+        run()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Waits for the device."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    def together(self, ways: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
+        """The median seconds of several ways that take turns, after one round to warm up."""
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(rounds + 1):
+            for name, way in ways.items():
+                seconds = self.seconds(way)
+                if turn:
+                    taken[name].append(seconds)
+        return {name: median(one) for name, one in taken.items()}
+
+
+def correctness(scale: Scale) -> Iterator[dict[str, Any]]:
+    """The greatest relative difference of each metric between the device and the CPU."""
+    metrics = ["selectivity", "dimensionality", pk.GradientVariability(probes=4)]
+    for name in ARCHITECTURES[: scale.of(20, 2)]:
+        net, (images, labels) = (
+            scale.network(name),
+            scale.images(scale.of(60, 20), scale.of(224, 64)),
+        )
+        here = pk.analyze(net, (images, labels), metrics=metrics, progress=False)
+        there = pk.analyze(net.cpu(), (images.cpu(), labels.cpu()), metrics=metrics, progress=False)
+        yield {"network": name, **differences(here, there)}
+    images = scale.images(16, 32)[0]
+    for name in CORRUPTIONS:
+        one = pk.corrupt(images, name, 3).cpu()
+        other = pk.corrupt(images.cpu(), name, 3)
+        yield {"corruption": name, "share_of_pixels_changed": float((one != other).float().mean())}
+    model = pk.load_model("probekit:resnet20-fashion-mnist")
+    data = pk.load_data("fashion-mnist", model)
+    for attack in (pk.FGSM(), pk.PGD(steps=5)):
+        accuracies = [
+            pk.robustness(
+                model, data, None, attacks=[attack], epsilons=[8 / 255], limit=64,
+                dimensionality=False, selectivity=False, device=device, progress=False,
+            )["robustness"]["attack_accuracy"].values.ravel().tolist()
+            for device in (scale.device, "cpu")
+        ]  # fmt: skip
+        yield {"attack": type(attack).__name__, "accuracy": accuracies[0], "on_cpu": accuracies[1]}
+
+
+def differences(here: Any, there: Any) -> dict[str, float]:
+    """The greatest difference of each variable of the units, over its greatest size."""
+    found = {}
+    for name, values in there["units"].data_vars.items():
+        if values.dtype.kind == "f":
+            expected, given = values.values, here["units"][name].values
+            size = np.nanmax(np.abs(expected)) if np.isfinite(expected).any() else 0
+            found[str(name)] = float(np.nanmax(np.abs(given - expected), initial=0) / (size or 1))
+    return found
+
+
+def overhead(scale: Scale) -> Iterator[dict[str, Any]]:
+    """An analysis beside a loop of bare forward passes over the same batches."""
+    size, batches = scale.of(256, 8), scale.of(20, 2)
+    for name in TIMED[: scale.of(4, 1)]:
+        net, (images, labels) = scale.network(name), scale.images(size * batches, scale.of(224, 64))
+        for precision in (None, "bfloat16"):
+            ways = analyses(net, (images, labels), size, precision)
+            seconds = scale.together(ways, rounds=scale.of(3, 1))
+            yield {"network": name, "precision": precision or "float32", "seconds": seconds}
+
+
+def analyses(
+    net: nn.Module, data: tuple[Tensor, Tensor], size: int, precision: Any
+) -> dict[str, Callable[[], Any]]:
+    """A bare loop and an analysis, as the network is and compiled."""
+
+    def bare(run: nn.Module) -> None:
+        device = data[0].device.type
+        half = torch.autocast(device, torch.bfloat16, enabled=precision is not None)
+        with torch.inference_mode(), half:
+            for batch in data[0].split(size):
+                run(batch)
+
+    def analyze(compile: bool) -> Any:
+        return pk.analyze(
+            net, data, batch_size=size, precision=precision, compile=compile, progress=False
+        )
+
+    return {
+        "bare": partial(bare, net),
+        "bare, compiled": partial(bare, torch.compile(net, dynamic=False)),
+        "analyze": partial(analyze, False),
+        "analyze, compiled": partial(analyze, True),
+    }
+
+
+def many_images(scale: Scale) -> Iterator[dict[str, Any]]:
+    """Images from the device's memory through ResNet50, and the peak of memory at two counts."""
+    net, cuda = scale.network("resnet50"), scale.device.startswith("cuda")
+    for count in (scale.of(5_000, 16), scale.of(50_000, 32)):
+        images, labels = scale.images(64, scale.of(224, 64))
+        data = [(images, labels)] * (count // 64 or 1)
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = scale.seconds(
+            lambda data=data: pk.analyze(
+                net, data, metrics=["selectivity", "dimensionality"], progress=False
+            )
+        )
+        peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
+        yield {"images": count, "images_per_second": count / seconds, "peak_MiB": peak}
+
+
+def gradients(scale: Scale) -> Iterator[dict[str, Any]]:
+    """Seconds of exact gradients and of 32 probes, beside one bare forward pass."""
+    net, data = scale.network("resnet18"), scale.images(scale.of(256, 4), scale.of(224, 64))
+    ways: dict[str, Callable[[], Any]] = {"bare": lambda: net(data[0])}
+    for name, metric in {
+        "32 probes": pk.GradientVariability(probes=scale.of(32, 2)),
+        "exact, last layer": pk.GradientVariability(),
+    }.items():
+        layers = "layer4.1.act2" if "exact" in name else None
+        ways[name] = lambda metric=metric, layers=layers: pk.analyze(
+            net, data, layers, metrics=[metric], progress=False
+        )
+    with torch.no_grad():
+        yield {"seconds": scale.together(ways, rounds=scale.of(3, 1))}
+
+
+def corruptions(scale: Scale) -> Iterator[dict[str, Any]]:
+    """Images per second of every corruption at severity 3."""
+    images = scale.images(scale.of(1_000, 8), 32)[0]
+    for name in CORRUPTIONS:
+        seconds = scale.together({name: lambda name=name: pk.corrupt(images, name, 3)}, rounds=3)
+        yield {"corruption": name, "images_per_second": len(images) / seconds[name]}
+
+
+def training(scale: Scale) -> Iterator[dict[str, Any]]:
+    """Images per second of training, of one run and of several at once."""
+    recipe = "resnet20-digits" if scale.small else "resnet20-fashion-mnist"
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(number: int) -> None:
+            pk.train(
+                recipe, -1.0, number, Path(folder) / str(number), epochs=1, device=scale.device,
+                progress=False,
+            )  # fmt: skip
+
+        alone = scale.seconds(lambda: run(0))
+        several = scale.of(4, 2)
+        with ThreadPoolExecutor(several) as pool:
+            together = scale.seconds(lambda: list(pool.map(run, range(1, 1 + several))))
+    yield {"recipe": recipe, "seconds_alone": alone, "runs": several, "seconds_together": together}
+
+
+def memory_message(scale: Scale) -> Iterator[dict[str, Any]]:
+    """What is reported where the device has too little memory; on a GPU alone."""
+    if not scale.device.startswith("cuda"):
+        return
+    net, data = scale.network("resnet50"), scale.images(512, 224)
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    try:
+        pk.analyze(net, data, batch_size=512, progress=False)
+        yield {"message": "none: it fitted"}
+    except Exception as error:
+        yield {"type": type(error).__name__, "message": str(error)}
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+STEPS = (
+    correctness, overhead, many_images, gradients, corruptions, training, memory_message,
+)  # fmt: skip
+
+
+def main() -> int:
+    """Runs every step and writes what it gave."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--steps", nargs="*", choices=[step.__name__ for step in STEPS])
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    scale = Scale(given.device, given.small)
+    cuda = given.device.startswith("cuda")
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if cuda else "CPU",
+        "torch": torch.__version__,
+    }
+    for step in STEPS:
+        if given.steps and step.__name__ not in given.steps:
+            continue
+        start, rows = time.perf_counter(), []
+        try:
+            for row in step(scale):
+                rows.append(row)
+                print(step.__name__, row, flush=True)
+        except Exception as error:  # the steps after it are worth as much
+            rows.append({"failed": f"{type(error).__name__}: {error}"})
+            print(step.__name__, rows[-1], flush=True)
+        found[step.__name__] = {"rows": rows, "seconds": time.perf_counter() - start}
+        given.out.write_text(json.dumps(found, indent=1))
+    return int(
+        any(
+            "failed" in row
+            for step in found.values()
+            if isinstance(step, dict)
+            for row in step["rows"]
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
