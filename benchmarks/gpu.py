@@ -141,7 +141,7 @@ def analyses(
 ) -> dict[str, Callable[[], Any]]:
     """A bare loop and an analysis, as the network is and compiled."""
 
-    def bare(run: nn.Module) -> None:
+    def bare(run: Callable[[Tensor], Any]) -> None:
         device = data[0].device.type
         half = torch.autocast(device, torch.bfloat16, enabled=precision is not None)
         with torch.inference_mode(), half:

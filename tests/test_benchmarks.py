@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,10 +277,11 @@ def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None
 @pytest.mark.slow
 def test_the_script_for_gpus_runs_in_its_small_form_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    steps = ("many_images", "gradients", "memory_message")
     done = subprocess.run(
-        [sys.executable, FOLDER / "gpu.py", "--small", "--device", "cpu", "--out", out]
-        + ["--steps", *steps],
+        [
+            *(sys.executable, FOLDER / "gpu.py", "--small", "--device", "cpu", "--out", out),
+            *("--steps", "many_images", "gradients", "memory_message"),
+        ],
         capture_output=True,
         text=True,
     )
