@@ -112,6 +112,17 @@ class Call:
 
 Rule: TypeAlias = Callable[[Call, Sequence[Tensor]], "Axes | list[Axes]"]
 _RULES: dict[str, Rule] = {}
+# Those of torch, whose operations are elementwise where no rule says otherwise.
+_NAMESPACES = {
+    "aten",
+    "prim",
+    "prims",
+    "quantized",
+    "mkldnn",
+    "onednn",
+    "torchvision",
+    "_c10d_functional",
+}
 
 
 def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
@@ -119,6 +130,8 @@ def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
     if call.name.startswith("aten::new_"):
         return [tuple(map(constant, one.shape)) for one in outputs]
     rule = _RULES.get(call.operation)
+    if rule is None and call.name.partition("::")[0] not in _NAMESPACES:
+        return [tuple(map(lost, one.shape)) for one in outputs]
     if rule is None and {"dim", "keepdim"} <= call.given.keys():
         rule = _reduction
     found = (rule or _pointwise)(call, outputs)

@@ -635,3 +635,23 @@ def test_a_change_is_made_where_the_samples_are() -> None:
     by_hand.remove()
     with torch.no_grad(), Recorder(net, layers, change=silence):
         torch.testing.assert_close(net(x), expected)
+
+
+@torch.library.custom_op("probekit_tests::channels_last", mutates_args=())
+def channels_last(images: Tensor) -> Tensor:
+    """An operator that moves the channels, of which its name and shape show nothing on a cube."""
+    return images.permute(0, 2, 3, 1).clone()
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return channels_last(images)
+
+
+def test_a_custom_operator_is_not_taken_for_elementwise() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), ChannelsLast(), nn.GELU())
+    images = torch.rand(2, 3, 8, 8)
+    (layer,) = plan(net, images, "2").to_dict("records")
+    assert (layer["unit_axis"], layer["evidence"]) == (3, "image size")
+    found = record(net, images, layers="2")["2"]
+    torch.testing.assert_close(found, watched(net, "2", images).mean((1, 2)))
