@@ -653,5 +653,8 @@ def test_a_custom_operator_is_not_taken_for_elementwise() -> None:
     images = torch.rand(2, 3, 8, 8)
     (layer,) = plan(net, images, "2").to_dict("records")
     assert (layer["unit_axis"], layer["evidence"]) == (3, "image size")
-    found = record(net, images, layers="2")["2"]
+    layers, _ = scout_layers(net, images, "2")
+    found = record(net, images, layers=layers)["2"]
     torch.testing.assert_close(found, watched(net, "2", images).mean((1, 2)))
+    with pytest.warns(ProbekitWarning, match="unit axis of 2 is not certain"), torch.no_grad(), Recorder(net, "2"):
+        net(images)
