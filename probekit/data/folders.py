@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from probekit.data.decoding import prepare
 from probekit.data.images import Fetched, LabelledImages
-from probekit.errors import DataError, ProbekitWarning, first_line, some_of
+from probekit.errors import DataError, first_line, some_of, warn
 
 __all__ = ["FolderImages", "split_folders"]
 
@@ -103,13 +102,13 @@ class FolderImages(LabelledImages):
         if others:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
             told = [f"{count} {kind}" for kind, count in kinds.most_common()]
-            _warn(
+            warn(
                 f"{len(others)} files in {self.name!r} are left out: images of a kind that is not "
                 f"read here, no images, or in no class folder ({some_of(told)})"
             )
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
-            _warn(
+            warn(
                 f"{len(empty)} of {len(counts)} class folders in {self.name!r} hold no image and keep "
                 f"their numbers: {some_of(empty)}"
             )
@@ -244,7 +243,3 @@ def _beginning(path: Path) -> bytes:
             return file.read(_HASHED_BYTES)
     except OSError:
         return b""
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, ProbekitWarning, stacklevel=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.errors import DataError, OptionError, warn
 from probekit.results.labels import strings
 
 __all__ = ["pwcca_distance", "pwcca_ratio"]
@@ -232,11 +231,9 @@ def _distances(
     if not min(dimensions):
         return [float("nan")] * len(choices)
     if len(first) < _ROWS_A_DIMENSION * sum(dimensions):
-        warnings.warn(
+        warn(
             f"{len(first)} samples are few for {dimensions[0]} and {dimensions[1]} dimensions: the "
-            "distance is too low",
-            ProbekitWarning,
-            stacklevel=5,
+            "distance is too low"
         )
     left, correlations, right = np.linalg.svd(bases[0].T @ bases[1], full_matrices=False)
     correlations = correlations.clip(0, 1)

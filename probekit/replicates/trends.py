@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
@@ -10,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from probekit.checks import number, one_of
-from probekit.errors import DataError, OptionError, ProbekitWarning, some_of
+from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.replicates.intervals import Array
 
@@ -160,12 +159,10 @@ def _complete(values: xr.DataArray, order: str, dim: str) -> xr.DataArray:
     if bool(missing.any()):
         gaps = table.isnull().any([name for name in table.dims if name != order])
         lacking = [str(value) for value in table[order].values[gaps.values]]
-        warnings.warn(
+        warn(
             f"page_trend leaves out {int(missing.sum())} of {missing.size} replicates along "
             f"{dim!r}, which lack a value at {order} {some_of(lacking)}; choose conditions that "
-            "all have",
-            ProbekitWarning,
-            stacklevel=3,
+            "all have"
         )
     return table.isel({dim: np.flatnonzero(~missing.values)})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from probekit.analysis.robustness.conditions import Perturbation, attacked
-from probekit.errors import OptionError, ProbekitWarning, close_matches
+from probekit.errors import OptionError, close_matches, warn
 from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
 from probekit.perturbations.attacks.gradient import Attack, get_attack
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
@@ -62,7 +61,7 @@ def choose_corruptions(
         except OptionError as error:
             if name != "frost" or name in names:
                 raise
-            warnings.warn(f"frost is left out: {error}", ProbekitWarning, stacklevel=3)
+            warn(f"frost is left out: {error}")
     return tuple(found)
 
 

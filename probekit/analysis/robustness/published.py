@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from probekit.analysis.robustness.conditions import Condition, Perturbation, of_
 from probekit.data.batches import Batch, Batches
 from probekit.data.decoding import resize
 from probekit.data.images import Fetched, LabelledImages
-from probekit.errors import DataError, ProbekitWarning
+from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
 __all__ = ["FittedImages", "one_to_one", "published_conditions", "published_images"]
@@ -106,11 +105,9 @@ def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     same_size = whole is None or whole == len(labels)
     if same_size and int(index.max()) < len(labels) and torch.equal(labels[index], mine):
         return True
-    warnings.warn(
+    warn(
         f"{published.root} has other labels than the data, or another number of them, so that its "
-        "images are not those of the data: accuracy is measured, the change of activations is not",
-        ProbekitWarning,
-        stacklevel=3,
+        "images are not those of the data: accuracy is measured, the change of activations is not"
     )
     return False
 

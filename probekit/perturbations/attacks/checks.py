@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
+from probekit.errors import DataError, ModelError, OptionError, warn
 from probekit.models.image_model import check_differentiable
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
@@ -101,7 +100,7 @@ def check_model_for_attack(
     messages += _gradient_messages(gradient[correct], loss)
     messages += _chance_messages(int(correct.sum()), *logits.shape)
     for text in messages:
-        warnings.warn(text, ProbekitWarning, stacklevel=2)
+        warn(text)
     return tuple(messages)
 
 

@@ -9,7 +9,6 @@ depend on the image size (`constants`); the procedures are in `noise`, `blur`, `
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from probekit.checks import integer, one_of
-from probekit.errors import DataError, ProbekitWarning
+from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.blur import (
     defocus_blur,
     gaussian_blur,
@@ -236,12 +235,10 @@ def _reported_nearest_table(images: Tensor) -> int:
     table = nearest_table(height, width)
     if (height, width) != (table, table) and (height, width) not in _sizes_reported:
         _sizes_reported.add((height, width))
-        warnings.warn(
+        warn(
             "corruption constants are published for images of 32, 64 and 224 pixels; these have "
             f"{height} by {width}, so those for {table} are used (pass table={table} to choose them "
-            "without this warning)",
-            ProbekitWarning,
-            stacklevel=3,
+            "without this warning)"
         )
     return table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from probekit.capture.plan import scout_layers
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.subsets import subset_of
 from probekit.checks import integer, number, one_of
-from probekit.errors import DataError, LayerError, ProbekitWarning, some_of
+from probekit.errors import DataError, LayerError, some_of, warn
 from probekit.training.regularizer.accumulation import Accumulation, TrainingRecorder
 from probekit.training.regularizer.batch_selectivity import (
     ClassSums,
@@ -200,11 +199,9 @@ class SelectivityRegularizer:
         names = [layer.name for layer, units in zip(self.layers, below, strict=True) if units.any()]
         if names:
             shown = some_of(names)
-            warnings.warn(
+            warn(
                 f"class means below zero in {shown} {_POLICIES[self._negative]} "
-                f"(negative={self._negative!r}); later batches are not reported",
-                ProbekitWarning,
-                stacklevel=4,
+                f"(negative={self._negative!r}); later batches are not reported"
             )
 
     def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> ClassSums:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from numbers import Real
@@ -24,7 +23,7 @@ from probekit.errors import (
     OptionError,
     OutputError,
     ProbekitError,
-    ProbekitWarning,
+    warn,
 )
 from probekit.extras import optional
 from probekit.runtime.progress import hidden
@@ -170,11 +169,7 @@ def _warn_of_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> N
     bad = [(alpha, seed, why) for alpha, seed, why in every if why]
     if bad:
         alpha, seed, why = bad[0]
-        warnings.warn(
-            f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}",
-            ProbekitWarning,
-            stacklevel=3,
-        )
+        warn(f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}")
 
 
 def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
