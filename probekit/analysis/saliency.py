@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.checks import one_of, positive_int
+from probekit.data.fitting import fit_to
 from probekit.errors import LayerError
 from probekit.extras import optional
 from probekit.models.image_model import as_module, borrow, check_differentiable
@@ -93,7 +94,7 @@ def unit_saliency(
 
         at_a_time = _AT_A_TIME if method == "gradient" else max(1, _AT_A_TIME // steps)
         parts = []
-        for part in torch.split(images.detach(), at_a_time):
+        for part in torch.split(fit_to(model)(images.detach()), at_a_time):
             # A tensor of our own, on which captum may set what it wants.
             inputs = part.to(place, copy=True).requires_grad_()
             if method == "gradient":

@@ -112,3 +112,13 @@ def test_invalid_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         pk.unit_saliency(model, IMAGES, layer, 0, **options)
+
+
+def test_images_in_another_precision_than_the_model_are_converted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+    images = torch.rand(5, 1, 2, 2)
+    expected = pk.unit_saliency(net, images, "2", 0)
+    found = pk.unit_saliency(net.bfloat16(), images, "2", 0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)

@@ -656,5 +656,9 @@ def test_a_custom_operator_is_not_taken_for_elementwise() -> None:
     layers, _ = scout_layers(net, images, "2")
     found = record(net, images, layers=layers)["2"]
     torch.testing.assert_close(found, watched(net, "2", images).mean((1, 2)))
-    with pytest.warns(ProbekitWarning, match="unit axis of 2 is not certain"), torch.no_grad(), Recorder(net, "2"):
+    with (
+        pytest.warns(ProbekitWarning, match="unit axis of 2 is not certain"),
+        torch.no_grad(),
+        Recorder(net, "2"),
+    ):
         net(images)
