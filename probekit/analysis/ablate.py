@@ -1,4 +1,4 @@
-"""Cumulative ablation: accuracy while more and more units are held at a fixed value."""
+"""Cumulative ablation: accuracy as more and more units are held at a fixed value."""
 
 from __future__ import annotations
 
@@ -55,38 +55,38 @@ def ablate(
     progress: bool = True,
     class_map: ClassMap = None,
 ) -> xr.Dataset:
-    """Accuracy while units are ablated one after another, in chosen orders and in random ones.
+    """Measures accuracy while units are ablated one after another, in given and in random orders.
 
-    An ablated unit is held at a fixed value at every position, for every image. The units of all
-    chosen layers are in one order. The model runs once over the data for each order and fraction,
+    An ablated unit is held at a fixed value at every position, for every image. Each order ranks the
+    units of all chosen layers together. The model runs once over the data for each order and fraction,
     and is not changed.
 
     Args:
         model: A module, an `ImageModel` or a name, as for `analyze`.
         data: Labeled images, as for `analyze`, that can be read several times.
-        by: A variable (unit) of a result, with the coordinates `layer` and `channel`: units with the
-            highest values are ablated first (negate it for the lowest first), those of one value in a
-            random order, NaN last. Or several by name.
-        layers: As for `Recorder`; only their units are ablated.
-        fractions: Shares of all units that are ablated, from 0 to 1, rising.
+        by: A variable (unit) of a result, with the coordinates `layer` and `channel`, or a mapping from
+            names to such variables. Units with the highest values are ablated first (negate the
+            variable to start with the lowest). Ties are broken at random; NaN comes last.
+        layers: As for `Recorder`; only the units of these layers are ablated.
+        fractions: Fractions of all units to ablate, from 0 to 1, in increasing order.
         random: Number of random orders to compare with.
         value: The value of ablated units: `"zero"`, or their `"mean"` over the data.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
         device: Where to run; None uses the model's device.
-        seed: Seeds the random orders, ties, and the sample that `limit` draws.
+        seed: Seed of the random orders, of ties, and of the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
         class_map: As for `analyze`.
 
     Returns:
-        `accuracy` (order, fraction), where the orders are the names of `by` and `random_0`, ...;
-        `area` (order), the area under each curve over the fractions' range; `ablated` (fraction),
-        their number. Provenance among the attributes.
+        `accuracy` (order, fraction), where the orders are the names in `by` and `random_0`, ...;
+        `area` (order), the area under each curve over the range of the fractions; `ablated`
+        (fraction), the number of ablated units. The attributes include the provenance.
 
     Raises:
-        OptionError: Fractions, orders or a value that are not valid.
-        ModelError: The model gives no logits (batch, classes).
-        LayerError: As `Recorder`; or a layer whose output is no single tensor.
+        OptionError: Invalid fractions, orders or value.
+        ModelError: The model does not return logits (batch, classes).
+        LayerError: As for `Recorder`, or the output of a layer is not a single tensor.
 
     Source:
         Morcos et al. 2018 (arXiv 1803.06959), who clamp feature maps to zero.
@@ -118,7 +118,7 @@ def ablate(
         for row, order in enumerate(orders.values()):
             for column, count in enumerate(counts):
                 held = run.held(order[:count])
-                if held not in known:  # none and all units are the same in every order
+                if held not in known:  # ablating no units or all units is the same in every order
                     known[held] = run.accuracy(held, held_at)
                 table[row, column] = known[held]
                 bar.update()
@@ -158,7 +158,7 @@ class _Ablation:
         self.units = sum(layer.units for layer in layers)
 
     def orders(self, by: Any, random: int, seed: int) -> dict[str, Order]:
-        """The numbers of all units in the order of their ablation, by the name of the order."""
+        """The unit numbers in order of ablation, by the name of the order."""
         named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
         found: dict[str, Order] = {}
         for name, variable in named.items():
@@ -210,7 +210,7 @@ class _Ablation:
         return mask.tobytes()
 
     def accuracy(self, held: bytes, values: Mapping[str, Tensor]) -> float:
-        """Share of right predictions while some units are held."""
+        """Fraction of correct predictions while some units are held."""
         mask = torch.frombuffer(bytearray(held), dtype=torch.bool)
         parts = torch.split(mask, [layer.units for layer in self._layers])
         by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}

@@ -60,12 +60,12 @@ def analyze(
     """Measures every unit of a model's layers on labeled data, in one pass.
 
     Args:
-        model: A module (images go in as the data gives them), an `ImageModel`, or a name for
+        model: A module, which receives the images unchanged, an `ImageModel`, or a name for
             `load_model`.
         data: Labeled images: what `load_data` returns or accepts, a map-style data set, a
             `DataLoader`, or any iterable of (images, labels) batches.
-        layers: Names, globs, types or predicates, as for `Recorder`; None is every
-            activation-function output but the classifier's.
+        layers: Names, globs, types or predicates, as for `Recorder`; None selects every
+            activation-function output except the classifier's.
         metrics: Names or configured metric objects.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples: a random sample of a map-style data set, the first samples of
@@ -78,26 +78,25 @@ def analyze(
         workers: Worker processes for reading; None uses the data set's own number.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model unchanged. Statistics are always in float64.
-        compile: Run a compiled handle of the model and the hooks that record it (`torch.compile`),
-            which takes minutes and pays for long runs. The first batch runs both ways and is
-            compared; where that fails the model runs as it is, and a warning says why.
+        compile: Compile the model and the hooks that record it with `torch.compile`. Compilation takes
+            minutes, so use it for long runs. The first batch runs compiled and uncompiled, and the
+            results are compared; if that fails, the model runs uncompiled, with a warning.
         class_map: The output of each class of the data, if names do not determine it: a mapping from names
             or labels to the model's class names or output numbers, or `"index"`: label i is output i.
-        attributes: For labels of several columns (multi-label, or named attributes such as color and
-            shape): the names of the columns, or a mapping from each to the names of its values.
-            None takes the data's own `attributes` or `attr_names`, or the keys of labels that are
-            mappings.
+        attributes: For labels with several columns (multi-label, or named attributes such as color and
+            shape): the names of the columns, or a mapping from each name to the names of its values.
+            None uses the data's own `attributes` or `attr_names`, or the keys if labels are mappings.
 
     Returns:
-        A tree with `/units`, `/layers` and `/samples`, the network's means at the root, and
-        `provenance` among the root's attributes. `accuracy` at the root and `prediction` among the
-        samples (the predicted label; -1 for an output that no class of the data has) are there where
-        the model's outputs are logits of the data's classes (`docs/definitions.md`). With attributes,
-        what depends on labels has the dimension `attribute`, and `preferred_value` is the name of the
-        value with the highest mean; `result.sel(attribute="color")` is the result for one of them.
+        A tree with `/units`, `/layers` and `/samples`. The root holds the network's means, with
+        `provenance` among its attributes. If the model's outputs are logits of the data's classes
+        (`docs/definitions.md`), the root also has `accuracy`, and the samples have `prediction` (the
+        predicted label; -1 for an output that belongs to no class of the data). With attributes,
+        variables that depend on labels have the dimension `attribute`, and `preferred_value` is the name
+        of the value with the highest mean; `result.sel(attribute="color")` selects one attribute.
 
     Raises:
-        ProbekitError: The request cannot be fulfilled; the message says why and what to do.
+        ProbekitError: The request cannot be fulfilled; the message explains why and what to do.
 
     Example:
         >>> from torch import nn
@@ -158,7 +157,7 @@ def _fitted(
     layers: Sequence[Layer],
     reading: Reading,
 ) -> list[Metric]:
-    """The metrics for this model: some inspect it with a few images before the pass."""
+    """The metrics fitted to this model; some inspect it with a few images before the pass."""
     with borrow(model, reading.device) as device:
         images = batches.peek().images[:2].to(device)
         options = {"tokens": reading.tokens, "output": reading.output}
@@ -169,7 +168,7 @@ def _fitted(
 
 
 def _check_labels(metrics: Sequence[Metric], batches: Batches) -> None:
-    """Refuses metrics of labels where the data has none, and class selectivity of one class."""
+    """Rejects metrics that need labels if the data has none, and class selectivity for one class."""
     first = batches.peek()
     named = [metric.name for metric in metrics if _uses_labels(metric)]
     if named and not first.labeled and not batches.attributes:
@@ -221,7 +220,7 @@ def _assemble(
 def _labelled_alone(
     parts: Sequence[xr.Dataset], table: xr.Dataset, attributes: Mapping[str, ClassNames]
 ) -> xr.Dataset:
-    """The tables of all attributes without what is in the table of metrics that use no labels."""
+    """The tables of all attributes, without the variables of metrics that use no labels."""
     own = [part.drop_vars(list(table), errors="ignore") for part in parts]
     return by_attribute(own, list(attributes))
 
@@ -233,7 +232,7 @@ def _tables(
     attribute: int | None = None,
     prefix: str = "",
 ) -> list[xr.Dataset]:
-    """The tables of units, of layers and of the network, for one attribute where there are several."""
+    """The tables of units, layers and the network; for one attribute if there are several."""
     by_unit, by_layer = [], []
     for layer in passed.layers:
         units, numbers = _evaluate(metrics, passed, layer, attribute)
@@ -266,7 +265,7 @@ def _tables(
 def _evaluate(
     metrics: Sequence[Metric], passed: Pass, layer: Layer, attribute: int | None
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """The numbers of all metrics for the units of one layer, and for the layer."""
+    """The values of all metrics for one layer and its units."""
     wanted = distinct(need for metric in metrics for need in metric.needs)
     arrays = passed.evaluated(layer, wanted, attribute)
     units, numbers = xr.Dataset(), xr.Dataset({"n_units": ((), layer.units, _N_UNITS)})
@@ -285,7 +284,7 @@ def _evaluate(
 
 
 def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
-    """The unit axis of each layer, and how certain it is."""
+    """The unit axis of each layer, and the certainty of its detection."""
     columns = {
         "unit_axis": ([layer.unit_axis for layer in layers], "axis of the units in the output"),
         "unit_axis_certain": (
@@ -351,7 +350,7 @@ def _warn_of_absent_classes(units: xr.Dataset, classes: ClassNames) -> None:
 
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
-    """The options of a metric, and its own description for these layers."""
+    """The options of a metric, with the metric's description for these layers."""
     options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
     return {
         name: value

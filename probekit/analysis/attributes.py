@@ -1,4 +1,4 @@
-"""Tables for several attributes of the same samples, as one table."""
+"""Combines the tables of several attributes of the same samples into one table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Attributes: TypeAlias = "Sequence[str] | Mapping[str, Any] | None"
 
 
 def by_attribute(tables: Sequence[xr.Dataset], attributes: Sequence[str]) -> xr.Dataset:
-    """Tables of one attribute each, along the dimension `attribute`.
+    """Concatenates tables of one attribute each along the dimension `attribute`.
 
-    Attributes may have different values: `class` has those of all. A value that an attribute does not
-    have has no samples (`count` 0), no name and the mean NaN. `preferred_value` is the name of the
-    preferred class, or its number as text; empty for a dead unit.
+    Attributes may have different values; `class` is their union. A value that an attribute does not
+    have gets no samples (`count` 0), no name and a NaN mean. `preferred_value` is the name of the
+    preferred class, or its number as text; it is empty for a dead unit.
 
     Example:
         >>> one = xr.Dataset({"preferred_class": ("unit", [1, -1])}, {"class": [0, 1]})
@@ -57,7 +57,7 @@ def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
 def _labels(
     tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: Any
 ) -> tuple[tuple[str, str], np.ndarray[Any, Any]]:
-    """A coordinate of classes for each attribute, with a value for those that an attribute lacks."""
+    """A class coordinate for each attribute, with a fill value for classes the attribute lacks."""
     rows = []
     for table in tables:
         values = table[name].values.tolist() if name in table.coords else []

@@ -46,36 +46,37 @@ def cka(
     progress: bool = True,
     tokens: Tokens = "all",
 ) -> xr.Dataset:
-    """Linear CKA between the layers of one model, of two models, or of two checkpoints.
+    """Computes linear CKA between the layers of one model, of two models, or of two checkpoints.
 
-    1: the pooled activations of two layers are equal up to rotation, scale and shift; about 0: they
-    have nothing in common. HSIC is estimated without bias, so that few samples do not raise the value,
-    which may fall a little below 0. Memory does not depend on the number of samples.
+    A value of 1 means that the pooled activations of two layers are equal up to rotation, scale and
+    shift; a value near 0 means that they are unrelated. HSIC is estimated without bias, so few samples
+    do not inflate the value, which may fall slightly below 0. Memory does not depend on the number of
+    samples.
 
     Args:
         model: A module, an `ImageModel` or a name, as for `analyze`.
         other: The other model; None compares the layers of one model with each other.
         data: As for `analyze`; labels are not used. For two models it is read twice.
         layers: As for `analyze`.
-        other_layers: Layers of the other model; None chooses as for the first.
+        other_layers: Layers of the other model; None selects them as for the first model.
         level: Coverage of the intervals.
         blocks: Number of blocks of samples that the jackknife leaves out one by one.
-        memory: The largest number of bytes for the sums of all pairs of layers.
+        memory: Maximum number of bytes for the sums of all pairs of layers.
         batch_size: As for `analyze`.
         limit: As for `analyze`.
         device: As for `analyze`.
-        seed: Seeds what `limit` draws.
+        seed: Seed of the sample that `limit` draws.
         progress: Show a progress bar when on a terminal.
         tokens: As for `analyze`.
 
     Returns:
         `cka`, `cka_low`, `cka_high` and `cka_error` (layer, other_layer): the estimate, the ends of its
         t interval from a block jackknife over samples, and the standard error. NaN for a layer that
-        does not vary. Provenance among the attributes.
+        does not vary. The attributes include the provenance.
 
     Raises:
-        DataError: Too few samples, or data that can be read only once with two models.
-        OptionError: More than `memory` would be needed.
+        DataError: There are too few samples, or the data can be read only once but two models need it.
+        OptionError: The sums would need more than `memory`.
 
     Source:
         Kornblith et al. 2019 (arXiv 1905.00414); unbiased HSIC: Nguyen et al. 2021 (arXiv 2010.15327).
@@ -155,7 +156,7 @@ def _stream_both(
     blocks: int,
     reading: Reading,
 ) -> dict[Any, LinearHSIC]:
-    """The sums of all pairs under `both` and, for two models, of each layer with itself."""
+    """The sums of all pairs of layers as `both` and, for two models, of each layer with itself."""
     sums: dict[Any, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}
     if len(sides) > 1:
         for side, sizes in enumerate(widths):

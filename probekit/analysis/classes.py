@@ -1,4 +1,4 @@
-"""The classes of a model's outputs beside those of the data, for what compares predictions with labels."""
+"""Matches a model's outputs to the classes of the data, to compare predictions with labels."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _TWO = 2
 def compared_classes(
     model: Any, output: Any, batches: Batches, class_map: ClassMap, asker: str
 ) -> ClassMatch:
-    """Which output of a model stands for each class of the data, before a pass that needs to know.
+    """Matches a model's outputs to the data's classes before a pass that compares them.
 
     Args:
         model: The model.
-        output: What it returns for two images.
+        output: The model's output for two images.
         batches: The data.
         class_map: As for `match_classes`.
-        asker: What compares predictions with labels, for the messages.
+        asker: The analysis that compares predictions with labels, for error messages.
 
     Raises:
-        ModelError: The model gives no logits.
-        DataError: Its outputs are not, or not certainly, the data's classes.
+        ModelError: The model does not return logits.
+        DataError: The outputs do not match the data's classes, or the match is uncertain.
     """
     logits = required_logits(output, _TWO, asker)
     first = batches.peek()
@@ -71,7 +71,7 @@ class Classifier:
 
     Attributes:
         model: A module, or an `ImageModel`.
-        match: Which output stands for each class.
+        match: The output of each class.
     """
 
     model: Any

@@ -1,4 +1,4 @@
-"""Numbers of every sample, collected during a pass."""
+"""Per-sample values, collected during a pass."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 
 
 class Columns:
-    """Columns of numbers, one row per sample, each in one block of memory that grows.
+    """Columns of values with one row per sample, each in one growing block of memory.
 
-    Small tensors, one per batch, would fragment the memory between the large ones, so that it grows
-    with the number of batches.
+    Small tensors, one per batch, would fragment memory between the large ones, and memory use would
+    grow with the number of batches.
 
     Example:
         >>> columns = Columns()
@@ -34,7 +34,7 @@ class Columns:
         self._columns: dict[str, array[Any]] = {}
 
     def append(self, **values: Tensor) -> None:
-        """Adds (batch,) of each column, of int64, float32 or float64."""
+        """Appends (batch,) values to each column, in int64, float32 or float64."""
         for name, column in values.items():
             known = self._columns.setdefault(name, array(_CODES[column.dtype]))
             known.frombytes(column.detach().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Differences between two results: their layers, with intervals, and their units."""
+"""Differences between the layers and units of two results, with intervals."""
 
 from __future__ import annotations
 
@@ -24,32 +24,34 @@ def compare(
     paired: bool = False,
     level: float = 0.95,
 ) -> xr.DataTree:
-    """Differences of two results of `analyze`, the second minus the first, in the layers of both.
+    """Compares two results of `analyze`, the second minus the first, in the layers of both.
 
-    The intervals are over the units of a layer. They say whether the means of these two networks
-    differ by more than their units do; whether a way of training makes a difference is a question for
-    several seeds and `compare_means`.
+    The intervals are over the units of a layer. They show whether the means of these two networks
+    differ, given the variation between units. To test whether a training method makes a difference,
+    use several seeds and `compare_means`.
 
     Args:
         first: A result, or its file.
         second: A result of another model, or its file.
-        paired: Whether unit i of a layer is the same unit in both, as in checkpoints of one run; then
-            differences are taken unit by unit.
+        paired: Whether unit i of a layer is the same unit in both results, as in checkpoints of one
+            run. If True, differences are computed per unit.
         level: Coverage of the intervals.
 
     Returns:
-        A tree. `/layers`, for every number per unit that both have, such as `selectivity`:
-        `selectivity_first` and `selectivity_second`, the means over units; `selectivity_difference`
-        with `_low` and `_high`, the ends of its t interval (Welch's, or of the pairs). For every number
-        per layer, such as `participation_ratio`, its `_first`, `_second` and `_difference`. With
-        `paired`, `/units` has the `_difference` of every unit. Provenance among the root's attributes.
+        A tree. For every variable per unit that both results have, such as `selectivity`, `/layers` has
+        `selectivity_first` and `selectivity_second`, the means over units, and `selectivity_difference`
+        with `_low` and `_high`, the ends of its t interval (Welch's, or that of the pairs). For every
+        variable per layer, such as `participation_ratio`, it has `_first`, `_second` and `_difference`.
+        With `paired`, `/units` has the `_difference` of every unit. The root's attributes include the
+        provenance.
 
     Warns:
-        ProbekitWarning: Other images, or layers that only one result has.
+        ProbekitWarning: The images differ, or only one result has a layer.
 
     Raises:
-        DataError: No layer or no number in common, or layers of different widths with `paired`.
-        OutputError: A file is missing or no result.
+        DataError: The results have no layer or no variable in common, or, with `paired`, layers have
+            different widths.
+        OutputError: A file is missing or does not hold a result.
 
     Example:
         >>> import torch

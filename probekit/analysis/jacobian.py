@@ -41,32 +41,32 @@ def jacobian_norm(
     memory: int = 2**30,
     progress: bool = True,
 ) -> xr.Dataset:
-    """The Frobenius norm of d logits / d image for every sample.
+    """Computes the Frobenius norm of d logits / d image for every sample.
 
-    With probes v ~ N(0, I), ||Jv||^2 has the mean ||J||_F^2; the root of the mean of K of them is too
-    small by about var(||Jv||^2) / (8 K ||J||^3), which is added.
+    With probes v ~ N(0, I), ||Jv||^2 has the mean ||J||_F^2. The square root of the mean of K of them
+    is too small by about var(||Jv||^2) / (8 K ||J||^3); this term is added as a correction.
 
     Args:
         model: A module, an `ImageModel` (the image is then in [0, 1]), or a name for `load_model`.
         data: Labeled images, as for `analyze`.
         method: `"exact"`: one backward pass per logit; `"probes"`: forward-mode derivatives along random
-            directions; `"auto"`: probes where there are more logits than probes.
-        probes: Directions for each sample; they depend on the seed and the sample's index alone.
+            directions; `"auto"`: probes if there are more logits than probes.
+        probes: Number of directions per sample; they depend only on the seed and the sample's index.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
         device: Where to run; None uses the model's device.
-        seed: Seed of the directions and the sample that `limit` draws.
-        memory: Bytes that intermediate results may take.
+        seed: Seed of the directions and of the sample that `limit` draws.
+        memory: Maximum number of bytes for intermediate results.
         progress: Show a progress bar when on a terminal.
 
     Returns:
-        `jacobian_norm` (sample), with `label` (sample); `probe_error` (sample), the standard error that
-        the probes make (0 for exact ones); `mean` over samples and its standard error `sem`.
-        `method` is among the attributes.
+        `jacobian_norm` (sample), with `label` (sample); `probe_error` (sample), the standard error due
+        to the probes (0 for exact norms); `mean` over samples and its standard error `sem`. The
+        attributes include `method`.
 
     Raises:
-        ModelError: The model gives no (batch, logits), its samples mix, or, with probes, an operation
-            has no forward-mode derivative.
+        ModelError: The model does not return (batch, logits), an output depends on other samples of the
+            batch, or, with probes, an operation has no forward-mode derivative.
         OptionError: An option out of range.
 
     Source:

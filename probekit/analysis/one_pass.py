@@ -1,4 +1,4 @@
-"""One pass of a model over data that feeds the statistics of every layer."""
+"""One pass of a model over data that updates the statistics of every layer."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _Key = tuple[int, int | None]
 
 
 def uses_labels(statistic: Any) -> bool:
-    """Whether labels matter to a statistic; of one that does not say so in `uses_labels`, they do."""
+    """Whether a statistic uses labels; True if it has no attribute `uses_labels`."""
     return bool(getattr(statistic, "uses_labels", True))
 
 
 class Pass:
-    """One pass of a model over data that feeds statistics.
+    """One pass of a model over data that updates statistics.
 
-    Where samples have several labels (attributes), each attribute has its own statistics of those that
-    use labels.
+    If samples have several labels (attributes), statistics that use labels are computed separately for
+    each attribute.
 
     Attributes:
-        layers: The layers, as a scouting pass found them.
+        layers: The layers, found by a preliminary forward pass.
         statistics: Prototypes of the statistics of each layer.
-        attributes: The names of the attributes; none where samples have one label or none.
+        attributes: The names of the attributes; empty if samples have at most one label.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Pass:
         self._outputs = 0
 
     def _keys(self, place: int) -> list[_Key]:
-        """A statistic's place, with each attribute whose labels it is fed with, or None."""
+        """The keys of a statistic: its position with each attribute whose labels it uses, or None."""
         each = self.attributes and uses_labels(self.statistics[place])
         return [(place, at) for at in range(len(self.attributes))] if each else [(place, None)]
 
     def evaluated(
         self, layer: Layer, needs: Sequence[Any], attribute: int | None = None
     ) -> list[xr.DataArray | xr.Dataset]:
-        """What some statistics of a layer hold, those that use labels for one attribute."""
+        """The values of some statistics of a layer; for one attribute if they use labels."""
         fed = self.fed[layer.name]
         places = [self.statistics.index(need) for need in needs]
         keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
@@ -79,8 +79,8 @@ class Pass:
     def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
         """Streams the data through the model once.
 
-        A statistic that has a method `expect` first receives the labels, where they are known in
-        advance; one that has a method `check` checks whether these layers fit into memory.
+        If a statistic has a method `expect`, it first receives the labels, if they are known in
+        advance. If it has a method `check`, it checks whether these layers fit into memory.
         """
         wanted = any(hasattr(one, "expect") for one in self.statistics)
         labels, index = (batches.known_labels() if wanted else None) or (None, None)
@@ -111,7 +111,7 @@ class Pass:
         return self
 
     def _merge(self) -> None:
-        """Merges the statistics of all processes, so that each of them has those of all samples."""
+        """Merges the statistics of all processes, so that each process has those of all samples."""
         every = {(name, key): one for name, own in self.fed.items() for key, one in own.items()}
         for (name, key), whole in merged(every).items():
             self.fed[name][key] = whole
@@ -131,7 +131,7 @@ class Pass:
             self._outputs = logits.shape[1]
 
     def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
-        """Which output of the model stands for each class of the data."""
+        """Matches the model's outputs to the data's classes."""
         if "label" not in self._columns:
             return ClassMatch(self._outputs, why_not=NO_CLASSES)
         if "prediction" not in self._columns:
@@ -141,7 +141,7 @@ class Pass:
         return match_classes(model, classes, self._outputs, labels, class_map)
 
     def samples(self, match: ClassMatch) -> xr.Dataset:
-        """One row per sample: its labels and, where the outputs are its classes, the predicted label."""
+        """One row per sample: its labels and, if the outputs match the classes, the predicted label."""
         table = xr.Dataset(coords={"sample": self._columns["sample"]})
         if "label" in self._columns:
             table["label"] = ("sample", self._columns["label"])

@@ -1,4 +1,4 @@
-"""Attributions of a unit's activation to the pixels of the image, by captum."""
+"""Attribution of a unit's activation to the pixels of the image, with captum."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def unit_saliency(
     tokens: Tokens = "all",
     output: int | str | None = None,
 ) -> Tensor:
-    """How much each pixel adds to a unit's activation, the mean over the positions of its map.
+    """Attributes a unit's activation, averaged over the positions of its map, to the pixels.
 
     Args:
         model: A module, or an `ImageModel`; it is not changed.
-        images: (n, channels, height, width), as the model takes them.
+        images: (n, channels, height, width), in the form that the model expects.
         layer: The layer's name, as in a result.
         channel: The unit's number in the layer.
-        method: `"integrated_gradients"`: the gradient along the line from a plain image to this one,
-            times the difference; the values of an image add up to its activation less that of the
-            plain image. `"gradient"`: the gradient by each pixel.
-        baseline: The value of the plain image; 0 is black for images in [0, 1].
+        method: `"integrated_gradients"`: the mean gradient along the line from a constant baseline
+            image to this one, times the difference; the values of an image add up to its activation
+            minus that of the baseline. `"gradient"`: the gradient with respect to each pixel.
+        baseline: The value of the baseline image; 0 is black for images in [0, 1].
         steps: Number of points on the line.
         device: Where to run; None uses the model's device.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
 
     Returns:
-        Attributions of the shape of the images, on the CPU, signed.
+        Signed attributions of the shape of the images, on the CPU.
 
     Raises:
-        LayerError: No such layer, or no such unit in it.
+        LayerError: The layer does not exist, or it has no such unit.
         OptionError: An unknown method, or fewer than one step.
 
     Source:
@@ -95,7 +95,7 @@ def unit_saliency(
         at_a_time = _AT_A_TIME if method == "gradient" else max(1, _AT_A_TIME // steps)
         parts = []
         for part in torch.split(fit_to(model)(images.detach()), at_a_time):
-            # A tensor of our own, on which captum may set what it wants.
+            # A copy, because captum sets attributes on its input.
             inputs = part.to(place, copy=True).requires_grad_()
             if method == "gradient":
                 found = Saliency(activation).attribute(inputs, abs=False)
@@ -107,6 +107,6 @@ def unit_saliency(
 
 
 def of_array(model: Any, images: Any, layer: str, channel: int, **options: Any) -> Any:
-    """As `unit_saliency`, for arrays of numpy."""
+    """`unit_saliency` for NumPy arrays."""
     found = unit_saliency(model, torch.from_numpy(images), layer, channel, **options)
     return found.numpy()

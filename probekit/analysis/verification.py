@@ -1,4 +1,4 @@
-"""What is recorded of many architectures, verified one after another: one line per architecture."""
+"""Verifies the recording of activations on many architectures, one line per architecture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SMALL = 96
 
 
 def timm_architectures() -> list[str]:
-    """The names of all architectures of timm, first one of each family, then a second one, ..."""
+    """The names of all timm architectures: first one of each family, then a second one, ..."""
     import timm
 
     families = [timm.list_models(module=name) for name in timm.list_modules()]
@@ -38,17 +38,18 @@ def timm_architectures() -> list[str]:
 def verify_architectures(
     names: Iterable[str], out: str | os.PathLike[str], *, most_parameters: float = 1e8
 ) -> Iterator[dict[str, Any]]:
-    """Verifies architectures of timm, with random weights, as `plan(model, images, verify=True)` does.
+    """Verifies timm architectures with random weights, as `plan(model, images, verify=True)` does.
 
     Args:
-        names: Architectures of timm.
-        out: A CSV file that gets one line per architecture; those that have one are passed over.
-        most_parameters: Larger architectures get a line without measurements.
+        names: Names of timm architectures.
+        out: A CSV file with one line per architecture; architectures that have a line are skipped.
+        most_parameters: Maximum number of parameters; larger architectures get a line without
+            measurements.
 
     Yields:
-        The lines as they are written. `outcome` is `right`, `uncertain` (a unit axis is not certain),
-        `wrong` (values or calls differ from the plain pass, or an activation function is missing),
-        `refused` (by probekit, with its sentence in `detail`), `too large` or `cannot run`.
+        Each line as it is written. `outcome` is `right`, `uncertain` (a unit axis is not certain),
+        `wrong` (values or calls differ from a pass without hooks, or an activation function is missing),
+        `refused` (by probekit, with its message in `detail`), `too large` or `cannot run`.
 
     Example:
         >>> import tempfile
@@ -88,7 +89,7 @@ def _verified(name: str, most_parameters: float) -> dict[str, Any]:
             if line["parameters"] > most_parameters:
                 return line | {"outcome": "too large"}
             module, images = _subject(name)
-        except Exception as error:  # an architecture that does not run here is no fault of ours
+        except Exception as error:  # the architecture itself does not run here
             return line | {"outcome": "cannot run", "detail": first_line(error)[:200]}
         line["image_size"] = "x".join(map(str, images.shape[2:]))
         try:
@@ -107,7 +108,7 @@ def _count(name: str) -> int:
 
 
 def _subject(name: str) -> tuple[nn.Module, Tensor]:
-    """The model and two images: of the smallest size that it takes of those tried."""
+    """The model and two images, of the smallest of the sizes tried that the model accepts."""
     import timm
 
     torch.manual_seed(0)
@@ -125,7 +126,7 @@ def _subject(name: str) -> tuple[nn.Module, Tensor]:
         except Exception:
             continue
         return module, images
-    module(images)  # raises what is wrong at the largest size
+    module(images)  # raises the error at the largest size
     return module, images
 
 

@@ -36,13 +36,13 @@ _CHECKED = 32
 def choose_corruptions(
     asked: str | Sequence[str] | None, images: Tensor, severity: int, table: int | None
 ) -> tuple[str, ...]:
-    """The corruption types asked for, each tried on the first of some images at a severity.
+    """Selects corruption types, and tests each on the first image at one severity.
 
     Warns:
-        ProbekitWarning: Frost has no photographs and was not asked for by name: it is left out.
+        ProbekitWarning: Frost is left out because its photographs are not installed.
 
     Raises:
-        OptionError: An unknown type, or frost by name without its photographs.
+        OptionError: A type is unknown, or frost was requested by name without its photographs.
         DataError: The images are not in [0, 1].
     """
     names = [asked] if isinstance(asked, str) else list(asked or ())
@@ -66,7 +66,7 @@ def choose_corruptions(
 
 
 def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
-    """The severities, each once, in order."""
+    """The distinct severities in increasing order."""
     severities = [asked] if isinstance(asked, int) else list(asked)
     if not severities:
         raise OptionError("severities are one or more of 1, 2, 3, 4, 5, and none was given")
@@ -78,19 +78,19 @@ def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
 def choose_attacks(
     asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
 ) -> list[Perturbation]:
-    """The attacks asked for, after a check whether the model can be attacked.
+    """Selects attacks, and checks whether the model can be attacked.
 
     Args:
-        asked: Names or configured attacks; None for none.
-        epsilons: For all attacks, or for each by its name or label.
+        asked: Names or configured attacks; None for no attacks.
+        epsilons: Radii for all attacks, or a mapping from an attack's name or label to its radii.
         model: The model, in eval mode.
-        images: Some of the images to come, on the model's device.
+        images: Some of the images, on the model's device.
         labels: Their labels.
         move: Whether the change of activations will be measured.
 
     Raises:
-        ProbekitError: An unknown attack, two of the same, an epsilon in the wrong scale, or a model
-            without gradient.
+        ProbekitError: An attack is unknown or given twice, an epsilon is in the wrong scale, or the
+            model has no gradient.
     """
     listed = [asked] if isinstance(asked, str | Attack) else list(asked or ())
     attacks = [get_attack(one) for one in listed]
@@ -111,7 +111,7 @@ def choose_attacks(
 
 
 def attack_label(attack: Attack) -> str:
-    """The name of an attack, with the options that are not its defaults.
+    """The name of an attack, with the options that differ from their defaults.
 
     >>> from probekit.perturbations.attacks.gradient import FGSM, PGD
     >>> attack_label(FGSM()), attack_label(PGD(steps=10, norm="l2"))

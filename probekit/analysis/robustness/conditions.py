@@ -1,4 +1,4 @@
-"""A data set under several conditions: every batch comes once for each of them, clean or perturbed."""
+"""A data set under several conditions: every batch is repeated under each, clean or perturbed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Condition:
         kind: `clean`, `corruption` or `attack`.
         name: The corruption type, or the attack's label.
         level: The severity, or the epsilon; 0 for clean images.
-        options: All else that its numbers depend on, as text.
+        options: All other options that the results depend on, as text.
     """
 
     kind: Literal["clean", "corruption", "attack"]
@@ -55,7 +55,7 @@ CLEAN = Condition("clean", "clean", 0)
 
 @dataclass(frozen=True)
 class PerturbedBatch(Batch):
-    """A batch under a condition, with the outcomes that its perturbation has found already.
+    """A batch under a condition, with the outcomes that the perturbation has already computed.
 
     Attributes:
         condition: How the images were perturbed.
@@ -72,12 +72,12 @@ class PerturbedBatch(Batch):
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A function of batches before the model, under one or several conditions.
+    """A function applied to batches before the model, for one or more conditions.
 
     Attributes:
-        conditions: The conditions, in the order in which they come.
-        apply: Takes the model, a batch and the conditions' levels, and gives for each of them the
-            images and the outcomes that are known already.
+        conditions: The conditions, in the order in which they are applied.
+        apply: Takes the model, a batch and the levels of the conditions. It yields, for each level,
+            the images and the outcomes that are already known.
     """
 
     conditions: tuple[Condition, ...]
@@ -91,7 +91,7 @@ class Perturbation:
 
 
 def unchanged(condition: Condition = CLEAN) -> Perturbation:
-    """Images as they are, for clean data and data that is corrupted already."""
+    """Leaves images unchanged, for clean data and for data that is already corrupted."""
     return Perturbation((condition,), lambda model, batch, levels: [(batch.images, {})])
 
 
@@ -105,8 +105,8 @@ def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None
 
     Args:
         name: The type.
-        severities: Each from 1 to 5.
-        seed: Of the random streams.
+        severities: Integers from 1 to 5.
+        seed: Seed of the random streams.
         table: The published image size whose constants are used; None takes the nearest.
     """
 
@@ -123,9 +123,9 @@ def attacked(
 ) -> Perturbation:
     """An attack at several epsilons.
 
-    `PGD(keep="best")` leaves an image alone once it fools the model. Its accuracy is measured so,
-    but where the change of activations is measured, the images come from the same attack with
-    `keep="last"`, which moves every image for all steps.
+    `PGD(keep="best")` stops changing an image once it fools the model. Accuracy is measured with
+    these images. If the change of activations is measured, its images come from the same attack
+    with `keep="last"`, which moves every image for all steps.
 
     The outcomes are `correct`, `fooled` and `unmoved` (batch, 1), and for an untargeted attack with
     steps `correct_by_step` (batch, steps + 1).
@@ -134,7 +134,7 @@ def attacked(
         attack: The attack.
         label: Its name in results.
         epsilons: Radii.
-        move_all: Whether the change is measured.
+        move_all: Whether the change of activations is measured.
     """
 
     def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
@@ -160,13 +160,13 @@ def attacked(
 
 
 class PerturbedBatches:
-    """Every batch of some data under every condition of some perturbations, one after the other.
+    """Iterates over the batches of some data, each under every condition of some perturbations.
 
-    It takes the place of the data in the one loop over a model: the batch is read once, and a
-    perturbation works on the device where the model is.
+    It replaces the data in the loop over the model. Each batch is read once, and perturbations run on
+    the model's device.
 
     Args:
-        model: The model that will be given the batches.
+        model: The model that receives the batches.
         batches: The data.
         perturbations: Applied to each batch in turn.
     """
@@ -178,22 +178,22 @@ class PerturbedBatches:
 
     @property
     def samples(self) -> int | None:
-        """The number of images to come, all conditions together."""
+        """The number of images over all conditions together."""
         known = self.batches.samples
         conditions = sum(len(one.conditions) for one in self.perturbations)
         return None if known is None else known * conditions
 
     def indices(self) -> Tensor | None:
-        """The indices of all samples; None where they are not known in advance."""
+        """The indices of all samples; None if they are not known in advance."""
         return self.batches.indices()
 
     def share(self, rank: int, world: int) -> PerturbedBatches:
-        """The part of one of several processes."""
+        """The part of the data that belongs to one of several processes."""
         return PerturbedBatches(self.model, self.batches.share(rank, world), self.perturbations)
 
     @property
     def skipped(self) -> int:
-        """The number of unreadable images that the last pass left out."""
+        """The number of unreadable images that the last pass skipped."""
         return self.batches.skipped
 
     @skipped.setter

@@ -1,4 +1,4 @@
-"""The measurements under each condition: outcomes by class, and each layer's activations and change."""
+"""Measurements under each condition: outcomes by class, and each layer's activations and change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Pass:
     Attributes:
         batches: The data.
         perturbation: Applied to each batch.
-        paired: Whether the clean batch comes before, to measure the change.
+        paired: Whether the clean batch precedes the perturbed ones, to measure the change.
     """
 
     batches: Batches
@@ -67,13 +67,13 @@ class Measurement:
 
     Attributes:
         model: The model.
-        layers: Its layers; none measures outcomes alone.
+        layers: Its layers; if empty, only outcomes are measured.
         dimensionality: Whether covariances are computed.
         selectivity: Whether class means are computed.
         reading: How the model is run.
-        memory: Bytes that the statistics of one pass may take.
-        classes: Number of classes, as far as that is known.
-        match: Which output of the model stands for each of them.
+        memory: Maximum number of bytes for the statistics of one pass.
+        classes: Number of classes, as far as it is known.
+        match: The model's output for each class.
     """
 
     model: Any
@@ -91,7 +91,7 @@ class Measurement:
         return Classifier(self.model, self.match)
 
     def run(self, one: Pass, store: ConditionStore) -> None:
-        """Measures the conditions of a pass that the store lacks."""
+        """Measures the conditions of a pass that are not in the store."""
         own = [condition for condition in one.perturbation.conditions if condition not in store]
         missing = processes().gather(own)[0]
         share = self._conditions_at_once()
@@ -110,7 +110,7 @@ class Measurement:
         found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
         clean = None
         sources = [Activations()] if self.layers else []
-        # It has all that the loop over a model needs of data.
+        # It implements everything that the loop over a model needs.
         data, title = cast(Batches, batches), conditions[0].name
         with stream(self.model, data, self.layers, sources, self.reading, title) as observed:
             for seen in observed:
@@ -125,11 +125,11 @@ class Measurement:
     def _conditions_at_once(self) -> int:
         """The number of conditions that a pass can measure within the memory allowed.
 
-        For each layer of D units a condition takes 8 D^2 bytes for the covariance and 8 D for each
-        class; the largest layer takes 48 D^2 more while its covariance is evaluated.
+        For each layer of D units, a condition takes 8 D^2 bytes for the covariance and 8 D bytes per
+        class. The largest layer takes another 48 D^2 bytes while its covariance is evaluated.
 
         Raises:
-            OptionError: Not even one.
+            OptionError: The memory is not enough for one condition.
         """
         if not self.layers:
             return sys.maxsize
@@ -148,15 +148,15 @@ class Measurement:
 
 
 class ConditionStatistics:
-    """The statistics of one condition, and the tables that follow from them.
+    """The statistics of one condition, and the tables computed from them.
 
-    Where the images are clean the covariance is that of the activations; else it is that of the
-    change, the clean activations less the perturbed ones of the same images.
+    For clean images, the covariance is that of the activations. Otherwise it is that of the change:
+    the clean activations minus the perturbed activations of the same images.
 
     Args:
-        condition: Of the images.
-        options: What is measured.
-        paired: Whether clean activations of the same images will be given.
+        condition: The condition of the images.
+        options: The measurement options.
+        paired: Whether clean activations of the same images will be passed.
     """
 
     def __init__(self, condition: Condition, options: Measurement, *, paired: bool) -> None:
@@ -182,9 +182,9 @@ class ConditionStatistics:
 
         Args:
             batch: The batch under this condition.
-            output: The model's output for it.
-            activations: (batch, units) of each layer for it.
-            clean: The same for the clean images, where there are any.
+            output: The model's output for the batch.
+            activations: (batch, units) activations of each layer.
+            clean: The activations for the clean images, if any.
         """
         outcomes = dict(batch.outcomes) or {
             "correct": correct(output, batch.labels, "robustness", self._options.match)[:, None]
@@ -204,7 +204,7 @@ class ConditionStatistics:
                 known.update(change, batch.labels)
 
     def to_tree(self) -> xr.DataTree:
-        """The outcomes at the root, `/units`, and `/layers`, merged over processes."""
+        """A tree with the outcomes at the root, `/units` and `/layers`, merged over processes."""
         self._statistics = merged(self._statistics)
         nodes = {"/": self._outcome_table()}
         if self._options.layers:
@@ -242,7 +242,7 @@ class ConditionStatistics:
         return units
 
     def _over_layers(self, kind: str) -> ClassMeans | None:
-        """The class means of the units of all layers, which have had the same samples."""
+        """The class means of the units of all layers, which were updated with the same samples."""
         states = [one.state for (name, _), one in self._statistics.items() if name == kind]
         if not states:
             return None

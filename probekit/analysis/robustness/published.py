@@ -1,4 +1,4 @@
-"""Published corrupted images: in place of computed ones, or as data of their own."""
+"""Published corrupted images, used in place of computed ones or as separate data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["FittedImages", "one_to_one", "published_conditions", "published_imag
 
 
 class FittedImages(LabelledImages):
-    """One type and severity of published files, in the size that a model takes.
+    """One type and severity of published files, resized to the model's input size.
 
     Args:
         published: The files.
         corruption: The type.
         severity: From 1 to 5.
-        size: (channels, height, width); None takes images as they are.
+        size: (channels, height, width); None leaves the images unchanged.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ def published_images(
     Args:
         published: The files.
         name: The type.
-        severities: Each from 1 to 5.
+        severities: Integers from 1 to 5.
 
     Raises:
-        DataError: On use, where an image has another label there, or is not there at all.
+        DataError: On use, if an image has another label in the files or is missing.
     """
 
     def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
@@ -88,10 +88,10 @@ def published_images(
 
 
 def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
-    """Whether published images are those of the data, in its order, as far as labels tell.
+    """Whether published images match those of the data, in the same order, judging by their labels.
 
     Warns:
-        ProbekitWarning: They might have been, by their layout, and are not.
+        ProbekitWarning: The layout suggests a match, but the labels or their number differ.
     """
     if published.layout != "npy":
         return False

@@ -83,45 +83,45 @@ def robustness(
 ) -> xr.DataTree:
     """Measures a model, its layers and its units under corruptions and attacks.
 
-    Every condition (a corruption type at a severity, an attack at an epsilon) has the same images as
+    Every condition (a corruption type at a severity, an attack at an epsilon) uses the same images as
     the clean pass. All severities of a type, and all epsilons of an attack, share one pass over
-    the data. See `docs/robustness.md` for every number's definition.
+    the data. See `docs/robustness.md` for all definitions.
 
     Args:
         model: An `ImageModel`, a module that takes images in [0, 1], or a name for `load_model`.
         data: Labeled images in [0, 1], as for `analyze`, that can be read several times.
-        corruptions: `"all"`, the 15 standard types; `"extra"`, the 4 others; names, or several of
-            these; what `load_published` gives, for published images in their place; None for none.
-        severities: From 1 to 5.
-        attacks: Names or configured attacks; None for none.
-        epsilons: Radii in the units of the images (8/255, not 8), for all attacks or, in a mapping, by
-            attack.
+        corruptions: `"all"` for the 15 standard types, `"extra"` for the 4 others, names, or several
+            of these; the result of `load_published`, to use published images; None for no corruptions.
+        severities: Integers from 1 to 5.
+        attacks: Names or configured attacks; None for no attacks.
+        epsilons: Radii in the units of the images (8/255, not 8), for all attacks, or a mapping from
+            attacks to radii.
         layers: As for `Recorder`.
         dimensionality: Measure the dimensionality of the change in each layer.
-        selectivity: Measure class selectivity on the perturbed images. Without both, no layer is
-            recorded.
+        selectivity: Measure class selectivity on the perturbed images. If this and `dimensionality`
+            are both off, no layer is recorded.
         reference: A result of another model (or its file), for mCE and relative mCE.
         batch_size: Samples per forward pass, for data that does not come in batches.
         limit: Number of samples, as for `analyze`.
         device: Where to run; None uses the model's device.
-        seed: Seeds the sample of the data and the corruptions; an attack has its own.
+        seed: Seed of the data sample and of the corruptions; each attack has a seed of its own.
         progress: Show a progress bar when on a terminal.
-        store: A folder of the finished conditions, from which an interrupted run continues.
-            Only one run at a time writes to it.
+        store: A folder for finished conditions, from which an interrupted run resumes. Only one run
+            at a time can write to it.
         tokens: As for `analyze`.
         workers: Worker processes for reading; None uses the data set's own number.
-        table: The published image size, 32, 64 or 224, whose constants corruptions take; None takes
-            the nearest, with a warning where it is not that of the images.
-        memory: Bytes that the statistics of one pass may take: fewer severities or epsilons share
-            a pass where they would take more.
+        table: The published image size, 32, 64 or 224, whose constants the corruptions use. None uses
+            the nearest size, with a warning if it is not that of the images.
+        memory: Maximum number of bytes for the statistics of one pass. If they would need more, fewer
+            severities or epsilons share a pass.
         class_map: As for `analyze`.
 
     Returns:
-        A tree with `/robustness`, `/units` and `/layers`, whose units and layers are those that
-        `analyze` gives for the same model and layers.
+        A tree with `/robustness`, `/units` and `/layers`. Its units and layers are those that
+        `analyze` returns for the same model and layers.
 
     Raises:
-        ProbekitError: The request cannot be fulfilled; the message says why and what to do.
+        ProbekitError: The request cannot be fulfilled; the message explains why and what to do.
 
     Source:
         Hendrycks & Dietterich 2019 (arXiv 1903.12261); Leavitt & Morcos 2020 (arXiv 2010.07693).
@@ -198,7 +198,7 @@ def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -
 
 
 def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> None:
-    """Refuses data whose labels are not the model's; warns where only the names differ."""
+    """Rejects data whose labels do not match the model's; warns if only the names differ."""
     if not models or not datas or tuple(models) == tuple(datas):
         return
     if len(models) != len(datas):
@@ -306,7 +306,7 @@ def _assemble(
 
 
 def _warn_of_unmoved(outcomes: xr.Dataset) -> None:
-    """Names the attacks whose change is that of some of the images only."""
+    """Warns about attacks whose change covers only some of the images."""
     if "attack_unmoved" not in outcomes:
         return
     unmoved = outcomes["attack_unmoved"].where(outcomes["epsilon"] > 0).max("epsilon")

@@ -1,4 +1,4 @@
-"""A folder of finished conditions, from which an interrupted run continues."""
+"""A folder of finished conditions, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ IDENTITY = "identity.json"
 
 
 class ConditionStore:
-    """Results of conditions by what they depend on; in a folder, or in memory alone.
+    """Results of conditions, keyed by everything they depend on, in a folder or in memory.
 
-    A folder holds `identity.json`, and one netCDF file for each condition, written whole or not at
-    all. Of several processes the first one writes.
+    A folder holds `identity.json` and one netCDF file per condition, written atomically. With several
+    processes, only the first one writes.
 
     Args:
-        folder: Where; None stores them in memory.
+        folder: Where to store the results; None stores them in memory.
         identity: Model, data, layers and options of all conditions, as plain values.
 
     Raises:
-        OutputError: The folder is of another run (what differs is named), holds something else, or
-            cannot be written.
+        OutputError: The folder belongs to another run (the message names the differences), holds
+            something else, or cannot be written.
     """
 
     def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ class ConditionStore:
         """Stores the result of a condition.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         self._found[condition] = found
         if self.folder is not None and self._writes:
@@ -91,7 +91,7 @@ class ConditionStore:
             file = folder / IDENTITY
             known = file.read_text(errors="replace") if file.exists() else None
             if known is None:
-                # A process that died while it began the folder can have left its draft there.
+                # A process that died while creating the folder may have left its draft there.
                 if any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
                     raise OutputError(
                         f"{str(folder)!r} holds other files than conditions of a robustness run; "

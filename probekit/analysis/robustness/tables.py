@@ -1,4 +1,4 @@
-"""The labelled tables of a robustness run, from the results of each condition."""
+"""The labeled tables of a robustness run, from the results of each condition."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OUTCOMES = {
 
 
 def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
-    """The table `/robustness`: accuracies on clean, corrupted and attacked images."""
+    """The table `/robustness`: accuracy on clean, corrupted and attacked images."""
     clean = _node(found[CLEAN], "/")
     table = xr.Dataset(
         {
@@ -115,20 +115,21 @@ def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
 
 
 def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
-    """Errors under corruption, against those of a reference model.
+    """Computes errors under corruption relative to those of a reference model.
 
-    CE_c = sum_s E_(s,c) / sum_s E*_(s,c), with E the error (1 - accuracy) at severity s and the star
-    for the reference; the relative CE_c is the same with the clean error subtracted from each E. The
-    means over types, mCE and relative mCE, are over the standard types that were measured, or over
-    the others where there are no standard ones.
+    CE_c = sum_s E_(s,c) / sum_s E*_(s,c), where E is the error (1 - accuracy) at severity s and E* is
+    the error of the reference. The relative CE_c subtracts the clean error from each E. The means
+    over types, mCE and relative mCE, are over the standard types that were measured, or over the
+    other types if there are no standard ones.
 
     Args:
         outcomes: `accuracy` (corruption, severity) and `clean_accuracy` of the model.
-        reference: The same of the reference, of the same types and severities at least.
+        reference: The same variables of the reference, for at least the same types and severities.
 
     Returns:
-        `corruption_error` and `relative_corruption_error` (corruption), `mce`, `relative_mce`; as
-        fractions, 1 for the reference itself. NaN where the reference makes no (more) errors.
+        `corruption_error` and `relative_corruption_error` (corruption), `mce` and `relative_mce`, as
+        fractions; 1 for the reference itself. NaN where the reference makes no errors or, for relative
+        errors, no more than on clean images.
 
     Raises:
         OptionError: The reference lacks a type or a severity.
@@ -184,12 +185,12 @@ def _of_attacks(attacked: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
 
 
 def _joined(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
-    """Tables of different variables, whose classes may differ."""
+    """Joins tables of different variables, whose classes may differ."""
     return one.merge(other, join="outer", compat="override")
 
 
 def _over_types(values: xr.DataArray) -> xr.DataArray:
-    """The mean over the standard corruption types, or over the others where there are none."""
+    """The mean over the standard corruption types, or over the others if there are none."""
     standard = np.isin(values["corruption"].values, CORRUPTIONS)
     return (values.isel(corruption=standard) if standard.any() else values).mean("corruption")
 
@@ -200,7 +201,7 @@ def check_reference(
     """Checks that a reference has all types and severities of a comparison.
 
     Raises:
-        OptionError: It lacks a type or a severity; the missing ones are named.
+        OptionError: It lacks a type or a severity; the message names the missing ones.
     """
     if "accuracy" not in reference or "clean_accuracy" not in reference:
         raise OptionError(
@@ -244,7 +245,7 @@ def _node(tree: xr.DataTree, name: str) -> xr.Dataset:
 
 
 def _with_gaps(table: xr.Dataset) -> xr.Dataset:
-    """Truth values as numbers, which can be missing."""
+    """Converts booleans to numbers, which can be missing."""
     return table.map(lambda values: values.astype(float) if values.dtype == bool else values)
 
 
@@ -254,13 +255,13 @@ def _concat(parts: Sequence[xr.Dataset], axis: xr.DataArray, along: Any) -> xr.D
 
 
 def _named(grid: xr.Dataset, prefix: str, context: str) -> xr.Dataset:
-    """With a prefix before the name of every variable, and the context in its label."""
+    """Adds a prefix to the name of every variable, and the context to its label."""
     labelled = {name: in_context(values, context) for name, values in grid.data_vars.items()}
     return grid.assign(labelled).rename({name: f"{prefix}_{name}" for name in labelled})
 
 
 def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
-    """Name, variable of the units, function and label of each number of a layer's units."""
+    """Name, unit variable, function and label of each summary over a layer's units."""
     summaries = (
         ("change_size_mean", "change_size", _mean, "mean size of the change in activation"),
         ("selectivity_mean", "selectivity", _mean, "mean class selectivity index"),
@@ -286,7 +287,7 @@ def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
 
 
 def _by_layer(units: xr.Dataset, layers: xr.Dataset, variable: str, function: Any) -> xr.DataArray:
-    """A function of the units of each layer (unit, ...), along the layers' axis."""
+    """Applies a function to the units of each layer (unit, ...); the result is along the layer axis."""
     parts = []
     for name in layers["layer"].values:
         own = units.isel(unit=np.flatnonzero(units["layer"].values == name))
@@ -310,12 +311,12 @@ def _alive_mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
 
 
 def _correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    """Pearson's, between a variable and the clean selectivity, over units alive on clean images."""
+    """Pearson correlation of a variable with clean selectivity, over units alive on clean images."""
     return _compare(values, units, lambda column: column)
 
 
 def _rank_correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    """Spearman's, likewise; NaN where there is no selectivity to compare with."""
+    """Spearman correlation, likewise; NaN if there is no selectivity to compare with."""
     return _compare(values, units, rankdata)
 
 
@@ -335,7 +336,7 @@ def _compare(values: xr.DataArray, units: xr.Dataset, scale: Any) -> xr.DataArra
 
 
 def _pearson(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """NaN for fewer than 3 units or where nothing varies."""
+    """The Pearson correlation; NaN for fewer than 3 units or if either array is constant."""
     if len(one) < 3 or not (np.isfinite(one).all() and np.ptp(one) > 0 and np.ptp(other) > 0):
         return float("nan")
     return float(np.corrcoef(one, other)[0, 1])
