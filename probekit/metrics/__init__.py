@@ -1,1 +1,1 @@
-"""Pure functions from statistics to labeled numbers, per unit or per layer, and their registry."""
+"""Metrics: pure functions from statistics to values per unit or per layer, and their registry."""

@@ -1,4 +1,4 @@
-"""How well a unit's activation separates classes, whatever constant is added to it."""
+"""Class-separation metrics that do not change when a constant is added to a unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.statistics.recorded import Recorded
 
 __all__ = ["eta_squared", "preferred_class_auc"]
 
-_ROUNDING = 1e-20  # variation below this share of the mean square is rounding
+_ROUNDING = 1e-20  # variation below this fraction of the mean square is rounding error
 _BLOCK_ELEMENTS = 2**22
 
 
@@ -23,17 +23,17 @@ _BLOCK_ELEMENTS = 2**22
 def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
     """The fraction of a unit's variance over samples that lies between classes.
 
-    0: all classes have the same mean; 1: all samples of a class have the same activation. Unlike the
-    class selectivity index it does not change when a constant is added to the unit or when the unit
-    is scaled. A unit that does not vary has 0.
+    The value is 0 if all classes have the same mean, and 1 if all samples of a class have the same
+    activation. Unlike the class selectivity index, it does not change when a constant is added to the
+    unit or when the unit is scaled. The value of a constant unit is 0.
 
     Args:
-        moments: What the statistic `ClassMoments` returns, or a recording.
-        corrected: Subtract the expected value of a unit that is independent of the classes, which is
-            (classes - 1) / (samples - 1): epsilon squared, which can be negative.
+        moments: The output of the statistic `ClassMoments`, or a recording.
+        corrected: Return epsilon squared: subtract the value expected for a unit that is independent
+            of the classes, (classes - 1) / (samples - 1). The result can be negative.
 
     Returns:
-        The share (unit).
+        The fraction of variance (unit).
 
     Raises:
         DataError: Fewer than two classes.
@@ -69,10 +69,10 @@ def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
 def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
     """How well a unit's activation separates its preferred class from all other classes.
 
-    The probability that a sample of the preferred class, the one with the highest class mean, has a
-    higher activation than a sample of another class, ties counting half: the area under the ROC
-    curve. Adding a constant to the unit, or scaling it, changes nothing. 0.5 for a unit that does not
-    vary. With few samples, the choice of the class raises it above 0.5 by chance.
+    This is the area under the ROC curve: the probability that a sample of the preferred class (the
+    class with the highest mean) has a higher activation than a sample of another class. Ties count
+    half. The value does not change when a constant is added to the unit or when the unit is scaled.
+    It is 0.5 for a constant unit. With few samples, selecting the class raises it above 0.5 by chance.
 
     Args:
         recording: `activation` (sample, unit) and `label` (sample).
@@ -81,7 +81,7 @@ def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
         The probability (unit).
 
     Raises:
-        DataError: Not a recording, or fewer than two classes.
+        DataError: The input is not a recording, or there are fewer than two classes.
 
     Source:
         Hanley & McNeil 1982 (Radiology 143).
@@ -109,7 +109,7 @@ def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
 def _area(
     table: npt.NDArray[Any], place: npt.NDArray[np.int64], classes: int
 ) -> npt.NDArray[np.float64]:
-    """The area of the preferred class of each unit, from the sum of its samples' ranks."""
+    """Computes the AUC of each unit's preferred class from the rank sum of that class."""
     from scipy.stats import rankdata
 
     member = np.zeros((classes, len(place)))

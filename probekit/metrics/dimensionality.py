@@ -1,4 +1,4 @@
-"""Dimensionality: how many dimensions a layer's activations use."""
+"""Dimensionality: the number of dimensions that a layer's activations use."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ __all__ = [
 ]
 
 Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
-# A share of the variance that rounding alone holds back still counts as explained.
+# Tolerance for rounding errors when explained variance is compared with a threshold.
 _ROUNDING = 1e-12
-_GROUPS = 20  # groups of rows that the jackknife leaves out in turn
+_GROUPS = 20  # number of row groups that the jackknife leaves out in turn
 
 
 def participation_ratio(covariance: Given) -> xr.DataArray:
     """The participation ratio of a layer: (sum of eigenvalues)^2 / sum of their squares.
 
-    It is D where D dimensions have the same variance and 1 where all variance lies along one line.
-    It comes from the trace and the Frobenius norm, without eigenvalues. With few samples it is too
-    low: it cannot exceed their number; see `participation_ratio_corrected`.
+    The ratio is D if the variance is spread equally over D dimensions, and 1 if all variance lies
+    along one line. It is computed from the trace and the Frobenius norm, without an eigenvalue
+    decomposition. With few samples the ratio is too low, because it cannot exceed the number of
+    samples; see `participation_ratio_corrected`.
 
     Args:
-        covariance: What the statistic `Covariance` gives; a covariance matrix; or a recording.
+        covariance: The output of the statistic `Covariance`, a covariance matrix, or a recording.
 
     Returns:
-        One number, 0 where nothing varies; for a recording of several layers, (layer).
+        A scalar, or (layer) for a recording of several layers. 0 if there is no variance.
 
     Raises:
-        DataError: Neither of these, or NaN or infinity in it.
+        DataError: The input is none of these, or contains NaN or infinity.
 
     Source:
         Gao et al. 2017, A theory of multineuronal dimensionality (bioRxiv 214262).
@@ -69,22 +70,23 @@ def participation_ratio(covariance: Given) -> xr.DataArray:
 def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
     """The participation ratio, corrected for the number of samples.
 
-    The ratio of unbiased estimates of (tr C)^2 and tr(C^2), limited to the range that is possible: 1
-    to the number of units that vary. The two estimates assume no distribution, only independent rows;
-    positions of one image are not, and then the correction is too small. Their ratio is not unbiased:
-    with heavy tails or sparse units and few rows, tr(C^2) depends on a few rows, and the ratio is too
-    high or reaches its limit. The metric `dimensionality` gives its jackknife error, which is large then.
+    This is the ratio of unbiased estimates of (tr C)^2 and tr(C^2), clipped to the possible range: 1
+    to the number of units that vary. The two estimates assume no distribution, only independent rows.
+    Positions of one image are not independent; for them the correction is too small. The ratio itself
+    is not unbiased: with heavy tails or sparse units and few rows, tr(C^2) depends on a few rows, and
+    the ratio is too high or reaches its limit. The metric `dimensionality` reports a jackknife
+    standard error, which is large in this case.
 
     Args:
-        covariance: What the statistic `Covariance` gives, or a recording; a matrix alone does not
-            know the number of samples and their fourth moment.
+        covariance: The output of the statistic `Covariance`, or a recording. A covariance matrix is
+            not enough, because it lacks the number of samples and their fourth moment.
 
     Returns:
-        One number, or (layer) for a recording of several. NaN for fewer than 4 rows (2 where not
-        centred); 0 where nothing varies.
+        A scalar, or (layer) for a recording of several layers. NaN for fewer than 4 rows (2 if not
+        centered); 0 if there is no variance.
 
     Raises:
-        DataError: Not what the statistic gives.
+        DataError: The input is not the output of `Covariance` or a recording.
 
     Source:
         Himeno & Yamada 2014, Estimations for some functions of covariance matrix in high dimension
@@ -119,17 +121,18 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
 
 
 def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
-    """The former name of `participation_ratio_corrected`, deprecated: a ratio is not unbiased."""
+    """Deprecated former name of `participation_ratio_corrected`: the ratio is not unbiased."""
     return participation_ratio_corrected(covariance).rename("participation_ratio_unbiased")
 
 
 def eigenvalues(covariance: Given) -> xr.DataArray:
-    """The variances along the principal components (component), highest first.
+    """The variances along the principal components (component), in descending order.
 
-    Where the statistic kept the rows there are as many as rows; the others are zero.
+    If the statistic stored the rows, only as many eigenvalues as rows are returned; the others are
+    zero.
 
     Args:
-        covariance: What the statistic `Covariance` gives, or a covariance matrix.
+        covariance: The output of the statistic `Covariance`, or a covariance matrix.
 
     Example:
         >>> eigenvalues(np.diag([1.0, 3.0])).values
@@ -142,18 +145,18 @@ def eigenvalues(covariance: Given) -> xr.DataArray:
 
 
 def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99)) -> xr.DataArray:
-    """How many principal components explain at least a share of the variance.
+    """The number of principal components that explain at least a fraction of the variance.
 
     Args:
-        covariance: What the statistic `Covariance` gives; a covariance matrix; or a recording.
-        variance: Shares of the variance, above 0 and up to 1.
+        covariance: The output of the statistic `Covariance`, a covariance matrix, or a recording.
+        variance: Fractions of the variance, in (0, 1].
 
     Returns:
-        Whole numbers (variance), all 0 where nothing varies; (layer, variance) for a recording of
-        several layers.
+        Integers (variance), or (layer, variance) for a recording of several layers. All are 0 if
+        there is no variance.
 
     Raises:
-        OptionError: A share that is none.
+        OptionError: A fraction is outside (0, 1].
 
     Example:
         >>> components(np.diag([6.0, 3.0, 1.0]), variance=(0.5, 0.9)).values
@@ -216,26 +219,31 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Dimensionality(Metric):
-    """The metric `dimensionality`: how many dimensions each layer uses.
+    """The metric `dimensionality`: the number of dimensions that each layer uses.
 
-    Per layer: `participation_ratio` and `participation_ratio_corrected`; `components` (variance);
-    each also divided by `n_dimensions`, with the ending `_fraction`; `n_samples`, the rows; and
-    `too_few_samples`, where these are not more than the dimensions, so that the covariance has not
-    full rank; `eigenvalue` (component), the highest ones. `participation_ratio_corrected_error` is the
-    standard error of the corrected ratio, by a jackknife over 20 groups of samples: of all samples
-    where they are at most `jackknife`, otherwise of so many random ones, scaled by the root of their
-    share. It is NaN with `spatial="positions"`, whose rows are not independent, with `"flatten"` where
-    the rows are more than the dimensions, and for fewer than 40 samples. `participation_ratio_unbiased`
-    is the former name of `participation_ratio_corrected`, kept for a while.
+    Variables per layer:
+
+    - `participation_ratio`, `participation_ratio_corrected` and `components` (variance), each also
+      divided by `n_dimensions` under the suffix `_fraction`
+    - `n_samples`: the number of rows
+    - `too_few_samples`: the rows do not outnumber the dimensions, so that the covariance does not have
+      full rank
+    - `eigenvalue` (component): the largest eigenvalues
+    - `participation_ratio_corrected_error`: the standard error of the corrected ratio, by a jackknife
+      over 20 groups of samples. It uses all samples if there are at most `jackknife`. Otherwise it uses
+      a random subset of that size, and the error is scaled by the square root of the subset's fraction
+      of the samples. It is NaN with `spatial="positions"`, whose rows are not independent; with
+      `spatial="flatten"` if there are more rows than dimensions; and for fewer than 40 samples.
+    - `participation_ratio_unbiased`: deprecated former name of `participation_ratio_corrected`
 
     Args:
-        spatial: What the dimensions are: `"mean"`, units pooled over positions; `"positions"`, units
-            with every position as a sample; `"flatten"`, the elements of the map.
+        spatial: The dimensions: `"mean"`, units pooled over positions; `"positions"`, units with every
+            position as a sample; `"flatten"`, the elements of the feature map.
         centred: Subtract the mean activation.
-        variance: Shares of the variance for `components`.
-        spectrum: Number of eigenvalues in the result.
+        variance: Fractions of the variance for `components`.
+        spectrum: Maximum number of eigenvalues in the result.
         memory: Maximum number of bytes for covariances; see `Covariance`.
-        jackknife: Maximum number of samples for the error; 0 for no error.
+        jackknife: Maximum number of samples for the jackknife; 0 disables it.
 
     Source:
         Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
@@ -261,7 +269,7 @@ class Dimensionality(Metric):
 
     @property
     def needs(self) -> Sequence[Any]:
-        """The covariance, and rows for the jackknife."""
+        """The covariance, and a sample of rows for the jackknife."""
         covariance = Covariance(self.spatial, self.centred, self.memory)
         if self.jackknife and self.spatial == "mean":
             return (covariance, SampledRows(self.jackknife))
@@ -270,7 +278,7 @@ class Dimensionality(Metric):
     def evaluate(
         self, covariance: xr.Dataset, sampled: xr.Dataset | None = None
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
         spectrum = eigenvalues(covariance)
         counts = _count_components(spectrum, self.variance)
@@ -295,7 +303,7 @@ class Dimensionality(Metric):
         )
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Names the layers whose samples are too few for their dimensions."""
+        """Reports the layers that have too few samples for their number of dimensions."""
         few = layers["layer"].values[layers["too_few_samples"].values.astype(bool)]
         if not len(few):
             return []
@@ -336,7 +344,7 @@ def _count_components(spectrum: xr.DataArray, variance: Sequence[float]) -> xr.D
 
 
 def _centred_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
-    """Unbiased (tr C)^2 and tr(C^2) from the sample covariance."""
+    """Unbiased estimates of (tr C)^2 and tr(C^2) from the sample covariance."""
     if count < 4:
         return np.nan, np.nan
     scale = (count - 1) / (count * (count - 2) * (count - 3))
@@ -346,7 +354,7 @@ def _centred_traces(count: int, trace: float, norm: float, fourth: float) -> tup
 
 
 def _plain_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
-    """The same for moments about zero: sums over pairs of different samples."""
+    """The same estimates for moments about zero, from sums over pairs of different samples."""
     if count < 2:
         return np.nan, np.nan
     return (count * trace**2 - fourth) / (count - 1), (count * norm - fourth) / (count - 1)
@@ -355,18 +363,18 @@ def _plain_traces(count: int, trace: float, norm: float, fourth: float) -> tuple
 def _corrected(
     count: int, trace: float, norm: float, fourth: float, centred: bool, varying: int
 ) -> float:
-    """The corrected ratio from the trace and squared norm of a sample covariance, within its limits."""
+    """The corrected ratio, clipped to its limits, from the trace and squared norm of a covariance."""
     traces = _centred_traces if centred else _plain_traces
     squared_trace, trace_of_square = traces(count, trace, norm, fourth)
     if np.isnan(squared_trace) or trace == 0:
         return 0.0 if trace == 0 else float("nan")
-    if trace_of_square <= 0:  # smaller than its error
+    if trace_of_square <= 0:  # the estimate is smaller than its error
         return float(varying)
     return float(np.clip(squared_trace / trace_of_square, 1, varying))
 
 
 def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int) -> float:
-    """The standard error of the corrected ratio from the inner products of rows, group by group."""
+    """The grouped jackknife error of the corrected ratio, from the inner products of rows."""
     if len(gram) < 2 * _GROUPS:
         return float("nan")
     group = np.random.default_rng(0).permutation(np.arange(len(gram)) % _GROUPS)
@@ -390,7 +398,7 @@ def _quotient(squared_trace: float, trace_of_square: float) -> float:
 
 
 def _matrix(given: Any) -> np.ndarray[Any, Any]:
-    """The matrix whose eigenvalues are the layer's variances."""
+    """The matrix whose eigenvalues are the variances of the layer."""
     if isinstance(given, xr.Dataset):
         if "covariance" not in given and "gram" not in given:
             raise DataError(
@@ -411,7 +419,7 @@ def _is_recording(given: Any) -> bool:
 
 
 def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) -> xr.DataArray:
-    """A function of a covariance for each layer of a recording, in order."""
+    """Applies a function of a covariance to each layer of a recording, in order."""
     names = np.atleast_1d(recording["layer"].values) if "layer" in recording.coords else [""]
     found = {}
     for name in dict.fromkeys(names):
@@ -420,7 +428,7 @@ def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) ->
             if name
             else recording
         )
-        # Rows are kept while they are fewer than dimensions, as they are for whole maps.
+        # The statistic stores rows while there are fewer rows than dimensions, as for whole maps.
         found[name] = function(feed(part, Covariance("flatten")))
     if len(found) == 1:
         return next(iter(found.values()))

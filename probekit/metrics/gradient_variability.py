@@ -1,4 +1,4 @@
-"""Input-unit gradient variability: how unevenly a unit depends on the image from sample to sample."""
+"""Input-unit gradient variability: how a unit's gradient with respect to the image varies."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ __all__ = ["GradientVariability", "across_units", "over_samples"]
 
 
 def over_samples(moments: xr.Dataset) -> xr.Dataset:
-    """Each unit's mean, standard deviation and coefficient of variation of gradient norms.
+    """The mean, standard deviation and coefficient of variation (CV) of each unit's gradient norms.
 
-    From estimates y of g and q of g squared that are unbiased for each sample, the mean of g is
-    mean(y), and its variance, freed of the noise of the estimates, is
-    mean(q) - mean(y)^2 + var(y) / n, which is unbiased; with exact gradients it is the sample
-    variance with n - 1.
+    Let y and q be unbiased estimates of g and g^2 for each sample. The mean of g is mean(y). Its
+    variance, without the noise of the estimates, is mean(q) - mean(y)^2 + var(y) / n, which is
+    unbiased. With exact gradients this is the sample variance with n - 1.
 
     Args:
         moments: `GradientMoments.to_xarray()`.
 
     Returns:
-        Per unit: `gradient_norm_mean`, `gradient_norm_std`, `gradient_norm_cv`; `gradient_norm_sem`
-        and `gradient_norm_cv_sem`, the standard errors of the mean and of the CV (delta method), which
-        hold what varies between samples and what the probes add; `gradient_norm_probe_error`, the
-        part of the standard error that the probes alone make (0 for exact gradients);
-        `gradient_dead`, zero gradient for every sample. The CV of a dead unit is NaN; so is all of a
-        unit that was not measured. A variance below zero, which noise can give, counts as zero.
+        Variables per unit: `gradient_norm_mean`, `gradient_norm_std`, `gradient_norm_cv`;
+        `gradient_norm_sem` and `gradient_norm_cv_sem`, the standard errors of the mean and of the CV
+        (delta method), which include the variation between samples and the noise of the probes;
+        `gradient_norm_probe_error`, the part of the standard error due to the probes (0 for exact
+        gradients); `gradient_dead`, whether the gradient is zero for every sample. The CV of a dead
+        unit is NaN, and so are all values of a unit that was not measured. A negative variance
+        estimate, which noise can cause, is set to zero.
 
     Source:
-        g and its CV over samples: our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); norm,
-        pooling and n - 1 are choices of probekit's.
+        g and its CV over samples: our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
+        Norm, pooling and n - 1 are probekit's choices.
 
     Example:
         >>> from probekit.statistics.gradient_moments import GradientMoments
@@ -84,25 +84,25 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
 def _above_rounding(
     difference: npt.NDArray[np.float64], square: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Differences of means of squares, 0 where they are below zero or within float64's rounding."""
+    """Differences of means of squares; 0 where negative or within float64 rounding error."""
     small = difference <= 1e-14 * square
     return np.where(small, 0.0, difference)
 
 
 def across_units(units: xr.Dataset) -> xr.Dataset:
-    """One layer's numbers from those of its units, dead ones left out and counted.
+    """Summarizes the units of one layer, excluding dead units and counting them.
 
     Args:
-        units: What `over_samples` gives for the units of one layer.
+        units: The output of `over_samples` for the units of one layer.
 
     Returns:
-        `gradient_norm_cv_across_units`, the standard deviation (n - 1) over units of their means,
-        freed of the probes' noise as if it were independent between units, over the mean of the
-        means; `gradient_norm_cv_mean`, the mean of the units' CVs; `gradient_units` that are
-        measured, and how many of them are dead, `gradient_dead_units`.
+        `gradient_norm_cv_across_units`, the standard deviation (n - 1) of the units' means, divided by
+        the mean of these means; the noise of the probes is subtracted as if it were independent
+        between units. `gradient_norm_cv_mean`, the mean of the units' CVs. `gradient_units`, the
+        number of measured units. `gradient_dead_units`, the number of these that are dead.
 
     Source:
-        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+        Our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
     """
     mean, error, cv, dead = (
         units[name].values
@@ -174,37 +174,38 @@ _VARIABLES = {
 class GradientVariability(Metric):
     """The metric `gradient_variability`: how a unit's gradient by the image varies over samples.
 
-    For unit u and sample x, g_u(x) = ||d activation_u / dx||_2 of the activation pooled over
-    positions, in units of activation per unit of image (in [0, 1] for an `ImageModel`).
+    For unit u and sample x, g_u(x) = ||d activation_u / dx||_2, where the activation is pooled over
+    positions. Its unit is activation per unit of the image (in [0, 1] for an `ImageModel`).
 
-    Per unit and per layer: what `over_samples` and `across_units` give, and per unit
-    `gradient_samples`, the number of samples measured.
+    Variables per unit are those of `over_samples` and `gradient_samples`, the number of samples
+    measured. Variables per layer are those of `across_units`.
 
     Args:
-        method: `"exact"`: backward passes, one a unit, each for a whole batch of samples. `"probes"`:
-            forward-mode derivatives along random directions v ~ N(0, I). (Jv)_u is N(0, g_u^2), so
-            that the mean of K squares has the mean g_u^2, and its root the mean c_K g_u with
-            c_K = sqrt(2/K) Gamma((K+1)/2) / Gamma(K/2): all units of all layers at once, and no
-            bias. `"auto"`: probes where more units are asked for than there are probes, otherwise
-            exact; the choice is written to the provenance. Probes are compared with one backward
-            pass for each layer first: `"auto"` measures a layer exactly where they differ, and says
-            so, as after an operation that has no forward-mode derivative.
-        probes: Directions for each sample; they depend on the seed and the sample's index alone.
-        units: Maximum number of units per layer, a random sample.
-        samples: Maximum number of samples: a random sample of data whose size is known, the first ones
-            of anything else.
-        layers: Which of the analysed layers, names or globs; None is all.
-        seed: Seeds directions and samples.
-        memory: Bytes that intermediate results may take.
-        exact_layers: Names of layers that are measured exactly whatever the method.
+        method: `"exact"`: one backward pass per unit, each for a whole batch of samples. `"probes"`:
+            forward-mode derivatives along random directions v ~ N(0, I), for all units of all layers
+            at once. (Jv)_u is N(0, g_u^2), so the mean of K squares has the expected value g_u^2, and
+            its square root the expected value c_K g_u with
+            c_K = sqrt(2/K) Gamma((K+1)/2) / Gamma(K/2). Dividing by c_K gives an unbiased estimate.
+            `"auto"`: probes if the number of units exceeds the number of probes, otherwise exact; the
+            provenance records the choice. The probes of each layer are first compared with one
+            backward pass. If they differ, as after an operation without a forward-mode derivative,
+            `"auto"` measures the layer exactly and reports it.
+        probes: Number of directions per sample. They depend only on the seed and the sample index.
+        units: Maximum number of units per layer; they are sampled at random.
+        samples: Maximum number of samples. They are drawn at random if the size of the data is known;
+            otherwise the first samples are used.
+        layers: Names or globs of the analyzed layers to measure; None for all.
+        seed: Seed for the directions and the samples.
+        memory: Maximum number of bytes for intermediate results.
+        exact_layers: Names of layers that are measured exactly regardless of the method.
 
     Raises:
-        OptionError: A value that is not valid.
-        ModelError: Samples mix (batch norm without running statistics), or, with `method="probes"`, an
-            operation that has no forward-mode derivative.
+        OptionError: An option is not valid.
+        ModelError: Samples affect each other (batch norm without running statistics), or, with
+            `method="probes"`, an operation has no forward-mode derivative.
 
     Source:
-        Our reading of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
+        Our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
 
     Example:
         >>> from probekit.analysis.analyze import analyze
@@ -252,10 +253,10 @@ class GradientVariability(Metric):
     def fitted(
         self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
     ) -> tuple[GradientVariability, str]:
-        """The metric for one model: layers whose probes would be wrong are measured exactly.
+        """Adapts the metric to a model: layers where probes would be wrong are measured exactly.
 
         Returns:
-            The metric, and a sentence about these layers, empty where there are none.
+            The metric, and a warning about these layers, or an empty string.
 
         Raises:
             ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
@@ -264,7 +265,7 @@ class GradientVariability(Metric):
         return replace(self, exact_layers=gradients.exact_layers), warning
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
-        """What is done for these layers, for the provenance."""
+        """The methods used for these layers, for the provenance."""
         gradients = self._gradients()
         units = gradients.chosen_units(layers)
         return {
@@ -281,13 +282,13 @@ class GradientVariability(Metric):
         }
 
     def evaluate(self, moments: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         units = over_samples(moments)
         layers = across_units(units)
         return units.assign(gradient_samples=moments["count"]), layers
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Reports units whose variability is below the noise, and too few samples."""
+        """Reports units with too few samples or with a variability below the probe noise."""
         sentences = []
         measured = units["gradient_samples"] > 0
         few = int((measured & (units["gradient_samples"] < 2)).sum())

@@ -1,4 +1,4 @@
-"""What a metric is, and the registry that `analyze` and the command line look names up in."""
+"""The metric interface, and the registry of metric names for `analyze` and the command line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class About(TypedDict, total=False):
-    """What a variable is, as `probekit.results.attributes.attributes` takes it."""
+    """The description of a variable, as keyword arguments of `probekit.results.attributes.attributes`."""
 
     long_name: str
     description: str
@@ -51,14 +51,14 @@ class About(TypedDict, total=False):
 
 
 class Metric(ABC):
-    """Base of all metrics: what an analysis calls, with defaults for what most metrics do not need.
+    """Base class of all metrics, with default implementations of the optional methods.
 
-    A metric is usually a frozen dataclass whose fields are its options; `unit_metric` and
-    `layer_metric` make one from a function.
+    A metric is usually a frozen dataclass whose fields are its options. `unit_metric` and
+    `layer_metric` create a metric from a function.
 
     Attributes:
-        variables: The attributes (`long_name`, `units`, `description`) of the variables it returns.
-            Figures, the terminal and the page label them by these.
+        variables: The attributes (`long_name`, `units`, `description`) of the returned variables.
+            Figures, terminal tables and HTML reports use them as labels.
 
     Example:
         >>> from dataclasses import dataclass
@@ -85,38 +85,38 @@ class Metric(ABC):
     @property
     @abstractmethod
     def needs(self) -> Sequence[Any]:
-        """The statistics that it is computed from."""
+        """The statistics that the metric is computed from."""
 
     @abstractmethod
     def evaluate(self, *statistics: Any) -> tuple[xr.Dataset, xr.Dataset]:
         """Computes the values of one layer from the `to_xarray()` of its statistics.
 
         Returns:
-            A dataset with the dimension `unit`, and a dataset of values of the whole layer.
+            A dataset with the dimension `unit`, and a dataset of values for the whole layer.
         """
 
     def fitted(
         self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
     ) -> tuple[Metric, str]:
-        """The metric for one model, from a few images before the pass, and a warning or `""`."""
+        """Adapts the metric to a model, given a few images; also returns a warning or `""`."""
         return self, ""
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
-        """Facts for the provenance beside the options: how these layers are measured."""
+        """Additional facts for the provenance: how these layers are measured."""
         return {}
 
     def conclude(
         self, units: xr.Dataset, layers: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-        """Further values from the tables of all layers: of units, of layers and of the network."""
+        """Computes values of units, layers and the network that need the tables of all layers."""
         return xr.Dataset(), xr.Dataset(), xr.Dataset()
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Sentences about the whole result that become warnings."""
+        """Returns messages about the whole result, which are issued as warnings."""
         return []
 
     def with_attributes(self, table: xr.Dataset) -> xr.Dataset:
-        """The table with the attributes of each variable; `metric` is the name of this metric."""
+        """Adds the attributes of each variable, including `metric`, the name of this metric."""
         return table.assign(
             {
                 name: values.assign_attrs(
@@ -131,22 +131,22 @@ _REGISTERED: dict[str, Metric] = {}
 
 
 def register(metric: Metric) -> Metric:
-    """Makes a metric known by its name; a later one of the same name replaces it."""
+    """Registers a metric under its name; it replaces a metric of the same name."""
     _REGISTERED[metric.name] = metric
     return metric
 
 
 def list_metrics() -> list[str]:
-    """The names that `analyze` and the command line know."""
+    """The metric names that `analyze` and the command line accept."""
     _built_in()
     return sorted({*_REGISTERED, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
 def get_metric(name: str) -> Metric:
-    """A metric by name: a registered one, or one that an installed package provides.
+    """Returns a metric by name, either registered or provided by an installed package.
 
     Raises:
-        OptionError: No such metric, or one whose package cannot be loaded.
+        OptionError: There is no such metric, or its package cannot be loaded.
     """
     if name not in _REGISTERED:
         _built_in()
@@ -161,7 +161,7 @@ def get_metric(name: str) -> Metric:
 
 
 def metric_of(variable: str) -> str | None:
-    """The registered metric that returns a variable, or whose mean or quartiles it is.
+    """The registered metric of a variable, or of the variable whose mean or quartiles it holds.
 
     >>> metric_of("gradient_norm_cv"), metric_of("silent_fraction_mean"), metric_of("other")
     ('gradient_variability', 'silent_fraction', None)
@@ -173,10 +173,10 @@ def metric_of(variable: str) -> str | None:
 
 
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """Metrics from names, configured objects, classes and decorated functions.
+    """Returns metrics from names, configured objects, classes and decorated functions.
 
     Raises:
-        OptionError: Something that is no metric, none at all, or two of one name.
+        OptionError: An item is not a metric, there are no metrics, or two have the same name.
     """
     asked = metrics if isinstance(metrics, list | tuple) else [metrics]
     found = [_metric(one) for one in asked]
@@ -188,7 +188,7 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 
 @cache
 def _built_in() -> frozenset[str]:
-    """The names of probekit's own metrics, which register when their modules are imported."""
+    """The names of the built-in metrics, which are registered when their modules are imported."""
     path, prefix = probekit.metrics.__path__, f"{probekit.metrics.__name__}."
     for module in pkgutil.walk_packages(path, prefix):
         import_module(module.name)
@@ -215,12 +215,12 @@ def _metric(given: Any) -> Metric:
 
 
 def _from_object(given: Any) -> Any:
-    """An object of a class, the metric of a decorated function, or the object itself."""
+    """An instance of a class, the metric of a decorated function, or the object itself."""
     return given() if isinstance(given, type) else configured(given) or given
 
 
 def _load(point: EntryPoint) -> None:
-    """Registers the metric that an entry point of another package names."""
+    """Registers the metric of an entry point of another package."""
     package = point.dist.name if point.dist else "unknown"
     try:
         loaded = point.load()
@@ -242,14 +242,14 @@ def _load(point: EntryPoint) -> None:
 
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
-    """A metric made from one pure function.
+    """A metric made from a pure function.
 
     Attributes:
-        called: Its name.
-        statistics: The statistics whose `to_xarray()` the function is called with.
-        function: Returns one value (or several) per unit, or per layer.
-        level: Which of the two.
-        variables: The attributes of the variable of its name.
+        called: Name of the metric.
+        statistics: The statistics whose `to_xarray()` output is passed to the function.
+        function: Returns one or more values per unit or per layer.
+        level: Whether the values are per unit or per layer.
+        variables: The attributes of the variable of that name.
         options: Keyword arguments of the function.
     """
 
@@ -280,7 +280,7 @@ class FunctionMetric(Metric):
         """Calls the function for one layer.
 
         Raises:
-            OptionError: The function fails, or returns something else than it promised.
+            OptionError: The function fails, or its return value does not match its level.
         """
         try:
             returned = self.function(*statistics, **self.options)
@@ -307,7 +307,7 @@ class FunctionMetric(Metric):
                 ) from None
         if not isinstance(values, xr.DataArray | xr.Dataset):
             raise OptionError(self._must("xarray", type(returned).__name__))
-        # Other coordinates would conflict with those of other metrics' variables.
+        # Other coordinates could conflict with those of variables of other metrics.
         values = values.drop_vars([name for name in values.coords if name not in values.dims])
         table = values.to_dataset(name=self.name) if isinstance(values, xr.DataArray) else values
         other = "layer" if self.level == "unit" else "unit"
@@ -339,18 +339,18 @@ def unit_metric(
 ) -> Callable[[Function], Function]:
     """Registers a function from statistics to one value per unit.
 
-    The function is called with the `to_xarray()` of each statistic, for one layer at a time, and
-    returns an array with the dimension `unit`, or a dataset of several. It stays an ordinary
-    function, which also takes a recording in place of its statistics. Its further arguments are
+    The function is called once per layer with the `to_xarray()` output of each statistic. It returns
+    an array with the dimension `unit`, or a dataset of such arrays. The decorated function can still
+    be called directly, also with a recording instead of the statistics. Its other arguments are
     options: `functools.partial(function, option=value)` is a metric too.
 
     Args:
-        needs: A statistic, or a sequence of them (classes or configured ones); `Recorded` for the
-            activations themselves.
+        needs: A statistic or a sequence of statistics (classes or configured objects); `Recorded` for
+            the activations themselves.
         name: The name of the metric and of its variable; by default the function's name.
-        **about: What the variable is, for figures, the terminal and the page: `long_name`, `units`,
-            `description` (by default the first sentence of the docstring), `short_name` for column
-            headings, and `share=True` for shares in [0, 1].
+        **about: Attributes of the variable, used as labels: `long_name`, `units`, `description` (by
+            default the first sentence of the docstring), `short_name` for column headings, and
+            `share=True` for fractions in [0, 1].
 
     Raises:
         OptionError: `needs` contains something that is not a statistic, or the name is built in or
@@ -371,7 +371,7 @@ def unit_metric(
 def layer_metric(
     *, needs: Any, name: str | None = None, **about: Unpack[About]
 ) -> Callable[[Function], Function]:
-    """Registers a function from statistics to one value (or several) per layer, as `unit_metric`.
+    """Registers a function from statistics to one or more values per layer, like `unit_metric`.
 
     Example:
         >>> from probekit.statistics.covariance import Covariance
@@ -385,10 +385,10 @@ def layer_metric(
 
 
 def configured(given: Any) -> FunctionMetric | None:
-    """The metric that a decorated function became, with the options of a `functools.partial`.
+    """The metric of a decorated function, with the options of a `functools.partial`.
 
     Raises:
-        OptionError: An option that the function does not have.
+        OptionError: The function does not have one of the options.
     """
     options: dict[str, Any] = {}
     while isinstance(given, partial):
@@ -446,7 +446,7 @@ def _attributes(function: Any, name: str, about: About) -> Attributes:
 
 
 def _statistics(needs: Any) -> tuple[Any, ...]:
-    """Statistics as configured objects, made from classes where they are given as classes."""
+    """Statistics as configured objects; classes are instantiated."""
     made = tuple(need() if isinstance(need, type) else need for need in needs)
     for statistic in made:
         if not isinstance(statistic, StatisticLike):

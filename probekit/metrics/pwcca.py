@@ -1,4 +1,4 @@
-"""How far apart two representations are, whatever their axes: projection-weighted CCA."""
+"""Projection-weighted CCA: a distance between representations that is independent of their axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["pwcca_distance", "pwcca_ratio"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Literal["fewer", "first", "second", "uniform"]
-# With fewer rows a dimension, canonical correlations are high by chance alone.
+# With fewer rows per dimension, canonical correlations are high by chance alone.
 _ROWS_A_DIMENSION = 2
 
 
@@ -29,39 +29,40 @@ def pwcca_distance(
 ) -> xr.DataArray:
     """One minus the projection-weighted mean of the canonical correlations of two representations.
 
-    0: one is a linear map of the other; 1: nothing in common. With X and Y centred, the canonical
-    variates h_i of the weighted side are orthonormal over samples, rho_i are the correlations, and
-    the weight of rho_i is sum_j |<h_i, x_j>| over the units x_j of that same side, made to add up to
-    one. All in float64.
+    The distance is 0 if one representation is a linear map of the other, and 1 if they have nothing in
+    common. With X and Y centered, the canonical variates h_i of the weighted side are orthonormal over
+    samples, and rho_i are the correlations. The weight of rho_i is sum_j |<h_i, x_j>| over the units
+    x_j of the same side; the weights are normalized to add up to one. Computations are in float64.
 
-    The distance does not change under an invertible linear map of the side that is not weighted. Under
-    one of the weighted side the correlations stay and their weights change, as in the paper's
-    definition; with `weights="uniform"` nothing changes.
+    An invertible linear map of the side that is not weighted does not change the distance. Such a map
+    of the weighted side keeps the correlations but changes their weights, as in the paper's
+    definition; with `weights="uniform"` the distance does not change.
 
-    The code that came with the paper weights by the side of fewer dimensions, but where that is the
-    second it applies the second side's coefficients to the first side's activations. Here variates
-    and units are always of one side.
+    The code published with the paper weights by the side with fewer dimensions. If that is the second
+    side, it applies the second side's coefficients to the first side's activations. Here, variates and
+    units are always those of the same side.
 
     Args:
-        first: Activations (sample, unit): an array, or a recording, of which each layer is compared
-            with the second's layer of the same name.
-        second: The same samples in the same order; other units.
-        weights: Which side's units give the weights: `"fewer"`, the one that varies in fewer
-            dimensions (the first where equal); `"first"`; `"second"`; or `"uniform"`, the plain mean
-            of the correlations. Several choices give a dimension `weights`. The units' weights mostly
-            follow the spectrum of the weighted side, so show the uniform ones beside them.
-        tolerance: Directions whose singular value is below this share of the largest are left out,
+        first: Activations (sample, unit): an array or a recording. Each layer of a recording is
+            compared with the layer of the same name in the second recording.
+        second: Activations of other units for the same samples in the same order.
+        weights: The side whose units define the weights: `"fewer"`, the side that varies in fewer
+            dimensions (the first if they are equal); `"first"`; `"second"`; or `"uniform"`, the
+            unweighted mean of the correlations. A sequence adds the dimension `weights` to the result.
+            Projection weights mostly follow the spectrum of the weighted side, so report the uniform
+            distance too.
+        tolerance: Directions whose singular value is below this fraction of the largest are excluded,
             as are dead units.
 
     Returns:
-        One number, or (layer) for recordings. NaN where a side does not vary at all.
+        A scalar, or (layer) for recordings. NaN if a side does not vary at all.
 
     Warns:
-        ProbekitWarning: Fewer than two samples a dimension, which makes distances too low.
+        ProbekitWarning: There are fewer than two samples per dimension, so distances are too low.
 
     Raises:
-        DataError: Not the same samples, no common layer, or NaN.
-        OptionError: An unknown choice of weights.
+        DataError: The samples differ, no layer is in both recordings, or there is NaN.
+        OptionError: A choice of weights is unknown.
 
     Source:
         Morcos, Raghu & Bengio 2018 (arXiv 1806.05759), equation 6.
@@ -84,7 +85,7 @@ def pwcca_distance(
 def _compared(
     first: Any, second: Any, choices: tuple[Weights, ...], tolerance: float
 ) -> xr.DataArray:
-    """Distances (weights,), or (layer, weights) of recordings."""
+    """Distances (weights,), or (layer, weights) for recordings."""
     if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
         return _by_layer(first, second, choices, tolerance)
     tables = [_table(given) for given in (first, second)]
@@ -103,35 +104,35 @@ def pwcca_ratio(
     weights: Weights | Sequence[Weights] = "fewer",
     tolerance: float = 1e-6,
 ) -> xr.Dataset:
-    """The distance of regularized from unregularized networks over those within each kind.
+    """The distance between regularized and unregularized networks relative to that within each kind.
 
-    A regularizer that only turned the representation leaves networks as far apart as replicates are,
-    and the ratio about 1. Replicates of the regularized networks may themselves lie further apart
-    than those of the others: then a ratio above 1 to the unregularized replicates alone says nothing
-    of what is represented. So `ratio_within` compares with both. Two networks in one place of the
-    sequences share a seed and with it their first weights: they are not compared, as a replicate is
-    not compared with itself.
+    If a regularizer only rotates the representation, networks are as far apart as replicates, and the
+    ratio is about 1. Replicates of the regularized networks can be farther apart than those of the
+    unregularized networks. In that case a ratio above 1 relative to the unregularized replicates alone
+    is not evidence of a different representation, so `ratio_within` compares with both. Two networks
+    at the same place in the sequences share a seed and therefore their initial weights. They are not
+    compared, just as a replicate is not compared with itself.
 
     Args:
         regularized: Activations or recordings of networks with the regularizer, by seed.
-        unregularized: The same without it, of the same seeds in the same order.
-        weights: As for `pwcca_distance`; `("fewer", "uniform")` gives both, along `weights`.
+        unregularized: Those of networks without it, for the same seeds in the same order.
+        weights: As for `pwcca_distance`; `("fewer", "uniform")` returns both along `weights`.
         tolerance: As for `pwcca_distance`.
 
     Returns:
-        `distance`, `baseline` and `within` (replicate, other): the distances of each regularized
-        network from the unregularized ones of the other seeds, of the unregularized networks from one
-        another, and of the regularized ones from one another. `ratio_within_by_replicate`
-        (replicate), the mean distance over the mean of `baseline` and `within`, and its mean,
-        `ratio_within`; `ratio_by_replicate` and `ratio`, over the mean of `baseline` alone. All by
-        `layer` too for recordings.
+        A dataset of distances (replicate, other): `distance`, of each regularized network from the
+        unregularized networks of the other seeds; `baseline`, between the unregularized networks;
+        `within`, between the regularized networks. And of ratios: `ratio_within_by_replicate`
+        (replicate), the mean distance divided by the mean of `baseline` and `within`, and its mean,
+        `ratio_within`; `ratio_by_replicate` and `ratio`, relative to the mean of `baseline` alone.
+        For recordings, all have the dimension `layer` too.
 
     Raises:
-        DataError: Fewer than two seeds; and as `pwcca_distance`.
+        DataError: There are fewer than two seeds, or the conditions of `pwcca_distance` hold.
 
     Source:
-        The comparison with unregularized replicates is that of Leavitt & Morcos 2020 (arXiv
-        2003.01262), as we read it; that with both is probekit's.
+        The comparison with unregularized replicates is our interpretation of Leavitt & Morcos 2020
+        (arXiv 2003.01262); the comparison with both is probekit's.
 
     Example:
         >>> draws = np.random.default_rng(0)
@@ -175,7 +176,7 @@ def pwcca_ratio(
 def _from_others(
     networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
 ) -> xr.DataArray:
-    """Distances (other, ...) of one network from the others, but for that of its own seed."""
+    """Distances (other, ...) of one network from the others, except the one with the same seed."""
     found = [
         pwcca_distance(networks[place], other, **options)
         for number, other in enumerate(others)
@@ -224,7 +225,7 @@ def _table(given: Any) -> Array:
 def _distances(
     first: Array, second: Array, choices: Sequence[Weights], tolerance: float
 ) -> list[float]:
-    """The distance under each choice of weights."""
+    """The distance for each choice of weights."""
     tables = [table - table.mean(0) for table in (first, second)]
     bases = [_basis(table, tolerance) for table in tables]
     dimensions = [basis.shape[1] for basis in bases]
@@ -251,7 +252,7 @@ def _distances(
 
 
 def _basis(table: Array, tolerance: float) -> Array:
-    """An orthonormal basis, over samples, of what the units span."""
+    """An orthonormal basis, over samples, of the space that the units span."""
     left, values, _ = np.linalg.svd(table, full_matrices=False)
     kept = values > tolerance * values[:1] if values[0] > 0 else np.zeros(len(values), bool)
     basis: Array = left[:, kept]

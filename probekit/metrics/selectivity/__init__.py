@@ -1,1 +1,1 @@
-"""Class selectivity: the index, its intervals and controls."""
+"""Class selectivity: the index, its confidence intervals and control metrics."""

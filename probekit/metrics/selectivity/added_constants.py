@@ -1,4 +1,4 @@
-"""The null of the class selectivity index: constants that change the index and not the network."""
+"""A control for the class selectivity index: added constants change the index, not the network."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["add_constants"]
 
 
 def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> Any:
-    """A copy of a network in which constants are added to units and taken away by what follows.
+    """A copy of a network that adds constants to units and subtracts them again after the layer.
 
-    The copy computes the same function, up to rounding. A constant that is added to a unit is
-    absorbed by the next layers' affine maps (for a linear layer, b' = b - W c), which is written here
-    as a subtraction, so that it holds for padding and shortcuts too. The class selectivity index of
-    the units changes all the same; eta squared, the AUC and the offset-free index do not.
+    The copy computes the same function, up to rounding. The affine maps of the following layers can
+    absorb a constant that is added to a unit (for a linear layer, b' = b - W c). The copy subtracts the
+    constant instead, so that this also holds for padding and shortcuts. The class selectivity index of
+    the units still changes; eta squared, the AUC and the offset-free index do not.
 
     Args:
-        model: A module or an `ImageModel`; it stays as it is.
-        constants: For each layer, one number or (units,) numbers, in units of the activation.
-        images: A few inputs (two are enough), as the model takes them: they show the units' axis.
+        model: A module or an `ImageModel`; it is not modified.
+        constants: For each layer, a scalar or an array (units,), in units of the activation.
+        images: A few inputs of the model (two are enough), used to find the unit axis.
 
     Returns:
-        The copy, of the model's type. In the place of the layer `NAME` it has three: `NAME.original`,
-        its activations before; `NAME.shifted`, with the constants added; and `NAME`, which passes on
-        the original ones.
+        The copy, of the model's type. Three layers replace the layer `NAME`: `NAME.original` has the
+        original activations; `NAME.shifted` has the constants added; and `NAME` returns the original
+        activations to the following layers.
 
     Raises:
-        LayerError: No such layer, or one that is the model itself or called several times.
-        OptionError: Not one number or one for each unit, or NaN or infinity.
+        LayerError: There is no such layer, or it is the model itself or called several times.
+        OptionError: The constants are not a scalar or one per unit, or contain NaN or infinity.
 
     Example:
         >>> from probekit.analysis.analyze import analyze
@@ -69,7 +69,7 @@ def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> A
 
 
 def _added(values: Any, layer: Layer) -> Tensor:
-    """The constants of one layer, shaped for its output."""
+    """The constants of one layer, in a shape that broadcasts to its output."""
     given = torch.as_tensor(values, dtype=torch.float32).detach().clone()
     if given.shape not in ((), (layer.units,)) or not given.isfinite().all():
         raise OptionError(
@@ -82,7 +82,7 @@ def _added(values: Any, layer: Layer) -> Tensor:
 
 
 class _Reparametrized(nn.Module):
-    """A module whose units are seen with constants added, by hooks on `shifted` alone."""
+    """A module whose units have constants added, visible only to hooks on `shifted`."""
 
     def __init__(self, original: nn.Module, constants: Tensor) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from probekit.statistics.permuted import PermutedClassMeans
 
 __all__ = ["SelectivityChance"]
 
-# Two indices closer than this are the same: sums in another order differ by less.
+# Indices closer than this count as equal: a different order of summation changes them by less.
 _SAME = 1e-9
 
 
@@ -52,26 +52,32 @@ _VARIABLES = {
 class SelectivityChance(Metric):
     """The metric `selectivity_chance`: the index under permuted labels.
 
-    The highest of several noisy class means is above their mean, so that a unit that knows nothing
-    has an index above zero, the more so the fewer samples a class has. Per unit, over permutations
-    of the labels: `selectivity_chance` (mean index), `selectivity_z` (index minus chance, in standard
-    deviations of chance), `selectivity_p` = (1 + number of permutations with an index at least as
-    high) / (permutations + 1), `selectivity_p_corrected` (the same for the highest z of the layer:
-    the chance that any unit of a layer that knows nothing reaches this z) and `selectivity_q` (the
-    smallest false discovery rate, over all recorded units, at which the unit counts as selective;
-    Benjamini and Hochberg). Per layer: `units_above_chance`, those with q up to 0.05.
+    The highest of several noisy class means exceeds their average. Hence a unit that carries no class
+    information has an index above zero, and the fewer samples per class, the higher it is.
+
+    Variables per unit, over permutations of the labels:
+
+    - `selectivity_chance`: the mean index
+    - `selectivity_z`: the index minus chance, in standard deviations of chance
+    - `selectivity_p`: (1 + number of permutations with an index at least as high) / (permutations + 1)
+    - `selectivity_p_corrected`: the same for the highest z of the layer: the probability that any unit
+      of a layer without class information reaches this z
+    - `selectivity_q`: the smallest false discovery rate, over all recorded units, at which the unit
+      counts as selective (Benjamini and Hochberg)
+
+    The variable per layer is `units_above_chance`, the number of units with q up to 0.05.
 
     Args:
         permutations: Number of permutations; p is at least 1 / (permutations + 1).
-        seed: Seeds them.
-        class_counts: Number of samples of each class, in label order; needed only for data that
-            cannot tell its labels before the pass.
+        seed: Seed of the permutations.
+        class_counts: Number of samples of each class, in label order. Required only if the data
+            cannot provide its labels before the pass.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
-        memory: Bytes that the sums may take: 8 * permutations * classes * units.
+        memory: Maximum number of bytes for the sums: 8 * permutations * classes * units.
 
     Raises:
-        OptionError: Options that are not valid; too many permutations for `memory`.
+        OptionError: An option is not valid, or `memory` is too small for the permutations.
 
     Source:
         p of permutation tests: Phipson & Smyth 2010 (arXiv 1603.05766); the highest statistic:
@@ -106,7 +112,7 @@ class SelectivityChance(Metric):
 
     @property
     def needs(self) -> Sequence[Any]:
-        """Class means, and those under permuted labels."""
+        """The class means, and the class means under permuted labels."""
         counts = None if self.class_counts is None else tuple(self.class_counts)
         return (
             ClassMeans(),
@@ -116,7 +122,7 @@ class SelectivityChance(Metric):
     def evaluate(
         self, class_mean: xr.DataArray, permuted: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         found = formula.at(class_mean.transpose("unit", "class").values)
@@ -136,7 +142,7 @@ class SelectivityChance(Metric):
     def conclude(
         self, units: xr.Dataset, layers: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-        """What takes all layers together: false discovery rates, and how many units pass."""
+        """Computes false discovery rates over all layers, and the number of units above chance."""
         q = xr.DataArray(adjust_p_values(units["selectivity_p"].values, "bh"), dims="unit")
         names = layers["layer"].values
         above = [int((q.values[units["layer"].values == name] <= 0.05).sum()) for name in names]
@@ -148,7 +154,7 @@ class SelectivityChance(Metric):
 
 
 def _scores(index: Array, centre: Array, spread: Array) -> Array:
-    """Distances from chance in standard deviations; 0 where chance does not vary at all."""
+    """Distances from chance in standard deviations; 0 where chance does not vary."""
     varies = spread > _SAME
     return np.where(varies, (index - centre) / np.where(varies, spread, 1.0), 0.0)
 

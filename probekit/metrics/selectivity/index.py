@@ -1,4 +1,4 @@
-"""The class selectivity index, written once: for arrays and tensors, of the preferred class or any."""
+"""The class selectivity index of the preferred class or any other, for arrays and tensors."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Values = TypeVar("Values", Array, Tensor)
 
 @dataclass(frozen=True)
 class SelectivityIndex:
-    """SI = (mu - mu_rest) / (mu + mu_rest + eps), with what the papers leave open.
+    """SI = (mu - mu_rest) / (mu + mu_rest + eps), with options that the papers do not specify.
 
-    mu is the mean of a class, by default of the preferred class, the one with the highest mean;
-    mu_rest is the mean of the means of all other classes. Class means lie along the last axis and are
-    NaN for a class without samples. Arrays give arrays; tensors give tensors, differentiably and
-    without waiting for the device.
+    mu is the mean of a class, by default of the preferred class, which has the highest mean; mu_rest
+    is the mean of the means of all other classes. Class means lie along the last axis and are NaN for
+    a class without samples. The methods return arrays for arrays and tensors for tensors. For tensors
+    they are differentiable and do not synchronize with the device.
 
     Args:
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
 
     Raises:
-        OptionError: An unknown `negative`, or an `eps` that is negative or infinite.
+        OptionError: `negative` is unknown, or `eps` is negative or infinite.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262), after Morcos et al. 2018 (arXiv 1803.06959).
@@ -59,13 +59,13 @@ class SelectivityIndex:
     def of_classes(self, means: Values) -> Values:
         """The index that each class would have if it were the preferred one.
 
-        It rises with the class's mean, so that the index of a unit is the highest of these.
+        It increases with the mean of the class, so the index of a unit is the highest of these.
 
         Args:
-            means: Class means (..., class); NaN where a class has no sample.
+            means: Class means (..., class); NaN where a class has no samples.
 
         Returns:
-            (..., class); NaN where the mean is, or where there are fewer than two classes.
+            (..., class); NaN where the mean is NaN or there are fewer than two classes.
         """
         given = torch.as_tensor(means)
         return _like(self._of(given, None), means)
@@ -74,11 +74,11 @@ class SelectivityIndex:
         """The index of the preferred class, or of given classes.
 
         Args:
-            means: Class means (..., class); NaN where a class has no sample.
-            place: Places (...,) along the last axis; the preferred class where there are none.
+            means: Class means (..., class); NaN where a class has no samples.
+            place: Indices (...,) along the last axis; None for the preferred class.
 
         Returns:
-            (...,). A dead unit, whose class means are all zero, has zero and no gradient.
+            (...,). A dead unit, whose class means are all zero, has the index 0 and no gradient.
         """
         given = torch.as_tensor(means)
         chosen = _preferred(given) if place is None else torch.as_tensor(place)
@@ -105,7 +105,7 @@ class SelectivityIndex:
         return torch.where(valid, index, torch.nan)
 
     def describe_negative(self, units: int, layers: Sequence[str]) -> str:
-        """A sentence about units with class means below zero, and what was done with them."""
+        """A message about units with negative class means, and how they were treated."""
         done = {
             "clip": "they count as zero (negative='clip')",
             "keep": "the index is not limited to [0, 1] there (negative='keep')",
@@ -117,7 +117,7 @@ class SelectivityIndex:
 
 
 def preferred(means: Values) -> Any:
-    """The place (...,) of the highest class mean, the first of equal ones; array or tensor as given.
+    """The index (...,) of the highest class mean (the first on ties), as an array or a tensor.
 
     >>> preferred(np.array([[0.1, np.nan, 0.3]]))
     array([2])
@@ -127,10 +127,10 @@ def preferred(means: Values) -> Any:
 
 
 def enough_classes(classes: int) -> None:
-    """Refuses data of fewer than two classes.
+    """Checks that there are at least two classes.
 
     Raises:
-        DataError: There are fewer than two.
+        DataError: There are fewer than two classes.
     """
     if classes < 2:
         raise DataError(
