@@ -1,1 +1,1 @@
-"""Recording activations: which layers there are, where their units lie, and the one hook mechanism."""
+"""Record activations: find layers, determine their unit axes, and hook forward passes."""

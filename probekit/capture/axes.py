@@ -1,8 +1,8 @@
-"""What the axes of a tensor are: samples, units, positions; and how they move through operations.
+"""The meaning of tensor axes (samples, units, positions) and how operations transform it.
 
-Every axis is a product of parts, outermost first: swin's windows of samples are (samples, windows).
-A part is a label and a size. Labels say where an axis comes from, so that they stay apart where
-sizes agree, as in square maps or where there are as many tokens as features.
+Every axis is a product of parts, outermost first: the batch axis of Swin windows is
+(samples, windows). A part has a label and a size. A label identifies the origin of an axis, so axes of
+equal size remain distinct, for example in square maps or with as many tokens as features.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _serial = count()
 
 
 class Kind(Enum):
-    """What an axis is.
+    """The kind of an axis.
 
-    CONSTANT: Of a constant or a broadcast; it takes on what it meets.
-    INPUT: An axis of an input of the model, or a stack of inputs.
+    CONSTANT: An axis of a constant or a broadcast; it adopts the axis that it is combined with.
+    INPUT: An axis of a model input, or a stack of inputs.
     PLACE: Positions that share weights: space, tokens, windows.
-    UNIT: Made by weights: one column, filter or scale for each index.
-    LOST: An operation without a rule made it.
+    UNIT: Created by weights: one column, filter or scale per index.
+    LOST: Created by an operation without a rule.
     """
 
     CONSTANT = 0
@@ -55,11 +55,11 @@ class Label:
     """The identity of an axis.
 
     Attributes:
-        kind: What the axis is.
-        serial: Labels are numbered as they are made; the newest units are a layer's own.
+        kind: The kind of the axis.
+        serial: The creation order of labels; the newest units are a layer's own.
         read: Whether weights read the axis as their input features.
-        before: How many tokens that are no patches stand before the patches.
-        after: How many stand behind them.
+        before: Number of non-patch tokens before the patches.
+        after: Number of non-patch tokens after the patches.
         class_token: The position of the class token on the axis, if there is one.
     """
 
@@ -76,13 +76,13 @@ class Label:
 
     @property
     def root(self) -> Label:
-        """The label that stands for all that are known to be the same axis."""
+        """The representative of all labels known to be the same axis."""
         while self._same._same is not self._same:
             self._same = self._same._same
         return self._same
 
     def part(self) -> Label:
-        """The label of a part of the axis: of units, the same units; else other positions."""
+        """The label of a part of the axis: the same units for units, otherwise new positions."""
         if self.kind in (Kind.CONSTANT, Kind.LOST):
             return self
         label = Label(self.kind if self.kind is Kind.UNIT else Kind.PLACE)
@@ -91,12 +91,12 @@ class Label:
         return label
 
     def unite(self, other: Label) -> None:
-        """Notes that two labels are the same axis, as the samples of two inputs."""
+        """Records that two labels are the same axis, for example the samples of two inputs."""
         other.root._same = self.root
 
     @property
     def tokens(self) -> bool:
-        """Whether there are tokens beside the patches."""
+        """Whether the axis has tokens other than patches."""
         return bool(self.before or self.after)
 
     def __repr__(self) -> str:
@@ -116,12 +116,12 @@ def constant(size: int) -> Axis:
 
 
 def lost(size: int) -> Axis:
-    """An axis of which nothing is known."""
+    """An axis of unknown origin."""
     return ((_LOST, size),)
 
 
 def kind(axis: Axis) -> Kind:
-    """What an axis is as a whole: that of its units if it has any, else of its first known part."""
+    """The kind of a whole axis: `UNIT` if any part is units, otherwise that of its first known part."""
     kinds = [label.kind for label, _ in axis]
     for one in (Kind.LOST, Kind.INPUT, Kind.UNIT, Kind.PLACE):
         if one in kinds:
@@ -139,14 +139,14 @@ def newest(axis: Axis) -> Label:
 
 
 def read(axis: Axis) -> None:
-    """Notes that weights read an axis as their input features."""
+    """Records that weights read an axis as their input features."""
     latest = newest(axis)
     for label, _ in axis:
         label.read |= label is latest or (label.kind, label.serial) == (Kind.UNIT, latest.serial)
 
 
 def resized(axis: Axis, size: int) -> Axis:
-    """An axis after a pad, crop, pool or interpolation: the same, with another size."""
+    """The same axis with another size, after a pad, crop, pool or interpolation."""
     whole = prod(part for _, part in axis)
     if whole == size:
         return axis
@@ -160,7 +160,7 @@ def resized(axis: Axis, size: int) -> Axis:
 
 
 def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
-    """An axis from `start` to `stop`: of tokens beside patches, those that remain."""
+    """An axis cropped from `start` to `stop`, with the non-patch tokens that remain."""
     label = axis[0][0]
     whole = prod(part for _, part in axis)
     if size == whole:
@@ -177,9 +177,9 @@ def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
 
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
-    """The axes after a reshape, which keeps the order of elements.
+    """The axes after a reshape, which preserves the order of elements.
 
-    An axis of positions may be split anew: 8 windows of 7 rows into 7 parts of 8 rows.
+    An axis of positions may be split differently: 8 windows of 7 rows into 7 parts of 8 rows.
     """
     whole = tuple(_one_place(axis) for axis in axes)
     found = _regrouped(axes, shape) or _regrouped(whole, shape)
@@ -228,7 +228,7 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 
 def _outer(label: Label) -> Label:
-    """The label of the outer part of a split axis: of samples with their frames, the samples."""
+    """The label of the outer part of a split axis, such as the samples of (samples, frames)."""
     if label.kind is Kind.UNIT:
         return label.part()
     return Label(label.kind) if label.tokens else label
@@ -275,10 +275,10 @@ def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
 
 
 def _units_or_places(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
-    """What an axis is that weights made in one operand and share in the other.
+    """Merges an axis that holds units in one operand and positions in the other.
 
-    Positions, as where an MLP over the tokens of each channel is added to the tokens, unless the
-    operand with positions has no other axis that could be its units.
+    The result is positions, as when an MLP over the tokens of each channel is added to the tokens,
+    unless the operand with positions has no other axis that could be its units.
     """
     units, places = (a, b) if kind(a) is Kind.UNIT else (b, a)
     mine = [pair[1] if units is a else pair[0] for pair in others]
@@ -325,6 +325,6 @@ def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: b
 
 
 def _registers(name: str | None) -> bool:
-    """Whether a parameter holds tokens that are no class tokens."""
+    """Whether a parameter holds tokens other than class tokens."""
     last = (name or "").rpartition(".")[2].lower()
     return any(word in last for word in ("reg", "dist", "prompt", "storage", "mask"))

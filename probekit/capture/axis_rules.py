@@ -1,7 +1,7 @@
-"""What operations do to axes: one rule for each kind of operation of torch.
+"""How operations transform axes: one rule per kind of torch operation.
 
-The operations are those below autograd, of which there are few: `F.linear`, `nn.Linear` and `@` come
-out as matrix products, `flatten` and einops as views and permutations.
+Rules apply to the small set of operations below autograd: `F.linear`, `nn.Linear` and `@` become
+matrix products; `flatten` and einops become views and permutations.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = ["Call", "Known", "follow"]
 
 
 class Known(Protocol):
-    """What is known of tensors so far.
+    """What is known about tensors so far.
 
     Attributes:
-        seen_tokens: Whether tokens that are no patches were joined with others.
+        seen_tokens: Whether non-patch tokens were concatenated with others.
     """
 
     seen_tokens: bool
@@ -48,20 +48,20 @@ class Known(Protocol):
         ...
 
     def depends(self, tensor: Tensor) -> bool | None:
-        """Whether a tensor depends on the inputs; None where that is not known."""
+        """Whether a tensor depends on the inputs; None if unknown."""
         ...
 
     def name(self, tensor: Tensor) -> str | None:
-        """The name of the parameter in whose memory a tensor lies."""
+        """The name of the parameter that a tensor shares memory with."""
         ...
 
     def vote(self, axes: Axes, position: int) -> None:
-        """Notes that an operation takes an axis for the batch."""
+        """Records that an operation treats an axis as the batch."""
         ...
 
 
 class Call:
-    """One call of an operation, with what was known of its tensors before it ran.
+    """One call of an operation, with what was known about its tensors before it ran.
 
     Attributes:
         name: The name of the operation, without its overload.
@@ -93,7 +93,7 @@ class Call:
 
     @property
     def operation(self) -> str:
-        """The name without its namespace and the mark of the in-place form."""
+        """The name without its namespace and in-place suffix."""
         name = self.name.partition("::")[2]
         return name.removesuffix("_") if self.in_place else name
 
@@ -102,7 +102,7 @@ class Call:
         return self._axes[id(tensor)]
 
     def moves(self, tensor: Tensor) -> bool:
-        """Whether an argument depends on the inputs, as far as is known."""
+        """Whether an argument is known to depend on the inputs."""
         return bool(self._depends[id(tensor)])
 
     def first(self) -> Tensor:
@@ -112,7 +112,7 @@ class Call:
 
 Rule: TypeAlias = Callable[[Call, Sequence[Tensor]], "Axes | list[Axes]"]
 _RULES: dict[str, Rule] = {}
-# Those of torch, whose operations are elementwise where no rule says otherwise.
+# Namespaces of torch; their operations are elementwise unless a rule says otherwise.
 _NAMESPACES = {
     "aten",
     "prim",
@@ -126,7 +126,7 @@ _NAMESPACES = {
 
 
 def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
-    """The axes of what a call gave."""
+    """The axes of the outputs of a call."""
     if call.name.startswith("aten::new_"):
         return [tuple(map(constant, one.shape)) for one in outputs]
     rule = _RULES.get(call.operation)
@@ -163,7 +163,7 @@ def _position(dim: int, ndim: int) -> int:
 
 
 def _pointwise(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
-    """Elementwise operations, and all others whose output is as large as what went in."""
+    """Elementwise operations, and all others whose output has the size of the input."""
     return [_like_arguments(call, tuple(output.shape)) for output in outputs]
 
 
@@ -209,7 +209,7 @@ def _all_resized(axes: Axes, shape: Sequence[int]) -> Axes:
     "_fused_rms_norm",
 )  # fmt: skip
 def _norm(call: Call, outputs: Sequence[Tensor]) -> Axes:
-    """A norm scales units; where none are known before, they are on the axis that it scales."""
+    """A norm scales units; if none are known yet, they are on the axis that it scales."""
     axes = call.axes(call.first())
     per_sample = call.operation in ("native_layer_norm", "_fused_rms_norm")
     scaled = len(axes) - 1 if per_sample else 1
@@ -363,7 +363,7 @@ def _unknown(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
     return [tuple(map(lost, one.shape)) for one in outputs]
 
 
-# What joins, repeats and reorders
+# Concatenation, repetition and reordering
 
 
 @_rule("cat")
@@ -405,7 +405,7 @@ def _repeat(call: Call, outputs: Sequence[Tensor]) -> Axes:
 
 
 def _reordered(axis: Axis, size: int) -> Axis:
-    """An axis in another order: what was the samples is no longer."""
+    """An axis in another order; reordered samples no longer count as samples."""
     if kind(axis) is Kind.UNIT:
         return ((newest(axis), size),)
     return constant(size) if kind(axis) is Kind.CONSTANT else ((Label(Kind.PLACE), size),)
@@ -455,7 +455,7 @@ def _index(call: Call, outputs: Sequence[Tensor]) -> Axes:
 
 
 def _in_order(index: Tensor, size: int) -> bool:
-    """Whether an index counts all places in order, as `torch.arange(len(x))` does."""
+    """Whether an index selects all elements in order, as `torch.arange(len(x))` does."""
     if index.ndim != 1 or len(index) != size or index.device.type == "meta":
         return False
     return bool((index == torch.arange(size, device=index.device)).all())
@@ -482,7 +482,7 @@ def _reduction(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
     return [left] * len(outputs)
 
 
-# Resampling of space
+# Spatial resampling
 
 
 @_rule("pixel_shuffle", "pixel_unshuffle", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",

@@ -1,4 +1,4 @@
-"""Which axis of the inputs, or which list of them, is the batch."""
+"""Determines which axis of the inputs, or which list of inputs, is the batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Batch:
     """The samples of a forward pass.
 
     Attributes:
-        label: The label of their axis; None where it is not known.
-        size: How many there are.
-        source: Where to read their number from, as `count_samples` takes it.
-        certain: Whether the model shows that this is the batch.
+        label: The label of their axis; None if unknown.
+        size: Number of samples.
+        source: Where to read the number of samples from, in the format of `count_samples`.
+        certain: Whether the model confirms that this is the batch.
     """
 
     label: Label | None
@@ -31,9 +31,9 @@ class Batch:
 
 
 def first_guess(inputs: Sequence[Axes]) -> Batch | None:
-    """The batch as far as the inputs show it: axis 0 of the first images, if there are any.
+    """The batch that the inputs suggest: axis 0 of the first images, if there are any.
 
-    Lists of images and inputs with fewer axes show it only when the model has run.
+    For lists of images and inputs with fewer axes, the batch is known only after the model has run.
     """
     whole = [i for i, axes in enumerate(inputs) if len(axes) > 3]
     if len(whole) != 1 and any(inputs[i][0][0][1] != inputs[whole[0]][0][0][1] for i in whole):
@@ -53,14 +53,14 @@ def decide(
 ) -> Batch:
     """The batch after the model has run.
 
-    A table that the model gives has a row for each sample. Else the batch is what the model's
-    convolutions, batch norms and modules for sequences take for it, or axis 0 of the images.
+    A table that the model returns has one row per sample. Otherwise, the batch is the axis that the
+    model's convolutions, batch norms and sequence modules treat as such, or axis 0 of the images.
 
     Args:
-        tracer: Followed the forward pass.
-        outputs: The axes of the tensors that the model gave.
-        sequences: The axes that modules with a `batch_first` declared to be the batch.
-        guess: The batch as far as the inputs show it.
+        tracer: The tracer that followed the forward pass.
+        outputs: The axes of the tensors that the model returned.
+        sequences: The axes that modules with a `batch_first` attribute declared as the batch.
+        guess: The batch that the inputs suggest.
         inputs: The tensors that the model was called with.
     """
     lengths = {axis[0][0].root: axis[0][1] for axes in tracer.inputs for axis in axes}

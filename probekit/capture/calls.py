@@ -21,12 +21,12 @@ class Call:
     """One call of a module, or of an activation function inside a module.
 
     Attributes:
-        name: The name under which it was called, with `_1`, `_2`, ... from the second call on.
-        series: The same without a number.
+        name: The name under which it was called, with the suffix `_1`, `_2`, ... from the second call on.
+        series: The same name without the suffix.
         numbered: For a module, the first of its names with the number of the call; otherwise `name`.
         module: The first name of the module that is called, or that calls the function.
-        number: Which call of the module it is, or which of this function in the module, from 0.
-        function: The name of the function; empty where a module is called.
+        number: Index of the call of the module, or of this function in the module, starting at 0.
+        function: The name of the function; empty if a module is called.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True)
 class _Running:
-    """A module whose forward is running, under one of its names, and the layers before it."""
+    """A module whose forward is running, the name of the call, and the number of layers before it."""
 
     module: nn.Module
     name: str
@@ -48,10 +48,10 @@ class _Running:
 
 @dataclass
 class Calls:
-    """Follows which modules run inside which, and names what is called.
+    """Tracks the nesting of running modules and names each call.
 
-    A module that stands in a model under several names has, in each call, the name under which it
-    was reached: `block2.act` where block 2 called `self.act`, whatever else that module is called.
+    A module registered under several names gets, in each call, the name under which it was accessed:
+    `block2.act` if block 2 called `self.act`, whatever its other names are.
 
     Args:
         root: The model.
@@ -73,7 +73,7 @@ class Calls:
         self._lent: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def watch_names(self) -> None:
-        """Notes, until `forget_names`, under which name a module of several names is reached."""
+        """Tracks, until `forget_names`, the name under which a module with several names is accessed."""
         for module in self.root.modules():
             if any(len(self._names[child]) > 1 for child in module.children()):
                 usual = module._modules
@@ -92,14 +92,14 @@ class Calls:
                 module.__dict__["_modules"] = usual
 
     def enter(self, module: nn.Module, layers: int = 0) -> None:
-        """A module begins to run, after so many layers."""
+        """Records that a module starts to run, with the number of layers so far."""
         self.stack.append(_Running(module, self._called_as(module), layers))
 
     def leave(self, module: nn.Module) -> tuple[Call, int]:
-        """A module has run; the modules that it called and that failed are forgotten.
+        """Records that a module has run, and drops modules that it called and that failed.
 
         Returns:
-            The call, and how many layers there were when it began.
+            The call, and the number of layers when it started.
         """
         running = self.stack.pop()
         while running.module is not module:
@@ -109,7 +109,7 @@ class Calls:
         return self._made(running.name, next(numbered), canonical, ""), running.layers
 
     def function(self, name: str) -> Call:
-        """An activation function has been called in the module that runs."""
+        """Records that the running module has called an activation function."""
         running = self.stack[-1]
         series = f"{running.name}.{name}" if running.name else name
         return self._made(series, None, self._names[running.module][0], name)
@@ -126,7 +126,7 @@ class Calls:
         return Call(name, series, numbered or name, module, number, function)
 
     def _called_as(self, module: nn.Module) -> str:
-        """The name under which a module is called now."""
+        """The name under which a module is currently called."""
         names = self._names[module]
         if len(names) == 1:
             return names[0]
@@ -141,7 +141,7 @@ class Calls:
 
 
 class _Watched(dict[str, Any]):
-    """The submodules of a module, which notes those that are reached."""
+    """The submodules of a module, as a dictionary that tracks which ones are accessed."""
 
     def __init__(self, usual: dict[str, Any], parent: nn.Module, reached: _Reached) -> None:
         super().__init__(usual)
@@ -154,16 +154,16 @@ class _Watched(dict[str, Any]):
         return module
 
     def values(self) -> Any:
-        """The submodules, each noted while it is the current one."""
+        """The submodules, each tracked while it is the current one."""
         return (module for _, module in self.items())
 
     def items(self) -> Any:
-        """The submodules with their names, each noted while it is the current one."""
+        """The submodules with their names, each tracked while it is the current one."""
         for key, module in super().items():
             notes = self._note(key, module)
             newest = notes[-1]
             yield key, module
-            if notes and notes[-1] is newest:  # not called: passed over on the way to another one
+            if notes and notes[-1] is newest:  # not called, only iterated over
                 notes.pop()
 
     def _note(self, key: str, module: Any) -> list[tuple[nn.Module, str]]:

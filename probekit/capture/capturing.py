@@ -1,4 +1,4 @@
-"""The second phase of a recorder: known layers are recorded in every forward pass."""
+"""The second phase of a recorder: record known layers in every forward pass."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Capturing"]
 
 
 class Capturing(Phase):
-    """Hooks the known layers alone.
+    """Hooks only the known layers.
 
-    Functions are intercepted while a module runs in which one of them is a layer, and cost nothing
+    Functions are intercepted only inside modules in which a function call is a layer, at no cost
     elsewhere.
 
     Args:
         module: The model.
-        settings: What was asked for.
-        functions: What intercepts functions.
+        settings: The settings of the recorder.
+        functions: Intercepts functions.
         layers: The layers, in execution order.
-        done: Called at the end of each forward pass with what was recorded.
+        done: Called with the recorded tensors at the end of each forward pass.
 
     Raises:
-        LayerError: Layers of another model.
+        LayerError: The layers belong to another model.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Capturing(Phase):
         self.after(self.module, self._end)
 
     def leave(self) -> None:
-        """Ends a forward pass that did not come to its end."""
+        """Ends an interrupted forward pass."""
         super().leave()
         self._running = 0
 
@@ -101,7 +101,7 @@ class Capturing(Phase):
                 self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
-        """An activation function was called as a function; returns what flows on, if that changes."""
+        """Handles a call of an activation function; returns a replacement for its result, or None."""
         caller = self._callers.get(calling_module()) if self.open else None  # type: ignore[arg-type]
         return None if caller is None or in_backward() else self._record(caller, name, result)
 
@@ -111,7 +111,7 @@ class Capturing(Phase):
                 return None
             changed = self._record(name, "", output)
             if changed is not None and self._wrote_into_input(module, output):
-                output.copy_(changed)  # whoever called it may ignore what it returned
+                output.copy_(changed)  # the caller may ignore the return value
                 return None
             return changed
 
@@ -123,7 +123,7 @@ class Capturing(Phase):
         self._inputs[module] = (given, given._version if readable else None)
 
     def _wrote_into_input(self, module: nn.Module, output: Any) -> bool:
-        """Whether a module has changed its input in place and returned it."""
+        """Whether a module has modified its input in place and returned it."""
         given, version = self._inputs.pop(module)
         if given is not output:
             return False
@@ -132,7 +132,7 @@ class Capturing(Phase):
         return bool(given._version != version)
 
     def _record(self, module: str, function: str, output: Any) -> Tensor | None:
-        """Keeps an output; returns what flows on in its place, or None where that is itself."""
+        """Records an output; returns its replacement, or None if the output is unchanged."""
         call = self._calls.get((module, function), 0)
         self._calls[module, function] = call + 1
         layer = self._sites.get((module, function, call))
@@ -157,7 +157,7 @@ class Capturing(Phase):
         self._done(held)
 
     def _compare_calls(self) -> None:
-        """Warns, once, where a module is not called as often as in the first forward pass."""
+        """Warns once if the number of calls of a module differs from the first forward pass."""
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
             if calls and calls != layer.calls:

@@ -1,4 +1,4 @@
-"""Units held at fixed values while a model runs, as a source of tables."""
+"""A source of tables that clamps units to fixed values while a model runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Clamped"]
 
 @dataclass(frozen=True, eq=False)
 class Clamped:
-    """A source that holds chosen units at a value at all positions, in the one forward pass.
+    """A source that clamps selected units to a value at all positions during the forward pass.
 
-    Its tables are the layers' activations, pooled over positions, as they flow on.
+    Its tables are the layers' activations after clamping, pooled over positions.
 
     Attributes:
-        held: For a layer's name, (units,) of bool: which units are held.
-        values: For a layer's name, (units,): at which value; zero for layers that it lacks.
+        held: For each layer name, a boolean mask (units,) of the clamped units.
+        values: For each layer name, the values (units,); missing layers use zero.
 
     Raises:
-        LayerError: A layer that is not among those of the pass, or has another number of units.
+        LayerError: A layer is not recorded in the pass, or has another number of units.
     """
 
     held: Mapping[str, Tensor]
@@ -45,7 +45,7 @@ class Clamped:
         samples: Tensor | None = None,
         **reading: Any,
     ) -> Iterator[Tap]:
-        """Holds the units while the model runs."""
+        """Clamps the units while the model runs."""
         self._check(layers)
         with Recorder(model, list(layers), change=self._hold, **reading) as recorder:
             yield lambda images, index: recorder.activations

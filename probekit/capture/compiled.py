@@ -1,4 +1,4 @@
-"""The forward pass of a stream, compiled together with the hooks that record it."""
+"""The forward pass of a stream, compiled together with the recording hooks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _TOLERANCE = 1e-3
 
 
 class Forward:
-    """Runs a model as it was written or, if asked to, compiled.
+    """Runs a model eagerly or, on request, compiled.
 
-    The first batch runs both ways and is compared; batches of another size run as the model was
-    written, since each size would be compiled anew. Where compiling fails, or records something
-    else, a warning says so and everything runs as the model was written.
+    The first batch runs both ways and the results are compared. Batches of another size run
+    eagerly, since each size would need another compilation. If compilation fails or changes the
+    recorded values, a warning is issued and all batches run eagerly.
 
     Args:
         run: The model, with its hooks set.
@@ -52,7 +52,7 @@ class Forward:
             self._compiled = torch.compile(lambda *x, **named: run(*x, **named), dynamic=False)
 
     def __call__(self, images: Any) -> Any:
-        """The output of the model for a copy of a batch of images, or of inputs with names."""
+        """Returns the output of the model for a copy of a batch of images or of named inputs."""
         if self._compiled is None or self._size not in (None, len(images)):
             return self._as_written(images)
         if self._size is None:
@@ -65,13 +65,13 @@ class Forward:
             return call(self._run, images)
 
     def _first(self, images: Any) -> Any:
-        """Compiles, and runs the first batch both ways."""
+        """Compiles the model and runs the first batch both ways."""
         compiled, self._compiled = self._compiled, None
         assert compiled is not None
         try:
             call(compiled, images)
             found = [dict(tables) for tables in self._recorded()]
-        except Exception as error:  # of a compiler, of which anything can be expected
+        except Exception as error:  # compilers may raise any exception
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warn(f"the model is not compiled: {reason}")
             return self._as_written(images)

@@ -1,4 +1,4 @@
-"""Whether a module of the user's own acts like an activation function."""
+"""Detects whether a user-defined module acts like an activation function."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ _HARMLESS = (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd)
 
 
 def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: Any) -> bool | None:
-    """Whether a module maps each element by itself, by a function that is not affine.
+    """Whether a module maps each element independently, by a function that is not affine.
 
-    The modules of torch are known by their types and not examined. A copy of the module runs on
-    numbers of its own, without gradients, so that the module stays as it is.
+    Modules of torch are known by type and are not tested. The test runs a copy of the module on
+    synthetic inputs, without gradients, so the module itself does not change.
 
     Args:
         module: A module that has just run.
         given: Its positional arguments.
-        output: What it gave.
+        output: Its output.
 
     Returns:
-        None where the module could be one, but cannot be copied or run alone.
+        True or False; None if the module may be an activation function, but cannot be copied or run
+        alone.
 
     >>> class Swish(nn.Module):
     ...     def forward(self, x):
@@ -47,12 +48,12 @@ def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: Any)
         return False
     try:
         return _examine(module, (min(2, shape[0]), *shape[1:]), output)
-    except Exception:  # a module of anyone's may refuse copying, and raise anything
+    except Exception:  # user-defined modules may refuse to be copied, and raise any exception
         return None
 
 
 def _small(module: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether a module has at most weights that are numbers or one number per channel."""
+    """Whether all weights of a module are scalars or have one number per channel."""
     inside = [child for child in module.modules() if child is not module]
     return (
         all(is_activation_function(child) or isinstance(child, _HARMLESS) for child in inside)
@@ -71,7 +72,7 @@ def _examine(module: nn.Module, shape: tuple[int, ...], like: Tensor) -> bool:
     with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         one, other, mask = (_spread(shape, step, like) for step in (0.618034, 0.754878, 0.732051))
-        other = other / 4 - 1  # numbers of another mean and variance, which a norm would take in
+        other = other / 4 - 1  # another mean and variance, which a norm would remove
         return _by_element(run, one, other, mask > 0) and not _affine(run, one, other)
 
 
@@ -83,14 +84,14 @@ def _spread(shape: tuple[int, ...], step: float, like: Tensor) -> Tensor:
 
 
 def _by_element(run: Callable[[Tensor], Tensor], one: Tensor, other: Tensor, mask: Tensor) -> bool:
-    """Whether each element of the result depends on its own element alone."""
+    """Whether each element of the result depends only on the same element of the input."""
     mixed = run(torch.where(mask, one, other))
     expected = torch.where(mask, run(one), run(other))
     return mixed.shape == one.shape and torch.allclose(mixed, expected, rtol=1e-2, atol=1e-3)
 
 
 def _affine(run: Callable[[Tensor], Tensor], one: Tensor, other: Tensor) -> bool:
-    """Whether the middle of two inputs gives the middle of their results."""
+    """Whether the midpoint of two inputs maps to the midpoint of their results."""
     middle = (run(one) + run(other)) / 2
     scale = float(middle.abs().max()) + 1e-6
     return float((run((one + other) / 2) - middle).abs().max()) < 2e-2 * scale

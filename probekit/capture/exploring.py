@@ -1,4 +1,4 @@
-"""The first phase of a recorder: one forward pass that finds out what there is to record."""
+"""The first phase of a recorder: one forward pass that finds the layers to record."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Exploring(Phase):
 
     Args:
         module: The model.
-        settings: What was asked for.
-        functions: What intercepts functions.
-        selection: Which layers are wanted.
-        done: Called at the end of the pass with this phase, the layers and what was recorded.
+        settings: The settings of the recorder.
+        functions: Intercepts functions.
+        selection: The selected layers.
+        done: Called at the end of the pass with this phase, the layers and the recorded tensors.
 
     Attributes:
-        notes: After the pass, sentences on what is uncertain or missing.
+        notes: After the pass, messages about what is uncertain or missing.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Exploring(Phase):
         self.after(self.module, _eager(self._after), always=True)
 
     def leave(self) -> None:
-        """Ends a forward pass that did not come to its end."""
+        """Ends an interrupted forward pass."""
         super().leave()
         self._calls.forget_names()
         if self._scout is not None:
@@ -115,7 +115,7 @@ class Exploring(Phase):
             self.functions.paused = False
 
     def called(self, name: str, result: Any) -> Tensor | None:
-        """An activation function was called as a function; it flows on as it is."""
+        """Handles a call of an activation function, and leaves its result unchanged."""
         inside = any(is_activation_function(one.module) for one in self._calls.stack)
         if self._scout is None or inside or in_backward():
             return None
@@ -128,7 +128,7 @@ class Exploring(Phase):
     def _found_to_be(
         self, scout: Scout, call: Call, layers: int, module: nn.Module, args: Any, output: Any
     ) -> bool:
-        """Whether a module of the user's own is an activation function, of what is inside too."""
+        """Whether a user-defined module, including its submodules, is an activation function."""
         if scout.gave_last(layers, output):
             return False
         found = acts_like_activation(module, args, output)
@@ -179,7 +179,7 @@ class Exploring(Phase):
 
 
 def _eager(hook: Any) -> Any:
-    """A hook that a compiler leaves alone: tracing what the first pass learns takes it minutes."""
+    """Excludes a hook from compilation, since tracing the first pass would take minutes."""
     if "torch._dynamo" not in sys.modules:
         return hook
     return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ _CLAMPS = ("clamp", "clip", "clamp_min")
 _MAXIMA = ("maximum", "max")
 
 FUNCTION_NAMES = frozenset({*_ALWAYS, *_CLAMPS, *_MAXIMA})
-"""What the last part of the name of a function's layer can be."""
+"""The possible last parts of the name of a function's layer."""
 
 
 def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -38,7 +38,7 @@ def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a maximum of two tensors holds one above a number, or above one number per channel."""
+    """Whether a maximum of two tensors bounds one from below by a scalar or one number per channel."""
     pair = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
     if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
         return False
@@ -67,11 +67,11 @@ _WATCHED = _watched()
 def called_activation(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> str | None:
-    """The name of the activation function that a call of a torch function is, or None.
+    """The name of the activation function that a call of a torch function computes, or None.
 
-    `erf` is named too, though it is no activation function but a part of GELUs that are written out.
-    A clamp counts where it is a ReLU or a ReLU6, a maximum where it holds a tensor above a number or
-    above one number per channel, as a thresholded linear unit does.
+    `erf` is included because explicit implementations of GELU use it. A clamp counts if it is a ReLU
+    or a ReLU6. A maximum counts if it bounds a tensor from below by a scalar or by one number per
+    channel, as a thresholded linear unit does.
 
     >>> called_activation(functional.relu, (torch.ones(1),), {"inplace": True})
     'relu'
@@ -88,14 +88,14 @@ def called_activation(
 
 
 class Interception(TorchFunctionMode):
-    """While it is on, shows every activation function that is called as a function.
+    """While active, intercepts calls of activation functions as torch functions.
 
     Args:
-        seen: Called with the name of the function and its result; what it returns other than None
-            takes the place of the result.
+        seen: Called with the name of the function and its result; a return value other than None
+            replaces the result.
 
     Attributes:
-        paused: While true, nothing is shown.
+        paused: While true, nothing is intercepted.
     """
 
     def __init__(self, seen: Seen) -> None:
@@ -106,7 +106,7 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Runs a torch function, and shows it where it is an activation function."""
+        """Runs a torch function and, if it is an activation function, calls `seen`."""
         result = func(*args, **kwargs) if kwargs else func(*args)
         if func not in _WATCHED or self.paused:
             return result
@@ -120,15 +120,15 @@ class Interception(TorchFunctionMode):
 
     @property
     def on(self) -> bool:
-        """Whether this is among the modes of this thread."""
+        """Whether this mode is active in this thread."""
         return any(mode is self for mode in _modes())
 
     def start(self) -> None:
-        """Switches it on, in this thread."""
+        """Activates this mode in this thread."""
         torch._C._push_on_torch_function_stack(self)
 
     def end(self) -> None:
-        """Switches it off wherever it is among the modes of this thread."""
+        """Deactivates this mode, wherever it is on the mode stack of this thread."""
         others = []
         while self.on:
             mode = torch._C._pop_torch_function_stack()
@@ -148,7 +148,7 @@ _CALL = nn.Module._call_impl.__code__
 
 
 def calling_module() -> nn.Module | None:
-    """The innermost module that is running in this thread, found among the frames of the call."""
+    """The innermost module running in this thread, found in the call stack."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _CALL:

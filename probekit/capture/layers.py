@@ -1,4 +1,4 @@
-"""What a layer is: one call of one module in a forward pass, with its name and its units."""
+"""The layer: one call of one module in a forward pass, with its name and its units."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class Layer:
     Attributes:
         name: The dotted name under which the module was called, or the name of the calling module and
             that of the function; with `_1`, `_2`, ... for the second, third, ... call.
-        module: The dotted name of the module, the first one where it has several.
-        call: Which call of the module, or of the function in it, in a forward pass, from 0.
+        module: The dotted name of the module; the first one if it has several.
+        call: Index of the call of the module, or of the function in it, in a forward pass, from 0.
         type: The class name of the module, or the name of the function.
         shape: The shape of the output without its batch axis.
         unit_axis: The axis of the units in the output, batch axis included.
         units: Number of units.
-        windows: How many windows of each sample are folded into the batch axis (1: none).
-        prefix: How many of the first positions are class, distillation or register tokens.
-        itemsize: Bytes of one element of the output.
-        calls: How often the module, or the function in it, is called in a forward pass.
+        windows: Number of windows of each sample folded into the batch axis (1: none).
+        prefix: Number of leading positions that are class, distillation or register tokens.
+        itemsize: Bytes per element of the output.
+        calls: Number of calls of the module, or of the function in it, per forward pass.
         function: The name of an activation function that the module calls, such as `relu` for
-            `F.relu(x)`; empty where the layer is the module itself.
+            `F.relu(x)`; empty if the layer is the module itself.
         batch_axis: The axis of the samples in the output.
-        suffix: How many of the last positions are such tokens.
+        suffix: Number of trailing positions that are class, distillation or register tokens.
         class_token: The position of the class token, if there is one.
-        evidence: What the unit axis was decided by: the module's own `weights`, `weights before` or
-            `weights after` it, the `only axis` there is, another `image size`; or it is `assumed`.
+        evidence: The evidence for the unit axis: the module's own `weights`, `weights before` or
+            `weights after` it, the `only axis`, another `image size`; or `assumed`.
         certain: Whether the batch axis and the unit axis are certain.
-        samples_from: Where the number of samples is read from: which input tensor, and which of its
-            axes; (-1, 0) is the number of input tensors, and None leaves it to the layers.
-        split: Further axes of the units, where a reshape split them, as into heads and features.
+        samples_from: Where to read the number of samples: the input tensor and its axis. (-1, 0) is
+            the number of input tensors; None infers the number from the layers.
+        split: Further unit axes if a reshape split the units, for example into heads and features.
     """
 
     name: str
@@ -85,11 +85,11 @@ class Layer:
 
     @property
     def _unit_axes(self) -> list[int]:
-        """The axes of the units in an output with its samples first."""
+        """The unit axes of an output with samples on axis 0."""
         return [axis + (axis < self.batch_axis) for axis in (self.unit_axis, *self.split)]
 
     def chosen(self, tokens: str) -> slice:
-        """Which positions of a sequence are read: `"all"`, the `"patch"` tokens, the `"class"` token."""
+        """The positions of a sequence to read: `"all"`, the `"patch"` tokens or the `"class"` token."""
         if tokens == "class" and self.class_token is not None:
             return slice(self.class_token, self.class_token + 1)
         if tokens == "patch" and (self.prefix or self.suffix):
@@ -133,8 +133,8 @@ def unwrap(module: nn.Module) -> nn.Module:
     """The user's own module inside `torch.compile` and `DistributedDataParallel`.
 
     Raises:
-        ModelError: `nn.DataParallel`, whose replicas run side by side in threads, anywhere in the
-            model; or TorchScript, which runs its layers outside Python.
+        ModelError: The model contains `nn.DataParallel`, whose replicas run in parallel threads, or
+            TorchScript, which runs its layers outside Python.
     """
     while True:
         if isinstance(module, nn.parallel.DistributedDataParallel):
@@ -160,9 +160,9 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def uncompiled() -> AbstractContextManager[None]:
-    """Runs compiled models, and compiled parts of them, as they were written.
+    """Runs compiled models and compiled submodules eagerly.
 
-    What `torch.compile` made passes over hooks that were set after it.
+    Compiled code ignores hooks that are set after `torch.compile`.
     """
     if "torch._dynamo" in sys.modules:
         eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
@@ -182,8 +182,8 @@ _ACTIVATION_MODULES = ("timm.layers.activations", "transformers.activations")
 def is_activation_function(module: nn.Module) -> bool:
     """Whether a module is an activation function of torch, timm or transformers.
 
-    Softmax and its relatives are not: they normalize over units or positions. An EvoNorm of timm,
-    which normalizes and activates in one expression, is one.
+    Softmax and its variants do not count: they normalize over units or positions. timm's EvoNorm
+    layers, which normalize and activate in one expression, do.
     """
     where = type(module).__module__
     if where == "timm.layers.evo_norm":
@@ -194,7 +194,7 @@ def is_activation_function(module: nn.Module) -> bool:
 def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:
     """The names of the first, second, third, ... call of a module.
 
-    They follow torchvision's fx convention and pass over a name that a module has already.
+    They follow torchvision's fx convention and skip names that a module already has.
 
     >>> from itertools import islice
     >>> list(islice(site_names("relu", {"relu", "relu_1"}), 3))

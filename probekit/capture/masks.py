@@ -1,4 +1,4 @@
-"""Which positions of a layer are padding, from the attention mask that a model was called with."""
+"""Finds the padding positions of a layer from the attention mask of a model's inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["masked_mean", "position_mask", "token_mask"]
 
 
 def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
-    """The attention mask (batch, tokens) among a model's arguments, where it leaves tokens out.
+    """The attention mask (batch, tokens) among a model's arguments, if it masks any tokens.
 
     >>> token_mask({"attention_mask": torch.tensor([[1, 1, 0]])})
     tensor([[ True,  True, False]])
@@ -28,10 +28,10 @@ def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
 
 
 def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) -> Tensor | None:
-    """Which positions of a layer's output stand for tokens that are not padding.
+    """The positions of a layer's output that are not padding.
 
-    The positions of a layer are the tokens, or those of a chain of convolutions before it, as in
-    wav2vec 2.0, whose model lists them in its configuration.
+    The positions of a layer are the tokens, or the outputs of a chain of convolutions before it, as in
+    wav2vec 2.0, whose configuration lists the convolutions.
 
     Args:
         mask: (batch, tokens), true for tokens that are not padding.
@@ -40,10 +40,10 @@ def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) 
         model: The model, whose `config` may have `conv_kernel` and `conv_stride`.
 
     Returns:
-        (batch, positions), or None where the layer has no positions.
+        (batch, positions), or None if the layer has no positions.
 
     Raises:
-        LayerError: It is not known which positions are padding.
+        LayerError: The padding positions cannot be determined.
     """
     shape = layer.arrange(output).shape[2:]
     if not shape:
@@ -63,7 +63,7 @@ def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) 
 
 
 def _after_convolutions(mask: Tensor, positions: int, config: Any) -> Tensor | None:
-    """The mask after as many of a model's convolutions as leave this number of positions."""
+    """The mask after the first convolutions of a model that produce this number of positions."""
     total, lengths = mask.shape[1], mask.sum(1)
     prefix = torch.arange(total, device=mask.device) < lengths[:, None]
     if not torch.equal(prefix, mask):  # padding is not at the end
@@ -91,7 +91,7 @@ def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
         (batch, units); half precision is averaged, and returned, in float32.
 
     Raises:
-        LayerError: A sample without any such position.
+        LayerError: A sample has only padding.
 
     Example:
         >>> masked_mean(torch.tensor([[[1.0, 3.0, 8.0]]]), torch.tensor([[True, True, False]]))

@@ -1,7 +1,7 @@
-"""What modules give and take: tensors, alone or nested in tuples, mappings and dataclasses.
+"""Inputs and outputs of modules: tensors, alone or nested in tuples, mappings and dataclasses.
 
-Hooks of a compiled model run through here, and the compiler of torch 2.6 follows neither generators
-nor `isinstance` of a union.
+Hooks of compiled models use this code, and the compiler of torch 2.6 supports neither generators nor
+`isinstance` with a union.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ def tensors_in(output: Any) -> list[Tensor]:
 
 
 def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
-    """The tensor that stands for a module's output.
+    """Selects the tensor of a module's output to record.
 
     Args:
         output: A tensor, or a tuple, dict, named tuple, dataclass or ModelOutput with tensors in it.
-        pick: The index, key or field to take; None takes the first floating-point tensor. An output
-            that is a tensor is taken as it is.
+        pick: The index, key or field to select; None selects the first floating-point tensor. An output
+            that is a tensor is returned unchanged.
 
     Returns:
-        The tensor, or None where there is none in it.
+        The tensor, or None if the output contains none.
 
     Raises:
-        LayerError: `pick` names nothing in this output.
+        LayerError: `pick` does not exist in this output.
     """
     if pick is not None and not isinstance(output, Tensor):
         try:
@@ -51,7 +51,7 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
 
 
 def shares_memory(tensor: Tensor, output: Any) -> bool:
-    """Whether any tensor of an output lies in the memory of another tensor."""
+    """Whether any tensor of an output shares memory with another tensor."""
     storage = tensor.untyped_storage()._cdata
     return any(other.untyped_storage()._cdata == storage for other in tensors_in(output))
 
@@ -64,11 +64,11 @@ def inputs_in(arguments: Any) -> list[Tensor]:
 
 
 def count_samples(inputs: Sequence[Tensor], place: tuple[int, int] | None) -> int:
-    """The number of samples in a module's input tensors; 0 where they do not tell it.
+    """The number of samples in a module's input tensors; 0 if unknown.
 
     Args:
         inputs: The tensors, in order.
-        place: Which tensor and which of its axes; (-1, 0) is the number of tensors.
+        place: The indices of the tensor and of its axis; (-1, 0) is the number of tensors.
     """
     if place is None:
         return 0

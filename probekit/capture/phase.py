@@ -1,4 +1,4 @@
-"""What the two phases of a recorder share: hooks on a model, and the bounds of a forward pass."""
+"""Common code of the two phases of a recorder: hooks on a model, start and end of forward passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Nothing:
 
 
 class Hook:
-    """A hook that stays behind when its module is copied or pickled."""
+    """A hook that is not copied or pickled with its module."""
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
@@ -50,14 +50,14 @@ class Hook:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recorder was asked for.
+    """The settings of a recorder.
 
     Attributes:
-        reader: What is kept of an output.
-        pick: Which tensor of an output counts.
-        stop: End the forward pass at the last chosen layer.
-        change: What flows on in place of a layer's output.
-        when: Whether the forward pass that begins is recorded.
+        reader: Computes the recorded tensor from an output.
+        pick: The tensor of an output to record, as for `tensor_of`.
+        stop: End the forward pass at the last selected layer.
+        change: Computes a replacement for a layer's output.
+        when: Called at the start of a forward pass; whether to record it.
     """
 
     reader: Reader
@@ -68,12 +68,12 @@ class Settings:
 
 
 class Phase:
-    """Hooks on a model, from `hook` to `unhook`, that follow one forward pass after another.
+    """Hooks on a model, from `hook` to `unhook`, that follow successive forward passes.
 
     Args:
         module: The model.
-        settings: What was asked for.
-        functions: What intercepts functions; it calls `called` of the phase.
+        settings: The settings of the recorder.
+        functions: Intercepts functions and calls `called` of the phase.
     """
 
     def __init__(self, module: nn.Module, settings: Settings, functions: Interception) -> None:
@@ -89,7 +89,7 @@ class Phase:
         self.functions = functions
 
     def hook(self) -> None:
-        """Sets the hooks; none is left where that fails."""
+        """Sets the hooks, or none if that fails."""
         with ExitStack() as undo:
             undo.callback(self.unhook)
             self._hook()
@@ -97,41 +97,41 @@ class Phase:
         self.hooked = True
 
     def unhook(self) -> None:
-        """Takes the hooks off."""
+        """Removes the hooks."""
         self.hooked = False
         while self._handles:
             self._handles.pop().remove()
         self.leave()
 
     def leave(self) -> None:
-        """Ends a forward pass that did not come to its end."""
+        """Ends an interrupted forward pass."""
         self.open = False
         self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
-        """An activation function was called as a function; returns what flows on, if that changes."""
+        """Handles a call of an activation function; returns a replacement for its result, or None."""
         raise NotImplementedError
 
     def _hook(self) -> None:
         raise NotImplementedError
 
     def before(self, module: nn.Module, run: Callable[..., Any]) -> None:
-        """Hooks what happens before a module runs; the last to be set comes first."""
+        """Sets a hook that runs before a module; the hook set last runs first."""
         self._handles.append(
             module.register_forward_pre_hook(Hook(run), with_kwargs=True, prepend=True)
         )
 
     def after(self, module: nn.Module, run: Callable[..., Any], always: bool = False) -> None:
-        """Hooks what happens after a module has run; always, also where it raises an exception."""
+        """Sets a hook that runs after a module; with `always`, also if the module raises an exception."""
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
     def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> list[Tensor]:
-        """A forward pass begins; returns its input tensors.
+        """Starts a forward pass; returns its input tensors.
 
         Args:
-            args: What the model is called with.
-            kwargs: By keyword.
-            source: Where the number of samples is read from, as `count_samples` takes it.
+            args: The positional arguments of the model.
+            kwargs: The keyword arguments of the model.
+            source: Where to read the number of samples, in the format of `count_samples`.
         """
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()
@@ -142,15 +142,15 @@ class Phase:
         return inputs
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
-        """What is kept of a layer's output."""
-        if not self.batch and tensor.ndim > layer.batch_axis:  # the layers alone tell it
+        """The recorded tensor of a layer's output."""
+        if not self.batch and tensor.ndim > layer.batch_axis:  # only the layers show it
             self.batch = tensor.shape[layer.batch_axis] // layer.windows
         mask = None if self.mask is None else position_mask(self.mask, layer, tensor, self.module)
         return self.settings.reader.read(layer, tensor, self.batch, self.in_graph, mask)
 
 
 def in_backward() -> bool:
-    """Whether autograd is running, as when activation checkpointing computes a layer again."""
+    """Whether autograd is running, as when activation checkpointing recomputes a layer."""
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
