@@ -1,4 +1,4 @@
-"""What would be recorded, told in advance from one small forward pass."""
+"""Lists the layers that would be recorded, from one small forward pass."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def scout_layers(
     tokens: Tokens = "all",
     output: int | str | None = None,
 ) -> tuple[list[Layer], Any]:
-    """Finds the layers that a selection means, with one forward pass over a few images.
+    """Finds the layers that a selection matches, with one forward pass over a few images.
 
-    A single image is joined by its mirror image, since only several samples show which axis is the
-    batch. Layers that fold windows into the batch axis are recorded only if each sample's windows
-    lie together there, which passes over the images in both orders check.
+    A single image is batched with its mirror image, since finding the batch axis requires several
+    samples. Layers that fold windows into the batch axis are recorded only if each sample's windows
+    are contiguous there; passes over the images in both orders check this.
 
     Returns:
         The layers in execution order, and the model's output for the images.
 
     Raises:
-        LayerError: As `Recorder`; or a layer that mixes samples in its batch axis.
+        LayerError: As for `Recorder`; or a layer mixes samples in its batch axis.
     """
     with borrow(model) as device, torch.no_grad():
         found, _, result = _scout(model, images.to(device), layers, tokens, output)
@@ -56,7 +56,7 @@ def _scout(
     tokens: Tokens,
     output: int | str | None,
 ) -> tuple[list[Layer], list[str], Any]:
-    """The layers, sentences on what is uncertain or missing, and the model's output."""
+    """Returns the layers, messages about what is uncertain or missing, and the model's output."""
     if len(images) == 1:
         images = (
             torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
@@ -74,7 +74,7 @@ def _scout(
 
 
 class _Finder(Recorder):
-    """A recorder that leaves the review of what is uncertain to its user."""
+    """A recorder that does not warn about uncertain layers; the caller does."""
 
     def _review(self, layers: Sequence[Layer]) -> list[str]:
         return []
@@ -87,9 +87,9 @@ def _second_look(
     tokens: Tokens,
     output: int | str | None,
 ) -> list[Layer]:
-    """Decides on unit axes by images of another size, of which the number of units is independent.
+    """Determines unit axes from images of another size, since the number of units does not change.
 
-    A model that takes no other size leaves them as they are.
+    If the model does not accept another size, the layers are returned unchanged.
     """
     if isinstance(images, KeywordInputs) or images.ndim != 4:
         return layers
@@ -118,13 +118,13 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
 
 
 def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
-    """Compares what each sample gave with what it gives in another order, among other samples.
+    """Checks whether the values of a sample depend on the order and the other samples of the batch.
 
     Returns:
-        A sentence on layers whose values differ; empty where there are none.
+        A message about layers whose values differ; empty if there are none.
 
     Raises:
-        LayerError: A layer that does not keep each sample's rows together.
+        LayerError: A layer does not keep each sample's rows contiguous.
     """
     before = recorder.activations
     order = [*range(len(images) - 1, 0, -1), 1]
@@ -161,30 +161,31 @@ def plan(
     output: int | str | None = None,
     verify: bool = False,
 ) -> pd.DataFrame:
-    """The layers that would be recorded, as a table.
+    """Lists the layers that would be recorded, as a table.
 
     Args:
         model: A module or an `ImageModel`.
-        images: A few inputs (two are enough), as the model takes them.
-        layers: Which layers, as for `Recorder`.
+        images: A few model inputs (two are enough).
+        layers: The layers, as for `Recorder`.
         spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
-        verify: Compare what would be recorded with an independent forward pass, at two batch sizes
+        verify: Compare the recorded values with an independent forward pass, at two batch sizes
             and, if the model accepts them, two image sizes.
 
     Returns:
         One row per layer, in execution order: `layer`, `type`, `shape` (of the output, without the
-        batch axis), `unit_axis` (batch axis included), `units`, `unit_axis_certain`, `evidence` (what
-        the unit axis was decided by), `calls` (of the module in a forward pass) and
-        `bytes_per_sample`. `attrs["notes"]` are sentences on what is uncertain or missing,
-        also given as warnings. With `verify` also `values` (whether recorded values equal those of
-        the plain pass), `axis` (what makes the unit axis certain, or that it is not) and `complete`
-        (whether all calls are there); `attrs` has `batch_sizes`, `image_sizes`, `missing`, the
-        activation functions that are no layer, and `classifier`, the last of all where that is none.
+        batch axis), `unit_axis` (batch axis included), `units`, `unit_axis_certain`, `evidence` (for
+        the unit axis), `calls` (of the module per forward pass) and `bytes_per_sample`.
+        `attrs["notes"]` holds messages about what is uncertain or missing, which are also issued as
+        warnings. `verify` adds the columns `values` (whether recorded values equal those of the
+        independent pass), `axis` (what makes the unit axis certain, or that it is uncertain) and
+        `complete` (whether all calls were recorded), and the `attrs` `batch_sizes`, `image_sizes`,
+        `missing` (activation functions that are not layers) and `classifier` (the last activation
+        function, if it is not a layer).
 
     Raises:
-        LayerError: As `Recorder`.
+        LayerError: As for `Recorder`.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten())

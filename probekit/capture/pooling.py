@@ -1,4 +1,4 @@
-"""The mean of a map over its positions, with a gradient that costs one pass over the map."""
+"""The mean of a map over its positions, with a gradient that needs one pass over the map."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NARROW = 64
 
 
 def pool(maps: Tensor) -> Tensor:
-    """The mean over positions, taken in the memory layout that the maps have.
+    """The mean over positions, computed in the memory layout of the maps.
 
-    In autograd, its gradient reaches the maps without being written out as a map, where the
-    engine can add it to theirs in place.
+    In autograd, the gradient is an expanded view instead of a full map if the engine can add it in
+    place to the gradient of the maps.
 
     Args:
         maps: (batch, units, *positions), a view in any layout.
@@ -43,7 +43,7 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 
 
 def _units_last(maps: Tensor) -> bool:
-    """Whether the units of one position lie side by side in memory, as in channels-last."""
+    """Whether the units of one position are contiguous in memory, as in channels-last."""
     return not maps.is_contiguous() and maps.movedim(1, -1).is_contiguous()
 
 
@@ -58,10 +58,10 @@ def _mean(maps: Tensor) -> Tensor:
 
 
 def _mean_of_rows(rows: Tensor) -> Tensor:
-    """The mean over axis 1 of bfloat16 numbers to 16 bits, without their copy in float32.
+    """The mean of bfloat16 numbers over axis 1 to 16 bits, without a copy in float32.
 
-    A sum is taken in float32 and rounded once, so a matrix product that begins at minus the rounded
-    sum gives what the rounding lost.
+    The sum is accumulated in float32 and rounded once, so a matrix product that starts at minus the
+    rounded sum returns the rounding error.
     """
     high = rows.sum(1, keepdim=True)
     low = torch.baddbmm(high, rows.new_ones(len(rows), 1, rows.shape[1]), rows, beta=-1)
@@ -97,14 +97,14 @@ class _Pool(torch.autograd.Function):
         return _mean(tangent)
 
 
-# `apply` asks for it in every call; finding it out anew would take as long as the rest of a call.
+# `apply` reads the signature in every call; computing it would take as long as the rest of the call.
 _Pool.forward.__signature__ = inspect.signature(_Pool.forward)  # type: ignore[attr-defined]
 
 
 def _rows(share: Tensor, positions: tuple[int, ...]) -> Tensor:
-    """A view of (batch, units) at every position, units last, with one row of positions written out.
+    """Expands (batch, units) to all positions, units last, with one row of positions materialized.
 
-    Adding few units position by position takes a CPU many times as long as adding whole rows.
+    On a CPU, adding a few units position by position takes many times as long as adding whole rows.
     """
     row = torch.cat([share] * positions[-1], 1)
     rows = row.view(len(share), *(1 for _ in positions[1:]), positions[-1], share.shape[1])

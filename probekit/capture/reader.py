@@ -1,4 +1,4 @@
-"""What is kept of a layer's output."""
+"""Computes the recorded tensor from a layer's output."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Reader:
     """Reads layers' outputs.
 
     Attributes:
-        reading: From (batch, units, *positions) to what is kept.
-        tokens: Which tokens of a sequence count.
-        grad: Keep what is read in the autograd graph.
+        reading: Maps (batch, units, *positions) to the recorded tensor.
+        tokens: The tokens of a sequence to use.
+        grad: Keep the recorded tensors in the autograd graph.
     """
 
     reading: Reading
@@ -43,17 +43,17 @@ class Reader:
         in_graph: bool,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """What is kept of a layer's output: always a tensor of its own, never a view of it.
+        """Returns the recorded tensor of a layer's output, always a new tensor and never a view.
 
         Args:
             layer: The layer.
             tensor: Its output.
             batch: The number of samples.
-            in_graph: Whether the forward pass began with gradients.
-            mask: (batch, positions), false for the padding, which no mean counts; None counts all.
+            in_graph: Whether the forward pass started with gradients enabled.
+            mask: (batch, positions), false for padding, which means exclude; None uses all positions.
 
         Raises:
-            LayerError: The output has another number of rows than expected, or lost its gradients.
+            LayerError: The output has an unexpected number of rows, or lost its gradients.
         """
         if tensor.is_nested:
             raise LayerError(

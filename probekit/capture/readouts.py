@@ -1,4 +1,4 @@
-"""Where the tables come from that statistics are fed with: one (rows, columns) tensor a layer."""
+"""Sources of the tables that update statistics: one (rows, columns) tensor per layer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 @runtime_checkable
 class Source(Protocol):
-    """A value that says which table of each layer a statistic is fed with.
+    """Defines the table of each layer that updates a statistic.
 
     Attributes:
-        own_pass: Whether its tap runs the model itself, rather than look on at the one forward pass.
+        own_pass: Whether its tap runs the model itself instead of observing the shared forward pass.
     """
 
     own_pass: bool
@@ -36,12 +36,12 @@ class Source(Protocol):
         samples: Tensor | None = None,
         **reading: Any,
     ) -> AbstractContextManager[Tap]:
-        """Gives a function from a batch of images and their indices to {layer: (rows, columns)}.
+        """Yields a function from a batch of images and their indices to {layer: (rows, columns)}.
 
-        `samples` are the indices of all samples, where they are known in advance.
+        `samples` are the indices of all samples, if they are known in advance.
 
-        The function is called once a batch, after the forward pass over it. Rows are samples, or
-        several rows a sample, each sample's together.
+        The function is called once per batch, after its forward pass. A sample has one row, or several
+        contiguous rows.
         """
         ...
 
@@ -65,7 +65,7 @@ _TABLES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Activations:
-    """The layer's activations in the forward pass.
+    """The activations of the layers in the forward pass.
 
     Args:
         spatial: `"mean"`: (batch, units), pooled over positions; `"positions"`: each position is a
@@ -84,6 +84,6 @@ class Activations:
         samples: Tensor | None = None,
         **reading: Any,
     ) -> Iterator[Tap]:
-        """Looks on while the model runs."""
+        """Observes the forward pass of the model."""
         with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:
             yield lambda images, index: recorder.activations

@@ -1,4 +1,4 @@
-"""Recordings: the activations themselves, as a labelled table in memory or in a zarr store."""
+"""Recordings: the raw activations, as a labeled table in memory or in a zarr store."""
 
 from __future__ import annotations
 
@@ -55,32 +55,31 @@ def record(
 
     Args:
         model: As for `analyze`.
-        data: As for `analyze`; with `store`, of a length that is known in advance.
+        data: As for `analyze`; with `store`, the number of samples must be known in advance.
         layers: As for `analyze`.
         spatial: `"mean"` records one number per unit; `"none"` records every element of the map, with its
             position.
         tokens: As for `analyze`.
         output: As for `analyze`.
-        store: A folder (`.zarr`) to record into, block by block. A recording that was interrupted
-            resumes where it stopped; None keeps everything in memory.
-        overwrite: Start again if the store exists.
+        store: A folder (`.zarr`) to record into, block by block. An interrupted recording resumes where it
+            stopped. None keeps everything in memory.
+        overwrite: Start over if the store exists.
         batch_size: Samples per forward pass.
         limit: As for `analyze`.
         device: As for `analyze`.
         seed: Seed of the sample that `limit` draws.
-        progress: Show a progress bar when on a terminal.
-        workers: Worker processes for reading.
+        progress: Show a progress bar if the output is a terminal.
+        workers: Number of worker processes for reading.
         compile: As for `analyze`.
 
     Returns:
-        `activation` (sample, unit) and `label` (sample; -1 where samples have no label or several
-        attributes) with the coordinates `layer` and `channel`
-        of every unit and, for whole maps, `y` and `x` or `token` (-1 where a layer has none). From a
-        store it is lazy.
+        `activation` (sample, unit) and `label` (sample; -1 for samples without a label or with several
+        attributes), with the coordinates `layer` and `channel` of every unit and, for whole maps, `y`
+        and `x` or `token` (-1 if a layer has none). With a store, the dataset is lazy.
 
     Raises:
         OutputError: The store holds another recording, or cannot be written.
-        ProbekitError: As `analyze`.
+        ProbekitError: As for `analyze`.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
@@ -156,7 +155,7 @@ def columns(
 
 
 def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
-    """(positions, 3): y, x and token of every position that is recorded of a layer."""
+    """The y, x and token (positions, 3) of every recorded position of a layer."""
     shape = layer.positions
     places = np.full((prod(shape), 3), -1)
     if len(shape) == 2 and layer.windows == 1:

@@ -1,4 +1,4 @@
-"""The one hook mechanism: what flows through the chosen layers of a forward pass."""
+"""The hook mechanism that records selected layers during a forward pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _whole(maps: Tensor) -> Tensor:
 
 
 def _escaped(tensor: Tensor) -> bool:
-    """Whether a tensor belongs to a torch.func transform that has ended."""
+    """Whether a tensor belongs to a finished `torch.func` transform."""
     level: int = torch._C._functorch.maybe_get_level(tensor)
     if level < 0:
         return False
@@ -44,41 +44,41 @@ _READINGS: dict[str, Reading] = {"mean": pool, "none": _whole}
 
 
 class Recorder:
-    """Records chosen layers of any module while it runs, without changing it.
+    """Records selected layers of any module while it runs, without changing it.
 
-    The first forward pass inside the context finds out which calls happen, in which order, and on
-    which axis each layer has its units; the passes after it only record.
+    The first forward pass inside the context finds the calls, their order and the unit axis of each
+    layer. Later passes only record.
 
     Args:
-        model: Any module; what `torch.compile` or `DistributedDataParallel` wraps is recorded in the
-            original, which `recorder(x)` runs without the compiler. An `ImageModel` too.
+        model: Any module or `ImageModel`. For modules wrapped by `torch.compile` or
+            `DistributedDataParallel`, the original module is recorded; `recorder(x)` runs it eagerly.
         layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
-            of them; `"!glob"` excludes. None: every activation-function output except the
+            of them; `"!glob"` excludes. None selects every activation-function output except the
             classifier's, of modules and of functions. The second call of a module `relu` is the layer
             `relu_1`; `F.relu(x)` inside a module `block` is the layer `block.relu`.
         spatial: `"mean"` pools each map to one number per unit, giving (batch, units); `"none"` keeps
-            (batch, units, *positions). Or a function from the latter to any tensor; what it returns
-            is copied where it is a view of the layer's output.
+            (batch, units, *positions). Or a function from the latter to any tensor; its result is
+            copied if it is a view of the layer's output.
         tokens: For sequences of tokens: `"all"`, only the `"patch"` tokens, or the `"class"` token.
-        output: The index, key or field of the tensor to take from layers that give several;
-            None takes the first floating-point tensor.
+        output: The index, key or field of the tensor to record from layers that return several;
+            None selects the first floating-point tensor.
         grad: Keep the recorded tensors in the autograd graph.
-        stop: End the forward pass at the last chosen layer. Inside the context, `recorder(x)` then
+        stop: End the forward pass at the last selected layer. Inside the context, `recorder(x)` then
             returns None; `module(x)` leaves the `with` block.
-        change: A function from a layer and its output, (batch, units, *positions), to the output
-            that replaces it, of the same shape; the replacement is recorded. The first forward pass,
-            which finds the layers, is not changed, unless planned layers are given.
-        when: Called at the start of each forward pass; where it returns False, the pass is not
+        change: A function from a layer and its output, (batch, units, *positions), to a replacement
+            of the same shape; the replacement is recorded. The first forward pass, which finds the
+            layers, is not changed unless planned layers are given.
+        when: Called at the start of each forward pass; if it returns False, the pass is not
             recorded.
-        subset: Which of the layers to keep, called when the first forward pass has found them.
+        subset: Selects the layers to record, called after the first forward pass has found them.
 
     Attributes:
         paused: While true, forward passes are not recorded.
-        notes: After the first forward pass, sentences on what is uncertain or missing, also
-            given as warnings.
+        notes: After the first forward pass, messages about what is uncertain or missing, which are
+            also issued as warnings.
 
     Raises:
-        LayerError: No such layer, a layer that is never called, or one that has no units.
+        LayerError: A layer does not exist, is never called, or has no units.
         ModelError: `nn.DataParallel`.
 
     Example:
@@ -143,7 +143,7 @@ class Recorder:
         return not self.paused and (self._when is None or self._when())
 
     def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
-        """The first pass is over: from here on only the layers themselves are hooked."""
+        """Ends the first pass; from now on, only the layers themselves are hooked."""
         exploring.unhook()
         self.notes = exploring.notes + self._review(found)
         kept = found if self._subset is None else self._subset(found)
@@ -152,7 +152,7 @@ class Recorder:
         self._captured({layer.name: held[layer.name] for layer in kept})
 
     def _review(self, layers: Sequence[Layer]) -> list[str]:
-        """Warns of layers whose axes are a guess, in sentences that it returns."""
+        """Warns about layers whose axes are guesses; returns the messages."""
         sentences = doubts(layers)
         for sentence in sentences:
             warn(sentence)
@@ -168,7 +168,7 @@ class Recorder:
 
     @property
     def activations(self) -> dict[str, Tensor]:
-        """What the last forward pass gave, by layer, in execution order."""
+        """The recorded tensors of the last forward pass by layer, in execution order."""
         if self._activations is None:
             raise LayerError(
                 "nothing is recorded: no forward pass of the module itself was seen; call the module "
@@ -183,7 +183,7 @@ class Recorder:
         return self._activations
 
     def take(self) -> dict[str, Tensor] | None:
-        """What the last forward pass gave, which the recorder then lets go; None if there is nothing."""
+        """Returns the tensors of the last forward pass and releases them; None if there are none."""
         taken, self._activations = self._activations, None
         return taken
 
@@ -204,7 +204,7 @@ class Recorder:
         return kind is Stop
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model on a copy of its inputs; returns its output, or None where `stop` ended the pass."""
+        """Runs the model on a copy of its inputs; returns its output, or None if `stop` ended the pass."""
         try:
             with uncompiled(), caller_device():
                 return call(self._run, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What the first forward pass teaches: which calls happen, in which order, and where their units lie."""
+"""Analyzes the first forward pass: the calls, their order and their unit axes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tokens: TypeAlias = Literal["all", "patch", "class"]
 
 @dataclass(frozen=True)
 class _Seen:
-    """A call of a wanted layer, with all that decides on its axes."""
+    """A call of a selected layer, with the information that determines its axes."""
 
     call: Call
     kind: str
@@ -40,21 +40,21 @@ class _Seen:
 
 
 class Scout:
-    """Follows one forward pass and learns its layers.
+    """Follows one forward pass and finds its layers.
 
     Args:
-        module: What runs.
-        selection: Which layers are wanted.
-        pick: Which tensor of an output counts, as for `tensor_of`.
-        tokens: Which tokens of a sequence count.
+        module: The running module.
+        selection: The selected layers.
+        pick: The tensor of an output to record, as for `tensor_of`.
+        tokens: The tokens of a sequence to use.
         inputs: The tensors that the module is called with.
 
     Attributes:
-        layers: The wanted layers so far, in execution order.
-        unsettled: The names of those whose axes the rest of the pass must decide.
+        layers: The selected layers so far, in execution order.
+        unsettled: The names of layers whose axes depend on the rest of the pass.
         tracer: Follows the axes of tensors while it is started.
-        asked: After the pass, the name to give to each layer: the one that was asked for.
-        notes: Sentences on what is uncertain or missing, which are warned of too.
+        asked: After the pass, the requested name of each layer.
+        notes: Messages about what is uncertain or missing, which are also issued as warnings.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Scout:
 
     @property
     def count(self) -> int:
-        """The number of samples, as far as it is known."""
+        """The number of samples known so far."""
         return 0 if self._batch is None else self._batch.size
 
     def visit(
@@ -97,15 +97,15 @@ class Scout:
 
         Args:
             call: The call.
-            module: The module that was called; None where it is a function.
-            output: What it gave.
+            module: The module that was called; None for a function.
+            output: Its output.
             activation: Whether it is an activation function.
 
         Returns:
-            The layer and its output if it is wanted and may have units.
+            The layer and its output if it is selected and may have units.
 
         Raises:
-            LayerError: A layer asked for by name gives no tensor.
+            LayerError: A layer selected by name returns no tensor.
         """
         site = call.name
         kind = call.function if module is None else type(module).__name__
@@ -140,19 +140,19 @@ class Scout:
         return layer, tensor
 
     def gave_last(self, layers: int, output: Any) -> bool:
-        """Whether an output is that of the last layer, found after so many, and so a layer already."""
+        """Whether an output is already recorded, as that of the last layer found since `layers`."""
         return len(self.layers) > layers and self._last is not None and self._last[1] is output
 
     def doubt(self, name: str, why: str) -> None:
-        """A module may be, or hold, an activation function that is no layer."""
+        """Notes that a module may be or contain an activation function that is not recorded."""
         self._doubts[name] = why
 
     def forget_since(self, layers: int, name: str) -> None:
-        """Takes back all wanted layers but the first so many, as parts of what they are in.
+        """Removes all selected layers except the first `layers`, as parts of an enclosing module.
 
         Args:
             layers: The number of layers to keep.
-            name: What they are in.
+            name: The name of the enclosing module.
         """
         self._doubts.pop(name, None)
         for layer in self.layers[layers:]:
@@ -160,13 +160,13 @@ class Scout:
         del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
-        """Settles what the whole pass was needed for.
+        """Completes the analysis after the whole pass.
 
         Args:
-            output: What the model gave; None where the pass was stopped.
+            output: The model's output; None if the pass was stopped.
 
         Raises:
-            LayerError: A wanted layer was never reached, or none has units.
+            LayerError: A selected layer was never reached, or none has units.
         """
         self.selection.explain_silence(self._calls)
         self._keep_chosen()
@@ -189,7 +189,7 @@ class Scout:
         self._say_what_is_missing()
 
     def _keep_chosen(self) -> None:
-        """Keeps the layers that are meant once all names are known."""
+        """Keeps the layers that match the selection once all names are known."""
         names = {layer.name for layer in self.layers}
         pairs = [pair for pair in self._calls if pair[0].name in names]
         self.asked = self.selection.chosen(pairs)
@@ -202,13 +202,13 @@ class Scout:
             raise LayerError(f"layer {site!r}: {error}") from None
 
     def _note_sequence(self, module: nn.Module, axes: Axes) -> None:
-        """Modules for sequences declare which axis is the batch."""
+        """Records the batch axis that sequence modules declare."""
         first = getattr(module, "batch_first", None)
         if isinstance(first, bool) and len(axes) == 3:
             self._sequences.append(axes[0 if first else 1][0])
 
     def _first_look(self, seen: _Seen) -> tuple[Layer, bool]:
-        """A layer as far as its axes are known, and whether they are."""
+        """Returns a layer with the axes known so far, and whether all are known."""
         if self._batch is not None and self._batch.size:
             try:
                 layer = self._layer(seen, self._batch)
@@ -222,11 +222,11 @@ class Scout:
         return Layer(call.name, call.module, call.number, seen.kind, shape, 1, 1), False
 
     def _decide(self, output: Any) -> None:
-        """Decides on the batch, and so on the axes of all layers.
+        """Determines the batch and thereby the axes of all layers.
 
         Raises:
-            LayerError: A layer asked for by name has no units, or the batch has no samples.
-            OptionError: A class token was asked for, and there is none.
+            LayerError: A layer selected by name has no units, or the batch has no samples.
+            OptionError: The class token was requested, but there is none.
         """
         if self._tokens == "class" and not self.tracer.seen_tokens:
             raise OptionError(
@@ -298,10 +298,10 @@ class Scout:
         return ""
 
     def _check_unmoved(self, before: Layer, after: Layer) -> None:
-        """What was read on the way must lie where the whole pass says.
+        """Checks that a layer recorded during the pass has the axes determined after the pass.
 
         Raises:
-            LayerError: It does not.
+            LayerError: The axes differ.
         """
         one, other = (
             (
@@ -326,7 +326,7 @@ class Scout:
         self._left_out[site] = problem
 
     def _classifier(self, output: Any) -> str | None:
-        """The activation function that is the model's output, or pools to it."""
+        """The activation function whose output, or pooled output, is the model's output."""
         if self._last is None:
             return None
         site, tensor = self._last
@@ -354,7 +354,7 @@ class Scout:
 
 
 def doubts(layers: Sequence[Layer]) -> list[str]:
-    """Sentences on layers whose axes are a guess."""
+    """Messages about layers whose axes are guesses."""
     doubtful = [layer.name for layer in layers if not layer.certain]
     if not doubtful:
         return []
@@ -372,7 +372,7 @@ def _no_tensor(output: Any) -> str:
 
 
 def _unreadable(tensor: Tensor) -> str:
-    """Why a floating-point tensor has no table of samples and units; empty where it may have one."""
+    """Why a floating-point tensor has no samples and units to record; empty if it may have them."""
     if tensor.is_nested:
         return (
             "gives a nested tensor, whose samples have different numbers of tokens; build the "

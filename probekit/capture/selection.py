@@ -23,15 +23,15 @@ _MOST_CALLS = 200
 
 
 class Selection:
-    """Which layers are wanted: names, globs, module types, predicates, each or several of them.
+    """The selected layers: names, globs, module types or predicates, one or several of them.
 
-    A string that begins with `!` takes out what matches. `None` is every activation function, module
-    or function. Names and globs mean modules under any of their names, and activation functions that
-    a module calls, such as `block.relu`. Types and predicates mean modules. Whether a choice can mean
-    anything is checked when the selection is made, before any forward pass.
+    A string that begins with `!` excludes what it matches. `None` selects every activation function,
+    whether a module or a function. Names and globs match modules under any of their names, and
+    activation functions that a module calls, such as `block.relu`. Types and predicates match modules.
+    The constructor checks that each choice can match something, before any forward pass.
 
     Raises:
-        LayerError: A name that no module or function can have, or a pattern that matches none.
+        LayerError: No module or function can have a given name, or a pattern matches nothing.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Selection:
 
     @property
     def only(self) -> set[str] | None:
-        """The wanted layers where each was asked for by its name, otherwise None."""
+        """The selected layers if each was selected by name, otherwise None."""
         return None if self._with or self.default else self.exact
 
     def wants(self, call: Call, module: nn.Module | None, activation: bool) -> bool:
-        """Whether a call that has just happened may be a wanted layer.
+        """Whether a call that has just returned may be a selected layer.
 
         Args:
             call: The call.
@@ -84,16 +84,16 @@ class Selection:
         return any(_matches(choice, call, module) for choice in self._with)
 
     def chosen(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> dict[str, str]:
-        """The calls that the choices mean, once all calls are known.
+        """The calls that the selection matches, once all calls are known.
 
-        A name or glob means the calls under that name; if there is none, the calls that are so
-        numbered under the first of several names of their module.
+        A name or glob matches calls under that name. If there are none, it matches calls whose
+        numbered name, based on the first name of their module, is that name.
 
         Args:
-            calls: The calls that `wants` took, each with the module that was called.
+            calls: The calls that `wants` accepted, each with the module that was called.
 
         Returns:
-            For each name of a call, the name that its layer gets: the one that was asked for.
+            For each name of a call, the name of its layer: the requested one.
         """
         if self.default:
             return {call.name: call.name for call, _ in calls}
@@ -116,13 +116,13 @@ class Selection:
         return found
 
     def explain_silence(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> None:
-        """Raises for the wanted layers that a forward pass did not reach.
+        """Raises for selected layers that a forward pass did not reach.
 
         Args:
             calls: All calls of the forward pass, each with the module that was called.
 
         Raises:
-            LayerError: A named layer was not reached, or nothing that a pattern means was.
+            LayerError: A named layer was not reached, or nothing that a pattern matches was.
         """
         made = {name for call, _ in calls for name in (call.name, call.numbered)}
         for name in sorted(self.exact - made):
@@ -138,7 +138,7 @@ class Selection:
                 )
 
     def first_of_several(self, calls: Iterable[Call]) -> list[str]:
-        """Sentences on names that were asked for and mean the first of several calls."""
+        """Messages about requested names that refer to the first of several calls."""
         series: dict[tuple[str, str, str], list[str]] = {}
         for call in calls:
             series.setdefault((call.series, call.module, call.function), []).append(call.name)
@@ -196,7 +196,7 @@ class Selection:
         )
 
     def _check(self) -> None:
-        """Judges, before any forward pass, that every choice can mean a layer."""
+        """Checks, before any forward pass, that every choice can match a layer."""
         kinds = ", ".join(self.kinds[:20])
         for name in self.exact:
             if not self._can_be(name):

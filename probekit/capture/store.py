@@ -1,4 +1,4 @@
-"""A recording in a zarr store: preallocated, written by region, resumable after any interruption."""
+"""Recordings in a zarr store: preallocated, written by region, resumable after any interruption."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _PROGRESS = "recording-in-progress.json"
 class RecordingStore:
     """One recording on disk.
 
-    Arrays of the final size are made first; whole blocks of batches are then written to regions of
-    their own, each followed by a note of how far the recording is. A block that was cut short is
-    written again, so that the bytes at the end are those of a recording that was never interrupted.
+    Arrays of the final size are created first. Blocks of batches are then written to separate
+    regions, and the progress is saved after each block. An interrupted block is written again, so the
+    final bytes equal those of an uninterrupted recording.
 
     Args:
         path: The folder.
         frame: The unit coordinates and attributes.
-        batches: What will be recorded.
-        identity: What the recording is of: model, data, layers and options.
-        overwrite: Begin anew where the folder exists.
+        batches: The data to record.
+        identity: The model, data, layers and options of the recording.
+        overwrite: Start over if the folder exists.
 
     Raises:
-        OutputError: The folder holds something else, or another recording.
+        OutputError: The folder contains something else, or another recording.
         DataError: The number of samples is not known in advance.
     """
 
@@ -98,7 +98,7 @@ class RecordingStore:
             raise OutputError(f"{str(self.path)!r} cannot be replaced: {error.strerror}") from None
 
     def check_room(self) -> None:
-        """Raises `OutputError` where the disk cannot hold what is still to come, uncompressed."""
+        """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
         needed = 4 * self.units * (self.samples - self.done)
         free = shutil.disk_usage(self.path).free
         if needed > 4 * free:
@@ -108,9 +108,9 @@ class RecordingStore:
             )
 
     def _begin(self, frame: xr.Dataset) -> None:
-        """Makes the arrays beside their place and moves them there whole.
+        """Creates the arrays at a temporary path and renames the finished store.
 
-        So that a process that dies meanwhile leaves no store that a later call could take for one.
+        If the process dies meanwhile, no incomplete store remains that a later call could open.
         """
         try:
             with whole(self.path) as draft:
@@ -189,7 +189,7 @@ class RecordingStore:
         self._pending = []
 
     def finish(self) -> None:
-        """Writes what is left and marks the recording as complete.
+        """Writes the remaining data and marks the recording as complete.
 
         Raises:
             DataError: There were fewer samples than announced.
@@ -202,12 +202,12 @@ class RecordingStore:
 
 
 def open_recording(path: str | Path) -> xr.Dataset:
-    """Opens a stored recording: activations are read when they are used, the rest is in memory.
+    """Opens a stored recording, with lazy activations and all other variables in memory.
 
     With dask installed (the `cluster` extra) the activations are a dask array.
 
     Raises:
-        OutputError: There is none, or it is not finished.
+        OutputError: The recording does not exist, or is incomplete.
     """
     path = Path(path)
     if not os.path.isdir(path):

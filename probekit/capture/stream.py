@@ -1,4 +1,4 @@
-"""The one loop of a model over data: batches in, labelled tables of every layer out."""
+"""Runs a model over data: batches in, labeled tables of every layer out."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ Precision: TypeAlias = Literal["bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model is read.
+    """Options for running a model and recording its layers.
 
     Attributes:
-        tokens: Which tokens of a sequence count: all, the patch tokens or the class token.
-        output: Which tensor counts where a layer gives several.
-        device: Where to run; None uses the model's device.
-        progress: Show a progress bar when on a terminal.
-        precision: None runs the model as it is; otherwise `torch.autocast` to this type.
-        compile: Compile the model, with what records it.
+        tokens: The tokens of a sequence to use: all, the patch tokens or the class token.
+        output: The tensor to record if a layer returns several.
+        device: The device to run on; None uses the model's device.
+        progress: Show a progress bar if the output is a terminal.
+        precision: None runs the model unchanged; otherwise, `torch.autocast` uses this type.
+        compile: Compile the model together with the recording hooks.
 
     Raises:
-        OptionError: An unknown precision.
+        OptionError: The precision is unknown.
     """
 
     tokens: Tokens = "all"
@@ -68,7 +68,7 @@ class Reading:
             raise OptionError(f"precision is None, 'bfloat16' or 'float16', not {self.precision!r}")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """The context of one forward pass; weights stay as they are, copies of them are cast."""
+        """The context of one forward pass, which casts copies of the weights."""
         if self.precision is None:
             return nullcontext()
         return torch.autocast(device.type, dtype=getattr(torch, self.precision))
@@ -76,7 +76,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Observed:
-    """What one batch gave: the samples, the model's output, and a table a layer for each source."""
+    """The results of one batch: samples, model output, and one table per layer for each source."""
 
     batch: Batch
     output: Any
@@ -84,10 +84,10 @@ class Observed:
 
 
 def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
-    """A model and batches of data, from objects or from their names.
+    """Returns a model and batches of data, from objects or from their names.
 
     Raises:
-        ProbekitError: There is no such model or data.
+        ProbekitError: The model or the data does not exist.
     """
     if isinstance(model, str):
         model = load_model(model)
@@ -98,10 +98,10 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:
-    """The layers that a choice means, found with one forward pass over the first two images.
+    """Returns the selected layers, found with one forward pass over the first two images.
 
     Raises:
-        LayerError: As `Recorder`.
+        LayerError: As for `Recorder`.
     """
     return explore(model, batches, layers, reading)[0]
 
@@ -109,10 +109,10 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
 def explore(
     model: Any, batches: Batches, layers: Layers, reading: Reading
 ) -> tuple[list[Layer], Any]:
-    """The layers that a choice means, and what the model returns for two images.
+    """Returns the selected layers and the model's output for two images.
 
     Raises:
-        LayerError: As `Recorder`.
+        LayerError: As for `Recorder`.
     """
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
@@ -122,7 +122,7 @@ def explore(
 
 @contextmanager
 def _refused_images(images: Any) -> Iterator[None]:
-    """Says what the images are where the model fails on them."""
+    """Adds a description of the images to errors of the model."""
     try:
         yield
     except RuntimeError as error:
@@ -140,7 +140,7 @@ def _refused_images(images: Any) -> Iterator[None]:
 
 
 def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
-    """What a model returns for two images, where no layers are looked for."""
+    """Returns the model's output for two images, without searching for layers."""
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0, 0]].to(device)
         forward = unwrap(model) if isinstance(model, nn.Module) else model
@@ -157,15 +157,15 @@ def stream(
     reading: Reading,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
-    """Runs a model over data once, with hooks that are removed when the context is left.
+    """Runs a model over data once, with hooks that are removed when the context exits.
 
-    Of several processes, each runs over its share of the data.
+    With several processes, each process runs over its share of the data.
 
     Yields:
-        An iterator over what each batch gave; the tables in the order of `sources`.
+        An iterator over the results of each batch, with tables in the order of `sources`.
 
     Raises:
-        DataError: NaN or infinity in an activation (the layer is named), or bad data.
+        DataError: An activation is NaN or infinite (the message names the layer), or the data is bad.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     together = processes()
@@ -237,8 +237,9 @@ def _check(
 def _finite(tables: dict[str, Tensor]) -> bool:
     """Whether all numbers are finite.
 
-    The sum of a table is not finite where any of its values is not, and costs half of looking at
-    each of them; the device is asked once for all tables. A sum may overflow where no value does.
+    The sum of a table is not finite if any of its values is not, and costs half as much as checking
+    each value. The device is synchronized once for all tables. A sum may overflow although all values
+    are finite.
     """
     sums = [
         table.sum(dtype=torch.promote_types(table.dtype, torch.float32))

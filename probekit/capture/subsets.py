@@ -1,4 +1,4 @@
-"""Which of a model's layers are regularized: the first, the last, all but the last stage."""
+"""Selects the layers to regularize: the first, the last, or all but the last stage."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _ENDS = re.compile(r"(first|last):(\S*)")
 
 
 def subset_of(layers: Any) -> Subset | None:
-    """The subset of the default layers that a string asks for, or None if it is no such string.
+    """Returns the subset of the default layers that a string describes, or None for other strings.
 
     Args:
         layers: `"first:3"` and `"last:3"` are the first and last three layers in execution order;
-            `"but-last-stage"` those before the last stage, where a stage is a run of layers with
-            maps of one size.
+            `"but-last-stage"` selects those before the last stage, where a stage is a sequence of
+            consecutive layers with maps of the same size.
 
     Raises:
-        OptionError: A number of layers that is not a whole number from 1.
+        OptionError: The number of layers is not a positive integer.
 
     Example:
         >>> relu = Layer("relu", "relu", 0, "ReLU", (8, 4, 4), unit_axis=1, units=8)

@@ -19,18 +19,19 @@ Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Knows, while it is active, of every tensor where its axes come from.
+    """Tracks the origin of the axes of every tensor while it is active.
 
-    A tensor is known by its memory and its layout there, since a view's Python object may be made
-    anew on the way to the model. Nothing is kept alive.
+    A tensor is identified by its memory and layout, since the Python object of a view may be
+    recreated before it reaches the model. The tracer keeps no tensors alive.
 
     Args:
         module: The model; its parameters, buffers and other tensors are constants.
         inputs: The tensors that it is called with, in order.
 
     Attributes:
-        votes: For an axis that convolutions or batch norms took for the batch: how many, and its size.
-        seen_tokens: Whether tokens that are no patches were joined with others.
+        votes: For each axis that convolutions or batch norms treated as the batch, how many of them did,
+            and its size.
+        seen_tokens: Whether non-patch tokens were concatenated with others.
     """
 
     supports_higher_order_operators = True
@@ -58,7 +59,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(tensor, axes, True)
 
     def axes(self, tensor: Tensor) -> Axes:
-        """The axes of a tensor; of one that was never seen, those of a constant."""
+        """The axes of a tensor; an unknown tensor is a constant."""
         key = _key(tensor)
         known = None if key is None else self._axes.get(key)
         if known is not None:
@@ -67,17 +68,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(unknown(size) for size in _shape(tensor))
 
     def depends(self, tensor: Tensor) -> bool | None:
-        """Whether a tensor depends on the inputs; None where that is not known."""
+        """Whether a tensor depends on the inputs; None if unknown."""
         key = _key(tensor)
         return None if key is None else self._depends.get(key[0])
 
     def name(self, tensor: Tensor) -> str | None:
-        """The name of the parameter or buffer in whose memory a tensor lies."""
+        """The name of the parameter or buffer that a tensor shares memory with."""
         key = _key(tensor)
         return None if key is None else self._parameters.get(key[0])
 
     def vote(self, axes: Axes, position: int) -> None:
-        """Notes that an operation takes an axis for the batch."""
+        """Records that an operation treats an axis as the batch."""
         if position < len(axes):
             label, size = axes[position][0]
             if label.kind in (Kind.INPUT, Kind.PLACE):
@@ -85,13 +86,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.votes[label.root] = votes + 1, size
 
     def start(self) -> None:
-        """Begins to follow operations."""
+        """Starts following operations."""
         if not self.active:
             self.active = True
             self.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
-        """Ends it; safe to call twice."""
+        """Stops following operations; safe to call twice."""
         if self.active:
             self.active = False
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -146,7 +147,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._depends[storage._cdata] = depends
 
     def _spread(self, view: Tensor, axes: Axes) -> None:
-        """What is written into a part of a constant, as into a buffer of zeros, names the whole."""
+        """Applies the axes written into part of a constant, such as a buffer of zeros, to the whole."""
         mine = _key(view)
         if mine is None:
             return

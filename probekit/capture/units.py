@@ -28,24 +28,24 @@ _ROOT_NORM: type[nn.Module] = getattr(nn, "RMSNorm", nn.LayerNorm)
 
 
 class Unplaced(Exception):
-    """Why an output has no units to record, as the end of a sentence."""
+    """Raised if an output has no units to record; the message completes a sentence."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where samples, units and tokens lie in an output.
+    """The axes of samples, units and tokens in an output.
 
     Attributes:
         batch_axis: The axis of the samples.
-        windows: How many windows of each sample are folded into it (1: none).
+        windows: Number of windows of each sample folded into the batch axis (1: none).
         unit_axis: The axis of the units.
-        split: Further axes of the units, where a reshape split them.
-        evidence: What the unit axis was decided by.
+        split: Further unit axes if a reshape split the units.
+        evidence: The evidence for the unit axis.
         certain: Whether both axes are certain.
-        prefix: How many of the positions are tokens before the patches.
-        suffix: How many are tokens behind the patches.
+        prefix: Number of tokens before the patches.
+        suffix: Number of tokens after the patches.
         class_token: The position of the class token.
-        several: Whether tokens beside patches are on several axes, or cannot be told.
+        several: Whether non-patch tokens are on several axes, or cannot be identified.
     """
 
     batch_axis: int
@@ -61,11 +61,11 @@ class Layout:
 
 
 def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
-    """The unit axis that a module's own parameters fix, or None where its type says nothing.
+    """The unit axis that a module's own parameters determine, or None if its type does not.
 
-    Convolutions, batch and group norms have their units on axis 1, linear and recurrent layers and
-    attention on the last; layer norms over one axis on the last too, unless a subclass norms another
-    one, as those for maps do.
+    Convolutions, batch norms and group norms have their units on axis 1. Linear and recurrent layers
+    and attention have them on the last axis, as do layer norms over one axis, unless a subclass
+    normalizes another axis, as layer norms for maps do.
 
     >>> axis_of_type(nn.Conv2d(3, 8, 1), (2, 8, 4, 4)), axis_of_type(nn.Linear(3, 8), (2, 5, 8))
     (1, 2)
@@ -97,16 +97,16 @@ def place(
     """Finds the axes of an output.
 
     Args:
-        module: What gave it; None where it is a function.
-        shape: Its shape.
-        axes: Where its axes come from.
-        depends: Whether it depends on the inputs of the model; None where that is not known.
+        module: The module that returned it; None for a function.
+        shape: The shape of the output.
+        axes: The traced axes of the output.
+        depends: Whether the output depends on the inputs of the model; None if unknown.
         samples: The label of the batch.
         count: Number of samples.
-        beside: Whether the model joins patches with other tokens.
+        beside: Whether the model concatenates patches with other tokens.
 
     Raises:
-        Unplaced: It has no units of samples.
+        Unplaced: The output has no units to record per sample.
     """
     batch, windows, known = _samples(shape, axes, depends, samples, count)
     rest = [axis for axis in range(len(shape)) if axis != batch]
@@ -119,7 +119,7 @@ def place(
 def _samples(
     shape: tuple[int, ...], axes: Axes, depends: bool | None, samples: Label | None, count: int
 ) -> tuple[int, int, bool]:
-    """The axis of the samples, the windows in it, and whether that is certain."""
+    """The axis of the samples, the number of windows in it, and whether both are certain."""
     if depends is False:
         raise Unplaced("does not depend on the images")
     if samples is not None:
@@ -143,7 +143,7 @@ def _samples(
 def _units(
     module: nn.Module | None, shape: tuple[int, ...], axes: Axes, batch: int, rest: list[int]
 ) -> tuple[list[int], str]:
-    """The unit axes and what they were decided by: one axis, or those that a reshape made of one."""
+    """The unit axes and the evidence for them: one axis, or the parts into which a reshape split it."""
     if not rest:
         return [1], "only axis"
     if len(rest) == 1:
@@ -165,7 +165,7 @@ def _units(
 
 
 def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:
-    """Adds the tokens beside the patches."""
+    """Adds the positions of non-patch tokens."""
     if layout.windows > 1:
         return layout
     joint = [axis for axis in positions if newest(axes[axis]).tokens]

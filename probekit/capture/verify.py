@@ -1,7 +1,7 @@
-"""Checks what a recorder records against a plain pass that shares none of its code.
+"""Verifies recorded activations against an independent pass that shares no code with the recorder.
 
-The plain pass clones outputs in plain hooks and intercepts functions by itself; means are taken by
-hand in float64.
+The independent pass clones outputs in plain hooks and intercepts functions itself. It computes means
+in float64.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ def verify_layers(
     tokens: Tokens = "all",
     output: int | str | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Compares recorded layers with a plain pass, at two batch sizes and, where it can, two image sizes.
+    """Compares recorded layers with an independent pass, at two batch sizes and, if possible, image sizes.
 
     Args:
         model: A module or an `ImageModel`, in eval mode.
         images: At least two inputs, on the model's device.
         layers: The layers to verify.
-        choice: What they were chosen by; None checks that no activation function is missing.
+        choice: The selection of the layers; None checks that no activation function is missing.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
 
     Returns:
-        For each layer `values` (whether the recorded values are those of the plain pass), `axis` (what
-        makes the unit axis certain, or that it is not) and `complete` (whether the calls are all
-        there); and `batch_sizes`, `image_sizes`, `missing`, activation functions that are no layer, and
-        `classifier`, the last of all where that is none.
+        For each layer, `values` (whether the recorded values equal those of the independent pass), `axis`
+        (what makes the unit axis certain, or that it is uncertain) and `complete` (whether all calls
+        were recorded). Then `batch_sizes`, `image_sizes`, `missing` (activation functions that are not
+        layers) and `classifier` (the last activation function, if it is not a layer).
     """
     passes = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
     worst: dict[str, float] = {}
@@ -97,7 +97,7 @@ def _key(layer: Layer) -> _Key:
 
 
 class _Functions(TorchFunctionMode):
-    """Clones what activation functions give, under the innermost running module."""
+    """Clones the outputs of activation functions, under the innermost running module."""
 
     def __init__(self, running: list[str], keep: Any) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _limits(name: str, args: Any, kwargs: Any) -> bool:
-    """Whether a clamp is a ReLU, or a maximum one with a constant."""
+    """Whether a clamp is a ReLU, or a maximum is taken with a constant."""
     given = list(args[1:])
     if name in ("clamp", "clip", "clamp_min"):
         lower = kwargs["min"] if "min" in kwargs else [*given, None][0]
@@ -131,7 +131,7 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key, Any]:
-    """A clone of what every call of every module and activation function gave."""
+    """Clones of the outputs of every call of every module and activation function."""
     module = unwrap(as_module(model))
     seen: dict[_Key, Any] = {}
     calls: Counter[tuple[str, str]] = Counter()
@@ -186,7 +186,7 @@ def _recorded(
 
 
 def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> Tensor | None:
-    """The mean over positions, in float64, with each sample's windows together."""
+    """The mean over positions and windows of each sample, in float64."""
     if result is None:
         return None
     result = result.double().movedim(layer.batch_axis, 0)
@@ -203,7 +203,7 @@ def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> 
 
 
 def _distance(found: Tensor | None, expected: Tensor | None) -> float:
-    """The largest difference, as a share of the largest value."""
+    """The largest difference relative to the largest value."""
     if found is None or expected is None or found.shape != expected.shape:
         return float("inf")
     difference = float((found.double() - expected).abs().max())
