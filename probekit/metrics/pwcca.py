@@ -128,7 +128,7 @@ def pwcca_ratio(
         For recordings, all have the dimension `layer` too.
 
     Raises:
-        DataError: There are fewer than two seeds, or the conditions of `pwcca_distance` hold.
+        DataError: There are fewer than two seeds; see also `pwcca_distance`.
 
     Source:
         The comparison with unregularized replicates is our interpretation of Leavitt & Morcos 2020

@@ -1,4 +1,4 @@
-"""The images that activate each unit most, by their index in the data."""
+"""The images with the highest activation of each unit, by their index in the data."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class TopImages(Metric):
-    """The metric `top_images`: for which images each unit is most active.
+    """The metric `top_images`: the images that activate each unit most.
 
-    Per unit and rank (1 is the highest): `top_sample`, the image's index in the data, as in
-    `/samples`; `top_activation`, the activation pooled over positions; `top_label`. Of equal
-    activations the sample with the lower index comes first: the top images of a dead unit are the
-    first samples, and mean nothing. To compare with, `drawn_activation` (unit, drawn): the
-    activations for random samples, whose indices are the coordinate `drawn`.
+    Variables per unit and rank (1 is the highest) are `top_sample`, the index of the image in the data,
+    as in `/samples`; `top_activation`, the activation pooled over positions; and `top_label`. Ties are
+    broken by the lower sample index, so the top images of a dead unit are the first samples and carry
+    no information. For comparison, `drawn_activation` (unit, drawn) contains the activations for random
+    samples, whose indices are the coordinate `drawn`.
 
-    `images_at` gives the images for such indices.
+    `images_at` returns the images at such indices.
 
     Args:
         top: Number of images per unit.
         drawn: Number of random samples, the same for all units.
-        seed: Seeds their draw.
+        seed: Seed of the random samples.
 
     Raises:
-        OptionError: A number below 1.
+        OptionError: A number is below 1.
 
     Example:
         >>> import probekit as pk
@@ -65,14 +65,14 @@ class TopImages(Metric):
 
     @property
     def needs(self) -> Sequence[TopSamples]:
-        """The best samples of each unit."""
+        """The top samples of each unit."""
         return (self._samples(),)
 
     def _samples(self) -> TopSamples:
         return TopSamples(self.top, self.drawn, self.seed)
 
     def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         return best, xr.Dataset()
 
 

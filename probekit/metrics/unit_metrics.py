@@ -1,4 +1,4 @@
-"""Further metrics of units, each a function that a user could have written."""
+"""Further unit metrics, each defined by a function, as user-defined metrics are."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ __all__ = [
 def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
     """How few samples a unit responds to: 0, all alike; 1, a single one.
 
-    S = (1 - a) / (1 - 1/n) with a = (mean r)^2 / mean(r^2) over n samples. It is meant for
-    activations from zero; NaN for units that are always zero, and for a single sample.
+    S = (1 - a) / (1 - 1/n) with a = (mean r)^2 / mean(r^2) over n samples. It is defined for
+    non-negative activations. It is NaN for units that are always zero and for a single sample.
 
     Args:
-        covariance: What the statistic `Covariance` gives, or a recording of one layer.
+        covariance: The output of the statistic `Covariance`, or a recording of one layer.
 
     Returns:
         The sparsity (unit).
@@ -49,7 +49,7 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
     """
     count = int(covariance["count"])
     squared_mean = covariance["mean"] ** 2
-    # The variance is over n - 1, the mean of squares over n.
+    # The variance is normalized by n - 1, the mean of squares by n.
     mean_square = covariance["variance"] * (count - 1) / count + squared_mean
     spread = 1 - squared_mean / mean_square.where(mean_square > 0)
     return spread / (1 - 1 / count) if count > 1 else spread * np.nan
@@ -61,21 +61,21 @@ def class_information(
 ) -> xr.DataArray:
     """The mutual information between class and activation of a unit, in bits.
 
-    Activations are put into bins that hold equally many samples, as far as equal activations (the
-    zeros of a ReLU) allow. The information in a sample is too high, by about
-    (bins - 1)(classes - 1) / (2 n ln 2) bits for a unit that is independent of the classes: that is
-    subtracted, counted over the bins and classes that are used (Miller 1955).
+    Activations are divided into bins with the same number of samples, as far as ties (such as the
+    zeros of a ReLU) allow. The estimate from a finite sample is too high: for a unit that is
+    independent of the classes, by about (bins - 1)(classes - 1) / (2 n ln 2) bits. This bias is
+    subtracted, with the numbers of bins and classes that are not empty (Miller 1955).
 
     Args:
         recording: `activation` (sample, unit) and `label` (sample).
-        bins: Number of bins; a choice of probekit's.
-        corrected: Whether the bias is subtracted; the result can then be below zero.
+        bins: Number of bins; the default is probekit's choice.
+        corrected: Subtract the bias; the result can then be negative.
 
     Returns:
-        The information (unit), at most the entropy of the classes.
+        The mutual information (unit), at most the entropy of the classes.
 
     Raises:
-        OptionError: Fewer than two bins.
+        OptionError: There are fewer than two bins.
 
     Source:
         Morcos et al. 2018 (arXiv 1803.06959) compare it with class selectivity.
@@ -100,23 +100,23 @@ def class_information(
 def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
     """The largest share of one class among the samples that activate a unit most.
 
-    Samples with the same activation as the last one counted share its rank. The lowest value
-    is about 1 / classes, and higher for few samples; a unit with the same activation for all samples
-    has the share of the largest class.
+    Samples with the same activation as the last of the top samples share its rank. The lowest value
+    is about 1 / classes, and higher for few samples. For a unit with the same activation for all
+    samples, the value is the fraction of samples in the largest class.
 
     Args:
         recording: `activation` (sample, unit) and `label` (sample).
-        top: How many samples count, or all where there are fewer.
+        top: Number of top samples; all samples are used if there are fewer.
 
     Returns:
-        The share (unit).
+        The fraction (unit).
 
     Raises:
         OptionError: `top` is below 1.
 
     Source:
-        After Zhou et al. 2015 (arXiv 1412.6856), with the classes of the data in the place of concepts
-        that people name.
+        After Zhou et al. 2015 (arXiv 1412.6856), with the classes of the data instead of concepts named
+        by people.
 
     Example:
         >>> rows = [[3.0, 3.0], [2.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
@@ -137,9 +137,9 @@ def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
 
 @unit_metric(needs=ClassMeans)
 def class_rank(class_mean: xr.DataArray) -> xr.DataArray:
-    """The rank of each class for a unit: 1 for the preferred class, the one of the highest mean.
+    """The rank of each class for a unit: 1 for the preferred class, the one with the highest mean.
 
-    Classes of the same mean share the mean of their ranks.
+    Classes with equal means share the mean of their ranks.
 
     Args:
         class_mean: Class means (unit, class), or a recording.
@@ -160,10 +160,10 @@ def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
     """The share of samples for which a unit is silent: its activation is not above zero.
 
     Args:
-        counts: What the statistic `SilentCounts` gives, or a recording.
+        counts: The output of the statistic `SilentCounts`, or a recording.
 
     Returns:
-        The share (unit); 1 for a dead unit.
+        The fraction (unit); 1 for a dead unit.
 
     Example:
         >>> silent_fraction(xr.Dataset({"silent": ("unit", [0, 3]), "count": 4})).values

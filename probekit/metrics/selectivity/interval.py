@@ -1,4 +1,4 @@
-"""Intervals for the selectivity of units, layers and networks, by the Poisson bootstrap."""
+"""Confidence intervals for the selectivity of units, layers and networks (Poisson bootstrap)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probekit.statistics.silent import SilentCounts
 
 __all__ = ["SelectivityInterval"]
 
-# A class competes for the highest mean while its gap to it is within this many standard errors.
+# A class may have the highest mean if its gap to the highest is within this many standard errors.
 _NEAR = 2.5
 _FEW = 5
 _RARE_SHARE = 0.05
@@ -47,33 +47,33 @@ _VARIABLES = {
 class SelectivityInterval(Metric):
     """The metric `selectivity_interval`: confidence intervals of the index and of its means.
 
-    The truth that an interval is to hold is the index of the population's class means. The plain
-    index and its bootstrap replicates are both biased upward, the highest of noisy class means being
-    too high, so that the percentile interval misses it. Instead:
+    The intervals are for the index of the population's class means. The plain index and its bootstrap
+    replicates are both biased upward, because the highest of noisy class means is too high. A
+    percentile interval therefore does not cover the true value. Instead:
 
-    - A unit's index is the highest of the indices that each class would give, and each of those has
-      an ordinary standard error from the bootstrap. `selectivity_low` is the highest of (index -
-      critical value * standard error), `selectivity_high` the highest of (index + critical value *
-      standard error), over the classes whose means are too close to the highest to be distinguished, the
-      lower critical value being corrected for their number (intersection bounds).
-    - A layer's mean lies between the mean split-half index, which errs on the low side, and the plain
-      mean or that less its bootstrap bias, whichever is higher, which errs on the high side;
-      `selectivity_mean_low` and `selectivity_mean_high` allow for the error of both ends. The
-      network's mean likewise, from the replicates of all layers together
-      (`selectivity_mean_replicate`).
+    - A unit's index is the highest of the indices of all classes, and each of these has an ordinary
+      bootstrap standard error. `selectivity_low` is the maximum of (index - critical value * standard
+      error) and `selectivity_high` the maximum of (index + critical value * standard error), over the
+      classes whose means cannot be distinguished from the highest. The lower critical value is
+      corrected for the number of these classes (intersection bounds).
+    - A layer's mean lies between a floor and a ceiling. The floor is the mean split-half index, which
+      is biased downward. The ceiling is the plain mean or the plain mean minus its bootstrap bias,
+      whichever is higher, which is biased upward. `selectivity_mean_low` and `selectivity_mean_high`
+      account for the error of both. The network's mean is treated the same way, with the replicates of
+      all layers together (`selectivity_mean_replicate`).
 
     Args:
         replicates: Number of bootstrap replicates.
-        level: The probability with which an interval should hold the truth.
+        level: Coverage probability of the intervals.
         splits: Number of random splits for the split-half index.
-        seed: Seeds both.
+        seed: Seed of the replicates and the splits.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
-        memory: Bytes that the sums may take: 8 * replicates * classes * units for the replicates,
-            and as much again at most for the halves.
+        memory: Maximum number of bytes for the sums: 8 * replicates * classes * units for the
+            replicates, and at most the same amount again for the halves.
 
     Raises:
-        OptionError: Options that are not valid; too many replicates for `memory`.
+        OptionError: An option is not valid, or `memory` is too small for the replicates.
 
     Source:
         Poisson bootstrap: Chamandy et al. 2012; bounds on a highest value: Chernozhukov, Lee & Rosen
@@ -116,7 +116,7 @@ class SelectivityInterval(Metric):
 
     @property
     def needs(self) -> Sequence[Any]:
-        """Class means of all samples, of bootstrap replicates and of halves."""
+        """The class means of all samples, of the bootstrap replicates and of the halves."""
         return (
             ClassMeans(),
             ResampledClassMeans(self.replicates, "poisson", self.seed, memory=self.memory),
@@ -131,7 +131,7 @@ class SelectivityInterval(Metric):
         halves: xr.Dataset,
         silent: xr.Dataset,
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
@@ -153,7 +153,7 @@ class SelectivityInterval(Metric):
         means = _mean_over_units(indices)
         layer = {
             "selectivity_mean_floor": _mean_over_units(cross_index(whole, parts, formula)),
-            # Less its bias, but never lowered by it: for sparse units the bootstrap's bias is too high.
+            # The bias is subtracted only if this raises the mean: for sparse units it is overestimated.
             "selectivity_mean_ceiling": max(
                 _mean_over_units(2 * found - indices.mean(0)), _mean_over_units(found)
             ),
@@ -170,7 +170,7 @@ class SelectivityInterval(Metric):
     def conclude(
         self, units: xr.Dataset, layers: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-        """The intervals of the layers' means and of the network's."""
+        """Computes the intervals of the means of the layers and of the network."""
         fewest = int(layers["fewest_samples"].min())
         critical = _critical((1 - self.level) / 2, np.array(fewest))
         parts = [
@@ -216,16 +216,16 @@ class SelectivityInterval(Metric):
 def bounds_of_highest(
     centre: Array, replicates: Array, counts: Array, level: float
 ) -> tuple[Array, Array]:
-    """An interval for the highest of several quantities that are each known with an error.
+    """A confidence interval for the maximum of several quantities that are estimated with errors.
 
     Args:
         centre: The estimates (unit, class).
         replicates: Their bootstrap replicates (replicate, unit, class).
-        counts: Samples of each class (class,), for Student's t and the small-sample factor.
-        level: The probability with which the interval should hold the truth.
+        counts: Number of samples per class (class,), for Student's t and the small-sample factor.
+        level: Coverage probability of the interval.
 
     Returns:
-        Lower and upper ends, (unit,) each; NaN where the estimates are.
+        Lower and upper ends, (unit,) each; NaN where the estimates are NaN.
     """
     scale = _small_sample(counts)
     error = replicates.std(0, ddof=1) * scale
@@ -243,10 +243,10 @@ def bounds_of_highest(
 
 
 def _critical(tail: Any, counts: Any) -> Any:
-    """Student's t that is exceeded with the probability `tail`.
+    """The value that Student's t exceeds with the probability `tail`.
 
-    Two degrees of freedom for each sample but one: a class is compared with the mean of the others,
-    whose error is known better than its own.
+    The degrees of freedom are 2 (n - 1): a class is compared with the mean of the other classes, whose
+    error is known more precisely than its own.
     """
     from scipy import stats
 
@@ -254,19 +254,19 @@ def _critical(tail: Any, counts: Any) -> Any:
 
 
 def _small_sample(counts: Array) -> Array:
-    """What makes the bootstrap's standard error of a mean of n samples unbiased."""
+    """The factor that makes the bootstrap standard error of a mean of n samples unbiased."""
     factor: Array = np.sqrt(counts / np.maximum(counts - 1, 1))
     return factor
 
 
 def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[float, float]:
-    """An interval for what lies between two estimates that share a standard error."""
+    """A confidence interval for a value between two estimates that share a standard error."""
     margin = critical * float(np.std(replicates, ddof=1))
     return float(min(one, other)) - margin, float(max(one, other)) + margin
 
 
 def _blocks(units: int, elements: int, most: int = 2**22) -> list[slice]:
-    """Slices of units, so that arrays of `elements` a unit stay small."""
+    """Slices of units that limit the size of arrays with `elements` values per unit."""
     step = max(1, most // max(elements, 1))
     return [slice(start, start + step) for start in range(0, units, step)]
 

@@ -1,4 +1,4 @@
-"""The highest class selectivity that a search finds in any rotation of a layer's units."""
+"""A search for the rotation of a layer's units with the highest class selectivity."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from probekit.results.labels import strings
 __all__ = ["linear_basis_selectivity"]
 
 NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
-_BLOCK = 100  # steps between two looks at what has been found
-_COOLINGS = 3  # how often the learning rate falls, each time to a quarter, before a search ends
+_BLOCK = 100  # steps between two convergence checks
+_COOLINGS = 3  # number of times that the learning rate is divided by four before a search ends
 
 
 def linear_basis_selectivity(
@@ -40,54 +40,56 @@ def linear_basis_selectivity(
 ) -> xr.Dataset:
     """The highest mean selectivity of a layer that a search finds in a rotated basis.
 
-    A matrix W is learned that minimizes (1 - SI(A W)) + penalty * ||W'W - I||^2, where A holds the
-    activations and SI is the mean class selectivity of the columns; it is then replaced by the
-    nearest rotation. A search finds what it finds: a higher value may exist. So do not compare two
-    networks by it unless the searches have converged, and compare with the floor, which the same
-    search finds where labels say nothing. A constant that is added to the activations lowers it, as it
+    The search learns a matrix W that minimizes (1 - SI(A W)) + penalty * ||W'W - I||^2, where A is the
+    matrix of activations and SI is the mean class selectivity of the columns. W is then replaced by the
+    nearest rotation. The search is heuristic: a higher value may exist. Compare two networks only if
+    their searches have converged, and compare the result with the floor, which is the result of the
+    same search under permuted labels. Adding a constant to the activations lowers the result, as it
     lowers the index itself.
 
-    A rotated axis has projections below zero, for which the index is not meant. What is done with
-    them matters: what discards them lets the search hide in what is discarded. With `"clip"` a
-    direction whose class means are below zero but for one has the index 1 however noisy it is, and
-    with `"rectify"` one that is above zero for few samples. `"absolute"` discards nothing.
+    Projections on a rotated axis can be negative, and the index is not defined for negative values. The
+    treatment of negative values matters: if it discards them, the search can exploit what is discarded.
+    With `"clip"`, a direction with only one positive class mean has the index 1 however noisy it is.
+    The same holds with `"rectify"` for a direction that is positive for few samples. `"absolute"`
+    discards nothing.
 
     Args:
-        activations: (sample, unit), or a recording, of which each layer is searched.
-        labels: (sample,) classes; a recording has its own.
-        negative: `"absolute"`: a projection's size counts, before class means are taken;
-            `"rectify"`: it counts as zero where it is below, as if a ReLU followed; `"clip"`: class
-            means below zero count as zero; `"shift"`: the lowest class mean is subtracted where it is
-            below zero. On the units' own axes of non-negative activations all are the plain index.
-        penalty: Weight of the departure from orthogonality.
-        steps: The most steps of Adam for each start.
-        learning_rate: Its first rate, divided by four whenever 100 steps gain less than `tolerance`.
-        starts: The first is at the units' own axes, the second at a rotation with one axis along the
-            mean activation, the others at random rotations.
-        tolerance: A search has converged when the rate has fallen three times and 100 more steps gain
-            less than this.
-        held_out: The share of each class's samples that the search does not see; 0 keeps none back.
+        activations: (sample, unit), or a recording; each layer of a recording is searched.
+        labels: Classes (sample,); a recording contains its own labels.
+        negative: Treatment of negative values. `"absolute"`: take the absolute value of each projection
+            before computing class means; `"rectify"`: set negative projections to zero, as a ReLU does;
+            `"clip"`: set negative class means to zero; `"shift"`: subtract the lowest class mean if it
+            is negative. For non-negative activations, all four are the plain index on the unit axes.
+        penalty: Weight of the orthogonality penalty.
+        steps: Maximum number of Adam steps per start.
+        learning_rate: Initial learning rate, divided by four whenever 100 steps gain less than
+            `tolerance`.
+        starts: Number of starts. The first is at the unit axes, the second at a rotation with one axis
+            along the mean activation, the others at random rotations.
+        tolerance: A search has converged when the learning rate has decreased three times and 100 more
+            steps gain less than this.
+        held_out: Fraction of each class's samples that are held out from the search; 0 for none.
         permutations: Number of searches under permuted labels; 0 for none.
         eps: As for `class_selectivity`.
-        seed: Seed of rotations, of the samples that are held out, and of permutations.
+        seed: Seed of the rotations, the held-out samples and the permutations.
 
     Returns:
-        On the samples that were searched: `selectivity_axes`, the mean index of the units;
-        `selectivity_found`, the highest mean of all starts and of the axes; `selectivity_floor`, the
-        same under permuted labels (mean over permutations). On those held out:
-        `selectivity_axes_held_out` and `selectivity_held_out`, of the basis that was found. And
-        `converged`, whether the best start did; `steps_taken` and `start` of the best;
-        `orthogonality_error`, ||W'W - I||^2 of its matrix before it was made a rotation. All by
-        `layer` for a recording; NaN where nothing was held out or permuted. Options are among the attributes.
-        `selectivity_bound` is the former name of `selectivity_found`, kept for a while.
+        On the samples used by the search: `selectivity_axes`, the mean index of the units;
+        `selectivity_found`, the highest mean of all starts and of the unit axes; `selectivity_floor`,
+        the same under permuted labels (mean over permutations). On the held-out samples:
+        `selectivity_axes_held_out`, and `selectivity_held_out` for the basis found by the search. Of
+        the best start: `converged`, `steps_taken`, `start`, and `orthogonality_error`, ||W'W - I||^2
+        before W was replaced by a rotation. Values are NaN if no samples were held out or permuted. For
+        a recording, all have the dimension `layer`. The options are stored as attributes.
+        `selectivity_bound` is the deprecated former name of `selectivity_found`.
 
     Raises:
-        DataError: Shapes that do not fit, one class only, or NaN.
-        OptionError: Options that are not valid.
+        DataError: Shapes do not match, there is only one class, or there is NaN.
+        OptionError: An option is not valid.
 
     Source:
-        Our reading of the control of Leavitt & Morcos 2020 (arXiv 2003.01262); the optimizer, the
-        starts and what is done with negative projections are choices of probekit's.
+        Our interpretation of the control of Leavitt & Morcos 2020 (arXiv 2003.01262); the optimizer,
+        the starts and the treatment of negative projections are probekit's choices.
 
     Example:
         >>> labels = np.arange(300) % 3
@@ -114,7 +116,7 @@ def linear_basis_selectivity(
 
 @dataclass(frozen=True)
 class _Found:
-    """The end of one search: a rotation, what it reaches, and how."""
+    """The result of one search: a rotation, its selectivity, and how the search ended."""
 
     value: float
     rotation: Tensor
@@ -125,7 +127,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Search:
-    """The search, with its options."""
+    """A search with its options."""
 
     negative: NegativeProjection
     penalty: float
@@ -155,7 +157,7 @@ class _Search:
         SelectivityIndex(self.eps)
 
     def run(self, table: Tensor, labels: Tensor) -> dict[str, float]:
-        """What is found for one layer."""
+        """Searches one layer."""
         draws = np.random.default_rng(self.seed)
         apart = _held_out(labels.numpy(), self.held_out, draws)
         seen, unseen = (table[~apart], labels[~apart]), (table[apart], labels[apart])
@@ -185,14 +187,14 @@ class _Search:
         }
 
     def _best(self, table: Tensor, labels: Tensor) -> tuple[_Found, int]:
-        """The best of all starts, and which one it was."""
+        """The best result of all starts, and the number of that start."""
         share = _shares(labels)
         ends = [self._descend(table, share, first) for first in self._first(table)]
         start = int(np.argmax([end.value for end in ends]))
         return ends[start], start
 
     def _first(self, table: Tensor) -> list[Tensor]:
-        """Where the searches begin: the axes, the mean's direction, random rotations."""
+        """The starting points: the unit axes, a rotation toward the mean, random rotations."""
         units = table.shape[1]
         generator = torch.Generator().manual_seed(self.seed)
         found = [torch.eye(units, dtype=table.dtype)]
@@ -242,7 +244,7 @@ class _Search:
 
 
 def _shares(labels: Tensor) -> Tensor:
-    """(classes, samples): each sample's share in the mean of its class."""
+    """The weight of each sample in the mean of its class (classes, samples)."""
     member = torch.nn.functional.one_hot(torch.unique(labels, return_inverse=True)[1]).double()
     return (member / member.sum(0)).T
 
@@ -250,7 +252,7 @@ def _shares(labels: Tensor) -> Tensor:
 def _held_out(
     labels: npt.NDArray[np.int64], share: float, draws: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
-    """Which samples are kept back: a share of each class, and never all of one."""
+    """A mask of held-out samples: a fraction of each class, never all samples of a class."""
     apart = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         own = draws.permutation(np.flatnonzero(labels == label))

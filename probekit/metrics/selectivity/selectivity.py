@@ -24,26 +24,26 @@ def class_selectivity(
     """The class selectivity index of every unit.
 
     SI = (mu_max - mu_rest) / (mu_max + mu_rest + eps), where mu_max is the highest class mean of a
-    unit and mu_rest the mean of the means of all other classes. 0: the same for all classes;
-    1: responds to one class alone. A dead unit has 0.
+    unit and mu_rest the mean of the means of all other classes. The index is 0 if the unit responds
+    equally to all classes, and 1 if it responds to a single class. The index of a dead unit is 0.
 
     Args:
-        class_mean: Class means (unit, class); or a recording, whose class means are then taken.
-        eps: Keeps the quotient finite for units that hardly respond.
-        negative: What is done with class means below zero, which take the index out of [0, 1]:
-            `"clip"` counts them as zero, `"keep"` applies the unmodified formula, `"shift"`
-            subtracts the unit's lowest class mean where that is below zero, `"nan"` gives NaN to
-            the units that have any.
+        class_mean: Class means (unit, class), or a recording, whose class means are computed.
+        eps: Keeps the quotient finite for units with very small activations.
+        negative: Treatment of negative class means, which would move the index outside [0, 1].
+            `"clip"` sets them to zero, `"keep"` applies the unmodified formula, `"shift"` subtracts
+            the unit's lowest class mean if it is negative, `"nan"` returns NaN for units that have
+            any.
 
     Returns:
         The index (unit), float64.
 
     Warns:
-        ProbekitWarning: Some class means are below zero; the layers are named.
+        ProbekitWarning: Some class means are negative; the message names the layers.
 
     Raises:
-        DataError: Fewer than two classes, or NaN or infinity among the means.
-        OptionError: An unknown `negative`, or an `eps` that is not positive or zero.
+        DataError: There are fewer than two classes, or the means contain NaN or infinity.
+        OptionError: `negative` is unknown, or `eps` is negative or infinite.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262), after Morcos et al. 2018 (arXiv 1803.06959).
@@ -69,7 +69,7 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """Class means as float64, from class means or a recording.
 
     Raises:
-        DataError: Fewer than two classes, or NaN or infinity among the means.
+        DataError: There are fewer than two classes, or the means contain NaN or infinity.
     """
     if isinstance(given, xr.Dataset):
         if "activation" not in given or "label" not in given.variables:
@@ -123,16 +123,17 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Selectivity(Metric):
-    """The metric `selectivity`: the index of every unit, with what it was computed from.
+    """The metric `selectivity`: the class selectivity index of every unit, and its class means.
 
-    Per unit: `selectivity`, `preferred_class` (the label of the highest class mean, -1 for dead
-    units), `dead` (no class mean above `dead_below` in size), `negative_class_mean` (some class mean
-    is below zero), and `class_mean`. Per layer: `dead_units`, `negative_units`.
+    Variables per unit are `selectivity`; `preferred_class`, the label of the highest class mean (-1 for
+    dead units); `dead`, whether no class mean exceeds `dead_below` in absolute value;
+    `negative_class_mean`, whether any class mean is negative; and `class_mean`. Variables per layer
+    are `dead_units` and `negative_units`, the numbers of such units.
 
     Args:
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
-        dead_below: The largest class mean, in size, that a dead unit may have.
+        dead_below: The largest absolute value of the class means of a dead unit.
     """
 
     name = "selectivity"
@@ -147,11 +148,11 @@ class Selectivity(Metric):
 
     @property
     def needs(self) -> Sequence[ClassMeans]:
-        """Class means."""
+        """The class means."""
         return (ClassMeans(),)
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         means = checked_means(class_mean).transpose("unit", "class")
         values, labels = means.values, means["class"].values
         index = SelectivityIndex(self.eps, self.negative).at(values)
@@ -171,7 +172,7 @@ class Selectivity(Metric):
         return units, layers
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Names the layers that have class means below zero, and says where samples are few."""
+        """Reports the layers with negative class means, and classes with few samples."""
         sentences = []
         below = layers["layer"].values[layers["negative_units"].values > 0].tolist()
         if below:

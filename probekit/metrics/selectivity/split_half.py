@@ -1,4 +1,4 @@
-"""The split-half index: the preferred class chosen on one half of the samples, measured on the other."""
+"""The split-half index: one half of the samples selects the preferred class, the other measures it."""
 
 from __future__ import annotations
 
@@ -48,31 +48,33 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class SplitHalf(Metric):
-    """The metric `selectivity_split_half`: an index that choosing the best class does not inflate.
+    """The metric `selectivity_split_half`: an index that selecting the best class does not inflate.
 
-    The samples are split in two by a fair coin each; the preferred class is the one of the highest
-    mean in one half, and the index of that class is measured on the other half. Both directions and
-    several splits are averaged, and the curvature of the quotient is corrected to first order. A
-    unit that knows nothing is centred at zero, single ones fall below it. Choosing the wrong class
-    among close ones leaves the index too low, never too high, on average.
+    Each sample is assigned to one of two halves at random. The preferred class is the class with the
+    highest mean in one half, and its index is measured on the other half. The result is averaged over
+    both directions and several splits, and the bias due to the curvature of the quotient is corrected
+    to first order. For units without class information the index is distributed around zero, so it is
+    negative for some of them. If the wrong class is selected among classes with similar means, the
+    index is on average too low, never too high.
 
-    Per unit: `selectivity_split_half`, and `preferred_class_agreement` (share of splits in which the
-    halves prefer the same class). Per layer: `selectivity_reliability`, the correlation over units
-    between the plain index of the two halves, averaged over splits and stepped up to the whole sample
-    by Spearman and Brown's 2r / (1 + r).
+    Variables per unit are `selectivity_split_half` and `preferred_class_agreement`, the fraction of
+    splits in which both halves prefer the same class. The variable per layer is
+    `selectivity_reliability`: the correlation over units between the plain index of the two halves,
+    averaged over splits and extrapolated to the whole sample by the Spearman-Brown formula
+    2r / (1 + r).
 
     Args:
-        splits: Number of random splits that are averaged.
-        seed: Seeds them.
+        splits: Number of random splits.
+        seed: Seed of the splits.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
-        memory: Bytes that the sums may take: 16 * splits * classes * units.
+        memory: Maximum number of bytes for the sums: 16 * splits * classes * units.
 
     Raises:
-        OptionError: Options that are not valid; too many splits for `memory`.
+        OptionError: An option is not valid, or `memory` is too small for the splits.
 
     Source:
-        Spearman 1910 and Brown 1910 for the step to the whole sample.
+        Spearman-Brown formula: Spearman 1910; Brown 1910.
 
     Example:
         >>> import probekit as pk
@@ -100,14 +102,14 @@ class SplitHalf(Metric):
 
     @property
     def needs(self) -> Sequence[Any]:
-        """Class means of all samples and of the halves."""
+        """The class means of all samples and of the halves."""
         halves = ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory)
         return (ClassMeans(), halves)
 
     def evaluate(
         self, class_mean: xr.DataArray, halves: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
@@ -123,7 +125,7 @@ class SplitHalf(Metric):
 
 
 def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:
-    """Class means of all samples (unit, class) and of halves (split, 2, unit, class) as arrays."""
+    """Class means of all samples (unit, class) and of the halves (split, 2, unit, class) as arrays."""
     parts = halves["class_mean"].transpose("replicate", "half", "unit", "class")
     return class_mean.transpose("unit", "class").values, parts.values
 
@@ -131,15 +133,16 @@ def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:
 def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     """The split-half index of every unit.
 
-    With (a, b) the means of the chosen class and of the rest in the other half, E[(a - b) / (a + b)]
-    is too low by 2 (b var a - a var b) / (a + b)^3 to first order, which is added. The variance of a
-    class mean is taken as its square times one factor a unit, from the differences between halves:
-    a variance of the chosen class alone would be too high, as outliers help a class to be chosen.
+    Let a and b be the means of the selected class and of the other classes in the other half. To first
+    order, E[(a - b) / (a + b)] is too low by 2 (b var a - a var b) / (a + b)^3; this is added. The
+    variance of a class mean is modeled as its square times one factor per unit, which is estimated
+    from the differences between halves. The variance of the selected class alone would be too high,
+    because outliers make a class more likely to be selected.
 
     Args:
         whole: Class means of all samples (unit, class).
-        parts: Class means of the halves (split, 2, unit, class), NaN where a half has no sample.
-        formula: Of the index.
+        parts: Class means of the halves (split, 2, unit, class), NaN where a half has no samples.
+        formula: The formula of the index.
 
     Returns:
         (unit,), averaged over splits and directions.
@@ -155,17 +158,17 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
 
 
 def _choice(first: Array, second: Array) -> Any:
-    """The preferred class in the first half, among the classes that the second has samples of."""
+    """The preferred class in the first half, among the classes with samples in the second half."""
     return preferred(np.where(np.isnan(second), np.nan, first))
 
 
 def _curvature(whole: Array, parts: Array, eps: float) -> Array:
-    """What the index of each class (unit, class), measured on one half, is too low by."""
+    """The downward bias of the index of each class (unit, class), measured on one half."""
     means = np.maximum(whole, 0.0)
     squares = means**2
     differences = np.nan_to_num(_mean((parts[:, 0] - parts[:, 1]) ** 2, 0))
     total = squares.sum(1, keepdims=True)
-    # The difference of two halves has twice the variance of one.
+    # The difference between two halves has twice the variance of one half.
     noise = differences.sum(1, keepdims=True) / 2 / np.where(total > 0, total, 1.0)
     others = means.shape[1] - 1
     rest = (means.sum(1, keepdims=True) - means) / others
@@ -184,7 +187,7 @@ def _mean(values: Array, axis: int) -> Array:
 
 
 def _reliability(plain: Array) -> float:
-    """Spearman and Brown's step up of the mean correlation between halves (split, 2, unit)."""
+    """The Spearman-Brown formula applied to the mean correlation between halves (split, 2, unit)."""
     found = []
     for first, second in plain:
         known = ~(np.isnan(first) | np.isnan(second))

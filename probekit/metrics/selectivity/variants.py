@@ -1,4 +1,4 @@
-"""The class selectivity index without what a constant adds, and without pooling over positions."""
+"""Variants of the class selectivity index: without offsets, and without pooling over positions."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["SelectivityPerElement", "selectivity_offset_free"]
 def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.DataArray:
     """The class selectivity index after the lowest class mean of the unit is subtracted from all.
 
-    A constant that is added to a unit lowers the plain index without changing what the unit encodes about
-    the classes; this one it leaves as it is. It is high for any unit with one class above the others,
-    however small the difference: with two classes it is always 1 (or 0), and noise in the lowest of
-    many class means raises it, so compare networks on equally many samples.
+    Adding a constant to a unit lowers the plain index without changing the class information of the
+    unit. It does not change this index. This index is high for any unit with one class above the
+    others, however small the difference. With two classes it is always 1 (or 0). Noise in the lowest of
+    many class means raises it, so compare networks with the same number of samples.
 
     Args:
         class_mean: Class means (unit, class), or a recording.
         eps: As for `class_selectivity`.
 
     Returns:
-        The index (unit), from 0 to 1; 0 for a unit whose class means are all the same.
+        The index (unit), from 0 to 1; 0 for a unit whose class means are all equal.
 
     Source:
         probekit's own control for the index of Leavitt & Morcos 2020 (arXiv 2003.01262).
@@ -43,7 +43,7 @@ def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.D
     """
     means = checked_means(class_mean).transpose("unit", "class").values
     above = means - means.min(1, keepdims=True)
-    # A difference within the rounding of the means is none.
+    # A difference within the rounding error of the means counts as zero.
     above = np.where(above <= 1e-12 * np.abs(means).max(1, keepdims=True), 0.0, above)
     return xr.DataArray(SelectivityIndex(eps).at(above), dims="unit")
 
@@ -59,21 +59,21 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class SelectivityPerElement(Metric):
-    """The metric `selectivity_per_element`: the mean over a map's elements of their index.
+    """The metric `selectivity_per_element`: the mean of the indices of a feature map's elements.
 
-    The papers pool each map over its positions before class means are taken, so that a unit whose
-    positions prefer different classes has a low index. Here every element of the map has class means
-    and an index of its own, and a unit has the mean over its elements; an element that is always zero
-    has 0. For layers without positions it is the plain index.
+    The papers pool each feature map over its positions before computing class means, so a unit whose
+    positions prefer different classes has a low index. This metric computes class means and an index
+    for every element of the map, and then the mean over the elements of a unit. The index of an element
+    that is always zero is 0. For layers without positions, this is the plain index.
 
     Args:
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
-        memory: The most bytes that class means of all elements of all layers may take: 8 * classes *
-            units * positions.
+        memory: Maximum number of bytes for the class means of all elements of all layers:
+            8 * classes * units * positions.
 
     Raises:
-        OptionError: Options that are not valid; layers too large for `memory`.
+        OptionError: An option is not valid, or `memory` is too small for the layers.
 
     Source:
         probekit's own control for the index of Leavitt & Morcos 2020 (arXiv 2003.01262).
@@ -101,13 +101,13 @@ class SelectivityPerElement(Metric):
 
     @property
     def needs(self) -> Sequence[ClassMeans]:
-        """Class means of units and of elements."""
+        """The class means of units and of elements."""
         return (ClassMeans(), ClassMeans("flatten", self.memory))
 
     def evaluate(
         self, class_mean: xr.DataArray, element_mean: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the values of one layer."""
         means = checked_means(element_mean).transpose("element", "class").values
         index = SelectivityIndex(self.eps, self.negative).at(means)
         by_unit = index.reshape(class_mean.sizes["unit"], -1).mean(1)
