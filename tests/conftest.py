@@ -1,4 +1,4 @@
-"""What all tests share: no network, few threads, and a small network with its data."""
+"""Shared setup of all tests: no network access, few threads, and a small network with its data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ torch.set_num_threads(1)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Numbered rather than shown: bytes can differ from process to process, as a time in gzip does."""
+    """Numbered IDs, since bytes such as the time in gzip can differ between processes."""
     return argname if isinstance(val, bytes) else None
 
 
 @pytest.fixture
 def network() -> nn.Module:
-    """Three nonlinearities on 8 px grey images, in train mode."""
+    """Three nonlinearities on 8 px gray images, in train mode."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),
@@ -42,20 +42,20 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def model(network: nn.Module) -> ImageModel:
-    """The same, as an image model."""
+    """The same network as an image model."""
     return ImageModel(network, (0.3,), (0.5,), (1, 8, 8), ("a", "b", "c"))
 
 
 @pytest.fixture
 def labelled() -> tuple[torch.Tensor, torch.Tensor]:
-    """30 grey images of 8 px in three classes."""
+    """30 gray images of 8 px in three classes."""
     generator = torch.Generator().manual_seed(1)
     return torch.rand(30, 1, 8, 8, generator=generator), torch.arange(30) % 3
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve images in two folders of classes, of different sizes and kinds."""
+    """Twelve images in two class folders, of different sizes and types."""
     random = np.random.default_rng(0)
     for number in range(12):
         place = tmp_path / "photos" / ("cat" if number % 2 else "dog")

@@ -1,4 +1,4 @@
-"""Cumulative ablation, against networks whose weights are cut by hand."""
+"""Cumulative ablation compared with networks whose channels are set to zero by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probekit.models.image_model import ImageModel
 
 @pytest.fixture
 def data(model: ImageModel) -> list[tuple[Tensor, Tensor]]:
-    """Images labelled as the whole network sees them, with all three classes among them."""
+    """Images labeled with the intact network's predictions; all three classes occur."""
     images = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     module = model.module.eval()
     with torch.no_grad():
@@ -34,7 +34,7 @@ def units_of(model: Any, data: Any, **options: Any) -> xr.Dataset:
 
 
 def cut(model: ImageModel, images: Tensor, dead: dict[int, list[int]]) -> Tensor:
-    """The logits where channels of some modules are set to zero after them."""
+    """The logits when given channels are set to zero in the outputs of some modules."""
     x = model.normalize(images)
     for number, module in enumerate(model.module.eval()):
         x = module(x)
@@ -44,7 +44,7 @@ def cut(model: ImageModel, images: Tensor, dead: dict[int, list[int]]) -> Tensor
     return x
 
 
-def test_each_point_is_the_accuracy_of_the_network_cut_by_hand(
+def test_each_point_is_the_accuracy_of_a_network_ablated_by_hand(
     model: ImageModel, data: list[tuple[Tensor, Tensor]]
 ) -> None:
     units = units_of(model, data)
@@ -63,7 +63,9 @@ def test_each_point_is_the_accuracy_of_the_network_cut_by_hand(
         assert accuracy == pytest.approx(float(right), abs=1e-12)
 
 
-def test_means_in_the_place_of_zero(model: ImageModel, data: list[tuple[Tensor, Tensor]]) -> None:
+def test_ablation_can_replace_units_by_their_means(
+    model: ImageModel, data: list[tuple[Tensor, Tensor]]
+) -> None:
     images, labels = (torch.cat(parts) for parts in zip(*data, strict=True))
     units = units_of(model, data, layers=["7"])
     found = pk.ablate(
@@ -78,7 +80,7 @@ def test_means_in_the_place_of_zero(model: ImageModel, data: list[tuple[Tensor, 
 
 
 class _Planted(nn.Module):
-    """Ten inputs of which the first two alone tell the class."""
+    """Ten inputs, of which only the first two determine the class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +91,7 @@ class _Planted(nn.Module):
         return out[:, :2]
 
 
-def test_ablating_what_matters_first_costs_most() -> None:
+def test_ablating_informative_units_first_costs_most() -> None:
     labels = torch.arange(40) % 2
     images = torch.rand(40, 1, 1, 10, generator=torch.Generator().manual_seed(0))
     images[:, 0, 0, :2] = torch.eye(2)[labels]
@@ -114,9 +116,7 @@ def test_seeds_and_ties(model: ImageModel, data: list[tuple[Tensor, Tensor]]) ->
     assert not first["accuracy"].equals(other["accuracy"])
 
 
-def test_the_model_comes_back_as_it_was(
-    model: ImageModel, data: list[tuple[Tensor, Tensor]]
-) -> None:
+def test_the_model_is_restored(model: ImageModel, data: list[tuple[Tensor, Tensor]]) -> None:
     units = units_of(model, data)
     modes = [child.training for child in model.module.modules()]
     state = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
@@ -141,7 +141,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
-def test_a_bad_option_says_what_is_wrong(
+def test_an_invalid_option_is_reported(
     model: ImageModel, data: list[tuple[Tensor, Tensor]], options: dict[str, Any], message: str
 ) -> None:
     given = {"by": units_of(model, data)["selectivity"], **options}
@@ -149,7 +149,7 @@ def test_a_bad_option_says_what_is_wrong(
         pk.ablate(model, data, **given)
 
 
-def test_units_that_have_no_value_are_named(
+def test_units_without_a_value_are_named(
     model: ImageModel, data: list[tuple[Tensor, Tensor]]
 ) -> None:
     units = units_of(model, data, layers=["4"])

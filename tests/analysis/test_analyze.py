@@ -1,4 +1,4 @@
-"""The one pass, from a model and labelled images to a tree of labelled numbers."""
+"""A single pass from a model and labeled images to a tree of labeled results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYERS = ["2", "4", "7"]
 def by_hand(
     network: nn.Module, images: Tensor, labels: Tensor, eps: float = 1e-6
 ) -> dict[str, Any]:
-    """Class means and index of every layer, by loops over units and classes in numpy."""
+    """Class means and selectivity index of every layer, by numpy loops over units and classes."""
     kept: dict[str, np.ndarray[Any, Any]] = {}
     network.eval()
     handles = [
@@ -54,7 +54,7 @@ def by_hand(
     return found
 
 
-def test_result_equals_a_plain_reference(
+def test_result_equals_a_plain_numpy_reference(
     network: nn.Module, labelled: tuple[Tensor, Tensor]
 ) -> None:
     reference = by_hand(network, *labelled)
@@ -81,7 +81,7 @@ def test_result_equals_a_plain_reference(
     )
 
 
-def test_model_comes_back_as_it_was(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
+def test_model_is_restored(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
     network.train()
     network[1].eval()
     modes = [child.training for child in network.modules()]
@@ -92,7 +92,9 @@ def test_model_comes_back_as_it_was(network: nn.Module, labelled: tuple[Tensor, 
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in network.modules())
 
 
-def test_hooks_go_when_the_data_fails(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
+def test_hooks_are_removed_when_the_data_fails(
+    network: nn.Module, labelled: tuple[Tensor, Tensor]
+) -> None:
     def broken() -> Iterator[tuple[Tensor, Tensor]]:
         yield labelled
         raise RuntimeError("disk on fire")
@@ -105,7 +107,7 @@ def test_hooks_go_when_the_data_fails(network: nn.Module, labelled: tuple[Tensor
 
 
 @pytest.mark.parametrize("kind", ["tensors", "list", "generator", "loader", "dataset", "mappings"])
-def test_any_source_gives_the_same(
+def test_all_kinds_of_sources_give_the_same_result(
     kind: str, network: nn.Module, labelled: tuple[Tensor, Tensor]
 ) -> None:
     images, labels = labelled
@@ -148,7 +150,7 @@ def test_predictions_and_accuracy(network: nn.Module, labelled: tuple[Tensor, Te
     assert float(result["accuracy"]) == pytest.approx((predicted == labelled[1].numpy()).mean())
 
 
-def test_provenance_tells_what_was_done(
+def test_provenance_records_how_the_result_was_made(
     model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
 ) -> None:
     result = pk.analyze(model, labelled, metrics=[pk.Selectivity(eps=0.5)], seed=4)
@@ -160,7 +162,7 @@ def test_provenance_tells_what_was_done(
     assert facts["versions"]["probekit"] == pk.__version__
 
 
-def test_limit_draws_from_all_of_a_data_set(network: nn.Module) -> None:
+def test_limit_samples_from_the_whole_data_set(network: nn.Module) -> None:
     labels = torch.arange(3).repeat_interleave(40)
     data = TensorDataset(torch.rand(120, 1, 8, 8), labels)
     result = pk.analyze(network, data, limit=30, seed=1)
@@ -263,7 +265,7 @@ GOOD = (torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
         ("fashion-mnis", DataError, "close matches: fashion-mnist"),
     ],
 )
-def test_bad_data_is_told_in_one_sentence(
+def test_invalid_data_raises_a_one_sentence_error(
     network: nn.Module, data: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as told:
@@ -286,14 +288,14 @@ def test_bad_data_is_told_in_one_sentence(
         ({"tokens": "class"}, OptionError, "the model has no class token"),
     ],
 )
-def test_bad_options_are_told_in_one_sentence(
+def test_invalid_options_raise_a_one_sentence_error(
     network: nn.Module, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         pk.analyze(network, GOOD, **options)
 
 
-def test_one_class_is_found_before_the_pass(network: nn.Module) -> None:
+def test_a_single_class_is_detected_before_the_pass(network: nn.Module) -> None:
     from probekit.data.images import TensorImages
 
     data = TensorImages(torch.rand(4, 1, 8, 8), torch.ones(4), ["a", "b"])
@@ -301,7 +303,9 @@ def test_one_class_is_found_before_the_pass(network: nn.Module) -> None:
         pk.analyze(network, data)
 
 
-def test_infinity_names_the_layer_where_it_begins(labelled: tuple[Tensor, Tensor]) -> None:
+def test_infinity_is_reported_for_the_first_layer_that_has_it(
+    labelled: tuple[Tensor, Tensor],
+) -> None:
     network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
     with torch.no_grad():
         network[2].weight.fill_(float("inf"))
@@ -315,12 +319,12 @@ def test_batch_of_one(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> No
     np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-6)
 
 
-def test_not_a_model() -> None:
+def test_an_object_that_is_not_a_model_is_refused() -> None:
     with pytest.raises(ModelError, match=r"torch\.nn\.Module, an ImageModel or a name"):
         pk.analyze(3, GOOD)
 
 
-def test_one_class_is_enough_where_classes_do_not_matter(network: nn.Module) -> None:
+def test_a_single_class_is_allowed_when_classes_are_not_used(network: nn.Module) -> None:
     from probekit.data.images import TensorImages
 
     data = TensorImages(torch.rand(20, 1, 8, 8), torch.ones(20), ["a", "b", "c"])

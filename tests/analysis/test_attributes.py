@@ -61,7 +61,7 @@ def activations(network: Any) -> np.ndarray[Any, Any]:
 def selectivity_of(
     activations: np.ndarray[Any, Any], labels: Tensor
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The index and the class means, from their definitions."""
+    """The selectivity index and the class means, from their definitions."""
     values = range(int(labels.max()) + 1)
     means = np.stack([activations[labels.numpy() == value].mean(0) for value in values], 1)
     highest = means.max(1)
@@ -157,7 +157,7 @@ SEVERAL: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("kind", SEVERAL)
-def test_each_attribute_is_analyzed_as_if_alone(
+def test_each_attribute_is_analyzed_as_if_it_were_the_only_one(
     kind: str, network: nn.Module, activations: Any
 ) -> None:
     data, attributes = SEVERAL[kind]
@@ -183,7 +183,7 @@ def test_each_attribute_is_analyzed_as_if_alone(
     assert "accuracy" not in result
 
 
-def test_chance_and_interval_are_those_of_each_attribute_alone(
+def test_chance_and_interval_equal_those_of_each_attribute_alone(
     network: nn.Module, tmp_path: Any
 ) -> None:
     metrics = ["selectivity", "selectivity_chance", "selectivity_interval"]
@@ -200,7 +200,7 @@ def test_chance_and_interval_are_those_of_each_attribute_alone(
 
 
 def test_planted_attributes_are_recovered() -> None:
-    """Three of the channels show an attribute each, the others noise."""
+    """Three of the channels each encode an attribute; the others are noise."""
     random = torch.Generator().manual_seed(3)
     planted = {name: torch.randint(0, 2, (600,), generator=random) for name in "abc"}
     images = torch.rand(600, 12, 4, 4, generator=random)
@@ -230,6 +230,8 @@ def test_planted_attributes_are_recovered() -> None:
         ((IMAGES, {"color": COLOR - 1}), None, "label -1 is out of range"),
     ],
 )
-def test_what_is_no_attribute(data: Any, attributes: Any, message: str, network: nn.Module) -> None:
+def test_invalid_attributes_are_refused(
+    data: Any, attributes: Any, message: str, network: nn.Module
+) -> None:
     with pytest.raises((DataError, OptionError), match=message):
         pk.analyze(network, data, layers="1", attributes=attributes, progress=False)

@@ -1,4 +1,4 @@
-"""Linear CKA: equal to the definition on whole kernel matrices, however the samples are divided."""
+"""Linear CKA equals its definition on whole kernel matrices, however the samples are split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.statistics.hsic import LinearHSIC
 
 
 def hsic(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
-    """Equation 5 of Song et al. 2012, from the kernel matrices."""
+    """Equation 5 of Song et al. 2012, computed from the kernel matrices."""
     n = len(x)
     k, m = x @ x.T, y @ y.T
     np.fill_diagonal(k, 0)
@@ -63,10 +63,10 @@ def test_two_models_equal_the_definition_in_memory(size: int) -> None:
     for a, x in tables[0].items():
         for b, y in tables[1].items():
             value = found["cka"].sel(layer=a, other_layer=b).item()
-            assert value == pytest.approx(reference(x, y), abs=2e-5)  # activations are in float32
+            assert value == pytest.approx(reference(x, y), abs=2e-5)  # activations are float32
 
 
-def test_the_streamed_value_is_that_of_the_recording_to_ten_digits() -> None:
+def test_the_streamed_value_equals_that_of_the_recording_to_ten_digits() -> None:
     model = network(0).double()
     data = [(images.double(), labels) for images, labels in batches(11)]
     found = pk.cka(model, data=data)["cka"]
@@ -79,7 +79,7 @@ def test_the_streamed_value_is_that_of_the_recording_to_ten_digits() -> None:
             assert value == pytest.approx(reference(x.numpy(), y.numpy()), abs=1e-10)
 
 
-def test_rotation_scale_and_shift_change_nothing_and_noise_is_zero() -> None:
+def test_cka_ignores_rotation_scale_and_shift_and_is_zero_for_noise() -> None:
     draw = torch.Generator().manual_seed(3)
     x = torch.randn(400, 5, generator=draw).double()
     turn = torch.linalg.qr(torch.randn(5, 5, generator=draw).double()).Q
@@ -93,7 +93,7 @@ def test_rotation_scale_and_shift_change_nothing_and_noise_is_zero() -> None:
     assert abs(estimates[1] / np.sqrt(own[1] * own[2])) < 0.05
 
 
-def test_parts_merge_to_the_whole_though_their_origins_differ() -> None:
+def test_parts_with_different_origins_merge_to_the_whole() -> None:
     draw = torch.Generator().manual_seed(4)
     x, y = (torch.randn(120, width, generator=draw).double() + 5 for width in (7, 4))
     whole, parts = LinearHSIC((3, 4), (2, 2)), [LinearHSIC((3, 4), (2, 2)) for _ in range(3)]
@@ -112,7 +112,7 @@ def test_parts_merge_to_the_whole_though_their_origins_differ() -> None:
     np.testing.assert_allclose(whole.estimates(), expected, atol=1e-12)
 
 
-def test_the_jackknife_error_is_the_spread_over_samples_of_samples() -> None:
+def test_the_jackknife_error_is_the_standard_deviation_over_repeated_samples() -> None:
     draw = torch.Generator().manual_seed(5)
     values, errors = [], []
     for _ in range(60):
@@ -141,7 +141,7 @@ def test_the_interval_contains_the_estimate_and_narrows_with_samples() -> None:
     assert float(narrow["cka_error"].mean()) < float(wide["cka_error"].mean())
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_invalid_comparisons_are_refused() -> None:
     with pytest.raises(DataError, match="at least 4 samples"):
         pk.cka(network(0), data=[(IMAGES[:4], LABELS[:4])])
     with pytest.raises(DataError, match="read only once"):

@@ -1,4 +1,4 @@
-"""What is noted of every sample, and that it holds no memory beside."""
+"""Per-sample columns, and the memory they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probekit.statistics.feeding import Feeder
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
-def test_columns_hold_what_came(dtype: torch.dtype) -> None:
+def test_columns_hold_the_appended_values(dtype: torch.dtype) -> None:
     columns, parts = Columns(), [torch.arange(size).to(dtype) for size in (3, 0, 4)]
     for part in parts:
         columns.append(x=part)
@@ -25,7 +25,7 @@ def test_columns_hold_what_came(dtype: torch.dtype) -> None:
     assert len(columns) == 7
 
 
-def test_a_column_that_some_samples_lack_is_none() -> None:
+def test_a_column_that_some_samples_lack_is_absent() -> None:
     columns = Columns()
     columns.append(x=torch.tensor([1, 2]))
     columns.append(y=torch.tensor([1.0]))
@@ -43,7 +43,7 @@ def test_parts_of_several_processes_are_joined() -> None:
     assert whole["x"].tolist() == [1, 2, 3]
 
 
-def test_a_batch_that_waits_does_not_hold_its_images() -> None:
+def test_a_pending_batch_does_not_keep_its_images_in_memory() -> None:
     feeder = Feeder({"relu": [ClassMeans()]})
     pixels = np.zeros((2, 3, 8, 8), np.float32)
     held = weakref.ref(pixels)

@@ -1,4 +1,4 @@
-"""Differences between two results are those of their tables, with the intervals of scipy."""
+"""Differences between two results equal those of their tables, with scipy's intervals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_a_result_does_not_differ_from_itself(results: tuple[xr.DataTree, xr.Dat
     assert bool((found["selectivity_low"] <= 0).all() and (found["selectivity_high"] >= 0).all())
 
 
-def test_what_is_not_comparable_is_said(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+def test_results_that_are_not_comparable_are_reported(
+    results: tuple[xr.DataTree, xr.DataTree],
+) -> None:
     with pytest.raises(DataError, match="12 and 10 units, which cannot be paired"):
         pk.compare(results[0], result(1, width=10), paired=True)
     with pytest.warns(ProbekitWarning, match="different images"):

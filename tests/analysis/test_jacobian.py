@@ -1,4 +1,4 @@
-"""The norm of the logits' Jacobian: torch's own Jacobian, and one method against the other."""
+"""The norm of the logits' Jacobian, compared with torch's own Jacobian and between methods."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def of_torch(model: pk.ImageModel, images: Tensor) -> list[float]:
     ]
 
 
-def test_exact_norms_are_torch_s(model: pk.ImageModel, labelled: tuple[Tensor, Tensor]) -> None:
+def test_exact_norms_equal_those_of_torch(
+    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+) -> None:
     found = pk.jacobian_norm(model, labelled, method="exact", batch_size=8)
     assert model.module.training
     expected = of_torch(model, labelled[0])
@@ -37,8 +39,8 @@ def test_exact_norms_are_torch_s(model: pk.ImageModel, labelled: tuple[Tensor, T
 
 
 @pytest.mark.parametrize("rank", [1, 2, 10])
-def test_probes_are_corrected_for_their_own_noise(rank: int) -> None:
-    """A linear map, whose Jacobian has a known norm: 3."""
+def test_probes_are_corrected_for_estimation_noise(rank: int) -> None:
+    """A linear map whose Jacobian has a known norm of 3."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
     weight = torch.randn(10, rank) @ torch.randn(rank, 16)
@@ -52,7 +54,7 @@ def test_probes_are_corrected_for_their_own_noise(rank: int) -> None:
         assert found["mean"] - 4 * found["sem"] > 3 * (1 - 1 / 48), "uncorrected, it would be seen"
 
 
-def test_probes_do_not_hang_on_the_batches(
+def test_probes_do_not_depend_on_the_batches(
     model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
 ) -> None:
     one, other = (
@@ -63,7 +65,7 @@ def test_probes_do_not_hang_on_the_batches(
 
 
 @pytest.mark.parametrize(("probes", "method"), [(2, "probes"), (3, "exact")])
-def test_the_default_takes_fewer_passes_and_says_so(
+def test_the_default_method_is_the_one_with_fewer_passes(
     model: pk.ImageModel, labelled: tuple[Tensor, Tensor], probes: int, method: str
 ) -> None:
     assert pk.jacobian_norm(model, labelled, probes=probes, limit=5).attrs["method"] == method
@@ -83,7 +85,7 @@ def test_the_default_takes_fewer_passes_and_says_so(
         (nn.Flatten(), {"method": "quick"}, OptionError, "not 'quick'"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_invalid_requests_are_reported(
     net: nn.Module, options: dict[str, Any], error: type[Exception], said: str
 ) -> None:
     data = [(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))]

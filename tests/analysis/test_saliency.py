@@ -1,4 +1,4 @@
-"""Saliency of units: against captum's own neuron methods and by hand; the model stays as it was."""
+"""Saliency of units compared with captum and manual computation; the model is restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 @pytest.mark.parametrize("layer", ["2", "4", "7"])
 @pytest.mark.parametrize("method", ["gradient", "integrated_gradients"])
-def test_is_that_of_captums_neuron_methods(model: ImageModel, layer: str, method: str) -> None:
+def test_saliency_equals_captums_neuron_methods(model: ImageModel, layer: str, method: str) -> None:
     from captum.attr import NeuronGradient, NeuronIntegratedGradients
 
     found = pk.unit_saliency(model, IMAGES, layer, 1, method=method, steps=20)
@@ -40,7 +40,7 @@ def test_is_that_of_captums_neuron_methods(model: ImageModel, layer: str, method
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-7)
 
 
-def test_of_a_linear_unit_is_weight_and_weight_times_difference() -> None:
+def test_saliency_of_a_linear_unit_is_weight_and_weight_times_difference() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     weight = net[1].weight.detach()[2].view(1, 1, 8, 8)
     found = pk.unit_saliency(net, IMAGES, "1", 2, method="gradient")
@@ -49,7 +49,7 @@ def test_of_a_linear_unit_is_weight_and_weight_times_difference() -> None:
     torch.testing.assert_close(found, weight * (IMAGES - 0.25), rtol=1e-4, atol=1e-6)
 
 
-def test_integrated_gradients_add_up_to_the_difference_in_activation(model: ImageModel) -> None:
+def test_integrated_gradients_sum_to_the_difference_in_activation(model: ImageModel) -> None:
     found = pk.unit_saliency(model, IMAGES, "4", 0, steps=200)
     with pk.Recorder(model.module.eval(), ["4"]) as recorder, torch.no_grad():
         model(torch.cat([IMAGES, torch.zeros_like(IMAGES[:1])]))
@@ -58,7 +58,7 @@ def test_integrated_gradients_add_up_to_the_difference_in_activation(model: Imag
     torch.testing.assert_close(found.sum((1, 2, 3)), difference, rtol=0.02, atol=1e-4)
 
 
-def test_a_later_call_of_a_module_is_a_layer_of_its_own() -> None:
+def test_a_later_call_of_a_module_is_a_separate_layer() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -75,7 +75,7 @@ def test_a_later_call_of_a_module_is_a_layer_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_comes_back_as_it_was(model: ImageModel, fails: bool) -> None:
+def test_the_model_is_restored(model: ImageModel, fails: bool) -> None:
     module = model.module.train()
     module[3].weight.requires_grad_(False)
     module[6].eval()

@@ -1,4 +1,4 @@
-"""Many architectures are verified one after another, resumably."""
+"""Many architectures are verified one after another, and an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_architecture_gets_one_line_and_is_not_run_again(
     assert int(table["vit_giant_patch14_224"]["parameters"]) > 1e9
 
 
-def test_a_refusal_is_told_with_its_sentence(
+def test_a_refusal_is_recorded_with_its_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*given: Any, **options: Any) -> None:
@@ -46,7 +46,7 @@ def test_a_refusal_is_told_with_its_sentence(
     assert (line["outcome"], line["detail"]) == ("refused", "there is nothing to record")
 
 
-def test_families_take_turns() -> None:
+def test_families_are_interleaved() -> None:
     names = timm_architectures()
     assert len(names) > 1000
     assert len(set(names)) == len(names)

@@ -1,6 +1,6 @@
-"""Where samples and units lie, for models in which sizes alone do not tell it.
+"""Sample and unit axes in models whose sizes alone do not determine them.
 
-The right values are computed in plain Python from the model's own parts, never by probekit.
+Expected values are computed in plain Python from the model's own parts, never with probekit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Truth = Callable[[Tensor], Tensor]
 
 
 def record(net: nn.Module, *inputs: Any, layers: Any = None, **options: Any) -> dict[str, Tensor]:
-    """What two passes record, the first one having found the layers."""
+    """The activations of two passes, the first of which finds the layers."""
     with torch.no_grad(), Recorder(net, layers, **options) as recorder:
         net(*inputs)
         first = recorder.activations
@@ -36,7 +36,7 @@ def record(net: nn.Module, *inputs: Any, layers: Any = None, **options: Any) -> 
 
 
 def watched(net: nn.Module, name: str, *inputs: Any) -> Tensor:
-    """What a module gives, by a plain hook."""
+    """The output of a module, from a plain hook."""
     seen: list[Tensor] = []
     handle = net.get_submodule(name).register_forward_hook(
         lambda module, args, output: seen.append(
@@ -50,7 +50,7 @@ def watched(net: nn.Module, name: str, *inputs: Any) -> Tensor:
 
 
 class Lambda(nn.Module):
-    """A module around a function."""
+    """A module that calls a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Lambda(nn.Module):
 
 
 class Chain(nn.Module):
-    """A convolution, a function, an activation function under the name `act`, and a classifier."""
+    """A convolution, a function, an activation module named `act`, and a classifier."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], act: nn.Module | None = None) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Chain(nn.Module):
         return self.act(self.function(self.conv(x))).flatten(1).sum(1, keepdim=True)
 
 
-# The maps are as high and as wide as they have channels, and there are as many samples.
+# Height, width, number of channels and number of samples are equal, so sizes do not reveal the axes.
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
@@ -141,7 +141,7 @@ def test_units_are_followed_through_functions(name: str) -> None:
     ("dim", "last", "axis"),
     [(1, False, 1), (-1, False, 1), (2, False, 1), (-1, True, 3), (1, True, 3)],
 )
-def test_a_glu_has_its_units_where_its_input_has_them(dim: int, last: bool, axis: int) -> None:
+def test_a_glu_has_the_unit_axis_of_its_input(dim: int, last: bool, axis: int) -> None:
     net = Chain(lambda x: x.permute(0, 2, 3, 1) if last else x, nn.GLU(dim))
     output = net.act(net.function(net.conv(X))).detach()
     found = record(net, X, layers=["act"])["act"]
@@ -149,7 +149,7 @@ def test_a_glu_has_its_units_where_its_input_has_them(dim: int, last: bool, axis
 
 
 class Gated(nn.Module):
-    """A gated block in channels-last, as of MambaOut."""
+    """A channels-last gated block, as in MambaOut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def test_a_gated_block_in_channels_last_has_its_units_last() -> None:
 
 
 class Causal(nn.Module):
-    """A causal convolution over time: it pads, and a function cuts what is too much."""
+    """A causal convolution over time: it pads, and a slice removes the excess."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_a_causal_convolution_over_time_has_its_units_on_axis_1(length: int) -> 
 
 
 class Mixer(nn.Module):
-    """Mixes tokens by an MLP over transposed tokens, then channels."""
+    """Mixes tokens with an MLP over transposed tokens, then channels."""
 
     def __init__(self, patches: bool) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Mixer(nn.Module):
 
 
 @pytest.mark.parametrize("patches", [True, False])
-def test_mixing_tokens_makes_units_of_tokens_inside_only(patches: bool) -> None:
+def test_token_mixing_treats_tokens_as_units_only_inside_the_mlp(patches: bool) -> None:
     net = Mixer(patches)
     x = X if patches else torch.randn(16, 16, 16)
     found = record(net, x, layers=["tokens.1", "after", "channels.1"])
@@ -223,11 +223,11 @@ def test_mixing_tokens_makes_units_of_tokens_inside_only(patches: bool) -> None:
         torch.testing.assert_close(found[name], watched(net, name, x).mean(1), msg=name)
 
 
-# Samples on another axis
+# Samples on an axis other than the first
 
 
 class Tower(nn.Module):
-    """A transformer of (tokens, samples, features) behind a patch embedding."""
+    """A transformer over (tokens, samples, features) after a patch embedding."""
 
     def __init__(self, batch_first: bool = False) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ class Tower(nn.Module):
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("samples", [1, 2, 8, 16])
 @pytest.mark.parametrize("grad", [False, True])
-def test_samples_of_a_transformer_are_where_its_model_has_them(
+def test_the_sample_axis_of_a_transformer_follows_its_model(
     batch_first: bool, samples: int, grad: bool
 ) -> None:
     net = Tower(batch_first).eval()
@@ -262,7 +262,7 @@ def test_samples_of_a_transformer_are_where_its_model_has_them(
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_recurrent_layers_declare_their_samples(
+def test_recurrent_layers_declare_their_sample_axis(
     kind: type[nn.RNNBase], batch_first: bool, bidirectional: bool
 ) -> None:
     torch.manual_seed(0)
@@ -285,7 +285,7 @@ def test_recurrent_layers_declare_their_samples(
 
 
 @pytest.mark.parametrize("head", [True, False])
-def test_inputs_of_tokens_samples_features_give_a_row_for_each_sample(head: bool) -> None:
+def test_inputs_of_tokens_samples_features_give_one_row_per_sample(head: bool) -> None:
     torch.manual_seed(0)
     net = nn.Module()
     net.block = nn.TransformerEncoderLayer(6, 2, 12, activation=nn.GELU())
@@ -298,7 +298,7 @@ def test_inputs_of_tokens_samples_features_give_a_row_for_each_sample(head: bool
         torch.testing.assert_close(found[name], watched(net, name, x).mean(0))
 
 
-def test_packed_sequences_have_no_row_for_each_sample() -> None:
+def test_packed_sequences_do_not_have_one_row_per_sample() -> None:
     torch.manual_seed(0)
     net = nn.Module()
     net.rnn, net.act, net.head = nn.LSTM(6, 4, batch_first=True), nn.Tanh(), nn.Linear(4, 2)
@@ -314,7 +314,7 @@ def test_packed_sequences_have_no_row_for_each_sample() -> None:
         record(net, x, layers=["rnn"])
 
 
-# Samples from other arguments
+# Samples in other arguments
 
 
 class Detector(nn.Module):
@@ -345,7 +345,7 @@ def test_a_list_of_images_is_a_batch(join: str, count: int) -> None:
     torch.testing.assert_close(record(net, images)["act"], expected)
 
 
-def test_a_list_may_change_its_length() -> None:
+def test_the_length_of_a_list_may_change() -> None:
     net = Detector("stack")
     with torch.no_grad(), Recorder(net) as recorder:
         for count in (4, 2, 7):
@@ -360,7 +360,7 @@ def test_a_list_may_change_its_length() -> None:
     [torch.tensor(2.0), torch.tensor([2.0]), torch.full((3, 1, 1), 2.0), torch.ones(3, 8, 8)],
     ids=str,
 )
-def test_what_comes_before_the_images_is_no_batch(scale: Tensor) -> None:
+def test_an_argument_before_the_images_is_not_taken_for_the_batch(scale: Tensor) -> None:
     net = nn.Module()
     torch.manual_seed(0)
     net.conv, net.act, net.head = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Linear(5, 2)
@@ -382,7 +382,7 @@ def test_two_inputs_are_one_batch() -> None:
     torch.testing.assert_close(found["gate"], net.other(b).sigmoid().detach())
 
 
-def test_samples_in_another_order_are_refused() -> None:
+def test_reordered_samples_are_refused() -> None:
     net = nn.Module()
     torch.manual_seed(0)
     net.fc, net.act, net.head = nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)
@@ -392,11 +392,11 @@ def test_samples_in_another_order_are_refused() -> None:
         record(net, torch.rand(3, 4)[:, :], layers=["act"])
 
 
-# Layers that see no image
+# Layers that do not depend on the images
 
 
 class Biased(nn.Module):
-    """Adds what an MLP makes of relative positions, as many as there are samples."""
+    """Adds the output of an MLP over relative positions, whose number equals the number of samples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -411,7 +411,7 @@ class Biased(nn.Module):
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 6])
-def test_an_mlp_over_positions_is_no_layer(samples: int) -> None:
+def test_an_mlp_over_positions_is_not_a_layer(samples: int) -> None:
     with pytest.warns(
         ProbekitWarning, match=r"not recorded: bias.1, whose output does not depend on the images"
     ):
@@ -435,7 +435,7 @@ def _positive(conv: nn.Module) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
-def test_parametrizations_are_no_layers(parametrize_it: Any) -> None:
+def test_parametrizations_are_not_layers(parametrize_it: Any) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     parametrize_it(net[0])
     assert list(record(net, X, layers="*")) == ["0", "1", "2", "3"]
@@ -445,7 +445,7 @@ def test_parametrizations_are_no_layers(parametrize_it: Any) -> None:
 
 
 class Heads(nn.Module):
-    """Linear attention with a ReLU over heads and features apart."""
+    """Linear attention with a ReLU over separate head and feature axes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +458,7 @@ class Heads(nn.Module):
         return self.proj((q @ (k.mT @ v)).transpose(1, 2).flatten(2).mean(1))
 
 
-def test_units_over_heads_and_features_are_all_of_them() -> None:
+def test_units_over_heads_and_features_include_all_of_them() -> None:
     net = Heads()
     x = torch.randn(8, 8, 8)
     expected = net.qkv(x)[..., :8].relu().mean(1).detach()
@@ -472,7 +472,7 @@ def test_units_over_heads_and_features_are_all_of_them() -> None:
 
 
 class Decoder(nn.Module):
-    """Makes a map of a vector, so that each of its numbers has weights of its own."""
+    """Reshapes a vector to a map, so that each of its elements has its own weights."""
 
     def __init__(self, norm: bool, convolve: bool) -> None:
         super().__init__()
@@ -486,7 +486,7 @@ class Decoder(nn.Module):
 
 
 @pytest.mark.parametrize(("norm", "convolve"), [(True, True), (True, False), (False, True)])
-def test_a_map_made_of_a_vector_has_the_units_of_what_reads_it(norm: bool, convolve: bool) -> None:
+def test_a_map_made_from_a_vector_has_the_units_of_its_consumer(norm: bool, convolve: bool) -> None:
     net = Decoder(norm, convolve).eval()
     x = torch.randn(8, 4)
     found = record(net, x, layers=["act"])["act"]
@@ -497,13 +497,13 @@ def _untraceable(x: Tensor) -> Tensor:
     return torch.from_numpy(x.detach().numpy().copy())
 
 
-def test_what_cannot_be_followed_is_decided_by_another_image_size() -> None:
+def test_untraceable_unit_axes_are_determined_with_another_image_size() -> None:
     net = Chain(lambda x: _untraceable(x).permute(0, 2, 3, 1))
     layers, _ = scout_layers(net, X, ["act"])
     assert [(layer.unit_axis, layer.evidence) for layer in layers] == [(3, "image size")]
 
 
-def test_what_cannot_be_decided_is_flagged_and_warned_of() -> None:
+def test_an_uncertain_unit_axis_is_flagged_and_warns() -> None:
     net = nn.Module()
     torch.manual_seed(0)
     net.embed, net.act, net.head = nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)
@@ -534,7 +534,7 @@ def test_axes_are_the_same_in_every_gradient_mode(mode: Any) -> None:
         torch.testing.assert_close(recorder.activations[name].detach(), expected)
 
 
-def test_the_mode_that_follows_operations_is_gone_after_a_failure() -> None:
+def test_the_mode_that_tracks_operations_is_removed_after_a_failure() -> None:
     from torch.utils._python_dispatch import _get_current_dispatch_mode
 
     def fail(x: Tensor) -> Tensor:
@@ -554,7 +554,7 @@ def test_the_mode_that_follows_operations_is_gone_after_a_failure() -> None:
 
 
 class Tokens(nn.Module):
-    """Tokens of any kind around the patches of a signal, an image or a video."""
+    """Class and register tokens around the patches of a signal, an image or a video."""
 
     def __init__(self, dims: int, before: dict[str, int], after: dict[str, int]) -> None:
         super().__init__()
@@ -587,7 +587,7 @@ class Tokens(nn.Module):
         ({}, {"cls_token": 1}, -1),
     ],
 )
-def test_tokens_beside_the_patches_are_told_apart(
+def test_extra_tokens_are_distinguished_from_patches(
     dims: int, before: dict[str, int], after: dict[str, int], place: int
 ) -> None:
     net = Tokens(dims, before, after)
@@ -606,10 +606,10 @@ def test_a_model_without_a_class_token_has_none(before: dict[str, int]) -> None:
         record(net, torch.randn(4, 3, 4, 4), tokens="class")
 
 
-# What uses layers whose samples are not first
+# Consumers of layers whose samples are not on the first axis
 
 
-def test_readings_of_all_kinds_have_samples_first() -> None:
+def test_readouts_of_all_kinds_have_samples_first() -> None:
     net = Tower().eval()
     x = torch.randn(5, 3, 8, 8)
     name = "encoder.layers.0.linear1"
@@ -618,7 +618,7 @@ def test_readings_of_all_kinds_have_samples_first() -> None:
     torch.testing.assert_close(whole, output.permute(1, 2, 0))
 
 
-def test_a_change_is_made_where_the_samples_are() -> None:
+def test_a_change_is_applied_along_the_sample_axis() -> None:
     net = Tower().eval()
     x = torch.randn(5, 3, 8, 8)
     name = "encoder.layers.0.linear1"

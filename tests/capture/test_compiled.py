@@ -1,4 +1,4 @@
-"""Compiled passes record what passes of the model as it was written do."""
+"""Compiled passes record the same values as passes of the original model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="compiles C+
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """What a test compiled is no other test's."""
+    """Resets the compiler so that tests do not share compiled code."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -29,7 +29,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that compiled code ran, with a compiler that compiles nothing."""
+    """The batch sizes that compiled code processed, with a fake compiler that compiles nothing."""
     sizes: list[int] = []
 
     def compiled(run: Any, **options: Any) -> Any:
@@ -44,7 +44,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-def test_compiled_numbers_equal_those_of_the_model_as_it_is(
+def test_compiled_numbers_equal_those_of_the_original_model(
     network: nn.Module, labelled: Labelled
 ) -> None:
     before = list(network.modules())
@@ -64,7 +64,7 @@ def test_compiled_numbers_equal_those_of_the_model_as_it_is(
     assert all(not module._forward_hooks for module in before)
 
 
-def test_whole_batches_run_compiled_and_the_rest_as_written(
+def test_full_batches_run_compiled_and_the_remainder_uncompiled(
     network: nn.Module, labelled: Labelled, compilations: list[int]
 ) -> None:
     found = pk.record(network, labelled, batch_size=8, compile=True)
@@ -73,7 +73,7 @@ def test_whole_batches_run_compiled_and_the_rest_as_written(
     np.testing.assert_array_equal(found["activation"], expected["activation"])
 
 
-def test_what_cannot_be_compiled_runs_as_it_is(
+def test_models_that_cannot_be_compiled_run_uncompiled(
     network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(run: Any, **options: Any) -> Any:
@@ -88,7 +88,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
 
 
-def test_a_compiler_that_changes_numbers_is_not_used(
+def test_a_compiler_that_changes_values_is_not_used(
     network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, **options: lambda images: run(images * 1.1))

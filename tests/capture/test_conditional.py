@@ -1,4 +1,4 @@
-"""Models whose calls or values change from one forward pass to the next."""
+"""Models whose calls or values change between forward passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Y = torch.arange(6) % 2
 
 
 class Looped(nn.Module):
-    """Runs one block as often as it is told in each pass."""
+    """Runs one block a given number of times in each pass."""
 
     def __init__(self, counts: list[int], function: bool = False) -> None:
         super().__init__()
@@ -37,20 +37,20 @@ class Looped(nn.Module):
 
 @pytest.mark.parametrize("function", [False, True])
 @pytest.mark.parametrize("counts", [[1, 3], [2, 1]])
-def test_another_number_of_calls_is_warned_of(counts: list[int], function: bool) -> None:
+def test_a_changed_number_of_calls_warns(counts: list[int], function: bool) -> None:
     net = Looped(counts, function)
     with Recorder(net, ["relu" if function else "act"]), torch.no_grad():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one of several calls
+            warnings.simplefilter("ignore")  # The warning that the layer is one of several calls
             net(X)
         with pytest.warns(ProbekitWarning, match=r"calls of .*: \d in this forward pass, \d in"):
             net(X)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # said once
+            warnings.simplefilter("error")  # The warning appears only once
             net(X)
 
 
-def test_the_same_number_of_calls_is_no_matter() -> None:
+def test_an_unchanged_number_of_calls_does_not_warn() -> None:
     net = Looped([2])
     with Recorder(net) as recorder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -78,7 +78,7 @@ class AlwaysDropout(nn.Module):
 
 
 class ByBatch(nn.Module):
-    """A scale taken from the whole batch, as in dynamic quantization."""
+    """A scale computed from the whole batch, as in dynamic quantization."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / x.mean().abs().clamp_min(1e-3)
@@ -96,7 +96,7 @@ class ByBatch(nn.Module):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_values_that_depend_on_other_samples_are_warned_of(middle: nn.Module, mixes: bool) -> None:
+def test_values_that_depend_on_other_samples_warn(middle: nn.Module, mixes: bool) -> None:
     net = Mixing(middle)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -108,7 +108,7 @@ def test_values_that_depend_on_other_samples_are_warned_of(middle: nn.Module, mi
     assert ("act depend" in result.attrs["notes"]) == mixes
 
 
-def test_an_empty_batch_first_is_an_error_and_later_has_no_rows() -> None:
+def test_an_empty_batch_is_an_error_first_and_has_no_rows_later() -> None:
     net = Mixing(nn.Identity())
     with Recorder(net) as recorder, torch.no_grad():
         with pytest.raises(LayerError, match="the batch has no samples"):
@@ -119,7 +119,7 @@ def test_an_empty_batch_first_is_an_error_and_later_has_no_rows() -> None:
 
 
 class Ignored(nn.Module):
-    """Relies on its activation function to write into what it is given."""
+    """Relies on its activation function to modify its input in place."""
 
     def __init__(self, act: nn.Module) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class SameTensor(nn.Module):
 
 
 @pytest.mark.parametrize("act", [nn.ReLU(inplace=True), OwnInPlace()])
-def test_a_change_reaches_whoever_ignores_what_an_in_place_module_returns(act: Any) -> None:
+def test_a_change_is_visible_when_the_output_of_an_in_place_module_is_ignored(act: Any) -> None:
     net = Ignored(act)
     with torch.no_grad():
         expected = net(X) * 3
@@ -152,14 +152,14 @@ def test_a_change_reaches_whoever_ignores_what_an_in_place_module_returns(act: A
     torch.testing.assert_close(recorder.activations["act"], expected)
 
 
-def test_a_change_of_a_module_that_passes_its_input_on_leaves_the_input_alone() -> None:
+def test_a_change_of_a_module_that_returns_its_input_does_not_modify_the_input() -> None:
     net = Ignored(SameTensor())
     with torch.no_grad(), Recorder(net, ["act"], change=lambda layer, maps: maps * 3):
         net(X)
         torch.testing.assert_close(net(X), net.conv(X).mean((2, 3)))
 
 
-def test_notes_stay_with_a_stored_recording(tmp_path: Any) -> None:
+def test_notes_are_stored_with_a_recording(tmp_path: Any) -> None:
     net = Mixing(AlwaysDropout())
     with pytest.warns(ProbekitWarning, match="depend on the other samples"):
         pk.record(net, (X, Y), store=tmp_path / "store.zarr", progress=False)
@@ -168,7 +168,7 @@ def test_notes_stay_with_a_stored_recording(tmp_path: Any) -> None:
     )
 
 
-def test_notes_stay_with_a_saved_result(tmp_path: Any) -> None:
+def test_notes_are_saved_with_a_result(tmp_path: Any) -> None:
     with pytest.warns(ProbekitWarning):
         result = pk.analyze(Mixing(AlwaysDropout()), (X, Y), progress=False)
     pk.save_result(result, tmp_path / "result.nc")

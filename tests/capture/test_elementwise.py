@@ -1,4 +1,4 @@
-"""Activation functions of the user's own are told from other modules without weights."""
+"""User-defined activation functions are distinguished from other modules without weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probekit.capture.elementwise import acts_like_activation
 
 
 class Own(nn.Module):
-    """A module of the user's own: a function of itself and its input."""
+    """A user-defined module: a function of itself and its input."""
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
         super().__init__()
@@ -69,37 +69,35 @@ X = torch.rand(3, 4, 5, 5)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_what_acts_on_each_element_and_is_not_affine_is_found(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_elementwise_non_affine_modules_are_detected(name: str, dtype: torch.dtype) -> None:
     assert acts_like_activation(ACTIVATIONS[name].to(dtype), (X.to(dtype),), X.to(dtype)) is True
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_mixes_elements_or_is_affine_is_not(name: str) -> None:
+def test_modules_that_mix_elements_or_are_affine_are_not_detected(name: str) -> None:
     assert acts_like_activation(OTHERS[name], (X,), X) is False
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 7, 4), (1, 4), (2, 1)])
-def test_any_shape_will_do(shape: tuple[int, ...]) -> None:
+def test_any_shape_is_accepted(shape: tuple[int, ...]) -> None:
     x = torch.rand(shape)
     assert acts_like_activation(ACTIVATIONS["Mish"], (x,), x) is True
     assert acts_like_activation(OTHERS["identity"], (x,), x) is False
 
 
-def test_a_module_of_several_inputs_or_another_shape_is_none() -> None:
+def test_a_module_with_several_inputs_or_another_shape_is_not_detected() -> None:
     mish = ACTIVATIONS["Mish"]
     assert acts_like_activation(mish, (X, X), X) is False
     assert acts_like_activation(mish, (X,), X[:, :2]) is False
     assert acts_like_activation(mish, (X,), (X,)) is False
 
 
-def test_what_cannot_be_copied_is_uncertain() -> None:
+def test_modules_that_cannot_be_copied_are_uncertain() -> None:
     own = Own(lambda own, x: x.tanh(), generator=(one for one in ()))
     assert acts_like_activation(own, (X,), X) is None
 
 
-def test_the_module_and_the_random_numbers_stay_as_they_are() -> None:
+def test_the_module_and_the_random_state_are_unchanged() -> None:
     def count(own: Any, x: Tensor) -> Tensor:
         own.calls += 1
         own.total.add_(1)

@@ -1,4 +1,4 @@
-"""Activation functions called as functions are layers like modules."""
+"""Activation functions that are called as functions are layers, like modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def modes() -> int:
 
 
 class Calls(nn.Module):
-    """A convolution and whatever is called on its map."""
+    """A convolution followed by the given function of its map."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -124,14 +124,14 @@ def test_a_function_is_recorded_like_a_module(case: str) -> None:
         lambda x: x.abs(),
     ],
 )
-def test_other_functions_are_no_activation_functions(function: Callable[[Tensor], Tensor]) -> None:
+def test_other_functions_are_not_activation_functions(function: Callable[[Tensor], Tensor]) -> None:
     message = "runs no activation function, neither as a module .* a type among Conv2d, Linear"
     with Recorder(Calls(function)) as recorder, pytest.raises(LayerError, match=message):
         recorder(X)
     assert modes() == 0
 
 
-def test_a_gelu_that_is_written_out_is_said_to_be_missing() -> None:
+def test_a_gelu_written_as_a_formula_is_reported_as_missing() -> None:
     net = Calls(lambda x: functional.relu(x) + x * (1 + torch.erf(x / 2**0.5)) / 2)
     with pytest.warns(ProbekitWarning, match="may not be complete: 'the model' computes erf"):
         table = plan(net, X)
@@ -150,7 +150,7 @@ class Block(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Functions in the root and in a block that runs twice, modules beside them, a held function."""
+    """Functions in the root and in a block that runs twice, together with modules, and a stored function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ def by_hand(net: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "layers", [None, ["block.*"], ["relu*", "!relu_1"], ["relu_3", "block.silu_1"]]
 )
-def test_names_are_unique_and_in_order_of_execution(layers: Any) -> None:
+def test_names_are_unique_and_in_execution_order(layers: Any) -> None:
     net = Mixed().eval()
     reference = by_hand(net)
     with torch.no_grad(), Recorder(net, layers) as recorder:
@@ -228,7 +228,7 @@ def test_the_function_inside_an_activation_module_is_not_a_second_layer() -> Non
         (["relu_3"], [1, 1, 1]),
     ],
 )
-def test_only_modules_in_which_a_wanted_function_runs_are_intercepted(
+def test_only_modules_that_run_a_requested_function_are_intercepted(
     layers: list[str], expected: list[int]
 ) -> None:
     seen: list[int] = []
@@ -243,13 +243,13 @@ def test_only_modules_in_which_a_wanted_function_runs_are_intercepted(
 
 
 @pytest.mark.parametrize("name", ["relu_9", "block.silu_4", "gelu", "head.relu"])
-def test_a_function_that_does_not_run_is_an_error_with_those_that_do(name: str) -> None:
+def test_requesting_a_function_that_does_not_run_lists_those_that_do(name: str) -> None:
     with Recorder(Mixed(), [name]) as recorder, pytest.raises(LayerError, match="was not reached"):
         recorder(X)
     assert modes() == 0
 
 
-def test_globs_reach_the_eleventh_call() -> None:
+def test_globs_match_the_eleventh_call() -> None:
     def many(x: Tensor) -> Tensor:
         for _ in range(12):
             x = functional.relu(x - 0.01)
@@ -266,7 +266,7 @@ def test_globs_reach_the_eleventh_call() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("passes", [0, 1])
-def test_interception_ends_where_the_model_fails(error: Any, passes: int) -> None:
+def test_interception_ends_when_the_model_fails(error: Any, passes: int) -> None:
     net = Mixed().eval()
     with pytest.raises(error), Recorder(net) as recorder:  # noqa: PT012
         for _ in range(passes):
@@ -294,7 +294,7 @@ def test_stop_ends_the_pass_at_a_function(choice: list[str]) -> None:
                 torch.testing.assert_close(values.detach(), reference[name])
 
 
-# Everything else that uses layers
+# All other consumers of layers
 
 
 DATA = (torch.rand(24, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(24) % 3)
@@ -334,7 +334,7 @@ def twins() -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
-def test_analyze_measures_functions_as_modules(twins: tuple[nn.Module, nn.Module]) -> None:
+def test_analyze_treats_functions_like_modules(twins: tuple[nn.Module, nn.Module]) -> None:
     metrics = ["selectivity", "dimensionality", GradientVariability(method="exact")]
     results = [analyze(net, DATA, metrics=metrics, progress=False) for net in twins]
     for group in ("units", "layers"):
@@ -346,14 +346,16 @@ def test_analyze_measures_functions_as_modules(twins: tuple[nn.Module, nn.Module
     xr.testing.assert_allclose(*(one["units"].to_dataset() for one in probes))
 
 
-def test_the_jacobian_is_the_same(twins: tuple[nn.Module, nn.Module]) -> None:
+def test_the_jacobian_is_the_same_for_functions_and_modules(
+    twins: tuple[nn.Module, nn.Module],
+) -> None:
     norms = [jacobian_norm(net, DATA, progress=False)["jacobian_norm"] for net in twins]
     xr.testing.assert_allclose(*norms)
 
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
-def test_ablation_holds_the_units_of_functions(twins: tuple[Any, Any]) -> None:
-    with torch.no_grad():  # so that predictions differ from image to image
+def test_ablation_applies_to_units_of_functions(twins: tuple[Any, Any]) -> None:
+    with torch.no_grad():  # Make predictions differ between images
         shift = twins[0](DATA[0]).mean(0)
         for net in twins:
             net.head.bias -= shift
@@ -371,7 +373,7 @@ def test_ablation_holds_the_units_of_functions(twins: tuple[Any, Any]) -> None:
 @pytest.mark.parametrize(
     "function", [in_place, functional.relu, lambda x: functional.relu(x, True)]
 )
-def test_a_change_takes_the_place_of_the_result(function: Any) -> None:
+def test_a_change_replaces_the_result_of_a_function(function: Any) -> None:
     net = Calls(function).eval()
     with torch.no_grad(), Recorder(net) as recorder:
         net(X)
@@ -387,7 +389,7 @@ def test_a_change_takes_the_place_of_the_result(function: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:class means below zero")
 @pytest.mark.parametrize("remember", [False, True])
-def test_the_regularizer_gives_functions_the_gradients_of_modules(
+def test_the_regularizer_gives_functions_and_modules_equal_gradients(
     twins: tuple[Any, Any], remember: bool
 ) -> None:
     gradients = []
@@ -404,7 +406,7 @@ def test_the_regularizer_gives_functions_the_gradients_of_modules(
         torch.testing.assert_close(one, other)
 
 
-def test_a_compiled_model_in_training_shows_no_functions(twins: tuple[Any, Any]) -> None:
+def test_a_compiled_model_in_training_has_no_function_layers(twins: tuple[Any, Any]) -> None:
     with SelectivityRegularizer(twins[0], -2.0, images=DATA[0][:2]) as penalty:
         torch.compile(twins[0], backend="eager")(DATA[0])
         with pytest.raises(
@@ -414,7 +416,7 @@ def test_a_compiled_model_in_training_shows_no_functions(twins: tuple[Any, Any])
     torch._dynamo.reset()
 
 
-def test_forward_passes_inside_a_module_that_is_called_without_its_model_are_not_recorded() -> None:
+def test_direct_calls_of_a_submodule_are_not_recorded() -> None:
     net = Mixed().eval()
     with Recorder(net) as recorder:
         net(X)
@@ -424,7 +426,7 @@ def test_forward_passes_inside_a_module_that_is_called_without_its_model_are_not
         assert modes() == 0
 
 
-def test_recorders_inside_each_other_see_the_same() -> None:
+def test_nested_recorders_record_the_same() -> None:
     net = Mixed().eval()
     with Recorder(net) as outer, Recorder(net) as inner:
         for _ in range(2):
@@ -434,7 +436,7 @@ def test_recorders_inside_each_other_see_the_same() -> None:
     assert modes() == 0
 
 
-def test_a_compiled_model_is_recorded_as_it_was_written() -> None:
+def test_a_compiled_model_is_recorded_as_its_original() -> None:
     net = Mixed().eval()
     compiled = torch.compile(net, backend="eager")
     compiled(X)
@@ -445,7 +447,7 @@ def test_a_compiled_model_is_recorded_as_it_was_written() -> None:
     torch._dynamo.reset()
 
 
-def test_the_activation_of_torch_s_encoder_layer_is_found() -> None:
+def test_the_activation_of_torchs_encoder_layer_is_found() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu").eval()
     x = torch.rand(3, 5, 8)
     with (
@@ -458,7 +460,7 @@ def test_the_activation_of_torch_s_encoder_layer_is_found() -> None:
             assert one.activations["layers.1.gelu"].shape == (3, 16)
 
 
-def test_a_clamp_of_keywords_is_a_relu() -> None:
+def test_a_clamp_with_keyword_arguments_is_a_relu() -> None:
     assert called_activation(torch.clamp, (), {"input": X, "min": 0}) == "clamp"
     assert called_activation(torch.clamp, (X, 0, 1), {}) is None
     assert called_activation(Tensor.clamp, (X,), {"max": 6, "min": 0.0}) == "clamp"

@@ -1,4 +1,4 @@
-"""What a layer is, how layers are chosen, and where their units lie."""
+"""What counts as a layer, how layers are selected, and which axis holds their units."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def net() -> nn.Module:
         (["*", "!*.0", "!1"], ["0", "0.1", "1.1"]),
     ],
 )
-def test_a_selection_means_these_modules(layers: Any, expected: list[str]) -> None:
+def test_a_selection_matches_these_modules(layers: Any, expected: list[str]) -> None:
     module = net()
     selection = Selection(module, layers)
     wanted = [
@@ -58,12 +58,12 @@ def test_a_selection_means_these_modules(layers: Any, expected: list[str]) -> No
         ([], "layers is empty"),
     ],
 )
-def test_a_choice_that_means_nothing_is_told(layers: Any, message: str) -> None:
+def test_an_invalid_selection_is_reported(layers: Any, message: str) -> None:
     with pytest.raises(LayerError, match=message):
         Selection(net(), layers)
 
 
-def test_names_of_calls_are_unique_whatever_modules_are_called() -> None:
+def test_call_names_are_unique_for_any_module_names() -> None:
     taken = {"a", "a_1", "a_1_1", "a_2"}
     named = [
         name
@@ -78,12 +78,12 @@ def test_names_of_calls_are_unique_whatever_modules_are_called() -> None:
     [(nn.ReLU(), True), (nn.PReLU(), True), (nn.GELU(), True), (nn.Softmax(1), False),
      (nn.MultiheadAttention(2, 1), False), (nn.Conv2d(1, 1, 1), False)],
 )  # fmt: skip
-def test_what_counts_as_an_activation_function(module: nn.Module, expected: bool) -> None:
+def test_activation_functions_are_recognized(module: nn.Module, expected: bool) -> None:
     assert is_activation_function(module) is expected
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """A channels-first norm, as timm and torchvision have one."""
+    """A channels-first norm, as in timm and torchvision."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
@@ -110,7 +110,9 @@ class LayerNorm2d(nn.LayerNorm):
         (nn.ReLU(), 2, 1),
     ],
 )
-def test_the_axis_that_a_type_fixes(module: nn.Module, ndim: int, axis: int | None) -> None:
+def test_module_types_determine_the_unit_axis(
+    module: nn.Module, ndim: int, axis: int | None
+) -> None:
     assert axis_of_type(module, (1,) * ndim) == axis
 
 
@@ -125,7 +127,7 @@ def test_the_axis_that_a_type_fixes(module: nn.Module, ndim: int, axis: int | No
         ((5, 4), 2, 3, (2, 4, 3, 5)),
     ],
 )
-def test_an_output_is_arranged_with_its_units_second(
+def test_outputs_are_arranged_with_units_on_axis_1(
     shape: tuple[int, ...], axis: int, windows: int, arranged: tuple[int, ...]
 ) -> None:
     units = arranged[1]
@@ -134,6 +136,6 @@ def test_an_output_is_arranged_with_its_units_second(
     assert layer.positions == arranged[2:]
 
 
-def test_a_bare_module_is_its_own_inside() -> None:
+def test_unwrapping_a_plain_module_returns_it() -> None:
     module = net()
     assert unwrap(module) is module

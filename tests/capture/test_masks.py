@@ -1,4 +1,4 @@
-"""Text and audio models by keyword: padding is left out of means, as computed by hand."""
+"""Keyword-input text and audio models: means exclude padding, as in manual computation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.capture.masks import masked_mean, token_mask
 from probekit.errors import DataError, LayerError
 
 transformers = pytest.importorskip("transformers")
-# GELU and tanh go below zero, which tests of selectivity expect.
+# GELU and tanh have negative values, so selectivity warnings are expected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*class means below zero"),
     pytest.mark.filterwarnings("ignore:.*samples are too few"),
@@ -43,7 +43,7 @@ def tokens(count: int = 9, length: int = 7) -> dict[str, Tensor]:
 
 
 def by_hand(model: nn.Module, module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """The mean over tokens of each sample run alone and without padding."""
+    """The mean over tokens of each sample, run separately and without padding."""
     kept: list[Tensor] = []
     handle = module.register_forward_hook(lambda _m, _a, out: kept.append(out.detach()))
     means = []
@@ -79,7 +79,7 @@ def forms() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", forms())
-def test_padding_is_left_out_of_the_means_of_tokens(bert: nn.Module, form: str) -> None:
+def test_token_means_exclude_padding(bert: nn.Module, form: str) -> None:
     recording = pk.record(bert, forms()[form], LAYER, batch_size=5, progress=False)
     expected = by_hand(bert, bert.get_submodule(LAYER), tokens())
     np.testing.assert_allclose(recording["activation"], expected, rtol=1e-5, atol=1e-6)
@@ -101,7 +101,7 @@ def test_a_text_classifier_is_analyzed(bert: nn.Module) -> None:
 
 def test_a_recorder_called_by_the_user_respects_the_mask(bert: nn.Module) -> None:
     with pk.Recorder(bert, LAYER) as recorder, torch.no_grad():
-        for _ in range(2):  # the pass that finds the layers, and one that only records
+        for _ in range(2):  # the pass that finds the layers, and a pass that only records
             bert(**tokens())
             twin = deepcopy(bert)
             expected = by_hand(twin, twin.get_submodule(LAYER), tokens())
@@ -118,7 +118,7 @@ def test_whole_maps_with_padding_are_refused(bert: nn.Module) -> None:
     assert whole.sizes["unit"] == 24 * 7
 
 
-def test_tokens_have_no_gradient_and_no_corruption(bert: nn.Module) -> None:
+def test_tokens_do_not_support_gradients_or_corruptions(bert: nn.Module) -> None:
     data = forms()["mappings"]
     with pytest.raises(DataError, match="robustness needs inputs that are one tensor"):
         pk.robustness(bert, data, ["fog"], (1,))
@@ -140,7 +140,7 @@ def wav2vec2() -> nn.Module:
     return transformers.Wav2Vec2ForSequenceClassification(config).eval()
 
 
-def test_an_audio_model_leaves_padding_out_at_every_resolution(wav2vec2: nn.Module) -> None:
+def test_an_audio_model_excludes_padding_at_every_resolution(wav2vec2: nn.Module) -> None:
     lengths = torch.tensor([400, 333, 250, 120])
     mask = (torch.arange(400) < lengths[:, None]).long()
     waves = torch.randn(4, 400, generator=torch.Generator().manual_seed(2)) * mask
@@ -155,7 +155,7 @@ def test_an_audio_model_leaves_padding_out_at_every_resolution(wav2vec2: nn.Modu
         )
     with torch.no_grad():
         wav2vec2(waves, attention_mask=mask)
-    frames = wav2vec2._get_feat_extract_output_lengths(lengths)  # transformers' own
+    frames = wav2vec2._get_feat_extract_output_lengths(lengths)  # lengths from transformers
     tail = [held[last][row, : int(n)].mean(0) for row, n in enumerate(frames)]
     head = [held[first][row, :, : (int(n) - 8) // 4 + 1].mean(1) for row, n in enumerate(lengths)]
     for name, rows in ((first, head), (last, tail)):
@@ -165,7 +165,7 @@ def test_an_audio_model_leaves_padding_out_at_every_resolution(wav2vec2: nn.Modu
 
 
 class Halved(nn.Module):
-    """Tokens that are joined in pairs, of which a mask says nothing."""
+    """Joins tokens in pairs, which the mask does not cover."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,16 +176,16 @@ class Halved(nn.Module):
         return self.act(self.embed(input_ids).unfold(1, 2, 2).mean(3))
 
 
-def test_positions_that_the_mask_does_not_tell_are_refused() -> None:
+def test_positions_that_the_mask_does_not_cover_are_refused() -> None:
     inputs = tokens(length=8)
     with pytest.raises(LayerError, match="not known which of them are padding"):
         pk.record(Halved(), [(inputs, LABELS)], "act", progress=False)
 
 
-def test_a_sample_of_padding_alone_is_refused() -> None:
+def test_a_sample_with_only_padding_is_refused() -> None:
     with pytest.raises(LayerError, match="sample 1 of a batch has no position"):
         masked_mean(torch.ones(2, 3, 4), torch.tensor([[True] * 4, [False] * 4]))
 
 
-def test_a_full_mask_is_no_mask() -> None:
+def test_a_full_mask_changes_nothing() -> None:
     assert token_mask({"attention_mask": torch.ones(2, 3)}) is None

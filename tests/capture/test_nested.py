@@ -1,4 +1,4 @@
-"""Encoders that make nested tensors of padded tokens are refused by name, with what to do."""
+"""Encoders that create nested tensors from padded tokens raise an error that states the fix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probekit.errors import LayerError
 
 
 class Padded(nn.Module):
-    """A transformer encoder over patches, the last three of which are padding."""
+    """A transformer encoder over patches, of which the last three are padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ LABELS = torch.arange(8) % 2
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("layers", [None, ["encoder.layers.0"], ["encoder.layers.1.linear1"]])
-def test_nested_tensors_are_refused_with_what_to_do(layers: list[str] | None) -> None:
+def test_nested_tensors_are_refused_with_a_fix(layers: list[str] | None) -> None:
     with pytest.raises(LayerError, match=r"gives a nested tensor.*use_nested_tensor = False"):
         pk.analyze(Padded().eval(), (IMAGES, LABELS), layers, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_the_message_advises_works() -> None:
+def test_the_fix_in_the_message_works() -> None:
     net = Padded().eval()
     net.encoder.use_nested_tensor = False
     found = pk.record(net, (IMAGES, LABELS), "encoder.layers.0", progress=False)

@@ -1,4 +1,4 @@
-"""The plan says in advance what would be recorded."""
+"""The plan lists in advance what would be recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.errors import LayerError
 NET = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4), nn.GELU())
 
 
-def test_the_plan_says_what_is_recorded() -> None:
+def test_the_plan_lists_what_is_recorded() -> None:
     table = plan(NET, torch.rand(2, 3, 6, 6), ["*"])
     assert table["layer"].tolist() == ["0", "1", "2", "3", "4"]
     assert table["type"].tolist() == ["Conv2d", "ReLU", "Flatten", "Linear", "GELU"]
@@ -27,7 +27,7 @@ def test_the_plan_says_what_is_recorded() -> None:
     assert table["bytes_per_sample"].tolist() == [32, 32, 512, 16, 16]
 
 
-def test_whole_maps_take_more_bytes() -> None:
+def test_full_maps_need_more_bytes() -> None:
     images = torch.rand(2, 3, 6, 6)
     whole = plan(NET, images, ["0"], spatial="none")["bytes_per_sample"][0]
     with Recorder(NET, ["0"], spatial="none") as recorder:
@@ -44,7 +44,7 @@ def test_calls_of_a_module_are_counted() -> None:
     assert table["calls"].tolist() == [2, 2]
 
 
-def test_planning_leaves_modes_gradients_and_statistics_alone() -> None:
+def test_planning_does_not_change_modes_gradients_or_statistics() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     plan(net, torch.rand(2, 3, 6, 6))
@@ -53,7 +53,7 @@ def test_planning_leaves_modes_gradients_and_statistics_alone() -> None:
 
 
 class Biased(nn.Module):
-    """Has a part that runs on a table of its own, as relative position biases do."""
+    """Has a part that processes its own table, as relative position biases do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Biased(nn.Module):
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_what_has_no_batch_is_not_taken_for_a_layer(samples: int) -> None:
+def test_modules_without_a_batch_axis_are_not_taken_for_layers(samples: int) -> None:
     with pytest.warns(
         UserWarning, match="not recorded: table.1, whose output does not depend on the images"
     ):
@@ -73,6 +73,6 @@ def test_what_has_no_batch_is_not_taken_for_a_layer(samples: int) -> None:
     assert [layer.name for layer in layers] == ["act"]
 
 
-def test_a_mistake_in_the_layers_is_told() -> None:
+def test_an_invalid_layer_selection_is_reported() -> None:
     with pytest.raises(LayerError, match="no layer is named 'conv'"):
         plan(NET, torch.rand(2, 3, 6, 6), "conv")

@@ -25,7 +25,7 @@ def plain(maps):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_value_and_gradients_are_those_of_a_mean(layout):
+def test_value_and_gradients_equal_those_of_a_mean(layout):
     maps = arranged(layout).requires_grad_()
     torch.testing.assert_close(pool(maps), plain(maps))
     assert torch.autograd.gradcheck(pool, maps)
@@ -36,7 +36,7 @@ def test_value_and_gradients_are_those_of_a_mean(layout):
 @pytest.mark.parametrize("units", [3, 16, 70])
 @pytest.mark.parametrize("size", [1, 5, 8])
 @pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-4), (torch.float16, 1e-6)])
-def test_half_precision_is_averaged_finer_than_it_is_stored(layout, units, size, dtype, error):
+def test_half_precision_is_averaged_in_higher_precision(layout, units, size, dtype, error):
     if layout == "sliced" and size == 1:
         pytest.skip("nothing is left of a map of one position")
     maps = (arranged(layout, units, size, dtype) + 4).requires_grad_()
@@ -60,7 +60,7 @@ def test_a_mean_of_many_bfloat16_numbers_keeps_sixteen_bits():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("units", [4, 80])
-def test_in_place_consumers_do_not_disturb_it(dtype, units):
+def test_in_place_consumers_do_not_affect_pooling(dtype, units):
     torch.manual_seed(0)
     maps = torch.randn(2, units, 4, 4, dtype=dtype).to(memory_format=torch.channels_last)
     gradients = []
@@ -78,7 +78,7 @@ def test_in_place_consumers_do_not_disturb_it(dtype, units):
     torch.testing.assert_close(*gradients)
 
 
-def test_the_gradient_of_a_shared_map_is_not_written_into_anothers():
+def test_the_gradient_of_a_shared_map_does_not_overwrite_others():
     leaf = torch.randn(2, 3, 4, 4, requires_grad=True)
     one, two = leaf * 1, leaf * 2
     total = one + two
@@ -89,7 +89,7 @@ def test_the_gradient_of_a_shared_map_is_not_written_into_anothers():
     torch.testing.assert_close(one.grad, torch.full_like(one, 1 + 7 / 16))
 
 
-def test_a_graph_can_be_gone_through_twice():
+def test_backward_can_run_twice_through_a_graph():
     leaf = torch.randn(2, 3, 4, 4, requires_grad=True)
     pooled = pool(leaf * 2)
     loss = (pooled**2).sum()
@@ -98,7 +98,7 @@ def test_a_graph_can_be_gone_through_twice():
     assert torch.equal(first, second)
 
 
-def test_it_is_differentiated_in_batches_and_forwards():
+def test_pooling_supports_vmap_and_forward_mode():
     maps = arranged("channels-last").requires_grad_()
     seeds = torch.eye(15, dtype=torch.float64).view(15, 3, 5)
     (batched,) = torch.autograd.grad(pool(maps), maps, seeds, is_grads_batched=True)
@@ -116,7 +116,7 @@ def test_it_is_differentiated_in_batches_and_forwards():
     torch.testing.assert_close(per_sample(maps.detach()), expected)
 
 
-def test_no_map_is_written_for_the_gradient_in_float32():
+def test_the_float32_gradient_does_not_allocate_a_map():
     convolution = nn.Conv2d(1, 8, 3)
     maps = convolution(torch.rand(2, 1, 6, 6))
     received = []

@@ -1,4 +1,4 @@
-"""Random small networks whose right answer is known: values, unit axes, names, number of rows."""
+"""Random small networks with known results: values, unit axes, names, and number of rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning
 
 
 class Swish(nn.Module):
-    """An activation function of the user's own."""
+    """A user-defined activation function."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(x)
@@ -30,7 +30,7 @@ def in_place(x: Tensor) -> Tensor:
     return x
 
 
-# How an activation function is applied: what the step holds, what it is called, and its values.
+# Ways to apply an activation function: a factory, the layer name, and the reference function.
 ACTIVATIONS: dict[str, tuple[Callable[[], Any], str, Callable[[Tensor], Tensor]]] = {
     "module": (nn.ReLU, "act", torch.relu),
     "module in place": (lambda: nn.ReLU(inplace=True), "act", torch.relu),
@@ -43,9 +43,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[], Any], str, Callable[[Tensor], Tensor]]
 
 
 class Step(nn.Module):
-    """Weights, an activation function in one of many ways, and perhaps a second look at the result.
+    """Weights, an activation function applied in one of many ways, and optionally a second use of the result.
 
-    Maps have the units on axis 1; maps with the units last and tokens have them on the last.
+    Maps have units on axis 1. Channels-last maps and tokens have units on the last axis.
     """
 
     def __init__(self, kind: str, width: int, to: int, act: Any, name: str, reference: Any) -> None:
@@ -89,7 +89,7 @@ class Step(nn.Module):
 
 
 class Network(nn.Module):
-    """Steps in a list, one of which may run twice, and a classifier."""
+    """A list of steps, one of which may run twice, and a classifier."""
 
     def __init__(self, steps: list[tuple[str, int, str]], shared: bool, again: int | None) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Network(nn.Module):
         return logits
 
     def truth(self, x: Tensor) -> dict[str, Tensor]:
-        """The pooled activations by hand, under the names that they should have."""
+        """The pooled activations computed by hand, under their expected names."""
         found: dict[str, Tensor] = {}
         for number in self.order():
             step: Any = self.steps[number]
@@ -151,7 +151,7 @@ NETWORKS = st.builds(
     batch=st.integers(2, 4),
     size=st.tuples(st.integers(3, 8), st.integers(3, 8)),
 )
-def test_a_random_network_is_recorded_as_it_was_built(
+def test_a_random_network_is_recorded_correctly(
     net: Network, batch: int, size: tuple[int, int]
 ) -> None:
     net.eval()

@@ -1,4 +1,4 @@
-"""Units held at fixed values, against networks changed by hand."""
+"""Units clamped to fixed values, compared with networks modified by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError
 
 
-def test_what_flows_on_is_the_changed_output(network: nn.Module) -> None:
+def test_the_changed_output_is_passed_on(network: nn.Module) -> None:
     network.eval()
     images = torch.rand(5, 1, 8, 8)
     layers, _ = scout_layers(network, images, ["4"])
@@ -31,7 +31,7 @@ def test_what_flows_on_is_the_changed_output(network: nn.Module) -> None:
     assert torch.allclose(table, maps.mean((2, 3)), atol=1e-6)
 
 
-def test_an_in_place_function_before_it_changes_nothing_else(network: nn.Module) -> None:
+def test_an_earlier_in_place_function_has_no_side_effect(network: nn.Module) -> None:
     network.eval()
     images = torch.rand(5, 1, 8, 8)
     layers, _ = scout_layers(network, images, ["2"])
@@ -44,7 +44,7 @@ def test_an_in_place_function_before_it_changes_nothing_else(network: nn.Module)
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_the_model_is_as_it_was(network: nn.Module, failing: bool) -> None:
+def test_the_model_is_restored(network: nn.Module, failing: bool) -> None:
     images = torch.rand(5, 1, 8, 8)
     before = network.eval()(images)
     layers, _ = scout_layers(network, images, ["4"])
@@ -60,7 +60,7 @@ def test_the_model_is_as_it_was(network: nn.Module, failing: bool) -> None:
 
 
 class _Shared(nn.Module):
-    """One ReLU called twice, on tokens."""
+    """One ReLU that is called twice, on tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Shared(nn.Module):
         return out.mean(1)
 
 
-def test_the_second_call_alone_of_a_module_that_gives_tokens() -> None:
+def test_only_the_second_call_of_a_token_module_can_be_clamped() -> None:
     torch.manual_seed(0)
     net, x = _Shared().eval(), torch.randn(3, 7, 4)
     layers, _ = scout_layers(net, x, ["relu_1"])
@@ -111,7 +111,7 @@ class _Tuple(nn.Module):
         return self.inner(x)[0]
 
 
-def test_several_outputs_and_another_shape_are_refused() -> None:
+def test_several_outputs_and_a_different_shape_are_refused() -> None:
     net, x = _Tuple(), torch.randn(2, 3, 4)
     layers, _ = scout_layers(net, x, ["inner"])
     with (

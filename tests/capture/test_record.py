@@ -28,7 +28,7 @@ def by_hand(network: nn.Module, images: Tensor, layer: int) -> Tensor:
     return images
 
 
-def test_rows_are_samples_and_columns_units(network: nn.Module, labelled: Labelled) -> None:
+def test_rows_are_samples_and_columns_are_units(network: nn.Module, labelled: Labelled) -> None:
     recording = pk.record(network, labelled, ["2", "4"], batch_size=7)
     assert recording["layer"].values.tolist() == ["2"] * 6 + ["4"] * 4
     assert recording["channel"].values.tolist() == [*range(6), *range(4)]
@@ -39,7 +39,7 @@ def test_rows_are_samples_and_columns_units(network: nn.Module, labelled: Labell
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_whole_maps_have_their_positions(network: nn.Module, labelled: Labelled) -> None:
+def test_full_maps_have_positions(network: nn.Module, labelled: Labelled) -> None:
     recording = pk.record(network, labelled, ["4", "7"], spatial="none")
     maps = by_hand(network, labelled[0], 4)
     assert recording.sizes["unit"] == 4 * 36 + 5
@@ -58,7 +58,7 @@ def test_whole_maps_have_their_positions(network: nn.Module, labelled: Labelled)
         assert (vector[name].values == -1).all()
 
 
-def test_tokens_have_their_number() -> None:
+def test_tokens_have_token_numbers() -> None:
     import timm
 
     net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=2)
@@ -73,7 +73,7 @@ def test_tokens_have_their_number() -> None:
 
 
 @pytest.mark.parametrize("batch", [3, 8, 30])
-def test_store_holds_what_memory_holds(
+def test_a_store_holds_the_same_values_as_memory(
     batch: int, network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_BYTES", 400)
@@ -86,7 +86,7 @@ def test_store_holds_what_memory_holds(
     np.testing.assert_array_equal(again["activation"].values, memory["activation"].values)
 
 
-def test_metrics_take_a_stored_recording(
+def test_metrics_accept_a_stored_recording(
     network: nn.Module, labelled: Labelled, tmp_path: Path
 ) -> None:
     stored = pk.record(network, labelled, store=tmp_path / "a.zarr")
@@ -97,7 +97,7 @@ def test_metrics_take_a_stored_recording(
 
 
 class Failing(nn.Module):
-    """Fails in the middle of its work."""
+    """Fails partway through its work."""
 
     def __init__(self, inner: nn.Module, after: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Failing(nn.Module):
         return out
 
 
-def test_an_interrupted_recording_goes_on(
+def test_an_interrupted_recording_resumes(
     network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_BYTES", 300)
@@ -131,7 +131,7 @@ def test_an_interrupted_recording_goes_on(
     assert failing.left == before - look, "a finished recording is opened, not made again"
 
 
-def test_another_recording_is_not_extended(
+def test_a_different_recording_is_not_extended(
     network: nn.Module, labelled: Labelled, tmp_path: Path
 ) -> None:
     place = tmp_path / "a.zarr"
@@ -150,7 +150,7 @@ def test_another_recording_is_not_extended(
     pk.record(network, labelled, store=place, overwrite=True)
 
 
-def test_what_cannot_be_stored(network: nn.Module, labelled: Labelled, tmp_path: Path) -> None:
+def test_invalid_stores_are_refused(network: nn.Module, labelled: Labelled, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data of known length"):
         pk.record(network, iter([labelled]), store=tmp_path / "a.zarr")
     with pytest.raises(OutputError, match=r"\.zarr folder"):
@@ -162,7 +162,7 @@ def test_what_cannot_be_stored(network: nn.Module, labelled: Labelled, tmp_path:
         pk.record(network, labelled, spatial="all")  # type: ignore[arg-type]
 
 
-def test_loaders_have_their_own_batches(
+def test_loaders_keep_their_own_batches(
     network: nn.Module, labelled: Labelled, tmp_path: Path
 ) -> None:
     loader = DataLoader(TensorDataset(*labelled), batch_size=7)
@@ -171,7 +171,7 @@ def test_loaders_have_their_own_batches(
     np.testing.assert_array_equal(stored["activation"].values, memory["activation"].values)
 
 
-def test_a_recording_of_another_structure_or_other_images_is_not_taken_up(
+def test_a_recording_of_another_structure_or_other_images_is_not_resumed(
     network: nn.Module, labelled: Labelled, tmp_path: Path
 ) -> None:
     place = tmp_path / "a.zarr"
@@ -206,7 +206,7 @@ def test_a_second_writer_of_a_recording_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_a_loader_that_draws_other_samples_each_time_is_not_stored(
+def test_a_loader_that_draws_new_samples_each_time_is_not_stored(
     network: nn.Module, labelled: Labelled, tmp_path: Path
 ) -> None:
     loader = DataLoader(TensorDataset(*labelled), batch_size=7, shuffle=True, drop_last=True)

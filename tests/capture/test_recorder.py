@@ -1,4 +1,4 @@
-"""The recorder's face, and that whatever fails leaves the model as it was."""
+"""The public interface of the recorder, which restores the model after any failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def snapshot(module: nn.Module) -> dict[str, Any]:
-    """All of a model that recording could change."""
+    """Everything in a model that recording could change."""
     return {
         "hooks": [
             len(hooks)
@@ -54,7 +54,7 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 class Fragile(nn.Module):
-    """A network in mixed modes, of which one part can be made to raise."""
+    """A network in mixed modes, one part of which can be made to raise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ FAILURES: dict[str, tuple[Failure, type[BaseException]]] = {
 @pytest.mark.parametrize("evaluating", [False, True])
 @pytest.mark.parametrize("passes", [0, 1], ids=["first pass", "second pass"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_failure_leaves_the_model_as_it_was(failure: str, passes: int, evaluating: bool) -> None:
+def test_the_model_is_restored_after_a_failure(failure: str, passes: int, evaluating: bool) -> None:
     net = Fragile()
     if evaluating:
         net.eval()
@@ -209,7 +209,7 @@ def test_a_failure_leaves_the_model_as_it_was(failure: str, passes: int, evaluat
 
 @pytest.mark.parametrize("at", range(5))
 @pytest.mark.parametrize("passes", [0, 1])
-def test_a_pass_after_a_failed_one_records_as_if_nothing_had_been(at: int, passes: int) -> None:
+def test_a_pass_after_a_failed_one_records_correctly(at: int, passes: int) -> None:
     net = Fragile().eval()
     with Recorder(net, ["*"]) as recorder:
         recorder(X)
@@ -228,7 +228,7 @@ def test_a_pass_after_a_failed_one_records_as_if_nothing_had_been(at: int, passe
         torch.testing.assert_close(found[name], expected[name])
 
 
-def test_success_leaves_the_model_as_it_was_but_for_what_training_does() -> None:
+def test_recording_changes_only_what_a_training_pass_changes() -> None:
     net = Fragile()
     before = snapshot(net)
     with Recorder(net) as recorder:
@@ -237,7 +237,7 @@ def test_success_leaves_the_model_as_it_was_but_for_what_training_does() -> None
     assert_same(before, snapshot(net))
 
 
-def test_hooks_of_others_stay() -> None:
+def test_hooks_of_other_code_remain() -> None:
     net = Fragile()
     seen: list[int] = []
     net.body[2].register_forward_hook(lambda module, args, output: seen.append(1))
@@ -247,7 +247,7 @@ def test_hooks_of_others_stay() -> None:
     assert len(seen) == 2
 
 
-def test_a_copy_or_a_pickle_made_while_recording_has_hooks_that_do_nothing() -> None:
+def test_copies_and_pickles_made_while_recording_have_inactive_hooks() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     with Recorder(net, ["0"]) as recorder:
         net(torch.rand(4, 3))
@@ -257,7 +257,7 @@ def test_a_copy_or_a_pickle_made_while_recording_has_hooks_that_do_nothing() -> 
         assert recorder.activations["0"] is mine
 
 
-def test_the_default_is_every_activation_function_but_the_classifiers() -> None:
+def test_the_default_is_every_activation_function_except_the_classifiers() -> None:
     net = nn.Sequential(
         nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 2), nn.Sigmoid()
     )
@@ -266,7 +266,7 @@ def test_the_default_is_every_activation_function_but_the_classifiers() -> None:
     assert list(recorder.activations) == ["1", "3"]
 
 
-def test_the_activation_function_behind_a_classifier_of_maps_is_left_out() -> None:
+def test_the_activation_function_after_a_classifier_of_maps_is_excluded() -> None:
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.ReLU(),
@@ -284,14 +284,14 @@ def test_the_activation_function_behind_a_classifier_of_maps_is_left_out() -> No
     assert list(recorder.activations) == ["1"]
 
 
-def test_the_last_activation_function_of_a_body_without_a_head_is_kept() -> None:
+def test_the_last_activation_function_of_a_headless_model_is_included() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten())
     with Recorder(net) as recorder:
         net(X)
     assert list(recorder.activations) == ["1"]
 
 
-def test_only_the_classifiers_activation_function_is_no_default_at_all() -> None:
+def test_a_model_with_only_a_classifier_activation_has_no_default_layers() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid())
     message = "no wanted layer has units to record; '1' is the classifier's"
     with Recorder(net) as recorder, pytest.raises(LayerError, match=message):
@@ -301,7 +301,7 @@ def test_only_the_classifiers_activation_function_is_no_default_at_all() -> None
         assert list(recorder.activations) == ["1"]
 
 
-def test_a_planned_recorder_records_the_same_from_the_first_pass() -> None:
+def test_a_planned_recorder_records_the_same_values_in_its_first_pass() -> None:
     net = Fragile().eval()
     with Recorder(net, ["body.*"]) as first:
         first(X)
@@ -326,7 +326,7 @@ def test_passes_are_not_recorded_while_paused() -> None:
         assert recorder.activations is not kept
 
 
-def test_the_activations_stay_after_the_context_is_left() -> None:
+def test_the_activations_remain_available_after_the_context() -> None:
     net = Fragile().eval()
     with Recorder(net) as recorder:
         recorder(X)
@@ -335,7 +335,7 @@ def test_the_activations_stay_after_the_context_is_left() -> None:
     assert recorder.activations is kept
 
 
-def test_a_recorder_can_be_used_again() -> None:
+def test_a_recorder_can_be_reused() -> None:
     net = Fragile().eval()
     recorder = Recorder(net)
     for _ in range(2):
@@ -355,7 +355,7 @@ def test_an_image_model_is_recorded_on_normalized_images() -> None:
     torch.testing.assert_close(found, net.body[0]((X - 0.5) / 0.2).mean((2, 3)).detach())
 
 
-def test_the_input_may_be_a_keyword_or_a_mapping() -> None:
+def test_the_input_may_be_a_keyword_argument_or_a_mapping() -> None:
     class Mapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -381,7 +381,7 @@ def test_the_input_may_be_a_keyword_or_a_mapping() -> None:
         ({"layers": ["body.22"]}, LayerError, "'body.22'; close matches: body.2"),
     ],
 )
-def test_a_mistake_is_told_before_any_hook_is_set(
+def test_a_mistake_is_reported_before_any_hook_is_registered(
     options: dict[str, Any], error: type[ProbekitError], message: str
 ) -> None:
     net = Fragile()
@@ -391,7 +391,7 @@ def test_a_mistake_is_told_before_any_hook_is_set(
     assert_same(before, snapshot(net))
 
 
-def test_planned_layers_and_choices_do_not_mix() -> None:
+def test_planned_layers_and_layer_options_cannot_be_combined() -> None:
     net = Fragile()
     with Recorder(net, ["body.0"]) as recorder:
         recorder(X)

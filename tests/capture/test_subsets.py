@@ -31,11 +31,11 @@ def names(layers):
         ("last:1", ["layer3.2.relu2"]),
     ],
 )
-def test_the_ends_are_in_execution_order(resnet20, text, wanted):
+def test_first_and_last_layers_follow_execution_order(resnet20, text, wanted):
     assert names(subset_of(text)(resnet20)) == wanted
 
 
-def test_all_but_the_last_stage_of_resnets_is_what_their_names_say(resnet20):
+def test_all_but_the_last_stage_of_resnets_matches_their_names(resnet20):
     for layers, stage in ((resnet20, "layer3"), (layers_of(resnet18(), 3, 64, 64), "layer4")):
         kept = subset_of("but-last-stage")(layers)
         assert names(kept) == [name for name in names(layers) if not name.startswith(stage)]
@@ -52,7 +52,7 @@ def test_vector_layers_at_the_end_belong_to_the_last_stage():
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))])
-def test_a_model_of_one_stage_has_nothing_before_the_last(model):
+def test_a_model_with_one_stage_has_no_earlier_layers(model):
     with pytest.raises(LayerError, match="maps of one size"):
         subset_of("but-last-stage")(layers_of(model, 3))
 
@@ -64,22 +64,22 @@ def test_a_transformer_is_one_stage():
         subset_of("but-last-stage")(layers_of(model, 3, 32, 32))
 
 
-def test_more_layers_than_there_are_is_an_error_that_lists_them(resnet20):
+def test_requesting_too_many_layers_is_an_error_that_lists_them(resnet20):
     with pytest.raises(LayerError, match=r"has 19 layers: relu, layer1\.0\.relu1"):
         subset_of("first:20")(resnet20)
 
 
 @pytest.mark.parametrize("text", ["first:0", "last:-1", "first:", "last:two", "first:1.5"])
-def test_a_bad_number_is_refused(text):
+def test_an_invalid_number_is_refused(text):
     with pytest.raises(OptionError, match="whole number from 1"):
         subset_of(text)
 
 
 @pytest.mark.parametrize("layers", [None, "layer1.*", "first", ["first:3"], nn.ReLU, "!layer4.*"])
-def test_other_choices_are_left_to_the_recorder(layers):
+def test_other_selections_are_passed_to_the_recorder(layers):
     assert subset_of(layers) is None
 
 
-def test_a_layer_alone_is_first_and_last():
+def test_a_single_layer_is_first_and_last():
     one = Layer("relu", "relu", 0, "ReLU", (8,), unit_axis=1, units=8)
     assert subset_of("first:1")([one]) == subset_of("last:1")([one]) == [one]

@@ -1,4 +1,4 @@
-"""The traps that forward hooks lay: each was seen somewhere, and each has its test."""
+"""Known pitfalls of forward hooks, with one test for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hooks(module: nn.Module) -> int:
 
 
 def record(module: nn.Module, layers: Any = None, x: Any = X, **options: Any) -> dict[str, Tensor]:
-    """What the second pass records, the first one having found the layers."""
+    """The activations of the second pass; the first pass finds the layers."""
     with torch.no_grad(), Recorder(module, layers, **options) as recorder:
         module(x)
         first = recorder.activations
@@ -44,7 +44,7 @@ def conv(channels: int = 6) -> nn.Conv2d:
     return nn.Conv2d(3, channels, 3, padding=1)
 
 
-# In-place operations, and memory that others own
+# In-place operations and shared memory
 
 
 def test_an_in_place_operation_after_the_layer_does_not_change_the_record() -> None:
@@ -54,14 +54,14 @@ def test_an_in_place_operation_after_the_layer_does_not_change_the_record() -> N
     torch.testing.assert_close(found, net[0](X))
 
 
-def test_an_in_place_operation_on_a_view_of_a_reading_does_not_change_the_record() -> None:
+def test_an_in_place_operation_on_a_view_of_a_readout_does_not_change_the_record() -> None:
     net = nn.Sequential(conv(), nn.ReLU(inplace=True))
     found = record(net, ["0"], spatial=lambda maps: maps[:, :2])["0"]
     torch.testing.assert_close(found, net[0](X)[:, :2])
 
 
 @pytest.mark.parametrize("spatial", ["mean", "none", lambda maps: maps[:, 0]])
-def test_the_record_lies_in_memory_of_its_own(spatial: Any) -> None:
+def test_the_record_has_its_own_memory(spatial: Any) -> None:
     kept: list[Tensor] = []
     net = nn.Sequential(nn.Linear(3, 6), nn.Identity())
     net[1].register_forward_hook(lambda module, args, output: kept.append(output))
@@ -71,7 +71,7 @@ def test_the_record_lies_in_memory_of_its_own(spatial: Any) -> None:
     assert found.untyped_storage().data_ptr() != kept[0].untyped_storage().data_ptr()
 
 
-def test_the_record_keeps_neither_the_map_nor_the_batch_nor_the_graph_alive() -> None:
+def test_the_record_does_not_keep_the_map_the_batch_or_the_graph_alive() -> None:
     net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten())
     seen: list[weakref.ref[Tensor]] = []
     watch = net[1].register_forward_hook(
@@ -91,7 +91,7 @@ def test_the_record_keeps_neither_the_map_nor_the_batch_nor_the_graph_alive() ->
     assert recorder.activations["1"].untyped_storage().nbytes() == 8 * 8 * 4
 
 
-def test_with_gradients_the_record_is_in_the_graph() -> None:
+def test_with_gradients_the_record_is_part_of_the_graph() -> None:
     net = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Flatten())
     x = X.clone().requires_grad_()
     with Recorder(net, ["0"], grad=True) as recorder:
@@ -101,11 +101,11 @@ def test_with_gradients_the_record_is_in_the_graph() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-# Calls: several, none, and who is called
+# Calls: several, none, and which module is called
 
 
 class Reused(nn.Module):
-    """Calls one module three times, beside a module that has the name of the second call."""
+    """Calls one module three times, next to a module with the name of the second call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Reused(nn.Module):
         return self.relu(self.relu_1(self.relu(x)) + self.relu(x - 0.1)).flatten(1)
 
 
-def test_each_call_of_a_module_is_a_layer_of_its_own() -> None:
+def test_each_call_of_a_module_is_a_separate_layer() -> None:
     net = nn.Sequential(conv(), nn.ReLU())
     net.forward = lambda x: net[1](net[1](net[0](x)) - 0.2).flatten(1)  # type: ignore[method-assign]
     found = record(net, ["1", "1_1"])
@@ -125,19 +125,19 @@ def test_each_call_of_a_module_is_a_layer_of_its_own() -> None:
     torch.testing.assert_close(found["1_1"], net[1](once - 0.2).mean((2, 3)))
 
 
-def test_a_module_named_as_the_second_call_of_another_keeps_its_name() -> None:
+def test_a_module_named_like_the_second_call_of_another_keeps_its_name() -> None:
     found = record(Reused())
     assert list(found) == ["relu", "relu_1", "relu_2", "relu_3"]
     torch.testing.assert_close(found["relu_1"], torch.relu(X).tanh().mean((2, 3)))
     torch.testing.assert_close(found["relu_2"], torch.relu(X - 0.1).mean((2, 3)))
 
 
-def test_a_call_that_does_not_happen_is_told_with_those_that_do() -> None:
+def test_a_missing_call_is_reported_with_the_existing_ones() -> None:
     with pytest.raises(LayerError, match="'relu_7' was not reached: 'relu' is called 3 times"):
         record(Reused(), ["relu_7"])
 
 
-def test_a_glob_may_mean_a_later_call_only() -> None:
+def test_a_glob_may_match_only_a_later_call() -> None:
     assert list(record(Reused(), ["relu_[23]"])) == ["relu_2", "relu_3"]
 
 
@@ -174,7 +174,7 @@ def test_a_module_that_is_never_called_is_an_error_naming_its_nearest_parent(
     assert hooks(net) == 0
 
 
-def test_out_proj_of_torchvision_is_told_with_its_parent() -> None:
+def test_out_proj_of_torchvision_is_reported_with_its_parent() -> None:
     vit = pytest.importorskip("torchvision").models.VisionTransformer
     net = vit(8, 4, 1, 2, 12, 16, num_classes=3).eval()
     name = "encoder.layers.encoder_layer_0.self_attention"
@@ -183,7 +183,7 @@ def test_out_proj_of_torchvision_is_told_with_its_parent() -> None:
     assert record(net, [name])[name].shape == (4, 12)
 
 
-def test_fused_attention_hides_its_map_and_the_error_says_so() -> None:
+def test_fused_attention_hides_its_map_and_the_error_explains_it() -> None:
     timm = pytest.importorskip("timm")
     net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1).eval()
     x = torch.rand(2, 3, 32, 32)
@@ -209,7 +209,7 @@ def test_the_fast_path_of_the_transformer_encoder_does_not_skip_the_hooks() -> N
     torch.testing.assert_close(found, reference[0].mean(1))
 
 
-def test_a_shared_module_is_found_under_both_its_names() -> None:
+def test_a_shared_module_is_found_under_both_names() -> None:
     net = nn.Module()
     net.first, net.second = nn.Linear(3, 4), nn.Tanh()
     net.alias = net.first
@@ -219,14 +219,14 @@ def test_a_shared_module_is_found_under_both_its_names() -> None:
         assert list(found) == [name]
 
 
-# Outputs that are not one tensor
+# Outputs other than a single tensor
 
 Pair = namedtuple("Pair", "loss logits")
 
 
 @dataclass
 class Output:
-    """As the ModelOutput of transformers, but no mapping."""
+    """Similar to the ModelOutput of transformers, but not a mapping."""
 
     loss: Tensor | None
     logits: Tensor
@@ -271,14 +271,16 @@ def double(x: Tensor) -> Tensor:
         (lambda x: double(x), "logits", 2),
     ],
 )
-def test_a_nested_output_gives_the_tensor_asked_for(wrap: Any, pick: Any, factor: int) -> None:
+def test_the_requested_tensor_of_a_nested_output_is_recorded(
+    wrap: Any, pick: Any, factor: int
+) -> None:
     x = torch.rand(4, 3)
     found = record(Shell(wrap), ["inner"], x, output=pick)["inner"]
     torch.testing.assert_close(found, factor * x)
 
 
 @pytest.mark.parametrize("as_mapping", [True, False])
-def test_a_model_output_of_transformers_gives_its_fields(as_mapping: bool) -> None:
+def test_fields_of_a_transformers_model_output_are_recorded(as_mapping: bool) -> None:
     from collections import OrderedDict
 
     class ModelOutput(OrderedDict[Any, Any]):
@@ -303,14 +305,14 @@ def test_a_model_output_of_transformers_gives_its_fields(as_mapping: bool) -> No
         (lambda x: x[:3], None, r"the shape \(3, 3\), no axis of which is the batch of 4"),
     ],
 )
-def test_an_output_without_units_is_an_error_of_one_sentence(
+def test_an_output_without_units_raises_a_one_sentence_error(
     wrap: Any, pick: Any, message: str
 ) -> None:
     with pytest.raises(LayerError, match=message):
         record(Shell(wrap), ["inner"], torch.rand(4, 3), output=pick)
 
 
-def test_an_output_without_units_under_a_pattern_is_left_out_with_a_warning() -> None:
+def test_an_output_without_units_under_a_pattern_is_skipped_with_a_warning() -> None:
     net = nn.Sequential(nn.Tanh(), Shell(lambda x: None))
     with pytest.warns(ProbekitWarning, match=r"not recorded: 1.inner, whose output gives NoneType"):
         found = record(net, ["*"], torch.rand(4, 3))
@@ -320,7 +322,7 @@ def test_an_output_without_units_under_a_pattern_is_left_out_with_a_warning() ->
 # Wrappers
 
 
-def test_a_compiled_model_is_recorded_in_the_original() -> None:
+def test_a_compiled_model_is_recorded_through_its_original() -> None:
     net = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Flatten())
     compiled = torch.compile(net, backend="eager")
     expected = compiled(X)
@@ -333,7 +335,7 @@ def test_a_compiled_model_is_recorded_in_the_original() -> None:
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_the_compiled_copy_gives_the_record_or_an_error_but_never_silence(warm: bool) -> None:
+def test_the_compiled_copy_gives_the_record_or_an_error(warm: bool) -> None:
     net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten())
     compiled = torch.compile(net, backend="eager")
     if warm:
@@ -369,7 +371,7 @@ def test_a_model_compiled_in_place_is_recorded_too() -> None:
         assert recorder.activations["1"].shape == (4, 6)
 
 
-def test_a_pass_around_the_hooks_is_told_to_give_nothing() -> None:
+def test_a_pass_that_bypasses_the_hooks_is_reported() -> None:
     net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten())
     with Recorder(net, ["1"]) as recorder:
         net.forward(X)
@@ -388,7 +390,7 @@ def process_group(tmp_path: Any) -> Any:
     distributed.destroy_process_group()
 
 
-def test_a_distributed_model_is_recorded_in_the_original(process_group: Any) -> None:
+def test_a_distributed_model_is_recorded_through_its_original(process_group: Any) -> None:
     net = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Flatten())
     wrapped = nn.parallel.DistributedDataParallel(net)
     with Recorder(wrapped, ["0"], grad=True) as recorder:
@@ -405,13 +407,13 @@ def test_a_distributed_model_is_recorded_in_the_original(process_group: Any) -> 
         (nn.Sequential(nn.DataParallel(nn.ReLU())), "part '0' is wrapped in nn.DataParallel"),
     ],
 )
-def test_data_parallel_is_refused_with_what_to_do(net: nn.Module, message: str) -> None:
+def test_data_parallel_is_refused_with_a_fix(net: nn.Module, message: str) -> None:
     with pytest.raises(ModelError, match=f"{message}.*DistributedDataParallel"):
         Recorder(net, ["0"])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_torch_script_is_refused_with_what_to_do() -> None:
+def test_torch_script_is_refused_with_a_fix() -> None:
     net = nn.Sequential(conv(), nn.ReLU())
     scripted = torch.jit.trace(net.eval(), X)
     with pytest.raises(ModelError, match=r"TorchScript.* pass the model that it was made from"):
@@ -432,7 +434,7 @@ class Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_a_checkpointed_layer_is_recorded_once_a_call(reentrant: bool) -> None:
+def test_a_checkpointed_layer_is_recorded_once_per_call(reentrant: bool) -> None:
     net = Checkpointed(reentrant)
     readings: list[int] = []
 
@@ -448,7 +450,7 @@ def test_a_checkpointed_layer_is_recorded_once_a_call(reentrant: bool) -> None:
     assert len(readings) == 4
 
 
-def test_a_checkpointed_layer_gives_gradients_where_it_is_not_reentrant() -> None:
+def test_a_non_reentrant_checkpointed_layer_gives_gradients() -> None:
     net = Checkpointed(False)
     x = X.clone().requires_grad_()
     with Recorder(net, ["body.1"], grad=True) as recorder:
@@ -458,7 +460,7 @@ def test_a_checkpointed_layer_gives_gradients_where_it_is_not_reentrant() -> Non
     torch.testing.assert_close(gradient, expected)
 
 
-def test_gradients_of_a_reentrant_checkpoint_are_refused_rather_than_lost() -> None:
+def test_gradients_of_a_reentrant_checkpoint_are_refused() -> None:
     net = Checkpointed(True)
     with (
         Recorder(net, ["body.1"], grad=True),
@@ -471,7 +473,7 @@ def test_gradients_of_a_reentrant_checkpoint_are_refused_rather_than_lost() -> N
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
-def test_every_gradient_mode_gives_the_same_numbers(mode: Any) -> None:
+def test_every_gradient_mode_gives_the_same_values(mode: Any) -> None:
     net = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Flatten())
     with mode(), Recorder(net, ["0", "1"]) as recorder:
         net(X)
@@ -482,7 +484,7 @@ def test_every_gradient_mode_gives_the_same_numbers(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("spatial", ["mean", "none"])
-def test_channels_last_memory_gives_the_same_numbers(spatial: Any) -> None:
+def test_channels_last_memory_gives_the_same_values(spatial: Any) -> None:
     net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten())
     expected = record(net, ["0", "1"], spatial=spatial)
     net = net.to(memory_format=torch.channels_last)
@@ -493,7 +495,7 @@ def test_channels_last_memory_gives_the_same_numbers(spatial: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_half_precision_is_averaged_in_single(dtype: torch.dtype, memory: Any) -> None:
+def test_half_precision_is_averaged_in_single_precision(dtype: torch.dtype, memory: Any) -> None:
     net = nn.Sequential(nn.Identity(), nn.MaxPool2d(1))
     x = (torch.rand(2, 3, 50, 50) * 60 + 1000).to(dtype).contiguous(memory_format=memory)
     found = record(net, ["1"], x)["1"]
@@ -501,16 +503,16 @@ def test_half_precision_is_averaged_in_single(dtype: torch.dtype, memory: Any) -
     torch.testing.assert_close(found.double(), x.double().mean((2, 3)), rtol=1e-5, atol=0)
 
 
-def test_double_precision_stays() -> None:
+def test_double_precision_is_preserved() -> None:
     assert record(nn.Sequential(nn.ReLU()), ["0"], X.double())["0"].dtype == torch.float64
 
 
-def test_a_batch_of_one_is_a_batch() -> None:
+def test_a_batch_of_one_is_recorded() -> None:
     net = nn.Sequential(conv(), nn.ReLU(), nn.Flatten())
     torch.testing.assert_close(record(net, ["1"], X[:1])["1"], record(net, ["1"])["1"][:1])
 
 
-def test_training_flags_of_every_part_stay_as_they_are() -> None:
+def test_training_flags_of_every_part_are_unchanged() -> None:
     net = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout())
     net.train()
     net[1].eval()
@@ -519,10 +521,10 @@ def test_training_flags_of_every_part_stay_as_they_are() -> None:
     assert [child.training for child in net.modules()] == modes
 
 
-# Where the units lie
+# Unit axes
 
 
-def test_units_last_maps_are_told_from_units_first_ones() -> None:
+def test_units_last_maps_are_distinguished_from_units_first_maps() -> None:
     class ToLast(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.permute(0, 2, 3, 1)
@@ -537,7 +539,7 @@ def test_units_last_maps_are_told_from_units_first_ones() -> None:
 
 
 class Colliding(nn.Module):
-    """The same shape with the units first and then last."""
+    """Two layers of the same shape, with units first and then last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -551,7 +553,7 @@ class Colliding(nn.Module):
 
 
 @pytest.mark.parametrize("size", [6, 8])
-def test_shapes_that_collide_are_told_apart(size: int) -> None:
+def test_ambiguous_shapes_are_resolved(size: int) -> None:
     net = Colliding()
     x = torch.rand(2, 3, size, size)
     expected = net.relu(net.conv(x)).mean((2, 3)).detach()
@@ -560,7 +562,7 @@ def test_shapes_that_collide_are_told_apart(size: int) -> None:
 
 
 class Windows(nn.Module):
-    """Folds windows into the batch axis, each sample's together or those of all in turn."""
+    """Folds windows into the batch axis, grouped by sample or interleaved."""
 
     def __init__(self, together: bool) -> None:
         super().__init__()
@@ -576,7 +578,7 @@ class Windows(nn.Module):
         return folded.unflatten(0, (-1, 4)).mean((1, 2))
 
 
-def test_windows_in_the_batch_axis_are_kept_apart_by_sample() -> None:
+def test_windows_in_the_batch_axis_are_separated_by_sample() -> None:
     net = Windows(together=True)
     with Recorder(net, ["linear"]) as recorder:
         net(X)
@@ -594,7 +596,7 @@ def test_windows_that_mix_samples_are_refused_in_advance(samples: int) -> None:
         scout_layers(Windows(together=False), X[:samples], ["linear"])
 
 
-def test_samples_may_lie_on_another_axis() -> None:
+def test_samples_may_be_on_another_axis() -> None:
     net = nn.Sequential(nn.Linear(3, 5))
     net.forward = lambda x: net[0](x.permute(2, 3, 0, 1).flatten(0, 1))  # type: ignore[method-assign]
     with torch.no_grad(), Recorder(net, ["0"]) as recorder:
@@ -617,7 +619,7 @@ def test_fewer_rows_than_samples_are_refused() -> None:
 
 
 class Transformer(nn.Module):
-    """A sequence of patch tokens behind none to five others."""
+    """A sequence of patch tokens after zero to five other tokens."""
 
     def __init__(self, prefix: int, convolve: bool = True) -> None:
         super().__init__()
@@ -643,7 +645,7 @@ class Transformer(nn.Module):
 
 @pytest.mark.parametrize("convolve", [True, False])
 @pytest.mark.parametrize("prefix", range(6))
-def test_tokens_before_the_patches_count_as_asked(prefix: int, convolve: bool) -> None:
+def test_tokens_before_the_patches_are_included_as_requested(prefix: int, convolve: bool) -> None:
     net = Transformer(prefix, convolve)
     whole = record(net, ["act"], spatial="none")["act"]
     assert whole.shape == (4, 8, prefix + 4)
@@ -660,7 +662,7 @@ def test_tokens_before_the_patches_count_as_asked(prefix: int, convolve: bool) -
 
 
 @pytest.mark.parametrize("convolve", [True, False])
-def test_patch_tokens_before_the_class_token_joins_them_are_all_patches(convolve: bool) -> None:
+def test_tokens_are_all_patches_before_the_class_token_is_added(convolve: bool) -> None:
     net = Transformer(2, convolve)
     torch.testing.assert_close(
         record(net, ["embed"], tokens="patch")["embed"], record(net, ["embed"])["embed"]
@@ -680,7 +682,7 @@ def test_patch_tokens_before_the_class_token_joins_them_are_all_patches(convolve
         ("eva02_tiny_patch14_224", 1),
     ],
 )
-def test_transformers_of_timm_say_their_tokens(name: str, prefix: int) -> None:
+def test_timm_transformers_declare_their_prefix_tokens(name: str, prefix: int) -> None:
     timm = pytest.importorskip("timm")
     size = 56 if "14" in name else 64
     net = timm.create_model(name, img_size=size, depth=1).eval()
@@ -689,7 +691,7 @@ def test_transformers_of_timm_say_their_tokens(name: str, prefix: int) -> None:
     assert {layer.prefix for layer in recorder.layers} == {prefix}
 
 
-# Ending early
+# Stopping early
 
 
 class Counting(nn.Module):
@@ -703,7 +705,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("planned", [False, True])
-def test_stop_ends_the_pass_at_the_last_wanted_layer(planned: bool) -> None:
+def test_stop_ends_the_pass_at_the_last_requested_layer(planned: bool) -> None:
     net = nn.Sequential(conv(), nn.ReLU(), Counting(), nn.Flatten())
     layers: Any = ["0", "1"]
     if planned:
@@ -723,7 +725,7 @@ def test_stop_ends_the_pass_at_the_last_wanted_layer(planned: bool) -> None:
     assert hooks(net) == 0
 
 
-def test_stop_with_a_pattern_ends_the_passes_after_the_first() -> None:
+def test_stop_with_a_pattern_ends_passes_after_the_first() -> None:
     net = nn.Sequential(conv(), nn.ReLU(), Counting(), nn.Flatten())
     with Recorder(net, [nn.ReLU], stop=True) as recorder:
         assert recorder(X) is not None
@@ -731,7 +733,7 @@ def test_stop_with_a_pattern_ends_the_passes_after_the_first() -> None:
     assert net[2].calls == 1
 
 
-def test_stop_lets_other_exceptions_through() -> None:
+def test_stop_propagates_other_exceptions() -> None:
     net = nn.Sequential(conv(), nn.ReLU())
     with pytest.raises(RuntimeError), Recorder(net, ["1"], stop=True) as recorder:
         recorder(torch.rand(4, 9))

@@ -1,4 +1,4 @@
-"""The verification finds what is wrong."""
+"""Verification detects errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_plan_can_be_verified(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("layers", [None, ["*"], ["act*"], nn.Conv2d])
-def test_any_choice_can_be_verified(net: nn.Module, layers: Any) -> None:
+def test_any_selection_can_be_verified(net: nn.Module, layers: Any) -> None:
     table = plan(net, X[:1], layers, verify=True)
     assert table["values"].all()
     assert table["complete"].all()
@@ -62,7 +62,7 @@ def judged(net: nn.Module, layers: list[Layer]) -> tuple[list[dict[str, Any]], d
     return verify_layers(net, X, layers, None)
 
 
-def test_values_of_another_layer_are_not_equal(
+def test_values_of_another_layer_are_detected(
     net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = found(net)
@@ -79,25 +79,25 @@ def test_values_of_another_layer_are_not_equal(
 
 
 @pytest.mark.filterwarnings("ignore:layer 'act:probekit.errors.ProbekitWarning")
-def test_a_call_too_few_is_not_complete(net: nn.Module) -> None:
+def test_a_missing_call_makes_a_layer_incomplete(net: nn.Module) -> None:
     layers = [replace(layer, calls=1) for layer in found(net)]
     report, _ = judged(net, layers)
     assert [row["complete"] for row in report] == [True, True, False, False]
 
 
-def test_an_axis_that_grows_with_the_image_is_not_certain(net: nn.Module) -> None:
+def test_an_axis_that_grows_with_the_image_is_uncertain(net: nn.Module) -> None:
     layers = [replace(layer, unit_axis=2, units=layer.shape[1]) for layer in found(net)]
     report, _ = judged(net, layers)
     assert all(row["axis"].startswith("uncertain") for row in report)
 
 
-def test_what_is_no_layer_is_missing(net: nn.Module) -> None:
+def test_layers_that_are_not_recorded_are_listed_as_missing(net: nn.Module) -> None:
     layers = found(net)
     _, about = judged(net, [layers[2]])
     assert about["missing"] == ["relu", "clamp", "act"]
 
 
-def test_a_model_of_one_size_is_verified_at_that() -> None:
+def test_a_model_with_a_fixed_image_size_is_verified_at_that_size() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(500, 4), nn.Tanh(), nn.Linear(4, 2)
     )

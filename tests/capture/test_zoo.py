@@ -1,8 +1,8 @@
-"""Real architectures, random weights: what is recorded against clones taken in plain hooks.
+"""Real architectures with random weights: recorded values are compared with clones from plain hooks.
 
-The unit axis of the reference is known from each architecture's source, not asked of probekit: maps
-have their units on axis 1, but for the layers that a case names as having them last; sequences of
-tokens have them last.
+The unit axis of the reference comes from each architecture's source, not from probekit. Maps have
+units on axis 1, except in the layers that a case lists as units-last. Sequences of tokens have units
+on the last axis.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Case:
     """One architecture.
 
     Attributes:
-        name: As timm calls it, or torchvision after `tv:`.
+        name: The name in timm, or in torchvision after `tv:`.
         size: Height and width of the images.
-        blocks: Further layers to compare beside the activation functions.
-        last: The four-dimensional outputs that have their units last.
-        first: The three-dimensional outputs that have their units first.
-        batchless: Modules that run on something that is no batch of samples.
+        blocks: Additional layers to compare besides the activation functions.
+        last: The four-dimensional outputs with units on the last axis.
+        first: The three-dimensional outputs with units on axis 1.
+        batchless: Modules whose input is not a batch of samples.
         relus: The layers that are `F.relu` of a block's output, by name, after all modules.
-        options: For the constructor.
+        options: Options of the constructor.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Case:
         return make(self.name.removeprefix("tv:"), **options).eval()
 
     def pooled(self, name: str, output: Tensor) -> Tensor:
-        """The mean over positions by hand, with each sample's windows together."""
+        """The mean over positions computed by hand, combining each sample's windows."""
         output = output.double()
         last = re.search(self.last if output.ndim == 4 else "", name) is not None
         if output.ndim == 3 and re.search(self.first, name):
@@ -184,7 +184,7 @@ CASES = [
 
 
 def observe(case: Case, net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A clone of every tensor that each call of each module gave, and the module's type."""
+    """A clone of every tensor that each module call returned, and the module's type."""
     outputs: dict[str, Tensor] = {}
     types: dict[str, str] = {}
     calls: Counter[str] = Counter()
@@ -220,7 +220,7 @@ def state(net: nn.Module) -> list[Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_layers_hold_what_a_plain_hook_sees(case: Case) -> None:
+def test_recorded_layers_equal_plain_hook_outputs(case: Case) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -261,7 +261,7 @@ def check(case: Case, found: dict[str, Tensor], reference: dict[str, Tensor]) ->
         assert worst < 2e-6, f"{name} differs by {worst:.1e} of its largest value"
 
 
-def test_enough_architectures_of_all_big_families_are_compared() -> None:
+def test_enough_architectures_of_all_large_families_are_compared() -> None:
     names = " ".join(case.name for case in CASES)
     families = (
         "resnet vgg densenet inception mobilenet efficientnet regnet convnext vit_ deit swin beit "
@@ -300,7 +300,7 @@ def test_functions_of_torchvision_are_layers(name: str, layers: int) -> None:
         ("resnetv2_50d_evos", 51, "stem.norm1"),
     ],
 )
-def test_functions_beside_modules_and_in_norms_are_layers(
+def test_functions_outside_modules_and_in_norms_are_layers(
     name: str, layers: int, first: str
 ) -> None:
     found, _ = scout_layers(Case(name).build(), torch.rand(2, 3, 64, 64))

@@ -1,4 +1,4 @@
-"""The command line, as a user runs it: what it prints, what it leaves, how it fails."""
+"""The command line as a user runs it: what it prints, what it leaves behind, and how it fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-def test_the_main_job(tmp_path: Path) -> None:
+def test_analyze_from_the_command_line(tmp_path: Path) -> None:
     done = run("analyze", "-o", "result.nc", "--limit", "600", "--batch-size", "200", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = pk.open_result(tmp_path / "result.nc")
@@ -49,7 +49,7 @@ def test_the_main_job(tmp_path: Path) -> None:
     assert "\x1b[" not in done.stdout
 
 
-def test_json_is_for_programs(tmp_path: Path) -> None:
+def test_json_output_is_machine_readable(tmp_path: Path) -> None:
     done = run("analyze", "--limit", "200", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert len(found["layers"]) == 19
@@ -58,7 +58,7 @@ def test_json_is_for_programs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_are_shown_in_advance(tmp_path: Path) -> None:
+def test_layers_are_listed_in_advance(tmp_path: Path) -> None:
     done = run("layers", "torchvision:resnet18", "--layers", "layer1.*relu*", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("layer1.0.relu_1"))
@@ -74,12 +74,12 @@ def test_layers_are_verified(tmp_path: Path) -> None:
     assert "unit axis by image size: 19" in shown
 
 
-def test_all_architectures_need_a_file_and_no_model() -> None:
+def test_all_architectures_require_a_file_and_no_model() -> None:
     for arguments in (["--all"], ["resnet18", "--all", "-o", "timm.csv"], []):
         assert CliRunner().invoke(app, ["layers", *arguments]).exit_code == 2
 
 
-def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+def test_record_resumes_after_a_kill(tmp_path: Path) -> None:
     arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
     assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
     broken = tmp_path / "broken.zarr"
@@ -133,7 +133,7 @@ def test_record_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hostile(tmp_path: Path, folder: Path) -> Path:
-    """A folder with everything that can be wrong with files."""
+    """A folder with every kind of invalid file."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.nc").write_bytes(b"precious")
     (tmp_path / "bad.safetensors").write_bytes(b"junk")
@@ -177,7 +177,7 @@ def hostile(tmp_path: Path, folder: Path) -> Path:
         ("frobnicate", "frobnicate"),
     ],
 )
-def test_mistakes_end_in_one_sentence(
+def test_mistakes_end_with_a_one_sentence_error(
     arguments: str, message: str, hostile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(hostile)
@@ -190,7 +190,7 @@ def test_mistakes_end_in_one_sentence(
     assert (hostile / "old.nc").read_bytes() == b"precious"
 
 
-def test_skip_bad_goes_on_and_reports(hostile: Path) -> None:
+def test_skip_bad_continues_and_reports(hostile: Path) -> None:
     done = run("analyze", BUNDLED, "photos", "--skip-bad", "-o", "r.nc", cwd=hostile)
     assert done.returncode == 0, done.stderr
     assert "note: 1 images of photos could not be read and were left out" in done.stderr
@@ -216,11 +216,11 @@ main()
 """
 
 
-def test_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_interrupt_leaves_no_files_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", TELLS_OF_EACH_BATCH, "analyze", "-o", "r.nc", "--batch-size", "1"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # A shell's background jobs, and so their children, are deaf to Ctrl-C.
+        # Background jobs of a shell, and their children, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
@@ -240,7 +240,7 @@ def test_version_and_help(tmp_path: Path) -> None:
     assert BUNDLED in run("models", cwd=tmp_path).stdout
 
 
-def test_training_to_be_robust_is_asked_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_for_robustness_is_passed_to_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, object] = {}
 
     def train(*given: object, **options: object) -> None:
@@ -258,7 +258,7 @@ def test_training_to_be_robust_is_asked_of_the_trainer(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)])
-def test_random_weights_come_from_the_seed(folder: Path, seeds: tuple[int, int]) -> None:
+def test_random_weights_depend_on_the_seed(folder: Path, seeds: tuple[int, int]) -> None:
     asked = f"analyze test_resnet {folder} --random --json --layers act1 --limit 4 --seed".split()
     weights = []
     for seed in seeds:

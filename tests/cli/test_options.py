@@ -1,4 +1,4 @@
-"""What the command line reads from the text of its options."""
+"""Parsing of command-line option values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_metrics_with_and_without_options() -> None:
         ("", "one or more"),
     ],
 )
-def test_metrics_that_cannot_be(text: str, message: str) -> None:
+def test_invalid_metrics_are_refused(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         metric_list(text)
 
@@ -59,12 +59,12 @@ def test_a_class_map_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["indx", "cat:2", "none.json"])
-def test_what_is_no_class_map(text: str) -> None:
+def test_invalid_class_maps_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match=r"--class-map"):
         class_mapping(text)
 
 
-def test_metrics_that_are_functions_take_their_options() -> None:
+def test_function_metrics_receive_their_options() -> None:
     (metric,) = metric_list("class_information(bins=5)")
     assert metric.describe([]) == {"bins": 5, "corrected": True}
     with pytest.raises(OptionError, match="no option 'called'"):

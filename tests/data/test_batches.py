@@ -1,4 +1,4 @@
-"""The one loop over data: order, indices, reading ahead, and what ends it."""
+"""Iteration over data: order, indices, prefetching, and how it ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_sample_comes_once_in_order(n: int, size: int, limit: int | None) 
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 15), limit=st.none() | st.integers(1, 50))
-def test_indices_of_a_drawn_sample_are_those_of_the_data(
+def test_indices_of_a_random_sample_are_those_of_the_data(
     n: int, size: int, limit: int | None
 ) -> None:
     data = TensorImages(torch.arange(n).float().view(n, 1, 1, 1), torch.zeros(n))
@@ -47,7 +47,7 @@ def test_indices_of_a_drawn_sample_are_those_of_the_data(
         assert len(index.unique()) == len(index) == (n if limit is None else min(n, limit))
 
 
-def test_a_run_can_begin_in_the_middle() -> None:
+def test_a_run_can_start_in_the_middle() -> None:
     data = TensorImages(torch.arange(20).float().view(20, 1, 1, 1), torch.zeros(20))
     for source in (data, DataLoader(TensorDataset(data.images, data.labels), batch_size=4)):
         whole = Batches(source, batch_size=4)
@@ -56,14 +56,14 @@ def test_a_run_can_begin_in_the_middle() -> None:
         assert len(torch.cat([batch.index for batch in whole])) == 20
 
 
-def test_peeking_loses_nothing() -> None:
+def test_peeking_does_not_consume_samples() -> None:
     batches = Batches(pair for pair in pairs(10, 4))
     assert batches.peek().index.tolist() == [0, 1, 2, 3]
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
 
 
 class Counted(Dataset[Any]):
-    """Notes which items were read, and in which thread."""
+    """Records which items were read, and in which thread."""
 
     def __init__(self, samples: int = 12) -> None:
         self.samples = samples
@@ -88,7 +88,7 @@ def test_the_next_batch_is_read_while_this_one_is_used() -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_no_thread_stays_when_the_loop_is_left() -> None:
+def test_no_thread_remains_after_leaving_the_loop() -> None:
     for _ in Batches(Counted(100), batch_size=1):
         break
     deadline = time.time() + 5
@@ -99,7 +99,7 @@ def test_no_thread_stays_when_the_loop_is_left() -> None:
     raise AssertionError("the reading thread is still there")
 
 
-def test_an_error_in_the_source_reaches_the_loop() -> None:
+def test_an_error_in_the_source_is_raised_in_the_loop() -> None:
     def broken() -> Iterator[Any]:
         yield pairs(3, 3)[0]
         raise OSError("gone")
@@ -133,29 +133,29 @@ def test_iterable_data_sets_are_batched() -> None:
     assert [len(batch) for batch in seen] == [4, 4, 2]
 
 
-def test_items_that_are_no_tensors() -> None:
+def test_items_that_are_not_tensors_are_refused() -> None:
     with pytest.raises(DataError, match=r"load it with load_data\(dataset, model\)"):
         list(Batches(Pictures()))
 
 
-def test_labels_beyond_the_known_classes() -> None:
+def test_labels_beyond_the_known_classes_are_refused() -> None:
     data = TensorImages(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 2]), ["a", "b"])
     with pytest.raises(DataError, match="label 2 is out of range: expected 2 classes"):
         list(Batches(data))
 
 
-def test_workers_give_the_same() -> None:
+def test_workers_give_the_same_batches() -> None:
     data = TensorImages(torch.arange(30).float().view(30, 1, 1, 1), torch.zeros(30))
     seen = torch.cat([batch.index for batch in Batches(data, batch_size=4, workers=2)])
     assert seen.tolist() == list(range(30))
 
 
-def test_data_without_samples_is_refused_in_one_sentence() -> None:
+def test_data_without_samples_is_refused_with_one_sentence() -> None:
     with pytest.raises(DataError, match="has no samples that can be read"):
         Batches(TensorDataset(torch.rand(0, 1, 4, 4), torch.zeros(0, dtype=torch.int64))).peek()
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     data = TensorDataset(torch.rand(9, 1, 4, 4), torch.arange(9))
     batches = Batches(data, batch_size=np.int64(2), limit=np.int32(5))  # type: ignore[arg-type]
     assert [len(batch) for batch in batches] == [2, 2, 1]

@@ -1,4 +1,4 @@
-"""Data by name."""
+"""Data sets by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_bundled_test_split() -> None:
     assert data.classes[label] == "Ankle boot"
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
+def test_digits_equal_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     data, reference = pk.load_data("digits"), load_digits()
@@ -50,14 +50,14 @@ def test_idx_round_trip(tmp_path: Path) -> None:
     assert read_idx(tmp_path / "x").tolist() == [[97, 98, 99], [100, 101, 102]]
 
 
-def test_what_cannot_be_loaded() -> None:
+def test_data_that_cannot_be_loaded_is_reported() -> None:
     with pytest.raises(DataError, match="close matches: fashion-mnist"):
         pk.load_data("fashion_mnist")
     with pytest.raises(DataError, match="a name, a folder or a map-style data set, not int"):
         pk.load_data(3)
 
 
-def test_a_model_is_measured_on_images_it_was_not_trained_on() -> None:
+def test_a_model_is_evaluated_on_images_not_used_for_training() -> None:
     def trained_on(data: str) -> pk.ImageModel:
         facts = {"recipe": {"data": data}}
         return pk.ImageModel(torch.nn.Flatten(), input_size=(1, 8, 8), provenance=facts)

@@ -1,4 +1,4 @@
-"""Images of every mode become the right values in [0, 1], or are refused by name."""
+"""Images of every mode decode to correct values in [0, 1] or are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = (3, 2, 2)
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> Image.Image:
-    """The image as it comes back from a file."""
+    """The image after a round trip through a file."""
     file = BytesIO()
     image.save(file, kind, **options)
     return Image.open(BytesIO(file.getvalue()))
@@ -28,7 +28,7 @@ def value_of(image: Image.Image, channels: int = 3) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_keep_their_values(kind: str) -> None:
+def test_sixteen_bit_images_keep_their_values(kind: str) -> None:
     values = np.array([[0, 257], [32768, 65535]], np.uint16)
     image = saved(Image.fromarray(values), kind)
     for channels in (1, 3):
@@ -37,7 +37,7 @@ def test_sixteen_bits_keep_their_values(kind: str) -> None:
         )
 
 
-def test_sixteen_bits_are_resized_without_clipping() -> None:
+def test_sixteen_bit_images_are_resized_without_clipping() -> None:
     values = np.full((8, 8), 30_000, np.uint16)
     np.testing.assert_allclose(prepare(Image.fromarray(values), SIZE), 30_000 / 65535, atol=1e-5)
 
@@ -57,7 +57,7 @@ def test_integers_of_unknown_scale_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("orientation", "turned"), [(3, 2), (6, 3), (8, 1)])
-def test_photographs_stand_upright(orientation: int, turned: int) -> None:
+def test_photographs_are_oriented_upright(orientation: int, turned: int) -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -67,7 +67,7 @@ def test_photographs_stand_upright(orientation: int, turned: int) -> None:
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
 
-def test_transparent_pixels_are_shown_on_white() -> None:
+def test_transparent_pixels_are_blended_with_white() -> None:
     pixels = np.zeros((1, 3, 4), np.uint8)
     pixels[0, :, 3] = (0, 255, 51)
     pixels[0, 1:, 0] = 255
@@ -76,7 +76,7 @@ def test_transparent_pixels_are_shown_on_white() -> None:
 
 
 @pytest.mark.parametrize(("shade", "ground"), [(0, 1.0), (255, 0.0)])
-def test_a_shape_that_only_alpha_draws_can_be_seen(shade: int, ground: float) -> None:
+def test_a_shape_drawn_only_in_alpha_is_visible(shade: int, ground: float) -> None:
     alpha = np.array([[0, 255], [255, 0]], np.uint8)
     pixels = np.stack([np.full_like(alpha, shade), alpha], -1)
     found = value_of(Image.fromarray(pixels, "LA"), 1)[0]
@@ -92,7 +92,7 @@ def test_palettes_give_their_colors() -> None:
     np.testing.assert_array_equal(clear[:, 0].T, [[1, 1, 1], [0, 0, 1]])
 
 
-def test_ink_and_single_bits() -> None:
+def test_cmyk_and_single_bit_images_are_decoded() -> None:
     ink = Image.new("CMYK", (1, 1), (0, 255, 255, 0))
     np.testing.assert_array_equal(value_of(saved(ink, "TIFF"))[:, 0, 0], [1, 0, 0])
     bits = Image.fromarray(np.array([[True, False]]))
@@ -100,7 +100,7 @@ def test_ink_and_single_bits() -> None:
     np.testing.assert_array_equal(value_of(bits, 1)[0], [[1, 0]])
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_the_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("L", (2, 2), shade) for shade in (255, 0)]
     for kind in ("GIF", "PNG", "TIFF"):
         found = value_of(saved(frames[0], kind, save_all=True, append_images=frames[1:]))

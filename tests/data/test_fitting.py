@@ -1,4 +1,4 @@
-"""Images as a model expects them: converted where that is certain, refused otherwise."""
+"""Images are converted to what a model expects when that is unambiguous, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def image_model(channels: int = 3, **options: Any) -> pk.ImageModel:
     "images",
     [PIXELS, SHARES, SHARES.double(), PIXELS.permute(0, 2, 3, 1), SHARES.permute(0, 2, 3, 1)],
 )
-def test_what_is_certain_is_converted(images: Tensor) -> None:
+def test_unambiguous_images_are_converted(images: Tensor) -> None:
     found = fit_to(image_model())(images)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, SHARES)
 
 
-def test_gray_images_are_repeated_for_a_model_of_colors() -> None:
+def test_gray_images_are_repeated_for_a_color_model() -> None:
     for gray in (SHARES[:, :1], SHARES[:, :1].permute(0, 2, 3, 1)):
         torch.testing.assert_close(fit_to(image_model())(gray), SHARES[:, :1].repeat(1, 3, 1, 1))
 
@@ -45,12 +45,12 @@ def test_gray_images_are_repeated_for_a_model_of_colors() -> None:
         (torch.rand(4, 2, 6, 5), r"the model takes 3 channels"),
     ],
 )
-def test_what_is_not_certain_is_refused(images: Tensor, words: str) -> None:
+def test_ambiguous_images_are_refused(images: Tensor, words: str) -> None:
     with pytest.raises(DataError, match=words):
         fit_to(image_model())(images)
 
 
-def test_networks_of_other_types_get_their_type() -> None:
+def test_networks_of_other_dtypes_receive_their_dtype() -> None:
     images = torch.randn(2, 3, 4, 4) * 100
     for kind in (torch.float64, torch.bfloat16):
         assert torch.equal(fit_to(nn.Conv2d(3, 1, 1).to(kind))(images), images.to(kind))
@@ -60,7 +60,7 @@ def test_networks_of_other_types_get_their_type() -> None:
     torch.testing.assert_close(model(fit_to(model)(SHARES)).float(), expected, atol=0.05, rtol=0.05)
 
 
-def test_bytes_for_a_plain_module_are_refused_where_it_does_not_take_them(
+def test_bytes_are_refused_by_a_plain_module_that_does_not_accept_them(
     network: nn.Module,
 ) -> None:
     data = [(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)]
@@ -69,7 +69,7 @@ def test_bytes_for_a_plain_module_are_refused_where_it_does_not_take_them(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_image_that_is_not_finite_is_named(value: float, network: nn.Module) -> None:
+def test_an_image_with_non_finite_values_is_named(value: float, network: nn.Module) -> None:
     images = torch.rand(6, 1, 8, 8)
     images[4, 0, 3, 3] = value
     with pytest.raises(DataError, match="sample 4 of tensors has NaN or infinity"):
@@ -87,7 +87,7 @@ def test_images_of_0_to_255_for_a_plain_module_are_reported_once() -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 8, 3), (6, 1, 8, 8), (6, 8, 8)])
-def test_images_of_another_shape_are_refused_in_one_sentence(shape: tuple[int, ...]) -> None:
+def test_images_of_another_shape_are_refused_with_one_sentence(shape: tuple[int, ...]) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     with pytest.raises(DataError, match=r"the model fails on images of the shape .*: "):
         pk.analyze(net, (torch.rand(shape), torch.arange(6) % 2), progress=False)

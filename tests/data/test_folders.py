@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which folders are classes."""
+"""Which files in a folder are images, and which folders are classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probekit.errors import DataError, ProbekitWarning
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three classes with two images each, whose brightness tells the class."""
+    """Three classes with two images each, whose brightness identifies the class."""
     for label, name in enumerate("abc"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(2):
@@ -40,7 +40,7 @@ def test_an_empty_class_keeps_its_number(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir"])
-def test_hidden_and_system_folders_are_no_classes(name: str, root: Path) -> None:
+def test_hidden_and_system_folders_are_not_classes(name: str, root: Path) -> None:
     for place in (root / name, root / "a" / name):
         place.mkdir()
         Image.new("L", (4, 4)).save(place / "0.png")
@@ -50,13 +50,13 @@ def test_hidden_and_system_folders_are_no_classes(name: str, root: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["._0.png", ".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_hidden_and_system_files_do_not_count(name: str, root: Path) -> None:
+def test_hidden_and_system_files_are_ignored(name: str, root: Path) -> None:
     (root / "a" / name).write_bytes(b"no image")
     (root / name).write_bytes(b"no image")
     assert len(FolderImages(root)) == 6
 
 
-def test_capitals_and_rarer_suffixes_are_images(root: Path) -> None:
+def test_uppercase_and_rare_suffixes_are_images(root: Path) -> None:
     Image.new("L", (4, 4)).save(root / "a" / "2.PNG")
     for suffix in (".jfif", ".jpe"):
         Image.new("L", (4, 4)).save(root / "a" / f"3{suffix}", "JPEG")
@@ -74,7 +74,7 @@ def test_files_of_unknown_kinds_are_counted(root: Path) -> None:
     assert "1 .png" in str(told[0].message)
 
 
-def test_links_are_followed_and_do_not_go_in_circles(root: Path, tmp_path: Path) -> None:
+def test_links_are_followed_without_cycles(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     Image.new("L", (4, 4), 200).save(elsewhere / "0.png")
@@ -89,7 +89,7 @@ def test_links_are_followed_and_do_not_go_in_circles(root: Path, tmp_path: Path)
     assert data.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3]
 
 
-def test_a_link_to_nothing_is_named(root: Path) -> None:
+def test_a_broken_link_is_named(root: Path) -> None:
     (root / "b" / "2.png").symlink_to(root / "gone.png")
     data = FolderImages(root, (1, 4, 4))
     assert len(data) == 7
@@ -107,7 +107,7 @@ def splits(root: Path, names: tuple[str, ...]) -> Path:
 @pytest.mark.parametrize(
     "names", [("train", "val"), ("test", "train"), ("train",), ("train", "val", "x")]
 )
-def test_splits_are_no_classes(names: tuple[str, ...], root: Path) -> None:
+def test_splits_are_not_classes(names: tuple[str, ...], root: Path) -> None:
     divided = splits(root, names)
     with pytest.raises(DataError, match=r"are splits of the data.*--split"):
         pk.load_data(divided)
@@ -123,7 +123,7 @@ def test_a_class_may_be_called_train(root: Path) -> None:
     assert FolderImages(root).classes == ("b", "c", "train")
 
 
-def test_threads_do_not_travel(root: Path) -> None:
+def test_threads_are_not_pickled(root: Path) -> None:
     data = FolderImages(root, (1, 4, 4))
     images = data.fetch([0, 5])[0]  # type: ignore[index]
     again = pickle.loads(pickle.dumps(data)).fetch([0, 5])[0]

@@ -1,4 +1,4 @@
-"""Labelled images from tensors, folders and other data sets, and images that cannot be read."""
+"""Labeled images from tensors, folders and other data sets, and unreadable images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_folder_is_read_in_order_with_its_classes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("crop", "size"), [(1.0, 32), (0.875, 32), (0.875, 48)])
-def test_preparation_is_that_of_torchvision(crop: float, size: int) -> None:
+def test_preprocessing_equals_that_of_torchvision(crop: float, size: int) -> None:
     from torchvision import transforms
 
     pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
@@ -46,14 +46,14 @@ def test_preparation_is_that_of_torchvision(crop: float, size: int) -> None:
     torch.testing.assert_close(found, reference, atol=1e-6, rtol=0)
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_unchanged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     found = prepare(Image.fromarray(pixels), (3, 8, 8))
     np.testing.assert_allclose(found.numpy().transpose(1, 2, 0) * 255, pixels, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "I;16", "1"])
-def test_any_kind_of_image(mode: str) -> None:
+def test_images_of_any_mode_are_read(mode: str) -> None:
     for channels in (1, 3):
         assert prepare(Image.new(mode, (9, 7)), (channels, 4, 4)).shape == (channels, 4, 4)
 
@@ -85,7 +85,7 @@ def test_skipped_images_are_reported(folder: Path, network: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nothing", "empty folders", "no folders", "files only"])
-def test_folders_without_images(layout: str, tmp_path: Path) -> None:
+def test_folders_without_images_are_refused(layout: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     if layout != "no folders":
         root.mkdir()
@@ -98,7 +98,7 @@ def test_folders_without_images(layout: str, tmp_path: Path) -> None:
         FolderImages(root)
 
 
-def test_fingerprint_follows_content(folder: Path) -> None:
+def test_fingerprint_depends_on_the_content(folder: Path) -> None:
     before = FolderImages(folder).fingerprint
     assert FolderImages(folder).fingerprint == before
     Image.new("RGB", (20, 30)).save(folder / "dog" / "04.png")
@@ -116,7 +116,7 @@ class Pictures(Dataset[Any]):
         return Image.new("RGB", (20, 12), (60 * index, 0, 0)), index % 2
 
 
-def test_data_sets_of_pictures_are_fitted_to_the_model() -> None:
+def test_data_sets_of_pil_images_are_fitted_to_the_model() -> None:
     model = pk.ImageModel(torch.nn.Identity(), (0.5,), (0.5,), (3, 8, 8))
     data = pk.load_data(Pictures(), model)
     (batch,) = list(Batches(data, batch_size=4))
@@ -126,7 +126,7 @@ def test_data_sets_of_pictures_are_fitted_to_the_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_timm_and_torchvision_data_sets(folder: Path) -> None:
+def test_timm_and_torchvision_data_sets_are_read(folder: Path) -> None:
     from timm.data import ImageDataset
     from torchvision.datasets import ImageFolder
 
@@ -145,17 +145,17 @@ def test_sizes_and_channels_are_fitted() -> None:
     torch.testing.assert_close(resize(images, (3, 28, 28))[:, 2:], images)
 
 
-def test_bytes_become_shares() -> None:
+def test_bytes_are_scaled_to_the_unit_range() -> None:
     data = TensorImages(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1))
     assert data[0][0].unique().tolist() == [1.0]
 
 
-def test_shapes_that_are_no_images() -> None:
+def test_shapes_that_are_not_images_are_refused() -> None:
     with pytest.raises(DataError, match="images must be"):
         TensorImages(torch.zeros(3, 4, 4), torch.zeros(3))
 
 
-def test_torch_can_load_and_divide_them() -> None:
+def test_torch_can_load_and_split_the_data() -> None:
     data = TensorImages(torch.rand(6, 1, 4, 4), torch.arange(6), list("abcdef"))
     images, labels = next(iter(DataLoader(data, batch_size=4)))
     assert torch.equal(images, data.images[:4])

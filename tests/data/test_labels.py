@@ -1,4 +1,4 @@
-"""Labels of any kind, and the names that belong to them."""
+"""Labels of any type, and the class names that belong to them."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ class Named(Dataset[Any]):
         {np.int64(2): "c", np.int64(0): "a", np.int64(1): "b"},
     ],
 )
-def test_names_belong_to_their_numbers(classes: Any) -> None:
+def test_class_names_belong_to_their_labels(classes: Any) -> None:
     assert class_names(Named(classes)) == NAMES
     assert Batches(Named(classes)).classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("classes", [None, 3, "abc", [], [3, 7], {"n01": "dog"}])
-def test_what_names_no_labels(classes: Any) -> None:
+def test_invalid_label_names_are_refused(classes: Any) -> None:
     assert class_names(Named(classes)) == {}
 
 
-def test_parts_keep_their_names() -> None:
+def test_subsets_keep_their_names() -> None:
     data = Named(list("abc"))
     parts = random_split(data, [2, 2])
     for part in (*parts, Subset(Subset(data, [0, 1]), [1]), ConcatDataset(parts)):
         assert Batches(part).classes == ("a", "b", "c")
 
 
-def test_names_of_distant_numbers_reach_the_result(network: Any) -> None:
+def test_names_of_sparse_labels_reach_the_result(network: Any) -> None:
     data = Named({7: "cat", 10**9: "dog"}, [7, 10**9] * 8)
     data.__class__.__getitem__ = lambda self, i: (torch.rand(1, 8, 8), self.labels_given[i])  # type: ignore[method-assign]
     units = pk.analyze(network, data)["units"]
@@ -86,7 +86,7 @@ def test_names_of_distant_numbers_reach_the_result(network: Any) -> None:
         pd.Series(["b", "a", "c"]),
     ],
 )
-def test_labels_of_every_type(labels: Any) -> None:
+def test_labels_of_every_type_are_accepted(labels: Any) -> None:
     assert label_numbers(labels, NAMES).tolist() == [1, 0, 2]
     images = torch.rand(3, 1, 4, 4)
     batch = next(iter(Batches((images, labels))))
@@ -94,12 +94,12 @@ def test_labels_of_every_type(labels: Any) -> None:
 
 
 @pytest.mark.parametrize("labels", [[0.5, 1.0], [True, False], torch.rand(2, 3), [None, 1]])
-def test_what_is_no_label(labels: Any) -> None:
+def test_invalid_labels_are_refused(labels: Any) -> None:
     with pytest.raises(DataError, match="integers"):
         label_numbers(labels, {})
 
 
-def test_text_without_names_is_named_by_the_data() -> None:
+def test_text_labels_without_names_use_the_names_of_the_data() -> None:
     data = Named(None, ["dog", "cat", "dog", "ant"])
     data.targets = data.labels_given  # type: ignore[attr-defined]
     batches = Batches(data)
@@ -113,7 +113,7 @@ def test_text_without_names_is_named_by_the_data() -> None:
         label_numbers(["a", "fox"], NAMES)
 
 
-def test_a_large_label_takes_no_memory(network: Any) -> None:
+def test_a_large_label_needs_no_extra_memory(network: Any) -> None:
     images = torch.rand(6, 1, 8, 8)
     labels = torch.tensor([2 * 10**9, 5, 5, 2 * 10**9, 7, 7])
     large = pk.analyze(

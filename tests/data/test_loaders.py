@@ -1,4 +1,4 @@
-"""Loaders and streams of every kind give every sample once, under the same index, or are refused."""
+"""Loaders and streams give every sample once under a fixed index, or are refused."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ DATA = TensorDataset(IMAGES, LABELS)
 
 
 class Samples(IterableDataset[Any]):
-    """Every sample once, whoever reads."""
+    """Every sample once, whichever process reads."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(zip(IMAGES, LABELS.tolist(), strict=True))
 
 
 class Shared(IterableDataset[Any]):
-    """Samples that reading processes divide between themselves."""
+    """Samples that worker processes divide among themselves."""
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
@@ -52,7 +52,7 @@ class Shared(IterableDataset[Any]):
 
 
 class Once(IterableDataset[Any]):
-    """A stream that can be read a single time."""
+    """A stream that can be read only once."""
 
     def __init__(self) -> None:
         self.iterator = iter(zip(IMAGES, LABELS.tolist(), strict=True))
@@ -62,7 +62,7 @@ class Once(IterableDataset[Any]):
 
 
 class Queue:
-    """An iterable whose iterators take from one and the same queue."""
+    """An iterable whose iterators share one queue."""
 
     def __init__(self) -> None:
         self.left = list(zip(IMAGES.split(4), LABELS.split(4), strict=True))
@@ -96,7 +96,7 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_a_loader_gives_its_samples_under_their_own_index(kind: str) -> None:
+def test_a_loader_gives_samples_under_their_own_index(kind: str) -> None:
     batches = Batches(LOADERS[kind]())
     assert batches.samples == N
     batches.peek()
@@ -108,7 +108,7 @@ def test_a_loader_gives_its_samples_under_their_own_index(kind: str) -> None:
     assert indices_and_labels(Batches(LOADERS[kind]()))[0] == index
 
 
-def test_an_order_of_the_users_is_kept() -> None:
+def test_a_user_defined_order_is_kept() -> None:
     order = [5, 3, 19, 0]
     batches = Batches(DataLoader(DATA, 3, sampler=order))
     assert indices_and_labels(batches)[0] == order
@@ -119,7 +119,7 @@ def test_an_order_of_the_users_is_kept() -> None:
     assert found[0].tolist() == found[1].tolist() == sorted(order)
 
 
-def test_dropped_and_chosen_samples() -> None:
+def test_dropped_and_selected_samples() -> None:
     assert indices_and_labels(Batches(DataLoader(DATA, 5, drop_last=True)))[0] == list(range(20))
     few = DataLoader(DATA, 4, sampler=SubsetRandomSampler([7, 1, 9]))
     assert indices_and_labels(Batches(few))[0] == [1, 7, 9]
@@ -144,7 +144,7 @@ def test_loaders_that_repeat_samples_are_refused(sampler: Any) -> None:
         Batches(DataLoader(DATA, 4, sampler=sampler))
 
 
-def test_random_states_are_left_alone() -> None:
+def test_random_states_are_unchanged() -> None:
     generator = torch.Generator().manual_seed(3)
     before = generator.get_state(), torch.get_rng_state()
     Batches(DataLoader(DATA, 4, shuffle=True, generator=generator))
@@ -152,7 +152,7 @@ def test_random_states_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-def test_a_collate_function_that_leaves_samples_out_is_refused() -> None:
+def test_a_collate_function_that_drops_samples_is_refused() -> None:
     def some(items: list[Any]) -> Any:
         return default_collate(items[:2])
 
@@ -190,7 +190,7 @@ def test_a_stream_gives_every_sample_once(kind: str, workers: int | None) -> Non
 
 
 @pytest.mark.parametrize("kind", ["once", "loader of once", "queue", "generator"])
-def test_what_can_be_read_once_is_not_read_twice(kind: str) -> None:
+def test_data_that_can_be_read_once_is_not_read_twice(kind: str) -> None:
     batches = Batches(STREAMS[kind]())
     list(batches)
     with pytest.raises(DataError, match=r"read only once|no samples|other samples"):
@@ -198,7 +198,7 @@ def test_what_can_be_read_once_is_not_read_twice(kind: str) -> None:
     assert kind == "queue" or not Batches(STREAMS[kind]()).repeatable
 
 
-def test_a_stream_that_changes_is_noticed() -> None:
+def test_a_stream_that_changes_is_detected() -> None:
     class Noise:
         def __iter__(self) -> Iterator[Any]:
             yield torch.rand(4, 1), torch.arange(4)
@@ -209,13 +209,13 @@ def test_a_stream_that_changes_is_noticed() -> None:
         list(batches)
 
 
-def test_a_run_begins_in_the_middle_of_batches_of_any_size() -> None:
+def test_a_run_can_start_in_the_middle_with_batches_of_any_size() -> None:
     parts = list(zip(IMAGES.split([3, 7, 13]), LABELS.split([3, 7, 13]), strict=True))
     index, labels = indices_and_labels(Batches(parts).starting(5))
     assert index == labels == list(range(5, N))
 
 
-def test_parts_of_parts_and_joined_data() -> None:
+def test_nested_subsets_and_concatenated_data_are_read() -> None:
     inner = Subset(Subset(DATA, list(range(10, N))), [0, 2, 4])
     batches = Batches(inner)
     assert [int(label) for batch in batches for label in batch.labels] == [10, 12, 14]
@@ -235,7 +235,7 @@ def test_two_tensors_of_any_shape_are_read_in_batches(shape: tuple[int, ...]) ->
 
 
 class Targets(Dataset[Any]):
-    """Declares labels, and gives others."""
+    """Declares labels but returns different ones."""
 
     def __init__(self, change: Callable[[int], int]) -> None:
         self.targets = list(range(6)) * 10
@@ -248,7 +248,7 @@ class Targets(Dataset[Any]):
         return torch.zeros(1, 2, 2), self.change(self.targets[number])
 
 
-def test_declared_labels_that_are_not_given_do_not_count() -> None:
+def test_declared_labels_that_differ_are_ignored() -> None:
     assert Batches(Targets(lambda label: label)).known_labels() is not None
     assert Batches(Targets(lambda label: label % 3)).known_labels() is None
     assert Batches(Targets(lambda label: 0 if label == 4 else label)).known_labels() is None
@@ -259,7 +259,7 @@ def test_declared_labels_that_are_not_given_do_not_count() -> None:
     assert found[0].tolist() == [0, 1, 2] * 20
 
 
-def test_a_label_that_differs_later_is_noticed() -> None:
+def test_a_label_that_changes_later_is_detected() -> None:
     data = Targets(lambda label: label)
     batches = Batches(data)
     assert batches.known_labels() is not None
@@ -268,7 +268,7 @@ def test_a_label_that_differs_later_is_noticed() -> None:
         list(batches)
 
 
-def test_data_that_must_stay_in_its_thread_is_read_there() -> None:
+def test_thread_bound_data_is_read_in_its_thread() -> None:
     class Table(Dataset[Any]):
         def __init__(self) -> None:
             self.rows = sqlite3.connect(":memory:")
@@ -290,7 +290,7 @@ def test_data_that_must_stay_in_its_thread_is_read_there() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_cause_of_an_unreadable_item_is_shown(workers: int) -> None:
+def test_the_cause_of_an_unreadable_item_is_reported(workers: int) -> None:
     with pytest.raises(
         DataError, match="item 2 of Broken cannot be read: KeyError: 'crop'"
     ) as told:

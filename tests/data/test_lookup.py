@@ -1,4 +1,4 @@
-"""Images come back by the index that a pass gave them, whatever the data is."""
+"""Images are retrieved by the index from a pass, for any kind of data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = torch.arange(20) % 3
 
 
 class Endless(IterableDataset[Any]):
-    """Rows one by one."""
+    """Rows read one at a time."""
 
     def __iter__(self) -> Any:
         return iter(zip(IMAGES, LABELS, strict=True))
@@ -47,7 +47,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("limit", [None, 11])
-def test_every_index_of_a_pass_leads_to_its_image(source: str, limit: int | None) -> None:
+def test_every_index_of_a_pass_returns_its_image(source: str, limit: int | None) -> None:
     data = SOURCES[source]()
     seen = data if isinstance(data, Batches) else Batches(data, batch_size=4, limit=limit)
     passed = list(seen)
@@ -57,7 +57,7 @@ def test_every_index_of_a_pass_leads_to_its_image(source: str, limit: int | None
     assert torch.equal(labels, torch.cat([batch.labels for batch in passed]).flip(0))
 
 
-def test_a_folder_gives_its_files(folder: Path, model: Any) -> None:
+def test_a_folder_returns_its_files(folder: Path, model: Any) -> None:
     data = pk.load_data(folder, model)
     images, labels = pk.images_at(folder, [7, 2, 7], model)
     assert torch.equal(images[1], data[2][0])
@@ -65,7 +65,7 @@ def test_a_folder_gives_its_files(folder: Path, model: Any) -> None:
     assert labels.tolist() == [data[7][1], data[2][1], data[7][1]]
 
 
-def test_unreadable_files_keep_the_places_of_the_others(folder: Path) -> None:
+def test_unreadable_files_do_not_shift_the_indices_of_others(folder: Path) -> None:
     victim = sorted(folder.rglob("*.png"))[3]
     expected = pk.load_data(folder)[4][0]
     victim.write_bytes(b"no image")
@@ -79,7 +79,7 @@ def test_unreadable_files_keep_the_places_of_the_others(folder: Path) -> None:
 
 @pytest.mark.parametrize("source", ["tensors", "list of batches", "stream", "loader"])
 @pytest.mark.parametrize("number", [20, -1])
-def test_an_index_that_the_data_has_not_is_refused(source: str, number: int) -> None:
+def test_an_index_outside_the_data_is_refused(source: str, number: int) -> None:
     with pytest.raises(DataError, match=rf"sample {number} was asked for, and .* 20 samples"):
         pk.images_at(SOURCES[source](), [3, number])
 

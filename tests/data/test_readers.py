@@ -1,4 +1,4 @@
-"""The readers on small data sets written in the publishers' formats."""
+"""Data set readers on small files written in the publishers' formats."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _write_mnist(folder: Path, *, zipped: bool) -> dict[str, tuple[np.ndarray, n
     ("folder", "zipped"),
     [("", True), ("raw", False), ("torchvision", True), ("torchvision", False)],
 )
-def test_idx_files_come_back(tmp_path: Path, name: str, folder: str, zipped: bool) -> None:
+def test_idx_files_are_read(tmp_path: Path, name: str, folder: str, zipped: bool) -> None:
     if folder == "torchvision":
         folder = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}[name]
     written = _write_mnist(tmp_path / folder, zipped=zipped)
@@ -118,7 +118,7 @@ LAYOUTS = [("cifar-10-batches-py", False), ("cifar-10-batches-bin", True), ("", 
 
 
 @pytest.mark.parametrize(("folder", "binary"), LAYOUTS)
-def test_cifar10_comes_back(tmp_path: Path, folder: str, binary: bool) -> None:
+def test_cifar10_is_read(tmp_path: Path, folder: str, binary: bool) -> None:
     root = tmp_path / "data"
     for split, (images, labels) in _write_cifar10(root / folder, binary=binary).items():
         data = readers.cifar10(root, split, per_file=PER_FILE)
@@ -175,7 +175,7 @@ def test_a_pickle_that_runs_code_is_refused(
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_cifar100_takes_the_fine_labels(tmp_path: Path, binary: bool) -> None:
+def test_cifar100_uses_the_fine_labels(tmp_path: Path, binary: bool) -> None:
     folder = tmp_path / ("cifar-100-binary" if binary else "cifar-100-python")
     folder.mkdir()
     images = RANDOM.integers(0, 256, (8, 3072), np.uint8)
@@ -204,7 +204,7 @@ read_tiny = partial(readers.tiny_imagenet, classes=3, per_class=4, test=5)
 
 
 def _write_tiny(folder: Path) -> dict[str, int]:
-    """Each image has one grey, by which it is known again (JPEG keeps a flat grey exactly)."""
+    """Each image has a unique gray level that identifies it (JPEG stores constant gray exactly)."""
     greys: dict[str, int] = {}
     (folder / "val" / "images").mkdir(parents=True)
     (folder / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
@@ -229,7 +229,7 @@ def _write_tiny(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("above", ["", "tiny-imagenet-200"])
-def test_tiny_imagenet_comes_back(tmp_path: Path, above: str, workers: int) -> None:
+def test_tiny_imagenet_is_read(tmp_path: Path, above: str, workers: int) -> None:
     greys = _write_tiny(tmp_path / above)
     train = read_tiny(tmp_path, "train", workers=workers)
     assert train.classes == ("goldfish", "crane (n02)", "crane (n03)")
@@ -277,13 +277,13 @@ def test_a_damaged_image_of_tiny_imagenet_is_named(tmp_path: Path) -> None:
             read_tiny(tmp_path, "test", workers=workers)
 
 
-def test_digits_split_into_disjoint_parts() -> None:
+def test_digits_are_split_into_disjoint_parts() -> None:
     whole, train, test = (pk.load_data("digits", split=s) for s in (None, "train", "test"))
     assert (len(whole), len(train), len(test)) == (1797, 1437, 360)
     assert torch.equal(torch.cat([train.images, test.images]), whole.images)
 
 
-def test_bad_requests_say_what_to_do(tmp_path: Path) -> None:
+def test_invalid_requests_explain_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pass root=DIR"):
         pk.load_data("cifar10")
     with pytest.raises(DataError, match="there is no folder"):
@@ -298,7 +298,7 @@ def test_bad_requests_say_what_to_do(tmp_path: Path) -> None:
         pk.load_data("cifar1")
 
 
-def test_a_folder_has_splits_that_are_its_folders(tmp_path: Path) -> None:
+def test_subfolders_of_a_folder_are_its_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -308,7 +308,7 @@ def test_a_folder_has_splits_that_are_its_folders(tmp_path: Path) -> None:
         pk.load_data(tmp_path, split="dev")
 
 
-def test_the_bundled_test_images_are_those_of_debian() -> None:
+def test_the_bundled_test_images_equal_those_of_debian() -> None:
     from probekit.data.datasets import DEBIAN_FASHION_MNIST
 
     if not DEBIAN_FASHION_MNIST.is_dir():

@@ -1,4 +1,4 @@
-"""Which data tells its labels in advance."""
+"""Data sources that know their labels in advance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_labels_are_those_that_come(kind: str) -> None:
+def test_declared_labels_equal_the_labels_that_are_read(kind: str) -> None:
     batches = Batches(KNOWN[kind], batch_size=3)
     found = batches.known_labels()
     assert found is not None
@@ -65,11 +65,11 @@ def test_labels_are_those_that_come(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_what_cannot_tell_says_so(kind: str) -> None:
+def test_sources_without_labels_in_advance_return_none(kind: str) -> None:
     assert Batches(UNKNOWN[kind]).known_labels() is None
 
 
-def test_limits_are_kept() -> None:
+def test_limits_are_respected() -> None:
     digits = Batches(pk.load_data("digits"), limit=20)
     found = digits.known_labels()
     assert found is not None

@@ -1,4 +1,4 @@
-"""The claims on CIFAR-10 follow from the tables beside them, and the page shows them."""
+"""The claims about CIFAR-10 follow from the stored tables, and the page shows them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_claims_follow_from_the_tables_and_are_on_the_page(script: dict[str,
     assert script["markdown"](found) in (ROOT / "reproduction.md").read_text()
 
 
-def test_every_alpha_has_the_seeds_that_the_page_names() -> None:
+def test_every_alpha_has_the_seeds_listed_on_the_page() -> None:
     sweep = table("networks").query("variant == 'sweep'")
     count = sweep.groupby("alpha")["seed"].nunique()
     assert count.loc[[-2.0, -1.0, -0.4, 0.0]].tolist() == [8] * 4
@@ -50,7 +50,7 @@ def test_every_alpha_has_the_seeds_that_the_page_names() -> None:
     assert table("measures").groupby("alpha")["seed"].apply(list).tolist() == [[0, 1, 2, 3]] * 7
 
 
-def test_the_index_of_class_sums_is_the_librarys(script: dict[str, Any]) -> None:
+def test_the_index_from_class_sums_equals_that_of_the_library(script: dict[str, Any]) -> None:
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 20)
     values = draw.random((200, 5)) + draw.random((10, 5))[labels]

@@ -1,4 +1,4 @@
-"""The exploratory tables and the numbers in the page's prose follow from the tables of measured networks."""
+"""The exploratory tables and the numbers in the page's text follow from the tables of measured networks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
 
 
 def first_screen() -> list[str]:
-    """What the first screen says, from the tables."""
+    """The numbers of the page's first screen, from the tables."""
     networks = table("networks")
     sweep = networks[networks["variant"] == "sweep"]
     zoo = networks[networks["variant"] == "zoo"].set_index("alpha")
@@ -62,7 +62,7 @@ def first_screen() -> list[str]:
 
 
 def later() -> list[str]:
-    """What the exploratory sections say, from the tables."""
+    """The numbers of the exploratory sections, from the tables."""
     measures, constants = table("measures"), table("constants")
     cv = by_alpha(measures, "cv_over_active_samples")
     trend = {
@@ -84,7 +84,7 @@ def later() -> list[str]:
 
 
 @pytest.mark.parametrize("sentence", [*first_screen(), *later()])
-def test_the_numbers_in_sentences_follow_from_the_tables(page: str, sentence: str) -> None:
+def test_the_numbers_in_the_text_follow_from_the_tables(page: str, sentence: str) -> None:
     assert " ".join(sentence.split()) in re.sub(r"\s+", " ", page)
 
 
@@ -101,7 +101,7 @@ def test_the_searches_converged_and_the_constants_changed_no_prediction() -> Non
     np.testing.assert_allclose(constants.set_index("seed")["index"], low, rtol=1e-3)
 
 
-def test_measures_of_a_recording_are_the_librarys() -> None:
+def test_measures_of_a_recording_equal_those_of_the_library() -> None:
     script = runpy.run_path(str(FOLDER / "selectivity.py"))
     draw = np.random.default_rng(0)
     labels = np.arange(200) % 10

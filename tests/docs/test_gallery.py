@@ -1,4 +1,4 @@
-"""The gallery shows what its code draws, and stays small."""
+"""The gallery shows the figures that its code draws, and stays small."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = GALLERY.with_suffix(".md").read_text()
 
 @pytest.fixture
 def make() -> ModuleType:
-    """The script that draws the pictures."""
+    """The script that draws the figures."""
     spec = importlib.util.spec_from_file_location("make_gallery", GALLERY / "make.py")
     assert spec is not None
     assert spec.loader is not None
@@ -30,7 +30,7 @@ def make() -> ModuleType:
     return module
 
 
-def test_every_picture_is_there_and_follows_its_code(make: ModuleType) -> None:
+def test_every_picture_exists_and_follows_its_code(make: ModuleType) -> None:
     steps = make.steps(PAGE)
     pictures = [text for kind, text in steps if kind == "picture"]
     assert sorted(pictures) == sorted(path.stem for path in GALLERY.glob("*.png"))
@@ -50,7 +50,7 @@ def test_the_pictures_are_small() -> None:
     assert sum(path.stat().st_size for path in GALLERY.glob("*.png")) < 2 * 2**20
 
 
-def test_the_script_draws_what_the_page_says(
+def test_the_script_draws_the_figures_of_the_page(
     make: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     page = tmp_path / "page.md"

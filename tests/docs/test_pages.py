@@ -1,17 +1,17 @@
-"""Every block of code in README.md and docs/ runs, and prints what the page says it prints.
+"""Every code block in README.md and docs/ runs and prints the output that the page shows.
 
-A page is one program: its `python` blocks share a namespace, its `sh` blocks a folder with both, in which
-`photos/` holds a few images in three classes. An `output` block is what the block before it prints: `...`
-stands for any lines, whole numbers are exact and others agree to what is shown of them. Comments that
-readers do not see, in the line before a block:
+A page is one program: its `python` blocks share a namespace, and its `sh` blocks share a folder with them,
+in which `photos/` holds a few images in three classes. An `output` block shows what the preceding block
+prints: `...` matches any lines, integers must be equal, and other numbers must agree to the digits shown.
+Hidden comments on the line before a block change how it runs:
 
-    <!-- not run: REASON -->    it needs what a test does not have; the reason is reported
-    <!-- needs: MODULE -->      it runs only where this module is installed
-    <!-- exit: 2 -->            the command is to end so
-    <!-- warns: TEXT -->        a warning with this text is to be given
-    <!-- about: 0.1 -->         numbers agree up to this, since they are those of a training run
-    <!-- run: KIND -->          it runs by itself, in the loop that KIND means below
-    <!-- setup: CODE -->        Python that runs at this place
+    <!-- not run: REASON -->    it needs something that tests lack; the reason is reported
+    <!-- needs: MODULE -->      it runs only if this module is installed
+    <!-- exit: 2 -->            the command must exit with this status
+    <!-- warns: TEXT -->        a warning with this text must be issued
+    <!-- about: 0.1 -->         numbers agree to this tolerance, since they come from a training run
+    <!-- run: KIND -->          it runs separately, in the loop that KIND selects below
+    <!-- setup: CODE -->        Python code that runs at this position
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The blocks of a page in order, each with the marks before it and the output after it."""
+    """The blocks of a page in order, each with its markers and its output block."""
     found: list[Block] = []
     marks: dict[str, str] = {}
     lines = enumerate(page.read_text().splitlines(), 1)
@@ -104,7 +104,7 @@ _BARS = re.compile("[▏▎▍▌▋▊▉█]")
 
 
 def agrees(shown: str, printed: str, about: float = 0.0) -> bool:
-    """Whether a page shows what was printed, up to white space and the last digit of fractions."""
+    """Whether a page shows the printed text, up to whitespace and the last digit of fractions."""
     return _match(_lines(shown), _lines(printed), about)
 
 
@@ -160,7 +160,7 @@ class Program:
 
     def judge(self, block: Block, told: list[str]) -> None:
         expected = block.marks.get("warns")
-        # Pages take few images, and models of other classes, to be quick.
+        # Pages use few images, and models of other classes, to be fast.
         quick = (
             "classes have fewer than 20 samples",
             "accuracy is left out",
@@ -173,7 +173,7 @@ class Program:
         assert expected is None or told, f"{block.place} does not warn"
 
     def python(self, block: Block) -> None:
-        # Lines are counted as in the page, so that a traceback leads there.
+        # Line numbers match the page, so that a traceback points to it.
         source = "\n" * block.line + block.code
         exec(compile(source, str(block.page), "exec"), self.names)
 
@@ -218,7 +218,7 @@ def _other(command: str) -> tuple[int, str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a page runs: an empty folder but for `photos/`."""
+    """The working folder of a page: empty except for `photos/`."""
     random = np.random.default_rng(0)
     for label, name in enumerate(("bird", "cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -261,13 +261,13 @@ def test_a_page_runs_as_one_program(page: Path, place: Path, no_metric_stays: No
 
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.place)
-def test_a_block_that_does_not_run_says_why(block: Block) -> None:
+def test_a_block_that_does_not_run_gives_a_reason(block: Block) -> None:
     assert len(block.marks["not run"].split()) > 2
     pytest.skip(block.marks["not run"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_code_hides_in_another_kind_of_block(page: Path) -> None:
+def test_all_code_is_in_executed_block_types(page: Path) -> None:
     for block in BLOCKS[page]:
         known = block.language.startswith("{") or block.language in RUN + SHOWN
         assert known, f"{block.place} is of the kind {block.language!r}"
@@ -276,7 +276,7 @@ def test_no_code_hides_in_another_kind_of_block(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_and_paths_lead_somewhere(page: Path) -> None:
+def test_links_and_paths_exist(page: Path) -> None:
     text = page.read_text()
     for link in re.findall(r"\]\(([^)#\s]+)", text):
         if not link.startswith(("http", "mailto:")):
@@ -311,13 +311,11 @@ def test_the_readme_shows_every_command() -> None:
         ("x 1.2e-03", "x 1.21e-03", True),
     ],
 )
-def test_what_is_shown_is_compared_with_what_is_printed(
-    shown: str, printed: str, same: bool
-) -> None:
+def test_page_output_is_compared_with_printed_output(shown: str, printed: str, same: bool) -> None:
     assert agrees(shown, printed) is same
 
 
-def test_a_page_is_read_with_its_marks(tmp_path: Path) -> None:
+def test_a_page_is_parsed_with_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# Title\n<!-- setup:\nx = 1\n-->\n\n```python\nprint(x)\n```\n\n```output\n1\n```\n\n"
@@ -334,7 +332,7 @@ LOOPS = ("plain", "parts", "accelerate", "timm", "lightning")
 
 
 def run_in_a_loop(kind: str, block: Block) -> None:
-    """Runs a loop of docs/regularizer.md, which trains a small network and regularizes it."""
+    """Runs a loop of docs/regularizer.md, which trains a small network with the regularizer."""
     names = loop_names()
     before = [parameter.detach().clone() for parameter in names["model"].parameters()]
     exec(compile("\n" * block.line + block.code, str(block.page), "exec"), names)
@@ -352,7 +350,7 @@ def run_in_a_loop(kind: str, block: Block) -> None:
 
 
 def loop_names() -> dict[str, Any]:
-    """What the loops of that page take for granted."""
+    """The names that the loops of that page assume."""
     images, labels = torch.rand(24, 1, 8, 8), torch.arange(24) % 3
     dataset = torch.utils.data.TensorDataset(images, labels)
     model = cifar_resnet(8, classes=3, channels=1)
@@ -418,7 +416,7 @@ def test_the_page_of_commands_shows_every_command() -> None:
     assert sorted(rows) == sorted(names)
 
 
-def test_what_reliability_refers_to_is_there() -> None:
+def test_references_in_reliability_exist() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text()
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = re.findall(r"`(?:[\w/.]+::)?(test_\w+)`", page)
@@ -428,7 +426,7 @@ def test_what_reliability_refers_to_is_there() -> None:
 
 
 def _messages(source: str) -> Iterator[str]:
-    """The string literals of a source, with `...` for what is formatted in."""
+    """The string literals of a source file, with `...` for formatted values."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value

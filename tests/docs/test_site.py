@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning and asks nothing of the network."""
+"""The documentation site builds without warnings and makes no network requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGES = sorted(
     for path in DOCS.rglob(kind)
     if ".ipynb_checkpoints" not in path.parts
 )
-# What a browser fetches by itself, by the attribute that names it.
+# Resources that a browser loads automatically, by the attribute that refers to them.
 FETCHED = {
     "audio": "src", "embed": "src", "iframe": "src", "image": "href", "img": "src", "input": "src",
     "link": "href", "object": "data", "script": "src", "source": "src", "track": "src",
@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fetched(page: str) -> list[str]:
-    """The addresses elsewhere that a browser asks for when it shows a page."""
+    """External addresses that a browser requests when it shows a page."""
     found = []
     tree = BeautifulSoup(page, "html.parser")
     for tag in tree.find_all(list(FETCHED)):
@@ -64,19 +64,19 @@ def fetched(page: str) -> list[str]:
 
 
 def in_styles(text: str) -> list[str]:
-    """The addresses that a style sheet fetches."""
+    """The addresses that a style sheet requests."""
     named = re.findall(r"url\(\s*['\"]?([^'\")]+)", text)
     return named + re.findall(r"@import\s+['\"]([^'\"]+)", text)
 
 
-def test_every_page_is_there_and_can_be_reached(site: Path) -> None:
+def test_every_page_exists_and_is_reachable(site: Path) -> None:
     index = (site / "index.html").read_text()
     for page in PAGES:
         assert (site / f"{page}.html").is_file()
         assert page == "index" or f'href="{page}.html"' in index, page
 
 
-def test_nothing_is_fetched_from_the_network(site: Path) -> None:
+def test_nothing_is_requested_from_the_network(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > len(PAGES)
     for page in pages:
@@ -85,7 +85,7 @@ def test_nothing_is_fetched_from_the_network(site: Path) -> None:
         assert not [one for one in in_styles(sheet.read_text()) if ELSEWHERE.match(one)], sheet
 
 
-def test_what_is_fetched_would_be_seen() -> None:
+def test_network_requests_are_detected() -> None:
     page = """<link rel="stylesheet" href="https://a.example/x.css"><script src="//b.example/x.js">
     </script><img src="x.png" srcset="http://c.example/x.png 2x"><a href="https://d.example">d</a>
     <style>@import "https://e.example/f.css"; p {background: url('http://f.example/x.svg')}</style>
@@ -103,12 +103,12 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     assert {name for name in public if f"probekit.{name}" not in shown} == set()
 
 
-def test_docstrings_keep_their_signs(site: Path) -> None:
+def test_docstrings_keep_their_symbols(site: Path) -> None:
     page = BeautifulSoup((site / "api" / "analysis.html").read_text(), "html.parser").get_text()
     assert "keeps (batch, units, *positions)" in " ".join(page.split())
     assert "in execution order: layer, type, shape" in " ".join(page.split())
 
 
-def test_nothing_but_what_is_meant_to_be_seen_is_published(site: Path) -> None:
+def test_only_intended_files_are_published(site: Path) -> None:
     assert not [path for path in site.rglob("*.py") if "_modules" not in path.parts]
     assert not list(site.rglob("*.md"))

@@ -1,4 +1,4 @@
-"""Published corrupted images take the place of computed ones, where they match and where not."""
+"""Published corrupted images replace computed ones, whether or not they match one to one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def arrays(root: Path, images: Tensor, names: tuple[str, ...] = ("fog", "snow"))
         np.save(root / f"{name}.npy", stored.permute(0, 2, 3, 1).numpy())
 
 
-def test_images_that_match_one_to_one_are_measured_as_if_computed(
+def test_images_that_match_one_to_one_give_the_numbers_of_computed_ones(
     colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
@@ -58,7 +58,7 @@ def test_images_that_match_one_to_one_are_measured_as_if_computed(
     assert "corruption_change_participation_ratio" in found["layers"]
 
 
-def test_a_random_sample_of_the_data_takes_the_same_images_of_the_files(
+def test_a_random_sample_of_the_data_selects_the_same_images_of_the_files(
     colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
@@ -72,7 +72,7 @@ def test_a_random_sample_of_the_data_takes_the_same_images_of_the_files(
     )
 
 
-def test_files_of_other_images_give_accuracy_alone(
+def test_files_of_unmatched_images_give_accuracy_only(
     colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
@@ -103,7 +103,7 @@ def test_a_stream_with_other_labels_is_refused(
         pk.robustness(colour, Stream(), published, 1, progress=False)
 
 
-def test_folders_are_evaluated_as_data_of_their_own(
+def test_folders_are_evaluated_as_separate_data(
     colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(3)

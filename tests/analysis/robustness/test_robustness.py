@@ -1,4 +1,4 @@
-"""A robustness run, held against loops written by hand over the same perturbed images."""
+"""Robustness results compared with handwritten loops over the same perturbed images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Data = tuple[Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def images() -> Data:
-    """40 images of 32 px in three classes, each brighter in a place of its own."""
+    """40 images of 32 px in three classes, each with its own bright region."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(40) % 3
     images = torch.rand(40, 1, 32, 32, generator=generator) * 0.8
@@ -42,7 +42,7 @@ def images() -> Data:
 
 @pytest.fixture(scope="module")
 def learned(images: Data) -> nn.Module:
-    """Three nonlinearities on 32 px grey images, trained for a moment on the very images."""
+    """Three nonlinearities on 32 px gray images, trained briefly on these images."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),
@@ -67,18 +67,18 @@ def learned(images: Data) -> nn.Module:
 
 @pytest.fixture
 def net(learned: nn.Module) -> nn.Module:
-    """A copy of the network, to do with as one likes."""
+    """An independent copy of the network."""
     return deepcopy(learned)
 
 
 @pytest.fixture
 def trained(net: nn.Module) -> ImageModel:
-    """The same, as an image model."""
+    """The same network as an image model."""
     return ImageModel(net, (0.3,), (0.5,), (1, 32, 32), ("a", "b", "c"))
 
 
 def look(model: ImageModel, images: Tensor) -> tuple[Tensor, dict[str, Array]]:
-    """Predictions, and activations pooled over positions, by hooks of our own."""
+    """Predictions, and activations pooled over positions, from plain hooks."""
     kept: dict[str, Array] = {}
     modes = {part: part.training for part in model.module.modules()}
     model.module.eval()
@@ -137,7 +137,7 @@ def result(learned: nn.Module, images: Data) -> xr.DataTree:
 
 
 def conditions(model: ImageModel, data: Data) -> dict[tuple[str, str, float], tuple[Tensor, Any]]:
-    """Every condition's images, and what the attack itself says of them."""
+    """The images of every condition, and the result that the attack itself reports."""
     x, y = data
     found: dict[tuple[str, str, float], tuple[Tensor, Any]] = {}
     for name in ("fog", "gaussian_noise"):
@@ -156,7 +156,7 @@ def conditions(model: ImageModel, data: Data) -> dict[tuple[str, str, float], tu
 AXES = {"corruption": ("corruption", "severity"), "attack": ("attack", "epsilon")}
 
 
-def test_accuracies_are_those_of_the_same_images_by_hand(
+def test_accuracies_match_manual_evaluation_of_the_same_images(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
     x, y = images
@@ -184,7 +184,7 @@ def test_accuracies_are_those_of_the_same_images_by_hand(
             assert found == pytest.approx(hits[y == c].mean().item())
 
 
-def test_attacks_tell_how_many_each_epsilon_fooled_and_when(
+def test_attacks_count_fooled_images_by_epsilon_and_step(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
     table = result["robustness"]
@@ -228,7 +228,7 @@ def test_change_of_each_layer_is_the_covariance_of_the_difference(
             assert size == pytest.approx(np.abs(change).mean(), rel=1e-4)
 
 
-def test_units_move_and_keep_their_selectivity_as_by_hand(
+def test_unit_changes_and_selectivity_match_manual_computation(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
     labels = images[1].numpy()
@@ -261,7 +261,7 @@ def test_units_move_and_keep_their_selectivity_as_by_hand(
                 assert there[f"{kind}_selectivity_correlation"] == pytest.approx(r, abs=1e-4)
 
 
-def test_clean_numbers_are_those_of_analyze_and_the_tables_join(
+def test_clean_numbers_equal_those_of_analyze_and_the_tables_join(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
     analysis = pk.analyze(
@@ -289,14 +289,14 @@ def test_batch_size_does_not_matter(result: xr.DataTree, trained: ImageModel, im
         EPSILONS,
         progress=False,
     )
-    # The clean accuracy is exact; a gradient's sign may flip by the rounding of another batch.
+    # The clean accuracy is exact. Rounding in another batch size may flip the sign of a gradient.
     for name in ("accuracy", "clean_accuracy"):
         np.testing.assert_array_equal(again["robustness"][name], result["robustness"][name])
     for name in ("corruption_change_participation_ratio", "corruption_change_size_mean"):
         np.testing.assert_allclose(again["layers"][name], result["layers"][name], rtol=1e-4)
 
 
-def test_pgd_that_stops_early_measures_the_change_of_all_steps(
+def test_pgd_that_stops_early_measures_the_change_after_all_steps(
     trained: ImageModel, images: Data
 ) -> None:
     both = robustness(
@@ -329,7 +329,7 @@ class Idle(Attack):
         return Candidates.clean(batch, self.steps)
 
 
-def test_an_attack_that_moves_few_images_is_told(trained: ImageModel, images: Data) -> None:
+def test_an_attack_that_moves_few_images_warns(trained: ImageModel, images: Data) -> None:
     options: dict[str, Any] = {"layers": ["7"], "progress": False}
     with pytest.warns(ProbekitWarning, match="idle left up to 40 of 40 images"):
         found = robustness(trained, images, None, attacks=Idle(), epsilons=[0.0, 0.1], **options)
@@ -339,7 +339,7 @@ def test_an_attack_that_moves_few_images_is_told(trained: ImageModel, images: Da
     robustness(trained, images, None, attacks="fgsm", epsilons=0.0, **options)
 
 
-def test_each_attack_can_have_epsilons_of_its_own(trained: ImageModel, images: Data) -> None:
+def test_each_attack_can_have_its_own_epsilons(trained: ImageModel, images: Data) -> None:
     found = robustness(
         trained,
         images,
@@ -355,7 +355,7 @@ def test_each_attack_can_have_epsilons_of_its_own(trained: ImageModel, images: D
     assert kept.isel(unit=0).isnull().values.tolist() == accuracy.isnull().values.tolist()
 
 
-def test_a_targeted_attack_counts_what_reached_its_target(
+def test_a_targeted_attack_counts_images_that_reach_their_target(
     trained: ImageModel, images: Data
 ) -> None:
     attack = pk.PGD(steps=3, targeted=True)
@@ -395,7 +395,7 @@ def test_without_layers_only_outcomes_are_measured(
         ),
     ],
 )
-def test_parts_can_be_left_out(
+def test_parts_can_be_omitted(
     options: dict[str, bool], there: str, absent: str, trained: ImageModel, images: Data
 ) -> None:
     found = robustness(trained, images, "fog", 3, **options, progress=False)  # type: ignore[arg-type]
@@ -418,7 +418,9 @@ def test_means_are_over_the_standard_types(trained: ImageModel, images: Data) ->
     )
 
 
-def test_all_names_the_fifteen_and_extra_the_other_four(trained: ImageModel, images: Data) -> None:
+def test_all_selects_the_fifteen_types_and_extra_the_other_four(
+    trained: ImageModel, images: Data
+) -> None:
     options: dict[str, Any] = {
         "severities": 1, "selectivity": False, "dimensionality": False, "limit": 4,
     }  # fmt: skip
@@ -429,7 +431,7 @@ def test_all_names_the_fifteen_and_extra_the_other_four(trained: ImageModel, ima
     assert names[15:] == ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
 
 
-def test_the_model_comes_back_as_it_was(trained: ImageModel, images: Data) -> None:
+def test_the_model_is_restored(trained: ImageModel, images: Data) -> None:
     module = trained.module.train()
     module[1].eval()
     module[3].weight.requires_grad_(False)
@@ -443,14 +445,14 @@ def test_the_model_comes_back_as_it_was(trained: ImageModel, images: Data) -> No
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-def test_a_plain_module_and_a_loader_are_taken(trained: ImageModel, images: Data) -> None:
+def test_a_plain_module_and_a_loader_are_accepted(trained: ImageModel, images: Data) -> None:
     loader = DataLoader(TensorDataset(*images), batch_size=10)
     found = robustness(trained.module, loader, "fog", 1, progress=False)
     clean = pk.analyze(trained.module, loader, progress=False)
     np.testing.assert_array_equal(found["units"]["selectivity"], clean["units"]["selectivity"])
 
 
-def test_provenance_tells_the_model_and_every_condition(
+def test_provenance_records_the_model_and_every_condition(
     result: xr.DataTree, trained: ImageModel
 ) -> None:
     facts = json.loads(result.attrs["provenance"])
@@ -497,7 +499,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "error", "words"), REFUSED)
-def test_mistakes_are_told_before_anything_runs(
+def test_mistakes_are_reported_before_anything_runs(
     options: dict[str, Any],
     error: type[Exception],
     words: str,
@@ -523,7 +525,7 @@ def test_images_out_of_range_are_refused(
         robustness(net.eval(), data, **{"corruptions": None, **options}, progress=False)
 
 
-def test_bytes_are_images_for_an_image_model_and_refused_for_a_module(
+def test_bytes_are_accepted_by_an_image_model_and_refused_for_a_module(
     trained: ImageModel, images: Data
 ) -> None:
     pixels = (images[0] * 255).to(torch.uint8)
@@ -534,16 +536,14 @@ def test_bytes_are_images_for_an_image_model_and_refused_for_a_module(
         robustness(trained.module, [(pixels, images[1])], "fog", progress=False)
 
 
-def test_a_model_without_gradient_cannot_be_attacked(trained: ImageModel, images: Data) -> None:
+def test_a_model_without_gradients_cannot_be_attacked(trained: ImageModel, images: Data) -> None:
     model = ImageModel(Detached(trained.module), (0.3,), (0.5,), (1, 32, 32))
     with pytest.raises(ModelError, match="no gradient"):
         robustness(model, images, None, attacks="fgsm", progress=False)
     assert robustness(model, images, "fog", 1, progress=False)["robustness"]["accuracy"].size == 1
 
 
-def test_data_that_cannot_be_gone_through_again_is_refused(
-    trained: ImageModel, images: Data
-) -> None:
+def test_data_that_can_be_iterated_only_once_is_refused(trained: ImageModel, images: Data) -> None:
     with pytest.raises(DataError, match="once"):
         robustness(trained, iter([images]), "fog", progress=False)
 
@@ -557,17 +557,17 @@ def test_a_loader_that_shuffles_gives_the_same_images_under_every_condition(
     xr.testing.assert_allclose(found["layers"].to_dataset(), expected["layers"].to_dataset())
 
 
-def test_labels_that_are_not_the_models_are_refused(trained: ImageModel, images: Data) -> None:
+def test_labels_that_do_not_match_the_model_are_refused(trained: ImageModel, images: Data) -> None:
     with pytest.raises(DataError, match="label 3 is beyond the model's 3 outputs"):
         robustness(trained, [(images[0], images[1] + 1)], "fog", 1, progress=False)
 
 
-def test_an_output_that_is_no_logits_is_refused(trained: ImageModel, images: Data) -> None:
+def test_an_output_that_is_not_logits_is_refused(trained: ImageModel, images: Data) -> None:
     with pytest.raises(ModelError, match="logits"):
         robustness(trained.module[:5], images, "fog", 1, layers=["2"], progress=False)
 
 
-def test_another_size_is_said_and_the_nearest_table_taken(
+def test_an_unlisted_image_size_uses_the_nearest_table_and_warns(
     model: ImageModel, images: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("probekit.perturbations.corruptions.corruption._sizes_reported", set())
@@ -585,7 +585,7 @@ def test_another_size_is_said_and_the_nearest_table_taken(
         robustness(model, small, "contrast", 1, table=48, **options)
 
 
-def test_frost_is_left_out_of_all_but_not_where_it_is_named(
+def test_missing_frost_is_omitted_from_all_but_refused_by_name(
     trained: ImageModel, images: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent() -> None:
@@ -603,10 +603,10 @@ def test_frost_is_left_out_of_all_but_not_where_it_is_named(
         robustness(trained, images, "frost", **options)
 
 
-def test_fewer_conditions_share_a_pass_where_memory_is_short(
+def test_fewer_conditions_share_a_pass_when_memory_is_limited(
     result: xr.DataTree, trained: ImageModel, images: Data
 ) -> None:
-    # A condition keeps 8 (36 + 16 + 64) + 8 * 3 * 18 bytes, beside 48 * 64: 4432 in all.
+    # A condition stores 8 (36 + 16 + 64) + 8 * 3 * 18 bytes in addition to 48 * 64: 4432 in total.
     found = robustness(trained, images, ["fog"], (1, 5), memory=4432, batch_size=16, progress=False)
     expected = result["layers"]["corruption_change_participation_ratio"].sel(corruption=["fog"])
     np.testing.assert_allclose(
@@ -615,7 +615,7 @@ def test_fewer_conditions_share_a_pass_where_memory_is_short(
 
 
 @pytest.mark.slow
-def test_the_bundled_network_under_every_type_and_two_attacks() -> None:
+def test_the_bundled_network_with_every_type_and_two_attacks() -> None:
     found = pk.robustness(
         "probekit:resnet20-fashion-mnist",
         "fashion-mnist",

@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was; a folder of another run is refused."""
+"""A killed run resumes where it stopped; the folder of another run is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KILLED_AT = [10**9]
 
 
 class Counting(nn.Module):
-    """A small classifier that counts the images it has seen, and can be killed at one of them."""
+    """A small classifier that counts the images it has processed and can be killed at one of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ def equal(one: xr.DataTree, other: xr.DataTree) -> None:
         xr.testing.assert_equal(one[name].to_dataset(), other[name].to_dataset())
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(
+def test_a_killed_run_resumes_and_gives_the_same_numbers(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     whole = run(counting, images, None)
     total, counting.seen = counting.seen, 0
-    # The third pass, contrast, is killed: clean and fog are there by then.
+    # The third pass, contrast, is killed. Clean and fog are already stored.
     KILLED_AT.append(total - 10)
     with pytest.raises(KeyboardInterrupt):
         run(counting, images, tmp_path)
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(
     assert counting.seen - scouted <= 4, "a finished run only looks for the layers"
 
 
-def test_more_severities_and_attacks_take_what_is_there(
+def test_more_severities_and_attacks_reuse_stored_conditions(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     run(counting, images, tmp_path)
@@ -104,7 +104,7 @@ def test_more_severities_and_attacks_take_what_is_there(
         ({"limit": 5}, r"data\.limit was null and is 5; data\.samples was 12 and is 5"),
     ],
 )
-def test_a_folder_of_other_options_is_refused(
+def test_a_folder_with_other_options_is_refused(
     options: dict[str, Any],
     named: str,
     counting: Counting,
@@ -129,7 +129,7 @@ def test_a_folder_of_another_model_or_other_data_is_refused(
         run(counting, images, tmp_path)
 
 
-def test_how_data_is_batched_makes_no_other_run(
+def test_batching_does_not_change_the_identity_of_a_run(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     robustness(counting, images, "fog", 1, batch_size=4, store=tmp_path, progress=False)
@@ -138,21 +138,21 @@ def test_how_data_is_batched_makes_no_other_run(
     assert counting.seen <= 4  # two images, twice, to find the layers
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="other files"):
         ConditionStore(tmp_path, {"seed": 0})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_an_identity_that_is_damaged_is_told(tmp_path: Path) -> None:
+def test_a_damaged_identity_is_reported(tmp_path: Path) -> None:
     ConditionStore(tmp_path, {"seed": 0})
     (tmp_path / "identity.json").write_text("{")
     with pytest.raises(OutputError, match="cannot be read"):
         ConditionStore(tmp_path, {"seed": 0})
 
 
-def test_a_file_that_is_damaged_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     store = ConditionStore(tmp_path, {"seed": 0})
     store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
     (path,) = tmp_path.glob("*.nc")
@@ -163,7 +163,7 @@ def test_a_file_that_is_damaged_is_told(tmp_path: Path) -> None:
         again[FOG]
 
 
-def test_conditions_are_told_apart_by_all_they_depend_on(tmp_path: Path) -> None:
+def test_conditions_are_distinguished_by_everything_they_depend_on(tmp_path: Path) -> None:
     store = ConditionStore(tmp_path, {"seed": 0})
     store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
     other = Condition("corruption", "fog", 3, "published in elsewhere")
@@ -183,13 +183,13 @@ def test_without_a_folder_conditions_stay_in_memory() -> None:
     assert np.isclose(store[FOG]["accuracy"], 0.5)
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "robust").write_text("")
     with pytest.raises(OutputError, match="cannot be used"):
         ConditionStore(tmp_path / "robust", {})
 
 
-def test_public_name_takes_the_store(
+def test_the_public_function_accepts_the_store(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     pk.robustness(counting, images, "fog", 1, store=tmp_path / "deep" / "er", progress=False)

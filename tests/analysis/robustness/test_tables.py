@@ -1,4 +1,4 @@
-"""Corruption errors by their formula, rows for a terminal, and joining with an analysis."""
+"""Corruption errors checked against their formula, terminal rows, and merging with an analysis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_mce_is_the_published_formula() -> None:
         relative.append(sum(0.95 - a for a in mine) / sum(0.9 - a for a in theirs))
     assert found["corruption_error"].values == pytest.approx(expected)
     assert found["relative_corruption_error"].values == pytest.approx(relative)
-    # Saturate is none of the 15 standard types.
+    # Saturate is not one of the 15 standard types.
     assert found["mce"] == pytest.approx(np.mean(expected[:2]))
     assert found["relative_mce"] == pytest.approx(np.mean(relative[:2]))
 
@@ -53,18 +53,18 @@ def test_a_model_is_its_own_reference_with_errors_of_one(values: list[float], cl
         assert found[name] == pytest.approx(1)
 
 
-def test_only_extra_types_are_averaged_where_there_are_no_others() -> None:
+def test_extra_types_are_averaged_when_there_are_no_standard_ones() -> None:
     types = ["saturate", "spatter", "gaussian_blur"]
     found = corruption_errors(table(MINE, 0.9, types), table(THEIRS, 0.9, types))
     assert found["mce"] == pytest.approx(found["corruption_error"].values.mean())
 
 
-def test_a_reference_without_errors_gives_no_quotient() -> None:
+def test_a_reference_without_errors_gives_no_ratio() -> None:
     perfect = table(np.ones((3, 3)), 1.0)
     assert np.isnan(corruption_errors(table(MINE, 0.9), perfect)["mce"])
 
 
-def test_a_reference_may_have_more_and_in_another_order() -> None:
+def test_a_reference_may_have_more_conditions_in_another_order() -> None:
     wider = table([*THEIRS, [0.2, 0.2, 0.2]], 0.9, [*TYPES, "frost"])
     wider = wider.isel(corruption=[3, 2, 0, 1], severity=[2, 0, 1])
     found = corruption_errors(table(MINE, 0.9), wider)
@@ -80,7 +80,7 @@ def test_a_reference_may_have_more_and_in_another_order() -> None:
         (xr.Dataset(), "nothing"),
     ],
 )
-def test_a_reference_that_lacks_something_is_refused(reference: xr.Dataset, words: str) -> None:
+def test_an_incomplete_reference_is_refused(reference: xr.Dataset, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         corruption_errors(table(MINE, 0.9), reference)
 
@@ -119,7 +119,7 @@ def test_a_reference_is_a_result_or_its_file(
         measure(network, images, corruptions=["fog", "snow"], reference=result)
 
 
-def test_rows_hold_the_numbers_of_the_table(network: nn.Module, images: Any) -> None:
+def test_rows_contain_the_numbers_of_the_table(network: nn.Module, images: Any) -> None:
     result = measure(network, images)
     rows = robustness_rows(result)
     found = result["robustness"]
@@ -132,7 +132,8 @@ def test_rows_hold_the_numbers_of_the_table(network: nn.Module, images: Any) -> 
     assert mean["relative"] == pytest.approx(float(found["accuracy_relative_mean"]))
     assert attack["1/255"] == found["attack_accuracy"].values[0, 0]
     assert attack["0.5"] == found["attack_accuracy"].values[0, 1]
-    # Every attack of this test is untargeted, so that what was right and is not any more was turned.
+    # Every attack in this test is untargeted, so each image that is no longer classified correctly
+    # was fooled.
     n = int(found["n_samples"])
     turned = n * (float(found["clean_accuracy"]) - found["attack_accuracy"].values[0])
     assert attack["newly wrong"] == " ".join(str(round(count)) for count in turned)

@@ -1,4 +1,4 @@
-"""Gradient norms by backward passes: against captum, finite differences and torch's own Jacobian."""
+"""Gradient norms by backward passes, compared with captum, finite differences and torch's Jacobian."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def reference(network: nn.Module) -> nn.Module:
-    """A copy without a recorder's hooks."""
+    """A copy of the network without a recorder's hooks."""
     return copy.deepcopy(network).eval()
 
 
@@ -49,7 +49,7 @@ def of_captum(network: nn.Module, layer: str, unit: int, images: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("memory", [1, 20_000, 2**30])
-def test_norms_are_captum_s_in_any_chunks(
+def test_norms_equal_those_of_captum_for_any_chunk_size(
     reference: nn.Module, images: Tensor, forward: Forward, memory: int
 ) -> None:
     graph, _ = footprint(forward, images[:1])
@@ -59,7 +59,7 @@ def test_norms_are_captum_s_in_any_chunks(
         torch.testing.assert_close(found[layer], expected, rtol=1e-5, atol=1e-12)
 
 
-def test_norms_are_those_of_finite_differences() -> None:
+def test_norms_equal_those_of_finite_differences() -> None:
     torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 4, 2, stride=2), nn.GELU()
@@ -96,7 +96,7 @@ def test_tiny_gradients_do_not_vanish_in_single_precision() -> None:
     )
 
 
-def test_the_repeated_batch_stays_within_the_budget(images: Tensor) -> None:
+def test_the_repeated_batch_stays_within_the_memory_budget(images: Tensor) -> None:
     seen: list[int] = []
 
     def forward(x: Tensor) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ def test_the_repeated_batch_stays_within_the_budget(images: Tensor) -> None:
     assert seen == [3, 2]
 
 
-def test_the_footprint_counts_what_the_graph_keeps() -> None:
+def test_the_footprint_counts_what_the_graph_stores() -> None:
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Sigmoid(), nn.Sigmoid())
     for parameter in net.parameters():
         parameter.requires_grad_(False)
@@ -133,18 +133,18 @@ class Rolled(nn.Module):
         (Rolled(), "depend on the other samples"),
     ],
 )
-def test_samples_that_mix_are_refused(layer: nn.Module, said: str, images: Tensor) -> None:
+def test_dependence_between_samples_is_refused(layer: nn.Module, said: str, images: Tensor) -> None:
     net = nn.Sequential(layer, nn.Sigmoid())
     with pytest.raises(ModelError, match=said):
         check_separate(lambda x: {"y": net(x).mean((2, 3))}, images, net)
 
 
-def test_samples_that_do_not_mix_are_let_through(forward: Forward, images: Tensor) -> None:
+def test_independent_samples_are_accepted(forward: Forward, images: Tensor) -> None:
     check_separate(forward, images)
     check_separate(forward, images[:2])
 
 
-def test_what_does_not_hang_on_the_images_is_named(images: Tensor) -> None:
+def test_layers_that_do_not_depend_on_the_images_are_named(images: Tensor) -> None:
     def forward(x: Tensor) -> dict[str, Tensor]:
         return {"a": x.flatten(1), "b": x.detach().flatten(1)}
 

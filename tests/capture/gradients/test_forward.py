@@ -1,4 +1,4 @@
-"""Derivatives along random directions: the directions themselves, and the forward mode."""
+"""Derivatives along random directions: the directions themselves, and forward mode."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_directions_are_standard_normal() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_directions_hang_on_seed_and_sample_alone(chunk: int) -> None:
+def test_directions_depend_only_on_seed_and_sample(chunk: int) -> None:
     whole = drawn(INDEX, 7, 5, 100)
     assert torch.equal(drawn(INDEX, 7, 5, chunk), whole)
     assert torch.equal(drawn(INDEX[2:3], 7, 5, chunk), whole[:, 2:3])
@@ -60,13 +60,13 @@ def test_derivatives_are_products_with_the_jacobian(together: bool) -> None:
 
 
 class Branching(nn.Module):
-    """Looks at a number, which `vmap` cannot do."""
+    """Branches on a value, which `vmap` does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x.flatten(1) if float(x.sum()) > 0 else x.flatten(1)
 
 
-def test_what_knows_no_batching_goes_one_direction_at_a_time() -> None:
+def test_models_without_batching_support_use_one_direction_at_a_time() -> None:
     net = Branching()
     differentiate = Differentiator(lambda x: {"y": net(x)}, net)
     along = torch.randn(3, *IMAGES.shape)
@@ -89,7 +89,7 @@ def test_pieces_cover_all_samples_and_directions_once(rows: int) -> None:
 
 
 class Distances(nn.Module):
-    """An operation of torch's that has no forward-mode derivative."""
+    """A torch operation without a forward-mode derivative."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cdist(x, x + 1)

@@ -1,4 +1,4 @@
-"""The private copy: the same activations, batch norms folded where they may be, the model untouched."""
+"""The private copy gives the same activations, folds batch norms, and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES = torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def settled(net: nn.Module) -> nn.Module:
-    """Batch norms with statistics that are not the initial ones."""
+    """Sets batch norm statistics that differ from the initial ones."""
     torch.manual_seed(3)
     for child in net.modules():
         if isinstance(child, _BatchNorm):
@@ -39,7 +39,7 @@ def plain() -> nn.Module:
 
 
 class Twice(nn.Module):
-    """One convolution before two batch norms: neither can be folded."""
+    """One convolution followed by two batch norms, neither of which can be folded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Twice(nn.Module):
 
 
 class Forked(nn.Module):
-    """The convolution's output is used beside the batch norm."""
+    """The output of the convolution is also used outside the batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Forked(nn.Module):
 
 
 class Branching(nn.Module):
-    """What cannot be traced."""
+    """A module that cannot be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def norms(model: Any) -> int:
         (lambda: settled(Branching()), set(), 1),
     ],
 )
-def test_batch_norms_are_folded_where_nobody_can_tell(
+def test_batch_norms_are_folded_only_when_outputs_do_not_change(
     make: Callable[[], nn.Module], recorded: set[str], left: int
 ) -> None:
     net = make()
@@ -103,7 +103,7 @@ def test_batch_norms_are_folded_where_nobody_can_tell(
             torch.testing.assert_close(private(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
 
 
-def test_the_copy_shares_memory_where_it_is_not_folded() -> None:
+def test_the_copy_shares_memory_of_modules_that_are_not_folded() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(128, 3))
     with lend_private(net, IMAGES, set(), forward) as private:
         assert private[1].weight.data_ptr() == net[1].weight.data_ptr()
@@ -112,7 +112,7 @@ def test_the_copy_shares_memory_where_it_is_not_folded() -> None:
 
 
 def facts(net: nn.Module) -> list[Any]:
-    """All that must be the same afterwards."""
+    """Everything that must be unchanged afterwards."""
     return [
         [(name, values.clone(), values.stride()) for name, values in net.state_dict().items()],
         [(name, id(values), values.requires_grad) for name, values in net.named_parameters()],
@@ -123,7 +123,7 @@ def facts(net: nn.Module) -> list[Any]:
 
 @pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_comes_back_as_it_was(hooked: bool, fails: bool) -> None:
+def test_the_model_is_restored(hooked: bool, fails: bool) -> None:
     net = plain()
     net[3].bias.requires_grad_(False)
     if hooked:
@@ -141,7 +141,7 @@ def test_the_model_comes_back_as_it_was(hooked: bool, fails: bool) -> None:
     assert str(before) == str(after)
 
 
-def test_a_recorder_s_hooks_are_not_taken_along() -> None:
+def test_the_hooks_of_a_recorder_are_not_copied() -> None:
     net = plain()
     with Recorder(net, ["2"]) as recorder:
         net(IMAGES)
@@ -154,7 +154,7 @@ def test_a_recorder_s_hooks_are_not_taken_along() -> None:
 
 
 class Bound(nn.Module):
-    """Keeps a method of its own, which a copy would call on the original."""
+    """Stores a bound method of its own, which a copy would call on the original."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def test_a_copy_whose_hooks_do_not_fire_is_not_used() -> None:
         assert private is net
 
 
-def test_attention_is_unfused_and_comes_back() -> None:
+def test_attention_is_unfused_and_restored() -> None:
     net = nn.Sequential(nn.Identity(), nn.Identity())
     net[0].fused_attn, net[1].fused_attn = True, False  # type: ignore[assignment]
     fast = torch.backends.mha.get_fastpath_enabled()
