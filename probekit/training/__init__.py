@@ -1,1 +1,1 @@
-"""Training with class selectivity turned up or down."""
+"""Training with raised or lowered class selectivity."""

@@ -1,4 +1,4 @@
-"""Observers of a model in training: its layers in the graph, and the accumulation of gradients."""
+"""Observes a model in training: activations in the graph, and the accumulation of gradients."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["Accumulation", "TrainingRecorder"]
 
 
 class TrainingRecorder:
-    """A recorder that stays on a model and records forward passes with gradients alone.
+    """A recorder that stays on a model and records only forward passes with gradients.
 
     Args:
         model: Any module.
         layers: As for `Recorder`.
-        subset: Which of those layers to keep, once they are known.
+        subset: Selects a subset of these layers once they are known.
         options: As for `Recorder`.
 
     Attributes:
-        without_gradients: Record the forward passes without gradients, and no others.
+        without_gradients: Record only the forward passes without gradients instead.
     """
 
     def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
@@ -41,18 +41,18 @@ class TrainingRecorder:
         return self._recorder.layers
 
     def start(self) -> None:
-        """Sets the hooks."""
+        """Registers the hooks."""
         self._recorder.__enter__()
 
     def end(self) -> None:
-        """Takes the hooks off."""
+        """Removes the hooks."""
         self._recorder.__exit__(None, None, None)
 
     def take(self) -> dict[str, Tensor]:
-        """The activations of the last forward pass, which are then released.
+        """Returns the activations of the last forward pass and releases them.
 
         Raises:
-            LayerError: There was none since they were last taken, or a layer was not reached.
+            LayerError: No forward pass was recorded since the last call, or a layer was not reached.
         """
         taken = self._recorder.take()
         if taken is None:
@@ -82,9 +82,9 @@ class TrainingRecorder:
 
 
 class Accumulation:
-    """Detects at the start of a backward pass whether it adds to the gradients of another one.
+    """Detects, at the start of a backward pass, whether it adds to the gradients of an earlier one.
 
-    A parameter's gradient is added to if it was empty when the last backward pass began, is not
+    Gradients accumulate if a parameter's gradient was empty when the last backward pass began, is not
     empty now, and no optimizer has changed any parameter in between.
     """
 
@@ -93,7 +93,7 @@ class Accumulation:
         self._before: dict[Tensor, tuple[int, bool]] = {}
 
     def refuse(self, gradient: Tensor) -> None:
-        """A hook for the penalty.
+        """A backward hook for the penalty.
 
         Raises:
             OptionError: The gradients of several batches are being accumulated.
@@ -104,7 +104,7 @@ class Accumulation:
             if parameter.requires_grad
         }
         before, self._before = self._before, now
-        # A step in between may be of a part of the weights only, as where the head alone is trained.
+        # A step in between may change only some of the weights, for example if only the head is trained.
         if any(before.get(one, (version, True))[0] != version for one, (version, _) in now.items()):
             return
         for parameter, (version, empty) in now.items():

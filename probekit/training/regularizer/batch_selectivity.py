@@ -1,4 +1,4 @@
-"""Mean class selectivity of a batch, from pooled activations to one differentiable number per layer."""
+"""Mean class selectivity of a batch: one differentiable number per layer from pooled activations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClassSums:
 
     @classmethod
     def of(cls, activations: Tensor, labels: Tensor, classes: int) -> ClassSums:
-        """Sums (batch, units) by labels (batch,) below `classes`."""
+        """Sums activations (batch, units) by labels (batch,), which are below `classes`."""
         empty = activations.new_zeros(classes, activations.shape[1])
         ones = activations.new_ones(len(labels))
         count = activations.new_zeros(classes)
@@ -61,7 +61,7 @@ class ClassSums:
         return ClassSums(self.sum.detach(), self.count)
 
     def over_processes(self, group: Any = None) -> ClassSums:
-        """The sums over the batches of all processes, which must have equally many classes."""
+        """The sums over the batches of all processes, which must have the same number of classes."""
         both = torch.cat([self.sum, self.count[:, None]], 1)
         both = sum_over_processes(both, group)
         return ClassSums(both[:, :-1], both[:, -1].detach())
@@ -70,20 +70,20 @@ class ClassSums:
 def batch_selectivity(
     sums: ClassSums, *, eps: float = 1e-6, negative: TrainingNegative = "clip"
 ) -> tuple[Tensor, Tensor]:
-    """The class selectivity index of every unit for the classes that are present.
+    """Computes the class selectivity index of every unit over the classes that are present.
 
-    The formula and its options are those of `class_selectivity`; nothing here waits for the device.
+    The formula and its options are those of `class_selectivity`. The device is not synchronized.
 
     Args:
         sums: Of the batch.
-        eps: Keeps the quotient and its gradient finite for units that hardly respond.
-        negative: What is done with class means below zero: `"clip"` counts them as zero, `"keep"`
-            applies the unmodified formula, `"shift"` subtracts the unit's lowest class mean where
-            that is below zero.
+        eps: Keeps the quotient and its gradient finite for units with very small activations.
+        negative: Treatment of class means below zero: `"clip"` sets them to zero, `"keep"` applies
+            the unmodified formula, `"shift"` subtracts the unit's lowest class mean if it is below
+            zero.
 
     Returns:
-        The index (units,), zero throughout if fewer than two classes are present; and whether two
-        are, a tensor of one boolean. A dead unit has zero, and no gradient.
+        The index (units,), all zero if fewer than two classes are present, and a boolean tensor that
+        is true if at least two are. The index of a dead unit is zero and has no gradient.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262).
@@ -106,7 +106,7 @@ def check_labels(labels: Any, batch: int) -> None:
     """Checks that there is one integer for each sample.
 
     Raises:
-        DataError: There is not.
+        DataError: The labels are not one integer per sample.
     """
     if not isinstance(labels, Tensor):
         raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")
@@ -123,7 +123,7 @@ def check_labels(labels: Any, batch: int) -> None:
 
 
 def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
-    """The mean over the units of each layer, (layers,), of the layers' units one after another."""
+    """The mean over the units of each layer, (layers,), from the concatenated units of all layers."""
     layer, count = _layer_of_unit(tuple(units), index.device)
     return index.new_zeros(len(units)).index_add(0, layer, index) / count
 
@@ -131,18 +131,18 @@ def by_layer(index: Tensor, units: Sequence[int]) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The index of each unit's layer, and the number of units of each layer."""
-    # They are cached for later calls, which may be in autograd whatever this one is in.
+    # Cached tensors may later be used in autograd, so they must not be inference tensors.
     with torch.inference_mode(mode=False):
         count = torch.tensor(units, device=device)
         return torch.arange(len(units), device=device).repeat_interleave(count), count
 
 
 def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
-    """The sum of a tensor over all processes, whose gradient is summed over them as well.
+    """Sums a tensor over all processes; its gradient is summed over them as well.
 
-    Where each process adds the same function of the sum to its loss, and gradients are averaged
-    over processes as `DistributedDataParallel` does, the gradient is that of one process with the
-    whole batch.
+    If each process adds the same function of the sum to its loss, and gradients are averaged over
+    processes as in `DistributedDataParallel`, the gradient equals that of one process with the whole
+    batch.
     """
     total: Tensor = _SumOverProcesses.apply(tensor, group)
     return total

@@ -1,4 +1,4 @@
-"""The term that adds or removes class selectivity in anyone's training loop."""
+"""A loss term that raises or lowers class selectivity in any training loop."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ _POLICIES = {
 class SelectivityRegularizer:
     """Adds `-alpha * mean class selectivity of the batch` to the loss of any training loop.
 
-    It has hooks on the model until `close()`, or the end of a `with` block. Call `penalty(labels)` once
-    after each forward pass with gradients and add its value to the loss; forward passes without
-    gradients, such as in validation, are ignored. The first one finds the layers.
+    Its hooks stay on the model until `close()` or the end of a `with` block. After each forward pass
+    with gradients, call `penalty(labels)` once and add its value to the loss. Forward passes without
+    gradients, such as in validation, are ignored. The first forward pass finds the layers.
 
     Args:
         model: The module that is trained, before or after `DistributedDataParallel` wraps it.
         alpha: Below 0 lowers selectivity, above 0 raises it; 0 is bit-identical to plain training.
-        layers: As for `Recorder`: None is every activation-function output except the classifier's.
-            Also `"first:3"`, `"last:3"` or `"but-last-stage"` of these.
+        layers: As for `Recorder`: None selects every activation-function output except the
+            classifier's. Also `"first:3"`, `"last:3"` or `"but-last-stage"` of these.
         eps: As for `class_selectivity`.
-        negative: Treatment of class means below zero, as for `class_selectivity`, but without
-            `"nan"`, which would have no gradient. With `"keep"` the gradient is unbounded.
-        classes: Number of classes. None reads it from the labels, for which a GPU has to wait.
-        images: A few inputs, to find the layers at once, in eval mode and without gradients;
-            `torch.compile` needs it.
+        negative: Treatment of class means below zero, as for `class_selectivity`, except `"nan"`,
+            which would have no gradient. With `"keep"` the gradient is unbounded.
+        classes: Number of classes. None reads it from the labels, which synchronizes a GPU.
+        images: A few inputs, used to find the layers immediately, in eval mode and without gradients.
+            Required for `torch.compile`.
         tokens: As for `Recorder`.
         output: As for `Recorder`.
-        accumulation: What to do where gradients of several batches are accumulated without
-            `gathering`: `"refuse"` raises, `"each"` takes each batch's own selectivity.
-        across_processes: Where `torch.distributed` is in use, take the class means over the batches
-            of all processes, which must then call the penalty equally often.
+        accumulation: What to do if gradients of several batches are accumulated without `gathering`:
+            `"refuse"` raises an error, `"each"` uses the selectivity of each batch separately.
+        across_processes: With `torch.distributed`, compute the class means over the batches of all
+            processes. All processes must then call the penalty equally often.
 
     Attributes:
         layers: The layers, known after the first forward pass.
 
     Raises:
-        LayerError: As `Recorder`; or a layer under reentrant activation checkpointing.
-        OptionError: An invalid option, such as an alpha that is not a number.
+        LayerError: As for `Recorder`, or a layer is under reentrant activation checkpointing.
+        OptionError: An option is invalid, such as an alpha that is not a number.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262): loss = cross-entropy - alpha * (mean over layers of
@@ -116,7 +116,7 @@ class SelectivityRegularizer:
             Accumulation(self._recorder.module) if accumulation == "refuse" else None
         )
         self._gathered: ClassSums | None = None
-        # The labels of a step without `classes` in the order of the rows of its sums.
+        # Without `classes`, the labels of a step in the order of the rows of its sums.
         self._seen = torch.zeros(0, dtype=torch.long)
         self._gathering = False
         self._to_come = 0
@@ -128,7 +128,7 @@ class SelectivityRegularizer:
 
     @property
     def alpha(self) -> float:
-        """The weight, which can be set at any time, as from `AlphaSchedule.alpha(epoch)`."""
+        """The weight, which can be set at any time, for example to `AlphaSchedule.alpha(epoch)`."""
         return self._alpha
 
     @alpha.setter
@@ -150,21 +150,22 @@ class SelectivityRegularizer:
 
     @property
     def skipped(self) -> int:
-        """The number of batches with fewer than two classes, which have a penalty of zero."""
+        """The number of batches with fewer than two classes, for which the penalty is zero."""
         return int(self._skipped)
 
     def __call__(self, labels: Tensor) -> Tensor:
         """The term to add to the loss of the last forward pass.
 
         Args:
-            labels: (batch,), non-negative integers. Soft labels, as of mixup, have no class means.
+            labels: (batch,), non-negative integers. Soft labels, as in mixup, are not supported.
 
         Returns:
             A scalar, float32 unless the activations are float64. Zero, without a graph, at alpha 0.
 
         Raises:
-            DataError: Labels that are soft, negative, or not one per sample.
-            LayerError: No forward pass with gradients since the last call, or after `close()`.
+            DataError: The labels are soft or negative, or there is not one per sample.
+            LayerError: There was no forward pass with gradients since the last call, or the
+                regularizer is closed.
         """
         if not self._end.alive:
             raise LayerError("this regularizer is closed; make a new one")
@@ -248,7 +249,7 @@ class SelectivityRegularizer:
         return max(highest, 0) + 1
 
     def _processes(self) -> Any:
-        """The group that shares a batch, or None for this process alone."""
+        """The process group that shares a batch, or None for a single process."""
         if not (self._across and dist.is_available() and dist.is_initialized()):
             return None
         return dist.group.WORLD if dist.get_world_size() > 1 else None
@@ -257,12 +258,12 @@ class SelectivityRegularizer:
     def gathering(self) -> Iterator[None]:
         """Collects the class means of a batch that is too large for one forward pass.
 
-        Inside, run the model over every part of the batch and call `penalty(labels)` after each: no
-        graph is stored. Then run the parts once more with gradients. Each penalty then
-        has the value for the whole batch and the part's share of its gradient, so that the
-        accumulated gradient is that of the whole batch. It is added undivided, not over the number
-        of parts as the mean cross-entropy is; and it is exact where both runs over a part give the
-        same, as without dropout.
+        Inside the context, run the model over every part of the batch and call `penalty(labels)` after
+        each part; no graph is stored. Then run the parts again with gradients. Each penalty then has
+        the value for the whole batch and the part's share of its gradient, so the accumulated gradient
+        is that of the whole batch. Unlike the mean cross-entropy, do not divide the penalty by the
+        number of parts. The gradient is exact if both runs over a part give the same activations, which
+        is not the case with dropout.
         """
         self._recorder.drop()
         self._gathered, self._to_come = None, 0
@@ -288,7 +289,7 @@ class SelectivityRegularizer:
         return self._gathered + share
 
     def close(self) -> None:
-        """Takes the hooks off the model; safe to call twice."""
+        """Removes the hooks from the model; safe to call twice."""
         self._end()
         self._recorder.drop()
 

@@ -17,12 +17,12 @@ _SEGMENT = re.compile(rf"(?P<first>{_NUMBER})(?:>(?P<last>{_NUMBER}))?(?:\*(?P<e
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of epochs.
+    """A sequence of consecutive epochs.
 
     Attributes:
-        first: Alpha in its first epoch.
-        last: Where alpha goes in equal steps, to arrive when the segment is over.
-        epochs: Number of epochs; None has no end.
+        first: Alpha in the first epoch.
+        last: The value that alpha approaches in equal steps and reaches just after the last epoch.
+        epochs: Number of epochs; None for a segment without an end.
     """
 
     first: float
@@ -53,16 +53,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class AlphaSchedule:
-    """Alpha by epoch: consecutive phases; the last value holds afterwards.
+    """Alpha as a function of the epoch: consecutive segments, then the last value.
 
     Args:
-        segments: The phases in order. Only the last may have no end.
+        segments: The segments in order. Only the last one may have no end.
 
     Raises:
-        OptionError: No segment, a segment after one without an end, or an invalid number.
+        OptionError: There is no segment, a segment follows one without an end, or a number is invalid.
 
     Source:
-        The step strings are those of Ranadive et al. 2023, "0 for 5 epochs, then -20 for 15".
+        The step notation follows Ranadive et al. 2023, "0 for 5 epochs, then -20 for 15".
 
     Example:
         >>> schedule = AlphaSchedule.parse("0*5 -20*15")
@@ -91,19 +91,19 @@ class AlphaSchedule:
 
     @classmethod
     def warm_up(cls, alpha: float, epochs: int) -> AlphaSchedule:
-        """From 0 in equal steps to alpha, which the epoch after `epochs` epochs is the first to have."""
+        """Rises from 0 in equal steps over `epochs` epochs; the following epoch is the first at alpha."""
         return cls((Segment(0.0, alpha, epochs), Segment(alpha, alpha, None)))
 
     @classmethod
     def parse(cls, text: str) -> AlphaSchedule:
-        """Reads a schedule.
+        """Parses a schedule.
 
         Args:
-            text: Segments with spaces between: `-20*15` is -20 for 15 epochs, `0>-1*5` goes from 0
-                towards -1 in 5 epochs, and `-1` at the end is -1 from then on.
+            text: Segments separated by spaces: `-20*15` is -20 for 15 epochs, `0>-1*5` moves from 0
+                towards -1 in 5 epochs, and `-1` at the end is -1 for all remaining epochs.
 
         Raises:
-            OptionError: The text is not of that form; the part that is not is named.
+            OptionError: The text is not of this form; the message names the invalid part.
         """
         if not isinstance(text, str):
             raise OptionError(f"an alpha schedule is text such as '0*5 -20*15', not {text!r}")
@@ -125,10 +125,10 @@ class AlphaSchedule:
         """The alpha of an epoch.
 
         Args:
-            epoch: From 0.
+            epoch: The epoch, counted from 0.
 
         Raises:
-            OptionError: It is not a non-negative integer.
+            OptionError: The epoch is not a non-negative integer.
         """
         non_negative_int("epoch", epoch)
         for segment in self.segments:

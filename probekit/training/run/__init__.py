@@ -1,1 +1,1 @@
-"""One training run: recipe, data, loop and folder."""
+"""A single training run: recipe, data, loop and folder."""

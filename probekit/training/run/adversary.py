@@ -1,4 +1,4 @@
-"""Adversarial training: the images of every step are attacked with the current network."""
+"""Adversarial training: the images of every step are attacked on the current network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Adversary"]
 
 @dataclass(frozen=True)
 class Adversary:
-    """Replaces the images of a training step by those that PGD finds against the network.
+    """Replaces the images of a training step with PGD adversarial images.
 
     The attack is `probekit.PGD` on images in [0, 1] (L-infinity, cross-entropy, a
     random start, steps of 2.5 epsilon / steps, the image after the last step). It runs in eval mode,
@@ -25,7 +25,7 @@ class Adversary:
         steps: Gradient steps.
 
     Raises:
-        OptionError: A radius or a number of steps out of range.
+        OptionError: The radius or the number of steps is out of range.
 
     Source:
         Madry et al. 2018 (arXiv 1706.06083).
@@ -50,13 +50,13 @@ class Adversary:
         positive_int("steps of adversarial training", self.steps)
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """Normalized images under attack, normalized.
+        """Attacks normalized images and returns the adversarial images, normalized.
 
         Args:
-            model: An `ImageModel`, whose normalization the images have.
+            model: An `ImageModel`; the images have its normalization.
             images: (batch, channels, height, width).
             labels: (batch,).
-            seed: Of the random starts.
+            seed: Seed of the random starts.
         """
         from probekit.perturbations.attacks.gradient import PGD
 

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on their device."""
+"""Augmentation of whole batches on their device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Augmentation"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Mirrors images at random and shifts them by a few pixels, filling up with black.
+    """Mirrors images at random and shifts them by a few pixels, padding with black.
 
     Args:
         flip: Mirror each image left to right with probability 1/2.
@@ -44,7 +44,7 @@ class Augmentation:
 
         Args:
             images: (batch, channels, height, width), of any type.
-            streams: One for each image.
+            streams: One random stream per image.
         """
         if self.flip:
             mirrored = (streams.uniform(1)[:, 0] < 0.5).to(images.device).view(-1, 1, 1, 1)

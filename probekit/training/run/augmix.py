@@ -1,4 +1,4 @@
-"""AugMix for whole batches: images mixed with chains of simple operations on themselves."""
+"""AugMix for whole batches: mixes each image with transformed copies of itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATIONS = (
     "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
     "Posterize", "Solarize", "AutoContrast", "Equalize",
 )  # fmt: skip
-_SIGNED = 5  # The first operations, which move pixels, go either way.
+_SIGNED = 5  # The number of leading operations that move pixels, in either direction.
 _STRONGEST = 10
 _CHAINS, _LONGEST_CHAIN = 3, 3
 
@@ -42,17 +42,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class AugMix:
-    """AugMix with a random stream for each image, the same in any batch and on every device.
+    """AugMix with one random stream per image, independent of the batch and the device.
 
-    The operations are those of the AugMix paper's robustness runs: none that is also a corruption
-    (brightness, contrast, color, sharpness). The loss stays the plain cross-entropy; the paper's
-    consistency term between three views is left out, which triples the cost of a step.
+    The operations are those of the AugMix paper's robustness runs, without operations that are also
+    corruptions (brightness, contrast, color, sharpness). The loss is the plain cross-entropy, without
+    the paper's consistency term between three views, which triples the cost of a step.
 
     Args:
         severity: Strength of the operations, from 1 to 10.
 
     Raises:
-        OptionError: A severity out of range.
+        OptionError: The severity is out of range.
 
     Source:
         Hendrycks et al. 2020 (arXiv 1912.02781), with the operations and strengths of
@@ -71,9 +71,9 @@ class AugMix:
         integer("severity of AugMix", self.severity, least=1, most=_STRONGEST)
 
     def draw(self, streams: RandomStreams) -> Mixture:
-        """Draws for each image, from its own stream on the CPU."""
+        """Draws the random numbers of each image from its own stream, on the CPU."""
         chain = (_CHAINS, _LONGEST_CHAIN)
-        # Dirichlet(1, ..., 1) is exponential draws over their sum; Beta(1, 1) is uniform.
+        # Dirichlet(1, ..., 1) equals exponential draws divided by their sum; Beta(1, 1) is uniform.
         chains = -torch.log1p(-streams.uniform(_CHAINS))
         own = streams.uniform(1, field=1)
         weights = torch.cat([own, (1 - own) * chains / chains.sum(1, keepdim=True)], 1)
@@ -102,7 +102,7 @@ class AugMix:
         return mixed.to(torch.uint8)
 
     def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
-        """Draws for a batch and applies it."""
+        """Draws a mixture for a batch and applies it."""
         return self.apply(images, self.draw(streams))
 
 
@@ -111,7 +111,7 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
 
     Args:
         images: (batch, channels, height, width), uint8.
-        operations: (batch,) indices of `OPERATIONS`, on the CPU; -1 leaves the image alone.
+        operations: (batch,) indices of `OPERATIONS`, on the CPU; -1 leaves the image unchanged.
         levels: (batch,) from 0 to 9.
         signs: (batch,) 1 or -1, the direction of the operations that move pixels.
     """
@@ -141,14 +141,14 @@ def _column(values: Tensor) -> Tensor:
 
 
 def _matrices(operations: Tensor, amount: Tensor, height: int, width: int) -> Tensor:
-    """(batch, 2, 3) from a position of the result to one of the image, both from -1 to 1."""
+    """Affine maps (batch, 2, 3) from output to input positions, both from -1 to 1."""
     zero = torch.zeros_like(amount)
 
     def of(name: str, values: Tensor) -> Tensor:
         return torch.where(operations == OPERATIONS.index(name), values, zero)
 
     angle = torch.deg2rad(of("Rotate", 30 * amount))
-    # Shears leave the first row or column where it is.
+    # A shear leaves the first row or column in place.
     across = of("ShearX", 0.3 * amount) * height / width
     down = of("ShearY", 0.3 * amount) * width / height
     right = of("TranslateX", (amount * width / 3).trunc() * 2 / width)
@@ -183,7 +183,7 @@ def _autocontrast(images: Tensor) -> Tensor:
 
 
 def _equalized(images: Tensor) -> Tensor:
-    """Makes the histogram of each channel as flat as can be."""
+    """Equalizes the histogram of each channel."""
     values = images.flatten(2).long()
     counts = values.new_zeros(*values.shape[:2], 256)
     counts.scatter_add_(2, values, torch.ones_like(values))

@@ -1,4 +1,4 @@
-"""Forward and backward passes of one shape as a CUDA graph."""
+"""Forward and backward passes of a fixed shape as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SetGradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def can_capture(device: torch.device, processes: int, precision: str) -> bool:
-    """Whether a step can be a CUDA graph: one process on a CUDA GPU, without the scaling of float16.
+    """Whether a step can be a CUDA graph: one process on a CUDA GPU, without float16 loss scaling.
 
     Example:
         >>> can_capture(torch.device("cpu"), 1, "float32")
@@ -27,15 +27,15 @@ def can_capture(device: torch.device, processes: int, precision: str) -> bool:
 class CapturedGradients:
     """Sets the gradients of a batch by replaying a CUDA graph, captured at the first call.
 
-    Small networks are limited by the launches of their kernels, of which a step has about a thousand; a
-    graph has one. Every later batch must have the shape of the first one. The gradients, and what is
-    returned, are in memory that the next call overwrites.
+    Small networks are limited by kernel launches. A step has about a thousand of them; a graph has one.
+    Every later batch must have the shape of the first one. The next call overwrites the memory of the
+    gradients and of the returned tensors.
 
     Args:
-        set_gradients: Takes images and labels, clears the module's gradients and sets them again, and
-            returns two tensors. It must wait for the device at its first call only, and do
+        set_gradients: Takes images and labels, clears and recomputes the module's gradients, and
+            returns two tensors. It may synchronize with the device only in its first call, and must do
             the same work for every batch.
-        module: The module; its buffers are changed by a call as by one forward pass.
+        module: The module; a call changes its buffers as one forward pass does.
     """
 
     def __init__(self, set_gradients: SetGradients, module: nn.Module) -> None:
@@ -44,7 +44,7 @@ class CapturedGradients:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `set_gradients`."""
+        """Calls `set_gradients` through the graph."""
         if self._graph is None:
             self._graph = self._capture(images, labels)
         self._images.copy_(images)
@@ -62,7 +62,7 @@ class CapturedGradients:
                 self._set_gradients(self._images, self._labels)
         torch.cuda.current_stream(images.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Gradients that are empty when the capture begins are written in place by every replay.
+        # Gradients must be None when the capture begins, so that every replay writes them in place.
         self._module.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
             self._returned = self._set_gradients(self._images, self._labels)

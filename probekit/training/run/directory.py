@@ -42,20 +42,20 @@ class Run:
     """A finished training run.
 
     Attributes:
-        folder: Where it is; `load_model(folder)` gives its best epoch.
+        folder: Folder of the run; `load_model(folder)` loads the network of its best epoch.
         recipe: Name of the recipe.
-        alpha: The regularizer's weight; None where it followed a schedule.
+        alpha: The regularizer's weight; None if it followed a schedule.
         alpha_schedule: The weight over the epochs, as text.
-        seed: Of the run.
+        seed: Seed of the run.
         epochs: Number of epochs.
-        best_epoch: The epoch, from 0, with the highest validation accuracy; the last one where
-            nothing was held out.
-        validation_accuracy: Of the best epoch; None where nothing was held out.
-        test_accuracy: Of the best epoch, on the test split.
-        selectivity_mean: Of the best epoch: mean over layers of the mean over units of class
-            selectivity on the test split.
-        selectivity: The mean over the units of each layer.
-        dead_units: Dead units of each layer.
+        best_epoch: The epoch, counted from 0, with the highest validation accuracy; the last epoch
+            if no images were held out.
+        validation_accuracy: Validation accuracy of the best epoch; None if no images were held out.
+        test_accuracy: Test accuracy of the best epoch.
+        selectivity_mean: Class selectivity of the best epoch on the test split: the mean over layers
+            of the mean over units.
+        selectivity: The mean selectivity over the units of each layer.
+        dead_units: Number of dead units of each layer.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run | None:
-    """The finished run in a folder; None where there is none or it has not ended.
+    """Reads the finished run in a folder; None if there is no run or it has not ended.
 
     Raises:
         OutputError: Its card is damaged.
@@ -97,15 +97,15 @@ def read_run(folder: str | Path) -> Run | None:
 
 
 class RunDirectory:
-    """The files of one run, each of which is written whole or not at all.
+    """The files of one run, each written atomically.
 
-    The best epoch is saved in this order: its weights under a name of its own, the checkpoint that
-    knows of it, the card that points to it; then the weights of the former one are removed. So the
-    card points to whole weights whenever the process dies.
+    The best epoch is saved in this order: its weights under a new name, the checkpoint that refers to
+    it, and the card that points to it. Then the weights of the previous best epoch are removed. The
+    card therefore always points to complete weights, even if the process dies.
 
     Args:
-        folder: Of the run.
-        facts: What the card contains from the beginning.
+        folder: Folder of the run.
+        facts: The initial contents of the card.
         data: Hash of the training images.
     """
 
@@ -118,15 +118,15 @@ class RunDirectory:
     @classmethod
     @contextmanager
     def claimed(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Makes a folder that of one run, or checks that it is, and locks it for this process.
+        """Creates the folder of a run, or checks that it belongs to it, and locks it for this process.
 
         Args:
-            folder: May exist already.
-            identity: All that decides what the run becomes.
+            folder: The folder, which may already exist.
+            identity: Everything that determines the result of the run.
 
         Raises:
-            OutputError: The folder holds something else, or a run of another recipe, seed or alpha;
-                another process is training in it; or it cannot be written.
+            OutputError: The folder holds something else or a run with another recipe, seed or alpha,
+                another process is training in it, or it cannot be written.
         """
         file = folder / cls.IDENTITY
         others = [] if os.path.isfile(file) else other_files(folder)
@@ -160,16 +160,16 @@ class RunDirectory:
         """Writes the checkpoint.
 
         Raises:
-            OutputError: It cannot be written; the old one is whole.
+            OutputError: The checkpoint cannot be written; the old one is intact.
         """
         tensors, facts = state.to_checkpoint()
         write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})
 
     def restore(self, state: TrainingState) -> None:
-        """Sets a state to the checkpoint; leaves it at the beginning if there is none.
+        """Loads the checkpoint into a state; leaves the state unchanged if there is none.
 
         Raises:
-            OutputError: The checkpoint is damaged, or of a run on other images.
+            OutputError: The checkpoint is damaged, or belongs to a run on other images.
         """
         if not self.checkpoint.exists():
             return
@@ -183,7 +183,7 @@ class RunDirectory:
             state.load_checkpoint(tensors, facts)
 
     def point_to_best(self, state: TrainingState) -> None:
-        """Points the card to the best weights, and removes those of other epochs."""
+        """Points the card to the best weights, and removes the weights of other epochs."""
         best = self.best_weights(state)
         if best.exists():
             self.write_card(state, finished=False)
@@ -192,7 +192,7 @@ class RunDirectory:
                 other.unlink()
 
     def write_card(self, state: TrainingState, *, finished: bool, **more: Any) -> None:
-        """Writes what `load_model` and `read_run` read."""
+        """Writes the card, which `load_model` and `read_run` read."""
         card = {
             **self.facts,
             "weights": self.best_weights(state).name,
@@ -205,10 +205,10 @@ class RunDirectory:
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file so that, whenever the process dies, the old or the new one is there, whole.
+    """Writes a file atomically: if the process dies, either the old or the new file is intact.
 
     Raises:
-        OutputError: It cannot be written (disk full, say); the old file is as it was.
+        OutputError: The file cannot be written (for example, the disk is full); the old file is intact.
     """
     try:
         with whole(path) as draft, draft.open("wb") as file:
@@ -231,7 +231,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     """Writes tensors, and plain data in the file's header, as one safetensors file.
 
     Raises:
-        OutputError: It cannot be written; the old file is as it was.
+        OutputError: The file cannot be written; the old file is intact.
 
     Example:
         >>> import tempfile, torch
@@ -246,10 +246,10 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the plain data of a checkpoint.
+    """Reads the tensors, on the CPU, and the plain data of a checkpoint.
 
     Raises:
-        OutputError: It is missing, damaged, or was not written by `write_checkpoint`.
+        OutputError: The file is missing, damaged, or was not written by `write_checkpoint`.
     """
     with _damaged(path), safe_open(path, framework="pt") as file:
         facts = dict(json.loads((file.metadata() or {})["facts"]))
@@ -263,10 +263,10 @@ def _damaged(path: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Makes this the only process that writes in a file's folder, which is made and cleared of drafts.
+    """Creates and locks the folder of a file for this process, and removes leftover drafts.
 
     Raises:
-        OutputError: Another process writes in it, or it cannot be made.
+        OutputError: Another process is writing to the folder, or it cannot be created.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -279,16 +279,16 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def other_files(folder: Path) -> list[str]:
-    """The files in a folder, without those that an interrupted start can have left there."""
+    """The files in a folder, except those that an interrupted start may have left."""
     names = (path.name for path in folder.iterdir()) if os.path.isdir(folder) else ()
     return sorted(x for x in names if not x.startswith(DRAFT) and not x.endswith(".lock"))
 
 
 def layer_names(layers: Any) -> list[str] | None:
-    """A choice of layers as names that can be written to a folder.
+    """A selection of layers as names that can be written to a file.
 
     Raises:
-        OptionError: Types or predicates, which cannot.
+        OptionError: The selection contains types or predicates, which cannot be written.
     """
     if layers is None:
         return None
@@ -302,15 +302,15 @@ def layer_names(layers: Any) -> list[str] | None:
 
 
 def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
-    """Compares the options that a folder was begun with and those asked for.
+    """Checks that the options stored in a folder equal those requested.
 
     Args:
-        file: Holds the former, as JSON.
-        asked: The facts of the recipe as `recipe`, and other facts.
+        file: The file with the stored options, as JSON.
+        asked: The requested options, with those of the recipe under `recipe`.
         what: `run` or `sweep`.
 
     Raises:
-        OutputError: They differ, or the file is damaged.
+        OutputError: The options differ, or the file is damaged.
     """
     with foreign_file(f"{str(file)!r} is damaged", OutputError):
         found = _flat(json.loads(file.read_text()))
@@ -324,7 +324,7 @@ def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values and the other facts side by side, without what changes no number."""
+    """The recipe's values and the other options in one mapping, without those that affect no result."""
     recipe = dict(identity["recipe"])
     values = {"recipe name": recipe.pop("name"), **recipe, **identity}
     ignored = ("recipe", "guessed", "source", "probekit")

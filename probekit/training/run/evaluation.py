@@ -33,7 +33,7 @@ class EpochMetrics:
         loss: Mean cross-entropy.
         accuracy: Fraction of correct predictions.
         selectivity: Mean class selectivity of each layer.
-        dead_units: Dead units of each layer.
+        dead_units: Number of dead units of each layer.
     """
 
     loss: float
@@ -55,17 +55,17 @@ def evaluate(
     *,
     batch_size: int = 500,
 ) -> EpochMetrics:
-    """Loss, accuracy, selectivity and dead units, in one pass that all processes share.
+    """Measures loss, accuracy, selectivity and dead units in one pass shared by all processes.
 
     Args:
-        model: In eval mode or not; its modes are restored.
+        model: The model, in any mode; it runs in eval mode and is restored afterwards.
         data: Labeled images with their class names.
-        layers: Where selectivity is measured.
-        precision: Type of the activations.
+        layers: Layers in which selectivity is measured.
+        precision: Data type of the activations.
         batch_size: Images per forward pass.
 
     Raises:
-        DataError: NaN or infinity in an activation.
+        DataError: An activation is NaN or infinite.
     """
     means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
     batches = Batches(data, batch_size=batch_size)

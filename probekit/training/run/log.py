@@ -18,7 +18,7 @@ __all__ = ["RunLog", "read_log"]
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines log; a last line that was cut off is left out."""
+    """Reads the records of a JSON-lines log; a truncated last line is ignored."""
     if not file.is_file():
         return []
     records = []
@@ -35,8 +35,8 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 class RunLog:
     """Writes `log.jsonl` and `log.csv` in a run's folder, in step with its checkpoints.
 
-    A record is written before the checkpoint of its epoch; records after the checkpoint from which a
-    run resumes are dropped, so that no epoch is missing or repeated.
+    A record is written before the checkpoint of its epoch. When a run resumes, records after its
+    checkpoint are dropped, so no epoch is missing or repeated.
 
     Args:
         folder: The run's folder.
@@ -44,7 +44,7 @@ class RunLog:
         tensorboard: Write event files to `tensorboard/` as well.
 
     Raises:
-        OptionError: TensorBoard is asked for and not installed.
+        OptionError: TensorBoard is requested but not installed.
     """
 
     def __init__(self, folder: Path, epochs_done: int, *, tensorboard: bool = False) -> None:
@@ -59,7 +59,7 @@ class RunLog:
         """Adds the record of an epoch: numbers, and mappings from layers to numbers.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The record cannot be written.
         """
         self.records.append(dict(record))
         try:

@@ -37,7 +37,7 @@ from probekit.training.run.state import TrainingState
 __all__ = ["TrainingLoop"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-# Number of steps after which the device is waited for, as to check whether the loss is finite.
+# Number of steps between synchronizations with the device, such as to check that the loss is finite.
 _CHECK_EVERY = 100
 
 
@@ -45,15 +45,15 @@ class TrainingLoop:
     """One run: its network, optimizer, data and progress.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
         recipe: Network, data and schedule.
         schedule: Alpha over the epochs.
-        seed: Of everything random.
+        seed: Seed of all random draws.
         data: The images.
         machine: Device and processes.
-        layers: Which layers are regularized.
-        checkpoint_minutes: How often to write a checkpoint within an epoch.
-        cuda_graph: Run the forward and backward pass as a CUDA graph where that is possible.
+        layers: The layers to regularize.
+        checkpoint_minutes: Minutes between checkpoints within an epoch.
+        cuda_graph: Run the forward and backward pass as a CUDA graph if possible.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TrainingLoop:
         self.layers = find_layers(self.model, Batches(data.watched, batch_size=2), None, Reading())
         self.spread = machine.spread(self.module)
         self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
-        # At alpha 0 throughout nothing at all is hooked: that is the baseline of the papers.
+        # If alpha is always 0, no hooks are registered: this is the baseline of the papers.
         regularized = any(schedule.alpha(epoch) for epoch in range(recipe.epochs))
         self.penalty = (
             SelectivityRegularizer(self.module, 0.0, layers, classes=len(data.classes))
@@ -112,15 +112,15 @@ class TrainingLoop:
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Takes the hooks off the module."""
+        """Removes the hooks from the module."""
         if self.penalty is not None:
             self.penalty.close()
 
     def run(self, *, tensorboard: bool, progress: bool) -> None:
-        """Trains from the last checkpoint to the end, and measures the best epoch on the test split.
+        """Trains from the last checkpoint to the end, and evaluates the best epoch on the test split.
 
         Raises:
-            ProbekitError: The loss is no longer finite; or a checkpoint cannot be written.
+            ProbekitError: The loss is no longer finite, or a checkpoint cannot be written.
         """
         main, state, steps = self.machine.is_main, self.state, self.batches.steps
         self.directory.restore(state)
@@ -160,7 +160,7 @@ class TrainingLoop:
             alpha = self.schedule.alpha(state.epoch)
             if alpha != self.penalty.alpha:
                 self.penalty.alpha = alpha
-                # A CUDA graph repeats the alpha that it was captured with.
+                # A CUDA graph always uses the alpha with which it was captured.
                 self.gradients = self._gradients()
         start = time.monotonic() - state.seconds
         for step, images, labels in self.batches.epoch(state.epoch, state.step):
@@ -202,7 +202,7 @@ class TrainingLoop:
         return losses, (logits.detach().argmax(1) == labels).sum()
 
     def _due(self) -> bool:
-        # Agreeing makes all processes wait for each other, so that it is not done at every step.
+        # Agreement synchronizes all processes, so it is not done at every step.
         if self.machine.world > 1 and self.state.step % _CHECK_EVERY:
             return False
         return self.machine.agree(time.monotonic() - self._written >= self._every)
@@ -283,10 +283,10 @@ class TrainingLoop:
         }
 
     def _finish(self) -> None:
-        """Measures the best epoch on the test split, once, and completes the card."""
+        """Evaluates the best epoch on the test split, once, and completes the card."""
         if self.machine.is_main:
             self.directory.save_final(self.state)
-        # The others must not look for the best weights before the first process has written them.
+        # Other processes must not read the best weights before the first process has written them.
         self.machine.wait()
         self.module.load_state_dict(read_weights(self.directory.best_weights(self.state)))
         result = analyze(
@@ -313,7 +313,7 @@ def _initialized(recipe: Recipe, classes: int, seed: int) -> nn.Module:
 
 
 def _card(recipe: Recipe, schedule: AlphaSchedule, seed: int, data: RunData) -> dict[str, Any]:
-    """What the card of a run says from the beginning."""
+    """The initial contents of a run's card."""
     values = {value for segment in schedule.segments for value in (segment.first, segment.last)}
     return {
         "name": recipe.name,

@@ -1,4 +1,4 @@
-"""The images of a run: what is held out, and the steps of each epoch."""
+"""The images of a run: the held-out images, and the minibatches of each epoch."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class RunData:
 
     Attributes:
         train: The training images.
-        validation: The held-out images; empty where there are none.
+        validation: The held-out images; may be empty.
         test: The test split.
-        watched: The images of the measurements after each epoch: those of validation, or where
-            there are none some of the training images.
+        watched: The images that are evaluated after each epoch: the validation images, or some of the
+            training images if there are none.
         fingerprint: Hash of the training split.
     """
 
@@ -58,11 +58,11 @@ class RunData:
 
 
 def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: int) -> RunData:
-    """Loads the data of a recipe and draws what is held out.
+    """Loads the data of a recipe and draws the held-out images.
 
     Raises:
-        DataError: Files are missing, or the images are not those that the recipe is for.
-        OptionError: The recipe holds out more than there is.
+        DataError: Files are missing, or the images do not match the recipe.
+        OptionError: The recipe holds out more images than there are.
     """
     fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
     train, test = (
@@ -87,14 +87,14 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
 
     Args:
         labels: Labels of the training split.
-        recipe: `validation`, `stratified` and `limit` count.
-        seed: Of the draw.
+        recipe: The recipe, of which `validation`, `stratified` and `limit` are used.
+        seed: Seed of the draw.
 
     Returns:
         The indices of the training and of the validation images, in random order.
 
     Raises:
-        OptionError: More is held out than there is.
+        OptionError: The recipe holds out more images than there are.
     """
     order = shuffled(stream_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
@@ -109,7 +109,7 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
 
 
 def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
-    """The same order with the validation images first, equally many of each class."""
+    """The same order with the validation images first, with equal numbers per class."""
     classes = int(labels.max()) + 1
     each, rest = divmod(recipe.validation, classes)
     if rest:
@@ -156,21 +156,21 @@ def _some(data: TensorImages, index: Tensor, part: str) -> TensorImages:
 
 
 class Minibatches:
-    """The steps of every epoch, normalized and augmented on the device.
+    """The minibatches of every epoch, normalized and augmented on the device.
 
-    The images of a step depend on the seed, the epoch and the step alone. Several processes
-    each take their share of a step that is drawn for all.
+    The images of a step depend only on the seed, the epoch and the step. With several processes, each
+    step is drawn once for all, and each process takes its share.
 
     Args:
         data: The training images.
         recipe: Batch size, augmentation, normalization and layout.
-        seed: Of the run.
-        device: Where the images are wanted.
-        rank: Number of this process.
+        seed: Seed of the run.
+        device: Device of the minibatches.
+        rank: Rank of this process.
         world: Number of processes.
 
     Raises:
-        OptionError: The batch size is no multiple of the number of processes.
+        OptionError: The batch size is not a multiple of the number of processes.
     """
 
     def __init__(
@@ -201,9 +201,9 @@ class Minibatches:
         self._std = 255 * torch.tensor(recipe.std, device=device).view(shape)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Step, images (batch, channels, height, width) and labels of each step from `first` on."""
+        """Yields step, images (batch, channels, height, width) and labels, starting at step `first`."""
         order = shuffled(stream_name(self._seed, "order", epoch), len(self._labels))
-        # In one copy: a copy for each step would make the host wait for the device at each step.
+        # A single copy: one copy per step would synchronize with the device at every step.
         order_near = order.to(self._images.device)
         name = stream_name(self._seed, "augmentation", epoch)
         for step in range(first, self.steps):
@@ -224,7 +224,7 @@ class Minibatches:
 
 
 def _near(data: TensorImages, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The images on the device where they take less than half of its free memory."""
+    """The images, on the device if they take less than half of its free memory."""
     images = data.images
     if images.dtype != torch.uint8:
         images = (images * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Recipes: all options that determine a trained network, as data."""
+"""Recipes: all options that determine a trained network, as plain data."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ class Recipe:
     """How a network is trained: SGD on the cross-entropy, plus the regularizer if there is one.
 
     Attributes:
-        name: What it is called.
-        architecture: A name among `ARCHITECTURES`.
+        name: Name of the recipe.
+        architecture: A name in `ARCHITECTURES`.
         data: A name for `load_data`.
         mean: Mean of each channel, for the normalization.
         std: Standard deviation of each channel.
         input_size: (channels, height, width) of the images.
         epochs: Number of passes over the training images.
         batch_size: Images per step, over all processes together.
-        learning_rate: The first, or for one cycle the highest.
-        schedule: `"milestones"` multiplies the rate by `decay` at each of `milestones`; `"one-cycle"`
-            rises for `rise` of the steps and falls to nearly zero, in half cosines.
-        milestones: Epochs, from 0, that begin with a lower rate.
-        decay: What a milestone multiplies the rate by.
-        rise: Share of all steps in which one cycle rises.
-        momentum: Of SGD.
-        nesterov: Whether the momentum is Nesterov's.
-        weight_decay: On every parameter.
+        learning_rate: The initial rate, or the peak of one cycle.
+        schedule: `"milestones"` multiplies the rate by `decay` at each milestone; `"one-cycle"` raises
+            it over the fraction `rise` of the steps and then lowers it to nearly zero, in half cosines.
+        milestones: Epochs, counted from 0, at which the rate drops.
+        decay: Factor by which each milestone multiplies the rate.
+        rise: Fraction of all steps in which the rate of one cycle rises.
+        momentum: Momentum of SGD.
+        nesterov: Whether to use Nesterov momentum.
+        weight_decay: Weight decay, applied to every parameter.
         flip: Mirror training images at random.
         shift: Maximum random shift of training images, in pixels.
-        augmix: Mix training images by `AugMix` of this severity, from 1 to 10; None does not.
-        pgd: (epsilon, steps): train on the images that PGD finds in this radius, in units of
-            images in [0, 1], with this number of steps (`Adversary`); None trains on the images themselves.
-        validation: Training images held out, drawn anew by each seed; 0 holds out none, and then
-            the last epoch is the best one.
-        stratified: Hold out equally many of each class.
+        augmix: Severity, from 1 to 10, at which `AugMix` mixes training images; None to disable it.
+        pgd: (epsilon, steps): train on PGD adversarial images within this radius, in units of images in
+            [0, 1], with this number of steps (`Adversary`); None trains on the images themselves.
+        validation: Number of training images to hold out, drawn separately for each seed. With 0, the
+            last epoch counts as the best one.
+        stratified: Hold out the same number of images from each class.
         limit: Number of the remaining training images to use, drawn by the seed.
-        precision: Type of the activations; weights are float32 always. `"auto"` is bfloat16 where the
-            processor computes in it and float32 elsewhere (`Recipe.on`).
+        precision: Data type of the activations; weights are always float32. `"auto"` selects bfloat16
+            if the processor computes in it, and float32 otherwise (`Recipe.on`).
         channels_last: Memory layout of the images and weights.
         guessed: The fields whose values the source does not give.
         source: Where the values come from.
 
     Raises:
-        OptionError: An invalid value.
+        OptionError: A value is invalid.
     """
 
     name: str
@@ -126,10 +126,10 @@ class Recipe:
         _ = self.augmentation, self.mixture, self.adversary
 
     def on(self, device: torch.device) -> Recipe:
-        """This recipe with a precision that suits the device, where it is `"auto"`.
+        """This recipe with `"auto"` precision replaced by one that suits the device.
 
-        bfloat16 on a CPU with AVX-512 and on a GPU that has it; float32 elsewhere: with AVX2 alone
-        bfloat16 is several times slower than float32.
+        The precision is bfloat16 on a CPU with AVX-512 and on a GPU that supports it, and float32
+        otherwise. With AVX2 only, bfloat16 is several times slower than float32.
 
         Example:
             >>> get_recipe("resnet20-fashion-mnist", precision="float32").on(torch.device("cpu")).precision
@@ -145,24 +145,24 @@ class Recipe:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to training images at random."""
+        """The random augmentation of training images."""
         return Augmentation(self.flip, self.shift)
 
     @property
     def mixture(self) -> AugMix | None:
-        """What training images are mixed with."""
+        """AugMix for training images, if enabled."""
         return None if self.augmix is None else AugMix(self.augmix)
 
     @property
     def adversary(self) -> Adversary | None:
-        """What attacks the training images."""
+        """The attack on training images, if enabled."""
         return None if self.pgd is None else Adversary(*self.pgd)
 
     def with_options(self, **options: Any) -> Recipe:
-        """The same recipe but for some fields.
+        """The same recipe with some fields replaced.
 
         Raises:
-            OptionError: No such field, or a value that is not valid.
+            OptionError: The field does not exist, or a value is invalid.
 
         >>> get_recipe("resnet20-digits").with_options(epochs=3).epochs
         3
@@ -177,7 +177,7 @@ class Recipe:
         return replace(self, **options, guessed=guessed)
 
     def facts(self) -> dict[str, Any]:
-        """The recipe as plain data, equal to what comes back from JSON."""
+        """The recipe as plain data that survives a round trip through JSON."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -188,13 +188,13 @@ def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     """The learning rate of one step.
 
     Args:
-        recipe: What the rate follows.
-        step: Counted from 0 over the whole run.
-        steps_an_epoch: Steps in an epoch.
+        recipe: The recipe with the schedule.
+        step: The step, counted from 0 over the whole run.
+        steps_an_epoch: Number of steps per epoch.
 
     Source:
-        One cycle: Smith & Topin 2019 (arXiv 1708.07120), with torch's `OneCycleLR` defaults: it
-        begins at 1/25 of the peak and ends at 1e-4 of where it began.
+        One cycle: Smith & Topin 2019 (arXiv 1708.07120), with the defaults of PyTorch's `OneCycleLR`:
+        the rate begins at 1/25 of the peak and ends at 1e-4 of its initial value.
 
     Example:
         >>> recipe = get_recipe("resnet20-cifar10")
@@ -245,7 +245,7 @@ _TINY = {
     "stratified": True,
     "source": _PAPERS,
 }
-# The papers say which networks, data and splits; what they are not known to say is marked guessed.
+# The papers specify networks, data and splits; values that they do not give are marked as guessed.
 _TRAINING = ("epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay")
 _UNKNOWN = ("flip", "shift", "mean", "std", "nesterov")
 _RECIPES: Mapping[str, Recipe] = {
@@ -336,7 +336,7 @@ _RECIPES: Mapping[str, Recipe] = {
 
 
 def list_recipes() -> list[str]:
-    """The names that `train` knows.
+    """The names of all recipes.
 
     >>> list_recipes()[0]
     'resnet18-tiny-imagenet'
@@ -348,7 +348,7 @@ def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
     """A recipe by name, with some of its fields replaced.
 
     Raises:
-        OptionError: No such recipe or field, or a value that is not valid.
+        OptionError: The recipe or field does not exist, or a value is invalid.
 
     Example:
         >>> get_recipe("vgg16-cifar10", epochs=10).learning_rate

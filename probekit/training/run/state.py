@@ -1,4 +1,4 @@
-"""The state of a training run: all that training changes, and a checkpoint therefore holds."""
+"""The state of a training run: everything that training changes and a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class TrainingState:
         module: The network.
         optimizer: Its optimizer.
         scaler: Scales the loss in float16.
-        device: Whose random generators are used, beside the CPU's.
+        device: Device whose random generator is used in addition to the CPU's.
         losses: (steps, 2) cross-entropy and penalty of each step of this epoch.
-        hits: Correct predictions of this epoch.
-        epoch: The epoch that continues or comes next, from 0.
-        step: Number of its steps that are done.
-        seconds: Their duration.
-        best_epoch: The best epoch so far; -1 before there is one.
-        best_accuracy: Its validation accuracy; None where nothing is held out.
+        hits: Number of correct predictions in this epoch.
+        epoch: The current or next epoch, counted from 0.
+        step: Number of completed steps of this epoch.
+        seconds: Duration of these steps.
+        best_epoch: The best epoch so far; -1 if there is none yet.
+        best_accuracy: Its validation accuracy; None if no images are held out.
     """
 
     module: nn.Module
@@ -45,7 +45,7 @@ class TrainingState:
     best_accuracy: float | None = None
 
     def next_epoch(self) -> None:
-        """Goes to the beginning of the next epoch."""
+        """Advances to the beginning of the next epoch."""
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.losses.zero_()
         self.hits.zero_()
@@ -69,11 +69,11 @@ class TrainingState:
         return tensors, {"place": progress, "scaler": self.scaler.state_dict()}
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Sets the state to that of a checkpoint, the momentum in the layout of the parameters.
+        """Loads the state of a checkpoint, with the momentum in the memory layout of the parameters.
 
         Raises:
-            KeyError: Something is missing.
-            ValueError: A number is none.
+            KeyError: An entry is missing.
+            ValueError: A value is not a number.
         """
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():

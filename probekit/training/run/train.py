@@ -1,4 +1,4 @@
-"""Training a network with class selectivity turned up or down."""
+"""Training of a network with raised or lowered class selectivity."""
 
 from __future__ import annotations
 
@@ -47,35 +47,35 @@ def train(
     progress: bool = True,
     **overrides: Any,
 ) -> Run:
-    """Trains a network; continues an interrupted run, and returns a finished one.
+    """Trains a network; resumes an interrupted run, and returns a finished run without training.
 
     The loss is the cross-entropy - alpha * mean class selectivity of the batch. The folder holds
-    `model.json` and the weights of the epoch with the best validation accuracy (what `load_model`
-    reads), `final.safetensors` (those of the last epoch), `last.safetensors` (all that is needed to resume),
-    `log.jsonl` and `log.csv`. On a CPU, with the same number of threads, a run that was killed and resumed
-    ends with the same weights, bit for bit, as one that was not.
+    `model.json` and the weights of the epoch with the best validation accuracy (which `load_model`
+    reads), `final.safetensors` (the weights of the last epoch), `last.safetensors` (the checkpoint to
+    resume from), `log.jsonl` and `log.csv`. On a CPU, with the same number of threads, a run that was
+    interrupted and resumed ends with bit-identical weights to one that was not.
 
     Args:
         recipe: A name (`list_recipes()`) or a `Recipe`.
         alpha: Below 0 lowers selectivity, above 0 raises it, 0 does not change the loss.
-        seed: Of initialization, held-out images, order and augmentation.
+        seed: Seed of initialization, held-out images, data order and augmentation.
         out: The folder of the run.
-        epochs: Instead of the recipe's.
-        data_root: Where the data set's files are.
-        device: Where to train; None takes what `accelerate` finds.
-        layers: Which layers the regularizer counts, as for `SelectivityRegularizer`, by names, globs
-            or `"first:3"`, `"last:3"`, `"but-last-stage"`. Selectivity is logged for all.
+        epochs: Number of epochs; None uses the recipe's.
+        data_root: Folder of the data set's files.
+        device: Where to train; None uses the device that `accelerate` selects.
+        layers: The layers to regularize, as for `SelectivityRegularizer`: names, globs, `"first:3"`,
+            `"last:3"` or `"but-last-stage"`. Selectivity is logged for all layers.
         alpha_schedule: Alpha over the epochs instead of a constant, such as `"0*5 -20*15"`.
-        precision: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`, instead of the recipe's. `"auto"`
-            is bfloat16 on a CPU with AVX-512 and on a GPU that has it, and float32 elsewhere; the card
-            of the run and the progress bar show which.
-        channels_last: Memory layout, instead of the recipe's.
-        workers: Threads or processes that decode image files while data is loaded.
-        checkpoint_minutes: How often to write a checkpoint within an epoch that lasts longer; there
-            is one after each epoch in any case.
+        precision: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`; None uses the recipe's. `"auto"`
+            selects bfloat16 on a CPU with AVX-512 and on a GPU that supports it, and float32 otherwise;
+            the card of the run and the progress bar show the selected precision.
+        channels_last: Memory layout; None uses the recipe's.
+        workers: Number of threads or processes that decode image files while data is loaded.
+        checkpoint_minutes: Minutes between checkpoints within a long epoch. A checkpoint is always
+            written after each epoch.
         cuda_graph: On a CUDA GPU, run the forward and backward pass of each step as one CUDA graph, which
-            replaces about a thousand launches. In one process and in float32 or bfloat16 only.
-        tensorboard: Write event files for TensorBoard as well.
+            replaces about a thousand kernel launches. Only for one process and float32 or bfloat16.
+        tensorboard: Also write event files for TensorBoard.
         progress: Show a progress bar when on a terminal.
         **overrides: Any other field of the recipe.
 
@@ -83,7 +83,7 @@ def train(
         The finished run, with test accuracy and selectivity of the best epoch.
 
     Raises:
-        OptionError: An unknown recipe or an option that is not valid.
+        OptionError: The recipe is unknown or an option is invalid.
         DataError: Files of the data set are missing.
         OutputError: The folder holds another run or something else, or cannot be written.
         ProbekitError: The loss became NaN, or the device has too little memory.
@@ -140,7 +140,7 @@ def train(
             seed,
             data,
             machine,
-            # Alone, a name may stand for several layers, as "last:3" does.
+            # A single string may select several layers, for example "last:3".
             layers=names[0] if names and len(names) == 1 else names,
             checkpoint_minutes=checkpoint_minutes,
             cuda_graph=cuda_graph,
@@ -164,7 +164,7 @@ def train(
 
 
 def _launched_precision() -> str | None:
-    """What `accelerate launch --mixed_precision` asked for."""
+    """The precision set by `accelerate launch --mixed_precision`."""
     return _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
 
 
@@ -189,7 +189,7 @@ def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule
 
 
 def _own_random_state(device: torch.device) -> Any:
-    """Restores the user's generators."""
+    """Restores the caller's random generators on exit."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
