@@ -10,7 +10,14 @@ import xarray as xr
 
 from probekit.results.tables import layers_table, units_table
 
-__all__ = ["layer_rows", "most_selective", "radius", "result_json", "robustness_rows"]
+__all__ = [
+    "interval_note",
+    "layer_rows",
+    "most_selective",
+    "radius",
+    "result_json",
+    "robustness_rows",
+]
 
 Row = dict[str, str | float | None]
 
@@ -125,3 +132,18 @@ def radius(epsilon: float) -> str:
     if 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6:
         return f"{round(steps)}/255"
     return f"{epsilon:.4g}"
+
+
+def interval_note(layers: xr.Dataset) -> str:
+    """Explains intervals that leave out the mean beside which they are shown; empty if none does."""
+    ends = [f"selectivity_mean{end}" for end in ("", "_low", "_high")]
+    if not set(ends) <= set(layers.data_vars):
+        return ""
+    mean, low, high = (layers[name].values for name in ends)
+    outside = int(((mean < low) | (mean > high)).sum())
+    if not outside:
+        return ""
+    return (
+        f"in {outside} of {len(mean)} layers the interval leaves out the plain mean, which noise in the "
+        "class means raises; the interval is for the index without that noise"
+    )

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from probekit.errors import plain, some_of
-from probekit.reports.rows import most_selective
+from probekit.reports.rows import interval_note, most_selective
 from probekit.results.attributes import heading, is_share, label, summary_variables
 
 __all__ = [
@@ -135,9 +135,11 @@ def print_result(result: xr.DataTree, to: Console) -> None:
 
 def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> None:
     over = f" over {len(layers)} layer{'s' * (len(layers) != 1)}"
+    numbers = {str(name): float(value) for name, value in result.data_vars.items()}
     facts = [
-        f"{label(value)} {float(value):.4f}{over * str(name).endswith('_mean')}"
-        for name, value in result.data_vars.items()
+        f"{label(result.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}{_interval(numbers, name)}"
+        for name, value in numbers.items()
+        if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
     ]
     if facts:
         to.print(f"network: {', '.join(facts)}", markup=False)
@@ -147,10 +149,17 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
                 f"note: {len(outer)} of the layers contain others ({escape(some_of(outer, 3))}); a "
                 "mean over layers counts all of them"
             )
+    if explained := interval_note(result["layers"].to_dataset()):
+        to.print(f"note: {explained}", markup=False)
     metrics = json.loads(result.attrs.get("provenance", "{}")).get("metrics", {})
     for name, options in metrics.items():
         if "method_used" in options:
             to.print(f"{_spaced(name)}: measured by {_spaced(str(options['method_used']))}")
+
+
+def _interval(numbers: Mapping[str, float], name: str) -> str:
+    ends = [numbers.get(f"{name}_{end}") for end in ("low", "high")]
+    return "" if None in ends else f" ({ends[0]:.4f} to {ends[1]:.4f})"
 
 
 def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:

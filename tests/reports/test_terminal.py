@@ -19,7 +19,8 @@ from probekit.cli.app import app
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.reports.terminal import bar, print_plan, print_result, print_rows
+from probekit.reports.rows import interval_note
+from probekit.reports.terminal import bar, console, print_plan, print_result, print_rows
 
 BLOCKS = "▏▎▍▌▋▊▉█"
 PLAN = [
@@ -197,3 +198,24 @@ def test_layers_that_contain_others_are_named() -> None:
     tree = xr.DataTree.from_dict({"/": root, "layers": layers, "units": xr.Dataset()})
     piped = printed(print_result, tree, terminal=False)
     assert "note: 1 of the layers contain others (layer3)" in piped
+
+
+def test_an_interval_that_leaves_out_its_mean_is_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layers = xr.Dataset(
+        {
+            "selectivity_mean": ("layer", [0.4, 0.5]),
+            "selectivity_mean_low": ("layer", [0.1, 0.4]),
+            "selectivity_mean_high": ("layer", [0.3, 0.6]),
+        },
+        coords={"layer": ["a", "b"]},
+    )
+    root = xr.Dataset({name: values.mean() for name, values in layers.data_vars.items()})
+    units = xr.Dataset(coords={"layer": ("unit", ["a", "b"]), "channel": ("unit", [0, 0])})
+    tree = xr.DataTree.from_dict({"/": root, "/layers": layers, "/units": units})
+    print_result(tree, console())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "selectivity mean 0.4500 over 2 layers (0.2500 to 0.4500)" in printed
+    assert "in 1 of 2 layers the interval leaves out the plain mean" in printed
+    assert interval_note(layers.isel(layer=[1])) == ""

@@ -26,19 +26,30 @@ _FEW = 5
 _RARE_SHARE = 0.05
 
 
+_POPULATION = (
+    "end of the confidence interval for the mean index of the population, which may lie below the "
+    "plain mean: noise in the class means raises the latter."
+)
 _VARIABLES = {
-    f"{name}_{end}": attributes(
-        f"{long_name}, {bound} bound", f"{bound.capitalize()} end of the confidence interval."
-    )
-    for name, long_name in (
-        ("selectivity", "class selectivity index"),
-        ("selectivity_mean", "mean class selectivity index"),
-    )
-    for end, bound in (("low", "lower"), ("high", "upper"))
-} | {
-    "fewest_samples": attributes("fewest samples", "Number of samples of the rarest class."),
+    "selectivity_low": attributes(
+        "class selectivity index, lower bound", "Lower end of the confidence interval."
+    ),
+    "selectivity_high": attributes(
+        "class selectivity index, upper bound", "Upper end of the confidence interval."
+    ),
+    "selectivity_mean_low": attributes(
+        "mean class selectivity index, lower bound", f"Lower {_POPULATION}", short_name="mean from"
+    ),
+    "selectivity_mean_high": attributes(
+        "mean class selectivity index, upper bound", f"Upper {_POPULATION}", short_name="to"
+    ),
+    "fewest_samples": attributes(
+        "fewest samples", "Number of samples of the rarest class.", short_name="fewest samples"
+    ),
     "rarely_active_units": attributes(
-        "rarely active units", f"Number of units that are active for fewer than {_FEW} samples."
+        "rarely active units",
+        f"Number of units that are active for fewer than {_FEW} samples.",
+        short_name="rarely active",
     ),
 }
 

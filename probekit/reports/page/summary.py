@@ -10,6 +10,7 @@ import numpy as np
 
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import number
+from probekit.reports.rows import interval_note
 
 # The corrected ratio first; the second is its name in older files.
 _PARTICIPATION_RATIOS = (
@@ -165,6 +166,8 @@ def notes(model: ModelResults) -> list[str]:
         found.append(
             f"A class has only {fewest} images: the index is biased upward for few images."
         )
+    if explained := interval_note(layers):
+        found.append(f"{explained[:1].upper()}{explained[1:]}.")
     skipped = (model.facts.get("data") or {}).get("skipped")
     if skipped:
         found.append(f"{skipped} images could not be read and were left out.")
