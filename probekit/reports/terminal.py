@@ -137,7 +137,8 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
     over = f" over {len(layers)} layer{'s' * (len(layers) != 1)}"
     numbers = {str(name): float(value) for name, value in result.data_vars.items()}
     facts = [
-        f"{label(result.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}{_interval(numbers, name)}"
+        f"{label(result.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}"
+        + _interval(numbers, name)
         for name, value in numbers.items()
         if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
     ]
