@@ -1,37 +1,39 @@
-"""Figures of results: xarray in, matplotlib axes in and out.
+"""Plotting functions: xarray results as input, matplotlib axes as output.
 
-Every function takes what `analyze`, `robustness`, `train` or `sweep` gave, draws on `ax` (None makes
-a figure) and returns the axes; nothing is ever shown or saved, and matplotlib's settings stay as
-they are. A variable is plotted by its name, those of your own metrics too. Layers stand in the order
-in which they run.
+Every function takes a result of `analyze`, `robustness`, `train` or `sweep`, draws on `ax` (None
+creates a figure) and returns the axes. Figures are not shown or saved, and matplotlib's settings are
+not changed. Variables are plotted by name, including those of your own metrics. Layers are shown in
+execution order.
 
 Units and layers:
 
-- `unit_distribution(result, variable="selectivity")`: of all units by layer, as violins or ridges
-- `layer_profile(result, variable="selectivity")`: a number of each layer, with its interval
-- `unit_scatter(result, x="selectivity", y="gradient_norm_cv")`: two numbers of every unit
+- `unit_distribution(result, variable="selectivity")`: distribution over units by layer, as violins or
+  ridges
+- `layer_profile(result, variable="selectivity")`: one value per layer, with its interval
+- `unit_scatter(result, x="selectivity", y="gradient_norm_cv")`: two variables of every unit
 - `unit_tuning(result, layer, channel)`: the class means of one unit, sorted
 - `class_means(result, layer)`: heat map of units by classes
-- `eigenspectrum(result)`: eigenvalues of each layer's covariance, participation ratio marked
+- `eigenspectrum(result)`: eigenvalues of each layer's covariance, with the participation ratio
 - `gradient_cv(result)`: variability of the input-unit gradient by layer
 
 Robustness and training:
 
 - `corruption_accuracy(result)`: accuracy by type and severity
 - `attack_accuracy(result, over="epsilon")`: accuracy under attack, over epsilon or steps
-- `training_curves(run)`: what the log of a run says of each epoch
-- `alpha_curve(sweep, variable="test_accuracy")`: a number over alpha
-- `alpha_trade_off(sweep, x="selectivity_mean", y="test_accuracy")`: two numbers, coloured by alpha
-- `alpha_profile(sweep, variable="selectivity")`: a number by layer, a line for each alpha
+- `training_curves(run)`: logged variables of a run over epochs
+- `alpha_curve(sweep, variable="test_accuracy")`: a variable over alpha
+- `alpha_trade_off(sweep, x="selectivity_mean", y="test_accuracy")`: two variables, colored by alpha
+- `alpha_profile(sweep, variable="selectivity")`: a variable by layer, one line per alpha
 
-Comparison: in the place of a result each takes `{name: result}`, or `{name: [result, ...]}` with a
-list of replicates (seeds), whose mean is drawn with a bootstrapped 95% interval. Names that are
-numbers are values of alpha and get their colours: `attack_accuracy({-1.0: one, 0.0: two})`.
+To compare results, pass `{name: result}` instead of a result. `{name: [result, ...]}` contains a list
+of replicates (seeds), which are drawn as their mean with a bootstrapped 95% interval. Names that are
+numbers are treated as values of alpha and colored accordingly:
+`attack_accuracy({-1.0: one, 0.0: two})`.
 
-Colours are safe for colour-blind readers: Okabe and Ito's for what has no order, viridis for depth and
-quantities, and for alpha one diverging map, `alpha_map()`: blue below zero, black at zero, orange above.
-`palette(number)` gives the colours, and `style()` the settings that figures are drawn with, for panels
-of your own.
+Colors are safe for color-blind readers: the Okabe-Ito palette for unordered categories, viridis for
+depth and quantities, and a diverging map for alpha, `alpha_map()`: blue below zero, black at zero,
+orange above. For your own panels, `palette(number)` returns the colors and `style()` the matplotlib
+settings of the figures.
 """
 
 from typing import Any

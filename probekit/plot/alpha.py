@@ -1,4 +1,4 @@
-"""Sweeps over alpha: what turning selectivity down or up does."""
+"""Sweeps over alpha: the effect of lower or higher selectivity."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ __all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
 def alpha_curve(
     sweep: xr.Dataset, variable: str = "test_accuracy", *, ax: Axes | None = None
 ) -> Axes:
-    """A number over alpha: the mean over seeds with its bootstrapped 95% interval.
+    """A variable over alpha: the mean over seeds with its bootstrapped 95% interval.
 
-    Alpha is on a symmetric logarithmic axis where it spans more than a factor of four; the thin line is
-    the level at alpha 0.
+    The alpha axis is symmetric logarithmic if alpha spans more than a factor of four. The thin line
+    marks the value at alpha 0.
 
     Args:
-        sweep: What `sweep` gives: a dataset with the dimensions `alpha` and, where there are several,
-            `seed`. A part of it, such as `sweep.sel(alpha=slice(None, 0))`, draws one side.
-        variable: Of its variables (alpha, seed).
-        ax: Axes to draw on; None makes a figure.
+        sweep: The output of `sweep`: a dataset with the dimension `alpha` and, for several seeds,
+            `seed`. To draw one side only, select it, as in `sweep.sel(alpha=slice(None, 0))`.
+        variable: Name of a variable (alpha, seed).
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
-        DataError: No such variable, or no alpha.
+        DataError: There is no such variable, or no alpha.
 
     Example:
         >>> sweep = xr.Dataset({"test_accuracy": ("alpha", [0.8, 0.9, 0.7])}, {"alpha": [-1.0, 0.0, 1.0]})
@@ -63,19 +63,19 @@ def alpha_trade_off(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Two numbers of a sweep against each other, coloured by alpha.
+    """Two variables of a sweep plotted against each other, colored by alpha.
 
-    Small dots are runs; large ones are means over seeds, joined in the order of alpha, with
+    Small dots are runs. Large dots are means over seeds, connected in the order of alpha, with
     bootstrapped 95% intervals in both directions.
 
     Args:
-        sweep: What `sweep` gives.
-        x: Of its variables (alpha, seed).
-        y: Another.
-        ax: Axes to draw on; None makes a figure.
+        sweep: The output of `sweep`.
+        x: Name of a variable (alpha, seed).
+        y: Name of another variable (alpha, seed).
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
-        DataError: No such variable, or no alpha.
+        DataError: There is no such variable, or no alpha.
 
     Example:
         >>> sweep = xr.Dataset(
@@ -110,16 +110,16 @@ def alpha_profile(
     layers: str | Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A number of each layer, a line for each alpha: the mean over seeds with its 95% interval.
+    """A variable by layer, one line per alpha: the mean over seeds with its 95% interval.
 
     Args:
-        sweep: What `sweep` gives.
-        variable: Of its variables (alpha, seed, layer).
-        layers: Names or globs; None is all.
-        ax: Axes to draw on; None makes a figure.
+        sweep: The output of `sweep`.
+        variable: Name of a variable (alpha, seed, layer).
+        layers: Names or globs of layers; None for all.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
-        DataError: No such variable, or no alpha.
+        DataError: There is no such variable, or no alpha.
 
     Example:
         >>> sweep = xr.Dataset(
@@ -145,7 +145,7 @@ def alpha_profile(
 
 
 def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]]:
-    """Values (seed, alpha, ...) and the alphas, without those that have no value at all."""
+    """Values (seed, alpha, ...) and the alphas, without alphas that have no values."""
     if not isinstance(sweep, xr.Dataset):
         raise OptionError(f"a sweep is the dataset that sweep gives, not {type(sweep).__name__}")
     known = [
@@ -179,7 +179,7 @@ def _alpha_axis(ax: Axes, alphas: list[float]) -> None:
 
 
 def _apart(ax: Axes, alphas: list[float]) -> list[float]:
-    """Zero, the ends, and those between that do not crowd each other."""
+    """The alphas to label: zero, the ends, and those between that do not overlap."""
     at = {alpha: float(ax.transData.transform((alpha, 0))[0]) for alpha in alphas}
     width = max(max(at.values()) - min(at.values()), 1e-9)
     kept: list[float] = []

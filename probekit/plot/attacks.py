@@ -1,4 +1,4 @@
-"""Accuracy under attacks."""
+"""Plots of accuracy under attacks."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ def attack_accuracy(
 ) -> Axes:
     """Accuracy under attack, over the radius of the attack or over its steps.
 
-    Over epsilon the curve begins at the clean accuracy. Epsilon is shown in steps of 1/255 where all
-    radii are whole numbers of them.
+    Over epsilon, the curve starts at the clean accuracy. Epsilon is shown in units of 1/255 if all radii
+    are multiples of it.
 
     Args:
         result: A result of `robustness` with attacks; `{name: result}` compares several,
             `{name: [result, ...]}` draws the mean over replicates with its bootstrapped 95% interval.
         over: `"epsilon"` or `"step"`.
-        attack: Which attack; None is all (over steps: all that have steps).
-        epsilon: Over steps: which radius; None is all for one result, the largest for several.
-        ax: Axes to draw on; None makes a figure.
+        attack: Name of an attack; None for all (over steps: all that have steps).
+        epsilon: Radius of the curve over steps; None for all radii of a single result, or the largest
+            radius for several results.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no attacks, or no steps.
-        OptionError: No such attack or epsilon.
+        OptionError: There is no such attack or epsilon.
 
     Example:
         >>> table = xr.Dataset(
@@ -117,7 +118,7 @@ def _over_epsilon(
 
 
 def _with_clean(outcomes: xr.Dataset, attack: str) -> dict[float, float]:
-    """Accuracy at each radius; at 0 the clean one."""
+    """Accuracy at each radius, with the clean accuracy at 0."""
     values = outcomes["attack_accuracy"].sel(attack=attack)
     curve_of = dict(zip(outcomes["epsilon"].values.tolist(), values.values.tolist(), strict=True))
     clean = {0.0: float(outcomes["clean_accuracy"])} if "clean_accuracy" in outcomes else {}
@@ -206,7 +207,7 @@ def _attacks(found: list[list[xr.Dataset]]) -> list[str]:
 
 
 def _radius_unit(radii: list[Any]) -> tuple[float, str]:
-    """The factor and the name of the unit that radii are shown in."""
+    """The factor and the name of the unit in which radii are shown."""
     steps = 255 * np.concatenate([np.ravel(one) for one in radii])
     if np.allclose(steps, np.round(steps), atol=1e-6) and steps.max(initial=0) < 255:
         return 255.0, " (1/255)"
@@ -225,7 +226,7 @@ def _add_legends(
 
 
 def _name_attacks(ax: Axes, attacks: list[str]) -> None:
-    """A second legend, above the axes, for which dashes are which attack."""
+    """Adds a second legend above the axes, with the line style of each attack."""
     if len(attacks) < 2:
         return
     present = ax.get_legend()

@@ -1,4 +1,4 @@
-"""How figures look, set where they are drawn and nowhere else."""
+"""The style of figures, applied only while they are drawn."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["canvas", "style"]
 
 
 def style() -> dict[Any, Any]:
-    """Matplotlib settings of the figures, for panels of your own.
+    """The matplotlib settings of the figures, for your own panels.
 
-    Text is 8 points, as journals want it; the font is yours (`font.family`).
+    The text size is 8 points, as journals require. The font is that of your settings (`font.family`).
 
     Example:
         >>> with mpl.rc_context(style()):
@@ -63,15 +63,15 @@ def style() -> dict[Any, Any]:
 
 @contextmanager
 def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator[Axes]:
-    """The axes to draw on, with the style in force until the end of the block.
+    """The axes to draw on, with the style active until the end of the block.
 
     Args:
-        ax: Axes to draw on; None makes a figure.
-        width: Of a new figure, in inches.
-        height: Of a new figure, in inches.
+        ax: Axes to draw on; None creates a figure.
+        width: Width of a new figure in inches.
+        height: Height of a new figure in inches.
 
     Raises:
-        OptionError: `ax` is no matplotlib axes.
+        OptionError: `ax` is not a matplotlib axes.
     """
     if ax is not None and not isinstance(ax, Axes):
         raise OptionError(
@@ -83,7 +83,7 @@ def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator
         with mpl.rc_context(settings):
             yield ax
         return
-    # Outside the settings: the first figure of all turns on what a notebook shows.
+    # Not inside rc_context: the first figure enables the inline display of notebooks.
     figure = plt.figure(figsize=(width, height), dpi=settings["figure.dpi"], layout="constrained")
     with ExitStack() as own:
         own.callback(plt.close, figure)
@@ -93,7 +93,7 @@ def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator
 
 
 def _styled(ax: Axes, settings: dict[Any, Any]) -> Axes:
-    """Ticks are made when they are first drawn, which is after the settings have gone."""
+    """Applies tick settings now, because ticks are created after the settings are reset."""
     for axis in ("x", "y"):
         ax.tick_params(
             axis=axis,

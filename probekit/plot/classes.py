@@ -1,4 +1,4 @@
-"""How units respond to classes."""
+"""Plots of the responses of units to classes."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from probekit.results.labels import strings
 
 __all__ = ["class_means", "unit_tuning"]
 
-# More classes than this are drawn as a line, and only the ends are named.
+# More classes than this are drawn as a line, and only its ends are labeled.
 _BARS = 40
 
 
 def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = None) -> Axes:
     """The class means of one unit, highest first: its tuning curve.
 
-    The dashed line is the mean of all classes but the preferred one, which the selectivity index
-    compares the highest with. More than 40 classes are drawn as a line.
+    The dashed line is the mean of all classes except the preferred class; the selectivity index compares
+    it with the highest class mean. More than 40 classes are drawn as a line.
 
     Args:
-        result: A result with the metric `selectivity`; `{name: result}` draws the same unit of several,
-            with the classes in the order of the first.
+        result: A result with the metric `selectivity`; `{name: result}` draws the same unit of several
+            results, with the classes in the order of the first.
         layer: The unit's layer.
         channel: The unit's channel.
-        ax: Axes to draw on; None makes a figure.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no class means.
-        LayerError: No such layer or channel.
+        LayerError: There is no such layer or channel.
 
     Example:
         >>> units = xr.Dataset(
@@ -92,20 +92,21 @@ def class_means(
 ) -> Axes:
     """Heat map of units by classes: the class means of all units of a layer.
 
-    Units stand in the order of their preferred class, and within it from the most to the least
-    selective, so that a selective layer shows a diagonal; dead units come last.
+    Units are sorted by preferred class, and within a class from the most to the least selective, so
+    that a selective layer shows a diagonal. Dead units come last.
 
     Args:
         result: A result with the metric `selectivity`, or its table of units; `{name: result}` draws the
-            maps of several side by side, the units of each in their own order.
+            maps of several results side by side, each with its own order of units.
         layer: The layer.
-        scale: Divide each unit's means by the largest in size, so that faint units show too.
-        labels: Up to so many classes of each map are named one by one.
-        ax: Axes to draw on; None makes a figure.
+        scale: Divide each unit's means by the largest absolute value, so that weakly active units are
+            visible too.
+        labels: Maximum number of classes per map for which each class is labeled.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no class means.
-        LayerError: No such layer.
+        LayerError: There is no such layer.
 
     Example:
         >>> units = xr.Dataset(
@@ -153,7 +154,7 @@ def class_means(
 
 
 def _ordered(means: Array, scale: bool) -> Array:
-    """Class means (unit, class) with the units by preferred class."""
+    """Class means (unit, class) with the units sorted by preferred class."""
     size = np.abs(means).max(1, initial=0.0)
     values = means / np.where(size > 0, size, 1)[:, None] if scale else means
     ordered: Array = values[_by_preference(means)]
@@ -161,7 +162,7 @@ def _ordered(means: Array, scale: bool) -> Array:
 
 
 def _side_by_side(maps: list[Array]) -> tuple[Array, list[int]]:
-    """Maps beside each other with a gap between, and the column at which each begins."""
+    """Maps side by side, separated by gaps, and the first column of each."""
     gap = max(1, maps[0].shape[1] // 12)
     rows = max(map(len, maps))
     columns: list[Array] = []
@@ -236,7 +237,7 @@ def _heading(result: Any, layer: str, channel: int) -> str:
 
 
 def _by_preference(means: Array) -> Any:
-    """The order of units by preferred class, and within it by how far it stands out."""
+    """The order of units by preferred class, and within a class by selectivity."""
     highest = means.max(1)
     rest = (means.sum(1) - highest) / max(means.shape[1] - 1, 1)
     total = np.abs(highest) + np.abs(rest)

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can tell apart."""
+"""Colors that color-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["DEPTH", "alpha_map", "alpha_norm", "palette", "shades"]
 
 Colour: TypeAlias = str
 
-# Okabe and Ito 2008, without the yellow, which is too pale for lines on white, and without black,
-# which belongs to alpha = 0.
+# Okabe and Ito 2008, without yellow, which is too pale for lines on white, and without black, which
+# represents alpha = 0.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 
 _ALPHA = ("#35B5F5", "#0A6FB5", "#08365C", "#101010", "#6B2A06", "#C85A08", "#FF9D2E")
@@ -24,7 +24,7 @@ DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis"](np.linsp
 
 
 def palette(number: int) -> list[Colour]:
-    """Colours for things without an order: Okabe and Ito's, or viridis for more than seven.
+    """Colors for unordered categories: the Okabe-Ito palette, or viridis for more than seven.
 
     Example:
         >>> palette(2)
@@ -36,15 +36,15 @@ def palette(number: int) -> list[Colour]:
 
 
 def shades(number: int) -> list[Colour]:
-    """Colours for things with an order, such as the layers: viridis, dark first."""
+    """Colors for ordered categories such as layers: viridis, dark first."""
     return [to_hex(DEPTH(at)) for at in np.linspace(0, 1, max(number, 1))]
 
 
 def alpha_map() -> Colormap:
-    """The diverging map for alpha: blue below zero, black at zero, orange above.
+    """The diverging colormap for alpha: blue below zero, black at zero, orange above.
 
-    Its middle is dark, so that a line at zero stands out on white, and lines become lighter the
-    farther alpha is from zero. Blue and orange differ for every common kind of colour blindness.
+    Its center is dark, so that a line at zero is clearly visible on white. Lines become lighter the
+    farther alpha is from zero. Blue and orange differ for all common forms of color blindness.
 
     Example:
         >>> alpha_map().name
@@ -54,7 +54,7 @@ def alpha_map() -> Colormap:
 
 
 def alpha_norm(alphas: Sequence[float]) -> Normalize:
-    """Maps alphas to [0, 1] with zero at 0.5: symmetric, and logarithmic where they span decades."""
+    """Maps alphas to [0, 1] symmetrically, with zero at 0.5; logarithmic if they span decades."""
     sizes = [abs(alpha) for alpha in alphas if alpha]
     most = max(sizes, default=1.0)
     least = min(sizes, default=1.0)

@@ -1,4 +1,4 @@
-"""Accuracy under corruptions."""
+"""Plots of accuracy under corruptions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["corruption_accuracy"]
 def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | None = None) -> Axes:
     """Accuracy by type and severity of corruption.
 
-    One result is a heat map, with the numbers in percent and the mean over types below. Of several,
-    each type is a row: the dot is the mean over severities, the line goes from the lowest to the highest
-    severity; replicates are averaged.
+    A single result is drawn as a heat map, with values in percent and the mean over types in the last
+    row. Several results are drawn with one row per type: the dot is the mean over severities, and the
+    line spans the lowest to the highest severity. Replicates are averaged.
 
     Args:
-        result: A result of `robustness`; `{name: result}` compares several, over the types and
-            severities that all have.
+        result: A result of `robustness`; `{name: result}` compares several results over the types and
+            severities that they have in common.
         relative: Divide by the accuracy on clean images.
-        ax: Axes to draw on; None makes a figure.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no corruptions, or several have none in common.

@@ -1,4 +1,4 @@
-"""The one kernel density of figures and pages."""
+"""The kernel density estimate of figures and HTML reports."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Array = npt.NDArray[np.float64]
 
 
 def density(values: Array, points: Array) -> Array:
-    """A Gaussian kernel density at some points, with a highest value of 1.
+    """A Gaussian kernel density estimate, scaled to a maximum of 1.
 
     Args:
         values: Finite numbers; if all are equal, the density is 1 at the nearest point and 0 elsewhere.
-        points: Where to evaluate it.
+        points: The points at which to evaluate the density.
 
     Source:
-        Bandwidth: Silverman 1986, Density Estimation, equation 3.30, with his factor for normal data.
+        Bandwidth: Silverman 1986, Density Estimation, equation 3.30, with the factor for normal data.
     """
     from scipy.stats import gaussian_kde
 
     if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
         apart = np.abs(points - values[0])
         return np.where(apart <= apart.min(), 1.0, 0.0)
-    # Silverman's rule, with the spread of the middle half where a few units lie far out.
+    # Silverman's rule, with the interquartile range if outliers inflate the standard deviation.
     middle = float(np.subtract(*np.percentile(values, [75, 25]))) / 1.349
     spread = min(float(values.std(ddof=1)), middle or np.inf)
     width = spread / values.std(ddof=1) * (0.75 * len(values)) ** -0.2

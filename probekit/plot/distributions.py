@@ -1,4 +1,4 @@
-"""How a number is distributed over the units of each layer."""
+"""Plots of the distribution of a variable over the units of each layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from probekit.plot.series import colours_of, places, union
 __all__ = ["unit_distribution"]
 
 Kind: TypeAlias = Literal["violin", "ridge"]
-# Fewer units than this are shown one by one: a density of them would be made up.
+# Fewer units than this are shown as single points: a density estimate would not be meaningful.
 _FEW = 8
 _QUARTILES = (25, 50, 75)
 
@@ -36,25 +36,27 @@ def unit_distribution(
     clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """The distribution of a number over the units of each layer.
+    """The distribution of a variable over the units of each layer.
 
-    A layer's outline is a kernel density of its units, cut at its lowest and highest unit; the bar is
-    the middle half and the dot (or line) the median. Layers of fewer than 8 units are shown unit by
-    unit. NaN, such as the CV of a dead unit, is left out. Replicates under one name are pooled.
+    The outline of a layer is a kernel density estimate over its units, cut at the lowest and highest
+    value. The bar is the interquartile range and the dot (or line) the median. Layers with fewer than 8
+    units are shown as single points. NaN, such as the CV of a dead unit, is left out. Replicates under
+    one name are pooled.
 
     Args:
         result: A result or its table of units; `{name: result}` draws several side by side.
-        variable: A variable of the units, of any metric.
-        layers: Names or globs; None is all.
+        variable: Name of a unit variable of any metric.
+        layers: Names or globs of layers; None for all.
         kind: `"violin"`, layers from left to right; `"ridge"`, from top to bottom.
-        at: Where along the variable's other dimensions, such as `{"corruption": "fog", "severity": 5}`.
-        clip: The axis ends where most units lie, and says how many lie beyond: those that are farther
-            beyond the 1st or 99th percentile than these are apart.
-        ax: Axes to draw on; None makes a figure.
+        at: Coordinates along the variable's other dimensions, such as
+            `{"corruption": "fog", "severity": 5}`.
+        clip: Exclude outliers from the axis range and show their number. Outliers are farther beyond the
+            1st or 99th percentile than the distance between these percentiles.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
-        DataError: The result lacks the variable; the message says which metric gives it.
-        OptionError: An unknown `kind`.
+        DataError: The result lacks the variable; the message names the metric that computes it.
+        OptionError: `kind` is unknown.
 
     Example:
         >>> import xarray as xr
@@ -167,7 +169,7 @@ def _ridge(ax: Axes, row: int, values: Array, colour: Colour, opacity: float) ->
 
 
 def _limit(ax: Axes, seen: Sequence[UnitValues], clip: bool, *, across: bool) -> None:
-    """Ends the axis of the values where most of them lie."""
+    """Limits the value axis to the range of most values."""
     values = np.concatenate([values for one in seen for values in one.values])
     values = values[np.isfinite(values)]
     if not len(values) or np.ptp(values) == 0:

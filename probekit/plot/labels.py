@@ -1,4 +1,4 @@
-"""Text in figures: names as they are, few enough to be read."""
+"""Labels of figures: names are shown literally, and only as many as are readable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def axis_label(variable: xr.DataArray | str) -> str:
-    """The label of a variable on an axis: `long_name` and units, or else its name.
+    """The axis label of a variable: its `long_name` and units, or its name.
 
     >>> axis_label("my_metric")
     'my metric'
@@ -43,7 +43,7 @@ def axis_label(variable: xr.DataArray | str) -> str:
 
 
 def plain(name: Any, most: int = 32) -> str:
-    """A name of any origin on one line, shortened in its middle where it is long.
+    """A name on one line, shortened in the middle if it is long.
 
     >>> plain("a" * 50, most=9)
     'aaaa…aaaa'
@@ -55,7 +55,7 @@ def plain(name: Any, most: int = 32) -> str:
 
 
 def room(names: Sequence[Any] | None) -> float:
-    """How many inches upright names need below the axes; None for a title alone.
+    """The space in inches that vertical names need below the axes; None for a title only.
 
     >>> room(["relu"]) < room(["layer1.0.relu"]) == room(["layer1.0.relu", "relu"])
     True
@@ -66,7 +66,7 @@ def room(names: Sequence[Any] | None) -> float:
 
 
 def shown(number: int, most: int) -> list[int]:
-    """Which of many things get a label: all, or every so-many-th from the first.
+    """The indices of the items to label: all, or a regular subset that starts with the first.
 
     >>> shown(3, 10), shown(10, 4)
     ([0, 1, 2], [0, 3, 6, 9])
@@ -75,19 +75,19 @@ def shown(number: int, most: int) -> list[int]:
 
 
 def name_axis(axis: Axis, names: Sequence[Any], *, most: int, **options: Any) -> None:
-    """Labels an axis of things in a row with their names, taken as they are."""
+    """Labels the positions along an axis with names, which are shown literally."""
     which = shown(len(names), most)
-    # A dollar sign in a layer's or class's name is no formula.
+    # A dollar sign in the name of a layer or class does not start a formula.
     axis.set_ticks(which, [plain(names[at]) for at in which], parse_math=False, **options)
 
 
 def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> None:
-    """The horizontal axis of the layers in the order in which they run.
+    """Labels the horizontal axis with the layers, in execution order.
 
     Args:
-        ax: Where the layers are at 0, 1, 2, ...; or, without names, at their relative depth.
-        layers: Their names; None for results whose layers differ.
-        most: How many names at most.
+        ax: Axes with the layers at 0, 1, 2, ...; or, without names, at their relative depth.
+        layers: Names of the layers; None for results whose layers differ.
+        most: Maximum number of names.
     """
     if layers is None:
         ax.set_xlabel("relative depth (first to last layer)")
@@ -98,19 +98,19 @@ def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> Non
 
 
 def title(ax: Axes, text: str) -> None:
-    """A title, with names taken as they are."""
+    """Sets a title, in which names are shown literally."""
     ax.set_title(plain(text, 36)).set_parse_math(False)
 
 
 def key(
     ax: Axes, handles: Sequence[Any], names: Sequence[str], *, heading: str = "", **options: Any
 ) -> None:
-    """A legend, with names taken as they are."""
+    """Adds a legend, in which names are shown literally."""
     texts = [plain(name) for name in names]
     if "ncols" in options:
         longest = max(map(len, texts), default=0)
         options["ncols"] = max(1, min(options["ncols"], 44 // (longest + 4)))
-    # matplotlib leaves out labels that begin with an underscore.
+    # matplotlib omits labels that start with an underscore.
     legend = ax.legend(handles, ["."] * len(names), title=heading or None, **options)
     for text, name in zip(legend.get_texts(), texts, strict=True):
         _as_it_is(text, name)
@@ -122,7 +122,7 @@ def _as_it_is(text: Text, name: str) -> None:
 
 
 def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> None:
-    """A bar beside the axes with one field a value of alpha."""
+    """Adds a color bar next to the axes, with one field per value of alpha."""
     edges = np.arange(len(alphas) + 1) - 0.5
     bar = ax.figure.colorbar(
         ScalarMappable(BoundaryNorm(edges, len(alphas)), ListedColormap(list(colours))),
@@ -139,7 +139,7 @@ def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> N
 
 
 def depth_bar(ax: Axes, layers: Sequence[str]) -> None:
-    """A bar beside the axes from the first to the last layer."""
+    """Adds a color bar next to the axes, from the first to the last layer."""
     bar = ax.figure.colorbar(
         ScalarMappable(cmap=DEPTH), ax=ax, ticks=[0, 1], fraction=0.05, aspect=28, pad=0.02
     )

@@ -1,4 +1,4 @@
-"""Numbers of each layer, from the first to the last."""
+"""Plots of variables by layer, from the first to the last layer."""
 
 from __future__ import annotations
 
@@ -33,25 +33,26 @@ def layer_profile(
     at: Mapping[str, Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A number of each layer, in the order in which the layers run.
+    """One value per layer, in execution order.
 
     Args:
-        result: A result or its table of layers; `{name: result}` draws a line for each, and
+        result: A result or its table of layers; `{name: result}` draws one line per result, and
             `{name: [result, ...]}` the mean over replicates with its bootstrapped 95% interval. Results
             with different layers are drawn over relative depth.
-        variable: A variable of the layers or of the units, of any metric; of a unit variable the mean
-            over each layer's units. One with a further dimension, such as `components` (variance), is
-            drawn as a line for each of its places.
-        layers: Names or globs; None is all.
-        interval: What is drawn around a single result: `"quartiles"`, the middle half of a layer's
-            units as a band; `"confidence"`, bars from variables with the endings `_low` and `_high`, such
-            as the metric `selectivity_interval` gives; `"auto"`, what there is of both; `"none"`.
-        at: Where along the variable's other dimensions.
-        ax: Axes to draw on; None makes a figure.
+        variable: Name of a layer or unit variable of any metric. A unit variable is averaged over the
+            units of each layer. A variable with another dimension, such as `components` (variance), is
+            drawn as one line per coordinate.
+        layers: Names or globs of layers; None for all.
+        interval: The interval around a single result. `"quartiles"`: the interquartile range of a
+            layer's units as a band; `"confidence"`: error bars from variables with the suffixes `_low`
+            and `_high`, such as those of the metric `selectivity_interval`; `"auto"`: both if
+            available; `"none"`.
+        at: Coordinates along the variable's other dimensions.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result lacks the variable or the interval.
-        OptionError: An unknown `interval`.
+        OptionError: `interval` is unknown.
 
     Example:
         >>> layers = xr.Dataset({"n_units": ("layer", [8, 16])}, {"layer": ["relu", "relu_1"]})
@@ -98,20 +99,20 @@ def gradient_cv(
 ) -> Axes:
     """Variability of the input-unit gradient by layer: over samples, and over units.
 
-    Solid: the coefficient of variation of a unit's gradient norm over samples, averaged over the
-    layer's units, with the middle half of the units for a single result. Dashed: the coefficient of
-    variation over units of their mean gradient norms.
+    The solid line is the coefficient of variation of a unit's gradient norm over samples, averaged over
+    the units of the layer; a single result also shows the interquartile range of the units. The dashed
+    line is the coefficient of variation, over units, of their mean gradient norms.
 
     Args:
         result: A result with the metric `gradient_variability`; `{name: result}` compares several.
-        layers: Names or globs; None is all that were measured.
-        ax: Axes to draw on; None makes a figure.
+        layers: Names or globs of layers; None for all measured layers.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no gradient variability.
 
     Source:
-        The two quantities: our reading of Leavitt & Morcos 2020 (arXiv 2010.07693).
+        The two quantities are our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
 
     Example:
         >>> layers = xr.Dataset(
@@ -162,13 +163,13 @@ def _names(values: xr.DataArray) -> list[str]:
 
 
 def _known(values: xr.DataArray) -> xr.DataArray:
-    """Without the layers that were not measured."""
+    """The values without the layers that were not measured."""
     known = np.isfinite(values.values)
     return values.isel(layer=known) if known.any() else values
 
 
 def _stacked(replicates: Sequence[xr.DataArray], names: list[str] | None) -> tuple[Array, Array]:
-    """Where the layers stand, and the values (replicate, layer) there."""
+    """The positions of the layers, and the values (replicate, layer) at these positions."""
     layers = _names(replicates[0])
     if any(_names(one) != layers for one in replicates):
         raise DataError(
@@ -178,7 +179,7 @@ def _stacked(replicates: Sequence[xr.DataArray], names: list[str] | None) -> tup
 
 
 def _lines(ax: Axes, values: xr.DataArray, along: str) -> None:
-    """A line for each place along a further dimension."""
+    """Draws one line per coordinate along another dimension."""
     labels = values[along].values.tolist()
     if len(labels) > 8:
         raise OptionError(
@@ -204,7 +205,7 @@ def _around(
     at: Mapping[str, Any] | None,
     colour: Colour,
 ) -> None:
-    """The intervals around a single line, and what they are."""
+    """Draws the intervals around a single line, with a legend."""
     name, values = found
     measured = table(result, "layer")
     notes = []

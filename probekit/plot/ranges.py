@@ -1,4 +1,4 @@
-"""Where most values lie, so that a few far-out ones do not squeeze all others."""
+"""Axis ranges that cover most values, so that outliers do not compress all others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["from_zero", "most", "widened"]
 
 
 def most(values: Array) -> tuple[float, float]:
-    """The ends of where values lie, without those that are farther out than most are apart.
+    """The range of the values without outliers.
 
-    A value is far out that lies farther beyond the 1st or 99th percentile than these are apart.
+    An outlier is farther beyond the 1st or 99th percentile than the distance between the two.
 
     >>> most(np.array([*np.linspace(0, 1, 1000), 50.0]))[1] < 2.1
     True
@@ -23,7 +23,7 @@ def most(values: Array) -> tuple[float, float]:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """The same ends with a margin.
+    """The range with a margin at both ends.
 
     >>> widened(0.0, 1.0)
     (-0.04, 1.04)
@@ -33,7 +33,7 @@ def widened(low: float, high: float) -> tuple[float, float]:
 
 
 def from_zero(ax: Axes) -> None:
-    """Starts the vertical axis of what is never below zero at zero."""
+    """Starts the vertical axis at zero if no value is negative."""
     low, high = ax.dataLim.intervaly
     if 0 <= low < high and np.isfinite(high):
         ax.set_ylim(0, high * 1.06)

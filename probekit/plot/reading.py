@@ -1,4 +1,4 @@
-"""Finding what a figure shows in results: variables by name, and several results side by side."""
+"""Extracts the data of a figure from one or more results, by variable name."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attac
 
 @dataclass(frozen=True)
 class Compared:
-    """Results under their names.
+    """Results by name.
 
     Attributes:
-        results: For each name its result, or several replicates of it.
-        single: One result was given, without a name.
-        alpha: The names are numbers, values of alpha.
+        results: The replicates of each name (one or more results).
+        single: Whether one result was given, without a name.
+        alpha: Whether the names are numbers, which are values of alpha.
     """
 
     results: dict[Any, list[Any]]
@@ -54,15 +54,15 @@ class Compared:
 
     @property
     def names(self) -> list[str]:
-        """The names as text; an alpha as a number that is as short as can be."""
+        """The names as text; values of alpha in their shortest form."""
         return [f"{name:g}" if self.alpha else str(name) for name in self.results]
 
 
 def compare(given: Any) -> Compared:
-    """One result or a mapping of several, in one form.
+    """Converts one result or a mapping of several results to a common form.
 
     Raises:
-        OptionError: Something else, or a mapping of nothing.
+        OptionError: The input is neither, or the mapping is empty.
     """
     if isinstance(given, xr.DataTree | xr.Dataset):
         return Compared({"": [given]}, single=True, alpha=False)
@@ -82,10 +82,10 @@ def compare(given: Any) -> Compared:
 
 
 def named(given: Mapping[Any, Any]) -> Compared:
-    """Things or lists of replicates under their names; alphas in their order.
+    """Items or lists of replicates by name; values of alpha are sorted.
 
     Raises:
-        OptionError: There are none.
+        OptionError: The mapping or a list of replicates is empty.
     """
     results = {
         name: list(value) if isinstance(value, list | tuple) else [value]
@@ -106,10 +106,10 @@ def _is_number(name: Any) -> bool:
 
 
 def table(result: Any, dimension: str) -> xr.Dataset:
-    """The table of a result that has a dimension: units, layers or robustness.
+    """The table of a result that has a given dimension: units, layers or robustness.
 
     Raises:
-        DataError: It has none.
+        DataError: The result has no such table.
     """
     node = _NODES[dimension]
     if isinstance(result, xr.Dataset):
@@ -127,7 +127,7 @@ def table(result: Any, dimension: str) -> xr.Dataset:
 
 
 def lacking(name: str, dimension: str, found: xr.Dataset) -> DataError:
-    """What to say where a table lacks a variable: what there is, and which metric gives it."""
+    """The error for a missing variable; it lists those available, and the metric to add."""
     there = [str(one) for one, values in found.data_vars.items() if dimension in values.dims]
     return DataError(
         f"the result has no {dimension} variable {name!r}, it has {some_of(there, 30) or 'none'}"
@@ -147,10 +147,10 @@ def _advice(name: str, there: Sequence[str]) -> str:
 
 
 def chosen_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
-    """The layers of some names or globs, in the order in which they run.
+    """The layers that match names or globs, in execution order.
 
     Raises:
-        LayerError: One of them matches none.
+        LayerError: A name or glob does not match any layer.
     """
     if wanted is None:
         return list(names)
@@ -170,10 +170,10 @@ class UnitValues:
     """A variable of all units.
 
     Attributes:
-        layers: The layers, in the order in which they run.
-        values: For each layer the values of its units.
-        channels: For each layer the channels of its units.
-        label: What the variable is called for people.
+        layers: The layers, in execution order.
+        values: For each layer, the values of its units.
+        channels: For each layer, the channels of its units.
+        label: The axis label of the variable.
     """
 
     layers: list[str]
@@ -188,17 +188,17 @@ def unit_values(
     layers: str | Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
 ) -> UnitValues:
-    """A variable of the units by its name.
+    """Returns a unit variable by name.
 
     Args:
         result: A result or its table of units.
-        name: The variable.
-        layers: Names or globs; None is all.
-        at: Where along the variable's other dimensions.
+        name: Name of the variable.
+        layers: Names or globs of layers; None for all.
+        at: Coordinates along the variable's other dimensions.
 
     Raises:
-        DataError: There is no such variable, or it is no number a unit.
-        LayerError: No such layer.
+        DataError: There is no such variable, or it does not have one number per unit.
+        LayerError: There is no such layer.
     """
     units = table(result, "unit")
     if name not in units or "unit" not in units[name].dims:
@@ -222,15 +222,15 @@ def layer_values(
     layers: str | Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
 ) -> tuple[str, xr.DataArray]:
-    """A variable of the layers by its name: that itself, or the mean over units of a unit variable.
+    """Returns a layer variable by name, or the mean over units of a unit variable.
 
     Returns:
-        The name under which it was found, and the values: (layer), or (layer, other) where the
+        The name of the variable in the result, and its values: (layer), or (layer, other) if the
         variable has another dimension.
 
     Raises:
         DataError: There is no such variable.
-        LayerError: No such layer.
+        LayerError: There is no such layer.
     """
     numbers_of = table(result, "layer")
     for found in (name, f"{name}_mean"):
@@ -252,7 +252,7 @@ def layer_values(
 
 
 def _of_mean(values: xr.DataArray) -> Attributes:
-    """The attributes of the mean over units of a variable; of flags it is a fraction."""
+    """The attributes of a variable's mean over units, which is a fraction for boolean variables."""
     long_name = values.attrs.get("long_name") or str(values.name).replace("_", " ")
     prefix = "fraction of" if values.dtype.kind == "b" else "mean"
     return {**values.attrs, "long_name": f"{prefix} {long_name}"}
@@ -261,7 +261,7 @@ def _of_mean(values: xr.DataArray) -> Attributes:
 def _selected(
     values: xr.DataArray, along: str, at: Mapping[str, Any] | None, most: int = 1
 ) -> xr.DataArray:
-    """The values at a place along their other dimensions."""
+    """The values at given coordinates along their other dimensions."""
     for dimension, place in (at or {}).items():
         if dimension not in values.dims:
             others = [str(dim) for dim in values.dims if dim != along]

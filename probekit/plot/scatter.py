@@ -1,4 +1,4 @@
-"""Two numbers of every unit against each other."""
+"""Scatter plots of two variables of every unit."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ def unit_scatter(
     clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """One number of every unit against another, with Spearman's rank correlation.
+    """One variable of every unit against another, with Spearman's rank correlation.
 
-    Points are drawn in random order, smaller and fainter the more there are, as pixels also in vector
-    files. For one result the colour is the layer's depth; for several, the result.
+    Points are drawn in random order; the more there are, the smaller and more transparent they are.
+    Vector files contain them as a raster image. The color is the depth of the layer for a single
+    result, and the result for several.
 
     Args:
         result: A result or its table of units; `{name: result}` compares several.
-        x: A variable of the units, of any metric.
-        y: Another.
-        layers: Names or globs; None is all.
-        at: Where along further dimensions that either variable has.
-        clip: Units that lie far out are drawn as triangles at the edge and counted, so that they do not
-            squeeze all others: those that are farther beyond the 1st or 99th percentile than these
-            are apart.
-        ax: Axes to draw on; None makes a figure.
+        x: Name of a unit variable of any metric.
+        y: Name of another unit variable.
+        layers: Names or globs of layers; None for all.
+        at: Coordinates along other dimensions that either variable has.
+        clip: Draw outliers as triangles at the edge and show their number, so that they do not compress
+            all others. Outliers are farther beyond the 1st or 99th percentile than the distance between
+            these percentiles.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
-        DataError: The result lacks a variable, or no unit has both.
+        DataError: The result lacks a variable, or no unit has both variables.
 
     Example:
         >>> import xarray as xr
@@ -98,14 +99,14 @@ def unit_scatter(
 
 
 def _own(result: Any, name: str, at: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of a place along several dimensions, those that a variable has."""
+    """The coordinates along those dimensions that a variable has."""
     units = table(result, "unit")
     dims = units[name].dims if name in units else ()
     return {dim: place for dim, place in (at or {}).items() if dim in dims}
 
 
 def _clip(ax: Axes, across: Array, up: Array, shade: Any) -> int:
-    """Ends the axes where most units lie, and marks those beyond at the edge."""
+    """Limits the axes to the range of most units, and marks the others at the edge."""
     (left, right), (low, high) = (most(values) for values in (across, up))
     ax.set_xlim(*widened(left, right))
     ax.set_ylim(*widened(low, high))

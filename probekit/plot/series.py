@@ -1,4 +1,4 @@
-"""Several results on one pair of axes: their places, colours, lines and names."""
+"""Several results on the same axes: positions, colors, lines and legends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MARKERS = "osD^vPX"
 
 
 def alpha_colours(alphas: Sequence[float]) -> list[Colour]:
-    """The colour of each alpha on the diverging map."""
+    """The color of each alpha on the diverging colormap."""
     from matplotlib.colors import to_hex
 
     norm, colours = alpha_norm(alphas), alpha_map()
@@ -28,16 +28,16 @@ def alpha_colours(alphas: Sequence[float]) -> list[Colour]:
 
 
 def colours_of(compared: Compared) -> list[Colour]:
-    """A colour for each of some results."""
+    """One color per result."""
     if compared.alpha:
         return alpha_colours(list(compared.results))
     return palette(len(compared.results))
 
 
 def union(layers: Sequence[Sequence[str]]) -> list[str] | None:
-    """The layers of several results in one order; None where they are of different networks.
+    """The layers of several results in a common order; None if the results are of different networks.
 
-    Results of which one has all the layers of the others, in the same order, are of one network.
+    Results belong to the same network if one of them has all layers of the others, in the same order.
 
     >>> union([["a", "b", "c"], ["a", "c"]])
     ['a', 'b', 'c']
@@ -53,7 +53,7 @@ def union(layers: Sequence[Sequence[str]]) -> list[str] | None:
 
 
 def places(layers: Sequence[str], names: Sequence[str] | None) -> Array:
-    """Where layers stand on the horizontal axis: in their row, or at their relative depth."""
+    """Positions of layers on the horizontal axis: their index, or their relative depth."""
     if names is None:
         return np.linspace(0.0, 1.0, len(layers)) if len(layers) > 1 else np.zeros(1)
     return np.array([names.index(layer) for layer in layers], dtype=np.float64)
@@ -69,7 +69,7 @@ def curve(
     markers: bool = True,
     dashes: str = "-",
 ) -> Line2D:
-    """The mean of replicates (replicate, place) as a line, with the band of its interval."""
+    """Draws the mean of replicates (replicate, place) as a line, with its interval as a band."""
     mean, low, high = resampled_mean(np.moveaxis(replicates, 0, -1))
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
@@ -81,7 +81,7 @@ def curve(
 def name_results(
     ax: Axes, compared: Compared, colours: Sequence[Colour], handles: Sequence[Any], **options: Any
 ) -> None:
-    """Adds the key to the colours: a bar of alphas, a legend, or nothing for a single result."""
+    """Adds a color bar of alphas, or a legend of names; nothing for a single result."""
     if compared.alpha:
         alpha_bar(ax, list(compared.results), colours)
     elif not compared.single:

@@ -1,4 +1,4 @@
-"""Eigenvalue spectra of the covariance of each layer."""
+"""Plots of the eigenvalue spectra of layer covariances."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def eigenspectrum(
 ) -> Axes:
     """The eigenvalues of each layer's covariance, with the participation ratio marked.
 
-    Both axes are logarithmic; eigenvalues are divided by the highest of their layer. The dot on a curve
-    stands at the participation ratio, (sum of eigenvalues)^2 / sum of their squares: how many
-    dimensions of the same variance would give this ratio. Curves end where the result keeps no more
-    eigenvalues (`Dimensionality(spectrum=...)`).
+    Both axes are logarithmic. Eigenvalues are divided by the largest of their layer. The dot on a curve
+    marks the participation ratio, (sum of eigenvalues)^2 / sum of their squares: the number of
+    dimensions of equal variance that would have the same ratio. A curve ends at the last eigenvalue
+    stored in the result (`Dimensionality(spectrum=...)`).
 
     Args:
-        result: A result with the metric `dimensionality`, or its table of layers; or a recording, whose
-            covariance is then computed. `{name: result}` compares several, best with one layer.
-        layers: Names or globs; None is all.
-        ax: Axes to draw on; None makes a figure.
+        result: A result with the metric `dimensionality` or its table of layers, or a recording, whose
+            covariance is computed. `{name: result}` compares several results, preferably for one layer.
+        layers: Names or globs of layers; None for all.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: The result has no eigenvalues.
-        LayerError: No such layer.
+        LayerError: There is no such layer.
 
     Example:
         >>> layers = xr.Dataset(
@@ -79,7 +79,7 @@ def eigenspectrum(
 
 
 def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple[Array, float]]:
-    """Eigenvalues above zero, highest first, and the participation ratio, of each layer."""
+    """The positive eigenvalues in descending order, and the participation ratio of each layer."""
     numbers = _measured(result)
     names = [str(name) for name in np.atleast_1d(numbers["layer"].values)]
     chosen = chosen_layers(names, layers)
@@ -127,7 +127,7 @@ def _of_recording(recording: xr.Dataset) -> xr.Dataset:
 
 
 def _logarithmic(ax: Axes, spectra: Sequence[Sequence[dict[str, tuple[Array, float]]]]) -> None:
-    """Logarithmic axes, of which the vertical one ends where nearly all eigenvalues do."""
+    """Sets logarithmic axes; the vertical axis covers nearly all eigenvalues."""
     relative = np.concatenate(
         [values / values[0] for each in spectra for one in each for values, _ in one.values()]
     )

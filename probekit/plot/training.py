@@ -1,4 +1,4 @@
-"""What happens in the course of training."""
+"""Plots of training logs."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def training_curves(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """What the log of a training run says of each epoch.
+    """Variables in the log of a training run over epochs.
 
     Args:
-        run: What `train` gives, the folder of a run, its `log.jsonl` or `log.csv`; `{name: run}`
-            compares several, `{alpha: run}` colours them by alpha, `{name: [run, ...]}` draws the mean over
-            seeds with its bootstrapped 95% interval.
+        run: The output of `train`, the folder of a run, its `log.jsonl` or its `log.csv`; `{name: run}`
+            compares several runs, `{alpha: run}` colors them by alpha, `{name: [run, ...]}` draws the
+            mean over seeds with its bootstrapped 95% interval.
         variables: Names in the log, such as `loss`, `validation_accuracy`, `selectivity_mean`, `alpha`;
-            or one that is known of each layer, `selectivity` or `dead_units`, which is drawn as a line a
-            layer.
-        ax: Axes to draw on; None makes a figure.
+            or one variable logged per layer, `selectivity` or `dead_units`, which is drawn as one line
+            per layer.
+        ax: Axes to draw on; None creates a figure.
 
     Raises:
         DataError: There is no log, or it lacks a variable.
-        OptionError: A variable of each layer together with others, or for several runs.
+        OptionError: A per-layer variable is combined with others, or requested for several runs.
 
     Example:
         >>> import json
@@ -128,7 +128,7 @@ def _finish(ax: Axes, wanted: Sequence[str]) -> None:
 
 
 def _label(name: str) -> str:
-    """The name of a variable of the log; those of the training images as such."""
+    """The label of a variable in the log; variables of the training images are marked as such."""
     return axis_label(f"training_{name}" if name in ("accuracy", "loss") else name)
 
 
@@ -153,7 +153,7 @@ def _column(records: Records, name: str) -> Array:
 
 
 def _read(run: Any) -> Records:
-    """The records of a run's log, one an epoch."""
+    """The records of a run's log, one per epoch."""
     place = getattr(run, "folder", run)
     if not isinstance(place, str | Path):
         raise OptionError(
@@ -175,7 +175,7 @@ def _read(run: Any) -> Records:
 
 
 def _read_csv(path: Path) -> Records:
-    """The same from the table, where what is known of each layer is in columns `name/layer`."""
+    """The records of a CSV log, in which per-layer variables have columns `name/layer`."""
     import pandas as pd
 
     records: Records = []
