@@ -1,4 +1,4 @@
-"""Commands in processes of their own that can be cut off, and in this one where they are to fail."""
+"""Commands that fail in this process, and commands in child processes that can be killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from probekit.cli.app import app
 
-# What a child imports would take most of a test's time: the server that forks children has it.
+# Imports would dominate the runtime of a test, so the server that forks the children preloads them.
 PRELOADED = [
     "probekit.analysis.analyze", "probekit.capture.record", "probekit.cli.app",
     "probekit.reports.page.page", "probekit.analysis.robustness.robustness", "probekit.training.sweep.sweep",
@@ -47,7 +47,7 @@ class Child:
     err: Any
 
     def kill(self) -> bool:
-        """Ends it at once, as a crash would; tells whether it was still running."""
+        """Kills the process at once, as a crash would; returns whether it was still running."""
         running = bool(self.process.is_alive())
         if running:
             with contextlib.suppress(ProcessLookupError):
@@ -56,7 +56,7 @@ class Child:
         return running
 
     def wait(self) -> tuple[int, str, str]:
-        """Its exit status, what it printed, and what it told as notes and errors."""
+        """Its exit status, its output, and its notes and errors."""
         said = [_all_of(pipe) for pipe in (self.out, self.err)]
         self.process.join()
         return self.process.exitcode, *said
@@ -72,7 +72,7 @@ def _all_of(pipe: Any) -> str:
 
 @pytest.fixture(scope="session")
 def server() -> Any:
-    """Forks children that have imported already what a command needs."""
+    """Forks children with the imports of a command preloaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context
@@ -80,7 +80,7 @@ def server() -> Any:
 
 @pytest.fixture
 def start(server: Any, tmp_path: Path) -> Callable[..., Child]:
-    """Starts a command, or other code, in `tmp_path`; `limit` is the most bytes that a file may have."""
+    """Starts a command or other code in `tmp_path`; `limit` is the maximum file size in bytes."""
 
     def run(arguments: str = "", *, code: str = COMMAND, limit: int | None = None) -> Child:
         (out, to_out), (err, to_err) = server.Pipe(duplex=False), server.Pipe(duplex=False)
@@ -109,7 +109,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs a command that is to fail: one sentence, exit status 2, and nothing is changed.
+    """Runs a command that must fail with one sentence and exit status 2, and without changing any files.
 
     Returns the sentence.
     """
@@ -132,7 +132,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six sound images of two classes."""
+    """Six valid images of two classes."""
     random = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)

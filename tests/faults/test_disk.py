@@ -1,7 +1,7 @@
-"""A disk that is full: one sentence, no part of a file, and what was there before is still there.
+"""A full disk gives a one-sentence error, leaves no partial file, and keeps existing files.
 
-No file may grow beyond a bound (`RLIMIT_FSIZE`), so that writing fails in the middle as it does on a full
-disk. Bounds are drawn from a seed.
+File sizes are limited (`RLIMIT_FSIZE`), so that writing fails midway as on a full disk. The limits are
+drawn from a seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def calling(call: str) -> dict[str, str]:
 
 
 JOBS: dict[str, tuple[dict[str, str], str, int]] = {
-    # What is run, what it writes, and the size of its largest file, roughly.
+    # The command, its output, and the approximate size of its largest file.
     "analyze to netCDF": ({"arguments": f"analyze {DATA} --overwrite -o out.nc"}, "out.nc", 20_000),
     "analyze to zarr": ({"arguments": f"analyze {DATA} --overwrite -o out.zarr"}, "out.zarr", 1000),
     "record": ({"arguments": f"record {DATA} -o out.zarr"}, "out.zarr", 10_000),
@@ -88,7 +88,7 @@ def test_a_full_disk(name: str, start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["models", f"analyze {DATA} --json"])
-def test_output_that_cannot_be_written(arguments: str, start: Start) -> None:
+def test_output_that_cannot_be_written_is_reported(arguments: str, start: Start) -> None:
     code = (
         "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
         "from probekit.cli.app import main; main()"

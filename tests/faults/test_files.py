@@ -1,4 +1,4 @@
-"""Truncated, hostile and absurd files: one sentence, nothing run, nothing left, nothing lost."""
+"""Truncated, hostile and absurd files: one sentence, no code executed, no files left, nothing lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAST = ("--layers", "layer3.2.relu2")
 
 
 class Evil:
-    """What would make a file if a pickle of it were opened carelessly."""
+    """Creates a file if its pickle is loaded unsafely."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch harm",)
@@ -55,7 +55,7 @@ def sound_weights() -> bytes:
 
 
 def damaged_weights() -> dict[str, tuple[str, bytes]]:
-    """Files of weights by what is wrong with them: the name's ending, and the content."""
+    """Invalid files of weights by their fault: the suffix and the content."""
     whole = sound_weights()
     absurd = {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}
     return {
@@ -86,7 +86,7 @@ def test_weights(damage: str, fails: Fails, tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-def test_weights_that_are_no_numbers(fails: Fails, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers(fails: Fails, tmp_path: Path) -> None:
     state = load(sound_weights())
     save_file({name: x * float("nan") for name, x in state.items()}, tmp_path / "nan.safetensors")
     said = fails(
@@ -97,7 +97,7 @@ def test_weights_that_are_no_numbers(fails: Fails, tmp_path: Path) -> None:
 
 
 def png(width: int, height: int, pixels: bytes) -> bytes:
-    """A grey picture with any header and any content."""
+    """A gray image with any header and any content."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
@@ -141,14 +141,14 @@ def test_images(damage: str, fails: Fails, photos: Path) -> None:
     assert pk.open_result("r.nc")["samples"].sizes["sample"] == 6
 
 
-def test_a_folder_with_the_name_of_an_image_holds_images(photos: Path) -> None:
+def test_a_folder_with_the_name_of_an_image_contains_images(photos: Path) -> None:
     (photos / "dog" / "bad.png").mkdir()
     count = len(load_data(photos, pk.load_model(BUNDLED)))
     Image.new("L", (4, 4), 255).save(photos / "dog" / "bad.png" / "a.png")
     assert len(load_data(photos, pk.load_model(BUNDLED))) == count + 1
 
 
-def test_a_link_to_nothing_is_no_image(fails: Fails, photos: Path) -> None:
+def test_a_broken_link_is_not_an_image(fails: Fails, photos: Path) -> None:
     (photos / "dog" / "bad.png").symlink_to("nowhere.png")
     assert "bad.png' cannot be read" in fails("record", BUNDLED, "photos", *LAST, "-o", "a.zarr",
                                               changes=True)  # fmt: skip
@@ -240,7 +240,7 @@ def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
 
 
 def mutations(facts: dict[str, Any]) -> list[Any]:
-    """A record with each of its facts lost or of another kind, and what is no such record."""
+    """A record with each of its fields missing or of another type, and values that are not records."""
     odd: list[Any] = [None, [], {}, "x", -1, 1e308, [[[]]], True]
     without = [{key: facts[key] for key in facts if key != lost} for lost in facts]
     other = [{**facts, key: value} for key in facts for value in odd]
@@ -487,7 +487,7 @@ def test_folders_that_cannot_be_written(
     assert fails(*command.replace("BUNDLED", BUNDLED).split(), "-o", out)
 
 
-def test_numbers_beyond_all_bounds(fails: Fails) -> None:
+def test_unbounded_numbers_are_refused(fails: Fails) -> None:
     huge = "9" * 30
     for option in ("--batch-size", "--seed", "--workers"):
         said = fails("analyze", BUNDLED, "fashion-mnist", "--limit", "4", option, huge, *LAST)

@@ -1,7 +1,7 @@
-"""Processes that are killed at random moments: nothing is lost, and the same command goes on.
+"""Processes that are killed at random moments: nothing is lost, and the same command resumes.
 
-How long a command takes is measured on the run that is not disturbed; the moments are drawn from a seed
-as shares of it. A command that ends before its moment is begun anew and killed earlier.
+The duration of a command is measured on an undisturbed run. The kill times are fractions of it, drawn
+from a seed. A command that finishes before its kill time is restarted and killed earlier.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ KILLS = 3
 def kill_and_go_on(
     start: Start, job: dict[str, Any], out: Path, after_kill: Check, seed: int
 ) -> None:
-    """Kills a job several times, each time after it has gone on, and lets it end at last.
+    """Kills a job several times, each time after it resumed, and finally lets it finish.
 
     Args:
         start: Starts processes.
-        job: What it is asked for; its output is called `out`.
-        out: Where its output is.
-        after_kill: Looks at what is there after each kill.
-        seed: Draws the moments.
+        job: Its arguments; its output is named `out`.
+        out: The path of its output.
+        after_kill: Inspects the files after each kill.
+        seed: Determines the kill times.
     """
     moments = random.Random(seed)
     begun = time.monotonic()
@@ -83,7 +83,7 @@ def same(one: xr.DataTree, other: xr.DataTree) -> None:
 
 
 @pytest.mark.parametrize("ending", [".nc", ".zarr"])
-def test_an_analysis_is_whole_or_not_there(ending: str, start: Start, tmp_path: Path) -> None:
+def test_an_analysis_is_complete_or_absent(ending: str, start: Start, tmp_path: Path) -> None:
     file = tmp_path / f"out{ending}"
     job = {"arguments": f"analyze {DATA} --limit 400 --overwrite -o OUT{ending}"}
 
@@ -95,7 +95,7 @@ def test_an_analysis_is_whole_or_not_there(ending: str, start: Start, tmp_path: 
     same(pk.open_result(file), pk.open_result(tmp_path / f"whole{ending}"))
 
 
-def test_a_recording_goes_on(start: Start, tmp_path: Path) -> None:
+def test_a_recording_resumes(start: Start, tmp_path: Path) -> None:
     small_blocks = (
         "import probekit.capture.store as store; store._BLOCK_BYTES = 2**13\n"
         "from probekit.cli.app import main; main()"
@@ -124,7 +124,7 @@ def test_a_recording_goes_on(start: Start, tmp_path: Path) -> None:
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
-def test_a_training_run_goes_on_to_the_same_weights(start: Start, tmp_path: Path) -> None:
+def test_a_training_run_resumes_to_the_same_weights(start: Start, tmp_path: Path) -> None:
     code = (
         "import probekit as pk\n"
         f"pk.train('resnet20-digits', -1.0, 0, 'OUT', {QUICK}, checkpoint_minutes=0, progress=False)"
@@ -145,7 +145,7 @@ def test_a_training_run_goes_on_to_the_same_weights(start: Start, tmp_path: Path
     assert not list((tmp_path / "out").glob(".draft-*"))
 
 
-def test_a_sweep_goes_on(start: Start, tmp_path: Path) -> None:
+def test_a_sweep_resumes(start: Start, tmp_path: Path) -> None:
     code = (
         "import probekit as pk\n"
         f"pk.sweep('resnet20-digits', [-1.0, 0.0], [0], 'OUT', {QUICK.replace('3', '1', 1)}, progress=False)"
@@ -162,7 +162,7 @@ def test_a_sweep_goes_on(start: Start, tmp_path: Path) -> None:
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
-def test_a_robustness_run_keeps_the_conditions_that_are_done(start: Start, tmp_path: Path) -> None:
+def test_a_robustness_run_keeps_completed_conditions(start: Start, tmp_path: Path) -> None:
     arguments = (
         f"robustness {DATA} --limit 40 --corruptions contrast,brightness --severities 1,5 "
         "--attacks fgsm --epsilons 1/255 --store OUT --overwrite -o OUT.nc"
@@ -179,7 +179,7 @@ def test_a_robustness_run_keeps_the_conditions_that_are_done(start: Start, tmp_p
     same(pk.open_result(tmp_path / "out.nc"), pk.open_result(tmp_path / "whole.nc"))
 
 
-def test_a_report_is_whole_or_not_there(start: Start, tmp_path: Path) -> None:
+def test_a_report_is_complete_or_absent(start: Start, tmp_path: Path) -> None:
     data = pk.load_data("fashion-mnist", pk.load_model("probekit:resnet20-fashion-mnist"))
     result = pk.analyze("probekit:resnet20-fashion-mnist", data, limit=50, progress=False)
     pk.save_result(result, tmp_path / "r.nc")

@@ -1,4 +1,4 @@
-"""Whatever is written where a command expects a pattern, a schedule, a name or a list of numbers."""
+"""Arbitrary text in place of a pattern, a schedule, a name or a list of numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from probekit.perturbations.attacks.checks import check_epsilons
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-# Mostly what means something somewhere, and now and then anything at all.
+# Mostly text that is valid somewhere, occasionally arbitrary text.
 MEANINGFUL = st.text("abc019._-+*?![]()>/:, eE\\\n\0\x1b\udcff", max_size=12)
 ANYTHING = MEANINGFUL | st.text(max_size=20) | st.sampled_from(["", "x" * 300, "../" * 2000])
 NETWORK = nn.Sequential(
@@ -36,7 +36,7 @@ NETWORK = nn.Sequential(
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, in which no text is by chance the name of a file."""
+    """An empty folder, so that no text is the name of an existing file by chance."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
 
@@ -142,7 +142,7 @@ def test_names_of_corruptions_and_metrics(nowhere: None, text: str) -> None:
 
 @QUICK
 @given(st.text())
-def test_what_a_terminal_is_told_is_one_line_that_it_only_shows(text: str) -> None:
+def test_terminal_messages_are_one_line_without_control_characters(text: str) -> None:
     shown = plain(text)
     assert shown.isprintable()
     assert plain(shown) == shown

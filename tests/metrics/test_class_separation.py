@@ -1,4 +1,4 @@
-"""Eta squared and the AUC of the preferred class against scipy and scikit-learn."""
+"""Eta squared and the AUC of the preferred class compared with scipy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw(seed: int = 0, samples: int = 90, units: int = 4, classes: int = 3) -> 
     return recording_of(rows.clip(min=0), labels)
 
 
-def test_eta_squared_is_the_effect_size_of_the_analysis_of_variance() -> None:
+def test_eta_squared_is_the_effect_size_of_anova() -> None:
     recording = draw()
     f, _ = f_classif(recording["activation"].values, recording["label"].values)
     expected = 2 * f / (2 * f + 90 - 3)
@@ -43,14 +43,14 @@ def test_eta_squared_is_the_effect_size_of_the_analysis_of_variance() -> None:
     np.testing.assert_allclose(eta_squared(recording, corrected=True), adjusted, rtol=1e-10)
 
 
-def test_the_correction_centers_units_that_know_nothing_at_zero() -> None:
+def test_the_correction_centers_uninformative_units_at_zero() -> None:
     rng = np.random.default_rng(0)
     noise = recording_of(rng.normal(size=(100, 2000)), rng.integers(0, 10, 100))
     assert eta_squared(noise).mean().item() == pytest.approx(9 / 99, rel=0.03)
     assert abs(eta_squared(noise, corrected=True).mean().item()) < 0.003
 
 
-def test_the_area_is_that_of_scikit_learn() -> None:
+def test_the_area_equals_that_of_scikit_learn() -> None:
     recording = draw(units=6)
     labels = recording["label"].values
     for found, column in zip(
@@ -76,7 +76,7 @@ def test_constants_scale_and_order_change_nothing(seed: int, scale: float, const
         np.testing.assert_allclose(metric(recording), metric(other), rtol=1e-8, atol=1e-9)
 
 
-def test_units_that_do_not_vary() -> None:
+def test_constant_units_are_handled() -> None:
     rows = np.full((90, 2), 0.1)
     rows[:, 1] = 0
     constant = recording_of(rows, np.arange(90) % 7)
@@ -85,7 +85,7 @@ def test_units_that_do_not_vary() -> None:
     assert preferred_class_auc(constant).values.tolist() == [0.5, 0.5]
 
 
-def test_many_units_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_units_are_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = draw(units=7)
     whole = preferred_class_auc(recording)
     monkeypatch.setattr("probekit.metrics.class_separation._BLOCK_ELEMENTS", 180)
@@ -93,12 +93,12 @@ def test_many_units_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("metric", [eta_squared, preferred_class_auc])
-def test_one_class_and_what_is_no_recording_are_refused(metric: Any) -> None:
+def test_one_class_and_invalid_recordings_are_refused(metric: Any) -> None:
     with pytest.raises(DataError, match="two classes"):
         metric(recording_of(np.ones((4, 1)), np.zeros(4, int)))
 
 
-def test_no_recording_is_refused() -> None:
+def test_data_that_is_not_a_recording_is_refused() -> None:
     with pytest.raises(DataError, match="a recording has activation"):
         preferred_class_auc(xr.Dataset({"activation": 1.0}))
 

@@ -1,4 +1,4 @@
-"""Dimensionality against numpy, scikit-learn and scikit-dimension, and against the known truth."""
+"""Dimensionality compared with numpy, scikit-learn, scikit-dimension and known ground truth."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def ratio_of(values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", [(300, 12), (40, 90), (91, 90), (90, 90), (2, 5), (5, 1)])
 @pytest.mark.parametrize("spatial", ["mean", "flatten"])
-def test_equals_numpy_and_scikit_learn(shape: tuple[int, int], spatial: Any) -> None:
+def test_the_metric_equals_numpy_and_scikit_learn(shape: tuple[int, int], spatial: Any) -> None:
     rows = table(0, *shape)
     found = covariance_of(rows, spatial)
     values = np.linalg.eigvalsh(np.atleast_2d(np.cov(rows, rowvar=False)))[::-1]
@@ -66,7 +66,7 @@ def test_equals_numpy_and_scikit_learn(shape: tuple[int, int], spatial: Any) -> 
     np.testing.assert_array_equal(components(found, shares)["variance"], shares)
 
 
-def test_components_equal_what_scikit_learn_chooses() -> None:
+def test_components_equal_the_choice_of_scikit_learn() -> None:
     rows = table(columns=30)
     for share in (0.5, 0.9, 0.95, 0.99):
         chosen = PCA(n_components=share, svd_solver="full").fit(rows).n_components_
@@ -74,7 +74,7 @@ def test_components_equal_what_scikit_learn_chooses() -> None:
 
 
 @pytest.mark.parametrize("columns", [3, 12, 40])
-def test_equals_scikit_dimension(columns: int) -> None:
+def test_participation_ratio_equals_scikit_dimension(columns: int) -> None:
     skdim = pytest.importorskip("skdim", reason="scikit-dimension is not installed")
     rows = table(columns=columns)
     peer = skdim.id.lPCA(ver="participation_ratio").fit(rows)
@@ -82,7 +82,7 @@ def test_equals_scikit_dimension(columns: int) -> None:
 
 
 def within_limits(square_of_trace: float, trace_of_square: float, columns: int) -> float:
-    """The ratio, from 1 to the number of columns; the upper limit where the divisor is not positive."""
+    """The ratio, clipped to [1, number of columns]; the upper limit if the denominator is not positive."""
     if trace_of_square <= 0:
         return columns
     return min(max(square_of_trace / trace_of_square, 1), columns)
@@ -91,7 +91,7 @@ def within_limits(square_of_trace: float, trace_of_square: float, columns: int) 
 @pytest.mark.parametrize("count", [4, 5, 7])
 @pytest.mark.parametrize("columns", [1, 2, 9])
 def test_corrected_traces_are_u_statistics(count: int, columns: int) -> None:
-    """The mean over all quadruples of different samples, in which each term is unbiased."""
+    """The mean over all quadruples of different samples, each term of which is unbiased."""
     rows = table(count, count, columns)
     square_of_trace = trace_of_square = 0.0
     quadruples = list(permutations(rows, 4))
@@ -115,7 +115,7 @@ def test_corrected_traces_about_zero_are_u_statistics(count: int) -> None:
 
 
 def spectrum_of_ratio(ratio: float, dimensions: int) -> np.ndarray:
-    """Exponentially falling eigenvalues with a given participation ratio."""
+    """Exponentially decaying eigenvalues with a given participation ratio."""
 
     def falling(rate: float) -> np.ndarray:
         return np.exp(-rate * np.arange(dimensions) / dimensions)
@@ -124,8 +124,8 @@ def spectrum_of_ratio(ratio: float, dimensions: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("distribution", ["standard_normal", "standard_exponential"])
-def test_correction_finds_the_truth_from_few_samples(distribution: str) -> None:
-    """60 samples of 200 dimensions with a true ratio of 116.6: plain about 39, corrected about 117."""
+def test_correction_recovers_the_truth_from_few_samples(distribution: str) -> None:
+    """60 samples of 200 dimensions with a true ratio of 116.6: about 39 uncorrected, about 117 corrected."""
     draw = getattr(np.random.default_rng(0), distribution)
     deviations = np.sqrt(spectrum_of_ratio(116.6, 200))
     plain, corrected = [], []
@@ -140,7 +140,7 @@ def test_correction_finds_the_truth_from_few_samples(distribution: str) -> None:
 
 
 def test_sparse_units_do_not_exceed_the_dimensions() -> None:
-    """At 30 samples the ratio of unbiased terms is 300 of 64 dimensions and more, or negative."""
+    """At 30 samples and 64 dimensions, the ratio of unbiased terms exceeds 300 or is negative."""
     draws = np.random.default_rng(0)
     for _ in range(20):
         rows = draws.exponential(size=(30, 64)) * (draws.random((30, 64)) < 0.02)
@@ -148,7 +148,7 @@ def test_sparse_units_do_not_exceed_the_dimensions() -> None:
         assert 1 <= found <= (rows.var(0) > 0).sum()
 
 
-def test_the_former_name_gives_the_same_number() -> None:
+def test_the_deprecated_name_gives_the_same_value() -> None:
     found = covariance_of(table(1, 30, 5))
     former = participation_ratio_unbiased(found)
     assert former.item() == participation_ratio_corrected(found).item()
@@ -156,7 +156,9 @@ def test_the_former_name_gives_the_same_number() -> None:
 
 
 @pytest.mark.parametrize(("samples", "kept"), [(100, 500), (400, 100)])
-def test_the_jackknife_error_is_the_spread_over_draws(samples: int, kept: int) -> None:
+def test_the_jackknife_error_is_the_standard_deviation_over_repeated_draws(
+    samples: int, kept: int
+) -> None:
     draws = np.random.default_rng(0)
     metric = Dimensionality(jackknife=kept)
     assert metric.needs[1] == SampledRows(kept)
@@ -170,7 +172,7 @@ def test_the_jackknife_error_is_the_spread_over_draws(samples: int, kept: int) -
     assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.35)
 
 
-def test_the_jackknife_of_kept_rows_is_that_of_the_rows() -> None:
+def test_the_jackknife_of_stored_rows_equals_that_of_the_rows() -> None:
     rows = table(3, 60, 90)
     found = covariance_of(rows, "flatten")
     assert "gram" in found
@@ -182,7 +184,7 @@ def test_the_jackknife_of_kept_rows_is_that_of_the_rows() -> None:
     assert by_gram > 0
 
 
-def test_there_is_no_error_of_few_samples_or_where_none_is_asked_for() -> None:
+def test_no_error_is_given_for_few_samples_or_when_disabled() -> None:
     rows = table(3, 39, 5)
     sampled = xr.Dataset({"activation": (("sample", "unit"), rows)})
     for metric, rows_given in ((Dimensionality(), sampled), (Dimensionality(jackknife=0), None)):
@@ -198,7 +200,7 @@ def test_there_is_no_error_of_few_samples_or_where_none_is_asked_for() -> None:
     rows=st.integers(5, 40),
     columns=st.integers(1, 30),
 )
-def test_turning_scaling_and_shifting_change_nothing(
+def test_rotation_scale_and_shift_change_nothing(
     seed: int, scale: float, rows: int, columns: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -224,14 +226,14 @@ def test_equal_variances_use_all_dimensions(dimensions: int) -> None:
         assert components(matrix, (0.1, 0.3, 0.7, 0.9, 0.95)).values.tolist() == [1, 3, 7, 9, 10]
 
 
-def test_what_does_not_vary_has_no_dimension() -> None:
+def test_constant_data_has_no_dimension() -> None:
     for constant in (0.0, 0.1):
         found = covariance_of(np.full((20, 5), constant))
         assert [function(found).max().item() for function in FUNCTIONS] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("centred", "least"), [(True, 4), (False, 2)])
-def test_correction_needs_a_few_rows(centred: bool, least: int) -> None:
+def test_correction_needs_a_minimum_number_of_rows(centred: bool, least: int) -> None:
     for count in range(1 + centred, 7):
         found = covariance_of(table(1, count, 5), centred=centred)
         assert np.isnan(participation_ratio_corrected(found)) == (count < least)
@@ -246,7 +248,7 @@ def test_correction_needs_a_few_rows(centred: bool, least: int) -> None:
         (xr.Dataset({"mean": 0.0}), "not a dataset of mean"),
     ],
 )
-def test_other_things_are_refused(wrong: Any, words: str) -> None:
+def test_invalid_inputs_are_refused(wrong: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         participation_ratio(wrong)
     with pytest.raises(DataError):
@@ -264,7 +266,7 @@ def test_other_things_are_refused(wrong: Any, words: str) -> None:
     ],
     ids=repr,
 )
-def test_options_that_mean_nothing(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         Dimensionality(**options)
 
@@ -324,7 +326,7 @@ class TestInAnAnalysis:
                 found["participation_ratio_corrected"].item() / width
             )
 
-    def test_too_few_samples_are_told(self) -> None:
+    def test_too_few_samples_are_reported(self) -> None:
         with pytest.warns(
             ProbekitWarning,
             match=r"6 samples are too few .* of 3; .*see participation_ratio_corrected",

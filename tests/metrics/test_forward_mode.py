@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning
 
 
 class NoForwardMode(torch.autograd.Function):
-    """x squared, without a derivative forward."""
+    """x squared, without a forward-mode derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class NoForwardMode(torch.autograd.Function):
 
 
 class ZeroForward(torch.autograd.Function):
-    """x squared, with a forward derivative of zero."""
+    """x squared, with a forward-mode derivative of zero."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Deformed(nn.Module):
 
 
 class Regions(nn.Module):
-    """Each image's own region, by one of torchvision's operations."""
+    """A region of each image, by a torchvision operation."""
 
     def __init__(self, operation: Any) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ OPERATIONS = {
 
 
 class Net(nn.Module):
-    """A layer before the operation, and one after it, with a way past it or without."""
+    """A layer before the operation and a layer after it, with or without a skip connection around it."""
 
     def __init__(self, name: str, skip: bool) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Net(nn.Module):
 
 
 def by_autograd(net: nn.Module, layer: str) -> np.ndarray[Any, Any]:
-    """The mean over images of each unit's gradient norm, unit by unit."""
+    """The mean over images of each unit's gradient norm, computed one unit at a time."""
     images = IMAGES.clone().requires_grad_()
     kept: list[Tensor] = []
     hook = net.get_submodule(layer).register_forward_hook(lambda m, a, out: kept.append(out))
@@ -148,11 +148,11 @@ def by_autograd(net: nn.Module, layer: str) -> np.ndarray[Any, Any]:
         (name, skip)
         for name in OPERATIONS
         for skip in (False, True)
-        # Alone, a pooling of regions gives rows by its boxes, which no layer after it may have.
+        # Without a skip connection, region pooling gives one row per box, which later layers must not have.
         if skip or not name.startswith("roi")
     ],
 )
-def test_where_forward_mode_fails_the_default_is_exact_and_says_so(name: str, skip: bool) -> None:
+def test_the_default_is_exact_and_notes_it_when_forward_mode_fails(name: str, skip: bool) -> None:
     net = Net(name, skip).eval()
     with pytest.warns(ProbekitWarning, match=r"gradients of .*late.* are taken exactly, backward"):
         result = analyze(
@@ -171,7 +171,7 @@ def test_where_forward_mode_fails_the_default_is_exact_and_says_so(name: str, sk
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_probes_asked_for_by_name_are_refused_there(name: str) -> None:
+def test_explicitly_requested_probes_are_refused_without_forward_mode(name: str) -> None:
     net = Net(name, skip=True).eval()
     probes = GradientVariability(method="probes", probes=4)
     with pytest.raises(ModelError, match=r"use method='exact'"):
@@ -181,7 +181,7 @@ def test_probes_asked_for_by_name_are_refused_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_jacobian_is_exact_there(name: str) -> None:
+def test_the_jacobian_is_exact_without_forward_mode(name: str) -> None:
     net = Net(name, skip=False).eval()
     with pytest.warns(ProbekitWarning, match="gradients of logits are taken exactly"):
         found = jacobian_norm(net, (IMAGES, LABELS), probes=4, progress=False)
@@ -190,7 +190,7 @@ def test_the_jacobian_is_exact_there(name: str) -> None:
     np.testing.assert_allclose(found["jacobian_norm"], right["jacobian_norm"], rtol=1e-5)
 
 
-def test_only_layers_after_the_operation_are_exact() -> None:
+def test_only_layers_after_the_operation_use_the_exact_method() -> None:
     net = Net("zero jvp", skip=False).eval()
     with pytest.warns(ProbekitWarning) as told:
         analyze(
@@ -205,7 +205,7 @@ def test_only_layers_after_the_operation_are_exact() -> None:
 
 
 class Ordinary(nn.Module):
-    """Operations that are differentiated forward as they are backward."""
+    """Operations whose forward-mode derivatives agree with their backward ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Ordinary(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_ordinary_networks_are_probed_in_any_precision(dtype: torch.dtype) -> None:
+def test_ordinary_networks_use_probes_in_any_precision(dtype: torch.dtype) -> None:
     net = Ordinary().eval().to(dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "the gradients of", ProbekitWarning)

@@ -1,4 +1,4 @@
-"""Metrics made of one function: what they may return, and what is said of a mistake."""
+"""Metrics defined by a single function: allowed return values, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def of_layer(net: nn.Module, labelled: Any, metric: Any) -> xr.DataTree:
     return pk.analyze(net, labelled, metrics=metric, progress=False)
 
 
-def test_a_unit_metric_is_usable_at_once_by_name(net: nn.Module, labelled: Any) -> None:
+def test_a_unit_metric_is_available_by_name_immediately(net: nn.Module, labelled: Any) -> None:
     @pk.unit_metric(needs=pk.ClassMeans)
     def selectivity_margin(class_mean: xr.DataArray) -> xr.DataArray:
-        """Gap between the two highest class means."""
+        """Difference between the two highest class means."""
         ordered = np.sort(class_mean.transpose("unit", "class").values, axis=1)
         return xr.DataArray(ordered[:, -1] - ordered[:, -2], dims="unit")
 
@@ -88,7 +88,7 @@ def test_a_metric_may_need_the_recording(net: nn.Module, labelled: Any) -> None:
     np.testing.assert_allclose(median(recording), expected)
 
 
-def test_options_come_with_partial(net: nn.Module, labelled: Any) -> None:
+def test_options_can_be_set_with_partial(net: nn.Module, labelled: Any) -> None:
     @pk.unit_metric(needs=Recorded)
     def quantile(recording: xr.Dataset, q: float = 0.5) -> xr.DataArray:
         return recording["activation"].quantile(q, "sample")
@@ -102,7 +102,7 @@ def test_options_come_with_partial(net: nn.Module, labelled: Any) -> None:
     assert configured(len) is None
 
 
-def test_coordinates_that_come_along_do_not_clash(net: nn.Module, labelled: Any) -> None:
+def test_additional_coordinates_do_not_conflict(net: nn.Module, labelled: Any) -> None:
     @pk.unit_metric(needs=ClassMeans)
     def first_class(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean.isel({"class": 0})
@@ -131,7 +131,7 @@ def test_coordinates_that_come_along_do_not_clash(net: nn.Module, labelled: Any)
         ("layer", np.ones(4), "must return a number or xarray, not ndarray"),
     ],
 )
-def test_what_is_returned_is_checked(
+def test_return_values_are_checked(
     net: nn.Module, labelled: Any, level: Any, found: Any, words: str
 ) -> None:
     metric = FunctionMetric("m", (ClassMeans(),), lambda class_mean: found, level)
@@ -139,7 +139,7 @@ def test_what_is_returned_is_checked(
         of_layer(net, labelled, metric)
 
 
-def test_a_metric_that_fails_is_named(net: nn.Module, labelled: Any) -> None:
+def test_a_failing_metric_is_named(net: nn.Module, labelled: Any) -> None:
     @pk.unit_metric(needs=ClassMeans)
     def wrong(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean.max("clas")
@@ -168,12 +168,12 @@ def test_needs_must_be_statistics(needs: Any, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["selectivity", "dimensionality", "lifetime_sparsity"])
-def test_built_in_names_are_taken(name: str) -> None:
+def test_built_in_names_are_reserved(name: str) -> None:
     with pytest.raises(OptionError, match="is built in"):
         pk.unit_metric(needs=ClassMeans, name=name)(lambda class_mean: class_mean)
 
 
 @pytest.mark.parametrize("name", ["a/b", "my metric", "<lambda>"])
-def test_names_must_be_names(name: str) -> None:
+def test_names_must_be_valid_identifiers(name: str) -> None:
     with pytest.raises(OptionError, match="letters, digits and _"):
         pk.unit_metric(needs=ClassMeans, name=name)(lambda class_mean: class_mean)

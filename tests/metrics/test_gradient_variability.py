@@ -1,4 +1,4 @@
-"""Gradient variability: known gradients, captum, one method against the other, and what is told."""
+"""Gradient variability: known gradients, captum, exact against probe estimates, and warnings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def units_of(model: Any, data: Any, **options: Any) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("probes", [1, 2, 8])
-def test_probes_are_corrected_for_their_own_noise(probes: int) -> None:
+def test_probes_are_corrected_for_estimation_noise(probes: int) -> None:
     slopes = torch.tensor([0.5, 3.0])
     images = torch.rand(6000, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     images *= torch.linspace(0.2, 2, 6000)[:, None, None, None]
@@ -84,7 +84,7 @@ def test_estimates_are_unbiased_and_error_bars_cover(probes: int | None) -> None
     assert 0.85 < (abs(found["gradient_norm_cv"] - 0.5) < wide).mean() < 0.98
 
 
-def test_exact_gradients_give_numpy_s_numbers() -> None:
+def test_exact_gradients_equal_those_of_numpy() -> None:
     norms = torch.rand(9, 4, dtype=torch.float64) + 0.1
     found = over_samples(moments_of(norms, norms**2))
     np.testing.assert_allclose(found["gradient_norm_mean"], norms.mean(0))
@@ -133,7 +133,7 @@ def test_a_whole_analysis_agrees_with_captum(
     assert not table["selectivity"].isna().any()
     images = model.normalize(data[0])
     for row in table.drop_duplicates(["layer", "channel"]).itertuples():
-        # The images are in [0, 1]: normalization by a std of 0.5 doubles every derivative.
+        # The images are in [0, 1]. Normalization by a std of 0.5 doubles every derivative.
         norms = 2 * of_captum(reference, row.layer, row.channel, images)
         np.testing.assert_allclose(row.gradient_norm_mean, norms.mean(), rtol=1e-4, atol=1e-9)
         np.testing.assert_allclose(row.gradient_norm_std, norms.std(ddof=1), rtol=1e-3, atol=1e-6)
@@ -142,7 +142,9 @@ def test_a_whole_analysis_agrees_with_captum(
 
 
 @pytest.mark.filterwarnings("ignore:.*probes can tell")
-def test_probes_agree_with_exact(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
+def test_probes_agree_with_the_exact_method(
+    model: pk.ImageModel, data: tuple[Tensor, Tensor]
+) -> None:
     exact, probed = (
         pk.analyze(model, data, metrics=pk.GradientVariability(method=method, probes=200))
         for method in ("exact", "probes")
@@ -170,7 +172,7 @@ def test_batches_do_not_matter(
     assert (one["gradient_samples"] == other["gradient_samples"]).all()
 
 
-def test_units_and_samples_are_drawn_by_seed_and_written_down(
+def test_units_and_samples_are_drawn_by_seed_and_recorded(
     model: pk.ImageModel, data: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     def told(seed: int) -> tuple[xr.DataTree, dict[str, Any]]:
@@ -194,7 +196,7 @@ def test_units_and_samples_are_drawn_by_seed_and_written_down(
     assert saved["units"].to_dataset().equals(units)
 
 
-def test_of_a_stream_the_first_samples_are_taken(model: pk.ImageModel) -> None:
+def test_the_first_samples_of_a_stream_are_used(model: pk.ImageModel) -> None:
     batches = [(torch.rand(4, 1, 8, 8), torch.arange(4) % 3) for _ in range(3)]
     few = pk.analyze(model, batches[:2], metrics=pk.GradientVariability())
     metric = pk.GradientVariability(samples=8)
@@ -202,7 +204,9 @@ def test_of_a_stream_the_first_samples_are_taken(model: pk.ImageModel) -> None:
     xr.testing.assert_allclose(few["units"].to_dataset(), same["units"].to_dataset())
 
 
-def test_only_some_layers(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
+def test_a_subset_of_layers_can_be_measured(
+    model: pk.ImageModel, data: tuple[Tensor, Tensor]
+) -> None:
     metric = pk.GradientVariability(layers="7", units=4)
     result = pk.analyze(model, data, metrics=["selectivity", metric])
     units = result["units"].to_dataset()
@@ -216,7 +220,7 @@ def test_only_some_layers(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> 
 @pytest.mark.parametrize(
     ("probes", "method"), [(14, "probes"), (15, "exact"), (1, "probes"), (400, "exact")]
 )
-def test_the_default_takes_fewer_passes_and_says_so(
+def test_the_default_method_is_the_one_with_fewer_passes(
     model: pk.ImageModel, data: tuple[Tensor, Tensor], probes: int, method: str
 ) -> None:
     metric = pk.GradientVariability(probes=probes)
@@ -225,7 +229,7 @@ def test_the_default_takes_fewer_passes_and_says_so(
     assert (facts["method"], facts["method_used"]) == ("auto", method)
 
 
-def test_samples_that_mix_are_refused(data: tuple[Tensor, Tensor]) -> None:
+def test_dependence_between_samples_is_refused(data: tuple[Tensor, Tensor]) -> None:
     net = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Sigmoid())
     for method in ("exact", "probes"):
         with pytest.raises(ModelError, match="'0' takes the mean and variance of the batch"):
@@ -243,14 +247,14 @@ def test_an_operation_without_forward_mode_is_named(data: tuple[Tensor, Tensor])
     pk.analyze(net, data, ["1"], pk.GradientVariability(method="exact", samples=3))
 
 
-def test_noise_that_hides_the_variability_is_told() -> None:
+def test_noise_that_hides_the_variability_is_reported() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 30), nn.Identity())
     data = (torch.rand(12, 1, 2, 2), torch.arange(12) % 2)
     with pytest.warns(ProbekitWarning, match="units vary less .* than 2 probes can tell"):
         pk.analyze(net, data, ["2"], pk.GradientVariability(method="probes", probes=2))
 
 
-def test_one_sample_is_told() -> None:
+def test_a_single_sample_is_reported() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Identity())
     data = (torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
     with pytest.warns(ProbekitWarning, match="3 units have gradients of one sample only"):
@@ -267,16 +271,18 @@ def test_one_sample_is_told() -> None:
         ({"samples": -3}, "samples must be None or at least 1, not -3"),
     ],
 )
-def test_options_that_mean_nothing(options: dict[str, Any], said: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         pk.GradientVariability(**options)
 
 
-def test_a_layer_that_is_not_analysed(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
+def test_a_layer_that_is_not_analyzed_is_refused(
+    model: pk.ImageModel, data: tuple[Tensor, Tensor]
+) -> None:
     with pytest.raises(LayerError, match="asked for layer '3', which is not analysed"):
         pk.analyze(model, data, metrics=pk.GradientVariability(layers=["2", "3"]))
 
 
-def test_known_by_name(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
+def test_the_metric_is_available_by_name(model: pk.ImageModel, data: tuple[Tensor, Tensor]) -> None:
     result = pk.analyze(model, data, metrics="gradient_variability")
     assert "gradient_norm_cv_mean" in result.to_dataset()

@@ -36,7 +36,7 @@ BUILT_IN = [
 ]
 
 
-def test_the_defaults_of_a_metric_add_nothing() -> None:
+def test_default_options_of_a_metric_are_not_stored() -> None:
     metric = class_rank.metric  # type: ignore[attr-defined]  # set by the decorator
     empty = xr.Dataset()
     assert metric.review(empty, empty) == []
@@ -49,7 +49,7 @@ def test_options_of_functions_are_described() -> None:
     assert metric.describe([]) == {"bins": 5, "corrected": True}
 
 
-def test_an_object_of_another_class_is_told_to_derive_from_metric() -> None:
+def test_an_object_of_another_class_must_derive_from_metric() -> None:
     class Alone:
         name = "alone"
         needs = ()
@@ -68,7 +68,7 @@ def test_built_in_metrics_are_found_by_name(name: str) -> None:
     assert name in list_metrics()
 
 
-def test_names_objects_classes_and_functions_are_metrics() -> None:
+def test_names_objects_classes_and_functions_are_accepted_as_metrics() -> None:
     found = resolve(["selectivity", Dimensionality, class_rank])
     assert [metric.name for metric in found] == ["selectivity", "dimensionality", "class_rank"]
     configured = Selectivity(eps=0)
@@ -85,7 +85,7 @@ def test_names_objects_classes_and_functions_are_metrics() -> None:
         (len, "unit_metric or layer_metric"),
     ],
 )
-def test_what_is_no_metric_is_refused(asked: Any, words: str) -> None:
+def test_invalid_metrics_are_refused(asked: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         resolve(asked)
 
@@ -99,7 +99,7 @@ def test_what_is_no_metric_is_refused(asked: Any, words: str) -> None:
         ("probekit.metrics.selectivity.selectivity:Selectivity", "promises the metric 'other'"),
     ],
 )
-def test_broken_entry_points_are_told(
+def test_broken_entry_points_are_reported(
     monkeypatch: pytest.MonkeyPatch, value: str, words: str
 ) -> None:
     def entry_points(group: str, name: str = "other") -> list[EntryPoint]:

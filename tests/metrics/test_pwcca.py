@@ -1,4 +1,4 @@
-"""PWCCA against cases that are known on paper, and its invariances."""
+"""PWCCA compared with analytically known cases, and its invariances."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def orthonormal(rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """Centred columns of length one at right angles."""
+    """Centered, mutually orthogonal columns of unit length."""
     table = normal(rows, columns, seed=seed)
     return np.linalg.qr(table - table.mean(0))[0]
 
@@ -35,7 +35,7 @@ def distance(*given: Any, **options: Any) -> float:
     weights=st.sampled_from(["fewer", "first", "second", "uniform"]),
 )
 @settings(max_examples=30, deadline=None)
-def test_an_invertible_linear_map_is_no_distance(seed: int, units: int, weights: Any) -> None:
+def test_an_invertible_linear_map_has_zero_distance(seed: int, units: int, weights: Any) -> None:
     x = normal(120, units, seed=seed)
     turned = x @ normal(units, units, seed=seed + 1) + normal(units, seed=seed + 2)
     assert distance(x, turned, weights=weights) == pytest.approx(0, abs=1e-9)
@@ -43,7 +43,7 @@ def test_an_invertible_linear_map_is_no_distance(seed: int, units: int, weights:
 
 @given(seed=st.integers(0, 50), scale=st.floats(1e-4, 1e4))
 @settings(max_examples=30, deadline=None)
-def test_a_map_of_the_side_that_is_not_weighted_changes_nothing(seed: int, scale: float) -> None:
+def test_a_map_of_the_unweighted_side_changes_nothing(seed: int, scale: float) -> None:
     x, y = normal(200, 4, seed=seed), normal(200, 6, seed=seed + 100)
     y[:, :3] += x[:, :3]
     turn = scale * normal(6, 6, seed=seed + 1)
@@ -54,9 +54,9 @@ def test_a_map_of_the_side_that_is_not_weighted_changes_nothing(seed: int, scale
     assert distance(x, y, weights="uniform") == pytest.approx(both, abs=1e-8)
 
 
-def test_the_case_that_is_known_on_paper() -> None:
-    # Orthonormal variates with correlations .9 and .3, seen through units of other sizes: unit 0 is
-    # 3 h_0 and unit 1 is h_1, so that the weights are 3/4 and 1/4.
+def test_an_analytically_known_case() -> None:
+    # Orthonormal variates with correlations .9 and .3, observed through units of different scale: unit 0 is
+    # 3 h_0 and unit 1 is h_1, so the weights are 3/4 and 1/4.
     base = orthonormal(50, 4)
     h, free = base[:, :2], base[:, 2:]
     rho = np.array([0.9, 0.3])
@@ -67,7 +67,7 @@ def test_the_case_that_is_known_on_paper() -> None:
     assert distance(x, y, weights="uniform") == pytest.approx(1 - 0.6, abs=1e-12)
 
 
-def test_where_the_second_has_fewer_dimensions_its_own_units_give_the_weights() -> None:
+def test_weights_come_from_the_side_with_fewer_dimensions() -> None:
     base = orthonormal(60, 7)
     h, free, more = base[:, :2], base[:, 2:4], base[:, 4:]
     rho = np.array([0.9, 0.3])
@@ -76,15 +76,15 @@ def test_where_the_second_has_fewer_dimensions_its_own_units_give_the_weights() 
     expected = 1 - (0.25 * 0.9 + 0.75 * 0.3)
     assert distance(first, second) == pytest.approx(expected, abs=1e-12)
     assert distance(first, second) == pytest.approx(distance(second, first), abs=1e-12)
-    # The published code's else branch applies the second side's coefficients to the first side's
-    # activations, which have other numbers of units: it fails or weights by directions of no meaning.
+    # The else branch of the published code applies the second side's coefficients to the first side's
+    # activations, whose number of units differs: it fails or weights by meaningless directions.
     assert distance(first, second) == pytest.approx(
         distance(first, second, weights="second"), abs=1e-12
     )
     assert distance(first, second, weights="first") != pytest.approx(expected, abs=1e-3)
 
 
-def test_correlations_are_sklearns() -> None:
+def test_correlations_equal_those_of_scikit_learn() -> None:
     x, y = normal(400, 3), normal(400, 3, seed=1)
     y[:, 0] += x[:, 0]
     y[:, 1] += 0.5 * x[:, 1]
@@ -94,11 +94,11 @@ def test_correlations_are_sklearns() -> None:
     assert distance(x, y, weights="uniform") == pytest.approx(1 - np.mean(rho), abs=1e-5)
 
 
-def test_unrelated_representations_are_far_apart() -> None:
+def test_unrelated_representations_have_a_large_distance() -> None:
     assert distance(normal(20_000, 4), normal(20_000, 4, seed=1)) > 0.97
 
 
-def test_dead_and_repeated_units_do_not_count() -> None:
+def test_dead_and_duplicate_units_are_ignored() -> None:
     x, y = normal(200, 4), normal(200, 4, seed=1)
     more = np.hstack([x, np.zeros((200, 3)), np.full((200, 1), 7.0)])
     assert distance(more, y, weights="first") == pytest.approx(distance(x, y, weights="first"))
@@ -124,7 +124,7 @@ def test_recordings_are_compared_layer_by_layer() -> None:
         pk.pwcca_distance(recording(x, names), shifted)
 
 
-def test_the_ratio_is_one_for_rotations_and_above_for_others() -> None:
+def test_the_ratio_is_one_for_rotations_and_larger_for_others() -> None:
     shared = normal(400, 3)
     plain = [np.hstack([shared, normal(400, 3, seed=i)]) for i in range(3)]
     turned = [x @ np.linalg.qr(normal(6, 6, seed=10 + i))[0] for i, x in enumerate(plain)]
@@ -140,7 +140,7 @@ def test_the_ratio_is_one_for_rotations_and_above_for_others() -> None:
     assert pk.pwcca_ratio(plain, plain)["ratio"].item() == pytest.approx(1)
 
 
-def test_replicates_that_are_far_apart_themselves_do_not_count_as_a_change() -> None:
+def test_replicates_with_large_mutual_distances_do_not_count_as_a_change() -> None:
     shared = normal(400, 3)
     plain = [np.hstack([shared, 0.3 * normal(400, 3, seed=i)]) for i in range(3)]
     noisy = [np.hstack([shared, 3.0 * normal(400, 3, seed=9 + i)]) for i in range(3)]
@@ -162,7 +162,7 @@ def test_replicates_that_are_far_apart_themselves_do_not_count_as_a_change() -> 
     assert alone["ratio_within"].item() == pytest.approx(uniform["ratio_within"].item())
 
 
-def test_several_weights_at_once_are_the_same_as_one_by_one() -> None:
+def test_several_weights_at_once_equal_separate_calls() -> None:
     x, y = normal(200, 4), normal(200, 3, seed=1)
     found = pk.pwcca_distance(x, y, weights=("fewer", "first", "second", "uniform"))
     for choice in found["weights"].values.tolist():
@@ -183,11 +183,11 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD)
-def test_what_means_nothing_is_refused(call: Any, kind: type[Exception], message: str) -> None:
+def test_invalid_arguments_are_refused(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
 
 
-def test_few_samples_are_told() -> None:
+def test_few_samples_are_reported() -> None:
     with pytest.warns(ProbekitWarning, match="10 samples are few for 4 and 4 dimensions"):
         distance(normal(10, 4), normal(10, 4, seed=1))

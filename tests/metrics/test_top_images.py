@@ -1,4 +1,4 @@
-"""Top images by name, in an analysis: the same as sorting a recording, in any batches, on disk."""
+"""Top images by name in an analysis: the same as sorting a recording, in any batches, and on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import probekit as pk
 from probekit.models.image_model import ImageModel
 
 
-def test_gives_what_sorting_a_recording_gives(model: ImageModel, labelled: tuple) -> None:
+def test_the_top_images_equal_a_sorted_recording(model: ImageModel, labelled: tuple) -> None:
     result = pk.analyze(model, labelled, metrics=["selectivity", "top_images"], batch_size=7)
     units = result["units"].to_dataset()
     recording = pk.record(model, labelled)
@@ -27,7 +27,7 @@ def test_gives_what_sorting_a_recording_gives(model: ImageModel, labelled: tuple
     np.testing.assert_allclose(units["drawn_activation"], drawn, rtol=1e-6)
 
 
-def test_a_sample_drawn_by_limit_keeps_its_place_in_the_data(
+def test_a_sample_drawn_by_limit_keeps_its_index_in_the_data(
     model: ImageModel, labelled: tuple
 ) -> None:
     result = pk.analyze(model, labelled, metrics=pk.TopImages(top=2), limit=10, batch_size=4)
@@ -42,13 +42,15 @@ def test_a_sample_drawn_by_limit_keeps_its_place_in_the_data(
 
 
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
-def test_saves_and_reopens(model: ImageModel, labelled: tuple, tmp_path: Path, suffix: str) -> None:
+def test_top_images_are_saved_and_reopened(
+    model: ImageModel, labelled: tuple, tmp_path: Path, suffix: str
+) -> None:
     result = pk.analyze(model, labelled, metrics="top_images")
     again = pk.open_result(pk.save_result(result, tmp_path / f"r{suffix}"))
     assert again["units"].to_dataset().identical(result["units"].to_dataset())
 
 
-def test_options_reach_the_provenance(network: nn.Module, labelled: tuple) -> None:
+def test_options_are_recorded_in_the_provenance(network: nn.Module, labelled: tuple) -> None:
     result = pk.analyze(network, [labelled], metrics=pk.TopImages(3, 2, 7))
     assert '"top_images": {"top": 3, "drawn": 2, "seed": 7}' in result.attrs["provenance"]
     assert result["units"].sizes["rank"] == 3

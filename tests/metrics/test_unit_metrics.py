@@ -1,4 +1,4 @@
-"""The small unit metrics against loops in plain numpy, scikit-learn and scipy."""
+"""The small unit metrics compared with loops in plain numpy, scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_lifetime_sparsity_equals_its_formula() -> None:
         assert found == pytest.approx((1 - a) / (1 - 1 / 90), rel=1e-12)
 
 
-def test_lifetime_sparsity_at_its_ends() -> None:
+def test_lifetime_sparsity_at_its_extremes() -> None:
     rows = np.zeros((10, 3))
     rows[3, 0], rows[:, 1] = 7.0, 2.0
     found = lifetime_sparsity(recording_of(rows, np.arange(10) % 2)).values
@@ -88,7 +88,7 @@ def test_class_information_of_discrete_activations_is_exact() -> None:
     assert found[:2] == pytest.approx([-(shares * np.log2(shares)).sum(), 0], abs=1e-12)
 
 
-def test_correction_takes_away_the_information_of_noise() -> None:
+def test_correction_removes_the_information_of_noise() -> None:
     rng = np.random.default_rng(0)
     noise = recording_of(rng.normal(size=(4000, 50)), rng.integers(0, 10, 4000))
     plain, corrected = class_information(noise, corrected=False), class_information(noise)
@@ -98,7 +98,7 @@ def test_correction_takes_away_the_information_of_noise() -> None:
 
 
 @pytest.mark.parametrize("top", [1, 7, 60, 1000])
-def test_precision_equals_counting(top: int) -> None:
+def test_precision_equals_a_manual_count(top: int) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 90)
     rows = rng.permuted(np.tile(np.arange(90.0), (4, 1)), axis=1).T
@@ -109,8 +109,8 @@ def test_precision_equals_counting(top: int) -> None:
         assert found == pytest.approx(max(Counter(best.tolist()).values()) / len(best))
 
 
-def test_precision_shares_places_among_equals() -> None:
-    """Of three places, one goes to class 0 and two are shared by one of class 0, three of class 1."""
+def test_precision_splits_ranks_among_ties() -> None:
+    """One of three ranks goes to class 0; one sample of class 0 and three of class 1 share the other two."""
     found = precision_selectivity(recording_of([[5], [1], [1], [1], [1]], [0, 0, 1, 1, 1]), top=3)
     assert found.item() == pytest.approx((1 + 2 / 4) / 3)
     dead = precision_selectivity(recording_of(np.zeros((10, 1)), [0] * 7 + [1] * 3), top=4)
@@ -157,17 +157,17 @@ def test_values_stay_within_zero_and_one_or_the_entropy(metric: Any) -> None:
         (precision_selectivity, {"top": 0}),
     ],
 )
-def test_options_that_mean_nothing(metric: Any, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(metric: Any, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="must be a whole number"):
         metric(draw(), **options)
 
 
-def test_what_is_no_recording_is_refused() -> None:
+def test_data_that_is_not_a_recording_is_refused() -> None:
     with pytest.raises(DataError, match="a recording has activation"):
         class_information(xr.Dataset({"activation": 1.0}))
 
 
-def test_all_by_name_in_one_analysis_equal_those_of_the_recording(
+def test_all_metrics_by_name_in_one_analysis_equal_those_of_the_recording(
     network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     batches = list(zip(labelled[0].split(8), labelled[1].split(8), strict=True))

@@ -1,4 +1,4 @@
-"""The networks against torchvision's, and their layers by name."""
+"""The networks compared with torchvision's, and their layers by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "channels", "size", "classes", "relus"), NETWORKS)
-def test_each_nonlinearity_is_a_layer_of_its_own(
+def test_each_nonlinearity_is_a_separate_layer(
     name: str, channels: int, size: int, classes: int, relus: int
 ) -> None:
     network = ARCHITECTURES[name](classes=classes, channels=channels).eval()
@@ -87,7 +87,7 @@ def _is_bias_of_convolution(name: str, network: nn.Module) -> bool:
     return last == "bias" and isinstance(network.get_submodule(module), nn.Conv2d)
 
 
-def test_resnet20_has_the_parameters_of_the_paper() -> None:
+def test_resnet20_has_the_number_of_parameters_in_the_paper() -> None:
     """He et al. 2016, table 6: 0.27 M parameters at depth 20 and 0.85 M at depth 56."""
     counts = {
         depth: sum(parameter.numel() for parameter in cifar_resnet(depth).parameters())
@@ -97,6 +97,6 @@ def test_resnet20_has_the_parameters_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("build", [lambda: cifar_resnet(19), lambda: small_resnet(34)])
-def test_a_depth_that_does_not_exist_is_named(build: object) -> None:
+def test_an_invalid_depth_is_named(build: object) -> None:
     with pytest.raises(ValueError, match="depth must be"):
         build()  # type: ignore[operator]

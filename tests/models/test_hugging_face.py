@@ -1,4 +1,4 @@
-"""Vision models of transformers by name: their preprocessing, outputs and attacks, with random weights."""
+"""Vision models of transformers by name: preprocessing, outputs and attacks, with random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import probekit as pk
 from probekit.errors import MissingPackageError, ModelError
 
 transformers = pytest.importorskip("transformers")
-# GELU goes below zero, which tests of selectivity expect.
+# GELU has negative values, so selectivity warnings are expected.
 pytestmark = pytest.mark.filterwarnings("ignore:.*class means below zero")
 
 NAMES = {0: "cat", 1: "dog", 2: "owl"}
@@ -94,10 +94,10 @@ def images(model: pk.ImageModel, count: int = 6) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_processor_gives_mean_std_and_size(name: str, saved: dict[str, Path]) -> None:
+def test_the_processor_determines_mean_std_and_size(name: str, saved: dict[str, Path]) -> None:
     model = pk.load_model(f"hf:{saved[name]}")
     processor = MODELS[name][1]
-    # The processor is the reference: what it makes of images of the size is what the model gets.
+    # The processor is the reference: the model must receive what it returns for images of this size.
     given = images(model)
     processed = processor(
         list(given), do_resize=False, do_center_crop=False, do_rescale=False, return_tensors="pt"
@@ -110,7 +110,7 @@ def test_the_processor_gives_mean_std_and_size(name: str, saved: dict[str, Path]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_is_analyzed_as_any_other(name: str, saved: dict[str, Path]) -> None:
+def test_a_model_is_analyzed_like_any_other(name: str, saved: dict[str, Path]) -> None:
     model = pk.load_model(str(saved[name]))
     given, labels = images(model), torch.tensor([0, 1, 2, 0, 1, 2])
     result = pk.analyze(model, [(given, labels)])
@@ -139,7 +139,7 @@ def test_attacks_corruptions_and_ablation_find_the_logits(
     assert curves["accuracy"].values[0, 0] == 1.0
 
 
-def test_an_embedding_as_wide_as_the_classes_is_no_logits(saved: dict[str, Path]) -> None:
+def test_an_embedding_as_wide_as_the_classes_is_not_logits(saved: dict[str, Path]) -> None:
     tower = pk.load_model(saved["clip"])
     data = [(images(tower, 16), torch.arange(16))]  # pooler_output is (batch, 16)
     with pytest.raises(ModelError, match="pooler_output"):
@@ -153,7 +153,7 @@ def test_random_weights_and_another_number_of_labels(saved: dict[str, Path]) -> 
     assert model.classes == ()
 
 
-def test_what_is_no_vision_model_is_refused(tmp_path: Path) -> None:
+def test_models_without_vision_are_refused(tmp_path: Path) -> None:
     config = transformers.BertConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
     )

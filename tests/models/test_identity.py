@@ -1,4 +1,4 @@
-"""Two models have one identity where they compute the same, and another where they do not."""
+"""Models that compute the same function have the same identity; others differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probekit.models.image_model import ImageModel
 
 
 class Net(nn.Module):
-    """Options of many kinds; counts its calls."""
+    """A module with options of many types that counts its calls."""
 
     def __init__(self, act: Any = torch.relu, slope: float = 0.1, scale: Any = None) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ def test_models_that_compute_something_else_differ() -> None:
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_the_same_model_is_the_same(kind: str) -> None:
+def test_the_same_model_has_the_same_identity(kind: str) -> None:
     assert model_identity(OTHERS[kind]()) == model_identity(OTHERS[kind]())
 
 
-def test_counting_and_training_mode_make_no_other_model() -> None:
+def test_counters_and_training_mode_do_not_change_the_identity() -> None:
     net = Net()
     before = model_identity(net)
     net.eval()(torch.rand(2, 3))
@@ -78,7 +78,7 @@ def test_counting_and_training_mode_make_no_other_model() -> None:
     assert model_identity(net) == before
 
 
-def test_two_classes_of_one_name_differ_by_their_code() -> None:
+def test_two_classes_with_the_same_name_differ_by_their_code() -> None:
     def made(sign: int) -> nn.Module:
         if sign > 0:
 

@@ -1,4 +1,4 @@
-"""Image models, and borrowing a module without leaving a trace."""
+"""Image models, and temporary use of a module that restores its state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probekit.errors import ModelError
 from probekit.models.image_model import borrow, content_hash
 
 
-def test_normalizes_each_channel() -> None:
+def test_each_channel_is_normalized() -> None:
     model = pk.ImageModel(nn.Identity(), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0), (3, 4, 4))
     images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     expected = (images.numpy() - [[[0.1]], [[0.2]], [[0.3]]]) / [[[0.5]], [[1.0]], [[2.0]]]
@@ -29,12 +29,12 @@ def test_gradients_reach_the_image() -> None:
 @pytest.mark.parametrize(
     ("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (-1.0,))]
 )
-def test_impossible_normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+def test_invalid_normalization_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(ModelError, match="one positive std a channel"):
         pk.ImageModel(nn.Identity(), mean, std)
 
 
-def test_borrowed_modules_come_back_after_an_exception() -> None:
+def test_borrowed_modules_are_restored_after_an_exception() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout())
     net.train()
     net[1].eval()
@@ -50,7 +50,7 @@ def test_borrowed_modules_come_back_after_an_exception() -> None:
 
 
 @pytest.mark.parametrize("device", ["meta", "quantum", "cuda:99"])
-def test_a_device_that_cannot_be_used(device: str) -> None:
+def test_an_unavailable_device_is_refused(device: str) -> None:
     net = nn.Linear(2, 2)
     with pytest.raises(ModelError, match=f"device '{device}'"), borrow(net, device):
         raise AssertionError("lent to a device that cannot be used")
@@ -58,7 +58,7 @@ def test_a_device_that_cannot_be_used(device: str) -> None:
     assert net.training
 
 
-def test_hash_knows_every_bit() -> None:
+def test_the_hash_depends_on_every_bit() -> None:
     torch.manual_seed(0)
     net, other = nn.Linear(3, 3), nn.Linear(3, 3)
     other.load_state_dict(net.state_dict())
@@ -69,7 +69,7 @@ def test_hash_knows_every_bit() -> None:
     assert content_hash(nn.Linear(3, 3).bfloat16()).startswith("sha256:")
 
 
-def test_it_is_shown_in_a_line() -> None:
+def test_the_repr_is_one_line() -> None:
     model = pk.ImageModel(nn.Linear(2, 2), classes=tuple("abc"), provenance={"name": "resnet18"})
     assert len(repr(model)) < 150
     assert "resnet18" in repr(model)
@@ -77,6 +77,6 @@ def test_it_is_shown_in_a_line() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 0, 4), (4, 4), (1, 2**20, 2**20), (-1, -4, 4)])
-def test_impossible_sizes(size: tuple[int, ...]) -> None:
+def test_invalid_sizes_are_refused(size: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="input_size"):
         pk.ImageModel(nn.Identity(), input_size=size)  # type: ignore[arg-type]

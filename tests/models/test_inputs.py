@@ -1,4 +1,4 @@
-"""A model that writes into its input changes neither the user's images nor any number."""
+"""A model that modifies its input in place changes neither the user's images nor any result."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WRITES = {one.__name__: one for one in (subtract, multiply, rectify, write)}
 
 
 class Net(nn.Module):
-    """A network that first writes into its input, or into a copy of it, which is the right answer."""
+    """A network that modifies its input in place, or a copy of it for the expected values."""
 
     def __init__(self, first: Callable[[Tensor], Tensor], in_place: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def outcomes(net: Any, images: Tensor) -> dict[str, np.ndarray[Any, Any]]:
 
 @pytest.mark.filterwarnings("ignore::probekit.ProbekitWarning")
 @pytest.mark.parametrize("name", WRITES)
-def test_a_model_that_writes_into_its_input_gives_the_numbers_of_one_that_does_not(
+def test_a_model_that_modifies_its_input_gives_the_numbers_of_one_that_does_not(
     name: str,
 ) -> None:
     images = IMAGES.clone()
@@ -127,7 +127,7 @@ def test_a_model_that_writes_into_its_input_gives_the_numbers_of_one_that_does_n
     ],
     ids=["tensors", "batches", "dataset", "loader"],
 )
-def test_images_of_every_source_stay_as_they_are(source: Any) -> None:
+def test_images_of_every_source_are_unchanged(source: Any) -> None:
     images = IMAGES.clone()
     net = Net(subtract, in_place=True).eval()
     first, second = (
@@ -137,7 +137,7 @@ def test_images_of_every_source_stay_as_they_are(source: Any) -> None:
     np.testing.assert_array_equal(first, second)
 
 
-def test_images_stay_as_they_are_where_the_model_raises_afterwards() -> None:
+def test_images_are_unchanged_when_the_model_raises_afterwards() -> None:
     class Raises(Net):
         def forward(self, x: Tensor) -> Any:
             super().forward(x)
@@ -149,14 +149,14 @@ def test_images_stay_as_they_are_where_the_model_raises_afterwards() -> None:
     assert torch.equal(images, IMAGES)
 
 
-def test_an_image_model_that_writes_into_its_input_too() -> None:
+def test_an_image_model_may_modify_its_input() -> None:
     images = IMAGES.clone()
     model = ImageModel(Net(subtract, in_place=True).eval(), input_size=(3, 8, 8))
     quiet(analyze, model, (images, LABELS))
     assert torch.equal(images, IMAGES)
 
 
-def test_a_copy_keeps_kinds_gradients_and_what_is_no_tensor() -> None:
+def test_a_copy_preserves_types_gradients_and_non_tensors() -> None:
     leaf = torch.ones(2, requires_grad=True)
     twin = copied({"x": [leaf, 3], "mask": (None,)})
     assert twin["mask"] == (None,)

@@ -1,4 +1,4 @@
-"""Models by name, weights from files, and what is refused."""
+"""Models by name, weights from files, and refused inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ZOO = pk.list_models("resnet20-fashion-mnist-a*")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_bundled_model_is_what_its_card_says(name: str) -> None:
+def test_bundled_model_matches_its_card(name: str) -> None:
     model = pk.load_model(f"probekit:{name}")
     data = pk.load_data("fashion-mnist", model)
     result = pk.analyze(model, data, batch_size=500)
@@ -34,7 +34,7 @@ def test_bundled_model_is_what_its_card_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", ["fashion-mnist", "cifar10"])
-def test_bundled_models_rise_in_selectivity_with_alpha(data: str) -> None:
+def test_bundled_models_increase_in_selectivity_with_alpha(data: str) -> None:
     names = pk.list_models(f"resnet20-{data}-a*")
     cards = [pk.load_model(f"probekit:{name}").provenance for name in names]
     cards.sort(key=lambda card: card["alpha"])
@@ -44,7 +44,7 @@ def test_bundled_models_rise_in_selectivity_with_alpha(data: str) -> None:
 
 
 @pytest.mark.parametrize("name", pk.list_models("resnet20-cifar10-a*"))
-def test_a_card_of_cifar10_names_its_weights_and_that_the_images_are_copies(name: str) -> None:
+def test_a_cifar10_card_names_its_weights_and_the_copied_images(name: str) -> None:
     model = pk.load_model(f"probekit:{name}")
     card = json.loads((Path(pk.__file__).parent / "models" / "zoo" / f"{name}.json").read_text())
     assert content_hash(model.module) == card["hash"]
@@ -54,7 +54,7 @@ def test_a_card_of_cifar10_names_its_weights_and_that_the_images_are_copies(name
     assert model(torch.rand(2, *model.input_size)).shape == (2, len(model.classes))
 
 
-def test_the_default_model_is_the_one_without_regularizer() -> None:
+def test_the_default_model_is_the_one_without_a_regularizer() -> None:
     default = pk.load_model("probekit:resnet20-fashion-mnist")
     plain = pk.load_model("probekit:resnet20-fashion-mnist-a0")
     assert content_hash(default.module) == content_hash(plain.module)
@@ -91,7 +91,7 @@ def test_package_data_stays_small() -> None:
         ("resnet18.a1_in1k", "weights=FILE"),
     ],
 )
-def test_unknown_and_unreachable_models(
+def test_unknown_and_unavailable_models_are_refused(
     name: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -144,14 +144,16 @@ def test_a_pickle_that_needs_code_is_refused(
         ("noise.pt", b"not a zip at all", "refused|cannot be read"),
     ],
 )
-def test_damaged_weights(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=message):
         pk.load_model("resnet18", tmp_path / name)
 
 
-def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path) -> None:
+def test_incompatible_weights_are_reported_by_key(tmp_path: Path) -> None:
     state = dict(pk.load_model("resnet18", pretrained=False).module.state_dict())
     del state["conv1.weight"]
     state["extra.weight"] = torch.zeros(3)
@@ -165,13 +167,13 @@ def test_weights_that_do_not_fit_are_told_by_key(tmp_path: Path) -> None:
     assert "fc.bias (7,) instead of (1000,)" in message
 
 
-def test_a_state_dict_of_something_else(tmp_path: Path) -> None:
+def test_a_state_dict_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / "list.pt")
     with pytest.raises(ModelError, match="hold list, not a state_dict"):
         read_weights(tmp_path / "list.pt")
 
 
-def test_preprocessing_is_the_models_own() -> None:
+def test_preprocessing_comes_from_the_model() -> None:
     lite = pk.load_model("tf_efficientnet_lite0", pretrained=False)
     assert lite.mean == lite.std == (0.5, 0.5, 0.5)
     assert lite.input_size == (3, 224, 224)
@@ -180,7 +182,7 @@ def test_preprocessing_is_the_models_own() -> None:
     assert ten.classes == tuple("abcdefghij")
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model\.json"):
         pk.load_model(tmp_path)
     (tmp_path / "model.json").write_text("{broken")
@@ -188,12 +190,12 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         pk.load_model(tmp_path)
 
 
-def test_list_models_takes_globs() -> None:
+def test_list_models_accepts_globs() -> None:
     assert "resnet20-fashion-mnist" in pk.list_models("resnet20*")
     assert pk.list_models("no-such*") == []
 
 
-def test_weights_without_the_counts_of_batch_norm_load_as_in_torch(tmp_path: Path) -> None:
+def test_weights_without_batch_norm_counters_load_as_in_torch(tmp_path: Path) -> None:
     network = pk.load_model("probekit:resnet20-fashion-mnist").module
     state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
     assert len(state) < len(network.state_dict())

@@ -1,4 +1,4 @@
-"""Which output of a model stands for each class of the data, and what is no logits at all."""
+"""Which model output corresponds to each class of the data, and which outputs are not logits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOGITS, POOLED, MAPS = torch.rand(4, 3), torch.rand(4, 8), torch.rand(4, 8, 2, 2
         {"maps": MAPS, "scores": LOGITS},
     ],
 )
-def test_logits_are_found_in_what_models_return(output: Any) -> None:
+def test_logits_are_found_in_model_outputs(output: Any) -> None:
     assert logits_of(output, 4) is LOGITS
 
 
@@ -62,11 +62,11 @@ def test_logits_are_found_in_what_models_return(output: Any) -> None:
         "text",
     ],
 )
-def test_what_is_no_logits_or_not_certainly_is_none(output: Any) -> None:
+def test_ambiguous_outputs_and_non_logits_are_none(output: Any) -> None:
     assert logits_of(output, 4) is None
 
 
-def test_of_several_the_one_with_as_many_classes_is_taken() -> None:
+def test_the_output_with_a_matching_number_of_classes_is_chosen() -> None:
     assert logits_of((POOLED, LOGITS), 4, classes=3) is LOGITS
     assert logits_of((LOGITS, LOGITS), 4, classes=3) is None
 
@@ -91,7 +91,7 @@ def outputs_of(match: ClassMatch) -> tuple[int, ...] | None:
         ((), ("4", "0"), (4, 0), "index"),
     ],
 )
-def test_classes_are_matched(
+def test_classes_are_matched_to_outputs(
     names: tuple[str, ...], classes: tuple[str, ...], order: Any, by: str
 ) -> None:
     found = match_classes(named(names), classes, len(names) or 5)
@@ -110,13 +110,13 @@ def test_classes_are_matched(
         ((), ("5", "0"), 5, "may be an embedding"),
     ],
 )
-def test_what_cannot_be_matched_says_why(
+def test_classes_that_cannot_be_matched_give_a_reason(
     names: tuple[str, ...], classes: tuple[str, ...], outputs: int, why: str
 ) -> None:
     assert why in match_classes(named(names), classes, outputs).why_not
 
 
-def test_wordnet_ids_are_the_outputs_of_an_imagenet_model() -> None:
+def test_wordnet_ids_are_matched_to_imagenet_outputs() -> None:
     # ILSVRC 2012 in its usual order: 0 is the tench, 217 the English springer, 574 the golf ball.
     ids = ("n03445777", "n01440764", "n02102040")
     for model in (nn.Linear(2, 1000), timm.create_model("resnet10t", pretrained=False)):
@@ -153,7 +153,7 @@ def test_labels_without_names(labels: Tensor, outputs: int, left_out: bool, gues
     assert (certain.why_not, certain.guess) == ("", "")
 
 
-def test_labels_beyond_the_outputs_or_from_one_are_noticed() -> None:
+def test_labels_beyond_the_outputs_or_starting_at_one_are_detected() -> None:
     assert "label 3 is beyond" in match_classes(nn.Identity(), (), 3, torch.arange(4)).why_not
     from_one = torch.arange(30) % 3 + 1
     assert "counted from 0" in match_classes(nn.Identity(), (), 3, from_one).why_not
@@ -162,7 +162,7 @@ def test_labels_beyond_the_outputs_or_from_one_are_noticed() -> None:
     assert "no sample has label 0" in match_classes(declared, (), 4, from_one).guess
 
 
-def test_a_class_map_decides() -> None:
+def test_a_class_map_takes_precedence() -> None:
     model = named(ANIMALS)
     assert match_classes(model, ("x", "y"), 5, class_map={"x": "hen", "y": 2}).order == {0: 4, 1: 2}
     assert match_classes(model, ("x", "y"), 5, class_map={1: 0, 0: 1}).order == {0: 1, 1: 0}
@@ -186,12 +186,12 @@ def test_a_class_map_decides() -> None:
         (3, "a mapping or 'index', not int"),
     ],
 )
-def test_a_class_map_that_does_not_fit(given: Any, said: str) -> None:
+def test_an_invalid_class_map_is_refused(given: Any, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         match_classes(named(ANIMALS), ("x", "y"), 5, class_map=given)
 
 
-def test_logits_in_the_order_of_the_data_have_all_others_behind() -> None:
+def test_logits_in_data_order_are_followed_by_all_others() -> None:
     match = ClassMatch(4, {0: 2, 1: 0})
     logits = torch.tensor([[0.0, 10.0, 20.0, 30.0]])
     assert match.arrange(logits).tolist() == [[20, 0, 10, 30]]
@@ -200,7 +200,7 @@ def test_logits_in_the_order_of_the_data_have_all_others_behind() -> None:
     assert right.tolist() == [True, False, True, False]
 
 
-def test_names_of_labels_with_gaps_keep_their_labels() -> None:
+def test_names_of_sparse_labels_keep_their_labels() -> None:
     match = match_classes(named(("a", "b", "c", "d")), {3: "a", 1: "c"}, 4)
     assert match.order == {3: 0, 1: 2}
     logits = torch.tensor([[0.0, 10.0, 20.0, 30.0]])
@@ -209,7 +209,7 @@ def test_names_of_labels_with_gaps_keep_their_labels() -> None:
     assert "label 9 is beyond" in match_classes(named(("a", "b")), {9: "a"}, 2).why_not
 
 
-def test_correct_says_what_is_wrong() -> None:
+def test_correct_reports_what_is_wrong() -> None:
     with pytest.raises(ModelError, match=r"it needs logits .*, and the model gives \(4, 8, 2, 2\)"):
         correct(MAPS, torch.zeros(4, dtype=torch.int64), "it")
     with pytest.raises(DataError, match="label 3 is out of range"):

@@ -1,4 +1,4 @@
-"""Models of the user's own, by `module:function`."""
+"""User-defined models, given as `module:function`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("attribute", ["make", "ready"])
-def test_a_function_or_a_model_of_a_module_in_the_working_directory(
+def test_a_function_or_a_model_of_a_module_in_the_working_directory_is_loaded(
     code: Path, attribute: str
 ) -> None:
     model = pk.load_model(f"own_models_of_a_test:{attribute}")
@@ -55,13 +55,13 @@ def test_a_function_or_a_model_of_a_module_in_the_working_directory(
         ("own_models_of_a_test:number", "cannot be made: 'int' object is not callable"),
     ],
 )
-def test_what_is_no_model(code: Path, name: str, message: str) -> None:
+def test_objects_that_are_not_models_are_refused(code: Path, name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         pk.load_model(name)
 
 
 @pytest.mark.slow
-def test_on_the_command_line(code: Path) -> None:
+def test_user_models_work_on_the_command_line(code: Path) -> None:
     command = "analyze own_models_of_a_test:make fashion-mnist --limit 20 --layers 2 -o r.nc"
     subprocess.run([sys.executable, "-m", "probekit", *command.split()], check=True)
     assert pk.open_result("r.nc")["layers"].sizes["layer"] == 1

@@ -1,4 +1,4 @@
-"""Weights that are not plain tensors in memory: right numbers, or one sentence that refuses them."""
+"""Weights that are not plain tensors in memory: correct values, or a one-sentence error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def network() -> nn.Sequential:
 
 
 def by_hand(net: nn.Module, layer: str, x: Tensor = X) -> Tensor:
-    """What a plain hook sees."""
+    """The output that a plain hook records."""
     seen: list[Tensor] = []
     handle = net.get_submodule(layer).register_forward_hook(
         lambda module, args, output: seen.append(output.clone())
@@ -62,7 +62,7 @@ def check(net: nn.Module, layers: list[str], x: Tensor = X) -> None:
 
 
 def offload(net: nn.Module, by: str) -> nn.Module:
-    """Weights without values but while their module runs, by hooks or by a forward of the instance."""
+    """Weights that have values only while their module runs, by hooks or by an instance's `forward`."""
     for child in net:
         stored = {name: tensor.data for name, tensor in child.named_parameters()}
 
@@ -94,7 +94,7 @@ def offload(net: nn.Module, by: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("by", ["hooks", "forward"])
-def test_offloaded_weights(by: str) -> None:
+def test_offloaded_weights_give_correct_values(by: str) -> None:
     expected = by_hand(network(), "1"), by_hand(network(), "4")
     net = offload(network(), by)
     assert device_of(net) == torch.device("cpu")
@@ -121,7 +121,7 @@ def test_weights_that_never_have_values_are_refused(whole: bool) -> None:
         net(X)
 
 
-def test_lazy_modules_are_refused_until_they_have_run() -> None:
+def test_lazy_modules_are_refused_before_their_first_pass() -> None:
     net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     with pytest.raises(ModelError, match="call the model on a batch once"):
         pk.analyze(net, (X, Y))
@@ -143,7 +143,7 @@ class Sparse(nn.Module):
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
-def test_sparse_weights(layout: torch.layout) -> None:
+def test_sparse_weights_give_correct_values(layout: torch.layout) -> None:
     net = Sparse(layout)
     check(net, ["act"])
     dense = net.weight.detach().to_dense()
@@ -174,7 +174,7 @@ def test_a_sparse_output_is_refused() -> None:
         one(X.flatten(1))
 
 
-def test_dynamically_quantized_weights() -> None:
+def test_dynamically_quantized_weights_give_correct_values() -> None:
     net = torch.ao.quantization.quantize_dynamic(network(), {nn.Linear}, torch.qint8)
     check(net, ["1", "4"])
     with pytest.raises(LayerError, match="quantized weights"):
@@ -221,7 +221,7 @@ def mesh(tmp_path: Any) -> Iterator[Any]:
         dist.destroy_process_group()
 
 
-def test_weights_that_are_sharded(mesh: Any) -> None:
+def test_sharded_weights_give_correct_values(mesh: Any) -> None:
     fully_shard = pytest.importorskip("torch.distributed.fsdp").fully_shard
     net, expected = network(), by_hand(network(), "4")
     before = content_hash(net)
@@ -230,13 +230,13 @@ def test_weights_that_are_sharded(mesh: Any) -> None:
     assert type(net[3].weight).__name__ == "DTensor"
     check(net, ["1", "4"])
     torch.testing.assert_close(by_hand(net, "4"), expected)
-    assert content_hash(net) == before  # one process holds all of it
+    assert content_hash(net) == before  # a single process holds all weights
     model_identity(net)
     with pytest.raises(ModelError, match=r"is a DTensor, spread over processes"):
         pk.analyze(net, (X, Y), metrics=[EXACT], progress=False)
 
 
-def test_outputs_that_are_spread_over_processes_are_refused(mesh: Any) -> None:
+def test_outputs_that_are_distributed_over_processes_are_refused(mesh: Any) -> None:
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(108, 8), nn.ReLU())

@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: built, complete, and working where they are installed."""
+"""The wheel and the source distribution: they build, are complete, and work when installed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_the_source_has_what_is_needed_to_test_and_document(source: Path) -> None:
+def test_the_source_has_everything_needed_for_tests_and_documentation(source: Path) -> None:
     for name in ("README.md", "LICENSE", "CHANGELOG.md", "tests/conftest.py", "docs/index.md"):
         assert (source / name).is_file()
     assert not list(source.rglob("__pycache__"))
@@ -67,7 +67,7 @@ def test_the_wheel_has_every_file_of_the_package_and_both_licenses(wheel: Path) 
     assert "License-Expression: Apache-2.0 AND MIT" in text
 
 
-def test_the_installed_wheel_measures_and_reports(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_runs_an_analysis_and_a_report(wheel: Path, tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
     pip = ["-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(site)]

@@ -1,4 +1,4 @@
-"""The null: constants change the index, and neither the function nor what is free of them."""
+"""Added constants change the index but not the function or metrics that ignore constants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probekit.models.loading import load_model
 METRICS = ["selectivity", "eta_squared", "preferred_class_auc", "selectivity_offset_free"]
 
 
-def test_the_function_stays_and_the_index_falls(
+def test_the_function_is_unchanged_and_the_index_falls(
     network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     images = labelled[0]
@@ -46,7 +46,7 @@ def test_class_means_move_by_the_constants_of_their_units(
     np.testing.assert_allclose(means[4:] - means[:4], constants[:, None] * np.ones((1, 3)), 1e-4)
 
 
-def test_it_is_what_the_next_layers_bias_can_absorb() -> None:
+def test_the_bias_of_the_next_layer_can_absorb_the_constants() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     constants = torch.tensor([1.0, 2.0, 3.0, 4.0])

@@ -1,4 +1,4 @@
-"""Few samples in a class are said."""
+"""Classes with few samples are reported."""
 
 from __future__ import annotations
 

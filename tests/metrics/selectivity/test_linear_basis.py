@@ -1,4 +1,4 @@
-"""The search over bases: planted ones are found, it converges, and noise gives no more than a floor."""
+"""The search over bases finds planted bases, converges, and stays at the floor for noise."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bound(table: Any, labels: Any = LABELS, **options: Any) -> tuple[float, floa
 
 
 @pytest.mark.parametrize("negative", ["absolute", "rectify", "clip", "shift"])
-def test_on_the_units_own_axes_it_is_the_plain_index(negative: Any) -> None:
+def test_the_index_on_the_unit_axes_is_the_plain_index(negative: Any) -> None:
     table = selective()
     means = np.stack([table[label == LABELS].mean(0) for label in range(6)], 1)
     expected = pk.class_selectivity(xr.DataArray(means, dims=("unit", "class"))).mean().item()
@@ -53,18 +53,18 @@ def test_a_planted_rotated_basis_is_found(seed: int) -> None:
     assert best > planted - 0.05
 
 
-def test_a_basis_for_that_is_selective_already_gains_little() -> None:
+def test_a_selective_basis_gains_little() -> None:
     axes, best = bound(selective(noise=0.0))
     assert axes == pytest.approx(1, abs=1e-5)
     assert best == pytest.approx(axes, abs=1e-9)
 
 
-def test_units_that_know_nothing_of_the_class_stay_below_a_planted_basis() -> None:
+def test_uninformative_units_stay_below_a_planted_basis() -> None:
     blind = np.random.default_rng(0).random((600, 12))
     assert bound(blind)[1] < 0.2
 
 
-def test_the_bound_is_never_below_the_axes_and_does_not_hang_on_the_scale() -> None:
+def test_the_bound_is_never_below_the_axes_and_does_not_depend_on_the_scale() -> None:
     table = selective(noise=2.0)
     axes, best = bound(table, steps=50)
     assert best >= axes
@@ -72,7 +72,7 @@ def test_the_bound_is_never_below_the_axes_and_does_not_hang_on_the_scale() -> N
     assert larger == pytest.approx((axes, best), abs=1e-3)
 
 
-def test_seeds_and_negative_projections_matter_as_told() -> None:
+def test_seeds_and_negative_projections_behave_as_documented() -> None:
     table = selective(noise=1.0) @ turn(12)
     assert bound(table, steps=60) == bound(table, steps=60)
     assert bound(table, negative="clip")[1] > bound(table)[1]
@@ -81,7 +81,7 @@ def test_seeds_and_negative_projections_matter_as_told() -> None:
     assert found.attrs["steps"] == 5
 
 
-def test_each_layer_of_a_recording() -> None:
+def test_each_layer_of_a_recording_is_searched() -> None:
     table = np.hstack([selective(), selective() @ turn(12)])
     recording = xr.Dataset(
         {"activation": (("sample", "unit"), table), "label": ("sample", LABELS)},
@@ -92,7 +92,7 @@ def test_each_layer_of_a_recording() -> None:
     assert float(found["selectivity_bound"][1]) == bound(table[:, 12:], steps=40)[1]
 
 
-def test_a_planted_basis_holds_on_samples_the_search_has_not_seen() -> None:
+def test_a_planted_basis_holds_on_held_out_samples() -> None:
     found = search(selective() @ turn(12), held_out=0.5)
     assert found["selectivity_held_out"].item() == pytest.approx(
         found["selectivity_found"].item(), abs=0.05
@@ -100,7 +100,7 @@ def test_a_planted_basis_holds_on_samples_the_search_has_not_seen() -> None:
     assert found["selectivity_axes_held_out"].item() < found["selectivity_held_out"].item() - 0.2
 
 
-def test_what_is_found_in_noise_is_the_floor_and_does_not_hold_outside() -> None:
+def test_noise_stays_at_the_floor_and_does_not_generalize() -> None:
     draws = np.random.default_rng(0)
     blind = draws.normal(size=(60, 12))
     found = search(blind, np.arange(60) % 6, held_out=0.5, permutations=2)
@@ -109,7 +109,7 @@ def test_what_is_found_in_noise_is_the_floor_and_does_not_hold_outside() -> None
     assert found["selectivity_held_out"].item() < value - 0.1
 
 
-def test_more_steps_find_more_until_it_converges() -> None:
+def test_more_steps_improve_the_index_until_convergence() -> None:
     table = selective(noise=1.0) @ turn(12) + 0.3
     few, many = search(table, steps=20, starts=1), search(table, steps=4000, starts=1)
     assert not bool(few["converged"])
@@ -123,7 +123,7 @@ def test_more_steps_find_more_until_it_converges() -> None:
 
 
 def test_the_mean_direction_is_among_the_starts() -> None:
-    # Where a constant dominates, one axis along it frees all others of it.
+    # When a constant dominates, one axis along it removes it from all other axes.
     table = selective() @ turn(12) + 5.0
     axes, at_axes = bound(table, starts=1, steps=1)
     _, with_mean = bound(table, starts=2, steps=1)
@@ -131,12 +131,12 @@ def test_the_mean_direction_is_among_the_starts() -> None:
     assert with_mean > 2 * axes
 
 
-def test_a_constant_lowers_what_is_found() -> None:
+def test_a_constant_lowers_the_index_that_is_found() -> None:
     table = selective(noise=1.0)
     assert bound(table + 3.0, steps=200)[1] < bound(table, steps=200)[1]
 
 
-def test_held_out_samples_are_a_share_of_every_class() -> None:
+def test_held_out_samples_are_a_fraction_of_every_class() -> None:
     labels = np.repeat(np.arange(4), [40, 20, 4, 1])
     apart = _held_out(labels, 0.25, np.random.default_rng(0))
     assert np.bincount(labels[apart], minlength=4).tolist() == [10, 5, 1, 0]
@@ -156,6 +156,6 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD)
-def test_what_means_nothing_is_refused(call: Any, kind: type[Exception], message: str) -> None:
+def test_invalid_arguments_are_refused(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()

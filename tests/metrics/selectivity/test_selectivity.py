@@ -1,4 +1,4 @@
-"""The class selectivity index against plain numpy, and what must not change it."""
+"""The class selectivity index compared with plain numpy, and transformations that must not change it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_hand(means: np.ndarray, eps: float = 1e-6) -> list[float]:
 
 @settings(deadline=None, max_examples=40)
 @given(means=MEANS, eps=st.sampled_from([0.0, 1e-6, 0.1]))
-def test_equals_the_formula_by_hand(means: np.ndarray, eps: float) -> None:
+def test_the_index_equals_the_formula_by_hand(means: np.ndarray, eps: float) -> None:
     found = class_selectivity(table(means), eps=eps).values
     np.testing.assert_allclose(found, by_hand(means, eps), rtol=1e-12, atol=1e-12)
 
@@ -64,7 +64,7 @@ def test_scale_and_order_of_classes_change_nothing_without_epsilon(
 
 @settings(deadline=None, max_examples=40)
 @given(means=MEANS)
-def test_lies_between_zero_and_one_and_epsilon_only_lowers_it(means: np.ndarray) -> None:
+def test_the_index_is_between_zero_and_one_and_epsilon_only_lowers_it(means: np.ndarray) -> None:
     bare = class_selectivity(table(means), eps=0).values
     assert ((bare >= -1e-12) & (bare <= 1 + 1e-12)).all()
     for eps in (1e-9, 1e-3):
@@ -100,7 +100,7 @@ def test_known_values(means: list[float], index: float) -> None:
         *((policy, [3.0, 1.0, 1.0], 0.5) for policy in ("clip", "keep", "shift", "nan")),
     ],
 )
-def test_policies_for_means_below_zero(negative: Any, means: Any, index: float) -> None:
+def test_policies_for_negative_means(negative: Any, means: Any, index: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)
         found = class_selectivity(table([means]), eps=0, negative=negative).item()
@@ -139,12 +139,12 @@ def test_batches_order_and_merging_change_nothing(
         ([[1.0, 0.0]], {"negative": "abs"}, OptionError, "clip, keep, shift, nan"),
     ],
 )
-def test_mistakes_are_told(means: Any, options: Any, error: Any, words: str) -> None:
+def test_mistakes_are_reported(means: Any, options: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         class_selectivity(table(means), **options)
 
 
-def test_other_tables_are_refused() -> None:
+def test_invalid_tables_are_refused() -> None:
     with pytest.raises(DataError, match="dimension 'class'"):
         class_selectivity(xr.DataArray([1.0], dims="unit"))
     with pytest.raises(DataError, match="not a dataset of other"):
@@ -212,7 +212,7 @@ class TestInAnAnalysis:
         )
 
     @pytest.mark.parametrize("negative", ["clip", "keep", "shift", "nan"])
-    def test_means_below_zero_are_counted_and_told(self, labelled: Any, negative: Any) -> None:
+    def test_means_below_zero_are_counted_and_reported(self, labelled: Any, negative: Any) -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(108, 3))
         with torch.no_grad():

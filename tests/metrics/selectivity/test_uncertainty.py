@@ -1,4 +1,4 @@
-"""How sure an index is, on data whose truth is known; values against formulas by hand."""
+"""Uncertainty of the index on data with known ground truth; values compared with manual formulas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Sample = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def noise(size: int, units: int, seed: int, classes: int = 10) -> Sample:
-    """Exponential activations that know nothing of their balanced labels."""
+    """Exponential activations that are independent of their balanced labels."""
     random = np.random.default_rng(seed)
     labels = torch.arange(classes * size) % classes
     table = torch.from_numpy(random.exponential(size=(len(labels), units)))
@@ -43,7 +43,7 @@ def selective(means: np.ndarray, size: int, random: np.random.Generator) -> Samp
 
 
 def fed(metric: Any, sample: Sample) -> list[Any]:
-    """What the statistics of a metric say of a sample."""
+    """The statistics of a metric after an update with a sample."""
     needs = [need.fresh() for need in metric.needs]
     for need in needs:
         if hasattr(need, "expect"):
@@ -53,7 +53,7 @@ def fed(metric: Any, sample: Sample) -> list[Any]:
 
 
 def evaluate(metric: Any, sample: Sample) -> tuple[xr.Dataset, xr.Dataset]:
-    """What a metric says of one layer."""
+    """The results of a metric for one layer."""
     units, layers = metric.evaluate(*fed(metric, sample))
     if hasattr(metric, "conclude"):
         layers = layers.expand_dims(layer=["a"])
@@ -68,7 +68,7 @@ means = arrays(np.float64, (4, 5), elements=st.floats(-2, 8, width=32))
 
 @settings(deadline=None, max_examples=50)
 @given(means, st.sampled_from(["clip", "shift", "nan"]))
-def test_the_highest_index_of_all_classes_is_the_index(table: np.ndarray, negative: Any) -> None:
+def test_the_highest_index_over_all_classes_is_the_index(table: np.ndarray, negative: Any) -> None:
     expected = pk.class_selectivity(xr.DataArray(table, dims=("unit", "class")), negative=negative)
     formula = SelectivityIndex(negative=negative)
     every = formula.of_classes(table)
@@ -83,7 +83,7 @@ def _warnings_about_negative_means() -> Iterator[None]:
         yield
 
 
-def test_absent_classes_do_not_count() -> None:
+def test_absent_classes_are_ignored() -> None:
     table = np.array([[3.0, np.nan, 1.0], [np.nan, np.nan, 1.0]])
     assert SelectivityIndex(eps=0).at(table).tolist()[0] == 0.5
     assert np.isnan(SelectivityIndex().at(table)[1])
@@ -116,7 +116,7 @@ def test_noise_is_at_chance_with_uniform_p_values() -> None:
         plain.append(
             evaluate(pk.Selectivity(), sample)[0]["selectivity"] - units["selectivity_chance"]
         )
-    # A discrete p is uniform on its lattice; a uniform part of a step makes it continuous.
+    # A discrete p-value is uniform on its lattice. Uniform jitter of up to one step makes it continuous.
     jitter = np.random.default_rng(0).uniform(0, 0.01, np.concatenate(p).shape)
     assert stats.kstest(np.concatenate(p) - jitter, "uniform").pvalue > 1e-3
     assert abs(np.mean(plain)) < 0.004
@@ -124,7 +124,7 @@ def test_noise_is_at_chance_with_uniform_p_values() -> None:
     assert np.mean(np.concatenate(p) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
-def test_corrected_p_values_keep_the_rate_of_false_alarms() -> None:
+def test_corrected_p_values_control_the_false_positive_rate() -> None:
     families = [
         evaluate(pk.SelectivityChance(permutations=99, seed=seed), noise(5, 15, 100 + seed))[0]
         for seed in range(40)
@@ -148,7 +148,7 @@ def test_selective_units_are_far_above_chance_and_dead_ones_are_not() -> None:
     assert layers["units_above_chance"].item() == 1
 
 
-def test_drawn_labels_give_nearly_the_same_chance_as_permuted_ones() -> None:
+def test_drawn_and_permuted_labels_give_nearly_the_same_chance() -> None:
     sample = noise(20, 30, 0)
     exact, _ = evaluate(pk.SelectivityChance(), sample)
     metric = pk.SelectivityChance(class_counts=(20,) * 10)
@@ -160,7 +160,7 @@ def test_drawn_labels_give_nearly_the_same_chance_as_permuted_ones() -> None:
     assert ratio.item() == pytest.approx(1, abs=0.05)
 
 
-def test_split_half_is_centred_at_zero_where_the_plain_index_is_not() -> None:
+def test_split_half_is_centered_at_zero_unlike_the_plain_index() -> None:
     half, plain = [], []
     for seed in range(12):
         sample = noise(10, 40, seed)
@@ -175,7 +175,7 @@ def test_split_half_is_centred_at_zero_where_the_plain_index_is_not() -> None:
 def test_split_half_by_hand_for_one_direction() -> None:
     parts = np.array([[[[4.0, 1.0, 1.0]], [[3.0, 2.0, 1.0]]]])
     whole = parts.mean((0, 1))
-    # Both halves choose the first class; variances by hand from the halves' differences.
+    # Both halves choose the first class. The variances come from the differences between the halves.
     noise = ((4 - 3) ** 2 + (1 - 2) ** 2) / 2 / (3.5**2 + 1.5**2 + 1)
     a, b = 3.5, 1.25
     curvature = 2 * (b * noise * a**2 - a * noise * (1.5**2 + 1) / 4) / (a + b) ** 3
@@ -185,7 +185,7 @@ def test_split_half_by_hand_for_one_direction() -> None:
     )
 
 
-def test_split_half_of_selective_units_is_the_truth() -> None:
+def test_split_half_of_selective_units_equals_the_true_index() -> None:
     random = np.random.default_rng(0)
     truth = np.full((40, 10), 0.4)
     truth[np.arange(40), np.arange(40) % 10] = 2.0
@@ -196,7 +196,7 @@ def test_split_half_of_selective_units_is_the_truth() -> None:
     assert np.mean(found) == pytest.approx((2 - 0.4) / 2.4, abs=0.006)
 
 
-def test_reliability_tells_reproducible_indices_from_noise() -> None:
+def test_reliability_separates_reproducible_indices_from_noise() -> None:
     random = np.random.default_rng(0)
     graded = random.gamma(2, 0.5, (60, 10))
     units, good = evaluate(pk.SplitHalf(), selective(graded, 100, random))
@@ -206,7 +206,7 @@ def test_reliability_tells_reproducible_indices_from_noise() -> None:
     assert units["preferred_class_agreement"].mean().item() > 0.7
 
 
-def test_reliability_is_the_stepped_up_correlation() -> None:
+def test_reliability_is_the_spearman_brown_corrected_correlation() -> None:
     sample = noise(30, 12, 1)
     metric = pk.SplitHalf(splits=3)
     _, halves = fed(metric, sample)
@@ -250,7 +250,7 @@ def test_coverage_of_intervals_is_between_92_and_98_percent(kind: str) -> None:
 
 
 def sparse(chance: np.ndarray, size: int, random: np.random.Generator) -> Any:
-    """Units (unit, class) that respond to a sample of a class with some chance, and then variably."""
+    """Units (unit, class) that are active with a given probability per class, with variable responses."""
     labels = np.arange(chance.shape[1] * size) % chance.shape[1]
     active = random.random((len(labels), len(chance))) < chance.T[labels]
     rows = active * random.lognormal(0, 1, active.shape)
@@ -259,10 +259,10 @@ def sparse(chance: np.ndarray, size: int, random: np.random.Generator) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "chance"), [(20, 0.3), (50, 0.1), (100, 0.1)])
-def test_intervals_of_sparse_units_hold_where_units_are_active_for_five_samples(
+def test_intervals_of_sparse_units_cover_when_units_are_active_for_five_samples(
     size: int, chance: float
 ) -> None:
-    """docs/uncertainty.md: 75% and more of layer means, 90% and more of units."""
+    """docs/uncertainty.md: at least 75% of layer means, at least 90% of units."""
     random = np.random.default_rng(size)
     units, layers = [], []
     for seed in range(16):
@@ -280,7 +280,7 @@ def test_intervals_of_sparse_units_hold_where_units_are_active_for_five_samples(
     assert sum(layers) >= stats.binom.ppf(1e-3, 16, 0.75)
 
 
-def test_units_that_are_active_for_too_few_samples_are_warned_of() -> None:
+def test_units_that_are_active_for_too_few_samples_warn() -> None:
     random = np.random.default_rng(0)
     metric = pk.SelectivityInterval(replicates=20, splits=2)
     for chance, warned in ((0.005, True), (0.3, False)):
@@ -308,7 +308,7 @@ def test_interval_of_the_highest_allows_for_ties() -> None:
     assert low[0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_percentiles_of_the_bootstrap_miss_what_the_interval_holds() -> None:
+def test_bootstrap_percentiles_miss_values_that_the_interval_covers() -> None:
     sample = noise(20, 30, 3)
     metric = pk.SelectivityInterval()
     _, bootstrap, *_ = fed(metric, sample)
@@ -329,13 +329,13 @@ def test_percentiles_of_the_bootstrap_miss_what_the_interval_holds() -> None:
         (pk.SelectivityInterval, {"splits": 1}),
     ],
 )
-def test_bad_options_are_refused(kind: Any, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(kind: Any, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         kind(**options)
 
 
 @pytest.mark.parametrize("kind", [pk.SelectivityChance, pk.SplitHalf, pk.SelectivityInterval])
-def test_one_class_is_refused(kind: Any) -> None:
+def test_a_single_class_is_refused(kind: Any) -> None:
     labels = torch.zeros(8, dtype=torch.int64)
     with pytest.raises(DataError, match="at least two"):
         evaluate(kind(), (torch.rand(8, 3), labels, torch.arange(8)))
@@ -355,7 +355,9 @@ METRICS = [
 ]
 
 
-def test_one_pass_gives_all_and_batches_and_order_do_not_matter(network: nn.Sequential) -> None:
+def test_one_pass_gives_all_metrics_and_batches_and_order_do_not_matter(
+    network: nn.Sequential,
+) -> None:
     images = torch.rand(90, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(90) % 3
     results = [
@@ -394,7 +396,7 @@ def test_a_limited_sample_is_permuted_exactly(model: ImageModel) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*active for fewer than 5 samples")
-def test_few_samples_are_told(network: nn.Sequential) -> None:
+def test_few_samples_are_reported(network: nn.Sequential) -> None:
     batch = (torch.rand(6, 1, 8, 8), torch.arange(6) % 2)
     metric = pk.SelectivityInterval(replicates=20)
     with pytest.warns(ProbekitWarning, match="a class has 3 samples"):
@@ -402,7 +404,7 @@ def test_few_samples_are_told(network: nn.Sequential) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*active for fewer than 5 samples")
-def test_results_save_and_reopen(network: nn.Sequential, tmp_path: Any) -> None:
+def test_results_are_saved_and_reopened(network: nn.Sequential, tmp_path: Any) -> None:
     images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 3
     result = pk.analyze(network, (images, labels), metrics=METRICS, progress=False)
     again = pk.open_result(pk.save_result(result, tmp_path / "r.nc"))

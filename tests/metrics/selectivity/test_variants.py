@@ -1,4 +1,4 @@
-"""The index without constants and without pooling, against loops in plain numpy."""
+"""The index without constants and without pooling, compared with loops in plain numpy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def table(means: np.ndarray) -> xr.DataArray:
     classes=st.integers(2, 8),
     constant=st.sampled_from([0.0, 1.0, -30.0, 1000.0]),
 )
-def test_the_offset_free_index_is_that_of_what_is_above_the_lowest_mean(
+def test_the_offset_free_index_subtracts_the_lowest_class_mean(
     seed: int, classes: int, constant: float
 ) -> None:
     means = np.random.default_rng(seed).random((5, classes))
@@ -44,7 +44,7 @@ def test_the_offset_free_index_is_that_of_what_is_above_the_lowest_mean(
     assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_the_plain_index_falls_with_a_constant_and_the_offset_free_one_does_not() -> None:
+def test_a_constant_lowers_the_plain_index_but_not_the_offset_free_one() -> None:
     means = np.array([[0.4, 0.1, 0.1], [0.3, 0.2, 0.05]])
     plain = [class_selectivity(table(means + constant)).mean().item() for constant in (0, 1, 10)]
     assert plain[0] > 2 * plain[1] > 10 * plain[2]
@@ -59,7 +59,7 @@ def test_equal_class_means_have_no_offset_free_index() -> None:
     ]
 
 
-def test_per_element_equals_a_loop_over_the_elements(
+def test_per_element_indices_equal_a_loop_over_the_elements(
     network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     batches = list(zip(labelled[0].split(8), labelled[1].split(8), strict=True))
@@ -81,7 +81,7 @@ def test_per_element_equals_a_loop_over_the_elements(
     )
 
 
-def test_positions_that_prefer_different_classes_hide_from_the_pooled_index() -> None:
+def test_the_pooled_index_misses_positions_that_prefer_different_classes() -> None:
     images = torch.eye(4).view(4, 1, 2, 2)
     net = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Flatten())
     metrics = ["selectivity", "selectivity_per_element"]
@@ -90,14 +90,14 @@ def test_positions_that_prefer_different_classes_hide_from_the_pooled_index() ->
     assert result["units"]["selectivity_per_element"].item() == pytest.approx(1, abs=1e-5)
 
 
-def test_layers_too_large_for_the_memory_are_refused_before_the_pass() -> None:
+def test_layers_that_exceed_the_memory_are_refused_before_the_pass() -> None:
     net = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Flatten())
     batches = [(torch.rand(4, 3, 10, 10), torch.arange(4))]
     with pytest.raises(OptionError, match="300 columns of 1 layers for 4 classes needs"):
         analyze(net, batches, layers=["1"], metrics=SelectivityPerElement(memory=9000))
 
 
-def test_a_stream_is_refused_on_the_way() -> None:
+def test_a_stream_that_exceeds_the_memory_is_refused_during_the_pass() -> None:
     means = ClassMeans("flatten", memory=80)
     means.update(torch.rand(2, 4), torch.tensor([0, 1]))
     with pytest.raises(OptionError, match="choose fewer or smaller layers, or raise memory"):

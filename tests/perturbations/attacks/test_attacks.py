@@ -1,4 +1,4 @@
-"""FGSM, PGD and AutoAttack against hand computation, captum, foolbox and torchattacks."""
+"""FGSM, PGD and AutoAttack compared with manual computation, captum, foolbox and torchattacks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from torch.nn import functional
 from probekit.errors import DataError, ModelError, OptionError, ProbekitWarning
 from probekit.perturbations.attacks.gradient import FGSM, PGD, Attack, AutoAttack, get_attack
 
-NOISE = 0.01  # one image of a hundred: what a different random start may do to an accuracy
+NOISE = 0.01  # one image in a hundred: the effect of a different random start on an accuracy
 
 
 @pytest.fixture
 def torchattacks() -> Any:
-    """Installed without its dependencies, whose pins nothing else can live with."""
+    """Installed without its dependencies, whose version pins conflict with other packages."""
     return pytest.importorskip("torchattacks", reason="pip install --no-deps torchattacks==3.5.1")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A small network and the digits it did not see."""
+    """A small network and the digits held out from its training."""
 
     model: nn.Sequential
     images: Tensor
@@ -45,7 +45,7 @@ class Trained:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These networks are so small that threads cost more than they give."""
+    """Use one thread: for networks this small, threads cost more time than they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -85,7 +85,7 @@ def trained(one_thread: None) -> Trained:
 
 
 class Linear(nn.Module):
-    """Logits that do not depend on the batch in the last bit, which a matrix product may."""
+    """Logits whose last bit does not depend on the batch, unlike those of a matrix product."""
 
     def __init__(self, classes: int = 3, features: int = 6) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def distance(images: Tensor, others: Tensor, norm: str) -> Tensor:
     return torch.linalg.vector_norm(change, ord={"linf": float("inf"), "l2": 2}[norm], dim=1)
 
 
-# --- against hand computation and other libraries ---------------------------------------------
+# --- comparison with manual computation and other libraries -----------------------------------
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -142,7 +142,7 @@ def test_fgsm_equals_captum_with_loss_and_bounds_given(trained: Trained) -> None
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-7)
 
 
-def test_captum_as_it_comes_spares_small_gradients(trained: Trained) -> None:
+def test_captums_default_fgsm_skips_small_gradients(trained: Trained) -> None:
     loss = nn.CrossEntropyLoss(reduction="none")
     confident = nn.Sequential(trained.model, Scaled(3.0)).eval()
     peer = captum.robust.FGSM(confident, loss, lower_bound=0, upper_bound=1)
@@ -163,7 +163,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_last_iterate_is_that_of_foolbox_and_torchattacks(
+def test_last_iterate_equals_that_of_foolbox_and_torchattacks(
     trained: Trained, torchattacks: Any, norm: Any
 ) -> None:
     epsilon, steps = {"linf": (0.1, 5), "l2": (0.8, 5)}[norm]
@@ -202,7 +202,7 @@ def test_pgd_is_as_strong_as_foolbox_and_torchattacks(
     }[norm]
     model = foolbox.PyTorchModel(trained.model, bounds=(0, 1), device="cpu")
     images, labels = trained.images, trained.labels
-    # Random starts make a difference of a few images.
+    # Random starts change the result for a few images.
     ours, of_torchattacks, of_foolbox = [], [], []
     for seed in range(4):
         attack = PGD(steps=steps, step_size=size, norm=norm, seed=seed)
@@ -238,7 +238,7 @@ def test_targeted_pgd_is_as_strong_as_torchattacks(trained: Trained, torchattack
     assert reached > 0.3, "an epsilon at which targets can be reached"
 
 
-# --- what a result says -------------------------------------------------------------------------
+# --- contents of a result ----------------------------------------------------------------------
 
 EVERY: dict[str, Attack] = {
     "fgsm": FGSM(),
@@ -255,7 +255,7 @@ EVERY: dict[str, Attack] = {
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_result_agrees_with_itself_and_keeps_its_bounds(trained: Trained, name: str) -> None:
+def test_result_is_consistent_and_respects_its_bounds(trained: Trained, name: str) -> None:
     attack = EVERY[name]
     epsilons = (0.1, 0.0, 0.3, 1 / 255)
     images, labels = trained.images[:60], trained.labels[:60].clone()
@@ -283,7 +283,7 @@ def test_result_agrees_with_itself_and_keeps_its_bounds(trained: Trained, name: 
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_each_epsilon_stands_alone(name: str) -> None:
+def test_each_epsilon_is_attacked_independently(name: str) -> None:
     model, images, labels = linear_batch()
     together = EVERY[name].run(model, images, labels, [0.3, 0.02, 0.1])
     alone = EVERY[name].run(model, images, labels, 0.1)
@@ -307,7 +307,7 @@ def test_bounds_are_exact(epsilon: float, name: str, dtype: torch.dtype) -> None
     assert adversarial.max() <= 1
 
 
-def test_more_steps_never_raise_accuracy_with_best(trained: Trained) -> None:
+def test_more_steps_never_raise_accuracy_when_the_best_is_kept(trained: Trained) -> None:
     attack = PGD(steps=12, step_size=0.01)
     run = attack.run(trained.model, trained.images, trained.labels, [0.05, 0.1])
     assert run.success_by_step is not None
@@ -318,7 +318,7 @@ def test_more_steps_never_raise_accuracy_with_best(trained: Trained) -> None:
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_row_of_the_steps_is_the_attack_of_so_many_steps(keep: Any, norm: Any) -> None:
+def test_success_by_step_equals_attacks_with_fewer_steps(keep: Any, norm: Any) -> None:
     model, images, labels = linear_batch()
     long = PGD(steps=8, step_size=0.02, keep=keep, norm=norm)
     run = long.run(model, images, labels, 0.2)
@@ -329,7 +329,7 @@ def test_row_of_the_steps_is_the_attack_of_so_many_steps(keep: Any, norm: Any) -
         assert torch.equal(short.success[0], run.success_by_step[0, steps])
 
 
-def test_images_leaving_early_change_nothing() -> None:
+def test_images_that_stop_early_do_not_affect_others() -> None:
     model, images, labels = linear_batch(200)
     attack = PGD(steps=6, step_size=0.03)
     together = attack.run(model, images, labels, 0.1)
@@ -342,7 +342,7 @@ def test_images_leaving_early_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_restarts_never_hurt(trained: Trained, keep: Any) -> None:
+def test_restarts_never_weaken_the_attack(trained: Trained, keep: Any) -> None:
     attack = PGD(steps=2, step_size=0.05, keep=keep)
     runs = [
         dataclasses.replace(attack, restarts=restarts).run(
@@ -355,7 +355,7 @@ def test_restarts_never_hurt(trained: Trained, keep: Any) -> None:
     assert runs[2].n_fooled[0] > runs[0].n_fooled[0]
 
 
-def test_margin_gets_past_a_saturated_softmax(trained: Trained) -> None:
+def test_margin_loss_works_with_a_saturated_softmax(trained: Trained) -> None:
     saturated = nn.Sequential(trained.model, Scaled(1e3)).eval()
     attack = PGD(steps=10, random_start=False)
     with pytest.warns(ProbekitWarning, match="gradient is zero"):
@@ -391,7 +391,7 @@ def test_batch_split_and_order_change_nothing(name: str) -> None:
         assert torch.equal(part.success[0], whole.success[0, rows])
 
 
-def test_split_changes_a_network_by_rounding_alone(trained: Trained) -> None:
+def test_splitting_a_batch_changes_a_network_only_by_rounding(trained: Trained) -> None:
     attack = PGD(steps=10)
     whole = attack.run(trained.model, trained.images, trained.labels, 0.08)
     parts = [
@@ -402,7 +402,7 @@ def test_split_changes_a_network_by_rounding_alone(trained: Trained) -> None:
     assert (success == whole.success[0]).double().mean() >= 0.99
 
 
-def test_seed_and_index_choose_the_start() -> None:
+def test_seed_and_index_determine_the_start() -> None:
     model, images, labels = linear_batch()
 
     def start(seed: int, first: int) -> Tensor:
@@ -414,14 +414,14 @@ def test_seed_and_index_choose_the_start() -> None:
     assert not torch.equal(start(0, 0), start(0, 50))
 
 
-def test_global_generators_are_left_alone() -> None:
+def test_global_generators_are_unchanged() -> None:
     model, images, labels = linear_batch()
     before = torch.random.get_rng_state()
     PGD(steps=2, restarts=2).run(model, images, labels, 0.1)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-# --- the model and the images are as before ----------------------------------------------------
+# --- the model and the images are restored -----------------------------------------------------
 
 
 def state_of(model: nn.Module) -> list[object]:
@@ -434,7 +434,7 @@ def state_of(model: nn.Module) -> list[object]:
 
 
 def mixed_model() -> nn.Sequential:
-    """In training mode but for its batch norm, one parameter frozen, one with a gradient."""
+    """In training mode except for its batch norm, with one frozen parameter and one that has a gradient."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     model[2].eval()
     model[1].bias.requires_grad_(False)
@@ -443,7 +443,7 @@ def mixed_model() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd last", "pgd l2"])
-def test_model_is_left_as_it_was(name: str) -> None:
+def test_model_is_restored(name: str) -> None:
     model = mixed_model()
     images = torch.rand(8, 1, 2, 3, requires_grad=True)
     clean = images.detach().clone()
@@ -471,7 +471,7 @@ class FailsOnCall(nn.Module):
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])
-def test_model_is_left_as_it_was_after_an_exception(call: int) -> None:
+def test_model_is_restored_after_an_exception(call: int) -> None:
     model = mixed_model().append(FailsOnCall(call))
     before = state_of(model)
     with pytest.raises(RuntimeError, match="of the model's own"):
@@ -483,7 +483,7 @@ def test_model_is_left_as_it_was_after_an_exception(call: int) -> None:
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "pgd l2"])
-def test_runs_where_the_caller_has_switched_gradients_off(
+def test_attacks_run_when_the_caller_has_disabled_gradients(
     context: Callable[[], Any], name: str
 ) -> None:
     model, images, labels = linear_batch()
@@ -493,7 +493,7 @@ def test_runs_where_the_caller_has_switched_gradients_off(
         assert not torch.is_grad_enabled()
 
 
-def test_a_value_that_holds_its_module_is_minded_too() -> None:
+def test_a_callable_that_holds_a_module_is_restored_too() -> None:
     @dataclasses.dataclass(frozen=True)
     class Holder:
         module: nn.Module
@@ -512,7 +512,7 @@ def test_a_value_that_holds_its_module_is_minded_too() -> None:
 
 
 class RootOfDistance(nn.Module):
-    """Its gradient is NaN wherever a pixel is at one half."""
+    """Its gradient is NaN wherever a pixel equals one half."""
 
     def forward(self, images: Tensor) -> Tensor:
         root = (images.flatten(1) - 0.5).abs().sqrt().sum(dim=1)
@@ -520,7 +520,7 @@ class RootOfDistance(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd margin", "pgd l2"])
-def test_gradient_that_is_not_a_number_stays_out_of_the_images(name: str) -> None:
+def test_nan_gradients_do_not_reach_the_images(name: str) -> None:
     images = torch.tensor([[0.5, 0.2, 0.7], [0.5, 0.5, 0.5]])
     labels = torch.tensor([0, 1])
     run = EVERY[name].run(RootOfDistance().eval(), images, labels, 0.1, check=False)
@@ -547,7 +547,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_OPTIONS)
-def test_refuses_option(case: str) -> None:
+def test_invalid_options_are_refused(case: str) -> None:
     make, words = BAD_OPTIONS[case]
     with pytest.raises(OptionError, match=words):
         make()
@@ -566,7 +566,7 @@ BAD_RUNS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("case", BAD_RUNS)
-def test_refuses_run(case: str, check: bool) -> None:
+def test_invalid_runs_are_refused(case: str, check: bool) -> None:
     changed, error, words = BAD_RUNS[case]
     model, images, labels = linear_batch()
     asked = {"model": model, "images": images, "labels": labels, "epsilons": 0.1} | changed
@@ -580,7 +580,7 @@ def test_targets_without_a_targeted_attack_are_refused() -> None:
         PGD().run(model, images, labels, 0.1, targets=labels)
 
 
-def test_attacks_are_values() -> None:
+def test_attacks_are_immutable_and_comparable() -> None:
     assert get_attack("PGD") == PGD()
     assert get_attack("fgsm") == FGSM()
     assert get_attack(PGD(steps=3)) == PGD(steps=3)
@@ -593,7 +593,9 @@ def test_attacks_are_values() -> None:
 # --- AutoAttack ---------------------------------------------------------------------------------
 
 
-def test_autoattack_says_how_to_get_it(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_autoattack_is_reported_with_its_installation(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     attack = get_attack("autoattack")
     with pytest.raises(OptionError, match=r'pip install "probekit\[autoattack\]"'):

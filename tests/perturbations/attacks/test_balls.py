@@ -1,4 +1,4 @@
-"""The balls of the attacks: bounds to the last bit, steps of unit length, draws of their own."""
+"""The balls of the attacks: bounds exact to the last bit, steps of unit length, and random points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def length(change: Tensor, norm: Norm) -> Tensor:
 
 
 def hard_images(seed: int, dtype: torch.dtype, size: int = 200) -> Tensor:
-    """Pixels where rounding bites: at the bounds, next to them, tiny, and multiples of 1/255."""
+    """Pixels prone to rounding errors: at the bounds, next to them, tiny, and multiples of 1/255."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(4, size, generator=generator, dtype=dtype)
     images[1] = torch.randint(0, 256, (size,), generator=generator).to(dtype) / 255
@@ -68,7 +68,7 @@ def test_bounds_hold_on_large_images(norm: Norm) -> None:
     assert (distance >= 0.499).all()
 
 
-def test_linf_reaches_the_last_number_inside() -> None:
+def test_linf_reaches_the_largest_float_inside_the_ball() -> None:
     images = hard_images(0, torch.float32)
     ball = ball_around(images, 8 / 255, "linf")
     upper = ball.project(images + 1)
@@ -98,7 +98,7 @@ def test_ascent_has_unit_length_at_any_scale(scale: float) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ascent_takes_no_step_along_nan(norm: Norm, dtype: torch.dtype) -> None:
-    # More values than a vector register holds, and some behind the last full one.
+    # More values than fit into a vector register, with a remainder after the last full one.
     gradient = torch.full((2, 37), torch.nan, dtype=dtype)
     gradient[1, ::2] = 1
     step = ball_around(torch.full_like(gradient, 0.5), 0.1, norm).ascent(gradient)
@@ -114,7 +114,7 @@ def test_ascent_of_zero_gradient_is_zero() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_random_points_depend_on_seed_index_and_restart_alone(norm: Norm) -> None:
+def test_random_points_depend_only_on_seed_index_and_restart(norm: Norm) -> None:
     images = torch.full((4, 5), 0.5)
     ball = ball_around(images, 0.1, norm)
     points = ball.random_points(0, [3, 1, 4, 2**40], 0)
@@ -127,7 +127,7 @@ def test_random_points_depend_on_seed_index_and_restart_alone(norm: Norm) -> Non
     assert not torch.equal(points[0], points[1])
 
 
-def test_random_points_are_spread_as_documented() -> None:
+def test_random_points_are_distributed_as_documented() -> None:
     images = torch.full((4000, 3), 0.5)
     linf = ball_around(images, 0.2, "linf").random_points(0, range(4000), 0) - 0.5
     assert abs(float(linf.mean())) < 0.004
@@ -139,7 +139,7 @@ def test_random_points_are_spread_as_documented() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_select_keeps_each_image_in_its_own_ball(norm: Norm) -> None:
+def test_select_keeps_the_ball_of_each_image(norm: Norm) -> None:
     images = hard_images(0, torch.float32)
     ball = ball_around(images, 0.1, norm)
     rows = torch.tensor([3, 1])

@@ -1,4 +1,4 @@
-"""What is said of a model or a batch on which an attack would measure nothing."""
+"""Warnings and errors for models and batches on which an attack would measure nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probekit.perturbations.attacks.checks import (
 
 
 class Picks(nn.Module):
-    """Classifies by which of 4 pixels is brightest, so that it is right on `pictures`."""
+    """Classifies by the brightest of 4 pixels, so that it is correct on `pictures`."""
 
     def __init__(self, after: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def pictures(n: int = 40) -> tuple[Tensor, Tensor]:
     return images, images.flatten(1).argmax(dim=1)
 
 
-def test_a_sound_model_is_left_in_peace() -> None:
+def test_a_valid_model_gives_no_warning() -> None:
     assert check_model_for_attack(Picks().eval(), *pictures()) == ()
 
 
@@ -63,14 +63,14 @@ WARNED = {
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_warns_of(case: str) -> None:
+def test_unsuitable_models_give_a_warning(case: str) -> None:
     model, words = WARNED[case]
     with pytest.warns(ProbekitWarning, match=words):
         told = check_model_for_attack(model.eval(), *pictures())
     assert len(told) == 1
 
 
-def test_warns_of_training_mode_and_puts_it_back() -> None:
+def test_training_mode_gives_a_warning_and_is_restored() -> None:
     model = nn.Sequential(Picks(), nn.Dropout(0.9), nn.Identity())
     model[2].eval()
     with pytest.warns(ProbekitWarning, match="in training mode"):
@@ -78,11 +78,11 @@ def test_warns_of_training_mode_and_puts_it_back() -> None:
     assert [part.training for part in model] == [True, True, False]
 
 
-def test_margin_is_not_blamed_for_a_saturated_softmax() -> None:
+def test_a_saturated_softmax_does_not_warn_with_the_margin_loss() -> None:
     assert check_model_for_attack(Picks(saturated).eval(), *pictures(), loss="margin") == ()
 
 
-def test_few_images_say_nothing_of_chance() -> None:
+def test_few_images_give_no_warning_about_chance() -> None:
     images, labels = pictures(10)
     assert check_model_for_attack(Picks(turned).eval(), images, labels) == ()
 
@@ -105,14 +105,14 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refuses_model(case: str) -> None:
+def test_invalid_models_are_refused(case: str) -> None:
     after, words = REFUSED[case]
     model = Picks(after)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=words):
         check_model_for_attack(model.eval(), *pictures())
 
 
-def test_refuses_forward_under_no_grad() -> None:
+def test_forward_under_no_grad_is_refused() -> None:
     model = torch.no_grad()(Picks().eval())
     with pytest.raises(ModelError, match="has no gradient"):
         check_model_for_attack(model, *pictures())
@@ -133,7 +133,7 @@ BAD_IMAGES: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_IMAGES)
-def test_refuses_images(case: str) -> None:
+def test_invalid_images_are_refused(case: str) -> None:
     images, words = BAD_IMAGES[case]
     with pytest.raises(DataError, match=words):
         check_images(images)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ BAD_CLASSES: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_CLASSES)
-def test_refuses_classes(case: str) -> None:
+def test_invalid_classes_are_refused(case: str) -> None:
     classes, words = BAD_CLASSES[case]
     with pytest.raises(DataError, match=words):
         check_classes(classes, torch.zeros(2, 1, 2, 2), what="labels", n_classes=4)  # type: ignore[arg-type]
@@ -165,19 +165,19 @@ BAD_EPSILONS: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_EPSILONS)
-def test_refuses_epsilons(case: str) -> None:
+def test_invalid_epsilons_are_refused(case: str) -> None:
     epsilons, words = BAD_EPSILONS[case]
     with pytest.raises(OptionError, match=words):
         check_epsilons(epsilons, "linf", 12)  # type: ignore[arg-type]
 
 
-def test_l2_epsilon_may_pass_one_but_not_the_cube() -> None:
+def test_l2_epsilon_may_exceed_one_but_not_the_unit_cube() -> None:
     assert check_epsilons(2, "l2", 12) == (2.0,)
     with pytest.raises(OptionError, match=r"are 3.464 apart"):
         check_epsilons(128, "l2", 12)
 
 
-def test_attackable_gives_back_gradient_flags_after_an_exception() -> None:
+def test_attackable_restores_gradient_flags_after_an_exception() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[1].eval()
     model[0].bias.requires_grad_(False)

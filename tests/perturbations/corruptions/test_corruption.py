@@ -1,4 +1,4 @@
-"""The face of the corruptions: one answer for an image anywhere, and clear words for mistakes."""
+"""The public interface of corruptions: reproducible images, and clear error messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSTALLED = [name for name in ALL if name != "frost" or HAS_FROST]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Threads that wait for each other on a busy machine take longer than the work."""
+    """Use one thread: on a busy machine, synchronization takes longer than the work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,14 +49,14 @@ def photographs(n, side, channels=3):
     return images[:, :channels].contiguous()
 
 
-def test_names():
+def test_names_of_corruptions():
     assert len(set(ALL)) == 19
     assert len(CORRUPTIONS) == 15
 
 
 @pytest.mark.parametrize("size", TABLE_SIZES)
 @pytest.mark.parametrize("name", INSTALLED)
-def test_every_severity_gives_images_and_damages_them(name, size):
+def test_every_severity_gives_valid_corrupted_images(name, size):
     images = photographs(2, size)
     before = images.clone()
     damage = []
@@ -71,9 +71,8 @@ def test_every_severity_gives_images_and_damages_them(name, size):
         damage.append((damaged - images).abs().mean().item())
     assert torch.equal(images, before)
     assert min(damage) > 0
-    # Elastic deformations and spatters of the tables do not grow from each severity to the next,
-    # a saturation above 1 is another change than one below it, and frost is a matter of which
-    # photographs are drawn.
+    # Elastic deformation and spatter do not grow monotonically with severity, saturation above 1 differs
+    # in kind from saturation below 1, and the effect of frost depends on which photographs are drawn.
     if name not in ("elastic_transform", "spatter", "saturate", "frost"):
         assert damage[4] > damage[0]
         assert all(b > 0.8 * a for a, b in itertools.pairwise(damage)), damage
@@ -92,7 +91,7 @@ def test_an_image_is_the_same_in_any_batch_and_order(name):
 
 
 def _steps(one, other):
-    """The largest difference in 8-bit steps, where but one value in a thousand may differ."""
+    """The largest difference in 8-bit steps; at most one value in a thousand may differ."""
     off = ((one - other).abs() * 255).round()
     assert (off > 0).float().mean() < 1e-3
     return off.max()
@@ -118,7 +117,7 @@ RANDOM = [
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_seed_and_index_make_a_difference(name):
+def test_seed_and_index_change_the_images(name):
     image = photographs(1, 32)
     first = corrupt(image, name, 5)
     assert not torch.equal(first, corrupt(image, name, 5, seed=1))
@@ -126,7 +125,7 @@ def test_seed_and_index_make_a_difference(name):
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_grey_images(name):
+def test_gray_images_are_corrupted(name):
     images = photographs(2, 32, channels=1)
     damaged = corrupt(images, name, 5)
     assert damaged.shape == (2, 1, 32, 32)
@@ -135,11 +134,11 @@ def test_grey_images(name):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", INSTALLED)
-def test_dtypes(name, dtype):
+def test_dtypes_are_preserved(name, dtype):
     images = photographs(2, 32)
     damaged = corrupt(images.to(dtype), name, 2)
     assert damaged.dtype == dtype
-    # bfloat16 cannot hold all 8-bit levels; what it holds is taken to the nearest.
+    # bfloat16 cannot represent all 8-bit levels; values are rounded to the nearest one.
     taken = (images.to(dtype).double() * 255).round().div(255).float()
     expected = corrupt(taken, name, 2)
     assert ((damaged.float() - expected).abs() > 1.5 / 255).float().mean() < 0.02
@@ -147,7 +146,7 @@ def test_dtypes(name, dtype):
 
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("shape", [(28, 28), (40, 56), (97, 33)])
-def test_other_sizes(name, shape):
+def test_other_image_sizes_are_corrupted(name, shape):
     height, width = shape
     images = torch.nn.functional.interpolate(photographs(1, 64), size=shape, mode="bilinear")
     assert corrupt(images, name, 5, table=nearest_table(*shape)).shape == (1, 3, height, width)
@@ -163,7 +162,7 @@ def test_strided_images_and_gradients_do_not_matter(name):
     assert torch.equal(damaged, expected)
 
 
-def test_without_quantizing_values_lie_between_the_steps():
+def test_values_are_continuous_without_quantization():
     images = photographs(1, 32)
     exact = corrupt(images, "gaussian_blur", 5, quantize=False)
     stored = corrupt(images, "gaussian_blur", 5)
@@ -185,11 +184,11 @@ def test_flat_images_stay_in_range(name, severity, value, table):
     assert damaged.max() <= 1
 
 
-def test_no_images():
+def test_an_empty_batch_stays_empty():
     assert corrupt(torch.zeros(0, 3, 32, 32), "fog").shape == (0, 3, 32, 32)
 
 
-def test_tables_differ_and_can_be_chosen():
+def test_tables_differ_and_can_be_selected():
     images = photographs(1, 32)
     assert torch.equal(corrupt(images, "fog", 3), corrupt(images, "fog", 3, table=32))
     assert not torch.equal(corrupt(images, "fog", 3), corrupt(images, "fog", 3, table=224))
@@ -197,7 +196,7 @@ def test_tables_differ_and_can_be_chosen():
     assert constants_of("contrast", 1, 224) == 0.4
 
 
-def test_the_nearest_table_is_said_once_for_each_size(monkeypatch):
+def test_the_nearest_table_is_reported_once_per_size(monkeypatch):
     monkeypatch.setattr(corruptions, "_sizes_reported", set())
     images = torch.rand(1, 3, 48, 50)
     with pytest.warns(ProbekitWarning, match=r"48 by 50.*those for 64"):
@@ -209,7 +208,7 @@ def test_the_nearest_table_is_said_once_for_each_size(monkeypatch):
         corrupt(torch.rand(1, 3, 64, 64), "contrast")
 
 
-def test_a_corruption_is_a_value():
+def test_corruptions_compare_by_value():
     fog = Corruption("fog", 3, seed=5)
     assert fog == Corruption("fog", 3, 5)
     assert len({fog, Corruption("fog", 3, 5), Corruption("fog", 4, 5)}) == 2
@@ -225,7 +224,7 @@ def test_a_corruption_is_a_value():
     assert Corruption("fog", 3, table=224).table_for(images) == 224
 
 
-def test_frost_says_where_its_photographs_come_from(monkeypatch):
+def test_missing_frost_names_the_source_of_its_photographs(monkeypatch):
     weather.frost_photographs.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r'pip install "probekit\[frost\]"'):
@@ -262,13 +261,13 @@ GOOD = torch.rand(2, 3, 32, 32)
         (GOOD, {"corruption": "noise"}, OptionError, "gaussian_noise"),
     ],
 )
-def test_mistakes_are_told(images, options, error, told):
+def test_mistakes_are_reported(images, options, error, told):
     with pytest.raises(error, match=told):
         corrupt(images, **{"corruption": "contrast", **options})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_one_value_out_of_range_is_seen_to_the_last_bit(dtype):
+def test_one_value_out_of_range_is_detected_to_the_last_bit(dtype):
     images = GOOD.to(dtype).clone()
     one, zero = torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype)
     for fine in (one, zero, -zero, torch.nextafter(zero, one)):
@@ -288,7 +287,7 @@ def test_one_value_out_of_range_is_seen_to_the_last_bit(dtype):
             corrupt(images, "contrast")
 
 
-def test_a_corruption_is_checked_when_it_is_made():
+def test_a_corruption_is_validated_at_construction():
     with pytest.raises(OptionError, match="severity must"):
         Corruption("fog", 6)
     with pytest.raises(OptionError, match="close matches"):

@@ -1,4 +1,4 @@
-"""In distribution, damage is that of imagecorruptions at 224 pixels, whose constants are the same."""
+"""The distribution of damage equals that of imagecorruptions at 224 pixels, which uses the same constants."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_COR
 
 imagecorruptions = pytest.importorskip("imagecorruptions", exc_type=ImportError)
 
-# That package takes other constants, and no affine part, for elastic deformations; it enlarges the
-# photographs of frost by a tenth and has a sixth.
+# For elastic deformation that package uses other constants and no affine part. It enlarges the frost
+# photographs by a tenth and includes a sixth one.
 COMPARABLE = [
     name for name in CORRUPTIONS + EXTRA_CORRUPTIONS if name not in ("elastic_transform", "frost")
 ]
-# Types that draw a few numbers for a whole image need several images to be compared.
+# Types that draw few random numbers per image need several images for a comparison.
 DRAWS = {"fog": 16, "motion_blur": 10, "snow": 6, "spatter": 6}
 
 
@@ -27,7 +27,7 @@ def picture():
 
 
 def moments(damaged, picture):
-    """Mean and deviation of the damage of each image, in 8-bit steps, (images, 2)."""
+    """Mean and standard deviation of the damage of each image, in 8-bit steps, (images, 2)."""
     damage = damaged.astype(float) - picture
     return np.stack([damage.mean((1, 2, 3)), damage.std((1, 2, 3))], 1)
 
@@ -42,7 +42,7 @@ def test_damage_has_the_same_mean_and_deviation(name, severity, picture):
     images = torch.from_numpy(np.stack([picture] * draws)).permute(0, 3, 1, 2) / 255
     mine = corrupt(images, name, severity).mul(255).round().permute(0, 2, 3, 1).numpy()
     mine, theirs = moments(mine, picture), moments(np.stack(theirs), picture)
-    # Half a step, for they cut off to 8 bits where the generators' libraries round.
+    # Half a step, since the package truncates to 8 bits where the original generators round.
     tolerance = 0.6 + 0.02 * theirs.mean(0)[1]
     if draws > 1:
         tolerance = tolerance + 4 * ((mine.var(0) + theirs.var(0)) / (draws - 1)) ** 0.5

@@ -1,4 +1,4 @@
-"""Smoothing and zooming of image batches against scipy."""
+"""Smoothing and zooming of image batches compared with scipy."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def precision(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", ["nearest", "reflect"])
-# Kernels that are narrower and wider than the image, and some that fold it several times.
+# Kernels narrower and wider than the image, and some that reflect it several times.
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.5, 2.1, 12.0])
 @pytest.mark.parametrize("shape", [(2, 3, 40, 24), (1, 1, 5, 9), (3, 1, 1, 7), (40, 24), (1, 1)])
-def test_smoothing_is_scipys(dtype, mode, sigma, shape):
+def test_smoothing_equals_that_of_scipy(dtype, mode, sigma, shape):
     images = batch(*shape, dtype=dtype)
     expected = ndimage.gaussian_filter(
         images.double().numpy(), sigma, mode=mode, truncate=3, axes=(-2, -1)
@@ -40,7 +40,7 @@ def test_smoothing_is_scipys(dtype, mode, sigma, shape):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 3, 40, 24), (1, 1, 5, 9), (3, 1, 1, 7), (40, 24)])
-def test_correlation_is_scipys(dtype, shape):
+def test_correlation_equals_that_of_scipy(dtype, shape):
     images, kernel = batch(*shape, dtype=dtype), batch(7, 5, dtype=torch.float64) / 10
     expected = ndimage.correlate(
         images.double().numpy(), kernel.numpy()[(None,) * (len(shape) - 2)], mode="mirror"
@@ -51,7 +51,7 @@ def test_correlation_is_scipys(dtype, shape):
 
 @pytest.mark.parametrize("factor", [1, 1.01, 1.24, 1.75, 4.5])
 @pytest.mark.parametrize("side", [28, 33, 64])
-def test_center_zoom_is_scipys_of_the_middle(factor, side):
+def test_center_zoom_equals_scipys_zoom_of_the_center(factor, side):
     image = batch(1, 1, side, side, dtype=torch.float64)
     crop = math.ceil(side / factor)
     top = (side - crop) // 2

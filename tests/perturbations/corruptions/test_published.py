@@ -1,4 +1,4 @@
-"""The published data sets are read in their exact layouts, and gaps are named."""
+"""The published data sets are read in their exact layouts, and missing parts are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_folders(root, names=CORRUPTIONS, *, classes=("n01443537", "n01629819")
                     Image.fromarray(pixels).save(folder / f"val_{number}{image}.JPEG")
 
 
-def test_arrays_of_cifar10_c(tmp_path):
+def test_arrays_of_cifar10_c_are_read(tmp_path):
     labels = write_arrays(tmp_path)
     published = load_published(tmp_path)
     assert published.layout == "npy"
@@ -57,7 +57,7 @@ def test_arrays_of_cifar10_c(tmp_path):
             assert label == labels[start + number]
 
 
-def test_arrays_are_mapped_and_not_carried_to_other_processes(tmp_path):
+def test_arrays_are_memory_mapped_and_not_pickled(tmp_path):
     write_arrays(tmp_path)
     data = load_published(tmp_path).dataset("snow", 5)
     first = data[0][0]
@@ -79,7 +79,7 @@ def test_classes_are_named_for_cifar10_and_unknown_for_cifar100(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["", "weather"])
-def test_folders_of_tiny_imagenet_c_and_grouped_ones_of_imagenet_c(tmp_path, group):
+def test_folders_of_tiny_imagenet_c_and_grouped_folders_of_imagenet_c_are_read(tmp_path, group):
     write_folders(tmp_path, ["frost", "fog"], group=group)
     published = load_published(tmp_path, corruptions=["fog"])
     assert published.layout == "folders"
@@ -97,7 +97,7 @@ def test_extra_types_come_after_the_standard_ones(tmp_path):
     assert load_published(tmp_path).corruptions == CORRUPTIONS + EXTRA_CORRUPTIONS
 
 
-def test_what_there_is_can_be_taken(tmp_path):
+def test_available_types_can_be_selected(tmp_path):
     write_arrays(tmp_path, ["fog", "spatter"])
     assert load_published(tmp_path, corruptions=None).corruptions == ("fog", "spatter")
 
@@ -114,7 +114,7 @@ def test_what_there_is_can_be_taken(tmp_path):
         (lambda root: (root / "fog.npy").write_bytes(b"no array"), "cannot be read"),
     ],
 )
-def test_gaps_in_arrays_are_named(tmp_path, spoil, told):
+def test_faults_in_arrays_are_named(tmp_path, spoil, told):
     write_arrays(tmp_path)
     spoil(tmp_path)
     with pytest.raises(DataError, match=told):
@@ -135,7 +135,7 @@ def _remove(folder):
         ("fog/4/n01629819", "1 classes .* n01629819"),
     ],
 )
-def test_gaps_in_folders_are_named(tmp_path, gone, told):
+def test_faults_in_folders_are_named(tmp_path, gone, told):
     write_folders(tmp_path, ["frost", "fog"])
     _remove(tmp_path / gone)
     with pytest.raises(DataError, match=told):
@@ -157,12 +157,12 @@ def test_a_broken_image_is_named(tmp_path):
         load_published(tmp_path, corruptions=None).dataset("fog", 1)[0]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_an_unrelated_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no corrupted images"):
         load_published(tmp_path)
 
 
-def test_types_and_severities_that_are_not_there_are_refused(tmp_path):
+def test_missing_types_and_severities_are_refused(tmp_path):
     write_arrays(tmp_path)
     published = load_published(tmp_path)
     with pytest.raises(OptionError, match="close matches: fog"):

@@ -1,6 +1,6 @@
-"""Every corruption type against a reference for one image, written with numpy, scipy and Pillow.
+"""Every corruption type compared with a reference for one image in numpy, scipy and Pillow.
 
-What is random comes from the same streams for both.
+Both use the same random streams.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Threads that wait for each other on a busy machine take longer than the work."""
+    """Use one thread: on a busy machine, synchronization takes longer than the work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -40,7 +40,7 @@ def one_thread():
 
 
 def photographs(side):
-    """Two photographs as 8-bit pictures, (2, side, side, 3)."""
+    """Two photographs as 8-bit images, (2, side, side, 3)."""
     pictures = [Image.fromarray(image) for image in (data.astronaut(), data.chelsea())]
     return np.stack([np.asarray(p.crop((0, 0, 300, 300)).resize((side, side))) for p in pictures])
 
@@ -96,7 +96,7 @@ def glass_blur(x, constants, *offsets):
 
 
 def smeared(values, radius, sigma, angle):
-    """ImageMagick's motion blur: taps on a line from each pixel, borders repeated."""
+    """ImageMagick's motion blur: taps along a line from each pixel, with edge values repeated."""
     taps = 2 * radius + 1
     weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(taps)]
     height, width = values.shape[:2]
@@ -205,7 +205,7 @@ def mud(x, constants, field):
 
 
 def water(x, constants, field):
-    """What the generators do, by the library they do it with."""
+    """The operations of the original generators, computed with the library that they use."""
     cv2 = pytest.importorskip("cv2")
     mean, deviation, sigma, threshold, strength, _ = constants
     liquid = gaussian(field[0] * deviation + mean, sigma)
@@ -235,7 +235,7 @@ REFERENCES = {
 
 
 def draws(corruption, constants, side, streams):
-    """What a type draws for images of this side, by name; nothing for types without randomness."""
+    """The random numbers that a type draws for images of this size; nothing for deterministic types."""
     match corruption:
         case "gaussian_noise" | "speckle_noise":
             return [streams.normal(3, side, side)]
@@ -264,18 +264,18 @@ def draws(corruption, constants, side, streams):
     return []
 
 
-# Cutting off to 8 bits on the way turns rounding errors into whole steps, here and there.
+# Intermediate truncation to 8 bits occasionally turns rounding errors into whole steps.
 STEPS_ON_THE_WAY = {"glass_blur", "snow", "pixelate", "spatter"}
 
 
-def test_every_type_but_shot_noise_has_a_reference():
+def test_every_type_except_shot_noise_has_a_reference():
     # Shot noise is compared in distribution, below.
     assert {*REFERENCES, "shot_noise"} == {*CORRUPTIONS, *EXTRA_CORRUPTIONS}
 
 
 @pytest.mark.parametrize("size", TABLE_SIZES)
 @pytest.mark.parametrize("corruption", REFERENCES)
-def test_a_type_does_what_its_reference_does(corruption, size):
+def test_each_type_equals_its_reference(corruption, size):
     if corruption == "frost":
         pytest.importorskip("imagecorruptions", exc_type=ImportError)
     pictures = photographs(size)
@@ -298,7 +298,7 @@ def test_a_type_does_what_its_reference_does(corruption, size):
 
 
 @pytest.mark.parametrize("decay", [3, 1.75])
-def test_plasma_is_diamond_square_point_by_point(decay):
+def test_plasma_equals_pointwise_diamond_square(decay):
     side = 16
     uniform = torch.rand(1, side * side - 1, generator=torch.Generator().manual_seed(0))
     numbers = iter((uniform[0].double() * 2 - 1).tolist())
@@ -338,7 +338,7 @@ def test_shot_noise_is_poisson(photons, value):
     assert stats.chisquare(observed, np.maximum(expected, 1e-9), sum_check=False).pvalue > 1e-4
 
 
-def test_chamfer_distances_are_those_of_the_mask():
+def test_chamfer_distances_equal_those_of_the_mask():
     marked = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) > 0.98
     mine = distance_to(marked, limit=20).numpy()
     rows, columns = np.mgrid[:20, :30]
