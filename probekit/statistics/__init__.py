@@ -1,1 +1,1 @@
-"""Mergeable sufficient statistics, fed batch by batch and independent of the number of samples."""
+"""Mergeable sufficient statistics, updated per batch, whose size is independent of the sample count."""

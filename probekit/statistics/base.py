@@ -1,4 +1,4 @@
-"""The base of all statistics: options, a state of tensors, and four methods."""
+"""The base class of all statistics: options, a state of tensors, and four methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Key = TypeVar("Key")
 
 @runtime_checkable
 class StatisticLike(Protocol):
-    """A statistic, as an analysis uses it."""
+    """The interface of a statistic that analyses use."""
 
     def fresh(self) -> Self:
         """An empty statistic with the same options."""
@@ -56,22 +56,22 @@ class StatisticLike(Protocol):
         ...
 
     def to_xarray(self) -> xr.DataArray | xr.Dataset:
-        """The statistic as labeled numbers, with a `unit` dimension where it is per unit.
+        """The statistic as a labeled array or dataset, with a `unit` dimension if it is per unit.
 
         Raises:
-            DataError: The statistic has had no samples.
+            DataError: The statistic has no samples.
         """
         ...
 
 
 @dataclass
 class Statistic:
-    """Base of the statistics here: options are fields, and `state` depends on the samples.
+    """Base class of statistics: options are fields, and `state` depends on the samples.
 
-    Two statistics are equal when their options are, so that metrics which need the same one share
-    it. `uses_labels` says whether the labels matter: where they do not, data without labels will do.
-    `state` holds tensors alone: it can be saved and loaded as safetensors. `StatisticLike`
-    describes the methods.
+    Two statistics are equal if their options are equal, so metrics that need the same statistic can
+    share it. `uses_labels` states whether the statistic depends on labels; if not, data without labels
+    can be used. `state` holds only tensors, so it can be saved and loaded as safetensors.
+    `StatisticLike` describes the methods.
     """
 
     uses_labels: ClassVar[bool] = True
@@ -80,7 +80,7 @@ class Statistic:
 
     @property
     def source(self) -> Source:
-        """The table of a layer that it is fed with: here, the activations pooled over positions."""
+        """The table of a layer that updates it: by default, the activations pooled over positions."""
         return Activations()
 
     def fresh(self) -> Self:
@@ -98,7 +98,7 @@ class Statistic:
 
 @dataclass
 class SpatialStatistic(Statistic):
-    """A statistic of activations, pooled over the positions of a map or not.
+    """A statistic of activations, optionally pooled over the positions of a map.
 
     Args:
         spatial: The columns: `"mean"`, units pooled over positions; `"positions"`, units with every
@@ -116,23 +116,23 @@ class SpatialStatistic(Statistic):
 
 
 def accumulator(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Zeros in float64 on a tensor's device, or on the CPU where the device has no float64."""
+    """Zeros in float64 on a tensor's device, or on the CPU if the device does not support float64."""
     device = torch.device("cpu") if like.device.type == "mps" else like.device
     return torch.zeros(*shape, dtype=torch.float64, device=device)
 
 
 def add_to(state: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
-    """Adds tensors to those of the same name in a state; names that are new get a copy."""
+    """Adds tensors to those of the same name in a state; new names get a copy."""
     for name, values in parts.items():
         known = state.get(name)
         state[name] = values.clone() if known is None else known + values.to(known.device)
 
 
 def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True) -> None:
-    """Checks that a batch has one label per row, which is non-negative where labels are used.
+    """Checks that a batch has one label per row, and no negative label if labels are used.
 
     Raises:
-        DataError: It has not.
+        DataError: The labels are invalid.
     """
     if labels.shape != activations.shape[:1]:
         raise DataError(
@@ -144,7 +144,7 @@ def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True
 
 
 def distinct(statistics: Iterable[Any]) -> list[Any]:
-    """Statistics without those that equal an earlier one."""
+    """The statistics without duplicates."""
     found: list[Any] = []
     for statistic in statistics:
         if statistic not in found:
@@ -153,7 +153,7 @@ def distinct(statistics: Iterable[Any]) -> list[Any]:
 
 
 def merged(statistics: Mapping[Key, Any]) -> dict[Key, Any]:
-    """Statistics of all processes together, merged in the order of ranks.
+    """Merges the statistics of all processes in the order of their ranks.
 
     Every process passes the statistics of its share of the samples and receives those of all
     samples. A process whose share was empty may lack a key.

@@ -19,17 +19,16 @@ __all__ = ["ClassMeans"]
 
 @dataclass
 class ClassMeans(SpatialStatistic):
-    """Class-conditional mean activations, from sums and counts in float64.
+    """Class-conditional mean activations, computed from sums and counts in float64.
 
-    State: `sum` (classes, columns) and `count` (classes,) of the classes in `label` (classes,), which
-    are those with samples: memory does not depend on how large a label is.
+    State: `sum` (classes, columns) and `count` (classes,) for the classes in `label` (classes,). Only
+    classes with samples are stored, so memory does not depend on the largest label.
 
     Args:
         spatial: `"mean"`: units pooled over positions; `"positions"`: units with every position as
             a row; `"flatten"`: the elements of the map.
-        memory: The largest number of bytes for the sums of all layers of a pass: 8 * classes *
-            columns. Checked before the pass where the labels are known, and during it for each layer
-            alone.
+        memory: Maximum number of bytes for the sums of all layers of a pass, 8 * classes * columns. It
+            is checked before the pass if the labels are known, and for each layer during the pass.
 
     Example:
         >>> means = ClassMeans()
@@ -53,12 +52,12 @@ class ClassMeans(SpatialStatistic):
         """Checks before a pass that the class means of all layers fit into memory.
 
         Args:
-            labels: (samples,); None where they are not known, so that nothing is checked yet.
+            labels: (samples,); None if they are not known, in which case nothing is checked.
             index: Not used.
-            layers: The layers that will feed one statistic each.
+            layers: The layers, each of which updates one statistic.
 
         Raises:
-            OptionError: They do not fit.
+            OptionError: The class means do not fit.
         """
         if labels is not None and len(labels) and layers:
             columns = sum(columns_of(layer, self.spatial) for layer in layers)
@@ -83,10 +82,10 @@ class ClassMeans(SpatialStatistic):
                 self.state[name][rows] += other.state[name].to(rows.device)
 
     def to_xarray(self) -> xr.DataArray:
-        """Class means (unit, class) of the classes that have samples, with `count(class)`.
+        """Class means (unit, class) of the classes with samples, with the coordinate `count` (class).
 
-        With `spatial="flatten"` they are (element, class): the elements of the first unit, of the
-        second, and so on.
+        With `spatial="flatten"` the dimensions are (element, class), with the elements of the first
+        unit, then those of the second, and so on.
         """
         self._require_samples()
         state = {name: values.cpu() for name, values in self.state.items()}

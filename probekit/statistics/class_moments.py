@@ -1,4 +1,4 @@
-"""The mean and the variation of every unit within every class."""
+"""The mean and the sum of squared deviations of every unit within every class."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["ClassMoments"]
 class ClassMoments(Statistic):
     """Class means and sums of squared deviations from them, in float64 and mergeable in any order.
 
-    State: `mean` and `squares` (classes, units) and `count` (classes,) of the classes in `label`
-    (classes,), which are those with samples: 16 * classes * units bytes.
+    State: `mean` and `squares` (classes, units) and `count` (classes,) for the classes in `label`
+    (classes,), which are those with samples. Memory: 16 * classes * units bytes.
 
     Example:
         >>> moments = ClassMoments()
@@ -51,7 +51,7 @@ class ClassMoments(Statistic):
             self._add(other.state)
 
     def to_xarray(self) -> xr.Dataset:
-        """`class_mean` and `squares` (unit, class) and `count` (class), of classes with samples."""
+        """`class_mean` and `squares` (unit, class) and `count` (class), for classes with samples."""
         self._require_samples()
         state = {
             name: values.cpu().movedim(0, -1).contiguous().numpy()

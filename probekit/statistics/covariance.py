@@ -1,4 +1,4 @@
-"""The covariance of a layer's units, streamed, with what its finite-sample correction needs."""
+"""The streamed covariance of a layer's units, with the moments for its finite-sample correction."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _GRAM_COLUMNS = 2**22
 class Covariance(SpatialStatistic):
     """Mean and covariance over rows, in float64 and mergeable in any order.
 
-    With `spatial="flatten"` the rows themselves are stored while they are fewer than the dimensions;
-    the Gram matrix of the rows then stands for the covariance, whose eigenvalues above zero, trace
-    and norm it shares. A layer of D dimensions stores 8 D^2 bytes, or n D b for n < D rows of itemsize
-    b; the largest layer takes 48 D^2 more for a while, or 48 n^2.
+    With `spatial="flatten"`, the rows themselves are stored as long as there are fewer rows than
+    dimensions. The Gram matrix of the rows then replaces the covariance; both have the same nonzero
+    eigenvalues, trace and norm. A layer of D dimensions stores 8 D^2 bytes, or n D b bytes for n < D
+    rows of itemsize b. The largest layer temporarily takes another 48 D^2 or 48 n^2 bytes.
 
     State: the sums of `probekit.statistics.moments`, or the rows.
 
     Args:
         spatial: `"mean"`: units pooled over positions; `"positions"`: units with every position as
             a row; `"flatten"`: the elements of the map.
-        centred: Take moments about the mean (divided by n - 1) rather than about zero (by n).
-        memory: The largest number of bytes for all layers of a pass together; checked before the
-            pass from the number of samples, and during it.
+        centred: Compute moments about the mean (divided by n - 1) rather than about zero (divided by n).
+        memory: Maximum number of bytes for all layers of a pass together; checked before the pass from
+            the number of samples, and during the pass.
 
     Example:
         >>> covariance = Covariance()
@@ -67,7 +67,7 @@ class Covariance(SpatialStatistic):
         """Checks before a pass that the covariances of these layers fit into memory.
 
         Raises:
-            OptionError: They do not fit.
+            OptionError: The covariances do not fit.
         """
         sizes = {layer.name: columns_of(layer, self.spatial) for layer in layers}
         largest = max(sizes, key=lambda name: sizes[name])
@@ -118,17 +118,17 @@ class Covariance(SpatialStatistic):
             self.state = moments.join(self.state, other.state)
 
     def to_xarray(self) -> xr.Dataset:
-        """The covariance, or the Gram matrix of the rows, with their mean and number.
+        """The covariance or the Gram matrix of the rows, with their mean and count.
 
         Returns:
-            `covariance` (unit, other_unit), or `gram` (row, other_row) where the rows were stored: the
-            inner products of the rows over n - 1 (n where not centred); `mean` and `variance`
-            (unit), the latter the diagonal of the covariance; `count`, the rows; `n_dimensions`;
-            `centred`; and `fourth_moment`, the mean of the fourth power of the rows' distance from
-            the mean (over n - 1, or over n from zero).
+            `covariance` (unit, other_unit), or `gram` (row, other_row) if the rows were stored: the
+            inner products of the rows divided by n - 1 (by n if not centered); `mean` and `variance`
+            (unit), where the variance is the diagonal of the covariance; `count`, the number of rows;
+            `n_dimensions`; `centred`; and `fourth_moment`, the mean fourth power of the rows' distance
+            from the mean (divided by n - 1), or from zero (divided by n) if not centered.
 
         Raises:
-            DataError: No rows, or a single one where the covariance is centred.
+            DataError: There are no rows, or only one if the covariance is centered.
         """
         count = self._count()
         if count < 1 + self.centred:
@@ -194,7 +194,7 @@ class Covariance(SpatialStatistic):
         )
 
     def _settle(self) -> None:
-        """Turns stored rows into moments once there are as many as dimensions."""
+        """Converts stored rows to moments once there are as many rows as dimensions."""
         count, columns = self._count(), self._columns() or 0
         self._check_memory(count, columns)
         if count >= columns:
@@ -214,7 +214,7 @@ class Covariance(SpatialStatistic):
         )
 
     def _rows(self, count: int | None) -> int | None:
-        """The number of rows that bounds the memory; None where it does not."""
+        """The number of rows if it bounds the memory; otherwise None."""
         return count if self.spatial == "flatten" else None
 
     def _count(self) -> int:

@@ -1,4 +1,4 @@
-"""Feeding statistics: from the batches of a pass, and from recordings larger than memory."""
+"""Updates statistics from the batches of a pass, and from recordings larger than memory."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from probekit.statistics.base import distinct
 
 __all__ = ["ROWS", "Feeder", "feed"]
 
-ROWS = 1024  # samples that are worth an update
+ROWS = 1024  # number of samples that trigger an update
 
 
 class Feeder:
-    """Collects the tables of batches until they are worth an update of the statistics.
+    """Buffers the tables of batches, and updates the statistics when there are enough samples.
 
-    An update costs about the same for 16 rows as for a thousand, and there is one for each layer.
-    Statistics do not depend on how samples fall into batches, so the tables of small batches wait
-    for one another. Waiting tables are bounded, whatever the number of samples.
+    An update takes about as long for 16 rows as for a thousand, and each layer needs one. Statistics do
+    not depend on how samples are divided into batches, so the tables of small batches are combined.
+    The size of the buffer is bounded, whatever the number of samples.
 
     Args:
-        fed: For each layer, its statistics.
-        rows: Number of samples that are worth an update.
-        nbytes: Maximum size of the waiting tables.
+        fed: The statistics of each layer.
+        rows: Number of samples that trigger an update.
+        nbytes: Maximum size of the buffered tables.
 
     Example:
         >>> from probekit.statistics.class_means import ClassMeans
@@ -61,7 +61,7 @@ class Feeder:
             self.flush()
 
     def flush(self) -> None:
-        """Feeds the statistics with all waiting tables."""
+        """Updates the statistics with all buffered tables."""
         if not self._waiting:
             return
         labels = torch.cat([labels for labels, _, _ in self._waiting])
@@ -80,20 +80,20 @@ class Feeder:
 
 
 def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any = None) -> Any:
-    """A statistic of a recording, which need not fit into memory.
+    """Computes a statistic of a recording, which may be larger than memory.
 
     Args:
-        recording: `activation` (sample, unit) with `label` (sample); in memory or lazy.
-        statistic: A fresh statistic, which is updated.
+        recording: `activation` (sample, unit) with `label` (sample), in memory or lazy.
+        statistic: An empty statistic, which is updated.
         rows: Number of samples in memory at a time.
         client: A `distributed.Client` whose workers each process blocks of rows; they must have
-            access to the recording's files. None reads one block after another, here.
+            access to the recording's files. None reads the blocks one after another in this process.
 
     Returns:
-        The statistic's `to_xarray()`, with the coordinates that the recording's units have.
+        The statistic's `to_xarray()`, with the coordinates of the recording's units.
 
     Raises:
-        DataError: The dataset is no recording.
+        DataError: The dataset is not a recording.
 
     Example:
         >>> from probekit.statistics.class_means import ClassMeans
@@ -134,7 +134,7 @@ def _update(statistic: Any, block: np.ndarray[Any, Any], labels: Tensor, start: 
 def _feed_on_workers(
     table: xr.DataArray, labels: Tensor, statistic: Any, rows: int, client: Any
 ) -> None:
-    """Lets workers update statistics of their own, a few blocks at a time, and merges them in order."""
+    """Workers update separate statistics, a few blocks at a time; these are merged in order."""
     ahead = 2 * max(1, len(client.scheduler_info()["workers"]))
     starts = list(range(0, table.sizes["sample"], rows))
 

@@ -1,4 +1,4 @@
-"""Moments over samples of the norms of units' gradients by the image."""
+"""Moments, over samples, of the norms of units' gradients with respect to the image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["GradientMoments"]
 
 @dataclass
 class GradientMoments(Statistic):
-    """Joint first and second moments of gradient norms and of their squares.
+    """Joint first and second moments of gradient norms and their squares.
 
-    Fed with (samples, 2 * units): estimates of each unit's gradient norm, then of its square; below
-    zero where a sample was not measured. State, in float64: `count` (units,), `mean` (2, units) and
-    the sums of products of deviations from the means, `deviation` (3, units): norm with norm, norm
-    with square, square with square. Parts are joined without cancellation (Chan, Golub & LeVeque
-    1983).
+    The input is (samples, 2 * units): estimates of each unit's gradient norm, then of its square;
+    negative values mark samples that were not measured. State, in float64: `count` (units,), `mean`
+    (2, units) and `deviation` (3, units), the sums of products of deviations from the means: norm with
+    norm, norm with square, square with square. Parts are merged without cancellation (Chan, Golub &
+    LeVeque 1983).
 
     Args:
         gradients: How the norms are measured.
@@ -88,11 +88,11 @@ class GradientMoments(Statistic):
         self.state["count"] = total
 
     def to_xarray(self) -> xr.Dataset:
-        """Moments over samples, each (unit).
+        """The moments over samples, each (unit).
 
         Returns:
-            `count`, the samples measured; `norm` and `square`, the means; `norm_variance`,
-            `square_variance` and `norm_square_covariance` between samples, with count - 1.
+            `count`, the number of measured samples; `norm` and `square`, the means; `norm_variance`,
+            `square_variance` and `norm_square_covariance` between samples, divided by count - 1.
         """
         self._require_samples()
         state = {name: values.cpu() for name, values in self.state.items()}

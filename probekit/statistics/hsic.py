@@ -1,4 +1,4 @@
-"""Sums over samples from which the unbiased linear HSIC of pairs of layers follows."""
+"""Sums over samples that determine the unbiased linear HSIC of pairs of layers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from probekit.statistics.base import Statistic, accumulator
 __all__ = ["LinearHSIC"]
 
 Array = npt.NDArray[np.float64]
-_LEAST = 4  # samples, of which the unbiased estimate divides by n (n - 1) (n - 2) (n - 3)
+_LEAST = 4  # minimum number of samples; the unbiased estimate divides by n (n - 1) (n - 2) (n - 3)
 
 
 @dataclass
 class LinearHSIC(Statistic):
-    """The unbiased linear HSIC of every layer of one side with every layer of the other.
+    """The unbiased linear HSIC of every layer of one side with every layer of the other side.
 
-    All sums are taken in float64 about the mean of the first batch, in blocks of samples that depend on
-    their indices alone. Memory: 8 * blocks * (units of one side) * (units of the other) bytes.
+    All sums are computed in float64 about the mean of the first batch. Samples are assigned to blocks by
+    their indices only. Memory: 8 * blocks * (units of one side) * (units of the other) bytes.
 
     Args:
         first: Number of units of each layer of the first side.
-        second: The same for the second side.
-        blocks: Number of blocks, which the jackknife leaves out one by one.
+        second: Number of units of each layer of the second side.
+        blocks: Number of blocks, which the jackknife leaves out one at a time.
 
     Example:
         >>> draw = torch.Generator().manual_seed(0)
@@ -51,8 +51,8 @@ class LinearHSIC(Statistic):
         """Adds a batch.
 
         Args:
-            x: (batch, units) of all layers of the first side, side by side.
-            y: The same samples on the second side.
+            x: (batch, units), the concatenated units of all layers of the first side.
+            y: The same for the second side, for the same samples.
             index: (batch,), the samples' indices in the data.
         """
         if not len(x):
@@ -70,7 +70,7 @@ class LinearHSIC(Statistic):
                 self.state[name][number] += values
 
     def merge(self, other: LinearHSIC) -> None:
-        """Adds the samples of another one, whose sums are taken about its own origin."""
+        """Adds the samples of another statistic, whose sums are about a different origin."""
         if not other.state:
             return
         if not self.state:
@@ -85,7 +85,7 @@ class LinearHSIC(Statistic):
         return self._hsic({name: values.sum(0) for name, values in self._blocks().items()})
 
     def left_out(self) -> Array:
-        """The estimates (block, layer, other layer) without one block each."""
+        """The estimates (block, layer, other layer), each leaving out one block."""
         blocks = self._blocks()
         whole = {name: values.sum(0) for name, values in blocks.items()}
         return np.stack(
@@ -118,13 +118,13 @@ class LinearHSIC(Statistic):
         return sums | origins
 
     def _about(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The sums of another statistic about the origins of this one."""
+        """Moves the sums of another statistic to the origins of this one."""
         d = (self.state["origin_x"].cpu() - state["origin_x"].cpu()).double()
         e = (self.state["origin_y"].cpu() - state["origin_y"].cpu()).double()
         s = {name: values.cpu() for name, values in state.items()}
         n, x, y, xy = s["count"][:, None], s["x"], s["y"], s["xy"]
         dd, ee = _squares(d[None], self.first)[0], _squares(e[None], self.second)[0]
-        # The scalar products of every layer with its shift, for vectors, matrices and their columns.
+        # Scalar products of every layer with its shift, for vectors, matrices and their columns.
         dx, ey = _products(x, d, self.first), _products(y, e, self.second)
         d_xy = _products(xy.movedim(1, -1), d, self.first).movedim(-1, 1)
         xy_e = _products(xy, e, self.second)
@@ -178,18 +178,18 @@ def _sums(x: Tensor, y: Tensor, k: Tensor, m: Tensor) -> dict[str, Tensor]:
 
 
 def _squares(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The squared length of each layer's part of each row, (rows, layers)."""
+    """The squared norm of each layer's part of each row, (rows, layers)."""
     return torch.stack([part.square().sum(1) for part in torch.split(rows, list(sizes), 1)], 1)
 
 
 def _products(values: Tensor, shift: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The scalar products of each layer's part of the last axis with its part of a shift."""
+    """Scalar products of each layer's part of the last axis with the same part of a shift."""
     parts = torch.split(values * shift, list(sizes), -1)
     return torch.stack([part.sum(-1) for part in parts], -1)
 
 
 def _block(index: Tensor, blocks: int) -> Tensor:
-    """A block for each sample, which is unrelated to the order of the data.
+    """Assigns each sample to a block, independently of the order of the data.
 
     >>> _block(torch.arange(6), 3).tolist()
     [0, 0, 2, 0, 2, 2]

@@ -1,9 +1,9 @@
-"""Moments of rows up to the fourth, about any point: added, moved and joined without cancellation.
+"""Moments of rows up to the fourth order about any point, updated and merged without cancellation.
 
-For rows x and a fixed point s near them, with z = x - s, five sums say all that the covariance and
-its finite-sample correction need, and moving s to another point is exact in closed form: `count`
-(), of 1; `first` (columns,), of z; `second` (columns, columns), of z z'; `third` (columns,), of
-(z'z) z; `fourth` (), of (z'z)^2.
+For rows x and a fixed point s near them, let z = x - s. Five sums determine the covariance and its
+finite-sample correction, and can be moved to another point s in closed form: `count` (), the sum of
+1; `first` (columns,), of z; `second` (columns, columns), of z z'; `third` (columns,), of (z'z) z;
+`fourth` (), of (z'z)^2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NARROW = 128
 
 
 def begin(rows: Tensor) -> dict[str, Tensor]:
-    """Empty moments about a point near some first rows (rows, columns)."""
+    """Empty moments about a point near the first rows (rows, columns)."""
     columns = rows.shape[1]
     return {
         "count": accumulator((1,), rows)[0].to(torch.int64),
@@ -42,10 +42,10 @@ def begin(rows: Tensor) -> dict[str, Tensor]:
 def add(moments: Moments, rows: Tensor) -> None:
     """Adds rows (rows, columns) of any dtype to moments, in place.
 
-    Each block of rows is summed about a point near its mean, and moved and added in float64. The
-    sums of a block are in float64 too, except for rows of at least 128 columns that are given in
-    float32 or less: they are summed in float32, with an error near 1e-7 of the product of two
-    standard deviations, unless float32's range or an outlier among the rows makes it larger.
+    Each block of rows is summed about a point near its mean; the sums are then moved and added in
+    float64. Sums within a block are also in float64, except for rows with at least 128 columns in
+    float32 or lower precision. These are summed in float32, with an error of about 1e-7 times the
+    product of two standard deviations, unless the range of float32 or an outlier increases it.
     """
     for block in _blocks(rows, moments["shift"].device):
         for name, values in about(_of_block(block), moments["shift"]).items():
@@ -54,7 +54,7 @@ def add(moments: Moments, rows: Tensor) -> None:
 
 
 def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Pieces of bounded size, in the precision in which `add` sums them."""
+    """Blocks of bounded size, in the precision in which `add` sums them."""
     exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
     precise = torch.get_float32_matmul_precision() == "highest"
     wide = rows.shape[1] >= _NARROW
@@ -64,7 +64,7 @@ def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
 
 
 def _middle(block: Tensor) -> Tensor:
-    """A row near the mean of a block; of a constant column, the constant exactly."""
+    """A row near the mean of a block; exact for constant columns."""
     return block[0] + (block - block[0]).mean(0)
 
 
@@ -89,7 +89,7 @@ def _of_block(block: Tensor) -> Moments:
 
 
 def _products(rows: Tensor) -> Tensor:
-    """The sum of x x' over rows x; numpy computes half of this symmetric matrix, torch all of it."""
+    """The sum of x x' over rows x; NumPy computes only half of this symmetric matrix, unlike PyTorch."""
     if rows.device.type != "cpu":
         return rows.T @ rows
     array = rows.numpy()
@@ -104,7 +104,7 @@ def mean(moments: Moments) -> Tensor:
 def about(moments: Moments, point: Tensor) -> dict[str, Tensor]:
     """The same moments about another point (columns,).
 
-    With d = s - point, each sum of powers of (z + d) is multiplied out.
+    With d = s - point, each sum of powers of (z + d) is expanded.
     """
     step = moments["shift"] - point
     count, first, second = moments["count"], moments["first"], moments["second"]
@@ -135,7 +135,7 @@ def about(moments: Moments, point: Tensor) -> dict[str, Tensor]:
 
 
 def join(one: Moments, other: Moments) -> dict[str, Tensor]:
-    """The moments of the rows of both, about their common mean."""
+    """The moments of the rows of both arguments about their common mean."""
     other = {name: values.to(one[name].device) for name, values in other.items()}
     between = other["shift"] - one["shift"]
     total = one["count"] + other["count"]

@@ -1,4 +1,4 @@
-"""Class means under permuted labels: those of a unit that does not depend on the classes."""
+"""Class means under permuted labels, the null distribution of units unrelated to the classes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["PermutedClassMeans", "Relabeling"]
 
 @dataclass
 class Relabeling:
-    """The label of each sample under each permutation, computed for a batch at a time.
+    """The label of each sample under each permutation, computed batch by batch.
 
     Attributes:
         counts: Number of samples of each class (classes,).
-        exact: Whether the labels are permuted, each class keeping its number of samples; otherwise
-            every sample draws a label of its own, with these numbers as odds.
-        index: The indices of the samples in increasing order; None where they are 0, 1, 2, ...
+        exact: Whether the labels are permuted exactly, preserving the size of each class; otherwise
+            every sample draws a label independently, with probabilities proportional to `counts`.
+        index: The indices of the samples in increasing order; None if they are 0, 1, 2, ...
         draw: The labels of the last batch.
     """
 
@@ -41,7 +41,7 @@ class Relabeling:
         """The labels (permutations, batch) of the samples with these indices.
 
         Raises:
-            DataError: A sample that was not announced.
+            DataError: A sample was not announced by `expect`.
         """
         assert self.counts is not None
         ends = self.counts.to(index.device).cumsum(0)
@@ -65,14 +65,14 @@ class Relabeling:
 
 @dataclass
 class PermutedClassMeans(Statistic):
-    """Class means under random permutations of the labels, from sums in float64.
+    """Class means under random permutations of the labels, computed from sums in float64.
 
-    Where the labels are known before the pass (`expect`), they are permuted exactly: a keyed
-    bijection sends each sample to a place among the labels in order, so that each class keeps its
-    number of samples and nothing but the class sizes is stored. Where they are not, every sample
-    draws a label with `class_counts` as odds; class sizes then vary, which makes chance a little
-    higher for classes of few samples. Either way a label depends on (seed, permutation, sample)
-    alone, so that batch size, order and number of processes do not matter.
+    If the labels are known before the pass (`expect`), they are permuted exactly: a keyed bijection maps
+    each sample to a position in the sorted labels. This preserves the size of each class, and only
+    the class sizes are stored. Otherwise, every sample draws a label with probabilities proportional
+    to `class_counts`. Class sizes then vary, which slightly raises the chance level for classes with
+    few samples. In both cases a label depends only on (seed, permutation, sample), not on batch size,
+    order or the number of processes.
 
     State: `sum` (permutations, classes, units) and `count` (permutations, classes):
     8 * permutations * classes * units bytes, whatever the number of samples.
@@ -82,10 +82,10 @@ class PermutedClassMeans(Statistic):
         seed: Seed of the permutations.
         class_counts: Number of samples of each class, in label order, for data whose labels are not
             known in advance.
-        memory: The largest number of bytes for the states of all layers of a pass.
+        memory: Maximum number of bytes for the states of all layers of a pass.
 
     Raises:
-        OptionError: Options that are not valid, or too much memory.
+        OptionError: An option is invalid, or the state would need too much memory.
 
     Source:
         Permutation tests: Phipson & Smyth 2010; the bijection: Black & Rogaway 2002.
@@ -122,17 +122,17 @@ class PermutedClassMeans(Statistic):
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Receives the labels of all samples before a pass, and checks that the states fit.
+        """Receives the labels of all samples before a pass, and checks that the states fit into memory.
 
-        The labels hold for all statistics that were made from this one by `fresh`.
+        The labels apply to all statistics that were created from this one with `fresh`.
 
         Args:
-            labels: (samples,), of all processes together; None where they are not known.
-            index: Their indices in increasing order; None where they are 0, 1, 2, ...
-            layers: The layers that will feed one statistic each.
+            labels: (samples,), of all processes together; None if they are not known.
+            index: Their indices in increasing order; None if they are 0, 1, 2, ...
+            layers: The layers, each of which updates one statistic.
 
         Raises:
-            OptionError: The state needs more than `memory`; the message says what to lower.
+            OptionError: The state needs more than `memory`; the message explains what to reduce.
         """
         known = self.relabeling
         known.draw.index, known.index, known.exact = None, index, labels is not None
@@ -148,7 +148,8 @@ class PermutedClassMeans(Statistic):
         """Updates the means with a batch (batch, units), its labels and its indices (batch,).
 
         Raises:
-            DataError: No indices, labels that are not valid, or a sample that was not announced.
+            DataError: Indices are missing, labels are invalid, or a sample was not announced by
+                `expect`.
             OptionError: The number of samples of each class is not known.
         """
         index = checked_index(activations, labels, index)
@@ -184,7 +185,7 @@ class PermutedClassMeans(Statistic):
         )
 
     def _relabel(self, index: Tensor) -> Tensor:
-        """The matrix of zeros and ones that sums a batch by label, with a row per (permutation, class)."""
+        """The 0/1 matrix that sums a batch by label, with one row per (permutation, class)."""
         assert self.relabeling.counts is not None
         classes, batch = len(self.relabeling.counts), len(index)
         labels = self.relabeling.labels(f"permuted {self.seed}", self.permutations, index)

@@ -1,4 +1,4 @@
-"""The activations themselves as a statistic, for metrics that need every sample."""
+"""Stored activations as a statistic, for metrics that need every sample."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _PARTS = ("activation", "label", "index")
 
 @dataclass
 class Recorded(SpatialStatistic):
-    """Stores a layer's table of activations, as a recording of that layer has it.
+    """Stores a layer's table of activations, in the same form as a recording of that layer.
 
-    Memory: rows x columns x itemsize of the activations, and twice that when the table is made.
+    Memory: rows x columns x itemsize of the activations, and twice that while the table is created.
 
     Args:
         spatial: `"mean"`: units pooled over positions; `"positions"`: every position is a row;
             `"flatten"`: every element is a column.
-        memory: The largest number of bytes for all layers of a pass together; checked before the
-            pass where the number of samples is known, and during it for each layer alone.
+        memory: Maximum number of bytes for all layers of a pass together; checked before the pass if
+            the number of samples is known, and for each layer during the pass.
 
     Example:
         >>> recorded = Recorded()
@@ -50,7 +50,7 @@ class Recorded(SpatialStatistic):
         """Checks before a pass that the tables of these layers fit into memory.
 
         Raises:
-            OptionError: They do not fit.
+            OptionError: The tables do not fit.
         """
         if samples is None:
             return
@@ -64,7 +64,7 @@ class Recorded(SpatialStatistic):
         check_memory(needed, self.memory, what, _REMEDY)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Stores a batch (rows, columns); samples without an index (rows,) are numbered on."""
+        """Stores a batch (rows, columns); without an index (rows,), samples are numbered consecutively."""
         check_batch(activations, labels)
         if not len(labels):
             return

@@ -1,4 +1,4 @@
-"""Class means of many reweightings of the samples at once: the bootstrap and random halves."""
+"""Class means under many sample weightings at once, for the bootstrap and random splits."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Weights = Literal["poisson", "halves"]
 
 @dataclass
 class CachedDraw:
-    """The random numbers of the last batch, so that the layers of one pass share them."""
+    """Caches the random numbers of the last batch, so the layers of one pass share them."""
 
     index: Tensor | None = None
     drawn: Tensor | None = None
 
     def of(self, index: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """The numbers for these samples, drawn when they are not those of the last batch."""
+        """The numbers for these samples, drawn again if they are not those of the last batch."""
         same = (
             self.index is not None
             and self.index.device == index.device
@@ -43,22 +43,22 @@ class CachedDraw:
 
 @dataclass
 class ResampledClassMeans(Statistic):
-    """Class means under many sets of sample weights, from weighted sums in float64.
+    """Class means under many sets of sample weights, computed from weighted sums in float64.
 
-    The weights of a sample depend on (seed, replicate, the sample's index) alone: any order, batch
-    size and number of processes gives the same numbers. With Poisson weights of mean 1 each
-    replicate is a bootstrap sample (the Poisson bootstrap: Chamandy et al. 2012); with halves, each
-    sample is in one half or the other of every split by a fair coin.
+    The weights of a sample depend only on (seed, replicate, the sample's index), so order, batch size
+    and the number of processes do not affect the result. With Poisson weights of mean 1, each
+    replicate is a bootstrap sample (the Poisson bootstrap: Chamandy et al. 2012). With halves, each
+    split assigns each sample to one half or the other with equal probability.
 
-    State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,) of the
-    classes in `label` (classes,), with one row per replicate, or two per split: 8 * rows * classes *
+    State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,) for the classes
+    in `label` (classes,), with one row per replicate, or two per split. Memory: 8 * rows * classes *
     units bytes, whatever the number of samples.
 
     Args:
-        replicates: Number of bootstrap replicates, or splits.
+        replicates: Number of bootstrap replicates or splits.
         weights: `"poisson"` or `"halves"`.
         seed: Seed of the weights.
-        memory: The largest number of bytes for the states of all layers of a pass.
+        memory: Maximum number of bytes for the states of all layers of a pass.
 
     Example:
         >>> means = ResampledClassMeans(replicates=2, weights="halves")
@@ -85,10 +85,10 @@ class ResampledClassMeans(Statistic):
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Checks before a pass, where its labels are known, that the state of all layers fits.
+        """Checks before a pass that the states of all layers fit into memory, if labels are known.
 
         Raises:
-            OptionError: It needs more than `memory`; the message says what to lower.
+            OptionError: The states need more than `memory`; the message explains what to reduce.
         """
         if labels is not None:
             self._check(len(torch.unique(labels)), sum(layer.units for layer in layers))
@@ -122,7 +122,7 @@ class ResampledClassMeans(Statistic):
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` (replicate, [half,] unit, class) and `weight` (replicate, [half,] class).
 
-        A class mean is NaN where all its samples have weight 0.
+        A class mean is NaN if all its samples have weight 0.
         """
         self._require_samples()
         state = {name: values.cpu() for name, values in self.state.items()}
@@ -156,7 +156,7 @@ class ResampledClassMeans(Statistic):
         check_replicates("replicates", self.replicates, tables * classes, units, self.memory)
 
     def _places(self, labels: Tensor, like: Tensor) -> Tensor:
-        """The row of each label in the tables by class; new labels get one."""
+        """The row of each label in the tables with one row per class; new labels get a row."""
         units, shapes = like.shape[-1], {"sum": (self.rows, like.shape[-1]), "weight": (self.rows,)}
         return rows_of(
             self.state, labels, like, lambda classes: self._check(classes, units), **shapes
@@ -166,10 +166,11 @@ class ResampledClassMeans(Statistic):
 def checked_index(
     activations: Tensor, labels: Tensor, index: Tensor | None, *, uses_labels: bool = True
 ) -> Tensor:
-    """The samples' indices, where a batch is one that can be resampled.
+    """Checks that a batch can be resampled, and returns the samples' indices.
 
     Raises:
-        DataError: No indices, a label below 0, or not one label and one index per row.
+        DataError: Indices are missing, a label is negative, or there is not one label and one index
+            per row.
     """
     if index is None:
         raise DataError("resampling needs the samples' indices, and the batch comes without any")
@@ -187,13 +188,13 @@ def check_replicates(option: str, replicates: int, classes: int, units: int, mem
 
     Args:
         option: The option that sets their number.
-        replicates: Their number.
-        classes: Number of tables of units per replicate: classes, or twice as many for halves.
-        units: Number of units, of all layers together where they are known.
-        memory: Bytes allowed.
+        replicates: Number of replicates.
+        classes: Rows of units per replicate: the number of classes, or twice as many for halves.
+        units: Number of units, over all layers if they are known.
+        memory: Maximum number of bytes.
 
     Raises:
-        OptionError: They do not fit; the message says what to lower, and to what.
+        OptionError: They do not fit; the message explains what to reduce, and to what.
     """
     each = max(8 * classes * units, 1)
     most = memory // each

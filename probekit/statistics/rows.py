@@ -1,4 +1,4 @@
-"""Tables of rows in a state: one row per class, all rows as they came, or a random sample of them."""
+"""Tables of rows in a state: one row per class, all rows in order, or a random sample of rows."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def rows_of(
     check: Callable[[int], None],
     **shapes: Sequence[int],
 ) -> Tensor:
-    """The row of each label in tables with one row per class, which get a row for every new label.
+    """The row of each label in tables with one row per class; new labels get a row.
 
     Args:
         state: `label` (classes,), in increasing order, `count` (classes,) and tables (classes, ...),
-            changed in place; an empty one gets empty tables.
-        labels: (batch,), of any size.
+            changed in place; an empty state gets empty tables.
+        labels: (batch,), of any magnitude.
         like: A tensor on the device of the tables.
-        check: Called with the number of classes before it grows.
+        check: Called with the new number of classes before the tables grow.
         **shapes: The shape of a row of each table.
 
     >>> state = {}
@@ -63,7 +63,7 @@ def rows_of(
 
 
 def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """The same tables with a row for each of more labels (in increasing order), zero where it is new.
+    """Extends tables to more labels (in increasing order), with zero rows for new labels.
 
     >>> with_classes({"label": torch.tensor([4]), "count": torch.ones(1)}, torch.tensor([2, 4]))
     {'label': tensor([2, 4]), 'count': tensor([0., 1.])}
@@ -79,7 +79,7 @@ def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
 def lowest_rows(
     known: dict[str, Tensor], offered: dict[str, Tensor], most: int
 ) -> dict[str, Tensor]:
-    """Of the rows of two sets of tables, those with the lowest random number in `order`.
+    """Selects the rows with the lowest random numbers in `order` from two sets of tables.
 
     >>> known = {"order": torch.tensor([3, 8]), "index": torch.tensor([0, 1])}
     >>> lowest_rows(known, {"order": torch.tensor([5]), "index": torch.tensor([2])}, 2)["index"]
@@ -94,14 +94,14 @@ def lowest_rows(
 
 
 def append(state: dict[str, Tensor], **parts: Tensor) -> None:
-    """Adds the parts of a batch to a state, each under its name and the number of the batch."""
+    """Adds the tensors of a batch to a state, each under its name and the number of the batch."""
     number = 1 + max((int(name.rpartition(".")[2]) for name in state if "." in name), default=-1)
     for name, values in parts.items():
         state[f"{name}.{number}"] = values.detach().clone()
 
 
 def gather(state: dict[str, Tensor], name: str) -> list[Tensor]:
-    """The parts of all batches under a name, in the order in which they came."""
+    """The tensors of all batches under a name, in the order in which they were added."""
     numbers = [int(key.rpartition(".")[2]) for key in state if key.startswith(f"{name}.")]
     return [state[f"{name}.{number}"] for number in sorted(numbers)]
 
@@ -117,10 +117,10 @@ def columns_of(layer: Layer, spatial: str) -> int:
 
 
 def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
-    """Raises where more memory would be needed than is allowed.
+    """Checks that the required memory does not exceed the limit.
 
     Raises:
-        OptionError: It names what is needed, what is allowed, and what to do.
+        OptionError: It does; the message names the requirement, the limit and a remedy.
     """
     if needed > memory:
         raise OptionError(
@@ -130,7 +130,7 @@ def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes with its unit.
+    """Formats a number of bytes with its unit.
 
     >>> format_bytes(3 * 2**30)
     '3.0 GiB'
@@ -141,7 +141,7 @@ def format_bytes(size: int) -> str:
 
 
 def to_cpu(values: Tensor) -> Tensor:
-    """Values as numpy can hold them: on the CPU, half precision as float32."""
+    """Converts values for NumPy: moves them to the CPU, and half precision to float32."""
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     return values.cpu()

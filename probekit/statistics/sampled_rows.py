@@ -1,4 +1,4 @@
-"""A bounded random sample of a layer's rows, for errors that need rows and not only sums."""
+"""A bounded random sample of a layer's rows, for standard errors that need rows, not only sums."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["SampledRows"]
 
 @dataclass
 class SampledRows(Statistic):
-    """The activations of a random sample of the samples.
+    """The activations of a random subset of the samples.
 
-    The sample is drawn without replacement: those whose hash of (seed, index) is lowest, whatever
-    the batches, their order and the number of processes.
+    The subset is drawn without replacement and consists of the samples with the lowest hash of (seed,
+    index). It does not depend on the batches, their order or the number of processes.
 
     State: `rows` (rows, units) in the activations' dtype; `order`, `index` and `label` (rows,).
 
@@ -31,7 +31,7 @@ class SampledRows(Statistic):
         seed: Seed of the draw.
 
     Raises:
-        OptionError: A number below 1.
+        OptionError: `rows` is below 1.
 
     Example:
         >>> sampled = SampledRows(rows=2)
@@ -49,7 +49,7 @@ class SampledRows(Statistic):
         positive_int("rows", self.rows)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Offers a batch (batch, units) with its labels and indices."""
+        """Updates the subset with a batch (batch, units), its labels and its indices."""
         index = checked_index(activations, labels, index, uses_labels=False).cpu()
         if len(index):
             order = randomness.keyed(f"sampled rows {self.seed}", index)
@@ -57,7 +57,7 @@ class SampledRows(Statistic):
             self.state = lowest_rows(self.state, batch, self.rows)
 
     def merge(self, other: SampledRows) -> None:
-        """Offers the rows of another statistic."""
+        """Adds the rows of another statistic."""
         if other.state:
             self.state = lowest_rows(self.state, other.state, self.rows)
 

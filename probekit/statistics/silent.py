@@ -16,12 +16,12 @@ __all__ = ["SilentCounts"]
 
 @dataclass
 class SilentCounts(Statistic):
-    """Counts the samples for which a unit's activation is not above a threshold.
+    """Counts the samples for which a unit's activation does not exceed a threshold.
 
     State: `silent` (units,) and `count` ().
 
     Args:
-        threshold: The highest activation of a silent unit.
+        threshold: The maximum activation at which a unit counts as silent.
 
     Example:
         >>> counts = SilentCounts()

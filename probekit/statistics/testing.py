@@ -1,4 +1,4 @@
-"""A test for all statistics: the properties that an analysis relies on."""
+"""A test for statistics: the properties on which analyses rely."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def check_statistic(
     rtol: float = 1e-9,
     device: str | torch.device = "cpu",
 ) -> None:
-    """Checks that a statistic has the properties that an analysis relies on.
+    """Checks that a statistic has the properties on which analyses rely.
 
-    The same samples must give the same numbers in any batches, in any order, and merged from any
-    parts in any order; half precision must be summed without loss; batches must not be changed, and
-    later changes of a batch must not matter; the state must survive safetensors and a move to
-    another device; an empty statistic must raise a `ProbekitError`.
+    The same samples must give the same result in any batches, in any order, and when merged from any
+    parts in any order. Half precision must be summed without loss. Batches must not be modified, and
+    later modifications of a batch must not affect the statistic. The state must survive saving as
+    safetensors and a move to another device. An empty statistic must raise a `ProbekitError`.
 
     Args:
         statistic: The statistic, which is not changed.
         activations: (rows, columns) to update it with; None draws 24 rows of 5 columns.
-        labels: (rows,); None takes three classes in turn.
-        rtol: Tolerance relative to the largest number.
-        device: A further device to check it on.
+        labels: (rows,); None cycles through three classes.
+        rtol: Tolerance relative to the largest value.
+        device: An additional device on which to check it.
 
     Raises:
-        AssertionError: It lacks a property; the message says which.
+        AssertionError: It lacks a property, which the message names.
 
     Example:
         >>> from probekit.statistics.class_means import ClassMeans
@@ -58,7 +58,7 @@ def check_statistic(
 
 
 class _Trial:
-    """A statistic with samples, and its numbers for all of them at once."""
+    """A statistic, samples, and the expected result from one update with all samples."""
 
     def __init__(
         self, statistic: StatisticLike, activations: Tensor, labels: Tensor, rtol: float
@@ -73,14 +73,14 @@ class _Trial:
         self.whole = self.fed([self.rows]).to_xarray()
 
     def fed(self, batches: Sequence[Tensor], into: Any = None) -> Any:
-        """A statistic (a fresh one unless given) after batches of row numbers."""
+        """A statistic (empty unless given) after updates with batches of rows, given by number."""
         one = self.statistic.fresh() if into is None else into
         for rows in batches:
             one.update(self.activations[rows].clone(), self.labels[rows].clone(), rows.clone())
         return one
 
     def same(self, one: Any, what: str, whole: Any = None) -> None:
-        """Raises unless a statistic has the same numbers as one that was fed with all rows at once."""
+        """Raises unless a statistic equals one that was updated with all rows at once."""
         try:
             _compare(one.to_xarray(), self.whole if whole is None else whole, self.rtol)
         except AssertionError as error:
@@ -172,7 +172,7 @@ def _check_state(trial: _Trial, device: str | torch.device) -> None:
 
 
 def _compare(found: Any, expected: Any, rtol: float) -> None:
-    """Raises unless two tables have the same names and numbers within the tolerance."""
+    """Raises unless two tables have the same names, and equal values within the tolerance."""
     if isinstance(expected, xr.Dataset):
         names, wanted = (sorted(map(str, table.variables)) for table in (found, expected))
         if names != wanted:

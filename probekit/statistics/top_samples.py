@@ -23,21 +23,21 @@ __all__ = ["TopSamples"]
 class TopSamples(Statistic):
     """The k samples with a unit's highest activations, and its activations for random samples.
 
-    Of equal activations, that of the sample with the lower index counts as higher. The random sample
-    is the same for all units: the samples whose hash of (seed, index) is lowest, a draw without
-    replacement. Neither depends on batches, order or number of processes.
+    Ties are broken in favor of the lower sample index. The random samples are the same for all units:
+    those with the lowest hash of (seed, index), which is a draw without replacement. Neither depends
+    on batches, order or the number of processes.
 
-    State: `activation`, `sample` and `label` (top, units), best first; `drawn_activation`
-    (drawn, units), `drawn_order`, `drawn_sample` and `drawn_label` (drawn,). 8 * (3 * top + drawn)
-    bytes per unit, whatever the number of samples.
+    State: `activation`, `sample` and `label` (top, units), highest first; `drawn_activation`
+    (drawn, units), `drawn_order`, `drawn_sample` and `drawn_label` (drawn,). Memory: 8 * (3 * top +
+    drawn) bytes per unit, whatever the number of samples.
 
     Args:
-        top: Number of samples of each unit.
+        top: Number of highest activations per unit.
         drawn: Number of random samples.
         seed: Seed of their draw.
 
     Raises:
-        OptionError: A number below 1.
+        OptionError: A number of samples is below 1.
 
     Example:
         >>> best = TopSamples(top=2, drawn=1)
@@ -81,12 +81,12 @@ class TopSamples(Statistic):
             self._join(*_parts(other.state))
 
     def to_xarray(self) -> xr.Dataset:
-        """The best samples, best first, and the random ones.
+        """The samples with the highest activations, in decreasing order, and the random samples.
 
         Returns:
-            `top_sample`, `top_activation` and `top_label` (unit, rank), with ranks from 1, fewer of
-            them where there were fewer samples; `drawn_activation` (unit, drawn), whose coordinates
-            `drawn` and `drawn_label` are the random samples' indices and labels.
+            `top_sample`, `top_activation` and `top_label` (unit, rank), with ranks from 1, and fewer
+            ranks if there were fewer samples; `drawn_activation` (unit, drawn), whose coordinates
+            `drawn` and `drawn_label` are the indices and labels of the random samples.
         """
         self._require_samples()
         state = {name: values.cpu() for name, values in self.state.items()}
@@ -106,7 +106,7 @@ class TopSamples(Statistic):
         )
 
     def _join(self, top: dict[str, Tensor], drawn: dict[str, Tensor]) -> None:
-        """Keeps the best of the samples so far and of those offered, and those drawn of both."""
+        """Merges new samples into the state, with the highest activations and the random samples."""
         known_top, known_drawn = _parts(self.state) if self.state else ({}, {})
         for name, values in known_top.items():
             top[name] = torch.cat([values, top[name].to(values.device)])
@@ -119,7 +119,7 @@ class TopSamples(Statistic):
 
 
 def _parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The best samples and the random ones of a state."""
+    """The top samples and the random samples of a state."""
     drawn = {
         name.removeprefix("drawn_"): x for name, x in state.items() if name.startswith("drawn_")
     }

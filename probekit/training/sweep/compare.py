@@ -1,4 +1,4 @@
-"""Many finished runs side by side: their measurements, outcomes and logs."""
+"""Measurements, outcomes and logs of many finished runs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _OF_EPOCHS = (
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """The finished runs in a folder and below it, such as those of a sweep, by their names.
+    """The finished runs in a folder and its subfolders, such as those of a sweep, sorted by name.
 
     Raises:
-        OutputError: There is none.
+        OutputError: There are no finished runs.
     """
     cards = sorted(Path(folder).rglob(CARD))
     runs = [run for card in cards if (run := read_run(card.parent)) is not None]
@@ -52,28 +52,29 @@ def measure_runs(
     progress: bool = True,
     **options: Any,
 ) -> xr.Dataset:
-    """Measures every finished run of a folder, and each only once.
+    """Measures every finished run of a folder, each only once.
 
     The result of each run is stored in `store`, under a name that depends on the function's name, the
-    options and the network's weights: an interrupted call continues where it stopped, and runs that
-    are added later are measured alone. A change of the function's code is not noticed: give the
-    function another name, or use an empty store.
+    options and the network's weights. An interrupted call resumes where it stopped, and only runs that
+    were added later are measured. Changes to the function's code are not detected: rename the
+    function, or use an empty store.
 
     Args:
         folder: A sweep, or any folder with runs below it.
-        measure: `measure(model, **options)` gives labeled numbers, of the same layout for every run.
+        measure: A function `measure(model, **options)` that returns a dataset or array with the same
+            dimensions for every run.
         store: The folder of the stored results.
         progress: Show a progress bar when on a terminal.
-        **options: For `measure`: plain values, which JSON can hold.
+        **options: Options for `measure`, as plain values that JSON can represent.
 
     Returns:
-        The measurements, over `alpha` and `seed` where the runs are those of a sweep; over `variant`
-        and `seed` where all lie in folders `VARIANT/seed_N`; otherwise
-        over `run`, the run's folder, with the coordinates `alpha` (NaN under a schedule) and `seed`.
+        The measurements over `alpha` and `seed` if the runs belong to a sweep; over `variant` and
+        `seed` if all are in folders `VARIANT/seed_N`; otherwise over `run`, the run's folder, with the
+        coordinates `alpha` (NaN under a schedule) and `seed`.
 
     Raises:
-        OutputError: No finished runs; or a result cannot be written.
-        OptionError: Options that JSON cannot hold.
+        OutputError: There are no finished runs, or a result cannot be written.
+        OptionError: JSON cannot represent an option.
 
     Example:
         >>> import tempfile
@@ -111,12 +112,12 @@ def training_history(folder: str | Path) -> xr.Dataset:
         folder: A sweep, or any folder with runs below it.
 
     Returns:
-        Over `alpha` and `seed`, or others, as `measure_runs`, and `epoch`: `loss`, `accuracy` and
-        `validation_accuracy`, `selectivity_mean`, `dead_units_total`, `alpha` in that epoch as
-        `alpha_of_epoch`, `seconds`; and by `layer`, `selectivity` and `dead_units`.
+        Over `epoch` and the dimensions of `measure_runs`, such as `alpha` and `seed`: `loss`,
+        `accuracy`, `validation_accuracy`, `selectivity_mean`, `dead_units_total`, `alpha_of_epoch`
+        (alpha in that epoch) and `seconds`; also over `layer`: `selectivity` and `dead_units`.
 
     Raises:
-        OutputError: No finished runs.
+        OutputError: There are no finished runs.
     """
     runs = find_runs(folder)
     return _gathered(runs, [_history(run) for run in runs], Path(folder))
@@ -129,12 +130,12 @@ def run_outcomes(folder: str | Path) -> xr.Dataset:
         folder: A sweep, or any folder with runs below it.
 
     Returns:
-        Over `alpha` and `seed`, or others, as `measure_runs`: `test_accuracy`,
-        `validation_accuracy`, `best_epoch`, `selectivity_mean`, and by `layer`, `selectivity` and
-        `dead_units`.
+        Over the dimensions of `measure_runs`, such as `alpha` and `seed`: `test_accuracy`,
+        `validation_accuracy`, `best_epoch` and `selectivity_mean`; also over `layer`: `selectivity`
+        and `dead_units`.
 
     Raises:
-        OutputError: No finished runs.
+        OutputError: There are no finished runs.
     """
     runs = find_runs(folder)
     return _gathered(runs, [outcomes(run, list(run.selectivity)) for run in runs], Path(folder))

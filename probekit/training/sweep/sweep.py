@@ -1,4 +1,4 @@
-"""Many runs of one recipe over alphas and seeds, and one table of what came of them."""
+"""Runs of one recipe over alphas and seeds, and a table of their results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ __all__ = ["sweep"]
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "tensorboard",
 )  # fmt: skip
-# Torch's random state and accelerate's are one a process: runs in threads of one take turns.
+# PyTorch and accelerate have one random state per process: runs in threads must take turns.
 _ONE_AT_A_TIME = threading.Lock()
 _PATIENCE = "20s"
 
@@ -68,35 +68,35 @@ def sweep(
     progress: bool = True,
     **options: Any,
 ) -> xr.Dataset:
-    """Trains one run for each alpha and seed; continues an interrupted sweep.
+    """Trains one run for each alpha and seed; resumes an interrupted sweep.
 
-    Each run has its folder in `out/runs`, and `out/sweep.nc` holds the table of all that have ended,
-    rewritten whenever one does. A run that fails (its loss became NaN, say) is reported in the
-    table, and the others continue.
+    Each run has its folder in `out/runs`. `out/sweep.nc` holds the table of all runs that have ended,
+    and is rewritten whenever a run ends. A run that fails (for example, because its loss became NaN)
+    is reported in the table, and the others continue.
 
     Args:
         recipe: A name (`list_recipes()`) or a `Recipe`.
-        alphas: Different numbers.
-        seeds: Different non-negative integers.
+        alphas: Distinct numbers.
+        seeds: Distinct non-negative integers.
         out: The folder of the sweep. Alphas and seeds may be added later.
-        jobs: Number of runs to train together on this machine, each in a process of its own; the
-            cores are divided among them. Small networks leave most of a GPU idle, and use two
-            cores better as two runs of one core each.
-        scheduler: The address of a dask scheduler, or a `distributed.Client`, to send the runs to;
-            its workers must have access to the folder. A run whose worker dies continues on another one
-            from its last checkpoint. None trains here.
-        retries: How often to send a run again that failed for a temporary reason.
+        jobs: Number of runs to train in parallel on this machine, each in its own process; the cores
+            are divided among them. Small networks leave most of a GPU idle, and two runs with one core
+            each are more efficient than one run with two cores.
+        scheduler: The address of a dask scheduler, or a `distributed.Client`, to which runs are sent;
+            its workers must have access to the folder. If a worker dies, another one resumes its run
+            from the last checkpoint. None trains on this machine.
+        retries: Maximum number of retries for a run that failed for a temporary reason.
         progress: Show a progress bar when on a terminal.
-        **options: For `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
+        **options: Options for `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
 
     Returns:
         A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,
         `best_epoch`, `selectivity_mean` (alpha, seed), `selectivity`, `dead_units` (alpha, seed,
-        layer), and `failure` (alpha, seed), empty where there is none. NaN, and -1 for integers,
-        where a run has not ended.
+        layer), and `failure` (alpha, seed), an empty string if there was none. Values of runs that have
+        not ended are NaN, or -1 for integers.
 
     Raises:
-        OptionError: No alphas or seeds, or one twice or out of range.
+        OptionError: There are no alphas or seeds, or one is repeated or out of range.
         OutputError: The folder holds another sweep, or cannot be written.
 
     Example:
@@ -113,7 +113,7 @@ def sweep(
         raise OptionError("a sweep goes over constant alphas; train a schedule with train()")
     chosen = get_recipe(recipe, **{name: x for name, x in options.items() if x is not None})
     if of_train.get("data_root") is not None:
-        # Workers elsewhere may have another working folder.
+        # Workers on other machines may have another working directory.
         of_train["data_root"] = str(Path(of_train["data_root"]).resolve())
     if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(
@@ -187,7 +187,7 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
 
 @contextmanager
 def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-    """Makes a folder that of a sweep, or checks that it is, and locks it for this process."""
+    """Creates the folder of a sweep, or checks that it belongs to it, and locks it for this process."""
     file = folder / IDENTITY
     others = [] if os.path.isfile(file) else [x for x in other_files(folder) if x != "runs"]
     if others:
@@ -204,14 +204,14 @@ def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
 def _one_run(
     recipe: Mapping[str, Any], alpha: float, seed: int, folder: str, options: Mapping[str, Any]
 ) -> str:
-    """Trains one run, wherever this is called; returns why it failed, or nothing."""
+    """Trains one run in this process; returns the reason for a failure, or an empty string."""
     from probekit.training.run.train import train
 
     with _ONE_AT_A_TIME:
         try:
             train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
         except ProbekitError as error:
-            # A mistake in what was asked for holds for all runs; divergence is of this one.
+            # An invalid option affects all runs; divergence affects only this one.
             if type(error) is not ProbekitError:
                 raise
             return str(error)
@@ -238,7 +238,7 @@ def _remote(
     cluster: AbstractContextManager[Any],
     retries: int,
 ) -> Generator[tuple[float, int, str]]:
-    """Sends the runs to a cluster; they end in any order."""
+    """Sends the runs to a cluster; yields them in the order in which they end."""
     from distributed import as_completed
 
     with cluster as client:
@@ -274,7 +274,7 @@ def _outcome(future: Any) -> str:
 
 @contextmanager
 def _client(scheduler: Any) -> Iterator[Any]:
-    """A client of a cluster; one that was given stays open."""
+    """A client of a cluster; a client passed by the caller stays open."""
     from distributed import Client
 
     if isinstance(scheduler, Client):
@@ -293,7 +293,7 @@ def _client(scheduler: Any) -> Iterator[Any]:
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[Any]:
-    """A client of processes on this machine that share its cores."""
+    """A client of worker processes on this machine, which share its cores."""
     from distributed import Client, LocalCluster
 
     threads = str(max(1, (os.cpu_count() or 1) // jobs))

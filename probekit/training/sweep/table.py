@@ -1,4 +1,4 @@
-"""The table of a sweep, made from the files of its runs."""
+"""The table of a sweep, computed from the files of its runs."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def _number(alpha: float) -> str:
 
 
 def run_key(alpha: float, seed: int) -> str:
-    """The name of a run in a list of all."""
+    """The key of a run in a list of all runs."""
     return f"{_number(alpha)}|{seed}"
 
 
 def sweep_table(out: str | Path) -> xr.Dataset:
-    """The table of a sweep, from the runs in its folder as they are now.
+    """The table of a sweep, from the current state of the runs in its folder.
 
     Raises:
-        OutputError: The folder is no sweep, or none of its runs has ended.
+        OutputError: The folder is not a sweep, or none of its runs has ended.
     """
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
@@ -95,7 +95,7 @@ def sweep_table(out: str | Path) -> xr.Dataset:
 
 
 def outcomes(run: Run | None, layers: Sequence[str]) -> xr.Dataset:
-    """The results of a run, also by `layer`; NaN for a run that failed."""
+    """The results of a run, also per `layer`; NaN for a run that failed."""
     table = xr.Dataset(coords={"layer": strings(layers)})
     for name in _OF_RUNS:
         value = getattr(run, name, None)
@@ -107,7 +107,7 @@ def outcomes(run: Run | None, layers: Sequence[str]) -> xr.Dataset:
 
 
 def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
-    """A table over `run` as one over an axis and `seed`."""
+    """Reshapes a table over `run` to one over an axis and `seed`."""
     table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
     found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
     return found.transpose(axis, "seed", ...)
@@ -120,10 +120,10 @@ def _alpha(run: Run) -> float:
 
 
 def write_table(folder: Path) -> xr.Dataset:
-    """Writes the table of a sweep, whole or not at all, and returns it.
+    """Writes the table of a sweep atomically, and returns it.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The table cannot be written.
     """
     table = sweep_table(folder)
     write_whole(folder / TABLE, netcdf(table))
@@ -149,6 +149,6 @@ def _alpha_and_seed(key: str) -> tuple[float, int]:
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Writes them; nothing where there have never been any."""
+    """Writes the reasons; writes no file if there have never been any."""
     if failures or (folder / FAILURES).exists():
         write_whole(folder / FAILURES, json.dumps(dict(failures), indent=2) + "\n")
