@@ -1,10 +1,10 @@
-"""Where the samples and the units of a layer lie: the one place that decides on axes.
+"""Determines the sample and unit axes of a layer.
 
-A unit is what has weights of its own; the positions are what shares weights. A convolution has a
-filter for each channel, so its units are on axis 1; a linear layer has a row of weights for each output
-feature, so its units are on the last axis, whether the axes before it are tokens, windows or, in the
-token-mixing half of an MLP-Mixer, the channels. An activation function, a pad or a permutation has its
-units where the weights before it put them, which the tracer follows.
+A unit has its own weights; positions share weights. A convolution has one filter per channel, so its
+units are on axis 1. A linear layer has one row of weights per output feature, so its units are on the
+last axis, whether the axes before it are tokens, windows or, in the token-mixing half of an MLP-Mixer,
+the channels. For an activation function, a pad or a permutation, the weights before it determine the
+unit axis, which the tracer follows.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Models: image models as values, loading them by name, and the architectures of the papers."""
+"""Models: image models, loading them by name, and the architectures of the papers."""

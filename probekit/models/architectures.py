@@ -1,6 +1,6 @@
 """The networks of the papers for small images, built from plain torch modules.
 
-Every nonlinearity is a module of its own and is called once, so that each has a name to record.
+Every nonlinearity is a separate module that is called once, so each has a name to record.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def cifar_resnet(depth: int, classes: int = 10, channels: int = 3) -> CifarResNe
 class SmallVGG(nn.Module):
     """VGG16's convolutions with batch norm, and one hidden fully connected layer (512 units).
 
-    Five stages of 3x3 convolutions, each ended by a 2x2 max-pool; what is left of a 32 px image is one
+    Five stages of 3x3 convolutions, each followed by a 2x2 max-pool, reduce a 32 px image to one
     position. Smaller images work too, since the pools round up.
 
     Args:
@@ -178,7 +178,7 @@ class _Bottleneck(nn.Module):
 
 
 def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
-    """The shortcut of option B: a 1x1 convolution where the shape changes."""
+    """The shortcut of option B: a 1x1 convolution if the shape changes."""
     if stride == 1 and channels_in == channels:
         return nn.Identity()
     return nn.Sequential(
@@ -187,9 +187,9 @@ def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
 
 
 class SmallResNet(nn.Module):
-    """ResNet18 or 50 for 64 px images: ImageNet's network without the max-pool after the stem.
+    """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
 
-    Weights of torchvision's networks of the same depth load into it.
+    It is compatible with the weights of torchvision's networks of the same depth.
 
     Args:
         depth: 18 or 50.
@@ -238,7 +238,7 @@ class SmallResNet(nn.Module):
 
 
 def _initialize(network: nn.Module) -> None:
-    """He et al. 2015, as ResNet: normal with the fan-out of each convolution."""
+    """Initializes as ResNet does (He et al. 2015): normal, scaled by the fan-out of each convolution."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

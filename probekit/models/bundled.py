@@ -9,7 +9,7 @@ __all__ = ["list_models"]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The bundled models whose names match a glob.
+    """Lists the bundled models whose names match a glob.
 
     Example:
         >>> list_models("resnet20-fashion-mnist")

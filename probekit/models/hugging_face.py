@@ -15,12 +15,12 @@ from probekit.models.image_model import ImageModel
 
 __all__ = ["hugging_face_model", "is_saved_model"]
 
-# The filters of PIL by their numbers, as image processors name them.
+# Image processors identify the filters of PIL by number.
 _INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def is_saved_model(folder: str | Path) -> bool:
-    """Whether a folder is what `save_pretrained` of transformers wrote."""
+    """Whether a folder was written by `save_pretrained` of transformers."""
     file = Path(folder) / "config.json"
     try:
         return "model_type" in json.loads(file.read_text("utf-8"))
@@ -29,18 +29,19 @@ def is_saved_model(folder: str | Path) -> bool:
 
 
 def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) -> ImageModel:
-    """A vision model with the mean, standard deviation and size of its image processor.
+    """Loads a vision model with the mean, standard deviation and size of its image processor.
 
-    A classifier is loaded with its head, other models as their backbone; of a model of images and text
-    (CLIP, SigLIP) the image tower is taken.
+    A classifier is loaded with its head, other models as their backbone. For a model of images and
+    text (CLIP, SigLIP), the image encoder is loaded.
 
     Args:
-        name: A repository of the hub, or a folder.
-        pretrained: False gives the configuration random weights.
-        options: Handed to the configuration (`num_labels`, ...).
+        name: A repository on the hub, or a folder.
+        pretrained: If False, the model has random weights.
+        options: Passed to the configuration (`num_labels`, ...).
 
     Raises:
-        ModelError: It cannot be reached or read, has no image processor, or is no vision model.
+        ModelError: The model cannot be reached or read, has no image processor, or is not a vision
+            model.
         MissingPackageError: transformers is not installed.
     """
     with optional("transformers", f"the model 'hf:{name}'"):
@@ -84,7 +85,7 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
 
 
 def _size(processor: Any, name: str) -> tuple[tuple[int, int], float]:
-    """Height and width of the images, and which share of a resized photograph they are."""
+    """Height and width of the images, and their share of the resized photograph."""
     resized = _pair(processor.size)
     shown = resized
     if getattr(processor, "do_center_crop", None):
@@ -94,7 +95,7 @@ def _size(processor: Any, name: str) -> tuple[tuple[int, int], float]:
             f"the image processor of {name!r} has no fixed size ({processor.size}); wrap the module in "
             "pk.ImageModel(module, mean=..., std=..., input_size=...)"
         )
-    # ConvNeXT's processor has a share of its own, for images below this size.
+    # ConvNeXT's processor defines its own share, for images below this size.
     share = getattr(processor, "crop_pct", None)
     if share is None or max(shown) >= 384:
         share = shown[0] / resized[0]
@@ -110,7 +111,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
 
 
 def _classes(module: nn.Module) -> tuple[str, ...]:
-    """The names of the outputs of a classifier, where they are more than numbers."""
+    """The names of the outputs of a classifier, unless they are only numbers."""
     if not type(module).__name__.endswith("ForImageClassification"):
         return ()
     config: Any = module.config

@@ -1,4 +1,4 @@
-"""What tells a model from another: weights, structure, options of its modules, normalization."""
+"""The identity of a model: weights, structure, options of its modules, normalization."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MUTATORS = ("add", "append", "extend", "insert", "pop", "setdefault", "update")
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """What a model's numbers depend on, as plain values; not where its files are.
+    """Returns everything that a model's outputs depend on, as plain values, without file locations.
 
-    Weights count by their values, modules by their names, types, options (attributes that are plain
-    values, tensors, functions or objects of these, and that only `__init__` assigns) and, outside
-    torch, torchvision and timm, by the code of their methods; forward hooks by their functions; an
-    `ImageModel` by its normalization.
+    The identity includes the values of the weights; the names, types and options of modules; the code
+    of their methods, outside torch, torchvision and timm; the functions of forward hooks; and the
+    normalization of an `ImageModel`. Options are attributes that are plain values, tensors, functions
+    or objects of these, and that only `__init__` assigns.
 
     >>> one, two = (model_identity(nn.LeakyReLU(slope)) for slope in (0.1, 0.2))
     >>> one["hash"] == two["hash"], one["modules"] == two["modules"]
@@ -73,7 +73,7 @@ def _parts_of(module: nn.Module) -> Iterator[str]:
 
 
 def _own_methods(kind: type) -> list[FunctionType]:
-    """The methods of a class that are not those of a library."""
+    """The methods of a class that a library does not define."""
     return [
         method
         for one in kind.__mro__
@@ -84,7 +84,7 @@ def _own_methods(kind: type) -> list[FunctionType]:
 
 
 def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
-    """The attributes that methods assign, which are state and no options, and whether lists change."""
+    """The attributes that methods assign, which are state rather than options, and whether lists change."""
     names: set[str] = set()
     mutated = False
     for method in methods:
@@ -98,7 +98,7 @@ def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
 
 
 def _plain(value: Any, depth: int = 0) -> str:
-    """A value as text that is the same in every process; an object by its type and attributes."""
+    """A text for a value that is equal in every process; an object by its type and attributes."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | Enum):
         return repr(value)
     if isinstance(value, torch.dtype | torch.Size | type):

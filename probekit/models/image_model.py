@@ -1,4 +1,4 @@
-"""A network together with what it expects of an image, and the manners of borrowing it."""
+"""A network with its preprocessing, and helpers that use a model temporarily."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _MOST = 2**30
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageModel:
-    """A network that takes images in [0, 1] and does its own normalization.
+    """A network that takes images in [0, 1] and normalizes them.
 
     Attributes:
         module: The bare network, which expects normalized images.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
         input_size: (channels, height, width) that the network expects.
-        classes: The names of its outputs, in order; empty where they are not known.
-        crop_pct: Share of a resized photograph that the centre crop keeps.
+        classes: The names of its outputs, in order; empty if unknown.
+        crop_pct: Share of a resized photograph that the center crop keeps.
         interpolation: How photographs are resized: nearest, bilinear, bicubic or lanczos.
-        provenance: Where the network comes from, as plain data.
+        provenance: The origin of the network, as plain data.
 
     Example:
         >>> model = ImageModel(nn.Flatten(), mean=(0.5,), std=(0.5,), input_size=(1, 2, 2))
@@ -73,14 +73,14 @@ class ImageModel:
         )
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) in [0, 1], as the network wants them."""
+        """Normalizes images (batch, channels, height, width) in [0, 1] for the network."""
         shape = (-1, 1, 1)
         mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(shape)
         std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(shape)
         return (images - mean) / std
 
     def __call__(self, images: Tensor) -> Any:
-        """The network's output for images in [0, 1], which it gets in the type of its parameters."""
+        """Returns the network's output for images in [0, 1], converted to the type of its parameters."""
         normalized = self.normalize(images)
         first = next(self.module.parameters(), None)
         if first is not None and first.is_floating_point():
@@ -89,10 +89,10 @@ class ImageModel:
 
 
 def as_module(model: Any) -> nn.Module:
-    """The bare module of an `ImageModel` or of a module.
+    """Returns the bare module of an `ImageModel`, or a module unchanged.
 
     Raises:
-        ModelError: It is neither.
+        ModelError: The model is neither.
     """
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     if not isinstance(module, nn.Module):
@@ -103,10 +103,11 @@ def as_module(model: Any) -> nn.Module:
 
 
 def check_differentiable(module: nn.Module) -> None:
-    """Refuses weights through which no gradient can be taken.
+    """Checks that gradients can be computed through the weights.
 
     Raises:
-        ModelError: They were made inside `torch.inference_mode()`, or are spread over processes.
+        ModelError: The weights were created inside `torch.inference_mode()`, or are distributed over
+            processes.
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if hasattr(tensor, "to_local"):
@@ -125,7 +126,7 @@ def check_differentiable(module: nn.Module) -> None:
 def device_of(module: nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer that has values; the CPU if it has none.
 
-    Offloaded weights lie on the device `meta`, without values, until their module runs.
+    Offloaded weights are on the device `meta`, without values, until their module runs.
     """
     tensors = (*module.parameters(), *module.buffers())
     devices = (tensor.device for tensor in tensors if tensor.device.type != "meta")
@@ -133,13 +134,13 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def check_weights(module: nn.Module) -> None:
-    """Refuses a model whose weights do not exist yet.
+    """Checks that the weights of a model exist.
 
-    Weights on the device `meta` are loaded by a hook or by a method of their module when it runs, as
-    accelerate does; in a model without hooks they never have values.
+    Weights on the device `meta` may be loaded by a hook or by a method of their module when it runs,
+    as accelerate does. In a model without hooks, they never have values.
 
     Raises:
-        ModelError: Lazy modules before their first input, or weights without values.
+        ModelError: A lazy module has not had its first input, or weights have no values.
     """
     loads = any(
         "forward" in vars(one)
@@ -162,13 +163,13 @@ def check_weights(module: nn.Module) -> None:
 
 @contextmanager
 def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[torch.device]:
-    """Lends a model in eval mode on a device; it goes back as it was, also after an exception.
+    """Puts a model in eval mode on a device, and restores it at exit, also after an exception.
 
     Yields:
-        The device to put the images on.
+        The device for the images.
 
     Raises:
-        ModelError: There is no such device.
+        ModelError: The device does not exist.
     """
     module = as_module(model)
     home = device_of(module)
@@ -194,7 +195,7 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """A model in a result's provenance: its type, what is known of its origin, and its `content_hash`.
+    """Describes a model for a result's provenance: its type, its origin if known, and its `content_hash`.
 
     >>> describe(nn.ReLU())["type"]
     'ReLU'
@@ -219,7 +220,7 @@ def content_hash(module: nn.Module) -> str:
 
 
 def _tensors_of(value: Any) -> Iterator[Tensor]:
-    """The tensors in an entry of a state dict; quantized layers keep theirs in tuples."""
+    """The tensors in an entry of a state dict; quantized layers store them in tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
@@ -228,9 +229,9 @@ def _tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 def _bytes_of(tensor: Tensor) -> Any:
-    """The values of a tensor of any layout; nothing where it has none, on the device `meta`."""
+    """The values of a tensor of any layout; empty on the device `meta`, which has no values."""
     tensor = tensor.detach()
-    if hasattr(tensor, "to_local"):  # a DTensor: the part that this process holds
+    if hasattr(tensor, "to_local"):  # a DTensor: the local part of this process
         tensor = tensor.to_local()
     if tensor.is_meta:
         return b""

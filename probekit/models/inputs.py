@@ -1,4 +1,4 @@
-"""Inputs handed to a model, which may write into them in place."""
+"""Inputs of a model, which may modify them in place."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ T = TypeVar("T")
 class KeywordInputs:
     """Inputs that a model takes by keyword, such as `input_ids` and `attention_mask`.
 
-    They are indexed by sample, as a tensor of images is.
+    They are indexed by sample, like a tensor of images.
 
     Args:
-        tensors: (samples, ...) by the name of the argument.
+        tensors: Tensors (samples, ...) by argument name.
 
     Raises:
-        DataError: No tensors, or tensors of different numbers of samples.
+        DataError: There are no tensors, or their numbers of samples differ.
 
     Example:
         >>> import torch
@@ -49,19 +49,19 @@ class KeywordInputs:
         return f"KeywordInputs({', '.join(self.tensors)}, {len(self)} samples)"
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KeywordInputs:
-        """The same inputs with every tensor changed."""
+        """Applies a function to every tensor."""
         return KeywordInputs({name: change(one) for name, one in self.tensors.items()})
 
     def to(self, *where: Any, **options: Any) -> KeywordInputs:
-        """The same inputs on a device."""
+        """Moves the inputs to a device."""
         return self.map(lambda one: one.to(*where, **options))
 
     def detach(self) -> KeywordInputs:
-        """The same inputs without a graph."""
+        """Detaches the inputs from the autograd graph."""
         return self.map(Tensor.detach)
 
     def pin_memory(self) -> KeywordInputs:
-        """The same inputs in pinned memory."""
+        """Copies the inputs to pinned memory."""
         return self.map(lambda one: one.pin_memory())
 
 
@@ -71,10 +71,10 @@ def tensors_of(inputs: Tensor | KeywordInputs) -> list[Tensor]:
 
 
 def one_tensor(inputs: Any, asker: str) -> Tensor:
-    """Inputs that are one tensor, for what changes or differentiates them.
+    """Returns inputs that must be one tensor, to be modified or differentiated.
 
     Raises:
-        DataError: They are something else, such as tokens.
+        DataError: The inputs are something else, such as tokens.
     """
     if isinstance(inputs, Tensor):
         return inputs
@@ -85,7 +85,7 @@ def one_tensor(inputs: Any, asker: str) -> Tensor:
 
 
 def call(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a model returns for a copy of some inputs, which are given by keyword where they have names.
+    """Calls a model with a copy of its inputs; named inputs are passed by keyword.
 
     Example:
         >>> import torch
@@ -99,14 +99,14 @@ def call(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def copied(inputs: T) -> T:
-    """The same inputs in memory of their own, so that the model may write into them.
+    """Copies inputs, so that the model may modify them.
 
     A model that normalizes its images in place (`x.sub_(mean)`, `F.relu(x, inplace=True)`) would
-    otherwise change the images of the user and of every later pass. In autograd the copy keeps the
-    gradient, and is no leaf, which no operation may change in place.
+    otherwise change the images of the user and of every later pass. In autograd, the copy propagates
+    the gradient and is not a leaf, which operations must not modify in place.
 
     Args:
-        inputs: A tensor, or tuples, lists and mappings of tensors; anything else is returned as it is.
+        inputs: A tensor, or tuples, lists and mappings of tensors; anything else is returned unchanged.
 
     Example:
         >>> import torch
@@ -117,7 +117,7 @@ def copied(inputs: T) -> T:
     if isinstance(inputs, Tensor):
         return inputs.clone()  # type: ignore[return-value]
     if isinstance(inputs, Mapping):
-        twin = copy(inputs)  # keeps the mapping's own type, as a BatchEncoding
+        twin = copy(inputs)  # keeps the type of the mapping, such as BatchEncoding
         for key, value in inputs.items():
             twin[key] = copied(value)  # type: ignore[index]
         return twin
@@ -129,10 +129,10 @@ def copied(inputs: T) -> T:
 
 
 def check_continuous(inputs: Tensor) -> None:
-    """Refuses inputs by which no gradient can be taken.
+    """Checks that gradients with respect to the inputs exist.
 
     Raises:
-        DataError: They are integers, such as tokens.
+        DataError: The inputs are integers, such as tokens.
     """
     if not inputs.is_floating_point():
         raise DataError(

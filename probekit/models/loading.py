@@ -1,4 +1,4 @@
-"""Models by name: timm's, torchvision's, the bundled ones, and training runs."""
+"""Loads models by name: timm, torchvision, bundled models, and training runs."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def load_model(
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> ImageModel:
-    """A model by name, with the preprocessing it was trained with.
+    """Loads a model by name, with the preprocessing it was trained with.
 
     Args:
         name: A timm name (`resnet18.a1_in1k`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
-            (bundled), the folder of a training run, `module:function` of code of your own that
-            returns an `ImageModel`, `hf:NAME` for a vision model of Hugging Face transformers, or the
-            folder that its `save_pretrained` wrote.
+            (bundled), the folder of a training run, `module:function` of your own code that
+            returns an `ImageModel`, `hf:NAME` for a vision model of Hugging Face transformers, or a
+            folder written by its `save_pretrained`.
         weights: A safetensors file, or a pickle of tensors, to load instead of pretrained weights.
-        pretrained: Load the published weights where no `weights` are given; False keeps the random
+        pretrained: Load the published weights if no `weights` are given; False keeps the random
             initialization.
-        classes: Names of the outputs, where the model does not know them.
-        **options: Handed to the constructor of a timm or torchvision model (`num_classes`, ...), or to
-            the configuration of a model of transformers (`num_labels`, ...).
+        classes: Names of the outputs, if the model does not define them.
+        **options: Passed to the constructor of a timm or torchvision model (`num_classes`, ...), or to
+            the configuration of a transformers model (`num_labels`, ...).
 
     Returns:
         The model in eval mode on the CPU; it takes images in [0, 1].
 
     Raises:
-        ModelError: No such model, weights that do not fit it, a file that cannot be read or that
-            would run code, or published weights that cannot be reached.
+        ModelError: The model does not exist, the weights do not fit it, a file cannot be read or
+            would run code, or the published weights cannot be reached.
 
     Example:
         >>> model = load_model("probekit:resnet20-fashion-mnist")
@@ -97,7 +97,7 @@ def load_model(
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickle that holds nothing but tensors.
+    """Reads the tensors of a safetensors file, or of a pickle that contains only tensors.
 
     Raises:
         ModelError: The file is missing, damaged, or a pickle that would run code.
@@ -106,7 +106,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     if not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")
     with foreign_file(f"weights {str(file)!r} cannot be read", ModelError), catch_warnings():
-        simplefilter("ignore")  # torch remarks on pickles that are refused anyway
+        simplefilter("ignore")  # torch warns about pickles that are rejected anyway
         if file.suffix == ".safetensors":
             return load_file(file)
         try:
@@ -129,7 +129,7 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     for prefix in ("module.", "_orig_mod."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
-    # torch counts the batches of batch norm from 0 where weights saved by others lack the count.
+    # torch starts the batch count of batch norms at 0 if the saved weights lack it.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in own]
     other = [
@@ -167,7 +167,7 @@ def _run_card(folder: Path) -> Path:
 
 
 def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
-    """A model from its card: architecture, preprocessing, and the weights beside it, or random ones."""
+    """Loads a model from its card: architecture, preprocessing, and the adjacent or random weights."""
     with foreign_file(f"card {str(file)!r} cannot be used", ModelError):
         card = json.loads(file.read_text())
         architecture = dict(card["architecture"])

@@ -1,4 +1,4 @@
-"""What a classifier's output says: its logits, and which of them stands for each class of the data."""
+"""The logits in a classifier's output, and the match between its outputs and the classes of data."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ __all__ = [
 
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
 
-# Labels that would leave the last outputs of a classifier out so rarely are not labels of its classes.
+# If the probability that no label falls on the last outputs of a classifier is lower, labels do not fit.
 _RARE = 0.01
 _WORDNET = re.compile(r"n\d{8}")
-# What models call their representations, which are no logits whatever their shape.
+# Names of representations, which are not logits whatever their shape.
 _REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
 
 
 def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor | None:
-    """The logits in what a model returned.
+    """Finds the logits in the output of a model.
 
     Args:
-        output: A tensor, or a mapping, tuple, dataclass or ModelOutput with tensors in it.
-        samples: How many samples the model saw.
-        classes: How many outputs it has, where that is known.
+        output: A tensor, or a mapping, tuple, dataclass or ModelOutput that contains tensors.
+        samples: Number of samples in the batch.
+        classes: Number of outputs of the model, if known.
 
     Returns:
-        The tensor itself, the one named `logits`, or the only one of the shape (samples, two classes
-        or more); None where there is none, or more than one. A tensor whose name says that it is a
-        representation (`pooler_output`, `image_embeds`, `last_hidden_state`) is never taken.
+        The tensor itself, the one named `logits`, or the only one of shape (samples, classes) with at
+        least two classes; None if there is none, or more than one. A tensor with the name of a
+        representation (`pooler_output`, `image_embeds`, `last_hidden_state`) is never returned.
 
     Example:
         >>> logits_of({"features": torch.ones(2, 3, 4), "scores": torch.ones(2, 5)}, 2).shape
@@ -64,7 +64,7 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
 
 
 def required_logits(output: Any, samples: int, asker: str, classes: int | None = None) -> Tensor:
-    """The logits in what a model returned, for what cannot do without them.
+    """Finds the logits in the output of a model, and raises an error if there are none.
 
     Args:
         output: As for `logits_of`.
@@ -73,7 +73,7 @@ def required_logits(output: Any, samples: int, asker: str, classes: int | None =
         classes: As for `logits_of`.
 
     Raises:
-        ModelError: There are none.
+        ModelError: The output has no logits.
 
     Example:
         >>> required_logits((torch.ones(2, 5), torch.ones(2, 5, 4, 4)), 2, "the example").shape
@@ -89,7 +89,7 @@ def required_logits(output: Any, samples: int, asker: str, classes: int | None =
 
 
 def _format(output: Any) -> str:
-    """The shape and type of an output, or of what is in it, for messages."""
+    """The shape and type of an output, or of its parts, for messages."""
     if isinstance(output, Tensor):
         kind = "" if output.is_floating_point() else f" of {output.dtype}"
         return f"{tuple(output.shape)}{kind}"
@@ -121,14 +121,14 @@ def _named_parts(output: Any) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """Which output of a model stands for each class of some data.
+    """The model output that corresponds to each class of some data.
 
     Attributes:
-        outputs: How many outputs the model has.
-        order: From labels to outputs; None where label i is output i.
-        by: How that is known: `position`, `name`, `WordNet id`, `index` or `class_map`.
-        why_not: Why it is not known; empty where it is.
-        guess: What is taken for granted, for a warning; empty where it is certain.
+        outputs: Number of outputs of the model.
+        order: Maps labels to outputs; None if label i is output i.
+        by: How the match was found: `position`, `name`, `WordNet id`, `index` or `class_map`.
+        why_not: Why there is no match; empty if there is one.
+        guess: The assumption made, for a warning; empty if the match is certain.
     """
 
     outputs: int
@@ -138,7 +138,7 @@ class ClassMatch:
     guess: str = ""
 
     def arrange(self, logits: Tensor) -> Tensor:
-        """Logits (batch, outputs) with the output of label i in column i, the others in what is left."""
+        """Reorders logits (batch, outputs): label i in column i, other outputs in the remaining columns."""
         if self.order is None:
             return logits
         chosen = set(self.order.values())
@@ -150,7 +150,7 @@ class ClassMatch:
         return logits[:, torch.tensor(columns, device=logits.device)]
 
     def labels(self, predictions: Tensor) -> Tensor:
-        """The labels of predicted outputs (batch,); -1 for outputs that no class of the data has."""
+        """Returns the labels of predicted outputs (batch,); -1 for outputs without a class in the data."""
         if self.order is None:
             return predictions
         table = torch.full((self.outputs,), -1, dtype=torch.int64, device=predictions.device)
@@ -159,7 +159,7 @@ class ClassMatch:
         return table[predictions]
 
     def describe(self) -> dict[str, Any]:
-        """What a result's provenance says of it."""
+        """Describes the match for a result's provenance."""
         found: dict[str, Any] = {"outputs": self.outputs}
         if self.why_not:
             return found | {"not_compared": self.why_not}
@@ -174,24 +174,28 @@ def match_classes(
     labels: Tensor | None = None,
     class_map: ClassMap = None,
 ) -> ClassMatch:
-    """Finds which output of a model stands for each class of some data, where that is certain.
+    """Finds the model output that corresponds to each class of some data, if the match is certain.
 
-    In this order: as `class_map` says; by position where the model has as many outputs as the data
-    has classes, unless both name them differently; by name, where each name of the data is that of one
-    output (upper case, `_` and `-` do not count; of `tench, Tinca tinca` either will do); by WordNet
-    id, for the classes of ImageNet; by index, where the data's classes are named by numbers.
+    It tries, in this order:
+
+    - `class_map`, if given;
+    - the position, if the model has as many outputs as the data has classes, unless their names differ;
+    - the name, if each name of the data is that of one output (case, `_` and `-` are ignored; for
+      `tench, Tinca tinca`, either synonym matches);
+    - the WordNet id, for the classes of ImageNet;
+    - the index, if the data's classes are named by numbers.
 
     Args:
         model: A module, or an `ImageModel`, whose `classes` name its outputs.
-        classes: The names of the data's classes, in the order of their labels or by label; empty where
+        classes: The names of the data's classes, in the order of their labels or by label; empty if
             they have none.
-        outputs: How many outputs the model has.
-        labels: The labels, as far as they are known.
-        class_map: For each class of the data, by name or label, the output, by name or index; or
+        outputs: Number of outputs of the model.
+        labels: The known labels.
+        class_map: Maps each class of the data, by name or label, to an output, by name or index; or
             `"index"`: label i is output i.
 
     Raises:
-        OptionError: A `class_map` that names no class, or leaves one out.
+        OptionError: `class_map` names an unknown class, or omits one.
 
     Example:
         >>> match_classes(nn.Identity(), ["2", "0"], 3).order
@@ -220,14 +224,14 @@ def match_classes(
 
 
 def _declared(model: Any) -> int | None:
-    """How many classes a model says that it has."""
+    """The number of classes that a model declares."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", model)
     declared = getattr(module, "num_classes", None)
     return declared if isinstance(declared, int) else None
 
 
 def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
-    """Labels without names: label i is output i if that many classes fit the labels seen."""
+    """Matches unnamed labels: label i is output i if the number of outputs fits the observed labels."""
     if labels is None or not len(labels):
         if declared:
             return ClassMatch(outputs)
@@ -284,14 +288,14 @@ def _plain(name: str) -> str:
 
 
 def _outputs_by_name(named: Sequence[str]) -> dict[str, int]:
-    """The output of each name, and of each synonym in it, that one output alone has."""
+    """The output of each name, and of each synonym in it, that belongs to only one output."""
     parts = [{_plain(part) for part in (name, *name.split(","))} for name in named]
     count = Counter(part for some in parts for part in some)
     return {part: at for at, some in enumerate(parts) for part in some if count[part] == 1}
 
 
 def _outputs_by_wordnet(model: Any, classes: Sequence[str], outputs: int) -> dict[str, int]:
-    """The output of each WordNet id, for a model of one of ImageNet's sets of classes."""
+    """The output of each WordNet id, for a model of one of the ImageNet class sets."""
     if not all(map(_WORDNET.fullmatch, classes)):
         return {}
     from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[attr-defined]
@@ -358,17 +362,17 @@ def _output(asked: str | int, named: Sequence[str], outputs: int) -> int:
 
 
 def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
-    """Which predictions are right, (batch,) of bool.
+    """Whether each prediction is correct, as a boolean tensor (batch,).
 
     Args:
-        output: What the model gave, with logits (batch, classes) in it.
-        labels: (batch,) of class numbers.
+        output: The model's output, which contains logits (batch, classes).
+        labels: Class numbers (batch,).
         asker: What needs the logits, for the message.
-        match: Which output stands for each label; None where label i is output i.
+        match: The output of each label; None if label i is output i.
 
     Raises:
         ModelError: There are no logits in the output.
-        DataError: A label that the model has no class for.
+        DataError: The model has no class for a label.
 
     Example:
         >>> correct(torch.eye(2), torch.tensor([0, 0]), "the example")

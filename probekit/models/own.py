@@ -1,4 +1,4 @@
-"""A model of the user's own, named as `package.module:function`."""
+"""Loads a user-defined model, named as `package.module:function`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_own_model(name: str) -> bool:
-    """Whether a name has the form `module:function`, dots in the module allowed.
+    """Whether a name has the form `module:function`; the module may contain dots.
 
     Example:
         >>> is_own_model("my_models.vision:make"), is_own_model("resnet18.a1_in1k")
@@ -30,7 +30,7 @@ def is_own_model(name: str) -> bool:
 
 
 def own_model(name: str) -> ImageModel:
-    """The model that a function of an importable module returns, or that the module holds.
+    """Loads a model that a function of an importable module returns, or that is a module attribute.
 
     The working directory is searched first, then the installed packages.
 
@@ -38,8 +38,8 @@ def own_model(name: str) -> ImageModel:
         name: `module:function`; the function is called without arguments.
 
     Raises:
-        ModelError: The module cannot be imported, has no such name, or gives no model whose input
-            size is known.
+        ModelError: The module cannot be imported, the name does not exist, or it yields no model with
+            a known input size.
     """
     module_name, _, attribute = name.partition(":")
     place = os.getcwd()

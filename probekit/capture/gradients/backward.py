@@ -1,4 +1,4 @@
-"""Gradients of many units with respect to the images, exactly, in chunks that fit a budget."""
+"""Exact gradients of many units with respect to the images, in chunks that fit a memory budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "squa
 
 Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
-# On CPUs more rows at once than about this fall out of the cache, and fewer leave the cores idle.
+# On CPUs, many more rows at once exceed the cache, and fewer leave cores idle.
 _ROWS = 128
 
 
@@ -24,15 +24,15 @@ def square_norms(
 ) -> dict[str, Tensor]:
     """Squared norms of the gradients of units with respect to each sample's image.
 
-    Samples do not mix, so that one backward pass from a unit gives its gradient for every sample.
-    The batch is repeated, and each backward pass takes one unit, of any layer, in each repetition.
+    Samples are independent, so one backward pass from a unit gives its gradient for every sample.
+    The batch is repeated, and each backward pass starts from one unit, of any layer, per repetition.
 
     Args:
         forward: Images to {layer: (batch, units)}, differentiable.
         images: (batch, ...).
         units: The units of each layer to differentiate, (some,).
-        memory: Bytes that the graph of a forward pass may take.
-        per_row: Bytes that it takes for one sample, as `footprint` tells.
+        memory: Maximum number of bytes for the graph of a forward pass.
+        per_row: Bytes of the graph for one sample, as returned by `footprint`.
 
     Returns:
         {layer: (batch, some)} in float64.
@@ -77,7 +77,7 @@ def _part(
 def backward_gradients(
     forward: Forward, images: Tensor, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """For each layer the gradient, by the images, of a weighted sum of its units.
+    """Gradient of a weighted sum of each layer's units with respect to the images.
 
     Args:
         forward: Images to {layer: (batch, units)}, differentiable.
@@ -85,7 +85,7 @@ def backward_gradients(
         weights: (batch, units) of each layer.
 
     Returns:
-        {layer: (batch, ...)}, zero where a layer does not depend on the images.
+        {layer: (batch, ...)}, zero if a layer does not depend on the images.
     """
     with torch.enable_grad():
         inputs = _leaf(images)
@@ -102,10 +102,10 @@ def backward_gradients(
 
 
 def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
-    """The outputs of some layers, which must hang on the images.
+    """Returns the outputs of some layers, which must depend on the images.
 
     Raises:
-        LayerError: One does not.
+        LayerError: A layer does not.
     """
     for name in names:
         if not outputs[name].requires_grad:
@@ -121,16 +121,16 @@ def _independent(name: str) -> LayerError:
 
 
 def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None:
-    """Makes sure that no sample's activations depend on another sample's image.
+    """Checks that no sample's activations depend on another sample's image.
 
     Args:
         forward: Images to {layer: (batch, units)}.
-        images: At least two; the first half's activations are differentiated by the second half,
-            and the other way round.
-        module: Where to look for the cause.
+        images: At least two; the activations of each half are differentiated with respect to the other
+            half.
+        module: The module to search for the cause.
 
     Raises:
-        ModelError: They do.
+        ModelError: Samples depend on each other.
     """
     with torch.enable_grad():
         inputs = _leaf(images)
@@ -167,7 +167,7 @@ def _cause(module: Any) -> str:
 
 
 def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
-    """Bytes for one sample: of the whole graph of a forward pass, and of its largest tensor."""
+    """Bytes per sample of the whole graph of a forward pass, and of its largest tensor."""
     sizes: dict[int, int] = {}
     kept: list[Tensor] = []
 

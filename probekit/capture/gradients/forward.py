@@ -21,10 +21,10 @@ __all__ = ["directional_derivatives", "directions"]
 def directions(
     images: Tensor, index: Tensor, probes: int, seed: int, chunk: int
 ) -> Iterator[Tensor]:
-    """Gaussian directions, a few at a time: (some, batch, ...), in all `probes` of them.
+    """Yields `probes` Gaussian directions in chunks of shape (some, batch, ...).
 
-    Each sample has a random stream of its own and each direction a field of it, so they are the same
-    in any batch, chunk, process and on any device.
+    Each sample has its own random stream and each direction a field of it, so directions do not depend
+    on the batch, chunk, process or device.
     """
     streams = RandomStreams(f"probes, seed {seed}", index, images.device)
     for start in range(0, probes, chunk):
@@ -38,8 +38,8 @@ def directions(
 class Differentiator:
     """Forward-mode differentiation of a model along several directions at once.
 
-    The activations are computed once for all directions (`torch.func.vmap`); where an operation of
-    the model knows no such batching, once for each direction.
+    The activations are computed once for all directions (`torch.func.vmap`), or once per direction if
+    an operation of the model does not support this batching.
     """
 
     def __init__(self, forward: Forward, module: nn.Module) -> None:
@@ -106,7 +106,7 @@ class Differentiator:
 
 
 def _innermost(module: nn.Module, run: Callable[[], Any]) -> str:
-    """The module in which a run that fails is when it fails."""
+    """The innermost module that is running when a run fails."""
     names = {child: name for name, child in module.named_modules()}
     running: list[nn.Module] = []
     handles: list[Any] = []
@@ -139,10 +139,10 @@ def directional_derivatives(
     seed: int,
     rows: int,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Derivatives along each sample's own directions, in pieces of at most so many rows.
+    """Derivatives along each sample's own directions, in chunks of at most `rows` rows.
 
     Yields:
-        Which samples, and {layer: (some directions, those samples, units)}.
+        The slice of samples, and {layer: (some directions, those samples, units)}.
     """
     for start in range(0, len(images), rows):
         part = slice(start, min(start + rows, len(images)))

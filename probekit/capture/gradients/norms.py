@@ -1,4 +1,4 @@
-"""How strongly each unit's activation depends on the image: tables of gradient norms."""
+"""Gradient norms, which measure how strongly each unit's activation depends on the image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Method: TypeAlias = Literal["auto", "exact", "probes"]
 
 NOT_MEASURED = -1.0
 
-# One probe of all layers cost about as much as one backward pass of one unit (benchmarks/gradients.py).
+# One probe of all layers costs about as much as one backward pass of one unit (benchmarks/gradients.py).
 _UNITS_PER_PROBE = 1.0
 
 
@@ -50,10 +50,10 @@ def mean_chi(probes: int) -> float:
 
 
 def check_options(method: str, probes: int, memory: int) -> None:
-    """Raises for options that mean nothing.
+    """Raises for invalid options.
 
     Raises:
-        OptionError: An unknown method, or a number that is not whole and positive.
+        OptionError: The method is unknown, or a number is not a positive integer.
     """
     if method not in get_args(Method):
         raise OptionError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
@@ -63,7 +63,7 @@ def check_options(method: str, probes: int, memory: int) -> None:
 
 
 def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "probes"]:
-    """The method meant: for `"auto"` the one that takes fewer passes.
+    """The selected method; for `"auto"`, the one that takes fewer passes.
 
     >>> choose_method("auto", units=3904, probes=32), choose_method("auto", units=10, probes=32)
     ('probes', 'exact')
@@ -74,14 +74,14 @@ def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "
 
 
 def why_exact(reasons: Mapping[str, str], method: Method) -> str:
-    """A sentence about layers that must be differentiated backward.
+    """A message about layers that require backward differentiation.
 
     Args:
-        reasons: What `Differentiated.forward_mode_fails` gives for them.
-        method: The method that was asked for.
+        reasons: The result of `Differentiated.forward_mode_fails` for them.
+        method: The requested method.
 
     Raises:
-        ModelError: It was probes.
+        ModelError: The requested method is `"probes"`.
     """
     why = next(iter(reasons.values()))
     if method == "probes":
@@ -93,24 +93,24 @@ def why_exact(reasons: Mapping[str, str], method: Method) -> str:
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Per sample, the norm of the gradient of each unit's pooled activation by the image.
+    """Norms of the gradients of each unit's pooled activation with respect to the image, per sample.
 
-    Each table is (batch, 2 * units) in float64: for each unit an unbiased estimate of the norm
-    g = ||d activation / d image||_2, then for each unit one of g squared; -1 where a unit or a
-    sample is not measured.
+    Each table is (batch, 2 * units) in float64: for each unit, an unbiased estimate of the norm
+    g = ||d activation / d image||_2, then for each unit, one of g squared. Units and samples that are
+    not measured have -1.
 
     Args:
-        method: `"exact"` (one backward pass a unit), `"probes"` (derivatives along random
+        method: `"exact"` (one backward pass per unit), `"probes"` (derivatives along random
             directions, all units at once), or `"auto"` for the one that takes fewer passes.
-        probes: Random directions a sample.
+        probes: Number of random directions per sample.
         units: Maximum number of units per layer, drawn at random; None is all.
-        samples: Maximum number of samples: a random sample where the number of samples is known in
+        samples: Maximum number of samples: a random sample if the number of samples is known in
             advance, otherwise the first ones; None is all.
-        layers: Names or globs of the analysed layers to measure; None is all.
-        seed: Seeds directions and samples.
-        memory: Bytes that intermediate results may take.
-        exact_layers: Names of layers that are measured exactly whatever the method, as `fitted` finds
-            them.
+        layers: Names or globs of the analyzed layers to measure; None is all.
+        seed: Seed of the directions and of the drawn samples.
+        memory: Maximum number of bytes for intermediate results.
+        exact_layers: Names of layers that are measured exactly regardless of the method, as found by
+            `fitted`.
     """
 
     method: Method = "auto"
@@ -130,10 +130,10 @@ class GradientNorms:
                 raise OptionError(f"{name} must be None or at least 1, not {value!r}")
 
     def chosen_units(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
-        """Which units of which layers are measured, in order.
+        """The units to measure of each layer, in order.
 
         Raises:
-            LayerError: A name or glob that no analysed layer has.
+            LayerError: A name or glob matches no analyzed layer.
         """
         names = [layer.name for layer in layers]
         for pattern in self.layers or ():
@@ -149,10 +149,10 @@ class GradientNorms:
         return chosen
 
     def chosen_samples(self, known: Tensor | None) -> set[int] | None:
-        """The indices of the samples that are measured; None where that is not limited in advance.
+        """The indices of the samples to measure; None if they are not limited in advance.
 
         Args:
-            known: The indices of all samples, where they are known in advance.
+            known: The indices of all samples, if they are known in advance.
         """
         if known is None or self.samples is None or self.samples >= len(known):
             return None
@@ -174,20 +174,20 @@ class GradientNorms:
     def fitted(
         self, model: Any, images: Tensor, layers: Sequence[Layer], **reading: Any
     ) -> tuple[GradientNorms, str]:
-        """The same for one model, where probes are checked against backward passes.
+        """Adapts the source to one model, checking probes against backward passes.
 
         Args:
             model: A module in eval mode, or an `ImageModel` with one.
             images: A few inputs.
-            layers: The analysed layers.
-            **reading: As `Recorder` takes it.
+            layers: The analyzed layers.
+            **reading: Options of `Recorder`.
 
         Returns:
-            The source, with `exact_layers`, and a sentence about them, empty where there are none.
+            The source with `exact_layers` set, and a message about them, empty if there are none.
 
         Raises:
             ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
-            DataError: Inputs that are no tensor.
+            DataError: The inputs are not a tensor.
         """
         one_tensor(images, "a gradient in the input")
         if self.chosen_method(layers) == "exact":
@@ -210,20 +210,20 @@ class GradientNorms:
         samples: Tensor | None = None,
         **reading: Any,
     ) -> Iterator[Tap]:
-        """Lends a function from images and their indices to the tables of all layers.
+        """Yields a function from images and their indices to the tables of all layers.
 
         Args:
             model: A module in eval mode, or an `ImageModel` with one.
-            layers: The analysed layers.
-            samples: The indices of all samples, where they are known in advance.
-            **reading: As `Recorder` takes it.
+            layers: The analyzed layers.
+            samples: The indices of all samples, if they are known in advance.
+            **reading: Options of `Recorder`.
         """
         with ExitStack() as stack:
             yield _Tap(self, model, layers, samples, reading, stack)
 
 
 class _Tap:
-    """Measures batch after batch; what is made for the model goes with the stack."""
+    """Measures successive batches; closing the stack releases resources created for the model."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class _Tap:
         return tables
 
     def _rows(self, index: Tensor) -> Tensor:
-        """The rows of a batch that are measured."""
+        """The rows of a batch to measure."""
         if self._samples is not None:
             return torch.tensor([i for i, x in enumerate(index.tolist()) if x in self._samples])
         if self._left is None:
@@ -279,7 +279,7 @@ class _Tap:
         return self._stack.enter_context(opened)
 
     def _squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """Squared norms, or unbiased estimates of them, {layer: (batch, units measured)}."""
+        """Squared norms, or unbiased estimates of them, {layer: (batch, measured units)}."""
         assert self._subject is not None
         exact = {name: units for name, units in self._units.items() if name in self._exact}
         probed = {name: units for name, units in self._units.items() if name not in self._exact}
@@ -303,7 +303,7 @@ class _Tap:
 def _differentiated(
     model: Any, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
 ) -> Iterator[Differentiated]:
-    """Lends a model to differentiate the pooled activations of some layers."""
+    """Yields a model prepared to differentiate the pooled activations of some layers."""
 
     @contextmanager
     def read_out(one: Any) -> Iterator[Forward]:

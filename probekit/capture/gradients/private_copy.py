@@ -1,4 +1,4 @@
-"""A copy of a model to differentiate: its weights need no gradients, its batch norms are folded."""
+"""A copy of a model to differentiate, without weight gradients and with folded batch norms."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _HOOKS = (
 
 @contextmanager
 def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forward) -> Iterator[Any]:
-    """Lends something that computes what a model computes, and is cheap to differentiate.
+    """Yields an equivalent of a model that is cheap to differentiate.
 
-    A copy shares the model's weights, without their gradients and without hooks; where the model
-    can be traced, each batch norm is folded into the convolution before it. The copy is taken only
-    if it gives the same activations. Otherwise the model
-    itself is lent, its weights without gradients until it comes back.
+    The copy shares the model's weights, but has no weight gradients and no hooks. If the model can be
+    traced, each batch norm is folded into the convolution before it. The copy is used only if it
+    computes the same activations. Otherwise, the model itself is yielded, with weight gradients
+    disabled until the context exits.
 
     Args:
-        model: A module in eval mode, or something that holds one as `module`.
-        images: A few inputs to compare with.
-        recorded: The modules whose outputs are asked for, which stay as they are.
-        forward: Gives what is recorded of a model for images.
+        model: A module in eval mode, or an object with one as `module`.
+        images: A few inputs for the comparison.
+        recorded: The modules whose outputs are recorded, which remain unchanged.
+        forward: Computes the recorded activations of a model for images.
 
     Yields:
         The model to use.
@@ -68,7 +68,7 @@ def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forwar
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether there are hooks that are not a recorder's, and may change what is computed."""
+    """Whether there are hooks other than a recorder's, which may change the computation."""
     hooks = (
         hook
         for child in module.modules()
@@ -83,7 +83,7 @@ def _try_copy(module: nn.Module, recorded: set[str], fold: bool) -> nn.Module | 
         twin = _copy(module, {}, {})
         if fold:
             _fold_batch_norms(twin, recorded)
-    except Exception:  # modules may refuse copying and tracing in ways of their own
+    except Exception:  # copying and tracing modules may raise any exception
         return None
     return twin
 
@@ -115,12 +115,12 @@ def _copy(
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The same memory without a graph; a copy of what was made in inference mode."""
+    """The same memory without a graph; a copy for inference tensors."""
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _holding(model: Any, twin: nn.Module) -> Any:
-    """What the user gave, with the copy in place of its module."""
+    """The user's model, with its module replaced by the copy."""
     if isinstance(model, nn.Module):
         return twin
     if is_dataclass(model) and not isinstance(model, type):
@@ -141,7 +141,7 @@ def _same(private: Any, images: Tensor, expected: dict[str, Tensor], forward: Fo
 
 
 def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> None:
-    """Folds each batch norm that alone follows a convolution, both called once."""
+    """Folds each batch norm that is the only consumer of a convolution, if both are called once."""
     graph = fx.Tracer().trace(module)
     children = dict(module.named_modules())
     calls: dict[nn.Module, int] = {}
@@ -177,7 +177,7 @@ def _put(module: nn.Module, name: str, child: nn.Module) -> None:
 
 @contextmanager
 def unfused_attention(model: Any) -> Iterator[None]:
-    """Attention from matrix products, which forward-mode differentiation needs; undone at the end."""
+    """Computes attention by matrix products inside the context, as forward mode requires."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     module = unwrap(as_module(model))

@@ -1,4 +1,4 @@
-"""A model ready to be differentiated by its images, backward or forward, within a memory budget."""
+"""A model to differentiate with respect to its images, in backward or forward mode."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
 
 
 class Differentiated:
-    """What is read out of a model, and the two ways of differentiating it.
+    """A function of a model's activations, differentiable in backward and forward mode.
 
     Args:
         model: A module in eval mode, or an `ImageModel` with one.
         forward: Images to {name: (batch, units)}.
-        images: A few inputs, from which the need of memory is learnt.
-        memory: Bytes that intermediate results may take.
+        images: A few inputs, used to estimate the required memory.
+        memory: Maximum number of bytes for intermediate results.
     """
 
     def __init__(self, model: Any, forward: Forward, images: Tensor, memory: int) -> None:
@@ -51,13 +51,13 @@ class Differentiated:
     def open(
         model: Any, images: Tensor, read_out: ReadOut, recorded: set[str], memory: int
     ) -> Iterator[Differentiated]:
-        """Lends a private copy of a model, or the model itself where it cannot be copied.
+        """Yields a private copy of a model, or the model itself if it cannot be copied.
 
         Args:
             model: As above.
             images: As above.
-            read_out: Lends, for a model, the function that reads something out of it.
-            recorded: The modules whose own outputs are read.
+            read_out: A context manager that yields, for a model, the function `forward`.
+            recorded: The modules whose outputs are recorded.
             memory: As above.
         """
 
@@ -72,29 +72,29 @@ class Differentiated:
             yield Differentiated(private, forward, images, memory)
 
     def check(self, images: Tensor) -> None:
-        """Makes sure, with the first batch of several samples, that they do not mix.
+        """Checks, with the first batch of several samples, that samples are independent.
 
         Raises:
-            ModelError: They do.
+            ModelError: Samples depend on each other.
         """
         if not self._checked and len(images) > 1:
             check_separate(self._forward, images[:4], self._module)
             self._checked = True
 
     def forward_mode_fails(self, images: Tensor, names: Sequence[str]) -> dict[str, str]:
-        """The layers whose forward-mode derivative is not that of a backward pass, and why.
+        """Finds layers whose forward-mode derivative differs from a backward pass, and the reasons.
 
-        An operation without a forward-mode derivative raises, or, as some custom ones do, passes no
-        tangent on, which would give gradients of zero or of a part of the network in silence. So the
-        derivative along one direction is compared, for each layer, with one backward pass from a
-        random combination of its units.
+        An operation without a forward-mode derivative raises an error. Some custom operations silently
+        drop the tangent instead, which gives zero gradients or gradients of a part of the network.
+        Therefore, for each layer, the derivative along one direction is compared with one backward
+        pass from a random combination of its units.
 
         Args:
             images: A few inputs.
             names: The layers.
 
         Returns:
-            For each layer that must be differentiated backward, the reason.
+            The reason for each layer that requires backward differentiation.
         """
         draw = torch.Generator().manual_seed(0)
         along = torch.randn(images.shape, generator=draw).to(images.device, images.dtype)
@@ -125,13 +125,13 @@ class Differentiated:
         return reasons
 
     def square_norms(self, images: Tensor, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Squared norms of the gradients of units, {name: (batch, units)}, backward."""
+        """Squared norms of the gradients of units, {name: (batch, units)}, in backward mode."""
         return square_norms(self._forward, images, units, self._memory, self._graph)
 
     def derivatives(
         self, images: Tensor, index: Tensor, probes: int, seed: int
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Derivatives along random directions, forward, as `directional_derivatives` gives them."""
+        """Derivatives along random directions, in the format of `directional_derivatives`."""
         rows = max(1, self._memory // (_LIVE * self._largest))
         with unfused_attention(self._model):
             yield from directional_derivatives(
@@ -140,8 +140,8 @@ class Differentiated:
 
 
 _HALF = (torch.float16, torch.bfloat16)
-# How far the two modes may be apart, as a share of the gradient's norm, in single and in half precision.
+# Maximum difference of the two modes relative to the gradient norm, in single and in half precision.
 _TOLERANCE = (0.01, 0.1)
 
-# Tensors as large as the largest one that are alive at once in a forward pass with tangents.
+# Number of live tensors of the largest size in a forward pass with tangents.
 _LIVE = 8
