@@ -1,4 +1,4 @@
-"""Measures everything: `python benchmarks`. See `python benchmarks --help`."""
+"""Runs all benchmarks: `python benchmarks`. See `python benchmarks --help`."""
 
 from __future__ import annotations
 

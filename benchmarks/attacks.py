@@ -1,4 +1,4 @@
-"""Time and strength of the attacks, beside foolbox and torchattacks.
+"""Time and strength of the attacks compared with foolbox and torchattacks.
 
 python benchmarks/attacks.py [--quick]
 """
@@ -36,7 +36,7 @@ BOUND = 1.25
 
 
 class Subject(NamedTuple):
-    """A network, how many images are attacked, and the steps of PGD."""
+    """A network, the number of attacked images, and the number of PGD steps."""
 
     name: str
     model: str
@@ -53,7 +53,7 @@ class Threat(NamedTuple):
     epsilons: tuple[float, ...]
 
     def named(self, steps: int) -> str:
-        """As the tables call it."""
+        """The name of the attack in the tables."""
         kind = f"PGD-{steps}" if self.kind == "PGD" else self.kind
         if len(self.epsilons) == 1:
             return f"{kind} {self.norm} {self.epsilons[0]:g}"
@@ -116,7 +116,7 @@ def ours(threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: T
 def with_foolbox(
     threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: Tensor, foolbox: Any
 ) -> Predict:
-    """foolbox tells which images are fooled as part of the call."""
+    """Runs foolbox, whose call also returns which images are fooled."""
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
     size = step_size(threat, steps)
     attack = {
@@ -139,7 +139,7 @@ def with_foolbox(
 def with_torchattacks(
     threat: Threat, steps: int, model: nn.Module, images: Tensor, labels: Tensor, peers: Any
 ) -> Predict:
-    """torchattacks gives images only; one more forward pass tells which are fooled."""
+    """Runs torchattacks, which returns only images; another forward pass finds the fooled ones."""
     options = {"alpha": step_size(threat, steps), "steps": steps}
     make = {
         "FGSM linf": lambda eps: peers.FGSM(model, eps=eps),
@@ -159,13 +159,13 @@ def with_torchattacks(
 
 
 def step_size(threat: Threat, steps: int) -> float:
-    """Of PGD, which is asked for one radius."""
+    """The step size of PGD, which is used with a single radius."""
     return 2.5 * threat.epsilons[0] / steps
 
 
 @cache
 def prepared(subject: Subject, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
-    """A network trained on digits, and digits that it has not seen."""
+    """A network trained on digits, and digits that are not in its training set."""
     torch.manual_seed(0)
     images, labels = digits(subject.size)
     model = trained(subject, images, labels, setting)
@@ -185,7 +185,7 @@ def digits(size: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(subject: Subject, images: Tensor, labels: Tensor, setting: Setting) -> nn.Module:
-    """A network fitted to all but the images that are attacked, to 95% and more."""
+    """A network trained on all images except those attacked, to an accuracy of at least 95%."""
     epochs = setting.size(1 if subject.model == "resnet20" else 6, 0)
     model: nn.Module = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),

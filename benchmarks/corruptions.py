@@ -1,4 +1,4 @@
-"""All corruptions on 1,000 images of 64 px, beside imagecorruptions-imaug in a loop.
+"""All corruptions on 1,000 images of 64 px, compared with a loop over imagecorruptions-imaug.
 
 python benchmarks/corruptions.py [--quick]
 """
@@ -20,12 +20,12 @@ from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_COR
 
 BATCH = 100
 SEVERITIES = (1, 3, 5)
-# At least four times as fast; no other type may be slower.
+# These must be at least four times as fast as the peer; the others must not be slower than it.
 FOURFOLD = (
     "gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "brightness", "contrast", "fog",
     "glass_blur", "zoom_blur",
 )  # fmt: skip
-# Of the slow ones the peer gets fewer images, which cost the same each.
+# For the slow types, the peer gets fewer images; its time per image is constant.
 SLOW = ("frost", "glass_blur", "zoom_blur")
 
 
@@ -35,7 +35,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def compared(name: str, setting: Setting) -> Iterator[Row]:
-    """The severity at which we gain least; the others are told beside it."""
+    """The severity with the lowest gain; the note lists the gains at the others."""
     rows = {}
     for severity in setting.size(SEVERITIES, (3,)):
         rows[severity] = one_severity(name, severity, setting)

@@ -1,4 +1,4 @@
-"""The spectrum of a table, beside scikit-learn's PCA and IncrementalPCA.
+"""The covariance spectrum of a table, compared with scikit-learn's PCA and IncrementalPCA.
 
 python benchmarks/covariance.py [--quick]
 """
@@ -64,7 +64,7 @@ def compared(units: int, setting: Setting) -> Iterator[Row]:
 
 
 def streamed(table: Tensor) -> float:
-    """Batch by batch in float64, then all eigenvalues and the participation ratio."""
+    """The participation ratio after batch-wise updates in float64 and all eigenvalues."""
     statistic = Covariance()
     labels = torch.zeros(BATCH, dtype=torch.long, device=table.device)
     for rows in table.split(BATCH):
@@ -85,7 +85,7 @@ def of_spectrum(variances: np.ndarray) -> float:
 
 
 def correlated(samples: int, units: int) -> Tensor:
-    """Rectified features whose variances fall off, in float32, as a layer gives them."""
+    """Rectified float32 features with decaying variances, similar to those of a layer."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(units, units, generator=generator) / torch.arange(1, units + 1).sqrt()
     return (torch.randn(samples, units, generator=generator) @ mixing.T + 0.5).relu()

@@ -1,8 +1,8 @@
-"""The effects of the choices that docs/definitions.md lists, on the bundled model.
+"""The effects of the choices listed in docs/definitions.md, on the bundled model.
 
     python benchmarks/definitions.py
 
-Each number of that page's tables on layers, the index and samples comes from here.
+The output contains all numbers in that page's tables on layers, the index and samples.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def mean(units: xr.Dataset, **options: object) -> float:
 
 
 def below(units: xr.Dataset) -> str:
-    """How many units have a class mean below zero."""
+    """The number of units with a negative class mean, as text."""
     return f"{int(units['negative_class_mean'].sum())} of {units.sizes['unit']} units below zero"
 
 

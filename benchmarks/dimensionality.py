@@ -1,4 +1,4 @@
-"""What selectivity and dimensionality in one pass cost beside the bare forward passes.
+"""Cost of selectivity and dimensionality in one pass, relative to bare forward passes.
 
 python benchmarks/dimensionality.py [--quick]
 """
@@ -44,7 +44,7 @@ def one_batch(setting: Setting) -> Iterator[Row]:
 
 
 def whole_call(images: int, metrics: Sequence[Any], setting: Setting) -> Iterator[Row]:
-    """With what is done once: finding the layers, and the eigenvalues of every covariance."""
+    """A whole call, including one-time work: finding the layers, and all eigenvalues."""
     model, batches = subject(setting, images)
     ours = "both metrics" if metrics == TWO else "dimensionality of positions"
     call = partial(pk.analyze, model, batches, metrics=metrics, progress=False)

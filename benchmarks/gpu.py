@@ -1,9 +1,9 @@
-"""What probekit computes and costs on a GPU, in one run of about twelve minutes.
+"""Correctness and cost of probekit on a GPU, in one run of about twelve minutes.
 
 python benchmarks/gpu.py [--out gpu.json] [--device cuda] [--small]
 
-Each step is written to the file when it ends, so that an interrupted run keeps what it measured.
-`--small` takes small networks and few images, to try the script on a CPU.
+The results of each step are saved when it ends, so an interrupted run keeps them. `--small` uses small
+networks and few images, for testing the script on a CPU.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ TIMED = ("resnet18", "resnet50", "vit_small_patch16_224", "convnext_tiny")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; the small form is for trying the script on a CPU."""
+    """The problem sizes; the small sizes are for testing the script on a CPU."""
 
     device: str
     small: bool
 
     def of(self, full: int, small: int) -> int:
-        """One number or the other."""
+        """The number for this scale."""
         return small if self.small else full
 
     def network(self, name: str) -> nn.Module:
-        """A network of timm with random weights, on the device."""
+        """A timm network with random weights, on the device."""
         torch.manual_seed(0)
         return timm.create_model(name, num_classes=10).eval().to(self.device)
 
     def images(self, count: int, size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
-        """Random images and labels of ten classes, on the device."""
+        """Random images and labels for ten classes, on the device."""
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(count, channels, size, size, generator=generator)
         return images.to(self.device), (torch.arange(count) % 10).to(self.device)
 
     def seconds(self, run: Callable[[], Any]) -> float:
-        """What one call takes, with everything it queued."""
+        """The duration of one call, including the work it queued on the device."""
         self.wait()
         start = time.perf_counter()
         run()
@@ -75,7 +75,7 @@ class Scale:
             torch.cuda.synchronize()
 
     def together(self, ways: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-        """The median seconds of several ways that take turns, after one round to warm up."""
+        """The median seconds of several methods run in turns, after one warm-up round."""
         taken: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds + 1):
             for name, way in ways.items():
@@ -86,7 +86,7 @@ class Scale:
 
 
 def correctness(scale: Scale) -> Iterator[dict[str, Any]]:
-    """The greatest relative difference of each metric between the device and the CPU."""
+    """The largest relative difference of each metric between the device and the CPU."""
     metrics = ["selectivity", "dimensionality", pk.GradientVariability(probes=4)]
     for name in ARCHITECTURES[: scale.of(20, 2)]:
         net, (images, labels) = (
@@ -115,7 +115,7 @@ def correctness(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def differences(here: Any, there: Any) -> dict[str, float]:
-    """The greatest difference of each variable of the units, over its greatest size."""
+    """The largest difference of each unit variable, divided by its largest absolute value."""
     found = {}
     for name, values in there["units"].data_vars.items():
         if values.dtype.kind == "f":
@@ -126,7 +126,7 @@ def differences(here: Any, there: Any) -> dict[str, float]:
 
 
 def overhead(scale: Scale) -> Iterator[dict[str, Any]]:
-    """An analysis beside a loop of bare forward passes over the same batches."""
+    """The time of an analysis, and of a bare forward loop over the same batches."""
     size, batches = scale.of(256, 8), scale.of(20, 2)
     for name in TIMED[: scale.of(4, 1)]:
         net, (images, labels) = scale.network(name), scale.images(size * batches, scale.of(224, 64))
@@ -139,7 +139,7 @@ def overhead(scale: Scale) -> Iterator[dict[str, Any]]:
 def analyses(
     net: nn.Module, data: tuple[Tensor, Tensor], size: int, precision: Any
 ) -> dict[str, Callable[[], Any]]:
-    """A bare loop and an analysis, as the network is and compiled."""
+    """A bare loop and an analysis, each for the uncompiled and the compiled network."""
 
     def bare(run: Callable[[Tensor], Any]) -> None:
         device = data[0].device.type
@@ -162,7 +162,7 @@ def analyses(
 
 
 def many_images(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Images from the device's memory through ResNet50, and the peak of memory at two counts."""
+    """ResNet50 on images in device memory, and the peak memory at two numbers of images."""
     net, cuda = scale.network("resnet50"), scale.device.startswith("cuda")
     for count in (scale.of(5_000, 16), scale.of(50_000, 32)):
         images, labels = scale.images(64, scale.of(224, 64))
@@ -179,7 +179,7 @@ def many_images(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def gradients(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Seconds of exact gradients and of 32 probes, beside one bare forward pass."""
+    """Seconds of exact gradients, of 32 probes, and of one bare forward pass."""
     net, data = scale.network("resnet18"), scale.images(scale.of(256, 4), scale.of(224, 64))
     ways: dict[str, Callable[[], Any]] = {"bare": lambda: net(data[0])}
     for name, metric in {
@@ -195,7 +195,7 @@ def gradients(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def corruptions(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Images per second of every corruption at severity 3."""
+    """Images per second for every corruption at severity 3."""
     images = scale.images(scale.of(1_000, 8), 32)[0]
     for name in CORRUPTIONS:
         seconds = scale.together({name: lambda name=name: pk.corrupt(images, name, 3)}, rounds=3)
@@ -203,7 +203,7 @@ def corruptions(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def training(scale: Scale) -> Iterator[dict[str, Any]]:
-    """Images per second of training, of one run and of several at once."""
+    """Training images per second, for one run and for several concurrent runs."""
     recipe = "resnet20-digits" if scale.small else "resnet20-fashion-mnist"
     with tempfile.TemporaryDirectory() as folder:
 
@@ -221,7 +221,7 @@ def training(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def memory_message(scale: Scale) -> Iterator[dict[str, Any]]:
-    """What is reported where the device has too little memory; on a GPU alone."""
+    """The error message for too little device memory; on GPUs only."""
     if not scale.device.startswith("cuda"):
         return
     net, data = scale.network("resnet50"), scale.images(512, 224)
@@ -241,7 +241,7 @@ STEPS = (
 
 
 def main() -> int:
-    """Runs every step and writes what it gave."""
+    """Runs all steps and saves their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -263,7 +263,7 @@ def main() -> int:
             for row in step(scale):
                 rows.append(row)
                 print(step.__name__, row, flush=True)
-        except Exception as error:  # the steps after it are worth as much
+        except Exception as error:  # the remaining steps still run
             rows.append({"failed": f"{type(error).__name__}: {error}"})
             print(step.__name__, rows[-1], flush=True)
         found[step.__name__] = {"rows": rows, "seconds": time.perf_counter() - start}

@@ -1,4 +1,4 @@
-"""Exact gradients of many units, beside captum and plain backward passes.
+"""Exact gradients of many units, compared with captum and plain backward passes.
 
 python benchmarks/gradients.py [--quick]
 """
@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from probekit.capture.gradients.norms import GradientNorms
 from probekit.capture.plan import scout_layers
 
-# At least so many times as fast as captum, by batch size.
+# The minimum speedup over captum, by batch size.
 CAPTUM = {64: 2.2, 8: 4.0}
 BACKWARD = 0.95
-# The peers cost the same for every unit, so that a few of them tell.
+# The peers' cost per unit is constant, so a few units are enough to measure it.
 FEW = 4
 
 
@@ -45,7 +45,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def compared(batch: int, setting: Setting) -> Iterator[Row]:
-    """Time for a unit, of ours from all units of the layer."""
+    """The time per unit; ours is measured over all units of the layer."""
     model = torchvision_resnet18(setting.device)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(setting.size(batch, 2), 3, 32, 32, generator=generator)
@@ -89,7 +89,7 @@ def compared(batch: int, setting: Setting) -> Iterator[Row]:
 
 
 def with_captum(captum: Any, model: nn.Module, images: Tensor, units: Tensor) -> Tensor:
-    """captum's NeuronGradient, which takes one neuron at a time."""
+    """captum's NeuronGradient, which handles one neuron at a time."""
     with torch.enable_grad():
         gradient = captum.NeuronGradient(model, model.layer3)
         found = [
@@ -102,7 +102,7 @@ def with_captum(captum: Any, model: nn.Module, images: Tensor, units: Tensor) ->
 
 
 def plain_backward(model: nn.Module, images: Tensor, units: Tensor) -> Run:
-    """`torch.autograd.grad` from one unit for the whole batch, through a graph that is kept."""
+    """`torch.autograd.grad` of one unit at a time for the whole batch, with a retained graph."""
     body = nn.Sequential(*list(model.children())[:7])
     for parameter in body.parameters():
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What chance levels, intervals and split halves cost beside the plain index.
+"""Cost of chance levels, intervals and split halves, relative to the plain index.
 
 python benchmarks/intervals.py [--quick]
 """

@@ -26,7 +26,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def grown(metric: str, setting: Setting) -> Iterator[Row]:
-    """The peak with many samples beside the one with few, each in a process of its own."""
+    """The peak with many samples relative to that with few, each in a separate process."""
     few, many = setting.size((5_000, 50_000), (250, 500))
     least, most = (peak_of(analysis, metric, samples, setting.threads) for samples in (few, many))
     yield Row(
@@ -42,7 +42,7 @@ def grown(metric: str, setting: Setting) -> Iterator[Row]:
 
 
 def analysis(metric: str, samples: str, threads: str) -> Callable[[], object]:
-    """An analysis of images that are made as they are asked for."""
+    """An analysis of images that are generated on demand."""
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -53,7 +53,7 @@ def analysis(metric: str, samples: str, threads: str) -> Callable[[], object]:
 
 
 class Generated:
-    """Random images with labels, made batch by batch, the same each time."""
+    """Random images with labels, generated batch by batch, identical in each iteration."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples

@@ -1,4 +1,4 @@
-"""What an analysis of selectivity costs beside the bare forward passes.
+"""Cost of a selectivity analysis, relative to bare forward passes.
 
 python benchmarks/overhead.py [--quick]
 """
@@ -27,7 +27,7 @@ from probekit.analysis.analyze import analyze
 from probekit.capture.layers import Layer
 
 BOUND = 1.05
-# What is made, the batch and the shape of an image.
+# A function that creates the network, the batch size, and the shape of an image.
 MODELS: dict[str, tuple[Callable[[str], nn.Module], int, tuple[int, int, int]]] = {
     "resnet18": (partial(timm_model, "resnet18"), 16, (3, 224, 224)),
     "resnet20": (grey_resnet20, 256, (1, 28, 28)),
@@ -43,7 +43,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def one_batch(name: str, setting: Setting) -> Iterator[Row]:
-    """A batch of an analysis beside the bare forward pass over it."""
+    """The time of one batch of an analysis, relative to its bare forward pass."""
     make, size, shape = MODELS[name]
     net = make(setting.device)
     batches = random_batches(*[setting.size(size, 2)] * 2, shape, setting.device)
@@ -72,7 +72,7 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
 
 @contextmanager
 def hooked(model: nn.Module, layers: list[Layer], run: Run) -> Iterator[Run]:
-    """The least that any way of looking on does: it reads each layer's output once."""
+    """The minimum work of any recording method: hooks that read each layer's output once."""
     axis_of = {layer.module: layer.unit_axis for layer in layers}
     kept: dict[str, Tensor] = {}
 
@@ -86,7 +86,7 @@ def hooked(model: nn.Module, layers: list[Layer], run: Run) -> Iterator[Run]:
 
 
 def whole_call(setting: Setting) -> Iterator[Row]:
-    """The main job of the toolkit beside a loop over the same images."""
+    """The time of a whole analysis, relative to a forward loop over the same images."""
     model, batches = bundled(setting.size(10_000, 20), setting.size(256, 10), setting.device)
     times = setting.take_turns(
         {

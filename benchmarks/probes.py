@@ -1,4 +1,4 @@
-"""Gradients of all units from random probes: their cost in forward passes, and their error.
+"""Gradients of all units by random probes: cost in forward passes, and error.
 
 python benchmarks/probes.py [--quick]
 """
@@ -65,7 +65,7 @@ def compared(setting: Setting) -> Iterator[Row]:
 def differences(
     found: Tables, truth: Tables, chosen: Tables, layers: Sequence[Layer], index: Tensor
 ) -> str:
-    """How far the numbers of probes are from the exact ones, in words."""
+    """A text that describes the error of the probes relative to exact gradients."""
     means: list[Tensor] = []
     cvs: list[Tensor] = []
     for tables in (found, truth):

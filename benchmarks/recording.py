@@ -1,4 +1,4 @@
-"""Recording activations, beside torchvision's feature extraction and plain hooks.
+"""Recording activations, compared with torchvision's feature extraction and plain hooks.
 
 python benchmarks/recording.py [--quick]
 """
@@ -40,7 +40,7 @@ def timed(setting: Setting) -> Iterator[Row]:
 
 
 def peaks(setting: Setting) -> Iterator[Row]:
-    """How far memory grows while recording, each in a process of its own."""
+    """The growth of memory while recording, each method in a separate process."""
     found = {
         name: peak_of(way, name, int(setting.quick), setting.threads).grown
         for name in ways(nn.Identity(), [])
@@ -59,16 +59,16 @@ def subject(quick: bool, device: str) -> tuple[nn.Module, Batches]:
 
 
 def way(name: str, quick: str, threads: str) -> Callable[[], object]:
-    """One of the ways on the CPU, as another process is asked for it."""
+    """One of the methods on the CPU, for use in a separate process."""
     torch.set_num_threads(int(threads))
     model, batches = subject(bool(int(quick)), "cpu")
-    # What is imported on first use is not part of recording.
+    # Imports on first use are not part of recording.
     ways(model, random_batches(2, 2, (3, 64, 64), "cpu"))[name]()
     return ways(model, batches)[name]
 
 
 def ways(model: nn.Module, batches: Batches) -> Mapping[str, Any]:
-    """The ways to get a table (images, units) of all activation functions."""
+    """The methods to get a table (images, units) of all activation functions."""
     return {
         OURS: partial(recorded, model, batches),
         BARE: partial(bare_loop, model, batches),
@@ -83,7 +83,7 @@ def recorded(model: nn.Module, batches: Batches) -> Tensor:
 
 
 def extracted(model: nn.Module, batches: Batches) -> Run:
-    """torchvision's extractor, which gives whole maps batch by batch, pooled by hand."""
+    """torchvision's extractor, which returns whole maps; they are pooled batch by batch."""
     extractor: list[nn.Module] = []
 
     def run() -> Tensor:
@@ -103,7 +103,7 @@ def extracted(model: nn.Module, batches: Batches) -> Run:
 
 
 def hooked(model: nn.Module, batches: Batches) -> Tensor:
-    """Hooks that keep every map until the end, and then pool them."""
+    """Hooks that store all maps and pool them at the end."""
     maps: dict[str, list[Tensor]] = {}
     calls: dict[str, int] = {}
 

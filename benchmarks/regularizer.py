@@ -1,4 +1,4 @@
-"""A regularized training step, beside the plain step and the plain way to regularize.
+"""A regularized training step, compared with a plain step and a simple regularizer.
 
 python benchmarks/regularizer.py [--quick]
 """
@@ -42,7 +42,7 @@ SUBJECTS = (
 
 
 class PlainWay:
-    """The regularizer as it is usually written: hooks, `mean((2, 3))` and autograd."""
+    """The usual implementation of the regularizer: hooks, `mean((2, 3))` and autograd."""
 
     def __init__(self, model: nn.Module) -> None:
         self._pooled: list[Tensor] = []
@@ -83,7 +83,7 @@ def step(
     setting: Setting,
     regularize: Callable[[nn.Module], Callable[[Tensor], Tensor] | None],
 ) -> Run:
-    """One whole training step of a network of its own, in channels-last."""
+    """A complete training step of a new network, in channels-last memory format."""
     from torchvision.models import resnet18
 
     torch.manual_seed(0)

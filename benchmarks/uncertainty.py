@@ -1,11 +1,11 @@
-"""How far the plain index is off, what the intervals cover, and what half precision changes.
+"""Bias of the plain index, coverage of the intervals, and effect of half precision.
 
 Prints the tables of docs/uncertainty.md:
 
-    python benchmarks/uncertainty.py bias         units of known index, 5 to 1,000 samples a class
-    python benchmarks/uncertainty.py chance       p-values of units that know nothing
+    python benchmarks/uncertainty.py bias         units of known index, 5 to 1,000 samples per class
+    python benchmarks/uncertainty.py chance       p-values of units without class information
     python benchmarks/uncertainty.py coverage     intervals of units, layers and the network
-    python benchmarks/uncertainty.py model        the bundled model on parts of its test set
+    python benchmarks/uncertainty.py model        the bundled model on subsets of its test set
     python benchmarks/uncertainty.py precision    the bundled model under autocast
 """
 
@@ -29,7 +29,7 @@ SIZES = (5, 20, 50, 1000)
 
 
 def flat(units: int, random: np.random.Generator) -> np.ndarray:
-    """Class means of units that know nothing."""
+    """Class means of units without class information."""
     return np.ones((units, CLASSES))
 
 
@@ -41,12 +41,12 @@ def one(units: int, random: np.random.Generator) -> np.ndarray:
 
 
 def graded(units: int, random: np.random.Generator) -> np.ndarray:
-    """Class means of units that respond to all classes in different measure."""
+    """Class means of units that respond to all classes to different degrees."""
     return random.gamma(4, 0.25, (units, CLASSES))
 
 
 def several(units: int, random: np.random.Generator) -> np.ndarray:
-    """Class means of units that prefer several classes alike."""
+    """Class means of units that prefer several classes equally."""
     means = np.where(random.random((units, CLASSES)) < 0.3, 1.0, 0.02)
     means[:, 0] = 1.0
     return means
@@ -58,8 +58,8 @@ POPULATIONS = {"none": flat, "one class": one, "graded": graded, "several classe
 def sample(means: np.ndarray, size: int, random: np.random.Generator) -> tuple[Tensor, ...]:
     """Activations, labels and indices of a balanced sample.
 
-    A unit's activation is its class mean times lognormal noise (coefficient of variation 0.8), half
-    of whose variance all units of a sample share.
+    A unit's activation is its class mean times lognormal noise (coefficient of variation 0.8). Half of
+    the noise variance is shared by all units of a sample.
     """
     units, classes = means.shape
     common = random.standard_normal((classes, size, 1))
@@ -71,7 +71,7 @@ def sample(means: np.ndarray, size: int, random: np.random.Generator) -> tuple[T
 
 
 def evaluate(metric: pk.Selectivity, fed: tuple[Tensor, ...]) -> tuple[xr.Dataset, xr.Dataset]:
-    """What a metric says of one layer."""
+    """The values of a metric for one layer."""
     needs = [need.fresh() for need in metric.needs]
     for need in needs:
         if hasattr(need, "expect"):
@@ -90,7 +90,7 @@ def evaluate(metric: pk.Selectivity, fed: tuple[Tensor, ...]) -> tuple[xr.Datase
 
 
 def row(*cells: object) -> None:
-    """One row of a Markdown table, flushed at once as some take minutes."""
+    """Prints one row of a Markdown table and flushes it, because some rows take minutes."""
     print(
         "|",
         " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells),
@@ -100,13 +100,13 @@ def row(*cells: object) -> None:
 
 
 def header(*cells: str) -> None:
-    """The head of a Markdown table."""
+    """Prints the header of a Markdown table."""
     row(*cells)
     row(*["---"] * len(cells))
 
 
 def bias(repeats: int) -> None:
-    """Mean estimates of the index beside the truth."""
+    """Mean estimates of the index compared with the true value."""
     header("prefers", "samples a class", "true", "plain", "chance", "split-half")
     for kind, population in POPULATIONS.items():
         for size in SIZES:
@@ -130,7 +130,7 @@ def bias(repeats: int) -> None:
 
 
 def chance(repeats: int) -> None:
-    """p-values of units that know nothing, from samples whose units are independent."""
+    """p-values of units without class information, from samples with independent units."""
     header("samples a class", "units", "share of p <= 0.05", "KS test of uniformity, p")
     for size in (5, 20, 50):
         random = np.random.default_rng(size)
@@ -150,7 +150,7 @@ def chance(repeats: int) -> None:
 
 
 def coverage(repeats: int) -> None:
-    """How often 95% intervals hold the index of the population's class means."""
+    """How often 95% intervals cover the index of the population's class means."""
     header("prefers", "samples a class", "units", "too low", "too high", "width",
            "layer means", "width", "percentile, units")  # fmt: skip
     for kind, population in POPULATIONS.items():
@@ -172,7 +172,7 @@ def _covered(
     bootstrap.update(*fed)
     drawn = SelectivityIndex().at(bootstrap.to_xarray()["class_mean"].values)
     least, most = np.quantile(drawn, [0.025, 0.975], axis=0)
-    # A population index of exactly 0 or 2/3 may differ from an end by the rounding of sums.
+    # A population index of exactly 0 or 2/3 may differ from an end by rounding error.
     below, above = low > truth + 1e-9, high < truth - 1e-9
     return [
         np.mean(~below & ~above),
@@ -186,7 +186,7 @@ def _covered(
 
 
 def model(repeats: int) -> None:
-    """The bundled model: the network's mean index from parts of its test set."""
+    """The bundled model: the network's mean index on subsets of its test set."""
     network = pk.load_model("probekit:resnet20-fashion-mnist")
     recording = pk.record(network, pk.load_data("fashion-mnist", network), batch_size=256)
     table = torch.from_numpy(recording["activation"].values)
@@ -255,7 +255,7 @@ SECTIONS: dict[str, tuple[Callable[[int], None], int]] = {
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Prints one table, or all."""
+    """Prints one table, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("section", nargs="?", choices=SECTIONS)
     parser.add_argument("--repeats", type=int, help="samples a row; more are more exact")

@@ -1,4 +1,4 @@
-"""The frame of all benchmarks: timing in turns, rows, stored results and their page."""
+"""The benchmark harness: timing in turns, result rows, stored results and their page."""
 
 from harness.command import main
 from harness.row import Case, Question, Row, cost, gain, versus

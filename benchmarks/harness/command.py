@@ -1,4 +1,4 @@
-"""The one command: measures questions, shows and stores their rows, and renders the page."""
+"""The benchmark command: measures questions, prints and stores their rows, renders the page."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _STYLES = {"met": "green", "not met": "red", "within noise": "yellow", "not meas
 def main(
     questions: Sequence[Question], *, keep: bool = False, arguments: Sequence[str] | None = None
 ) -> int:
-    """Runs the command line of some questions.
+    """Runs the command line for some questions.
 
     Args:
-        questions: All that can be asked.
-        keep: Store the rows of a full run, and render the page, by default.
-        arguments: The command line; None is that of the process.
+        questions: The available questions.
+        keep: By default, store the rows of a full run and render the page.
+        arguments: Command-line arguments; None for those of the process.
 
     Returns:
         The exit status: 1 where a case failed, 130 when interrupted.
@@ -57,7 +57,7 @@ def main(
     results = Results(options.results or (RESULTS if keep else None))
     page = options.page or (PAGE if keep else None)
     screen = Console(highlight=False)
-    if not screen.is_terminal:  # as wide as the table where the output is piped
+    if not screen.is_terminal:  # wide enough for the table when output is piped
         screen = Console(highlight=False, width=190, no_color=True)
     status = 0
     if not options.render:
@@ -71,7 +71,7 @@ def main(
 
 
 def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; an unknown question ends the command."""
+    """Parses the options; exits on an unknown question."""
     names = [question.name for question in questions]
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
@@ -100,7 +100,7 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
 def measure(
     questions: Sequence[Question], options: argparse.Namespace, results: Results, screen: Console
 ) -> int:
-    """Measures cases one by one; shows and stores the rows of each as soon as it is done."""
+    """Measures cases one by one; prints and stores the rows of each when it is done."""
     torch.set_num_threads(options.threads)
     setting = Setting(options.quick, options.device, options.threads)
     facts, begun, failed = describe(setting), time.monotonic(), 0
@@ -143,7 +143,7 @@ def _chosen(question: Question, case: Case, options: argparse.Namespace) -> bool
 
 
 def show(screen: Console, rows: Iterable[Row], *, header: bool) -> None:
-    """Prints rows, below the ones printed before."""
+    """Prints rows as a continuation of those printed before."""
     rows = list(rows)
     table = Table(box=None, show_header=header, padding=(0, 1, 0, 0), width=min(screen.width, 190))
     for name, share in _COLUMNS.items():
@@ -161,7 +161,7 @@ def show(screen: Console, rows: Iterable[Row], *, header: bool) -> None:
 
 
 def describe(setting: Setting) -> dict[str, Any]:
-    """Machine, versions, commit and time of a run, without names of machines or people."""
+    """The hardware, versions, commit and time of a run, without host or user names."""
     versions = {"probekit": probekit.__version__, "Python": platform.python_version()}
     versions["torch"] = torch.__version__
     for name in PEERS:
@@ -188,7 +188,7 @@ def describe(setting: Setting) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the code, and whether it has changes that are not in it."""
+    """The commit of the code, and whether there are uncommitted changes."""
     git = ("git", "-C", str(ROOT))
     code = ("probekit", "benchmarks/*.py", "benchmarks/harness")
     try:
@@ -205,7 +205,7 @@ def cores() -> int:
 
 
 def _field(path: str, name: str) -> str:
-    """A field of a file of the system; empty where there is none."""
+    """A field of a system file, or an empty string if it is missing."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What benchmarks look at: networks with random weights, random images, and the bundled ones."""
+"""Networks and images for benchmarks: random weights and images, and the bundled ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 def timm_model(name: str, device: str) -> nn.Module:
-    """A network of timm's with random weights, in eval mode."""
+    """A timm network with random weights, in eval mode."""
     import timm
 
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def grey_resnet20(device: str) -> nn.Module:
 
 
 def torchvision_resnet18(device: str) -> nn.Module:
-    """torchvision's resnet18 with random weights, and batch norms that have seen data."""
+    """torchvision's resnet18 with random weights and updated batch-norm statistics."""
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def torchvision_resnet18(device: str) -> nn.Module:
 
 
 def random_batches(images: int, batch: int, shape: tuple[int, ...], device: str) -> Batches:
-    """Random images with labels in ten classes."""
+    """Random images with labels for ten classes."""
     generator = torch.Generator().manual_seed(0)
     whole = torch.rand(images, *shape, generator=generator).to(device)
     labels = (torch.arange(images) % 10).to(device)
@@ -63,7 +63,7 @@ def bundled(images: int, batch: int, device: str) -> tuple[Any, Batches]:
 
 
 def bare_loop(model: Any, batches: Batches) -> None:
-    """What any use of the model costs: its forward passes."""
+    """Runs the forward passes only, the minimum cost of using the model."""
     with torch.no_grad():
         for images, _ in batches:
             model(images)
@@ -73,7 +73,7 @@ def bare_loop(model: Any, batches: Batches) -> None:
 def plain_hooks(
     modules: Mapping[str, nn.Module], keep: Callable[[str, nn.Module, Any, Tensor], None]
 ) -> Iterator[None]:
-    """What one would write by hand: a forward hook on each module, which is told its name."""
+    """Handwritten forward hooks: one per module, called with the module's name."""
     handles = [
         module.register_forward_hook(partial(keep, name)) for name, module in modules.items()
     ]

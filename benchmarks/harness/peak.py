@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, in a process of its own."""
+"""Peak memory of a task, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ FOLDER = str(Path(__file__).parents[1])
 
 
 class Peak(NamedTuple):
-    """MiB: the peak of the process, and how much of it came with the work."""
+    """The peak memory of the process, and its growth during the task, in MiB."""
 
     whole: float
     grown: float
 
 
 def peak_of(work: Callable[..., Callable[[], object]], *given: str | int) -> Peak:
-    """The peak of the call that a function of a benchmark returns for some words or numbers.
+    """The peak memory of a call that `work` returns for the given strings or numbers.
 
-    The function itself, which imports and makes a network, is set-up and not counted as growth.
+    `work` itself is setup, such as imports and creating a network. It is not counted as growth.
     """
     name = Path(work.__code__.co_filename).stem
     code = f"import sys; sys.path.insert(0, {FOLDER!r}); from harness import peak; peak.measure()"
@@ -36,10 +36,10 @@ def peak_of(work: Callable[..., Callable[[], object]], *given: str | int) -> Pea
 
 
 def measure() -> None:
-    """Does the work named on the command line and prints its peak."""
+    """Runs the task named on the command line and prints its peak memory."""
     module, name, *given = sys.argv[1:]
     run = getattr(importlib.import_module(module), name)(*given)
-    with suppress(OSError):  # lets the peak begin with the memory in use now
+    with suppress(OSError):  # resets the peak to the memory currently in use
         Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
     run()
@@ -48,9 +48,9 @@ def measure() -> None:
 
 
 def memory(kind: str) -> float:
-    """MiB that this process uses or has used.
+    """The memory that this process uses, or its peak memory, in MiB.
 
-    Linux counts the peak of `getrusage` from the process that started this one; /proc does not.
+    On Linux, the peak of `getrusage` includes that of the parent process; /proc does not.
     """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

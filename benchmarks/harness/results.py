@@ -1,4 +1,4 @@
-"""Stored results: a JSON file of rows and runs, and the page of the documentation that shows them."""
+"""Stored results: a JSON file of rows and runs, and the documentation page that shows them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Line = tuple[Row | None, Row | None]
 
 
 class Results:
-    """Rows in a file; a new row replaces the old one, and every case is saved when done.
+    """Rows in a file; new rows replace old ones, and every case is saved when it is done.
 
     Args:
-        path: The file; None stores nothing.
+        path: The file; None to store nothing.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -34,7 +34,7 @@ class Results:
             self.rows = [Row.from_plain(plain) for plain in stored["rows"]]
 
     def add(self, run: str, facts: dict[str, Any], rows: Iterable[Row]) -> None:
-        """Adds the rows of a case that is done, in the place of its former ones."""
+        """Adds the rows of a finished case, replacing its previous rows."""
         new = [replace(row, run=run) for row in rows]
         cases = {_case(row) for row in new}
         places = [i for i, row in enumerate(self.rows) if _case(row) in cases]
@@ -45,7 +45,7 @@ class Results:
         self._save()
 
     def drop_others(self, question: str, device: str, cases: set[str]) -> None:
-        """Drops cases that a question does not have any more."""
+        """Removes cases that a question no longer has."""
         asked = (question, device)
         self.rows = [x for x in self.rows if (x.question, x.device) != asked or x.case in cases]
         self._save()
@@ -92,7 +92,7 @@ def render(questions: Sequence[Question], results: Results) -> str:
 
 
 def lines_of(question: Question, rows: Sequence[Row]) -> list[Line]:
-    """The rows of a question, with those of a GPU beside those of the CPU."""
+    """The rows of a question, with the results of a GPU next to those of the CPU."""
     found: dict[Any, dict[str, Row]] = {}
     for row in rows:
         if row.question == question.name:
@@ -101,7 +101,7 @@ def lines_of(question: Question, rows: Sequence[Row]) -> list[Line]:
 
 
 def remarks(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """The notes of rows with their cases; none are named where a note holds for all."""
+    """The notes of rows with their cases; cases are omitted if a note applies to all."""
     found: dict[str, dict[str, None]] = {}
     places = set()
     for row in (row for line in lines for row in line if row is not None):
@@ -115,7 +115,7 @@ def remarks(lines: Sequence[Line]) -> list[tuple[str, str]]:
 
 
 def cell(row: Row | None) -> str:
-    """Ratio, quartiles and verdict in one cell."""
+    """The ratio, quartiles and verdict as one table cell."""
     if row is None:
         return ""
     if row.ratio is None:

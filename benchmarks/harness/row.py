@@ -1,4 +1,4 @@
-"""Questions, their cases, and rows: one ratio, its bound, and whether that is met."""
+"""Questions, their cases, and result rows: a ratio, its bound, and whether the bound is met."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Asked = tuple[Form, float | None]
 
 
 def cost(at_most: float | None = None) -> Asked:
-    """Our time over the other's, and its bound."""
+    """The ratio of our time to the other's, with an upper bound."""
     return "cost", at_most
 
 
 def gain(at_least: float | None = None) -> Asked:
-    """The other's time over ours, how many times as fast we are, and its bound."""
+    """The ratio of the other's time to ours (the speedup), with a lower bound."""
     return "gain", at_least
 
 
@@ -28,19 +28,19 @@ class Row:
 
     Attributes:
         ours: Our contender.
-        other: The other: a peer, or the work that cannot be saved.
-        form: `"cost"`, ours over the other's, or `"gain"`, the other's over ours.
+        other: The other contender: a peer, or unavoidable work such as bare forward passes.
+        form: `"cost"`, ours divided by the other's, or `"gain"`, the other's divided by ours.
         value: Our median.
-        ratio: Median and quartiles of the ratio; None where the peer is missing.
-        bound: Of the ratio: at most for a cost, at least for a gain.
-        unit: Of the value: `"s"` or `"MiB"`.
+        ratio: Median and quartiles of the ratio; None if the peer is missing.
+        bound: Bound of the ratio: a maximum for a cost, a minimum for a gain.
+        unit: Unit of the value: `"s"` or `"MiB"`.
         rounds: Number of ratios.
-        note: Further observations.
-        missing: Why there is no ratio.
-        question: The name of the question.
-        case: The name of the case.
+        note: Additional observations.
+        missing: The reason why there is no ratio.
+        question: Name of the question.
+        case: Name of the case.
         device: `"cpu"` or `"cuda"`.
-        run: The run that measured it, in the file of results.
+        run: Key of the run in the results file.
     """
 
     ours: str
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the bound is met; within noise where it lies between the quartiles."""
+        """Whether the bound is met; "within noise" if it lies between the quartiles."""
         if self.ratio is None:
             return "not measured"
         if self.bound is None:
@@ -71,7 +71,7 @@ class Row:
         return "met" if (beyond <= 0 if self.form == "cost" else beyond >= 0) else "not met"
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The row as JSON-serializable values."""
         return asdict(self) | {"ratio": self.ratio and list(self.ratio), "verdict": self.verdict}
 
     @classmethod
@@ -101,7 +101,7 @@ class Row:
 
     @property
     def quartiles(self) -> str:
-        """The quartiles of the ratio; nothing for a single number."""
+        """The quartiles of the ratio; empty for a single number."""
         if self.ratio is None or self.rounds == 1:
             return ""
         return f"{shown(self.ratio.low)} to {shown(self.ratio.high)}"
@@ -114,7 +114,7 @@ class Row:
 
 
 def shown(value: float) -> str:
-    """A ratio with the digits that matter.
+    """A ratio with its significant digits.
 
     >>> shown(1.0449), shown(12.34), shown(2204.2)
     ('1.045', '12.3', '2,204')
@@ -123,7 +123,7 @@ def shown(value: float) -> str:
 
 
 def versus(times: Times, ours: str, others: Mapping[str, Asked], note: str = "") -> Iterator[Row]:
-    """One row for each of the others, where it took part and where it did not."""
+    """Yields one row per other contender, including those that are missing."""
     for other, (form, bound) in others.items():
         absent = times.missing.get(other) or times.missing.get(ours)
         if absent:
@@ -136,12 +136,12 @@ def versus(times: Times, ours: str, others: Mapping[str, Asked], note: str = "")
 
 @dataclass(frozen=True)
 class Case:
-    """One part of a question that is measured in one go.
+    """A part of a question that is measured together.
 
     Attributes:
-        name: The same at all sizes, devices and times.
-        measure: Measures it.
-        devices: Where it can be measured.
+        name: Name of the case, independent of sizes, devices and time.
+        measure: Function that measures the case.
+        devices: Devices on which the case can be measured.
     """
 
     name: str
@@ -151,13 +151,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Question:
-    """The question of one file of benchmarks.
+    """The question of one benchmark file.
 
     Attributes:
-        name: Its name on the command line.
+        name: Name on the command line.
         title: The question.
-        about: How it is answered.
-        cases: Its cases in a setting.
+        about: How the question is answered.
+        cases: Function that returns the cases for a setting.
     """
 
     name: str

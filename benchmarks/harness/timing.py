@@ -1,4 +1,4 @@
-"""Timing: contenders take turns, and each is compared with its neighbors in time."""
+"""Timing: contenders take turns, and ratios compare measurements of the same round."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Missing:
-    """A peer that did not take part, and why."""
+    """A peer that was not measured, and the reason."""
 
     reason: str
 
 
 def peer(module: str, make: Callable[[Any], T]) -> T | Missing:
-    """The result of a function of a module, or the reason why it cannot be imported."""
+    """Calls a function with an imported module; returns the reason if the import fails."""
     try:
         found = importlib.import_module(module)
     except ImportError as error:
@@ -36,18 +36,18 @@ def peer(module: str, make: Callable[[Any], T]) -> T | Missing:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the work.
+    """One implementation of the task.
 
     Attributes:
-        opened: Lends, each turn, the call that is timed; its set-up and clean-up are not timed.
-        per: Amount of work of a call; times are for one piece of it.
+        opened: Context manager that yields the timed call of each turn; setup and cleanup are not timed.
+        per: Number of work items per call; times are per item.
     """
 
     opened: Callable[[], AbstractContextManager[Run]]
     per: float = 1.0
 
     def turn(self, calls: int, clock: Callable[[], float]) -> float:
-        """Seconds per piece of work."""
+        """Measures the seconds per work item."""
         with self.opened() as run:
             start = clock()
             for _ in range(calls):
@@ -56,7 +56,7 @@ class Contender:
 
 
 def always(run: Run, per: float = 1.0, *, warm: bool = False) -> Contender:
-    """A contender without set-up, or with one call before each turn (`warm`)."""
+    """A contender without setup, or with one untimed call before each turn (`warm`)."""
 
     @contextmanager
     def opened() -> Iterator[Run]:
@@ -76,7 +76,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of some numbers; of one number, that number."""
+        """The spread of some numbers; a single number is its own median and quartiles."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
@@ -84,7 +84,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every contender in every round, and why others did not take part."""
+    """Seconds of every contender in every round, and the reasons why others are missing."""
 
     rounds: Sequence[Mapping[str, float]]
     missing: Mapping[str, Missing] = field(default_factory=dict)
@@ -94,11 +94,11 @@ class Times:
         return statistics.median(taken[name] for taken in self.rounds)
 
     def ratio(self, one: str, other: str) -> Spread:
-        """One contender's time over that of another in the same round."""
+        """The ratio of one contender's time to another's in the same round."""
         return Spread.of([taken[one] / taken[other] for taken in self.rounds])
 
     def plus(self, name: str, seconds: float) -> Times:
-        """With a cost added to every turn of one contender that was measured elsewhere."""
+        """Adds a separately measured cost to every turn of one contender."""
         rounds = [{**taken, name: taken[name] + seconds} for taken in self.rounds]
         return Times(rounds, self.missing)
 
@@ -112,25 +112,25 @@ def take_turns(
     seconds: float = 12.0,
     shortest: float = 0.02,
 ) -> Times:
-    """Lets contenders do their work in turns, beginning with another one in each round.
+    """Measures contenders in turns; each round starts with a different one.
 
-    Other load on the machine, and its temperature, affect neighbors alike. A first round, which does
-    not count, warms up and finds how often a short call is repeated.
+    Other load on the machine and its temperature affect adjacent turns equally. A first round is not
+    counted; it warms up and determines how often a short call is repeated.
 
     Args:
-        contenders: Those that take part, and those that are missing.
-        clock: Gives seconds.
+        contenders: The contenders, including missing ones.
+        clock: Returns the time in seconds.
         least: Minimum number of rounds.
         most: Maximum number of rounds.
-        seconds: After this time no new round begins, beyond the minimum.
-        shortest: A turn that is shorter repeats its call, and takes the mean.
+        seconds: After this time, no new round starts beyond the minimum.
+        shortest: Minimum duration of a turn; shorter calls are repeated and averaged.
     """
     missing = {name: one for name, one in contenders.items() if isinstance(one, Missing)}
     present = {name: one for name, one in contenders.items() if isinstance(one, Contender)}
     calls = {}
     for name, one in present.items():
         taken = one.turn(1, clock) * one.per
-        if taken < 10 * shortest:  # the first call may have done what is done only once
+        if taken < 10 * shortest:  # the first call may include one-time work
             taken = one.turn(1, clock) * one.per
         calls[name] = max(1, math.ceil(shortest / max(taken, 1e-6)))
     order, rounds, begun = list(present), [], time.perf_counter()
@@ -146,9 +146,9 @@ class Setting:
     """The setting of all benchmarks.
 
     Attributes:
-        quick: The smallest sizes and two rounds, as a test; the numbers are not meaningful.
-        device: Where the networks are.
-        threads: Threads of torch and other libraries.
+        quick: Use the smallest sizes and two rounds, as a test; the numbers are not meaningful.
+        device: Device of the networks.
+        threads: Number of threads of torch and other libraries.
     """
 
     quick: bool = False
@@ -160,7 +160,7 @@ class Setting:
         return quick if self.quick else full
 
     def clock(self) -> float:
-        """Seconds on the wall; a GPU is waited for."""
+        """The wall-clock time in seconds, after synchronizing with a GPU."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -172,8 +172,8 @@ class Setting:
     def take_turns(
         self, contenders: Mapping[str, Contender | Missing], *, seconds: float = 12, least: int = 5
     ) -> Times:
-        """The times of some contenders, in turns for about a number of seconds."""
-        # Here, where the peers have been imported: only libraries that are loaded can be limited.
+        """Measures contenders in turns for about the given number of seconds."""
+        # Threads can be limited only for loaded libraries, so this must follow the peers' imports.
         with threadpool_limits(self.threads):
             if self.quick:
                 return take_turns(contenders, self.clock, least=2, most=2, seconds=0, shortest=0)

@@ -1,4 +1,4 @@
-"""The part of an analysis that repeats with every batch."""
+"""The part of an analysis that is repeated for every batch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from probekit.statistics.base import distinct
 from probekit.statistics.feeding import ROWS, Feeder
 
 QUIET = Reading(progress=False)
-# More turns than any benchmark takes.
+# More batches than any benchmark uses.
 _BATCHES = 1_000_000
 
 
 class WatchedBatch:
     """One batch of an analysis: the forward pass with hooks, the check for NaN, the statistics.
 
-    As in `analyze`, tables wait until there are enough rows for an update of the statistics. An
-    update is timed at the end, and its time divided among its batches.
+    As in `analyze`, tables are buffered until there are enough rows for an update of the statistics. An
+    update is timed at the end, and its time is divided by its number of batches.
 
     Attributes:
         layers: The layers of the analysis.
@@ -43,7 +43,7 @@ class WatchedBatch:
 
     @contextmanager
     def opened(self) -> Iterator[Run]:
-        """Lends the step of one batch after the first."""
+        """Yields the step of one batch, after the first batch has run."""
         waiting = self._feeder()
         with stream(self._model, self._batches, self.layers, waiting.sources, QUIET) as observed:
             batches = 0
@@ -60,9 +60,9 @@ class WatchedBatch:
             yield step
 
     def share_of_update(self, setting: Setting) -> float:
-        """Seconds that an update takes for each of its batches."""
+        """The seconds of an update, divided by its number of batches."""
         feeder = self._feeder()
-        for _ in range(2):  # the first makes the tables of the statistics
+        for _ in range(2):  # the first update allocates the tables of the statistics
             for _ in range(self._batches_an_update):
                 feeder.update(self._last.batch, self._last.tables)
             update = setting.seconds(feeder.flush)
@@ -77,7 +77,7 @@ class WatchedBatch:
 
 
 class _Repeated:
-    """One batch again and again, as often as it is iterated over."""
+    """An iterable that repeats one batch."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self._batch = images, labels
