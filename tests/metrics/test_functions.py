@@ -42,7 +42,7 @@ def of_layer(net: nn.Module, labelled: Any, metric: Any) -> xr.DataTree:
 def test_a_unit_metric_is_available_by_name_immediately(net: nn.Module, labelled: Any) -> None:
     @pk.unit_metric(needs=pk.ClassMeans)
     def selectivity_margin(class_mean: xr.DataArray) -> xr.DataArray:
-        """Difference between the two highest class means."""
+        """Gap between the two highest class means."""
         ordered = np.sort(class_mean.transpose("unit", "class").values, axis=1)
         return xr.DataArray(ordered[:, -1] - ordered[:, -2], dims="unit")
 
