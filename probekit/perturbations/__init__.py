@@ -1,1 +1,1 @@
-"""What changes an image without changing its label: corruptions and attacks."""
+"""Perturbations that change an image but not its label: corruptions and attacks."""

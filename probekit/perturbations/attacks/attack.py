@@ -1,4 +1,4 @@
-"""What every attack shares: checking the batch, preparing the model, and gathering the results."""
+"""The base of all attacks: checks the batch, prepares the model, and gathers the results."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class AttackResult:
         prediction: (epsilons, n) classes predicted for `images`.
         success: (epsilons, n) whether the model is fooled; for a targeted attack, whether it
             predicts the target.
-        success_by_step: (epsilons, steps + 1, n) the same after each number of steps of any of
-            the restarts, row 0 being the start; None for an attack without steps.
+        success_by_step: (epsilons, steps + 1, n) whether any restart succeeds after each number of
+            steps; row 0 is the start. None for an attack without steps.
     """
 
     epsilons: tuple[float, ...]
@@ -62,7 +62,7 @@ class AttackResult:
 
     @property
     def n_fooled(self) -> tuple[int, ...]:
-        """Number of images that fool the model at each epsilon, those wrong without attack included."""
+        """Number of images that fool the model at each epsilon, including those misclassified clean."""
         return tuple(int(count) for count in self.success.sum(dim=1))
 
     @property
@@ -84,14 +84,14 @@ class Batch:
     """A checked batch with the model's output on the clean images.
 
     Attributes:
-        model: Images to logits.
+        model: A function from images to logits.
         images: (n, ...) clean images.
-        goal: The aim of the attack for each image.
-        index: Number of each image in its data set.
+        goal: The goal of the attack for each image.
+        index: Index of each image in its data set.
         logits: (n, classes) on the clean images.
-        prediction: (n,) classes predicted for them.
-        gradient: Of the attack's objective, at the clean images, with NaN where the model gives it;
-            None where not needed.
+        prediction: (n,) classes predicted for the clean images.
+        gradient: Gradient of the attack's objective at the clean images, including any NaN that the
+            model produces; None if not needed.
     """
 
     model: Model
@@ -109,9 +109,9 @@ class Candidates:
 
     Attributes:
         images: (n, ...) the candidates.
-        prediction: (n,) classes predicted for them.
-        objective: (n,) the attack's objective at them.
-        success: (n,) whether they fool the model.
+        prediction: (n,) classes predicted for the candidates.
+        objective: (n,) the attack's objective at the candidates.
+        success: (n,) whether the candidates fool the model.
         by_step: (steps + 1, n) whether the model was fooled after each number of steps.
     """
 
@@ -123,7 +123,7 @@ class Candidates:
 
     @classmethod
     def clean(cls, batch: Batch, steps: int) -> Candidates:
-        """The clean images, which are a success where they fool the model already."""
+        """The clean images, which count as a success if they already fool the model."""
         success = batch.goal.reached(batch.prediction)
         return cls(
             batch.images.clone(),
@@ -135,7 +135,7 @@ class Candidates:
 
     @classmethod
     def at_end(cls, batch: Batch, x: Tensor, steps: int) -> Candidates:
-        """The images in which an attack ends; the clean one where `x` would be classified correctly again."""
+        """The final images; the clean one instead if `x` would restore a correct classification."""
         logits = predicted_logits(batch.model, x)
         prediction, objective = logits.argmax(dim=1), batch.goal.objective(logits)
         end = cls(x, prediction, objective, batch.goal.reached(prediction), torch.empty(0))
@@ -146,10 +146,10 @@ class Candidates:
     def update(
         self, step: int, rows: Tensor, x: Tensor, prediction: Tensor, objective: Tensor, goal: Goal
     ) -> Tensor:
-        """Considers new images for some of the rows: those that fool the model or raise the objective.
+        """Updates some of the rows with new images that fool the model or raise the objective.
 
         Returns:
-            Positions, among these rows, of the images that do not fool the model.
+            Positions, within these rows, of the images that do not fool the model.
         """
         reached = goal.reached(prediction)
         better = reached | (objective > self.objective.index_select(0, rows))
@@ -162,7 +162,7 @@ class Candidates:
         return torch.nonzero(~reached)[:, 0]
 
     def join(self, other: Candidates) -> None:
-        """Adopts the candidates of another run that fool the model where these do not."""
+        """Takes over candidates of another run that fool the model if the own candidates do not."""
         new = other.success & ~self.success
         self.images = torch.where(column(new, self.images), other.images, self.images)
         self.prediction = torch.where(new, other.prediction, self.prediction)
@@ -172,18 +172,18 @@ class Candidates:
 
 
 class Attack(ABC):
-    """A perturbation chosen against a model, inside a ball around each image and in [0, 1].
+    """A perturbation computed against a model, within a ball around each image and within [0, 1].
 
-    A subclass is a frozen dataclass and implements `search`; this class checks the arguments, puts
-    the model in eval mode with its parameters' gradients off, and restores it.
+    A subclass is a frozen dataclass that implements `search`. This class checks the arguments, puts
+    the model in eval mode, disables the gradients of its parameters, and restores it afterwards.
 
     Attributes:
-        name: The name by which `get_attack` finds it.
-        needs_clean_gradient: Whether the batch holds the gradient at the clean images.
+        name: The name for `get_attack`.
+        needs_clean_gradient: Whether the batch must hold the gradient at the clean images.
         norm: `linf` or `l2`.
-        steps: Number of steps that `success_by_step` reports; 0 for none.
-        targeted: Whether it aims at a target class.
-        loss: The loss that it raises.
+        steps: Number of steps in `success_by_step`; 0 for none.
+        targeted: Whether the attack aims at a target class.
+        loss: The loss that the attack maximizes.
     """
 
     name: ClassVar[str]
@@ -219,23 +219,24 @@ class Attack(ABC):
         The results at one epsilon do not depend on the other epsilons.
 
         Args:
-            model: Images in [0, 1] to logits (n, classes): a module, or an object that holds it as
-                `.module`. It runs in eval mode and is restored afterwards.
+            model: A function from images in [0, 1] to logits (n, classes): a module, or an object with
+                an attribute `module`. It runs in eval mode and is restored afterwards.
             images: (n, channels, height, width) in [0, 1], on the model's device.
             labels: (n,) true classes.
             epsilons: Radii of the ball, in the units of the images: 8/255, not 8.
-            targets: (n,) classes to reach, for a targeted attack; by default the least likely class
+            targets: (n,) target classes for a targeted attack; by default the least likely class
                 that is not the label.
-            index: (n,) number of each image in its data set, from which its random start is
-                drawn; by default 0 to n - 1.
-            check: Whether to warn about a model whose accuracy under attack would mislead, from the
-                first images (`check_model_for_attack`). Pass False from the second batch on.
+            index: (n,) index of each image in its data set, which determines its random start; by
+                default 0 to n - 1.
+            check: Whether to warn, based on the first images, if accuracy under attack would be
+                misleading for this model (`check_model_for_attack`). Pass False from the second batch
+                on.
 
         Raises:
             DataError: The images are outside [0, 1] or not floating point, or labels or targets
                 are not classes.
             ModelError: The output is not (n, classes), or has no gradient.
-            OptionError: An epsilon is negative or in the wrong scale, or the attack takes no
+            OptionError: An epsilon is negative or in the wrong scale, or the attack does not accept
                 targets.
         """
         check_images(images)

@@ -1,7 +1,7 @@
-"""AutoAttack, by its authors' own code where that is installed.
+"""AutoAttack, based on the code of its authors, if installed.
 
-The `autoattack` extra brings `pyautoattack`, which is the code of Croce & Hein with their
-settings. torchattacks has an AutoAttack too, but runs 10 iterations where the paper runs 100.
+The `autoattack` extra installs `pyautoattack`, which is the code of Croce & Hein with their
+settings. torchattacks also has an AutoAttack, but with 10 iterations instead of the paper's 100.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ FEWEST_CLASSES = 4
 class AutoAttack(Attack):
     """An ensemble of parameter-free attacks (Croce & Hein 2020): APGD, targeted APGD, FAB, Square.
 
-    The strongest attack here, and some hundred times slower than PGD of 40 steps. Images have four
-    dimensions. Its results are projected to the ball and classified again by the model. It is
-    seeded, but draws for the batch as a whole, so an image's result may depend on its batch.
+    This is the strongest attack in the package, and roughly a hundred times slower than PGD with 40
+    steps. Images must have four dimensions. The results are projected onto the ball and classified
+    again by the model. The attack is seeded, but draws random numbers for the batch as a whole, so the
+    result for an image may depend on its batch.
 
     Args:
         norm: `linf` or `l2`.
         version: `standard`; `plus`, with more restarts; `rand`, for a model that is random in
             eval mode.
-        seed: Of all its draws.
+        seed: Seed of all random draws.
 
     Raises:
         OptionError: On use, if the `autoattack` extra is not installed.
@@ -85,9 +86,7 @@ class AutoAttack(Attack):
                     batch.images, batch.goal.classes, batch_size=len(batch.images)
                 )
         finally:
-            sys.settrace(
-                tracer
-            )  # the package turns tracing off, and with it coverage and debuggers
+            sys.settrace(tracer)  # the package disables tracing, which coverage and debuggers need
         return Candidates.at_end(batch, ball.project(adversarial), self.steps)
 
     def _ensemble(self, batch: Batch, epsilon: float) -> Any:
@@ -108,7 +107,7 @@ class AutoAttack(Attack):
 
 
 class _Logits(nn.Module):
-    """Any callable as the module that the package expects, without registering it."""
+    """Wraps any callable as a module, as the package requires, without registering it."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The sets an attack may move in: a ball around each image, cut to [0, 1], kept exactly.
+"""The constraint sets of attacks: exact balls around each image, clipped to [0, 1].
 
-Adding a radius to a pixel rounds, and a rounded sum can lie outside the ball by one unit in the
-last place; clipping to `image + epsilon`, as most libraries do, breaks the bound it is meant to
-keep. Here no adversarial image does: `(adversarial - image).abs() <= epsilon` holds in the precision
-of the images and in float64.
+The sum of a pixel and a radius is rounded, and can lie outside the ball by one unit in the last
+place. Clipping to `image + epsilon`, as most libraries do, can therefore violate the bound. Here
+`(adversarial - image).abs() <= epsilon` holds for every adversarial image, in the precision of the
+images and in float64.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Norm: TypeAlias = Literal["linf", "l2"]
 
 
 class Ball(Protocol):
-    """The images an attack may reach, one ball for each image of the batch."""
+    """The images that an attack may reach: one ball per image of the batch."""
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """The unit step that raises the loss most, of the gradient's shape; none along NaN."""
+        """The unit step that increases the loss most, in the gradient's shape; zero where it is NaN."""
         ...
 
     def project(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Ball(Protocol):
         ...
 
     def random_points(self, seed: int, index: Sequence[int] | Tensor, restart: int) -> Tensor:
-        """A draw from each ball, cut to [0, 1], that depends on (seed, index, restart) alone."""
+        """A draw from each ball, clipped to [0, 1], that depends only on (seed, index, restart)."""
         ...
 
     def select(self, chosen: Tensor) -> Self:
@@ -46,13 +46,13 @@ class Ball(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinfBall:
-    """Every pixel within epsilon of its own value.
+    """The L-infinity ball: every pixel within epsilon of its original value.
 
     Attributes:
         images: Centers, (n, ...) in [0, 1].
         radius: Epsilon, rounded down to the images' precision.
-        lower: The least value of each pixel.
-        upper: The greatest value of each pixel.
+        lower: The minimum value of each pixel.
+        upper: The maximum value of each pixel.
     """
 
     images: Tensor
@@ -67,7 +67,7 @@ class LinfBall:
         return cls(images, radius, lower, upper)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()  # that of NaN is 0
+        return gradient.sign()  # the sign of NaN is 0
 
     def project(self, x: Tensor) -> Tensor:
         return torch.clamp(x, self.lower, self.upper)
@@ -85,11 +85,11 @@ class LinfBall:
 
 @dataclass(frozen=True, eq=False)
 class L2Ball:
-    """Euclidean distance from the image within epsilon.
+    """The L2 ball: Euclidean distance from the image at most epsilon.
 
     Attributes:
         images: Centers, (n, ...) in [0, 1].
-        radius: Epsilon less what the rounding of a norm and of a sum may add.
+        radius: Epsilon minus the maximum rounding error of a norm and a sum.
     """
 
     images: Tensor
@@ -104,7 +104,7 @@ class L2Ball:
 
     def ascent(self, gradient: Tensor) -> Tensor:
         gradient = gradient.nan_to_num(nan=0.0)
-        # Scaled first: the squares of a small gradient would underflow to a norm of zero.
+        # Scale first: the squares of a small gradient would underflow to a norm of zero.
         largest = gradient.flatten(1).abs().amax(dim=1)
         scaled = gradient / column(largest.clamp(min=_tiny(gradient)), gradient)
         return scaled / column(_norm(scaled).clamp(min=1), gradient)
@@ -115,8 +115,8 @@ class L2Ball:
         return (self.images + change * column(shrink, change)).clamp_(0, 1)
 
     def random_points(self, seed: int, index: Sequence[int] | Tensor, restart: int) -> Tensor:
-        # In a uniform draw from a ball of many dimensions nearly all points lie at its surface, from
-        # which the climb is longer: the length is uniform instead, and the attack is stronger.
+        # In high dimensions, nearly all points of a uniform draw from a ball lie near its surface, from
+        # which the optimization takes longer. A uniform length makes the attack stronger.
         streams = _streams(self.images, seed, index, restart)
         direction = streams.normal(*self.images.shape[1:]).to(self.images.dtype)
         length = streams.uniform(1, field=1)[:, 0].to(self.images.dtype) / _norm(direction)
@@ -138,12 +138,12 @@ def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
-    """One value for each image, (n,), in a shape that broadcasts with the images."""
+    """Reshapes one value per image, (n,), so that it broadcasts with the images."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _last_inside(images: Tensor, radius: float) -> Tensor:
-    """The last number in the ball and in [0, 1], for each pixel, in the direction of the radius."""
+    """For each pixel, the last value in the ball and in [0, 1] in the direction of the radius."""
     reached = images + radius
     outside = (reached.double() - images.double()).abs() > abs(radius)
     return torch.where(outside, torch.nextafter(reached, images), reached).clamp_(0, 1)
@@ -153,7 +153,7 @@ def _round_down(value: float, dtype: torch.dtype) -> float:
     if dtype == torch.float64:
         return value
     rounded = np.float32(value)
-    # A plain `rounded > value` would round the value before it compares.
+    # `rounded > value` would round the value before the comparison.
     return float(np.nextafter(rounded, np.float32(0)) if float(rounded) > value else rounded)
 
 

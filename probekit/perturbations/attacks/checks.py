@@ -31,10 +31,10 @@ PROBABILITY_TOLERANCE = 1e-3
 
 @contextmanager
 def attackable(model: Model) -> Iterator[None]:
-    """Puts the model in eval mode, its parameters without gradient, autograd on; then restores it.
+    """Puts the model in eval mode, disables parameter gradients, enables autograd; then restores it.
 
-    The training flag of every submodule is restored by itself, so that a batch norm that was frozen
-    inside a model in training mode stays frozen. Hooks and `.grad` are not touched.
+    The training flag of every submodule is restored separately, so a batch norm that was frozen inside
+    a model in training mode stays frozen. Hooks and `.grad` are not changed.
     """
     module = _module_of(model)
     if module is not None:
@@ -46,7 +46,7 @@ def attackable(model: Model) -> Iterator[None]:
             module.eval()
         for parameter in trained:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False):  # which turns autograd on
+        with torch.inference_mode(False):  # this also enables autograd
             yield
     finally:
         for part in training:
@@ -58,25 +58,25 @@ def attackable(model: Model) -> Iterator[None]:
 def check_model_for_attack(
     model: Model, images: Tensor, labels: Tensor, *, loss: Loss = "cross_entropy"
 ) -> tuple[str, ...]:
-    """Warns about a model on which a gradient attack measures something other than robustness.
+    """Warns about a model for which a gradient attack does not measure robustness.
 
-    It takes one forward and one backward pass over the images; some dozens are enough.
+    It runs one forward and one backward pass over the images; a few dozen images are enough.
 
     Args:
-        model: Images in [0, 1] to logits (n, classes).
+        model: A function from images in [0, 1] to logits (n, classes).
         images: (n, channels, height, width) in [0, 1].
         labels: (n,) class indices.
-        loss: The loss that the attack raises, `cross_entropy` or `margin`.
+        loss: The loss that the attack maximizes, `cross_entropy` or `margin`.
 
     Returns:
         The warnings: the model is in training mode (attacks run it in eval mode and restore it),
         the outputs are probabilities, the gradient is zero for correctly classified images, or the
-        clean accuracy is no better than chance.
+        clean accuracy does not exceed chance.
 
     Raises:
         ModelError: The output is not (n, classes), is not finite, or has no gradient with respect
             to the images.
-        DataError: Images outside [0, 1] or not floating point, or labels out of range.
+        DataError: Images are outside [0, 1] or not floating point, or labels are out of range.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
     >>> with warnings.catch_warnings():
@@ -105,10 +105,11 @@ def check_model_for_attack(
 
 
 def check_images(images: Tensor) -> None:
-    """Refuses anything but a batch of images in [0, 1].
+    """Checks that the input is a batch of images in [0, 1].
 
     Raises:
-        DataError: Not a floating-point tensor of 32 or 64 bits, empty, NaN, or outside [0, 1].
+        DataError: The input is not a float32 or float64 tensor, is empty, contains NaN, or has values
+            outside [0, 1].
     """
     if not isinstance(images, Tensor) or images.ndim < 2 or images.numel() == 0:
         known = isinstance(images, Tensor)
@@ -144,10 +145,10 @@ def check_images(images: Tensor) -> None:
 def check_classes(
     classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int
 ) -> Tensor:
-    """Labels or targets as (n,) int64 on the images' device.
+    """Returns labels or targets as (n,) int64 on the images' device.
 
     Raises:
-        DataError: Not one integer for each image, or not from 0 to `n_classes` - 1.
+        DataError: There is not one integer per image, or a value is not in 0 to `n_classes` - 1.
     """
     classes = torch.as_tensor(classes)
     if classes.shape != images.shape[:1] or classes.is_floating_point() or classes.is_complex():
@@ -167,11 +168,11 @@ def check_classes(
 def check_epsilons(
     epsilons: float | Sequence[float], norm: Norm, features: int
 ) -> tuple[float, ...]:
-    """The radii as a tuple, in the order given.
+    """Returns the radii as a tuple, in the order given.
 
     Raises:
-        OptionError: None, negative, not finite, or so large that the ball holds every image, as
-            when a radius is given in steps of 255.
+        OptionError: There are no radii, or one is negative, not finite, or so large that the ball
+            contains every image, for example because it is in units of 8-bit levels.
     """
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)

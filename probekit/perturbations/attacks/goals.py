@@ -1,4 +1,4 @@
-"""The objective of an attack on the model's logits, and its gradient in the image."""
+"""The objective of an attack on the model's logits, and its gradient with respect to the image."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Loss: TypeAlias = Literal["cross_entropy", "margin"]
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """Away from the label, or towards a target class.
+    """The goal of an attack: to leave the label, or to reach a target class.
 
     Attributes:
         classes: (n,) labels to leave, or targets to reach.
         targeted: Whether `classes` are to be reached.
-        loss: `cross_entropy`, or `margin`: the highest other logit less that of the class
-            (Carlini & Wagner 2017, f6), whose gradient does not vanish where the softmax is saturated.
+        loss: `cross_entropy`, or `margin`: the highest other logit minus that of the class (Carlini &
+            Wagner 2017, f6), whose gradient does not vanish if the softmax is saturated.
     """
 
     classes: Tensor
@@ -46,7 +46,7 @@ class Goal:
     loss: Loss = "cross_entropy"
 
     def objective(self, logits: Tensor, *, reduction: Literal["none", "sum"] = "none") -> Tensor:
-        """The quantity that the attack raises for each image: (n, classes) -> (n,), or their sum."""
+        """The objective that the attack maximizes: (n, classes) -> (n,) per image, or their sum."""
         logits = logits.float() if logits.dtype != torch.float64 else logits
         if self.loss == "cross_entropy":
             objective = functional.cross_entropy(logits, self.classes, reduction=reduction)
@@ -76,10 +76,10 @@ def least_likely(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def model_logits(model: Model, images: Tensor) -> Tensor:
-    """The model's output, refused unless it is one row of class logits for each image.
+    """Runs the model and checks that its output has one row of class logits per image.
 
     Raises:
-        ModelError: The output has no floating-point tensor (n, classes) with two classes or more.
+        ModelError: The output is not a floating-point tensor (n, classes) with at least two classes.
     """
     with caller_device():
         return required_logits(model(copied(images)), len(images), "an attack")
@@ -95,7 +95,7 @@ def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Ten
     """Logits (n, classes), the objective of each image (n,), and its gradient.
 
     Raises:
-        ModelError: The logits do not depend on the images in a way that autograd can follow.
+        ModelError: Autograd cannot trace the logits back to the images.
     """
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)

@@ -1,14 +1,14 @@
 """Worst-case perturbations: FGSM and projected gradient descent on any model of images in [0, 1].
 
-These attacks are implemented here because no library does what a measurement needs. captum.robust
-ignores gradients below 1e-6, so it leaves confidently classified images alone, has no restarts, and
-draws from the global generator; captum, foolbox and torchattacks clip to `image + epsilon`, which
-rounding may put outside the ball; none reports accuracy over the number of steps, and in all of them
-an image's random start depends on its neighbors in the batch. The tests compare our numbers with
-theirs.
+These attacks are implemented here because no library meets the needs of a measurement. captum.robust
+ignores gradients below 1e-6, so it does not change confidently classified images; it also has no
+restarts, and draws from the global generator. captum, foolbox and torchattacks clip to `image +
+epsilon`, which can lie outside the ball due to rounding. None of them reports accuracy as a function
+of the number of steps, and in all of them an image's random start depends on the other images in the
+batch. The tests compare the results with theirs.
 
-An image that the model classifies wrongly without attack counts as fooled at every epsilon, so that
-one minus the fraction fooled is the accuracy under attack.
+An image that is misclassified without attack counts as fooled at every epsilon, so one minus the
+fraction fooled is the accuracy under attack.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ Keep: TypeAlias = Literal["best", "last"]
 class FGSM(Attack):
     """Fast gradient sign method (Goodfellow et al. 2015): one step of epsilon, L-infinity.
 
-    Every image takes the step, including those that are misclassified without it; only where the
-    step would correct the prediction the clean image remains, because it fools the model and is in
-    the ball.
+    The step is applied to every image, including misclassified ones. Only if the step would correct
+    the prediction is the clean image returned, because it fools the model and is in the ball.
 
     Args:
         targeted: Step towards a target class instead of away from the label.
@@ -75,22 +74,23 @@ class FGSM(Attack):
 class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018), the standard strong first-order attack.
 
-    A variant overrides one method: `start` for other starting points, `step` for another update.
+    To implement a variant, override `start` for other starting points or `step` for another update.
 
     Args:
         steps: Gradient steps of each run.
         step_size: Length of a step in the units of the images; by default 2.5 epsilon / steps.
-        norm: `linf` or `l2`; the ball, and the direction of a step in it.
-        random_start: Start at a draw from the ball, by (seed, the image's index, restart), rather
-            than at the image: uniform for `linf`, of uniform direction and length for `l2`.
-        restarts: Runs from different starts; more than one needs `random_start`.
-        targeted: Towards a target class instead of away from the label.
-        seed: Of the random starts.
+        norm: `linf` or `l2`: determines the ball and the direction of a step in it.
+        random_start: Start at a random point of the ball, determined by (seed, the image's index,
+            restart), rather than at the image. The point is uniform for `linf`, with uniform direction
+            and length for `l2`.
+        restarts: Number of runs from different starts; more than one requires `random_start`.
+        targeted: Step towards a target class instead of away from the label.
+        seed: Seed of the random starts.
         loss: `cross_entropy`, or `margin` between logits, for a model whose softmax is saturated.
-        keep: `best` keeps the first image that fools the model and attacks it no further, or else
-            the image of the highest loss: the stronger and faster attack, whose accuracy falls
-            with every step; an image that is misclassified without attack stays as it is. `last`
-            keeps the image after the last step, as Madry et al. do: every image moves for all steps.
+        keep: `best` returns the first image that fools the model and stops there, or otherwise the
+            image with the highest loss. This attack is stronger and faster, and accuracy never rises
+            with more steps; an image that is misclassified without attack is not changed. `last`
+            returns the image after the last step, as in Madry et al.: every image moves for all steps.
 
     Example:
         >>> PGD(steps=40, norm="l2").restarts
@@ -157,7 +157,7 @@ class PGD(Attack):
     def _keep_best(
         self, candidates: Candidates, batch: Batch, ball: Ball, start: Tensor, step_size: float
     ) -> None:
-        """Attacks the images that do not fool the model yet; one that does leaves the batch."""
+        """Attacks images until they fool the model; those that do are removed from the batch."""
         rows = torch.nonzero(~candidates.success)[:, 0]
         x, ball, goal = start.index_select(0, rows), ball.select(rows), batch.goal.select(rows)
         for step in range(self.steps):
@@ -190,7 +190,7 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD
 
 
 def get_attack(attack: str | Attack) -> Attack:
-    """An attack by its name with its defaults, or the attack itself.
+    """Returns an attack by name with its defaults, or the given attack itself.
 
     Raises:
         OptionError: There is no attack of that name.
