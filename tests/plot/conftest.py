@@ -1,4 +1,4 @@
-"""Small results made of formulas, so that figures can be drawn without any network."""
+"""Small synthetic results, so that figures can be drawn without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = ("boot", "bag", "coat", "dress", "shirt", "sneaker")
 
 @pytest.fixture(autouse=True)
 def closed_figures() -> Iterator[None]:
-    """Closes what a test drew, and makes sure that it left matplotlib's settings alone."""
+    """Closes the figures of a test, and checks that matplotlib's settings are unchanged."""
     from matplotlib import pyplot as plt
 
     before = dict(mpl.rcParams)
@@ -31,7 +31,7 @@ def closed_figures() -> Iterator[None]:
 
 
 def made_result(shift: float = 0.0) -> xr.DataTree:
-    """An analysis with every metric that figures know; `shift` makes it another network's."""
+    """An analysis with every metric that figures support; `shift` simulates another network."""
     random = np.random.default_rng(7)
     depth = np.repeat(np.linspace(0.25, 0.7, len(LAYERS)) + shift, UNITS)
     count = len(depth)
@@ -122,7 +122,7 @@ def made_robustness(shift: float = 0.0) -> xr.DataTree:
 
 
 def made_sweep() -> xr.Dataset:
-    """Eleven alphas, four seeds, five layers, shaped like the papers' sweeps."""
+    """Eleven alphas, four seeds, five layers, with a shape similar to the papers' sweeps."""
     alphas = np.array([-2, -1, -0.7, -0.4, -0.2, 0, 0.2, 0.4, 0.7, 1, 2])
     noise = np.random.default_rng(3).standard_normal((len(alphas), 4))
     mean = 0.35 + 0.35 * np.tanh(alphas)
@@ -140,7 +140,7 @@ def made_sweep() -> xr.Dataset:
 
 
 def made_log(folder: Path, shift: float = 0.0) -> Path:
-    """The folder of a run of eight epochs, as training writes it."""
+    """The folder of a run of eight epochs, in the format that training writes."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for epoch in range(8):
@@ -162,7 +162,7 @@ def made_log(folder: Path, shift: float = 0.0) -> Path:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that there is to draw."""
+    """All objects that can be drawn."""
 
     result: xr.DataTree
     other: xr.DataTree
@@ -174,7 +174,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Results as they are in the stored pictures."""
+    """The results shown in the stored pictures."""
     return World(
         made_result(),
         made_result(0.15),
@@ -187,7 +187,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def changed(tmp_path: Path) -> World:
-    """The same results with other numbers, whose pictures must not pass for the stored ones."""
+    """The same results with different numbers, whose pictures must not match the stored ones."""
     swept = made_sweep()
     return World(
         made_result(-0.15),

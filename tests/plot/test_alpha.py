@@ -11,7 +11,7 @@ from probekit.errors import DataError, LayerError, OptionError
 from probekit.plot.series import alpha_colours
 
 
-def test_a_number_over_alpha_is_the_mean_over_seeds(swept: xr.Dataset) -> None:
+def test_a_variable_over_alpha_is_the_mean_over_seeds(swept: xr.Dataset) -> None:
     ax = plot.alpha_curve(swept)
     mean = swept["test_accuracy"].mean("seed")
     np.testing.assert_allclose(ax.collections[1].get_offsets(), np.c_[swept["alpha"], mean])
@@ -25,7 +25,7 @@ def test_a_number_over_alpha_is_the_mean_over_seeds(swept: xr.Dataset) -> None:
     assert (high > mean).all()
 
 
-def test_ticks_of_many_alphas_do_not_crowd(swept: xr.Dataset) -> None:
+def test_ticks_of_many_alphas_do_not_overlap(swept: xr.Dataset) -> None:
     ax = plot.alpha_curve(swept)
     ticks = ax.get_xticks()
     assert {-2, 0, 2} <= set(ticks)
@@ -35,12 +35,12 @@ def test_ticks_of_many_alphas_do_not_crowd(swept: xr.Dataset) -> None:
     assert ax.get_xticklabels()[0].get_text() == "−2"
 
 
-def test_alphas_that_are_close_are_on_a_plain_axis(swept: xr.Dataset) -> None:
+def test_close_alphas_use_a_linear_axis(swept: xr.Dataset) -> None:
     ax = plot.alpha_curve(swept.sel(alpha=[-1, 0, 1]))
     assert ax.get_xscale() == "linear"
 
 
-def test_two_numbers_are_joined_in_the_order_of_alpha(swept: xr.Dataset) -> None:
+def test_two_variables_are_connected_in_the_order_of_alpha(swept: xr.Dataset) -> None:
     ax = plot.alpha_trade_off(swept.isel(alpha=[4, 0, 9]))
     means = swept.drop_vars("failure").mean("seed").isel(alpha=[0, 4, 9])
     np.testing.assert_allclose(ax.lines[0].get_xdata(), means["selectivity_mean"])
@@ -49,14 +49,14 @@ def test_two_numbers_are_joined_in_the_order_of_alpha(swept: xr.Dataset) -> None
     assert len(runs) == 3
 
 
-def test_layers_have_a_line_for_each_alpha(swept: xr.Dataset) -> None:
+def test_layers_have_one_line_per_alpha(swept: xr.Dataset) -> None:
     ax = plot.alpha_profile(swept, layers="layer1*")
     expected = swept["selectivity"].mean("seed").values[:, 1:3]
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], expected)
     assert [line.get_color() for line in ax.lines] == alpha_colours(swept["alpha"].values.tolist())
 
 
-def test_runs_that_are_missing_are_left_out(swept: xr.Dataset) -> None:
+def test_missing_runs_are_left_out(swept: xr.Dataset) -> None:
     gaps = swept.drop_vars("failure")
     gaps["test_accuracy"][0, :] = np.nan
     gaps["test_accuracy"][1, 1:] = np.nan
@@ -66,7 +66,7 @@ def test_runs_that_are_missing_are_left_out(swept: xr.Dataset) -> None:
     assert points[0].tolist() == [-1.0, float(gaps["test_accuracy"][1, 0])]
 
 
-def test_mistakes(swept: xr.Dataset) -> None:
+def test_mistakes_are_reported(swept: xr.Dataset) -> None:
     with pytest.raises(DataError, match="no number 'acc' over alpha, it has test_accuracy"):
         plot.alpha_curve(swept, "acc")
     with pytest.raises(DataError, match="no number 'failure' over alpha"):

@@ -10,7 +10,7 @@ from probekit import plot
 from probekit.errors import DataError, OptionError
 
 
-def test_curves_begin_at_the_clean_accuracy(robust: xr.DataTree) -> None:
+def test_curves_start_at_the_clean_accuracy(robust: xr.DataTree) -> None:
     ax = plot.attack_accuracy(robust)
     table = robust["robustness"].to_dataset()
     for line, values in zip(ax.lines, table["attack_accuracy"].values, strict=True):
@@ -19,21 +19,21 @@ def test_curves_begin_at_the_clean_accuracy(robust: xr.DataTree) -> None:
     assert ax.get_xlabel() == "ε (1/255)"
 
 
-def test_other_radii_are_shown_as_they_are(robust: xr.DataTree) -> None:
+def test_other_radii_are_shown_unchanged(robust: xr.DataTree) -> None:
     table = robust["robustness"].to_dataset().assign_coords(epsilon=[0.25, 0.5, 1.0, 2.0])
     ax = plot.attack_accuracy(table, attack="pgd")
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 0.25, 0.5, 1, 2])
     assert ax.get_xlabel() == "ε"
 
 
-def test_radii_that_one_attack_lacks_are_left_out(robust: xr.DataTree) -> None:
+def test_radii_missing_from_one_attack_are_left_out(robust: xr.DataTree) -> None:
     table = robust["robustness"].to_dataset()
     table["attack_accuracy"][0, 1] = np.nan
     ax = plot.attack_accuracy(table)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 1, 4, 8])
 
 
-def test_steps_are_those_of_attacks_that_have_some(robust: xr.DataTree) -> None:
+def test_step_curves_show_only_attacks_with_steps(robust: xr.DataTree) -> None:
     ax = plot.attack_accuracy(robust, over="step")
     values = robust["robustness"]["attack_accuracy_by_step"].sel(attack="pgd").values
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], values)
@@ -43,13 +43,13 @@ def test_steps_are_those_of_attacks_that_have_some(robust: xr.DataTree) -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["1", "2", "4", "8"]
 
 
-def test_a_radius_is_chosen_for_steps(robust: xr.DataTree) -> None:
+def test_a_radius_is_selected_for_step_curves(robust: xr.DataTree) -> None:
     ax = plot.attack_accuracy({"a": robust, "b": robust}, over="step", epsilon=2 / 255)
     expected = robust["robustness"]["attack_accuracy_by_step"].values[1, 1]
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [expected] * 2)
 
 
-def test_alphas_get_their_colours_and_replicates_a_band(robust: xr.DataTree) -> None:
+def test_alphas_get_their_colors_and_replicates_a_band(robust: xr.DataTree) -> None:
     worse = robust.copy(deep=True)
     worse["robustness"]["attack_accuracy"] -= 0.02
     ax = plot.attack_accuracy({0.0: [robust, worse], -1.0: worse}, attack="pgd")
@@ -69,12 +69,14 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), MISTAKES)
-def test_mistakes(options: dict, kind: type, message: str, robust: xr.DataTree) -> None:
+def test_mistakes_are_reported(
+    options: dict, kind: type, message: str, robust: xr.DataTree
+) -> None:
     with pytest.raises(kind, match=message):
         plot.attack_accuracy(robust, **options)
 
 
-def test_results_without_attacks_in_common(robust: xr.DataTree) -> None:
+def test_results_without_common_attacks_are_refused(robust: xr.DataTree) -> None:
     table = robust["robustness"].to_dataset()
     parts = {"a": table.isel(attack=[0]), "b": table.isel(attack=[1])}
     with pytest.raises(DataError, match="no attack in common"):

@@ -1,4 +1,4 @@
-"""The style is there while a figure is drawn, and nowhere else."""
+"""The plot style applies only while a figure is drawn."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib import pyplot as plt
 from probekit import plot
 
 
-def test_settings_come_back_after_a_mistake_too(result: xr.DataTree) -> None:
+def test_settings_are_restored_after_an_error_too(result: xr.DataTree) -> None:
     before = dict(mpl.rcParams)
     with pytest.raises(Exception, match="place along"):
         plot.layer_profile({"a": result}, "components")
     assert dict(mpl.rcParams) == before
 
 
-def test_given_axes_are_drawn_on_and_given_back(result: xr.DataTree) -> None:
+def test_given_axes_are_drawn_on_and_returned(result: xr.DataTree) -> None:
     figure, (left, right) = plt.subplots(1, 2)
     assert plot.layer_profile(result, ax=left) is left
     assert plot.unit_distribution(result, ax=right) is right
@@ -29,12 +29,12 @@ def test_given_axes_are_drawn_on_and_given_back(result: xr.DataTree) -> None:
     assert left.spines["top"].get_visible(), "the axes' own frame is the caller's"
 
 
-def test_nothing_is_shown(result: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_figure_is_shown(result: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("a figure was shown"))
     assert plot.layer_profile(result).figure.number in plt.get_fignums()
 
 
-def test_ticks_that_are_made_later_have_the_style(result: xr.DataTree) -> None:
+def test_ticks_created_later_have_the_style(result: xr.DataTree) -> None:
     with mpl.rc_context({"xtick.labelsize": 30, "ytick.labelsize": 30}):
         ax = plot.layer_profile(result)
         ax.set_ylim(0, 5)
@@ -43,7 +43,7 @@ def test_ticks_that_are_made_later_have_the_style(result: xr.DataTree) -> None:
     assert sizes == {7.0}
 
 
-def test_the_font_is_the_readers_own(result: xr.DataTree) -> None:
+def test_the_font_of_the_user_is_used(result: xr.DataTree) -> None:
     with mpl.rc_context({"font.family": "DejaVu Serif"}):
         ax = plot.layer_profile(result)
     assert ax.yaxis.label.get_fontfamily() == ["DejaVu Serif"]
@@ -60,7 +60,7 @@ def test_figures_of_results_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
 
 
-def test_matplotlib_waits_until_a_figure_is_drawn() -> None:
+def test_matplotlib_is_imported_only_when_a_figure_is_drawn() -> None:
     code = (
         "import sys, probekit as pk, probekit.cli.app; pk.plot; dir(pk.plot); "
         "sys.exit('matplotlib' in sys.modules)"
@@ -69,7 +69,7 @@ def test_matplotlib_waits_until_a_figure_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("name", plot.__all__)
-def test_every_name_is_there_and_documented(name: str) -> None:
+def test_every_name_exists_and_is_documented(name: str) -> None:
     found = getattr(plot, name)
     assert callable(found), "a module of that name stands in the way"
     assert found.__doc__

@@ -1,4 +1,4 @@
-"""Tuning of a unit, and the map of units by classes."""
+"""Tuning curves of a unit, and the map of class means by unit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probekit import plot
 from probekit.errors import DataError
 
 
-def test_classes_come_from_the_highest_mean_down(result: xr.DataTree) -> None:
+def test_classes_are_sorted_by_decreasing_mean(result: xr.DataTree) -> None:
     ax = plot.unit_tuning(result, "layer2.0.relu", 4)
     units = result["units"].to_dataset()
     means = units["class_mean"].values[16 + 24 + 6 + 4]
@@ -24,7 +24,7 @@ def test_classes_come_from_the_highest_mean_down(result: xr.DataTree) -> None:
     assert ax.get_title(loc="left") == f"layer2.0.relu, unit 4: SI {index:.2f}"
 
 
-def test_several_results_share_the_order_of_the_first(
+def test_several_results_use_the_order_of_the_first(
     result: xr.DataTree, other: xr.DataTree
 ) -> None:
     ax = plot.unit_tuning({"one": result, "two": other}, "relu", 0)
@@ -34,13 +34,13 @@ def test_several_results_share_the_order_of_the_first(
     np.testing.assert_allclose(heights[1], other["units"]["class_mean"].values[0][order])
 
 
-def test_other_classes_are_not_compared(result: xr.DataTree) -> None:
+def test_results_with_different_classes_are_not_compared(result: xr.DataTree) -> None:
     fewer = result["units"].to_dataset().isel({"class": slice(0, 3)})
     with pytest.raises(DataError, match="different classes"):
         plot.unit_tuning({"one": result, "two": fewer}, "relu", 0)
 
 
-def test_a_thousand_classes_are_a_line() -> None:
+def test_a_thousand_classes_are_drawn_as_a_line() -> None:
     units = xr.Dataset(
         {"class_mean": (("unit", "class"), np.random.default_rng(0).random((1, 1000)))},
         {"layer": ("unit", ["relu"]), "channel": ("unit", [0]), "class": np.arange(1000)},
@@ -51,7 +51,7 @@ def test_a_thousand_classes_are_a_line() -> None:
     assert (np.diff(ax.lines[0].get_ydata()) <= 0).all()
 
 
-def test_units_stand_by_preferred_class_and_dead_ones_last(result: xr.DataTree) -> None:
+def test_units_are_sorted_by_preferred_class_with_dead_ones_last(result: xr.DataTree) -> None:
     image = plot.class_means(result, "layer2.0.relu", scale=False).get_images()[0].get_array()
     means = result["units"]["class_mean"].values[46:86]
     assert image is not None
@@ -66,7 +66,7 @@ def test_units_stand_by_preferred_class_and_dead_ones_last(result: xr.DataTree) 
         assert (np.diff(index[preferred == label]) <= 1e-12).all()
 
 
-def test_several_maps_stand_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
+def test_several_maps_are_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
     alone = [plot.class_means(one, "relu").get_images()[0].get_array() for one in (result, other)]
     ax = plot.class_means({"one": result, "two": other}, "relu")
     values = np.ma.filled(ax.get_images()[0].get_array(), np.nan)
@@ -79,7 +79,7 @@ def test_several_maps_stand_side_by_side(result: xr.DataTree, other: xr.DataTree
     assert [text.get_text() for text in ax.get_xticklabels()] == names * 2
 
 
-def test_a_scaled_map_has_one_as_each_units_highest(result: xr.DataTree) -> None:
+def test_a_scaled_map_has_a_maximum_of_one_per_unit(result: xr.DataTree) -> None:
     image = plot.class_means(result, "relu").get_images()[0]
     values = image.get_array()
     assert values is not None
@@ -87,7 +87,7 @@ def test_a_scaled_map_has_one_as_each_units_highest(result: xr.DataTree) -> None
     assert image.get_cmap().name == "viridis"
 
 
-def test_means_below_zero_get_a_diverging_map(result: xr.DataTree) -> None:
+def test_means_below_zero_use_a_diverging_colormap(result: xr.DataTree) -> None:
     units = result["units"].to_dataset()
     units["class_mean"] = units["class_mean"] - 0.4
     image = plot.class_means(units, "relu").get_images()[0]
@@ -96,7 +96,7 @@ def test_means_below_zero_get_a_diverging_map(result: xr.DataTree) -> None:
     assert image.get_cmap().name == "PuOr_r"
 
 
-def test_two_thousand_units_by_two_hundred_classes_are_readable() -> None:
+def test_a_map_of_two_thousand_units_and_two_hundred_classes_is_readable() -> None:
     units = xr.Dataset(
         {"class_mean": (("unit", "class"), np.random.default_rng(0).random((2048, 200)))},
         {"layer": ("unit", ["relu"] * 2048), "class": np.arange(200)},

@@ -1,4 +1,4 @@
-"""Colours can be told apart by readers with any of the three colour blindnesses."""
+"""Colors are distinguishable for readers with any of the three types of color blindness."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TO_XYZ = np.array(
 
 
 def seen(colour: str, blindness: str) -> Array:
-    """CIE L*a*b* of a colour as it is seen."""
+    """CIE L*a*b* of a color as perceived."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = (BLINDNESS[blindness] @ linear).clip(0, 1)
@@ -57,19 +57,19 @@ def seen(colour: str, blindness: str) -> Array:
 
 
 def apart(colours: list[str], blindness: str) -> float:
-    """The smallest distance between two of some colours; about 2 can just be seen."""
+    """The smallest distance between any two colors; a distance of about 2 is just noticeable."""
     points = [seen(colour, blindness) for colour in colours]
     return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(points, 2))
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_names_have_colours_apart(blindness: str) -> None:
+def test_colors_of_names_are_distinguishable(blindness: str) -> None:
     assert apart(palette(4), blindness) > 15
     assert apart(palette(7), blindness) > 8
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_alphas_of_both_signs_have_colours_apart(blindness: str) -> None:
+def test_colors_of_alphas_of_both_signs_are_distinguishable(blindness: str) -> None:
     alphas = [-2, -1, -0.7, -0.4, -0.2, 0, 0.2, 0.4, 0.7, 1, 2]
     colours = alpha_colours(alphas)
     assert apart(colours, blindness) > 4
@@ -77,17 +77,17 @@ def test_alphas_of_both_signs_have_colours_apart(blindness: str) -> None:
         assert apart([less, more], blindness) > 12
 
 
-def test_the_measure_sees_what_readers_cannot() -> None:
+def test_the_distance_detects_indistinguishable_colors() -> None:
     assert apart(["#b03030", "#5a6b00"], "deutan") < 0.5 * apart(["#b03030", "#5a6b00"], "none")
 
 
 @pytest.mark.parametrize("colour", [*palette(7), *shades(9), *alpha_colours([-2, -1, 0, 1, 2])])
-def test_lines_stand_out_on_white(colour: str) -> None:
+def test_lines_contrast_with_white(colour: str) -> None:
     assert seen(colour, "none")[0] < 80
 
 
 @pytest.mark.parametrize("alphas", [[-1, 0, 1], [-100, -0.1, 0, 0.1, 100], [0.0], [-5, 2]])
-def test_zero_is_black_in_the_middle(alphas: list[float]) -> None:
+def test_zero_is_black_in_the_center(alphas: list[float]) -> None:
     norm = alpha_norm(alphas)
     assert norm(0.0) == pytest.approx(0.5)
     assert norm(max(map(abs, alphas)) or 1.0) == pytest.approx(1.0)
@@ -95,5 +95,5 @@ def test_zero_is_black_in_the_middle(alphas: list[float]) -> None:
     assert sum(alpha_map()(norm(-1e-9))[:3]) < 0.3
 
 
-def test_more_names_than_colours_get_shades() -> None:
+def test_additional_names_get_shades() -> None:
     assert len(set(palette(20))) == 20

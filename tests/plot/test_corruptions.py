@@ -20,7 +20,7 @@ def test_the_map_shows_each_accuracy_in_percent_and_the_mean(robust: xr.DataTree
     assert names == ["gaussian noise", "fog", "contrast", "pixelate", "", "mean"]
 
 
-def test_relative_accuracy_is_over_the_clean_one(robust: xr.DataTree) -> None:
+def test_relative_accuracy_is_divided_by_the_clean_accuracy(robust: xr.DataTree) -> None:
     ax = plot.corruption_accuracy(robust, relative=True)
     accuracy = robust["robustness"]["accuracy"].values / 0.9
     expected = [f"{100 * value:.0f}" for value in np.vstack([accuracy, accuracy.mean(0)]).ravel()]
@@ -40,7 +40,7 @@ def test_several_results_are_rows_of_means(robust: xr.DataTree) -> None:
     assert "severity 1 to 5" in ax.get_xlabel()
 
 
-def test_only_what_all_results_have_is_compared(robust: xr.DataTree) -> None:
+def test_only_conditions_common_to_all_results_are_compared(robust: xr.DataTree) -> None:
     table = robust["robustness"].to_dataset()
     part = table.isel(corruption=[2, 1], severity=[2])
     ax = plot.corruption_accuracy({"all": table, "part": part})
@@ -51,7 +51,7 @@ def test_only_what_all_results_have_is_compared(robust: xr.DataTree) -> None:
         plot.corruption_accuracy(dict(zip("ab", nothing, strict=True)))
 
 
-def test_a_result_of_attacks_alone_has_none(robust: xr.DataTree) -> None:
+def test_a_result_without_corruptions_is_refused(robust: xr.DataTree) -> None:
     table = robust["robustness"].to_dataset().drop_vars("accuracy")
     with pytest.raises(DataError, match="ask robustness for corruptions"):
         plot.corruption_accuracy(table)

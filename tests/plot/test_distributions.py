@@ -1,4 +1,4 @@
-"""Distributions over units: outlines, quartiles, few units, several results."""
+"""Distributions over units: outlines, quartiles, few units, and several results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_outline_is_the_kernel_density_of_the_units(result: xr.DataTree) -> 
 
 
 @pytest.mark.parametrize("values", [np.full(20, 0.3), np.zeros(8), np.full(9, 1e9)])
-def test_units_that_are_all_the_same_make_a_spike(values: np.ndarray) -> None:
+def test_identical_units_are_drawn_as_a_spike(values: np.ndarray) -> None:
     assert density(values, np.linspace(values[0], values[0], 5)).tolist() == [1.0] * 5
     units = xr.Dataset({"v": ("unit", values)}, {"layer": ("unit", ["relu"] * len(values))})
     for kind in ("violin", "ridge"):
@@ -48,14 +48,14 @@ def test_few_units_are_shown_one_by_one(result: xr.DataTree) -> None:
     )
 
 
-def test_units_without_a_number_are_left_out(result: xr.DataTree) -> None:
+def test_units_without_a_value_are_left_out(result: xr.DataTree) -> None:
     ax = plot.unit_distribution(result, "gradient_norm_cv", layers="relu")
     values = result["units"]["gradient_norm_cv"].values[:16]
     assert np.isnan(values).sum() == 1
     assert ax.lines[1].get_ydata() == pytest.approx([np.nanmedian(values)])
 
 
-def test_a_layer_without_any_number_is_empty() -> None:
+def test_a_layer_without_values_is_empty() -> None:
     units = xr.Dataset(
         {"v": ("unit", np.r_[np.full(10, np.nan), np.arange(10.0)])},
         {"layer": ("unit", ["a"] * 10 + ["b"] * 10)},
@@ -67,7 +67,7 @@ def test_a_layer_without_any_number_is_empty() -> None:
         assert [text.get_text() for text in labels] == ["a", "b"]
 
 
-def test_several_results_stand_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
+def test_several_results_are_side_by_side(result: xr.DataTree, other: xr.DataTree) -> None:
     ax = plot.unit_distribution({"one": result, "two": other}, layers="relu")
     assert len(ax.collections) == 2
     left, right = (paths.get_paths()[0].vertices[:, 0] for paths in ax.collections)
@@ -83,7 +83,7 @@ def test_replicates_are_pooled(result: xr.DataTree, other: xr.DataTree) -> None:
     assert ax.lines[1].get_ydata() == pytest.approx([np.median(np.concatenate(both))])
 
 
-def test_networks_of_different_layers_are_drawn_over_depth(result: xr.DataTree) -> None:
+def test_networks_with_different_layers_are_drawn_over_depth(result: xr.DataTree) -> None:
     units = result["units"].to_dataset()
     renamed = units.assign_coords(layer=("unit", np.array(["x"] * 46 + ["y"] * 100, dtype=object)))
     ax = plot.unit_distribution({"one": units, "two": renamed})
@@ -92,7 +92,7 @@ def test_networks_of_different_layers_are_drawn_over_depth(result: xr.DataTree) 
         plot.unit_distribution({"one": units, "two": renamed}, kind="ridge")
 
 
-def test_ten_thousand_units_are_quick_and_small(result: xr.DataTree) -> None:
+def test_ten_thousand_units_are_drawn_fast_and_small(result: xr.DataTree) -> None:
     units = xr.Dataset(
         {"v": ("unit", np.random.default_rng(0).random(10_000))},
         {"layer": ("unit", np.repeat([f"l{at}" for at in range(10)], 1000))},

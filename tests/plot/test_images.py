@@ -1,6 +1,6 @@
-"""Every figure against its stored picture.
+"""Every figure compared with its stored picture.
 
-`PROBEKIT_REMAKE_BASELINES=1 python -m pytest tests/plot/test_images.py` draws the pictures anew; look at
+`PROBEKIT_REMAKE_BASELINES=1 python -m pytest tests/plot/test_images.py` redraws the pictures. Inspect
 them before you commit them.
 """
 
@@ -22,8 +22,8 @@ from probekit import plot
 
 BASELINES = Path(__file__).parent / "baselines"
 REMAKE = bool(os.environ.get("PROBEKIT_REMAKE_BASELINES"))
-# Another version of the font renderer moves letters by a part of a pixel, which averages over blocks
-# even out; another number moves lines and areas by whole blocks.
+# Another version of the font renderer moves letters by fractions of a pixel, which block averages absorb.
+# Different numbers move lines and areas by whole blocks.
 BLOCK = 4
 TOLERANCE = 0.02
 
@@ -63,7 +63,7 @@ FIGURES: dict[str, Callable[[Any], Axes]] = {
 
 
 def picture(draw: Callable[[Any], Axes], world: Any) -> npt.NDArray[np.uint8]:
-    """The pixels of a figure, in matplotlib's own font and coarse enough to be stored."""
+    """The pixels of a figure, in matplotlib's own font and at low resolution for storage."""
     with mpl.rc_context({"font.family": "DejaVu Sans"}):
         figure = draw(world).figure
         figure.set_dpi(80)
@@ -72,7 +72,7 @@ def picture(draw: Callable[[Any], Axes], world: Any) -> npt.NDArray[np.uint8]:
 
 
 def difference(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Root mean square difference of blocks of pixels, 1 from black to white."""
+    """Root mean square difference of block averages; 1 is the difference between black and white."""
     if one.shape != other.shape:
         return 1.0
     height, width = (size // BLOCK * BLOCK for size in one.shape[:2])
@@ -91,7 +91,7 @@ def stored(name: str) -> npt.NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_looks_as_it_is_stored(name: str, world: Any, changed: Any) -> None:
+def test_a_figure_matches_its_stored_picture(name: str, world: Any, changed: Any) -> None:
     drawn = picture(FIGURES[name], world)
     if REMAKE:
         BASELINES.mkdir(exist_ok=True)
@@ -103,11 +103,11 @@ def test_a_figure_looks_as_it_is_stored(name: str, world: Any, changed: Any) -> 
     )
 
 
-def test_there_are_no_pictures_of_figures_that_are_gone() -> None:
+def test_no_stored_picture_is_unused() -> None:
     assert {path.stem for path in BASELINES.iterdir()} == set(FIGURES)
 
 
-def test_moving_text_by_half_a_pixel_is_no_difference_and_a_line_is() -> None:
+def test_subpixel_text_shifts_are_ignored_and_line_shifts_detected() -> None:
     from matplotlib import pyplot as plt
 
     def drawn(shift: float, height: float) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Names in figures: as they are, and few enough to be read."""
+"""Names in figures are drawn unchanged, and few enough to be readable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def many_layers(count: int) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("count", [1, 5, 40, 41, 150, 1000])
-def test_a_thousand_layers_have_no_thousand_names(count: int) -> None:
+def test_many_layers_have_few_labels(count: int) -> None:
     ax = plot.layer_profile(many_layers(count), "n_units")
     names = [text.get_text() for text in ax.get_xticklabels()]
     assert 1 <= len(names) <= 40
@@ -30,7 +30,7 @@ def test_a_thousand_layers_have_no_thousand_names(count: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "most"), [(1, 1), (7, 3), (100, 40), (41, 40)])
-def test_labels_are_evenly_spread_from_the_first(number: int, most: int) -> None:
+def test_labels_are_evenly_spaced_from_the_first(number: int, most: int) -> None:
     which = shown(number, most)
     assert which[0] == 0
     assert len(which) <= most
@@ -42,7 +42,7 @@ def test_labels_are_evenly_spread_from_the_first(number: int, most: int) -> None
 @pytest.mark.parametrize(
     "name", ["$\\frac{", "_hidden", "a\nb\tc", "x" * 200, "<b>&", "\x00", "ü$"]
 )
-def test_hostile_names_are_drawn_as_they_are(name: str) -> None:
+def test_hostile_names_are_drawn_literally(name: str) -> None:
     units = xr.Dataset(
         {
             "selectivity": ("unit", np.linspace(0, 1, 9)),
@@ -64,12 +64,12 @@ def test_hostile_names_are_drawn_as_they_are(name: str) -> None:
     assert legend.get_texts()[0].get_text() == plain(name)
 
 
-def test_a_long_name_keeps_both_ends() -> None:
+def test_a_shortened_name_keeps_both_ends() -> None:
     assert plain("features.denseblock1." + "x" * 50 + ".relu2", 20) == "features.d…xxx.relu2"
     assert len(plain("y" * 99)) == 32
 
 
-def test_an_axis_names_things_where_they_stand() -> None:
+def test_axis_labels_are_at_their_positions() -> None:
     _, ax = plt.subplots()
     name_axis(ax.xaxis, [f"n{at}" for at in range(10)], most=4)
     assert ax.get_xticks().tolist() == [0, 3, 6, 9]
@@ -80,7 +80,7 @@ def test_an_axis_names_things_where_they_stand() -> None:
     assert legend.get_texts()[0].get_text() == "_secret"
 
 
-def test_a_long_name_is_the_label_as_in_xarray() -> None:
+def test_a_long_name_is_the_axis_label() -> None:
     said = {"long_name": "spikes a second (Hz)"}
     units = xr.Dataset(
         {"rate": ("unit", np.arange(6.0), said), "other": ("unit", np.arange(6.0))},
@@ -109,7 +109,7 @@ def test_a_long_name_is_the_label_as_in_xarray() -> None:
     assert plot.alpha_trade_off(sweep, "other", "rate").get_xlabel() == "other"
 
 
-def test_a_metric_says_what_axes_are_called() -> None:
+def test_a_metric_sets_the_axis_label() -> None:
     @pk.unit_metric(needs=pk.ClassMeans)
     def highest(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean.max("class").assign_attrs(long_name="highest class mean")

@@ -1,4 +1,4 @@
-"""Numbers by layer: values, intervals, replicates, different networks."""
+"""Values by layer: intervals, replicates, and different networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probekit.plot.series import places, union
 
 
 def ends(ax: Axes, which: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of a band, by layer."""
+    """Lower and upper edge of a band, by layer."""
     vertices = ax.collections[which].get_paths()[0].vertices
     at = np.round(vertices[:, 0]).astype(int)
     rows = range(at.min(), at.max() + 1)
@@ -25,12 +25,12 @@ def test_the_line_is_the_variable_by_layer(result: xr.DataTree) -> None:
     np.testing.assert_array_equal(
         ax.lines[0].get_ydata(), result["layers"]["selectivity_mean"].values
     )
-    assert ax.get_ylabel() == "selectivity mean"  # hand-made, without attributes
+    assert ax.get_ylabel() == "selectivity mean"  # made by hand, without attributes
     names = [text.get_text() for text in ax.get_xticklabels()]
     assert names == result["layers"]["layer"].values.tolist()
 
 
-def test_the_band_is_the_middle_half_of_the_units(result: xr.DataTree) -> None:
+def test_the_band_is_the_interquartile_range_of_the_units(result: xr.DataTree) -> None:
     units = result["units"].to_dataset()
     low, high = ends(plot.layer_profile(result, interval="quartiles"))
     for at, layer in enumerate(result["layers"]["layer"].values):
@@ -47,7 +47,7 @@ def test_the_bars_are_the_confidence_interval(result: xr.DataTree) -> None:
     assert "confidence" in ax.get_title(loc="left")
 
 
-def test_there_may_be_no_interval(result: xr.DataTree) -> None:
+def test_the_interval_is_optional(result: xr.DataTree) -> None:
     assert not plot.layer_profile(result, interval="none").collections
 
 
@@ -66,7 +66,7 @@ def test_a_unit_variable_is_averaged_by_layer(result: xr.DataTree) -> None:
     assert ax.lines[0].get_ydata() == pytest.approx([np.nanmean(values)])
 
 
-def test_a_further_dimension_makes_a_line_each(result: xr.DataTree) -> None:
+def test_an_additional_dimension_gives_one_line_per_value(result: xr.DataTree) -> None:
     ax = plot.layer_profile(result, "components")
     legend = ax.get_legend()
     assert legend is not None
@@ -94,7 +94,7 @@ def test_different_networks_are_drawn_over_depth(result: xr.DataTree) -> None:
     assert "relative depth" in ax.get_xlabel()
 
 
-def test_some_layers_of_one_network_stay_in_their_places(result: xr.DataTree) -> None:
+def test_selected_layers_of_one_network_keep_their_positions(result: xr.DataTree) -> None:
     some = result["layers"].to_dataset().isel(layer=[0, 3])
     ax = plot.layer_profile({"all": result, "some": some}, "n_units")
     np.testing.assert_array_equal(ax.lines[1].get_xdata(), [0, 3])
@@ -109,7 +109,7 @@ def test_some_layers_of_one_network_stay_in_their_places(result: xr.DataTree) ->
         ([["a"], ["b"]], None),
     ],
 )
-def test_layers_of_one_network_have_one_order(
+def test_layers_of_one_network_keep_one_order(
     layers: list[list[str]], joint: list[str] | None
 ) -> None:
     assert union(layers) == joint
@@ -126,7 +126,7 @@ def test_gradient_cv_shows_both_kinds(result: xr.DataTree) -> None:
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
 
 
-def test_layers_whose_gradients_were_not_measured_are_left_out(result: xr.DataTree) -> None:
+def test_layers_without_measured_gradients_are_left_out(result: xr.DataTree) -> None:
     layers = result["layers"].to_dataset()
     for name in ("gradient_norm_cv_mean", "gradient_norm_cv_across_units"):
         layers[name] = layers[name].where(layers["layer"] != "relu")

@@ -1,4 +1,4 @@
-"""Variables are found by name, and what is not there is told in one sentence."""
+"""Variables are found by name, and missing ones are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probekit.plot.reading import chosen_layers, compare, layer_values, unit_val
 
 @pytest.fixture
 def own_metrics() -> Any:
-    """A unit metric and a layer metric of a user's, forgotten afterwards."""
+    """A unit metric and a layer metric of a user, unregistered after the test."""
     before = dict(registry._REGISTERED)
 
     @pk.unit_metric(needs=pk.ClassMeans)
@@ -34,7 +34,7 @@ def own_metrics() -> Any:
     registry._REGISTERED.update(before)
 
 
-def test_metrics_of_a_user_are_plotted_by_their_names(
+def test_user_defined_metrics_are_plotted_by_name(
     own_metrics: list[str], network: nn.Module, labelled: Any
 ) -> None:
     result = pk.analyze(network, [labelled], metrics=own_metrics, progress=False)
@@ -55,7 +55,7 @@ def test_metrics_of_a_user_are_plotted_by_their_names(
     assert sorted(points.get_offsets()[:, 0]) == sorted(units["class_span"].values.tolist())
 
 
-def test_a_missing_metric_of_a_user_is_asked_for_by_its_name(
+def test_a_missing_user_defined_metric_is_named(
     own_metrics: list[str], result: xr.DataTree
 ) -> None:
     with pytest.raises(DataError, match="ask analyze for the metric 'class_span'"):
@@ -142,7 +142,7 @@ def without(table: xr.Dataset) -> xr.Dataset:
 
 
 def trimmed(result: xr.DataTree) -> xr.DataTree:
-    """The same without its last layer."""
+    """The same result without its last layer."""
     units = result["units"].to_dataset()
     last = units["layer"].values[-1]
     return xr.DataTree.from_dict(
@@ -154,7 +154,7 @@ def trimmed(result: xr.DataTree) -> xr.DataTree:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_told_in_one_sentence(name: str, result: xr.DataTree) -> None:
+def test_mistakes_are_reported_in_one_sentence(name: str, result: xr.DataTree) -> None:
     from matplotlib import pyplot as plt
 
     draw, message = MISTAKES[name]
@@ -164,14 +164,14 @@ def test_mistakes_are_told_in_one_sentence(name: str, result: xr.DataTree) -> No
     assert not plt.get_fignums(), "a figure was left behind"
 
 
-def test_a_result_its_table_and_its_node_draw_the_same(result: xr.DataTree) -> None:
+def test_a_result_its_table_and_its_node_give_the_same_figure(result: xr.DataTree) -> None:
     forms = (result, result["layers"], result["layers"].to_dataset())
     drawn = [pk.plot.layer_profile(form, "n_units").lines[0].get_ydata() for form in forms]
     for one in drawn:
         np.testing.assert_array_equal(one, [16, 24, 6, 40, 60])
 
 
-def test_names_that_are_numbers_are_alphas_in_their_order(result: xr.DataTree) -> None:
+def test_numeric_names_are_sorted_alphas(result: xr.DataTree) -> None:
     compared = compare({1: result, -0.5: result, np.float64(0): result})
     assert compared.alpha
     assert compared.names == ["-0.5", "0", "1"]
@@ -188,7 +188,7 @@ def test_units_keep_their_layers_and_channels(result: xr.DataTree) -> None:
     np.testing.assert_array_equal(seen.channels[1], np.arange(6))
 
 
-def test_a_place_along_other_dimensions_is_chosen(result: xr.DataTree) -> None:
+def test_other_dimensions_are_selected_by_coordinate(result: xr.DataTree) -> None:
     at = {"corruption": "contrast", "severity": 5}
     seen = unit_values(result, "corruption_selectivity", at=at)
     expected = result["units"]["corruption_selectivity"].values[:, 1, 1]
@@ -197,17 +197,17 @@ def test_a_place_along_other_dimensions_is_chosen(result: xr.DataTree) -> None:
     assert (name, values.dims, values.item()) == ("components", ("layer",), 6.0)
 
 
-def test_truth_values_become_shares(result: xr.DataTree) -> None:
+def test_booleans_become_fractions(result: xr.DataTree) -> None:
     name, values = layer_values(result, "dead")
     assert name == "dead_mean"
     np.testing.assert_allclose(values, [1 / 16, 0, 0, 1 / 40, 0])
 
 
-def test_layers_come_in_the_order_in_which_they_run() -> None:
+def test_layers_are_in_execution_order() -> None:
     names = ["z", "a.1", "a.0"]
     assert chosen_layers(names, ["a.*", "z"]) == names
     assert chosen_layers(names, "a.0") == ["a.0"]
-    # A name that looks like a glob is found as it is.
+    # An exact match takes precedence over a glob interpretation.
     assert chosen_layers(["f[0]", "f0"], "f[0]") == ["f[0]", "f0"]
     with pytest.raises(LayerError):
         chosen_layers(names, ["a.0", "b"])

@@ -1,4 +1,4 @@
-"""Two numbers of every unit: all points, their correlation, thousands of them."""
+"""Scatter plots of two variables over units: all points, their correlation, and many units."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_ten_thousand_units_stay_readable() -> None:
     assert ax.texts[0].get_text().endswith("10,000 units")
 
 
-def test_units_far_out_are_marked_at_the_edge() -> None:
+def test_outlying_units_are_marked_at_the_edge() -> None:
     random = np.random.default_rng(1)
     x, y = random.random(500), random.random(500)
     y[7], x[9] = 100.0, -50.0
@@ -59,18 +59,18 @@ def test_units_far_out_are_marked_at_the_edge() -> None:
 
 
 @pytest.mark.parametrize("values", [np.ones(5), np.zeros(1), np.array([0.0, 1.0])])
-def test_what_does_not_vary_has_no_correlation(values: np.ndarray) -> None:
+def test_constant_variables_have_no_correlation(values: np.ndarray) -> None:
     text = plot.unit_scatter(table(values, values), "x", "y").texts[0].get_text()
     assert "ρ" not in text
 
 
-def test_no_unit_with_both_numbers() -> None:
+def test_no_unit_with_both_variables_is_an_error() -> None:
     units = table(np.array([np.nan, 1.0]), np.array([1.0, np.nan]))
     with pytest.raises(DataError, match="no unit has both 'x' and 'y'"):
         plot.unit_scatter(units, "x", "y")
 
 
-def test_a_place_is_chosen_for_the_variable_that_has_it(result: xr.DataTree) -> None:
+def test_a_coordinate_is_selected_for_the_variable_that_has_it(result: xr.DataTree) -> None:
     at = {"corruption": "fog", "severity": 5}
     ax = plot.unit_scatter(result, "selectivity", "corruption_selectivity", at=at)
     points = np.asarray(ax.collections[0].get_offsets())

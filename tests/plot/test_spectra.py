@@ -1,4 +1,4 @@
-"""Eigenvalue spectra, from results and from recordings."""
+"""Eigenvalue spectra of results and recordings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probekit import plot
 from probekit.errors import DataError
 
 
-def test_a_curve_is_the_spectrum_over_its_highest(result: xr.DataTree) -> None:
+def test_a_curve_is_the_spectrum_divided_by_its_largest_value(result: xr.DataTree) -> None:
     ax = plot.eigenspectrum(result, layers="relu")
     curve, mark = ax.lines
     np.testing.assert_allclose(curve.get_ydata(), np.arange(1, 33) ** -2.0)
@@ -18,26 +18,26 @@ def test_a_curve_is_the_spectrum_over_its_highest(result: xr.DataTree) -> None:
     eigenvalues = 5 * np.arange(1, 33) ** -2.0
     ratio = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
     assert mark.get_xdata() == pytest.approx([ratio])
-    # The curve of a power law is straight between components on logarithmic axes.
+    # On logarithmic axes, the curve of a power law is straight between components.
     assert mark.get_ydata() == pytest.approx([ratio**-2.0])
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
 
 
-def test_eigenvalues_of_zero_are_left_out(result: xr.DataTree) -> None:
+def test_zero_eigenvalues_are_left_out(result: xr.DataTree) -> None:
     layers = result["layers"].to_dataset()
     layers["eigenvalue"] = layers["eigenvalue"].where(layers["component"] < 10, 0.0)
     curve = plot.eigenspectrum(layers, layers="relu").lines[0]
     assert len(curve.get_xdata()) == 10
 
 
-def test_layers_where_nothing_varies(result: xr.DataTree) -> None:
+def test_layers_without_variance_are_refused(result: xr.DataTree) -> None:
     layers = result["layers"].to_dataset()
     layers["eigenvalue"] = layers["eigenvalue"] * 0
     with pytest.raises(DataError, match="nothing varies"):
         plot.eigenspectrum(layers)
 
 
-def test_a_recording_is_analysed_first() -> None:
+def test_a_recording_is_analyzed_first() -> None:
     activation = np.random.default_rng(0).standard_normal((50, 7)) * np.arange(1, 8)
     recording = xr.Dataset(
         {"activation": (("sample", "unit"), activation), "label": ("sample", np.arange(50) % 2)},

@@ -13,7 +13,7 @@ from probekit.errors import DataError, OptionError
 from probekit.training.run.log import RunLog, read_log
 
 
-def test_curves_are_the_columns_of_the_log(run: Path) -> None:
+def test_curves_are_columns_of_the_log(run: Path) -> None:
     ax = plot.training_curves(run)
     records = read_log(run / "log.jsonl")
     for line, name in zip(ax.lines, ("accuracy", "validation_accuracy"), strict=True):
@@ -25,7 +25,7 @@ def test_curves_are_the_columns_of_the_log(run: Path) -> None:
     assert names == ["training accuracy", "validation accuracy"]
 
 
-def test_both_forms_of_the_log_draw_the_same(tmp_path: Path) -> None:
+def test_both_formats_of_the_log_give_the_same_curves(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     for epoch in range(3):
         layers = {"relu": 0.1 * epoch, "relu_1": 0.2}
@@ -43,7 +43,7 @@ def test_both_forms_of_the_log_draw_the_same(tmp_path: Path) -> None:
     assert np.isnan(plot.training_curves(tmp_path, "late").lines[0].get_ydata()).all()
 
 
-def test_what_is_known_of_each_layer_is_a_line_a_layer(run: Path) -> None:
+def test_a_per_layer_column_gives_one_line_per_layer(run: Path) -> None:
     ax = plot.training_curves(run, "selectivity")
     records = read_log(run / "log.jsonl")
     assert len(ax.lines) == 5
@@ -52,7 +52,7 @@ def test_what_is_known_of_each_layer_is_a_line_a_layer(run: Path) -> None:
     )
 
 
-def test_seeds_are_averaged_over_the_epochs_that_all_have(run: Path, tmp_path: Path) -> None:
+def test_seeds_are_averaged_over_their_common_epochs(run: Path, tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.mkdir()
     lines = [json.dumps({"epoch": at, "loss": 1.0, "accuracy": 0.5}) for at in range(4)]
@@ -64,20 +64,20 @@ def test_seeds_are_averaged_over_the_epochs_that_all_have(run: Path, tmp_path: P
     assert ax.lines[1].get_color() == "#101010"
 
 
-def test_a_finished_run_is_taken_too(run: Path) -> None:
+def test_a_finished_run_is_accepted(run: Path) -> None:
     class Finished:
         folder = run
 
     assert len(plot.training_curves(Finished(), "loss").lines) == 1
 
 
-def test_a_line_that_was_cut_off_is_left_out(run: Path) -> None:
+def test_a_truncated_line_is_ignored(run: Path) -> None:
     with (run / "log.jsonl").open("a") as file:
         file.write('{"epoch": 8, "loss": 0.')
     assert len(plot.training_curves(run, "loss").lines[0].get_xdata()) == 8
 
 
-def test_mistakes(run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no log of a training run at"):
         plot.training_curves(tmp_path / "none")
     with pytest.raises(DataError, match="has no 'los', it has epoch, loss"):

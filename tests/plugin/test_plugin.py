@@ -1,4 +1,4 @@
-"""A package that is installed brings its metrics along, through its entry points alone."""
+"""An installed package provides its metrics through its entry points alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pk.check_statistic(Extremes())
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the package."""
+    """A folder into which pip installed the package."""
     target = tmp_path_factory.mktemp("site")
     options = ["--no-deps", "--quiet", "--disable-pip-version-check", "--target", str(target)]
     if importlib.util.find_spec("hatchling"):
@@ -61,7 +61,7 @@ def run(command: list[str], installed: Path, folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_its_metrics_are_usable_by_name(installed: Path, tmp_path: Path) -> None:
+def test_plugin_metrics_are_available_by_name(installed: Path, tmp_path: Path) -> None:
     done = run(["-c", ANALYSIS], installed, tmp_path)
     assert not done.returncode, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -71,7 +71,7 @@ def test_its_metrics_are_usable_by_name(installed: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_its_metrics_are_usable_on_the_command_line(installed: Path, tmp_path: Path) -> None:
+def test_plugin_metrics_are_available_on_the_command_line(installed: Path, tmp_path: Path) -> None:
     command = ["-m", "probekit", "analyze", "--limit", "20", "--layers", "layer3.2"]
     command += ["--metrics", "selectivity,response_range", "--json", "-o", "result.nc"]
     done = run(command, installed, tmp_path)

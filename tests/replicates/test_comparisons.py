@@ -1,4 +1,4 @@
-"""Comparisons of means and corrected p-values: against scipy, by hand, and under the null."""
+"""Comparisons of means and corrected p-values: against scipy, manual computation, and the null."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def replicates(*shape: int, seed: int = 0) -> xr.DataArray:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_bh_is_scipys_and_holm_is_the_step_down_test(p: list[float]) -> None:
+def test_bh_equals_scipy_and_holm_is_the_step_down_procedure(p: list[float]) -> None:
     np.testing.assert_allclose(
         pk.adjust_p_values(p, "bh"), stats.false_discovery_control(p), atol=1e-12
     )
@@ -37,7 +37,7 @@ def test_bh_is_scipys_and_holm_is_the_step_down_test(p: list[float]) -> None:
         assert ((holm <= level) == rejected).all()
 
 
-def test_no_test_stays_none_and_does_not_count() -> None:
+def test_missing_p_values_stay_missing_and_do_not_count() -> None:
     found = pk.adjust_p_values(np.array([[0.01, np.nan], [0.02, 0.5]]))
     np.testing.assert_allclose(found, [[0.03, np.nan], [0.04, 0.5]])
 
@@ -78,7 +78,7 @@ def test_paired_differences_are_students_test_of_the_differences() -> None:
     np.testing.assert_allclose(each, table.values - base.values)
 
 
-def test_pairs_are_found_by_the_coordinate_not_by_position() -> None:
+def test_pairs_are_matched_by_coordinate_not_by_position() -> None:
     one, other = with_seeds(1.0, 2.0, 4.0, 9.0), with_seeds(3.5, 1.5, 1.0, first=0)
     shuffled = other.assign_coords(seed=[2, 1, 0])
     found = compare_means(one, shuffled, paired=True)
@@ -88,7 +88,7 @@ def test_pairs_are_found_by_the_coordinate_not_by_position() -> None:
     assert float(found["p"]) == pytest.approx(stats.ttest_rel([1, 2, 4], [1, 1.5, 3.5]).pvalue)
 
 
-def test_what_seeds_share_does_not_count_when_paired() -> None:
+def test_variance_shared_by_seeds_cancels_in_paired_tests() -> None:
     draws = np.random.default_rng(0)
     shared = draws.normal(0, 10, 5)
     one, other = (with_seeds(*(shared + draws.normal(mean, 0.1, 5))) for mean in (1.0, 0.0))
@@ -97,7 +97,7 @@ def test_what_seeds_share_does_not_count_when_paired() -> None:
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_a_mean_against_itself_or_one_replicate_gives_no_test(paired: bool) -> None:
+def test_identical_means_or_one_replicate_give_no_test(paired: bool) -> None:
     table = replicates(2, 3)
     constant = xr.full_like(table, 0.1)
     for one, other in ((replicates(2, 1), table[0, :1]), (constant, constant[0] * 0.5)):
@@ -109,7 +109,7 @@ def test_a_mean_against_itself_or_one_replicate_gives_no_test(paired: bool) -> N
 
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_false_differences_come_at_the_nominal_rate(seeds: int, paired: bool) -> None:
+def test_false_positives_occur_at_the_nominal_rate(seeds: int, paired: bool) -> None:
     draws = np.random.default_rng(seeds)
     shared = draws.normal(0, 3, (4000, seeds)) if paired else 0.0
     one, other = (
@@ -164,7 +164,7 @@ def test_false_equivalence_at_the_margin_is_at_most_nominal(seeds: int, bound: f
     assert 0.035 < float((found["p"] <= 0.05).mean()) < 0.06
 
 
-def test_absence_of_evidence_is_not_equivalence() -> None:
+def test_a_non_significant_difference_is_not_equivalence() -> None:
     draws = np.random.default_rng(0)
     one, other = (
         xr.DataArray(draws.normal(mean, 1, (2000, 3)), dims=("study", "seed")) for mean in (1, 0)
@@ -176,7 +176,7 @@ def test_absence_of_evidence_is_not_equivalence() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 2.0), (8, 1.0), (20, 0.5)])
-def test_power_is_the_share_of_simulated_studies_that_find_the_effect(
+def test_power_equals_the_fraction_of_simulated_studies_that_detect_the_effect(
     seeds: int, effect: float
 ) -> None:
     draws = np.random.default_rng(seeds)
@@ -191,7 +191,9 @@ def test_power_is_the_share_of_simulated_studies_that_find_the_effect(
 
 
 @pytest.mark.parametrize(("seeds", "margin"), [(3, 3.0), (8, 1.0), (20, 0.6)])
-def test_power_of_equivalence_is_the_share_that_shows_it(seeds: int, margin: float) -> None:
+def test_power_of_equivalence_equals_the_fraction_of_studies_that_show_it(
+    seeds: int, margin: float
+) -> None:
     draws = np.random.default_rng(seeds)
     zero = xr.DataArray(np.zeros(seeds), dims="seed")
     studies = xr.DataArray(draws.normal(0, 1, (4000, seeds)), dims=("study", "seed"))

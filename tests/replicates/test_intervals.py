@@ -1,4 +1,4 @@
-"""Intervals of a mean over replicates: against scipy, by hand, and their coverage."""
+"""Intervals of a mean over replicates: against scipy, manual computation, and their coverage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_interval_is_scipys_percentile_bootstrap() -> None:
     assert found["mean"].dims == ("alpha",)
 
 
-def test_what_is_missing_is_left_out() -> None:
+def test_missing_values_are_left_out() -> None:
     table = replicates(3, 4)
     table[0, 1] = table[1, 1:] = table[2] = np.nan
     found = pk.bootstrap_interval(table)
@@ -45,7 +45,7 @@ def test_what_is_missing_is_left_out() -> None:
     assert np.isnan(found["mean"].values[2])
 
 
-def test_it_agrees_with_scipy() -> None:
+def test_the_interval_agrees_with_scipy() -> None:
     values = np.random.default_rng(5).normal(3.0, 1.0, (20, 3))
     mean, low, high = resampled_mean(values.T)
     np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
@@ -75,13 +75,13 @@ def test_missing_replicates_are_left_out() -> None:
     assert (high[:2] >= mean[:2]).all()
 
 
-def test_it_is_the_same_each_time() -> None:
+def test_the_interval_is_reproducible() -> None:
     values = np.random.default_rng(0).random((5, 4))
     for one, other in zip(resampled_mean(values.T), resampled_mean(values.T), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_t_interval_is_scipys() -> None:
+def test_the_t_interval_equals_scipys() -> None:
     table = replicates(3, 5)
     table[1, 2] = np.nan
     found = mean_interval(table, level=0.9)
@@ -96,7 +96,7 @@ def test_the_t_interval_is_scipys() -> None:
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_the_t_interval_covers_where_the_bootstrap_does_not(seeds: int) -> None:
+def test_the_t_interval_covers_when_the_bootstrap_does_not(seeds: int) -> None:
     table = replicates(3000, seeds, seed=seeds)
     found = mean_interval(table)
     covered = float(((found["low"] <= 0) & (found["high"] >= 0)).mean())

@@ -1,4 +1,4 @@
-"""Trends over ordered conditions: against scipy, by enumeration, and under the null."""
+"""Trends over ordered conditions: against scipy, enumeration, and the null."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def table(*shape: int, seed: int = 0, slope: float = 0.0) -> xr.DataArray:
     )
 
 
-def test_rank_trends_are_spearmans() -> None:
+def test_rank_trends_equal_spearmans_correlation() -> None:
     draws = np.random.default_rng(0)
     x = xr.DataArray(draws.normal(size=(5, 4)), dims=("alpha", "seed"))
     y = x + draws.normal(size=(5, 4))
@@ -41,7 +41,7 @@ def test_rank_trends_are_spearmans() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "conditions"), [(2, 3), (3, 5), (8, 6), (4, 8)])
-def test_pages_test_is_scipys_exact_one(seeds: int, conditions: int) -> None:
+def test_pages_test_equals_scipys_exact_test(seeds: int, conditions: int) -> None:
     values = table(seeds, conditions, slope=0.4, seed=seeds)
     theirs = stats.page_trend_test(values.values, method="exact")
     up = page_trend(values, alternative="increasing")
@@ -54,7 +54,7 @@ def test_pages_test_is_scipys_exact_one(seeds: int, conditions: int) -> None:
     assert float(both["p"]) == pytest.approx(min(1, 2 * min(theirs.pvalue, mirrored.pvalue)))
 
 
-def test_ties_are_exact_too() -> None:
+def test_ties_have_exact_p_values() -> None:
     rows = [[1.0, 1.0, 2.0, 3.0], [2.0, 1.0, 1.0, 1.0], [0.0, 4.0, 4.0, 5.0]]
     ranks = [stats.rankdata(row) for row in rows]
     observed = sum(float(np.arange(1, 5) @ row) for row in ranks)
@@ -65,7 +65,7 @@ def test_ties_are_exact_too() -> None:
     assert float(found["p"]) == pytest.approx((every >= observed - 1e-9).mean(), rel=1e-9)
 
 
-def test_the_correlation_is_the_mean_of_spearmans_within_seeds() -> None:
+def test_the_correlation_is_the_mean_spearman_correlation_within_seeds() -> None:
     values = table(4, 6, slope=0.3)
     within = [stats.spearmanr(np.arange(6), row).statistic for row in values.values]
     found = page_trend(values)
@@ -73,7 +73,7 @@ def test_the_correlation_is_the_mean_of_spearmans_within_seeds() -> None:
     assert float(found["correlation"]) == pytest.approx(np.mean(within))
 
 
-def test_conditions_are_sorted_and_other_dimensions_kept() -> None:
+def test_conditions_are_sorted_and_other_dimensions_preserved() -> None:
     values = table(3, 4, 5, slope=0.5)
     shuffled = values.isel(alpha=[3, 1, 4, 0, 2])
     found, again = page_trend(values), page_trend(shuffled)
@@ -93,23 +93,23 @@ def test_an_incomplete_seed_is_left_out_with_a_warning() -> None:
     assert float(found["p"]) == float(page_trend(values.isel(seed=[0, 1, 3]))["p"])
 
 
-def test_what_is_tied_everywhere_has_no_trend_and_no_p() -> None:
+def test_fully_tied_data_has_no_trend_and_no_p_value() -> None:
     found = page_trend(xr.DataArray(np.ones((3, 4)), dims=("seed", "alpha")))
     assert np.isnan(found["p"])
     assert np.isnan(found["correlation"])
 
 
 @pytest.mark.parametrize("seeds", [3, 8])
-def test_false_trends_come_at_no_more_than_the_nominal_rate(seeds: int) -> None:
+def test_false_trends_occur_at_most_at_the_nominal_rate(seeds: int) -> None:
     draws = np.random.default_rng(seeds)
-    between = draws.normal(0, 5, (2000, seeds, 1))  # what a seed has in common does not count
+    between = draws.normal(0, 5, (2000, seeds, 1))  # offsets shared within a seed do not count
     values = table(2000, seeds, 5, seed=seeds) + between
     p = page_trend(values)["p"]
     assert 0.025 < float((p <= 0.05).mean()) < 0.06
     assert 0.12 < float((p <= 0.2).mean()) < 0.225
 
 
-def test_power_is_the_share_of_simulated_studies_that_find_the_trend() -> None:
+def test_power_equals_the_fraction_of_simulated_studies_that_detect_the_trend() -> None:
     draws = np.random.default_rng(5)
     places = (np.arange(5) - 2) / np.arange(5).std()
     values = 0.5 * places + np.sqrt(0.75) * draws.normal(size=(1500, 4, 5))

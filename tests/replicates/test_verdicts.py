@@ -1,4 +1,4 @@
-"""Verdicts: each of the five, the correction, and the rate of wrong ones by simulation."""
+"""Verdicts: each of the five, the correction, and the simulated rate of wrong verdicts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def claim(says: Any, mean: float, spread: float, margin: Any = MARGIN, name: str
         ("increase", 0.5, 0.0, MARGIN, "not comparable"),
     ],
 )
-def test_each_verdict(says: Any, mean: float, spread: float, margin: Any, expected: str) -> None:
+def test_each_verdict_is_given(
+    says: Any, mean: float, spread: float, margin: Any, expected: str
+) -> None:
     found = verdicts([claim(says, mean, spread, margin)])
     assert found["verdict"].item() == expected
     assert found["estimate"].item() == pytest.approx(mean, abs=1e-9)
@@ -79,7 +81,7 @@ def test_a_claim_without_a_test_is_not_comparable_and_does_not_count() -> None:
     assert float(beside["p_change_adjusted"][0]) == float(alone["p_change_adjusted"][0])
 
 
-def test_one_hypothesis_a_claim_is_holm() -> None:
+def test_one_hypothesis_per_claim_gives_holms_correction() -> None:
     claims = [
         claim("increase", mean, 1.0, None, str(number))
         for number, mean in enumerate((0.4, 2.0, 0.9, 1.3))
@@ -88,8 +90,8 @@ def test_one_hypothesis_a_claim_is_holm() -> None:
     np.testing.assert_allclose(found["p_change_adjusted"], pk.adjust_p_values(found["p_change"]))
 
 
-def test_with_two_hypotheses_the_factor_is_the_claims_still_open() -> None:
-    # Step by step: the least p first, times the claims of which a hypothesis is left.
+def test_with_two_hypotheses_the_factor_is_the_number_of_open_claims() -> None:
+    # Step-down: the smallest p first, multiplied by the number of claims with a remaining hypothesis.
     claims = [claim("increase", 0.2, 0.05, name="a"), claim("increase", 0.9, 0.9, name="b")]
     found = verdicts(claims)
     p = {
@@ -106,7 +108,7 @@ def test_with_two_hypotheses_the_factor_is_the_claims_still_open() -> None:
         assert float(found[f"p_{kind}_adjusted"].sel(claim=name)) == pytest.approx(value)
 
 
-def test_the_power_is_that_of_the_margin_at_the_corrected_level() -> None:
+def test_the_power_refers_to_the_margin_at_the_corrected_level() -> None:
     claims = [claim("increase", 0.1, 1.0, name=name) for name in "abcd"]
     found = verdicts(claims)
     expected = power(1 / np.sqrt(8), 7, MARGIN, level=1 - 0.05 / 4)
@@ -115,7 +117,7 @@ def test_the_power_is_that_of_the_margin_at_the_corrected_level() -> None:
 
 
 @pytest.mark.parametrize("true", [0.0, MARGIN])
-def test_wrong_verdicts_on_several_claims_are_at_most_nominal(true: float) -> None:
+def test_wrong_verdicts_on_several_claims_occur_at_most_at_the_nominal_rate(true: float) -> None:
     draws = np.random.default_rng(1)
     wrong = 0
     studies, seeds, number = 300, 5, 4

@@ -1,4 +1,4 @@
-"""Results made by hand, and a browser to look at pages with."""
+"""Synthetic results, and a browser to inspect pages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLES = 40
 
 
 def with_attributes(table: xr.Dataset) -> xr.Dataset:
-    """The table with the attributes that `analyze` gives to its variables."""
+    """The table with the attributes that `analyze` sets on its variables."""
     for metric in (Selectivity(), GradientVariability(), TopImages()):
         own = [name for name in table.data_vars if name in metric.variables]
         table = table.assign(metric.with_attributes(table[own]))
@@ -39,7 +39,7 @@ def _make_result(
     top: int = 3,
     name: str = "toy",
 ) -> xr.DataTree:
-    """A result as `analyze` gives it, of random numbers; the first unit is dead."""
+    """A result in the format of `analyze` with random values; the first unit is dead."""
     random = np.random.default_rng(seed)
     layer = np.sort(np.arange(units) % len(layers))
     means = random.gamma(1.0, size=(units, len(classes))).round(4)
@@ -89,7 +89,7 @@ def _make_result(
 
 @pytest.fixture
 def make_result() -> Callable[..., xr.DataTree]:
-    """Makes results by hand."""
+    """Makes synthetic results."""
     return _make_result
 
 
@@ -101,7 +101,7 @@ def result() -> xr.DataTree:
 
 @pytest.fixture
 def images() -> TensorImages:
-    """The data that results made by hand are of: 40 grey images of 12 px, label = index mod 4."""
+    """The data of synthetic results: 40 gray images of 12 px with label = index mod 4."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(SAMPLES, 1, 12, 12, generator=generator)
     return TensorImages(pixels, torch.arange(SAMPLES) % len(CLASSES), CLASSES)
@@ -109,7 +109,7 @@ def images() -> TensorImages:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A headless Chromium of this system."""
+    """A headless Chromium installed on this system."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     found = next((place for name in names if (place := shutil.which(name))), None)
@@ -125,7 +125,7 @@ def browser() -> Iterator[Any]:
 
 
 class Watched:
-    """A page together with all that it says and asks for."""
+    """A page together with its console messages and requests."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -136,7 +136,7 @@ class Watched:
         page.on("request", lambda request: self.asked.append(request.url))
 
     def quiet(self) -> bool:
-        """Whether nothing went wrong and nothing but the file itself was asked for."""
+        """Whether there were no errors and no requests except for the file itself."""
         others = [one for one in self.asked if not one.startswith(("file:", "data:"))]
         return not self.said and not others and len(self.files()) == 1
 
@@ -146,7 +146,7 @@ class Watched:
 
 @pytest.fixture
 def look(browser: Any) -> Iterator[Callable[..., Watched]]:
-    """Opens a file; what the page says and asks for is watched from the start."""
+    """Opens a file, and records messages and requests of the page from the start."""
     contexts = []
 
     def open_page(path: Path, anchor: str = "", **options: Any) -> Watched:

@@ -1,4 +1,4 @@
-"""The dossier figure: what is drawn is what the result, the data and the saliency say."""
+"""The dossier figure shows the values of the result, the data and the saliency."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ mpl.use("Agg")
 
 @pytest.fixture
 def measured(model: ImageModel) -> tuple[xr.DataTree, TensorImages]:
-    """A network analysed on 24 images."""
+    """A network analyzed on 24 images."""
     generator = torch.Generator().manual_seed(0)
     data = TensorImages(torch.rand(24, 1, 8, 8, generator=generator), torch.arange(24) % 3, "abc")
     return pk.analyze(model, data, metrics=["selectivity", "top_images"]), data
@@ -54,7 +54,7 @@ def test_shows_tuning_images_and_saliency(
     assert plt.get_fignums() == []
 
 
-def test_needs_neither_data_nor_model(result: xr.DataTree) -> None:
+def test_requires_neither_data_nor_model(result: xr.DataTree) -> None:
     figure = pk.dossier(result, "block1.relu", 3)
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0] == "tuning"
@@ -63,13 +63,13 @@ def test_needs_neither_data_nor_model(result: xr.DataTree) -> None:
     assert titles[2].startswith("gradient CV ")
 
 
-def test_names_are_no_formulas(make_result: Any, tmp_path: Any) -> None:
+def test_names_are_not_parsed_as_formulas(make_result: Any, tmp_path: Any) -> None:
     bad = make_result(classes=("$\\frac{", "a_b^c$", "x" * 300))
     pk.dossier(bad, "stem.relu", 1).savefig(tmp_path / "dossier.png")
     assert (tmp_path / "dossier.png").stat().st_size > 1000
 
 
-def test_settings_stay_as_they_were(result: xr.DataTree) -> None:
+def test_settings_are_unchanged(result: xr.DataTree) -> None:
     before = dict(mpl.rcParams)
     pk.dossier(result, "stem.relu", 1)
     assert dict(mpl.rcParams) == before
@@ -79,14 +79,14 @@ def test_settings_stay_as_they_were(result: xr.DataTree) -> None:
     ("layer", "channel", "words"),
     [("stem", 0, "no layer 'stem'; close matches: stem.relu"), ("stem.relu", 20, "has 20 units")],
 )
-def test_a_unit_that_is_not_there_is_refused(
+def test_a_missing_unit_is_refused(
     result: xr.DataTree, layer: str, channel: int, words: str
 ) -> None:
     with pytest.raises(LayerError, match=words):
         pk.dossier(result, layer, channel)
 
 
-def test_what_does_not_belong_together_is_refused(
+def test_inconsistent_inputs_are_refused(
     result: xr.DataTree, make_result: Any, images: TensorImages
 ) -> None:
     with pytest.raises(OptionError, match="the results are of 2: toy, toy"):

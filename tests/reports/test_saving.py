@@ -1,4 +1,4 @@
-"""Figures and tables as files that other programs read."""
+"""Figures and tables as files that other programs can read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn() -> plt.Figure:
     return figure
 
 
-def test_a_figure_is_written_in_both_kinds_and_closed(tmp_path: Path) -> None:
+def test_a_figure_is_written_in_both_formats_and_closed(tmp_path: Path) -> None:
     before = plt.get_fignums()
     files = pk.save_figure(drawn(), tmp_path / "new" / "figure")
     assert [file.name for file in files] == ["figure.png", "figure.svg"]
@@ -34,19 +34,19 @@ def test_a_figure_is_written_in_both_kinds_and_closed(tmp_path: Path) -> None:
     assert plt.get_fignums() == before
 
 
-def test_a_known_ending_is_the_file_itself(tmp_path: Path) -> None:
+def test_a_known_suffix_is_a_single_file(tmp_path: Path) -> None:
     assert pk.save_figure(drawn(), tmp_path / "fig.png") == [tmp_path / "fig.png"]
     assert (tmp_path / "fig.png").read_bytes()[1:4] == b"PNG"
     names = [path.name for path in pk.save_figure(drawn(), tmp_path / "alpha_0.5")]
     assert names == ["alpha_0.5.png", "alpha_0.5.svg"]
 
 
-def test_the_same_figure_is_the_same_file(tmp_path: Path) -> None:
+def test_the_same_figure_gives_the_same_file(tmp_path: Path) -> None:
     texts = [pk.save_figure(drawn(), tmp_path / name)[1].read_bytes() for name in ("a", "b")]
     assert texts[0] == texts[1]
 
 
-def test_tables_come_back_from_both_kinds(tmp_path: Path) -> None:
+def test_tables_are_read_back_from_both_formats(tmp_path: Path) -> None:
     draws = np.random.default_rng(0)
     table = xr.Dataset(
         {
@@ -75,7 +75,7 @@ def test_tables_come_back_from_both_kinds(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "new" / "sweep.numbers.csv")["total"].tolist() == [6.5]
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for save in (pk.save_figure, pk.save_tables):
         given = drawn() if save is pk.save_figure else xr.Dataset({"a": 1.0})
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("told", ['{"seed": 3, "command": "first"}', "by hand", 7])
-def test_what_a_table_tells_of_its_origin_stays(told: str | int, tmp_path: Path) -> None:
+def test_the_provenance_of_a_table_is_preserved(told: str | int, tmp_path: Path) -> None:
     table = xr.Dataset({"total": 1.0}, attrs={"provenance": told})
     pk.save_tables(table, tmp_path / "table", images=500)
     again = xr.load_dataset(tmp_path / "table.nc", engine="h5netcdf").attrs["provenance"]
@@ -115,6 +115,6 @@ def test_parquet_opens_in_polars_and_pandas_with_equal_values(
         np.testing.assert_array_equal(layers["selectivity_mean"].to_numpy(), expected)
 
 
-def test_other_kinds_of_tables_are_refused(tmp_path: Path) -> None:
+def test_other_formats_of_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="csv and parquet, not xlsx"):
         pk.save_tables(xr.Dataset({"a": 1.0}), tmp_path / "a", kinds=["xlsx"])

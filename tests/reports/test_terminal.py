@@ -1,4 +1,4 @@
-"""Tables in the terminal: bars where a person looks, plain text where a program reads; help; completion."""
+"""Tables in the terminal: bars on a terminal, plain text in a pipe; help; completion."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROWS = [
 
 
 def result() -> xr.DataTree:
-    """Two layers with the numbers of three metrics and of a user's own."""
+    """Two layers with the values of three metrics and a user-defined metric."""
     units_mean = {"metric": "selectivity", "short_name": "selectivity", "valid_range": [0.0, 1.0]}
     layers = xr.Dataset(
         {
@@ -95,7 +95,7 @@ def lines_with_bars(text: str) -> int:
         (-3.0, "    "), (7.0, "████"), (float("nan"), "    "), (float("inf"), "    "),
     ],
 )  # fmt: skip
-def test_a_bar_is_as_long_as_its_share(share: float, expected: str) -> None:
+def test_a_bar_has_the_length_of_its_share(share: float, expected: str) -> None:
     assert bar(share, 4) == expected
 
 
@@ -115,18 +115,18 @@ def test_bars_are_to_scale() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 66])
-def test_a_narrow_terminal_has_numbers_rather_than_bars(width: int) -> None:
+def test_a_narrow_terminal_shows_numbers_instead_of_bars(width: int) -> None:
     text = printed(print_plan, PLAN, terminal=True, width=width)
     assert lines_with_bars(text) == 0
     assert max(map(len, text.splitlines()[:3])) <= width
 
 
-def test_names_are_not_obeyed() -> None:
+def test_markup_in_names_is_not_interpreted() -> None:
     assert "[bold]fc" in printed(print_plan, PLAN, terminal=True)
     assert "[red]dog" in printed(print_result, result(), terminal=True)
 
 
-def test_a_result_has_a_table_a_metric_and_the_best_units() -> None:
+def test_a_result_has_one_table_per_metric_and_the_best_units() -> None:
     piped = printed(print_result, result(), terminal=False)
     rows = [line.split() for line in piped.splitlines()]
     assert ["layer", "units", "selectivity", "dead"] in rows
@@ -157,7 +157,7 @@ def test_help_has_an_example(command: str) -> None:
     assert f"Example: probekit {command}" in " ".join(text.split())
 
 
-def test_the_first_help_says_how_to_begin() -> None:
+def test_the_main_help_shows_how_to_start() -> None:
     text = " ".join(CliRunner().invoke(app, ["--help"]).stdout.split())
     assert "Example: probekit analyze" in text
     assert "--install-completion" in text
@@ -165,7 +165,7 @@ def test_the_first_help_says_how_to_begin() -> None:
 
 
 def complete(words: str, shell: str = "bash") -> str:
-    """What a shell is told when Tab is pressed after some words."""
+    """The completions that a shell receives after some words."""
     code = "import sys; sys.argv = ['probekit']; from probekit.cli.app import main; main()"
     env = {
         **os.environ,
@@ -184,7 +184,7 @@ def test_the_shell_completes_commands_and_options() -> None:
     assert {"--metrics", "--layers", "--limit"} <= set(complete("probekit analyze --").split())
 
 
-def test_columns_that_are_left_out_are_named() -> None:
+def test_omitted_columns_are_named() -> None:
     names = [f"score_{letter}" for letter in "abcdefgh"]
     layers = xr.Dataset({name: ("layer", [1.0]) for name in names}, {"layer": ["relu"]})
     tree = xr.DataTree.from_dict({"layers": layers, "units": xr.Dataset()})

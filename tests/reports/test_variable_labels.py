@@ -141,7 +141,9 @@ def test_every_variable_of_built_in_metrics_has_a_label() -> None:
             assert values.attrs.get("long_name") or name in internal, name
 
 
-def test_a_file_without_attributes_is_shown_by_names(result: xr.DataTree, tmp_path: Path) -> None:
+def test_a_file_without_attributes_shows_variable_names(
+    result: xr.DataTree, tmp_path: Path
+) -> None:
     old = result.map_over_datasets(
         lambda table: table.assign({name: v.drop_attrs() for name, v in table.data_vars.items()})
     )

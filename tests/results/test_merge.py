@@ -1,4 +1,4 @@
-"""Merging results of one model: what is kept, in which order, and what is refused."""
+"""Merging results of one model: what is preserved, in which order, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def analyze(network: nn.Module, data: Any, layers: Any, metrics: Any = ("selecti
     return pk.analyze(network, data, layers, list(metrics), progress=False)
 
 
-def test_other_layers_are_the_analysis_of_all_layers(network: nn.Module, data: Any) -> None:
+def test_results_of_different_layers_merge_to_the_analysis_of_all_layers(
+    network: nn.Module, data: Any
+) -> None:
     whole = analyze(network, data, ["1.1", "2.1", "3.1", "4.1"], ["selectivity", "dimensionality"])
     merged = pk.merge_results(
         analyze(network, data, ["2.1", "4.1"], ["selectivity", "dimensionality"]),
@@ -53,7 +55,9 @@ def test_other_layers_are_the_analysis_of_all_layers(network: nn.Module, data: A
     assert "selectivity_mean" not in merged
 
 
-def test_other_metrics_are_one_analysis_with_both(network: nn.Module, data: Any) -> None:
+def test_results_of_different_metrics_merge_to_one_analysis_with_both(
+    network: nn.Module, data: Any
+) -> None:
     whole = analyze(network, data, ["2.1"], ["selectivity", "dimensionality"])
     merged = pk.merge_results(
         analyze(network, data, ["2.1"]), analyze(network, data, ["2.1"], ["dimensionality"])
@@ -67,7 +71,7 @@ def test_other_metrics_are_one_analysis_with_both(network: nn.Module, data: Any)
     assert set(facts["merged"][0]["metrics"]) == {"dimensionality"}
 
 
-def test_what_was_not_measured_is_missing(network: nn.Module, data: Any) -> None:
+def test_unmeasured_values_are_missing(network: nn.Module, data: Any) -> None:
     merged = pk.merge_results(
         analyze(network, data, ["1.1", "2.1"]),
         analyze(network, data, ["2.1", "3.1"], ["dimensionality"]),
@@ -79,7 +83,7 @@ def test_what_was_not_measured_is_missing(network: nn.Module, data: Any) -> None
     assert units["layer"].values.tolist() == ["1.1"] * 6 + ["2.1"] * 6 + ["3.1"] * 5
 
 
-def test_files_and_round_trip(network: nn.Module, data: Any, tmp_path: Path) -> None:
+def test_merged_files_are_saved_and_reopened(network: nn.Module, data: Any, tmp_path: Path) -> None:
     pk.save_result(analyze(network, data, ["1.1"]), tmp_path / "a.nc")
     pk.save_result(analyze(network, data, ["2.1"]), tmp_path / "b.zarr")
     merged = pk.merge_results(tmp_path / "a.nc", tmp_path / "b.zarr")
@@ -88,14 +92,14 @@ def test_files_and_round_trip(network: nn.Module, data: Any, tmp_path: Path) -> 
         xr.testing.assert_equal(pk.open_result(tmp_path / name), merged)
 
 
-def test_three_results_and_fewer_than_two(network: nn.Module, data: Any) -> None:
+def test_three_results_are_merged_and_fewer_than_two_refused(network: nn.Module, data: Any) -> None:
     one = [analyze(network, data, [layer]) for layer in ("1.1", "2.1", "3.1")]
     assert pk.merge_results(*one)["layers"]["layer"].values.tolist() == ["1.1", "2.1", "3.1"]
     with pytest.raises(OptionError, match="at least two"):
         pk.merge_results(one[0])
 
 
-def test_what_cannot_be_merged(network: nn.Module, data: Any) -> None:
+def test_incompatible_results_are_refused(network: nn.Module, data: Any) -> None:
     one = analyze(network, data, ["1.1"])
     fewer = [(data[0][0][:20], data[0][1][:20])]
     with pytest.raises(DataError, match=r"different images \(30 and 20 samples\)"):

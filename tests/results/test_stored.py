@@ -1,8 +1,8 @@
-"""Files that an earlier version wrote still open, and hold the numbers that numpy gives.
+"""Files written by an earlier version can be read, and hold the numbers that numpy computes.
 
-`stored/2026-11-26.zip` was written by the version before layers were renamed and identities extended:
-an analysis as netCDF and zarr, a recording, and the folder of a robustness run, all of the network and
-the images below.
+`stored/2026-11-26.zip` was written by the version before layers were renamed and identities extended. It
+contains an analysis as netCDF and zarr, a recording, and the folder of a robustness run, all for the
+network and the images below.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def test_results_of_both_versions_can_be_merged(
     assert {"selectivity", "lifetime_sparsity"} <= set(map(str, merged["units"].data_vars))
 
 
-def test_recordings(
+def test_stored_recordings_are_read(
     stored: Path, network: nn.Sequential, data: TensorDataset, activations: Any
 ) -> None:
     recording = open_recording(stored / "recording.zarr")
@@ -98,7 +98,7 @@ def test_recordings(
         pk.record(network, data, layers="1", store=stored / "recording.zarr", progress=False)
 
 
-def test_conditions_of_a_robustness_run(
+def test_stored_conditions_of_a_robustness_run_are_read(
     stored: Path, network: nn.Sequential, data: TensorDataset
 ) -> None:
     (clean,) = (stored / "robustness").glob("clean-*.nc")

@@ -19,7 +19,7 @@ NAMES = ["ant", "bee", "cat"]
 
 
 class Half(nn.Module):
-    """Units that respond to the mean brightness, and dead ones: the second half of six."""
+    """Units that respond to the mean brightness; the second half of the six units is dead."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,9 @@ def result() -> xr.DataTree:
     )
 
 
-def test_one_row_per_unit_with_class_names_and_none_for_the_dead(result: xr.DataTree) -> None:
+def test_tables_have_one_row_per_unit_with_class_names_and_none_for_dead_units(
+    result: xr.DataTree,
+) -> None:
     table = pk.units_table(result)
     assert len(table) == result["units"].sizes["unit"] == 6
     assert table["layer"].tolist() == ["act"] * 6
@@ -74,7 +76,7 @@ def test_the_number_of_dead_units_is_the_same_in_every_table(
     assert counts == dict.fromkeys(counts, 3)
 
 
-def test_variables_with_further_dimensions_become_columns_where_asked(result: xr.DataTree) -> None:
+def test_additional_dimensions_become_columns_on_request(result: xr.DataTree) -> None:
     table = pk.units_table(result, widen=["class_mean", "top_sample"])
     means = result["units"]["class_mean"]
     np.testing.assert_array_equal(table["class_mean[bee]"], means.sel({"class": 1}))
@@ -102,7 +104,7 @@ def test_files_have_the_same_rows_as_the_tables(result: xr.DataTree, tmp_path: P
     pd.testing.assert_frame_equal(pk.units_table(again), pk.units_table(result))
 
 
-def test_classes_without_names_are_their_labels() -> None:
+def test_classes_without_names_use_their_labels() -> None:
     data = [(torch.rand(60, 1, 4, 4), torch.arange(60) % 3)]
     table = pk.units_table(pk.analyze(Half().eval(), data, progress=False))
     assert set(table["preferred_class"].dropna()) <= {"0", "1", "2"}
@@ -116,7 +118,7 @@ def test_quantiles_of_layers_are_columns(result: xr.DataTree) -> None:
 
 
 @pytest.mark.parametrize("given", [3, xr.Dataset(), xr.DataTree()])
-def test_what_has_no_units_is_refused(given: object) -> None:
+def test_a_result_without_units_is_refused(given: object) -> None:
     with pytest.raises(DataError, match="a table of units is made of a result"):
         pk.units_table(given)
     with pytest.raises(ProbekitError):

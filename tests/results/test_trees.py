@@ -1,4 +1,4 @@
-"""Files of results: whole or not at all."""
+"""Files of results are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def tree() -> xr.DataTree:
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
-def test_round_trip_and_overwrite(name: str, tree: xr.DataTree, tmp_path: Path) -> None:
+def test_results_are_saved_reopened_and_overwritten(
+    name: str, tree: xr.DataTree, tmp_path: Path
+) -> None:
     pk.save_result(tree, tmp_path / name)
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
     with pytest.raises(OutputError, match="exists already"):
@@ -42,7 +44,7 @@ def test_round_trip_and_overwrite(name: str, tree: xr.DataTree, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
-def test_a_failed_write_keeps_what_was_there(
+def test_a_failed_write_keeps_the_existing_file(
     name: str, tree: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pk.save_result(tree, tmp_path / name)
@@ -58,7 +60,7 @@ def test_a_failed_write_keeps_what_was_there(
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.zarr").mkdir()
@@ -84,7 +86,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     ]
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     code = (
         "import numpy as np, xarray as xr, probekit as pk, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -100,7 +102,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
     for path, message in (
         ("r.csv", "to a .nc or .zarr file"),
         ("r.NC", "to a .nc or .zarr file"),
@@ -114,7 +116,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x89HDF\r\n\x1a\n but not really"])
-def test_files_that_are_no_results(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_results_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "r.nc").write_bytes(content)
     with pytest.raises(OutputError, match="is no result of probekit"):
         pk.open_result(tmp_path / "r.nc")
@@ -126,7 +128,7 @@ def test_files_that_are_no_results(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("a.nc", "b.zarr"), ("a.zarr", "b.nc")])
-def test_text_has_any_length_after_saving_in_the_other_format(
+def test_text_of_any_length_can_be_saved_in_the_other_format(
     before: str, after: str, tree: xr.DataTree, tmp_path: Path
 ) -> None:
     pk.save_result(tree, tmp_path / before)

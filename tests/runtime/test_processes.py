@@ -1,4 +1,4 @@
-"""Several processes find what one finds."""
+"""Several processes compute the same results as one."""
 
 from __future__ import annotations
 
@@ -113,6 +113,6 @@ def test_processes_share_the_data_and_agree(
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_ends_all(tmp_path: Path) -> None:
+def test_a_failing_process_ends_all_processes(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         run("failing", "dataset", 2, tmp_path)

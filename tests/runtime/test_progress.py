@@ -1,4 +1,4 @@
-"""Progress bars are shown on a terminal and in a notebook, and nowhere else."""
+"""Progress bars are shown only on a terminal and in a notebook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False)])
-def test_a_terminal_shows_a_bar_that_is_wanted(progress: bool, shown: bool) -> None:
+def test_a_terminal_shows_a_requested_bar(progress: bool, shown: bool) -> None:
     screen = Terminal()
     list(tqdm(range(3), file=screen, disable=hidden(progress)))
     assert ("3/3" in screen.getvalue()) is shown
@@ -37,7 +37,7 @@ def test_a_file_has_no_bar() -> None:
     ("shell", "shown"),
     [(SimpleNamespace(kernel=object()), True), (SimpleNamespace(), False), (None, False)],
 )
-def test_a_notebook_shows_it_and_a_python_shell_in_a_pipe_does_not(
+def test_a_notebook_shows_a_bar_and_a_piped_python_shell_does_not(
     shell: object, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
@@ -46,7 +46,7 @@ def test_a_notebook_shows_it_and_a_python_shell_in_a_pipe_does_not(
     assert ("3/3" in file.getvalue()) is shown
 
 
-def test_every_bar_asks_here() -> None:
+def test_every_bar_uses_hidden() -> None:
     package = Path(probekit.__file__).parent
     lines = [
         f"{path.relative_to(package)}: {line.strip()}"
@@ -58,14 +58,14 @@ def test_every_bar_asks_here() -> None:
 
 
 @pytest.mark.slow
-def test_a_kernel_gets_the_notebooks_own_bar() -> None:
+def test_a_kernel_uses_the_notebook_bar() -> None:
     manager = pytest.importorskip("jupyter_client.manager")
     pytest.importorskip("ipykernel")
     pytest.importorskip("ipywidgets")
     kernel, client = manager.start_new_kernel(startup_timeout=120)
 
     def told(module: str, disable: str) -> str:
-        """The kinds of what a kernel shows for a bar, and the text."""
+        """The MIME types and the text that a kernel shows for a bar."""
         code = (
             f"from {module} import tqdm\nfrom probekit.runtime.progress import hidden, progress_bar\n"
             f"list(tqdm(range(3), disable={disable}))"
@@ -83,7 +83,7 @@ def test_a_kernel_gets_the_notebooks_own_bar() -> None:
     try:
         assert widget in told("tqdm.auto", "hidden(True)")
         assert widget not in told("tqdm.auto", "hidden(False)")
-        # What stands in for it where ipywidgets is not installed.
+        # The fallback when ipywidgets is not installed.
         assert "3/3" in told("tqdm", "hidden(True)")
         assert "3/3" not in told("tqdm", "None"), "tqdm knows a notebook: hidden is not needed"
     finally:

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: what they depend on, and that they are as random as they claim."""
+"""Counter-based random numbers: what they depend on, and their statistical quality."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVEL = 1e-3
 
 
 def splitmix64(state: int) -> int:
-    """The reference of Steele, Lea & Flood in integers of any size."""
+    """The reference of Steele, Lea & Flood, with unbounded integers."""
     mask = 2**64 - 1
     state &= mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -36,7 +36,7 @@ def test_first_words_of_splitmix64_for_a_known_seed() -> None:
     assert streams.mix(state).item() % 2**64 == 6457827717110365317
 
 
-def test_words_depend_on_name_replicate_and_sample_alone() -> None:
+def test_words_depend_only_on_name_replicate_and_sample() -> None:
     index = torch.tensor([9, 2, 2**40, 0])
     whole = streams.words("a", 5, index)
     assert torch.equal(streams.words("a", 3, index.flip(0)).flip(1), whole[:3])
@@ -57,7 +57,7 @@ def test_uniform_numbers_are_uniform_over_samples_and_over_replicates(name: str)
     assert stats.chisquare(low).pvalue > LEVEL
 
 
-def test_replicates_and_neighbours_are_uncorrelated() -> None:
+def test_replicates_and_neighbors_are_uncorrelated() -> None:
     table = streams.uniform(streams.words("a", 300, torch.arange(1000))).numpy()
     for rows in (table, table.T):
         r = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]
@@ -98,14 +98,14 @@ def test_permuted_is_a_permutation(size: int, replicates: int) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 10, 50, 257])
-def test_permutations_send_every_place_everywhere_alike(size: int) -> None:
+def test_permutations_send_every_position_everywhere_equally_often(size: int) -> None:
     found = streams.permuted("a", 10_000, torch.arange(min(size, 3)), size)
     p = [stats.chisquare(places.bincount(minlength=size)).pvalue for places in found.T]
     assert min(p) * len(p) > LEVEL
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_all_orders_of_a_few_places_come_alike(size: int) -> None:
+def test_all_orders_of_a_few_positions_are_equally_frequent(size: int) -> None:
     found = streams.permuted("a", 10_000, torch.arange(size), size)
     weights = size ** torch.arange(size)
     orders = (found * weights).sum(1).unique(return_counts=True)[1].numpy()
@@ -113,7 +113,7 @@ def test_all_orders_of_a_few_places_come_alike(size: int) -> None:
     assert stats.chisquare(orders).pvalue > LEVEL
 
 
-def test_two_places_of_a_permutation_are_as_good_as_independent() -> None:
+def test_two_positions_of_a_permutation_are_nearly_independent() -> None:
     size, found = 20, streams.permuted("b", 20_000, torch.tensor([3, 4]), 20)
     pairs = (found[:, 0] * size + found[:, 1]).bincount(minlength=size**2).numpy()
     off = ~np.eye(size, dtype=bool).flatten()
@@ -121,7 +121,7 @@ def test_two_places_of_a_permutation_are_as_good_as_independent() -> None:
     assert stats.chisquare(pairs[off]).pvalue > LEVEL
 
 
-def test_shuffled_is_a_permutation_in_which_every_order_is_as_frequent() -> None:
+def test_shuffled_gives_every_permutation_equally_often() -> None:
     orders = torch.stack([streams.shuffled(f"order {seed}", 4) for seed in range(5000)])
     assert torch.equal(orders.sort(1).values, torch.arange(4).expand(5000, -1))
     counts = (orders * 4 ** torch.arange(4)).sum(1).unique(return_counts=True)[1].numpy()
@@ -138,7 +138,7 @@ def test_a_stream_is_splitmix64_from_its_key() -> None:
 
 
 def largest_correlation(rows: torch.Tensor) -> float:
-    """The largest |correlation| of two rows, in standard errors."""
+    """The largest absolute correlation between two rows, in standard errors."""
     rows = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
     correlation = rows @ rows.T / rows.shape[1]
     return correlation.fill_diagonal_(0).abs().max().item() * rows.shape[1] ** 0.5
@@ -147,12 +147,12 @@ def largest_correlation(rows: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     ("draw", "law"), [("uniform", "uniform"), ("normal", "norm")], ids=["uniform", "normal"]
 )
-def test_values_have_their_distribution(draw: str, law: str) -> None:
+def test_values_follow_their_distribution(draw: str, law: str) -> None:
     values = getattr(RandomStreams("law", range(300)), draw)(3, 32, 32).flatten().numpy()
     assert stats.kstest(values, law).pvalue > 1e-4
 
 
-def test_normal_values_have_the_moments_and_tails_of_a_normal_one() -> None:
+def test_normal_values_have_the_moments_and_tails_of_the_normal_distribution() -> None:
     values = RandomStreams("tails", range(400)).normal(3, 64, 64).double()
     n = values.numel()
     for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
@@ -163,7 +163,7 @@ def test_normal_values_have_the_moments_and_tails_of_a_normal_one() -> None:
         assert abs((values.abs() > limit).sum().item() - expected) < 5 * expected**0.5
 
 
-def test_the_most_extreme_words_give_values_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_words_give_values_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
     words = torch.tensor([[0, -1, 2**31 - 1, 2**31, 2**63 - 1, -(2**63)]])
     monkeypatch.setattr(RandomStreams, "words", lambda self, count, field=0: words[:, :count])
     one = RandomStreams("extremes", [0])
@@ -173,7 +173,7 @@ def test_the_most_extreme_words_give_values_in_range(monkeypatch: pytest.MonkeyP
     assert (one.integers(torch.arange(1, 13), 12) < torch.arange(1, 13)).all()
 
 
-def test_all_bits_of_words_are_fair_coins_that_do_not_know_of_each_other() -> None:
+def test_all_bits_of_words_are_fair_and_independent() -> None:
     words = RandomStreams("bits", range(200)).words(1000).flatten().numpy().view(np.uint64)
     bits = torch.from_numpy((words[:, None] >> np.arange(64, dtype=np.uint64) & 1).astype("f4"))
     assert ((bits.mean(0) - 0.5).abs() * 2 * len(bits) ** 0.5).max() < 5
@@ -203,7 +203,7 @@ def test_neighboring_pixels_are_uncorrelated() -> None:
         assert abs(product.mean().item()) * product.numel() ** 0.5 < 5
 
 
-def test_a_stream_depends_on_its_name_and_index_alone() -> None:
+def test_a_stream_depends_only_on_its_name_and_index() -> None:
     together = RandomStreams("name", range(10))
     for index in (0, 7):
         alone = RandomStreams("name", [index])
@@ -213,8 +213,8 @@ def test_a_stream_depends_on_its_name_and_index_alone() -> None:
     assert not torch.equal(RandomStreams("name", [1]).words(9), RandomStreams("eman", [1]).words(9))
 
 
-def test_streams_stay_what_they_are() -> None:
-    # Results written down with one version must be made again by the next.
+def test_streams_do_not_change_between_versions() -> None:
+    # Stored results must be reproducible with later versions.
     words = RandomStreams("seed 0, fog, severity 3", [0, 12345]).words(2, field=1)
     assert words.tolist() == [
         [8622331825540698985, 3349490748819650839],
@@ -222,7 +222,7 @@ def test_streams_stay_what_they_are() -> None:
     ]
 
 
-def test_integers_fill_their_range_evenly() -> None:
+def test_integers_are_uniform_over_their_range() -> None:
     numbers = RandomStreams("dice", range(100)).integers(6, 500).flatten()
     assert stats.chisquare(torch.bincount(numbers, minlength=6).numpy()).pvalue > 1e-4
     bounds = torch.tensor([[1, 5]]).expand(100, 2)

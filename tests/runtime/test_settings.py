@@ -1,4 +1,4 @@
-"""The caller's global settings neither change our numbers nor are changed by us."""
+"""The caller's global settings do not affect results, and the package does not change them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference mode": torch.inference_mode,
     "no gradients": torch.no_grad,
     "numpy raises": lambda: np.errstate(all="raise"),
-    # Nothing can be computed there, so that any tensor of ours made on it would raise.
+    # Tensors on this device hold no data, so a computation with one of ours would raise.
     "default device": lambda: default_device("meta"),
     "device context": lambda: torch.device("meta"),
     "anomaly": torch.autograd.detect_anomaly,
@@ -98,7 +98,7 @@ SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings_of_the_session_change_no_number(name: str) -> None:
+def test_global_settings_change_no_result(name: str) -> None:
     model = net()
     right()
     with SETTINGS[name]():
@@ -106,14 +106,14 @@ def test_settings_of_the_session_change_no_number(name: str) -> None:
     assert_right(found)
 
 
-def test_images_made_in_inference_mode_or_with_gradients_give_the_same() -> None:
+def test_images_created_in_inference_mode_or_with_gradients_give_the_same_results() -> None:
     with torch.inference_mode():
         images, labels = IMAGES.clone(), LABELS.clone()
     assert_right(outcomes(net(), images, labels))
     assert_right(outcomes(net(), IMAGES.clone().requires_grad_(), LABELS))
 
 
-def test_weights_made_in_inference_mode_work_or_are_refused_by_name() -> None:
+def test_weights_created_in_inference_mode_work_or_are_refused_by_name() -> None:
     with torch.inference_mode():
         model = net()
     data = (IMAGES, LABELS)
@@ -133,7 +133,7 @@ def test_weights_made_in_inference_mode_work_or_are_refused_by_name() -> None:
     PGD(steps=1)(copy.deepcopy(model), IMAGES, LABELS, 0.01)
 
 
-def test_a_bundled_model_and_data_load_on_the_cpu_whatever_the_default_device() -> None:
+def test_bundled_models_and_data_load_on_the_cpu_for_any_default_device() -> None:
     with torch.device("meta"):
         model = load_model("probekit:resnet20-fashion-mnist")
         data = load_data("fashion-mnist", model)
@@ -142,7 +142,7 @@ def test_a_bundled_model_and_data_load_on_the_cpu_whatever_the_default_device() 
     assert next(model.module.parameters()).device.type == "cpu"
 
 
-def test_the_callers_code_sees_the_callers_default_device() -> None:
+def test_the_callers_code_sees_the_default_device_of_the_caller() -> None:
     seen = []
     with torch.device("meta"), own_settings():
         seen.append(torch.empty(0).device.type)
@@ -151,7 +151,7 @@ def test_the_callers_code_sees_the_callers_default_device() -> None:
     assert seen == ["cpu", "meta"]
 
 
-def test_random_states_and_switches_are_as_before() -> None:
+def test_random_states_and_switches_are_restored() -> None:
     def state() -> tuple[Any, ...]:
         return (
             torch.get_rng_state().tolist(),

@@ -1,4 +1,4 @@
-"""Class means against numpy, one class at a time."""
+"""Class means compared with numpy, one class at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def means_of(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), size=st.integers(1, 9))
-def test_equal_numpy_in_any_batches_and_merged_in_any_order(data: st.DataObject, size: int) -> None:
+def test_class_means_equal_numpy_in_any_batches_and_merge_order(
+    data: st.DataObject, size: int
+) -> None:
     rows = data.draw(st.integers(1, 30))
     activations = data.draw(
         hnp.arrays(np.float32, (rows, 3), elements=st.floats(-1e4, 1e4, width=32))
@@ -56,11 +58,11 @@ def test_sums_of_half_precision_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("labels", "words"), [([-1, 0], "label -1 is below 0"), ([0], "one label per row")]
 )
-def test_bad_labels_are_refused(labels: list[int], words: str) -> None:
+def test_invalid_labels_are_refused(labels: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):
         ClassMeans().update(torch.ones(2, 3), torch.tensor(labels))
 
 
-def test_no_samples_have_no_means() -> None:
+def test_no_samples_give_no_means() -> None:
     with pytest.raises(DataError, match="no samples"):
         ClassMeans().to_xarray()

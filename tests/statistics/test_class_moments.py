@@ -1,4 +1,4 @@
-"""Class moments against numpy, one class at a time."""
+"""Class moments compared with numpy, one class at a time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from probekit.statistics.class_moments import ClassMoments
 from probekit.statistics.testing import check_statistic
 
 
-def test_keeps_what_an_analysis_counts_on() -> None:
+def test_satisfies_the_statistic_contract() -> None:
     check_statistic(ClassMoments())
 
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data(), size=st.integers(1, 9))
-def test_equals_numpy_in_any_batches_and_merged_in_any_order(
-    data: st.DataObject, size: int
-) -> None:
+def test_equals_numpy_in_any_batches_and_merge_order(data: st.DataObject, size: int) -> None:
     rows = data.draw(st.integers(1, 30))
     activations = data.draw(
         hnp.arrays(np.float32, (rows, 3), elements=st.floats(-1e3, 1e3, width=32))
@@ -44,7 +42,7 @@ def test_equals_numpy_in_any_batches_and_merged_in_any_order(
         assert int(one["count"]) == len(own)
 
 
-def test_a_large_constant_does_not_hide_the_variation() -> None:
+def test_a_large_constant_does_not_hide_the_variance() -> None:
     rows = torch.tensor([[1.0], [2.0], [3.0], [5.0]], dtype=torch.float64)
     moments = ClassMoments()
     for row, label in zip(rows + 1e8, (0, 0, 1, 1), strict=True):
@@ -55,11 +53,11 @@ def test_a_large_constant_does_not_hide_the_variation() -> None:
 @pytest.mark.parametrize(
     ("labels", "words"), [([-1, 0], "label -1 is below 0"), ([0], "one label per row")]
 )
-def test_bad_labels_are_refused(labels: list[int], words: str) -> None:
+def test_invalid_labels_are_refused(labels: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):
         ClassMoments().update(torch.zeros(2, 1), torch.tensor(labels))
 
 
-def test_nothing_seen_is_refused() -> None:
+def test_a_statistic_without_samples_is_refused() -> None:
     with pytest.raises(DataError, match="no samples"):
         ClassMoments().to_xarray()

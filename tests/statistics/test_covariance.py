@@ -1,4 +1,4 @@
-"""The streamed covariance against numpy."""
+"""The streamed covariance compared with numpy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cube(offset: float = 0.0, rows: int = 200, columns: int = 7, seed: int = 0) 
 @pytest.mark.parametrize("spatial", ["mean", "flatten"])
 @pytest.mark.parametrize("columns", [1, 7, 300])
 @pytest.mark.parametrize("batch", [1, 13, 200])
-def test_equals_numpy_cov(spatial: Any, columns: int, batch: int) -> None:
+def test_covariance_equals_numpy(spatial: Any, columns: int, batch: int) -> None:
     rows = cube(columns=columns)
     found = stream(Covariance(spatial), rows, batch).to_xarray()
     expected = np.cov(rows, rowvar=False).reshape(columns, columns)
@@ -91,7 +91,7 @@ def test_merging_in_any_order_equals_the_whole(
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
-def test_a_large_offset_costs_no_precision(offset: float) -> None:
+def test_a_large_offset_does_not_reduce_precision(offset: float) -> None:
     rows = cube() / 100
     shifted = rows + offset
     expected = np.cov(shifted - offset, rowvar=False)
@@ -103,21 +103,21 @@ def test_a_large_offset_costs_no_precision(offset: float) -> None:
         assert abs(one_pass - expected).max() > 1e-3 * abs(expected).max()
 
 
-def test_an_outlier_in_front_costs_little_precision() -> None:
+def test_an_initial_outlier_hardly_reduces_precision() -> None:
     rows = cube(rows=2000)
     rows[0] = 1e5
     found = stream(Covariance(), rows, 1).to_xarray()["covariance"]
     np.testing.assert_allclose(found, np.cov(rows, rowvar=False), rtol=1e-9)
 
 
-def test_batches_of_another_distribution_from_the_first() -> None:
+def test_later_batches_may_differ_in_distribution_from_the_first() -> None:
     rows = np.concatenate([cube(rows=64), cube(rows=200, seed=1) * 50 + 1e4])
     found = stream(Covariance(), rows, 64).to_xarray()["covariance"]
     np.testing.assert_allclose(found, np.cov(rows, rowvar=False), rtol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_sums_are_float64_whatever_the_input(dtype: torch.dtype) -> None:
+def test_sums_are_float64_for_any_input_dtype(dtype: torch.dtype) -> None:
     rows = (torch.from_numpy(cube(rows=500)) * 300).to(dtype)
     statistic = Covariance()
     statistic.update(rows, torch.zeros(500))
@@ -125,7 +125,7 @@ def test_sums_are_float64_whatever_the_input(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(statistic.to_xarray()["covariance"], expected, rtol=1e-10)
 
 
-def test_columns_of_another_number_and_other_shapes_are_refused() -> None:
+def test_mismatched_column_counts_and_shapes_are_refused() -> None:
     statistic = Covariance()
     statistic.update(torch.ones(2, 3), torch.zeros(2))
     with pytest.raises(DataError, match="3 columns so far cannot be joined by 4"):
@@ -135,7 +135,7 @@ def test_columns_of_another_number_and_other_shapes_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("centred", "least"), [(True, 2), (False, 1)])
-def test_too_few_rows_for_any_covariance(centred: bool, least: int) -> None:
+def test_too_few_rows_for_a_covariance_are_refused(centred: bool, least: int) -> None:
     for spatial in ("mean", "flatten"):
         statistic = Covariance(spatial, centred=centred)
         for count in range(least):
@@ -147,7 +147,7 @@ def test_too_few_rows_for_any_covariance(centred: bool, least: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"spatial": "none"}, {"memory": 0}, {"memory": 1e9}], ids=repr)
-def test_options_that_mean_nothing(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         Covariance(**options)
 
@@ -159,7 +159,7 @@ class TestMemory:
         return scout_layers(self.net, torch.rand(2, 1, 8, 8), ["0", "1"])[0]
 
     def test_is_checked_before_a_pass_from_the_number_of_samples(self) -> None:
-        # Two layers of 8 x 6 x 6 = 288 elements of 4 bytes, and a Gram matrix with room to work.
+        # Two layers of 8 x 6 x 6 = 288 elements of 4 bytes, and a Gram matrix with workspace.
         needed = 2 * 100 * 288 * 4 + 48 * 100**2
         Covariance("flatten", memory=needed).check(self.layers(), 100)
         with pytest.raises(OptionError, match=r"2 layers over 100 samples.*288 .*limit"):
@@ -178,7 +178,7 @@ class TestMemory:
             with pytest.raises(OptionError, match="narrower"):
                 Covariance(spatial, memory=64 * 64 - 1).check(self.layers(), None)
 
-    def test_is_checked_on_the_way_too(self) -> None:
+    def test_is_also_checked_during_the_pass(self) -> None:
         statistic = Covariance("flatten", memory=100_000)
         statistic.update(torch.rand(10, 500), torch.zeros(10))
         with pytest.raises(OptionError, match=r"over 60 rows needs .* of memory"):

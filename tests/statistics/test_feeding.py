@@ -36,7 +36,7 @@ def test_blocks_do_not_matter(rows: int, stored: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_finds_the_same(stored: Path) -> None:
+def test_a_cluster_gives_the_same_statistics(stored: Path) -> None:
     distributed = pytest.importorskip("distributed")
     recording = pk.open_recording(stored)
     with (
@@ -67,7 +67,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 @pytest.mark.slow
-def test_memory_does_not_follow_the_length_of_a_recording(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path: Path) -> None:
     units, samples = 64, 200_000
     frame = xr.Dataset(
         {
@@ -90,12 +90,12 @@ def test_memory_does_not_follow_the_length_of_a_recording(tmp_path: Path) -> Non
     assert peaks[1] - peaks[0] < 0.5 * whole, (peaks, whole)
 
 
-def test_what_is_no_recording() -> None:
+def test_data_that_is_not_a_recording_is_refused() -> None:
     with pytest.raises(pk.ProbekitError, match=r"activation\(sample, unit\)"):
         pk.feed(xr.Dataset(), pk.ClassMeans())
 
 
-def test_permuted_labels_are_known_from_a_recording(stored: Path) -> None:
+def test_permuted_labels_are_available_for_a_recording(stored: Path) -> None:
     torch.manual_seed(0)
     metric = pk.SelectivityChance(permutations=20)
     (need,) = [one for one in metric.needs if hasattr(one, "expect")][:1]

@@ -1,4 +1,4 @@
-"""Moments of gradient norms: the tester of all statistics, and numpy."""
+"""Moments of gradient norms, compared with numpy and checked against the statistic contract."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ TABLE = torch.cat([NORMS, SQUARES], 1)
 LABELS = torch.arange(24) % 3
 
 
-def test_keeps_what_an_analysis_counts_on() -> None:
+def test_satisfies_the_statistic_contract() -> None:
     check_statistic(GradientMoments(), TABLE, LABELS)
 
 
-def test_keeps_it_where_some_samples_are_not_measured() -> None:
+def test_satisfies_the_contract_with_unmeasured_samples() -> None:
     table = TABLE.clone()
     table[::4] = -1
     table[:, [2, 7]] = -1
     check_statistic(GradientMoments(), table, LABELS)
 
 
-def test_moments_are_numpy_s() -> None:
+def test_moments_equal_those_of_numpy() -> None:
     moments = GradientMoments()
     for rows in torch.arange(24).split(7):
         moments.update(TABLE[rows], LABELS[rows])
@@ -43,7 +43,7 @@ def test_moments_are_numpy_s() -> None:
         np.testing.assert_allclose(one["square_variance"], covariance[1, 1])
 
 
-def test_what_is_not_measured_does_not_count() -> None:
+def test_unmeasured_samples_do_not_count() -> None:
     table = TABLE.clone()
     table[5:, [0, 5]] = -1
     table[:, [1, 6]] = -1
@@ -60,7 +60,7 @@ def test_what_is_not_measured_does_not_count() -> None:
     assert np.isnan(found["norm_variance"][2])
 
 
-def test_a_small_spread_about_a_large_mean_is_kept() -> None:
+def test_a_small_spread_around_a_large_mean_is_preserved() -> None:
     norms = 1e6 + torch.tensor([0.0, 1e-3, 2e-3], dtype=torch.float64)[:, None]
     moments = GradientMoments()
     for row in norms:

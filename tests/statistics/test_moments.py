@@ -1,4 +1,4 @@
-"""Moments up to the fourth against sums that are written out."""
+"""Moments up to the fourth compared with explicit sums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compare(found: moments.Moments, expected: dict[str, np.ndarray], rtol: float
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 20), columns=st.integers(1, 6))
-def test_moving_the_point_is_exact(seed: int, rows: int, columns: int) -> None:
+def test_moving_the_reference_point_is_exact(seed: int, rows: int, columns: int) -> None:
     rng = np.random.default_rng(seed)
     table, point = rng.exponential(size=(rows, columns)), rng.normal(size=columns) * 3
     compare(moments.about(fed(table), torch.from_numpy(point)), written_out(table, point))
@@ -45,7 +45,7 @@ def test_moving_the_point_is_exact(seed: int, rows: int, columns: int) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 9), min_size=2, max_size=5))
-def test_joining_in_any_order_gives_the_moments_of_all(seed: int, sizes: list[int]) -> None:
+def test_merging_in_any_order_gives_the_moments_of_all_rows(seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.normal(rng.normal() * 4, rng.exponential() + 0.1, (size, 3)) for size in sizes]
     whole = np.concatenate(parts)
@@ -57,21 +57,21 @@ def test_joining_in_any_order_gives_the_moments_of_all(seed: int, sizes: list[in
         compare(joined, written_out(whole, joined["shift"].numpy()))
 
 
-def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     table = np.random.default_rng(0).normal(size=(1000, 4))
     whole = fed(table)
     monkeypatch.setattr(moments, "_BLOCK_ELEMENTS", 4 * 300)
     compare(moments.about(fed(table), whole["shift"]), {k: v.numpy() for k, v in whole.items()})
 
 
-def test_constant_columns_do_not_vary_at_all() -> None:
+def test_constant_columns_have_no_variance() -> None:
     table = np.full((37, 3), 0.1, np.float32)
     found = moments.join(fed(table), fed(table[:5]))
     assert not found["second"].any()
     assert not found["fourth"].any()
 
 
-def test_the_mean_of_rows_that_come_in_parts() -> None:
+def test_the_mean_of_rows_in_several_parts() -> None:
     table = np.random.default_rng(0).normal(1e6, 1, size=(50, 4))
     found = fed(table[:1])
     moments.add(found, torch.from_numpy(table[1:]))
@@ -91,7 +91,7 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_wide_float32_rows_keep_their_spectrum(name: str, dtype: torch.dtype) -> None:
+def test_wide_float32_rows_preserve_their_spectrum(name: str, dtype: torch.dtype) -> None:
     rng = np.random.default_rng(0)
     table = np.maximum(rng.normal(size=(700, 150)) @ rng.normal(size=(150, 150)), 0)
     rows = torch.from_numpy(HARD[name](table)).to(dtype)

@@ -1,4 +1,4 @@
-"""Class means under permuted labels: exact permutations, streamed, and what is refused."""
+"""Class means under permuted labels: exact permutations, streaming, and refused input."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def expecting(labels: torch.Tensor, **options: object) -> PermutedClassMeans:
     ],
     ids=["exact", "drawn", "more classes than samples in a batch"],
 )
-def test_keeps_what_analyses_count_on(statistic: PermutedClassMeans) -> None:
+def test_satisfies_the_statistic_contract(statistic: PermutedClassMeans) -> None:
     check_statistic(statistic)
 
 
-def test_means_are_those_of_permuted_labels_by_hand() -> None:
+def test_means_equal_those_of_labels_permuted_by_hand() -> None:
     table = torch.rand(48, 4, generator=torch.Generator().manual_seed(0))
     means = expecting(LABELS, permutations=6, seed=2)
     for rows in torch.arange(48).split(11):
@@ -50,7 +50,7 @@ def test_means_are_those_of_permuted_labels_by_hand() -> None:
     assert len({tuple(labels) for labels in relabelled}) == 6
 
 
-def test_more_classes_than_samples_in_a_batch_give_the_same() -> None:
+def test_more_classes_than_samples_per_batch_give_the_same_means() -> None:
     labels = torch.arange(60) % 20
     table = torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     whole, parts = (expecting(labels, permutations=3) for _ in range(2))
@@ -80,7 +80,7 @@ def test_any_sample_may_get_any_label_and_pairs_are_exchangeable() -> None:
     assert stats.chisquare(counts, expected.flatten()).pvalue > 1e-3
 
 
-def test_drawn_labels_have_the_given_odds() -> None:
+def test_drawn_labels_have_the_given_probabilities() -> None:
     means = PermutedClassMeans(500, class_counts=(30, 0, 10))
     drawn = means.relabeling.labels("permuted 0", 500, torch.arange(40)).flatten()
     counts = drawn.bincount(minlength=3).numpy()
@@ -88,7 +88,7 @@ def test_drawn_labels_have_the_given_odds() -> None:
     assert stats.binomtest(int(counts[0]), 20_000, 0.75).pvalue > 1e-3
 
 
-def test_data_that_does_not_tell_its_labels_needs_class_counts() -> None:
+def test_data_without_labels_in_advance_requires_class_counts() -> None:
     rows = torch.arange(2)
     with pytest.raises(OptionError, match="give class_counts"):
         PermutedClassMeans(3).update(torch.rand(2, 2), rows, rows)
@@ -98,13 +98,13 @@ def test_data_that_does_not_tell_its_labels_needs_class_counts() -> None:
         means.update(torch.rand(2, 2), rows, rows)
 
 
-def test_more_samples_than_were_announced_are_refused() -> None:
+def test_more_samples_than_announced_are_refused() -> None:
     means = expecting(LABELS, permutations=3)
     with pytest.raises(DataError, match="labels of 48 samples were announced"):
         means.update(torch.rand(1, 2), LABELS[:1], torch.tensor([48]))
 
 
-def test_memory_is_checked_before_the_pass_and_on_the_way() -> None:
+def test_memory_is_checked_before_and_during_the_pass() -> None:
     layer = Layer("a", "a", 0, "ReLU", (50,), 1, 50)
     means = PermutedClassMeans(memory=8 * 3 * 50 * 20)
     with pytest.raises(OptionError, match=r"permutations=200 for 50 units and 3 classes.*to 20"):
@@ -123,6 +123,6 @@ def test_memory_is_checked_before_the_pass_and_on_the_way() -> None:
         {"class_counts": (-1, 2)},
     ],
 )
-def test_bad_options_are_refused(options: dict[str, object]) -> None:
+def test_invalid_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         PermutedClassMeans(**options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The activations that a statistic keeps are those that came."""
+"""The activations that a statistic stores equal those of the pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
-def test_holds_what_a_recording_of_the_layer_holds() -> None:
+def test_stored_activations_equal_a_recording_of_the_layer() -> None:
     model, batch = net(), (torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
     seen = []
 
@@ -35,7 +35,7 @@ def test_holds_what_a_recording_of_the_layer_holds() -> None:
     assert result["units"]["look"].values == pytest.approx(expected["activation"].mean("sample"))
 
 
-def test_half_precision_comes_back_as_numbers_that_files_hold() -> None:
+def test_half_precision_is_returned_in_a_dtype_that_files_support() -> None:
     recorded = Recorded()
     recorded.update(torch.tensor([[1.5, 2.5]], dtype=torch.bfloat16), torch.tensor([3]))
     table = recorded.to_xarray()
@@ -43,7 +43,7 @@ def test_half_precision_comes_back_as_numbers_that_files_hold() -> None:
     assert table["activation"].values.tolist() == [[1.5, 2.5]]
 
 
-def test_memory_is_checked_before_a_pass_and_on_the_way() -> None:
+def test_memory_is_checked_before_and_during_a_pass() -> None:
     layers, _ = scout_layers(net(), torch.rand(2, 1, 8, 8), ["0", "1"])
     for spatial, columns in (("mean", 4), ("positions", 144), ("flatten", 144)):
         needed = 2 * 50 * columns * 4

@@ -1,4 +1,4 @@
-"""Reweighted class means: values by hand, the contract of statistics, memory checked in advance."""
+"""Reweighted class means: manual values, the statistic contract, and memory checks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def sample(rows: int = 40, units: int = 3) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 @pytest.mark.parametrize("weights", ["poisson", "halves"])
-def test_keeps_what_analyses_count_on(weights: Weights) -> None:
+def test_satisfies_the_statistic_contract(weights: Weights) -> None:
     check_statistic(ResampledClassMeans(6, weights))
 
 
-def test_poisson_means_are_weighted_means_by_hand() -> None:
+def test_poisson_means_equal_weighted_means_by_hand() -> None:
     table, labels, index = sample()
     means = ResampledClassMeans(5, "poisson", seed=3)
     means.update(table, labels, index)
@@ -69,7 +69,7 @@ def test_bootstrap_spread_is_the_standard_error_of_a_mean() -> None:
     assert spread == pytest.approx(table.std().item() / 20, rel=0.06)
 
 
-def test_seeds_and_kinds_differ() -> None:
+def test_seeds_and_methods_give_different_results() -> None:
     table, labels, index = sample()
     found = []
     for options in ({}, {"seed": 1}):
@@ -79,7 +79,7 @@ def test_seeds_and_kinds_differ() -> None:
     assert not np.allclose(*found)
 
 
-def test_a_class_without_weight_is_nan_and_one_without_samples_is_left_out() -> None:
+def test_a_class_without_weight_is_nan_and_an_absent_class_is_omitted() -> None:
     means = ResampledClassMeans(40)
     means.update(torch.ones(2, 1), torch.tensor([0, 3]), torch.tensor([0, 1]))
     found = means.to_xarray()
@@ -89,7 +89,7 @@ def test_a_class_without_weight_is_nan_and_one_without_samples_is_left_out() -> 
     assert np.array_equal(np.isnan(found["class_mean"].values[:, 0]), unweighted)
 
 
-def test_memory_is_checked_before_the_pass_and_on_the_way() -> None:
+def test_memory_is_checked_before_and_during_the_pass() -> None:
     means = ResampledClassMeans(200, memory=8 * 50 * 10 * 150)
     labels = torch.arange(10)
     means.expect(labels[:7], None, [LAYER])
@@ -113,7 +113,7 @@ def test_memory_is_checked_before_the_pass_and_on_the_way() -> None:
         (torch.tensor([0, -1]), torch.tensor([0, 1]), "label -1 is below 0"),
     ],
 )
-def test_bad_batches_are_refused(
+def test_invalid_batches_are_refused(
     labels: torch.Tensor, index: torch.Tensor | None, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -121,7 +121,7 @@ def test_bad_batches_are_refused(
 
 
 @pytest.mark.parametrize("options", [{"replicates": 0}, {"replicates": 2.5}, {"weights": "gamma"}])
-def test_bad_options_are_refused(options: dict[str, object]) -> None:
+def test_invalid_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         ResampledClassMeans(**options)  # type: ignore[arg-type]
 

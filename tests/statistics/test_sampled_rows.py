@@ -1,4 +1,4 @@
-"""The random sample of rows: its size, its independence of batches, and that it is fair."""
+"""The random sample of rows: its size, its independence of batches, and its uniformity."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from probekit.statistics.testing import check_statistic
 
 
 @pytest.mark.parametrize("rows", [3, 24, 100])
-def test_keeps_what_an_analysis_counts_on(rows: int) -> None:
+def test_satisfies_the_statistic_contract(rows: int) -> None:
     check_statistic(SampledRows(rows))
 
 
-def test_rows_come_with_their_samples_and_labels() -> None:
+def test_rows_include_their_samples_and_labels() -> None:
     sampled = SampledRows(rows=10)
     table = torch.arange(200.0).view(100, 2)
     for rows in torch.randperm(100, generator=torch.Generator().manual_seed(0)).split(7):
@@ -29,7 +29,7 @@ def test_rows_come_with_their_samples_and_labels() -> None:
     np.testing.assert_array_equal(found["label"], index % 3)
 
 
-def test_every_sample_is_as_likely_to_be_kept() -> None:
+def test_every_sample_is_equally_likely_to_be_stored() -> None:
     counts = np.zeros(40)
     index = torch.arange(40)
     for seed in range(400):
@@ -40,7 +40,7 @@ def test_every_sample_is_as_likely_to_be_kept() -> None:
     assert abs(counts - 100).max() < 4 * np.sqrt(400 * 0.25 * 0.75)
 
 
-def test_what_cannot_be_sampled_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     with pytest.raises(OptionError, match="rows must be a positive integer"):
         SampledRows(0)
     with pytest.raises(DataError, match="no samples"):

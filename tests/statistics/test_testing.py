@@ -1,4 +1,4 @@
-"""The tester: every statistic passes it, and each way of being wrong fails it."""
+"""Every statistic passes the contract check, and each kind of faulty statistic fails it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATISTICS = [
 
 
 @pytest.mark.parametrize("statistic", STATISTICS, ids=repr)
-def test_statistics_keep_what_analyses_count_on(statistic: Any) -> None:
+def test_statistics_satisfy_the_contract(statistic: Any) -> None:
     check_statistic(statistic)
 
 
@@ -48,7 +48,7 @@ def test_statistics_on_a_gpu(statistic: Any) -> None:
 
 @dataclass
 class Total(Statistic):
-    """Sums of units: a correct statistic, from which the wrong ones below are made."""
+    """Sums of units: a correct statistic from which the faulty ones below derive."""
 
     def update(self, activations: Any, labels: Any, index: Any = None) -> None:
         if len(activations):
@@ -164,11 +164,11 @@ def test_a_correct_statistic_passes() -> None:
         (KeepsNumbersOutsideItsState, "saved and loaded"),
     ],
 )
-def test_a_wrong_statistic_fails(wrong: type[Total], words: str) -> None:
+def test_a_faulty_statistic_fails(wrong: type[Total], words: str) -> None:
     with pytest.raises((AssertionError, DataError), match=words):
         check_statistic(wrong())
 
 
-def test_something_else_is_no_statistic() -> None:
+def test_an_object_that_is_not_a_statistic_is_refused() -> None:
     with pytest.raises(AssertionError, match="needs fresh, update, merge and to_xarray"):
         check_statistic(object())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The best samples of each unit: sorted by hand, ties, and the contract of statistics."""
+"""The top samples of each unit: manual sorting, ties, and the statistic contract."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probekit.statistics.top_samples import TopSamples
 
 
 def best_by_hand(table: np.ndarray, index: np.ndarray, top: int) -> list[list[int]]:
-    """For each unit, indices by falling activation and, among equals, rising index."""
+    """For each unit, indices by decreasing activation, and ties by increasing index."""
     return [
         [number for _, number in sorted(zip(-column, index, strict=True))][:top]
         for column in table.T.astype(np.float64)
@@ -24,11 +24,11 @@ def best_by_hand(table: np.ndarray, index: np.ndarray, top: int) -> list[list[in
 
 @pytest.mark.parametrize("top", [1, 3, 40])
 @pytest.mark.parametrize("drawn", [1, 7, 40])
-def test_keeps_what_analyses_count_on(top: int, drawn: int) -> None:
+def test_satisfies_the_statistic_contract(top: int, drawn: int) -> None:
     check_statistic(TopSamples(top, drawn))
 
 
-def test_keeps_what_analyses_count_on_among_equal_activations() -> None:
+def test_satisfies_the_contract_with_tied_activations() -> None:
     table = torch.randint(0, 3, (24, 5), generator=torch.Generator().manual_seed(0)).float()
     check_statistic(TopSamples(4, 5), table)
     check_statistic(TopSamples(4, 5), torch.zeros(24, 5))
@@ -41,7 +41,7 @@ def test_keeps_what_analyses_count_on_among_equal_activations() -> None:
     batch=st.integers(1, 7),
     seed=st.integers(0, 99),
 )
-def test_gives_the_highest_and_of_equals_the_first(
+def test_returns_the_highest_activations_and_the_first_of_ties(
     values: list[list[int]], top: int, batch: int, seed: int
 ) -> None:
     table = torch.tensor(values, dtype=torch.float32)
@@ -60,7 +60,7 @@ def test_gives_the_highest_and_of_equals_the_first(
     assert found["rank"].values.tolist() == list(range(1, len(expected[0]) + 1))
 
 
-def test_the_random_samples_are_those_of_lowest_hash_with_their_activations() -> None:
+def test_the_random_samples_have_the_lowest_hashes_and_their_activations() -> None:
     table = torch.rand(60, 4, generator=torch.Generator().manual_seed(1))
     index, labels = torch.arange(60) * 3, torch.arange(60) % 4
     best = TopSamples(2, 8, seed=5)
@@ -74,7 +74,7 @@ def test_the_random_samples_are_those_of_lowest_hash_with_their_activations() ->
 
 
 def test_every_sample_is_drawn_equally_often() -> None:
-    """Each of 20 samples is among 5 with probability 1/4: chi-square of 600 draws."""
+    """Each of 20 samples is one of the 5 drawn with probability 1/4: chi-square over 600 draws."""
     counts = np.zeros(20)
     index = torch.arange(20)
     for seed in range(600):
@@ -82,7 +82,7 @@ def test_every_sample_is_drawn_equally_often() -> None:
         best.update(torch.zeros(20, 1), torch.zeros(20, dtype=torch.int64), index)
         counts[best.to_xarray()["drawn"].values] += 1
     statistic = ((counts - 150) ** 2 / (150 * 0.75)).sum()
-    assert statistic < 43.8  # 99.9% of chi-square with 19 degrees
+    assert statistic < 43.8  # 99.9% quantile of chi-square with 19 degrees of freedom
 
 
 def test_memory_does_not_grow_with_samples() -> None:
@@ -97,7 +97,7 @@ def test_memory_does_not_grow_with_samples() -> None:
 
 
 @pytest.mark.parametrize("options", [{"top": 0}, {"drawn": 0}, {"top": 2.5}])
-def test_options_that_mean_nothing_are_refused(options: dict[str, int]) -> None:
+def test_invalid_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(OptionError, match="must be a positive integer"):
         TopSamples(**options)
 

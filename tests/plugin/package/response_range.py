@@ -1,4 +1,4 @@
-"""A package of somebody else: one statistic, one metric made of a function and one of a class."""
+"""A third-party package with a statistic, a function metric and a class metric."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import probekit as pk
 
 @dataclass
 class Extremes(pk.Statistic):
-    """The lowest and the highest activation of every unit."""
+    """The lowest and the highest activation of each unit."""
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Takes in a batch (batch, units)."""
+        """Updates the extremes with a batch (batch, units)."""
         if len(activations):
             values = activations.detach().double()
             self._widen(values.amin(0), values.amax(0))
 
     def merge(self, other: Extremes) -> None:
-        """Takes in what another one has seen."""
+        """Merges the extremes of another instance."""
         if other.state:
             self._widen(other.state["low"], other.state["high"])
 
     def to_xarray(self) -> xr.Dataset:
-        """`low` and `high` (unit)."""
+        """Returns `low` and `high` (unit)."""
         if not self.state:
             raise pk.ProbekitError("extremes of no samples at all")
         return xr.Dataset({name: ("unit", self.state[name].cpu().numpy()) for name in self.state})
@@ -48,26 +48,26 @@ def response_range(extremes: xr.Dataset) -> xr.DataArray:
 
 @dataclass(frozen=True)
 class ResponseExtent(pk.Metric):
-    """The widest response of a layer, with an option and something to say about it."""
+    """The widest response range of a layer, with an option and a review."""
 
     share: float = 1.0
 
     @property
     def name(self) -> str:
-        """`response_extent`."""
+        """The name of the metric."""
         return "response_extent"
 
     @property
     def needs(self) -> tuple[Extremes]:
-        """Extremes."""
+        """The statistics that the metric needs."""
         return (Extremes(),)
 
     def evaluate(self, extremes: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        """The numbers of one layer."""
+        """Computes the results of one layer."""
         widest = self.share * (extremes["high"] - extremes["low"]).max()
         return xr.Dataset(), xr.Dataset({"response_extent": widest})
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Names the layers that never respond."""
+        """Lists the layers that never respond."""
         silent: Any = layers["layer"].values[layers["response_extent"].values == 0]
         return [f"no unit of {name} ever responds" for name in silent]

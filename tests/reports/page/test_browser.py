@@ -1,4 +1,4 @@
-"""The page in a browser: sorting, filtering, dossiers, keyboard, hostile names, many units."""
+"""The report page in a browser: sorting, filtering, dossiers, keyboard, hostile names, many units."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def page_of(tmp_path: Path) -> Callable[..., Path]:
 
 
 def column(page: Any, name: str) -> list[str]:
-    """What the rows in sight show in a column."""
+    """The contents of a column in the visible rows."""
     heads = page.locator("#head th")
     names = [heads.nth(at).get_attribute("data-name") for at in range(heads.count())]
     cells = page.locator(f"#body tr[data-place] td:nth-child({names.index(name) + 1})")
@@ -45,7 +45,7 @@ def numbers(page: Any, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_opens_quietly(
+def test_opens_without_errors_or_requests(
     look: Any, page_of: Any, result: xr.DataTree, images: TensorImages, scheme: str
 ) -> None:
     seen = look(page_of(result, data=images), color_scheme=scheme)
@@ -56,7 +56,7 @@ def test_opens_quietly(
     assert seen.quiet(), (seen.said, seen.asked)
 
 
-def test_sorts_by_any_column_both_ways_with_what_is_unknown_last(
+def test_sorts_by_any_column_in_both_directions_with_missing_values_last(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     seen = look(page_of(result))
@@ -98,7 +98,7 @@ def test_sorts_by_any_column_both_ways_with_what_is_unknown_last(
         ("nosuchthing", lambda units: units["channel"] < 0),
     ],
 )
-def test_filters(
+def test_filters_rows(
     look: Any, page_of: Any, result: xr.DataTree, query: str, wanted: Callable[[Any], Any]
 ) -> None:
     units = result["units"].to_dataset().drop_dims(["class", "rank", "drawn"]).to_dataframe()
@@ -115,7 +115,7 @@ def test_filters(
     assert seen.quiet()
 
 
-def test_filters_by_choice_and_from_the_layers(
+def test_filters_by_selection_and_from_the_layers(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     page = look(page_of(result)).page
@@ -132,7 +132,7 @@ def test_filters_by_choice_and_from_the_layers(
     assert page.locator("#head th[data-name=gradient_norm_cv]").count() == 0
 
 
-def test_a_click_opens_the_dossier_of_that_unit(
+def test_a_click_opens_the_dossier_of_the_unit(
     look: Any, page_of: Any, result: xr.DataTree, images: TensorImages
 ) -> None:
     seen = look(page_of(result, data=images))
@@ -165,7 +165,7 @@ def test_a_click_opens_the_dossier_of_that_unit(
     assert seen.quiet()
 
 
-def test_everything_can_be_reached_by_keyboard(
+def test_all_controls_are_reachable_by_keyboard(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     seen = look(page_of(result))
@@ -205,7 +205,7 @@ def test_everything_can_be_reached_by_keyboard(
     assert seen.quiet()
 
 
-def test_focus_outlives_the_row_that_had_it(look: Any, page_of: Any, make_result: Any) -> None:
+def test_focus_survives_removal_of_its_row(look: Any, page_of: Any, make_result: Any) -> None:
     page = look(page_of(make_result(3000))).page
     page.locator("#body tr[tabindex='0']").focus()
     page.evaluate("document.querySelector('#scroller').scrollTop = 50000")
@@ -214,7 +214,7 @@ def test_focus_outlives_the_row_that_had_it(look: Any, page_of: Any, make_result
     assert page.evaluate("document.activeElement.dataset.place") == "1"
 
 
-def test_hostile_names_are_text_and_nothing_else(
+def test_hostile_names_are_only_text(
     look: Any, page_of: Any, make_result: Any, images: TensorImages
 ) -> None:
     bad = make_result(layers=HOSTILE[:3], classes=HOSTILE, name=HOSTILE[0])
@@ -240,7 +240,7 @@ def test_hostile_names_are_text_and_nothing_else(
     assert seen.quiet(), (seen.said, seen.asked)
 
 
-def test_the_page_forbids_scripts_and_requests_that_are_not_its_own(
+def test_the_page_forbids_external_scripts_and_requests(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     seen = look(page_of(result))
@@ -258,8 +258,8 @@ def test_the_page_forbids_scripts_and_requests_that_are_not_its_own(
 
 
 @pytest.mark.slow
-def test_ten_thousand_units_stay_fluid(look: Any, page_of: Any, make_result: Any) -> None:
-    """Times are far above what a machine at rest needs; that few rows are elements is the point."""
+def test_ten_thousand_units_stay_responsive(look: Any, page_of: Any, make_result: Any) -> None:
+    """The time limits are generous; the point is that only few rows are elements of the page."""
     layers = [f"features.{number}.relu" for number in range(50)]
     seen = look(page_of(make_result(10_000, layers)))
     page = seen.page
@@ -302,7 +302,7 @@ def test_models_are_shown_side_by_side(look: Any, page_of: Any, make_result: Any
     assert seen.quiet()
 
 
-def test_a_link_leads_to_a_unit(look: Any, page_of: Any, result: xr.DataTree) -> None:
+def test_a_link_opens_a_unit(look: Any, page_of: Any, result: xr.DataTree) -> None:
     page = look(page_of(result), "#unit=0.2.7").page
     assert page.inner_text("#dossier h2") == "Unit 7"
     assert page.inner_text("#dossier .where") == "block2.relu"
@@ -336,7 +336,7 @@ def test_prints_the_first_units_on_white_without_controls(
 
 
 @pytest.mark.parametrize("width", [360, 800, 1300])
-def test_no_width_makes_the_page_scroll_sideways(
+def test_the_page_never_scrolls_horizontally(
     look: Any, page_of: Any, make_result: Any, result: xr.DataTree, images: TensorImages, width: int
 ) -> None:
     path = page_of({"one": result, "two": make_result(seed=1)}, data=images)
@@ -346,7 +346,7 @@ def test_no_width_makes_the_page_scroll_sideways(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_without_scripts_the_figures_are_there_and_the_table_is_explained(
+def test_without_scripts_figures_are_shown_and_the_table_is_explained(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     page = look(page_of(result), java_script_enabled=False).page
@@ -354,7 +354,7 @@ def test_without_scripts_the_figures_are_there_and_the_table_is_explained(
     assert "needs JavaScript" in page.inner_text("#units")
 
 
-def test_the_table_can_be_saved_without_formulas(look: Any, page_of: Any, make_result: Any) -> None:
+def test_the_table_is_exported_without_formulas(look: Any, page_of: Any, make_result: Any) -> None:
     page = look(page_of(make_result(layers=["=1+1", "b", "c"]))).page
     with page.expect_download() as waited:
         page.click("#csv")
@@ -364,7 +364,7 @@ def test_the_table_can_be_saved_without_formulas(look: Any, page_of: Any, make_r
     assert sum(line.startswith('"\'=1+1",') for line in lines) == 20
 
 
-def test_a_dossier_without_images_shows_no_empty_parts(
+def test_a_dossier_without_images_has_no_empty_sections(
     look: Any, page_of: Any, result: xr.DataTree
 ) -> None:
     units = result["units"].to_dataset()

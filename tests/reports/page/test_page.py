@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, how it is written, what is left out for size, what is refused."""
+"""The page as a file: its contents, how it is written, what is omitted for size, and what is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def written(results: Any, folder: Path, **options: Any) -> str:
     return pk.report(results, folder / "report.html", **options).read_text("utf-8")
 
 
-def test_holds_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path) -> None:
+def test_contains_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path) -> None:
     units = result["units"].to_dataset()
     (table,) = payload(written(result, tmp_path))["models"]
     assert table["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
@@ -74,7 +74,7 @@ def test_holds_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path) ->
     np.testing.assert_allclose(means, again, rtol=1e-6)
 
 
-def test_of_many_classes_the_highest_are_kept_and_the_others_averaged(
+def test_the_highest_of_many_classes_are_stored_and_the_others_averaged(
     make_result: Any, tmp_path: Path
 ) -> None:
     many = make_result(classes=[f"class {number}" for number in range(90)])
@@ -88,7 +88,7 @@ def test_of_many_classes_the_highest_are_kept_and_the_others_averaged(
     np.testing.assert_allclose(unpacked(tuning["rest"], "<f4"), means[:, 40:].mean(1), rtol=1e-5)
 
 
-def test_names_end_no_element_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
+def test_names_cannot_close_elements_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
     bad = make_result(layers=(HOSTILE, "b"), classes=(HOSTILE, "y", "z"), name=HOSTILE)
     page = written({HOSTILE: bad, "other": make_result()}, tmp_path, title=HOSTILE)
     tags = Tags(page)
@@ -99,7 +99,7 @@ def test_names_end_no_element_and_need_not_be_text(make_result: Any, tmp_path: P
     assert "\u2028" not in page.split("<script", 1)[1]
 
 
-def test_asks_nothing_of_a_network(
+def test_makes_no_network_requests(
     result: xr.DataTree, images: TensorImages, tmp_path: Path
 ) -> None:
     page = written(result, tmp_path, data=images)
@@ -116,7 +116,7 @@ def test_asks_nothing_of_a_network(
     assert "unsafe" not in policy
 
 
-def test_tells_its_size_and_provenance(result: xr.DataTree, tmp_path: Path) -> None:
+def test_reports_its_size_and_provenance(result: xr.DataTree, tmp_path: Path) -> None:
     path = pk.report(result, tmp_path / "r.html")
     text = path.read_text("utf-8")
     assert f"This file has {path.stat().st_size / 2**20:.1f} MiB, with a limit of 16.0 MiB" in text
@@ -124,8 +124,8 @@ def test_tells_its_size_and_provenance(result: xr.DataTree, tmp_path: Path) -> N
     assert "sha256:toy0" in text
 
 
-def test_images_give_way_first_and_the_page_tells(make_result: Any, tmp_path: Path) -> None:
-    """Photographs of noise, which no coding makes small."""
+def test_images_are_omitted_first_and_the_page_reports_it(make_result: Any, tmp_path: Path) -> None:
+    """Images of noise, which no encoding compresses."""
     random = torch.Generator().manual_seed(0)
     data = TensorImages(torch.rand(40, 3, 96, 96, generator=random), torch.arange(40) % 4)
     result = make_result(600, top=9)
@@ -145,7 +145,9 @@ def test_images_give_way_first_and_the_page_tells(make_result: Any, tmp_path: Pa
     assert list(kept) == [str(one) for one in dict.fromkeys(best.tolist())][: len(kept)]
 
 
-def test_then_class_means_give_way_and_then_it_is_refused(make_result: Any, tmp_path: Path) -> None:
+def test_class_means_are_omitted_next_before_the_report_is_refused(
+    make_result: Any, tmp_path: Path
+) -> None:
     large = make_result(12_000)
     bare = len(written(large, tmp_path))
     page = written(large, tmp_path, budget=bare - 2**17, overwrite=True)
@@ -156,14 +158,12 @@ def test_then_class_means_give_way_and_then_it_is_refused(make_result: Any, tmp_
 
 
 @pytest.mark.parametrize("budget", [0, 1000, 2.5])
-def test_a_budget_that_means_nothing_is_refused(
-    result: xr.DataTree, tmp_path: Path, budget: Any
-) -> None:
+def test_an_invalid_budget_is_refused(result: xr.DataTree, tmp_path: Path, budget: Any) -> None:
     with pytest.raises(OptionError, match="budget must be a number of bytes"):
         pk.report(result, tmp_path / "r.html", budget=budget)
 
 
-def test_output_is_judged_before_results_are_read(tmp_path: Path) -> None:
+def test_output_is_checked_before_results_are_read(tmp_path: Path) -> None:
     (tmp_path / "there.html").write_text("mine")
     (tmp_path / "folder.html").mkdir()
     cases = {
@@ -179,7 +179,7 @@ def test_output_is_judged_before_results_are_read(tmp_path: Path) -> None:
     assert (tmp_path / "there.html").read_text() == "mine"
 
 
-def test_is_written_whole_or_not_at_all(
+def test_the_page_is_written_completely_or_not_at_all(
     result: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pk.report(result, tmp_path / "r.html")
@@ -195,7 +195,7 @@ def test_is_written_whole_or_not_at_all(
     assert os.listdir(tmp_path) == ["r.html"]
 
 
-def test_data_of_something_else_is_refused(
+def test_data_that_does_not_match_is_refused(
     result: xr.DataTree, images: TensorImages, tmp_path: Path
 ) -> None:
     other = TensorImages(images.images, (images.labels + 1) % 4, images.classes)
@@ -224,14 +224,14 @@ def test_results_of_different_data_cannot_share_images(
         (xr.DataTree(), {}, DataError, "neither units nor robustness"),
     ],
 )
-def test_what_is_no_result_is_refused(
+def test_objects_that_are_not_results_are_refused(
     tmp_path: Path, results: Any, options: Any, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         pk.report(results, tmp_path / "r.html", **options)
 
 
-def test_tables_that_do_not_fit_are_refused(make_result: Any, tmp_path: Path) -> None:
+def test_inconsistent_tables_are_refused(make_result: Any, tmp_path: Path) -> None:
     tree = make_result()
     tree["layers"] = xr.DataTree(tree["layers"].to_dataset().isel(layer=slice(2)))
     with pytest.raises(DataError, match=r"layers of 'toy' lacks block2.relu"):
@@ -242,13 +242,13 @@ def test_tables_that_do_not_fit_are_refused(make_result: Any, tmp_path: Path) ->
         written(tree, tmp_path)
 
 
-def test_units_alone_make_a_page(make_result: Any, tmp_path: Path) -> None:
+def test_a_result_with_only_units_gives_a_page(make_result: Any, tmp_path: Path) -> None:
     units = xr.DataTree.from_dict({"units": make_result()["units"].to_dataset()})
     (table,) = payload(written(units, tmp_path))["models"]
     assert table["layers"] == ["stem.relu", "block1.relu", "block2.relu"]
 
 
-def test_models_have_different_names(make_result: Any, tmp_path: Path) -> None:
+def test_models_get_different_names(make_result: Any, tmp_path: Path) -> None:
     page = written([make_result(), make_result(seed=1), make_result(seed=2)], tmp_path)
     assert [one["name"] for one in payload(page)["models"]] == ["toy", "toy (2)", "toy (3)"]
     page = written([make_result()], tmp_path, names=["mine"], overwrite=True)
@@ -257,7 +257,7 @@ def test_models_have_different_names(make_result: Any, tmp_path: Path) -> None:
         written(make_result(), tmp_path, names=["a", "b"], overwrite=True)
 
 
-def test_robustness_joins_the_analysis_of_its_model(model: Any, tmp_path: Path) -> None:
+def test_robustness_is_merged_with_the_analysis_of_its_model(model: Any, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(24, 1, 8, 8, generator=generator)
     model.module.eval()
@@ -281,7 +281,7 @@ def test_robustness_joins_the_analysis_of_its_model(model: Any, tmp_path: Path) 
     assert "Accuracy under attack" in pages["alone"]
 
 
-def test_a_result_of_another_metric_has_a_page_too(
+def test_a_result_of_a_user_defined_metric_has_a_page(
     model: Any, labelled: Any, tmp_path: Path
 ) -> None:
     result = pk.analyze(model, labelled, metrics=["lifetime_sparsity", "dimensionality"])
@@ -326,7 +326,7 @@ def test_an_analysis_writes_its_report_with_images(folder: Path, tmp_path: Path)
     assert CliRunner().invoke(app, command).exit_code == 2
 
 
-def test_results_of_one_class_have_the_names_of_their_files(
+def test_results_of_models_of_one_class_are_named_by_their_files(
     make_result: Any, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -338,7 +338,7 @@ def test_results_of_one_class_have_the_names_of_their_files(
     assert [one["name"] for one in payload(page)["models"]] == ["run_0", "run_1", "run_2"]
 
 
-def test_robustness_of_other_layers_joins_and_of_another_model_says_why_not(
+def test_robustness_of_other_layers_is_merged_and_of_another_model_is_refused(
     make_result: Any, tmp_path: Path
 ) -> None:
     analysis = make_result()
