@@ -1,1 +1,1 @@
-"""Labeled images: the data sets known by name, folders, and the one way to stream any of them."""
+"""Labeled images: named data sets, folders, and streaming of any image data."""

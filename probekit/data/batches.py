@@ -1,4 +1,4 @@
-"""The one loop over data: any source of labeled images, streamed as checked batches."""
+"""Streams any source of labeled images as validated batches."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _IDENTIFYING = 8
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: images (batch, ...), labels (batch,) and their indices (batch,) in the data.
+    """A batch: images (batch, ...), labels (batch,) and indices (batch,) of samples in the data.
 
-    Labels are -1 where there are none, and (batch, attributes) where there are several.
+    Missing labels are -1; with several attributes, labels are (batch, attributes).
 
-    In the place of images, `KeywordInputs` hold what a model takes by keyword.
+    Instead of images, `KeywordInputs` hold the keyword arguments of a model.
     """
 
     images: Any
@@ -47,7 +47,7 @@ class Batch:
         return self.labels.ndim == 1 and bool((self.labels != NO_LABEL).any())
 
     def of(self, attribute: int | None) -> Batch:
-        """The same samples with one attribute as label, or with none, where there are several."""
+        """The same samples, with one of several attributes as the label, or without labels."""
         if self.labels.ndim == 1:
             return self
         none = torch.full_like(self.labels[:, 0], NO_LABEL)
@@ -55,7 +55,7 @@ class Batch:
         return Batch(self.images, labels, self.index)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same samples on a device."""
+        """Moves the samples to a device."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
@@ -64,7 +64,7 @@ class Batch:
 
 
 def draw(count: int, most: int, seed: int) -> Tensor:
-    """Some of the numbers below `count`, drawn at random, in increasing order.
+    """Draws at most `most` of the integers below `count` at random, in increasing order.
 
     >>> draw(3, 3, seed=0)
     tensor([0, 1, 2])
@@ -74,35 +74,36 @@ def draw(count: int, most: int, seed: int) -> Tensor:
 
 
 class Batches:
-    """Streams any labeled images as batches, reading ahead in the background.
+    """Streams any labeled images as batches, with prefetching in the background.
 
-    Samples that have an index (of data sets, of loaders that read from one, of arrays) are read in
-    batches of `batch_size` and keep their index; a loader's own batch size, `collate_fn` and reading
-    processes hold. Streams of batches keep their batches, and are numbered as they come.
+    Samples with an index (from data sets, loaders over data sets, and arrays) are read in batches of
+    `batch_size` and keep their index. A loader keeps its own batch size, `collate_fn` and worker
+    processes. Streams of batches keep their batches; their samples are numbered in order.
 
     Args:
         data: A map-style data set, a `DataLoader`, two arrays (images, labels), or any iterable of
-            batches or samples: pairs (images, labels), or mappings with `image`/`images`/
-            `pixel_values`, or what a tokenizer or feature extractor gives (`input_ids` and
-            `attention_mask`, `input_values`, ...), and `label`/`labels`. Inputs that are a mapping
-            themselves, as in ({"input_ids": ...}, labels), go to the model by keyword.
-        batch_size: Samples per batch, for data that does not come in batches.
-        limit: Number of samples to use. Of a data set, arrays or a loader that shuffles, a random
-            sample is drawn, so that data sorted by class stays representative; of a stream, or a
-            loader with an order of its own, the first ones are taken.
-        seed: Seeds that sample.
-        workers: Reading processes; None takes what a `DataLoader` has, and none otherwise.
-        fit: Makes of images (batch, ...) what the model expects, or raises `DataError`.
-        attributes: What labels of several columns mean, as for `analyze`.
+            batches or samples: pairs (images, labels), or mappings with `label`/`labels` and either
+            `image`/`images`/`pixel_values` or the output of a tokenizer or feature extractor
+            (`input_ids` and `attention_mask`, `input_values`, ...). Inputs that are a mapping
+            themselves, as in ({"input_ids": ...}, labels), are passed to the model by keyword.
+        batch_size: Samples per batch, for data that is not already batched.
+        limit: Number of samples to use. For a data set, arrays or a loader that shuffles, a random
+            sample is drawn, so data sorted by class stays representative. For a stream, or a loader
+            with its own order, the first samples are used.
+        seed: Seed of that sample.
+        workers: Number of worker processes for reading; None uses the number of a `DataLoader`, and
+            none otherwise.
+        fit: Converts images (batch, ...) to what the model expects, or raises `DataError`.
+        attributes: The meaning of labels with several columns, as for `analyze`.
 
     Attributes:
         names: The name of each label.
-        classes: The names in the order of the labels, where these are 0, 1, 2, ...; else empty.
-        skipped: How many unreadable images the last pass left out.
+        classes: The names in label order if the labels are 0, 1, 2, ...; otherwise empty.
+        skipped: Number of unreadable images that the last pass skipped.
 
     Raises:
-        DataError: Nothing in it, or something that is no batch of labeled images; labels below 0
-            or beyond the known classes.
+        DataError: The data is empty or has no batches of labeled images, or labels are below 0 or
+            exceed the known classes.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Batches:
 
     @property
     def samples(self) -> int | None:
-        """How many samples there are, as far as that is known in advance."""
+        """The number of samples; None if it is not known in advance."""
         known = self.source.samples
         if known is None:
             return None
@@ -145,26 +146,26 @@ class Batches:
 
     @property
     def attributes(self) -> dict[str, ClassNames]:
-        """What labels of several columns mean, with the names of values; known after `peek`."""
+        """The meaning of labels with several columns, with the names of values; known after `peek`."""
         return dict(self.source.attributes)
 
     @property
     def repeatable(self) -> bool:
-        """Whether every pass gives the same samples under the same indices."""
+        """Whether every pass yields the same samples with the same indices."""
         return self.source.repeatable
 
     @property
     def drawn(self) -> bool:
-        """Whether the samples are a random draw of a `DataLoader`, which the next time draws others."""
+        """Whether a `DataLoader` drew the samples at random, so the next pass would draw others."""
         return isinstance(self.source, Indexed) and self.source.drawn
 
     @property
     def skips(self) -> bool:
-        """Whether unreadable images are left out."""
+        """Whether unreadable images are skipped."""
         return self.source.skip_bad
 
     def provenance(self) -> dict[str, Any]:
-        """What is known of the data, as plain values."""
+        """The provenance of the data, as plain values."""
         split = getattr(getattr(self.source, "data", None), "split", None)
         return {
             "name": self.name,
@@ -176,10 +177,10 @@ class Batches:
         } | ({"attributes": list(self.source.attributes)} if self.source.attributes else {})
 
     def identity(self) -> dict[str, Any]:
-        """What tells this data from other data, as plain values; some images are read for it.
+        """The identity of the data, as plain values; computing it reads some images.
 
-        The first, the last and some images between, the labels and indices as far as they are known,
-        the names of the classes, and what `limit` draws.
+        It includes the first, the last and some images between, the known labels and indices, the
+        class names, and the samples that `limit` draws.
         """
         labels, indices = self.source.labels(), self.indices()
         known = {
@@ -197,7 +198,7 @@ class Batches:
         }
 
     def _some_samples(self) -> tuple[Any, Tensor]:
-        """The first, the last and some samples between; of a stream the first ones."""
+        """The first, the last and some samples between; for a stream, the first samples."""
         if isinstance(self.source, Stream):
             return self.source.head(self.batch_size)
         indices = self._order_of_all()
@@ -213,13 +214,13 @@ class Batches:
         return found
 
     def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
-        """The labels of all samples that are to come, and the indices that they will have.
+        """The labels and indices of all samples, if they are known in advance.
 
-        A pass that gives a sample another label than this raises `DataError`.
+        A pass that yields a different label for a sample raises `DataError`.
 
         Returns:
-            Labels (samples,) and indices in increasing order (None where they are 0, 1, 2, ...); or
-            None where the data cannot tell: streams, and data sets without `labels` or `targets`.
+            Labels (samples,) and indices in increasing order (None if they are 0, 1, 2, ...); or None
+            for streams, and for data sets without `labels` or `targets`.
 
         >>> Batches([(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))]).known_labels()
         (tensor([0, 1]), None)
@@ -238,7 +239,7 @@ class Batches:
         return by_index[index], None if plain else index
 
     def indices(self) -> Tensor | None:
-        """The indices of all samples in their order; None where they are not known in advance."""
+        """The indices of all samples in order; None if they are not known in advance."""
         if isinstance(self.source, Indexed):
             return self._order_of_all()
         return None if self.samples is None else torch.arange(self.samples)
@@ -256,7 +257,7 @@ class Batches:
         return self._indices
 
     def starting(self, first: int) -> Batches:
-        """The same data without the first samples, which a resumed run has seen already."""
+        """The same data without the first samples, which a resumed run has already processed."""
         if not first:
             return self
         rest = copy(self)
@@ -264,16 +265,16 @@ class Batches:
         return rest
 
     def share(self, rank: int, world: int) -> Batches:
-        """The part of the data that one of several processes takes.
+        """The part of the data for one of several processes.
 
-        Samples with an index are dealt out one by one, those of a stream by batches.
+        Samples with an index are distributed one by one, those of a stream by batches.
         """
         part = copy(self)
         part.rank, part.world = rank, world
         return part
 
     def peek(self) -> Batch:
-        """The first batch, which comes again in a pass."""
+        """Returns the first batch, which the next pass yields again."""
         if isinstance(self.source, Stream):
             images, labels = self.source.head(self.batch_size)
             return self._checked(images, labels, torch.arange(len(images)))

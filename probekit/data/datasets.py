@@ -1,4 +1,4 @@
-"""Data by name or folder, fitted to a model."""
+"""Loads data by name or from a folder, fitted to a model."""
 
 from __future__ import annotations
 
@@ -103,29 +103,30 @@ def load_data(
     split: str | None = None,
     workers: int = 0,
 ) -> LabelledImages:
-    """Labeled images, resized and cropped for a model.
+    """Loads labeled images, resized and cropped for a model.
 
     Args:
         source: A name (`fashion-mnist`, `digits`, `mnist`, `cifar10`, `cifar100`, `tiny-imagenet`),
             a folder with one folder of images per class, or a map-style data set of torchvision or
             timm whose items are (PIL image or tensor, label).
-        model: An `ImageModel`, whose input size, crop and interpolation are used; None keeps images
-            as they are, folders at 224 px.
-        skip_bad: Omit images that cannot be read instead of raising an error at the first.
-        root: Where the files of a named data set are. The test split of `fashion-mnist` and all of
-            `digits` need none.
-        split: `train` or `test` of a named data set, test by default; `digits` also has `all`
+        model: An `ImageModel`, whose input size, crop and interpolation are used; None leaves images
+            unchanged, except for folders, which use 224 px.
+        skip_bad: Skip images that cannot be read instead of raising an error at the first.
+        root: The folder with the files of a named data set. The test split of `fashion-mnist` and all
+            of `digits` need none.
+        split: For a named data set, `train` or `test`, test by default. `digits` also has `all`
             (1,797 images, of which the last 360 are `test`), its default unless the model was trained
-            on `digits`. Of a folder: its folder of that name, which a folder of splits needs.
-        workers: Threads that decode a named data set of image files; 0 decodes in this one.
+            on `digits`. For a folder, its subfolder of that name; required for a folder of splits.
+        workers: Number of threads that decode a named data set of image files; 0 decodes in the
+            current thread.
 
     Returns:
         A map-style data set of (image in [0, 1], label), with `classes` and a `fingerprint`.
 
     Raises:
-        DataError: No such name or folder, no images in it, a file that is missing or damaged, or a
-            data set of another kind.
-        OptionError: No such split, or a number of workers below 0.
+        DataError: The name or folder does not exist or has no images, a file is missing or damaged, or
+            the data set is of an unsupported kind.
+        OptionError: The split does not exist, or the number of workers is negative.
 
     Example:
         >>> data = load_data("digits")
@@ -172,7 +173,7 @@ def _is_map_style(source: Any) -> bool:
 
 
 def _trained_on(model: Any) -> str | None:
-    """The name of the data set that a model of a training run was trained on."""
+    """The name of the training data set, for a model of a training run."""
     recipe = (getattr(model, "provenance", None) or {}).get("recipe")
     data = recipe.get("data") if isinstance(recipe, Mapping) else None
     return None if data is None else str(data)

@@ -1,4 +1,4 @@
-"""Image files and PIL images of any mode as tensors in [0, 1]."""
+"""Decodes image files and PIL images of any mode to tensors in [0, 1]."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def prepare(
     crop_pct: float = 1.0,
     interpolation: str = "bicubic",
 ) -> Tensor:
-    """A PIL image as a tensor (channels, height, width) in [0, 1], resized and center-cropped.
+    """Converts a PIL image to a resized, center-cropped tensor (channels, height, width) in [0, 1].
 
-    The image is turned upright as its EXIF orientation says, of an animation the first frame counts,
-    16-bit values are divided by 65535, and transparent pixels are shown on white (on black where all
-    that can be seen is white). See the table in `docs/data.md`.
+    The image is rotated according to its EXIF orientation. Only the first frame of an animation is
+    used. 16-bit values are divided by 65535. Transparent pixels are shown on white, or on black if all
+    visible pixels are white. See the table in `docs/data.md`.
 
     Args:
-        image: An image of any mode but those below.
-        size: (1 or 3, height, width) to fit to.
+        image: An image of any mode except those below.
+        size: (1 or 3, height, width) of the result.
         crop_pct: Share of the resized image that the crop keeps.
         interpolation: nearest, bilinear, bicubic or lanczos.
 
     Raises:
-        DataError: A mode whose full scale is not known (32-bit integers; floats outside [0, 1]), or
-            a number of channels other than 1 and 3.
+        DataError: The mode has no known full scale (32-bit integers; floats outside [0, 1]), or the
+            number of channels is not 1 or 3.
 
     >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
     torch.Size([3, 8, 8])
@@ -67,7 +67,7 @@ def prepare(
         if wide * high <= _MOST_PIXELS:
             image = image.resize((wide, high), _RESAMPLING[interpolation])
             image = image.crop((left, top, left + width, top + height))
-        else:  # of an image that is a line, only what is kept is made larger
+        else:  # for a very narrow image, only the cropped part is enlarged
             across, up = image.width / wide, image.height / high
             part = (left * across, top * up, (left + width) * across, (top + height) * up)
             image = image.resize((width, height), _RESAMPLING[interpolation], box=part)
@@ -84,7 +84,7 @@ def prepare(
 def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
     """An upright image of 8 bits, gray or RGB, or of floats in [0, 1] (mode F)."""
     file_format = image.format
-    image.load()  # damaged pixels raise here; reading EXIF data would load them and hide it
+    image.load()  # damaged pixels raise here; reading EXIF data would load them and hide the error
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in _INTEGER_MODES:
@@ -102,10 +102,10 @@ def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (upright) where there is none, or where the EXIF data is damaged."""
+    """The EXIF orientation; 1 (upright) if the EXIF data is missing or damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever damaged EXIF data makes it raise
+    except Exception:  # damaged EXIF data may raise any exception in Pillow
         return 1
 
 
@@ -121,7 +121,7 @@ def _from_integers(image: Image.Image, file_format: str | None) -> Image.Image:
 
 
 def _on_background(image: Image.Image, target: str) -> Image.Image:
-    """Transparent pixels shown on white, or on black where all that can be seen is white."""
+    """Shows transparent pixels on white, or on black if all visible pixels are white."""
     layered = image.convert("RGBA")
     alpha = np.asarray(layered.getchannel("A"))
     if alpha.min() == 255:
@@ -133,7 +133,7 @@ def _on_background(image: Image.Image, target: str) -> Image.Image:
 
 
 def resize(images: Tensor, size: tuple[int, int, int] | None) -> Tensor:
-    """Images (n, channels, height, width) fitted to a size; gray and color turn into each other."""
+    """Resizes images (n, channels, height, width), and converts between gray and color if needed."""
     if size is None or tuple(images.shape[1:]) == size:
         return images
     channels, height, width = size

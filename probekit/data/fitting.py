@@ -1,4 +1,4 @@
-"""Images as tensors, made into what a model expects where it is certain how."""
+"""Converts image tensors to what a model expects, if the conversion is unambiguous."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["fit_to", "parameter_type"]
 
 _LOWEST, _HIGHEST = -0.5, 1.5
 _IMAGES = 4
-_BYTES = 16  # images of 0 to 255 have brighter pixels than this
+_BYTES = 16  # images in [0, 255] have brighter pixels than this
 
 
 def fit_to(model: Any) -> Callable[[Any], Any]:
-    """A function that makes of a batch of images what a model expects.
+    """Returns a function that converts a batch of images to what a model expects.
 
-    A plain module gets floating-point images in the type of its parameters, and everything else as
-    it is; a warning says so of images that look like 0 to 255. For an `ImageModel`, uint8 and boolean
-    images become floats in [0, 1]; arrays (batch, height, width, channels) become (batch, channels,
-    height, width); and gray images are repeated for a model that takes RGB.
+    For a plain module, floating-point images are cast to the type of its parameters, and other inputs
+    are unchanged; images that seem to be in [0, 255] cause a warning. For an `ImageModel`, uint8 and
+    boolean images become floats in [0, 1]; arrays (batch, height, width, channels) become (batch,
+    channels, height, width); and gray images are repeated for a model that takes RGB.
 
     Raises:
-        DataError: (from the function) Images for an `ImageModel` that are of other integers, or
-            outside [0, 1] (as 0 to 255, or normalized), or of another number of channels.
+        DataError: (from the function) Images for an `ImageModel` have another integer type, are
+            outside [0, 1] (in [0, 255], or normalized), or have another number of channels.
 
     >>> fit_to(nn.Conv2d(1, 1, 1).double())(torch.ones(1, 1, 2, 2)).dtype
     torch.float64
@@ -39,7 +39,7 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     kind = parameter_type(module) if isinstance(module, nn.Module) else None
     if isinstance(model, nn.Module) or size is None:
         return _AsTheyAre(kind)
-    # Half-precision networks get normalized images in their type; the images stay exact.
+    # Half-precision networks cast normalized images to their type; the images stay exact.
     kind = torch.float64 if kind is torch.float64 else torch.float32
     scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
     return lambda images: _of_type(
@@ -48,7 +48,7 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
 
 
 class _AsTheyAre:
-    """Images, or inputs by keyword, for a plain module, in the type of its parameters."""
+    """Casts images or keyword inputs for a plain module to the type of its parameters."""
 
     def __init__(self, kind: torch.dtype | None) -> None:
         self._kind = kind
@@ -69,7 +69,7 @@ class _AsTheyAre:
 
 
 def parameter_type(module: nn.Module) -> torch.dtype | None:
-    """The floating-point type of a module's parameters, where they have one.
+    """The floating-point type of a module's parameters, if they have one.
 
     >>> parameter_type(nn.Linear(2, 2)), parameter_type(nn.ReLU())
     (torch.float32, None)

@@ -25,7 +25,7 @@ _SUFFIXES = frozenset({
     ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm",
     ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
-# Read where the installed Pillow, or a plugin that is registered with it, can.
+# Readable only if the installed Pillow or a registered plugin supports them.
 _OPTIONAL_SUFFIXES = frozenset((".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".qoi"))
 _SYSTEM_NAMES = frozenset(
     {"__macosx", "__pycache__", "$recycle.bin", "@eadir", "desktop.ini", "lost+found", "thumbs.db"}
@@ -37,26 +37,26 @@ _MOST_THREADS = 8
 
 
 class FolderImages(LabelledImages):
-    """Images in one folder per class, read and fitted to a model as they are needed.
+    """Images in one folder per class, read and fitted to a model on demand.
 
-    The shorter side is resized to the input's size over `crop_pct` and the center is cut out, as
-    timm and torchvision do for evaluation. Every folder is a class, also an empty one. Hidden and
-    system files and folders do not count, links are followed, and files of an unknown kind are
-    counted in a warning.
+    The shorter side is resized to the input size divided by `crop_pct`, and the center is cropped, as
+    timm and torchvision do for evaluation. Every folder is a class, even if it is empty. Hidden and
+    system files and folders are ignored, links are followed, and a warning reports the number of files
+    of unknown types.
 
     Args:
         root: The folder of class folders.
-        size: (channels, height, width) to fit to.
+        size: (channels, height, width) of the images.
         crop_pct: Share of the resized image that the crop keeps.
         interpolation: nearest, bilinear, bicubic or lanczos.
-        skip_bad: Leave unreadable images out; otherwise they are an error that names the file.
+        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
 
     Raises:
-        DataError: No such folder, no class folders with images in it, or folders of splits (`train`,
-            `val`) where classes are expected.
+        DataError: The folder does not exist or has no class folders with images, or it contains splits
+            (`train`, `val`) instead of classes.
 
     Warns:
-        ProbekitWarning: Files that are no images known here, and classes without images.
+        ProbekitWarning: There are files of unknown types, or classes without images.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FolderImages(LabelledImages):
     def fingerprint(self) -> str:  # type: ignore[override]
         """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
 
-        What cannot be read counts as empty, so that data whose bad images are skipped has one too.
+        Unreadable files count as empty, so data with skipped images has a fingerprint too.
         """
         if self._fingerprint is None:
             digest = hashlib.sha256(f"{self.size}|{self.crop_pct}|{self.interpolation}".encode())
@@ -145,7 +145,7 @@ class FolderImages(LabelledImages):
         return stacked, self.labels[index], index
 
     def _map(self, numbers: list[int]) -> Iterator[Tensor | str]:
-        """Decodes in threads, which Pillow leaves free; in a reading process, in that one."""
+        """Decodes in threads, since Pillow releases the GIL; in a worker process, without threads."""
         if len(numbers) == 1 or get_worker_info() is not None:
             return map(self._read, numbers)
         if self._threads is None:
@@ -154,11 +154,11 @@ class FolderImages(LabelledImages):
         return self._threads.map(self._read, numbers)
 
     def _read(self, number: int) -> Tensor | str:
-        """The image, or why there is none."""
+        """The image, or a message why it cannot be read."""
         try:
             with Image.open(self.paths[number]) as image:
                 return prepare(image, self.size, self.crop_pct, self.interpolation)
-        except Exception as error:  # decoders raise whatever a damaged file makes them
+        except Exception as error:  # damaged files may raise any exception
             return first_line(error)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,10 +166,10 @@ class FolderImages(LabelledImages):
 
 
 def split_folders(root: Path) -> list[str]:
-    """The folders of a data set that is divided into splits (`train`, `val`, ...); else nothing.
+    """The split folders (`train`, `val`, ...) of a data set; empty if it has no splits.
 
-    It is divided if two of its folders or more are named so, or if its only folder is named so and
-    holds folders itself.
+    A data set has splits if at least two of its folders have such names, or if its only folder has
+    such a name and contains folders itself.
     """
     folders = [entry for entry in _entries(root) if _is_folder(entry)]
     splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
@@ -180,7 +180,7 @@ def split_folders(root: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, by name, without hidden and system files and folders."""
+    """The contents of a folder, sorted by name, without hidden and system files and folders."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not _is_hidden(entry.name)]
@@ -205,7 +205,7 @@ def _top_files(root: Path) -> list[Path]:
 
 
 def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """All files in a folder and its folders; links are followed, but not back to a folder above."""
+    """All files in a folder and its subfolders; links are followed, except to a parent folder."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -225,7 +225,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _as_text(name: str) -> str:
-    """A folder's name without the bytes that are no text."""
+    """A folder's name without invalid bytes."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
@@ -237,7 +237,7 @@ def _size(path: Path) -> int:
 
 
 def _beginning(path: Path) -> bytes:
-    """The content of a file, up to a bound that photographs hardly reach."""
+    """The content of a file, up to a limit that photographs rarely reach."""
     try:
         with path.open("rb") as file:
             return file.read(_HASHED_BYTES)

@@ -1,4 +1,4 @@
-"""Labeled images as map-style data sets that give whole batches in [0, 1]."""
+"""Labeled images as map-style data sets that return whole batches in [0, 1]."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
 
 
 class LabelledImages(Dataset[Any]):
-    """A data set whose `data[i]` is (image in [0, 1], label) and which gives many at a time.
+    """A data set whose `data[i]` is (image in [0, 1], label), with batched access by `fetch`.
 
     Attributes:
-        name: What the data set is called.
+        name: The name of the data set.
         classes: Names of the classes, in label order.
         labels: Label of every sample, int64.
         fingerprint: Hash of the content.
-        skip_bad: Whether unreadable images are left out rather than an error.
-        split: Which part of a data set it is, where it is known.
+        skip_bad: Whether to skip unreadable images instead of raising an error.
+        split: The split of the data set, if known.
     """
 
     name: str
@@ -66,15 +66,15 @@ class LabelledImages(Dataset[Any]):
         return images[0], int(labels[0])
 
     def fetch(self, numbers: list[int]) -> Fetched:
-        """Images, labels and indices of several samples, or what went wrong."""
+        """Returns images, labels and indices of several samples, or a description of the failure."""
         raise NotImplementedError
 
 
 class TensorImages(LabelledImages):
-    """Images that lie in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
+    """Images in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
 
     Raises:
-        DataError: Shapes or ranges that are no images and labels.
+        DataError: The shapes or ranges are not valid for images and labels.
 
     Example:
         >>> data = TensorImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4))
@@ -116,10 +116,10 @@ class TensorImages(LabelledImages):
 class PreparedImages(LabelledImages):
     """Any map-style data set of (PIL image, array or tensor, label), fitted to a model.
 
-    PIL images are resized, cropped and scaled to [0, 1]; tensors and arrays stay as they are.
+    PIL images are resized, cropped and scaled to [0, 1]; tensors and arrays are unchanged.
 
     Raises:
-        DataError: Its items are not pairs of an image and a label.
+        DataError: The items are not pairs of an image and a label.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PreparedImages(LabelledImages):
 
     @property
     def targets(self) -> Tensor | None:
-        """The labels that the data set declares, by the index of their samples."""
+        """The labels that the data set declares, indexed by sample."""
         return declared_labels(self.dataset, self._names)
 
     def fetch(self, numbers: list[int]) -> Fetched:
@@ -176,5 +176,5 @@ class PreparedImages(LabelledImages):
             return image_tensor(image, what), label
         try:
             return prepare(image, self.size, self.crop_pct, self.interpolation), label
-        except Exception as error:  # decoders raise whatever a damaged file makes them
+        except Exception as error:  # damaged files may raise any exception
             raise DataError(f"{what} cannot be read: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""What single samples and whole batches of any data are made of: an image and a label."""
+"""Extracts images and labels from single samples and batches of any data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probekit.models.inputs import KeywordInputs
 __all__ = ["IMAGE_KEYS", "LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
-# What tokenizers and feature extractors name the arguments of a model.
+# Names of model arguments in the output of tokenizers and feature extractors.
 TOKEN_KEYS = (
     "input_ids",
     "attention_mask",
@@ -30,16 +30,16 @@ LABEL_KEYS = ("label", "labels", "target", "fine_label", "cls")
 def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
     """The image and the label of a sample, or the images and labels of a batch.
 
-    A third member of a tuple (weights, paths, other metadata) is ignored. Of an image alone the label
-    is None.
+    Further elements of a tuple (weights, paths, other metadata) are ignored. For an image alone, the
+    label is None.
 
     Args:
         raw: A tuple, a mapping or an image.
-        what: What it is, for the message.
+        what: A description of `raw` for the message.
         attributes: Keys of a mapping that hold its labels.
 
     Raises:
-        DataError: Neither a pair, nor a mapping with the key of images, nor an image.
+        DataError: `raw` is not a pair, a mapping with a key for images, or an image.
     """
     if isinstance(raw, Mapping):
         tokens = {key: raw[key] for key in TOKEN_KEYS if key in raw}
@@ -60,10 +60,10 @@ def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> 
 
 
 def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
-    """The first of some keys that a mapping has.
+    """The value of the first of several keys that a mapping has.
 
     Raises:
-        DataError: It has none of them.
+        DataError: The mapping has none of the keys.
     """
     for key in keys:
         if key in raw:
@@ -74,10 +74,10 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
 
 
 def image_tensor(image: Any, what: str) -> Any:
-    """An image, or images, as a tensor; of a mapping, each of its arrays.
+    """Converts an image or images to a tensor; for a mapping, each of its arrays.
 
     Raises:
-        DataError: A PIL image, which has no size to be fitted to here, or no image.
+        DataError: The input is a PIL image, for which no target size is known here, or not an image.
     """
     if isinstance(image, Mapping):
         return {
@@ -97,10 +97,10 @@ def image_tensor(image: Any, what: str) -> Any:
 
 
 def stacked(images: Sequence[Any], name: str) -> Any:
-    """Images of one shape as a batch, or samples of several arrays as `KeywordInputs`.
+    """Stacks images of equal shape to a batch, or samples of several arrays to `KeywordInputs`.
 
     Raises:
-        DataError: They differ in shape.
+        DataError: The shapes differ.
     """
     if images and isinstance(images[0], Mapping):
         columns = {key: [one[key] for one in images] for key in images[0]}
@@ -115,16 +115,16 @@ def stacked(images: Sequence[Any], name: str) -> Any:
 
 
 def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
-    """Some items of a map-style data set.
+    """Reads several items of a map-style data set.
 
     Raises:
-        DataError: One cannot be read; the data set's own exception is the cause.
+        DataError: An item cannot be read; the cause is the exception of the data set.
     """
     many = getattr(data, "__getitems__", None)
     if callable(many):
         try:
             found = list(many(list(numbers)))
-        except Exception:  # the item at fault is found one by one
+        except Exception:  # read the items one by one to find the faulty one
             found = []
         if len(found) == len(numbers):
             return found

@@ -1,4 +1,4 @@
-"""Labels as integers, and the names that belong to them."""
+"""Labels as integers, and their names."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _COLUMNS = ("label", "labels", "target", "fine_label")
 
 
 def class_names(data: Any) -> ClassNames:
-    """The name of each label, as far as a data set has names for its labels.
+    """The name of each label that a data set has a name for.
 
     Names come from `classes`, `class_to_idx` or the label feature of a Hugging Face data set. A
     sequence names the labels 0, 1, 2, ...; a mapping goes from label to name or from name to label.
-    `Subset` and `ConcatDataset` have the names of what they are made from.
+    `Subset` and `ConcatDataset` use the names of their underlying data sets.
 
     >>> class_names(type("Data", (), {"classes": {"cat": 1, "dog": 0}}))
     {1: 'cat', 0: 'dog'}
@@ -66,7 +66,7 @@ def _named(classes: Any) -> ClassNames:
     if classes is None or isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
         return {}
     found = list(classes)
-    # Numbers may be labels or names of labels, and nothing tells which.
+    # Numbers may be labels or names of labels, which cannot be distinguished.
     if all(isinstance(name, int | float | np.number | Tensor) for name in found):
         return {}
     return {label: _name(name) for label, name in enumerate(found)}
@@ -77,13 +77,13 @@ def _is_integer(value: Any) -> bool:
 
 
 def _name(name: Any) -> str:
-    """A name as text; of several synonyms, as torchvision's ImageNet has them, the first."""
+    """A name as text; the first of several synonyms, as in torchvision's ImageNet."""
     first = name[0] if isinstance(name, list | tuple) and name else name
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
 
 
 def dense_names(names: ClassNames) -> tuple[str, ...]:
-    """The names in the order of their labels, where these are 0, 1, 2, ...; else nothing.
+    """The names in label order if the labels are 0, 1, 2, ...; otherwise empty.
 
     >>> dense_names({1: "b", 0: "a"}), dense_names({7: "g"})
     (('a', 'b'), ())
@@ -106,16 +106,15 @@ def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
 
 
 def all_names(data: Any) -> ClassNames:
-    """The names that a data set has for its labels, or that its labels are themselves."""
+    """The names that a data set declares for its labels, or its labels themselves if they are text."""
     return class_names(data) or names_of_text(_declared(data))
 
 
 def declared_labels(data: Any, names: ClassNames) -> Tensor | None:
-    """The labels that a map-style data set declares beside its items, by index; None if it does not.
+    """The labels that a map-style data set declares separately from its items, by index, or None.
 
-    They come from `labels`, `targets` or the label column of a table, and go through
-    `target_transform`. What the items hold can still be something else, where a data set transforms
-    its labels in another way.
+    They come from `labels`, `targets` or the label column of a table, with `target_transform` applied.
+    The labels in the items may differ if a data set transforms its labels in another way.
     """
     declared = _declared(data)
     try:
@@ -127,7 +126,7 @@ def declared_labels(data: Any, names: ClassNames) -> Tensor | None:
 
 
 def _declared(data: Any) -> Any:
-    """The declared labels as they are: tensor, array, column or list of numbers or text; or None."""
+    """The declared labels, unconverted: tensor, array, column or list of numbers or text; or None."""
     if isinstance(data, IterableDataset):
         return None
     if isinstance(data, Subset):
@@ -149,19 +148,19 @@ def _declared(data: Any) -> Any:
     transform = getattr(data, "target_transform", None)
     try:
         return [transform(label) for label in labels] if callable(transform) else labels
-    except Exception:  # a transform of the user's that does not take what is declared
+    except Exception:  # the user's transform does not accept the declared labels
         return None
 
 
 def label_numbers(labels: Any, names: ClassNames) -> Tensor:
-    """Labels (samples,) as int64; text becomes the number of the class with that name.
+    """Converts labels to int64 (samples,); text becomes the number of the class with that name.
 
     Args:
-        labels: A tensor, array, pandas column or sequence of integers or text; one column of them.
+        labels: A tensor, array, pandas column or sequence of integers or text; a single column.
         names: The names of the labels.
 
     Raises:
-        DataError: Labels that are not integers, or text that names no class.
+        DataError: The labels are not integers, or a text is not the name of a class.
 
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
     tensor([1, 0])
@@ -192,20 +191,20 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
 def label_table(
     labels: Any, count: int, names: ClassNames, attributes: Mapping[str, ClassNames]
 ) -> Tensor:
-    """The labels of some samples: one each, none, or one for each of several attributes.
+    """Converts the labels of some samples: one per sample, none, or one per attribute.
 
     Args:
-        labels: Labels as `label_numbers` takes them, one-hot rows, or None (also a list of None). With
-            attributes: a mapping of columns, a list of mappings, or rows of as many numbers.
-        count: How many samples there are.
+        labels: Labels as for `label_numbers`, one-hot rows, or None (also a list of None). With
+            attributes: a mapping of columns, a list of mappings, or rows with one number per attribute.
+        count: Number of samples.
         names: The names of the labels.
         attributes: The names of the attributes, each with the names of its values.
 
     Returns:
-        (samples,), -1 where there are no labels; (samples, attributes) where there are attributes.
+        (samples,), -1 for missing labels; (samples, attributes) if there are attributes.
 
     Raises:
-        DataError: Labels below 0, rows that are not one-hot, or other attributes.
+        DataError: Labels are below 0, rows are not one-hot, or the attributes differ.
 
     >>> label_table([[0, 1], [1, 0]], 2, {}, {}), label_table(None, 2, {}, {})
     (tensor([1, 0]), tensor([-1, -1]))
@@ -225,7 +224,7 @@ def label_table(
 
 
 def _from_one_hot(labels: Any) -> Tensor | None:
-    """The labels in rows with a single one; None where there is one number per sample."""
+    """The labels of one-hot rows; None if there is one number per sample."""
     rows = _rows(labels)
     if rows is None or rows.shape[1] == 1:
         return None
@@ -238,7 +237,7 @@ def _from_one_hot(labels: Any) -> Tensor | None:
 
 
 def _rows(labels: Any) -> Tensor | None:
-    """Labels (samples, columns) of numbers; None where they are of another shape or text."""
+    """Numeric labels (samples, columns); None for other shapes or text."""
     try:
         parts = [torch.as_tensor(one) for one in labels] if isinstance(labels, list) else []
         rows = torch.stack(parts) if parts else torch.as_tensor(labels)
@@ -271,7 +270,7 @@ def _attribute_table(labels: Any, attributes: Mapping[str, ClassNames]) -> Tenso
 
 
 def _values(values: Any, names: ClassNames, attribute: str) -> Tensor:
-    """One attribute as integers; flags and floats that are integers count."""
+    """One attribute as integers; booleans and integer-valued floats are accepted."""
     rows = _rows([[value] for value in values]) if isinstance(values, list) else None
     found: Any = values if rows is None else rows[:, 0]
     if isinstance(found, Tensor) and (found.dtype == torch.bool or found.is_floating_point()):
@@ -287,12 +286,12 @@ def _values(values: Any, names: ClassNames, attribute: str) -> Tensor:
 
 
 def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
-    """The attributes that labels have, with the names of their values.
+    """The attributes of labels, with the names of their values.
 
     Args:
-        data: What may say so in `attributes` or `attr_names`: names, or a mapping from each to the
-            names of its values.
-        asked: The same, from the user; comes first.
+        data: Data that may declare its attributes in `attributes` or `attr_names`: names, or a mapping
+            from each name to the names of its values.
+        asked: The same, given by the user; takes precedence.
 
     >>> declared_attributes(None, {"color": ["red", "blue"]})
     {'color': {0: 'red', 1: 'blue'}}
@@ -313,7 +312,7 @@ def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
 
 
 def _plain(value: Any) -> Any:
-    """A label as Python has it: of a tensor or array of one element, the element."""
+    """A label as a Python value: the element of a tensor or array with one element."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         count = value.numel() if isinstance(value, Tensor) else value.size
         return value.item() if count == 1 else value

@@ -1,4 +1,4 @@
-"""Images by the index that a result gives their samples."""
+"""Looks up images by the sample indices of a result."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _AT_A_TIME = 64
 
 @on_own_device
 def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]:
-    """The images that a result means by the indices of its samples.
+    """Returns the images with the given sample indices of a result.
 
     Args:
-        data: What was analyzed: what `load_data` returns or accepts, a map-style data set, a
-            `DataLoader`, a list of batches, or anything that can be iterated over again.
+        data: The analyzed data: a value that `load_data` returns or accepts, a map-style data set, a
+            `DataLoader`, a list of batches, or any other repeatable iterable.
         index: Indices (n,), as in `top_sample` or in `/samples`.
-        model: As for `load_data`, where data is a name or a folder.
+        model: As for `load_data`, if `data` is a name or a folder.
 
     Returns:
-        Images (n, ...) in the order of the indices, as the model sees them, and labels (n,).
+        Images (n, ...) in the order of the indices, as the model receives them, and labels (n,).
 
     Raises:
-        DataError: An index that the data does not have, or data that can be read only once.
+        DataError: The data does not have an index, or can be read only once.
 
     Example:
         >>> images, labels = images_at([(torch.rand(2, 1, 4, 4), torch.tensor([5, 6]))], [1, 1, 0])
@@ -51,7 +51,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
 def find_images(
     data: Any, index: Iterable[int], model: Any = None
 ) -> Iterator[tuple[int, Tensor, int]]:
-    """Index, image and label of each of some samples, each once, in increasing order.
+    """Yields index, image and label of some samples, each once, in increasing order.
 
     Args:
         data: As for `images_at`.
@@ -59,7 +59,7 @@ def find_images(
         model: As for `images_at`.
 
     Raises:
-        DataError: As `images_at`.
+        DataError: As for `images_at`.
     """
     if isinstance(data, str) or hasattr(data, "__fspath__"):
         data = load_data(data, model)
@@ -72,7 +72,7 @@ def find_images(
 
 
 def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """From samples with an index, some at a time."""
+    """Reads samples by index, several at a time."""
     _check_range(wanted, len(source.data), source.name)
     for start in range(0, len(wanted), _AT_A_TIME):
         numbers = wanted[start : start + _AT_A_TIME]
@@ -87,7 +87,7 @@ def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, 
 
 
 def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
-    """From a stream, by iterating over it up to the last that is wanted."""
+    """Iterates over a stream up to the last requested sample."""
     if not batches.repeatable:
         raise DataError(
             "the data can be read only once, so that no image of it can be had again; give a list of "

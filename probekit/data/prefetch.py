@@ -1,4 +1,4 @@
-"""Reading samples ahead of their use: in a thread of this process, or in other processes."""
+"""Prefetches samples, in a thread of this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def fetched(
     workers: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[Parts]:
-    """The samples of each chunk of indices, in order, read ahead.
+    """Yields the samples of each chunk of indices, in order, with prefetching.
 
     Args:
-        fetch: Gives images, labels and indices of samples, or what went wrong.
+        fetch: Returns images, labels and indices of samples, or a description of the failure.
         chunks: The indices of every batch.
-        workers: Reading processes; 0 reads in a thread of this process. Data that cannot be read in
-            another thread than the one where it was made is read in this one.
+        workers: Number of worker processes; 0 reads in a thread of this process. Data that can be read
+            only in the thread that created it is read in the calling thread.
         options: Further options of the `DataLoader` that starts the processes.
 
     Raises:
@@ -54,7 +54,7 @@ def fetched(
 
 
 def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetched]:
-    """Reads in a thread; from the first chunk on that fails there, in the thread of the caller."""
+    """Reads in a thread; after the first chunk that fails there, in the thread of the caller."""
     ready: queue.Queue[Fetched | BaseException | None] = queue.Queue(_AHEAD)
     stopped = threading.Event()
 
@@ -96,7 +96,7 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
             yield found
     finally:
         stopped.set()
-        with suppress(queue.Empty):  # makes room for what the thread may be waiting to hand over
+        with suppress(queue.Empty):  # makes room in case the thread is waiting to put an item
             while True:
                 ready.get_nowait()
         thread.join(timeout=5)
@@ -108,7 +108,7 @@ def _pinned(parts: Parts) -> Parts:
 
 
 class _Chunks(Dataset[Any]):
-    """Chunks of samples as the items of a data set, for the reading processes of torch."""
+    """A data set whose items are chunks of samples, for the worker processes of torch."""
 
     def __init__(self, fetch: Fetch, chunks: Sequence[Sequence[int]]) -> None:
         self.fetch, self.chunks = fetch, chunks

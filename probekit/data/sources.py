@@ -1,8 +1,8 @@
-"""Where samples come from: anything with items by index, and streams of batches.
+"""Sources of samples: data with items by index, and streams of batches.
 
-Each source knows its name, the names of its labels, how many samples it has and which labels, as far
-as that can be known before they are read. An `Indexed` source gives the samples at some indices, a
-`Stream` gives batches in the order in which they come.
+Each source knows its name and the names of its labels and, if available before reading, the number of
+samples and their labels. An `Indexed` source returns the samples at given indices. A `Stream` yields
+batches in their original order.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ _IMAGE_AXES = 3
 
 
 class Source:
-    """What all sources know of their samples.
+    """The base class of all sources.
 
     Attributes:
-        name: What the data is called.
-        names: The name of each label; empty where labels have none.
+        name: The name of the data.
+        names: The name of each label; empty if labels have none.
         fingerprint: Hash of the content, or None.
-        batch_size: How many samples the data itself puts into a batch, or None.
-        skip_bad: Whether unreadable images are left out rather than an error.
-        attributes: What labels of several columns mean, with the names of their values; known after
-            the first samples at the latest.
+        batch_size: The batch size that the data itself defines, or None.
+        skip_bad: Whether to skip unreadable images instead of raising an error.
+        attributes: The meaning of labels with several columns, with the names of their values; known
+            after the first samples at the latest.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Source:
 
     @property
     def samples(self) -> int | None:
-        """How many samples there are, as far as that is known in advance."""
+        """The number of samples; None if it is not known in advance."""
         raise NotImplementedError
 
     def labels(self) -> Tensor | None:
-        """The label of every sample, in their order, as far as they are known in advance."""
+        """The label of every sample, in order; None if they are not known in advance."""
         raise NotImplementedError
 
     @property
@@ -94,7 +94,7 @@ class Source:
         return pair_of(raw, what, list(self.attributes))
 
     def _batch(self, raw: Any) -> tuple[Any, Tensor]:
-        """Images and labels of a batch as it comes."""
+        """Images and labels of a batch of the data."""
         images, labels = self._pair(raw)
         images = image_tensor(images, self.name)
         if isinstance(images, Mapping):
@@ -118,15 +118,15 @@ class Source:
 
 
 class Indexed(Source):
-    """Samples that can be read by their index, each once, in the order of `indices`.
+    """Samples that can be read by index, each once, in the order of `indices`.
 
     Args:
         data: A map-style data set.
-        indices: The indices that are used, in their order; None for all.
-        collate: What makes a batch of a list of items; None stacks images and labels.
-        reading: Options of the `DataLoader` that reads in processes.
-        drawn: Whether `indices` are those of one random draw among others.
-        ordered: Whether a limit takes the first of `indices` and not some of them at random.
+        indices: The indices to use, in order; None for all.
+        collate: Converts a list of items to a batch; None stacks images and labels.
+        reading: Options of the `DataLoader` that reads in worker processes.
+        drawn: Whether `indices` are a random draw, which differs the next time.
+        ordered: Whether a limit takes the first of `indices` instead of a random subset.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Indexed(Source):
         return True
 
     def fetch(self, numbers: Sequence[int]) -> Fetched:
-        """Images, labels and indices of the samples with these indices, or what went wrong."""
+        """Returns images, labels and indices of some samples, or a description of the failure."""
         numbers = list(numbers)
         try:
             if isinstance(self.data, LabelledImages) and self._collate is None:
@@ -193,8 +193,9 @@ class Indexed(Source):
     def labels(self) -> Tensor | None:
         """The label of every sample, in the order of `indices`, if the data set declares them.
 
-        Those that a data set declares beside its items are compared with what some items hold: the
-        first of each of the most common labels, and some places between the first and the last.
+        Labels that a data set declares separately from its items are compared with the labels of some
+        items: the first of each of the most common labels, and some items between the first and the
+        last.
         """
         if isinstance(self.data, LabelledImages) and isinstance(
             getattr(self.data, "labels", None), Tensor
@@ -218,7 +219,7 @@ class Indexed(Source):
 
 
 def _some_places(labels: Tensor) -> list[int]:
-    """Places of the first sample of some labels, and some places in even steps, the last included."""
+    """Positions of the first sample of some labels, and some evenly spaced ones including the last."""
     if not len(labels):
         return []
     even = torch.linspace(0, len(labels) - 1, min(_CHECKED_PLACES, len(labels))).long().tolist()
@@ -229,14 +230,14 @@ def _some_places(labels: Tensor) -> list[int]:
 
 
 class Stream(Source):
-    """Batches, or single samples that are put into batches, in the order in which they come.
+    """Batches, or single samples that are grouped into batches, in their original order.
 
-    What was looked at before the first pass comes in it: data that can be read only once loses
-    nothing.
+    The first pass includes items that were inspected before it, so data that can be read only once
+    loses nothing.
 
     Args:
         data: An iterable of batches or of samples.
-        name: What it is called.
+        name: The name of the data.
         names: The names of its labels.
     """
 
@@ -293,10 +294,10 @@ class Stream(Source):
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
     def head(self, size: int) -> tuple[Any, Tensor]:
-        """Images and labels of the first batch, which comes again in the next pass.
+        """Returns images and labels of the first batch, which the next pass yields again.
 
         Raises:
-            DataError: There is nothing, or no batch of labeled images.
+            DataError: The data is empty, or has no batches of labeled images.
         """
         self._look(1)
         if not is_sample(self._head[0]):
@@ -305,7 +306,7 @@ class Stream(Source):
         return self._stacked(self._head)
 
     def _look(self, count: int) -> None:
-        """Takes the first items, if that was not done already, and keeps them for the next pass."""
+        """Reads the first items, unless already done, and keeps them for the next pass."""
         if not self._head:
             self._begun = self._open()
         if self._begun is not None:
@@ -332,10 +333,10 @@ class Stream(Source):
         yield from rest
 
     def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
-        """Images and labels of every batch; single samples are put into batches of `size`.
+        """Yields images and labels of every batch; single samples are grouped into batches of `size`.
 
         Raises:
-            DataError: Something that is no batch of labeled images, or other data than the first time.
+            DataError: An item is not a batch of labeled images, or differs from the first pass.
         """
         self._look(1)
         single = is_sample(self._head[0])
@@ -348,7 +349,7 @@ class Stream(Source):
             yield batch
 
     def _compare(self, images: Any, labels: Tensor) -> None:
-        """Raises `DataError` where the first batch is not that of the first time."""
+        """Raises `DataError` if the first batch differs from that of the first pass."""
         digest = digest_of(images, labels)
         if self._digest not in (None, digest):
             raise DataError(
@@ -369,10 +370,10 @@ def digest_of(*inputs: Any) -> bytes:
 
 
 def is_sample(raw: Any) -> bool:
-    """Whether this is one sample, and not a batch: its label is a single value.
+    """Whether an item is one sample rather than a batch: its label is a single value.
 
-    Without a label, an image of three axes or a PIL image is one sample; with several attributes, each
-    is a single value.
+    Without a label, an image with three axes or a PIL image is one sample. With several attributes,
+    each is a single value.
     """
     try:
         image, label = pair_of(raw)
@@ -385,15 +386,16 @@ def is_sample(raw: Any) -> bool:
 
 
 def open_source(data: Any, attributes: Any = None) -> Source:
-    """The source that some data is.
+    """Opens data as a source.
 
     Args:
         data: A source, a map-style data set, a `DataLoader`, images as an array, images and labels as
             two arrays (or a mapping with both), or an iterable of batches or samples.
-        attributes: What labels of several columns mean: names, or a mapping to the names of values.
+        attributes: The attributes of labels with several columns: names, or a mapping to the names of
+            their values.
 
     Raises:
-        DataError: It is none of these.
+        DataError: The data is none of these.
     """
     source = data if isinstance(data, Source) else _opened(data, attributes)
     inner = getattr(source, "data", None)
@@ -455,7 +457,7 @@ def _of_images(images: Any) -> Indexed:
 
 
 def _two_arrays(data: Any) -> Indexed | None:
-    """Images and labels in memory; of labels in several columns, what they mean."""
+    """Images and labels in memory, with the attributes of labels in several columns."""
     if not isinstance(data, list | tuple) or len(data) != 2:
         return None
     images, labels = data
@@ -486,14 +488,14 @@ def _two_arrays(data: Any) -> Indexed | None:
 
 
 def _of_loader(loader: DataLoader[Any]) -> Source:
-    """A loader as what it reads from: samples by index wherever its sampler gives indices."""
+    """The source that a loader reads from: samples by index if its sampler yields indices."""
     data = loader.dataset
     name = str(getattr(data, "name", None) or type(data).__name__)
     plain = type(loader).__iter__ is DataLoader.__iter__
     if not plain or (loader.batch_sampler is None and not isinstance(data, IterableDataset)):
         return Stream(loader, name, class_names(data))
     if isinstance(data, IterableDataset):
-        # Each reading process would give all of a stream that does not divide itself.
+        # Each worker process would yield the whole stream, unless the stream divides itself.
         alone = loader if not loader.num_workers else _in_this_process(loader)
         return Stream(alone, name, class_names(data))
     with _same_random_state(loader):
@@ -505,7 +507,7 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         indices = indices.sort().values
     drawn = not torch.equal(indices.sort().values, second.indices.sort().values)
     if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
-        # The processes share all samples anyway. A map-style data set has a length.
+        # Processes divide all samples among themselves anyway. A map-style data set has a length.
         indices = torch.arange(len(data))  # type: ignore[arg-type]
     reading = {
         "num_workers": loader.num_workers,
@@ -536,7 +538,7 @@ def _in_this_process(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 class _Sampled(NamedTuple):
-    """The indices that a sampler gives, and how many of them make its first batch."""
+    """The indices that a sampler yields, and the size of its first batch."""
 
     indices: Tensor
     batch: int
@@ -544,7 +546,7 @@ class _Sampled(NamedTuple):
 
 @contextmanager
 def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
-    """Leaves the random states that a sampler draws from as they were."""
+    """Preserves the random states that a sampler draws from."""
     owners = (loader, loader.sampler, loader.batch_sampler)
     known = (getattr(owner, "generator", None) for owner in owners)
     generators = [generator for generator in known if isinstance(generator, Generator)]
@@ -556,7 +558,7 @@ def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
 
 
 def _numbers(loader: DataLoader[Any]) -> _Sampled:
-    """The indices that a loader's sampler gives this time."""
+    """The indices that a loader's sampler yields this time."""
     batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
     first = next(batches, [])
     most = len(loader.dataset) + 1  # type: ignore[arg-type]
