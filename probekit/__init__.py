@@ -1,6 +1,6 @@
 """Understand trained vision networks, unit by unit.
 
-Everything public is here: `import probekit as pk`. Names are imported when they are first used.
+The public API is available from `import probekit as pk`. Names are imported on first use.
 """
 
 import lazy_loader

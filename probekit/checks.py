@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value it was given, or refuses it in one sentence."""
+"""Validates arguments: each check returns a valid value, or raises an error."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _MOST_LISTED = 8
 
 
 def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    """An integer within bounds; integers of numpy are integers too, `True` is not.
+    """Checks for an integer within bounds; numpy integers are allowed, `True` is not.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given.
+        value: The value to check.
         least: The smallest integer allowed.
         most: The largest integer allowed.
 
     Raises:
-        OptionError: It is not an integer, or out of bounds.
+        OptionError: The value is not an integer, or is out of bounds.
 
     Example:
         >>> integer("splits", 1, least=2)
@@ -45,10 +45,10 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
 
 
 def non_negative_int(name: str, value: Any) -> int:
-    """An integer of at least 0.
+    """Checks for a non-negative integer.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: The value is something else.
 
     Example:
         >>> non_negative_int("seed", -1)
@@ -60,10 +60,10 @@ def non_negative_int(name: str, value: Any) -> int:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """An integer of at least 1.
+    """Checks for a positive integer.
 
     Raises:
-        OptionError: It is something else.
+        OptionError: The value is something else.
 
     Example:
         >>> positive_int("steps", 40)
@@ -81,18 +81,18 @@ def number(
     most: float | None = None,
     below: float | None = None,
 ) -> float:
-    """A finite number within bounds, as a float; `True` is not a number.
+    """Checks for a finite number within bounds and returns a float; `True` is not a number.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given.
+        value: The value to check.
         least: The smallest number allowed.
         above: A bound that the number must exceed.
         most: The largest number allowed.
         below: A bound that the number must not reach.
 
     Raises:
-        OptionError: It is not a number, not finite, or out of bounds.
+        OptionError: The value is not a number, not finite, or out of bounds.
 
     Example:
         >>> number("level", 1, least=0.5, below=1)
@@ -120,15 +120,16 @@ def number(
 
 
 def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
-    """One of the known values.
+    """Checks for one of several allowed values.
 
     Args:
         name: The argument's name, for the message.
-        value: What was given.
-        known: What may be given.
+        value: The value to check.
+        known: The allowed values.
 
     Raises:
-        OptionError: It is none of them; the message lists them, or the nearest of many names.
+        OptionError: The value is not allowed; the message lists the allowed values, or close matches
+            among many names.
 
     Example:
         >>> one_of("norm", "l1", ["linf", "l2"])
@@ -150,7 +151,7 @@ def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
 def _range(
     least: float | None, above: float | None, most: float | None, below: float | None
 ) -> str:
-    """Bounds as the end of a noun phrase."""
+    """Formats bounds as the end of a noun phrase."""
     if least is not None and most is not None:
         return f" from {least:g} to {most:g}"
     bounds = (("of at least", least), ("above", above), ("of at most", most), ("below", below))

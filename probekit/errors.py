@@ -1,4 +1,4 @@
-"""What goes wrong, told in one sentence: what was asked, what was found, what to do."""
+"""Exceptions and warnings; messages state what was requested, what was found and what to do."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ class OutputError(ProbekitError):
 
 
 class ProbekitWarning(UserWarning):
-    """Something that changes what a number means."""
+    """A warning about something that changes the meaning of a number."""
 
 
 @contextmanager
 def foreign_file(sentence: str, kind: type[ProbekitError], advice: str = "") -> Iterator[None]:
-    """Whatever goes wrong inside, while a file from elsewhere is read, becomes one sentence.
+    """Converts any exception raised while reading an external file to an error with one sentence.
 
     Args:
-        sentence: Its beginning, which names the file.
+        sentence: The beginning of the message, which names the file.
         kind: The error to raise.
-        advice: Its end: what to do.
+        advice: The end of the message: what to do.
 
     >>> with foreign_file("weights 'a.pt' cannot be read", ModelError, "; save them anew"):
     ...     raise IndexError("pop from empty list")
@@ -85,12 +85,12 @@ def foreign_file(sentence: str, kind: type[ProbekitError], advice: str = "") -> 
         yield
     except ProbekitError:
         raise
-    except Exception as error:  # a parser raises whatever a damaged file makes it stumble on
+    except Exception as error:  # parsers may raise any exception for damaged files
         raise kind(f"{sentence}: {first_line(error)}{advice}") from None
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where there is none.
+    """The first line of an error's message, or the name of its type if the message is empty.
 
     >>> first_line(ValueError("one\\ntwo")), first_line(MemoryError())
     ('one', 'MemoryError')
@@ -99,7 +99,7 @@ def first_line(error: BaseException) -> str:
 
 
 def plain(text: object) -> str:
-    """Text as one line, without signs that a terminal would obey rather than show.
+    """Formats text as one line, with control characters escaped.
 
     >>> plain("red \\x1b[31m and\\nnext")
     'red \\\\x1b[31m and\\\\nnext'
@@ -110,7 +110,7 @@ def plain(text: object) -> str:
 
 
 def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most: int = 5) -> str:
-    """The end of an error message: the known names nearest to the one asked for.
+    """The end of an error message: the known names closest to the requested one.
 
     >>> close_matches("fgo", ["fog", "snow"], what="corruption")
     'close matches: fog'
@@ -128,7 +128,7 @@ def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most:
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:
-    """The first of many names, and how many more there are.
+    """The first of many names, and the number of remaining ones.
 
     >>> some_of(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -138,7 +138,7 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
 
 
 def warn(sentence: str) -> None:
-    """Warns of something in the numbers, at the line outside this package that asked for them."""
+    """Issues a `ProbekitWarning` at the calling line outside this package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("probekit."):
         frame, level = frame.f_back, level + 1
@@ -152,7 +152,7 @@ _NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def noted() -> Iterator[list[str]]:
-    """Collects the sentences that `warn` gives inside, for the attribute `notes` of a result.
+    """Collects the messages of `warn` inside the context, for the attribute `notes` of a result.
 
     >>> with noted() as notes, warnings.catch_warnings(action="ignore"):
     ...     warn("2 images could not be read")
@@ -170,7 +170,7 @@ def noted() -> Iterator[list[str]]:
 
 
 def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose result has what was warned of meanwhile as its attribute `notes`, one a line."""
+    """Wraps a function to store its warnings in the attribute `notes` of its result, one per line."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""Packages that only some functions need, and what to install where one is missing."""
+"""Optional packages, and how to install a missing one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probekit.errors import MissingPackageError
 
 __all__ = ["EXTRAS", "missing", "optional"]
 
-# The extra of probekit that installs a package; any other package is installed by its own name.
+# The extra of probekit that installs each package; other packages are installed by name.
 EXTRAS = {
     "accelerate": "train",
     "captum": "captum",
@@ -27,10 +27,10 @@ EXTRAS = {
 
 @contextmanager
 def optional(package: str, purpose: str) -> Iterator[None]:
-    """Imports inside this block may fail because an optional package is not installed.
+    """Raises `MissingPackageError` if an import in the block fails for lack of an optional package.
 
     Args:
-        package: The package as it is imported, such as `sklearn`.
+        package: The import name of the package, such as `sklearn`.
         purpose: What needs it: the subject of the error message.
 
     Raises:
@@ -53,7 +53,7 @@ installed; install it with: pip install "probekit[captum]"
 
 
 def missing(package: str, purpose: str) -> MissingPackageError:
-    """The error that says which package is missing and how to install it."""
+    """The error that names a missing package and how to install it."""
     install = f'"probekit[{EXTRAS[package]}]"' if package in EXTRAS else package
     return MissingPackageError(
         f"{purpose} needs the package {package}, which is not installed; install it with: "

@@ -1,4 +1,4 @@
-"""The attributes by which a variable says what it is: names of the CF conventions, as xarray reads."""
+"""The attributes that describe a variable, named by the CF conventions as in xarray."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def attributes(
     units: str = "",
     share: bool = False,
 ) -> Attributes:
-    """Attributes of a variable, for figures, the terminal and the page.
+    """Attributes of a variable, used in figures, in the terminal and in HTML reports.
 
     Args:
         long_name: Its label on axes.
         description: One sentence on what it measures.
-        short_name: Its column heading in summary tables. Where some variables of a metric have one,
-            the tables show these; otherwise all of them.
-        units: Units of its values; empty for a pure number.
+        short_name: Its column heading in summary tables. If some variables of a metric have one, the
+            tables show only these; otherwise, they show all variables.
+        units: Units of its values; empty if dimensionless.
         share: Whether the values are shares in [0, 1], which tables show with a bar (`valid_range`).
 
     Example:
@@ -52,7 +52,7 @@ def attributes(
 
 
 def label(variable: xr.DataArray) -> str:
-    """Its `long_name` and units, as on xarray's axes; without a `long_name` its name.
+    """The `long_name` of a variable and its units, as on xarray's axes; its name without a `long_name`.
 
     >>> label(xr.DataArray(0, attrs={"long_name": "firing rate", "units": "Hz"}))
     'firing rate [Hz]'
@@ -65,12 +65,12 @@ def label(variable: xr.DataArray) -> str:
 
 
 def heading(variable: xr.DataArray) -> str:
-    """Its column heading in tables: its `short_name`, otherwise its label."""
+    """The column heading of a variable in tables: its `short_name`, otherwise its label."""
     return _text(variable, "short_name") or label(variable)
 
 
 def is_share(variable: xr.DataArray) -> bool:
-    """Whether its values are shares in [0, 1]."""
+    """Whether the values of a variable are shares in [0, 1]."""
     return [float(end) for end in variable.attrs.get("valid_range", ())] == [0.0, 1.0]
 
 
@@ -93,9 +93,9 @@ def _text(variable: xr.DataArray, attribute: str) -> str:
 
 
 def summary_variables(table: xr.Dataset) -> dict[str, list[str]]:
-    """By metric, the variables that summary tables show: those with a `short_name`, otherwise all.
+    """The variables of each metric in summary tables: those with a `short_name`, otherwise all.
 
-    Variables that no metric returned, and those of files of older versions, are under `""`.
+    Variables that no metric returned, and those in files of older versions, are under `""`.
 
     >>> table = xr.Dataset({"mean": 1.0, "error": 0.1, "n": 3})
     >>> table["mean"].attrs = {"metric": "size", "short_name": "mean size"}

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def check_output_path(
     overwrite: bool = False,
     any_case: bool = False,
 ) -> Path:
-    """Makes sure, before any work, that something can be written.
+    """Checks, before any computation, that a path can be written.
 
     Args:
-        path: Where.
-        endings: The endings that it may have; one of `.zarr` is of a folder.
-        what: What is to be written, for the message.
-        overwrite: Something may be there already.
-        any_case: The ending may have capitals.
+        path: The output path.
+        endings: The allowed file extensions; `.zarr` means a folder.
+        what: A description of the output, for the message.
+        overwrite: Whether the path may exist already.
+        any_case: Whether the extension may be in upper case.
 
     Raises:
-        OutputError: It exists already, has another ending, or its folder cannot be written.
+        OutputError: The path exists, has another extension, or its folder is not writable.
     """
     path = Path(path)
     if (path.suffix.lower() if any_case else path.suffix) not in endings:
@@ -63,10 +63,10 @@ def check_output_path(
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside a path to write to, which takes the path's place at the end of the block.
+    """Yields a temporary path in the same folder, which replaces the path at the end of the block.
 
-    Where the block raises, what was at the path stays, and nothing else is left. A folder takes the
-    place of a folder, which is removed afterwards.
+    If the block raises an exception, the path is unchanged and the temporary path is removed. A folder
+    replaces an existing folder, which is then removed.
 
     Example:
         >>> import tempfile
@@ -91,7 +91,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(draft: Path, path: Path) -> None:
-    """Puts a folder in the place of another, which stays there if that fails."""
+    """Replaces a folder by another, or leaves it unchanged if that fails."""
     old = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
     os.replace(path, old)
     try:
@@ -104,13 +104,13 @@ def _replace_folder(draft: Path, path: Path) -> None:
 
 @contextmanager
 def writer_of(path: str | Path) -> Iterator[None]:
-    """Makes this the only process, and the only thread, that writes at a path.
+    """Acquires an exclusive lock for writing at a path, among processes and threads.
 
-    The lock is of a file beside the path, which goes at the end; that of a process that dies goes
-    with it, so that nothing has to be cleaned up.
+    The lock is on a file next to the path, which is removed at the end. If a process dies, its lock is
+    released, so no cleanup is necessary.
 
     Raises:
-        OutputError: Another one is writing there, or the folder cannot be written.
+        OutputError: Another process or thread is writing there, or the folder is not writable.
     """
     path = Path(path)
     file = path.with_name(f".{path.name}.lock")
@@ -132,7 +132,7 @@ def writer_of(path: str | Path) -> Iterator[None]:
 
 
 def _locked(file: Path) -> IO[bytes] | None:
-    """The file, open and locked; None where someone else holds it."""
+    """Opens and locks a file; returns None if the lock is held elsewhere."""
     while True:
         held = file.open("ab")
         try:
@@ -144,7 +144,7 @@ def _locked(file: Path) -> IO[bytes] | None:
         except BaseException:
             held.close()
             raise
-        held.close()  # its last holder removed it in between
+        held.close()  # the last holder removed the file meanwhile
 
 
 def _lock(held: IO[bytes]) -> bool:
@@ -162,12 +162,12 @@ def _lock(held: IO[bytes]) -> bool:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # no such locks on this file system: work goes on without
+    except OSError:  # this file system has no such locks: continue without
         return True
     return True
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes files that writes left behind that were cut off."""
+    """Removes temporary files of interrupted writes."""
     for draft in folder.glob(f"{DRAFT}*"):
         draft.unlink(missing_ok=True)

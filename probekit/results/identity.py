@@ -1,4 +1,4 @@
-"""What stored work is of, and what differs from what is asked for now."""
+"""Compares the identity of stored work with that of the current request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["as_stored", "differences"]
 
 
 def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as JSON gives it back, which a stored one can be compared with."""
+    """An identity after a JSON round trip, to compare with a stored one."""
     return dict(json.loads(json.dumps(identity, default=str)))
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, one clause for each value; of hashes only that they do.
+    """The differences between two identities, one clause per value; hashes are not shown.
 
     >>> differences({"model": {"weights": "a"}, "seed": 0}, {"model": {"weights": "b"}, "seed": 0})
     ['model.weights was "a" and is "b"']
@@ -35,7 +35,7 @@ def _clause(name: str, before: Any, now: Any) -> str:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What nested mappings hold, by dotted names."""
+    """The values of nested mappings, by dotted names."""
     if not isinstance(value, Mapping):
         yield name, value
         return

@@ -1,4 +1,4 @@
-"""The labels of tables."""
+"""Text labels of tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["strings", "with_variable_text"]
 
 
 def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
-    """Text of any length, in the type that netCDF and zarr both keep.
+    """Converts strings to variable-length text, in the type that netCDF and zarr both preserve.
 
     >>> strings(["relu", "layer1.0.relu1"])
     array(['relu', 'layer1.0.relu1'], dtype=object)
@@ -21,7 +21,7 @@ def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
 
 
 def with_variable_text(table: xr.Dataset) -> xr.Dataset:
-    """A table whose text has any length, also where it was read from a file as text of one length.
+    """Converts the text of a table to variable length, including fixed-length text read from a file.
 
     >>> with_variable_text(xr.Dataset({"layer": ("unit", ["relu"])}))["layer"].dtype
     dtype('O')

@@ -1,4 +1,4 @@
-"""Several results of one model as one result."""
+"""Merges several results of one model."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ _KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
 
 
 def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
-    """Merges results of one model: other metrics, other layers, or robustness.
+    """Merges results of one model with different metrics or layers, or from `robustness`.
 
-    Units and layers are those of all results. Where a result did not measure a unit or a layer, its
-    numbers are NaN there (counts and flags become floats) and its text is empty. Where several results
-    have the same variable of the same unit, the first result's value is used. Layers keep the order
-    of the first result; layers of later results stand before the next layer that both have, or at
-    the end. Numbers of the whole network that differ because the layers differ are left out.
+    The merged result contains the units and layers of all results. If a result did not measure a unit
+    or a layer, its numbers there are NaN (counts and flags become floats) and its text is empty. If
+    several results have the same variable for the same unit, the value of the first result is used.
+    Layers keep the order of the first result; layers of later results come before the next layer that
+    both have, or at the end. Values for the whole network that differ because the layers differ are
+    omitted.
 
     Args:
-        *results: At least two results, or their files; the first one's provenance is extended.
+        *results: At least two results, or their files; the provenance of the first is extended.
 
     Returns:
-        One result. The provenance has the metrics of all results, and under `merged` the provenance of
+        One result. The provenance has the metrics of all results and, under `merged`, the provenance of
         each result after the first.
 
     Raises:
-        OptionError: Fewer than two results.
-        DataError: They are of different models, or of different images where both list their
-            samples, or a table has other classes, severities or ranks.
-        OutputError: A file is missing or no result.
+        OptionError: There are fewer than two results.
+        DataError: The results are of different models; of different images, if both list their
+            samples; or tables have different classes, severities or ranks.
+        OutputError: A file is missing or is not a result.
 
     Example:
         >>> import torch
@@ -99,7 +100,7 @@ def _check_same_model(first: xr.DataTree, second: xr.DataTree) -> None:
 
 
 def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
-    """Analyses list their samples; robustness results do not, and may be of a part of them."""
+    """Checks the samples of analyses; robustness results do not list theirs and may use a subset."""
     if "samples" not in first.children or "samples" not in second.children:
         return
     tables = [one["samples"].to_dataset() for one in (first, second)]
@@ -202,7 +203,7 @@ def _keys(table: xr.Dataset, names: Sequence[str]) -> list[Any]:
 
 
 def _merge_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-    """The elements of both: the first's order, with the second's before the next that both have.
+    """Merges two sequences in the order of the first; new elements come before the next common one.
 
     >>> _merge_order(["a", "c", "e"], ["b", "c", "d"])
     ['a', 'b', 'c', 'e', 'd']

@@ -1,4 +1,4 @@
-"""Where a result comes from, as one JSON string."""
+"""The provenance of a result, as one JSON string."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["provenance", "with_provenance"]
 
 
 def provenance(**facts: Any) -> str:
-    """What a result was made of, with versions and command.
+    """Formats facts about the origin of a result, with versions and command.
 
     >>> json.loads(provenance(seed=3))["seed"]
     3
@@ -37,7 +37,7 @@ def provenance(**facts: Any) -> str:
 
 
 def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
-    """A table with what it was made of, to which more facts are added; what it tells already stays.
+    """Adds facts to the provenance of a table without overwriting existing ones.
 
     >>> table = with_provenance(xr.Dataset(attrs={"provenance": '{"seed": 3}'}), images=500)
     >>> told = json.loads(table.attrs["provenance"])

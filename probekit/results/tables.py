@@ -13,31 +13,30 @@ from probekit.errors import DataError, OptionError, close_matches
 
 __all__ = ["layers_table", "units_table"]
 
-# A further dimension of this length or less becomes columns in the table of layers.
+# In the table of layers, further dimensions of at most this length become columns.
 _FEW = 5
 
 
 def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
-    """The units of a result, one row per unit.
+    """Converts the units of a result to a data frame with one row per unit.
 
     `to_dataframe()` of the whole dataset would repeat each unit for every class, rank and condition.
-    Here variables with further dimensions are left out, or become one column per class (rank, ...)
-    where they are asked for; those of attributes become one column per attribute, such as
-    `selectivity[color]`.
+    Here, variables with further dimensions are omitted, or become one column per class (rank, ...) on
+    request. Variables of attributes become one column per attribute, such as `selectivity[color]`.
 
     Args:
-        result: What `analyze` or `robustness` gives, or its table `/units`.
+        result: A result of `analyze` or `robustness`, or its table `/units`.
         widen: Variables with further dimensions to include, such as `class_mean`, as columns like
             `class_mean[cat]`.
 
     Returns:
         Columns `layer`, `channel` and one per variable. `preferred_class` is the class's name, or its
-        label as text where the classes have no names; it is missing (`isna()`) for a dead unit, as is
-        its `preferred_label`. `attrs["left_out"]` names the variables left out.
+        label as text if the classes have no names; it is missing (`isna()`) for a dead unit, as is
+        its `preferred_label`. `attrs["left_out"]` names the omitted variables.
 
     Raises:
-        DataError: There are no units in it.
-        OptionError: A variable to widen that it does not have.
+        DataError: The result has no units.
+        OptionError: A variable to widen does not exist.
 
     Example:
         >>> units = xr.Dataset(
@@ -83,17 +82,17 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
 
 
 def layers_table(result: Any) -> pd.DataFrame:
-    """The layers of a result, one row per layer in execution order.
+    """Converts the layers of a result to a data frame with one row per layer, in execution order.
 
     Args:
-        result: What `analyze` or `robustness` gives, or its table `/layers`.
+        result: A result of `analyze` or `robustness`, or its table `/layers`.
 
     Returns:
         Columns `layer` and one per variable; a further dimension of at most five values becomes
-        columns like `components[0.9]`. `attrs["left_out"]` names the variables left out.
+        columns like `components[0.9]`. `attrs["left_out"]` names the omitted variables.
 
     Raises:
-        DataError: There are no layers in it.
+        DataError: The result has no layers.
 
     Example:
         >>> layers = xr.Dataset(
@@ -131,9 +130,9 @@ def _table(result: Any, node: str, dimension: str) -> xr.Dataset:
 
 
 def _class_names(units: xr.Dataset) -> dict[int, str]:
-    """The name of each label; the label itself where classes have no names.
+    """The name of each label; the label itself if classes have no names.
 
-    Of several attributes each has its own names, which `preferred_value` gives.
+    With several attributes, each has its own names, which `preferred_value` contains.
     """
     if "attribute" in units.dims:
         return {}

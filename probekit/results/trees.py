@@ -1,4 +1,4 @@
-"""Results in files: saving and opening trees of labelled tables."""
+"""Saves results to files and opens them: trees of labeled tables."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["check_output", "open_result", "save_result"]
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Makes sure, before any work, that a result can be written.
+    """Checks, before any computation, that a result can be written.
 
     Raises:
-        OutputError: It exists already, is of an unknown kind, or its folder cannot be written.
+        OutputError: The path exists, has an unknown extension, or its folder is not writable.
     """
     return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 
 def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
-    """The content of a netCDF file, made in memory.
+    """The content of a netCDF file, written in memory.
 
-    HDF5 brings the process down where a disk fills while it writes. And where a dask cluster is in use,
-    xarray would lock the file on it by a name that a file in memory does not have.
+    HDF5 crashes the process if the disk fills while it writes. Also, with an active dask cluster,
+    xarray would lock the file by its name, which a file in memory does not have.
     """
     dask = sys.modules.get("dask")
     with dask.config.set(scheduler="threads") if dask else nullcontext():
@@ -40,10 +40,10 @@ def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
 
 
 def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes a result to a `.nc` or `.zarr` file, whole or not at all.
+    """Writes a result atomically to a `.nc` or `.zarr` file.
 
     Raises:
-        OutputError: As `check_output`, or the disk is full.
+        OutputError: As for `check_output`, or the disk is full.
     """
     path = check_output(path, overwrite=overwrite)
     result = result.map_over_datasets(with_variable_text)
@@ -53,16 +53,16 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
                 draft.write_bytes(netcdf(result))
             else:
                 result.to_zarr(draft, consolidated=False)
-    except (OSError, UnicodeError) as error:  # text that is none is a UnicodeError
+    except (OSError, UnicodeError) as error:  # invalid text raises a UnicodeError
         raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
     return path
 
 
 def open_result(path: str | Path) -> xr.DataTree:
-    """Reads a result that `save_result`, `to_netcdf` or `to_zarr` wrote.
+    """Reads a result written by `save_result`, `to_netcdf` or `to_zarr`.
 
     Raises:
-        OutputError: There is none, or it cannot be read.
+        OutputError: The file does not exist or cannot be read.
     """
     path = Path(path)
     if not os.path.exists(path):

@@ -1,4 +1,4 @@
-"""Where a run is trained: a device, and this process among several."""
+"""The device and the processes of a training run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Machine"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is trained: a device, and this process among several.
+    """The device of a training run, and the rank of this process.
 
     Attributes:
-        device: Of this process.
-        rank: Number of this process.
-        world: How many processes train together.
-        accelerator: What makes a module train in several processes.
+        device: The device of this process.
+        rank: The rank of this process.
+        world: Number of processes that train together.
+        accelerator: The `Accelerator` that distributes training over several processes.
     """
 
     device: torch.device
@@ -34,16 +34,16 @@ class Machine:
 
     @classmethod
     def here(cls, device: str | torch.device | None) -> Machine:
-        """What `accelerate` finds, or the device that is asked for.
+        """Creates a machine from the environment of `accelerate`, or for the requested device.
 
         Raises:
-            ModelError: There is no such device.
-            OptionError: A device of one's own choice under several processes.
+            ModelError: The device does not exist.
+            OptionError: A device is requested with several processes.
         """
         with optional("accelerate", "training"):
             from accelerate import Accelerator
 
-        # Accelerate keeps what it first decided; alone, the device is chosen here instead.
+        # Accelerate caches its first choice; with a single process, the device is selected here instead.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         accelerator = Accelerator(device_placement=False, cpu=several and str(device) == "cpu")
         found = accelerator.device
@@ -62,22 +62,22 @@ class Machine:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits for all processes."""
         self.accelerator.wait_for_everyone()
 
     def spread(self, module: nn.Module) -> nn.Module:
-        """The module, with gradients averaged over the processes if there are several."""
+        """Wraps a module to average gradients over the processes, if there are several."""
         if self.world == 1:
             return module
         prepared: nn.Module = self.accelerator.prepare_model(module, device_placement=False)
         return prepared
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Gives all processes the first one's batch-norm statistics, which are what is kept."""
+        """Copies the batch-norm statistics of the first process, which are saved, to all processes."""
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
@@ -91,7 +91,7 @@ class Machine:
         return total.to(tensor.device)
 
     def agree(self, decision: bool) -> bool:
-        """What the first process decides."""
+        """Returns the decision of the first process in all processes."""
         if self.world == 1:
             return decision
         flag = torch.tensor(int(decision), device=self.device)

@@ -1,4 +1,4 @@
-"""How many processes work together, and what each of them found."""
+"""The processes of a distributed run, and communication between them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that were launched together.
+    """The rank of this process among those launched together.
 
     Attributes:
-        rank: Its number, from 0.
-        world: How many there are.
+        rank: The rank of this process, starting at 0.
+        world: Number of processes.
     """
 
     rank: int = 0
@@ -31,11 +31,11 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def gather(self, value: Value) -> list[Value]:
-        """What every process has, in the order of their ranks; all get the same list."""
+        """Gathers the values of all processes in rank order; every process gets the same list."""
         if self.world == 1:
             return [value]
         found: list[Value] = [value] * self.world
@@ -43,7 +43,7 @@ class Processes:
         return found
 
     def in_step(self, items: Iterable[Value]) -> Iterator[list[Value]]:
-        """The next item of every process, in the order of their ranks, until none has any left.
+        """Yields the next item of every process in rank order, until all are exhausted.
 
         >>> list(Processes().in_step("ab"))
         [['a'], ['b']]
@@ -57,7 +57,7 @@ class Processes:
 
 
 def processes() -> Processes:
-    """The processes that `torchrun` or `accelerate launch` started; one otherwise.
+    """The processes started by `torchrun` or `accelerate launch`; otherwise a single process.
 
     >>> processes()
     Processes(rank=0, world=1)

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal and in a notebook, a line per minute where the output is piped."""
+"""Progress: a bar on a terminal or in a notebook, one line per minute if the output is piped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SECONDS = 60.0
 
 
 def progress_bar(*, progress: bool, **options: Any) -> Any:
-    """A bar for a long pass; where the output is piped, a line per minute with the time left.
+    """A progress bar for a long pass; if the output is piped, one line per minute with the time left.
 
     Args:
-        progress: Whether progress is shown at all.
+        progress: Whether to show progress.
         **options: As for tqdm.
     """
     if not progress or sys.stderr.isatty() or _in_notebook():
@@ -27,7 +27,7 @@ def progress_bar(*, progress: bool, **options: Any) -> Any:
 
 
 class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Lines instead of a bar that is drawn again and again; work of less than a minute has none."""
+    """Prints lines instead of redrawing a bar; work of less than a minute prints none."""
 
     disable: bool
 
@@ -48,14 +48,13 @@ class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
 
 
 def hidden(progress: bool) -> bool | None:
-    """What tqdm's `disable` is to be.
+    """The value of tqdm's option `disable`.
 
-    tqdm itself finds out whether it writes to a terminal (None). Its bar for notebooks is shown in any
-    case, but the bar of text that stands in where ipywidgets is not installed takes a notebook for a
-    file.
+    With None, tqdm checks whether it writes to a terminal. Its notebook bar is always shown, but the
+    text bar that replaces it without ipywidgets treats a notebook as a file.
 
     Args:
-        progress: Whether a bar is wanted at all.
+        progress: Whether to show a bar.
 
     Example:
         >>> hidden(False)

@@ -1,10 +1,10 @@
-"""Random numbers from a counter: the same for a sample in any batch, order, process and device.
+"""Counter-based random numbers that do not depend on batch, order, process or device.
 
-Every word is a hash of (name, index, position), not the next state of a generator, so an image can
-be corrupted again alone and resampling can stream. The name holds the seed and what the numbers are
-for. The generator is SplitMix64 (Steele, Lea & Flood 2014): each index has a stream of its own,
-which starts at a hash of name and index. Integers have 64 bits and wrap around, which is exact on
-every device.
+Every word is a hash of (name, index, position) rather than the next state of a generator. Therefore,
+a single image can be corrupted again, and resampling works on streams. The name contains the seed and
+the purpose of the numbers. The generator is SplitMix64 (Steele, Lea & Flood 2014): each index has its
+own stream, which starts at a hash of name and index. Integers have 64 bits and wrap around, which is
+exact on every device.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _GOLDEN = -0x61C8864680B583EB
 _FIRST = -0x40A7B892E31B1A47
 _SECOND = -0x6B2FB644ECCEEE15
 _ROUNDS = 8
-_FIELD = 2**40  # positions between two fields of a stream, more than any field has
+_FIELD = 2**40  # positions between two fields of a stream, more than any field uses
 
 
 class RandomStreams:
     """One random stream for each index.
 
     Args:
-        name: What the numbers are for, seed included; other names give independent streams.
-        index: The numbers of the samples in their data set, one stream each.
-        device: Where the numbers are made.
+        name: The purpose of the numbers, including the seed; other names give independent streams.
+        index: The indices of the samples in their data set, one stream each.
+        device: The device of the numbers.
 
     Example:
         >>> streams = RandomStreams("seed 0, fog, 3", [7, 8])
@@ -60,7 +60,7 @@ class RandomStreams:
         return len(self._keys)
 
     def __getitem__(self, part: slice) -> RandomStreams:
-        """The streams of a part of the indices."""
+        """The streams of a slice of the indices."""
         streams = object.__new__(RandomStreams)
         streams._keys = self._keys[part]
         return streams
@@ -128,8 +128,8 @@ def words(name: str, replicates: int, index: Tensor) -> Tensor:
     """Random 64-bit words for resampling.
 
     Args:
-        name: What they are for, seed included.
-        replicates: Number of words for each sample.
+        name: The purpose of the words, including the seed.
+        replicates: Number of words per sample.
         index: The samples' indices (samples,).
 
     Returns:
@@ -142,13 +142,13 @@ def words(name: str, replicates: int, index: Tensor) -> Tensor:
 
 
 def uniform(words: Tensor) -> Tensor:
-    """Words as uniform numbers in [0, 1), multiples of 2⁻⁵³, float64 (float32 where there is none)."""
+    """Converts words to uniform numbers in [0, 1), multiples of 2⁻⁵³, float64 if supported, else float32."""
     dtype = torch.float32 if words.device.type == "mps" else torch.float64
     return _shifted(words, 11).to(dtype) * 2.0**-53
 
 
 def coins(words: Tensor) -> Tensor:
-    """Words as fair coins, bool."""
+    """Converts words to fair coin flips, bool."""
     return words < 0
 
 
@@ -158,14 +158,14 @@ _POISSON_CUMULATIVE = [
 
 
 def poisson(words: Tensor) -> Tensor:
-    """Words as Poisson numbers of mean 1, int64, by inverting the distribution function."""
+    """Converts words to Poisson numbers of mean 1, int64, by inverting the distribution function."""
     uniforms = uniform(words)
     steps = torch.tensor(_POISSON_CUMULATIVE, dtype=uniforms.dtype, device=words.device)
     return torch.bucketize(uniforms, steps, right=True)
 
 
 def shuffled(name: str, count: int) -> Tensor:
-    """The numbers 0 ... count - 1 in random order, int64 (count,).
+    """The integers 0 ... count - 1 in random order, int64 (count,).
 
     >>> shuffled("order of epoch 0", 5).sort().values.tolist()
     [0, 1, 2, 3, 4]
@@ -174,27 +174,27 @@ def shuffled(name: str, count: int) -> Tensor:
 
 
 def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
-    """Random permutations of 0 ... size - 1, at some positions only and without storing them.
+    """Random permutations of 0 ... size - 1, evaluated at some positions without storing them.
 
-    A keyed Feistel network is a bijection of the next power of two; positions that leave the range
-    are sent through it again until they are back, which keeps it a bijection of the range (cycle
-    walking, Black & Rogaway 2002).
+    A keyed Feistel network is a bijection of the next power of two. It is applied again to values
+    outside the range until they are inside, which makes it a bijection of the range (cycle walking,
+    Black & Rogaway 2002).
 
     Args:
-        name: What they are for, seed included.
+        name: The purpose of the permutations, including the seed.
         replicates: Number of permutations.
         ranks: Positions (samples,), from 0 to size - 1.
         size: Number of positions.
 
     Returns:
-        int64 (replicates, samples): where each permutation sends each position.
+        int64 (replicates, samples): the image of each position under each permutation.
 
     >>> permuted("a", 1, torch.arange(5), 5).sort().values.tolist()
     [[0, 1, 2, 3, 4]]
     """
     keys = keyed(f"permuted {name}", torch.arange(replicates, device=ranks.device))
     keys = keys.repeat_interleave(len(ranks))
-    # A network of very few bits has too few different bijections.
+    # A network of very few bits has too few distinct bijections.
     bits = max(6, (size - 1).bit_length())
     found = _feistel(ranks.long().repeat(replicates), keys, bits)
     outside = (found >= size).nonzero()[:, 0]
@@ -206,7 +206,7 @@ def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
 
 
 def _feistel(positions: Tensor, keys: Tensor, bits: int) -> Tensor:
-    """An unbalanced Feistel network whose halves change each other in turn."""
+    """An unbalanced Feistel network, whose halves alternately modify each other."""
     low = bits // 2
     lower, upper = (1 << low) - 1, (1 << (bits - low)) - 1
     left, right = positions >> low, positions & lower

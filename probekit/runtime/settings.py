@@ -1,4 +1,4 @@
-"""The global settings of the caller's session, which no number of ours depends on or changes."""
+"""Isolates computations from the global settings of the caller, and preserves these settings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CALLER_DEVICE: ContextVar[torch.device | None] = ContextVar("caller_device", de
 
 @contextmanager
 def own_settings(*, restore_random: bool = True) -> Iterator[None]:
-    """Computes outside inference mode, on the CPU unless told otherwise, with numpy's usual errors.
+    """Runs outside inference mode, with the CPU as default device and numpy's default error handling.
 
-    Afterwards everything is as before, the states of torch's random generators too.
+    At exit, all settings are restored, including the states of torch's random generators.
 
     Args:
-        restore_random: Whether to restore them.
+        restore_random: Whether to restore the random generators.
 
     Example:
         >>> with torch.inference_mode(), own_settings():
@@ -49,13 +49,13 @@ def own_settings(*, restore_random: bool = True) -> Iterator[None]:
 
 
 def caller_device() -> AbstractContextManager[object]:
-    """The caller's default device, for code of the caller's that runs inside `own_settings`."""
+    """Restores the caller's default device, for user code that runs inside `own_settings`."""
     device = _CALLER_DEVICE.get()
     return nullcontext() if device is None else device
 
 
 def in_own_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in `own_settings`."""
+    """Wraps a function to run in `own_settings`."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,7 +66,7 @@ def in_own_settings(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def on_own_device(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in `own_settings`, and may draw from torch's random generators."""
+    """Wraps a function to run in `own_settings` without restoring torch's random generators."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -21,16 +21,16 @@ _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
-    """CIFAR10 from its Python or its binary version.
+    """Reads CIFAR10 from its Python or binary version.
 
     Args:
-        root: The folder of the batches, or the one above `cifar-10-batches-py` or `-bin`.
+        root: The folder of the batches, or the parent of `cifar-10-batches-py` or `-bin`.
         split: `train` (50,000) or `test` (10,000).
-        size: What to fit the images to.
-        per_file: Images a file.
+        size: The size to resize images to.
+        per_file: Number of images per file.
 
     Raises:
-        DataError: A file is missing or incomplete; it is named.
+        DataError: A file is missing or incomplete; the message names it.
     """
     stems = (
         [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
@@ -55,17 +55,17 @@ def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000
 def cifar100(
     root: Path, split: str, *, size: Size = None, train: int = 50_000, test: int = 10_000
 ) -> TensorImages:
-    """CIFAR100 with its 100 fine labels, from its Python or its binary version.
+    """Reads CIFAR100 with its 100 fine labels, from its Python or binary version.
 
     Args:
-        root: The folder of the files, or the one above `cifar-100-python` or `-binary`.
+        root: The folder of the files, or the parent of `cifar-100-python` or `-binary`.
         split: `train` (50,000) or `test` (10,000).
-        size: What to fit the images to.
-        train: Images in the training file.
-        test: Images in the test file.
+        size: The size to resize images to.
+        train: Number of images in the training file.
+        test: Number of images in the test file.
 
     Raises:
-        DataError: A file is missing or incomplete; it is named.
+        DataError: A file is missing or incomplete; the message names it.
     """
     folder, binary = _cifar_folder(
         "cifar100", root, ("cifar-100-python", "cifar-100-binary"), [split]
@@ -83,7 +83,7 @@ def cifar100(
 def _cifar_folder(
     name: str, root: Path, layouts: tuple[str, str], stems: Sequence[str]
 ) -> tuple[Path, bool]:
-    """The folder that holds the files, and whether they are the binary version."""
+    """The folder that contains the files, and whether they are the binary version."""
     for folder in (root, *(root / layout for layout in layouts)):
         for suffix in ("", ".bin"):
             if any((folder / f"{stem}{suffix}").is_file() for stem in stems):
@@ -122,7 +122,7 @@ def _cifar_binary(file: Path, labels: int) -> tuple[Any, Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads pickles of dicts, lists and numpy arrays, and runs nothing else."""
+    """Reads pickles of dicts, lists and numpy arrays, and rejects everything else."""
 
     _KNOWN = ("_reconstruct", "ndarray", "dtype", "scalar")
 

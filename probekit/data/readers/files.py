@@ -10,7 +10,7 @@ __all__ = ["needed", "text_of", "words_of"]
 
 
 def needed(name: str, file: Path, url: str) -> Path:
-    """The file, or an error that says which archive holds it."""
+    """Returns an existing file, or raises an error that names the archive with the file."""
     if not file.is_file():
         raise DataError(
             f"{name} is incomplete: {str(file)!r} is missing; unpack the whole archive of {url}"

@@ -28,10 +28,10 @@ _IDX_COUNTS = {"train": 60_000, "test": 10_000}
 
 
 def read_idx(file: Path | Traversable) -> Tensor:
-    """An array in the IDX format of MNIST, gzipped or not.
+    """Reads an array in the IDX format of MNIST, gzipped or not.
 
     Raises:
-        DataError: The file is missing, cut short or of another format.
+        DataError: The file is missing, truncated or in another format.
     """
     with foreign_file(f"{str(file)!r} cannot be read", DataError):
         raw = file.read_bytes()
@@ -52,25 +52,25 @@ def read_idx(file: Path | Traversable) -> Tensor:
 
 
 def mnist(root: Path, split: str, *, size: Size = None) -> TensorImages:
-    """MNIST from its four IDX files, gzipped or not.
+    """Reads MNIST from its four IDX files, gzipped or not.
 
     Args:
-        root: The folder of the files, or the one above `raw` or `MNIST/raw` (torchvision's layout).
+        root: The folder of the files, or the parent of `raw` or `MNIST/raw` (torchvision's layout).
         split: `train` (60,000) or `test` (10,000).
-        size: What to fit the images to.
+        size: The size to resize images to.
 
     Raises:
-        DataError: A file is missing or incomplete; it is named.
+        DataError: A file is missing or incomplete; the message names it.
     """
     classes = [str(digit) for digit in range(10)]
     return _idx_images("mnist", root, "MNIST", split, classes, size)
 
 
 def fashion_mnist(root: Path, split: str, *, size: Size = None) -> TensorImages:
-    """Fashion-MNIST from its four IDX files, as `mnist`; Debian's `dataset-fashion-mnist` too.
+    """Reads Fashion-MNIST, as `mnist` does; Debian's `dataset-fashion-mnist` works too.
 
     Raises:
-        DataError: A file is missing or incomplete; it is named.
+        DataError: A file is missing or incomplete; the message names it.
     """
     return _idx_images("fashion-mnist", root, "FashionMNIST", split, FASHION_MNIST_CLASSES, size)
 

@@ -30,19 +30,19 @@ def tiny_imagenet(
     per_class: int = 500,
     test: int = 10_000,
 ) -> TensorImages:
-    """Tiny ImageNet from its official folder; the official validation images are the test split.
+    """Reads Tiny ImageNet from its official folder, with the official validation images as test split.
 
     Args:
-        root: The folder with `wnids.txt`, or the one above `tiny-imagenet-200`.
-        split: `train` (200 x 500) or `test` (10,000, labelled by `val/val_annotations.txt`).
-        size: What to fit the images to.
-        workers: Threads that decode; 0 decodes in this one.
+        root: The folder with `wnids.txt`, or the parent of `tiny-imagenet-200`.
+        split: `train` (200 x 500) or `test` (10,000, labeled by `val/val_annotations.txt`).
+        size: The size to resize images to.
+        workers: Number of decoding threads; 0 decodes in the current thread.
         classes: Number of classes.
-        per_class: Training images a class.
+        per_class: Number of training images per class.
         test: Number of test images.
 
     Raises:
-        DataError: A file is missing or cannot be read; it is named.
+        DataError: A file is missing or cannot be read; the message names it.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262) test on the official validation set.
@@ -94,7 +94,7 @@ def _tiny_test(folder: Path, names: Sequence[str], count: int) -> tuple[list[Pat
 
 
 def _tiny_class_names(folder: Path, names: Sequence[str]) -> list[str]:
-    """The first English word of each class, or its WordNet number where that is not unique."""
+    """The first English word of each class, or its WordNet id if the word is not unique."""
     table = folder / "words.txt"
     lines = text_of(table).splitlines() if table.is_file() else []
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
