@@ -1,4 +1,4 @@
-"""`python -m probekit` is the command line."""
+"""Runs the command line: `python -m probekit`."""
 
 from probekit.cli.app import main
 

@@ -22,7 +22,7 @@ Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
 
 
 class Stop(BaseException):
-    """Leaves a forward pass when the last wanted layer has been recorded."""
+    """Raised to end a forward pass when the last selected layer has been recorded."""
 
 
 class _Nothing:

@@ -218,7 +218,7 @@ def _other_size(
     tokens: Tokens,
     output: int | str | None,
 ) -> tuple[dict[str, Layer], list[tuple[int, ...]]]:
-    """The same layers at another image size, where the model takes one."""
+    """The same layers at another image size, if the model accepts one."""
     sizes = [tuple(images.shape[2:])]
     if images.ndim != 4:
         return {}, sizes
@@ -227,13 +227,13 @@ def _other_size(
     try:
         with torch.no_grad(), Recorder(model, choice, tokens=tokens, output=output) as recorder:
             recorder(resized)
-    except Exception:  # a model of one size may raise anything
+    except Exception:  # a model for a single size may raise any exception
         return {}, sizes
     return {layer.name: layer for layer in recorder.layers}, [*sizes, larger]
 
 
 def _evidence(layer: Layer, other: Layer | None) -> str:
-    """What makes the unit axis certain, or that it is not."""
+    """What makes the unit axis certain, or that it is uncertain."""
     if len(layer.shape) == 1:
         return "only axis"
     if other is not None and len(other.shape) == len(layer.shape):
@@ -247,14 +247,14 @@ def _evidence(layer: Layer, other: Layer | None) -> str:
 
 
 def _grows(few: Tensor | None, many: Tensor | None) -> bool:
-    """Whether an output is larger for more samples; weights and tables are not."""
+    """Whether an output grows with the number of samples; weights and tables do not."""
     return few is not None and many is not None and few.shape != many.shape
 
 
 def _missing(
     seen: dict[_Key, Any], layers: Sequence[Layer], modules: dict[str, nn.Module]
 ) -> tuple[list[str], str]:
-    """Activation functions that ran and are no layer; the last of all, the classifier's, by itself."""
+    """Activation functions that ran but are not layers; the last one, of the classifier, separately."""
     known = {_key(layer) for layer in layers}
     inside = [layer.module for layer in layers if not layer.function]
     ran = [

@@ -89,7 +89,7 @@ _BY_NAME: dict[str, _Reader] = {
 
 
 def list_data() -> list[str]:
-    """The names that `load_data` knows."""
+    """The names of data sets that `load_data` accepts."""
     return sorted(_BY_NAME)
 
 

@@ -15,7 +15,7 @@ __all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "squa
 
 Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
-# On CPUs, many more rows at once exceed the cache, and fewer leave cores idle.
+# On CPUs, more rows at once than about this number exceed the cache, and fewer leave cores idle.
 _ROWS = 128
 
 
@@ -28,7 +28,7 @@ def square_norms(
     The batch is repeated, and each backward pass starts from one unit, of any layer, per repetition.
 
     Args:
-        forward: Images to {layer: (batch, units)}, differentiable.
+        forward: Maps images to {layer: (batch, units)}, differentiable.
         images: (batch, ...).
         units: The units of each layer to differentiate, (some,).
         memory: Maximum number of bytes for the graph of a forward pass.
@@ -80,7 +80,7 @@ def backward_gradients(
     """Gradient of a weighted sum of each layer's units with respect to the images.
 
     Args:
-        forward: Images to {layer: (batch, units)}, differentiable.
+        forward: Maps images to {layer: (batch, units)}, differentiable.
         images: (batch, ...).
         weights: (batch, units) of each layer.
 
@@ -124,7 +124,7 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
     """Checks that no sample's activations depend on another sample's image.
 
     Args:
-        forward: Images to {layer: (batch, units)}.
+        forward: Maps images to {layer: (batch, units)}.
         images: At least two; the activations of each half are differentiated with respect to the other
             half.
         module: The module to search for the cause.

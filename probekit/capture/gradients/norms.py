@@ -39,8 +39,9 @@ _UNITS_PER_PROBE = 1.0
 
 
 def mean_chi(probes: int) -> float:
-    """E sqrt(s) / g where s is g squared times a chi-square with `probes` degrees over `probes`.
+    """The ratio E[sqrt(s)] / g of the mean root of a probe estimate s to the gradient norm g.
 
+    s is g squared times a chi-square variable with K = `probes` degrees of freedom, divided by K:
     c_K = sqrt(2 / K) Gamma((K + 1) / 2) / Gamma(K / 2).
 
     >>> round(mean_chi(1), 6) == round(sqrt(2 / 3.141592653589793), 6)

@@ -32,7 +32,7 @@ class Differentiated:
 
     Args:
         model: A module in eval mode, or an `ImageModel` with one.
-        forward: Images to {name: (batch, units)}.
+        forward: Maps images to {name: (batch, units)}.
         images: A few inputs, used to estimate the required memory.
         memory: Maximum number of bytes for intermediate results.
     """
@@ -54,11 +54,11 @@ class Differentiated:
         """Yields a private copy of a model, or the model itself if it cannot be copied.
 
         Args:
-            model: As above.
-            images: As above.
+            model: As for the class.
+            images: As for the class.
             read_out: A context manager that yields, for a model, the function `forward`.
             recorded: The modules whose outputs are recorded.
-            memory: As above.
+            memory: As for the class.
         """
 
         def once(one: Any, inputs: Tensor) -> dict[str, Tensor]:
