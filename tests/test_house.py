@@ -1,4 +1,4 @@
-"""The house: a room stands above all that it imports, and nothing goes round in a circle."""
+"""Import rules: each subpackage imports only from lower layers of the import graph, without cycles."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room(module: str) -> str:
-    """`probekit.capture.layers` is in the room `capture`; the package itself in none."""
+    """The subpackage of a module: `capture` for `probekit.capture.layers`, none for `probekit` itself."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
 
 
 def statements(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
-    """The nodes of a tree; without lazy ones, those that run when it is imported."""
+    """The nodes of a tree. If `lazy` is false, only those that run at import."""
     for node in ast.iter_child_nodes(tree):
         if lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
@@ -50,7 +50,7 @@ def statements(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
 
 
 def imports_in(source: str, module: str, is_package: bool, lazy: bool = True) -> set[str]:
-    """Every module that a source names in an import, at the top or inside a function."""
+    """Every module that the imports of a source name, at the top level or inside a function."""
     found = set()
     here = module.split(".") if is_package else module.split(".")[:-1]
     for node in statements(ast.parse(source), lazy):
@@ -64,14 +64,14 @@ def imports_in(source: str, module: str, is_package: bool, lazy: bool = True) ->
 
 
 def imported(module: str, lazy: bool = True) -> set[str]:
-    """The modules of the package that one of them imports."""
+    """The modules of the package that a module imports."""
     path = MODULES[module]
     named = imports_in(path.read_text(), module, path.name == "__init__.py", lazy)
     return {name for name in named if name in MODULES} - {module, "probekit"}
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The circles that a walk along the edges meets."""
+    """The cycles found by a depth-first search along the edges."""
     found: list[list[str]] = []
     done: set[str] = set()
 
@@ -88,12 +88,12 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-# The face of the package imports everything, lazily, and is imported by nothing inside it.
+# The top-level package imports everything lazily, and no module inside the package imports it.
 INSIDE = sorted(set(MODULES) - {"probekit"})
 
 
 @pytest.mark.parametrize("module", INSIDE)
-def test_a_module_imports_only_from_the_floors_below_or_its_own(module: str) -> None:
+def test_a_module_imports_only_from_lower_layers_or_its_own_subpackage(module: str) -> None:
     home = room(module)
     if home == "__main__":
         home = "cli"
@@ -106,14 +106,14 @@ def test_a_module_imports_only_from_the_floors_below_or_its_own(module: str) -> 
     assert not upward, f"{module} imports upward: {sorted(upward)}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    # Inside a room a registry may fetch, when first asked, the modules that register with it.
+def test_modules_have_no_import_cycle() -> None:
+    # Inside a subpackage, a registry may import the modules that register with it on first use.
     packages = {name for name in MODULES if MODULES[name].name == "__init__.py"}
     graph = {name: imported(name, lazy=False) - packages for name in INSIDE}
     assert circles(graph) == []
 
 
-def test_no_rooms_import_each_other_in_a_circle() -> None:
+def test_subpackages_have_no_import_cycle() -> None:
     graph: dict[str, set[str]] = {}
     for module in INSIDE:
         rooms = graph.setdefault(room(module), set())
@@ -122,25 +122,25 @@ def test_no_rooms_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("module", INSIDE)
-def test_nothing_inside_imports_the_face_of_the_package(module: str) -> None:
+def test_no_module_imports_the_public_names_of_the_package(module: str) -> None:
     path = MODULES[module]
     named = imports_in(path.read_text(), module, path.name == "__init__.py")
     face = {f"probekit.{name}" for name in probekit.__all__} - {"probekit.__version__"}
     assert not named & (face - MODULES.keys())
 
 
-def test_a_lazy_import_inside_a_function_is_seen() -> None:
+def test_a_lazy_import_inside_a_function_is_detected() -> None:
     source = "def work():\n    from probekit.reports import figures\n    import probekit.cli.app\n"
     found = imports_in(source, "probekit.capture.layers", is_package=False)
     assert {"probekit.reports.figures", "probekit.cli.app"} <= found
     assert not imports_in(source, "probekit.capture.layers", is_package=False, lazy=False)
 
 
-def test_a_relative_import_is_seen() -> None:
+def test_a_relative_import_is_detected() -> None:
     found = imports_in("from ..reports import page", "probekit.capture.layers", is_package=False)
     assert "probekit.reports.page" in found
 
 
-def test_a_circle_is_seen() -> None:
+def test_a_cycle_is_detected() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []

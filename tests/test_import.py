@@ -1,4 +1,4 @@
-"""Importing is light, and every public name is there."""
+"""Importing the package is fast, and every public name exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_import_is_light() -> None:
     assert not loaded_by("import probekit") & {*HEAVY, "torch", "xarray"}
 
 
-def test_heavy_packages_wait_until_they_are_needed() -> None:
+def test_heavy_packages_are_imported_only_when_needed() -> None:
     code = "import probekit as pk\npk.analyze, pk.record, pk.load_model, pk.load_data, pk.Recorder"
     assert not loaded_by(code) & set(HEAVY)
 

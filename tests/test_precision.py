@@ -1,4 +1,4 @@
-"""The forward pass in half precision: really run so, the model untouched, statistics in float64."""
+"""The forward pass in half precision: layers use it, the model is unchanged, statistics are float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_layers_run_in_half_precision_and_indices_stay_close(
         for kind in (None, precision)
     ]
     handle.remove()
-    # The first two passes look for layers, before any batch is analysed.
+    # The first two passes find the layers, before any batch is analyzed.
     assert seen[-1] == getattr(torch, precision)
     assert torch.float32 in seen
     assert content_hash(model.module) == before
@@ -43,7 +43,7 @@ def test_layers_run_in_half_precision_and_indices_stay_close(
     assert f'"precision": "{precision}"' in results[1].attrs["provenance"]
 
 
-def test_autocast_ends_with_an_exception(network: nn.Module, labelled: Data) -> None:
+def test_autocast_ends_after_an_exception(network: nn.Module, labelled: Data) -> None:
     images = labelled[0].clone()
     images[20] = 1e30
     with pytest.raises(DataError, match="or run without precision='float16'"):

@@ -1,4 +1,4 @@
-"""The house's own rules: lint, format and types."""
+"""The quality checks of the project: lint, format and types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     "command", ["ruff check .", "ruff format --check .", "mypy"], ids=["lint", "format", "types"]
 )
-def test_rules_are_kept(command: str) -> None:
+def test_lint_format_and_types_pass(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True
     )

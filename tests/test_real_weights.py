@@ -1,4 +1,4 @@
-"""Published ImageNet weights in a timm model, on real photographs, from files alone."""
+"""Published ImageNet weights in a timm model, applied to real photographs, from files only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> pk.ImageModel:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of scikit-image and scikit-learn, and foolbox's, one folder a kind."""
+    """Photographs from scikit-image, scikit-learn and foolbox, with one folder per source."""
     skimage, sklearn = pytest.importorskip("skimage"), pytest.importorskip("sklearn")
     foolbox = pytest.importorskip("foolbox")
     root = tmp_path_factory.mktemp("photos")
@@ -61,7 +61,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_top_1_labels_are_sensible(lite: pk.ImageModel, photographs: Path) -> None:
+def test_top_1_labels_are_plausible(lite: pk.ImageModel, photographs: Path) -> None:
     data = pk.load_data(photographs, lite)
     result = pk.analyze(lite, data, batch_size=8)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Studies: scales that fit together, and control runs."""
+"""Studies: valid scales, and control runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _studies() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["studies"] = module  # where dataclasses look for the names in annotations
+    sys.modules["studies"] = module  # where dataclasses look up the names in annotations
     spec.loader.exec_module(module)
     return module
 
@@ -31,7 +31,7 @@ SCALES = ("tiny", "quick", "default", "full")
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_scale_fits_together(scale: str) -> None:
+def test_every_scale_is_consistent(scale: str) -> None:
     study = studies.get_study(scale)
     assert 0.0 in study.alphas
     assert len(study.seeds) >= 2
@@ -52,14 +52,14 @@ def test_the_default_has_seven_alphas_and_three_seeds() -> None:
 @pytest.mark.parametrize(
     ("recipe", "seeds"), [("resnet20-cifar10", 20), ("resnet50-tiny-imagenet", 5)]
 )
-def test_the_full_scale_is_the_papers(recipe: str, seeds: int) -> None:
+def test_the_full_scale_equals_that_of_the_papers(recipe: str, seeds: int) -> None:
     study = studies.get_study("full", recipe, data_root="DATA", device="cuda")
     assert (study.recipe, len(study.seeds), len(study.alphas)) == (recipe, seeds, 23)
     assert study.machine == {"data_root": "DATA", "device": "cuda"}
     assert not study.options
 
 
-def test_control_runs_lie_by_variant_and_seed(tmp_path: Path) -> None:
+def test_control_runs_are_stored_by_variant_and_seed(tmp_path: Path) -> None:
     study = studies.get_study("tiny", device="cpu")
     found = study.vary(
         tmp_path, {"late": {"alpha_schedule": "0*1 -1"}, "up": {"alpha": 1.0}}, progress=False
@@ -82,7 +82,7 @@ def test_invalid_scales_and_recipes_are_refused() -> None:
         studies.get_study("full", "resnet18-tiny")
 
 
-def test_the_parser_asks_for_one_scale(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parser_accepts_one_scale(capsys: pytest.CaptureFixture[str]) -> None:
     asked = studies.study_parser("A study.").parse_args(
         ["--full", "--recipe", "vgg16-cifar10", "--out", "x"]
     )

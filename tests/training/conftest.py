@@ -1,4 +1,4 @@
-"""What the tests of training share: one thread, and processes that are quick to start and to kill."""
+"""Shared setup of the training tests: one thread, and processes that start and stop quickly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IMPORTED = [
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Results are equal bit for bit only where the number of threads is."""
+    """Results are bitwise equal only if the number of threads is equal."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def processes() -> Any:
-    """A context whose processes begin with one thread and with everything imported."""
+    """A context whose processes start with one thread and with everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     threads = os.environ.get("OMP_NUM_THREADS")

@@ -62,7 +62,7 @@ def test_accumulation_is_refused_at_the_second_backward(set_to_none):
     ids=["momentum", "fused", "some parameters"],
 )
 @pytest.mark.parametrize("order", ["zero first", "zero late", "no step", "both losses apart"])
-def test_ordinary_loops_are_not_taken_for_accumulation(optimizer, set_to_none, order):
+def test_ordinary_loops_are_not_mistaken_for_accumulation(optimizer, set_to_none, order):
     model, (x, y) = network(), batch()
     optimizer = optimizer(model.parameters())
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
@@ -83,7 +83,7 @@ def test_ordinary_loops_are_not_taken_for_accumulation(optimizer, set_to_none, o
                 optimizer.step()
 
 
-def test_each_takes_the_selectivity_of_each_part():
+def test_each_uses_the_selectivity_of_each_part():
     model, (x, y) = network(), batch()
     with pk.SelectivityRegularizer(model, -1.0, accumulation="each") as penalty:
         for rows in (slice(0, 6), slice(6, 12)):
@@ -102,7 +102,7 @@ def test_each_takes_the_selectivity_of_each_part():
 
 @pytest.mark.parametrize("cuts", [(12,), (6, 6), (1, 7, 4)])
 @pytest.mark.parametrize("alpha", [-1.0, 3.0])
-def test_a_gathered_batch_has_the_gradient_of_the_whole(cuts, alpha):
+def test_a_gathered_batch_has_the_gradient_of_the_whole_batch(cuts, alpha):
     x, y = batch()
     y[:1] = 2
     loss, expected = whole_batch_gradients(x, y, alpha)
@@ -125,7 +125,7 @@ def test_a_gathered_batch_has_the_gradient_of_the_whole(cuts, alpha):
             torch.testing.assert_close(gradients(model), expected)
 
 
-def test_after_a_gathered_batch_all_is_as_before():
+def test_state_is_restored_after_a_gathered_batch():
     model, (x, y) = network(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         with penalty.gathering():

@@ -37,7 +37,7 @@ def batches(draw):
 @pytest.mark.parametrize("negative", ["clip", "keep", "shift"])
 @given(batch=batches())
 @settings(max_examples=30, deadline=None)
-def test_the_index_is_the_metrics(negative, batch):
+def test_the_index_equals_that_of_the_metric(negative, batch):
     activations, labels = batch
     index, enough = batch_selectivity(sums_of(*batch), negative=negative)
     if len(labels.unique()) < 2:
@@ -50,14 +50,14 @@ def test_the_index_is_the_metrics(negative, batch):
     np.testing.assert_allclose(index.numpy(), reference, rtol=1e-6, atol=1e-9)
 
 
-def test_a_case_worked_by_hand():
+def test_the_index_equals_a_manual_calculation():
     activations = torch.tensor([[4.0, 1.0], [8.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
     index, enough = batch_selectivity(sums_of(activations, torch.tensor([0, 0, 2, 5])), eps=0.0)
     assert bool(enough)
     torch.testing.assert_close(index, torch.tensor([(6 - 1.5) / (6 + 1.5), 0.0]))
 
 
-def test_uneven_classes_count_by_their_means_and_not_their_sums():
+def test_uneven_classes_count_by_their_means_not_their_sums():
     activations = torch.tensor([[1.0]] * 9 + [[3.0]])
     labels = torch.tensor([0] * 9 + [1])
     index, _ = batch_selectivity(sums_of(activations, labels), eps=0.0)
@@ -65,7 +65,7 @@ def test_uneven_classes_count_by_their_means_and_not_their_sums():
 
 
 @pytest.mark.parametrize("negative", ["clip", "shift", "keep"])
-def test_gradients_are_those_of_finite_differences(negative):
+def test_gradients_equal_finite_differences(negative):
     torch.manual_seed(0)
     activations = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
     if negative == "keep":
@@ -105,7 +105,7 @@ def test_a_dead_unit_has_no_selectivity_and_no_gradient(eps):
 
 @given(batch=batches(), cut=st.integers(0, 12))
 @settings(max_examples=25, deadline=None)
-def test_sums_of_parts_are_the_sums_of_the_whole(batch, cut):
+def test_sums_of_parts_add_up_to_the_sums_of_the_whole(batch, cut):
     activations, labels = batch
     one = sums_of(activations[:cut], labels[:cut], 5 if (labels[:cut] < 5).all() else 7)
     whole, joined = sums_of(*batch), one + sums_of(activations[cut:], labels[cut:])
@@ -113,12 +113,12 @@ def test_sums_of_parts_are_the_sums_of_the_whole(batch, cut):
     assert torch.equal(joined.count, whole.count)
 
 
-def test_layers_weigh_the_same_whatever_their_width():
+def test_layers_have_equal_weight_for_any_width():
     index = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.5])
     assert by_layer(index, [4, 1]).tolist() == [0.25, 0.5]
 
 
-def test_the_metric_agrees_on_a_table_written_out():
+def test_the_index_agrees_with_the_metric_on_an_explicit_table():
     means = torch.tensor([[2.0, -1.0], [1.0, 3.0], [-4.0, 0.0]], dtype=torch.float64)
     for negative in ("clip", "keep", "shift"):
         index, _ = batch_selectivity(

@@ -1,4 +1,4 @@
-"""An optimizer of a part of the weights is no gradient accumulation."""
+"""An optimizer for part of the weights is not mistaken for gradient accumulation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import probekit as pk
 
 
 @pytest.mark.parametrize("trained", [[5], [3, 5]])
-def test_an_optimizer_of_a_part_of_the_weights_is_no_accumulation(trained: list[int]) -> None:
+def test_an_optimizer_for_part_of_the_weights_is_not_accumulation(trained: list[int]) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)

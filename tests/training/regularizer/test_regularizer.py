@@ -18,7 +18,7 @@ from probekit.statistics.class_means import ClassMeans
 
 
 class Shortcut(nn.Module):
-    """What breaks naive hooks: in-place consumers, a module called twice, an in-place sum."""
+    """A network that breaks naive hooks: in-place consumers, a module called twice, an in-place sum."""
 
     def __init__(self):
         super().__init__()
@@ -49,14 +49,14 @@ def batch(rows=12, classes=3, dtype=torch.float64, seed=1):
 
 
 def plain_activations(model, x):
-    """The default layers of `Shortcut`, without hooks and without our pooling."""
+    """The default layers of `Shortcut`, without hooks and with plain pooling."""
     shortcut = model.conv1(x).relu()
     last = (model.conv2(shortcut) + shortcut).relu()
     return [shortcut.mean((2, 3)), last.mean((2, 3))]
 
 
 def plain_term(tables, labels):
-    """Mean over layers of the mean over units of the index, written out class by class."""
+    """Mean over layers of the mean over units of the index, computed class by class."""
     layers = []
     for table in tables:
         means = torch.stack([table[labels == label].mean(0) for label in labels.unique()])
@@ -71,7 +71,7 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("alpha", [-1.0, 2.5])
-def test_the_term_and_its_gradient_are_those_written_out(alpha):
+def test_the_term_and_its_gradient_equal_an_explicit_computation(alpha):
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, alpha) as penalty:
         loss = functional.cross_entropy(model(x), y) + penalty(y)
@@ -85,7 +85,7 @@ def test_the_term_and_its_gradient_are_those_written_out(alpha):
     torch.testing.assert_close(gradients(model), gradients(reference))
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_the_gradient_equals_finite_differences():
     model, (x, y) = small(), batch(8)
     with pk.SelectivityRegularizer(model, -1.0, accumulation="each") as penalty:
 
@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_finite_differences():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_resnet_in_either_layout_has_the_gradient_of_plain_autograd(layout):
+def test_a_resnet_in_either_memory_format_has_the_gradient_of_plain_autograd(layout):
     torch.manual_seed(0)
     model = cifar_resnet(8, classes=3, channels=1).double().to(memory_format=layout)
     twin = copy.deepcopy(model)
@@ -119,7 +119,7 @@ def test_a_resnet_in_either_layout_has_the_gradient_of_plain_autograd(layout):
     torch.testing.assert_close(gradients(model), gradients(twin))
 
 
-def test_the_logged_selectivity_is_the_metrics():
+def test_the_logged_selectivity_equals_the_metric():
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         assert penalty.selectivity == {}
@@ -136,7 +136,7 @@ def test_the_logged_selectivity_is_the_metrics():
     assert term.item() == pytest.approx(np.mean(list(logged.values())))
 
 
-def test_descending_the_penalty_moves_selectivity_the_way_alpha_says():
+def test_minimizing_the_penalty_changes_selectivity_in_the_direction_of_alpha():
     for alpha, direction in ((-1.0, -1), (1.0, 1)):
         model, (x, y) = small(), batch(30)
         optimizer = torch.optim.SGD(model.parameters(), 0.2)
@@ -166,7 +166,7 @@ def train(model, penalty, steps=4, dtype=None):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_alpha_zero_changes_nothing_by_a_bit(dtype):
+def test_alpha_zero_changes_no_bit(dtype):
     torch.manual_seed(0)
     model = cifar_resnet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
     twin = copy.deepcopy(model)
@@ -178,7 +178,7 @@ def test_alpha_zero_changes_nothing_by_a_bit(dtype):
         assert torch.equal(value, regularized[name]), name
 
 
-def test_alpha_other_than_zero_does_change_the_weights():
+def test_nonzero_alpha_changes_the_weights():
     torch.manual_seed(0)
     model = cifar_resnet(8, classes=3, channels=1)
     twin = copy.deepcopy(model)
@@ -211,7 +211,7 @@ def test_half_precision_is_pooled_in_float32(dtype):
     assert all(torch.isfinite(gradient).all() for gradient in gradients(model))
 
 
-def test_a_gradient_scaler_scales_the_penalty_too():
+def test_a_gradient_scaler_also_scales_the_penalty():
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         (1024 * (functional.cross_entropy(model(x), y) + penalty(y))).backward()
@@ -262,7 +262,7 @@ def test_alpha_follows_a_schedule():
     ],
 )
 @pytest.mark.parametrize("known", [False, True])
-def test_subsets_of_layers(layers, names, known):
+def test_subsets_of_layers_are_regularized(layers, names, known):
     model, (x, y) = small(), batch()
     images = x[:2] if known else None
     with pytest.MonkeyPatch.context() as patch:
@@ -277,7 +277,7 @@ def test_subsets_of_layers(layers, names, known):
     assert [layer.name for layer in penalty.layers] == names
 
 
-def test_the_layers_can_be_found_before_training_without_touching_it():
+def test_layers_can_be_found_before_training_without_side_effects():
     torch.manual_seed(0)
     model = cifar_resnet(8, classes=3, channels=1)
     before = copy.deepcopy(model.state_dict())
@@ -291,7 +291,7 @@ def test_the_layers_can_be_found_before_training_without_touching_it():
     penalty.close()
 
 
-def test_validation_is_passed_over():
+def test_validation_passes_are_ignored():
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         with torch.no_grad():
@@ -306,7 +306,7 @@ def test_validation_is_passed_over():
         assert penalty(y).item() == term.item()
 
 
-def test_class_means_below_zero_are_told_once_and_give_finite_gradients():
+def test_negative_class_means_warn_once_and_give_finite_gradients():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
     x, y = torch.randn(9, 4), torch.arange(9) % 3
@@ -328,7 +328,7 @@ def hooks(model):
     ]
 
 
-def test_the_model_comes_back_as_it_was():
+def test_the_model_is_restored():
     model, (x, y) = small(), batch()
     before, names = hooks(model), list(model.state_dict())
     members = set(vars(model))
@@ -345,7 +345,7 @@ def test_the_model_comes_back_as_it_was():
         penalty(y)
 
 
-def test_a_forgotten_regularizer_leaves_the_model_and_keeps_nothing():
+def test_a_deleted_regularizer_restores_the_model_and_frees_its_memory():
     model, (x, y) = small(), batch()
     before = hooks(model)
     penalty = pk.SelectivityRegularizer(model, -1.0)
@@ -358,7 +358,7 @@ def test_a_forgotten_regularizer_leaves_the_model_and_keeps_nothing():
     assert [reference() for reference in gone] == [None, None]
 
 
-def test_an_exception_in_a_with_block_takes_the_hooks_off():
+def test_an_exception_in_a_with_block_removes_the_hooks():
     model = small()
     before = hooks(model)
     with pytest.raises(ZeroDivisionError), pk.SelectivityRegularizer(model, -1.0):
@@ -366,7 +366,7 @@ def test_an_exception_in_a_with_block_takes_the_hooks_off():
     assert hooks(model) == before
 
 
-def test_copies_and_pickles_of_a_watched_model_are_of_the_model_alone():
+def test_copies_and_pickles_of_a_regularized_model_contain_only_the_model():
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         model(x)
@@ -413,7 +413,7 @@ def test_two_regularizers_add_up():
         ([0] * 12, "not list"),
     ],
 )
-def test_bad_labels_are_refused(labels, message):
+def test_invalid_labels_are_refused(labels, message):
     model, (x, _) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         model(x)
@@ -443,7 +443,7 @@ def test_a_label_beyond_the_classes_is_refused():
         ({"layers": "nowhere"}, "no layer is named"),
     ],
 )
-def test_bad_options_are_refused_and_leave_no_hook(options, message):
+def test_invalid_options_are_refused_and_leave_no_hook(options, message):
     model = small()
     before = hooks(model)
     with pytest.raises((OptionError, LayerError), match=message):
@@ -451,7 +451,7 @@ def test_bad_options_are_refused_and_leave_no_hook(options, message):
     assert hooks(model) == before
 
 
-def test_a_penalty_needs_a_forward_pass_of_its_own():
+def test_each_penalty_requires_its_own_forward_pass():
     model, (x, y) = small(), batch()
     with pk.SelectivityRegularizer(model, -1.0) as penalty:
         with pytest.raises(LayerError, match="no forward pass with gradients"):
@@ -462,7 +462,7 @@ def test_a_penalty_needs_a_forward_pass_of_its_own():
             penalty(y)
 
 
-def test_the_number_of_classes_given_changes_nothing():
+def test_an_explicit_number_of_classes_changes_nothing():
     model, (x, y) = small(), batch()
     terms = []
     for classes in (None, 3, 50):

@@ -28,12 +28,12 @@ schedules = st.tuples(
         ("  +3*1\t4*1\n", [3.0, 4.0, 4.0]),
     ],
 )
-def test_each_epoch_has_the_alpha_that_the_text_says(text, alphas):
+def test_each_epoch_has_the_alpha_in_the_text(text, alphas):
     schedule = AlphaSchedule.parse(text)
     assert [schedule.alpha(epoch) for epoch in range(len(alphas))] == pytest.approx(alphas)
 
 
-def test_constant_and_warm_up_are_schedules_too():
+def test_constant_and_warm_up_are_schedules():
     assert AlphaSchedule.constant(-2) == AlphaSchedule.parse("-2")
     assert AlphaSchedule.warm_up(-2, 5) == AlphaSchedule.parse("0>-2*5 -2")
 
@@ -56,7 +56,7 @@ def test_constant_and_warm_up_are_schedules_too():
         (None, "not None"),
     ],
 )
-def test_a_bad_schedule_names_what_is_wrong(text, named):
+def test_an_invalid_schedule_names_the_fault(text, named):
     with pytest.raises(OptionError, match=r".") as caught:
         AlphaSchedule.parse(text)
     assert named in str(caught.value)
@@ -64,7 +64,7 @@ def test_a_bad_schedule_names_what_is_wrong(text, named):
 
 
 @pytest.mark.parametrize("epoch", [-1, 1.0, True, "3", None])
-def test_an_epoch_is_a_whole_number(epoch):
+def test_an_epoch_is_a_non_negative_integer(epoch):
     with pytest.raises(OptionError, match="epoch must be a non-negative integer"):
         AlphaSchedule.constant(1).alpha(epoch)
 
@@ -75,19 +75,19 @@ def test_alpha_is_a_finite_number(alpha):
         AlphaSchedule.constant(alpha)
 
 
-def test_a_warm_up_lasts_at_least_an_epoch():
+def test_a_warm_up_has_at_least_one_epoch():
     with pytest.raises(OptionError, match="must be a positive integer, not 0"):
         AlphaSchedule.warm_up(-1, 0)
 
 
 @given(schedules)
-def test_a_written_schedule_reads_as_itself(schedule):
+def test_the_text_of_a_schedule_parses_to_an_equal_schedule(schedule):
     assert AlphaSchedule.parse(str(schedule)) == schedule
     assert hash(AlphaSchedule.parse(str(schedule))) == hash(schedule)
 
 
 @given(schedules, st.integers(0, 2000))
-def test_alpha_stays_within_its_segments_and_keeps_the_last(schedule, epoch):
+def test_alpha_stays_within_its_segments_and_then_constant(schedule, epoch):
     ends = [value for segment in schedule.segments for value in (segment.first, segment.last)]
     alpha = schedule.alpha(epoch)
     slack = 1e-9 * max(map(abs, ends))
@@ -97,7 +97,7 @@ def test_alpha_stays_within_its_segments_and_keeps_the_last(schedule, epoch):
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused_in_one_sentence(text):
+def test_any_text_is_parsed_or_refused_in_one_sentence(text):
     try:
         schedule = AlphaSchedule.parse(text)
     except OptionError as error:
@@ -106,7 +106,7 @@ def test_any_text_is_read_or_refused_in_one_sentence(text):
         assert AlphaSchedule.parse(str(schedule)) == schedule
 
 
-def test_a_schedule_cannot_be_changed():
+def test_a_schedule_is_immutable():
     schedule = AlphaSchedule.constant(1)
     with pytest.raises(AttributeError):
         schedule.segments = ()

@@ -1,4 +1,4 @@
-"""Adversarial training: the images are PGD's, the network is untouched by the search, runs resume."""
+"""Adversarial training: images equal those of PGD, the search leaves the network unchanged, runs resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def subject(model: ImageModel, labelled: Any) -> tuple[ImageModel, torch.Tensor,
     return model, model.normalize(images), labels
 
 
-def test_the_search_is_pgd_by_hand(subject: Any) -> None:
+def test_the_search_equals_pgd_by_hand(subject: Any) -> None:
     model, images, labels = subject
     attacked = Adversary(epsilon=0.2, steps=3)(model, images, labels, seed=5)
     start = pk.PGD(steps=1, seed=5, step_size=1e-9, keep="last")
@@ -53,7 +53,7 @@ def test_the_search_is_pgd_by_hand(subject: Any) -> None:
     assert moved > 3
 
 
-def test_the_network_is_as_it_was(subject: Any) -> None:
+def test_the_network_is_unchanged(subject: Any) -> None:
     model, images, labels = subject
     model.module.train()
     before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
@@ -65,7 +65,7 @@ def test_the_network_is_as_it_was(subject: Any) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0])
-def test_a_run_that_was_cut_off_ends_with_the_same_weights(
+def test_an_interrupted_run_ends_with_the_same_weights(
     alpha: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**QUICK, "augmix": 2, "checkpoint_minutes": 0}
@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
-def test_it_makes_a_network_robust_to_attacks(tmp_path: Path) -> None:
+def test_adversarial_training_makes_a_network_more_robust(tmp_path: Path) -> None:
     options = {**QUICK, "epochs": 5, "limit": 640, "batch_size": 64}
     plain = pk.train("resnet20-digits", 0, 0, tmp_path / "plain", **{**options, "pgd": None})
     armed = pk.train("resnet20-digits", 0, 0, tmp_path / "armed", **options)
@@ -115,7 +115,7 @@ def test_invalid_options_are_refused(pgd: Any, message: str) -> None:
         get_recipe("resnet20-digits", pgd=pgd)
 
 
-def test_a_folder_of_before_these_options_goes_on(tmp_path: Path) -> None:
+def test_a_folder_from_before_these_options_resumes(tmp_path: Path) -> None:
     import json
 
     options = {name: value for name, value in QUICK.items() if name != "pgd"}
@@ -128,7 +128,7 @@ def test_a_folder_of_before_these_options_goes_on(tmp_path: Path) -> None:
     assert pk.train("resnet20-digits", 0, 0, tmp_path / "run", **options).best_epoch >= 0
 
 
-def test_modes_inside_the_attack_do_not_move_batch_norm(subject: Any) -> None:
+def test_the_attack_does_not_update_batch_norm(subject: Any) -> None:
     model, images, labels = subject
     norm = next(child for child in model.module.modules() if isinstance(child, nn.BatchNorm2d))
     before = norm.num_batches_tracked.clone()

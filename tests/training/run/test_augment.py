@@ -1,4 +1,4 @@
-"""Augmentation against numpy, image by image."""
+"""Augmentation compared with numpy, image by image."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_each_image_is_flipped_and_shifted_by_its_own_stream(
     np.testing.assert_array_equal(found.numpy(), np.stack(expected))
 
 
-def test_draws_cover_every_shift_and_both_sides_evenly() -> None:
-    # The 5 by 5 pixels have different values, so that the middle one tells the draw.
+def test_draws_are_uniform_over_shifts_and_flips() -> None:
+    # The 5 by 5 pixels have different values, so the center pixel identifies the draw.
     images = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).expand(20_000, 1, 5, 5)
     middle = Augmentation(True, 2)(images, RandomStreams("draws", range(20_000)))[:, 0, 2, 2].long()
     found = Augmentation(False, 2)(images, RandomStreams("draws", range(20_000)))[:, 0, 2, 2].long()
     mirrored = middle != found
-    # A mirrored middle column looks like one that is not.
+    # A flipped middle column cannot be distinguished from an unflipped one.
     assert abs(mirrored.float().mean().item() - 0.5 * 0.8) < 0.02
     for steps in ((found - 1) // 5, (found - 1) % 5):
         shares = torch.bincount(steps, minlength=5) / 20_000
@@ -60,7 +60,7 @@ def test_draws_cover_every_shift_and_both_sides_evenly() -> None:
         assert (shares - 0.2).abs().max() < 0.02
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_augmentation() -> None:
     images = torch.rand(16, 3, 8, 8)
     first, again, other = (
         Augmentation(True, 2)(images, RandomStreams(f"seed {seed}", range(16)))
@@ -70,7 +70,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(first, other)
 
 
-def test_an_image_is_augmented_alike_in_any_batch() -> None:
+def test_an_image_is_augmented_equally_in_any_batch() -> None:
     images = torch.rand(6, 1, 5, 5)
     augmentation = Augmentation(True, 1)
     whole = augmentation(images, RandomStreams("epoch 0", range(6)))
@@ -78,7 +78,7 @@ def test_an_image_is_augmented_alike_in_any_batch() -> None:
     assert torch.equal(part, whole[2:5])
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_the_default_changes_nothing() -> None:
     images = torch.rand(3, 1, 4, 4)
     assert torch.equal(Augmentation()(images, RandomStreams("draws", range(3))), images)
 

@@ -1,4 +1,4 @@
-"""AugMix in batches against torchvision's own, and runs that train with it."""
+"""AugMix in batches compared with torchvision's, and runs that train with it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def streams(count: int, seed: int = 0) -> RandomStreams:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_each_operation_is_torchvisions(name: str, channels: int) -> None:
+def test_each_operation_equals_that_of_torchvision(name: str, channels: int) -> None:
     images = pictures(8, channels)
-    images[-1] = 7  # a flat image, which autocontrast and equalize leave alone
+    images[-1] = 7  # a constant image, which autocontrast and equalize do not change
     space = Original(all_ops=False)._augmentation_space(10, (12, 12))
     assert tuple(space) == OPERATIONS
     strengths, signed = space[name]
@@ -48,12 +48,12 @@ def test_each_operation_is_torchvisions(name: str, channels: int) -> None:
             )
             strength = sign * float(strengths[level]) if strengths.ndim else 0.0
             expected = _apply_op(images, name, strength, InterpolationMode.NEAREST, None)
-            # Nearest positions that lie between two pixels may round either way.
+            # Nearest positions halfway between two pixels may round either way.
             share = (found != expected).float().mean()
             assert share <= (0.05 if signed else 0.0)
 
 
-def test_each_image_has_an_operation_of_its_own() -> None:
+def test_each_image_has_its_own_operation() -> None:
     images = pictures(3)
     kinds = torch.tensor([-1, OPERATIONS.index("Equalize"), OPERATIONS.index("Solarize")])
     found = apply_operations(images, kinds, torch.full((3,), 9), torch.ones(3, dtype=torch.int64))
@@ -65,7 +65,7 @@ def test_each_image_has_an_operation_of_its_own() -> None:
 def test_the_draws_have_the_distributions_of_the_paper() -> None:
     drawn = AugMix(severity=4).draw(streams(20_000))
     assert torch.allclose(drawn.weights.sum(1), torch.ones(20_000))
-    # Of Beta(1, 1): mean 1/2, variance 1/12. A third of the rest for each of three chains.
+    # Beta(1, 1) has mean 1/2 and variance 1/12. Each of the three chains gets a third of the rest.
     assert drawn.weights[:, 0].mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.weights[:, 0].var() == pytest.approx(1 / 12, abs=0.002)
     assert drawn.weights[:, 1:].mean(0).tolist() == pytest.approx([1 / 6] * 3, abs=0.005)
@@ -84,10 +84,10 @@ def test_an_image_mixed_with_unchanged_chains_is_itself() -> None:
     drawn = AugMix().draw(streams(4))
     same = Mixture(drawn.weights, torch.full_like(drawn.operations, -1), drawn.levels, drawn.signs)
     difference = AugMix().apply(images, same).int() - images.int()
-    assert difference.abs().max() <= 1  # mixing cuts off to whole levels
+    assert difference.abs().max() <= 1  # mixing truncates to integer levels
 
 
-def test_the_users_generator_is_left_alone() -> None:
+def test_the_global_generator_is_unchanged() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -95,7 +95,7 @@ def test_the_users_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_images() -> None:
     images = pictures(8)
     one, again, other = (AugMix()(images, streams(8, seed)) for seed in (0, 0, 1))
     assert torch.equal(one, again)
@@ -103,12 +103,12 @@ def test_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("severity", [0, 11, 2.5, True])
-def test_a_severity_out_of_range(severity: object) -> None:
+def test_a_severity_out_of_range_is_refused(severity: object) -> None:
     with pytest.raises(OptionError, match="severity of AugMix must be an integer from 1 to 10"):
         get_recipe("resnet20-digits", augmix=severity)
 
 
-def test_every_epoch_and_step_mixes_anew_and_steps_can_be_taken_up() -> None:
+def test_images_differ_in_every_epoch_and_step_and_steps_can_resume() -> None:
     recipe = get_recipe("resnet20-digits", augmix=3, batch_size=40, shift=0, validation=0)
     data = load_run_data(recipe.with_options(limit=120), 0, None, 0)
     batches = Minibatches(data.train, recipe, 0, CPU)
@@ -122,7 +122,7 @@ def test_every_epoch_and_step_mixes_anew_and_steps_can_be_taken_up() -> None:
     assert min(changed) > 0.01
 
 
-def test_two_processes_mix_as_one() -> None:
+def test_two_processes_give_the_images_of_one() -> None:
     recipe = get_recipe("resnet20-digits", augmix=3, batch_size=64, validation=0, limit=128)
     data = load_run_data(recipe, 0, None, 0)
     whole = next(iter(Minibatches(data.train, recipe, 0, CPU).epoch(0)))[1]
@@ -132,7 +132,7 @@ def test_two_processes_mix_as_one() -> None:
     assert torch.equal(whole, torch.cat(halves))
 
 
-def test_a_run_trains_with_it(tmp_path: Path) -> None:
+def test_a_run_trains_with_augmix(tmp_path: Path) -> None:
     run = pk.train(
         "resnet20-digits", 0.0, 0, tmp_path / "run", epochs=1, architecture="resnet8", limit=96,
         batch_size=32, device="cpu", progress=False, augmix=3,

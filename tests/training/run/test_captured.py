@@ -1,4 +1,4 @@
-"""A CUDA graph is used where it can be, and its replays do what eager steps do."""
+"""A CUDA graph is used when possible, and its replays give the results of eager steps."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from probekit.training.run.captured import CapturedGradients, can_capture
         ("cpu", 1, "float32", False),
     ],
 )
-def test_a_graph_is_chosen_where_it_is_possible(
+def test_a_graph_is_used_when_possible(
     device: str, processes: int, precision: str, possible: bool
 ) -> None:
     assert can_capture(torch.device(device), processes, precision) is possible
 
 
 class Graph:
-    """A CUDA graph on the CPU: a replay repeats the captured work into the captured memory."""
+    """An emulation of a CUDA graph on the CPU: a replay repeats the captured work in the captured memory."""
 
     def __init__(self) -> None:
         self.work: Callable[[], tuple[Tensor, ...]]

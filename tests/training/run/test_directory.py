@@ -1,4 +1,4 @@
-"""Checkpoints are whole, whatever happens while they are written."""
+"""Checkpoints are complete, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from probekit.training.run.directory import read_checkpoint, write_checkpoint, w
 from probekit.training.run.state import TrainingState
 
 
-def test_tensors_of_all_kinds_come_back(tmp_path: Path) -> None:
+def test_tensors_of_all_kinds_are_restored(tmp_path: Path) -> None:
     tensors = {
         "half": torch.randn(3, 2).bfloat16(),
         "layout": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
@@ -37,7 +37,7 @@ def test_tensors_of_all_kinds_come_back(tmp_path: Path) -> None:
         assert torch.equal(found[name], tensor)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(
+def test_a_failed_write_keeps_the_old_file_and_no_temporary_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.json"
@@ -69,7 +69,7 @@ except OutputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     done = subprocess.run(
         [sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, check=True
@@ -94,7 +94,7 @@ while True:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_a_writer_killed_in_the_middle_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_writer_killed_midway_leaves_a_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     with subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
         read_checkpoint(path)
 
 
-def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_unrelated_safetensors_file_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"w": torch.ones(1)}, tmp_path / "x.safetensors")

@@ -1,4 +1,4 @@
-"""The log agrees with the checkpoints, whatever was cut off."""
+"""The log agrees with the checkpoints after any interruption."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def written(folder: Path) -> list[int]:
         return [int(row["epoch"]) for row in csv.DictReader(file)]
 
 
-def test_records_come_back_from_both_files(tmp_path: Path) -> None:
+def test_records_are_read_from_both_files(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     log.add(record(0, validation_accuracy=None))
     log.add(record(1, validation_accuracy=0.5))
@@ -41,7 +41,7 @@ def test_records_come_back_from_both_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
-def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path: Path, done: int) -> None:
+def test_records_after_the_checkpoint_are_dropped(tmp_path: Path, done: int) -> None:
     log = RunLog(tmp_path, 0)
     for epoch in range(3):
         log.add(record(epoch))
@@ -51,7 +51,7 @@ def test_what_lies_beyond_the_checkpoint_is_dropped(tmp_path: Path, done: int) -
     assert written(tmp_path) == list(range(done + 1))
 
 
-def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_line_is_ignored(tmp_path: Path) -> None:
     RunLog(tmp_path, 0).add(record(0))
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write(json.dumps(record(1))[:20])
@@ -61,16 +61,14 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert written(tmp_path) == [0, 1]
 
 
-def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"log\.jsonl' cannot be written \(Is a directory\)"):
         log.add(record(0))
 
 
-def test_tensorboard_that_is_not_installed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(OptionError, match=r'pip install "probekit\[tensorboard\]"'):
         RunLog(tmp_path, 0, tensorboard=True)

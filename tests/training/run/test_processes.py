@@ -1,4 +1,4 @@
-"""Two processes that share a batch have the gradient of one process with all of it."""
+"""Two processes that share a batch compute the gradient of one process with the whole batch."""
 
 import subprocess
 import sys
@@ -101,7 +101,7 @@ def alone(x, y):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "each for itself"])
-def test_the_gradient_is_that_of_one_process(found, name):
+def test_the_gradient_equals_that_of_one_process(found, name):
     gradients, term, selectivity = alone(*batch())
     for process in found:
         torch.testing.assert_close(process[name][0], gradients, rtol=1e-10, atol=1e-14)
@@ -109,11 +109,11 @@ def test_the_gradient_is_that_of_one_process(found, name):
         assert process[name][2] == pytest.approx(selectivity, rel=1e-12)
 
 
-def test_one_class_in_a_process_is_not_skipped_where_the_batch_has_more(found):
+def test_a_process_with_one_class_is_not_skipped_if_the_batch_has_more(found):
     assert [process["a class that one process lacks"][3] for process in found] == [0, 0]
 
 
-def test_each_for_itself_averages_the_processes_gradients(found):
+def test_each_for_itself_averages_the_gradients_of_the_processes(found):
     x, y = batch()
     parts = [alone(x[rows], y[rows]) for rows in (slice(0, 6), slice(6, 12))]
     expected = [(one + two) / 2 for one, two in zip(parts[0][0], parts[1][0], strict=True)]

@@ -1,4 +1,4 @@
-"""Recipes as data, and their learning rates against torch's schedulers."""
+"""Recipes as data, and their learning rates compared with torch's schedulers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from probekit.training.run.recipes import Recipe, get_recipe, learning_rate, lis
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_every_recipe_fits_together(name: str) -> None:
+def test_every_recipe_is_consistent(name: str) -> None:
     recipe = get_recipe(name)
     assert recipe.name == name
     assert recipe.data in list_data()
@@ -28,14 +28,14 @@ def test_every_recipe_fits_together(name: str) -> None:
     assert all(epoch < recipe.epochs for epoch in recipe.milestones)
 
 
-def test_recipes_come_back_from_json() -> None:
+def test_recipes_are_restored_from_json() -> None:
     recipe = get_recipe("resnet18-tiny-imagenet")
     again = json.loads(json.dumps(recipe.facts()))
     assert again == recipe.facts()
     assert Recipe(**again) == recipe
 
 
-# Leavitt & Morcos 2020, as far as it is known.
+# The published facts of Leavitt & Morcos 2020.
 PAPER: list[tuple[str, dict[str, Any]]] = [
     ("resnet20-cifar10", {"epochs": 200, "batch_size": 256, "learning_rate": 0.1}),
     ("vgg16-cifar10", {"epochs": 200, "learning_rate": 0.01, "milestones": (100, 150)}),
@@ -45,7 +45,7 @@ PAPER: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "values"), PAPER)
-def test_recipes_of_the_papers(name: str, values: dict[str, Any]) -> None:
+def test_recipes_match_the_papers(name: str, values: dict[str, Any]) -> None:
     recipe = get_recipe(name)
     assert {key: getattr(recipe, key) for key in values} == values
     assert (recipe.momentum, recipe.weight_decay, recipe.decay) == (0.9, 1e-4, 0.1)
@@ -58,7 +58,7 @@ def _rates(recipe: Recipe, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("epochs", "steps", "rise"), [(3, 7, 0.2), (5, 4, 0.3), (1, 40, 0.5)])
-def test_one_cycle_is_torchs(epochs: int, steps: int, rise: float) -> None:
+def test_one_cycle_equals_torchs(epochs: int, steps: int, rise: float) -> None:
     recipe = get_recipe("resnet20-fashion-mnist", epochs=epochs, rise=rise)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -72,7 +72,7 @@ def test_one_cycle_is_torchs(epochs: int, steps: int, rise: float) -> None:
     assert _rates(recipe, steps) == pytest.approx(expected, rel=1e-9)
 
 
-def test_milestones_are_torchs() -> None:
+def test_milestones_equal_torchs() -> None:
     recipe = get_recipe("resnet18-tiny-imagenet")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], recipe.learning_rate)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones))
@@ -84,7 +84,7 @@ def test_milestones_are_torchs() -> None:
     assert _rates(recipe, 3) == pytest.approx(expected, rel=1e-12)
 
 
-def test_one_cycle_that_is_one_step_long() -> None:
+def test_one_cycle_may_have_a_single_step() -> None:
     recipe = get_recipe("resnet20-digits", epochs=1, rise=1.0)
     assert learning_rate(recipe, 0, 1) == pytest.approx(recipe.learning_rate)
 
@@ -108,19 +108,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
-def test_a_bad_option_says_what_is_wrong(options: dict[str, Any], message: str) -> None:
+def test_an_invalid_option_is_reported(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         get_recipe("resnet20-digits", **options)
 
 
-def test_an_unknown_recipe_has_close_matches() -> None:
+def test_an_unknown_recipe_lists_close_matches() -> None:
     with pytest.raises(
         OptionError, match=r"no recipe is named 'resnet20-cifar'; close matches: resnet20-cifar10"
     ):
         get_recipe("resnet20-cifar")
 
 
-def test_what_the_user_decides_is_no_longer_guessed() -> None:
+def test_user_options_are_not_listed_as_guessed() -> None:
     recipe = get_recipe("resnet20-cifar10", shift=2)
     assert "shift" not in recipe.guessed
     assert "flip" in recipe.guessed

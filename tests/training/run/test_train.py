@@ -1,4 +1,4 @@
-"""Training runs: what they leave behind, and that nothing is lost when they are cut off."""
+"""Training runs: the files that they write, and that interruptions lose nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def baseline(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return quick(tmp_path_factory.mktemp("runs") / "baseline")
 
 
-def test_a_run_leaves_a_model_that_loads(baseline: Any) -> None:
+def test_a_run_writes_a_model_that_loads(baseline: Any) -> None:
     model = pk.load_model(baseline.folder)
     data = pk.load_data("digits", split="test")
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_selectivity_is_that_of_the_best_epoch_on_the_test_split(baseline: Any) 
     assert baseline.selectivity_mean == pytest.approx(mean)
 
 
-def test_the_log_has_one_record_an_epoch(baseline: Any) -> None:
+def test_the_log_has_one_record_per_epoch(baseline: Any) -> None:
     log = baseline.log
     assert log["epoch"].tolist() == [0, 1]
     assert (log[["loss", "seconds", "images_per_second"]] > 0).all(axis=None)
@@ -126,7 +126,7 @@ def test_the_log_has_one_record_an_epoch(baseline: Any) -> None:
 
 
 def _by_hand(alpha: float, seed: int) -> dict[str, Tensor]:
-    """The loop of a textbook, fed with the same images in the same order."""
+    """A textbook training loop with the same images in the same order."""
     options = {name: x for name, x in QUICK.items() if name not in ("device", "progress")}
     recipe = get_recipe("resnet20-digits", **options)
     data = load_run_data(recipe, seed, None, 0)
@@ -156,14 +156,14 @@ def _by_hand(alpha: float, seed: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -2.0])
-def test_training_is_the_plain_loop(tmp_path: Path, alpha: float) -> None:
+def test_training_equals_the_plain_loop(tmp_path: Path, alpha: float) -> None:
     quick(tmp_path / "run", alpha, seed=3)
     found, expected = weights(tmp_path / "run"), _by_hand(alpha, 3)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_the_seed_decides_everything(tmp_path: Path, baseline: Any) -> None:
+def test_the_seed_determines_everything(tmp_path: Path, baseline: Any) -> None:
     torch.manual_seed(99)
     before = torch.get_rng_state()
     again = quick(tmp_path / "again")
@@ -174,7 +174,7 @@ def test_the_seed_decides_everything(tmp_path: Path, baseline: Any) -> None:
     assert not same(weights(other.folder), weights(baseline.folder))
 
 
-def test_alpha_moves_selectivity(tmp_path: Path) -> None:
+def test_alpha_changes_selectivity(tmp_path: Path) -> None:
     options = {"epochs": 3, "limit": 512, "batch_size": 64}
     low, high = (quick(tmp_path / f"{a}", alpha=a, **options) for a in (-20.0, 20.0))
     assert low.selectivity_mean < high.selectivity_mean - 0.05
@@ -182,7 +182,7 @@ def test_alpha_moves_selectivity(tmp_path: Path) -> None:
 
 
 def _cut_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Lets the training loop take so many steps and then stops it dead."""
+    """Interrupts the training loop after the given number of steps."""
     step = TrainingLoop._train_step
     left = [steps]
 
@@ -199,7 +199,7 @@ def _cut_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     ("alpha", "minutes", "cuts"),
     [(0.0, 10.0, (2, 4)), (-1.0, 0.0, (1, 1, 2)), (-1.0, 10.0, (3, 0))],
 )
-def test_a_run_cut_off_ends_bit_for_bit_as_one_that_was_not(
+def test_an_interrupted_run_ends_bitwise_equal_to_an_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     baseline: Any,
@@ -222,7 +222,7 @@ def test_a_run_cut_off_ends_bit_for_bit_as_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_at_any_write_goes_on_as_if_nothing_had_been(
+def test_a_run_that_fails_at_any_write_resumes_without_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: Any
 ) -> None:
     replace = os.replace
@@ -266,7 +266,7 @@ def _start(processes: Any, out: Path) -> Any:
 
 
 def _wait_for_checkpoints(process: Any, out: Path, count: int) -> None:
-    """Until a run has written so many checkpoints more."""
+    """Waits until a run has written `count` more checkpoints."""
     file, seen, number = out / "last.safetensors", 0, None
     while process.is_alive() and seen < count:
         try:
@@ -280,7 +280,7 @@ def _wait_for_checkpoints(process: Any, out: Path, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and limits processes as Linux does")
-def test_a_run_killed_again_and_again_ends_bit_for_bit(tmp_path: Path, processes: Any) -> None:
+def test_a_repeatedly_killed_run_ends_bitwise_equal(tmp_path: Path, processes: Any) -> None:
     whole = _start(processes, tmp_path / "whole")
     chance = random.Random(0)
     kills = 0
@@ -308,9 +308,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit(tmp_path: Path, processes
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and limits processes as Linux does")
-def test_a_disk_that_is_full_leaves_the_old_checkpoint_whole(
-    tmp_path: Path, processes: Any
-) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path, processes: Any) -> None:
     out = tmp_path / "run"
     process = _start(processes, out)
     _wait_for_checkpoints(process, out, 2)
@@ -344,7 +342,7 @@ def test_divergence_names_epoch_step_and_the_last_good_checkpoint(tmp_path: Path
     assert pk.load_model(out).classes[3] == "3"
 
 
-def test_weights_that_blow_up_in_the_last_step_are_found(tmp_path: Path) -> None:
+def test_weights_that_diverge_in_the_last_step_are_detected(tmp_path: Path) -> None:
     with pytest.raises(ProbekitError, match="not finite in epoch 0, step 0"):
         quick(tmp_path / "run", learning_rate=3e38, epochs=1, limit=32, rise=1.0)
 
@@ -375,7 +373,7 @@ def test_the_folder_of_another_recipe_is_refused(baseline: Any) -> None:
         pk.train("vgg16-cifar10", out=baseline.folder)
 
 
-def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_unrelated_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match=r"not a training run and not empty \(it holds thesis"):
         quick(tmp_path)
@@ -384,7 +382,9 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
         quick(tmp_path / "thesis.tex" / "run")
 
 
-def test_a_finished_run_comes_back_at_once(baseline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_returned_immediately(
+    baseline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*args: Any) -> None:
         raise AssertionError("a finished run needs no data")
 
@@ -392,7 +392,7 @@ def test_a_finished_run_comes_back_at_once(baseline: Any, monkeypatch: pytest.Mo
     assert quick(baseline.folder) == baseline
 
 
-def test_two_processes_do_not_share_a_folder(baseline: Any) -> None:
+def test_two_processes_cannot_share_a_folder(baseline: Any) -> None:
     with (
         locked(baseline.folder / "run.json"),
         pytest.raises(OutputError, match="is being written by another process"),
@@ -400,7 +400,7 @@ def test_two_processes_do_not_share_a_folder(baseline: Any) -> None:
         quick(baseline.folder)
 
 
-def test_other_images_than_at_the_beginning_are_refused(
+def test_resuming_with_other_images_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -417,7 +417,7 @@ def test_other_images_than_at_the_beginning_are_refused(
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
 )
-def test_too_little_memory_says_what_to_lower(
+def test_an_out_of_memory_error_says_what_to_reduce(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*args: Any) -> None:
@@ -452,19 +452,19 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), BAD)
-def test_a_bad_option_says_what_is_wrong(
+def test_an_invalid_option_is_reported(
     tmp_path: Path, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         quick(tmp_path / "run", **options)
 
 
-def test_a_missing_file_of_the_data_is_named_before_training(tmp_path: Path) -> None:
+def test_a_missing_data_file_is_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cifar10 is not in .*data_batch_1"):
         pk.train("resnet20-cifar10", out=tmp_path / "run", data_root=tmp_path, device="cpu")
 
 
-def test_nothing_held_out_keeps_the_last_epoch(tmp_path: Path) -> None:
+def test_without_validation_the_last_epoch_is_stored(tmp_path: Path) -> None:
     run = quick(tmp_path / "run", validation=0, precision="bfloat16", channels_last=True, alpha=1.0)
     assert (run.best_epoch, run.validation_accuracy) == (1, None)
     best = load_file(tmp_path / "run" / "best-0001.safetensors")
@@ -474,7 +474,7 @@ def test_nothing_held_out_keeps_the_last_epoch(tmp_path: Path) -> None:
     assert run.log["validation_accuracy"].isna().all()
 
 
-def test_the_precision_of_accelerate_launch_is_taken(
+def test_the_precision_of_accelerate_launch_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
@@ -484,7 +484,7 @@ def test_the_precision_of_accelerate_launch_is_taken(
 
 
 @pytest.mark.parametrize(("processor", "found"), [("AVX512", "bfloat16"), ("AVX2", "float32")])
-def test_the_processor_decides_the_precision_of_a_recipe(
+def test_the_processor_determines_the_precision_of_a_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str, found: str
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
@@ -521,14 +521,14 @@ def test_a_folder_of_images_trains_the_same_with_any_number_of_workers(tmp_path:
     assert len(pk.load_model(runs[0].folder).classes) == 2
 
 
-def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
+def test_tensorboard_receives_the_log(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = quick(tmp_path / "run", tensorboard=True)
     events = accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(run.log["loss"])
 
 
-def test_held_out_images_are_drawn_anew_by_each_seed() -> None:
+def test_validation_images_differ_between_seeds() -> None:
     labels = torch.arange(10).repeat(40)
     recipe = get_recipe("resnet20-digits", validation=50, stratified=True, limit=None)
     kept, held = hold_out(labels, recipe, 0)
@@ -541,7 +541,7 @@ def test_held_out_images_are_drawn_anew_by_each_seed() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_processes_share_the_steps_of_one(world: int) -> None:
+def test_processes_split_the_steps_of_one_process(world: int) -> None:
     recipe = get_recipe("resnet20-digits", batch_size=16, limit=70)
     data = load_run_data(recipe, 0, None, 0).train
     alone = [(x, y) for _, x, y in Minibatches(data, recipe, 0, CPU).epoch(3)]
@@ -556,7 +556,7 @@ def test_processes_share_the_steps_of_one(world: int) -> None:
         Minibatches(data, recipe, 0, CPU, 0, 3)
 
 
-def test_steps_come_in_another_order_each_epoch_and_from_any_step() -> None:
+def test_steps_are_reordered_each_epoch_and_can_start_anywhere() -> None:
     recipe = get_recipe("resnet20-digits", batch_size=16, limit=70)
     batches = Minibatches(load_run_data(recipe, 0, None, 0).train, recipe, 0, CPU)
     first, second = list(batches.epoch(0)), list(batches.epoch(1))

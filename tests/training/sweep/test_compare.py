@@ -1,4 +1,4 @@
-"""Runs side by side: tables over what tells them apart, and each measured only once."""
+"""Comparison of runs: tables over the coordinates that distinguish them, with each run measured once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_sweep_is_measured_over_alpha_and_seed(folder: Path, tmp_path: Path) -
     assert '"power": 2' in found.attrs["provenance"]
 
 
-def test_a_run_is_measured_once_for_each_option(folder: Path, tmp_path: Path) -> None:
+def test_a_run_is_measured_once_per_option(folder: Path, tmp_path: Path) -> None:
     first = pk.measure_runs(folder, size, tmp_path, progress=False)
     again = pk.measure_runs(folder, size, tmp_path, progress=False)
     assert len(CALLS) == 4
@@ -70,7 +70,7 @@ def test_a_run_is_measured_once_for_each_option(folder: Path, tmp_path: Path) ->
     assert CALLS[4:] == [3] * 4
 
 
-def test_what_was_cut_off_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_measurement_resumes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pk.measure_runs(folder, interrupted, tmp_path, progress=False)
     assert len(list(tmp_path.glob("interrupted-*.nc"))) == 2
@@ -79,7 +79,9 @@ def test_what_was_cut_off_goes_on(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".draft*"))
 
 
-def test_another_function_of_the_same_name_is_another_measure(folder: Path, tmp_path: Path) -> None:
+def test_another_function_of_the_same_name_is_a_different_measure(
+    folder: Path, tmp_path: Path
+) -> None:
     first = pk.measure_runs(folder, size, tmp_path, progress=False)
 
     def other(model: pk.ImageModel) -> xr.Dataset:
@@ -104,14 +106,14 @@ def test_variants_of_folders_are_an_axis(tmp_path: Path) -> None:
     assert np.isfinite(history["selectivity"].values).all()
 
 
-def test_outcomes_are_those_of_the_sweeps_table(folder: Path) -> None:
+def test_outcomes_equal_those_of_the_sweep_table(folder: Path) -> None:
     found, table = pk.run_outcomes(folder), xr.load_dataset(folder / "sweep.nc", engine="h5netcdf")
     for name in ("test_accuracy", "selectivity_mean", "selectivity"):
         np.testing.assert_allclose(found[name].transpose(*table[name].dims), table[name])
     assert found["layer"].values.tolist() == table["layer"].values.tolist()
 
 
-def test_history_is_what_the_logs_say(folder: Path) -> None:
+def test_history_equals_the_logs(folder: Path) -> None:
     history = pk.training_history(folder)
     for run in find_runs(folder):
         here = history.sel(alpha=run.alpha, seed=run.seed)
@@ -122,7 +124,7 @@ def test_history_is_what_the_logs_say(folder: Path) -> None:
         np.testing.assert_allclose(here["selectivity"].sel(layer=layer), expected)
 
 
-def test_what_means_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no finished training run"):
         find_runs(tmp_path)
     with pytest.raises(OptionError, match="options of size are plain values"):

@@ -1,4 +1,4 @@
-"""Sweeps: the grid, its table, and that nothing is lost when it or a worker is cut off."""
+"""Sweeps: the grid, its table, and that interruptions of the sweep or a worker lose nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, quick(out, list(np.array([1, -0.5], np.float32)), list(np.arange(0, 4, 3)))
 
 
-def test_the_table_is_what_the_runs_say(small: tuple[Path, xr.Dataset]) -> None:
+def test_the_table_contains_the_outcomes_of_the_runs(small: tuple[Path, xr.Dataset]) -> None:
     out, table = small
     assert table["alpha"].values.tolist() == [-0.5, 1.0]
     assert table["seed"].values.tolist() == [0, 3]
@@ -60,14 +60,16 @@ def test_the_table_is_what_the_runs_say(small: tuple[Path, xr.Dataset]) -> None:
     assert (table["failure"] == "").all()
 
 
-def test_a_run_of_a_sweep_is_that_of_train(small: tuple[Path, xr.Dataset], tmp_path: Path) -> None:
+def test_a_run_of_a_sweep_equals_a_single_run(
+    small: tuple[Path, xr.Dataset], tmp_path: Path
+) -> None:
     alone = pk.train("resnet20-digits", 1.0, 3, tmp_path / "alone", **QUICK)
     there = read_run(run_folder(small[0], 1.0, 3))
     assert there is not None
     assert there.selectivity == alone.selectivity
 
 
-def test_the_table_is_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
+def test_the_table_is_saved_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
     out, table = small
     with xr.open_dataset(out / "sweep.nc", engine="h5netcdf") as opened:
         loaded = opened.load()
@@ -76,7 +78,7 @@ def test_the_table_is_in_the_folder(small: tuple[Path, xr.Dataset]) -> None:
     assert sorted(os.listdir(out)) == ["runs", "sweep.json", "sweep.nc"]
 
 
-def test_what_has_ended_is_not_trained_again(
+def test_finished_runs_are_not_trained_again(
     small: tuple[Path, xr.Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*args: Any) -> str:
@@ -86,7 +88,9 @@ def test_what_has_ended_is_not_trained_again(
     assert quick(small[0], [1.0, -0.5], [3]).equals(small[1])
 
 
-def test_a_sweep_cut_off_goes_on_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sweep_resumes_and_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained: list[tuple[float, int]] = []
     one_run = sweeping._one_run
 
@@ -112,7 +116,7 @@ def test_a_sweep_cut_off_goes_on_and_grows(tmp_path: Path, monkeypatch: pytest.M
     assert table["best_epoch"].values.tolist() == [[0, 0], [0, -1]]
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failing_run_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     out = tmp_path / "s"
     with pytest.warns(ProbekitWarning, match=r"1 of 2 runs failed; alpha 1e\+38, seed 0: the loss"):
         table = quick(out, [1e38, 0.0], [0])
@@ -123,7 +127,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "not finite" in str(again["failure"].sel(alpha=1e38, seed=0).values)
 
 
-def test_a_sweep_in_which_all_fail_still_has_a_table(tmp_path: Path) -> None:
+def test_a_sweep_whose_runs_all_fail_still_has_a_table(tmp_path: Path) -> None:
     with pytest.warns(ProbekitWarning, match="1 of 1 runs failed"):
         table = quick(tmp_path / "s", [1e38], [0])
     assert (tmp_path / "s" / "sweep.nc").is_file()
@@ -147,7 +151,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD)
-def test_a_bad_option_says_what_is_wrong(
+def test_an_invalid_option_is_reported(
     tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeping, "_PATIENCE", "1s")
@@ -170,14 +174,14 @@ def test_the_folder_of_another_sweep_is_refused(
         sweep_table(tmp_path)
 
 
-def test_a_mistake_that_holds_for_all_runs_stops_the_sweep(tmp_path: Path) -> None:
+def test_a_mistake_common_to_all_runs_stops_the_sweep(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="close matches: digits"):
         quick(tmp_path / "s", [0.0, 1.0], [0], data="digit")
     with pytest.raises(DataError, match="expected data_batch_1"):
         pk.sweep("resnet20-cifar10", [0.0], [0], tmp_path / "c", data_root=tmp_path, progress=False)
 
 
-def test_a_sweep_that_died_at_its_first_write_begins_again(
+def test_a_sweep_that_failed_at_its_first_write_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(*args: Any) -> None:
@@ -211,7 +215,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
     from distributed import Client, LocalCluster, WorkerPlugin
 
     class OneThread(WorkerPlugin):
-        """Also for the worker that takes the place of the killed one: threads decide bits."""
+        """Also applies to the replacement of the killed worker: thread counts affect results bitwise."""
 
         def setup(self, worker: Any) -> None:
             torch.set_num_threads(1)
@@ -230,7 +234,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
         client.register_plugin(OneThread())
 
         def kill_one() -> None:
-            """As soon as a run has a checkpoint, kills the worker that trains it."""
+            """Kills the worker that trains a run as soon as the run has a checkpoint."""
             last = run_folder(out, 1.0, 0) / "last.safetensors"
             while not last.exists():
                 time.sleep(0.01)
@@ -255,7 +259,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, process
 
 
 @pytest.mark.slow
-def test_runs_trained_together_are_those_trained_one_after_another(tmp_path: Path) -> None:
+def test_parallel_runs_equal_sequential_ones(tmp_path: Path) -> None:
     together = quick(tmp_path / "together", [0.0, 1.0], [0], jobs=2)
     assert (together["failure"] == "").all()
     alone = pk.train("resnet20-digits", 1.0, 0, tmp_path / "alone", **QUICK)
@@ -270,12 +274,14 @@ def test_runs_trained_together_are_those_trained_one_after_another(tmp_path: Pat
         ({"jobs": 2, "scheduler": "tcp://127.0.0.1:1"}, "not by both"),
     ],
 )
-def test_jobs_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_jobs_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         quick(tmp_path / "s", [0.0], [0], **options)
 
 
-def test_several_jobs_say_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_jobs_name_their_missing_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(OptionError, match=r'pip install "probekit\[cluster\]"'):
         quick(tmp_path / "s", [0.0], [0], jobs=2)
@@ -285,9 +291,7 @@ def _fail(number: int) -> None:
     raise RuntimeError(f"no such luck {number}")
 
 
-def test_what_goes_wrong_on_a_cluster_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_on_a_cluster_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import Client
 
     monkeypatch.setattr(sweeping, "_one_run", lambda *args: _fail(7))
