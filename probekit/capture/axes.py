@@ -192,7 +192,7 @@ def _one_place(axis: Axis) -> Axis:
 
 
 def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """The axes after a reshape, or None where their parts do not fit."""
+    """The axes after a reshape, or None if their parts do not fit."""
     if 0 in shape:
         return None
     left = [part for axis in reversed(axes) for part in reversed(axis)]

@@ -35,7 +35,7 @@ __all__ = ["Call", "Known", "follow"]
 
 
 class Known(Protocol):
-    """What is known about tensors so far.
+    """The information about tensors collected so far.
 
     Attributes:
         seen_tokens: Whether non-patch tokens were concatenated with others.

@@ -96,7 +96,7 @@ class Exploring(Phase):
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._scout is not None and not in_backward():
             self._calls.enter(module, len(self._scout.layers))
-            if isinstance(module, nn.MultiheadAttention):  # a hook would disable its fast path
+            if isinstance(module, nn.MultiheadAttention):  # would lose its fast path
                 self.functions.end()
 
     def _exit(self, module: nn.Module, args: Any, output: Any) -> None:

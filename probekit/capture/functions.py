@@ -1,4 +1,4 @@
-"""Activation functions that a model calls as functions, such as `F.relu(x)` and `x.relu()`."""
+"""Activation functions called as functions or methods, such as `F.relu(x)` and `x.relu()`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def required_logits(output: Any, samples: int, asker: str, classes: int | None =
     Args:
         output: As for `logits_of`.
         samples: As for `logits_of`.
-        asker: What needs the logits, for the message.
+        asker: The feature that needs the logits, for the message.
         classes: As for `logits_of`.
 
     Raises:
@@ -367,7 +367,7 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
     Args:
         output: The model's output, which contains logits (batch, classes).
         labels: Class numbers (batch,).
-        asker: What needs the logits, for the message.
+        asker: The feature that needs the logits, for the message.
         match: The output of each label; None if label i is output i.
 
     Raises:
