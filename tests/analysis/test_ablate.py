@@ -105,7 +105,9 @@ def test_ablating_informative_units_first_costs_most() -> None:
     assert area["last"] == pytest.approx(np.trapezoid(found["accuracy"].values[1], dx=0.1))
 
 
-def test_seeds_and_ties(model: ImageModel, data: list[tuple[Tensor, Tensor]]) -> None:
+def test_the_seed_determines_the_order_of_ties(
+    model: ImageModel, data: list[tuple[Tensor, Tensor]]
+) -> None:
     units = units_of(model, data)
     equal = xr.zeros_like(units["selectivity"]).rename("equal")
     options: dict[str, Any] = {"fractions": (0, 0.3, 0.5, 0.7), "random": 2}

@@ -110,7 +110,7 @@ def test_a_recorder_called_by_the_user_respects_the_mask(bert: nn.Module) -> Non
             )
 
 
-def test_whole_maps_with_padding_are_refused(bert: nn.Module) -> None:
+def test_full_maps_with_padding_are_refused(bert: nn.Module) -> None:
     with pytest.raises(LayerError, match="padding among its positions"):
         pk.record(bert, forms()["mappings"], LAYER, spatial="none", progress=False)
     full = {"input_ids": tokens()["input_ids"], "attention_mask": torch.ones(9, 7).long()}

@@ -27,7 +27,7 @@ def pairs(n: int, size: int) -> list[tuple[Tensor, Tensor]]:
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 40), size=st.integers(1, 15), limit=st.none() | st.integers(1, 50))
-def test_every_sample_comes_once_in_order(n: int, size: int, limit: int | None) -> None:
+def test_every_sample_is_read_once_in_order(n: int, size: int, limit: int | None) -> None:
     seen = list(Batches(pairs(n, size), limit=limit))
     expected = list(range(n if limit is None else min(n, limit)))
     assert torch.cat([batch.index for batch in seen]).tolist() == expected

@@ -146,7 +146,7 @@ def test_rows_without_attacks_or_corruptions(network: nn.Module, images: Any) ->
     assert [row["perturbation"] for row in only] == ["clean", "pgd(steps=2)"]
 
 
-def test_joining_keeps_the_analysis_and_adds_what_is_new(network: nn.Module, images: Any) -> None:
+def test_merging_keeps_the_analysis_and_adds_new_variables(network: nn.Module, images: Any) -> None:
     analysis = pk.analyze(network, images, progress=False)
     result = measure(network, images, batch_size=4)
     joined = pk.merge_results(analysis, result)

@@ -178,7 +178,7 @@ class TestInAnAnalysis:
             [units["selectivity"][units["layer"].values == name].mean() for name in expected],
         )
 
-    def test_equals_the_recording_of_the_same(self, network: nn.Module, labelled: Any) -> None:
+    def test_equals_the_index_of_a_recording(self, network: nn.Module, labelled: Any) -> None:
         network.eval()
         result = analyze(network, labelled, progress=False)
         recording = record(network, labelled, progress=False)

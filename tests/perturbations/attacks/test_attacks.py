@@ -529,7 +529,7 @@ def test_nan_gradients_do_not_reach_the_images(name: str) -> None:
     assert (distance(adversarial, images, EVERY[name].norm) <= 0.1).all()
 
 
-# --- mistakes -----------------------------------------------------------------------------------
+# --- invalid arguments --------------------------------------------------------------------------
 
 BAD_OPTIONS: dict[str, tuple[Callable[[], object], str]] = {
     "norm": (lambda: PGD(norm="l3"), "norm must be 'linf' or 'l2', not 'l3'"),  # type: ignore[arg-type]

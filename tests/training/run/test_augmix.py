@@ -79,7 +79,7 @@ def test_the_draws_have_the_distributions_of_the_paper() -> None:
     assert drawn.signs.float().mean() == pytest.approx(0, abs=0.01)
 
 
-def test_an_image_mixed_with_unchanged_chains_is_itself() -> None:
+def test_mixing_unchanged_chains_keeps_the_image() -> None:
     images = pictures(4)
     drawn = AugMix().draw(streams(4))
     same = Mixture(drawn.weights, torch.full_like(drawn.operations, -1), drawn.levels, drawn.signs)
