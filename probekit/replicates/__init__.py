@@ -1,1 +1,1 @@
-"""What a few replicates show: intervals, comparisons, trends and verdicts over seeds."""
+"""Statistics over a few replicates: intervals, comparisons, trends and verdicts over seeds."""

@@ -23,21 +23,21 @@ __all__ = [
 ]
 
 Correction: TypeAlias = Literal["holm", "bh"]
-_QUADRATURE = 512  # points at which the estimated standard deviation is averaged over
-_ROUNDING = 1e-12  # variation below this share of the values is rounding, not variation
+_QUADRATURE = 512  # number of points for averaging over the estimated standard deviation
+_ROUNDING = 1e-12  # relative variation below this is treated as rounding error
 
 
 def adjust_p_values(p: npt.ArrayLike, method: Correction = "holm") -> Array:
-    """p-values corrected for the number of tests.
+    """Corrects p-values for the number of tests.
 
     Args:
-        p: Any shape, all of one family; NaN marks a test that could not be made and stays NaN.
-        method: `"holm"` controls the probability of any false discovery, whatever the dependence
-            between tests; `"bh"` the expected share of false discoveries, for independent or
+        p: p-values of one family, in any shape; NaN marks a test that could not be run and stays NaN.
+        method: `"holm"` controls the probability of any false discovery, under any dependence between
+            tests; `"bh"` controls the expected proportion of false discoveries, for independent or
             positively dependent tests.
 
     Raises:
-        OptionError: An unknown method, or values outside 0 to 1.
+        OptionError: The method is unknown, or a value is outside 0 to 1.
 
     Source:
         Holm 1979 (Scandinavian Journal of Statistics 6); Benjamini & Hochberg 1995 (JRSS B 57).
@@ -75,30 +75,30 @@ def compare_means(
     correction: Correction = "holm",
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Differences of means from a baseline's, with t intervals and corrected p-values.
+    """Compares means with a baseline mean, with t intervals and corrected p-values.
 
-    Networks that share a seed share initialization, split and order of the data: pair them. The
-    difference is then taken within each seed, which removes what the seed decides.
+    Networks with the same seed share initialization, data split and data order, so pair them. The
+    difference is then computed within each seed, which removes the effect of the seed.
 
     Args:
-        values: Any dimensions, including `dim`; all comparisons in it are one family.
-        baseline: Replicates along `dim` that broadcast against `values`; NaN is left out of both.
+        values: Any dimensions, including `dim`; all comparisons form one family of tests.
+        baseline: Replicates along `dim` that broadcast against `values`. NaN is ignored in both.
         dim: The dimension of the replicates.
-        paired: Whether the replicates are matched, by the coordinate `dim` where both have one,
-            otherwise by position. A replicate without a partner is left out.
+        paired: Whether to match the replicates, by the coordinate `dim` if both have one, otherwise
+            by position. Replicates without a match are ignored.
         correction: As for `adjust_p_values`.
         level: Coverage of the intervals, which are not corrected for the number of tests.
 
     Returns:
-        `difference`, its `low` and `high` end, its standard `error`, degrees of freedom `df`, `p`
-        (two-sided; paired: Student's t-test of the differences, otherwise Welch's t-test),
-        `p_adjusted`, and `count`, the number of pairs or of the replicates on the smaller side.
-        Paired also `difference_each` along `dim`. `p` and the interval are NaN for fewer than two
-        replicates on a side, or where nothing varies.
+        `difference`, the interval `low` to `high`, the standard `error`, the degrees of freedom `df`,
+        `p` (two-sided, from Student's t-test of the differences if paired, otherwise Welch's t-test),
+        `p_adjusted`, and `count`, the number of pairs or of replicates on the smaller side. If paired,
+        also `difference_each` along `dim`. `p` and the interval are NaN if a side has fewer than two
+        replicates, or if nothing varies.
 
     Raises:
-        DataError: No replicates at all, or a replicate that occurs twice.
-        OptionError: Replicates that cannot be paired.
+        DataError: There are no replicates, or one is repeated.
+        OptionError: The replicates cannot be paired.
 
     Source:
         Student 1908 (Biometrika 6); Welch 1947 (Biometrika 34).
@@ -131,30 +131,30 @@ def equivalence(
 ) -> xr.Dataset:
     """Tests whether a difference of means lies within a margin: two one-sided tests.
 
-    A difference test that finds nothing is no evidence that there is nothing; this test is. Choose
-    the margin before looking at the data.
+    A non-significant difference is not evidence of equivalence; this test provides such evidence.
+    Choose the margin before you see the data.
 
     Args:
         values: As for `compare_means`.
         baseline: As for `compare_means`.
-        margin: The largest difference that does not matter, in the unit of `values`; or its lower
-            and upper bound. An infinite bound asks only for the other: `(-0.005, inf)` tests that
-            `values` are not inferior by more than 0.005.
+        margin: The largest difference that does not matter, in the unit of `values`, or a lower and an
+            upper bound. With an infinite bound only the other one is tested: `(-0.005, inf)` tests
+            that `values` are not inferior by more than 0.005.
         dim: The dimension of the replicates.
         paired: As for `compare_means`.
         correction: As for `adjust_p_values`.
         level: 1 minus the level of each of the two tests.
 
     Returns:
-        `difference`, `low` and `high` of its interval of coverage 2 * level - 1 (which lies within
-        the margin exactly where `p` <= 1 - level), `error`, `df`, `count`; `p_low` and `p_high` of
-        the two tests, `p` (their maximum), `p_adjusted`; the margin as `margin_low` and
-        `margin_high`; and `power`, the probability of `p` <= 1 - level with no true difference and
-        the variation found here. Paired also `difference_each`.
+        `difference`; `low` and `high`, the ends of its interval with coverage 2 * level - 1 (which lies
+        within the margin if and only if `p` <= 1 - level); `error`, `df` and `count`; `p_low` and
+        `p_high` of the two tests, `p` (their maximum) and `p_adjusted`; the margin as `margin_low` and
+        `margin_high`; and `power`, the probability of `p` <= 1 - level if there is no true difference
+        and the variation is as estimated. If paired, also `difference_each`.
 
     Raises:
         DataError: As for `compare_means`.
-        OptionError: As for `compare_means`; a margin that excludes 0, or is infinite on both sides.
+        OptionError: As for `compare_means`, or the margin excludes 0 or is infinite on both sides.
 
     Source:
         Schuirmann 1987 (Journal of Pharmacokinetics and Biopharmaceutics 15); Lakens 2017 (Social
@@ -194,17 +194,17 @@ def equivalence(
 def power(
     error: npt.ArrayLike, df: npt.ArrayLike, effect: npt.ArrayLike, *, level: float = 0.95
 ) -> Array:
-    """The probability that a two-sided t-test finds a true difference.
+    """Computes the power of a two-sided t-test: the probability of detecting a true difference.
 
     Args:
-        error: Standard error of the difference, such as `compare_means` returns.
+        error: Standard error of the difference, as returned by `compare_means`.
         df: Its degrees of freedom.
-        effect: The true difference. Take one that matters, fixed in advance: the power at the
-            difference that was observed says no more than its p-value.
+        effect: The true difference. Choose a relevant one in advance: the power at the observed
+            difference adds no information to its p-value.
         level: 1 minus the level of the test.
 
     Returns:
-        Probabilities, of the arguments' broadcast shape; NaN where `error` is.
+        Probabilities in the broadcast shape of the arguments; NaN where `error` is NaN.
 
     Example:
         >>> power(error=1.0, df=[2, 7, 19], effect=3.0).round(2)
@@ -228,7 +228,7 @@ def equivalence_power(
     *,
     level: float = 0.95,
 ) -> Array:
-    """The probability that `equivalence` shows that there is no difference, where there is none.
+    """Computes the power of `equivalence`: the probability of success if there is no difference.
 
     Args:
         error: Standard error of the difference.
@@ -237,7 +237,7 @@ def equivalence_power(
         level: 1 minus the level of each of the two tests.
 
     Returns:
-        Probabilities, of the broadcast shape of `error` and `df`; NaN where `error` is.
+        Probabilities in the broadcast shape of `error` and `df`; NaN where `error` is NaN.
 
     Example:
         >>> equivalence_power(1.0, [2, 7, 19], (-4.0, 4.0)).round(2)
@@ -262,7 +262,7 @@ class _Difference:
     count: Array
     coords: xr.Dataset  # without variables: the coordinates of the estimates
     dims: tuple[str, ...]
-    each: xr.DataArray | None  # along the replicates, where they are paired
+    each: xr.DataArray | None  # along the replicates, if they are paired
 
     def interval(self, coverage: float) -> tuple[Array, Array]:
         from scipy import stats
@@ -271,7 +271,7 @@ class _Difference:
         return self.estimate - margin, self.estimate + margin
 
     def tail(self, distance: Array) -> Array:
-        """The probability that a t statistic lies below a distance in units of the error."""
+        """The probability that a t statistic is below a distance divided by the standard error."""
         from scipy import stats
 
         return np.asarray(stats.t.cdf(distance / self.error, self.df))
@@ -324,7 +324,7 @@ def _difference(
 
 
 def _matched(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """Both with the same replicates along `dim`, NaN where one lacks a replicate."""
+    """Aligns both arrays along `dim`, with NaN where a replicate is missing."""
     named = [dim in part.indexes for part in (one, other)]
     if any(named) != all(named):
         raise OptionError(
@@ -347,7 +347,7 @@ def _matched(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[xr.DataA
 
 
 def _moments(table: Array) -> tuple[Array, Array, Array]:
-    """Count, mean and variance along the last axis without NaN; NaN where there are too few."""
+    """Count, mean and variance along the last axis, ignoring NaN; NaN if there are too few values."""
     count = np.asarray((~np.isnan(table)).sum(-1), np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(table, -1) / count
@@ -357,7 +357,7 @@ def _moments(table: Array) -> tuple[Array, Array, Array]:
 
 
 def _estimated_over_true(df: Array) -> Array:
-    """An estimated standard deviation over the true one, at equally probable points."""
+    """Ratios of estimated to true standard deviation, at equally probable points."""
     from scipy import stats
 
     points = (np.arange(_QUADRATURE) + 0.5) / _QUADRATURE

@@ -1,4 +1,4 @@
-"""Intervals of a mean over replicates."""
+"""Confidence intervals for a mean over replicates."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from probekit.errors import OptionError
 __all__ = ["Array", "bootstrap_interval", "mean_interval", "resampled_mean"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
-_BLOCK = 500  # rows resampled at once, so that memory does not grow with them
+_BLOCK = 500  # number of rows that are resampled at once, which bounds memory
 
 
 def mean_interval(values: xr.DataArray, dim: str = "seed", *, level: float = 0.95) -> xr.Dataset:
-    """The mean over replicates with Student's t interval.
+    """Computes the mean over replicates with Student's t interval.
 
-    For approximately normal replicates it covers the truth at its nominal rate from two replicates
-    on, which a percentile bootstrap does not for fewer than about twenty.
+    For approximately normal replicates, the interval has its nominal coverage with as few as two
+    replicates. A percentile bootstrap needs about twenty.
 
     Args:
-        values: Any dimensions, including `dim`; NaN is left out.
+        values: Any dimensions, including `dim`; NaN is ignored.
         dim: The dimension of the replicates.
         level: Coverage of the interval.
 
     Returns:
         `mean`, `low`, `high`, `error` (the standard error of the mean) and `count` over the other
-        dimensions; all but `mean` and `count` are NaN for fewer than two replicates.
+        dimensions. With fewer than two replicates, all except `mean` and `count` are NaN.
 
     Raises:
-        OptionError: No such dimension, or a level that is not between 0 and 1.
+        OptionError: The dimension does not exist, or the level is not between 0 and 1.
 
     Source:
         Student 1908, The probable error of a mean (Biometrika 6).
@@ -65,25 +65,25 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The mean over replicates with its percentile bootstrap interval.
+    """Computes the mean over replicates with a percentile bootstrap interval.
 
-    With few replicates the interval is too narrow (resampled means never leave the range of the
-    replicates): with three it misses the truth four times as often as its level says. Use
-    `mean_interval` there.
+    With few replicates the interval is too narrow, because resampled means never exceed the range of
+    the replicates. With three replicates it misses the true mean four times as often as its level
+    implies. Use `mean_interval` in this case.
 
     Args:
-        values: Any dimensions, including `dim`; NaN is left out.
+        values: Any dimensions, including `dim`; NaN is ignored.
         dim: The dimension of the replicates.
         level: Proportion of resampled means inside the interval.
         resamples: Number of resampled means.
         seed: Seed of the resampling.
 
     Returns:
-        `mean`, `low`, `high` and `count` over the other dimensions; `low` and `high` are NaN for
-        fewer than two replicates.
+        `mean`, `low`, `high` and `count` over the other dimensions. With fewer than two replicates,
+        `low` and `high` are NaN.
 
     Raises:
-        OptionError: No such dimension, or a level that is not between 0 and 1.
+        OptionError: The dimension does not exist, or the level is not between 0 and 1.
 
     Source:
         Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
@@ -108,7 +108,7 @@ def bootstrap_interval(
 def resampled_mean(
     table: Array, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[Array, Array, Array]:
-    """`bootstrap_interval` of an array (..., replicate): mean, lower and upper end, (...) each."""
+    """`bootstrap_interval` for an array (..., replicate): mean, lower and upper end, each (...)."""
     draws = np.random.default_rng(seed)
     known = ~np.isnan(table)
     count = known.sum(-1)

@@ -1,4 +1,4 @@
-"""Whether one quantity rises or falls with another over replicates."""
+"""Tests of whether one quantity rises or falls with another over replicates."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from probekit.replicates.intervals import Array
 __all__ = ["page_trend", "rank_trend", "trend_power"]
 
 Alternative: TypeAlias = Literal["two-sided", "increasing", "decreasing"]
-_MOST_CONDITIONS = 12  # the exact distribution takes 2**conditions steps
+_MOST_CONDITIONS = 12  # computing the exact distribution takes 2**conditions steps
 _POWER_DRAWS = 1000
 
 
 def rank_trend(
     x: xr.DataArray, y: xr.DataArray, *, level: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> xr.Dataset:
-    """Whether one quantity rises with another over networks: Spearman's rank correlation.
+    """Tests whether one quantity rises with another over networks, by Spearman's rank correlation.
 
-    It takes all networks as independent. Where networks share seeds, `page_trend` compares them
-    within each seed.
+    The test assumes that all networks are independent. If networks share seeds, use `page_trend`, which
+    compares them within each seed.
 
     Args:
         x: One number per network, any dimensions.
-        y: The same for another quantity; pairs with a NaN are left out.
+        y: The same for another quantity; pairs with a NaN are ignored.
         level: Coverage of the bootstrap interval.
-        resamples: Number of resamples of whole pairs.
+        resamples: Number of bootstrap resamples of pairs.
         seed: Seed of the resampling.
 
     Returns:
-        `correlation`, `low`, `high`, `p` (two-sided) and `count`; NaN for fewer than three pairs or
-        where one of the two does not vary.
+        `correlation`, `low`, `high`, `p` (two-sided) and `count`; NaN for fewer than three pairs or if
+        one of the quantities does not vary.
 
     Example:
         >>> x = xr.DataArray([1.0, 2.0, 3.0, 4.0], dims="network")
@@ -72,32 +72,31 @@ def page_trend(
     effect: float = 0.5,
     level: float = 0.95,
 ) -> xr.Dataset:
-    """Page's test: whether a quantity rises or falls over ordered conditions, within each seed.
+    """Tests whether a quantity rises or falls over ordered conditions within seeds (Page's test).
 
-    The conditions are ranked within each seed, so that differences between seeds do not count. The
-    p-value is exact, ties included: it compares with all permutations of the conditions within
-    seeds.
+    The conditions are ranked within each seed, so differences between seeds have no effect. The p-value
+    is exact, even with ties: it is based on all permutations of the conditions within seeds.
 
     Args:
-        values: `order` and `dim`, and any others. A seed that lacks a condition is left out with a
-            warning.
-        order: The dimension of the conditions; their coordinate, where there is one, is sorted.
+        values: The dimensions `order` and `dim`, and any others. Seeds that lack a condition are
+            ignored, with a warning.
+        order: The dimension of the conditions, which are sorted by its coordinate if there is one.
         dim: The dimension of the replicates.
-        alternative: The trend to find.
+        alternative: The direction of the trend to detect.
         effect: The correlation within a seed for which `power` is computed.
         level: 1 minus the level of the test, for `power`.
 
     Returns:
-        Over the other dimensions: Page's `statistic`, the sum over seeds and conditions of place
-        times rank; the mean rank `correlation` within seeds, from -1 to 1; `p` and, by Holm over
-        all tests made, `p_adjusted`; `count` of the seeds; and `power`, the probability of `p`
-        <= 1 - level where place and (normal) value correlate by `effect` within seeds.
-        `correlation_each` along `dim`. NaN where all conditions are tied in every seed.
+        Over the other dimensions: Page's `statistic`, the sum over seeds and conditions of position
+        times rank; the mean rank `correlation` within seeds, from -1 to 1; `p`, and `p_adjusted` by
+        Holm's method over all tests; the `count` of seeds; and `power`, the probability of `p`
+        <= 1 - level if position and (normal) value have the correlation `effect` within seeds. Also
+        `correlation_each` along `dim`. NaN if all conditions are tied in every seed.
 
     Raises:
-        OptionError: No such dimension, fewer than three conditions or more than 12, or an option
-            out of range.
-        DataError: No complete seed.
+        OptionError: A dimension does not exist, there are fewer than 3 or more than 12 conditions, or
+            an option is out of range.
+        DataError: No seed has all conditions.
 
     Source:
         Page 1963 (Journal of the American Statistical Association 58).
@@ -140,7 +139,7 @@ def page_trend(
 
 
 def _complete(values: xr.DataArray, order: str, dim: str) -> xr.DataArray:
-    """The values in the conditions' order, of the seeds that have them all."""
+    """The values in the order of the conditions, for seeds that have all conditions."""
     for name in (order, dim):
         if name not in values.dims:
             raise OptionError(f"there is no dimension {name!r}, only {values.dims}")
@@ -168,14 +167,14 @@ def _complete(values: xr.DataArray, order: str, dim: str) -> xr.DataArray:
 
 
 def _doubled_ranks(blocks: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Twice the rank of each condition within its seed; ties share theirs, whole when doubled."""
+    """Twice the rank of each condition within its seed; with tied ranks averaged, it is an integer."""
     from scipy import stats
 
     return np.asarray(np.rint(2 * stats.rankdata(blocks, axis=-1)), np.int64)
 
 
 def _correlations(doubled: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Array:
-    """Spearman's correlation of rank with place in each seed; NaN where all are tied."""
+    """Spearman's correlation of rank with position in each seed; NaN if all are tied."""
     conditions = doubled.shape[-1]
     ranks = doubled - (conditions + 1)
     places = np.arange(1, conditions + 1) - (conditions + 1) / 2
@@ -196,7 +195,7 @@ def _p_value(doubled: np.ndarray[tuple[int, ...], np.dtype[np.int64]], alternati
 
 @lru_cache(maxsize=100)
 def _null_tails(ranks: tuple[tuple[int, ...], ...]) -> tuple[Array, Array]:
-    """For each sum over seeds of place times doubled rank, how probable are those up to it and from it."""
+    """The lower and upper tail probability of each sum over seeds of position times doubled rank."""
     chance = np.ones(1)
     for block in ranks:
         chance = np.convolve(chance, _null(block))
@@ -206,10 +205,10 @@ def _null_tails(ranks: tuple[tuple[int, ...], ...]) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=100)
 def _null(ranks: tuple[int, ...]) -> Array:
-    """Probabilities of the sum of place times doubled rank over all permutations of the ranks.
+    """The distribution of the sum of position times doubled rank over all permutations of the ranks.
 
-    Ranks are given out place by place; what has been given out is a set, and of each set all that
-    counts is how many orders lead to each sum.
+    Ranks are assigned position by position. For each set of assigned ranks, the algorithm only counts
+    how many orders lead to each sum.
     """
     size = len(ranks)
     longest = int(np.dot(np.arange(1, size + 1), ranks)) + 1  # sorted: the largest sum
@@ -228,12 +227,12 @@ def _null(ranks: tuple[int, ...]) -> Array:
 def trend_power(
     seeds: int, conditions: int, effect: float, alternative: Alternative, size: float
 ) -> float:
-    """The probability that `page_trend` finds p of at most `size`, by simulation of normal values.
+    """Estimates the probability that `page_trend` yields p <= `size`, by simulating normal values.
 
     Args:
         seeds: Number of replicates.
         conditions: Number of conditions.
-        effect: Correlation of place and value within seeds.
+        effect: Correlation of position and value within seeds.
         alternative: As for `page_trend`.
         size: Level of the test.
     """

@@ -1,4 +1,4 @@
-"""Verdicts on claims that were fixed in advance, corrected together for their number."""
+"""Verdicts on claims that were fixed in advance, corrected for the number of claims."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about a quantity, and the tests of it.
+    """A claim about a quantity, with its tests.
 
     Attributes:
         name: A short name.
         says: `"increase"` or `"decrease"`: the quantity rises or falls; `"no change"`: it changes by
-            less than the margin of `equivalence`, whose infinite bound leaves one direction free
-            ("no cost" is a margin such as `(-0.005, inf)` on accuracy).
-        test: What `compare_means` or `page_trend` returns, for an increase or decrease. One number
-            per column, so choose one comparison with `sel`.
-        equivalence: What `equivalence` returns: for `"no change"` the test; for an increase or
-            decrease optional, on the same values: it can show that there is none that matters, and
-            its margin is the change for which the power is computed.
+            less than the margin of `equivalence`. An infinite bound leaves one direction unconstrained
+            (for example, "no cost" is a margin such as `(-0.005, inf)` on accuracy).
+        test: For an increase or decrease, the result of `compare_means` or `page_trend`, with one
+            number per variable; select one comparison with `sel`.
+        equivalence: The result of `equivalence`. Required for `"no change"`. Optional for an increase
+            or decrease, on the same values: it can show that there is no relevant change, and its
+            margin is the change for which the power is computed.
 
-    A claim without its test is not comparable: it says something of what these networks do not have.
+    A claim without its test is not comparable, because these networks do not provide its quantity.
 
     Example:
         >>> from probekit.replicates.comparisons import compare_means
@@ -79,37 +79,37 @@ class Claim:
 
 
 def verdicts(claims: Sequence[Claim], *, level: float = 0.95) -> xr.Dataset:
-    """The verdict of the tests on each claim, corrected together for the number of claims.
+    """Computes the verdict on each claim, corrected for the number of claims.
 
     The probability of any wrong verdict "supported", "contradicted" or "equivalent" is at most
-    1 - level, whatever the dependence between claims. A claim has up to two hypotheses to reject (no
-    change; a change beyond the margin), of which at most one is true, so that Holm's factor is the
-    number of claims that still have one to reject (Shaffer).
+    1 - level, under any dependence between claims. A claim has up to two hypotheses to reject (no
+    change; a change beyond the margin), of which at most one is true. Holm's factor is therefore the
+    number of claims that still have a hypothesis to reject (Shaffer).
 
-    - "supported": an increase or decrease as claimed; or, where the claim says "no change", a change
-      shown to be within the margin.
-    - "contradicted": an increase or decrease in the other direction; or a change shown to be beyond
-      the margin.
-    - "equivalent": the claim says that there is an increase or decrease, but the change was shown to
-      be within the margin, whether or not it differs from zero.
+    - "supported": an increase or decrease as claimed; or, for a claim of "no change", a change shown
+      to be within the margin.
+    - "contradicted": an increase or decrease in the opposite direction; or, for a claim of "no
+      change", a change shown to be beyond the margin.
+    - "equivalent": an increase or decrease was claimed, but the change was shown to be within the
+      margin, whether or not it differs from zero.
     - "undecided": none of these. See `power`.
     - "not comparable": no test, or too few replicates for one.
 
     Args:
-        claims: All claims of one family, fixed before the data were seen.
+        claims: All claims of one family, fixed before seeing the data.
         level: 1 minus the probability of any wrong verdict.
 
     Returns:
-        Over `claim`: `verdict` and `says`; `estimate`, a difference, or the mean rank correlation of a
-        trend, with the uncorrected interval `low` to `high` of a difference; `p_change`, of no change
-        (where the claim says "no change": of none beyond the margin), `p_equivalence`, of a change
-        beyond the margin, and both as `..._adjusted`; `margin_low`, `margin_high`, `count`; and
-        `power`, the probability of showing a change of the margin's size (a trend: of its `effect`;
-        "no change": of showing it where there is none), at the level 1 - level over the number of
-        claims. NaN where there is no such number.
+        Over `claim`: `verdict` and `says`; `estimate`, a difference or the mean rank correlation of a
+        trend, and the uncorrected interval `low` to `high` of a difference; the p-values `p_change`, of
+        the hypothesis of no change (for a claim of "no change": of no change beyond the margin), and
+        `p_equivalence`, of the hypothesis of a change beyond the margin, and both as `..._adjusted`;
+        `margin_low`, `margin_high` and `count`; and `power`, at the level (1 - level) / number of
+        claims: the probability of detecting a change of the margin's size, a trend of its `effect`, or,
+        for "no change", of showing equivalence if there is no change. NaN where a value does not apply.
 
     Raises:
-        OptionError: No claims, or two of one name.
+        OptionError: There are no claims, or two have the same name.
 
     Source:
         Holm 1979 (Scandinavian Journal of Statistics 6); Shaffer 1986 (Journal of the American
@@ -152,7 +152,7 @@ def _verdict(claim: Claim, change: float, same: float, estimate: float, size: fl
 
 
 def _p_values(claim: Claim) -> tuple[float, float]:
-    """p of no change (or of none beyond the margin), and p of a change beyond the margin."""
+    """The p-values of no change (or none beyond the margin) and of a change beyond the margin."""
     same = _NAN if claim.equivalence is None else float(claim.equivalence["p"])
     if claim.says != "no change":
         return _NAN if claim.test is None else float(claim.test["p"]), same
@@ -164,7 +164,7 @@ def _p_values(claim: Claim) -> tuple[float, float]:
 
 
 def _adjusted(p: Array) -> Array:
-    """Holm's step-down over pairs (claim, hypothesis) of which at most one is true."""
+    """Holm's step-down procedure over hypotheses of claims; at most one per claim is true."""
     result = np.full(p.shape, np.nan)
     left = (~np.isnan(p)).sum(1)
     highest = 0.0
@@ -177,7 +177,7 @@ def _adjusted(p: Array) -> Array:
 
 
 def _numbers(claim: Claim, size: float) -> Mapping[str, float]:
-    """The estimate of a claim with its interval, its margin, its replicates and the power."""
+    """The estimate of a claim with its interval, margin, number of replicates and power."""
     test, same = claim.test, claim.equivalence
     main = same if claim.says == "no change" else test
     found = dict.fromkeys(("estimate", "low", "high", "margin_low", "margin_high", "power"), _NAN)

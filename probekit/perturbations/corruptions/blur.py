@@ -1,4 +1,4 @@
-"""Blurs: Gaussian, out of focus, behind frosted glass, by motion and by zoom."""
+"""Blur corruptions: Gaussian, defocus, glass, motion and zoom."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = [
     "zoom_blur",
 ]
 
-_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
+_SLACK = 1e-3  # in 8-bit levels; smaller rounding errors do not lower a value by a whole level
 
 
 def gaussian_blur(images: Tensor, sigma: float, streams: RandomStreams) -> Tensor:
-    """Gaussian blur, sigma in pixels."""
+    """Gaussian blur with sigma in pixels."""
     return smooth(images, sigma)
 
 
@@ -36,8 +36,8 @@ def defocus_blur(images: Tensor, constants: tuple[float, float], streams: Random
 def defocus_kernel(radius: float, alias_sigma: float) -> Tensor:
     """The normalized disk, anti-aliased by a small Gaussian; float64, 17 by 17 or larger.
 
-    The grid goes to ±8, or ±radius above 8, and the Gaussian has 3×3 taps, 5×5 above 8. What the
-    Gaussian would carry over the edge of the grid is mirrored back (d c b | a b c d).
+    The grid extends to ±8, or to ±radius for radii above 8. The Gaussian has 3×3 taps, or 5×5 for radii
+    above 8, and mirrors values at the edge of the grid (d c b | a b c d).
     """
     reach, taps = (8, 3) if radius <= 8 else (int(radius), 5)
     axis = torch.arange(-reach, reach + 1, dtype=torch.float64)
@@ -51,15 +51,15 @@ def defocus_kernel(radius: float, alias_sigma: float) -> Tensor:
 def glass_blur(images: Tensor, constants: tuple[float, int, int], streams: RandomStreams) -> Tensor:
     """Blur, displace pixels at random among their neighbors, blur again.
 
-    From bottom right to top left every pixel takes the value of the pixel at a random offset in
-    [−reach, reach), which may itself have been replaced before. (The generators are written as if
-    the two were swapped, but their assignment goes through views of one array, so that only one of
-    the two changes; the published images are made this way.)
+    From bottom right to top left, every pixel takes the value of the pixel at a random offset in
+    [−reach, reach), which may already have been replaced. (The published generators are written as a
+    swap of the two pixels, but they assign through views of one array, so only one of the two changes.
+    The published images were created this way.)
 
     Args:
         images: (n, channels, height, width).
-        constants: Sigma of the blurs, reach of the offsets, rounds.
-        streams: Of the images; each round has a field of its own.
+        constants: Sigma of the blurs, reach of the offsets, number of rounds.
+        streams: Random streams of the images; each round draws separate offsets.
     """
     sigma, reach, rounds = constants
     height, width = images.shape[-2:]
@@ -71,14 +71,14 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], streams: Rando
 
 
 def _origins(offsets: Tensor, reach: int) -> Tensor:
-    """The pixel from which each pixel has its value after one round.
+    """The source pixel of each pixel after one round.
 
-    A pixel whose neighbor was replaced before it holds what that neighbor received. Following these
-    links all at once, twice as far in each step, gives the result of the sequence.
+    A pixel whose neighbor was already replaced takes the neighbor's new value. Following these links
+    for all pixels at once, twice as far in each step, gives the result of the sequential procedure.
 
     Args:
-        offsets: Down and across, (n, 2, height, width).
-        reach: Of the offsets; the generators leave a border of about this width as it is.
+        offsets: Vertical and horizontal offsets, (n, 2, height, width).
+        reach: Reach of the offsets; the generators leave a border of about this width unchanged.
 
     Returns:
         Positions in row-major order, int64 (n, height·width).
@@ -89,7 +89,7 @@ def _origins(offsets: Tensor, reach: int) -> Tensor:
     shift = ((offsets[:, 0] * width + offsets[:, 1]) * replaced).flatten(1)
     count = height * width
     pixel = torch.arange(count, device=offsets.device)
-    # Links from `count` on point to what a pixel held before the round, where a chain ends.
+    # Links from `count` on point to a pixel's value before the round, where a chain ends.
     before = (pixel + count).expand_as(shift)
     links = torch.cat([pixel + shift + count * (shift <= 0), before], 1)
     own = links[:, :count]
@@ -99,12 +99,12 @@ def _origins(offsets: Tensor, reach: int) -> Tensor:
 
 
 def motion_blur(images: Tensor, constants: tuple[int, float], streams: RandomStreams) -> Tensor:
-    """Smear along a line at a random angle in ±45°; constants are radius and sigma in pixels."""
+    """Smear along a line at a random angle within ±45°; constants are radius and sigma in pixels."""
     return smear(images, *constants, angle=streams.uniform(1)[:, 0] * 90 - 45)
 
 
 def zoom_blur(images: Tensor, factors: tuple[float, ...], streams: RandomStreams) -> Tensor:
-    """The mean of the image and its center zooms at these factors (which include 1)."""
+    """Average the image and its center zooms at these factors, which include 1."""
     total = images.clone()
     for factor in factors:
         total += center_zoom(images, factor)

@@ -1,10 +1,10 @@
 """The published constants of the 19 corruption types, for 32, 64 and 224 pixel images.
 
-Read in the generators of CIFAR-10-C (32), Tiny ImageNet-C (64) and ImageNet-C (224) in
-https://github.com/hendrycks/robustness (``make_cifar_c.py``, ``make_tinyimagenet_c.py``,
-``make_imagenet_c.py``); the data sets are those of Hendrycks and Dietterich, Benchmarking neural
+The constants are taken from the generators of CIFAR-10-C (32), Tiny ImageNet-C (64) and ImageNet-C
+(224) in https://github.com/hendrycks/robustness (`make_cifar_c.py`, `make_tinyimagenet_c.py`,
+`make_imagenet_c.py`). The data sets are described in Hendrycks and Dietterich, Benchmarking neural
 network robustness to common corruptions and perturbations, ICLR 2019. Every entry has five values,
-for severities 1 to 5; the procedure of that name says what they mean.
+for severities 1 to 5; the function of the same name documents their meaning.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def _zoom_factors(count: int, step: float) -> tuple[float, ...]:
     return tuple(1 + step * number for number in range(count))
 
 
-# The generators write the factors as floating-point ranges whose end is meant to be left out; for
-# 1.06 and 1.11 in steps of 0.01 rounding lets the end in, and so it is in the published files.
+# The generators write the factors as floating-point ranges with an exclusive end. For 1.06 and 1.11
+# in steps of 0.01, rounding includes the end, and so do the published files.
 _SMALL_ZOOMS = tuple(_zoom_factors(count, 0.01) for count in (7, 12, 16, 21, 26))
 
 _TABLES: Final[dict[str, dict[int, tuple[Any, ...]]]] = {
@@ -150,7 +150,7 @@ _TABLES: Final[dict[str, dict[int, tuple[Any, ...]]]] = {
         64: (0.4, 0.3, 0.2, 0.1, 0.05),
         224: (0.4, 0.3, 0.2, 0.1, 0.05),
     },
-    # In sides of the image; ImageNet-C's generator has 244 where its images have 224 pixels.
+    # In units of the image side; the generator of ImageNet-C uses 244 although images have 224 pixels.
     "elastic_transform": {
         32: (
             (0, 0, 0.08),
@@ -219,7 +219,7 @@ _TABLES: Final[dict[str, dict[int, tuple[Any, ...]]]] = {
 
 
 def constants_of(corruption: str, severity: int, table: int) -> Any:
-    """The published constants: one number, or a tuple for types that have several.
+    """The published constants of a type: one number, or a tuple if there are several.
 
     >>> constants_of("fog", 3, 64)
     (1, 2.5)
@@ -228,7 +228,7 @@ def constants_of(corruption: str, severity: int, table: int) -> Any:
 
 
 def nearest_table(height: int, width: int) -> int:
-    """The published image size nearest to the shorter side; the larger of two equally near.
+    """The published image size nearest to the shorter side; ties go to the larger size.
 
     >>> nearest_table(28, 28), nearest_table(48, 48), nearest_table(299, 299)
     (32, 64, 224)

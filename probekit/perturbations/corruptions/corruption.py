@@ -76,14 +76,14 @@ _PROCEDURES: dict[str, Procedure] = {
     "spatter": spatter,
     "saturate": saturate,
 }
-# The published procedures cut their results off to 8 bits, but for these, which round.
+# The published procedures truncate their results to 8 bits, except for these, which round.
 _ROUNDED = {"motion_blur", "pixelate", "jpeg_compression"}
 
-# Batches are split so that no more values than this are worked on at once.
+# Batches are split so that at most this many values are processed at once.
 _VALUES_AT_ONCE_ON_CPUS = 1 << 20
 _VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
 
-_SLACK = 1e-3  # in 8-bit steps; rounding errors below it do not cost a whole step
+_SLACK = 1e-3  # in 8-bit levels; smaller rounding errors do not lower a value by a whole level
 
 _sizes_reported: set[tuple[int, int]] = set()
 
@@ -95,8 +95,8 @@ class Corruption:
     Args:
         name: One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
         severity: 1 to 5.
-        seed: Of the random streams; an image's corruption depends on the seed, the type, the
-            severity and the image's index alone.
+        seed: Seed of the random streams. The corruption of an image depends only on the seed, the
+            type, the severity and the image's index.
         table: The published image size whose constants are used, 32, 64 or 224; by default the
             one nearest to the images' size.
         quantize: Round the result to 8 bits, as in the published files: down to steps of 1/255, or
@@ -132,11 +132,11 @@ class Corruption:
         )
 
     def table_for(self, images: Tensor) -> int:
-        """The published image size, 32, 64 or 224, whose constants these images get."""
+        """The published image size, 32, 64 or 224, whose constants are used for these images."""
         return self.table or nearest_table(*images.shape[-2:])
 
     def __call__(self, images: Tensor, index: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Corrupted images; see :func:`corrupt`."""
+        """Corrupts images; see `corrupt`."""
         return corrupt(
             images,
             self.name,
@@ -159,19 +159,19 @@ def corrupt(
     table: int | None = None,
     quantize: bool = True,
 ) -> Tensor:
-    """Corrupt images as CIFAR-10-C, Tiny ImageNet-C and ImageNet-C are.
+    """Corrupt images as in CIFAR-10-C, Tiny ImageNet-C and ImageNet-C.
 
-    An image's corruption depends on seed, type, severity and the image's index alone (to rounding):
-    not on its batch, the order, the process or the device.
+    The corruption of an image depends only on the seed, the type, the severity and the image's index,
+    up to rounding. It does not depend on the batch, the order, the process or the device.
 
     Args:
         images: Float (n, channels, height, width) in [0, 1], gray or color, on any device.
         corruption: One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
         severity: 1 to 5.
-        seed: Of the random streams.
+        seed: Seed of the random streams.
         index: The images' indices in their data set, n non-negative integers; by default 0 to n − 1.
         table: The published image size whose constants are used, 32, 64 or 224. By default the one
-            nearest to the shorter side, with a warning for each size that is not one of them.
+            nearest to the shorter side, with a warning for each image size that is not a published one.
         quantize: Round the result to 8 bits, as in the published files: down to steps of 1/255, or
             to the nearest where the published procedure rounds (motion blur, pixelate, JPEG).
             Intermediate results that the procedures store in 8 bits are rounded in any case.
@@ -180,8 +180,8 @@ def corrupt(
         The corrupted images in [0, 1], of the same shape, dtype and device.
 
     Raises:
-        OptionError: An option is not valid, or the frost photographs are not installed.
-        DataError: The images or the index are not of that form.
+        OptionError: An option is invalid, or the frost photographs are not installed.
+        DataError: The images or the index do not have the required form.
 
     Example:
         >>> images = torch.full((2, 3, 32, 32), 0.5)
@@ -219,10 +219,10 @@ def _images_at_once(images: Tensor) -> int:
 
 
 def _working_copy(images: Tensor, quantize: bool) -> Tensor:
-    """The images in the precision that is worked in.
+    """Converts images to the working precision.
 
-    Half precision holds k/255 too coarsely for cutting off to 8-bit levels, so such images take their
-    nearest level first.
+    Half precision is too coarse to truncate k/255 to 8-bit levels, so such images are first rounded to
+    the nearest level.
     """
     if images.dtype in (torch.float32, torch.float64):
         return images.contiguous()

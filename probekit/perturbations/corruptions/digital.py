@@ -1,4 +1,4 @@
-"""Digital: contrast, color, pixels, compression and elastic deformation."""
+"""Digital corruptions: contrast, saturation, pixelation and elastic deformation."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from probekit.runtime.randomness import RandomStreams
 
 __all__ = ["contrast", "elastic_transform", "pixelate", "saturate"]
 
-_HALF = 0.5 + 1e-4  # to round to the nearest, ties upwards in spite of rounding errors
+_HALF = 0.5 + 1e-4  # rounds to the nearest, with ties upwards despite rounding errors
 
 
 def contrast(images: Tensor, factor: float, streams: RandomStreams) -> Tensor:
-    """Draw each channel towards its mean: (x − mean)·factor + mean."""
+    """Move each channel towards its mean: (x − mean)·factor + mean."""
     mean = images.mean((2, 3), keepdim=True)
     return (images - mean) * factor + mean
 
 
 def saturate(images: Tensor, constants: tuple[float, float], streams: RandomStreams) -> Tensor:
-    """Change the saturation of HSV to S·a + b, clipped; hue and value stay.
+    """Change the HSV saturation to S·a + b, clipped; hue and value do not change.
 
-    Gray pixels count as red of no saturation, as in the usual conversions, so that b tints them.
-    Images of one channel have no saturation and stay as they are.
+    As in common HSV conversions, gray pixels are red with zero saturation, so b tints them. Images
+    with one channel have no saturation and are not changed.
     """
     if images.shape[1] == 1:
         return images
@@ -31,14 +31,14 @@ def saturate(images: Tensor, constants: tuple[float, float], streams: RandomStre
     value = images.amax(1, keepdim=True)
     spread = value - images.amin(1, keepdim=True)
     saturation = (spread / value.clamp(min=1e-12) * scale + shift).clamp(0, 1)
-    # How far each channel lies below the maximum, as a share of the furthest.
+    # Distance of each channel below the maximum, as a fraction of the largest distance.
     depth = (value - images) / spread.clamp(min=1e-12)
     depth[:, 1:] += (spread <= 1e-12).to(images.dtype)
     return value * (1 - saturation * depth)
 
 
 def pixelate(images: Tensor, share: float, streams: RandomStreams) -> Tensor:
-    """Box-resize to this share of the side and back, in steps of 8 bits as Pillow resizes."""
+    """Box-resize to this fraction of the side and back, with 8-bit rounding as in Pillow."""
     height, width = images.shape[-2:]
     down, rows = (part.to(images.device) for part in _box_resize(height, share))
     across, columns = (part.to(images.device) for part in _box_resize(width, share))
@@ -48,11 +48,11 @@ def pixelate(images: Tensor, share: float, streams: RandomStreams) -> Tensor:
 
 
 def _box_resize(length: int, share: float) -> tuple[Tensor, Tensor]:
-    """A box resize to a share of the pixels of a line and back.
+    """A box resize of a line to a fraction of its pixels and back.
 
     Returns:
-        The weights of the way there, which are means of whole pixels, float64 (smaller, length), and
-        for each pixel of the way back the one that it shows, (length,).
+        The weights of the reduction, which are means of whole pixels, float64 (smaller, length), and the
+        reduced pixel shown by each pixel of the enlarged line, (length,).
     """
     smaller = max(int(length * share), 1)
     scale = length / smaller
@@ -68,15 +68,15 @@ def elastic_transform(
 ) -> Tensor:
     """Move the image by a random affine map, then by a smooth random displacement.
 
-    Both are bilinear; the first mirrors on the centers of the outer pixels, the second on their
-    edges. The affine map moves three points by uniform amounts; the displacement is smoothed uniform
-    noise.
+    Both interpolate bilinearly. The affine map mirrors at the centers of the outer pixels, and the
+    displacement at their edges. The affine map moves three points by uniform amounts; the displacement
+    is smoothed uniform noise.
 
     Args:
         images: (n, channels, height, width).
-        constants: Amplitude and smoothing of the displacement and size of the affine map's moves,
-            all in sides of the image.
-        streams: Of the images.
+        constants: Amplitude and smoothing of the displacement, and size of the affine map's moves, all
+            in units of the image side.
+        streams: Random streams of the images.
     """
     height, width = images.shape[-2:]
     side = min(height, width)
@@ -99,9 +99,9 @@ def elastic_transform(
 
 
 def _affine_back(height: int, width: int, moves: Tensor) -> Tensor:
-    """Maps from output to input positions (n, 2, 3) that undo the moves (n, 3, 2) of three points.
+    """Maps (n, 2, 3) from output to input positions that undo the moves (n, 3, 2) of three points.
 
-    The points are corners of a square of two thirds of the side around the image's middle.
+    The points are corners of a square in the center of the image, with two thirds of its side.
     """
     middle = torch.tensor([width // 2, height // 2], dtype=torch.float64)
     reach = min(height, width) // 3

@@ -1,4 +1,4 @@
-"""Canny edges and distances to them, on batches; what OpenCV computes for one image."""
+"""Canny edges and distance transforms for batches, equivalent to OpenCV's for single images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STEP, _DIAGONAL, _KNIGHT = 1.0, 1.4, 2.1969  # OpenCV's 5×5 mask for Euclidean
 
 
 def edges(levels: Tensor, low: float, high: float) -> Tensor:
-    """Canny's edges (PAMI 8, 1986) of images of whole levels, bool (n, height, width).
+    """Canny edges (PAMI 8, 1986) of images with integer levels, bool (n, height, width).
 
-    Gradients are Sobel's, their size is |gx| + |gy|; ridges above ``high`` are edges, and those
-    above ``low`` that are joined to them.
+    Gradients are computed with Sobel filters; their magnitude is |gx| + |gy|. Ridges above `high` are
+    edges, as are ridges above `low` that are connected to them.
     """
     padded = F.pad(levels.unsqueeze(1), (1, 1, 1, 1), mode="replicate")[:, 0]
     down = padded[:, 2:] - padded[:, :-2]
@@ -31,7 +31,7 @@ def edges(levels: Tensor, low: float, high: float) -> Tensor:
 
 
 def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
-    """Whether a gradient is the largest along its direction, one of four."""
+    """Whether a gradient is the largest along its direction, quantized to four directions."""
     around = F.pad(size, (1, 1, 1, 1))
     height, width = size.shape[-2:]
 
@@ -62,11 +62,11 @@ def _joined(sure: Tensor, possible: Tensor) -> Tensor:
 def distance_to(marked: Tensor, limit: float) -> Tensor:
     """Distance of each pixel to the nearest marked one, float (n, height, width).
 
-    Borgefors' chamfer distance (CVGIP 34, 1986) with the 5×5 mask of OpenCV, at most ``limit``:
-    one pass from top to bottom, one back.
+    This is the chamfer distance of Borgefors (CVGIP 34, 1986) with OpenCV's 5×5 mask, limited to
+    `limit`. It takes one pass from top to bottom and one back.
     """
     n, height, width = marked.shape
-    # Rows come first so that each is one block of memory.
+    # Rows come first, so that each row is contiguous in memory.
     distance = torch.full((height, n, width), float(limit), device=marked.device)
     distance.masked_fill_(marked.transpose(0, 1), 0.0)
     ramp = torch.arange(width, dtype=torch.float32, device=marked.device) * _STEP

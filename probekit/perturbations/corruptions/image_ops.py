@@ -1,4 +1,4 @@
-"""Smoothing, zooming and moving of image batches, each matching the library that the papers used."""
+"""Smoothing, zooming and resampling of image batches, matching the libraries used in the papers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "ne
 
     Args:
         images: (..., height, width).
-        sigma: In pixels.
-        truncate: The kernel ends after this many sigmas.
-        mode: What lies outside, as in scipy: `nearest` or `reflect`.
+        sigma: Standard deviation in pixels.
+        truncate: Kernel radius in units of sigma.
+        mode: Extension at the borders, as in SciPy: `nearest` or `reflect`.
     """
     height, width = images.shape[-2:]
     down = _smoothing_matrix(height, sigma, truncate, mode).to(images)
@@ -33,7 +33,7 @@ def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "ne
 
 
 def _smoothing_matrix(length: int, sigma: float, truncate: float, mode: str) -> Tensor:
-    """The weight of every old pixel of a line in every new one, float64 (length, length)."""
+    """The weight of every input pixel of a line in every output pixel, float64 (length, length)."""
     radius = int(truncate * sigma + 0.5)
     offset = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
@@ -44,10 +44,10 @@ def _smoothing_matrix(length: int, sigma: float, truncate: float, mode: str) -> 
 
 
 def _inside(position: Tensor, length: int, mode: str) -> Tensor:
-    """The pixel of a line that stands for a position outside it, by the names of scipy.
+    """Maps positions outside a line to pixels inside it, with SciPy's names for the modes.
 
-    `nearest` repeats the border pixel (a a a | a b c), `reflect` mirrors on the outer edges
-    (c b a | a b c), `mirror` on the centers of the outer pixels (d c b | a b c d).
+    `nearest` repeats the border pixel (a a a | a b c), `reflect` mirrors at the outer edges
+    (c b a | a b c), `mirror` mirrors at the centers of the outer pixels (d c b | a b c d).
     """
     if mode == "nearest":
         return position.clamp(0, length - 1)
@@ -60,7 +60,7 @@ def _inside(position: Tensor, length: int, mode: str) -> Tensor:
 
 
 def correlate(images: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate (..., height, width) with an odd kernel by Fourier transform; borders `mirror`."""
+    """Correlate (..., height, width) with an odd-sized kernel by FFT, with `mirror` borders."""
     height, width = images.shape[-2:]
     up, left = kernel.shape[0] // 2, kernel.shape[1] // 2
     rows = _inside(torch.arange(-up, height + up), height, "mirror").to(images.device)
@@ -77,9 +77,9 @@ def smear(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
 
     Args:
         images: (n, channels, height, width).
-        radius: The line has 2·radius + 1 pixels.
-        sigma: In pixels.
-        angle: Of each image's line, in degrees, (n,).
+        radius: Radius of the line, which has 2·radius + 1 pixels.
+        sigma: Standard deviation in pixels.
+        angle: Angle of each image's line in degrees, (n,).
     """
     height, width = images.shape[-2:]
     taps = 2 * radius + 1
@@ -100,10 +100,10 @@ def smear(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
 
 
 def center_zoom(images: Tensor, factor: float) -> Tensor:
-    """Enlarge the middle of images (n, channels, height, width) by this factor to their size.
+    """Zoom into the center of images (n, channels, height, width) by a factor, keeping their size.
 
-    As the generators do: the middle `ceil(side / factor)` pixels are enlarged bilinearly with the
-    ends on the ends, and what sticks out is trimmed on both sides.
+    As in the generators, the central `ceil(side / factor)` pixels are enlarged bilinearly with aligned
+    corners, and the excess is trimmed on both sides.
     """
     sides = images.shape[-2:]
     crops = [math.ceil(side / factor) for side in sides]
@@ -120,7 +120,7 @@ def _middle(images: Tensor, sides: Sequence[int]) -> Tensor:
 def sample_bilinear(images: Tensor, x: Tensor, y: Tensor, *, centers: bool) -> Tensor:
     """Values of images (n, channels, height, width) at pixel positions x, y (n, height, width).
 
-    Outside, the image is mirrored: on the centers of its outer pixels or on its outer edges.
+    Outside, the image is mirrored at the centers of its outer pixels or at its outer edges.
     """
     height, width = images.shape[-2:]
     if centers:
@@ -131,7 +131,7 @@ def sample_bilinear(images: Tensor, x: Tensor, y: Tensor, *, centers: bool) -> T
 
 
 def luma(images: Tensor) -> Tensor:
-    """Brightness of color images by the weights of ITU-R BT.601, (n, 1, height, width)."""
+    """Luma of color images with the weights of ITU-R BT.601, (n, 1, height, width)."""
     if images.shape[1] == 1:
         return images
     weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)

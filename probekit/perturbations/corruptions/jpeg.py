@@ -1,4 +1,4 @@
-"""JPEG compression: real files, written and read."""
+"""JPEG compression by encoding and decoding real files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["jpeg_compression"]
 
 
 def jpeg_compression(images: Tensor, quality: int, streams: RandomStreams) -> Tensor:
-    """Write and read a JPEG file of this quality; on the CPU, image by image."""
+    """Encode and decode a JPEG file of this quality, on the CPU, image by image."""
     levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     read = np.stack([_compressed(level, quality) for level in levels])
     pixels = torch.from_numpy(read).to(images.device, images.dtype).permute(0, 3, 1, 2)
@@ -25,7 +25,7 @@ def jpeg_compression(images: Tensor, quality: int, streams: RandomStreams) -> Te
 def _compressed(
     pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], quality: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """What a file of this quality holds, (height, width, channels)."""
+    """The image decoded from a file of this quality, (height, width, channels)."""
     file = io.BytesIO()
     image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     Image.fromarray(image).save(file, "JPEG", quality=quality)

@@ -1,4 +1,4 @@
-"""Noise: each value of the image is disturbed by itself."""
+"""Noise corruptions, which change each value of the image independently."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probekit.runtime.randomness import RandomStreams
 __all__ = ["gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise"]
 
 _LEVELS = 256
-_OFF_LEVEL = 2e-3  # a value this close to an 8-bit level, in levels, counts as lying on it
+_OFF_LEVEL = 2e-3  # in 8-bit levels; values this close to a level are treated as equal to it
 
 
 def gaussian_noise(images: Tensor, deviation: float, streams: RandomStreams) -> Tensor:
@@ -23,22 +23,22 @@ def gaussian_noise(images: Tensor, deviation: float, streams: RandomStreams) -> 
 
 
 def speckle_noise(images: Tensor, deviation: float, streams: RandomStreams) -> Tensor:
-    """Add normal noise in proportion to the image: x + x·noise."""
+    """Add normal noise proportional to the image: x + x·noise."""
     return images + images * streams.normal(*images.shape[1:]).mul_(deviation)
 
 
 def impulse_noise(images: Tensor, share: float, streams: RandomStreams) -> Tensor:
-    """Salt and pepper on this share of the values, each channel by itself."""
+    """Salt-and-pepper noise on this fraction of the values, independently per channel."""
     uniform = streams.uniform(*images.shape[1:])
     return images.masked_fill(uniform < share / 2, 0).masked_fill_(uniform >= 1 - share / 2, 1)
 
 
 def shot_noise(images: Tensor, photons: float, streams: RandomStreams) -> Tensor:
-    """Poisson(x·photons) / photons, where photons is the mean count at full brightness.
+    """Draw Poisson(x·photons) / photons, where photons is the mean count at full brightness.
 
-    The counts are exact in distribution. The rate is split into that of the next lower 8-bit level
-    and the rest, because the sum of two Poisson variables is a Poisson variable; for images of 8 bits
-    the rest is zero.
+    The counts are exact in distribution. The rate is split into that of the next lower 8-bit level and
+    the remainder, since the sum of two Poisson variables is Poisson. For 8-bit images the remainder is
+    zero.
     """
     shape = images.shape[1:]
     level = (images * (_LEVELS - 1) + _OFF_LEVEL).floor()
@@ -63,7 +63,7 @@ def _level_counts(level: Tensor, photons: float, uniform: Tensor) -> Tensor:
 
 
 def _small_counts(rates: Tensor, uniform: Tensor) -> Tensor:
-    """Counts of small rates (2 at most), by adding up probabilities until they pass the uniform."""
+    """Poisson counts for rates of at most 2, by inversion of the cumulative distribution."""
     probability = torch.exp(-rates)
     cumulative = probability.clone()
     counts = torch.zeros_like(rates)

@@ -1,9 +1,9 @@
-"""Readers of the published corrupted data sets, where a user has them.
+"""Readers for local copies of the published corrupted data sets.
 
-CIFAR-10-C and CIFAR-100-C hold one array file for each type, ``TYPE.npy``, with the test set five
-times, severity after severity, and ``labels.npy``; they are mapped into memory and never read whole.
-Tiny ImageNet-C and ImageNet-C are folders ``TYPE/SEVERITY/CLASS/IMAGE``, where ImageNet-C may keep
-its types in groups (``blur``, ``digital``, ``noise``, ``weather``, ``extra``).
+CIFAR-10-C and CIFAR-100-C have one array file per type, `TYPE.npy`, which holds the test set five
+times, ordered by severity, and `labels.npy`. The files are memory-mapped and never read as a whole.
+Tiny ImageNet-C and ImageNet-C are folders `TYPE/SEVERITY/CLASS/IMAGE`; in ImageNet-C the types may be
+grouped into folders (`blur`, `digital`, `noise`, `weather`, `extra`).
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ class PublishedCorruptions:
     """A published corrupted data set on disk.
 
     Attributes:
-        root: the folder it lies in.
-        layout: ``npy`` or ``folders``.
-        corruptions: the types that are there, the standard ones first.
+        root: Folder of the data set.
+        layout: `npy` or `folders`.
+        corruptions: The available types, the standard ones first.
         severities: 1 to 5.
-        classes: the classes' names in the order of the labels, or None where they are
-            unknown.
+        classes: Class names in the order of the labels, or None if they are unknown.
     """
 
     root: Path
@@ -58,8 +57,8 @@ class PublishedCorruptions:
         """The images of one type and severity: (float (channels, height, width) in [0, 1], label).
 
         Raises:
-            OptionError: the type or the severity is not there.
-            DataError: a class has no images.
+            OptionError: The type or the severity is not available.
+            DataError: A class has no images.
         """
         if corruption not in self.corruptions:
             raise OptionError(
@@ -77,15 +76,14 @@ class PublishedCorruptions:
 def load_published(
     root: str | Path, *, corruptions: Iterable[str] | None = CORRUPTIONS
 ) -> PublishedCorruptions:
-    """Open CIFAR-10-C, CIFAR-100-C, Tiny ImageNet-C or ImageNet-C; the layout decides which.
+    """Open CIFAR-10-C, CIFAR-100-C, Tiny ImageNet-C or ImageNet-C, detected by the layout.
 
     Args:
-        root: the folder of the data set.
-        corruptions: the types that must be there, by default the 15 standard ones; None takes
-            what there is.
+        root: Folder of the data set.
+        corruptions: The required types, by default the 15 standard ones; None accepts any types.
 
     Raises:
-        DataError: there is no such data set, or it is not complete; what is missing is named.
+        DataError: There is no such data set, or it is incomplete; the message names what is missing.
 
     >>> load_published("no/such/folder")
     Traceback (most recent call last):
@@ -129,7 +127,7 @@ def _type_folders(root: Path) -> dict[str, Path]:
 
 
 def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None:
-    """Whether every array has five severities of what the labels count; the classes if known."""
+    """Checks that every array has one image per label; returns the classes if known."""
     labels_path = root / "labels.npy"
     if not labels_path.is_file():
         raise DataError(f"{root} is not complete: labels.npy is missing")
@@ -155,7 +153,7 @@ def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None
 
 
 def _check_folders(folders: dict[str, Path]) -> tuple[str, ...]:
-    """Whether every type has five severities with the same classes; the classes."""
+    """Checks that every type has five severities with the same classes; returns the classes."""
     classes: tuple[str, ...] | None = None
     for folder in folders.values():
         missing = [str(s) for s in SEVERITIES if not (folder / str(s)).is_dir()]
@@ -184,7 +182,7 @@ def _opened(path: Path) -> NDArray[Any]:
 
 
 class _ArrayImages(Dataset[tuple[Tensor, int]]):
-    """One severity of an array file; each process maps the file for itself."""
+    """One severity of an array file; each process memory-maps the file separately."""
 
     def __init__(
         self, images: Path, labels: Path, severity: int, classes: tuple[str, ...] | None
@@ -210,7 +208,7 @@ class _ArrayImages(Dataset[tuple[Tensor, int]]):
 
 
 class _FolderImages(Dataset[tuple[Tensor, int]]):
-    """One severity of a folder layout, image files by class."""
+    """One severity of a folder layout, with image files by class."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -239,11 +237,11 @@ class _FolderImages(Dataset[tuple[Tensor, int]]):
 
 
 def _slice_of(array: NDArray[Any], severity: int) -> NDArray[Any]:
-    """The part of an array that belongs to a severity, the first fifth for 1."""
+    """The part of an array for a severity; the first fifth for severity 1."""
     count = len(array) // len(SEVERITIES)
     return array[(severity - 1) * count : severity * count]
 
 
 def _as_image(values: NDArray[np.uint8]) -> Tensor:
-    """Bytes (height, width, channels) to floats (channels, height, width) in [0, 1]."""
+    """Converts bytes (height, width, channels) to floats (channels, height, width) in [0, 1]."""
     return torch.from_numpy(values).permute(2, 0, 1).float().div(255).contiguous()

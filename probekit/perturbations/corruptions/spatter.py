@@ -1,4 +1,4 @@
-"""Spatter: drops of water or mud on the lens."""
+"""The spatter corruption: drops of water or mud on the lens."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _EMBOSS = ((0, 0, -2), (0, 1, -1), (1, 0, -1), (1, 1, 1), (1, 2, 1), (2, 1, 1), 
 
 
 def spatter(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
-    """Cover part of the image with a liquid whose shape is smoothed noise above a threshold.
+    """Cover part of the image with a liquid, in the shape of smoothed noise above a threshold.
 
     Args:
         images: (n, channels, height, width).
-        constants: Mean, deviation and smoothing of the noise, threshold, strength, and 0 for
-            water, which adds light and is shaded by the distance from the drops' edges, or 1 for
-            mud, which covers.
-        streams: Of the images.
+        constants: Mean, standard deviation and smoothing of the noise; threshold; strength; and 0 for
+            water, which adds light shaded by the distance from the drops' edges, or 1 for mud, which
+            is opaque.
+        streams: Random streams of the images.
     """
     mean, deviation, sigma, threshold, strength, is_mud = constants
     noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
@@ -48,8 +48,8 @@ def spatter(images: Tensor, constants: tuple[float, ...], streams: RandomStreams
 def _shading(levels: Tensor) -> Tensor:
     """Light on the drops, integers from 0 to 255, (n, 1, height, width).
 
-    The distance from the drops' edges, at most 20, equalized and embossed; all in 8 bits, as
-    OpenCV does it in the generators.
+    This is the distance from the drops' edges, limited to 20, equalized and embossed, all in 8 bits as
+    with OpenCV in the generators.
     """
     distance = distance_to(edges(levels[:, 0], 50, 150), limit=20).unsqueeze(1)
     distance = _mean3(distance).add_(1e-4).floor_()
@@ -73,7 +73,7 @@ def _mean3(images: Tensor) -> Tensor:
 
 
 def _equalized(levels: Tensor) -> Tensor:
-    """Histogram equalization of each image of whole levels; the lowest level present becomes 0."""
+    """Equalizes the histogram of each image of integer levels; its lowest level becomes 0."""
     n = len(levels)
     flat = levels.flatten(1).long()
     counts = torch.zeros(n, 256, dtype=torch.int64, device=levels.device)

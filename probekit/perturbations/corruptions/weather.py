@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, and light that is too bright."""
+"""Weather corruptions: snow, frost, fog and brightness."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from probekit.runtime.randomness import RandomStreams
 
 __all__ = ["brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
 
-_PHOTOGRAPHS = 5  # the generators draw from the first five of the six photographs
+_PHOTOGRAPHS = 5  # the generators use only the first five of the six photographs
 
 
 def snow(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
-    """Whiten the image and let it snow, in one layer and the same layer turned by 180°.
+    """Whiten the image and add a layer of snow and the same layer rotated by 180°.
 
     Args:
         images: (n, channels, height, width).
-        constants: Mean and deviation of the layer's noise, its zoom, the threshold under which
-            there is no flake, radius and sigma of the motion blur, share of the image as it is.
-        streams: Of the images; the blur's angle is uniform in −135° to −45°.
+        constants: Mean and standard deviation of the layer's noise; its zoom; the threshold below which
+            there are no flakes; radius and sigma of the motion blur; weight of the original image.
+        streams: Random streams of the images; the blur angle is uniform from −135° to −45°.
     """
     mean, deviation, zoom, threshold, radius, sigma, share = constants
     noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
@@ -46,7 +46,7 @@ def frost(images: Tensor, constants: tuple[float, float, float], streams: Random
     Args:
         images: (n, channels, height, width).
         constants: a, b and the scale of the photographs.
-        streams: Of the images.
+        streams: Random streams of the images.
     """
     share, frost_share, scale = constants
     crops = frost_crops(streams, scale, *images.shape[-2:]).to(images)
@@ -54,7 +54,7 @@ def frost(images: Tensor, constants: tuple[float, float, float], streams: Random
 
 
 def frost_crops(streams: RandomStreams, scale: float, height: int, width: int) -> Tensor:
-    """A random piece of one of the frost photographs for each stream, (n, 3, height, width)."""
+    """A random crop of one of the frost photographs per stream, (n, 3, height, width)."""
     photographs = [
         _at_least(photograph, height + 1, width + 1) for photograph in frost_photographs(scale)
     ]
@@ -70,7 +70,7 @@ def frost_crops(streams: RandomStreams, scale: float, height: int, width: int) -
 
 
 def fog(images: Tensor, constants: tuple[float, float], streams: RandomStreams) -> Tensor:
-    """Add a plasma fractal of this strength and decay, and keep the image's maximum."""
+    """Add a plasma fractal of this strength and decay, and rescale to the image's maximum."""
     strength, decay = constants
     height, width = images.shape[-2:]
     side = 1 << max(height - 1, width - 1, 1).bit_length()
@@ -83,13 +83,13 @@ def fog(images: Tensor, constants: tuple[float, float], streams: RandomStreams) 
 def plasma(uniform: Tensor, decay: float) -> Tensor:
     """Fractal landscapes in [0, 1] by diamond-square on a torus (Fournier et al., CACM 25, 1982).
 
-    Every point is the mean of four known ones plus a random amount in ±wibble², where the wibble
-    starts at 100 and is divided by the decay at each level, of half the step of the one before.
+    Every point is the mean of four known points plus a random amount in ±wibble². The wibble starts at
+    100 and is divided by the decay at each level; each level halves the step.
 
     Args:
-        uniform: random numbers in [0, 1), (n, side² − 1) for a side that is a power of two, in
-            the order in which points are made.
-        decay: the division at each level.
+        uniform: Random numbers in [0, 1), (n, side² − 1) for a side that is a power of two, in the
+            order in which points are computed.
+        decay: Divisor of the wibble at each level.
 
     Returns:
         (n, side, side).
@@ -108,7 +108,7 @@ def plasma(uniform: Tensor, decay: float) -> Tensor:
 
 
 def _refined(corners: Tensor, noise: Tensor, amplitude: float) -> Tensor:
-    """One level of diamond-square: (n, size, size) to (n, 2·size, 2·size)."""
+    """Applies one level of diamond-square: (n, size, size) to (n, 2·size, 2·size)."""
     n, size, _ = corners.shape
     below = corners + corners.roll(-1, 1)
     middles = (below + below.roll(-1, 2)).div_(4).add_(noise[:, 0], alpha=amplitude)
@@ -125,7 +125,7 @@ def _refined(corners: Tensor, noise: Tensor, amplitude: float) -> Tensor:
 
 
 def brightness(images: Tensor, amount: float, streams: RandomStreams) -> Tensor:
-    """Add to the value V of HSV, at most to 1; hue and saturation stay.
+    """Increase the HSV value V, clipped at 1; hue and saturation do not change.
 
     This scales a pixel's channels by the change of their maximum; black becomes gray.
     """
@@ -141,10 +141,10 @@ def brightness(images: Tensor, amount: float, streams: RandomStreams) -> Tensor:
 def frost_photographs(scale: float) -> tuple[Tensor, ...]:
     """The frost photographs at this scale, float (3, height, width) in [0, 1] on 8-bit levels.
 
-    They belong to imagecorruptions-imaug, whose files are read; the package is not imported.
+    They are read from the files of the package imagecorruptions-imaug, which is not imported.
 
     Raises:
-        OptionError: the photographs are not installed.
+        OptionError: The photographs are not installed.
     """
     import numpy as np
     from PIL import Image
@@ -173,7 +173,7 @@ def _frost_files() -> list[Path]:
 
 
 def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
-    """Bilinear resize without anti-aliasing, as OpenCV's resize does with a factor."""
+    """Resizes bilinearly without anti-aliasing, as OpenCV does with a scale factor."""
     for axis, length in zip((-2, -1), size, strict=True):
         side = values.shape[axis]
         position = ((torch.arange(length).double() + 0.5) / scale - 0.5).clamp(0, side - 1)
@@ -187,7 +187,7 @@ def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
 
 
 def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
-    """The photograph, enlarged where it is smaller than the images."""
+    """Enlarges the photograph if it is smaller than the images."""
     factor = max(height / photograph.shape[1], width / photograph.shape[2])
     if factor <= 1:
         return photograph
