@@ -1,4 +1,4 @@
-"""The command line: the commands of all modules beside this one, and the entry point."""
+"""The command-line application: the commands of the other modules, and the entry point."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def root(
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command-line application."""
     app()
 
 

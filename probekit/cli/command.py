@@ -1,4 +1,4 @@
-"""What every command shares: the application it belongs to, and how its errors and warnings are shown."""
+"""The command-line application, and the display of errors and warnings of all commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command that reports a user's error in one sentence, with exit status 2."""
+    """Registers a command that reports user errors in one sentence, with exit status 2."""
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -48,7 +48,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., Non
             except OSError as error:
                 if error.errno not in _DISK_FULL:
                     raise
-                # Otherwise Python tries to print the rest at exit, and reports a second error.
+                # Otherwise Python flushes the remaining output at exit and reports a second error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 print(f"probekit: no room to write: {error.strerror}", file=sys.stderr)
                 raise typer.Exit(2) from None
@@ -60,7 +60,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Callable[..., Non
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    """Shows probekit's own warnings as notes, each of them once."""
+    """Shows probekit's warnings as notes, each of them once."""
     shown: set[str] = set()
     usual = warnings.showwarning
 

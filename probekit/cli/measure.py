@@ -148,8 +148,8 @@ def show_layers(
 ) -> None:
     """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes.
 
-    With --verify also whether the values are those of a plain pass, what makes the unit axis
-    certain, and whether all calls are there.
+    With --verify, also show whether the values match those of a plain pass, what confirms the unit
+    axis, and whether all calls are recorded.
     """
     import json
 

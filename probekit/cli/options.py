@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and how their text is read."""
+"""Options and arguments shared by several commands, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ Regularized = Annotated[
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """The numbers of a comma-separated option."""
+    """Parses the numbers of a comma-separated option."""
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError):
@@ -81,15 +81,15 @@ def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
 
 
 def names(text: str) -> list[str] | None:
-    """The names of a comma-separated option; None for `none`."""
+    """Parses the names of a comma-separated option; None for `none`."""
     return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def metric_list(text: str) -> list[Any]:
-    """Metrics from text such as `selectivity(negative=shift),dimensionality`.
+    """Parses metrics such as `selectivity(negative=shift),dimensionality`.
 
     Raises:
-        OptionError: An unknown metric or option, or a value that is not valid.
+        OptionError: A metric or option is unknown, or a value is not valid.
     """
     from probekit.metrics.metric import resolve
 
@@ -98,7 +98,7 @@ def metric_list(text: str) -> list[Any]:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between the commas that are outside brackets."""
+    """Splits text at commas outside brackets."""
     parts, depth = [""], 0
     for sign in text:
         depth += (sign in "([{") - (sign in ")]}")
@@ -110,7 +110,7 @@ def _split(text: str) -> list[str]:
 
 
 def _metric(text: str) -> Any:
-    """A metric by name, or with options in parentheses; nothing in the text is executed."""
+    """Parses a metric name with optional options in parentheses, without executing any code."""
     from probekit.metrics.metric import FunctionMetric, get_metric
 
     name, bracket, rest = text.partition("(")
@@ -140,7 +140,7 @@ def _metric(text: str) -> Any:
 
 
 def _value(metric: str, option: str, text: str, default: Any) -> Any:
-    """A literal, or a bare word where the option is text."""
+    """Parses a literal, or a bare word if the option is a string."""
     words = {"true": True, "false": False, "none": None}
     try:
         value = words[text.lower()] if text.lower() in words else literal_eval(text)
@@ -153,10 +153,10 @@ def _value(metric: str, option: str, text: str, default: Any) -> Any:
 
 
 def class_mapping(text: str | None) -> Any:
-    """A `class_map` from `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file.
+    """Parses a `class_map`: `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file.
 
     Raises:
-        OptionError: It is none of these.
+        OptionError: The text is none of these.
     """
     if text is None or text == "index":
         return text
@@ -174,7 +174,7 @@ def class_mapping(text: str | None) -> Any:
 
 
 def radius(text: str) -> float:
-    """A number, or a fraction such as 8/255."""
+    """Parses a number or a fraction such as 8/255."""
     above, _, below = text.partition("/")
     return float(above) / float(below or 1)
 
@@ -189,7 +189,7 @@ def load(
     split: str | None = None,
     data_root: str | None = None,
 ) -> tuple[Any, Any]:
-    """The model and the data of a command, by default the bundled ones."""
+    """Loads the model and the data of a command, by default the bundled ones."""
     import torch
 
     from probekit.data.datasets import load_data

@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Show results as one HTML page that works offline: layers, robustness, every unit.
 
-    Several models are shown side by side; a robustness result is joined to the analysis of its model.
+    Several models are shown side by side. A robustness result is merged with the analysis of its model.
     """
     from probekit.reports.page.page import check_page
     from probekit.reports.page.page import report as run

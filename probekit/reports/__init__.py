@@ -1,1 +1,1 @@
-"""Results for people: in the terminal, as a page, as the dossier of a unit."""
+"""Reports of results: terminal tables, HTML pages, and the dossier of a unit."""

@@ -40,20 +40,21 @@ def dossier(
     shown: int = 6,
     **options: Any,
 ) -> Figure:
-    """Draws everything that a result contains about one unit.
+    """Draws all information about one unit in a result.
 
-    Its class means, highest first; its top images with their labels, where the result has the metric
-    `top_images`, and their saliency; and its rank in its layer by selectivity, gradient variability
-    and sensitivity to corruption.
+    The figure shows the class means of the unit, highest first; its top images with their labels, if
+    the result contains the metric `top_images`, and their saliency; and the rank of the unit in its
+    layer by selectivity, gradient variability and sensitivity to corruption.
 
     Args:
-        result: A result of `analyze`, one of `robustness`, or a list of both; or their files.
+        result: A result of `analyze`, a result of `robustness`, a list of both, or their files.
         layer: The unit's layer.
-        channel: The unit's number in it.
-        data: The analyzed data, for the images; as for `images_at`.
-        model: The model, for their saliency.
-        images: (n, channels, height, width), instead of those from `data`.
-        saliency: The same shape, signed, instead of that of `unit_saliency` with `model`.
+        channel: The unit's channel in the layer.
+        data: The analyzed data, used for the images, as for `images_at`.
+        model: The model, used for the saliency.
+        images: Images (n, channels, height, width) to show instead of those from `data`.
+        saliency: Signed saliency maps of the same shape, instead of those that `unit_saliency` computes
+            with `model`.
         shown: Maximum number of images.
         **options: As for `unit_saliency`.
 
@@ -61,9 +62,9 @@ def dossier(
         The figure, neither shown nor saved.
 
     Raises:
-        LayerError: No such unit.
-        OptionError: Results of several models, or saliency without images.
-        DataError: The data is not that of the result.
+        LayerError: There is no such unit.
+        OptionError: The results are of several models, or there is saliency without images.
+        DataError: The data does not match the result.
 
     Example:
         >>> import probekit as pk
@@ -236,7 +237,7 @@ def _pixels(image: Array) -> Array:
 
 
 def _draw_rank(ax: Axes, results: ModelResults, unit: int, name: str) -> None:
-    """The unit among the units of its layer, on one axis."""
+    """Draws the unit among the units of its layer on one axis."""
     units = results.units
     own = units["layer"].values == units["layer"].values[unit]
     values = units[name].values[own]

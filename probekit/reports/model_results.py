@@ -1,4 +1,4 @@
-"""The results of each model for reports: its name, its tables and variables derived from them."""
+"""The results of each model in a report: its name, its tables, and derived variables."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class ModelResults:
     Attributes:
         name: Name of the model in the report.
         result: Its tables, including those of a robustness run if there is one.
-        units: `/units`, with derived variables where they can be computed: `corruption_change`,
-            `attack_change`, both also `_relative`; `mean_activation` and `highest_activation`.
+        units: `/units`, with derived variables if they can be computed: `corruption_change` and
+            `attack_change`, both also with the suffix `_relative`; `mean_activation` and
+            `highest_activation`.
         layers: `/layers`, with the means of derived variables.
         facts: The provenance.
-        remark: Why a robustness result is shown as a separate model, or empty.
+        remark: The reason why a robustness result is shown as a separate model, or an empty string.
     """
 
     name: str
@@ -48,7 +49,7 @@ class ModelResults:
 
     @property
     def class_names(self) -> dict[int, str]:
-        """The name of each class of the tables, by label."""
+        """The name of each class in the tables, by label."""
         found: dict[int, str] = {}
         for node in (self.units, self.table("robustness")):
             if "class" in node.coords:
@@ -58,7 +59,7 @@ class ModelResults:
         return found
 
     def table(self, node: str) -> xr.Dataset:
-        """A table of the result; an empty one where it has none."""
+        """A table of the result, or an empty dataset if there is none."""
         return self.result[node].to_dataset() if node in self.result.children else xr.Dataset()
 
     def of_layer(self, number: int) -> Any:
@@ -67,16 +68,16 @@ class ModelResults:
 
 
 def model_results(results: Any, names: Sequence[str] | None = None) -> list[ModelResults]:
-    """Groups results by model: robustness runs are joined to the analyses of their models.
+    """Groups results by model: robustness runs are merged with the analyses of their models.
 
     Args:
-        results: A result, a file of one, or several of these; or a mapping from names.
+        results: A result or a result file, a sequence of these, or a mapping from names to these.
         names: Names of the models; by default those in their provenance.
 
     Raises:
         OutputError: A file is missing or is not a result.
         DataError: A tree has neither units nor robustness, or its tables do not match.
-        OptionError: The number of names is not that of the models, or there is no result.
+        OptionError: The number of names differs from the number of models, or there is no result.
     """
     if isinstance(results, dict):
         names, results = list(results), list(results.values())
@@ -94,7 +95,7 @@ def model_results(results: Any, names: Sequence[str] | None = None) -> list[Mode
 
 
 def _opened(given: Any) -> tuple[xr.DataTree, str]:
-    """A tree, and the name of its file."""
+    """Opens a result; returns the tree and the name of its file."""
     place = ""
     if not isinstance(given, xr.DataTree):
         if not isinstance(given, str) and not hasattr(given, "__fspath__"):
@@ -112,7 +113,7 @@ def _opened(given: Any) -> tuple[xr.DataTree, str]:
 def _joined(
     opened: list[tuple[xr.DataTree, str]],
 ) -> tuple[list[tuple[xr.DataTree, str]], list[str]]:
-    """Merges each robustness result with the first analysis of its model, or remarks why not."""
+    """Merges each robustness result with the first analysis of its model, or adds a remark."""
     found = [one for one in opened if "robustness" not in one[0].children]
     remarks = [""] * len(found)
     for tree, place in opened:
@@ -142,7 +143,7 @@ def _facts(tree: xr.DataTree) -> dict[str, Any]:
 
 
 def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
-    """The names of the models, or those of their files where several have the same name."""
+    """The names of the models, or of their files if several models have the same name."""
     names = []
     for tree, place in trees:
         model = _facts(tree).get("model") or {}
@@ -181,7 +182,7 @@ def _of_model(name: str, tree: xr.DataTree, remark: str) -> ModelResults:
 
 
 def _with_derived(units: xr.Dataset) -> xr.Dataset:
-    """The units with means and maxima of variables that have further dimensions."""
+    """The units with means and maxima of variables that have other dimensions."""
     derived = {}
     if "class_mean" in units and "class" in units["class_mean"].dims:
         mean = units["class_mean"].mean("class")

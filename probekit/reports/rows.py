@@ -23,12 +23,12 @@ Row = dict[str, str | float | None]
 
 
 def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The table of layers, one row per layer; short further dimensions as `components[0.9]`."""
+    """The table of layers, one row per layer; short extra dimensions become `components[0.9]`."""
     return layers_table(result).to_dict("records")  # type: ignore[no-any-return]  # pandas is untyped
 
 
 def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]:
-    """The units with the highest selectivity, with the class that each prefers."""
+    """The units with the highest selectivity, with their preferred classes."""
     if "selectivity" not in result["units"]:
         return []
     units = units_table(result)[["layer", "channel", "selectivity", "preferred_class"]]
@@ -37,7 +37,7 @@ def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]
 
 
 def result_json(result: xr.DataTree) -> str:
-    """Summary of a result for programs."""
+    """A summary of a result as JSON."""
     return json.dumps(
         {
             "network": {str(name): float(value) for name, value in result.data_vars.items()},
@@ -53,15 +53,15 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     """The accuracies of a robustness result, one row per perturbation.
 
     Args:
-        result: What `robustness` gives.
+        result: The output of `robustness`.
 
     Returns:
-        Rows with `perturbation`, an accuracy for each severity (`1` to `5`) or epsilon (`4/255`),
-        `mean` over these, `relative` (the mean over clean accuracy), and for attacks `newly wrong`:
-        number of images that are classified correctly without the attack and wrongly under each
-        epsilon; for a targeted attack `target reached` instead: number of images classified as the
-        target. The first row is `clean`; `mean`, over the standard types, follows the corruptions.
-        Keys without a value in a row are left out.
+        Rows with `perturbation`, the accuracy at each severity (`1` to `5`) or epsilon (`4/255`), their
+        `mean`, and `relative` (the mean divided by the clean accuracy). Attacks also have `newly wrong`,
+        the number of images at each epsilon that are misclassified only under the attack; targeted
+        attacks have `target reached` instead, the number of images classified as the target. The first
+        row is `clean`. The row `mean`, over the standard types, follows the corruptions. Keys without a
+        value are omitted.
 
     Example:
         >>> table = xr.Dataset(
@@ -89,7 +89,7 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
 
 
 def _counts(attacked: xr.Dataset, clean: float) -> Row:
-    """Number of images misclassified at each epsilon, without those misclassified before."""
+    """Number of images misclassified at each epsilon, excluding those misclassified when clean."""
     fooled = attacked["attack_fooled"].dropna("epsilon")
     samples = int(attacked["n_samples"])
     right = attacked["attack_accuracy"].sel(epsilon=fooled["epsilon"]).values * samples
@@ -123,7 +123,7 @@ def _level(axis: str, level: float) -> str:
 
 
 def radius(epsilon: float) -> str:
-    """The radius of an attack as text: a multiple of 1/255 where it is one.
+    """The radius of an attack as text; multiples of 1/255 are shown as fractions.
 
     >>> radius(8 / 255), radius(0.5)
     ('8/255', '0.5')

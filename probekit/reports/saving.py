@@ -1,4 +1,4 @@
-"""Figures and tables as files for papers, spreadsheets and other programs."""
+"""Saves figures and tables as files for papers, spreadsheets and other programs."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def save_figure(
 ) -> list[Path]:
     """Writes a figure in several formats, and closes it.
 
-    SVG keeps text as text and holds neither dates nor random names, so that the same figure is the same
-    file.
+    SVG files store text as text and contain no dates or random identifiers, so the same figure always
+    produces the same file.
 
     Args:
-        figure: A matplotlib figure, or axes on one.
-        stem: Path without the ending; with one of the known endings (`.png`, `.svg`, `.pdf` and the
-            like) that file alone is written.
-        kinds: Endings.
-        dpi: Of pixels.
+        figure: A matplotlib figure, or axes of a figure.
+        stem: Path without a file extension. With a known extension (such as `.png`, `.svg` or `.pdf`),
+            only that file is written.
+        kinds: File extensions.
+        dpi: Resolution of raster images.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        OutputError: One cannot be written.
+        OutputError: A file cannot be written.
 
     Example:
         >>> import tempfile
@@ -80,19 +80,19 @@ def save_tables(
     """Writes tables of numbers to netCDF and to CSV or Parquet.
 
     Args:
-        table: Labelled numbers, or a result.
-        stem: Path without the ending.
-        kinds: `csv`, `parquet` (with the extra `parquet`), or both. Parquet keeps the types of columns.
-        **facts: For the provenance, in addition to those of the table, such as the options of a study.
+        table: A dataset or a result.
+        stem: Path without a file extension.
+        kinds: `csv`, `parquet` (requires the extra `parquet`), or both. Parquet preserves column types.
+        **facts: Additional entries of the provenance, such as the options of a study.
 
     Returns:
-        The files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, one row per element. Of a result
-        `STEM.units.csv`, one row per unit as `units_table` gives it, `STEM.layers.csv`, one row per
-        layer, and `STEM.samples.csv`.
+        The paths of the files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, with one row per
+        element. For a result: `STEM.units.csv`, with one row per unit, as in `units_table`;
+        `STEM.layers.csv`, with one row per layer; and `STEM.samples.csv`.
 
     Raises:
-        OutputError: One cannot be written.
-        OptionError: Another kind, or Parquet without pyarrow.
+        OutputError: A file cannot be written.
+        OptionError: A kind is unknown, or pyarrow is missing for Parquet.
 
     Example:
         >>> import tempfile
@@ -136,7 +136,7 @@ def _with_facts(table: xr.Dataset | xr.DataTree, facts: dict[str, Any]) -> xr.Da
 
 
 def _result_frames(result: xr.DataTree) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The tables of a result: one row per unit, layer and sample, and what perturbations gave."""
+    """The tables of a result: units, layers, samples and robustness."""
     if "units" in result.children:
         yield "units", units_table(result)
     if "layers" in result.children:
@@ -149,7 +149,7 @@ def _result_frames(result: xr.DataTree) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _frames(table: xr.Dataset) -> Iterator[tuple[str, pd.DataFrame]]:
-    """A data frame for all numbers of the same axes, one row per element."""
+    """A data frame for all variables with the same axes, one row per element."""
     by_axes: dict[tuple[str, ...], list[Any]] = {}
     for name, values in table.data_vars.items():
         by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)

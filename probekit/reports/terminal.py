@@ -30,9 +30,9 @@ __all__ = [
     "print_verification",
 ]
 
-# Maximum number of columns of a metric whose variables have no short names.
+# Maximum number of columns for a metric whose variables have no short names.
 _MOST_COLUMNS = 6
-_MOST_PLACES = 5  # along a further dimension
+_MOST_PLACES = 5  # maximum number of columns along an additional dimension
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -41,10 +41,10 @@ class Column:
     """A column of a table in the terminal.
 
     Attributes:
-        heading: Its heading.
-        values: Numbers (on the right), text (on the left), or None for an empty cell.
-        full: The value that a full bar represents; None for no bars.
-        always: Draw the bars when output is piped or the terminal is narrow, too.
+        heading: Heading of the column.
+        values: Numbers (right-aligned), text (left-aligned), or None for empty cells.
+        full: The value of a full bar; None for no bars.
+        always: Draw the bars even if output is piped or the terminal is narrow.
     """
 
     heading: str
@@ -54,7 +54,7 @@ class Column:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that does not fold tables when its output is piped."""
+    """A console that does not wrap tables when its output is piped."""
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:
         made = Console(stderr=stderr, highlight=False, width=160, no_color=True)
@@ -62,7 +62,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def escape(text: str) -> str:
-    """Text from elsewhere as a cell, without interpreting any markup in it.
+    """Escapes text for a table cell, so that markup in it is not interpreted.
 
     >>> escape("[red]cat")
     '\\\\[red]cat'
@@ -71,7 +71,7 @@ def escape(text: str) -> str:
 
 
 def bar(share: float, width: int = 10) -> str:
-    """A bar for a share in [0, 1].
+    """A bar for a fraction in [0, 1].
 
     >>> bar(0.25, 4)
     '█   '
@@ -84,9 +84,9 @@ def bar(share: float, width: int = 10) -> str:
 
 
 def print_table(columns: Sequence[Column], to: Console, *, title: str | None = None) -> None:
-    """Prints columns; their bars only on a terminal that is wide enough, unless `always` is set.
+    """Prints columns; bars need a wide enough terminal unless `always` is set.
 
-    Piped output is for other programs too, and has no such bars.
+    Piped output may be read by other programs and has no such bars.
     """
     table = _table(columns, title, to.is_terminal)
     needed = Measurement.get(to, to.options.update(max_width=10_000), table).maximum
@@ -120,7 +120,7 @@ def print_result(result: xr.DataTree, to: Console) -> None:
         general = []
         brief = any("short_name" in layers[name].attrs for name in own)
         shown = columns if brief else columns[:_MOST_COLUMNS]
-        if any(column.always for column in shown):  # then other numbers have no bars
+        if any(column.always for column in shown):  # other columns have no bars then
             shown = [column if column.always else replace(column, full=None) for column in shown]
         print_table([Column("layer", names), *shown], to)
         if left_out := [escape(column.heading) for column in columns[len(shown) :]]:
@@ -164,7 +164,7 @@ def _interval(numbers: Mapping[str, float], name: str) -> str:
 
 
 def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:
-    """A variable of the layers as columns, one for each place along a short further dimension."""
+    """A layer variable as columns, one per coordinate along a short additional dimension."""
     values = layers[name]
     others = [dim for dim in values.dims if dim != "layer"]
     text = plain(heading(values))
@@ -185,7 +185,7 @@ def _highest(values: Sequence[Any]) -> float:
 
 
 def print_plan(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
-    """Prints the plan of a recording and its totals; on a terminal with a bar for the bytes."""
+    """Prints the plan of a recording and its totals; terminals also show a bar for the bytes."""
     shapes = [{**row, "shape": " x ".join(map(str, row["shape"]))} for row in rows]
     names = ("layer", "type", "shape", "unit_axis", "units", "calls", "bytes_per_sample")
     columns = [Column(_spaced(name), [row[name] for row in shapes]) for name in names]
@@ -231,12 +231,12 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
 def print_rows(
     rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
 ) -> None:
-    """Prints rows of values under the names of their columns, in the order of first appearance.
+    """Prints rows of values; columns are in the order of their first appearance.
 
     Args:
         rows: The rows; missing values are empty cells.
         to: The console.
-        bars: Columns of shares in [0, 1] that have a bar on a terminal.
+        bars: Columns of fractions in [0, 1] that have a bar on a terminal.
     """
     print_table(_of_rows(rows, bars), to)
 

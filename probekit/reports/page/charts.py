@@ -1,4 +1,4 @@
-"""Charts of a page: lines over layers or radii, and the accuracies by corruption and severity."""
+"""Charts of a page: lines over layers or radii, and accuracy by corruption and severity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart: its name, its points, the number of its color, and its interval or None."""
+    """A line of a chart: its name, points, color index, and interval (or None)."""
 
     name: str
     xs: Sequence[float]
@@ -53,7 +53,7 @@ def line_chart(
     """Lines on shared axes.
 
     Args:
-        lines: At least one of them has a finite point.
+        lines: The lines; at least one has a finite point.
         x_label: Label of the x axis.
         y_label: Label of the y axis.
         x_ticks: Positions and texts of its ticks; round numbers by default.

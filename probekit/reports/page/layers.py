@@ -1,4 +1,4 @@
-"""The table of layers: one row per layer, with the distribution of its units and its numbers."""
+"""The table of layers: one row per layer, with the distribution of its units and its values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DENSE_HEIGHT = 20
 _NAME_LENGTH = 29
 _DENSE_FROM = 40
 _MOST_COLUMNS = 4
-# Shares that are all below this have bars relative to the highest, as those of a few percent are invisible.
+# If all fractions are below this, bars are relative to the highest; bars of a few percent are invisible.
 _SMALL = 0.3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a layer, as text and as a bar."""
+    """A value of a layer, as text and as a bar."""
 
     text: str
     bar: Markup
@@ -44,7 +44,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer: the distribution of its units, their mean with its interval, and other numbers."""
+    """One layer: the distribution of its units, their mean with its interval, and other values."""
 
     number: int
     name: str
@@ -86,7 +86,7 @@ def layer_table(model: ModelResults, limits: tuple[float, float] | None = None) 
 
 
 def main_variable(model: ModelResults) -> str:
-    """The variable of the ridges: selectivity, otherwise the first of the units, or none."""
+    """The variable of the ridges: selectivity, or the first unit variable, or none."""
     if "selectivity" in model.units:
         return "selectivity"
     names = (
@@ -98,7 +98,7 @@ def main_variable(model: ModelResults) -> str:
 
 
 def range_of(models: Sequence[ModelResults], name: str) -> tuple[float, float]:
-    """The range of a variable of the units over some models: [0, 1] for shares within it."""
+    """The range of a unit variable over models; [0, 1] for fractions within this range."""
     variables = [one.units[name] for one in models if name in one.units]
     values = np.concatenate([one.values for one in variables]) if variables else np.empty(0)
     values = values[np.isfinite(values)]
@@ -110,7 +110,7 @@ def range_of(models: Sequence[ModelResults], name: str) -> tuple[float, float]:
 
 
 def column_names(layers: xr.Dataset) -> list[str]:
-    """The variables of the layers that a page shows: means, fractions, and metrics of layers."""
+    """The layer variables that a page shows: means, fractions, and layer metrics."""
     return [
         name
         for metric, names in summary_variables(layers).items()

@@ -21,7 +21,7 @@ from probekit.results.files import check_output_path, whole
 
 __all__ = ["BUDGET", "check_page", "report"]
 
-# Attachments grow by a third in a mail, and mails are limited to 25 MB.
+# Email attachments grow by a third when encoded, and messages are limited to 25 MB.
 BUDGET = 16 * 2**20
 _LEAST = 2**20
 _SIZE = "@@@ size @@@"
@@ -38,33 +38,33 @@ def report(
     budget: int = BUDGET,
     overwrite: bool = False,
 ) -> Path:
-    """Writes results as one HTML file that works offline, also as a mail attachment.
+    """Writes results as one HTML file that works offline, also as an email attachment.
 
-    It shows key numbers, the layers, robustness, and a table of all units that can be sorted and
-    filtered and opens the dossier of each unit; several models are shown side by side. It makes no
-    network request.
+    The page shows key numbers, layers, robustness, and a table of all units. The table can be sorted
+    and filtered, and opens the dossier of each unit. Several models are shown side by side. The page
+    makes no network requests.
 
     Args:
-        results: A result of `analyze` or `robustness`, or a file of one, or several of them; or a
-            mapping from names to them. A robustness run is joined to the analysis of its model.
-        out: The file, `.html`.
-        data: The analyzed data, for the images that activate units most (metric `top_images`); as
+        results: A result of `analyze` or `robustness` or its file, a sequence of these, or a mapping from
+            names to these. A robustness run is merged with the analysis of its model.
+        out: Path of the `.html` file.
+        data: The analyzed data, used for the images that activate units most (metric `top_images`), as
             for `images_at`.
-        model: The model, for the size of the images, where data is a name or a folder.
+        model: The model, used for the size of the images if `data` is a name or a folder.
         names: Names of the models.
         title: Title of the page.
-        budget: Maximum size of the file in bytes. Images are left out first, those of less selective
-            units and of lower ranks before others; then class means. The page reports it.
+        budget: Maximum size of the file in bytes. If necessary, images are left out, first those of
+            lower ranks and less selective units, and then class means. The page reports omissions.
         overwrite: Replace an existing file.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        OutputError: It exists, cannot be written, or would be larger than `budget` even without
+        OutputError: The file exists, cannot be written, or would be larger than `budget` even without
             images and class means; or a result cannot be read.
-        DataError: The data is not that of the results, or a tree is not a result.
-        OptionError: No results, too few names, or a budget below 1 MiB.
+        DataError: The data does not match the results, or a tree is not a result.
+        OptionError: There are no results, too few names, or a budget below 1 MiB.
 
     Example:
         >>> import tempfile, torch
@@ -90,10 +90,10 @@ def report(
 
 
 def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Checks, before any work, that a page can be written.
+    """Checks in advance that a page can be written.
 
     Raises:
-        OutputError: It exists already, is not `.html`, or its folder cannot be written.
+        OutputError: The file exists, is not `.html`, or its folder is not writable.
     """
     return check_output_path(
         path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
@@ -103,7 +103,7 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
 def _fitted(
     models: Sequence[ModelResults], data: Any, model: Any, title: str | None, budget: int
 ) -> bytes:
-    """The page within its budget: class means go before units do, and images before either."""
+    """The page within its budget; images are left out first, then class means."""
     tables = [unit_table(one) for one in models]
     left_out = []
     bare = len(_page(models, {"models": tables}, title, budget, ""))
@@ -137,7 +137,7 @@ def _images(
         return {}, f"no images, as {missing}"
     ranked = [wanted_samples(one) for one in shown]
     longest = max(map(len, ranked))
-    # One of each model in turn, so that each has its top images.
+    # Alternate between models, so that each gets its top images.
     wanted = [row[at] for at in range(longest) for row in ranked if at < len(row)]
     wanted = list(dict.fromkeys(wanted))
     found = thumbnails(wanted, _labels(shown), data, model, max(room, 0))
@@ -153,10 +153,10 @@ def _images(
 
 
 def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
-    """The label of every sample that is shown.
+    """The label of every sample shown.
 
     Raises:
-        DataError: Two results disagree, so that one data set cannot give the images of both.
+        DataError: Two results have different labels, so they are not of the same data.
     """
     known: dict[int, int] = {}
     for one in models:
@@ -232,7 +232,7 @@ def _hash(text: str) -> str:
 
 
 def _embedded(payload: Any) -> str:
-    """JSON for a script element, in which no character can end the element."""
+    """JSON for a script element, escaped so that it cannot end the element."""
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""The sections of a page, as the template takes them."""
+"""The sections of a page, as variables of the template."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_RIDGES = 4
 
 
 def sections(models: Sequence[ModelResults]) -> dict[str, Any]:
-    """Everything that the template shows of some models."""
+    """All template variables for the given models."""
     compared = _compared(models) if len(models) > 1 else None
     return {"models": [_model(one) for one in models], "compared": compared}
 
@@ -54,7 +54,7 @@ def _model(model: ModelResults) -> dict[str, Any]:
 
 
 def _sentences(model: ModelResults) -> dict[str, Any] | None:
-    """The most and the least selective layer, and the data that this was measured on."""
+    """The most and the least selective layer, and the data used."""
     layers = model.layers
     data = (model.facts.get("data") or {}).get("name") or ""
     found: dict[str, Any] = {"data": str(data)}
@@ -121,7 +121,7 @@ def _compared(models: Sequence[ModelResults]) -> dict[str, Any]:
 
 
 def _extremes(models: Sequence[ModelResults]) -> list[tuple[str, str]] | None:
-    """The models of the highest and the lowest mean selectivity; None if they do not differ."""
+    """The models with the highest and the lowest mean selectivity; None if they do not differ."""
     means = [(mean_selectivity(one), one.name) for one in models]
     known = sorted(((mean, name) for mean, name in means if np.isfinite(mean)), reverse=True)
     if len(known) < 2 or known[0][0] == known[-1][0]:
@@ -139,7 +139,7 @@ def _side_by_side(models: Sequence[ModelResults]) -> list[LayerTable] | None:
 
 
 def _by_depth(models: Sequence[ModelResults], same: bool) -> list[dict[str, Any]]:
-    """A chart over depth for each variable of the layers that at least two models have."""
+    """A chart over depth for each layer variable that at least two models have."""
     shown = [column_names(one.layers) for one in models]
     charts = []
     for name in dict.fromkeys(name for names in shown for name in names):

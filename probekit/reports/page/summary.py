@@ -12,7 +12,7 @@ from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import number
 from probekit.reports.rows import interval_note
 
-# The corrected ratio first; the second is its name in older files.
+# The corrected ratio comes first; the second name is its former name, used in older files.
 _PARTICIPATION_RATIOS = (
     "participation_ratio_corrected_fraction",
     "participation_ratio_unbiased_fraction",
@@ -52,7 +52,7 @@ def comparison(models: Sequence[ModelResults]) -> list[tuple[str, list[Fact | No
 
 
 def mean_selectivity(model: ModelResults) -> float:
-    """The mean over layers of the means over units; NaN where it was not measured."""
+    """The mean over layers of the means over units; NaN if not measured."""
     root = model.result.to_dataset(inherit=False)
     if "selectivity_mean" in root:
         return float(root["selectivity_mean"])
@@ -146,7 +146,7 @@ def _units(model: ModelResults) -> Fact | None:
 
 
 def notes(model: ModelResults) -> list[str]:
-    """Limitations of the numbers."""
+    """Notes on the limitations of the key numbers."""
     found = []
     layers, units = model.layers, model.units
     if model.remark:
@@ -175,7 +175,7 @@ def notes(model: ModelResults) -> list[str]:
 
 
 def facts_about(model: ModelResults) -> list[tuple[str, str]]:
-    """The provenance as labels and texts, without what is unknown."""
+    """The provenance as labels and texts; unknown entries are omitted."""
     facts = model.facts
     about, data = facts.get("model") or {}, facts.get("data") or {}
     versions = facts.get("versions") or {}

@@ -31,14 +31,14 @@ UNKNOWN = "\N{EN DASH}"
 Array = npt.NDArray[np.float64]
 Scale: TypeAlias = Callable[[float], float]
 
-# Maximum number of values with a mark each, and the height below which a density is not drawn.
+# Maximum number of values with individual marks, and the height below which a density is not drawn.
 _RUG = 200
 _THIN = 0.004
 _POINTS = 97
 
 
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element; text and attributes are escaped, None leaves an attribute out.
+    """An element with escaped text and attributes; attributes that are None are omitted.
 
     >>> element("text", "<b>", x=1.23456, class_="name")
     Markup('<text x="1.23" class="name">&lt;b&gt;</text>')
@@ -54,13 +54,13 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
 
 
 def text(content: Any, x: float | str, y: float, class_: str | None, anchor: str) -> Markup:
-    """A text at a place, with its start, middle or end there."""
+    """A text anchored at a position by its start, middle or end."""
     children = content if isinstance(content, tuple) else (content,)
     return element("text", *children, class_=class_, x=x, y=y, text_anchor=anchor)
 
 
 def join(parts: Any) -> Markup:
-    """Parts one after another, escaped where they are text."""
+    """Concatenates parts; plain text is escaped."""
     return Markup("").join(escape(part) for part in parts if part is not None)
 
 
@@ -86,7 +86,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def scale(low: float, high: float, start: float, stop: float) -> Scale:
-    """A function that maps [low, high] to [start, stop], and values beyond to its ends.
+    """A function that maps [low, high] to [start, stop] and clips values outside.
 
     >>> scale(0, 2, 100, 200)(1.0)
     150.0
@@ -118,7 +118,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool = False) -> str:
-    """The `d` of a line through points.
+    """The `d` attribute of a line through points.
 
     >>> path([0, 1.5], [2, 3])
     'M0 2L1.5 3'
@@ -153,9 +153,9 @@ def ridge(
         values: One number per unit.
         low: Start of the axis.
         high: End of the axis.
-        mean: Drawn as a dot.
+        mean: Mean of the units, drawn as a dot.
         ends: Confidence interval of the mean, drawn as a line.
-        height: Of the row, in pixels.
+        height: Height of the row in pixels.
     """
     known = values[np.isfinite(values)].clip(low, high)
     grid = np.linspace(low, high, _POINTS)
@@ -198,7 +198,7 @@ def ridge(
 
 
 def axis(low: float, high: float) -> Markup:
-    """The numbers above a column of ridges."""
+    """The axis labels above a column of ridges."""
     marks = ticks(low, high)
     anchors = ["start" if mark <= low else "end" if mark >= high else "middle" for mark in marks]
     texts = [
@@ -209,5 +209,5 @@ def axis(low: float, high: float) -> Markup:
 
 
 def percent_of(value: float, low: float, high: float) -> str:
-    """Where a value lies in a range, as a length in SVG."""
+    """The position of a value in a range, as an SVG length."""
     return f"{max(0.0, min((value - low) / (high - low), 1.0)) * 100:.2f}%"

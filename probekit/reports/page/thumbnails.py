@@ -1,4 +1,4 @@
-"""Thumbnails of the images that activate units most, as many as fit on a page."""
+"""Thumbnails of the images that activate units most, within the size budget of a page."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _OVERHEAD = 16
 
 
 def wanted_samples(model: ModelResults) -> list[int]:
-    """The samples to show: the top image of every unit, the most selective units first; then the
-    second images, and so on.
+    """The samples to show, the most important first.
+
+    The top images of all units come first, sorted by the selectivity of the units; then the second
+    images, and so on.
     """
     units = model.units
     if "top_sample" not in units:
@@ -39,17 +41,17 @@ def wanted_samples(model: ModelResults) -> list[int]:
 def thumbnails(
     wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Any, room: int
 ) -> dict[int, str]:
-    """Encoded images of samples, as many from the first as fit.
+    """Encodes images of samples, in order, until the available space is used.
 
     Args:
         wanted: Indices, the most important first.
-        labels: The label of each, to check that the data is that of the result.
+        labels: The label of each, to check that the data matches the result.
         data: As for `images_at`.
         model: As for `images_at`.
         room: Maximum number of characters.
 
     Raises:
-        DataError: The data is not that of the result, or contains no images.
+        DataError: The data does not match the result, or contains no images.
     """
     first = _encode(wanted[:_TRIAL], labels, data, model)
     if not first:
@@ -93,7 +95,7 @@ def encoded(image: npt.NDArray[Any]) -> str:
         image: (channels, height, width) in [0, 1]; an image outside this range is scaled to it.
 
     Raises:
-        DataError: Not an image.
+        DataError: The array is not an image.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The units of a model as compact columns for the script of the page."""
+"""The units of a model as compact columns for the page's script."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from probekit.results.attributes import heading, is_share, summary_variables
 
 __all__ = ["MOST_CLASSES", "unit_table"]
 
-# For more classes a page contains, for each unit, the highest means and the mean of the others.
+# With more classes than this, a page contains only the highest means of each unit and the mean of the rest.
 MOST_CLASSES = 40
 
 
 def unit_table(model: ModelResults) -> dict[str, Any]:
-    """A model's units for the script: text as text, numbers as little-endian arrays in base64.
+    """A model's units for the script; numbers are base64-encoded little-endian arrays.
 
     Returns:
         `name`, `layers`, `classes` (label, name), `units`, `layer` and `channel` of every unit,
-        `columns`; where the result has them `tuning`, `top`, `drawn` and `perturbed`.
+        `columns`; and, if the result contains them, `tuning`, `top`, `drawn` and `perturbed`.
     """
     units = model.units
     count = units.sizes.get("unit", 0)
@@ -53,7 +53,7 @@ def unit_table(model: ModelResults) -> dict[str, Any]:
 
 
 def packed(values: Any, kind: str) -> str:
-    """Numbers as base64.
+    """Encodes numbers as base64.
 
     >>> packed([1, 2], "<i4")
     'AQAAAAIAAAA='
@@ -62,7 +62,7 @@ def packed(values: Any, kind: str) -> str:
 
 
 def _columns(units: xr.Dataset) -> list[dict[str, Any]]:
-    """The variables with one number per unit; those of summary tables come first and are shown."""
+    """The variables with one number per unit; those in summary tables come first and are shown."""
     shown = [name for names in summary_variables(units).values() for name in names]
     names = [
         str(name)
@@ -85,7 +85,7 @@ def _column(values: xr.DataArray, shown: bool) -> dict[str, Any]:
 
 
 def _kind(values: xr.DataArray) -> str:
-    """How the script shows the values: as a class, a flag, a count, a share with a bar, or a number."""
+    """How the script shows the values: as a class, flag, count, fraction with a bar, or number."""
     if values.name == "preferred_class":
         return "class"
     if values.dtype.kind != "f":

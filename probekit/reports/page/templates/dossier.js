@@ -1,4 +1,4 @@
-// The dossier of a unit: what it responds to, its best images, how it stands perturbations, its numbers.
+// The dossier of a unit: its class means, top images, sensitivity to perturbations, and values.
 
 const MOST_BARS = 20;
 const dossier = { unit: -1 };
@@ -43,7 +43,7 @@ function step(by) {
 }
 
 function remember(hash) {
-  try { history.replaceState(null, "", hash.trim() || location.pathname + location.search); } catch { /* some viewers refuse */ }
+  try { history.replaceState(null, "", hash.trim() || location.pathname + location.search); } catch { /* not allowed in some viewers */ }
 }
 
 function showUnit(unit) {
@@ -79,7 +79,7 @@ function part(title, detail, ...content) {
   return el("section", {}, el("h3", { text: title }, detail ? el("small", { text: detail }) : null), ...content);
 }
 
-// Bars from zero, to the left where a value is below it.
+// Bars from zero; bars of negative values extend to the left.
 function bars(rows, first) {
   const high = Math.max(0, ...rows.map((row) => row.value));
   const low = Math.min(0, ...rows.map((row) => row.value));
@@ -130,7 +130,7 @@ function photos(unit) {
   return part("Best images", "with label and activation", el("ul", { class: "photos" }, ...items));
 }
 
-// Where the best images lie among random ones.
+// The activations of the top images among those of random images.
 function spread(unit) {
   if (!model.drawn || !model.top) return null;
   const slice = (from) => [...from.activation.subarray(unit * from.count, (unit + 1) * from.count)];

@@ -1,9 +1,9 @@
-// What all parts share: the data, elements, numbers as text; the theme and the choice of a model.
+// Shared code: the data, elements, number formatting, the theme, and the model selector.
 
 const MOST_CARDS = 10;
 const $ = (id) => document.getElementById(id);
 
-// Text is only ever set as text: names in a result may hold anything.
+// Text is never interpreted as HTML, because names in a result may contain any characters.
 function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -40,7 +40,7 @@ function shown(value, kind) {
   return (size >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(3)).replace("-", "−");
 }
 
-// The end of a layer's name tells more than its middle.
+// The end of a layer's name is more informative than its middle.
 const middle = (text, most) => (text.length > most ? `${text.slice(0, most - 1 - (most >> 1))}…${text.slice(-(most >> 1))}` : text);
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
@@ -76,7 +76,7 @@ class Model {
   preferred(unit) {
     return this.column.has("preferred_class") ? this.value("preferred_class", unit) : NaN;
   }
-  // The best images of a unit, first the best; the address is missing where there was no room.
+  // The top images of a unit, highest first; the address is missing if the image did not fit the budget.
   images(unit, most) {
     const found = [];
     for (let rank = 0; this.top && rank < Math.min(most, this.top.count); rank++) {
@@ -118,7 +118,7 @@ function isDark() {
 
 function startTheme() {
   const tell = () => { $("theme").textContent = isDark() ? "Light" : "Dark"; };
-  // Storage may be refused to a file that was opened from a mail.
+  // A file opened from an email may have no access to storage.
   try { document.documentElement.dataset.theme = localStorage.getItem("probekit-theme") || ""; } catch { /* not kept */ }
   if (!document.documentElement.dataset.theme) delete document.documentElement.dataset.theme;
   $("theme").addEventListener("click", () => {
@@ -131,7 +131,7 @@ function startTheme() {
   tell();
 }
 
-// The most selective unit of each class, as a way in.
+// The most selective unit of each class, as a starting point.
 function showBest() {
   const index = model.column.get("selectivity");
   const place = $("best");
@@ -159,7 +159,7 @@ function showBest() {
   place.append(el("h3", { text: `The most selective unit for ${classes}${whose}` }), el("div", { class: "cards" }, ...cards));
 }
 
-// Layers are a list to walk through with the arrow keys, and lead to their units.
+// Layers are a list that the arrow keys navigate; each layer links to its units.
 function startLayers() {
   for (const body of document.querySelectorAll("#layers tbody")) {
     const buttons = [...body.querySelectorAll("button")];

@@ -1,4 +1,4 @@
-// The table of units: only the rows in sight are elements, so that 10,000 units stay fluid.
+// The table of units: only visible rows are elements, so that 10,000 units scroll smoothly.
 
 const ROW = 36;
 const AHEAD = 8;
@@ -78,7 +78,7 @@ function cell(column, unit, range, narrow) {
   return [el("span", { class: "gauge" }, el("span", { class: "figure", text: shown(value) }), track)];
 }
 
-// A filter: every word is found in layer or class, #17 is a channel, name>0.5 compares a column.
+// A filter: words match layer or class names, #17 matches a channel, name>0.5 compares a column.
 function matcher(text) {
   const plain = (name) => name.toLowerCase().replace(/[\s_]/g, "");
   const tests = text.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
@@ -129,7 +129,7 @@ function sort() {
   const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
   table.order.sort((one, other) => {
     const [a, b] = [keys.get(one), keys.get(other)];
-    // What is not known comes last, whichever way the rest is sorted.
+    // Missing values come last in both sort orders.
     if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b) || one - other;
     return turn * order(a, b) || one - other;
   });
@@ -168,7 +168,7 @@ function gap() {
   return el("tr", { class: "gap", "aria-hidden": "true" }, el("td"));
 }
 
-// Rows that stay in sight are left where they are; the gaps stand for those out of sight.
+// Rows that stay visible are not moved; gaps take the place of rows that are not visible.
 function render(anew) {
   const [scroller, body] = [$("scroller"), $("body")];
   if (!table.above) body.append(table.above = gap(), table.below = gap());
@@ -178,7 +178,7 @@ function render(anew) {
   const last = Math.min(count, table.all ? PRINTED : first + seen + 2 * AHEAD);
   const focused = document.activeElement?.closest?.("#body tr");
   const height = (part, rows) => { part.firstChild.style.height = `${rows * ROW}px`; part.firstChild.colSpan = table.columns.length; };
-  // Never less high than before until the end, or the browser would scroll up.
+  // The height must not decrease before the end, or the browser would scroll up.
   height(table.below, count);
   for (const [place, row] of table.rows) {
     if (!anew && place >= first && place < last) continue;
@@ -196,7 +196,7 @@ function render(anew) {
   }
   height(table.above, first);
   height(table.below, table.all ? 0 : count - last);
-  // A focused row that went out of sight leaves the focus to its frame, whose keys go on from there.
+  // If the focused row is no longer visible, its container gets the focus, so that keys still work.
   if (focused && !focused.isConnected) (table.rows.get(Number(focused.dataset.place)) ?? scroller).focus({ preventScroll: true });
 }
 
@@ -242,7 +242,7 @@ function select(unit) {
 
 function saveCsv() {
   const columns = [...table.columns.filter((column) => column.value)];
-  // A spreadsheet must not take a name for a formula.
+  // Prevents spreadsheets from interpreting a name as a formula.
   const quoted = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).replace(/"/g, '""')}"`;
   const plain = (column, unit) => {
     if (column.name === "layer") return quoted(model.layers[model.layer[unit]]);
