@@ -4,12 +4,12 @@
     python examples/ablation.py --out quick --quick           # minutes
     python examples/ablation.py --out full --full --data-root DATA
 
-How much does accuracy hang on the selective units? All units of a network are ablated (held at zero)
-one after another: the most selective first, the least selective first, and in random orders. When in
-training do units become selective, and when does a network need them to be free to? Alpha is switched
-on late, or off again after the first half. The networks of the sweep are those of
-`selectivity_considered_harmful.py`. Every step goes on where it was cut off. Figures and numbers go to
-`OUT/ablation`.
+How much does accuracy depend on the selective units? All units of a network are ablated (held at zero)
+one after another: most selective first, least selective first, and in random orders. When in training
+do units become selective, and when does the network need this? To find out, alpha is applied only in
+the first or only in the second half of training. The networks are those of the sweep of
+`selectivity_considered_harmful.py`. An interrupted call resumes where it stopped. Figures and numbers
+are written to `OUT/ablation`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLOURS = {"selective_first": "#D55E00", "selective_last": "#0072B2", "random": 
 def ablated(
     model: Any, *, data: str, data_root: str | None, images: int, random: int
 ) -> xr.Dataset:
-    """Accuracy while units are ablated, by selectivity and at random."""
+    """Accuracy while units are ablated in order of selectivity and in random orders."""
     test = pk.load_data(data, model, root=data_root, split="test")
     result = pk.analyze(model, test, limit=2000, batch_size=250, progress=False)
     units = result["units"].to_dataset()
@@ -51,7 +51,7 @@ def ablated(
 
 
 def variants(epochs: int) -> dict[str, dict[str, Any]]:
-    """When alpha acts: always, never, from half-way on, or until half-way."""
+    """When alpha is applied: always, never, in the second half, or in the first half."""
     half = epochs // 2
     found: dict[str, dict[str, Any]] = {f"alpha {a:g}": {"alpha": a} for a in (-1.0, 0.0, 1.0)}
     for alpha in (-1.0, 1.0):
@@ -61,14 +61,14 @@ def variants(epochs: int) -> dict[str, dict[str, Any]]:
 
 
 def band(ax: Any, x: Any, values: xr.DataArray, colour: Any, label: str, line: str = "-") -> None:
-    """The mean over seeds with its bootstrapped 95% interval."""
+    """Plots the mean over seeds with its bootstrapped 95% interval."""
     found = pk.bootstrap_interval(values)
     ax.plot(x, found["mean"], line, color=colour, label=label)
     ax.fill_between(x, found["low"], found["high"], color=colour, alpha=0.2, lw=0)
 
 
 def draw_ablation(table: xr.Dataset, out: Path) -> None:
-    """Accuracy while units fall, for the lowest, the plain and the highest alpha within two."""
+    """Plots accuracy under ablation for the lowest, zero and highest alpha within ±2."""
     alphas = [alpha for alpha in table["alpha"].values if abs(alpha) <= 2]
     shown = [alphas[0], 0.0, alphas[-1]]
     with plt.rc_context(pk.plot.style()):
@@ -88,7 +88,7 @@ def draw_ablation(table: xr.Dataset, out: Path) -> None:
 
 
 def draw_training(history: xr.Dataset, out: Path) -> None:
-    """Selectivity and accuracy after each epoch, for every time at which alpha acts."""
+    """Plots selectivity and accuracy after each epoch, for every period in which alpha is applied."""
     colours = {"-1": "#0072B2", "0": "k", "1": "#D55E00"}
     lines = {"alpha": "-", "late": "--", "early": ":"}
     with plt.rc_context(pk.plot.style()):

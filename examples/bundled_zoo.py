@@ -2,9 +2,9 @@
 
     python examples/bundled_zoo.py RUNS --data-root DIR --out ZOO
 
-All 60,000 training images are used and none held out, so the last epoch is kept, not one that was
-chosen. Accuracy and mean selectivity on a card are those that `probekit analyze` finds on the test split
-in float32. A run that was cut off goes on. On two CPU cores each network takes about ten minutes.
+All 60,000 training images are used and none are held out, so the weights are those of the last epoch.
+The card's accuracy and mean selectivity are those that `probekit analyze` computes on the test split in
+float32. An interrupted run resumes. On two CPU cores, each network takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import probekit as pk
 
 RECIPE = "resnet20-fashion-mnist"
 ALPHAS = (0.0, -1.0, 1.0, -2.0, 2.0)
-# Under alpha 2 from the first step on, 39 units of the early layers die.
+# With alpha 2 from the first step on, 39 units in early layers die.
 STRENGTHS = {2.0: {"alpha_schedule": "0>2*3 2*5"}}
 EPOCHS = 8
 
@@ -66,7 +66,7 @@ def ship(run: Path, out: Path, alpha: float) -> dict[str, object]:
 
 
 def write_card(out: Path, card: dict[str, object]) -> None:
-    """Writes a card under the name it bears."""
+    """Writes a card to a file with the name in the card."""
     (out / f"{card['name']}.json").write_text(json.dumps(card, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Gradients, ablation and the dimensionality of changes, for `cifar10_measures.py`."""
+"""Gradients, ablation and the dimensionality of changes in activations, for `cifar10_measures.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRADIENTS = 128
 
 
 def spectrum(table: Tensor) -> list[float]:
-    """`FACTS` of the covariance of rows, from whichever of covariance and Gram matrix is smaller."""
+    """`FACTS` of the covariance of rows, from the smaller of covariance and Gram matrix."""
     table = (table - table.mean(0)).double()
     fourth = float((table**2).sum(1).square().mean())
     square = table.T @ table if table.shape[1] <= len(table) else table @ table.T
@@ -33,7 +33,7 @@ def spectrum(table: Tensor) -> list[float]:
 
 
 def perturbed(model: Any, images: Tensor, sample: Any, corrupted: Any) -> dict[str, Tensor]:
-    """Images by condition: corrupted, attacked, with random signs, and corrupted at an attack's size."""
+    """Images by condition: corrupted, attacked, with random signs, and corrupted to an attack's norm."""
     attack = pk.PGD(steps=10, keep="last")
     found = attack.run(
         model, images, sample.labels[::2], EPSILONS, index=sample.index[::2], check=False
@@ -52,7 +52,7 @@ def perturbed(model: Any, images: Tensor, sample: Any, corrupted: Any) -> dict[s
             scale = size / delta.flatten(1).norm(dim=1).clamp(min=1e-12)
             matched = images + delta * scale.view(
                 -1, 1, 1, 1
-            )  # not clipped, which would shorten it
+            )  # not clipped, because clipping would shorten the change
             conditions[f"{name}-matched-{round(255 * EPSILONS[number])}"] = matched
     return conditions
 
@@ -83,7 +83,7 @@ def dimensionality(model: Any, sample: Any, corrupted: Any) -> dict[str, Any]:
 
 
 def gradients(model: Any, sample: Any) -> dict[str, Any]:
-    """Norm of every unit's gradient by the image, over each unit's largest; and which are active."""
+    """Norms of unit gradients with respect to the image, relative to each unit's maximum; activity."""
     images = sample.images[:GRADIENTS]
     with pk.Recorder(model) as recorder, torch.no_grad():
         recorder(images)
@@ -99,7 +99,7 @@ def gradients(model: Any, sample: Any) -> dict[str, Any]:
 
 
 def chosen(score: Any, mean: Any, draw: Any) -> list[Any]:
-    """A quarter of a layer's units in each of `ORDERS`; `matched` is like the top in mean activation."""
+    """A quarter of a layer's units in each of `ORDERS`; `matched` has mean activations like `top`."""
     order, k = np.argsort(-score, kind="stable"), len(score) // 4
     others, matched = list(order[k:]), []
     for unit in order[:k]:
@@ -110,13 +110,13 @@ def chosen(score: Any, mean: Any, draw: Any) -> list[Any]:
 
 
 def holding(place: Tensor, value: Tensor) -> Any:
-    """A change of maps that holds some units at a value."""
+    """A function that holds some units of a feature map at a value."""
     values = value.view(1, -1, 1, 1)
     return lambda _, maps: maps.index_copy(1, place, values.expand_as(maps[:, place]))
 
 
 def ablation(model: Any, sample: Any, moments: Any) -> dict[str, Any]:
-    """Which images are right while units of one layer are held at zero or at their mean."""
+    """Which images are classified correctly while units of one layer are held at zero or their mean."""
     means = moments[0].astype(np.float64) / np.bincount(sample.data.labels, minlength=10)[:, None]
     highest = means.max(0)
     rest = (means.sum(0) - highest) / (len(means) - 1)
@@ -139,6 +139,6 @@ def ablation(model: Any, sample: Any, moments: Any) -> dict[str, Any]:
 
 
 def changes(model: Any, sample: Any, corrupted: Any, moments: Any) -> dict[str, Any]:
-    """All of this module for one network."""
+    """All measurements of this module for one network."""
     found = gradients(model, sample) | ablation(model, sample, moments)
     return found | dimensionality(model, sample, corrupted)

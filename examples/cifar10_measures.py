@@ -3,8 +3,8 @@
     python examples/cifar10_measures.py RUNS MEASURED --data-root DIR --device cuda
 
 Writes `MEASURED/RUN.a.npz` (predictions on clean, corrupted and attacked images) and `RUN.b.npz` (gradients,
-ablation and dimensionality, see `cifar10_changes.py`) for each run, and skips those that exist. All
-networks see the same random sample of test images, in float32.
+ablation and dimensionality, see `cifar10_changes.py`) for each run, and skips existing files. All
+networks are measured on the same random sample of test images, in float32.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sample:
         self.labels = data.labels[self.index].to(device)
 
     def corrupted(self) -> dict[str, Tensor]:
-        """For each type, (severity, image, ...)."""
+        """The corrupted images of each type, (severity, image, ...)."""
         numbers = self.index.tolist()
         return {
             name: torch.stack(
@@ -54,7 +54,7 @@ def right(model: Any, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def packed(flags: Tensor) -> Any:
-    """Booleans as bits, along the last axis."""
+    """Packs booleans into bits along the last axis."""
     return np.packbits(flags.cpu().numpy(), axis=-1)
 
 
@@ -80,7 +80,7 @@ def whole_split(model: Any, sample: Sample) -> dict[str, Any]:
 
 
 def attacked(model: Any, sample: Sample) -> dict[str, Any]:
-    """Which images stand FGSM, and PGD on two losses (the margin's with every second image)."""
+    """Which images withstand FGSM and PGD with two losses (margin loss on every second image)."""
     found = {}
     for name, attack, step, epsilons in (
         ("fgsm", pk.FGSM(), 1, EPSILONS),
@@ -96,7 +96,7 @@ def attacked(model: Any, sample: Sample) -> dict[str, Any]:
 
 
 def margins(model: Any, sample: Sample) -> dict[str, Any]:
-    """Margin between logits, norms of its gradient and of the loss's, and of the Jacobian."""
+    """Logit margins, and the norms of their gradient, of the loss gradient and of the Jacobian."""
     x, own = sample.images.clone().requires_grad_(True), sample.labels[:, None]
     logits = model(x)
     others = logits.scatter(1, own, -torch.inf).amax(1)

@@ -5,9 +5,9 @@
     python examples/cifar10_networks.py RUNS --data-root DIR --part zoo     # the five that are bundled
     python examples/cifar10_networks.py RUNS --data-root DIR --share 0 4    # every fourth of them
 
-DIR holds `cifar-10-batches-py`. Runs are ordered by seed, so that a sweep that is cut off is a balanced
-design; a run that was cut off resumes. Several processes with shares of their own use one GPU better
-than one. On a GPU a network of 10 epochs takes a minute beside fourteen others.
+DIR contains `cifar-10-batches-py`. Runs are ordered by seed, so an interrupted sweep is a balanced
+design; an interrupted run resumes. Several processes with separate shares use a GPU better than one
+process. With fifteen processes on one GPU, a network of 10 epochs takes a minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EPOCHS = {"sweep": 10, "robust": 10, "zoo": 36}
 
 
 def warmed_up(alpha: float) -> dict[str, Any]:
-    """Alpha, which rises over three epochs where it is far below zero."""
+    """Options for alpha, with a warm-up over three epochs if it is far below zero."""
     return {"alpha_schedule": f"0>{alpha:g}*3 {alpha:g}"} if alpha <= -5 else {"alpha": alpha}
 
 

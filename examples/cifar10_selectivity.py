@@ -1,12 +1,13 @@
-"""Measure what low selectivity is, on networks of `cifar10_networks.py`.
+"""Measure what low selectivity means, on the networks of `cifar10_networks.py`.
 
     python examples/cifar10_selectivity.py PART RUNS OUT --data-root DIR
 
-PART is `record` (pooled activations of the sweep, needed by the other parts), `robust` (the same of robust
+PART is `record` (pooled activations of the sweep, needed by the other parts), `robust` (the same for robust
 and untrained networks), `bases` (the search over rotations), `elements` (the index of each map element) or
-`constants` (constants that change no function). Each writes one file per network and skips those that exist,
-seed by seed, so that what is cut off is a balanced design. All networks see the same random sample of test
-images, in float32. docs/reproduction/cifar10/selectivity.py makes tables of the files.
+`constants` (constants that do not change the network's function). Each part writes one file per network and
+skips existing files. Networks are processed seed by seed, so an interrupted part is a balanced design. All
+networks are measured on the same random sample of test images, in float32.
+docs/reproduction/cifar10/selectivity.py makes tables of the files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BATCH = 100
 
 
 def design(part: str) -> list[str]:
-    """The networks of a part, seed by seed; `random` has the weights of its initialization."""
+    """The networks of a part, seed by seed; `random` networks are untrained."""
     if part == "robust":
         names = [f"{name}_s{seed}" for seed in range(5) for name in ("augmix", "pgd")]
         return [*names, "a0_s4", *(f"random_s{seed}" for seed in range(4))]
@@ -70,7 +71,7 @@ def record(model: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def elements(model: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Each unit's mean over map elements of their index, for labels and for permuted labels."""
+    """The mean index over each unit's map elements, for true and for permuted labels."""
     permuted = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
     member = [torch.nn.functional.one_hot(one, 10).T.float() for one in (labels, permuted)]
     shares = torch.cat([one / one.sum(1, keepdim=True) for one in member])
@@ -90,14 +91,14 @@ def elements(model: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def bases(recorded: Any, labels: Tensor) -> dict[str, Any]:
-    """The highest selectivity that a search finds in a rotation of the layer in the middle."""
+    """The highest selectivity that a search finds in rotations of the middle layer."""
     own = np.repeat(recorded["layer"], recorded["units"]) == SEARCHED
     found = pk.linear_basis_selectivity(recorded["pooled"][:, own], labels.numpy(), starts=2)
     return {str(key): value.item() for key, value in found.items()}
 
 
 def constants(model: Any, recorded: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What changes when each unit gets twice its mean as a constant: predictions, and the index."""
+    """Predictions and the index after adding twice its mean to each unit as a constant."""
     ends = np.cumsum(recorded["units"])[:-1]
     means = np.split(2 * recorded["pooled"].mean(0), ends)
     given = dict(zip(recorded["layer"].tolist(), means, strict=True))

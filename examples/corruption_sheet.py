@@ -4,7 +4,7 @@
     python examples/corruption_sheet.py sheet.png --side 64 --image photo.png
     python examples/corruption_sheet.py sheet.png --side 32 --image folder-of-classes/
 
-Without an image it takes a photograph that comes with scikit-learn (needs matplotlib too).
+Without `--image`, it uses a photograph included in scikit-learn. It also requires matplotlib.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 def photograph(path: Path | None, side: int) -> Tensor:
-    """The middle square of a photograph, float (1, 3, side, side) in [0, 1]."""
+    """The central square of a photograph, float (1, 3, side, side) in [0, 1]."""
     if path is None:
         from sklearn.datasets import load_sample_image
 
@@ -46,7 +46,7 @@ def photograph(path: Path | None, side: int) -> Tensor:
 
 
 def sheet(image: Tensor) -> plt.Figure:
-    """One row for each type: the clean image, then severities 1 to 5."""
+    """One row per type: the clean image, then severities 1 to 5."""
     names = CORRUPTIONS + EXTRA_CORRUPTIONS
     figure, axes = plt.subplots(
         len(names), 6, figsize=(9.6, 1.55 * len(names)), squeeze=False, layout="constrained"
@@ -69,7 +69,7 @@ def sheet(image: Tensor) -> plt.Figure:
 
 
 def show(axis: plt.Axes, image: Tensor) -> None:
-    """One image, its pixels as they are."""
+    """Shows one image without interpolation."""
     axis.imshow(image[0].permute(1, 2, 0).numpy(), vmin=0, vmax=1, interpolation="nearest")
 
 

@@ -4,9 +4,10 @@
     python examples/linking_robustness.py --out quick --quick           # minutes
     python examples/linking_robustness.py --out full --full --data-root DATA
 
-Networks of the sweep of `selectivity_considered_harmful.py` meet corruptions and attacks, beside their
-gradients and the dimensionality of their layers. And the other way round: what do AugMix and PGD training
-do to selectivity? A second call resumes. Figures and numbers go to `OUT/linking_robustness`.
+Measures the networks of the sweep of `selectivity_considered_harmful.py`: accuracy under corruptions and
+attacks, gradients, and the dimensionality of layers. Conversely, it measures the effect of AugMix and
+PGD training on selectivity. A second call resumes. Figures and numbers are written to
+`OUT/linking_robustness`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ REVERSE: dict[str, Any] = {"plain": {}, "AugMix": {"augmix": 3}, "PGD": {"pgd": 
 def corrupted(
     model: Any, *, data: str, root: str | None, images: int, types: str, severities: list[int]
 ) -> xr.Dataset:
-    """Accuracy by type and severity, and how many dimensions the change of each layer has."""
+    """Accuracy by type and severity, and the dimensionality of the change in each layer."""
     test = pk.load_data(data, model, root=root, split="test")
     result = pk.robustness(
         model, test, types.split(","), severities, limit=images, batch_size=250, table=32,
@@ -46,7 +47,7 @@ def corrupted(
 
 
 def attacked(model: Any, *, data: str, root: str | None, images: int, steps: int) -> xr.Dataset:
-    """Accuracy under FGSM and PGD over epsilon and steps, and the dimensions of the change."""
+    """Accuracy under FGSM and PGD over epsilon and steps, and the dimensionality of the change."""
     test = pk.load_data(data, model, root=root, split="test")
     result = pk.robustness(
         model, test, None, attacks=[pk.FGSM(), pk.PGD(steps=steps, keep="last")],
@@ -71,7 +72,7 @@ def gradients(model: Any, *, data: str, root: str | None, images: int, probes: i
 
 
 def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
-    """The papers' figures."""
+    """Plots the figures of the papers."""
     by_alpha = {
         alpha: [table.sel(alpha=alpha, seed=seed) for seed in table["seed"].values]
         for alpha in table["alpha"].values.tolist()

@@ -4,10 +4,10 @@
     python examples/selectivity_considered_harmful.py --out quick --quick           # minutes
     python examples/selectivity_considered_harmful.py --out full --full --data-root DATA
 
-Trains networks whose class selectivity is turned down (alpha < 0) or up (alpha > 0), and asks what that
-does to accuracy; whether selectivity only moves off the units' axes; and whether warm-up, dead units,
-the measure, the choice of layers or the speed of learning explain it. A second call resumes.
-Figures and numbers go to `OUT/selectivity_considered_harmful`.
+Trains networks with lowered (alpha < 0) or raised (alpha > 0) class selectivity, and measures the effect on
+accuracy. It also tests whether selectivity only moves away from the units' axes, and whether warm-up, dead
+units, the measure, the choice of layers or the speed of learning explain the effect. A second call
+resumes. Figures and numbers are written to `OUT/selectivity_considered_harmful`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABELS = {
 
 
 def recording(model: Any, *, data: str, data_root: str | None, images: int) -> xr.Dataset:
-    """Pooled activations of the same test images, for all networks."""
+    """Pooled activations on test images, the same for all networks."""
     test = pk.load_data(data, model, root=data_root, split="test")
     table = pk.record(model, test, limit=images, batch_size=250, progress=False)
     return table.set_coords("label")[["activation"]].drop_attrs().load()
@@ -51,23 +51,23 @@ def measures(model: Any, *, data: str, data_root: str | None, images: int) -> xr
 
 
 def any_basis(model: Any, *, steps: int, **given: Any) -> xr.Dataset:
-    """The highest selectivity found in any linear basis, of the size of projections."""
+    """The highest selectivity found in any linear basis, for absolute values of projections."""
     return pk.linear_basis_selectivity(recording(model, **given), steps=steps)
 
 
 def off_axis_distance(recorded: xr.Dataset) -> xr.Dataset:
-    """PWCCA distance from unregularized networks, over that between these, by alpha and layer."""
+    """PWCCA distance to unregularized networks relative to that between them, by alpha and layer."""
     networks = {
         alpha: [recorded.sel(alpha=alpha, seed=seed) for seed in recorded["seed"].values]
         for alpha in recorded["alpha"].values.tolist()
-        if recorded["activation"].sel(alpha=alpha).notnull().all()  # not where a run failed
+        if recorded["activation"].sel(alpha=alpha).notnull().all()  # skip alphas with failed runs
     }
     found = [pk.pwcca_ratio(some, networks[0.0]) for some in networks.values()]
     return xr.concat(found, pd.Index(list(networks), name="alpha")).rename(replicate="seed")
 
 
 def variants(epochs: int) -> dict[str, dict[str, Any]]:
-    """The control runs: constant alpha, alpha that is warmed up, and some layers alone."""
+    """The control runs: constant alpha, alpha with warm-up, and alpha on some layers only."""
     found: dict[str, dict[str, Any]] = {f"alpha {a:g}": {"alpha": a} for a in (-1.0, 0.0, 1.0)}
     for alpha in (-1.0, 1.0):
         schedule = str(pk.AlphaSchedule.warm_up(alpha, epochs // 2))
@@ -78,7 +78,7 @@ def variants(epochs: int) -> dict[str, dict[str, Any]]:
 
 
 def draw(table: xr.Dataset, out: Path) -> None:
-    """The paper's figures: selectivity by layer, accuracy over alpha and over selectivity."""
+    """Plots the figures of the paper: selectivity by layer, accuracy over alpha and selectivity."""
     published = pd.read_csv(DIGITISED).query("paper == 'A'").set_index("alpha")
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(2, 3, figsize=(11, 6), constrained_layout=True)

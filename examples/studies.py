@@ -1,4 +1,4 @@
-"""The networks that the claims of the papers are about, at scales from seconds to a cluster."""
+"""The networks for the claims of the papers, at scales from seconds to a cluster."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ _PAPER_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe, the alphas and seeds to train it with, and how its control runs are sized.
+    """A recipe, the alphas and seeds to train it with, and the options of its control runs.
 
     Attributes:
-        recipe: A recipe's name.
-        alphas: Of the sweep.
-        seeds: Of the sweep and of the controls.
-        options: What the sweep changes in the recipe.
-        control: What control runs change in it; shorter and more epochs, so that schedules have steps.
-        machine: Options of `train` that decide no number, such as `data_root` and `device`.
+        recipe: Name of the recipe.
+        alphas: Alphas of the sweep.
+        seeds: Seeds of the sweep and of the control runs.
+        options: Recipe options changed by the sweep.
+        control: Recipe options changed by control runs: shorter but more epochs, so that schedules
+            have enough steps.
+        machine: Options of `train` that do not affect results, such as `data_root` and `device`.
 
     Example:
         >>> study = get_study("tiny")
@@ -55,31 +56,31 @@ class Study:
 
     @property
     def control_epochs(self) -> int:
-        """How many epochs a control run has."""
+        """The number of epochs of a control run."""
         epochs: int = get_recipe(self.recipe, **self.control).epochs
         return epochs
 
     def sweep(self, out: str | Path, **options: Any) -> xr.Dataset:
-        """Trains the sweep, or goes on with it; see `sweep`."""
+        """Trains or resumes the sweep; see `sweep`."""
         given = {**self.options, **self.machine, **options}
         return pk.sweep(self.recipe, self.alphas, self.seeds, out, **given)
 
     def vary(
         self, out: str | Path, variants: Mapping[str, Mapping[str, Any]], *, progress: bool = True
     ) -> xr.Dataset:
-        """Trains control runs, every variant with every seed, or goes on with them.
+        """Trains or resumes control runs, every variant with every seed.
 
         Args:
-            out: Run N of a variant has its folder `VARIANT/seed_N` in it.
-            variants: For each name, what it asks of `train` beside the control's own options:
-                `alpha`, `alpha_schedule`, `layers`, `augmix`, ...
+            out: Folder of the runs; the run of a variant with seed N is in `VARIANT/seed_N`.
+            variants: For each name, options of `train` in addition to the control options: `alpha`,
+                `alpha_schedule`, `layers`, `augmix`, ...
             progress: Show a progress bar when on a terminal.
 
         Returns:
-            What `run_outcomes` gives, for these variants and seeds.
+            The result of `run_outcomes` for these variants and seeds.
 
         Raises:
-            OptionError: No variants, or a name that is no folder's.
+            OptionError: There are no variants, or a name is not a valid folder name.
         """
         if not variants or any("/" in name or not name for name in variants):
             raise OptionError(f"variants are one or more, named without '/', not {list(variants)}")
@@ -99,19 +100,19 @@ def get_study(
     data_root: str | Path | None = None,
     device: str | None = None,
 ) -> Study:
-    """A study of the papers' claims at some scale.
+    """Returns a study of the papers' claims at the given scale.
 
     Args:
-        scale: `"tiny"`: seconds, ResNet8 on digits, to see that all works; `"quick"`: minutes,
-            ResNet8 on digits; `"default"`: hours on a laptop, ResNet20 on Fashion-MNIST; `"full"`: the
-            papers' own networks, alphas and 20 seeds, for a GPU or many.
-        recipe: For the full scale, which of the papers' networks: `resnet18-tiny-imagenet` by
-            default; `resnet20-cifar10`, `vgg16-cifar10` or `resnet50-tiny-imagenet` (5 seeds).
-        data_root: Where the data set's files are.
+        scale: `"tiny"`: seconds, ResNet8 on digits, a smoke test; `"quick"`: minutes, ResNet8 on
+            digits; `"default"`: hours on a laptop, ResNet20 on Fashion-MNIST; `"full"`: the networks
+            and alphas of the papers with 20 seeds, for one or more GPUs.
+        recipe: For the full scale, the network of the papers: `resnet18-tiny-imagenet` (default),
+            `resnet20-cifar10`, `vgg16-cifar10` or `resnet50-tiny-imagenet` (5 seeds).
+        data_root: Folder of the data set's files.
         device: Where to train.
 
     Raises:
-        OptionError: An unknown scale, or a recipe for another scale than the full one.
+        OptionError: The scale is unknown, or a recipe is given for a scale other than `"full"`.
     """
     one_of("scale", scale, get_args(Scale))
     if recipe is not None and scale != "full":
@@ -122,13 +123,13 @@ def get_study(
 
 
 def study_parser(description: str) -> argparse.ArgumentParser:
-    """A parser of what every study asks on its command line.
+    """Returns a parser for the command-line arguments shared by all studies.
 
-    Its results have `out` (a path), `scale`, `recipe`, `data_root` and `device`; the last four are
-    what `get_study` takes.
+    The parsed arguments are `out` (a path), `scale`, `recipe`, `data_root` and `device`; the last four
+    are arguments of `get_study`.
 
     Args:
-        description: The first line of help.
+        description: The first line of the help text.
 
     Example:
         >>> asked = study_parser("A study.").parse_args(["--quick"])

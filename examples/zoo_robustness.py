@@ -2,11 +2,11 @@
 
     python examples/zoo_robustness.py --out docs/zoo --store STORE
 
-Accuracy under all 19 corruptions at five severities, FGSM and PGD (20 steps, one random start) is that on
-all 10,000 test images; what happens inside the network (dimensionality of the change, selectivity) is
-measured on a random sample of 500 of them. What is finished is kept in STORE, and a second call goes
-on. The networks can be shared out among processes: `--only NAME` measures one, and
-a last call without it makes the tables.
+Accuracy under all 19 corruptions at five severities, FGSM and PGD (20 steps, one random start) is measured
+on all 10,000 test images. Changes inside the network (dimensionality of the change, selectivity) are
+measured on a random sample of 500 of them. Finished results are stored in STORE, and a second call
+resumes. To distribute the networks among processes, use `--only NAME` to measure one network, and make
+the tables with a final call without it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def tabulate(options: argparse.Namespace) -> None:
-    """Measures what is left, and writes the tables."""
+    """Measures the remaining networks, and writes the tables."""
     options.out.mkdir(parents=True, exist_ok=True)
     rows, panels = {}, {}
     for name in pk.list_models("resnet20-fashion-mnist-a*"):
@@ -68,7 +68,7 @@ def tabulate(options: argparse.Namespace) -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> tuple[xr.DataTree, ...]:
-    """Accuracy under corruptions, what they do inside, and both under attacks."""
+    """Accuracy under corruptions, internal changes under corruptions, and accuracy under attacks."""
     model = pk.load_model(f"probekit:{name}")
     data = pk.load_data("fashion-mnist", model)
 
@@ -115,13 +115,13 @@ def summary(
 
 
 def markdown(table: pd.DataFrame, panel: xr.DataArray) -> str:
-    """The two tables of the page."""
+    """The two tables of the documentation page, as Markdown."""
     by_type = panel.mean("severity").to_dataframe()["accuracy"].unstack("alpha")
     return f"{in_percent(table.T)}\n\n{in_percent(by_type)}\n"
 
 
 def in_percent(table: pd.DataFrame) -> str:
-    """A Markdown table; shares as percentages, alpha and selectivity as they are."""
+    """A Markdown table with fractions as percentages; alpha and selectivity are unchanged."""
     lines = [
         "| | " + " | ".join(map(str, table.columns)) + " |",
         "|---" * (len(table.columns) + 1) + "|",

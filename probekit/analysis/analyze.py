@@ -62,20 +62,20 @@ def analyze(
     Args:
         model: A module, which receives the images unchanged, an `ImageModel`, or a name for
             `load_model`.
-        data: Labeled images: what `load_data` returns or accepts, a map-style data set, a
+        data: Labeled images: a result or argument of `load_data`, a map-style data set, a
             `DataLoader`, or any iterable of (images, labels) batches.
         layers: Names, globs, types or predicates, as for `Recorder`; None selects every
             activation-function output except the classifier's.
         metrics: Names or configured metric objects.
         batch_size: Samples per forward pass, for data that does not come in batches.
-        limit: Number of samples: a random sample of a map-style data set, the first samples of
-            anything else.
+        limit: Number of samples: a random sample of a map-style data set, or the first samples of
+            other data.
         device: Where to run; None uses the model's device. The model is moved back afterwards.
         seed: Seed of all random draws.
         progress: Show a progress bar when on a terminal.
-        tokens: For sequences of tokens: all, the patch tokens, or the class token.
+        tokens: For token sequences, which tokens to use: all, the patch tokens, or the class token.
         output: Which tensor to use from layers that return several.
-        workers: Worker processes for reading; None uses the data set's own number.
+        workers: Number of worker processes for reading; None uses the data set's own number.
         precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
             the model unchanged. Statistics are always in float64.
         compile: Compile the model and the hooks that record it with `torch.compile`. Compilation takes

@@ -60,7 +60,7 @@ def cka(
         layers: As for `analyze`.
         other_layers: Layers of the other model; None selects them as for the first model.
         level: Coverage of the intervals.
-        blocks: Number of blocks of samples that the jackknife leaves out one by one.
+        blocks: Number of blocks of samples, which the jackknife leaves out one at a time.
         memory: Maximum number of bytes for the sums of all pairs of layers.
         batch_size: As for `analyze`.
         limit: As for `analyze`.

@@ -72,7 +72,7 @@ class Measurement:
         selectivity: Whether class means are computed.
         reading: How the model is run.
         memory: Maximum number of bytes for the statistics of one pass.
-        classes: Number of classes, as far as it is known.
+        classes: Number of classes, if known.
         match: The model's output for each class.
     """
 

@@ -109,7 +109,7 @@ def robustness(
         store: A folder for finished conditions, from which an interrupted run resumes. Only one run
             at a time can write to it.
         tokens: As for `analyze`.
-        workers: Worker processes for reading; None uses the data set's own number.
+        workers: Number of worker processes for reading; None uses the data set's own number.
         table: The published image size, 32, 64 or 224, whose constants the corruptions use. None uses
             the nearest size, with a warning if it is not that of the images.
         memory: Maximum number of bytes for the statistics of one pass. If they would need more, fewer

@@ -76,7 +76,7 @@ class ConditionStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keeps other runs from writing to the folder.
+        """Prevents other runs from writing to the folder.
 
         Raises:
             OutputError: Another run is writing there.

@@ -87,7 +87,7 @@ def unit_tables(found: Found) -> xr.Dataset:
 
 
 def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
-    """The table `/layers`: every layer on clean images, its change, and how its units compare.
+    """The table `/layers`: every layer on clean images, its change, and summaries of its units.
 
     Args:
         found: The result of each condition.

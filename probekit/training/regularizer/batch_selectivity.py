@@ -75,7 +75,7 @@ def batch_selectivity(
     The formula and its options are those of `class_selectivity`. The device is not synchronized.
 
     Args:
-        sums: Of the batch.
+        sums: Class sums of the batch.
         eps: Keeps the quotient and its gradient finite for units with very small activations.
         negative: Treatment of class means below zero: `"clip"` sets them to zero, `"keep"` applies
             the unmodified formula, `"shift"` subtracts the unit's lowest class mean if it is below
