@@ -1,4 +1,4 @@
-"""Time and strength of the attacks compared with foolbox and torchattacks.
+"""Time and strength of attacks, compared with foolbox and torchattacks.
 
 python benchmarks/attacks.py [--quick]
 """

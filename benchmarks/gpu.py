@@ -221,7 +221,7 @@ def training(scale: Scale) -> Iterator[dict[str, Any]]:
 
 
 def memory_message(scale: Scale) -> Iterator[dict[str, Any]]:
-    """The error message for too little device memory; on GPUs only."""
+    """The error message when device memory is too small; on GPUs only."""
     if not scale.device.startswith("cuda"):
         return
     net, data = scale.network("resnet50"), scale.images(512, 224)

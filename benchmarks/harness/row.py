@@ -114,7 +114,7 @@ class Row:
 
 
 def shown(value: float) -> str:
-    """A ratio with its significant digits.
+    """A ratio with a suitable number of digits.
 
     >>> shown(1.0449), shown(12.34), shown(2204.2)
     ('1.045', '12.3', '2,204')

@@ -36,7 +36,7 @@ def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
         The fraction of variance (unit).
 
     Raises:
-        DataError: Fewer than two classes.
+        DataError: There are fewer than two classes.
 
     Source:
         Fisher 1925, Statistical Methods for Research Workers; epsilon squared: Kelley 1935 (PNAS 21).

@@ -172,7 +172,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class GradientVariability(Metric):
-    """The metric `gradient_variability`: how a unit's gradient by the image varies over samples.
+    """The metric `gradient_variability`: the variation of input-unit gradients over samples.
 
     For unit u and sample x, g_u(x) = ||d activation_u / dx||_2, where the activation is pooled over
     positions. Its unit is activation per unit of the image (in [0, 1] for an `ImageModel`).

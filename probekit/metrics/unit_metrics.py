@@ -1,4 +1,4 @@
-"""Further unit metrics, each defined by a function, as user-defined metrics are."""
+"""Additional unit metrics, defined by functions in the same way as user-defined metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @unit_metric(needs=Covariance, share=True)
 def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
-    """How few samples a unit responds to: 0, all alike; 1, a single one.
+    """The lifetime sparsity of a unit: 0 if it responds equally to all samples, 1 if only to one.
 
     S = (1 - a) / (1 - 1/n) with a = (mean r)^2 / mean(r^2) over n samples. It is defined for
     non-negative activations. It is NaN for units that are always zero and for a single sample.
@@ -59,7 +59,7 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
 def class_information(
     recording: xr.Dataset, bins: int = 20, corrected: bool = True
 ) -> xr.DataArray:
-    """The mutual information between class and activation of a unit, in bits.
+    """The mutual information between the class and the activation of a unit, in bits.
 
     Activations are divided into bins with the same number of samples, as far as ties (such as the
     zeros of a ReLU) allow. The estimate from a finite sample is too high: for a unit that is
@@ -98,7 +98,7 @@ def class_information(
 
 @unit_metric(needs=Recorded, long_name="precision selectivity index", share=True)
 def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
-    """The largest share of one class among the samples that activate a unit most.
+    """The largest fraction of one class among the samples that activate a unit most.
 
     Samples with the same activation as the last of the top samples share its rank. The lowest value
     is about 1 / classes, and higher for few samples. For a unit with the same activation for all

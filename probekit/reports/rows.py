@@ -135,7 +135,7 @@ def radius(epsilon: float) -> str:
 
 
 def interval_note(layers: xr.Dataset) -> str:
-    """Explains intervals that leave out the mean beside which they are shown; empty if none does."""
+    """Explains intervals that do not contain the mean they are shown with; empty if there are none."""
     ends = [f"selectivity_mean{end}" for end in ("", "_low", "_high")]
     if not set(ends) <= set(layers.data_vars):
         return ""

@@ -203,7 +203,7 @@ class SelectivityInterval(Metric):
         )
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
-        """Warns of classes with very few samples, and of units that are active for very few."""
+        """Reports classes with very few samples, and units that are active for very few samples."""
         sentences = []
         fewest = int(layers["fewest_samples"].min())
         if fewest < _FEW:
