@@ -122,10 +122,10 @@ def pwcca_ratio(
     Returns:
         A dataset of distances (replicate, other): `distance`, of each regularized network from the
         unregularized networks of the other seeds; `baseline`, between the unregularized networks;
-        `within`, between the regularized networks. And of ratios: `ratio_within_by_replicate`
+        `within`, between the regularized networks. It also contains ratios: `ratio_within_by_replicate`
         (replicate), the mean distance divided by the mean of `baseline` and `within`, and its mean,
         `ratio_within`; `ratio_by_replicate` and `ratio`, relative to the mean of `baseline` alone.
-        For recordings, all have the dimension `layer` too.
+        For recordings, all variables also have the dimension `layer`.
 
     Raises:
         DataError: There are fewer than two seeds; see also `pwcca_distance`.
