@@ -261,9 +261,9 @@ class SelectivityRegularizer:
         Inside the context, run the model over every part of the batch and call `penalty(labels)` after
         each part; no graph is stored. Then run the parts again with gradients. Each penalty then has
         the value for the whole batch and the part's share of its gradient, so the accumulated gradient
-        is that of the whole batch. Unlike the mean cross-entropy, do not divide the penalty by the
-        number of parts. The gradient is exact if both runs over a part give the same activations, which
-        is not the case with dropout.
+        is that of the whole batch. Do not divide the penalty by the number of parts, as is necessary for
+        the mean cross-entropy. The gradient is exact if both runs over a part give the same activations,
+        which is not the case with dropout.
         """
         self._recorder.drop()
         self._gathered, self._to_come = None, 0
