@@ -107,7 +107,6 @@ Axis: TypeAlias = "tuple[tuple[Label, int], ...]"
 Axes: TypeAlias = "tuple[Axis, ...]"
 
 _CONSTANT = Label(Kind.CONSTANT)
-_LOST = Label(Kind.LOST)
 
 
 def constant(size: int) -> Axis:
@@ -117,7 +116,7 @@ def constant(size: int) -> Axis:
 
 def lost(size: int) -> Axis:
     """An axis of unknown origin."""
-    return ((_LOST, size),)
+    return ((Label(Kind.LOST), size),)
 
 
 def kind(axis: Axis) -> Kind:
@@ -141,6 +140,8 @@ def newest(axis: Axis) -> Label:
 def read(axis: Axis) -> None:
     """Records that weights read an axis as their input features."""
     latest = newest(axis)
+    if latest is _CONSTANT:  # which all constants share
+        return
     for label, _ in axis:
         label.read |= label is latest or (label.kind, label.serial) == (Kind.UNIT, latest.serial)
 

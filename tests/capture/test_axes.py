@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, rnn
 
+from probekit.capture import axes
 from probekit.capture.plan import plan, scout_layers
 from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError, OptionError, ProbekitWarning
@@ -662,3 +663,12 @@ def test_a_custom_operator_is_not_taken_for_elementwise() -> None:
         Recorder(net, "2"),
     ):
         net(images)
+
+
+def test_weights_that_read_an_axis_of_unknown_origin_mark_no_other() -> None:
+    first, second = axes.lost(8), axes.lost(8)
+    axes.read(first)
+    assert axes.newest(first).read
+    assert not axes.newest(second).read
+    axes.read(axes.constant(8))
+    assert not axes.newest(axes.constant(8)).read
