@@ -43,6 +43,7 @@ def test_layers_run_in_half_precision_and_indices_stay_close(
     assert f'"precision": "{precision}"' in results[1].attrs["provenance"]
 
 
+@pytest.mark.filterwarnings("ignore:images lie from:probekit.errors.ProbekitWarning")
 def test_autocast_ends_after_an_exception(network: nn.Module, labelled: Data) -> None:
     images = labelled[0].clone()
     images[20] = 1e30

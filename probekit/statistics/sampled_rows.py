@@ -34,6 +34,7 @@ class SampledRows(Statistic):
         OptionError: `rows` is below 1.
 
     Example:
+        >>> import torch
         >>> sampled = SampledRows(rows=2)
         >>> sampled.update(torch.eye(3), torch.tensor([0, 1, 2]), torch.arange(3))
         >>> sampled.to_xarray()["activation"].shape

@@ -122,7 +122,7 @@ def _check_values(trial: _Trial) -> None:
         half, double = trial.statistic.fresh(), trial.statistic.fresh()
         for rows in torch.split(trial.rows, 10):
             values = trial.activations[rows].to(dtype)
-            half.update(values, trial.labels[rows], rows)
+            half.update(values.clone(), trial.labels[rows], rows)
             double.update(values.double(), trial.labels[rows], rows)
         trial.same(half, f"{dtype} input", double.to_xarray())
     one = trial.statistic.fresh()

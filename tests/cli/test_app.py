@@ -63,7 +63,7 @@ def test_layers_are_listed_in_advance(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("layer1.0.relu_1"))
     assert " ".join(row.split()) == "layer1.0.relu_1 ReLU 64 x 56 x 56 1 64 2 256"
-    assert "4 layers, 256 units, 1,024 bytes a sample" in done.stdout
+    assert "4 layers, 256 units, 1,024 bytes per sample" in done.stdout
 
 
 def test_layers_are_verified(tmp_path: Path) -> None:

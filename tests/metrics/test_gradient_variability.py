@@ -229,6 +229,7 @@ def test_the_default_method_is_the_one_with_fewer_passes(
     assert (facts["method"], facts["method_used"]) == ("auto", method)
 
 
+@pytest.mark.filterwarnings("ignore:the values of 1 depend:probekit.errors.ProbekitWarning")
 def test_dependence_between_samples_is_refused(data: tuple[Tensor, Tensor]) -> None:
     net = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Sigmoid())
     for method in ("exact", "probes"):

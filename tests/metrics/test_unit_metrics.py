@@ -158,7 +158,7 @@ def test_values_stay_within_zero_and_one_or_the_entropy(metric: Any) -> None:
     ],
 )
 def test_invalid_options_are_refused(metric: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="must be a whole number"):
+    with pytest.raises(OptionError, match="must be an integer"):
         metric(draw(), **options)
 
 

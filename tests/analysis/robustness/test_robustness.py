@@ -513,6 +513,7 @@ def test_mistakes_are_reported_before_anything_runs(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:images lie from:probekit.errors.ProbekitWarning")
 @pytest.mark.parametrize(
     ("scale", "shift", "words"), [(255, 0, "divide"), (1, -0.5, "normalization")]
 )
