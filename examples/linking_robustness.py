@@ -6,8 +6,7 @@
 
 Measures the networks of the sweep of `selectivity_considered_harmful.py`: accuracy under corruptions and
 attacks, gradients, and the dimensionality of layers. Conversely, it measures the effect of AugMix and
-PGD training on selectivity. A second call resumes. Figures and numbers are written to
-`OUT/linking_robustness`.
+PGD training on selectivity. A second call resumes. Figures and numbers go to `OUT/linking_robustness`.
 """
 
 from __future__ import annotations

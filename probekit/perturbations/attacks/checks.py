@@ -78,6 +78,7 @@ def check_model_for_attack(
             to the images.
         DataError: Images are outside [0, 1] or not floating point, or labels are out of range.
 
+    >>> import warnings
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore")
