@@ -16,15 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-import timm
 import torch
+from harness import Contender, Missing, Run, Setting, always
+from harness.models import bare_loop, random_batches, timm_model
 from torch import Tensor, nn
 
 import probekit as pk
@@ -39,64 +38,30 @@ ARCHITECTURES = (
 TIMED = ("resnet18", "resnet50", "vit_small_patch16_224", "convnext_tiny")
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The problem sizes; the small sizes are for testing the script on a CPU."""
-
-    device: str
-    small: bool
-
-    def of(self, full: int, small: int) -> int:
-        """The number for this scale."""
-        return small if self.small else full
-
-    def network(self, name: str) -> nn.Module:
-        """A timm network with random weights, on the device."""
-        torch.manual_seed(0)
-        return timm.create_model(name, num_classes=10).eval().to(self.device)
-
-    def images(self, count: int, size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
-        """Random images and labels for ten classes, on the device."""
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count, channels, size, size, generator=generator)
-        return images.to(self.device), (torch.arange(count) % 10).to(self.device)
-
-    def seconds(self, run: Callable[[], Any]) -> float:
-        """The duration of one call, including the work it queued on the device."""
-        self.wait()
-        start = time.perf_counter()
-        run()
-        self.wait()
-        return time.perf_counter() - start
-
-    def wait(self) -> None:
-        """Waits for the device."""
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-    def together(self, ways: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-        """The median seconds of several methods run in turns, after one warm-up round."""
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(rounds + 1):
-            for name, way in ways.items():
-                seconds = self.seconds(way)
-                if turn:
-                    taken[name].append(seconds)
-        return {name: median(one) for name, one in taken.items()}
+def random_data(images: int, size: int, device: str) -> tuple[Tensor, Tensor]:
+    """Random color images in one batch, with labels of ten classes."""
+    return random_batches(images, images, (3, size, size), device)[0]
 
 
-def correctness(scale: Scale) -> Iterator[dict[str, Any]]:
+def seconds_of(setting: Setting, ways: dict[str, Run], rounds: int = 3) -> dict[str, float]:
+    """The median seconds of several calls that take turns."""
+    contenders: dict[str, Contender | Missing] = {name: always(way) for name, way in ways.items()}
+    times = setting.take_turns(contenders, seconds=0, least=rounds)
+    return {name: times.median(name) for name in ways}
+
+
+def correctness(setting: Setting) -> Iterator[dict[str, Any]]:
     """The largest relative difference of each metric between the device and the CPU."""
     metrics = ["selectivity", "dimensionality", pk.GradientVariability(probes=4)]
-    for name in ARCHITECTURES[: scale.of(20, 2)]:
+    for name in ARCHITECTURES[: setting.size(20, 2)]:
         net, (images, labels) = (
-            scale.network(name),
-            scale.images(scale.of(60, 20), scale.of(224, 64)),
+            timm_model(name, setting.device),
+            random_data(setting.size(60, 20), setting.size(224, 64), setting.device),
         )
         here = pk.analyze(net, (images, labels), metrics=metrics, progress=False)
         there = pk.analyze(net.cpu(), (images.cpu(), labels.cpu()), metrics=metrics, progress=False)
         yield {"network": name, **differences(here, there)}
-    images = scale.images(16, 32)[0]
+    images = random_data(16, 32, setting.device)[0]
     for name in CORRUPTIONS:
         one = pk.corrupt(images, name, 3).cpu()
         other = pk.corrupt(images.cpu(), name, 3)
@@ -109,7 +74,7 @@ def correctness(scale: Scale) -> Iterator[dict[str, Any]]:
                 model, data, None, attacks=[attack], epsilons=[8 / 255], limit=64,
                 dimensionality=False, selectivity=False, device=device, progress=False,
             )["robustness"]["attack_accuracy"].values.ravel().tolist()
-            for device in (scale.device, "cpu")
+            for device in (setting.device, "cpu")
         ]  # fmt: skip
         yield {"attack": type(attack).__name__, "accuracy": accuracies[0], "on_cpu": accuracies[1]}
 
@@ -125,14 +90,17 @@ def differences(here: Any, there: Any) -> dict[str, float]:
     return found
 
 
-def overhead(scale: Scale) -> Iterator[dict[str, Any]]:
+def overhead(setting: Setting) -> Iterator[dict[str, Any]]:
     """The time of an analysis, and of a bare forward loop over the same batches."""
-    size, batches = scale.of(256, 8), scale.of(20, 2)
-    for name in TIMED[: scale.of(4, 1)]:
-        net, (images, labels) = scale.network(name), scale.images(size * batches, scale.of(224, 64))
+    size, batches = setting.size(256, 8), setting.size(20, 2)
+    for name in TIMED[: setting.size(4, 1)]:
+        net, (images, labels) = (
+            timm_model(name, setting.device),
+            random_data(size * batches, setting.size(224, 64), setting.device),
+        )
         for precision in (None, "bfloat16"):
             ways = analyses(net, (images, labels), size, precision)
-            seconds = scale.together(ways, rounds=scale.of(3, 1))
+            seconds = seconds_of(setting, ways)
             yield {"network": name, "precision": precision or "float32", "seconds": seconds}
 
 
@@ -141,12 +109,12 @@ def analyses(
 ) -> dict[str, Callable[[], Any]]:
     """A bare loop and an analysis, each for the uncompiled and the compiled network."""
 
-    def bare(run: Callable[[Tensor], Any]) -> None:
-        device = data[0].device.type
-        half = torch.autocast(device, torch.bfloat16, enabled=precision is not None)
-        with torch.inference_mode(), half:
-            for batch in data[0].split(size):
-                run(batch)
+    batches = list(zip(*(part.split(size) for part in data), strict=True))
+    device = data[0].device.type
+
+    def bare(run: Any) -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=precision is not None):
+            bare_loop(run, batches)
 
     def analyze(compile: bool) -> Any:
         return pk.analyze(
@@ -161,15 +129,15 @@ def analyses(
     }
 
 
-def many_images(scale: Scale) -> Iterator[dict[str, Any]]:
+def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
     """ResNet50 on images in device memory, and the peak memory at two numbers of images."""
-    net, cuda = scale.network("resnet50"), scale.device.startswith("cuda")
-    for count in (scale.of(5_000, 16), scale.of(50_000, 32)):
-        images, labels = scale.images(64, scale.of(224, 64))
+    net, cuda = timm_model("resnet50", setting.device), setting.device.startswith("cuda")
+    for count in (setting.size(5_000, 16), setting.size(50_000, 32)):
+        images, labels = random_data(64, setting.size(224, 64), setting.device)
         data = [(images, labels)] * (count // 64 or 1)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        seconds = scale.seconds(
+        seconds = setting.seconds(
             lambda data=data: pk.analyze(
                 net, data, metrics=["selectivity", "dimensionality"], progress=False
             )
@@ -178,12 +146,15 @@ def many_images(scale: Scale) -> Iterator[dict[str, Any]]:
         yield {"images": count, "images_per_second": count / seconds, "peak_MiB": peak}
 
 
-def gradients(scale: Scale) -> Iterator[dict[str, Any]]:
+def gradients(setting: Setting) -> Iterator[dict[str, Any]]:
     """Seconds of exact gradients, of 32 probes, and of one bare forward pass."""
-    net, data = scale.network("resnet18"), scale.images(scale.of(256, 4), scale.of(224, 64))
+    net, data = (
+        timm_model("resnet18", setting.device),
+        random_data(setting.size(256, 4), setting.size(224, 64), setting.device),
+    )
     ways: dict[str, Callable[[], Any]] = {"bare": lambda: net(data[0])}
     for name, metric in {
-        "32 probes": pk.GradientVariability(probes=scale.of(32, 2)),
+        "32 probes": pk.GradientVariability(probes=setting.size(32, 2)),
         "exact, last layer": pk.GradientVariability(),
     }.items():
         layers = "layer4.1.act2" if "exact" in name else None
@@ -191,40 +162,40 @@ def gradients(scale: Scale) -> Iterator[dict[str, Any]]:
             net, data, layers, metrics=[metric], progress=False
         )
     with torch.no_grad():
-        yield {"seconds": scale.together(ways, rounds=scale.of(3, 1))}
+        yield {"seconds": seconds_of(setting, ways)}
 
 
-def corruptions(scale: Scale) -> Iterator[dict[str, Any]]:
+def corruptions(setting: Setting) -> Iterator[dict[str, Any]]:
     """Images per second for every corruption at severity 3."""
-    images = scale.images(scale.of(1_000, 8), 32)[0]
+    images = random_data(setting.size(1_000, 8), 32, setting.device)[0]
     for name in CORRUPTIONS:
-        seconds = scale.together({name: lambda name=name: pk.corrupt(images, name, 3)}, rounds=3)
+        seconds = seconds_of(setting, {name: partial(pk.corrupt, images, name, 3)})
         yield {"corruption": name, "images_per_second": len(images) / seconds[name]}
 
 
-def training(scale: Scale) -> Iterator[dict[str, Any]]:
+def training(setting: Setting) -> Iterator[dict[str, Any]]:
     """Training images per second, for one run and for several concurrent runs."""
-    recipe = "resnet20-digits" if scale.small else "resnet20-fashion-mnist"
+    recipe = "resnet20-digits" if setting.quick else "resnet20-fashion-mnist"
     with tempfile.TemporaryDirectory() as folder:
 
         def run(number: int) -> None:
             pk.train(
-                recipe, -1.0, number, Path(folder) / str(number), epochs=1, device=scale.device,
+                recipe, -1.0, number, Path(folder) / str(number), epochs=1, device=setting.device,
                 progress=False,
             )  # fmt: skip
 
-        alone = scale.seconds(lambda: run(0))
-        several = scale.of(4, 2)
+        alone = setting.seconds(lambda: run(0))
+        several = setting.size(4, 2)
         with ThreadPoolExecutor(several) as pool:
-            together = scale.seconds(lambda: list(pool.map(run, range(1, 1 + several))))
+            together = setting.seconds(lambda: list(pool.map(run, range(1, 1 + several))))
     yield {"recipe": recipe, "seconds_alone": alone, "runs": several, "seconds_together": together}
 
 
-def memory_message(scale: Scale) -> Iterator[dict[str, Any]]:
+def memory_message(setting: Setting) -> Iterator[dict[str, Any]]:
     """The error message when device memory is too small; on GPUs only."""
-    if not scale.device.startswith("cuda"):
+    if not setting.device.startswith("cuda"):
         return
-    net, data = scale.network("resnet50"), scale.images(512, 224)
+    net, data = timm_model("resnet50", setting.device), random_data(512, 224, setting.device)
     torch.cuda.set_per_process_memory_fraction(0.02)
     try:
         pk.analyze(net, data, batch_size=512, progress=False)
@@ -249,7 +220,7 @@ def main() -> int:
     parser.add_argument("--steps", nargs="*", choices=[step.__name__ for step in STEPS])
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    scale = Scale(given.device, given.small)
+    setting = Setting(given.small, given.device)
     cuda = given.device.startswith("cuda")
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "CPU",
@@ -260,7 +231,7 @@ def main() -> int:
             continue
         start, rows = time.perf_counter(), []
         try:
-            for row in step(scale):
+            for row in step(setting):
                 rows.append(row)
                 print(step.__name__, row, flush=True)
         except Exception as error:  # the remaining steps still run

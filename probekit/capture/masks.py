@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.layers import Layer
+from probekit.capture.pooling import precise
 from probekit.errors import LayerError
 
 __all__ = ["masked_mean", "position_mask", "token_mask"]
@@ -103,6 +104,5 @@ def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
             f"sample {int((counts == 0).nonzero()[0])} of a batch has no position that is not padding, "
             "so that it has no mean; leave it out"
         )
-    dtype = torch.float32 if maps.dtype in (torch.float16, torch.bfloat16) else maps.dtype
     kept = torch.where(mask[:, None], maps, maps.new_zeros(()))
-    return kept.sum(2, dtype=dtype) / counts[:, None]
+    return kept.sum(2, dtype=precise(maps.dtype)) / counts[:, None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["pool"]
+__all__ = ["pool", "precise"]
 
 _HALF = (torch.float16, torch.bfloat16)
 _NARROW = 64
@@ -31,14 +31,15 @@ def pool(maps: Tensor) -> Tensor:
     torch.Size([2, 3])
     """
     if maps.ndim == 2:
-        return maps.to(_precise(maps.dtype), copy=True)
+        return maps.to(precise(maps.dtype), copy=True)
     if torch.compiler.is_compiling() or not (maps.requires_grad and torch.is_grad_enabled()):
         return _mean(maps)
     pooled: Tensor = _Pool.apply(maps)
     return pooled
 
 
-def _precise(dtype: torch.dtype) -> torch.dtype:
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which maps are averaged: float32 for half precision, otherwise their own."""
     return torch.float32 if dtype in _HALF else dtype
 
 
@@ -48,7 +49,7 @@ def _units_last(maps: Tensor) -> bool:
 
 
 def _mean(maps: Tensor) -> Tensor:
-    dtype = _precise(maps.dtype)
+    dtype = precise(maps.dtype)
     if torch.compiler.is_compiling() or not _units_last(maps):
         return maps.flatten(2).mean(2, dtype=dtype)
     rows = maps.movedim(1, -1).flatten(1, -2)

@@ -49,7 +49,9 @@ def compare(
         kinds = (".png", ".pdf", ".svg")
         check_output_path(figure, kinds, "a figure", overwrite=overwrite)
     if report:
-        check_output_path(report, (".html",), "a report", overwrite=overwrite)
+        from probekit.reports.page.page import check_page
+
+        check_page(report, overwrite=overwrite)
     results = [open_result(file) for file in (first, second)]
     found = run(*results, paired=paired, level=level)
     layers = found["layers"].to_dataset()

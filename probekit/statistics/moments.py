@@ -29,13 +29,14 @@ _NARROW = 128
 def begin(rows: Tensor) -> dict[str, Tensor]:
     """Empty moments about a point near the first rows (rows, columns)."""
     columns = rows.shape[1]
+    first = accumulator((columns,), rows)
     return {
         "count": accumulator((1,), rows)[0].to(torch.int64),
-        "first": accumulator((columns,), rows),
+        "first": first,
         "second": accumulator((columns, columns), rows),
         "third": accumulator((columns,), rows),
         "fourth": accumulator((1,), rows)[0],
-        "shift": _middle(next(_blocks(rows, accumulator((1,), rows).device))).double(),
+        "shift": _middle(next(_blocks(rows, first.device))).double(),
     }
 
 
