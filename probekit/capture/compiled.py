@@ -46,7 +46,7 @@ class Forward:
         if compile and functions:
             warn(
                 f"the model is not compiled: layer {functions[0]!r} is a function that a module calls, "
-                "and compiled code calls none"
+                "and functions are recorded only when the model runs uncompiled"
             )
         elif compile:
             self._compiled = torch.compile(lambda *x, **named: run(*x, **named), dynamic=False)
