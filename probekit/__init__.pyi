@@ -42,9 +42,9 @@ from .metrics.top_images import TopImages as TopImages
 from .models.bundled import list_models as list_models
 from .models.image_model import ImageModel as ImageModel
 from .models.loading import load_model as load_model
+from .perturbations.attacks.auto_attack import AutoAttack as AutoAttack
 from .perturbations.attacks.gradient import FGSM as FGSM
 from .perturbations.attacks.gradient import PGD as PGD
-from .perturbations.attacks.gradient import AutoAttack as AutoAttack
 from .perturbations.corruptions.corruption import Corruption as Corruption
 from .perturbations.corruptions.corruption import corrupt as corrupt
 from .perturbations.corruptions.published import load_published as load_published

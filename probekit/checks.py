@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from probekit.errors import OptionError, close_matches
 
-__all__ = ["integer", "non_negative_int", "number", "one_of", "positive_int"]
-
 Value = TypeVar("Value")
 
 _MOST_LISTED = 8

@@ -11,25 +11,6 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-__all__ = [
-    "DataError",
-    "LayerError",
-    "MissingPackageError",
-    "ModelError",
-    "OptionError",
-    "OutputError",
-    "ProbekitError",
-    "ProbekitWarning",
-    "close_matches",
-    "first_line",
-    "foreign_file",
-    "keep_notes",
-    "noted",
-    "plain",
-    "some_of",
-    "warn",
-]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from probekit.errors import MissingPackageError
 
-__all__ = ["EXTRAS", "missing", "optional"]
-
 # The extra of probekit that installs each package; other packages are installed by name.
 EXTRAS = {
     "accelerate": "train",

@@ -30,8 +30,6 @@ from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 
-__all__ = ["ablate"]
-
 Value: TypeAlias = Literal["zero", "mean"]
 Order: TypeAlias = npt.NDArray[np.int64]
 _TENTHS = tuple(tenth / 10 for tenth in range(11))

@@ -30,8 +30,6 @@ from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
 
-__all__ = ["analyze"]
-
 _QUARTILES = (0.25, 0.5, 0.75)
 _N_UNITS = attributes("units", "Number of units.", short_name="units")
 

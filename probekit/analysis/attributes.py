@@ -10,8 +10,6 @@ import xarray as xr
 
 from probekit.results.labels import strings
 
-__all__ = ["Attributes", "by_attribute"]
-
 Attributes: TypeAlias = "Sequence[str] | Mapping[str, Any] | None"
 
 

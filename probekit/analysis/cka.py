@@ -25,8 +25,6 @@ from probekit.statistics.base import merged
 from probekit.statistics.hsic import LinearHSIC
 from probekit.statistics.rows import check_memory
 
-__all__ = ["cka"]
-
 
 @in_own_settings
 def cka(

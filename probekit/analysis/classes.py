@@ -20,8 +20,6 @@ from probekit.models.logits import (
     required_logits,
 )
 
-__all__ = ["Classifier", "compared_classes"]
-
 _TWO = 2
 
 

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Columns"]
-
 _CODES = {torch.int64: "q", torch.float32: "f", torch.float64: "d"}
 _DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 

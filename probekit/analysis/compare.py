@@ -14,8 +14,6 @@ from probekit.replicates.comparisons import compare_means
 from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
 
-__all__ = ["compare"]
-
 
 def compare(
     first: xr.DataTree | str | Path,

@@ -24,8 +24,6 @@ from probekit.models.logits import logits_of
 from probekit.runtime.progress import hidden
 from probekit.runtime.settings import caller_device, in_own_settings
 
-__all__ = ["jacobian_norm"]
-
 
 @in_own_settings
 def jacobian_norm(

@@ -21,8 +21,6 @@ from probekit.runtime.processes import processes
 from probekit.statistics.base import distinct, merged
 from probekit.statistics.feeding import Feeder
 
-__all__ = ["NO_CLASSES", "Pass", "uses_labels"]
-
 NO_CLASSES = "the data has no labels of classes"
 _Key = tuple[int, int | None]
 

@@ -16,8 +16,6 @@ from probekit.models.image_model import as_module, borrow, check_differentiable
 from probekit.models.inputs import check_continuous
 from probekit.runtime.settings import in_own_settings
 
-__all__ = ["SaliencyMethod", "of_array", "unit_saliency"]
-
 SaliencyMethod: TypeAlias = Literal["integrated_gradients", "gradient"]
 
 _AT_A_TIME = 256

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from probekit.capture.plan import plan
 from probekit.errors import ProbekitError, first_line
 
-__all__ = ["COLUMNS", "timm_architectures", "verify_architectures"]
-
 COLUMNS = (
     "architecture", "parameters", "image_size", "outcome", "layers", "units", "values", "complete",
     "certain", "evidence", "missing", "sizes", "seconds", "detail",

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from probekit.cli import compare, measure, report, robustness, train
+from probekit.cli import compare, measure, report, robustness, train  # noqa: F401 (commands)
 from probekit.cli.command import app
-
-__all__ = ["app", "compare", "main", "measure", "report", "robustness", "train"]
 
 
 def _version(wanted: bool) -> None:

@@ -15,8 +15,6 @@ import typer
 
 from probekit.errors import ProbekitError, ProbekitWarning, plain
 
-__all__ = ["app", "command"]
-
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 app = typer.Typer(

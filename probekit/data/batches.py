@@ -19,8 +19,6 @@ from probekit.data.sources import Indexed, Stream, digest_of, open_source
 from probekit.errors import DataError
 from probekit.models.inputs import tensors_of
 
-__all__ = ["Batch", "Batches", "draw"]
-
 _WORKERS = 4096
 _IDENTIFYING = 8
 

@@ -20,8 +20,6 @@ from probekit.errors import DataError, OptionError, close_matches
 from probekit.extras import optional
 from probekit.runtime.settings import on_own_device
 
-__all__ = ["FASHION_MNIST_CLASSES", "list_data", "load_data", "read_idx"]
-
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _DIGITS_TRAIN = 1437
 

@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from probekit.errors import DataError
 
-__all__ = ["prepare", "resize"]
-
 _MOST_PIXELS = 2**26
 _SIXTEEN_BITS = 65535
 _INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from probekit.errors import DataError, warn
 from probekit.models.inputs import KeywordInputs, one_tensor
 
-__all__ = ["fit_to", "parameter_type"]
-
 _LOWEST, _HIGHEST = -0.5, 1.5
 _IMAGES = 4
 _BYTES = 16  # images in [0, 255] have brighter pixels than this

@@ -19,8 +19,6 @@ from probekit.data.decoding import prepare
 from probekit.data.images import Fetched, LabelledImages
 from probekit.errors import DataError, first_line, some_of, warn
 
-__all__ = ["FolderImages", "split_folders"]
-
 _SUFFIXES = frozenset({
     ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm",
     ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",

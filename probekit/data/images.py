@@ -23,8 +23,6 @@ from probekit.data.labels import (
 )
 from probekit.errors import DataError, first_line
 
-__all__ = ["LabelledImages", "PreparedImages", "Size", "TensorImages"]
-
 Size: TypeAlias = tuple[int, int, int] | None
 Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs
 
-__all__ = ["IMAGE_KEYS", "LABEL_KEYS", "column", "image_tensor", "pair_of", "read_items", "stacked"]
-
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
 # Names of model arguments in the output of tokenizers and feature extractors.
 TOKEN_KEYS = (

@@ -12,19 +12,6 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDatas
 
 from probekit.errors import DataError, some_of
 
-__all__ = [
-    "NO_LABEL",
-    "ClassNames",
-    "all_names",
-    "class_names",
-    "declared_attributes",
-    "declared_labels",
-    "dense_names",
-    "label_numbers",
-    "label_table",
-    "names_of_text",
-]
-
 ClassNames = dict[int, str]
 NO_LABEL = -1
 _COLUMNS = ("label", "labels", "target", "fine_label")

@@ -14,8 +14,6 @@ from probekit.data.sources import Indexed
 from probekit.errors import DataError
 from probekit.runtime.settings import on_own_device
 
-__all__ = ["find_images", "images_at"]
-
 _AT_A_TIME = 64
 
 

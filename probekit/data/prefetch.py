@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from probekit.data.images import Fetched
 from probekit.errors import DataError, first_line
 
-__all__ = ["fetched"]
-
 _AHEAD = 2
 Fetch = Callable[[Sequence[int]], Fetched]
 Parts = tuple[Tensor, Tensor, Tensor]

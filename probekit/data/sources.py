@@ -48,8 +48,6 @@ from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs, tensors_of
 from probekit.runtime.processes import processes
 
-__all__ = ["Indexed", "Source", "Stream", "digest_of", "open_source"]
-
 _CHECKED_CLASSES = 32
 _CHECKED_PLACES = 8
 _PEEKED = 8

@@ -17,8 +17,6 @@ from probekit.plot.reading import Array, chosen_layers
 from probekit.plot.series import alpha_colours, curve
 from probekit.replicates.intervals import resampled_mean
 
-__all__ = ["alpha_curve", "alpha_profile", "alpha_trade_off"]
-
 
 def alpha_curve(
     sweep: xr.Dataset, variable: str = "test_accuracy", *, ax: Axes | None = None

@@ -17,8 +17,6 @@ from probekit.plot.labels import key
 from probekit.plot.reading import Array, Compared, Results, compare, table
 from probekit.plot.series import colours_of, curve, name_results
 
-__all__ = ["attack_accuracy"]
-
 Over: TypeAlias = Literal["epsilon", "step"]
 _DASHES = ("-", "--", ":", "-.")
 

@@ -12,8 +12,6 @@ from matplotlib.axes import Axes
 
 from probekit.errors import OptionError
 
-__all__ = ["canvas", "style"]
-
 
 def style() -> dict[Any, Any]:
     """The matplotlib settings of the figures, for your own panels.

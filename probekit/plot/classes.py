@@ -15,8 +15,6 @@ from probekit.plot.reading import Array, Results, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
 from probekit.results.labels import strings
 
-__all__ = ["class_means", "unit_tuning"]
-
 # More classes than this are drawn as a line, and only its ends are labeled.
 _BARS = 40
 

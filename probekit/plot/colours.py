@@ -9,8 +9,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_hex
 
-__all__ = ["DEPTH", "alpha_map", "alpha_norm", "palette", "shades"]
-
 Colour: TypeAlias = str
 
 # Okabe and Ito 2008, without yellow, which is too pale for lines on white, and without black, which

@@ -16,8 +16,6 @@ from probekit.plot.reading import Compared, Results, compare, table
 from probekit.plot.series import colours_of, name_results
 from probekit.replicates.intervals import resampled_mean
 
-__all__ = ["corruption_accuracy"]
-
 
 def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | None = None) -> Axes:
     """Accuracy by type and severity of corruption.

@@ -18,8 +18,6 @@ from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
 from probekit.plot.series import colours_of, places, union
 
-__all__ = ["unit_distribution"]
-
 Kind: TypeAlias = Literal["violin", "ridge"]
 # Fewer units than this are shown as single points: a density estimate would not be meaningful.
 _FEW = 8

@@ -16,19 +16,6 @@ from matplotlib.text import Text
 from probekit.plot.colours import DEPTH, Colour
 from probekit.results.attributes import label
 
-__all__ = [
-    "alpha_bar",
-    "axis_label",
-    "depth_bar",
-    "key",
-    "layer_axis",
-    "name_axis",
-    "plain",
-    "room",
-    "shown",
-    "title",
-]
-
 
 def axis_label(variable: xr.DataArray | str) -> str:
     """The axis label of a variable: its `long_name` and units, or its name.

@@ -18,8 +18,6 @@ from probekit.plot.ranges import from_zero
 from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
 from probekit.plot.series import colours_of, curve, name_results, places, union
 
-__all__ = ["gradient_cv", "layer_profile"]
-
 Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
 _INTERVALS = ("auto", "confidence", "quartiles", "none")
 

@@ -7,8 +7,6 @@ from matplotlib.axes import Axes
 
 from probekit.plot.reading import Array
 
-__all__ = ["from_zero", "most", "widened"]
-
 
 def most(values: Array) -> tuple[float, float]:
     """The range of the values without outliers.

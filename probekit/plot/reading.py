@@ -16,21 +16,6 @@ from probekit.errors import DataError, LayerError, OptionError, close_matches, s
 from probekit.plot.labels import axis_label
 from probekit.results.attributes import Attributes
 
-__all__ = [
-    "Array",
-    "Compared",
-    "Result",
-    "Results",
-    "UnitValues",
-    "chosen_layers",
-    "compare",
-    "lacking",
-    "layer_values",
-    "named",
-    "table",
-    "unit_values",
-]
-
 Array: TypeAlias = npt.NDArray[np.float64]
 Result: TypeAlias = "xr.DataTree | xr.Dataset"
 Results: TypeAlias = "Result | Mapping[Any, Result | Sequence[Result]]"

@@ -17,8 +17,6 @@ from probekit.plot.ranges import most, widened
 from probekit.plot.reading import Array, Results, compare, table, unit_values
 from probekit.plot.series import colours_of, name_results
 
-__all__ = ["unit_scatter"]
-
 
 def unit_scatter(
     result: Results,

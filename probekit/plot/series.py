@@ -14,8 +14,6 @@ from probekit.plot.labels import alpha_bar, key
 from probekit.plot.reading import Array, Compared
 from probekit.replicates.intervals import resampled_mean
 
-__all__ = ["alpha_colours", "colours_of", "curve", "name_results", "places", "union"]
-
 _MARKERS = "osD^vPX"
 
 

@@ -17,8 +17,6 @@ from probekit.plot.labels import depth_bar, key
 from probekit.plot.reading import Array, Results, chosen_layers, compare, lacking, table
 from probekit.plot.series import colours_of, name_results
 
-__all__ = ["eigenspectrum"]
-
 _FEW = 6
 
 

@@ -18,8 +18,6 @@ from probekit.plot.labels import axis_label, depth_bar, key
 from probekit.plot.reading import Array, Compared, named
 from probekit.plot.series import colours_of, curve, name_results
 
-__all__ = ["training_curves"]
-
 _DASHES = ("-", "--", ":", "-.")
 Records = list[dict[str, Any]]
 

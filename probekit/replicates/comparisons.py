@@ -13,15 +13,6 @@ from probekit.checks import number, one_of
 from probekit.errors import DataError, OptionError
 from probekit.replicates.intervals import Array
 
-__all__ = [
-    "Correction",
-    "adjust_p_values",
-    "compare_means",
-    "equivalence",
-    "equivalence_power",
-    "power",
-]
-
 Correction: TypeAlias = Literal["holm", "bh"]
 _QUADRATURE = 512  # number of points for averaging over the estimated standard deviation
 _ROUNDING = 1e-12  # relative variation below this is treated as rounding error

@@ -11,8 +11,6 @@ import xarray as xr
 from probekit.checks import number, positive_int
 from probekit.errors import OptionError
 
-__all__ = ["Array", "bootstrap_interval", "mean_interval", "resampled_mean"]
-
 Array: TypeAlias = npt.NDArray[np.float64]
 _BLOCK = 500  # number of rows that are resampled at once, which bounds memory
 

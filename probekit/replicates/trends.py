@@ -13,8 +13,6 @@ from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.replicates.intervals import Array
 
-__all__ = ["page_trend", "rank_trend", "trend_power"]
-
 Alternative: TypeAlias = Literal["two-sided", "increasing", "decreasing"]
 _MOST_CONDITIONS = 12  # computing the exact distribution takes 2**conditions steps
 _POWER_DRAWS = 1000

@@ -16,8 +16,6 @@ from probekit.replicates.intervals import Array
 from probekit.replicates.trends import trend_power
 from probekit.results.labels import strings
 
-__all__ = ["Claim", "Verdict", "verdicts"]
-
 Says: TypeAlias = Literal["increase", "decrease", "no change"]
 Verdict: TypeAlias = Literal[
     "supported", "contradicted", "equivalent", "undecided", "not comparable"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["dossier"]
-
 Array = npt.NDArray[Any]
 
 _ACCENT, _SOFT, _GREY = "#17628f", "#a9c6d8", "#8a867e"

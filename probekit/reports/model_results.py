@@ -17,8 +17,6 @@ from probekit.results.labels import strings
 from probekit.results.merge import merge_results
 from probekit.results.trees import open_result
 
-__all__ = ["ModelResults", "model_results"]
-
 
 @dataclass(frozen=True)
 class ModelResults:

@@ -10,15 +10,6 @@ import xarray as xr
 
 from probekit.results.tables import layers_table, units_table
 
-__all__ = [
-    "interval_note",
-    "layer_rows",
-    "most_selective",
-    "radius",
-    "result_json",
-    "robustness_rows",
-]
-
 Row = dict[str, str | float | None]
 
 

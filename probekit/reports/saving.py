@@ -16,8 +16,6 @@ from probekit.results.provenance import with_provenance
 from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
 
-__all__ = ["save_figure", "save_tables"]
-
 
 def save_figure(
     figure: Any, stem: str | Path, *, kinds: Sequence[str] = ("png", "svg"), dpi: int = 150

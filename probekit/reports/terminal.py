@@ -19,17 +19,6 @@ from probekit.errors import plain, some_of
 from probekit.reports.rows import interval_note, most_selective
 from probekit.results.attributes import heading, is_share, label, summary_variables
 
-__all__ = [
-    "Column",
-    "console",
-    "print_plan",
-    "print_result",
-    "print_rows",
-    "print_sweep",
-    "print_table",
-    "print_verification",
-]
-
 # Maximum number of columns for a metric whose variables have no short names.
 _MOST_COLUMNS = 6
 _MOST_PLACES = 5  # maximum number of columns along an additional dimension

@@ -6,16 +6,6 @@ from typing import Any, TypeAlias
 
 import xarray as xr
 
-__all__ = [
-    "Attributes",
-    "attributes",
-    "heading",
-    "in_context",
-    "is_share",
-    "label",
-    "summary_variables",
-]
-
 Attributes: TypeAlias = dict[str, Any]
 
 

@@ -13,8 +13,6 @@ from uuid import uuid4
 
 from probekit.errors import OutputError
 
-__all__ = ["DRAFT", "check_output_path", "remove_drafts", "whole", "writer_of"]
-
 DRAFT = ".draft-"
 
 

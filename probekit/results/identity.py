@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["as_stored", "differences"]
-
 
 def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity after a JSON round trip, to compare with a stored one."""

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-__all__ = ["strings", "with_variable_text"]
-
 
 def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
     """Converts strings to variable-length text, in the type that netCDF and zarr both preserve.

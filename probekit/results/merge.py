@@ -14,8 +14,6 @@ import xarray as xr
 from probekit.errors import DataError, OptionError
 from probekit.results.trees import open_result
 
-__all__ = ["merge_results"]
-
 # The coordinates that identify an element of a dimension.
 _KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
 

@@ -13,8 +13,6 @@ import xarray as xr
 
 from probekit._version import __version__
 
-__all__ = ["provenance", "with_provenance"]
-
 
 def provenance(**facts: Any) -> str:
     """Formats facts about the origin of a result, with versions and command.

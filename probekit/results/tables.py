@@ -11,8 +11,6 @@ import xarray as xr
 
 from probekit.errors import DataError, OptionError, close_matches
 
-__all__ = ["layers_table", "units_table"]
-
 # In the table of layers, further dimensions of at most this length become columns.
 _FEW = 5
 

@@ -15,8 +15,6 @@ from probekit.errors import OutputError, first_line, foreign_file
 from probekit.results.files import check_output_path, whole
 from probekit.results.labels import with_variable_text
 
-__all__ = ["check_output", "open_result", "save_result"]
-
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """Checks, before any computation, that a result can be written.

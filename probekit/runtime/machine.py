@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from probekit.errors import ModelError, OptionError
 from probekit.extras import optional
 
-__all__ = ["Machine"]
-
 
 @dataclass(frozen=True)
 class Machine:

@@ -12,8 +12,6 @@ import torch
 
 from probekit.extras import optional
 
-__all__ = ["Processes", "processes"]
-
 Value = TypeVar("Value")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from tqdm import std
 from tqdm.auto import tqdm
 
-__all__ = ["hidden", "progress_bar"]
-
 _SECONDS = 60.0
 
 

@@ -16,19 +16,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = [
-    "RandomStreams",
-    "coins",
-    "key",
-    "keyed",
-    "mix",
-    "permuted",
-    "poisson",
-    "shuffled",
-    "uniform",
-    "words",
-]
-
 _GOLDEN = -0x61C8864680B583EB
 _FIRST = -0x40A7B892E31B1A47
 _SECOND = -0x6B2FB644ECCEEE15

@@ -11,8 +11,6 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["caller_device", "in_own_settings", "on_own_device", "own_settings"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import probekit as pk
-from probekit.data.datasets import read_idx
+from probekit.data.readers import read_idx
 from probekit.errors import DataError
 
 

@@ -10,20 +10,12 @@ from torch import Tensor
 
 from probekit.analysis.robustness.conditions import Perturbation, attacked
 from probekit.errors import OptionError, close_matches, warn
+from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
-from probekit.perturbations.attacks.gradient import Attack, get_attack
-from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
+from probekit.perturbations.attacks.gradient import get_attack
+from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS
+from probekit.perturbations.corruptions.corruption import Corruption
 from probekit.perturbations.corruptions.published import PublishedCorruptions
-
-__all__ = [
-    "Attacks",
-    "Corruptions",
-    "Epsilons",
-    "attack_label",
-    "choose_attacks",
-    "choose_corruptions",
-    "choose_severities",
-]
 
 Corruptions: TypeAlias = "str | Sequence[str] | PublishedCorruptions | None"
 Attacks: TypeAlias = "str | Attack | Sequence[str | Attack] | None"

@@ -12,20 +12,9 @@ from torch import Tensor, nn
 from probekit.capture.layers import unwrap
 from probekit.data.batches import Batch, Batches
 from probekit.models.image_model import as_module, device_of
-from probekit.perturbations.attacks.gradient import PGD, Attack
+from probekit.perturbations.attacks.attack import Attack
+from probekit.perturbations.attacks.gradient import PGD
 from probekit.perturbations.corruptions.corruption import Corruption
-
-__all__ = [
-    "CLEAN",
-    "Condition",
-    "Perturbation",
-    "PerturbedBatch",
-    "PerturbedBatches",
-    "attacked",
-    "corrupted",
-    "of_corruption",
-    "unchanged",
-]
 
 Outcomes: TypeAlias = Mapping[str, Tensor]
 

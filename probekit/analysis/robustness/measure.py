@@ -37,8 +37,6 @@ from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.rows import format_bytes
 
-__all__ = ["ConditionStatistics", "Measurement", "Pass"]
-
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
 _CHANGE_SIZE = attributes(

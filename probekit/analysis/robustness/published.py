@@ -14,8 +14,6 @@ from probekit.data.images import Fetched, LabelledImages
 from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
-__all__ = ["FittedImages", "one_to_one", "published_conditions", "published_images"]
-
 
 class FittedImages(LabelledImages):
     """One type and severity of published files, resized to the model's input size.

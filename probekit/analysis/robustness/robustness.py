@@ -50,8 +50,6 @@ from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
 
-__all__ = ["robustness"]
-
 MANY_UNMOVED = 0.1
 
 

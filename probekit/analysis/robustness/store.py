@@ -20,8 +20,6 @@ from probekit.results.identity import as_stored, differences
 from probekit.results.trees import open_result, save_result
 from probekit.runtime.processes import processes
 
-__all__ = ["ConditionStore"]
-
 IDENTITY = "identity.json"
 
 

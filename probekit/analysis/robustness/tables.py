@@ -16,8 +16,6 @@ from probekit.perturbations.corruptions.constants import CORRUPTIONS
 from probekit.results.attributes import attributes, in_context
 from probekit.results.labels import strings
 
-__all__ = ["check_reference", "corruption_errors", "layer_tables", "outcome_tables", "unit_tables"]
-
 Found = Mapping[Condition, xr.DataTree]
 
 _AXES = {"corruption": "severity", "attack": "epsilon"}

@@ -15,8 +15,6 @@ from probekit.data.images import Size, TensorImages
 from probekit.data.readers.files import needed, words_of
 from probekit.errors import DataError, foreign_file
 
-__all__ = ["cifar10", "cifar100"]
-
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 

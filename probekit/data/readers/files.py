@@ -6,8 +6,6 @@ from pathlib import Path
 
 from probekit.errors import DataError, foreign_file
 
-__all__ = ["needed", "text_of", "words_of"]
-
 
 def needed(name: str, file: Path, url: str) -> Path:
     """Returns an existing file, or raises an error that names the archive with the file."""

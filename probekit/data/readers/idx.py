@@ -16,8 +16,6 @@ from torch import Tensor
 from probekit.data.images import Size, TensorImages
 from probekit.errors import DataError, foreign_file
 
-__all__ = ["FASHION_MNIST_CLASSES", "fashion_mnist", "mnist", "read_idx"]
-
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

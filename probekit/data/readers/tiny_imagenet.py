@@ -15,8 +15,6 @@ from probekit.data.images import Size, TensorImages
 from probekit.data.readers.files import needed, text_of, words_of
 from probekit.errors import DataError, foreign_file
 
-__all__ = ["tiny_imagenet"]
-
 _TINY_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 

@@ -31,8 +31,6 @@ from probekit.perturbations.attacks.goals import (
 )
 from probekit.runtime.settings import in_own_settings
 
-__all__ = ["Attack", "AttackResult", "Batch", "Candidates"]
-
 CHECKED_IMAGES = 32
 
 

@@ -21,8 +21,6 @@ from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, Model, model_logits
 
-__all__ = ["AutoAttack"]
-
 Version: TypeAlias = Literal["standard", "plus", "rand"]
 
 TARGET_CLASSES = 9

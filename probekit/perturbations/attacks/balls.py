@@ -19,8 +19,6 @@ from torch import Tensor
 
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["Ball", "L2Ball", "LinfBall", "Norm", "ball_around", "column"]
-
 Norm: TypeAlias = Literal["linf", "l2"]
 
 

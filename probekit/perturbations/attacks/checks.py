@@ -15,14 +15,6 @@ from probekit.models.image_model import check_differentiable
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
 
-__all__ = [
-    "attackable",
-    "check_classes",
-    "check_epsilons",
-    "check_images",
-    "check_model_for_attack",
-]
-
 CHANCE_LEVEL = 0.05
 FEWEST_FOR_CHANCE = 20
 ZERO_GRADIENT_FRACTION = 0.05

@@ -15,17 +15,6 @@ from probekit.models.inputs import copied
 from probekit.models.logits import required_logits
 from probekit.runtime.settings import caller_device
 
-__all__ = [
-    "Goal",
-    "Loss",
-    "Model",
-    "gradient_of",
-    "least_likely",
-    "loss_gradient",
-    "model_logits",
-    "predicted_logits",
-]
-
 Model: TypeAlias = Callable[[Tensor], Tensor]
 Loss: TypeAlias = Literal["cross_entropy", "margin"]
 

@@ -21,12 +21,10 @@ from torch import Tensor
 
 from probekit.checks import integer, number, one_of, positive_int
 from probekit.errors import OptionError, close_matches
-from probekit.perturbations.attacks.attack import Attack, AttackResult, Batch, Candidates
+from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
 from probekit.perturbations.attacks.auto_attack import AutoAttack
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, loss_gradient, predicted_logits
-
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack", "AttackResult", "AutoAttack", "get_attack"]
 
 Keep: TypeAlias = Literal["best", "last"]
 

@@ -10,15 +10,6 @@ from torch import Tensor
 from probekit.perturbations.corruptions.image_ops import center_zoom, correlate, smear, smooth
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = [
-    "defocus_blur",
-    "defocus_kernel",
-    "gaussian_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-]
-
 _SLACK = 1e-3  # in 8-bit levels; smaller rounding errors do not lower a value by a whole level
 
 

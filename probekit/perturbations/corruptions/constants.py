@@ -11,15 +11,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = [
-    "CORRUPTIONS",
-    "EXTRA_CORRUPTIONS",
-    "SEVERITIES",
-    "TABLE_SIZES",
-    "constants_of",
-    "nearest_table",
-]
-
 CORRUPTIONS: Final = (
     "gaussian_noise",
     "shot_noise",

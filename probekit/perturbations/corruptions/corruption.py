@@ -51,8 +51,6 @@ from probekit.perturbations.corruptions.weather import brightness, fog, frost, s
 from probekit.runtime.randomness import RandomStreams
 from probekit.runtime.settings import in_own_settings
 
-__all__ = ["CORRUPTIONS", "EXTRA_CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt"]
-
 Procedure = Callable[[Tensor, Any, RandomStreams], Tensor]
 
 _PROCEDURES: dict[str, Procedure] = {

@@ -8,8 +8,6 @@ from torch import Tensor
 from probekit.perturbations.corruptions.image_ops import sample_bilinear, smooth
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["contrast", "elastic_transform", "pixelate", "saturate"]
-
 _HALF = 0.5 + 1e-4  # rounds to the nearest, with ties upwards despite rounding errors
 
 

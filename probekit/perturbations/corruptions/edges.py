@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-__all__ = ["distance_to", "edges"]
-
 _TANGENT_22 = 13573 / 32768  # tan 22.5° in OpenCV's fixed point
 _STEP, _DIAGONAL, _KNIGHT = 1.0, 1.4, 2.1969  # OpenCV's 5×5 mask for Euclidean distance
 

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-__all__ = ["center_zoom", "correlate", "luma", "sample_bilinear", "smear", "smooth"]
-
 _LUMA = (0.299, 0.587, 0.114)
 
 

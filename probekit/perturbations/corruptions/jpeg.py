@@ -11,8 +11,6 @@ from torch import Tensor
 
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["jpeg_compression"]
-
 
 def jpeg_compression(images: Tensor, quality: int, streams: RandomStreams) -> Tensor:
     """Encode and decode a JPEG file of this quality, on the CPU, image by image."""

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise"]
-
 _LEVELS = 256
 _OFF_LEVEL = 2e-3  # in 8-bit levels; values this close to a level are treated as equal to it
 

@@ -24,8 +24,6 @@ from probekit.checks import integer
 from probekit.errors import DataError, OptionError, close_matches, foreign_file
 from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
-__all__ = ["PublishedCorruptions", "load_published"]
-
 _ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
 _IMAGE_ENDINGS = {".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp"}
 _CIFAR10 = (

@@ -10,8 +10,6 @@ from probekit.perturbations.corruptions.edges import distance_to, edges
 from probekit.perturbations.corruptions.image_ops import luma, smooth
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["spatter"]
-
 _WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)
 # Row, column and weight of each tap that is not zero.

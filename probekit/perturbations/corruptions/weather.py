@@ -15,8 +15,6 @@ from probekit.errors import OptionError
 from probekit.perturbations.corruptions.image_ops import center_zoom, luma, smear
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["brightness", "fog", "frost", "frost_photographs", "plasma", "snow"]
-
 _PHOTOGRAPHS = 5  # the generators use only the first five of the six photographs
 
 

@@ -23,8 +23,6 @@ from probekit.reports.page.svg import (
     ticks,
 )
 
-__all__ = ["Line", "heat_map", "line_chart"]
-
 _WIDTH, _HEIGHT = 560, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40
 

@@ -13,8 +13,6 @@ from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import axis, element, number, ridge, shorten
 from probekit.results.attributes import heading, is_share, summary_variables
 
-__all__ = ["LayerTable", "column_names", "layer_table", "main_variable", "range_of"]
-
 _HEIGHT = 34
 _DENSE_HEIGHT = 20
 _NAME_LENGTH = 29

@@ -19,8 +19,6 @@ from probekit.reports.page.thumbnails import thumbnails, wanted_samples
 from probekit.reports.page.units import unit_table
 from probekit.results.files import check_output_path, whole
 
-__all__ = ["BUDGET", "check_page", "report"]
-
 # Email attachments grow by a third when encoded, and messages are limited to 25 MB.
 BUDGET = 16 * 2**20
 _LEAST = 2**20

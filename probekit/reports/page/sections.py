@@ -29,8 +29,6 @@ from probekit.reports.page.svg import number, ticks
 from probekit.reports.rows import radius
 from probekit.results.attributes import heading
 
-__all__ = ["sections"]
-
 _MOST_RIDGES = 4
 
 

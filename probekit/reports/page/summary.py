@@ -19,8 +19,6 @@ _PARTICIPATION_RATIOS = (
     "participation_ratio_fraction",
 )
 
-__all__ = ["Fact", "comparison", "facts_about", "key_numbers", "mean_selectivity", "notes"]
-
 
 @dataclass(frozen=True)
 class Fact:

@@ -12,20 +12,6 @@ from markupsafe import Markup, escape
 
 from probekit.plot.density import density
 
-__all__ = [
-    "UNKNOWN",
-    "axis",
-    "element",
-    "join",
-    "number",
-    "path",
-    "ridge",
-    "scale",
-    "shorten",
-    "text",
-    "ticks",
-]
-
 UNKNOWN = "\N{EN DASH}"
 
 Array = npt.NDArray[np.float64]

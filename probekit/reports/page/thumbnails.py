@@ -13,8 +13,6 @@ import numpy.typing as npt
 from probekit.errors import DataError
 from probekit.reports.model_results import ModelResults
 
-__all__ = ["encoded", "thumbnails", "wanted_samples"]
-
 _SIDE = 96
 _LOSSLESS = 64
 _TRIAL = 24

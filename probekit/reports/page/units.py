@@ -12,8 +12,6 @@ import xarray as xr
 from probekit.reports.model_results import ModelResults
 from probekit.results.attributes import heading, is_share, summary_variables
 
-__all__ = ["MOST_CLASSES", "unit_table"]
-
 # With more classes than this, a page contains only the highest means of each unit and the mean of the rest.
 MOST_CLASSES = 40
 

@@ -12,8 +12,6 @@ from probekit.capture.recorder import Layers, Recorder
 from probekit.capture.subsets import Subset
 from probekit.errors import LayerError, OptionError
 
-__all__ = ["Accumulation", "TrainingRecorder"]
-
 
 class TrainingRecorder:
     """A recorder that stays on a model and records only forward passes with gradients.

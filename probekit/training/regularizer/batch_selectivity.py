@@ -14,15 +14,6 @@ from torch import Tensor
 from probekit.errors import DataError
 from probekit.metrics.selectivity.index import SelectivityIndex
 
-__all__ = [
-    "ClassSums",
-    "TrainingNegative",
-    "batch_selectivity",
-    "by_layer",
-    "check_labels",
-    "sum_over_processes",
-]
-
 TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
 
 

@@ -26,8 +26,6 @@ from probekit.training.regularizer.batch_selectivity import (
     check_labels,
 )
 
-__all__ = ["SelectivityRegularizer"]
-
 _MOST_SHARED = 2**16
 _POLICIES = {
     "clip": "count as zero",

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from probekit.checks import non_negative_int, number, positive_int
 from probekit.errors import OptionError
 
-__all__ = ["AlphaSchedule", "Segment"]
-
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _SEGMENT = re.compile(rf"(?P<first>{_NUMBER})(?:>(?P<last>{_NUMBER}))?(?:\*(?P<epochs>\d{{1,9}}))?")
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from probekit.checks import number, positive_int
 
-__all__ = ["Adversary"]
-
 
 @dataclass(frozen=True)
 class Adversary:

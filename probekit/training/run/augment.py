@@ -11,8 +11,6 @@ from torch.nn import functional
 from probekit.checks import non_negative_int
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["Augmentation"]
-
 
 @dataclass(frozen=True)
 class Augmentation:

@@ -12,8 +12,6 @@ from torch.nn import functional
 from probekit.checks import integer
 from probekit.runtime.randomness import RandomStreams
 
-__all__ = ["OPERATIONS", "AugMix", "Mixture", "apply_operations"]
-
 OPERATIONS = (
     "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
     "Posterize", "Solarize", "AutoContrast", "Equalize",

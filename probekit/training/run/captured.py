@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CapturedGradients", "can_capture"]
-
 _WARM_UP = 3
 
 SetGradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -20,20 +20,6 @@ from probekit.errors import OptionError, OutputError, foreign_file
 from probekit.results.files import DRAFT, remove_drafts, whole, writer_of
 from probekit.training.run.state import TrainingState
 
-__all__ = [
-    "CARD",
-    "Run",
-    "RunDirectory",
-    "check_same",
-    "layer_names",
-    "locked",
-    "other_files",
-    "read_checkpoint",
-    "read_run",
-    "write_checkpoint",
-    "write_whole",
-]
-
 CARD = "model.json"
 
 

@@ -20,8 +20,6 @@ from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.training.run.recipes import Precision
 
-__all__ = ["EpochMetrics", "evaluate"]
-
 _OUTCOMES = ""  # no layer has this name
 
 

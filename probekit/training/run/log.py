@@ -14,8 +14,6 @@ from probekit.errors import OutputError
 from probekit.extras import optional
 from probekit.training.run.directory import write_whole
 
-__all__ = ["RunLog", "read_log"]
-
 
 def read_log(file: Path) -> list[dict[str, Any]]:
     """Reads the records of a JSON-lines log; a truncated last line is ignored."""

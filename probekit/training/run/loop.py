@@ -34,8 +34,6 @@ from probekit.training.run.minibatches import Minibatches, RunData, stream_name
 from probekit.training.run.recipes import Recipe, learning_rate
 from probekit.training.run.state import TrainingState
 
-__all__ = ["TrainingLoop"]
-
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # Number of steps between synchronizations with the device, such as to check that the loss is finite.
 _CHECK_EVERY = 100

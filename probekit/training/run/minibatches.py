@@ -18,8 +18,6 @@ from probekit.models.image_model import ImageModel
 from probekit.runtime.randomness import RandomStreams, shuffled
 from probekit.training.run.recipes import Recipe
 
-__all__ = ["Minibatches", "RunData", "hold_out", "load_run_data", "stream_name"]
-
 _WATCHED = 2000
 
 

@@ -16,8 +16,6 @@ from probekit.training.run.adversary import Adversary
 from probekit.training.run.augment import Augmentation
 from probekit.training.run.augmix import AugMix
 
-__all__ = ["PRECISIONS", "Precision", "Recipe", "get_recipe", "learning_rate", "list_recipes"]
-
 Schedule: TypeAlias = Literal["milestones", "one-cycle"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

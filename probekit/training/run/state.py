@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TrainingState"]
-
 _PROGRESS = ("epoch", "step", "seconds", "best_epoch", "best_accuracy")
 
 

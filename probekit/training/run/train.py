@@ -21,8 +21,6 @@ from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
 
-__all__ = ["train"]
-
 _LAUNCHED_WITH = {"bf16": "bfloat16", "fp16": "float16"}
 
 

@@ -23,8 +23,6 @@ from probekit.training.run.directory import CARD, Run, read_run
 from probekit.training.run.log import read_log
 from probekit.training.sweep.table import grid, outcomes
 
-__all__ = ["find_runs", "measure_runs", "run_outcomes", "training_history"]
-
 _OF_EPOCHS = (
     "loss", "accuracy", "validation_loss", "validation_accuracy", "selectivity_mean",
     "dead_units_total", "alpha", "seconds",

@@ -46,8 +46,6 @@ from probekit.training.sweep.table import (
     write_table,
 )
 
-__all__ = ["sweep"]
-
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "tensorboard",
 )  # fmt: skip

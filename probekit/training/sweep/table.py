@@ -17,18 +17,6 @@ from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
 from probekit.training.run.directory import Run, read_run, write_whole
 
-__all__ = [
-    "IDENTITY",
-    "grid",
-    "outcomes",
-    "read_failures",
-    "run_folder",
-    "run_key",
-    "sweep_table",
-    "write_failures",
-    "write_table",
-]
-
 IDENTITY = "sweep.json"
 FAILURES = "failures.json"
 TABLE = "sweep.nc"
