@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probekit._version import __version__
 from probekit.errors import OptionError, OutputError, foreign_file
-from probekit.results.files import DRAFT, remove_drafts, whole, writer_of
+from probekit.results.folders import claimed, write_whole
 from probekit.training.run.state import TrainingState
 
 CARD = "model.json"
@@ -114,18 +114,9 @@ class RunDirectory:
             OutputError: The folder holds something else or a run with another recipe, seed or alpha,
                 another process is training in it, or it cannot be written.
         """
-        file = folder / cls.IDENTITY
-        others = [] if os.path.isfile(file) else other_files(folder)
-        if others:
-            raise OutputError(
-                f"{str(folder)!r} is not a training run and not empty (it holds {others[0]}); choose "
-                "another folder"
-            )
-        with locked(file):
-            if file.is_file():
-                check_same(file, identity, "run")
-            else:
-                write_whole(file, _json({**identity, "probekit": __version__}))
+        facts = {**identity, "probekit": __version__}
+        check = partial(check_same, what="run")
+        with claimed(folder / cls.IDENTITY, facts, "training run", check):
             yield
 
     def best_weights(self, state: TrainingState) -> Path:
@@ -190,25 +181,6 @@ class RunDirectory:
         write_whole(self.folder / CARD, _json(card))
 
 
-def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file atomically: if the process dies, either the old or the new file is intact.
-
-    Raises:
-        OutputError: The file cannot be written (for example, the disk is full); the old file is intact.
-    """
-    try:
-        with whole(path) as draft, draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        unchanged = "; the file that was there is whole" if path.exists() else ""
-        raise OutputError(
-            f"{str(path)!r} cannot be written ({error.strerror}){unchanged}; make room and start again "
-            "with the same options, which continues from the last checkpoint"
-        ) from None
-
-
 def _json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, indent=2) + "\n"
 
@@ -245,29 +217,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _damaged(path: Path) -> AbstractContextManager[None]:
     advice = "; move the run's folder away to start again"
     return foreign_file(f"checkpoint {str(path)!r} cannot be read", OutputError, advice)
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Creates and locks the folder of a file for this process, and removes leftover drafts.
-
-    Raises:
-        OutputError: Another process is writing to the folder, or it cannot be created.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(file.parent)!r} cannot be written: {reason}") from None
-    with writer_of(file):
-        remove_drafts(file.parent)
-        yield
-
-
-def other_files(folder: Path) -> list[str]:
-    """The files in a folder, except those that an interrupted start may have left."""
-    names = (path.name for path in folder.iterdir()) if os.path.isdir(folder) else ()
-    return sorted(x for x in names if not x.startswith(DRAFT) and not x.endswith(".lock"))
 
 
 def layer_names(layers: Any) -> list[str] | None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from probekit.errors import OutputError
 from probekit.extras import optional
-from probekit.training.run.directory import write_whole
+from probekit.results.folders import write_whole
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import xarray as xr
 from tqdm.auto import tqdm
 
-from probekit.checks import non_negative_int, positive_int
-from probekit.errors import (
-    DataError,
-    LayerError,
-    ModelError,
-    OptionError,
-    OutputError,
-    ProbekitError,
-    warn,
-)
-from probekit.extras import optional
+from probekit.checks import non_negative_int
+from probekit.errors import OptionError, ProbekitError, warn
+from probekit.results.folders import claimed
+from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.directory import (
-    check_same,
-    layer_names,
-    locked,
-    other_files,
-    read_run,
-    write_whole,
-)
+from probekit.training.run.directory import check_same, layer_names, read_run
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.sweep.table import (
     IDENTITY,
@@ -51,7 +35,6 @@ _RUN_OPTIONS = (
 )  # fmt: skip
 # PyTorch and accelerate have one random state per process: runs in threads must take turns.
 _ONE_AT_A_TIME = threading.Lock()
-_PATIENCE = "20s"
 
 
 def sweep(
@@ -113,39 +96,31 @@ def sweep(
     if of_train.get("data_root") is not None:
         # Workers on other machines may have another working directory.
         of_train["data_root"] = str(Path(of_train["data_root"]).resolve())
-    if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OptionError(
-            "a sweep is started as one process, not under torchrun or accelerate launch; pass "
-            "scheduler=ADDRESS (--scheduler) to use several"
-        )
-    positive_int("jobs", jobs)
-    if scheduler is not None and jobs > 1:
-        raise OptionError(
-            "a sweep is trained by jobs on this machine or by a scheduler, not by both"
-        )
-    if scheduler is not None or jobs > 1:
-        with optional("distributed", "a sweep with several jobs or a scheduler"):
-            import distributed  # noqa: F401
+    cluster = open_cluster(jobs, scheduler, "a sweep")
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"))}
-    with _claimed(folder, identity):
-        waiting = [run for run in grid if read_run(run_folder(folder, *run)) is None]
-        if scheduler is None and jobs == 1:
-            ended = _local(chosen, waiting, folder, of_train)
-        else:
-            cluster = _client(scheduler) if scheduler is not None else _workers(int(jobs))
-            ended = _remote(chosen, waiting, folder, of_train, cluster=cluster, retries=retries)
+    check = partial(check_same, what="sweep")
+    with claimed(folder / IDENTITY, identity, "sweep", check, own=["runs"]):
+        (folder / "runs").mkdir(exist_ok=True)
+        tasks = {
+            (alpha, seed): (
+                chosen.facts(), alpha, seed, str(run_folder(folder.resolve(), alpha, seed)), of_train
+            )
+            for alpha, seed in grid
+            if read_run(run_folder(folder, alpha, seed)) is None
+        }  # fmt: skip
+        ended = run_jobs(_one_run, tasks, cluster, name=chosen.name, retries=retries)
         bar = tqdm(
             ended,
             total=len(grid),
-            initial=len(grid) - len(waiting),
+            initial=len(grid) - len(tasks),
             desc=f"sweep {chosen.name}",
             unit="run",
             disable=hidden(progress),
         )
         with bar, closing(ended):
-            for alpha, seed, failure in bar:
+            for (alpha, seed), failure in bar:
                 _add_to_table(folder, alpha, seed, failure)
         table = write_table(folder)
     _warn_of_failures(table, grid)
@@ -183,22 +158,6 @@ def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
     return numbers, whole
 
 
-@contextmanager
-def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-    """Creates the folder of a sweep, or checks that it belongs to it, and locks it for this process."""
-    file = folder / IDENTITY
-    others = [] if os.path.isfile(file) else [x for x in other_files(folder) if x != "runs"]
-    if others:
-        raise OutputError(f"{str(folder)!r} is no sweep and not empty (it holds {others[0]})")
-    with locked(file):
-        if file.is_file():
-            check_same(file, identity, "sweep")
-        else:
-            (folder / "runs").mkdir(exist_ok=True)
-            write_whole(file, json.dumps(identity, indent=2) + "\n")
-        yield
-
-
 def _one_run(
     recipe: Mapping[str, Any], alpha: float, seed: int, folder: str, options: Mapping[str, Any]
 ) -> str:
@@ -214,93 +173,3 @@ def _one_run(
                 raise
             return str(error)
     return ""
-
-
-def _local(
-    recipe: Recipe,
-    waiting: Sequence[tuple[float, int]],
-    folder: Path,
-    options: Mapping[str, Any],
-) -> Generator[tuple[float, int, str]]:
-    for alpha, seed in waiting:
-        where = str(run_folder(folder, alpha, seed))
-        yield alpha, seed, _one_run(recipe.facts(), alpha, seed, where, options)
-
-
-def _remote(
-    recipe: Recipe,
-    waiting: Sequence[tuple[float, int]],
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    cluster: AbstractContextManager[Any],
-    retries: int,
-) -> Generator[tuple[float, int, str]]:
-    """Sends the runs to a cluster; yields them in the order in which they end."""
-    from distributed import as_completed
-
-    with cluster as client:
-        futures = {
-            client.submit(
-                _one_run,
-                recipe.facts(),
-                alpha,
-                seed,
-                str(run_folder(folder.resolve(), alpha, seed)),
-                dict(options),
-                key=f"probekit-{recipe.name}-{run_key(alpha, seed)}-{uuid4().hex[:8]}",
-                pure=False,
-                retries=retries,
-            ): (alpha, seed)
-            for alpha, seed in waiting
-        }
-        try:
-            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
-                yield *futures[future], _outcome(future)
-        finally:
-            client.cancel(list(futures))
-
-
-def _outcome(future: Any) -> str:
-    error = future.exception()
-    if error is None:
-        return str(future.result())
-    if isinstance(error, DataError | LayerError | ModelError | OptionError):
-        raise error
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-@contextmanager
-def _client(scheduler: Any) -> Iterator[Any]:
-    """A client of a cluster; a client passed by the caller stays open."""
-    from distributed import Client
-
-    if isinstance(scheduler, Client):
-        yield scheduler
-        return
-    try:
-        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, TimeoutError) as error:
-        raise OptionError(
-            f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
-            "or leave scheduler out to train here"
-        ) from None
-    with client:
-        yield client
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Any]:
-    """A client of worker processes on this machine, which share its cores."""
-    from distributed import Client, LocalCluster
-
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    cluster = LocalCluster(  # type: ignore[no-untyped-call]
-        n_workers=jobs,
-        threads_per_worker=1,
-        memory_limit=None,
-        dashboard_address=None,
-        env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
-    )
-    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
-        yield client

@@ -12,10 +12,11 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
+from probekit.results.folders import write_whole
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
-from probekit.training.run.directory import Run, read_run, write_whole
+from probekit.training.run.directory import Run, read_run
 
 IDENTITY = "sweep.json"
 FAILURES = "failures.json"

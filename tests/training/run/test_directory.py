@@ -15,7 +15,8 @@ from torch import nn
 
 from probekit.errors import OutputError
 from probekit.results.files import remove_drafts
-from probekit.training.run.directory import read_checkpoint, write_checkpoint, write_whole
+from probekit.results.folders import write_whole
+from probekit.training.run.directory import read_checkpoint, write_checkpoint
 from probekit.training.run.state import TrainingState
 
 

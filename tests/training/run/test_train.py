@@ -30,8 +30,9 @@ from probekit.errors import (
     ProbekitError,
 )
 from probekit.models.architectures import ARCHITECTURES
+from probekit.results.folders import locked
 from probekit.runtime.randomness import key
-from probekit.training.run.directory import locked, read_checkpoint, read_run, write_checkpoint
+from probekit.training.run.directory import read_checkpoint, read_run, write_checkpoint
 from probekit.training.run.log import read_log
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import Minibatches, hold_out, load_run_data, stream_name
@@ -375,7 +376,7 @@ def test_the_folder_of_another_recipe_is_refused(baseline: Any) -> None:
 
 def test_a_folder_with_unrelated_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"not a training run and not empty \(it holds thesis"):
+    with pytest.raises(OutputError, match=r"no training run and not empty \(it holds thesis"):
         quick(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
     with pytest.raises(OutputError, match="cannot be written: Not a directory"):

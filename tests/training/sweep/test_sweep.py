@@ -16,6 +16,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
+from probekit.runtime import jobs
 from probekit.training.run.directory import read_run
 from probekit.training.sweep import sweep as sweeping
 from probekit.training.sweep.table import run_folder, sweep_table
@@ -154,7 +155,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_an_invalid_option_is_reported(
     tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeping, "_PATIENCE", "1s")
+    monkeypatch.setattr(jobs, "_PATIENCE", "1s")
     with pytest.raises(OptionError, match=message):
         quick(tmp_path / "s", **{"alphas": [0.0], "seeds": [0], **options})
 

@@ -1,0 +1,139 @@
+"""Runs independent jobs one after the other, in processes of this machine, or on a dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from probekit.checks import positive_int
+from probekit.errors import DataError, LayerError, ModelError, OptionError, first_line
+from probekit.extras import optional
+
+K = TypeVar("K", bound=Hashable)
+_PATIENCE = "20s"
+
+
+def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager[Any] | None:
+    """The client of the cluster that runs the jobs, opened on entry; None to run them in this process.
+
+    Args:
+        jobs: Number of worker processes on this machine.
+        scheduler: The address of a dask scheduler, or a `distributed.Client`, which stays open.
+        what: What consists of the jobs, such as "a sweep", for error messages.
+
+    Raises:
+        OptionError: Both are given, dask is missing, or this is one of several processes. On entry: no
+            scheduler answers.
+    """
+    if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OptionError(
+            f"{what} is started as one process, not under torchrun or accelerate launch; pass "
+            "scheduler=ADDRESS (--scheduler) to use several"
+        )
+    positive_int("jobs", jobs)
+    if scheduler is not None and jobs > 1:
+        raise OptionError(f"{what} is run by jobs on this machine or by a scheduler, not by both")
+    if scheduler is None and jobs == 1:
+        return None
+    with optional("distributed", f"{what} with several jobs or a scheduler"):
+        import distributed  # noqa: F401
+    return _client(scheduler) if scheduler is not None else _workers(int(jobs))
+
+
+def run_jobs(
+    work: Callable[..., str],
+    tasks: Mapping[K, tuple[Any, ...]],
+    cluster: AbstractContextManager[Any] | None = None,
+    *,
+    name: str = "job",
+    retries: int = 2,
+) -> Generator[tuple[K, str]]:
+    """Calls a function once per task and yields the results in the order in which the jobs end.
+
+    Args:
+        work: The function; it returns the reason of a failure, or an empty string.
+        tasks: The arguments of each call, by key.
+        cluster: The result of `open_cluster`.
+        name: Prefix of the jobs' names on the cluster.
+        retries: Maximum number of retries on the cluster after an exception or the death of a worker.
+
+    Yields:
+        The key of each task with the reason of its failure.
+
+    Raises:
+        ProbekitError: An error that affects all jobs, such as an invalid option.
+
+    Example:
+        >>> dict(run_jobs(lambda n: "odd" if n % 2 else "", {"a": (1,), "b": (2,)}))
+        {'a': 'odd', 'b': ''}
+    """
+    if cluster is None:
+        for key, arguments in tasks.items():
+            yield key, work(*arguments)
+        return
+    from distributed import as_completed
+
+    with cluster as client:
+        futures = {
+            client.submit(
+                work,
+                *arguments,
+                key=f"probekit-{name}-{key}-{uuid4().hex[:8]}",
+                pure=False,
+                retries=retries,
+            ): key
+            for key, arguments in tasks.items()
+        }
+        try:
+            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+                yield futures[future], _outcome(future)
+        finally:
+            client.cancel(list(futures))
+
+
+def _outcome(future: Any) -> str:
+    error = future.exception()
+    if error is None:
+        return str(future.result())
+    if isinstance(error, DataError | LayerError | ModelError | OptionError):
+        raise error
+    return f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
+
+
+@contextmanager
+def _client(scheduler: Any) -> Iterator[Any]:
+    """A client of a cluster; a client passed by the caller stays open."""
+    from distributed import Client
+
+    if isinstance(scheduler, Client):
+        yield scheduler
+        return
+    try:
+        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TimeoutError) as error:
+        raise OptionError(
+            f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
+            "or leave scheduler out to run here"
+        ) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Any]:
+    """A client of worker processes on this machine, which share its cores."""
+    from distributed import Client, LocalCluster
+
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=jobs,
+        threads_per_worker=1,
+        memory_limit=None,
+        dashboard_address=None,
+        env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
+    )
+    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+        yield client
