@@ -15,6 +15,7 @@ from torch import nn
 
 from probekit.models.image_model import ImageModel
 
+# One thread: results are bitwise equal only with equal threads, which small networks do not need.
 torch.set_num_threads(1)
 
 

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -124,3 +126,30 @@ def test_the_float32_gradient_does_not_allocate_a_map():
     pooled.grad_fn.register_hook(lambda inputs, outputs: received.extend(inputs))
     pooled.sum().backward()
     assert received[0].stride()[2:] == (0, 0)
+
+
+SHAPES = st.tuples(*(st.integers(1, 5) for _ in range(4)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    shape=SHAPES,
+    ndim=st.integers(2, 4),
+    order=st.permutations(range(4)),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
+)
+def test_pool_is_the_mean_over_positions_in_every_layout(
+    shape: tuple[int, ...], ndim: int, order: list[int], dtype: torch.dtype
+) -> None:
+    shape = shape[:ndim]
+    order = [axis for axis in order if axis < ndim]
+    stored = torch.rand(tuple(shape[axis] for axis in order), dtype=torch.float64).to(dtype)
+    maps = stored.permute([order.index(axis) for axis in range(ndim)])
+    assert maps.shape == shape
+    found = pool(maps)
+    expected = maps.double().numpy().reshape(*shape[:2], -1).mean(2)
+    assert found.shape == shape[:2]
+    assert found.dtype == (dtype if dtype in (torch.float32, torch.float64) else torch.float32)
+    assert found.untyped_storage().data_ptr() != maps.untyped_storage().data_ptr()
+    bound = {torch.bfloat16: 2e-5}.get(dtype, 1e-6)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=bound, atol=bound)

@@ -1,15 +1,13 @@
-"""Shared setup of the training tests: one thread, and processes that start and stop quickly."""
+"""Processes of the training tests that start and stop quickly."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 _IMPORTED = [
     "accelerate",
@@ -18,15 +16,6 @@ _IMPORTED = [
     "probekit.analysis.analyze",
     "probekit.training.run.train",
 ]
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Results are bitwise equal only if the number of threads is equal."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

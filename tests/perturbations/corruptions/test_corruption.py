@@ -31,15 +31,6 @@ HAS_FROST = importlib.util.find_spec("imagecorruptions") is not None
 INSTALLED = [name for name in ALL if name != "frost" or HAS_FROST]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread: on a busy machine, synchronization takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def photographs(n, side, channels=3):
     """Crops of a photograph as 8-bit values in [0, 1]."""
     whole = Image.fromarray(data.astronaut())

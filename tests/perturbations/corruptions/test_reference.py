@@ -30,15 +30,6 @@ from probekit.runtime.randomness import RandomStreams
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread: on a busy machine, synchronization takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def photographs(side):
     """Two photographs as 8-bit images, (2, side, side, 3)."""
     pictures = [Image.fromarray(image) for image in (data.astronaut(), data.chelsea())]

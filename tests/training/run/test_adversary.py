@@ -18,7 +18,6 @@ from probekit.training.run.adversary import Adversary
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.recipes import get_recipe
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK: dict[str, Any] = {
     "epochs": 2, "architecture": "resnet8", "limit": 96, "batch_size": 32, "device": "cpu",
     "progress": False, "pgd": (0.1, 2),

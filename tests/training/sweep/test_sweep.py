@@ -30,7 +30,6 @@ QUICK: dict[str, Any] = {
     "progress": False,
 }
 VARIABLES = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> xr.Dataset:
@@ -38,7 +37,7 @@ def quick(out: Path, alphas: list[float], seeds: list[int], **options: Any) -> x
 
 
 @pytest.fixture(scope="module")
-def small(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
     out = tmp_path_factory.mktemp("sweeps") / "small"
     return out, quick(out, list(np.array([1, -0.5], np.float32)), list(np.arange(0, 4, 3)))
 

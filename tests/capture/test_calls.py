@@ -1,0 +1,127 @@
+"""Modules that are called several times, never, or under two names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hook_recording import X, conv, hooks, record
+from probekit.errors import LayerError
+
+
+class Reused(nn.Module):
+    """Calls one module three times, next to a module with the name of the second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.relu_1 = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.relu_1(self.relu(x)) + self.relu(x - 0.1)).flatten(1)
+
+
+def test_each_call_of_a_module_is_a_separate_layer() -> None:
+    net = nn.Sequential(conv(), nn.ReLU())
+    net.forward = lambda x: net[1](net[1](net[0](x)) - 0.2).flatten(1)  # type: ignore[method-assign]
+    found = record(net, ["1", "1_1"])
+    once = net[1](net[0](X))
+    torch.testing.assert_close(found["1"], once.mean((2, 3)))
+    torch.testing.assert_close(found["1_1"], net[1](once - 0.2).mean((2, 3)))
+
+
+def test_a_module_named_like_the_second_call_of_another_keeps_its_name() -> None:
+    found = record(Reused())
+    assert list(found) == ["relu", "relu_1", "relu_2", "relu_3"]
+    torch.testing.assert_close(found["relu_1"], torch.relu(X).tanh().mean((2, 3)))
+    torch.testing.assert_close(found["relu_2"], torch.relu(X - 0.1).mean((2, 3)))
+
+
+def test_a_missing_call_is_reported_with_the_existing_ones() -> None:
+    with pytest.raises(LayerError, match="'relu_7' was not reached: 'relu' is called 3 times"):
+        record(Reused(), ["relu_7"])
+
+
+def test_a_glob_may_match_only_a_later_call() -> None:
+    assert list(record(Reused(), ["relu_[23]"])) == ["relu_2", "relu_3"]
+
+
+class Attention(nn.Module):
+    """Holds a module that it never calls, as fused attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({"drop": nn.Dropout(), "inner": nn.ModuleDict()})
+        self.block = nn.Sequential(nn.Linear(3, 3))
+        self.block.add_module("unused", nn.Sequential(nn.Dropout()))
+        self.block.forward = lambda x: self.block[0](x)  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block(x)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["block.unused.0"], r"'block.unused.0' \(Dropout\) exists .* parent that does is 'block'"),
+        (["attention.drop"], r"'attention.drop' \(Dropout\) exists .* no parent of it does"),
+        (["*.unused*"], r"'block.unused' .*nor is any other of the 2 that match '\*.unused\*'"),
+        ([nn.Linear, nn.Dropout], "nor is any other of the 2 that match Dropout"),
+    ],
+)
+def test_a_module_that_is_never_called_is_an_error_naming_its_nearest_parent(
+    layers: Any, message: str
+) -> None:
+    net = Attention()
+    with pytest.raises(LayerError, match=message):
+        record(net, layers, torch.rand(4, 3))
+    assert hooks(net) == 0
+
+
+def test_out_proj_of_torchvision_is_reported_with_its_parent() -> None:
+    vit = pytest.importorskip("torchvision").models.VisionTransformer
+    net = vit(8, 4, 1, 2, 12, 16, num_classes=3).eval()
+    name = "encoder.layers.encoder_layer_0.self_attention"
+    with pytest.raises(LayerError, match=f"parent that does is {name!r}"):
+        record(net, [f"{name}.out_proj"])
+    assert record(net, [name])[name].shape == (4, 12)
+
+
+def test_fused_attention_hides_its_map_and_the_error_explains_it() -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1).eval()
+    x = torch.rand(2, 3, 32, 32)
+    with pytest.raises(LayerError, match=r"fused attention.* parent that does is 'blocks.0.attn'"):
+        record(net, ["blocks.0.attn.attn_drop"], x)
+    net.blocks[0].attn.fused_attn = False
+    assert record(net, ["blocks.0.attn.attn_drop"], x)["blocks.0.attn.attn_drop"].shape == (2, 3)
+
+
+def test_the_fast_path_of_the_transformer_encoder_does_not_skip_the_hooks() -> None:
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    net = nn.TransformerEncoder(block, 2, enable_nested_tensor=False).eval()
+    reference: list[Tensor] = []
+    x = torch.rand(3, 5, 8)
+    found = record(net, ["layers.1.linear1"], x)["layers.1.linear1"]
+    watch = net.layers[1].linear1.register_forward_hook(
+        lambda module, args, output: reference.append(output.clone())
+    )
+    with torch.inference_mode():
+        net(x)
+    watch.remove()
+    torch.testing.assert_close(found, reference[0].mean(1))
+
+
+def test_a_shared_module_is_found_under_both_names() -> None:
+    net = nn.Module()
+    net.first, net.second = nn.Linear(3, 4), nn.Tanh()
+    net.alias = net.first
+    net.forward = lambda x: net.second(net.alias(x))  # type: ignore[method-assign]
+    for name in ("first", "alias"):
+        found = record(net, [name], torch.rand(4, 3))
+        assert list(found) == [name]

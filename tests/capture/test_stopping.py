@@ -1,0 +1,58 @@
+"""Passes that stop after the last requested layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hook_recording import X, conv, hooks
+from probekit.capture.recorder import Recorder
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_stop_ends_the_pass_at_the_last_requested_layer(planned: bool) -> None:
+    net = nn.Sequential(conv(), nn.ReLU(), Counting(), nn.Flatten())
+    layers: Any = ["0", "1"]
+    if planned:
+        with Recorder(net, layers) as recorder:
+            net(X)
+        layers = recorder.layers
+        net[2].calls = 0
+    with Recorder(net, layers, stop=True) as recorder:
+        for _ in range(2):
+            assert recorder(X) is None
+            assert list(recorder.activations) == ["0", "1"]
+        assert net[2].calls == 0
+        net(X)
+        pytest.fail("module(x) leaves the block")  # pragma: no cover
+    assert net[2].calls == 0
+    assert recorder.activations["1"].shape == (4, 6)
+    assert hooks(net) == 0
+
+
+def test_stop_with_a_pattern_ends_passes_after_the_first() -> None:
+    net = nn.Sequential(conv(), nn.ReLU(), Counting(), nn.Flatten())
+    with Recorder(net, [nn.ReLU], stop=True) as recorder:
+        assert recorder(X) is not None
+        assert recorder(X) is None
+    assert net[2].calls == 1
+
+
+def test_stop_propagates_other_exceptions() -> None:
+    net = nn.Sequential(conv(), nn.ReLU())
+    with pytest.raises(RuntimeError), Recorder(net, ["1"], stop=True) as recorder:
+        recorder(torch.rand(4, 9))
+    assert hooks(net) == 0

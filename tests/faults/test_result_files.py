@@ -1,0 +1,88 @@
+"""Damaged results, recordings and stores of conditions: one sentence, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import probekit as pk
+from damaged_files import BUNDLED, LAST, Fails
+from probekit.capture.store import _PROGRESS
+from probekit.cli.app import app
+from probekit.data.datasets import load_data
+from probekit.errors import ProbekitError
+
+
+def one_result(**options: Any) -> Any:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    batch = torch.rand(8, 1, 8, 8), torch.tensor([0, 1] * 4)
+    return pk.analyze(network, [batch], progress=False, **options)
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "nothing", "another table"])
+def test_results(damage: str, ending: str, fails: Fails, tmp_path: Path) -> None:
+    path = tmp_path / f"other{ending}"
+    pk.save_result(one_result(), path)
+    files = [path] if ending == ".nc" else sorted(path.rglob("zarr.json"))
+    if damage == "another table":
+        one_result()["samples"].to_dataset().to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    for file in files:
+        whole = file.read_bytes()
+        content = {"truncated": whole[: len(whole) // 2], "text": b"hello", "nothing": b""}
+        file.write_bytes(content.get(damage, whole))
+    reference = ["--reference", path.name, "--corruptions", "contrast", "--limit", "4", *LAST]
+    said = fails("robustness", BUNDLED, "fashion-mnist", *reference, "-o", "r.nc")
+    assert damage == "another table" or f"other{ending}" in said
+
+
+def recording_of(tmp_path: Path) -> Path:
+    data = load_data("fashion-mnist", pk.load_model(BUNDLED))
+    pk.record(BUNDLED, data, LAST[1], store=tmp_path / "a.zarr", limit=20, progress=False)
+    return tmp_path / "a.zarr"
+
+
+ODD_JSON = (
+    "", "[]", "null", '{"done": -5}', '{"done": "x"}', '{"zarr_format": 3, "node_type": "group"}',
+    "[" * 3000,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
+    store = recording_of(tmp_path)
+    again = ["record", BUNDLED, "fashion-mnist", *LAST, "--limit", "20", "-o", "a.zarr"]
+    (store / _PROGRESS).write_text('{"done": 0}')
+    sound = {file: file.read_bytes() for file in store.rglob("*.json")}
+    for name in (_PROGRESS, "zarr.json", "activation/zarr.json", "layer/zarr.json"):
+        for odd in ODD_JSON:
+            for file, content in sound.items():
+                file.write_bytes(content)
+            (store / name).write_text(odd)
+            if name == "layer/zarr.json":
+                (store / _PROGRESS).unlink()
+                with pytest.raises(ProbekitError, match=r"a\.zarr"):
+                    pk.open_recording(store)
+            else:
+                assert "overwrite" in fails(*again)
+
+
+def test_stores_of_conditions(fails: Fails, tmp_path: Path) -> None:
+    command = ["robustness", BUNDLED, "fashion-mnist", "--corruptions", "contrast", "--severities", "1",
+               "--limit", "40", "--store", "kept", *LAST]  # fmt: skip
+    done = CliRunner().invoke(app, [*command, "-o", "r.nc"])
+    assert done.exit_code == 0, done.output
+    identity = tmp_path / "kept" / "identity.json"
+    sound = identity.read_text()
+    for odd in ("", "hello", "[]", "null", '{"model": 1}', "[" * 3000, "\udcff"):
+        identity.write_bytes(odd.encode(errors="surrogateescape"))
+        assert "another folder" in fails(*command, "-o", "s.nc")
+    identity.write_text(sound)
+    for kept in (tmp_path / "kept").glob("corruption*.nc"):
+        kept.write_bytes(kept.read_bytes()[:1000])
+    assert "is no result" in fails(*command, "-o", "s.nc")
