@@ -17,8 +17,7 @@ from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Precision, Reading, find_layers, open_subject
 from probekit.data.batches import Batches
-from probekit.data.items import LABEL_KEYS
-from probekit.data.labels import ClassNames
+from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
 from probekit.metrics.metric import Metric, resolve
 from probekit.models.image_model import borrow, describe

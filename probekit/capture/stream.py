@@ -16,7 +16,8 @@ from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
 from probekit.data.batches import Batch, Batches
-from probekit.data.datasets import load_data
+from probekit.data.datasets import is_loadable, load_data
+from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError, OptionError, first_line
 from probekit.models.image_model import as_module, borrow
@@ -92,9 +93,11 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     if isinstance(model, str):
         model = load_model(model)
     as_module(model)
-    if isinstance(data, str) or hasattr(data, "__fspath__"):
+    if is_loadable(data):
         data = load_data(data, model)
-    return model, data if isinstance(data, Batches) else Batches(data, fit=fit_to(model), **options)
+    if not isinstance(data, Batches):
+        data = Batches(data, fit=fit_to(model), decode=ImageDecoder.of(model), **options)
+    return model, data
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:

@@ -22,7 +22,9 @@ Model = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Argument(help="A folder with one folder of images per class, or the name of a data set."),
+    typer.Argument(
+        help="A folder with one folder per class, a table or array file, or the name of a data set."
+    ),
 ]
 LayerGlobs = Annotated[
     list[str] | None,

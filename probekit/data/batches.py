@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from probekit.checks import integer, positive_int
+from probekit.data.decoding import ImageDecoder
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
@@ -93,6 +94,7 @@ class Batches:
             none otherwise.
         fit: Converts images (batch, ...) to what the model expects, or raises `DataError`.
         attributes: The meaning of labels with several columns, as for `analyze`.
+        decode: Reads images that are not arrays (PIL images, contents or paths of image files).
 
     Attributes:
         names: The name of each label.
@@ -114,12 +116,14 @@ class Batches:
         workers: int | None = None,
         fit: Callable[[Any], Any] | None = None,
         attributes: Any = None,
+        decode: ImageDecoder | None = None,
     ) -> None:
         batch_size = integer("batch_size", batch_size, least=1, most=sys.maxsize)
         limit = None if limit is None else positive_int("limit", limit)
         seed = integer("seed", seed, least=-(2**63), most=2**63 - 1)
         workers = None if workers is None else integer("workers", workers, least=0, most=_WORKERS)
         self.source = open_source(data, attributes)
+        self.source.decode = decode or self.source.decode
         self.batch_size = self.source.batch_size or batch_size
         self.limit = limit
         self.seed = seed

@@ -13,9 +13,12 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from probekit.data import readers
+from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FolderImages, split_folders
 from probekit.data.images import LabelledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
+from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
+from probekit.data.readers.tables import TABLE_SUFFIXES, is_table, read_table, table_images
 from probekit.errors import DataError, OptionError, close_matches
 from probekit.extras import optional
 from probekit.runtime.settings import on_own_device
@@ -105,16 +108,19 @@ def load_data(
 
     Args:
         source: A name (`fashion-mnist`, `digits`, `mnist`, `cifar10`, `cifar100`, `tiny-imagenet`),
-            a folder with one folder of images per class, or a map-style data set of torchvision or
-            timm whose items are (PIL image or tensor, label).
+            a folder with one folder of images per class, a table of image files and labels (pandas or
+            polars, or a CSV, TSV or Parquet file), an `.npz` or HDF5 file of arrays, or a map-style data
+            set of torchvision, timm or Hugging Face. `docs/data.md` lists all forms.
         model: An `ImageModel`, whose input size, crop and interpolation are used; None leaves images
             unchanged, except for folders, which use 224 px.
         skip_bad: Skip images that cannot be read instead of raising an error at the first.
-        root: The folder with the files of a named data set. The test split of `fashion-mnist` and all
-            of `digits` need none.
+        root: The folder with the files of a named data set, or that the paths in a table are relative
+            to. The test split of `fashion-mnist` and all of `digits` need none.
         split: For a named data set, `train` or `test`, test by default. `digits` also has `all`
             (1,797 images, of which the last 360 are `test`), its default unless the model was trained
-            on `digits`. For a folder, its subfolder of that name; required for a folder of splits.
+            on `digits`. For a folder, its subfolder of that name; for a table, the rows with that value in
+            the column `split`; for an array file, names such as `x_test`; for a mapping of data sets, its
+            key. Required where there are splits.
         workers: Number of threads that decode a named data set of image files; 0 decodes in the
             current thread.
 
@@ -132,19 +138,31 @@ def load_data(
         (1797, ('0', '1', '2'), torch.Size([1, 8, 8]))
     """
     size = getattr(model, "input_size", None)
-    fit = (getattr(model, "crop_pct", 1.0), getattr(model, "interpolation", "bicubic"))
+    decode = ImageDecoder.of(model) or ImageDecoder((3, 224, 224))
     if isinstance(source, LabelledImages):
         return source
+    if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
+        source = _chosen(source, split)
+    if is_table(source):
+        here = Path() if root is None else Path(root)
+        name = type(source).__name__
+        images = table_images(source, name, here, decode, split=split, skip_bad=skip_bad)
+        images.split = split
+        return images
     if _is_map_style(source):
-        return PreparedImages(source, size or (3, 224, 224), *fit)
+        return PreparedImages(source, decode)
     if isinstance(source, str | Path):
         if str(source) in _BY_NAME:
             if split is None and str(source) == _trained_on(model):
                 split = "test"
             return _named(str(source), root, split, size, workers)
+        if os.path.isfile(source):
+            return _from_file(Path(source), size, decode, split, root, skip_bad)
         folder = Path(source, split or "")
         if os.path.isdir(folder):
-            images = FolderImages(folder, size or (3, 224, 224), *fit, skip_bad=skip_bad)
+            images = FolderImages(
+                folder, decode.size, decode.crop_pct, decode.interpolation, skip_bad=skip_bad
+            )
             images.split = split
             return images
         if os.path.isdir(source):
@@ -154,13 +172,52 @@ def load_data(
                 + (f"; it holds {', '.join(there)}" if there else "")
             )
         raise DataError(
-            f"{str(source)!r} is neither a data set nor a folder; "
+            f"{str(source)!r} is neither a data set nor a folder nor a file; "
             f"{close_matches(str(source), _BY_NAME, what='data set')}"
         )
     raise DataError(
-        "load_data takes a name, a folder or a map-style data set, not "
+        "load_data takes a name, a folder, a file, a table or a map-style data set, not "
         f"{type(source).__name__}; other iterables go to analyze as they are"
     )
+
+
+def is_loadable(data: Any) -> bool:
+    """Whether data is given to `load_data` before use: a name, a path or a table of image files."""
+    return isinstance(data, str | os.PathLike) or is_table(data)
+
+
+def _from_file(
+    file: Path,
+    size: Size,
+    decode: ImageDecoder,
+    split: str | None,
+    root: str | Path | None,
+    skip_bad: bool,
+) -> LabelledImages:
+    found: LabelledImages
+    if file.suffix in ARRAY_SUFFIXES:
+        found = array_file(file, split, size)
+    elif file.suffix in TABLE_SUFFIXES:
+        here = file.parent if root is None else Path(root)
+        table = read_table(file)
+        found = table_images(table, str(file), here, decode, split=split, skip_bad=skip_bad)
+    else:
+        known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
+        raise DataError(
+            f"{str(file)!r} is a file of an unknown kind: data are read from {known} files and folders"
+        )
+    found.split = split
+    return found
+
+
+def _chosen(splits: Mapping[str, Any], split: str | None) -> Any:
+    """One of several data sets, such as of a `DatasetDict` of Hugging Face."""
+    if split is None or split not in splits:
+        raise DataError(
+            f"the data holds the splits {', '.join(map(str, splits))}, not {split!r}; choose one with "
+            "split="
+        )
+    return splits[split]
 
 
 def _is_map_style(source: Any) -> bool:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from probekit.errors import DataError
+from probekit.errors import DataError, first_line
 
 _MOST_PIXELS = 2**26
 _SIXTEEN_BITS = 65535
@@ -22,6 +27,63 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Converts images that are not arrays yet to tensors that fit a model.
+
+    These are PIL images, the contents (bytes) or the path of an image file, and mappings with one of
+    both, as in undecoded columns of Hugging Face data sets.
+
+    Attributes:
+        size: (channels, height, width) of the results.
+        crop_pct: Share of the resized image that the crop keeps.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+
+    Example:
+        >>> ImageDecoder((3, 8, 8))(Image.new("L", (20, 10)), "a sample").shape
+        torch.Size([3, 8, 8])
+    """
+
+    size: tuple[int, int, int]
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, model: Any) -> ImageDecoder | None:
+        """The decoder for an `ImageModel`; None for a plain module, whose input size is not known."""
+        size = getattr(model, "input_size", None)
+        return size and cls(
+            size, getattr(model, "crop_pct", 1.0), getattr(model, "interpolation", "bicubic")
+        )
+
+    def __call__(self, image: Any, what: str) -> Tensor:
+        """Decodes one image.
+
+        Raises:
+            DataError: The image cannot be read; `what` names it in the message.
+        """
+        try:
+            with self._opened(image) as opened:
+                return prepare(opened, self.size, self.crop_pct, self.interpolation)
+        except Exception as error:  # damaged files may raise any exception
+            raise DataError(f"{what} cannot be read: {first_line(error)}") from error
+
+    @staticmethod
+    def _opened(image: Any) -> AbstractContextManager[Image.Image]:
+        if isinstance(image, Image.Image):
+            return nullcontext(image)
+        if isinstance(image, Mapping):
+            image = image.get("bytes") or image["path"]
+        return Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+
+    @staticmethod
+    def reads(image: Any) -> bool:
+        """Whether a value is an image of one of these kinds."""
+        if isinstance(image, Mapping):
+            return bool(image) and set(image) <= {"bytes", "path"}
+        return isinstance(image, Image.Image | bytes | str | os.PathLike)
 
 
 def prepare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from probekit.data.decoding import prepare
+from probekit.data.decoding import ImageDecoder, prepare
 from probekit.data.images import Fetched, LabelledImages
 from probekit.errors import DataError, first_line, some_of, warn
 
@@ -34,8 +34,90 @@ _HASHED_BYTES = 2**24
 _MOST_THREADS = 8
 
 
-class FolderImages(LabelledImages):
-    """Images in one folder per class, read and fitted to a model on demand.
+class FileImages(LabelledImages):
+    """Image files, read and fitted to a model on demand.
+
+    Args:
+        paths: The files.
+        labels: Their labels.
+        classes: The names of the labels.
+        name: The name of the data.
+        keys: What identifies each file in the fingerprint.
+        decode: Reads the files.
+        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        classes: Sequence[str],
+        name: str,
+        keys: Sequence[bytes],
+        decode: ImageDecoder,
+        skip_bad: bool = False,
+    ) -> None:
+        self.paths, self.labels, self.classes = list(paths), labels, tuple(classes)
+        self.name, self.decode, self.skip_bad = name, decode, skip_bad
+        self._keys = keys
+        self._fingerprint: str | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
+
+        Unreadable files count as empty, so data with skipped images has a fingerprint too.
+        """
+        if self._fingerprint is None:
+            to = self.decode
+            digest = hashlib.sha256(f"{to.size}|{to.crop_pct}|{to.interpolation}".encode())
+            for key, path in zip(self._keys, self.paths, strict=True):
+                digest.update(key + f"|{_size(path)}|".encode())
+            for path in self.paths[:: max(1, len(self.paths) // 64)]:
+                digest.update(_beginning(path))
+            self._fingerprint = f"sha256:{digest.hexdigest()}"
+        return self._fingerprint
+
+    def fetch(self, numbers: list[int]) -> Fetched:
+        images, kept = [], []
+        for number, image in zip(numbers, self._map(numbers), strict=True):
+            if isinstance(image, Tensor):
+                images.append(image)
+                kept.append(number)
+            elif not self.skip_bad:
+                return DataError(
+                    f"image {str(self.paths[number])!r} cannot be read ({image}); repair or remove "
+                    "it, or skip what cannot be read with skip_bad=True (--skip-bad)"
+                )
+        stacked = torch.stack(images) if images else torch.empty(0, *self.decode.size)
+        index = torch.tensor(kept, dtype=torch.long)
+        return stacked, self.labels[index], index
+
+    def _map(self, numbers: list[int]) -> Iterator[Tensor | str]:
+        """Decodes in threads, since Pillow releases the GIL; in a worker process, without threads."""
+        if len(numbers) == 1 or get_worker_info() is not None:
+            return map(self._read, numbers)
+        if self._threads is None:
+            count = min(_MOST_THREADS, torch.get_num_threads() + 1)
+            self._threads = ThreadPoolExecutor(count, "probekit-decode")
+        return self._threads.map(self._read, numbers)
+
+    def _read(self, number: int) -> Tensor | str:
+        """The image, or a message why it cannot be read."""
+        to = self.decode
+        try:
+            with Image.open(self.paths[number]) as image:
+                return prepare(image, to.size, to.crop_pct, to.interpolation)
+        except Exception as error:  # damaged files may raise any exception
+            return first_line(error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_threads": None}
+
+
+class FolderImages(FileImages):
+    """Images in one folder per class.
 
     The shorter side is resized to the input size divided by `crop_pct`, and the center is cropped, as
     timm and torchvision do for evaluation. Every folder is a class, even if it is empty. Hidden and
@@ -81,17 +163,16 @@ class FolderImages(LabelledImages):
                 f"no images in {str(root)!r}: expected one folder per class with images in it "
                 f"({', '.join(sorted(_SUFFIXES))}), found {len(folders)} folders"
             )
-        self.paths = [path for paths in found for path in paths]
-        self.labels = torch.tensor(
-            [label for label, paths in enumerate(found) for _ in paths], dtype=torch.long
+        paths = [path for group in found for path in group]
+        super().__init__(
+            paths,
+            torch.tensor([label for label, group in enumerate(found) for _ in group]).long(),
+            [_as_text(folder.name) for folder in folders],
+            str(root),
+            [os.fsencode(path.relative_to(root)) for path in paths],
+            ImageDecoder(size, crop_pct, interpolation),
+            skip_bad,
         )
-        self.classes = tuple(_as_text(folder.name) for folder in folders)
-        self.name = str(root)
-        self.root = root
-        self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
-        self.skip_bad = skip_bad
-        self._fingerprint: str | None = None
-        self._threads: ThreadPoolExecutor | None = None
         others = [path for paths in files for path in paths if not _is_image(path)]
         others += [path for path in _top_files(root) if _is_image(path)]
         self._report_left_out(others, [len(paths) for paths in found])
@@ -110,57 +191,6 @@ class FolderImages(LabelledImages):
                 f"{len(empty)} of {len(counts)} class folders in {self.name!r} hold no image and keep "
                 f"their numbers: {some_of(empty)}"
             )
-
-    @property
-    def fingerprint(self) -> str:  # type: ignore[override]
-        """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
-
-        Unreadable files count as empty, so data with skipped images has a fingerprint too.
-        """
-        if self._fingerprint is None:
-            digest = hashlib.sha256(f"{self.size}|{self.crop_pct}|{self.interpolation}".encode())
-            for path in self.paths:
-                digest.update(os.fsencode(path.relative_to(self.root)) + b"|")
-                digest.update(f"{_size(path)}|".encode())
-            for path in self.paths[:: max(1, len(self.paths) // 64)]:
-                digest.update(_beginning(path))
-            self._fingerprint = f"sha256:{digest.hexdigest()}"
-        return self._fingerprint
-
-    def fetch(self, numbers: list[int]) -> Fetched:
-        images, kept = [], []
-        for number, image in zip(numbers, self._map(numbers), strict=True):
-            if isinstance(image, Tensor):
-                images.append(image)
-                kept.append(number)
-            elif not self.skip_bad:
-                return DataError(
-                    f"image {str(self.paths[number])!r} cannot be read ({image}); repair or remove "
-                    "it, or skip what cannot be read with skip_bad=True (--skip-bad)"
-                )
-        stacked = torch.stack(images) if images else torch.empty(0, *self.size)
-        index = torch.tensor(kept, dtype=torch.long)
-        return stacked, self.labels[index], index
-
-    def _map(self, numbers: list[int]) -> Iterator[Tensor | str]:
-        """Decodes in threads, since Pillow releases the GIL; in a worker process, without threads."""
-        if len(numbers) == 1 or get_worker_info() is not None:
-            return map(self._read, numbers)
-        if self._threads is None:
-            count = min(_MOST_THREADS, torch.get_num_threads() + 1)
-            self._threads = ThreadPoolExecutor(count, "probekit-decode")
-        return self._threads.map(self._read, numbers)
-
-    def _read(self, number: int) -> Tensor | str:
-        """The image, or a message why it cannot be read."""
-        try:
-            with Image.open(self.paths[number]) as image:
-                return prepare(image, self.size, self.crop_pct, self.interpolation)
-        except Exception as error:  # damaged files may raise any exception
-            return first_line(error)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_threads": None}
 
 
 def split_folders(root: Path) -> list[str]:

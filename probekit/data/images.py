@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from probekit.data.decoding import prepare, resize
+from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.items import image_tensor, pair_of, read_items, stacked
 from probekit.data.labels import (
     ClassNames,
@@ -21,7 +20,7 @@ from probekit.data.labels import (
     dense_names,
     label_numbers,
 )
-from probekit.errors import DataError, first_line
+from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None
 Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
@@ -112,29 +111,23 @@ class TensorImages(LabelledImages):
 
 
 class PreparedImages(LabelledImages):
-    """Any map-style data set of (PIL image, array or tensor, label), fitted to a model.
+    """Any map-style data set of (image, label), fitted to a model.
 
-    PIL images are resized, cropped and scaled to [0, 1]; tensors and arrays are unchanged.
+    PIL images, and contents or paths of image files, are resized, cropped and scaled to [0, 1]; tensors
+    and arrays are unchanged.
 
     Raises:
         DataError: The items are not pairs of an image and a label.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        size: tuple[int, int, int],
-        crop_pct: float = 1.0,
-        interpolation: str = "bicubic",
-    ) -> None:
-        self.dataset = dataset
-        self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
+    def __init__(self, dataset: Any, decode: ImageDecoder) -> None:
+        self.dataset, self.decode = dataset, decode
         self.name = type(dataset).__name__
         self._names = all_names(dataset)
         self.classes = dense_names(self._names)
         self.fingerprint = (
-            f"{self.name} of {len(dataset)} samples, content not hashed, fitted to {size}, "
-            f"{crop_pct}, {interpolation}"
+            f"{self.name} of {len(dataset)} samples, content not hashed, fitted to {decode.size}, "
+            f"{decode.crop_pct}, {decode.interpolation}"
         )
 
     def __len__(self) -> int:
@@ -168,11 +161,6 @@ class PreparedImages(LabelledImages):
             image, label = pair_of(item, what)
         except DataError:
             raise DataError(f"{what} is not a pair (image, label)") from None
-        if not isinstance(image, Image.Image):
-            if not isinstance(image, Tensor | np.ndarray):
-                raise DataError(f"{what} holds {type(image).__name__}, not an image")
-            return image_tensor(image, what), label
-        try:
-            return prepare(image, self.size, self.crop_pct, self.interpolation), label
-        except Exception as error:  # damaged files may raise any exception
-            raise DataError(f"{what} cannot be read: {first_line(error)}") from error
+        if not (ImageDecoder.reads(image) or isinstance(image, Tensor | np.ndarray)):
+            raise DataError(f"{what} holds {type(image).__name__}, not an image")
+        return image_tensor(image, what, self.decode), label

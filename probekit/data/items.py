@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from probekit.data.decoding import ImageDecoder
+from probekit.data.labels import LABEL_KEYS
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs
 
-IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "png")
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "jpeg", "png", "webp")
 # Names of model arguments in the output of tokenizers and feature extractors.
 TOKEN_KEYS = (
     "input_ids",
@@ -22,7 +24,6 @@ TOKEN_KEYS = (
     "input_values",
     "input_features",
 )
-LABEL_KEYS = ("label", "labels", "target", "fine_label", "cls")
 
 
 def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
@@ -71,13 +72,22 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
     )
 
 
-def image_tensor(image: Any, what: str) -> Any:
+def image_tensor(image: Any, what: str, decode: ImageDecoder | None = None) -> Any:
     """Converts an image or images to a tensor; for a mapping, each of its arrays.
 
+    Args:
+        image: An array or tensor, an image that `decode` reads, or a list of such images.
+        what: A description of the image for the message.
+        decode: Reads images that are not arrays; None refuses them, as their target size is not known.
+
     Raises:
-        DataError: The input is a PIL image, for which no target size is known here, or not an image.
+        DataError: The input is not an image, or cannot be decoded.
     """
-    if isinstance(image, Mapping):
+    if ImageDecoder.reads(image) and decode is not None:
+        return decode(image, what)
+    if isinstance(image, list | tuple) and image and ImageDecoder.reads(image[0]):
+        return torch.stack([image_tensor(one, what, decode) for one in image])
+    if isinstance(image, Mapping) and not ImageDecoder.reads(image):
         return {
             str(name): image_tensor(np.asarray(one) if isinstance(one, list) else one, what)
             for name, one in image.items()
@@ -86,10 +96,10 @@ def image_tensor(image: Any, what: str) -> Any:
         return image
     if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
         return torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="))))
-    if isinstance(image, Image.Image):
+    if ImageDecoder.reads(image):
         raise DataError(
-            f"{what} gives items that are not tensors; give it a transform to tensors, or load it "
-            "with load_data(dataset, model)"
+            f"{what} gives items that are not tensors, and the model has no input size to fit them to; "
+            "give it a transform to tensors, or wrap the model in an ImageModel"
         )
     raise DataError(f"the images of {what} must be tensors, not {type(image).__name__}")
 

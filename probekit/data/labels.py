@@ -14,7 +14,8 @@ from probekit.errors import DataError, some_of
 
 ClassNames = dict[int, str]
 NO_LABEL = -1
-_COLUMNS = ("label", "labels", "target", "fine_label")
+# Keys of mappings and columns of tables that hold labels.
+LABEL_KEYS = ("label", "labels", "target", "targets", "fine_label", "cls", "class")
 
 
 def class_names(data: Any) -> ClassNames:
@@ -37,7 +38,7 @@ def class_names(data: Any) -> ClassNames:
             return names
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
-        for column in _COLUMNS:
+        for column in LABEL_KEYS:
             if names := _named(getattr(features.get(column), "names", None)):
                 return names
     return {}
@@ -129,8 +130,11 @@ def _declared(data: Any) -> Any:
     if labels is None:
         columns = getattr(data, "column_names", None)
         if isinstance(columns, list):
-            found = next((name for name in _COLUMNS if name in columns), None)
-            return None if found is None else list(data[found])
+            found = next((name for name in LABEL_KEYS if name in columns), None)
+            try:
+                return None if found is None else list(data[found])
+            except Exception:  # a transform of whole rows does not accept one column
+                return None
         return None
     transform = getattr(data, "target_transform", None)
     try:
@@ -309,6 +313,8 @@ def _plain(value: Any) -> Any:
 def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
     number = {name: label for label, name in reversed(names.items())}
     words = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    if not names and all(word.isdecimal() for word in words):  # as in the files of WebDataset
+        return torch.tensor([int(word) for word in words], dtype=torch.long)
     unknown = sorted(set(words) - number.keys())
     if unknown:
         known = (

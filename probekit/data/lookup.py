@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from probekit.data.batches import Batches
-from probekit.data.datasets import load_data
+from probekit.data.datasets import is_loadable, load_data
+from probekit.data.decoding import ImageDecoder
 from probekit.data.sources import Indexed
 from probekit.errors import DataError
 from probekit.runtime.settings import on_own_device
@@ -25,7 +26,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
         data: The analyzed data: a value that `load_data` returns or accepts, a map-style data set, a
             `DataLoader`, a list of batches, or any other repeatable iterable.
         index: Indices (n,), as in `top_sample` or in `/samples`.
-        model: As for `load_data`, if `data` is a name or a folder.
+        model: The model that images are fitted to, as for `load_data`.
 
     Returns:
         Images (n, ...) in the order of the indices, as the model receives them, and labels (n,).
@@ -59,9 +60,9 @@ def find_images(
     Raises:
         DataError: As for `images_at`.
     """
-    if isinstance(data, str) or hasattr(data, "__fspath__"):
+    if is_loadable(data):
         data = load_data(data, model)
-    batches = data if isinstance(data, Batches) else Batches(data)
+    batches = data if isinstance(data, Batches) else Batches(data, decode=ImageDecoder.of(model))
     wanted = sorted({int(number) for number in index})
     if isinstance(batches.source, Indexed):
         yield from _fetched(batches.source, wanted)

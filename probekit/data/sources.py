@@ -27,6 +27,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from probekit.data.decoding import ImageDecoder
 from probekit.data.images import Fetched, LabelledImages, TensorImages
 from probekit.data.items import (
     image_tensor,
@@ -63,6 +64,7 @@ class Source:
         fingerprint: Hash of the content, or None.
         batch_size: The batch size that the data itself defines, or None.
         skip_bad: Whether to skip unreadable images instead of raising an error.
+        decode: Reads images that are not arrays; None refuses them.
         attributes: The meaning of labels with several columns, with the names of their values; known
             after the first samples at the latest.
     """
@@ -73,6 +75,7 @@ class Source:
     fingerprint: str | None = None
     batch_size: int | None = None
     skip_bad: bool = False
+    decode: ImageDecoder | None = None
 
     @property
     def samples(self) -> int | None:
@@ -94,7 +97,7 @@ class Source:
     def _batch(self, raw: Any) -> tuple[Any, Tensor]:
         """Images and labels of a batch of the data."""
         images, labels = self._pair(raw)
-        images = image_tensor(images, self.name)
+        images = image_tensor(images, self.name, self.decode)
         if isinstance(images, Mapping):
             images = KeywordInputs(images)
         elif not images.ndim:
@@ -104,7 +107,7 @@ class Source:
     def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
         """Images and labels of single samples."""
         pairs = [self._pair(sample, f"a sample of {self.name}") for sample in samples]
-        images = [image_tensor(image, self.name) for image, _ in pairs]
+        images = [image_tensor(image, self.name, self.decode) for image, _ in pairs]
         return stacked(images, self.name), self._labels([label for _, label in pairs], len(pairs))
 
     def _labels(self, labels: Any, count: int) -> Tensor:
@@ -378,7 +381,10 @@ def is_sample(raw: Any) -> bool:
     except DataError:
         return False
     if label is None:
-        return not isinstance(image, Mapping) and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
+        return (
+            not isinstance(image, Mapping | list)
+            and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
+        )
     values = list(label.values()) if isinstance(label, Mapping) else [label]
     return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
 
@@ -410,7 +416,7 @@ def _opened(data: Any, attributes: Any) -> Source:
     if isinstance(data, Mapping):
         what = f"the mapping {type(data).__name__}"
         images, labels = pair_of(data, what, list(declared_attributes(None, attributes)))
-        if isinstance(images, Mapping):
+        if isinstance(images, Mapping | list):
             return Stream([(images, labels)], type(data).__name__, {})
         if labels is None:
             return _of_images(images)

@@ -134,7 +134,7 @@ def test_iterable_data_sets_are_batched() -> None:
 
 
 def test_items_that_are_not_tensors_are_refused() -> None:
-    with pytest.raises(DataError, match=r"load it with load_data\(dataset, model\)"):
+    with pytest.raises(DataError, match="wrap the model in an ImageModel"):
         list(Batches(Pictures()))
 
 

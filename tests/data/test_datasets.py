@@ -53,7 +53,7 @@ def test_idx_round_trip(tmp_path: Path) -> None:
 def test_data_that_cannot_be_loaded_is_reported() -> None:
     with pytest.raises(DataError, match="close matches: fashion-mnist"):
         pk.load_data("fashion_mnist")
-    with pytest.raises(DataError, match="a name, a folder or a map-style data set, not int"):
+    with pytest.raises(DataError, match="a table or a map-style data set, not int"):
         pk.load_data(3)
 
 

@@ -1,0 +1,118 @@
+"""Tables with one row per image file: its path and its label."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probekit.data.decoding import ImageDecoder
+from probekit.data.folders import FileImages
+from probekit.data.labels import LABEL_KEYS, dense_names, label_table, names_of_text
+from probekit.errors import DataError, first_line, some_of
+from probekit.extras import optional
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+_PATHS = (
+    "path", "paths", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image", "img",
+)  # fmt: skip
+
+
+def is_table(data: Any) -> bool:
+    """Whether data is a table of pandas or polars."""
+    return hasattr(data, "columns") and hasattr(data, "to_numpy")
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Reads a CSV, TSV or Parquet file; a class may be called NA or None.
+
+    Raises:
+        DataError: The file cannot be read.
+        MissingPackageError: It is a Parquet file, and pyarrow is not installed.
+    """
+    try:
+        if file.suffix == ".parquet":
+            with optional("pyarrow", "a Parquet file"):
+                import pyarrow.parquet  # noqa: F401
+            return pd.read_parquet(file)
+        separator = "\t" if file.suffix == ".tsv" else ","
+        return pd.read_csv(file, sep=separator, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} cannot be read as a table: {first_line(error)}") from error
+
+
+def table_images(
+    table: Any,
+    name: str,
+    root: Path,
+    decode: ImageDecoder,
+    *,
+    split: str | None = None,
+    skip_bad: bool = False,
+) -> FileImages:
+    """The images that a table lists, in its order.
+
+    Paths are in a column `path`, `file`, `filename`, `image`, ...; labels, as numbers or text, in a
+    column `label`, `target`, `class`, ... Without one, images have no labels.
+
+    Args:
+        table: A table of pandas or polars.
+        name: The name of the data.
+        root: The folder that paths are relative to.
+        decode: Reads the files.
+        split: The rows to use, by the column `split`.
+        skip_bad: As for `load_data`.
+
+    Raises:
+        DataError: There is no column of paths, a path or label is missing, a file does not exist, or
+            the table has splits and none or an unknown one is chosen.
+    """
+    columns = {str(column): list(table[column]) for column in table.columns}
+    label = next((column for column in LABEL_KEYS if column in columns), None)
+    # A class has the same number in every split.
+    names = {} if label is None else names_of_text(columns[label])
+    if "split" in columns or split is not None:
+        columns = _rows_of(columns, split, name)
+    found = next((column for column in _PATHS if column in columns), None)
+    if found is None:
+        raise DataError(
+            f"{name!r} has the columns {some_of(list(columns))}, and none of {', '.join(_PATHS)}, which "
+            "hold the paths of images"
+        )
+    paths = columns[found]
+    wrong = [one for one in paths if not isinstance(one, str | os.PathLike)]
+    if wrong or not paths:
+        what = f"holds {type(wrong[0]).__name__} where" if wrong else "has no rows; there"
+        raise DataError(f"the column {found!r} of {name!r} {what} a path of an image should be")
+    files = [root / path for path in paths]
+    lost = [str(file) for file in files if not file.is_file()]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of {len(files)} files that {name!r} lists do not exist: {some_of(lost)}; paths "
+            "are relative to the folder of the table, or to root=DIR (--data-root)"
+        )
+    labels = None if label is None else columns[label]
+    if labels is not None and any(pd.isna(one) for one in labels):
+        raise DataError(f"the column {label!r} of {name!r} lacks the label of some images")
+    numbers = label_table(labels, len(files), names, {})
+    keys = zip(paths, numbers.tolist(), strict=True)
+    return FileImages(
+        files,
+        numbers,
+        dense_names(names),
+        name,
+        [os.fsencode(path) + f"|{number}".encode() for path, number in keys],
+        decode,
+        skip_bad,
+    )
+
+
+def _rows_of(columns: dict[str, list[Any]], split: str | None, name: str) -> dict[str, list[Any]]:
+    splits = columns.get("split", [])
+    if split not in splits:
+        there = ", ".join(sorted({str(one) for one in splits})) or "no column `split`"
+        raise DataError(f"{name!r} has the splits {there}, not {split!r}; choose one with split=")
+    rows = [row for row, one in enumerate(splits) if one == split]
+    return {column: [values[row] for row in rows] for column, values in columns.items()}

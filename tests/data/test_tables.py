@@ -1,0 +1,111 @@
+"""Tables of paths and labels: pandas, polars, CSV, TSV and Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from torch import nn
+
+import probekit as pk
+from probekit.errors import DataError
+
+NAMES = ("NA", "cat", "NA", "dog", "cat")
+LABELS = [0, 1, 0, 2, 1]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Five images whose brightness is ten times their number."""
+    (tmp_path / "images").mkdir()
+    for number in range(5):
+        Image.new("L", (4, 4), 10 * number).save(tmp_path / "images" / f"{number}.png")
+    return tmp_path
+
+
+PATHS = [f"images/{number}.png" for number in range(5)]
+
+
+def columns(**more: Any) -> dict[str, Any]:
+    return {"path": PATHS, "label": list(NAMES), **more}
+
+
+def check(data: Any) -> None:
+    assert [round(float(data[number][0].mean()) * 25.5) for number in range(5)] == [0, 1, 2, 3, 4]
+    assert data.labels.tolist() == LABELS
+    assert data.classes == ("NA", "cat", "dog")
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_a_table_of_paths_and_labels(package: str, root: Path) -> None:
+    frames = pytest.importorskip(package)
+    check(pk.load_data(frames.DataFrame(columns()), root=root))
+    absolute = [str(root / path) for path in PATHS]
+    check(pk.load_data(frames.DataFrame({"class": list(NAMES), "filename": absolute})))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_a_file_with_a_table(kind: str, root: Path) -> None:
+    file, table = root / f"list.{kind}", pd.DataFrame(columns(other=[0.5] * 5))
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+        table.to_parquet(file)
+    else:
+        table.to_csv(file, sep="," if kind == "csv" else "\t", index=False)
+    check(pk.load_data(file))
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
+    model = pk.ImageModel(net, (0.0,) * 3, (1.0,) * 3, (3, 4, 4))
+    samples = pk.analyze(model, file, metrics=["selectivity"])["samples"]
+    assert samples["label"].values.tolist() == LABELS
+
+
+def test_numbers_as_labels_and_no_labels(root: Path) -> None:
+    data = pk.load_data(pd.DataFrame({"file": PATHS, "target": [7, 0, 7, 3, 0]}), root=root)
+    assert data.labels.tolist() == [7, 0, 7, 3, 0]
+    assert pk.load_data(pd.DataFrame({"file": PATHS}), root=root).labels.tolist() == [-1] * 5
+
+
+def test_the_column_split_selects_rows(root: Path) -> None:
+    table = pd.DataFrame(columns(split=["train", "val", "train", "val", "val"]))
+    assert pk.load_data(table, root=root, split="val").labels.tolist() == [1, 2, 1]
+    for split in (None, "test"):
+        with pytest.raises(DataError, match="has the splits train, val, not"):
+            pk.load_data(table, root=root, split=split)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"label": [1]}, "has the columns label, and none of path"),
+        ({"path": [], "label": []}, "has no rows"),
+        ({"path": ["images/0.png", None]}, "where a path of an image should be"),
+        ({"path": ["images/0.png", "images/9.png"]}, "1 of 2 files .* do not exist: .*9.png"),
+        ({"path": ["images/0.png"], "label": [None]}, "lacks the label of some images"),
+        ({"path": ["images/0.png"], "label": [0.5]}, "must be non-negative integers"),
+    ],
+)
+def test_wrong_tables_are_refused(table: dict[str, Any], message: str, root: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        pk.load_data(pd.DataFrame(table), root=root)
+
+
+def test_files_that_are_no_tables_are_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=r"unknown kind: data are read from \.csv"):
+        pk.load_data(root / "images" / "0.png")
+    (root / "a.csv").write_bytes(b'a,b\n"1,2\n3,4,5')
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        pk.load_data(root / "a.csv")
+
+
+def test_the_fingerprint_depends_on_paths_labels_and_content(root: Path) -> None:
+    def fingerprint(**changed: Any) -> str:
+        return pk.load_data(pd.DataFrame(columns() | changed), root=root).fingerprint
+
+    plain = fingerprint()
+    assert fingerprint() == plain
+    others = [fingerprint(label=["cat"] * 5), fingerprint(path=PATHS[::-1])]
+    Image.new("L", (4, 4), 255).save(root / "images" / "3.png")
+    assert len({plain, *others, fingerprint()}) == 4
