@@ -230,17 +230,17 @@ def _tables(
     prefix: str = "",
 ) -> list[xr.Dataset]:
     """The tables of units, layers and the network; for one attribute if there are several."""
-    by_unit, by_layer = [], []
+    each = []
     for layer in passed.layers:
-        units, numbers = _evaluate(metrics, passed, layer, attribute)
-        by_unit.append(units)
-        by_layer.append(numbers)
+        each.append(_evaluate(metrics, passed, layer, attribute))
         if not passed.attributes:
             passed.fed.pop(layer.name)
-    units = xr.concat(by_unit, "unit", join="outer") if by_unit else xr.Dataset()
+    by_unit, by_layer = zip(*each, strict=True)
+    units = xr.concat(by_unit, "unit", join="outer")
     units = units.assign_coords(unit_coordinates(passed.layers))
     layers = xr.concat(by_layer, "layer", join="outer")
     layers = layers.assign_coords(layer=strings([layer.name for layer in passed.layers]))
+    layers = _with_summaries(metrics, units, layers, passed.layers)
     root = xr.Dataset(
         {
             name: values.mean().assign_attrs(values.attrs)
@@ -253,7 +253,8 @@ def _tables(
         _warn_of_absent_classes(units, classes)
     for metric in metrics:
         for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
-            table.update(metric.with_attributes(more))
+            if more.variables:
+                table.update(metric.with_attributes(more))
         for sentence in metric.review(units, layers):
             warn(prefix + sentence)
     return [units, layers, root]
@@ -261,23 +262,21 @@ def _tables(
 
 def _evaluate(
     metrics: Sequence[Metric], passed: Pass, layer: Layer, attribute: int | None
-) -> tuple[xr.Dataset, xr.Dataset]:
-    """The values of all metrics for one layer and its units."""
+) -> list[xr.Dataset]:
+    """The values of all metrics for the units of a layer, and for the layer."""
     wanted = distinct(need for metric in metrics for need in metric.needs)
     arrays = passed.evaluated(layer, wanted, attribute)
-    units, numbers = xr.Dataset(), xr.Dataset({"n_units": ((), layer.units, _N_UNITS)})
+    tables: tuple[list[xr.Dataset], ...] = ([], [])
     for metric in metrics:
-        tables = metric.evaluate(*(arrays[wanted.index(need)] for need in metric.needs))
-        found = [metric.with_attributes(table) for table in tables]
-        if twice := units.keys() & found[0].keys() | numbers.keys() & found[1].keys():
-            raise OptionError(
-                f"metric {metric.name!r} gives {', '.join(sorted(map(str, twice)))}, which another "
-                "metric gives already; ask for one of them"
-            )
-        units = _joined(units, found[0])
-        summary = xr.Dataset(_summary(metric.name, units.get(metric.name)))
-        numbers = _joined(numbers, _joined(summary, found[1]))
-    return units, numbers
+        found = metric.evaluate(*(arrays[wanted.index(need)] for need in metric.needs))
+        for known, table in zip(tables, found, strict=True):
+            if twice := [name for name in table for other in known if name in other]:
+                raise OptionError(
+                    f"metric {metric.name!r} gives {', '.join(sorted(map(str, twice)))}, which "
+                    "another metric gives already; ask for one of them"
+                )
+            known.append(metric.with_attributes(table))
+    return [_joined(known) for known in tables]
 
 
 def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
@@ -299,17 +298,33 @@ def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
     }
 
 
-def _joined(table: xr.Dataset, more: xr.Dataset) -> xr.Dataset:
-    return xr.merge([table, more], join="outer", compat="override") if table.data_vars else more
+def _joined(tables: Sequence[xr.Dataset]) -> xr.Dataset:
+    filled = [table for table in tables if table.data_vars]
+    return filled[0] if len(filled) == 1 else xr.merge(filled, join="outer", compat="override")
 
 
-def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
-    """Mean and quartiles over units of a metric's own variable."""
-    if values is None or values.dims != ("unit",) or values.dtype.kind != "f":
-        return {}
-    known = values.values[~np.isnan(values.values)]
-    quartiles = np.quantile(known, _QUARTILES) if len(known) else np.full(3, np.nan)
-    mean = known.mean() if len(known) else np.nan
+def _with_summaries(
+    metrics: Sequence[Metric], units: xr.Dataset, layers: xr.Dataset, found: Sequence[Layer]
+) -> xr.Dataset:
+    """The table of layers with mean and quartiles over units of each metric's own variable."""
+    ends = np.cumsum([layer.units for layer in found])
+    summaries = [xr.Dataset({"n_units": ("layer", np.diff(ends, prepend=0), _N_UNITS)})]
+    for metric in metrics:
+        values = units.get(metric.name)
+        if values is not None and values.dims == ("unit",) and values.dtype.kind == "f":
+            summaries.append(_summary(metric.name, values, ends[:-1]))
+        summaries.append(
+            layers[[name for name in layers if layers[name].attrs["metric"] == metric.name]]
+        )
+    return xr.merge(summaries, compat="override", join="outer")
+
+
+def _summary(name: str, values: xr.DataArray, ends: Any) -> xr.Dataset:
+    """Mean and quartiles over the units of each layer, without those that are NaN."""
+    known = [part[~np.isnan(part)] for part in np.split(values.values, ends)]
+    nothing = np.full(3, np.nan)
+    means = [part.mean() if len(part) else np.nan for part in known]
+    quartiles = [np.quantile(part, _QUARTILES) if len(part) else nothing for part in known]
     long_name = values.attrs.get("long_name") or name.replace("_", " ")
     of_mean = {"long_name": f"mean {long_name}", "description": "Mean over the units of the layer."}
     of_quartiles = {
@@ -318,12 +333,13 @@ def _summary(name: str, values: xr.DataArray | None) -> dict[str, Any]:
     }
     if "short_name" in values.attrs:
         of_quartiles["short_name"] = "quartile"
-    return {
-        f"{name}_mean": xr.DataArray(mean, attrs=values.attrs | of_mean),
-        f"{name}_quartiles": xr.DataArray(
-            quartiles, {"quantile": list(_QUARTILES)}, "quantile", attrs=values.attrs | of_quartiles
-        ),
-    }
+    return xr.Dataset(
+        {
+            f"{name}_mean": ("layer", means, values.attrs | of_mean),
+            f"{name}_quartiles": (("layer", "quantile"), quartiles, values.attrs | of_quartiles),
+        },
+        coords={"quantile": list(_QUARTILES)},
+    )
 
 
 def _is_mean(name: str) -> bool:

@@ -117,14 +117,12 @@ class Metric(ABC):
 
     def with_attributes(self, table: xr.Dataset) -> xr.Dataset:
         """Adds the attributes of each variable, including `metric`, the name of this metric."""
-        return table.assign(
-            {
-                name: values.assign_attrs(
-                    {**self.variables.get(str(name), {}), **values.attrs, "metric": self.name}
-                )
-                for name, values in table.data_vars.items()
-            }
-        )
+        table = table.copy()
+        for name in table.data_vars:
+            variable = table.variables[name]
+            given = self.variables.get(str(name), {})
+            variable.attrs = {**given, **variable.attrs, "metric": self.name}
+        return table
 
 
 _REGISTERED: dict[str, Metric] = {}
