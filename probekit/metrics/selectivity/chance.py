@@ -11,7 +11,13 @@ import xarray as xr
 
 from probekit.errors import OptionError
 from probekit.metrics.metric import Metric, register
-from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
+from probekit.metrics.selectivity.index import (
+    Array,
+    Negative,
+    SelectivityIndex,
+    enough_classes,
+    unit_blocks,
+)
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
@@ -127,7 +133,8 @@ class SelectivityChance(Metric):
         formula = SelectivityIndex(self.eps, self.negative)
         found = formula.at(class_mean.transpose("unit", "class").values)
         tables = permuted.transpose("permutation", "unit", "class").values
-        null = np.stack([formula.at(means) for means in tables])
+        blocks = unit_blocks(len(found), tables[:, :1].size)
+        null = np.concatenate([formula.at(tables[:, block]) for block in blocks], 1)
         centre, spread = null.mean(0), null.std(0, ddof=1)
         units = {
             "selectivity_chance": centre,

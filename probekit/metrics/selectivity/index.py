@@ -126,6 +126,12 @@ def preferred(means: Values) -> Any:
     return place if isinstance(means, Tensor) else place.numpy()
 
 
+def unit_blocks(units: int, elements: int, most: int = 2**20) -> list[slice]:
+    """Slices of units that limit the size of arrays with `elements` values per unit."""
+    step = max(1, most // max(elements, 1))
+    return [slice(start, start + step) for start in range(0, units, step)]
+
+
 def enough_classes(classes: int) -> None:
     """Checks that there are at least two classes.
 

@@ -11,7 +11,13 @@ import xarray as xr
 
 from probekit.errors import OptionError, some_of
 from probekit.metrics.metric import Metric, register
-from probekit.metrics.selectivity.index import Array, Negative, SelectivityIndex, enough_classes
+from probekit.metrics.selectivity.index import (
+    Array,
+    Negative,
+    SelectivityIndex,
+    enough_classes,
+    unit_blocks,
+)
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
@@ -151,7 +157,7 @@ class SelectivityInterval(Metric):
         active = (silent["count"] - silent["silent"]).values
         found = formula.at(whole)
         ends, plain = [], []
-        for block in _blocks(whole.shape[0], replicates[:, :1].size):
+        for block in unit_blocks(whole.shape[0], replicates[:, :1].size):
             drawn = np.where(np.isnan(replicates[:, block]), whole[block], replicates[:, block])
             every = formula.of_classes(drawn)
             centre = formula.of_classes(whole[block])
@@ -274,12 +280,6 @@ def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[
     """A confidence interval for a value between two estimates that share a standard error."""
     margin = critical * float(np.std(replicates, ddof=1))
     return float(min(one, other)) - margin, float(max(one, other)) + margin
-
-
-def _blocks(units: int, elements: int, most: int = 2**22) -> list[slice]:
-    """Slices of units that limit the size of arrays with `elements` values per unit."""
-    step = max(1, most // max(elements, 1))
-    return [slice(start, start + step) for start in range(0, units, step)]
 
 
 def _mean_over_units(index: Array) -> Any:

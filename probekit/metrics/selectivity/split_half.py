@@ -17,6 +17,7 @@ from probekit.metrics.selectivity.index import (
     SelectivityIndex,
     enough_classes,
     preferred,
+    unit_blocks,
 )
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
@@ -113,8 +114,9 @@ class SplitHalf(Metric):
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
-        plain = np.stack([[formula.at(half) for half in split] for split in parts])
-        choice = np.stack([[preferred(half) for half in split] for split in parts])
+        blocks = unit_blocks(len(whole), parts[:, :, :1].size)
+        plain = np.concatenate([formula.at(parts[:, :, block]) for block in blocks], 2)
+        choice = np.concatenate([preferred(parts[:, :, block]) for block in blocks], 2)
         units = xr.Dataset(
             {
                 "selectivity_split_half": ("unit", cross_index(whole, parts, formula)),
@@ -147,19 +149,15 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     Returns:
         (unit,), averaged over splits and directions.
     """
-    curvature = _curvature(whole, parts, formula.eps)
-    found = [
-        formula.at(split[1 - half], place := _choice(split[half], split[1 - half]))
-        + np.take_along_axis(curvature, place[:, None], 1)[:, 0]
-        for split in parts
-        for half in (0, 1)
-    ]
-    return _mean(np.stack(found), 0)
-
-
-def _choice(first: Array, second: Array) -> Any:
-    """The preferred class in the first half, among the classes with samples in the second half."""
-    return preferred(np.where(np.isnan(second), np.nan, first))
+    found = []
+    for block in unit_blocks(len(whole), parts[:, :, :1].size):
+        first, second = parts[:, :, block], parts[:, [1, 0], block]
+        curvature = _curvature(whole[block], first, formula.eps)
+        # The preferred class in one half, among the classes with samples in the other.
+        place = preferred(np.where(np.isnan(second), np.nan, first))
+        correction = np.take_along_axis(curvature[None, None], place[..., None], -1)[..., 0]
+        found.append(_mean(formula.at(second, place) + correction, (0, 1)))
+    return np.concatenate(found)
 
 
 def _curvature(whole: Array, parts: Array, eps: float) -> Array:
@@ -178,7 +176,7 @@ def _curvature(whole: Array, parts: Array, eps: float) -> Array:
     return found
 
 
-def _mean(values: Array, axis: int) -> Array:
+def _mean(values: Array, axis: int | tuple[int, ...]) -> Array:
     known = ~np.isnan(values)
     count = known.sum(axis)
     total = np.where(known, values, 0.0).sum(axis)
