@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +128,12 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, ProbekitWarning, stacklevel=level - 1)
 
 
+def remember(sentences: Iterable[str]) -> None:
+    """Adds the messages of earlier warnings to the notes, without warning again."""
+    if (notes := _NOTES.get()) is not None:
+        notes += [sentence for sentence in dict.fromkeys(sentences) if sentence not in notes]
+
+
 _NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 
@@ -156,9 +162,10 @@ def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with noted() as notes:
-            result = function(*args, **kwargs)
-        if notes:
-            result.attrs["notes"] = "\n".join(notes)  # type: ignore[attr-defined]
-        return result
+            result: Any = function(*args, **kwargs)
+            stored = str(result.attrs.get("notes", "")).splitlines()
+        if notes := [*dict.fromkeys([*stored, *notes])]:
+            result.attrs["notes"] = "\n".join(notes)
+        return result  # type: ignore[no-any-return]
 
     return run

@@ -634,8 +634,16 @@ def _cell(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
 
 @_rule("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
 def _regions(call: Call, outputs: Sequence[Tensor]) -> Axes:
+    """Rows are boxes; those of a sample if the boxes list the samples in order, each as often."""
     axes, shape = call.axes(call.first()), outputs[0].shape
     places: list[Axis] = [((Label(Kind.PLACE), size),) for size in (shape[0], *shape[2:])]
+    count = size_of(axes[0])
+    samples = call.given["rois"][:, 0]
+    each = shape[0] // count
+    if samples.device.type != "meta" and torch.equal(
+        samples, torch.arange(count).to(samples).repeat_interleave(each)
+    ):
+        places[0] = axes[0] if each == 1 else (*axes[0], (Label(Kind.PLACE), each))
     return (places[0], resized(axes[1], shape[1]), *places[1:])
 
 

@@ -108,6 +108,10 @@ class Calls:
         numbered = self._numbered.setdefault(canonical, site_names(canonical, self._taken))
         return self._made(running.name, next(numbered), canonical, ""), running.layers
 
+    def canonical(self, module: nn.Module) -> str:
+        """The first name of a module."""
+        return self._names[module][0]
+
     def function(self, name: str) -> Call:
         """Records that the running module has called an activation function."""
         running = self.stack[-1]

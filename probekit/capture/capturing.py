@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.functions import Interception, calling_module
+from probekit.capture.functions import FUNCTION_NAMES, Interception, calling_module
 from probekit.capture.layers import Layer
 from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
@@ -21,7 +21,8 @@ class Capturing(Phase):
     """Hooks only the known layers.
 
     Functions are intercepted only inside modules in which a function call is a layer, at no cost
-    elsewhere.
+    elsewhere. To notice functions that run only in later passes, they are intercepted everywhere in
+    the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors.
 
     Args:
         module: The model.
@@ -51,6 +52,10 @@ class Capturing(Phase):
         self._running = 0
         self._inputs: dict[nn.Module, Any] = {}
         self._warned = False
+        self._first = layers[0].first_pass
+        self._names: dict[nn.Module, str] = {}
+        self._passes = 0
+        self._everywhere = False
 
     def _hook(self) -> None:
         modules = dict(self.module.named_modules())
@@ -60,6 +65,12 @@ class Capturing(Phase):
         for caller in self._callers:
             self.before(caller, self._enter)
             self.after(caller, self._exit, always=True)
+        if self._first is not None:
+            self._names = {one: name for name, one in modules.items()}
+            for name in self._first.idle:
+                self.before(modules[name], self._awake)
+            if self._first.functions is not None:
+                self.after(self.module, self._after, always=True)
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
@@ -71,6 +82,7 @@ class Capturing(Phase):
         """Ends an interrupted forward pass."""
         super().leave()
         self._running = 0
+        self._everywhere = False
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if in_backward():
@@ -79,6 +91,22 @@ class Capturing(Phase):
             self.leave()
         self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}
+        if not torch.compiler.is_compiling() and self.open and self._watches():
+            self._everywhere = True
+            self.functions.start()
+
+    def _watches(self) -> bool:
+        """Whether to intercept functions everywhere in this pass."""
+        if self._first is None or self._first.functions is None or self._warned:
+            return False
+        self._passes += 1
+        rare = self._passes > 16 and self._passes & (self._passes - 1)
+        return self._first.reads_values or not rare
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._everywhere and not (torch.compiler.is_compiling() or in_backward()):
+            self._everywhere = False
+            self.functions.end()
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.open and not in_backward():
@@ -89,7 +117,7 @@ class Capturing(Phase):
             return
         if self.open and not in_backward():
             self._running += 1
-            if self._running == 1:
+            if self._running == 1 and not self._everywhere:
                 self.functions.start()
 
     def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -97,13 +125,35 @@ class Capturing(Phase):
             return
         if self._running and not in_backward():
             self._running -= 1
-            if not self._running:
+            if not self._running and not self._everywhere:
                 self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
         """Handles a call of an activation function; returns a replacement for its result, or None."""
-        caller = self._callers.get(calling_module()) if self.open else None  # type: ignore[arg-type]
-        return None if caller is None or in_backward() else self._record(caller, name, result)
+        module = calling_module() if self.open and not in_backward() else None
+        if module is None:
+            return None
+        known = None if self._first is None else self._first.functions
+        if known is not None and name in FUNCTION_NAMES:
+            caller = self._names.get(module)
+            if caller is not None and (caller, name) not in known:
+                self._note_new(f"{name} in {caller or 'the model'}")
+        caller = self._callers.get(module)
+        return None if caller is None else self._record(caller, name, result)
+
+    def _awake(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Notes a module that runs but did not in the first forward pass."""
+        if not torch.compiler.is_compiling() and self.open and not in_backward():
+            self._note_new(self._names[module])
+
+    def _note_new(self, name: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warn(
+                f"the layers are not complete: {name!r} runs in this forward pass but did not in the "
+                "first one, which found the layers; use a model whose calls do not depend on its inputs "
+                "or its state, or begin with inputs that reach every part"
+            )
 
     def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
@@ -160,7 +210,7 @@ class Capturing(Phase):
         """Warns once if the number of calls of a module differs from the first forward pass."""
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
-            if calls and calls != layer.calls:
+            if calls != layer.calls:
                 self._warned = True
                 caller = layer.module or "the model"
                 what = (
@@ -169,11 +219,14 @@ class Capturing(Phase):
                     else f"calls of {caller}"
                 )
                 warn(
-                    f"layer {layer.name!r} may be another part of the model than before ({what}: {calls} in "
-                    f"this forward pass, {layer.calls} in the first); use a model whose calls do not "
-                    "depend on its inputs, or name layers that run in each pass"
+                    f"layer {layer.name!r} {_MOVED[bool(calls)]} ({what}: {calls} in this forward pass, "
+                    f"{layer.calls} in the first); use a model whose calls do not depend on its inputs, or "
+                    "name layers that run in each pass"
                 )
                 return
+
+
+_MOVED = ("is missing", "may be another part of the model than before")
 
 
 def _changed(

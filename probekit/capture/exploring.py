@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from probekit.capture.calls import Call, Calls
 from probekit.capture.elementwise import acts_like_activation
 from probekit.capture.functions import FUNCTION_NAMES, Interception
-from probekit.capture.layers import Layer, is_activation_function
+from probekit.capture.layers import FirstPass, Layer, is_activation_function
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
@@ -50,6 +50,8 @@ class Exploring(Phase):
         self._calls = Calls(module)
         self._scout: Scout | None = None
         self.notes: list[str] = []
+        self._ran: set[nn.Module] = set()
+        self._functions: set[tuple[str, str]] = set()
 
     def _hook(self) -> None:
         for module in self.module.modules():
@@ -82,6 +84,7 @@ class Exploring(Phase):
             self._calls = Calls(self.module)
             self._calls.watch_names()
             self._calls.enter(self.module)
+            self._ran, self._functions = {self.module}, set()
             self.functions.start()
             self._scout.tracer.start()
 
@@ -96,6 +99,7 @@ class Exploring(Phase):
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._scout is not None and not in_backward():
             self._calls.enter(module, len(self._scout.layers))
+            self._ran.add(module)
             if isinstance(module, nn.MultiheadAttention):  # would lose its fast path
                 self.functions.end()
 
@@ -116,8 +120,10 @@ class Exploring(Phase):
 
     def called(self, name: str, result: Any) -> Tensor | None:
         """Handles a call of an activation function, and leaves its result unchanged."""
-        inside = any(is_activation_function(one.module) for one in self._calls.stack)
-        if self._scout is None or inside or in_backward():
+        if self._scout is None or in_backward():
+            return None
+        self._functions.add((self._calls.canonical(self._calls.stack[-1].module), name))
+        if any(is_activation_function(one.module) for one in self._calls.stack):
             return None
         if name in FUNCTION_NAMES:
             self._visit(self._scout, self._calls.function(name), None, result, True)
@@ -174,8 +180,38 @@ class Exploring(Phase):
         self.held = {}
         self.open = False
         self.notes = scout.notes
-        layers = [replace(layer, name=scout.asked[layer.name]) for layer in scout.layers]
+        first = self._first_pass(scout.tracer.reads_values)
+        layers = [
+            replace(layer, name=scout.asked[layer.name], first_pass=first) for layer in scout.layers
+        ]
         self._done(self, layers, recorded)
+
+    def _first_pass(self, reads_values: bool) -> FirstPass | None:
+        """What ran; None if layers were selected by name only."""
+        if self._selection.only is not None:
+            return None
+        default = self._selection.default
+        idle = [
+            name
+            for name, module in self.module.named_modules()
+            if module not in self._ran
+            and (
+                _may_activate(module)
+                if default
+                else self._selection.wants(Call(name, name, name, name, 0), module, False)
+            )
+        ]
+        # Interception would change the computation of nn.MultiheadAttention, which has a fast path.
+        fast = any(isinstance(module, nn.MultiheadAttention) for module in self._ran)
+        functions = frozenset(self._functions) if default and not fast else None
+        return FirstPass(tuple(idle), functions, reads_values)
+
+
+def _may_activate(module: nn.Module) -> bool:
+    """Whether a module may be an activation function or call one as a function."""
+    kind = type(module)
+    own = not kind.__module__.startswith("torch.nn.") or kind.__name__.startswith("Transformer")
+    return is_activation_function(module) or own
 
 
 def _eager(hook: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from probekit.errors import ModelError
 from probekit.results.labels import strings
 
 __all__ = [
+    "FirstPass",
     "Layer",
     "is_activation_function",
     "site_names",
@@ -24,6 +25,22 @@ __all__ = [
     "unit_coordinates",
     "unwrap",
 ]
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What the forward pass that found the layers ran, to notice other calls in later passes.
+
+    Attributes:
+        idle: The names of modules that did not run and may be or contain selected layers.
+        functions: The activation functions that ran, each as the name of the calling module and of
+            the function; None if later passes cannot be compared.
+        reads_values: Whether the model read values of tensors, on which its calls may depend.
+    """
+
+    idle: tuple[str, ...]
+    functions: frozenset[tuple[str, str]] | None
+    reads_values: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,7 @@ class Layer:
         samples_from: Where to read the number of samples: the input tensor and its axis. (-1, 0) is
             the number of input tensors; None infers the number from the layers.
         split: Further unit axes if a reshape split the units, for example into heads and features.
+        first_pass: What the forward pass that found the layer ran.
     """
 
     name: str
@@ -75,6 +93,7 @@ class Layer:
     certain: bool = True
     samples_from: tuple[int, int] | None = (0, 0)
     split: tuple[int, ...] = ()
+    first_pass: FirstPass | None = field(default=None, compare=False, repr=False)
 
     @property
     def positions(self) -> tuple[int, ...]:

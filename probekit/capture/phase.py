@@ -86,6 +86,7 @@ class Phase:
         self.in_graph = False
         self.held: dict[str, Tensor] = {}
         self._handles: list[Any] = []
+        self._observed: list[nn.Module] = []
         self.functions = functions
 
     def hook(self) -> None:
@@ -99,6 +100,7 @@ class Phase:
     def unhook(self) -> None:
         """Removes the hooks."""
         self.hooked = False
+        self._observed = []
         while self._handles:
             self._handles.pop().remove()
         self.leave()
@@ -122,7 +124,11 @@ class Phase:
         )
 
     def after(self, module: nn.Module, run: Callable[..., Any], always: bool = False) -> None:
-        """Sets a hook that runs after a module; with `always`, also if the module raises an exception."""
+        """Sets a hook that runs after a module; with `always`, also if the module raises an exception.
+
+        It runs after hooks that the user sets later, from the next forward pass on.
+        """
+        self._observed.append(module)
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
     def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> list[Tensor]:
@@ -136,6 +142,9 @@ class Phase:
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
+        if not torch.compiler.is_compiling():
+            for module in self._observed:
+                _move_to_end(module)
         inputs = inputs_in((args, kwargs))
         self.mask = token_mask(kwargs)
         self.batch = count_samples(inputs, source)
@@ -154,3 +163,11 @@ def in_backward() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _move_to_end(module: nn.Module) -> None:
+    """Moves the hooks of recorders behind those of the user, which may change the output."""
+    hooks: Any = module._forward_hooks
+    if not isinstance(next(reversed(hooks.values())), Hook):
+        for number in [number for number, hook in hooks.items() if isinstance(hook, Hook)]:
+            hooks.move_to_end(number)

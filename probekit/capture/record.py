@@ -89,13 +89,13 @@ def record(
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
-    model, batches = open_subject(
-        model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
-    )
     reading = Reading(
         tokens=tokens, output=output, device=device, progress=progress, compile=compile
     )
     with noted() as notes:
+        model, batches = open_subject(
+            model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
+        )
         found = find_layers(model, batches, layers, reading)
     source = Activations("mean" if spatial == "mean" else "flatten")
     identity = {
@@ -127,12 +127,15 @@ def record(
         done, complete = together.gather((kept.done, kept.complete) if kept else (0, False))[0]
         if not complete:
             todo = batches.starting(done)
-            with stream(model, todo, found, [source], reading, "record") as observed:
+            with (
+                noted() as more,
+                stream(model, todo, found, [source], reading, "record") as observed,
+            ):
                 for table, labels, index in _rows(observed):
                     if kept:
                         kept.append(table, labels, index)
             if kept:
-                kept.finish()
+                kept.finish([*notes, *more])
             together.gather(None)  # the first process has written everything
         return open_recording(store)
 

@@ -47,7 +47,7 @@ class Recorder:
     """Records selected layers of any module while it runs, without changing it.
 
     The first forward pass inside the context finds the calls, their order and the unit axis of each
-    layer. Later passes only record.
+    layer. Later passes only record, after all hooks of the user, which may change the output.
 
     Args:
         model: Any module or `ImageModel`. For modules wrapped by `torch.compile` or

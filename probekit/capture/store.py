@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -188,8 +189,8 @@ class RecordingStore:
             ) from None
         self._pending = []
 
-    def finish(self) -> None:
-        """Writes the remaining data and marks the recording as complete.
+    def finish(self, notes: Sequence[str] = ()) -> None:
+        """Writes the remaining data and the notes, and marks the recording as complete.
 
         Raises:
             DataError: There were fewer samples than announced.
@@ -197,6 +198,9 @@ class RecordingStore:
         self._flush()
         if self.done != self.samples:
             raise DataError(f"{self.samples} samples were announced and {self.done} came")
+        if notes:
+            group = zarr.open_group(self.path, mode="r+")
+            group.attrs["notes"] = "\n".join(dict.fromkeys(notes))
         (self.path / _PROGRESS).unlink(missing_ok=True)
         self.complete = True
 

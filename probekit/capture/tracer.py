@@ -32,6 +32,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         votes: For each axis that convolutions or batch norms treated as the batch, how many of them did,
             and its size.
         seen_tokens: Whether non-patch tokens were concatenated with others.
+        reads_values: Whether the model read values of tensors that depend on the inputs.
     """
 
     supports_higher_order_operators = True
@@ -45,6 +46,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._parameters: dict[int, str] = {}
         self.votes: dict[Label, tuple[int, int]] = {}
         self.seen_tokens = False
+        self.reads_values = False
         self.active = False
         for name, tensor in _constants(module):
             if (key := _key(tensor)) is not None:
@@ -118,6 +120,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, call: axis_rules.Call, output: Any) -> None:
         tensors = list(_tensors(output))
         if not tensors:
+            self.reads_values |= call.depends is True
             return
         depends = call.depends
         try:

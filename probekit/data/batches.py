@@ -14,10 +14,11 @@ from torch import Tensor
 
 from probekit.checks import integer, positive_int
 from probekit.data.decoding import ImageDecoder
+from probekit.data.images import LabelledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
-from probekit.errors import DataError
+from probekit.errors import DataError, remember
 from probekit.models.inputs import tensors_of
 
 _WORKERS = 4096
@@ -124,6 +125,7 @@ class Batches:
         workers = None if workers is None else integer("workers", workers, least=0, most=_WORKERS)
         self.source = open_source(data, attributes)
         self.source.decode = decode or self.source.decode
+        _remember_notes(data)
         self.batch_size = self.source.batch_size or batch_size
         self.limit = limit
         self.seed = seed
@@ -368,3 +370,11 @@ class Batches:
 
 def _hash(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _remember_notes(data: Any) -> None:
+    """Adds the notes of a data set of ours, also inside a subset or a loader, to those of the result."""
+    while data is not None:
+        if isinstance(data, LabelledImages):
+            remember(data.notes)
+        data = getattr(data, "dataset", None)

@@ -175,19 +175,22 @@ class FolderImages(FileImages):
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
         others += [path for path in _top_files(root) if _is_image(path)]
-        self._report_left_out(others, [len(paths) for paths in found])
+        self.notes = list(self._left_out(others, [len(paths) for paths in found]))
+        for sentence in self.notes:
+            warn(sentence)
 
-    def _report_left_out(self, others: list[Path], counts: list[int]) -> None:
+    def _left_out(self, others: list[Path], counts: list[int]) -> Iterator[str]:
+        """Messages about files and classes without images."""
         if others:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
             told = [f"{count} {kind}" for kind, count in kinds.most_common()]
-            warn(
+            yield (
                 f"{len(others)} files in {self.name!r} are left out: images of a kind that is not "
                 f"read here, no images, or in no class folder ({some_of(told)})"
             )
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
-            warn(
+            yield (
                 f"{len(empty)} of {len(counts)} class folders in {self.name!r} hold no image and keep "
                 f"their numbers: {some_of(empty)}"
             )

@@ -36,6 +36,7 @@ class LabelledImages(Dataset[Any]):
         fingerprint: Hash of the content.
         skip_bad: Whether to skip unreadable images instead of raising an error.
         split: The split of the data set, if known.
+        notes: Warnings issued while it was opened, for the attribute `notes` of results.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LabelledImages(Dataset[Any]):
     fingerprint: str
     skip_bad: bool = False
     split: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def names(self) -> ClassNames:

@@ -224,7 +224,7 @@ def _from_one_hot(labels: Any) -> Tensor | None:
             f"labels are rows of {rows.shape[1]} numbers, which are not one-hot; name what the columns "
             "are with attributes=[...], or give one label per sample"
         )
-    return rows.argmax(1)
+    return rows.int().argmax(1)
 
 
 def _rows(labels: Any) -> Tensor | None:

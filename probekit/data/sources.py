@@ -373,8 +373,8 @@ def digest_of(*inputs: Any) -> bytes:
 def is_sample(raw: Any) -> bool:
     """Whether an item is one sample rather than a batch: its label is a single value.
 
-    Without a label, an image with three axes or a PIL image is one sample. With several attributes,
-    each is a single value.
+    Without a label, or with a one-hot label of another length than the image, an image with three axes
+    or a PIL image is one sample. With several attributes, each is a single value.
     """
     try:
         image, label = pair_of(raw)
@@ -385,8 +385,20 @@ def is_sample(raw: Any) -> bool:
             not isinstance(image, Mapping | list)
             and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
         )
+    if _has_one_hot_label(image, label):
+        return not hasattr(image, "shape") or len(image) != len(label)
     values = list(label.values()) if isinstance(label, Mapping) else [label]
     return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
+
+
+def _has_one_hot_label(image: Any, label: Any) -> bool:
+    """Whether an item may be one image with a one-hot label."""
+    if isinstance(image, Mapping | list) or getattr(image, "ndim", _IMAGE_AXES) != _IMAGE_AXES:
+        return False
+    if not isinstance(label, Tensor | np.ndarray | list | tuple) or np.ndim(label) != 1:
+        return False
+    values = np.asarray(label)
+    return values.dtype.kind in "biuf" and sorted(values) == [0] * (len(values) - 1) + [1]
 
 
 def open_source(data: Any, attributes: Any = None) -> Source:
@@ -431,6 +443,12 @@ def _opened(data: Any, attributes: Any) -> Source:
             samples = Indexed(data)
             samples.names = names_of_text(pair_of(sample)[1] for sample in data)
             return samples
+        if len(data) > 2 and all(_has_one_hot_label(*pair_of(item)) for item in data):
+            raise DataError(
+                f"the items of {name} may be images with one-hot labels, or batches of "
+                f"{len(pair_of(data[0])[1])}; give the labels as integers, or all images and all labels "
+                "as two arrays"
+            )
         return Stream(data, name, {})
     if _is_map_style(data):
         return Indexed(data)
@@ -477,8 +495,9 @@ def _two_arrays(data: Any) -> Indexed | None:
         return None
     images = image_tensor(images, "the data")
     names = names_of_text(labels)
-    several = attributes or getattr(labels, "ndim", 1) > 1
-    numbers = torch.as_tensor(labels) if several else label_numbers(labels, names)
+    several = attributes or np.ndim(labels) > 1
+    rows = labels if isinstance(labels, Tensor) or not several else np.asarray(labels)
+    numbers = torch.as_tensor(rows) if several else label_numbers(labels, names)
     if numbers.ndim not in (1, 2):
         return None
     if images.ndim == 4 and numbers.ndim == 1:

@@ -235,3 +235,39 @@ def test_invalid_attributes_are_refused(
 ) -> None:
     with pytest.raises((DataError, OptionError), match=message):
         pk.analyze(network, data, layers="1", attributes=attributes, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "float", "bool", "array", "list", "tuple"])
+@pytest.mark.parametrize("form", ["samples", "mappings", "arrays", "batches", "stream"])
+def test_one_hot_labels_are_classes_in_any_form(kind: str, form: str) -> None:
+    labels = torch.arange(12) % 4
+    rows = torch.eye(4, dtype=torch.int64)[labels]
+    images = torch.rand(12, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    hot: Any = {
+        "tensor": rows,
+        "float": rows.float(),
+        "bool": rows.bool(),
+        "array": rows.numpy(),
+        "list": rows.double().tolist(),
+        "tuple": [tuple(row) for row in rows.tolist()],
+    }[kind]
+    pairs = [(images[i], hot[i]) for i in range(12)]
+    data: Any = {
+        "samples": pairs,
+        "mappings": [{"image": image, "label": label} for image, label in pairs],
+        "arrays": (images, hot),
+        "batches": [(images[:8], hot[:8]), (images[8:], hot[8:])],
+        "stream": iter(pairs),
+    }[form]
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 4))
+    found = pk.analyze(net, data, progress=False)
+    assert found["samples"]["label"].values.tolist() == labels.tolist()
+
+
+def test_one_hot_samples_that_may_be_batches_are_refused() -> None:
+    pairs = [(torch.rand(3, 6, 6), torch.eye(3)[i % 3]) for i in range(6)]
+    with pytest.raises(DataError, match="one-hot labels, or batches of 3; give the labels as int"):
+        pk.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), pairs, progress=False)
+    batches = [(torch.rand(2, 5, 6), torch.tensor([0, 1])), (torch.rand(2, 5, 6), torch.arange(2))]
+    found = pk.analyze(nn.Sequential(nn.Linear(6, 4), nn.ReLU()), batches, progress=False)
+    assert found["samples"]["label"].values.tolist() == [0, 1, 0, 1]

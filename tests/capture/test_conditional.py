@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,6 +49,81 @@ def test_a_changed_number_of_calls_warns(counts: list[int], function: bool) -> N
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # The warning appears only once
             net(X)
+
+
+class Own(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.7 * x)
+
+
+class Inside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.gelu(x)
+
+
+class Later(nn.Module):
+    """Applies a second activation function only in some passes."""
+
+    def __init__(self, runs: Callable[[int, Tensor], bool], second: nn.Module | None) -> None:
+        super().__init__()
+        self.runs, self.count = runs, 0
+        self.conv, self.act, self.second, self.head = (
+            nn.Conv2d(3, 3, 1), nn.ReLU(), second, nn.Linear(3, 2)
+        )  # fmt: skip
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = self.act(self.conv(x))
+        if self.runs(self.count, x):
+            x = functional.gelu(x) if self.second is None else self.second(x)
+        return self.head(x.mean((2, 3)))
+
+
+RUNS: dict[str, Callable[[int, Tensor], bool]] = {
+    "after a warm-up": lambda count, x: count > 4,
+    "for bright images": lambda count, x: bool(x.mean() > 1),
+}
+BRIGHT = torch.cat([X, X + 100 * (1 + torch.arange(6.0)).reshape(6, 1, 1, 1)])
+
+
+@pytest.mark.parametrize("runs", RUNS)
+@pytest.mark.parametrize(
+    ("second", "name"),
+    [(nn.ReLU(), "second"), (Own(), "second"), (Inside(), "second"), (None, "gelu in the model")],
+)
+def test_an_activation_that_runs_only_later_is_noted(
+    runs: str, second: nn.Module | None, name: str
+) -> None:
+    expected = f"layers are not complete: '{name}' runs in this forward pass"
+    with pytest.warns(ProbekitWarning, match=expected):
+        result = pk.analyze(
+            Later(RUNS[runs], second), (BRIGHT, Y.repeat(2)), batch_size=3, progress=False
+        )
+    assert expected in result.attrs["notes"]
+    net = Later(RUNS[runs], second)
+    with (
+        pk.SelectivityRegularizer(net, alpha=-1),
+        pytest.warns(ProbekitWarning, match=expected),
+    ):
+        [net(images) for images in (*X.split(2), *BRIGHT.split(3))]
+    assert not any(child._forward_hooks or child._forward_pre_hooks for child in net.modules())
+
+
+@pytest.mark.filterwarnings("ignore:layer '.*' is missing:probekit.errors.ProbekitWarning")
+@pytest.mark.parametrize("function", [False, True])
+def test_a_layer_that_is_missing_later_is_noted_or_refused(function: bool) -> None:
+    net = Later(lambda count, x: count < 4, None if function else nn.ReLU())
+    with Recorder(net) as recorder, torch.no_grad():
+        for _ in range(3):
+            net(X)
+        with pytest.warns(ProbekitWarning, match="is missing"):
+            net(X)
+    assert list(recorder.activations) == ["act"]
+    for metrics in ("selectivity", "gradient_variability"):
+        net = Later(lambda count, x: bool(x.mean() < 1), None if function else nn.ReLU())
+        with pytest.raises(LayerError, match="was reached in the first batch but not now"):
+            pk.analyze(net, (BRIGHT, Y.repeat(2)), metrics=metrics, batch_size=3, progress=False)
 
 
 def test_an_unchanged_number_of_calls_does_not_warn() -> None:

@@ -154,3 +154,16 @@ def test_planned_layers_and_layer_options_cannot_be_combined() -> None:
         recorder(X)
     with pytest.raises(OptionError, match="either planned ones or choices"):
         Recorder(net, [recorder.layers[0], "body.2"])
+
+
+@pytest.mark.parametrize("prepend", [False, True])
+@pytest.mark.parametrize("layers", [["0", "1"], None])
+def test_hooks_set_after_the_recorder_count(prepend: bool, layers: Any) -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten()), torch.randn(2, 3, 5, 5)
+    with Recorder(net, layers) as recorder, torch.no_grad():
+        for factor in (1, 3, 9):
+            net(x)
+            expected = net[0](x).relu() * factor
+            torch.testing.assert_close(recorder.activations["1"], expected.mean((2, 3)))
+            net[1].register_forward_hook(lambda module, args, out: out * 3, prepend=prepend)
+    assert len(net[1]._forward_hooks) == 3

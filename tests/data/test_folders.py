@@ -74,6 +74,27 @@ def test_files_of_unknown_kinds_are_counted(root: Path) -> None:
     assert "1 .png" in str(told[0].message)
 
 
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_warnings_of_loading_are_notes_of_every_result(root: Path, tmp_path: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "a" / "list.txt").touch()
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    model = pk.ImageModel(net, (0.0,), (1.0,), (1, 32, 32))
+    data = pk.load_data(root, model)
+    for given in (data, torch.utils.data.DataLoader(torch.utils.data.Subset(data, range(5)))):
+        for result in (
+            pk.analyze(model, given, progress=False),
+            pk.record(model, given, progress=False),
+            pk.record(model, given, store=tmp_path / f"{len(given)}.zarr", progress=False),
+        ):
+            assert "1 files in" in result.attrs["notes"]
+            assert "1 of 4 class folders" in result.attrs["notes"]
+        assert (
+            pk.open_recording(tmp_path / f"{len(given)}.zarr").attrs["notes"]
+            == result.attrs["notes"]
+        )
+
+
 def test_links_are_followed_without_cycles(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -25,7 +25,7 @@ from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.readouts import Activations
 from probekit.capture.stream import Reading, stream
 from probekit.data.batches import Batches
-from probekit.errors import OptionError
+from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.logits import ClassMatch, correct
@@ -95,7 +95,10 @@ class Measurement:
         share = self._conditions_at_once()
         for start in range(0, len(missing), share):
             part = tuple(missing[start : start + share])
-            for condition, tree in self._measured(one, part).items():
+            with noted() as notes:
+                measured = self._measured(one, part)
+            for condition, tree in measured.items():
+                tree.attrs["notes"] = "\n".join(notes)
                 store[condition] = tree
 
     def _measured(

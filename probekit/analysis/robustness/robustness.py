@@ -37,7 +37,7 @@ from probekit.analysis.robustness.tables import (
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import Reading, explore, open_subject, peek_output
 from probekit.data.batches import Batches
-from probekit.errors import DataError, OptionError, keep_notes, warn
+from probekit.errors import DataError, OptionError, keep_notes, remember, warn
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -169,6 +169,8 @@ def robustness(
     with stored.writing():
         for one in passes:
             measurement.run(one, stored)
+    for one in conditions:  # also of those that an earlier run measured
+        remember(str(stored[one].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": described | facts["model"]},

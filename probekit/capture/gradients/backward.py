@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from probekit.errors import LayerError, ModelError
+from probekit.errors import LayerError, ModelError, first_line
 from probekit.models.inputs import check_continuous
 
 __all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "square_norms"]
@@ -62,7 +62,7 @@ def _part(
             if name not in starts:
                 starts[name] = torch.zeros_like(outputs[name])
             starts[name][copy * batch : (copy + 1) * batch, units[name][place]] = 1
-        (gradient,) = torch.autograd.grad(
+        (gradient,) = gradients(
             [outputs[name] for name in starts],
             inputs,
             list(starts.values()),
@@ -94,11 +94,25 @@ def backward_gradients(
     for name, weight in weights.items():
         gradient = None
         if outputs[name].requires_grad:
-            (gradient,) = torch.autograd.grad(
+            (gradient,) = gradients(
                 outputs[name], inputs, weight, retain_graph=True, allow_unused=True
             )
         found[name] = torch.zeros_like(images) if gradient is None else gradient
     return found
+
+
+def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
+    """As `torch.autograd.grad`.
+
+    Raises:
+        ModelError: The model cannot be differentiated in this way, as with reentrant checkpoints.
+    """
+    try:
+        return torch.autograd.grad(*given, **options)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
 
 
 def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
@@ -142,9 +156,7 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
             start[mine] = (
                 torch.linspace(0.5, 1.5, start[mine].numel()).view_as(start[mine]).to(start)
             )
-            (gradient,) = torch.autograd.grad(
-                output, inputs, start, retain_graph=True, allow_unused=True
-            )
+            (gradient,) = gradients(output, inputs, start, retain_graph=True, allow_unused=True)
             if gradient is None:
                 raise _independent(name)
             if bool(gradient[others].any()):

@@ -313,7 +313,12 @@ def _differentiated(
 
             def forward(inputs: Tensor) -> dict[str, Tensor]:
                 recorder(inputs)
-                return recorder.activations
+                found = recorder.activations
+                if gone := [layer.name for layer in layers if layer.name not in found]:
+                    raise LayerError(
+                        f"layer {gone[0]!r} was reached in the first batch but not now"
+                    )
+                return found
 
             yield forward
 

@@ -16,7 +16,7 @@ import probekit as pk
 from probekit.analysis.robustness.conditions import CLEAN, Condition
 from probekit.analysis.robustness.robustness import robustness
 from probekit.analysis.robustness.store import ConditionStore
-from probekit.errors import OutputError
+from probekit.errors import OutputError, ProbekitWarning
 from probekit.models.image_model import ImageModel
 
 FOG = Condition("corruption", "fog", 3)
@@ -82,6 +82,28 @@ def test_a_killed_run_resumes_and_gives_the_same_numbers(
     scouted = counting.seen = 0
     equal(run(counting, images, tmp_path), whole)
     assert counting.seen - scouted <= 4, "a finished run only looks for the layers"
+
+
+class WarmedUp(Counting):
+    """Has another activation function after some images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return self.late(logits) if self.seen > 20 else logits
+
+
+def test_notes_of_stored_conditions_are_those_of_the_result(
+    images: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    with pytest.warns(ProbekitWarning, match="'late' runs in this forward pass"):
+        whole = run(WarmedUp(), images, tmp_path)
+    again = run(WarmedUp(), images, tmp_path)  # which finds the layers only, and does not warn
+    assert "'late' runs in this forward pass" in again.attrs["notes"]
+    assert set(again.attrs["notes"].splitlines()) == set(whole.attrs["notes"].splitlines())
 
 
 def test_more_severities_and_attacks_reuse_stored_conditions(
