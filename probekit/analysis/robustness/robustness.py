@@ -169,8 +169,8 @@ def robustness(
     with stored.writing():
         for one in passes:
             measurement.run(one, stored)
-    for one in conditions:  # also of those that an earlier run measured
-        remember(str(stored[one].attrs.get("notes", "")).splitlines())
+    for condition in conditions:  # also those that an earlier run measured
+        remember(str(stored[condition].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
         **facts | {"model": described | facts["model"]},

@@ -108,11 +108,12 @@ def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
         ModelError: The model cannot be differentiated in this way, as with reentrant checkpoints.
     """
     try:
-        return torch.autograd.grad(*given, **options)
+        found: tuple[Tensor, ...] = torch.autograd.grad(*given, **options)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
+    return found
 
 
 def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
