@@ -51,6 +51,11 @@ class Forward:
         elif compile:
             self._compiled = torch.compile(lambda *x, **named: run(*x, **named), dynamic=False)
 
+    @property
+    def compiles(self) -> bool:
+        """Whether the next pass begins with compilation."""
+        return self._compiled is not None and self._size is None
+
     def __call__(self, images: Any) -> Any:
         """Returns the output of the model for a copy of a batch of images or of named inputs."""
         if self._compiled is None or self._size not in (None, len(images)):
@@ -69,7 +74,7 @@ class Forward:
         compiled, self._compiled = self._compiled, None
         assert compiled is not None
         try:
-            call(compiled, images)
+            given = call(compiled, images)
             found = [dict(tables) for tables in self._recorded()]
         except Exception as error:  # compilers may raise any exception
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -81,12 +86,15 @@ class Forward:
                 if not _alike(tables.get(name), values):
                     warn(f"the model is not compiled: layer {name!r} would give other numbers")
                     return output
+        if isinstance(output, Tensor) and not _alike(given, output):
+            warn("the model is not compiled: it would give other outputs")
+            return output
         self._compiled = compiled
         return output
 
 
-def _alike(found: Tensor | None, expected: Tensor) -> bool:
-    if found is None or found.shape != expected.shape:
+def _alike(found: Any, expected: Tensor) -> bool:
+    if not isinstance(found, Tensor) or found.shape != expected.shape:
         return False
     scale = expected.abs().max() if expected.numel() else 0
     return bool(((found - expected).abs() <= _TOLERANCE * scale).all())

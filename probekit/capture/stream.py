@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -36,6 +36,7 @@ __all__ = [
     "open_subject",
     "peek_output",
     "stream",
+    "streams",
 ]
 
 Precision: TypeAlias = Literal["bfloat16", "float16"]
@@ -170,9 +171,32 @@ def stream(
     Raises:
         DataError: An activation is NaN or infinite (the message names the layer), or the data is bad.
     """
+    with streams(model, layers, sources, reading, batches.indices()) as observe:
+        yield observe(batches, title)
+    batches.skipped = sum(processes().gather(batches.skipped))
+
+
+@contextmanager
+def streams(
+    model: Any,
+    layers: Sequence[Layer],
+    sources: Sequence[Source],
+    reading: Reading,
+    samples: Tensor | None = None,
+) -> Iterator[Callable[[Batches, str], Iterator[Observed]]]:
+    """Like `stream`, for several passes that share the hooks and the compiled model.
+
+    Args:
+        model: As for `stream`.
+        layers: As for `stream`.
+        sources: As for `stream`.
+        reading: As for `stream`.
+        samples: The indices of all samples, if they are known in advance.
+
+    Yields:
+        A function from data and the title of the progress bar to the results of each batch.
+    """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
-    together = processes()
-    share = batches.share(together.rank, together.world)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
         stack.enter_context(torch.no_grad())
@@ -181,7 +205,7 @@ def stream(
                 sources[i].open(
                     model,
                     layers,
-                    samples=batches.indices(),
+                    samples=samples,
                     tokens=reading.tokens,
                     output=reading.output,
                 )
@@ -189,16 +213,6 @@ def stream(
             for i in order
         }
         watching = [taps[i] for i in order if not sources[i].own_pass]
-        title = f"{title}, compiling first" if reading.compile else title
-        bar = stack.enter_context(
-            progress_bar(
-                total=batches.samples,
-                unit="image",
-                desc=title,
-                progress=reading.progress,
-                leave=False,
-            )
-        )
 
         def recorded() -> list[dict[str, Tensor]]:
             nothing = torch.empty(0)
@@ -207,7 +221,18 @@ def stream(
         run = unwrap(model) if isinstance(model, nn.Module) else model
         forward = Forward(run, layers, recorded, reading.compile)
 
-        def observe() -> Iterator[Observed]:
+        def observe(batches: Batches, title: str) -> Iterator[Observed]:
+            together = processes()
+            share = batches.share(together.rank, together.world)
+            bar = stack.enter_context(
+                progress_bar(
+                    total=batches.samples,
+                    unit="image",
+                    desc=f"{title}, compiling first" if forward.compiles else title,
+                    progress=reading.progress,
+                    leave=False,
+                )
+            )
             for batch in share:
                 batch = batch.to(device)
                 with reading.autocast(device), caller_device():
@@ -217,9 +242,10 @@ def stream(
                     _check(table, layers, batch, reading.precision)
                 yield Observed(batch, output, [tables[i] for i in range(len(sources))])
                 bar.update(len(batch))
+            bar.close()
+            batches.skipped = share.skipped
 
-        yield observe()
-    batches.skipped = sum(together.gather(share.skipped))
+        yield observe
 
 
 def _check(

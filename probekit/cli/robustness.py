@@ -12,6 +12,7 @@ from probekit.cli.command import command
 from probekit.cli.options import (
     BatchSize,
     ClassMap,
+    Compile,
     DataRoot,
     Device,
     Json,
@@ -69,6 +70,7 @@ def robustness(
     device: Device = None,
     seed: Seed = 0,
     tokens: Tokens = "all",
+    compile: Compile = False,
     workers: Workers = None,
     split: Split = None,
     data_root: DataRoot = None,
@@ -96,7 +98,7 @@ def robustness(
         network, images, _corruptions(corruptions), numbers("--severities", severities, int),
         names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,
         reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
-        seed=seed, tokens=tokens, workers=workers, progress=progress,
+        seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile,
         class_map=class_mapping(class_map),
     )  # fmt: skip
     save_result(result, out, overwrite=overwrite)

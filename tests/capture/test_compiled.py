@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 import probekit as pk
@@ -109,3 +110,19 @@ def test_functions_are_not_compiled(labelled: Labelled, compilations: list[int])
     with pytest.warns(ProbekitWarning, match="'relu' is a function that a module calls"):
         pk.record(Net(), labelled, compile=True)
     assert compilations == []
+
+
+def test_robustness_compiles_once_for_all_conditions(
+    network: nn.Module, labelled: Labelled, compilations: list[int]
+) -> None:
+    images = nn.functional.interpolate(labelled[0], (32, 32)), labelled[1]
+    net = nn.Sequential(nn.AvgPool2d(4), network)
+    given = (net, images, ["fog", "contrast"], (1, 5), "fgsm", (0.01,))
+    found = pk.robustness(*given, batch_size=16, compile=True)
+    expected = pk.robustness(*given, batch_size=16)
+    # The clean images, four conditions of corruptions and one attack, each with one full batch.
+    assert compilations == [16] * 6
+    xr.testing.assert_identical(
+        found["robustness"].to_dataset(), expected["robustness"].to_dataset()
+    )
+    xr.testing.assert_identical(found["layers"].to_dataset(), expected["layers"].to_dataset())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probekit.analysis.classes import Classifier
 from probekit.analysis.robustness.conditions import (
+    CLEAN,
     Condition,
     Perturbation,
     PerturbedBatch,
@@ -22,8 +23,7 @@ from probekit.analysis.robustness.conditions import (
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.readouts import Activations
-from probekit.capture.stream import Reading, stream
+from probekit.capture.stream import Observed, Reading
 from probekit.data.batches import Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
@@ -39,6 +39,7 @@ from probekit.statistics.rows import format_bytes
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
+Observe: TypeAlias = Callable[[Batches, str], Iterator[Observed]]
 _CHANGE_SIZE = attributes(
     "size of the change in activation", "Mean over images of |perturbed - clean| activation."
 )
@@ -69,9 +70,11 @@ class Measurement:
         dimensionality: Whether covariances are computed.
         selectivity: Whether class means are computed.
         reading: How the model is run.
-        memory: Maximum number of bytes for the statistics of one pass.
+        memory: Maximum number of bytes for the statistics of one pass and for `clean`.
         classes: Number of classes, if known.
         match: The model's output for each class.
+        clean: The clean activations of every batch, once a pass has computed them, if they fit into a
+            quarter of the memory. Otherwise, each pass computes them again.
     """
 
     model: Any
@@ -82,70 +85,96 @@ class Measurement:
     memory: int
     classes: int
     match: ClassMatch
+    clean: list[dict[str, Tensor]] = field(default_factory=list)
 
     @property
     def classifier(self) -> Classifier:
         """The model with its outputs in the order of the data's classes."""
         return Classifier(self.model, self.match)
 
-    def run(self, one: Pass, store: ConditionStore) -> None:
-        """Measures the conditions of a pass that are not in the store."""
+    def run(self, one: Pass, store: ConditionStore, observe: Observe) -> None:
+        """Measures the conditions of a pass that are not in the store.
+
+        Args:
+            one: The pass.
+            store: The conditions that are already measured; receives the others.
+            observe: Runs the model over data, as `streams` does.
+        """
         own = [condition for condition in one.perturbation.conditions if condition not in store]
         missing = processes().gather(own)[0]
-        share = self._conditions_at_once()
+        share = self._conditions_at_once(one.batches)
         for start in range(0, len(missing), share):
             part = tuple(missing[start : start + share])
             with noted() as notes:
-                measured = self._measured(one, part)
+                measured = self._measured(one, part, observe)
             for condition, tree in measured.items():
                 tree.attrs["notes"] = "\n".join(notes)
                 store[condition] = tree
 
     def _measured(
-        self, one: Pass, conditions: tuple[Condition, ...]
+        self, one: Pass, conditions: tuple[Condition, ...], observe: Observe
     ) -> dict[Condition, xr.DataTree]:
         paired = one.paired and bool(self.layers)
-        perturbations = [unchanged()] if paired else []
+        known = iter(self.clean) if paired and self.clean else None
+        perturbations = [unchanged()] if paired and known is None else []
         perturbations.append(replace(one.perturbation, conditions=conditions))
         batches = PerturbedBatches(self.classifier, one.batches, perturbations)
         found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
-        clean = None
-        sources = [Activations()] if self.layers else []
+        keeps = self._bytes_of_clean(one.batches) > 0
+        clean, computed = None, []
         # It implements everything that the loop over a model needs.
         data, title = cast(Batches, batches), conditions[0].name
-        with stream(self.model, data, self.layers, sources, self.reading, title) as observed:
-            for seen in observed:
-                batch = cast(PerturbedBatch, seen.batch)
-                tables = seen.tables[0] if seen.tables else {}
-                if batch.condition in found:
-                    found[batch.condition].update(batch, seen.output, tables, clean)
-                else:
-                    clean = tables
+        for seen in observe(data, title):
+            batch = cast(PerturbedBatch, seen.batch)
+            tables = seen.tables[0] if seen.tables else {}
+            if batch.condition == CLEAN and keeps:
+                computed.append(tables)
+            if known is not None and batch.condition == conditions[0]:
+                clean = next(known)
+            if batch.condition in found:
+                found[batch.condition].update(batch, seen.output, tables, clean)
+            else:
+                clean = tables
+        if computed:
+            self.clean[:] = computed
         return {condition: statistics.to_tree() for condition, statistics in found.items()}
 
-    def _conditions_at_once(self) -> int:
+    def _conditions_at_once(self, batches: Batches) -> int:
         """The number of conditions that a pass can measure within the memory allowed.
-
-        For each layer of D units, a condition takes 8 D^2 bytes for the covariance and 8 D bytes per
-        class. The largest layer takes another 48 D^2 bytes while its covariance is evaluated.
 
         Raises:
             OptionError: The memory is not enough for one condition.
         """
         if not self.layers:
             return sys.maxsize
-        largest = max(self.layers, key=lambda layer: layer.units)
-        square, means = 8 * self.dimensionality, 8 * self.selectivity * self.classes
-        each = sum(square * layer.units**2 + means * layer.units for layer in self.layers)
-        working = 6 * square * largest.units**2
+        each, working = self._bytes_of_statistics()
         if each + working > self.memory:
+            largest = max(self.layers, key=lambda layer: layer.units)
             raise OptionError(
                 f"one condition needs {format_bytes(each + working)} of memory for the statistics of "
                 f"{len(self.layers)} layers, with {largest.units} units in {largest.name!r}, and "
                 f"memory={self.memory} allows {format_bytes(self.memory)}; choose fewer layers, "
                 "dimensionality=False, or raise memory"
             )
-        return (self.memory - working) // max(each, 1)
+        return (self.memory - working - self._bytes_of_clean(batches)) // max(each, 1)
+
+    def _bytes_of_clean(self, batches: Batches) -> int:
+        """The bytes of the clean activations; 0 if they are too many to be stored."""
+        row = sum(layer.units * layer.itemsize for layer in self.layers)
+        needed = row * (sys.maxsize if batches.samples is None else batches.samples)
+        most = min(self.memory // 4, self.memory - sum(self._bytes_of_statistics()))
+        return needed if needed <= most else 0
+
+    def _bytes_of_statistics(self) -> tuple[int, int]:
+        """The bytes of the statistics of one condition, and those needed to evaluate them.
+
+        For each layer of D units, a condition takes 8 D^2 bytes for the covariance and 8 D bytes per
+        class. The largest layer takes another 48 D^2 bytes while its covariance is evaluated.
+        """
+        square, means = 8 * self.dimensionality, 8 * self.selectivity * self.classes
+        each = sum(square * layer.units**2 + means * layer.units for layer in self.layers)
+        largest = max((layer.units for layer in self.layers), default=0)
+        return each, 6 * square * largest**2
 
 
 class ConditionStatistics:

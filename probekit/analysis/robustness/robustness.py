@@ -34,8 +34,9 @@ from probekit.analysis.robustness.tables import (
     outcome_tables,
     unit_tables,
 )
+from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Reading, explore, open_subject, peek_output
+from probekit.capture.stream import Reading, explore, open_subject, peek_output, streams
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes, remember, warn
 from probekit.metrics.dimensionality import Dimensionality
@@ -78,6 +79,7 @@ def robustness(
     table: int | None = None,
     memory: int = 4 * 2**30,
     class_map: ClassMap = None,
+    compile: bool = False,
 ) -> xr.DataTree:
     """Measures a model, its layers and its units under corruptions and attacks.
 
@@ -111,8 +113,11 @@ def robustness(
         table: The published image size, 32, 64 or 224, whose constants the corruptions use. None uses
             the nearest size, with a warning if it is not that of the images.
         memory: Maximum number of bytes for the statistics of one pass. If they would need more, fewer
-            severities or epsilons share a pass.
+            severities or epsilons share a pass. Up to a quarter of it is used for the clean activations,
+            which are otherwise computed again for each type and attack.
         class_map: As for `analyze`.
+        compile: As for `analyze`. The model is compiled once for all conditions; attacks compute their
+            gradients with the uncompiled model.
 
     Returns:
         A tree with `/robustness`, `/units` and `/layers`. Its units and layers are those that
@@ -136,7 +141,7 @@ def robustness(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
     _check_input(batches, corruptions, attacks)
-    reading = Reading(tokens, None, device, progress)
+    reading = Reading(tokens, None, device, progress, compile=compile)
     found, output = (
         explore(model, batches, layers, reading)
         if dimensionality or selectivity
@@ -166,9 +171,10 @@ def robustness(
         "classes": match.describe(),
     }
     stored = ConditionStore(store, facts | {"data": batches.identity()})
-    with stored.writing():
+    sources = [Activations()] if found else []
+    with stored.writing(), streams(model, found, sources, reading) as observe:
         for one in passes:
-            measurement.run(one, stored)
+            measurement.run(one, stored, observe)
     for condition in conditions:  # also those that an earlier run measured
         remember(str(stored[condition].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
@@ -176,6 +182,7 @@ def robustness(
         **facts | {"model": described | facts["model"]},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
         device=None if device is None else str(device),
+        compile=compile,
     )
     return result
 

@@ -194,6 +194,22 @@ def test_fewer_conditions_share_a_pass_when_memory_is_limited(
 
 
 @pytest.mark.slow
+def test_the_clean_images_run_once_if_their_activations_fit_into_memory(
+    trained: ImageModel, images: Data
+) -> None:
+    def seen(memory: int) -> int:
+        counts: list[int] = []
+        hook = trained.module.register_forward_hook(lambda *given: counts.append(len(given[2])))
+        options = {"severities": (1, 5), "memory": memory, "progress": False}
+        robustness(trained, images, ["fog", "contrast"], **options)
+        hook.remove()
+        return sum(counts)
+
+    clean = 40 * (2 * 2)  # bytes: less than a pass adds
+    assert clean < 2**20
+    assert seen(4432) - seen(2**30) == 40 * 4  # one clean pass before each of four conditions
+
+
 def test_the_bundled_network_with_every_type_and_two_attacks() -> None:
     found = pk.robustness(
         "probekit:resnet20-fashion-mnist",
