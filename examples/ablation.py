@@ -2,7 +2,6 @@
 
     python examples/ablation.py --out reproduction            # hours
     python examples/ablation.py --out quick --quick           # minutes
-    python examples/ablation.py --out full --full --data-root DATA
 
 How much does accuracy depend on the selective units? All units of a network are ablated (held at zero)
 one after another: most selective first, least selective first, and in random orders. When in training
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=3, help="random orders")
     asked = parser.parse_args()
     out = asked.out / "ablation"
-    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, data_root=asked.data_root, device=asked.device)
     study.sweep(asked.out / "sweep")
     table = pk.measure_runs(
         asked.out / "sweep", ablated, asked.out / "measured", data=study.data,

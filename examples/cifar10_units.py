@@ -3,10 +3,10 @@
     python examples/cifar10_units.py ablated RUNS OUT --data-root DIR
     python examples/cifar10_units.py corrupted RUNS OUT --data-root DIR
 
-`ablated` holds one unit at a time at its mean, in the last layer of each stage, and measures accuracy and loss
-for the images of each class. `corrupted` correlates each unit's activations with those for corrupted images, over
-images. Both write one file per network and skip existing files. All networks are measured on the same random
-sample of test images, in float32. docs/reproduction/cifar10/units.py makes tables of the files.
+`ablated` holds one unit at a time at its mean, in the last layer of each stage, and measures accuracy and
+loss for the images of each class. `corrupted` correlates each unit's activations with those for corrupted
+images, over images. Both write one file per network and skip existing files. All networks are measured on
+the same random sample of test images, in float32. docs/reproduction/cifar10/units.py makes tables of them.
 """
 
 from __future__ import annotations
@@ -108,9 +108,7 @@ def main() -> None:
         if file.exists():
             continue
         model = pk.load_model(asked.runs / name)
-        found = (
-            corrupted(model, images, changed) if changed else ablated(model, images, labels)
-        )
+        found = corrupted(model, images, changed) if changed else ablated(model, images, labels)
         np.savez(f"{file}.part.npz", **found)
         os.replace(f"{file}.part.npz", file)
 

@@ -2,7 +2,6 @@
 
     python examples/linking_robustness.py --out reproduction            # hours
     python examples/linking_robustness.py --out quick --quick           # minutes
-    python examples/linking_robustness.py --out full --full --data-root DATA
 
 Measures the networks of the sweep of `selectivity_considered_harmful.py`: accuracy under corruptions and
 attacks, gradients, and the dimensionality of layers. Conversely, it measures the effect of AugMix and
@@ -117,7 +116,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=16, help="random directions an image")
     asked = parser.parse_args()
     out = asked.out / "linking_robustness"
-    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, data_root=asked.data_root, device=asked.device)
     data = {"data": study.data, "root": asked.data_root}
     corruptions = {"types": asked.corruptions, "severities": asked.severities}
     measures: list[tuple[Any, dict[str, Any]]] = [

@@ -2,7 +2,6 @@
 
     python examples/selectivity_considered_harmful.py --out reproduction            # hours
     python examples/selectivity_considered_harmful.py --out quick --quick           # minutes
-    python examples/selectivity_considered_harmful.py --out full --full --data-root DATA
 
 Trains networks with lowered (alpha < 0) or raised (alpha > 0) class selectivity, and measures the effect on
 accuracy. It also tests whether selectivity only moves away from the units' axes, and whether warm-up, dead
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--basis-steps", type=int, default=4000, help="most steps of the search")
     asked = parser.parse_args()
     out = asked.out / "selectivity_considered_harmful"
-    study = get_study(asked.scale, asked.recipe, data_root=asked.data_root, device=asked.device)
+    study = get_study(asked.scale, data_root=asked.data_root, device=asked.device)
     given = {"data": study.data, "data_root": asked.data_root, "images": asked.images}
     folder, store = asked.out / "sweep", asked.out / "measured"
     table = study.sweep(folder)

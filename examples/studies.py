@@ -1,4 +1,4 @@
-"""The networks for the claims of the papers, at scales from seconds to a cluster."""
+"""The networks for the claims of the papers on small images, at scales from seconds to hours."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from probekit.training.run.recipes import get_recipe
 
 __all__ = ["Scale", "Study", "get_study", "study_parser"]
 
-Scale: TypeAlias = Literal["tiny", "quick", "default", "full"]
-_PAPER_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0)
+Scale: TypeAlias = Literal["tiny", "quick", "default"]
 
 
 @dataclass(frozen=True)
@@ -94,39 +93,28 @@ class Study:
 
 
 def get_study(
-    scale: Scale = "default",
-    recipe: str | None = None,
-    *,
-    data_root: str | Path | None = None,
-    device: str | None = None,
+    scale: Scale = "default", *, data_root: str | Path | None = None, device: str | None = None
 ) -> Study:
     """Returns a study of the papers' claims at the given scale.
 
     Args:
         scale: `"tiny"`: seconds, ResNet8 on digits, a smoke test; `"quick"`: minutes, ResNet8 on
-            digits; `"default"`: hours on a laptop, ResNet20 on Fashion-MNIST; `"full"`: the networks
-            and alphas of the papers with 20 seeds, for one or more GPUs.
-        recipe: For the full scale, the network of the papers: `resnet18-tiny-imagenet` (default),
-            `resnet20-cifar10`, `vgg16-cifar10` or `resnet50-tiny-imagenet` (5 seeds).
+            digits; `"default"`: hours on a laptop, ResNet20 on Fashion-MNIST.
         data_root: Folder of the data set's files.
         device: Where to train.
 
     Raises:
-        OptionError: The scale is unknown, or a recipe is given for a scale other than `"full"`.
+        OptionError: The scale is unknown.
     """
     one_of("scale", scale, get_args(Scale))
-    if recipe is not None and scale != "full":
-        raise OptionError(f"scale {scale!r} has a recipe of its own; choose one with scale='full'")
-    machine = {"data_root": data_root, "device": device}
-    chosen = _full(recipe or "resnet18-tiny-imagenet") if scale == "full" else _SMALL[scale]
-    return replace(chosen, machine=machine)
+    return replace(_STUDIES[scale], machine={"data_root": data_root, "device": device})
 
 
 def study_parser(description: str) -> argparse.ArgumentParser:
     """Returns a parser for the command-line arguments shared by all studies.
 
-    The parsed arguments are `out` (a path), `scale`, `recipe`, `data_root` and `device`; the last four
-    are arguments of `get_study`.
+    The parsed arguments are `out` (a path), `scale`, `data_root` and `device`; the last three are arguments
+    of `get_study`.
 
     Args:
         description: The first line of the help text.
@@ -144,7 +132,6 @@ def study_parser(description: str) -> argparse.ArgumentParser:
     for name, text in (
         ("tiny", "seconds, to see that all works"),
         ("quick", "minutes, on digits"),
-        ("full", "the papers' own networks and data"),
     ):
         scale.add_argument(
             f"--{name}",
@@ -154,19 +141,12 @@ def study_parser(description: str) -> argparse.ArgumentParser:
             default="default",
             help=text,
         )
-    parser.add_argument("--recipe", help="with --full: which of the papers' networks")
     parser.add_argument("--data-root", help="folder of the data set's files")
     parser.add_argument("--device", help="cpu, cuda, ...; what accelerate finds by default")
     return parser
 
 
-def _full(recipe: str) -> Study:
-    alphas = tuple(sorted({0.0, *_PAPER_ALPHAS, *(-alpha for alpha in _PAPER_ALPHAS)}))
-    seeds = 5 if recipe == "resnet50-tiny-imagenet" else 20
-    return Study(get_recipe(recipe).name, alphas, tuple(range(seeds)))
-
-
-_SMALL: Mapping[str, Study] = {
+_STUDIES: Mapping[str, Study] = {
     "tiny": Study(
         recipe="resnet20-digits",
         alphas=(-1.0, 0.0, 1.0),

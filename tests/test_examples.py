@@ -187,6 +187,8 @@ def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
         "cifar10_measures",
         "cifar10_changes",
         "cifar10_selectivity",
+        "cifar10_units",
+        "published_units",
     ],
 )
 def test_an_example_is_short(name: str) -> None:

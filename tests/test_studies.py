@@ -27,12 +27,13 @@ def _studies() -> Any:
 
 
 studies = _studies()
-SCALES = ("tiny", "quick", "default", "full")
+SCALES = ("tiny", "quick", "default")
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_is_consistent(scale: str) -> None:
-    study = studies.get_study(scale)
+    study = studies.get_study(scale, data_root="DATA", device="cuda")
+    assert study.machine == {"data_root": "DATA", "device": "cuda"}
     assert 0.0 in study.alphas
     assert len(study.seeds) >= 2
     for options in (study.options, study.control):
@@ -49,16 +50,6 @@ def test_the_default_has_seven_alphas_and_three_seeds() -> None:
     assert len(study.seeds) >= 3
 
 
-@pytest.mark.parametrize(
-    ("recipe", "seeds"), [("resnet20-cifar10", 20), ("resnet50-tiny-imagenet", 5)]
-)
-def test_the_full_scale_equals_that_of_the_papers(recipe: str, seeds: int) -> None:
-    study = studies.get_study("full", recipe, data_root="DATA", device="cuda")
-    assert (study.recipe, len(study.seeds), len(study.alphas)) == (recipe, seeds, 23)
-    assert study.machine == {"data_root": "DATA", "device": "cuda"}
-    assert not study.options
-
-
 def test_control_runs_are_stored_by_variant_and_seed(tmp_path: Path) -> None:
     study = studies.get_study("tiny", device="cpu")
     found = study.vary(
@@ -73,21 +64,15 @@ def test_control_runs_are_stored_by_variant_and_seed(tmp_path: Path) -> None:
         study.vary(tmp_path, {"a/b": {}})
 
 
-def test_invalid_scales_and_recipes_are_refused() -> None:
+def test_invalid_scales_are_refused() -> None:
     with pytest.raises(OptionError, match="scale must be 'tiny', 'quick'"):
         studies.get_study("huge")
-    with pytest.raises(OptionError, match="has a recipe of its own"):
-        studies.get_study("quick", "resnet20-cifar10")
-    with pytest.raises(OptionError, match="close matches"):
-        studies.get_study("full", "resnet18-tiny")
 
 
 def test_the_parser_accepts_one_scale(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = studies.study_parser("A study.").parse_args(
-        ["--full", "--recipe", "vgg16-cifar10", "--out", "x"]
-    )
-    assert (asked.scale, asked.recipe, asked.out) == ("full", "vgg16-cifar10", Path("x"))
+    asked = studies.study_parser("A study.").parse_args(["--tiny", "--out", "x"])
+    assert (asked.scale, asked.out) == ("tiny", Path("x"))
     assert studies.study_parser("A study.").parse_args([]).scale == "default"
     with pytest.raises(SystemExit):
-        studies.study_parser("A study.").parse_args(["--full", "--quick"])
+        studies.study_parser("A study.").parse_args(["--tiny", "--quick"])
     assert "not allowed with" in capsys.readouterr().err

@@ -50,6 +50,16 @@ def test_every_alpha_has_the_seeds_listed_on_the_page() -> None:
     assert table("measures").groupby("alpha")["seed"].apply(list).tolist() == [[0, 1, 2, 3]] * 7
 
 
+def test_full_trains_the_networks_of_the_table() -> None:
+    example = runpy.run_path(str(ROOT.parent / "examples" / "cifar10_networks.py"))
+    trained = [(name, options["epochs"]) for name, _, options in example["full"]()]
+    rows = table("networks").itertuples()
+    sweep = {"sweep": "a{0.alpha:g}_s{0.seed}", "zoo": "zoo_a{0.alpha:g}"}
+    listed = [(sweep.get(r.variant, "{0.variant}_s{0.seed}").format(r), r.epochs) for r in rows]
+    assert sorted(trained) == sorted(listed)
+    assert f"{len(listed)} networks of the page" in example["__doc__"]
+
+
 def test_the_index_from_class_sums_equals_that_of_the_library(script: dict[str, Any]) -> None:
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 20)
