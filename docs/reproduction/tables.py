@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +58,14 @@ class Found:
     high: float
     p: float
     sign: int
-    or_zero: bool = False
 
     @property
     def agrees(self) -> str:
-        """Yes or no where the interval lies on one side of zero; what it holds zero for depends.
-
-        That is a yes where the claim is that there is no difference (`sign` 0), or none of the other
-        sign (`or_zero`); otherwise it is open.
-        """
+        """Yes or no if the interval is on one side of zero, open otherwise; `sign` 0 is no difference."""
         if not np.isfinite([self.low, self.high]).all():
-            return "not told"
+            return "yes" if self.sign == 0 == self.value else "unknown"
         if self.low <= 0 <= self.high:
-            return "yes" if self.sign == 0 or self.or_zero else "open"
+            return "open"
         return "yes" if np.sign(self.value) == self.sign else "no"
 
 
@@ -119,11 +114,6 @@ def less(
     )
 
 
-def no_less(found: Found) -> Found:
-    """For a claim that there is no difference of the other sign."""
-    return replace(found, or_zero=True)
-
-
 def change(what: str, one: xr.DataArray, other: xr.DataArray, sign: int) -> Found:
     """Mean over seeds of a difference inside each network."""
     inside = one - other
@@ -158,15 +148,8 @@ def of_first_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         yield (
             "selectivity can be cut 2.5-fold at no cost (ResNet20)",
             "S",
-            no_less(
-                less(
-                    f"accuracy, selectivity cut {fold:.1f}-fold,",
-                    sweep,
-                    "test_accuracy",
-                    alpha,
-                    0,
-                    1,
-                )
+            less(
+                f"accuracy, selectivity cut {fold:.1f}-fold,", sweep, "test_accuracy", alpha, 0, 1
             ),
         )
     for alpha in sweep["alpha"].values[[0, -1]]:
@@ -242,12 +225,12 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     down, both = modest(sweep, slice(None, 0)), modest(sweep)
     lowest = float(down["alpha"].min())
     yield (
-        "lower selectivity stands corruptions better",
+        "lower selectivity is more robust to corruptions",
         "F",
         trend("alpha up to 0 and mean accuracy on corrupted images", down, "accuracy_mean", -1),
     )
     yield (
-        "lower selectivity stands corruptions better",
+        "lower selectivity is more robust to corruptions",
         "F",
         less("mean accuracy on corrupted images", sweep, "accuracy_mean", lowest, 0, 1),
     )
@@ -265,7 +248,7 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         "for every type of corruption",
         "F",
         Found(
-            f"share of types that are stood better at {lowest:g}, less a half",
+            f"share of types to which networks are more robust at {lowest:g}, less a half",
             *(float(interval[key]) for key in ("mean", "low", "high")),
             float("nan"),
             1,
@@ -280,7 +263,7 @@ def of_third_paper(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         for epsilon in sweep["epsilon"].values[[0, 2, -1]]:
             part = both.assign(stood=both["attack_accuracy"].sel(attack=attack, epsilon=epsilon))
             yield (
-                "higher selectivity stands attacks better",
+                "higher selectivity is more robust to attacks",
                 "S",
                 trend(
                     f"alpha and accuracy under {attack} at {255 * epsilon:.0f}/255",
@@ -347,7 +330,7 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
         yield (
             "selective units are no more important than others",
             "R",
-            no_less(found),
+            found,
         )
     for kind in ("early", "late"):
         yield (
@@ -363,7 +346,7 @@ def of_ablation(numbers: Numbers) -> Iterator[tuple[str, str, Found]]:
     yield (
         "suppressing it late alone costs none",
         "R",
-        no_less(less("accuracy", late, "test_accuracy", "late -1", "alpha 0", 1)),
+        less("accuracy", late, "test_accuracy", "late -1", "alpha 0", 1),
     )
     training = numbers.training.sel(variant="alpha 0")["selectivity_mean"]
     yield (
@@ -393,7 +376,7 @@ def judged(out: Path) -> pd.DataFrame:
             rows.append({"example": example, "claim": claim, "grade": grade, **vars(found),
                          "agrees": found.agrees})  # fmt: skip
     table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign", "or_zero"])
+    return table.assign(p_adjusted=pk.adjust_p_values(table["p"])).drop(columns=["sign"])
 
 
 def markdown(example: str, rows: pd.DataFrame) -> str:
@@ -410,7 +393,9 @@ def markdown(example: str, rows: pd.DataFrame) -> str:
     ]
     for row in rows.itertuples():
         p = "" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}"
-        value = f"{row.value:.3g} [{row.low:.3g}, {row.high:.3g}]"
+        value = f"{row.value:.3g}"
+        if np.isfinite(row.low):
+            value += f" [{row.low:.3g}, {row.high:.3g}]"
         lines.append(f"| {row.claim} | {row.grade} | {row.what} | {value} | {p} | {row.agrees} |")
     return "\n".join(lines)
 

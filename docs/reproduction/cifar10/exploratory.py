@@ -18,6 +18,17 @@ PAGE = HERE.parents[1] / "reproduction.md"
 ALPHAS = (-2.0, -1.0, -0.4, 0.0, 0.4, 0.7, 1.0)
 COMPARED = (-2.0, -1.0, 1.0)  # with alpha 0, by PWCCA
 DEPTHS = ("early", "middle", "late")
+AGREEING = {
+    "offset_free": "lowest class mean subtracted",
+    "eta_squared": "variance between classes",
+    "auc": "AUC",
+}
+PUBLISHED = {
+    "resnet20-published": "ResNet20, trained",
+    "random": "ResNet20, random",
+    "efficientnet-lite0-package": "EfficientNet-lite0, trained",
+    "efficientnet-lite0-random": "EfficientNet-lite0, random",
+}
 MEASURES = {
     "index": "class selectivity index",
     "offset_free": "the same, lowest class mean subtracted",
@@ -51,6 +62,13 @@ def fold(first: xr.DataArray, second: xr.DataArray) -> str:
     found = pk.compare_means(np.log(first), np.log(second), paired=True)
     value, low, high = (np.exp(float(found[end])) for end in ("difference", "low", "high"))
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def interval(values: pd.Series[float]) -> str:
+    """A mean over seeds with its 95% interval."""
+    found = pk.mean_interval(values.to_xarray())
+    mean, low, high = (number(float(found[name]), 2) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def rows(header: str, lines: list[list[str]]) -> str:
@@ -115,15 +133,12 @@ def rotations(table: pd.DataFrame) -> str:
             part = table[(table["alpha"] == alpha) & (table["weights"] == weights)].set_index(
                 "seed"
             )
-            found = [pk.mean_interval(part[name].to_xarray()) for name in ("ratio", "ratio_within")]
+            found = [interval(part[name]) for name in ("ratio", "ratio_within")]
             lines.append(
                 [
                     number(alpha, 0),
                     label,
-                    *(
-                        f"{float(one['mean']):.2f} [{float(one['low']):.2f}, {float(one['high']):.2f}]"
-                        for one in found
-                    ),
+                    *found,
                 ]
             )
     return rows(
@@ -188,13 +203,8 @@ def carried(measures: pd.DataFrame) -> str:
 def agreeing(table: pd.DataFrame) -> str:
     """Rank correlation of the index with other measures, over units of a layer, and its ceiling."""
     lines = []
-    names = {
-        "offset_free": "lowest class mean subtracted",
-        "eta_squared": "variance between classes",
-        "auc": "AUC",
-    }
     kinds = {"−2": ("sweep", -2), "0": ("sweep", 0), "1": ("sweep", 1), "untrained": ("random", 0)}
-    for name, label in names.items():
+    for name, label in AGREEING.items():
         for kind, (variant, alpha) in kinds.items():
             part = table[(table["first"] == "index") & (table["second"] == name)
                          & (table["variant"] == variant) & (table["alpha"] == alpha)]  # fmt: skip
@@ -210,6 +220,48 @@ def agreeing(table: pd.DataFrame) -> str:
                 ]
             )
     return rows("index with | alpha | " + " | ".join(DEPTHS), lines)
+
+
+def surviving(table: pd.DataFrame) -> str:
+    """How well units survive corruption, and its rank correlation with selectivity within layers."""
+    lines = []
+    for alpha in (-2, 0, 1):
+        for depth in DEPTHS:
+            part = table[(table["alpha"] == alpha) & (table["depth"] == depth)].set_index("seed")
+            line = [number(alpha, 0), depth, number(part["stability"].mean(), 2)]
+            line += [interval(part[f"with_{name}"]) for name in ("index", "eta_squared")]
+            lines.append(line)
+    return rows("alpha | layers | correlation, clean and corrupted | its rank correlation with the index "
+                "[95%] | with variance between classes [95%]", lines)  # fmt: skip
+
+
+def by_class(table: pd.DataFrame) -> str:
+    """What holding one unit at its mean does to its preferred class and to the others."""
+    lines = []
+    for alpha in (-2, 0, 1):
+        for layer in table["layer"].unique():
+            part = table[(table["alpha"] == alpha) & (table["layer"] == layer)].set_index("seed")
+            line = [number(alpha, 0), f"`{layer}`"]
+            line += [number(1000 * part[name].mean(), 1) for name in ("own", "others")]
+            line += [interval(part[name]) for name in ("index_with_own", "index_with_others")]
+            lines.append(line)
+    return rows("alpha | layer | rise of the loss (0.001): preferred class | other classes | rank "
+                "correlation with the index: preferred class [95%] | other classes [95%]", lines)  # fmt: skip
+
+
+def published(table: pd.DataFrame) -> str:
+    """Agreement of the index with other measures in published networks and in random ones."""
+    lines = []
+    for name, label in AGREEING.items():
+        for variant, network in PUBLISHED.items():
+            part = table[(table["first"] == "index") & (table["second"] == name)]
+            part = part[part["variant"] == variant].groupby("depth").mean(numeric_only=True)
+            each = [
+                f"{number(part['correlation'][d], 2)} of {number(part['ceiling'][d], 2)}"
+                for d in DEPTHS
+            ]
+            lines.append([label, network, *each])
+    return rows("index with | network | " + " | ".join(DEPTHS), lines)
 
 
 def reverse(frame: pd.DataFrame) -> str:
@@ -229,7 +281,8 @@ def page_tables() -> dict[str, str]:
     """All tables of the page, by the name of their mark."""
     networks = pd.read_csv(HERE / "networks.csv")
     read = {name: pd.read_csv(HERE / f"{name}.csv")
-            for name in ("selectivity", "constants", "agreement", "pwcca", "measures")}  # fmt: skip
+            for name in ("selectivity", "constants", "agreement", "pwcca", "measures",
+                         "stability")}  # fmt: skip
     return {
         "by alpha": by_alpha(networks, read["measures"]),
         "what falls": what_falls(read["selectivity"], read["constants"]),
@@ -238,6 +291,7 @@ def page_tables() -> dict[str, str]:
         "what carries robustness": carried(read["measures"]),
         "agreement": agreeing(read["agreement"]),
         "other direction": reverse(read["selectivity"]),
+        "stability": surviving(read["stability"]),
     }
 
 

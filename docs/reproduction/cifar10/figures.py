@@ -1,16 +1,18 @@
 """Draw the figures of CIFAR-10 from the tables beside this file.
 
-python docs/reproduction/cifar10/figures.py
+python docs/reproduction/cifar10/figures.py [a] [b] [c] [d]
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from exploratory import centered
 
 import probekit as pk
 
@@ -132,10 +134,58 @@ def paper_c(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     return figure
 
 
+def exploratory(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
+    """What low selectivity is, which units matter, what goes with robustness, and agreement by depth."""
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.1), constrained_layout=True)
+    frame, agreement = (pd.read_csv(HERE / f"{name}.csv") for name in ("selectivity", "agreement"))
+    sweep = frame[(frame["variant"] == "sweep") & (frame["seed"] < 4)]
+    for (name, label), color in zip(
+        {"index": "index", "eta_squared": "variance between classes",
+         "auc": "AUC, less .5", "offset_free": "index, lowest class mean off"}.items(),
+        COLORS, strict=True,
+    ):  # fmt: skip
+        seeds(axes[0], relative(sweep, [name]), name, color, label)
+    axes[0].set_ylabel("over alpha 0")
+    for value, label, color in (
+        ("zero", "zeroed", COLORS[1]),
+        ("mean", "held at the mean", COLORS[0]),
+    ):
+        gap = table[f"ablated_top_{value}"] - table[f"ablated_random_{value}"]
+        seeds(axes[1], table.assign(gap=gap), "gap", color, label)
+    axes[1].axhline(0, color="0.6", lw=0.8)
+    axes[1].set_ylabel("cost of the most selective quarter,\nless a random quarter (points)")
+    for name, label, color in (
+        ("pgd_relative", "PGD", COLORS[1]),
+        ("corrupted_relative", "corruptions", COLORS[0]),
+    ):
+        x, y = (centered(table, key).values for key in ("linear_radius", name))
+        axes[2].plot(x.ravel(), y.ravel(), "o", color=color, ms=3, alpha=0.7, label=label)
+    axes[2].set(
+        xlabel="log linear radius, less means of alpha and seed", ylabel="log robustness, likewise"
+    )
+    part = agreement[(agreement["first"] == "index") & (agreement["second"] == "eta_squared")]
+    kinds = (("sweep", -2), ("sweep", 0), ("sweep", 1), ("random", 0))
+    for (variant, alpha), color in zip(kinds, COLORS, strict=True):
+        one = part[(part["variant"] == variant) & (part["alpha"] == alpha)]
+        mean = one.groupby("depth", sort=False)[["correlation", "ceiling"]].mean()
+        label = f"alpha {alpha}" if variant == "sweep" else "untrained"
+        axes[3].plot(mean.index, mean["correlation"], "o-", color=color, ms=3, label=label)
+        axes[3].plot(mean.index, mean["ceiling"], ":", color=color, lw=1)
+    axes[3].axhline(0, color="0.6", lw=0.8)
+    axes[3].set_ylim(-1.2, 1)
+    axes[3].set_ylabel("index and variance between classes:\nrank correlation over units")
+    for ax in axes:
+        ax.legend()
+    return figure
+
+
 def main() -> None:
     networks, table = (pd.read_csv(HERE / f"{name}.csv") for name in ("networks", "measures"))
+    figures = {"a": paper_a, "b": paper_b, "c": paper_c, "d": exploratory}
     with plt.rc_context(pk.plot.style()):
-        for name, draw in (("a", paper_a), ("b", paper_b), ("c", paper_c)):
+        for name, draw in figures.items():
+            if len(sys.argv) > 1 and name not in sys.argv[1:]:
+                continue
             figure = draw(networks, table)
             figure.savefig(HERE / f"{name}.png", dpi=110)
             plt.close(figure)

@@ -1,6 +1,8 @@
-"""Make the tables of what low selectivity is, from what `examples/cifar10_selectivity.py` left.
+"""Make the exploratory tables of selectivity from the files that the examples write.
 
 python docs/reproduction/cifar10/selectivity.py MEASURED DATA_ROOT
+
+MEASURED is the output folder of `cifar10_selectivity.py`, `cifar10_units.py` and `published_units.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import probekit as pk
 
 HERE = Path(__file__).parent
 COMPARED = (-2.0, -1.0, 1.0)  # with alpha 0, by PWCCA
-DEPTHS = {"early": slice(0, 7), "middle": slice(7, 13), "late": slice(13, 19)}
+DEPTHS = ("early", "middle", "late")  # thirds of the layers
 
 
 def recording(table: Any, labels: Any) -> xr.Dataset:
@@ -113,12 +115,56 @@ def agreement(folder: Path, name: str, labels: Any) -> list[dict[str, Any]]:
                 for key, ((a, x), (b, y)) in pairs.items()
             }
         )
-        for depth, part in DEPTHS.items():
+        for depth, part in zip(DEPTHS, np.array_split(np.arange(len(table)), 3), strict=True):
             mean = table.iloc[part].mean()
             across = (mean["across"] + mean["back"]) / 2
             ceiling = float(np.sqrt(max(mean["first"], 0) * max(mean["second"], 0)))
             rows.append({"first": first, "second": second, "depth": depth,
                          "correlation": across, "ceiling": ceiling})  # fmt: skip
+    return rows
+
+
+def rank_correlation(first: Any, second: Any) -> float:
+    """Spearman's correlation over the units for which both are known."""
+    return float(pd.Series(first).corr(pd.Series(second), method="spearman"))
+
+
+def stability(folder: Path, name: str, labels: Any) -> list[dict[str, Any]]:
+    """How well activations of units survive corruption, and whether selective units survive better."""
+    found = np.load(folder / f"{name}.record.npz")
+    values = by_unit(found["pooled"], labels)
+    kept = np.load(folder / f"{name}.corrupted.npz")["stability"].mean(0)
+    ends = np.cumsum(found["units"])[:-1]
+    layers = np.array_split(np.arange(len(ends) + 1), 3)
+    split = {key: np.split(one, ends) for key, one in {**values, "kept": kept}.items()}
+    rows = []
+    for depth, part in zip(DEPTHS, layers, strict=True):
+        row = {"depth": depth, "stability": np.mean([np.nanmean(split["kept"][k]) for k in part])}
+        for key in ("index", "eta_squared"):
+            each = [rank_correlation(split[key][k], split["kept"][k]) for k in part]
+            row[f"with_{key}"] = np.nanmean(each)
+        rows.append(row)
+    return rows
+
+
+def ablated(folder: Path, name: str, labels: Any) -> list[dict[str, Any]]:
+    """Rise of the loss while one unit is held at its mean: its preferred class and the others."""
+    found = np.load(folder / f"{name}.record.npz")
+    of_unit = np.repeat(found["layer"], found["units"])
+    rows = []
+    for layer, table in np.load(folder / f"{name}.ablated.npz").items():
+        pooled = found["pooled"][:, of_unit == layer]
+        preferred = class_means(pooled, labels).values.argmax(1)[:, None]
+        rise = table[1:, 1] - table[0, 1]
+        own = np.take_along_axis(rise, preferred, 1)[:, 0]
+        others = (rise.sum(1) - own) / (rise.shape[1] - 1)
+        index = by_unit(pooled, labels)["index"]
+        drop = 100 * (table[0, 0] - table[1:, 0])
+        own_drop = np.take_along_axis(drop, preferred, 1)[:, 0]
+        rows.append({"layer": layer, "own": own.mean(), "others": others.mean(),
+                     "own_points": own_drop.mean(), "points": drop.mean(),
+                     "index_with_own": rank_correlation(index, own),
+                     "index_with_others": rank_correlation(index, others)})  # fmt: skip
     return rows
 
 
@@ -142,25 +188,33 @@ def distances(folder: Path, alpha: float) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def place(name: str) -> dict[str, Any]:
+    """Variant, alpha and seed of a network, from its name."""
+    kind, _, seed = name.rpartition("_s")
+    sweep = kind.startswith("a") and kind != "augmix"
+    alpha = float(kind[1:]) if sweep else 0.0
+    return {"variant": "sweep" if sweep else kind, "alpha": alpha, "seed": int(seed)}
+
+
 def tables(folder: Path, root: str) -> None:
-    """Writes selectivity.csv, constants.csv, agreement.csv and pwcca.csv."""
+    """Writes the tables beside this file, as far as their files are in the folder."""
     data = pk.load_data("cifar10", root=root, split="test").labels.numpy()
-    rows, agreed, added = [], [], []
     labels = data[np.random.default_rng(0).permutation(len(data))[:1000]]
+    rows, added, found = [], [], {"agreement": [], "stability": [], "ablated": []}
     for file in sorted(folder.glob("*.record.npz")):
         name = file.name.removesuffix(".record.npz")
-        kind, _, seed = name.rpartition("_s")
-        sweep = kind.startswith("a") and kind != "augmix"
-        alpha = float(kind[1:]) if sweep else 0.0
-        variant = "sweep" if sweep else kind
-        place = {"variant": variant, "alpha": alpha, "seed": int(seed)}
-        rows.append({**place, **network(folder, name, labels)})
-        if (
-            int(seed) < 4
-            and (variant == "random" or alpha in (-2, 0, 1))
-            and variant in ("sweep", "random")
-        ):
-            agreed += [{**place, **one} for one in agreement(folder, name, labels)]
+        one = place(name)
+        recorded = np.load(file)
+        own = recorded.get("labels", labels)  # published networks have images of their own
+        if "labels" not in recorded:
+            rows.append({**one, **network(folder, name, labels)})
+        compared = one["variant"] == "sweep" and one["alpha"] in (-2, 0, 1)
+        if one["seed"] < 4 and (compared or one["variant"] not in ("sweep", "augmix", "pgd")):
+            found["agreement"] += [{**one, **row} for row in agreement(folder, name, own)]
+        for part, measure in (("corrupted", stability), ("ablated", ablated)):
+            if (folder / f"{name}.{part}.npz").exists():
+                key = "stability" if part == "corrupted" else part
+                found[key] += [{**one, **row} for row in measure(folder, name, labels)]
     frame = pd.DataFrame(rows).sort_values(["variant", "alpha", "seed"])
     low = frame.query("variant == 'sweep' and alpha == -2").set_index("seed")["index"]
     for seed, target in low.items():
@@ -172,8 +226,8 @@ def tables(folder: Path, root: str) -> None:
     write = {
         "selectivity": frame,
         "constants": pd.DataFrame(added),
-        "agreement": pd.DataFrame(agreed),
         "pwcca": pd.DataFrame([row for alpha in COMPARED for row in distances(folder, alpha)]),
+        **{key: pd.DataFrame(part) for key, part in found.items()},
     }
     for name, table in write.items():
         table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.5g")

@@ -1,0 +1,267 @@
+"""The tables and every number in the text of the page follow from the stored tables."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import probekit as pk
+from probekit.errors import ProbekitWarning
+
+ROOT = Path(__file__).parents[2] / "docs"
+FOLDER = ROOT / "reproduction" / "cifar10"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (ROOT / "reproduction.md").read_text()
+
+
+def table(name: str) -> pd.DataFrame:
+    return pd.read_csv(FOLDER / f"{name}.csv")
+
+
+def by_alpha(frame: pd.DataFrame, name: str) -> pd.Series[float]:
+    return frame.groupby("alpha")[name].mean()
+
+
+def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
+    script = runpy.run_path(str(FOLDER / "exploratory.py"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProbekitWarning)
+        tables = script["page_tables"]()
+    assert len(tables) == page.count("<!-- table: ") == 8
+    for name, text in tables.items():
+        assert f"<!-- table: {name} -->\n\n{text}\n\n" in page, name
+
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def first_screen() -> list[str]:
+    """The sentences with numbers on the page's first screen, from the tables."""
+    networks, measures = table("networks"), table("measures")
+    sweep = networks[networks["variant"] == "sweep"]
+    zoo = networks[networks["variant"] == "zoo"].set_index("alpha")
+    index, accuracy = by_alpha(sweep, "selectivity_mean"), 100 * by_alpha(sweep, "accuracy")
+    plain = sweep[sweep["alpha"] == 0].set_index("seed")["accuracy"]
+    loss = by_alpha(sweep.assign(loss=100 * (sweep["seed"].map(plain) - sweep["accuracy"])), "loss")
+    fold = index[0] / index
+    falls = {name: ratio(name) for name in ("index", "eta_squared", "auc")}
+    raised = table("claims").set_index("claim").loc["C7"]
+    gap = by_alpha(measures, "change_pgd") - by_alpha(measures, "change_matched")
+    flat = by_alpha(measures, "flat_pgd") - by_alpha(measures, "flat_matched")
+    fewer = gap.index[gap < 0].min()
+    assert (gap[fewer:] < 0).all()
+    assert (flat > 0).all()
+    attacked = {by_alpha(measures, f"{name}_relative").idxmax() for name in ("fgsm", "pgd")}
+    early = by_alpha(measures, "dimensions_clean")
+    assert np.ptp(early[:0.0]) < 0.03 < early[0.0] - early[0.4:].max()
+    return [
+        f"{fold[-5]:.1f}-fold, the first of our alphas beyond 2.5-fold, costs {loss[-5]:.1f} points",
+        f"it costs {loss[-20]:.1f}.",
+        f"{fold[-2]:.1f}-fold (alpha {MINUS}2) costs {loss[-2]:.1f} points",
+        f"and {fold[-1]:.1f}-fold (alpha {MINUS}1) {loss[-1]:.1f};",
+        f"Ten epochs reach {accuracy[0]:.1f}% at alpha 0, 36 epochs {100 * zoo['accuracy'][0]:.1f}%",
+        "after 36 epochs, with one seed, "
+        + " and ".join(f"{100 * (zoo['accuracy'][0] - zoo['accuracy'][a]):.1f}" for a in (-2, -1)),
+        f"by {raised['estimate']:.3f} with five seeds (p {raised['p_change']:.2f} before correction)",
+        f"fall too, but less: {falls['auc']:.1f}- to {falls['eta_squared']:.1f}-fold, where the index falls "
+        f"{falls['index']:.1f}-fold",
+        f"than corruptions of the same size (B3), at alpha {MINUS}{-fewer:g} and above",
+        f"robustness to attacks is highest at alpha {attacked.pop():g}, and early dimensionality is flat",
+    ]
+
+
+def ratio(name: str, floor: bool = False) -> float:
+    """The geometric mean over seeds of a measure at alpha 0 over alpha -2, or of what is above its floor."""
+    sweep = (
+        table("selectivity").query("variant == 'sweep' and seed < 4").set_index(["alpha", "seed"])
+    )
+    values = (sweep[name] - sweep[f"null_{name}"]) if floor else sweep[name]
+    return float(np.exp((np.log(values[0]) - np.log(values[-2])).mean()))
+
+
+def what_low_selectivity_is() -> list[str]:
+    """The sentences of the sections on constants, rotations and gradients."""
+    measures, constants = table("measures"), table("constants")
+    sweep = table("selectivity").query("variant == 'sweep' and seed < 4")
+    mean = {
+        name: by_alpha(sweep, name) for name in sweep.columns if name not in ("variant", "alpha")
+    }
+    cv = by_alpha(measures, "cv_over_active_samples")
+    trend = {
+        name: float(
+            pk.page_trend(measures.set_index(["alpha", "seed"])[name].to_xarray())["correlation"]
+        )
+        for name in ("cv_over_active_samples", "cv_over_samples")
+    }
+    times, late = constants["times"], table("bases").query("layer == 'layer3.2.relu2'")
+    found, axes = by_alpha(late, "found"), by_alpha(late, "axes")
+    both = table("pwcca").query("weights == 'uniform'")
+    left = by_alpha(both, "ratio_within")[-2] - 1
+    assert cv[:0.0].max() - cv[:0.0].min() < 0.05
+    return [
+        f"Constants of {times.min():.1f} to {times.max():.1f} times each unit's mean",
+        f"fall {ratio('eta_squared'):.2f}- and {ratio('auc'):.2f}-fold. The index falls "
+        f"{ratio('index'):.2f}-fold",
+        f"the index of map elements falls {ratio('per_element', floor=True):.2f}-fold",
+        f"the index falls {ratio('axes'):.2f}-fold on the units' axes, and "
+        f"{ratio('rotation', floor=True):.2f}-fold in the best rotation",
+        f"rotations reach {found[-2]:.2f} at alpha {MINUS}2 and {found[0]:.2f} at 0, "
+        f"where the axes have {axes[-2]:.2f} and {axes[0]:.2f}",
+        f"It falls {ratio('offset_free'):.2f}-fold, but permuted labels give "
+        f"{mean['null_offset_free'][0]:.2f} with it, more than the {mean['offset_free'][-2]:.2f} of "
+        f"alpha {MINUS}2",
+        f"permuted labels give an index of {mean['null_index'][1]:.2f} at alpha 1, where true ones give "
+        f"{mean['index'][1]:.2f}",
+        f"uniform weights, {100 * left:.0f}% are left at alpha {MINUS}2",
+        f"(rank correlation within seeds {trend['cv_over_active_samples']:.2f}, over all samples "
+        f"{trend['cv_over_samples']:.2f}), from {cv[0]:.2f} at alpha 0 to {cv[1]:.2f} at 1",
+        f"over all samples it is {by_alpha(measures, 'cv_over_samples')[1]:.2f}",
+    ]
+
+
+def what_units_do() -> list[str]:
+    """The sentences of the sections on ablation and robustness, and on how the networks were measured."""
+    measures = table("measures")
+    plain = measures[measures["alpha"] == 0].set_index("seed")
+    within = []
+    for value in ("zero", "mean"):
+        top, random = (plain[f"ablated_{order}_{value}"].to_xarray() for order in ("top", "random"))
+        one = pk.compare_means(top, random, paired=True)
+        within.append(max(abs(float(one[end])) for end in ("low", "high")))
+    share = (
+        100 * by_alpha(measures, "ablated_random_mean") / by_alpha(measures, "ablated_random_zero")
+    )
+    degrees, tests = 6 * 3 - 1, 12
+    t = stats.t.isf(0.025 / tests, degrees)
+    least = t / np.sqrt(degrees + t**2)
+    margin = 100 * (by_alpha(measures, "pgd_margin_2") - by_alpha(measures, "pgd_2")).abs().max()
+    radius = by_alpha(measures, "linear_radius")
+    assert measures["vanishing_gradients"].max() == 0
+    assert measures["pgd_8"].max() <= 0.001
+    return [
+        f"within {within[0]:.1f} points zeroed and {within[1]:.1f} points held at their mean",
+        f"cost {share.min():.0f} to {share.max():.0f}% of what zeroing them costs",
+        f"With {len(measures)} networks, the largest correlation must exceed {least:.2f} to be significant",
+        f"within {margin:.1f} points of PGD on cross-entropy, no gradient vanishes, and the linear radius is "
+        f"{radius.min():.1f} to {radius.max():.1f}/255",
+    ]
+
+
+SENTENCES = [*first_screen(), *what_low_selectivity_is(), *what_units_do()]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_numbers_in_the_text_follow_from_the_tables(page: str, sentence: str) -> None:
+    assert " ".join(sentence.split()) in re.sub(r"\s+", " ", page)
+
+
+ALPHA = rf"{MINUS}?(30|20|5|2|1|0(\.[47])?)(?!\.?\d)"
+SETTINGS = (
+    r"ResNet\d+|VGG16|CIFAR-10|H200|float32|float64|bfloat16|AVX2|88%|95%|90%",
+    r"\b[ABC]\d\b(, [ABC]\d\b)*",  # claims
+    rf"(alphas?|at|to|above|below|beyond|of) {ALPHA}(, {ALPHA})*",
+    r"2\.5-fold|2 points|0\.5 points|36 epochs",  # the papers' numbers and the margins
+    r"[\d,]+ (random )?(test )?(images|units|steps|layers|predictions|epochs|for map)|\d+/255",
+    r"L2 norm|seeds 0( (to|and) \d)?|a ratio of 1\b|severity \d",
+)
+SETTINGS_SECTIONS = (
+    "How CIFAR-10 was done",
+    "How Fashion-MNIST was done",
+    "Published networks side by side",
+)
+
+
+def test_the_numbers_of_the_definitions_follow_from_the_tables() -> None:
+    text = " ".join((ROOT / "definitions.md").read_text().split())
+    sweep = table("selectivity").query("variant == 'sweep' and seed < 4")
+    mean = {name: by_alpha(sweep, name) for name in ("index", "eta_squared", "auc", "offset_free")}
+    floor = by_alpha(sweep, "null_offset_free")
+    falls = {name: f"{ratio(name):.1f}-fold" for name in mean}
+    assert f"under permuted labels it is {floor[0]:.2f}" in text
+    assert (
+        f"falls {falls['index']}, eta squared {falls['eta_squared']} and the AUC above 0.5" in text
+    )
+    assert f"{falls['auc']}; the offset-free index falls {falls['offset_free']}" in text
+    assert mean["offset_free"][-2] < floor[-2]
+    assert mean["index"][1] > mean["index"][0]
+    assert mean["eta_squared"][1] < mean["eta_squared"][0]
+    assert mean["auc"][1] < mean["auc"][0]
+
+
+def test_no_number_in_the_text_is_unchecked(page: str) -> None:
+    text = re.sub(
+        r"```.*?```|<!--.*?-->|`[^`]*`|\]\([^)]*\)|^[|!].*?$", " ", page, flags=re.S | re.M
+    )
+    unchecked = []
+    for section in re.split(r"^#+ ", text, flags=re.M):
+        if section.startswith(SETTINGS_SECTIONS):
+            continue  # what was run
+        prose = " ".join(section.split())
+        for sentence in SENTENCES:
+            prose = prose.replace(" ".join(re.sub(r"`[^`]*`", " ", sentence).split()), "")
+        for pattern in SETTINGS:
+            prose = re.sub(pattern, "", prose, flags=re.I)
+        unchecked += re.findall(r".{0,40}\d.{0,30}", prose)
+    assert not unchecked
+
+
+def test_the_claims_about_fashion_mnist_follow_from_the_stored_numbers(page: str) -> None:
+    script = runpy.run_path(str(FOLDER.parent / "tables.py"))
+    found = script["judged"](FOLDER.parent)
+    stored = pd.read_csv(FOLDER.parent / "claims.csv")
+    assert found["claim"].tolist() == stored["claim"].tolist()
+    assert found["agrees"].tolist() == stored["agrees"].tolist()
+    for example, rows in found.groupby("example"):
+        assert script["markdown"](str(example), rows) in page
+
+
+def test_the_table_of_published_networks_follows_from_the_stored_numbers(page: str) -> None:
+    for name in (
+        "tf_efficientnet_lite0-package",
+        "tf_efficientnet_lite0-random",
+        "resnet18-random",
+    ):
+        layers = pd.read_csv(FOLDER.parent / "timm_zoo" / f"layers-{name}.csv")
+        index, ratio, cv = (layers[column] for column in layers.columns[1:4])
+        row = (
+            f"| {index.mean():.3f}, from {index.iloc[0]:.3f} to {index.iloc[-1]:.3f} | {ratio.mean():.3f} | "
+            f"{cv.iloc[0]:.3f} to {cv.iloc[-1]:.3f} |"
+        )
+        assert row in page
+
+
+def test_the_searches_converged_and_the_constants_changed_no_prediction() -> None:
+    searched = table("selectivity").dropna(subset=["rotation"])
+    assert len(searched) == 12
+    assert searched["rotation_converged"].all()
+    assert table("bases")["converged"].all()
+    constants = table("constants")
+    assert (constants["predictions_changed"] == 0).all()
+    low = (
+        table("selectivity").query("variant == 'sweep' and alpha == -2").set_index("seed")["index"]
+    )
+    np.testing.assert_allclose(constants.set_index("seed")["index"], low, rtol=1e-3)
+
+
+def test_measures_of_a_recording_equal_those_of_the_library() -> None:
+    script = runpy.run_path(str(FOLDER / "selectivity.py"))
+    draw = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    values = draw.random((200, 5)) + draw.random((10, 5))[labels]
+    before, after = (script["by_unit"](one, labels) for one in (values, values + 3))
+    assert (after["index"] < before["index"] / 2).all()
+    for name in ("offset_free", "eta_squared", "auc"):
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+    first = [values[labels == label, 0].mean() for label in range(10)]
+    rest = (sum(first) - max(first)) / 9
+    assert before["index"][0] == pytest.approx((max(first) - rest) / (max(first) + rest), abs=1e-5)
