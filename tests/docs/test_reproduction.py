@@ -37,7 +37,7 @@ def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)
         tables = script["page_tables"]()
-    assert len(tables) == page.count("<!-- table: ") == 8
+    assert len(tables) == page.count("<!-- table: ") == 9
     for name, text in tables.items():
         assert f"<!-- table: {name} -->\n\n{text}\n\n" in page, name
 
@@ -238,6 +238,16 @@ def test_the_table_of_published_networks_follows_from_the_stored_numbers(page: s
             f"{cv.iloc[0]:.3f} to {cv.iloc[-1]:.3f} |"
         )
         assert row in page
+
+
+def test_a_unit_serves_its_preferred_class() -> None:
+    mean = table("ablated").groupby(["alpha", "layer"]).mean(numeric_only=True)
+    assert (mean["own"] > 2 * mean["others"]).all()
+    last = mean.xs("layer3.2.relu2", level="layer")
+    assert (last["others"].abs() < 0.1 * last["own"]).all()
+    assert (last["index_with_own"][:0.0] > 0.5).all()
+    assert (last["index_with_others"][:0.0] < -0.3).all()
+    assert (mean.xs(1.0)["index_with_own"] < -0.4).all()
 
 
 def test_the_searches_converged_and_the_constants_changed_no_prediction() -> None:

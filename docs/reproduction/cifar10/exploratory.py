@@ -282,7 +282,7 @@ def page_tables() -> dict[str, str]:
     networks = pd.read_csv(HERE / "networks.csv")
     read = {name: pd.read_csv(HERE / f"{name}.csv")
             for name in ("selectivity", "constants", "agreement", "pwcca", "measures",
-                         "stability")}  # fmt: skip
+                         "stability", "ablated")}  # fmt: skip
     return {
         "by alpha": by_alpha(networks, read["measures"]),
         "what falls": what_falls(read["selectivity"], read["constants"]),
@@ -291,6 +291,7 @@ def page_tables() -> dict[str, str]:
         "what carries robustness": carried(read["measures"]),
         "agreement": agreeing(read["agreement"]),
         "other direction": reverse(read["selectivity"]),
+        "ablation by class": by_class(read["ablated"]),
         "stability": surviving(read["stability"]),
     }
 
