@@ -62,6 +62,7 @@ from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
 from .reports.saving import save_tables as save_tables
 from .results.merge import merge_results as merge_results
+from .results.rsa import to_rsatoolbox as to_rsatoolbox
 from .results.tables import layers_table as layers_table
 from .results.tables import units_table as units_table
 from .results.trees import open_result as open_result
@@ -75,6 +76,10 @@ from .statistics.testing import check_statistic as check_statistic
 from .statistics.top_samples import TopSamples as TopSamples
 from .training.regularizer.regularizer import SelectivityRegularizer as SelectivityRegularizer
 from .training.regularizer.schedule import AlphaSchedule as AlphaSchedule
+from .training.run.callbacks import Callback as Callback
+from .training.run.callbacks import MLflow as MLflow
+from .training.run.callbacks import TensorBoard as TensorBoard
+from .training.run.callbacks import WeightsAndBiases as WeightsAndBiases
 from .training.run.recipes import Recipe as Recipe
 from .training.run.recipes import list_recipes as list_recipes
 from .training.run.train import train as train
@@ -88,6 +93,7 @@ __all__ = [
     "PGD",
     "AlphaSchedule",
     "AutoAttack",
+    "Callback",
     "Claim",
     "ClassMeans",
     "Corruption",
@@ -95,6 +101,7 @@ __all__ = [
     "Dimensionality",
     "GradientVariability",
     "ImageModel",
+    "MLflow",
     "Metric",
     "ProbekitError",
     "ProbekitWarning",
@@ -108,8 +115,10 @@ __all__ = [
     "SelectivityRegularizer",
     "SplitHalf",
     "Statistic",
+    "TensorBoard",
     "TopImages",
     "TopSamples",
+    "WeightsAndBiases",
     "__version__",
     "ablate",
     "add_constants",
@@ -162,6 +171,7 @@ __all__ = [
     "save_tables",
     "selectivity_offset_free",
     "sweep",
+    "to_rsatoolbox",
     "train",
     "training_history",
     "unit_metric",

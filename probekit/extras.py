@@ -15,11 +15,14 @@ EXTRAS = {
     "distributed": "cluster",
     "imagecorruptions": "frost",
     "matplotlib": "plot",
+    "mlflow": "mlflow",
     "pyarrow": "parquet",
     "pyautoattack": "autoattack",
+    "rsatoolbox": "rsatoolbox",
     "sklearn": "train",
     "tensorboard": "tensorboard",
     "transformers": "huggingface",
+    "wandb": "wandb",
 }
 
 

@@ -19,7 +19,9 @@ from probekit.extras import EXTRAS, optional
 
 ROOT = Path(__file__).parents[1]
 # The distribution that provides a package, if it has another name.
-DISTRIBUTIONS = {"imagecorruptions": "imagecorruptions-imaug", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "imagecorruptions": "imagecorruptions-imaug", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn",
+}  # fmt: skip
 
 
 def extras() -> dict[str, list[str]]:

@@ -72,6 +72,9 @@ Regularized = Annotated[
         "--layers", help="Layers to regularize: names, globs, first:3, last:3, but-last-stage."
     ),
 ]
+Callbacks = Annotated[
+    str, typer.Option(help="Trackers, separated by commas: tensorboard, wandb, mlflow; none.")
+]
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:

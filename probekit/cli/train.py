@@ -8,6 +8,7 @@ import typer
 
 from probekit.cli.command import command
 from probekit.cli.options import (
+    Callbacks,
     DataRoot,
     Device,
     Epochs,
@@ -16,6 +17,7 @@ from probekit.cli.options import (
     Regularized,
     Schedule,
     Seed,
+    names,
     numbers,
     radius,
 )
@@ -49,7 +51,7 @@ def train(
     workers: Annotated[
         int, typer.Option(help="Number of threads or processes that decode images.")
     ] = 0,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files.")] = False,
+    callbacks: Callbacks = "none",
     progress: Progress = True,
 ) -> None:
     """Train a network with class selectivity lowered or raised."""
@@ -61,7 +63,7 @@ def train(
     done = run(
         recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
         layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
-        precision=precision, tensorboard=tensorboard, progress=progress,  # type: ignore[arg-type]
+        precision=precision, callbacks=names(callbacks) or (), progress=progress,  # type: ignore[arg-type]
         **robust,
     )  # fmt: skip
     print(
@@ -88,6 +90,7 @@ def sweep(
         int, typer.Option(help="Number of runs to train at the same time on this machine.")
     ] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
+    callbacks: Callbacks = "none",
     progress: Progress = True,
 ) -> None:
     """Train a recipe for each alpha and seed; an existing sweep resumes."""
@@ -98,6 +101,7 @@ def sweep(
     table = run(
         recipe, numbers("--alphas", alphas, float), numbers("--seeds", seeds, int), out,
         jobs=jobs, scheduler=scheduler, progress=progress, data_root=data_root, device=device,
+        callbacks=names(callbacks) or (),
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     print_sweep(table, console())

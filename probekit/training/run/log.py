@@ -1,4 +1,4 @@
-"""The log of a run: one record per epoch, as JSON lines, as CSV, and for TensorBoard."""
+"""The log of a run: one record per epoch, as JSON lines and as CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from probekit.errors import OutputError
-from probekit.extras import optional
 from probekit.results.folders import write_whole
 
 
@@ -39,17 +38,12 @@ class RunLog:
     Args:
         folder: The run's folder.
         epochs_done: Number of epochs before the checkpoint.
-        tensorboard: Write event files to `tensorboard/` as well.
-
-    Raises:
-        OptionError: TensorBoard is requested but not installed.
     """
 
-    def __init__(self, folder: Path, epochs_done: int, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, epochs_done: int) -> None:
         self._lines = folder / "log.jsonl"
         self._table = folder / "log.csv"
         self.records = [record for record in read_log(self._lines) if record["epoch"] < epochs_done]
-        self._writer = _tensorboard(folder, epochs_done) if tensorboard else None
         if self._lines.exists() or self.records:
             write_whole(self._lines, "".join(map(_line, self.records)))
 
@@ -71,24 +65,18 @@ class RunLog:
                 "again with the same options, which continues from the last checkpoint"
             ) from None
         write_whole(self._table, pd.json_normalize(self.records, sep="/").to_csv(index=False))
-        if self._writer is not None:
-            row = pd.json_normalize([dict(record)], sep="/").drop(columns="epoch").iloc[0]
-            for name, value in pd.to_numeric(row, errors="coerce").dropna().items():
-                self._writer.add_scalar(name, value, record["epoch"])
-            self._writer.flush()
 
-    def close(self) -> None:
-        """Closes TensorBoard's file."""
-        if self._writer is not None:
-            self._writer.close()
+
+def measures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The known numbers of a record, except the epoch; those of layers are named `NAME/LAYER`.
+
+    >>> measures_of({"epoch": 0, "loss": 0.5, "validation_loss": None, "selectivity": {"relu": 0.1}})
+    {'loss': 0.5, 'selectivity/relu': 0.1}
+    """
+    row = pd.json_normalize([dict(record)], sep="/").drop(columns="epoch").iloc[0]
+    known = pd.to_numeric(row, errors="coerce").dropna()
+    return {str(name): float(value) for name, value in known.items()}
 
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record) + "\n"
-
-
-def _tensorboard(folder: Path, epochs_done: int) -> Any:
-    with optional("tensorboard", "tensorboard=True"):
-        from torch.utils.tensorboard import SummaryWriter
-    writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done or None)
-    return writer

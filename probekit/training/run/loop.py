@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from probekit.runtime.progress import hidden
 from probekit.runtime.randomness import key
 from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.callbacks import Callback, StartedRun
 from probekit.training.run.captured import CapturedGradients, can_capture
-from probekit.training.run.directory import RunDirectory
+from probekit.training.run.directory import RunDirectory, read_run
 from probekit.training.run.evaluation import EpochMetrics, evaluate
-from probekit.training.run.log import RunLog
+from probekit.training.run.log import RunLog, measures_of
 from probekit.training.run.minibatches import Minibatches, RunData, stream_name
 from probekit.training.run.recipes import Recipe, learning_rate
 from probekit.training.run.state import TrainingState
@@ -114,7 +115,7 @@ class TrainingLoop:
         if self.penalty is not None:
             self.penalty.close()
 
-    def run(self, *, tensorboard: bool, progress: bool) -> None:
+    def run(self, callbacks: Sequence[Callback], *, progress: bool) -> None:
         """Trains from the last checkpoint to the end, and evaluates the best epoch on the test split.
 
         Raises:
@@ -124,7 +125,11 @@ class TrainingLoop:
         self.directory.restore(state)
         if main:
             self.directory.point_to_best(state)
-        log = RunLog(self.directory.folder, state.epoch, tensorboard=tensorboard) if main else None
+        folder = self.directory.folder
+        log = RunLog(folder, state.epoch) if main else None
+        self.callbacks = list(callbacks) if main else []
+        options = self.recipe.facts() | {"alpha_schedule": str(self.schedule), "seed": self.seed}
+        self.started = StartedRun(folder, options, state.epoch)
         bar = tqdm(
             total=self.recipe.epochs * steps,
             initial=state.epoch * steps + state.step,
@@ -132,15 +137,18 @@ class TrainingLoop:
             unit="step",
             disable=hidden(progress and main),
         )
-        try:
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                callback.on_start(self.started)
+                stack.callback(self._end, callback)
             with bar:
                 while state.epoch < self.recipe.epochs:
                     self._train_epoch(bar)
                     self._end_epoch(log, bar)
             self._finish()
-        finally:
-            if log is not None:
-                log.close()
+
+    def _end(self, callback: Callback) -> None:
+        callback.on_end(self.started, read_run(self.started.folder))
 
     def _gradients(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         if self._cuda_graph:
@@ -239,6 +247,8 @@ class TrainingLoop:
                 self.directory.save_best(state)
         if log is not None:
             log.add(record)
+        for callback in self.callbacks:
+            callback.on_epoch(self.started, state.epoch, measures_of(record))
         state.next_epoch()
         self._save()
         if improved and log is not None:

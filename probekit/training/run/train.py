@@ -16,6 +16,7 @@ from probekit.errors import OptionError, ProbekitError
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
+from probekit.training.run.callbacks import Callback, chosen_callbacks
 from probekit.training.run.directory import Run, RunDirectory, layer_names, read_run
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
@@ -41,7 +42,7 @@ def train(
     workers: int = 0,
     checkpoint_minutes: float = 10.0,
     cuda_graph: bool = True,
-    tensorboard: bool = False,
+    callbacks: Sequence[Callback | str] = (),
     progress: bool = True,
     **overrides: Any,
 ) -> Run:
@@ -73,7 +74,8 @@ def train(
             written after each epoch.
         cuda_graph: On a CUDA GPU, run the forward and backward pass of each step as one CUDA graph, which
             replaces about a thousand kernel launches. Only for one process and float32 or bfloat16.
-        tensorboard: Also write event files for TensorBoard.
+        callbacks: `Callback` objects, or names: `"tensorboard"` (event files in `tensorboard/`), `"wandb"`
+            or `"mlflow"`.
         progress: Show a progress bar when on a terminal.
         **overrides: Any other field of the recipe.
 
@@ -111,6 +113,7 @@ def train(
         **overrides,
     )
     _check(seed, workers, checkpoint_minutes)
+    following = chosen_callbacks(callbacks)
     machine = Machine.here(device)
     chosen = chosen.on(machine.device)
     names = layer_names(layers)
@@ -145,7 +148,7 @@ def train(
         )
         stack.callback(loop.close)
         try:
-            loop.run(tensorboard=tensorboard, progress=progress)
+            loop.run(following, progress=progress)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise

@@ -31,7 +31,7 @@ from probekit.training.sweep.table import (
 )
 
 _RUN_OPTIONS = (
-    "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "tensorboard",
+    "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "callbacks",
 )  # fmt: skip
 # PyTorch and accelerate have one random state per process: runs in threads must take turns.
 _ONE_AT_A_TIME = threading.Lock()
@@ -68,7 +68,8 @@ def sweep(
             from the last checkpoint. None trains on this machine.
         retries: Maximum number of retries for a run that failed for a temporary reason.
         progress: Show a progress bar when on a terminal.
-        **options: Options for `train`: `data_root`, `device`, `layers`, ... or any field of the recipe.
+        **options: Options for `train`: `data_root`, `device`, `layers`, `callbacks`, ... or any field of
+            the recipe. Callbacks follow one run after the other; for other processes, they are pickled.
 
     Returns:
         A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,

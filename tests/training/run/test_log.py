@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from probekit.errors import OptionError, OutputError
+from probekit.errors import OutputError
 from probekit.training.run.log import RunLog, read_log
 
 
@@ -66,9 +65,3 @@ def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"log\.jsonl' cannot be written \(Is a directory\)"):
         log.add(record(0))
-
-
-def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(OptionError, match=r'pip install "probekit\[tensorboard\]"'):
-        RunLog(tmp_path, 0, tensorboard=True)

@@ -190,13 +190,6 @@ def test_a_folder_of_images_trains_the_same_with_any_number_of_workers(tmp_path:
     assert len(pk.load_model(runs[0].folder).classes) == 2
 
 
-def test_tensorboard_receives_the_log(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = quick(tmp_path / "run", tensorboard=True)
-    events = accumulator.EventAccumulator(str(run.folder / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx(run.log["loss"])
-
-
 _TWO = """
 import json, sys, torch
 torch.set_num_threads(1)

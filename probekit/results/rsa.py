@@ -1,0 +1,82 @@
+"""Results and recordings as data sets of rsatoolbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import DataError
+from probekit.extras import optional
+
+
+def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
+    """Converts a recording or a result to data sets of rsatoolbox, for representational similarity.
+
+    Args:
+        source: A recording, whose samples become the observations, or a result with class means, whose
+            classes become the observations.
+
+    Returns:
+        One `rsatoolbox.data.Dataset` per layer, in execution order. `measurements` are (observations,
+        units) in activation units. Units have the descriptor `channel`, and `y` and `x` or `token` where
+        elements were recorded; observations have `class`, and `sample` in a recording, and `class_name`
+        where classes have names.
+
+    Raises:
+        DataError: The source has neither activations nor class means, or has several attributes.
+        MissingPackageError: rsatoolbox is not installed.
+
+    Source:
+        Nili et al. 2014 (doi:10.1371/journal.pcbi.1003553).
+    """
+    with optional("rsatoolbox", "to_rsatoolbox"):
+        import rsatoolbox
+    if isinstance(source, xr.DataTree):
+        part = source.children.get("units", source)
+        table = part.to_dataset()
+    else:
+        table = source
+    if "attribute" in table.dims:
+        raise DataError(
+            "the result has several attributes; choose one with result.sel(attribute=...)"
+        )
+    values = table.get("activation", table.get("class_mean"))
+    if values is None or "unit" not in values.dims:
+        raise DataError(
+            "to_rsatoolbox takes a recording, or a result of the metric selectivity (with class_mean), "
+            f"and this has {', '.join(map(str, table.data_vars)) or 'no variables'}"
+        )
+    (axis,) = (dim for dim in values.dims if dim != "unit")
+    observations = _observations(table, str(axis))
+    layers = table["layer"].values
+    found = {}
+    for layer in dict.fromkeys(layers.tolist()):
+        units = np.flatnonzero(layers == layer)
+        places = ("channel", "y", "x", "token")
+        found[str(layer)] = rsatoolbox.data.Dataset(
+            np.asarray(values.isel(unit=units).transpose(axis, "unit").values, dtype=np.float64),
+            descriptors={"layer": str(layer)},
+            obs_descriptors=observations,
+            channel_descriptors={
+                name: table[name].values[units].tolist() for name in places if name in table.coords
+            },
+        )
+    return found
+
+
+def _observations(table: xr.Dataset, axis: str) -> dict[str, list[Any]]:
+    named = table["class_name"].values.tolist() if "class_name" in table.variables else []
+    if axis == "class":
+        classes = table["class"].values.tolist()
+        return {"class": classes} | ({"class_name": named} if named else {})
+    found = {"sample": table["sample"].values.tolist()}
+    if "label" in table.variables:
+        labels = table["label"].values.tolist()
+        known = table["class"].values.tolist() if "class" in table.coords else range(len(named))
+        names = dict(zip(known, named, strict=True)) if named else {}
+        found["class"] = labels
+        if names:
+            found["class_name"] = [names.get(label, "") for label in labels]
+    return found
