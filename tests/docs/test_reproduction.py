@@ -37,7 +37,7 @@ def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)
         tables = script["page_tables"]()
-    assert len(tables) == page.count("<!-- table: ") == 9
+    assert len(tables) == page.count("<!-- table: ") == 10
     for name, text in tables.items():
         assert f"<!-- table: {name} -->\n\n{text}\n\n" in page, name
 
@@ -167,12 +167,12 @@ def test_the_numbers_in_the_text_follow_from_the_tables(page: str, sentence: str
 
 ALPHA = rf"{MINUS}?(30|20|5|2|1|0(\.[47])?)(?!\.?\d)"
 SETTINGS = (
-    r"ResNet\d+|VGG16|CIFAR-10|H200|float32|float64|bfloat16|AVX2|88%|95%|90%",
+    r"ResNet\d+|EfficientNet-lite0|VGG16|CIFAR-10|H200|float32|float64|bfloat16|AVX2|88%|95%|90%",
     r"\b[ABC]\d\b(, [ABC]\d\b)*",  # claims
     rf"(alphas?|at|to|above|below|beyond|of) {ALPHA}(, {ALPHA})*",
     r"2\.5-fold|2 points|0\.5 points|36 epochs",  # the papers' numbers and the margins
-    r"[\d,]+ (random )?(test )?(images|units|steps|layers|predictions|epochs|for map)|\d+/255",
-    r"L2 norm|seeds 0( (to|and) \d)?|a ratio of 1\b|severity \d",
+    r"[\d,]+ (random )?(test |validation )?(images|classes|units|steps|layers|predictions|epochs|for map)",
+    r"\d+/255|L2 norm|seeds 0( (to|and) \d)?|a ratio of 1\b|severity \d",
 )
 SETTINGS_SECTIONS = (
     "How CIFAR-10 was done",
@@ -248,6 +248,23 @@ def test_a_unit_serves_its_preferred_class() -> None:
     assert (last["index_with_own"].loc[:0] > 0.5).all()
     assert (last["index_with_others"].loc[:0] < -0.3).all()
     assert (mean.xs(1, level="alpha")["index_with_own"] < -0.4).all()
+
+
+def test_training_makes_measures_agree_in_middle_and_late_layers() -> None:
+    part = table("agreement").query("first == 'index' and second != 'per_element' and alpha == 0")
+    mean = part.groupby(["variant", "depth", "second"])[["correlation", "ceiling"]].mean()
+    depths = ["early", "middle", "late"]
+    for trained, random, sign in (
+        ("resnet20-published", "random", 1),
+        ("efficientnet-lite0-package", "efficientnet-lite0-random", -1),
+    ):
+        own, found = mean.loc[trained], mean["correlation"]
+        assert (own["correlation"] < own["ceiling"]).all()
+        gain = found[trained] - found[random]
+        assert (gain[["middle", "late"]] > 0.1).all()
+        assert (gain["early"].abs() < 0.1).all()
+        along = own["correlation"].xs("eta_squared", level="second")[depths]
+        assert (sign * np.diff(along) > 0).all()
 
 
 def test_the_searches_converged_and_the_constants_changed_no_prediction() -> None:

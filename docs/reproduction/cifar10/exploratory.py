@@ -293,6 +293,7 @@ def page_tables() -> dict[str, str]:
         "other direction": reverse(read["selectivity"]),
         "ablation by class": by_class(read["ablated"]),
         "stability": surviving(read["stability"]),
+        "published networks": published(read["agreement"]),
     }
 
 
