@@ -15,7 +15,7 @@ from harness import Case, Contender, Question, Row, Run, Setting, always, cost, 
 from harness.models import (
     bare_loop,
     bundled,
-    grey_resnet20,
+    gray_resnet20,
     plain_hooks,
     random_batches,
     timm_model,
@@ -30,7 +30,7 @@ BOUND = 1.05
 # A function that creates the network, the batch size, and the shape of an image.
 MODELS: dict[str, tuple[Callable[[str], nn.Module], int, tuple[int, int, int]]] = {
     "resnet18": (partial(timm_model, "resnet18"), 16, (3, 224, 224)),
-    "resnet20": (grey_resnet20, 256, (1, 28, 28)),
+    "resnet20": (gray_resnet20, 256, (1, 28, 28)),
     "vit_tiny_patch16_224": (partial(timm_model, "vit_tiny_patch16_224"), 16, (3, 224, 224)),
     "tf_efficientnet_lite0": (partial(timm_model, "tf_efficientnet_lite0"), 16, (3, 224, 224)),
 }

@@ -23,7 +23,7 @@ from studies import get_study, study_parser
 import probekit as pk
 
 FRACTIONS = [0.0, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5]
-COLOURS = {"selective_first": "#D55E00", "selective_last": "#0072B2", "random": "0.5"}
+COLORS = {"selective_first": "#D55E00", "selective_last": "#0072B2", "random": "0.5"}
 
 
 def ablated(
@@ -59,11 +59,11 @@ def variants(epochs: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def band(ax: Any, x: Any, values: xr.DataArray, colour: Any, label: str, line: str = "-") -> None:
+def band(ax: Any, x: Any, values: xr.DataArray, color: Any, label: str, line: str = "-") -> None:
     """Plots the mean over seeds with its bootstrapped 95% interval."""
     found = pk.bootstrap_interval(values)
-    ax.plot(x, found["mean"], line, color=colour, label=label)
-    ax.fill_between(x, found["low"], found["high"], color=colour, alpha=0.2, lw=0)
+    ax.plot(x, found["mean"], line, color=color, label=label)
+    ax.fill_between(x, found["low"], found["high"], color=color, alpha=0.2, lw=0)
 
 
 def draw_ablation(table: xr.Dataset, out: Path) -> None:
@@ -76,8 +76,8 @@ def draw_ablation(table: xr.Dataset, out: Path) -> None:
         )
         for ax, alpha in zip(axes, shown, strict=False):
             part = table.sel(alpha=alpha)
-            for name, colour in COLOURS.items():
-                band(ax, part["fraction"], part[f"accuracy_{name}"], colour, name.replace("_", " "))
+            for name, color in COLORS.items():
+                band(ax, part["fraction"], part[f"accuracy_{name}"], color, name.replace("_", " "))
             ax.set(title=f"α = {alpha:g}".replace("-", "−"), xlabel="units ablated", ylim=(0, 1))
         axes[0].set_ylabel("test accuracy")
         axes[0].legend()
@@ -88,7 +88,7 @@ def draw_ablation(table: xr.Dataset, out: Path) -> None:
 
 def draw_training(history: xr.Dataset, out: Path) -> None:
     """Plots selectivity and accuracy after each epoch, for every period in which alpha is applied."""
-    colours = {"-1": "#0072B2", "0": "k", "1": "#D55E00"}
+    colors = {"-1": "#0072B2", "0": "k", "1": "#D55E00"}
     lines = {"alpha": "-", "late": "--", "early": ":"}
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), constrained_layout=True)
@@ -98,7 +98,7 @@ def draw_training(history: xr.Dataset, out: Path) -> None:
             for ax, variable in zip(
                 axes, ("selectivity_mean", "validation_accuracy"), strict=False
             ):
-                band(ax, part["epoch"] + 1, part[variable], colours[alpha], str(name), lines[kind])
+                band(ax, part["epoch"] + 1, part[variable], colors[alpha], str(name), lines[kind])
                 ax.set(xlabel="epoch", ylabel=variable.replace("_", " "))
         plain = history["selectivity"].sel(variant="alpha 0").mean("seed")
         image = axes[2].imshow(plain.transpose("layer", "epoch"), aspect="auto", cmap="viridis")
@@ -134,7 +134,7 @@ def main() -> None:
     pk.save_tables(history, out / "training", **vars(asked))
     pk.save_tables(outcomes, out / "late", **vars(asked))
     draw_training(history, out)
-    print(table[[f"area_{name}" for name in COLOURS]].mean("seed").to_dataframe())
+    print(table[[f"area_{name}" for name in COLORS]].mean("seed").to_dataframe())
     print(outcomes[["test_accuracy", "selectivity_mean"]].mean("seed").to_dataframe())
 
 

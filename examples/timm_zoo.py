@@ -90,14 +90,14 @@ def draw(results: dict[str, xr.DataTree], out: Path) -> None:
     """Plots each measure over relative depth, one line per model, and the selectivity distribution."""
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.4), constrained_layout=True)
-        for (name, result), colour in zip(
+        for (name, result), color in zip(
             results.items(), pk.plot.palette(len(results)), strict=True
         ):
             layers = result["layers"].to_dataset()
             depth = [i / max(layers.sizes["layer"] - 1, 1) for i in range(layers.sizes["layer"])]
             for ax, (variable, label) in zip(axes, SHOWN.items(), strict=True):
                 dashes = "--" if "random" in name else "-"
-                ax.plot(depth, layers[variable], dashes, color=colour, label=name)
+                ax.plot(depth, layers[variable], dashes, color=color, label=name)
                 ax.set(xlabel="depth (layers, 0 to 1)", ylabel=label, ylim=(0, None))
         axes[0].legend()
         pk.save_figure(figure, out / "zoo")

@@ -26,7 +26,7 @@ def timm_model(name: str, device: str) -> nn.Module:
     return model.to(device)
 
 
-def grey_resnet20(device: str) -> nn.Module:
+def gray_resnet20(device: str) -> nn.Module:
     """The architecture of the bundled networks."""
     torch.manual_seed(0)
     return cifar_resnet(20, channels=1).eval().to(device)

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "gallery.md"
 _STEPS = re.compile(r"^```python\n(.*?)^```$|^!\[[^\]]*\]\(gallery/([\w-]+)\.png\)$", re.M | re.S)
 DPI = 160
-COLOURS = 160
+COLORS = 160
 
 
 def steps(page: str) -> list[tuple[str, str]]:
@@ -34,12 +34,12 @@ def steps(page: str) -> list[tuple[str, str]]:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Writes a figure with few colours, which makes the file small."""
+    """Writes a figure with few colors, which makes the file small."""
     from PIL import Image
 
     figure.savefig(file, dpi=DPI)
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main(wanted: list[str]) -> None:

@@ -196,14 +196,14 @@ def _assemble(
     attributes = batches.attributes
     free = [metric for metric in metrics if not attributes or not _uses_labels(metric)]
     tables = _tables(free, passed, batches.names)
-    if attributes and (labelled := [metric for metric in metrics if metric not in free]):
+    if attributes and (labeled := [metric for metric in metrics if metric not in free]):
         each = [
-            _tables(labelled, passed, names, at, f"{attribute}: ")
+            _tables(labeled, passed, names, at, f"{attribute}: ")
             for at, (attribute, names) in enumerate(attributes.items())
         ]
         tables = [
             xr.merge(
-                [_labelled_alone(parts, table, attributes), table],
+                [_labeled_alone(parts, table, attributes), table],
                 compat="no_conflicts",
                 join="outer",
             )
@@ -214,7 +214,7 @@ def _assemble(
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
 
 
-def _labelled_alone(
+def _labeled_alone(
     parts: Sequence[xr.Dataset], table: xr.Dataset, attributes: Mapping[str, ClassNames]
 ) -> xr.Dataset:
     """The tables of all attributes, without the variables of metrics that use no labels."""

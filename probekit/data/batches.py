@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probekit.checks import integer, positive_int
 from probekit.data.decoding import ImageDecoder
-from probekit.data.images import LabelledImages
+from probekit.data.images import LabeledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of, open_source
@@ -375,6 +375,6 @@ def _hash(content: bytes) -> str:
 def _remember_notes(data: Any) -> None:
     """Adds the notes of a data set of ours, also inside a subset or a loader, to those of the result."""
     while data is not None:
-        if isinstance(data, LabelledImages):
+        if isinstance(data, LabeledImages):
             remember(data.notes)
         data = getattr(data, "dataset", None)

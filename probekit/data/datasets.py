@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from probekit.data import readers
 from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FolderImages, split_folders
-from probekit.data.images import LabelledImages, PreparedImages, Size, TensorImages
+from probekit.data.images import LabeledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
 from probekit.data.readers.tables import TABLE_SUFFIXES, is_table, read_table, table_images
@@ -103,7 +103,7 @@ def load_data(
     root: str | Path | None = None,
     split: str | None = None,
     workers: int = 0,
-) -> LabelledImages:
+) -> LabeledImages:
     """Loads labeled images, resized and cropped for a model.
 
     Args:
@@ -139,7 +139,7 @@ def load_data(
     """
     size = getattr(model, "input_size", None)
     decode = ImageDecoder.of(model) or ImageDecoder((3, 224, 224))
-    if isinstance(source, LabelledImages):
+    if isinstance(source, LabeledImages):
         return source
     if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
         source = _chosen(source, split)
@@ -193,8 +193,8 @@ def _from_file(
     split: str | None,
     root: str | Path | None,
     skip_bad: bool,
-) -> LabelledImages:
-    found: LabelledImages
+) -> LabeledImages:
+    found: LabeledImages
     if file.suffix in ARRAY_SUFFIXES:
         found = array_file(file, split, size)
     elif file.suffix in TABLE_SUFFIXES:

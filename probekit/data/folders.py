@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from probekit.data.decoding import ImageDecoder, prepare
-from probekit.data.images import Fetched, LabelledImages
+from probekit.data.images import Fetched, LabeledImages
 from probekit.errors import DataError, first_line, some_of, warn
 
 _SUFFIXES = frozenset({
@@ -34,7 +34,7 @@ _HASHED_BYTES = 2**24
 _MOST_THREADS = 8
 
 
-class FileImages(LabelledImages):
+class FileImages(LabeledImages):
     """Image files, read and fitted to a model on demand.
 
     Args:

@@ -26,7 +26,7 @@ Size: TypeAlias = tuple[int, int, int] | None
 Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
 
 
-class LabelledImages(Dataset[Any]):
+class LabeledImages(Dataset[Any]):
     """A data set whose `data[i]` is (image in [0, 1], label), with batched access by `fetch`.
 
     Attributes:
@@ -69,7 +69,7 @@ class LabelledImages(Dataset[Any]):
         raise NotImplementedError
 
 
-class TensorImages(LabelledImages):
+class TensorImages(LabeledImages):
     """Images in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
 
     Raises:
@@ -112,7 +112,7 @@ class TensorImages(LabelledImages):
         return resize(images, self.size), self.labels[index], index
 
 
-class PreparedImages(LabelledImages):
+class PreparedImages(LabeledImages):
     """Any map-style data set of (image, label), fitted to a model.
 
     PIL images, and contents or paths of image files, are resized, cropped and scaled to [0, 1]; tensors

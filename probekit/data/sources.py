@@ -28,7 +28,7 @@ from torch.utils.data import (
 )
 
 from probekit.data.decoding import ImageDecoder
-from probekit.data.images import Fetched, LabelledImages, TensorImages
+from probekit.data.images import Fetched, LabeledImages, TensorImages
 from probekit.data.items import (
     image_tensor,
     pair_of,
@@ -147,7 +147,7 @@ class Indexed(Source):
         self.batch_size = batch_size
         self.reading = dict(reading or {})
         self._collate = collate
-        own = isinstance(data, LabelledImages)
+        own = isinstance(data, LabeledImages)
         self.name = str(getattr(data, "name", None) or type(data).__name__)
         self.names = data.names if own else all_names(data)
         self.fingerprint = getattr(data, "fingerprint", None)
@@ -166,7 +166,7 @@ class Indexed(Source):
         """Returns images, labels and indices of some samples, or a description of the failure."""
         numbers = list(numbers)
         try:
-            if isinstance(self.data, LabelledImages) and self._collate is None:
+            if isinstance(self.data, LabeledImages) and self._collate is None:
                 return self.data.fetch(numbers)
             items = read_items(self.data, numbers, self.name)
             images, labels = self._collated(items)
@@ -198,7 +198,7 @@ class Indexed(Source):
         items: the first of each of the most common labels, and some items between the first and the
         last.
         """
-        if isinstance(self.data, LabelledImages) and isinstance(
+        if isinstance(self.data, LabeledImages) and isinstance(
             getattr(self.data, "labels", None), Tensor
         ):
             known = self.data.labels[self.indices]

@@ -5,8 +5,8 @@ from .attacks import attack_accuracy as attack_accuracy
 from .canvas import style as style
 from .classes import class_means as class_means
 from .classes import unit_tuning as unit_tuning
-from .colours import alpha_map as alpha_map
-from .colours import palette as palette
+from .colors import alpha_map as alpha_map
+from .colors import palette as palette
 from .corruptions import corruption_accuracy as corruption_accuracy
 from .distributions import unit_distribution as unit_distribution
 from .profiles import gradient_cv as gradient_cv

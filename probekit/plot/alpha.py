@@ -12,9 +12,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from probekit.errors import DataError, OptionError, some_of
 from probekit.plot.canvas import canvas
+from probekit.plot.data import Array, match_layers
 from probekit.plot.labels import alpha_bar, axis_label, layer_axis, room
-from probekit.plot.reading import Array, chosen_layers
-from probekit.plot.series import alpha_colours, curve
+from probekit.plot.series import alpha_colors, curve
 from probekit.replicates.intervals import resampled_mean
 
 
@@ -42,13 +42,13 @@ def alpha_curve(
     """
     values, alphas = _values(sweep, variable)
     mean, low, high = resampled_mean(values.T)
-    colours = alpha_colours(alphas)
+    colors = alpha_colors(alphas)
     with canvas(ax, 3.3, 2.4) as ax:
         if 0.0 in alphas:
             ax.axhline(mean[alphas.index(0.0)], color="#BBBBBB", lw=0.8, zorder=0)
         ax.plot(alphas, mean, color="#999999", lw=0.9, zorder=1)
-        ax.vlines(alphas, low, high, color=colours, lw=1.6, zorder=2)
-        ax.scatter(alphas, mean, s=18, c=colours, lw=0, zorder=3)
+        ax.vlines(alphas, low, high, color=colors, lw=1.6, zorder=2)
+        ax.scatter(alphas, mean, s=18, c=colors, lw=0, zorder=3)
         _alpha_axis(ax, alphas)
         ax.set_ylabel(axis_label(sweep[variable]))
     return ax
@@ -84,18 +84,18 @@ def alpha_trade_off(
         'selectivity mean'
     """
     (across, alphas), (up, _) = _values(sweep, x), _values(sweep, y)
-    colours = alpha_colours(alphas)
+    colors = alpha_colors(alphas)
     x_mean, x_low, x_high = resampled_mean(across.T)
     y_mean, y_low, y_high = resampled_mean(up.T)
     with canvas(ax, 3.4, 2.5) as ax:
         if len(across) > 1:
-            for column, colour in enumerate(colours):
-                ax.scatter(across[:, column], up[:, column], s=5, color=colour, alpha=0.5, lw=0)
+            for column, color in enumerate(colors):
+                ax.scatter(across[:, column], up[:, column], s=5, color=color, alpha=0.5, lw=0)
         ax.plot(x_mean, y_mean, color="#999999", lw=0.9, zorder=1)
-        ax.hlines(y_mean, x_low, x_high, color=colours, lw=1.2, zorder=2)
-        ax.vlines(x_mean, y_low, y_high, color=colours, lw=1.2, zorder=2)
-        ax.scatter(x_mean, y_mean, s=22, c=colours, lw=0, zorder=3)
-        alpha_bar(ax, alphas, colours)
+        ax.hlines(y_mean, x_low, x_high, color=colors, lw=1.2, zorder=2)
+        ax.vlines(x_mean, y_low, y_high, color=colors, lw=1.2, zorder=2)
+        ax.scatter(x_mean, y_mean, s=22, c=colors, lw=0, zorder=3)
+        alpha_bar(ax, alphas, colors)
         ax.set_xlabel(axis_label(sweep[x]))
         ax.set_ylabel(axis_label(sweep[y]))
     return ax
@@ -129,15 +129,15 @@ def alpha_profile(
     """
     values, alphas = _values(sweep, variable, "layer")
     names = [str(one) for one in sweep["layer"].values]
-    chosen = chosen_layers(names, layers)
+    chosen = match_layers(names, layers)
     rows = [names.index(name) for name in chosen]
-    colours = alpha_colours(alphas)
+    colors = alpha_colors(alphas)
     with canvas(ax, min(max(3.2, 1.2 + 0.19 * len(chosen)), 9.0), 1.7 + room(chosen)) as ax:
         x = np.arange(len(chosen), dtype=np.float64)
-        for at, colour in enumerate(colours):
-            curve(ax, x, values[:, at][:, rows], colour)
+        for at, color in enumerate(colors):
+            curve(ax, x, values[:, at][:, rows], color)
         layer_axis(ax, chosen)
-        alpha_bar(ax, alphas, colours)
+        alpha_bar(ax, alphas, colors)
         ax.set_ylabel(axis_label(sweep[variable]))
     return ax
 
@@ -145,7 +145,7 @@ def alpha_profile(
 def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]]:
     """Values (seed, alpha, ...) and the alphas, without alphas that have no values."""
     if not isinstance(sweep, xr.Dataset):
-        raise OptionError(f"a sweep is the dataset that sweep gives, not {type(sweep).__name__}")
+        raise OptionError(f"a sweep is the dataset that sweep returns, not {type(sweep).__name__}")
     known = [
         str(name)
         for name, values in sweep.data_vars.items()
@@ -160,10 +160,10 @@ def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]
     if "seed" not in values.dims:
         values = values.expand_dims("seed")
     numbers = values.transpose("seed", "alpha", *others).values.astype(np.float64)
-    seen = np.isfinite(numbers).any(axis=(0, *range(2, numbers.ndim)))
-    if not seen.any():
+    measured = np.isfinite(numbers).any(axis=(0, *range(2, numbers.ndim)))
+    if not measured.any():
         raise DataError(f"no run of the sweep has a value of {variable!r} yet")
-    return numbers[:, seen], values["alpha"].values[seen].astype(float).tolist()
+    return numbers[:, measured], values["alpha"].values[measured].astype(float).tolist()
 
 
 def _alpha_axis(ax: Axes, alphas: list[float]) -> None:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 
 from probekit.errors import DataError, LayerError, close_matches
 from probekit.plot.canvas import canvas
+from probekit.plot.data import Array, Results, missing_variable, named_results, table
 from probekit.plot.labels import name_axis, plain, room, shown, title
-from probekit.plot.reading import Array, Results, compare, lacking, table
-from probekit.plot.series import colours_of, name_results
+from probekit.plot.series import name_results, result_colors
 from probekit.results.labels import strings
 
 # More classes than this are drawn as a line, and only its ends are labeled.
@@ -44,7 +44,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         >>> [label.get_text() for label in unit_tuning(units, "relu", 0).get_xticklabels()]
         ['1', '2', '0']
     """
-    compared = compare(result)
+    compared = named_results(result)
     rows = [
         [_tuning(one, layer, channel) for one in replicates]
         for replicates in compared.results.values()
@@ -56,12 +56,12 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         raise DataError("the results have different classes; compare tuning on the same data")
     order = np.argsort(-first.values, kind="stable")
     names = _class_names(first)[order]
-    colours = colours_of(compared)
+    colors = result_colors(compared)
     with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 1.6 + room(names)) as ax:
         handles: list[Any] = []
-        for number, (replicates, colour) in enumerate(zip(rows, colours, strict=True)):
+        for number, (replicates, color) in enumerate(zip(rows, colors, strict=True)):
             means = np.stack([one.values for one in replicates]).mean(0)[order]
-            handles.append(_draw_tuning(ax, means, colour, number, len(rows)))
+            handles.append(_draw_tuning(ax, means, color, number, len(rows)))
         if compared.single:
             rest = float(first.values[order][1:].mean())
             ax.axhline(rest, color="#333333", lw=0.8, ls="--")
@@ -76,7 +76,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         title(
             ax, _heading(result, layer, channel) if compared.single else f"{layer}, unit {channel}"
         )
-        name_results(ax, compared, colours, handles)
+        name_results(ax, compared, colors, handles)
     return ax
 
 
@@ -114,7 +114,7 @@ def class_means(
         >>> class_means(units, "relu").get_images()[0].get_array().shape
         (2, 2)
     """
-    compared = compare(result)
+    compared = named_results(result)
     tables = [
         _of_layer(one, layer)["class_mean"].transpose("unit", "class")
         for replicates in compared.results.values()
@@ -186,7 +186,7 @@ def _name_classes(ax: Axes, tables: list[xr.DataArray], starts: list[int], most:
 def _of_layer(result: Any, layer: str) -> xr.Dataset:
     units = table(result, "unit")
     if "class_mean" not in units:
-        raise lacking("class_mean", "unit", units)
+        raise missing_variable("class_mean", "unit", units)
     names = units["layer"].values.astype(str)
     if layer not in names:
         known = list(dict.fromkeys(names.tolist()))
@@ -215,14 +215,14 @@ def _class_names(means: xr.DataArray) -> Any:
     return strings(means[coordinate].values)
 
 
-def _draw_tuning(ax: Axes, means: Array, colour: str, number: int, several: int) -> Any:
+def _draw_tuning(ax: Axes, means: Array, color: str, number: int, several: int) -> Any:
     x = np.arange(len(means))
     if len(means) > _BARS:
-        return ax.plot(x, means, color=colour, lw=1)[0]
+        return ax.plot(x, means, color=color, lw=1)[0]
     if several > 1:
         offset = (number - (several - 1) / 2) * 0.8 / several
-        return ax.bar(x + offset, means, 0.8 / several, color=colour)
-    return ax.bar(x, means, 0.75, color=[colour, *["#9AA5AE"] * (len(means) - 1)])
+        return ax.bar(x + offset, means, 0.8 / several, color=color)
+    return ax.bar(x, means, 0.75, color=[color, *["#9AA5AE"] * (len(means) - 1)])
 
 
 def _heading(result: Any, layer: str, channel: int) -> str:

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
 from probekit.plot.canvas import canvas
+from probekit.plot.data import NamedResults, Results, named_results, shared_labels, table
 from probekit.plot.labels import name_axis, title
-from probekit.plot.reading import Compared, Results, compare, table
-from probekit.plot.series import colours_of, name_results
+from probekit.plot.series import name_results, result_colors
 from probekit.replicates.intervals import resampled_mean
 
 
@@ -41,7 +41,7 @@ def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | N
         >>> [text.get_text() for text in corruption_accuracy(table).texts]
         ['80', '40']
     """
-    compared = compare(result)
+    compared = named_results(result)
     name = "accuracy_relative" if relative else "accuracy"
     found = [
         [_accuracy(one, name) for one in replicates] for replicates in compared.results.values()
@@ -87,41 +87,30 @@ def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes
     return ax
 
 
-def _rows(compared: Compared, found: list[list[xr.DataArray]], label: str, ax: Axes | None) -> Axes:
-    first = found[0][0]
-    shared = {
-        axis: [
-            one
-            for one in first[axis].values.tolist()
-            if all(one in other[axis].values.tolist() for each in found for other in each)
-        ]
-        for axis in ("corruption", "severity")
-    }
-    for axis, places in shared.items():
-        if not places:
-            raise DataError(f"the results have no {axis} in common")
-    names = shared["corruption"]
-    colours = colours_of(compared)
+def _rows(
+    compared: NamedResults, found: list[list[xr.DataArray]], label: str, ax: Axes | None
+) -> Axes:
+    every = [one for replicates in found for one in replicates]
+    shared = {axis: shared_labels(every, axis) for axis in ("corruption", "severity")}
+    names, levels = shared["corruption"], shared["severity"]
+    colors = result_colors(compared)
     room = 0.7 / len(found)
     with canvas(ax, 3.6, 0.9 + max(0.2, 0.075 * len(found)) * len(names)) as ax:
-        for number, (replicates, colour) in enumerate(zip(found, colours, strict=True)):
+        for number, (replicates, color) in enumerate(zip(found, colors, strict=True)):
             values = np.stack([one.sel(shared).values for one in replicates])
             rows = np.arange(len(names)) + (number - (len(found) - 1) / 2) * room
             ends = values.mean(0)[:, [0, -1]]
-            ax.hlines(rows, ends.min(1), ends.max(1), color=colour, lw=1, alpha=0.45)
+            ax.hlines(rows, ends.min(1), ends.max(1), color=color, lw=1, alpha=0.45)
             mean, low, high = resampled_mean(values.mean(2).T)
-            ax.plot(mean, rows, "o", ms=3.5, color=colour, mew=0)
-            ax.hlines(rows, low, high, color=colour, lw=2.2)
+            ax.plot(mean, rows, "o", ms=3.5, color=color, mew=0)
+            ax.hlines(rows, low, high, color=color, lw=2.2)
         for row in range(1, len(names), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", lw=0, zorder=0)
         name_axis(ax.yaxis, [str(one).replace("_", " ") for one in names], most=40)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel(f"{label}, severity {_span(shared['severity'])}")
-        dots = [Line2D([], [], marker="o", mew=0, color=colour) for colour in colours]
-        name_results(ax, compared, colours, dots, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        severities = " to ".join(map(str, dict.fromkeys([levels[0], levels[-1]])))
+        ax.set_xlabel(f"{label}, severity {severities}")
+        dots = [Line2D([], [], marker="o", mew=0, color=color) for color in colors]
+        name_results(ax, compared, colors, dots, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return ax
-
-
-def _span(severities: list[int]) -> str:
-    return f"{severities[0]}" if len(severities) == 1 else f"{severities[0]} to {severities[-1]}"

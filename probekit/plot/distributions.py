@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from probekit.errors import DataError, OptionError
+from probekit.checks import one_of
+from probekit.errors import DataError
 from probekit.plot.canvas import canvas
-from probekit.plot.colours import Colour
+from probekit.plot.data import Array, Results, UnitValues, named_results, unit_values
 from probekit.plot.density import density
-from probekit.plot.labels import alpha_bar, key, layer_axis, name_axis, room
+from probekit.plot.labels import layer_axis, name_axis, room
 from probekit.plot.ranges import most, widened
-from probekit.plot.reading import Array, Compared, Results, UnitValues, compare, unit_values
-from probekit.plot.series import colours_of, places, union
+from probekit.plot.series import name_results, places, result_colors, union
 
 Kind: TypeAlias = Literal["violin", "ridge"]
 # Fewer units than this are shown as single points: a density estimate would not be meaningful.
@@ -65,27 +65,23 @@ def unit_distribution(
         >>> [label.get_text() for label in unit_distribution(units).get_xticklabels()]
         ['relu', 'relu_1']
     """
-    if kind not in ("violin", "ridge"):
-        raise OptionError(f"kind is 'violin' or 'ridge', not {kind!r}")
-    compared = compare(result)
-    seen = [_pooled(replicates, variable, layers, at) for replicates in compared.results.values()]
-    names = union([one.layers for one in seen])
-    count = len(names) if names else max(len(one.layers) for one in seen)
-    colours = colours_of(compared)
-    if kind == "ridge":
-        with canvas(ax, 3.6, min(0.7 + 0.2 * count, 9.0)) as ax:
-            _ridges(ax, seen, names, colours)
-            _limit(ax, seen, clip, across=True)
-            ax.set_xlabel(seen[0].label)
-            _add_legend(ax, compared, colours)
-        return ax
-    with canvas(
-        ax, min(max(3.0, 0.9 + 0.26 * count * len(seen) ** 0.75), 11.0), 1.75 + room(names)
-    ) as ax:
-        _violins(ax, seen, names, colours)
-        _limit(ax, seen, clip, across=False)
-        ax.set_ylabel(seen[0].label)
-        _add_legend(ax, compared, colours)
+    one_of("kind", kind, get_args(Kind))
+    compared = named_results(result)
+    units = [_pooled(replicates, variable, layers, at) for replicates in compared.results.values()]
+    names = union([one.layers for one in units])
+    count = len(names) if names else max(len(one.layers) for one in units)
+    colors = result_colors(compared)
+    ridges = kind == "ridge"
+    width = min(max(3.0, 0.9 + 0.26 * count * len(units) ** 0.75), 11.0)
+    size = (3.6, min(0.7 + 0.2 * count, 9.0)) if ridges else (width, 1.75 + room(names))
+    with canvas(ax, *size) as ax:
+        (_ridges if ridges else _violins)(ax, units, names, colors)
+        _limit(ax, units, clip, across=ridges)
+        (ax.set_xlabel if ridges else ax.set_ylabel)(units[0].label)
+        patches = [Patch(color=color, alpha=0.6, lw=0) for color in colors]
+        name_results(
+            ax, compared, colors, patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
+        )
     return ax
 
 
@@ -109,66 +105,66 @@ def _pooled(
 
 
 def _violins(
-    ax: Axes, seen: Sequence[UnitValues], names: list[str] | None, colours: Sequence[Colour]
+    ax: Axes, units: Sequence[UnitValues], names: list[str] | None, colors: Sequence[str]
 ) -> None:
-    room = 0.9 / len(seen)
-    for number, (one, colour) in enumerate(zip(seen, colours, strict=True)):
+    room = 0.9 / len(units)
+    for number, (one, color) in enumerate(zip(units, colors, strict=True)):
         x = places(one.layers, names)
         step = 1.0 if names else 1 / max(len(one.layers) - 1, 1)
-        offset = (number - (len(seen) - 1) / 2) * room * step
+        offset = (number - (len(units) - 1) / 2) * room * step
         for at, values in zip(x + offset, one.values, strict=True):
-            _violin(ax, at, values[np.isfinite(values)], 0.47 * room * step, colour)
+            _violin(ax, at, values[np.isfinite(values)], 0.47 * room * step, color)
     layer_axis(ax, names, most=45)
 
 
-def _violin(ax: Axes, at: float, values: Array, half: float, colour: Colour) -> None:
+def _violin(ax: Axes, at: float, values: Array, half: float, color: str) -> None:
     if len(values) < _FEW:
-        ax.plot(np.full(len(values), at), values, "o", ms=2, color=colour, mew=0, alpha=0.8)
+        ax.plot(np.full(len(values), at), values, "o", ms=2, color=color, mew=0, alpha=0.8)
         return
     grid = np.linspace(values.min(), values.max(), 128)
     width = half * density(values, grid)
-    ax.fill_betweenx(grid, at - width, at + width, color=colour, alpha=0.4, lw=0)
+    ax.fill_betweenx(grid, at - width, at + width, color=color, alpha=0.4, lw=0)
     low, middle, high = np.percentile(values, _QUARTILES)
-    ax.plot([at, at], [low, high], color=colour, lw=1.6, solid_capstyle="butt")
-    ax.plot([at], [middle], "o", ms=2.6, mfc="white", mec=colour, mew=0.9)
+    ax.plot([at, at], [low, high], color=color, lw=1.6, solid_capstyle="butt")
+    ax.plot([at], [middle], "o", ms=2.6, mfc="white", mec=color, mew=0.9)
 
 
 def _ridges(
-    ax: Axes, seen: Sequence[UnitValues], names: list[str] | None, colours: Sequence[Colour]
+    ax: Axes, units: Sequence[UnitValues], names: list[str] | None, colors: Sequence[str]
 ) -> None:
-    rows = names or union([seen[0].layers])
+    rows = names or union([units[0].layers])
     if rows is None or names is None:
         raise DataError(
             "ridges of results with different layers have no common rows; use kind='violin', or "
             "choose layers that all have"
         )
-    for one, colour in zip(seen, colours, strict=True):
+    for one, color in zip(units, colors, strict=True):
         for layer, values in zip(one.layers, one.values, strict=True):
             row = rows.index(layer)
-            _ridge(ax, row, values[np.isfinite(values)], colour, 0.45 if len(seen) > 1 else 0.75)
+            _ridge(ax, row, values[np.isfinite(values)], color, 0.45 if len(units) > 1 else 0.75)
     name_axis(ax.yaxis, rows, most=60)
     ax.set_ylim(len(rows) - 0.7, -1.5)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
 
 
-def _ridge(ax: Axes, row: int, values: Array, colour: Colour, opacity: float) -> None:
+def _ridge(ax: Axes, row: int, values: Array, color: str, opacity: float) -> None:
     order = 2 + 0.01 * row
     if len(values) < _FEW:
-        ax.plot(values, np.full(len(values), row), "|", ms=5, color=colour, zorder=order)
+        ax.plot(values, np.full(len(values), row), "|", ms=5, color=color, zorder=order)
         return
     grid = np.linspace(values.min(), values.max(), 200)
     height = 1.35 * density(values, grid)
-    ax.fill_between(grid, row - height, row, color=colour, alpha=opacity, lw=0, zorder=order)
+    ax.fill_between(grid, row - height, row, color=color, alpha=opacity, lw=0, zorder=order)
     ax.plot(grid, row - height, color="white", lw=0.7, zorder=order)
     middle = float(np.median(values))
     top = row - float(np.interp(middle, grid, height))
     ax.plot([middle, middle], [row, top], color="black", lw=0.8, zorder=order)
 
 
-def _limit(ax: Axes, seen: Sequence[UnitValues], clip: bool, *, across: bool) -> None:
+def _limit(ax: Axes, units: Sequence[UnitValues], clip: bool, *, across: bool) -> None:
     """Limits the value axis to the range of most values."""
-    values = np.concatenate([values for one in seen for values in one.values])
+    values = np.concatenate([values for one in units for values in one.values])
     values = values[np.isfinite(values)]
     if not len(values) or np.ptp(values) == 0:
         return
@@ -180,11 +176,3 @@ def _limit(ax: Axes, seen: Sequence[UnitValues], clip: bool, *, across: bool) ->
     if beyond:
         text = f"{beyond:,} unit{'s' if beyond > 1 else ''} beyond the edge"
         ax.text(1, 1, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5)
-
-
-def _add_legend(ax: Axes, compared: Compared, colours: Sequence[Colour]) -> None:
-    if compared.alpha:
-        alpha_bar(ax, list(compared.results), colours)
-    elif not compared.single:
-        patches = [Patch(color=colour, alpha=0.6, lw=0) for colour in colours]
-        key(ax, patches, compared.names, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)

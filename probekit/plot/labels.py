@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.text import Text
 
-from probekit.plot.colours import DEPTH, Colour
+from probekit.plot.colors import DEPTH
 from probekit.results.attributes import label
 
 
@@ -100,19 +99,15 @@ def key(
     # matplotlib omits labels that start with an underscore.
     legend = ax.legend(handles, ["."] * len(names), title=heading or None, **options)
     for text, name in zip(legend.get_texts(), texts, strict=True):
-        _as_it_is(text, name)
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
-def _as_it_is(text: Text, name: str) -> None:
-    text.set_parse_math(False)
-    text.set_text(name)
-
-
-def alpha_bar(ax: Axes, alphas: Sequence[float], colours: Sequence[Colour]) -> None:
+def alpha_bar(ax: Axes, alphas: Sequence[float], colors: Sequence[str]) -> None:
     """Adds a color bar next to the axes, with one field per value of alpha."""
     edges = np.arange(len(alphas) + 1) - 0.5
     bar = ax.figure.colorbar(
-        ScalarMappable(BoundaryNorm(edges, len(alphas)), ListedColormap(list(colours))),
+        ScalarMappable(BoundaryNorm(edges, len(alphas)), ListedColormap(list(colors))),
         ax=ax,
         ticks=range(len(alphas)),
         fraction=0.06,

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from probekit.checks import one_of
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
-from probekit.plot.colours import Colour, shades
+from probekit.plot.colors import shades
+from probekit.plot.data import Array, Results, layer_values, named_results, table, unit_values
 from probekit.plot.labels import axis_label, key, layer_axis, plain, room
 from probekit.plot.ranges import from_zero
-from probekit.plot.reading import Array, Results, compare, layer_values, table, unit_values
-from probekit.plot.series import colours_of, curve, name_results, places, union
+from probekit.plot.series import curve, name_results, places, result_colors, union
 
 Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
-_INTERVALS = ("auto", "confidence", "quartiles", "none")
 
 
 def layer_profile(
@@ -57,9 +57,8 @@ def layer_profile(
         >>> layer_profile(layers, "n_units").lines[0].get_ydata()
         array([ 8., 16.])
     """
-    if interval not in _INTERVALS:
-        raise OptionError(f"interval is one of {', '.join(_INTERVALS)}, not {interval!r}")
-    compared = compare(result)
+    one_of("interval", interval, get_args(Interval))
+    compared = named_results(result)
     found = [
         [layer_values(one, variable, layers, at) for one in replicates]
         for replicates in compared.results.values()
@@ -68,23 +67,23 @@ def layer_profile(
     several = next((dim for _, one in found[0] for dim in one.dims if dim != "layer"), None)
     if several and not compared.single:
         raise OptionError(
-            f"{variable} has the dimension {several!r} too; choose a place along it to compare, such "
+            f"{variable} also has the dimension {several!r}; choose a coordinate along it, such "
             f"as at={{{several!r}: {found[0][0][1][several].values.tolist()[0]!r}}}"
         )
     count = len(names or _names(found[0][0][1]))
-    colours = colours_of(compared)
+    colors = result_colors(compared)
     with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 1.7 + room(names)) as ax:
         if several:
             _lines(ax, found[0][0][1], str(several))
         else:
             handles = []
-            for number, (replicates, colour) in enumerate(zip(found, colours, strict=True)):
+            for number, (replicates, color) in enumerate(zip(found, colors, strict=True)):
                 x, stacked = _stacked([values for _, values in replicates], names)
-                handles.append(curve(ax, x, stacked, colour, number=number))
+                handles.append(curve(ax, x, stacked, color, number=number))
             if len(found) == 1 and len(found[0]) == 1 and interval != "none":
                 only = next(iter(compared.results.values()))[0]
-                _around(ax, only, found[0][0], variable, layers, interval, at, colours[0])
-            name_results(ax, compared, colours, handles)
+                _around(ax, only, found[0][0], variable, layers, interval, at, colors[0])
+            name_results(ax, compared, colors, handles)
         layer_axis(ax, names)
         name, values = found[0][0]
         ax.set_ylabel(axis_label(values.rename(name)))
@@ -121,7 +120,7 @@ def gradient_cv(
         >>> len(gradient_cv(layers).lines)
         2
     """
-    compared = compare(result)
+    compared = named_results(result)
     kinds = {"gradient_norm_cv_mean": "-", "gradient_norm_cv_across_units": "--"}
     found = {
         kind: [
@@ -133,21 +132,21 @@ def gradient_cv(
     everything = [values for kind in found.values() for one in kind for values in one]
     names = union([_names(values) for values in everything])
     count = len(names or _names(everything[0]))
-    colours = colours_of(compared)
+    colors = result_colors(compared)
     with canvas(ax, min(max(3.0, 0.9 + 0.19 * count), 9.0), 1.7 + room(names)) as ax:
         handles = []
         for kind, dashes in kinds.items():
-            for number, (replicates, colour) in enumerate(zip(found[kind], colours, strict=True)):
+            for number, (replicates, color) in enumerate(zip(found[kind], colors, strict=True)):
                 x, stacked = _stacked(replicates, names)
-                line = curve(ax, x, stacked, colour, number=number, dashes=dashes)
+                line = curve(ax, x, stacked, color, number=number, dashes=dashes)
                 handles += [line] if dashes == "-" else []
         if compared.single and _has_units(result, "gradient_norm_cv"):
-            _quartile_band(ax, result, "gradient_norm_cv", _names(everything[0]), colours[0])
+            _quartile_band(ax, result, "gradient_norm_cv", _names(everything[0]), colors[0])
         styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
         texts = ["over samples", "over units"]
         if compared.single or compared.alpha:
             key(ax, styles, texts)
-            name_results(ax, compared, colours, handles)
+            name_results(ax, compared, colors, handles)
         else:
             key(ax, [*handles, *styles], [*compared.names, *texts])
         layer_axis(ax, names)
@@ -181,13 +180,13 @@ def _lines(ax: Axes, values: xr.DataArray, along: str) -> None:
     labels = values[along].values.tolist()
     if len(labels) > 8:
         raise OptionError(
-            f"{values.name} has {len(labels)} places along {along!r}, too many for lines; choose one, "
+            f"{values.name} has {len(labels)} values along {along!r}, too many for lines; choose one, "
             f"such as at={{{along!r}: {labels[0]!r}}}"
         )
     x = np.arange(values.sizes["layer"], dtype=np.float64)
     handles = [
-        curve(ax, x, values.isel({along: at}).values[None], colour, number=at)
-        for at, colour in enumerate(shades(len(labels)))
+        curve(ax, x, values.isel({along: at}).values[None], color, number=at)
+        for at, color in enumerate(shades(len(labels)))
     ]
     texts = [f"{label:g}" if isinstance(label, float) else str(label) for label in labels]
     key(ax, handles, texts, heading=plain(along))
@@ -201,14 +200,14 @@ def _around(
     layers: str | Sequence[str] | None,
     interval: Interval,
     at: Mapping[str, Any] | None,
-    colour: Colour,
+    color: str,
 ) -> None:
     """Draws the intervals around a single line, with a legend."""
     name, values = found
     measured = table(result, "layer")
     notes = []
     if interval in ("auto", "quartiles") and _has_units(result, variable, at):
-        _quartile_band(ax, result, variable, _names(values), colour, at)
+        _quartile_band(ax, result, variable, _names(values), color, at)
         notes.append("band: middle half of the units")
     if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
         low, high = (
@@ -222,7 +221,9 @@ def _around(
             "selectivity_interval, or choose interval='quartiles'"
         )
     if not notes and interval == "quartiles":
-        raise DataError(f"{variable!r} is no variable of the units, and has no quartiles over them")
+        raise DataError(
+            f"{variable!r} is not a variable of units, so it has no quartiles over units"
+        )
     if notes:
         ax.set_title("\n".join(notes), fontsize=6.5, color="#555555")
 
@@ -243,13 +244,13 @@ def _quartile_band(
     result: Any,
     variable: str,
     layers: list[str],
-    colour: Colour,
+    color: str,
     at: Mapping[str, Any] | None = None,
 ) -> None:
-    seen = unit_values(result, variable, layers, at)
+    units = unit_values(result, variable, layers, at)
     ends = [
         np.nanpercentile(one, [25, 75]) if np.isfinite(one).any() else [np.nan, np.nan]
-        for one in seen.values
+        for one in units.values
     ]
     low, high = np.array(ends, dtype=np.float64).T
-    ax.fill_between(np.arange(len(low)), low, high, color=colour, alpha=0.18, lw=0)
+    ax.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.18, lw=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from probekit.plot.reading import Array
+from probekit.plot.data import Array
 
 
 def most(values: Array) -> tuple[float, float]:

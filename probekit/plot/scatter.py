@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
 from probekit.plot.canvas import canvas
-from probekit.plot.colours import shades
+from probekit.plot.colors import shades
+from probekit.plot.data import Array, Results, named_results, table, unit_values
 from probekit.plot.labels import depth_bar
 from probekit.plot.ranges import most, widened
-from probekit.plot.reading import Array, Results, compare, table, unit_values
-from probekit.plot.series import colours_of, name_results
+from probekit.plot.series import name_results, result_colors
 
 
 def unit_scatter(
@@ -57,15 +57,15 @@ def unit_scatter(
         >>> unit_scatter(units, y="spread").texts[0].get_text()
         'ρ = 1.00, 3 units'
     """
-    compared = compare(result)
+    compared = named_results(result)
     parts: list[tuple[Array, Array, Any]] = []
     names: list[str] = []
     labels: list[str] = []
-    for replicates, colour in zip(compared.results.values(), colours_of(compared), strict=True):
+    for replicates, color in zip(compared.results.values(), result_colors(compared), strict=True):
         for one in replicates:
             found = [unit_values(one, name, layers, _own(one, name, at)) for name in (x, y)]
             names, labels = found[0].layers, [one.label for one in found]
-            own = shades(len(names)) if compared.single else [colour] * len(names)
+            own = shades(len(names)) if compared.single else [color] * len(names)
             for across, up, shade in zip(*(each.values for each in found), own, strict=True):
                 known = np.isfinite(across) & np.isfinite(up)
                 parts.append((across[known], up[known], [shade] * int(known.sum())))
@@ -91,8 +91,10 @@ def unit_scatter(
         _correlation(ax, across, up, beyond)
         if compared.single and len(names) > 1:
             depth_bar(ax, names)
-        dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colours_of(compared)]
-        name_results(ax, compared, colours_of(compared), dots)
+        dots = [
+            Line2D([], [], ls="", marker="o", mew=0, color=one) for one in result_colors(compared)
+        ]
+        name_results(ax, compared, result_colors(compared), dots)
     return ax
 
 

@@ -7,28 +7,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
-from probekit.plot.colours import Colour, alpha_map, alpha_norm, palette
+from probekit.plot.colors import alpha_map, alpha_norm, palette
+from probekit.plot.data import Array, NamedResults
 from probekit.plot.labels import alpha_bar, key
-from probekit.plot.reading import Array, Compared
 from probekit.replicates.intervals import resampled_mean
 
 _MARKERS = "osD^vPX"
+DASHES = ("-", "--", ":", "-.")
 
 
-def alpha_colours(alphas: Sequence[float]) -> list[Colour]:
+def alpha_colors(alphas: Sequence[float]) -> list[str]:
     """The color of each alpha on the diverging colormap."""
-    from matplotlib.colors import to_hex
-
-    norm, colours = alpha_norm(alphas), alpha_map()
-    return [to_hex(colours(norm(alpha))) for alpha in alphas]
+    norm, colors = alpha_norm(alphas), alpha_map()
+    return [to_hex(colors(norm(alpha))) for alpha in alphas]
 
 
-def colours_of(compared: Compared) -> list[Colour]:
+def result_colors(compared: NamedResults) -> list[str]:
     """One color per result."""
     if compared.alpha:
-        return alpha_colours(list(compared.results))
+        return alpha_colors(list(compared.results))
     return palette(len(compared.results))
 
 
@@ -61,7 +61,7 @@ def curve(
     ax: Axes,
     x: Array,
     replicates: Array,
-    colour: Colour,
+    color: str,
     *,
     number: int = 0,
     markers: bool = True,
@@ -70,17 +70,30 @@ def curve(
     """Draws the mean of replicates (replicate, place) as a line, with its interval as a band."""
     mean, low, high = resampled_mean(np.moveaxis(replicates, 0, -1))
     if np.isfinite(low).any():
-        ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     marker = _MARKERS[number % len(_MARKERS)] if markers else ""
-    (line,) = ax.plot(x, mean, dashes, color=colour, marker=marker, mew=0)
+    (line,) = ax.plot(x, mean, dashes, color=color, marker=marker, mew=0)
     return line
 
 
 def name_results(
-    ax: Axes, compared: Compared, colours: Sequence[Colour], handles: Sequence[Any], **options: Any
+    ax: Axes, compared: NamedResults, colors: Sequence[str], handles: Sequence[Any], **options: Any
 ) -> None:
     """Adds a color bar of alphas, or a legend of names; nothing for a single result."""
     if compared.alpha:
-        alpha_bar(ax, list(compared.results), colours)
+        alpha_bar(ax, list(compared.results), colors)
     elif not compared.single:
         key(ax, handles, compared.names, **options)
+
+
+def name_dashes(ax: Axes, names: Sequence[str], **options: Any) -> None:
+    """Adds a second legend with the line style of each name, if there are several."""
+    if len(names) < 2:
+        return
+    first = ax.get_legend()
+    lines = [
+        Line2D([], [], color="#333333", ls=DASHES[at % len(DASHES)]) for at in range(len(names))
+    ]
+    key(ax, lines, names, **options)
+    if first is not None:
+        ax.add_artist(first)

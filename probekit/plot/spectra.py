@@ -12,10 +12,10 @@ from matplotlib.ticker import LogLocator
 
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
-from probekit.plot.colours import Colour, shades
+from probekit.plot.colors import shades
+from probekit.plot.data import Array, Results, match_layers, missing_variable, named_results, table
 from probekit.plot.labels import depth_bar, key
-from probekit.plot.reading import Array, Results, chosen_layers, compare, lacking, table
-from probekit.plot.series import colours_of, name_results
+from probekit.plot.series import name_results, result_colors
 
 _FEW = 6
 
@@ -52,26 +52,26 @@ def eigenspectrum(
         >>> eigenspectrum(layers).lines[0].get_ydata()
         array([1.  , 0.5 , 0.25])
     """
-    compared = compare(result)
+    compared = named_results(result)
     spectra = [
         [_spectra(one, layers) for one in replicates] for replicates in compared.results.values()
     ]
     names = list(spectra[0][0])
-    colours = colours_of(compared)
+    colors = result_colors(compared)
     with canvas(ax, 3.5, 2.7) as ax:
         handles: list[Any] = []
         if compared.single:
-            for values, colour in zip(spectra[0][0].values(), shades(len(names)), strict=True):
-                handles.append(_draw(ax, *values, colour))
+            for values, color in zip(spectra[0][0].values(), shades(len(names)), strict=True):
+                handles.append(_draw(ax, *values, color))
             if len(names) <= _FEW:
                 key(ax, handles, names, loc="lower left")
             else:
                 depth_bar(ax, names)
         else:
-            for replicates, colour in zip(spectra, colours, strict=True):
-                drawn = [_draw(ax, *one, colour) for each in replicates for one in each.values()]
+            for replicates, color in zip(spectra, colors, strict=True):
+                drawn = [_draw(ax, *one, color) for each in replicates for one in each.values()]
                 handles.append(drawn[0])
-            name_results(ax, compared, colours, handles, loc="lower left")
+            name_results(ax, compared, colors, handles, loc="lower left")
         _logarithmic(ax, spectra)
     return ax
 
@@ -80,7 +80,7 @@ def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple
     """The positive eigenvalues in descending order, and the participation ratio of each layer."""
     numbers = _measured(result)
     names = [str(name) for name in np.atleast_1d(numbers["layer"].values)]
-    chosen = chosen_layers(names, layers)
+    chosen = match_layers(names, layers)
     found = {}
     for name in chosen:
         row = numbers.isel(layer=names.index(name))
@@ -100,7 +100,7 @@ def _measured(result: Any) -> xr.Dataset:
         return _of_recording(result)
     numbers = table(result, "layer")
     if "eigenvalue" not in numbers or not numbers.sizes.get("component", 0):
-        raise lacking("eigenvalue", "layer", numbers)
+        raise missing_variable("eigenvalue", "layer", numbers)
     return numbers
 
 
@@ -139,11 +139,11 @@ def _logarithmic(ax: Axes, spectra: Sequence[Sequence[dict[str, tuple[Array, flo
     ax.set_ylabel("eigenvalue / highest")
 
 
-def _draw(ax: Axes, values: Array, ratio: float, colour: Colour) -> Any:
+def _draw(ax: Axes, values: Array, ratio: float, color: str) -> Any:
     rank = np.arange(1, len(values) + 1)
     relative = values / values[0]
-    (line,) = ax.plot(rank, relative, color=colour, lw=1.1)
+    (line,) = ax.plot(rank, relative, color=color, lw=1.1)
     if 1 <= ratio <= len(values):
         height = float(np.exp(np.interp(np.log(ratio), np.log(rank), np.log(relative))))
-        ax.plot([ratio], [height], "o", ms=4, mfc=colour, mec="white", mew=0.7, zorder=3)
+        ax.plot([ratio], [height], "o", ms=4, mfc=color, mec="white", mew=0.7, zorder=3)
     return line

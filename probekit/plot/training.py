@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from probekit.errors import DataError, OptionError, some_of
 from probekit.plot.canvas import canvas
-from probekit.plot.colours import palette, shades
+from probekit.plot.colors import palette, shades
+from probekit.plot.data import Array, NamedResults, named_items
 from probekit.plot.labels import axis_label, depth_bar, key
-from probekit.plot.reading import Array, Compared, named
-from probekit.plot.series import colours_of, curve, name_results
+from probekit.plot.series import DASHES, curve, name_dashes, name_results, result_colors
 
-_DASHES = ("-", "--", ":", "-.")
 Records = list[dict[str, Any]]
 
 
@@ -53,68 +51,49 @@ def training_curves(
         array([1., 2., 3.])
     """
     wanted = [variables] if isinstance(variables, str) else list(variables)
-    compared = _compare(run)
+    compared = _named_runs(run)
     first = next(iter(compared.results.values()))[0]
     if any(isinstance(first[0].get(name), Mapping) for name in wanted):
         return _by_layer(compared, wanted, first, ax)
-    colours = palette(len(wanted)) if compared.single else colours_of(compared)
+    colors = palette(len(wanted)) if compared.single else result_colors(compared)
     with canvas(ax, 3.3, 2.4) as ax:
         handles = []
         for number, replicates in enumerate(compared.results.values()):
+            epochs = min(map(len, replicates))
+            x = np.array([record["epoch"] + 1 for record in replicates[0][:epochs]], float)
             for which, name in enumerate(wanted):
-                epochs = min(map(len, replicates))
                 values = np.stack([_column(one[:epochs], name) for one in replicates])
-                x = np.array([record["epoch"] + 1 for record in replicates[0][:epochs]], float)
-                handles.append(
-                    curve(
-                        ax,
-                        x,
-                        values,
-                        colours[which if compared.single else number],
-                        markers=epochs == 1,
-                        dashes=_DASHES[which % 4],
-                    )
-                )
-        _finish(ax, wanted)
-        if compared.single and len(wanted) > 1:
-            key(ax, handles, [_label(name) for name in wanted])
-        elif not compared.single:
-            name_results(ax, compared, colours, handles[:: len(wanted)])
-            if len(wanted) > 1:
-                present = ax.get_legend()
-                lines = [Line2D([], [], color="#333333", ls=dash) for dash in _DASHES]
-                names = [_label(name) for name in wanted]
-                key(
-                    ax,
-                    lines[: len(wanted)],
-                    names,
-                    loc="lower left",
-                    bbox_to_anchor=(0, 1),
-                    ncols=2,
-                )
-                if present is not None:
-                    ax.add_artist(present)
+                color = colors[which if compared.single else number]
+                dashes = DASHES[which % 4]
+                handles.append(curve(ax, x, values, color, markers=epochs == 1, dashes=dashes))
+        _label_axes(ax, wanted)
+        labels = [_label(name) for name in wanted]
+        if not compared.single:
+            name_results(ax, compared, colors, handles[:: len(wanted)])
+            name_dashes(ax, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        elif len(wanted) > 1:
+            key(ax, handles, labels)
     return ax
 
 
-def _by_layer(compared: Compared, wanted: list[str], records: Records, ax: Axes | None) -> Axes:
+def _by_layer(compared: NamedResults, wanted: list[str], records: Records, ax: Axes | None) -> Axes:
     name = wanted[0]
     if len(wanted) > 1 or not compared.single:
         raise OptionError(
-            f"{name!r} is known of each layer and is drawn alone, for one run; its mean over layers is "
-            "'selectivity_mean'"
+            f"{name!r} has a value for each layer and is drawn alone, for one run; its mean over layers "
+            "is 'selectivity_mean'"
         )
     layers = list(records[0][name])
     x = np.array([record["epoch"] + 1 for record in records], float)
     with canvas(ax, 3.5, 2.4) as ax:
-        for layer, colour in zip(layers, shades(len(layers)), strict=True):
-            ax.plot(x, [record[name][layer] for record in records], color=colour, lw=1)
+        for layer, color in zip(layers, shades(len(layers)), strict=True):
+            ax.plot(x, [record[name][layer] for record in records], color=color, lw=1)
         depth_bar(ax, layers)
-        _finish(ax, wanted)
+        _label_axes(ax, wanted)
     return ax
 
 
-def _finish(ax: Axes, wanted: Sequence[str]) -> None:
+def _label_axes(ax: Axes, wanted: Sequence[str]) -> None:
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(wanted) == 1:
@@ -130,12 +109,12 @@ def _label(name: str) -> str:
     return axis_label(f"training_{name}" if name in ("accuracy", "loss") else name)
 
 
-def _compare(run: Any) -> Compared:
+def _named_runs(run: Any) -> NamedResults:
     if not isinstance(run, Mapping):
-        return Compared({"": [_read(run)]}, single=True, alpha=False)
-    compared = named(run)
+        return NamedResults({"": [_read(run)]}, single=True, alpha=False)
+    compared = named_items(run)
     read = {name: [_read(one) for one in runs] for name, runs in compared.results.items()}
-    return Compared(read, single=False, alpha=compared.alpha)
+    return NamedResults(read, single=False, alpha=compared.alpha)
 
 
 def _column(records: Records, name: str) -> Array:
@@ -147,7 +126,7 @@ def _column(records: Records, name: str) -> Array:
     try:
         return np.array([np.nan if value is None else float(value) for value in values])
     except (TypeError, ValueError):
-        raise DataError(f"{name!r} in the log of the run is no number in each epoch") from None
+        raise DataError(f"{name!r} in the log of the run is not a number in each epoch") from None
 
 
 def _read(run: Any) -> Records:
@@ -155,7 +134,7 @@ def _read(run: Any) -> Records:
     place = getattr(run, "folder", run)
     if not isinstance(place, str | Path):
         raise OptionError(
-            f"a training run is what train gives, a run's folder or its log, not {type(run).__name__}"
+            f"a training run is the output of train, a run's folder or its log, not {type(run).__name__}"
         )
     path = Path(place)
     path = path / "log.jsonl" if path.is_dir() else path

@@ -107,7 +107,7 @@ def compare_means(
     number("level", level, above=0, below=1)
     low, high = found.interval(level)
     p = 2 * found.tail(-abs(found.estimate))
-    return found.labelled(low=low, high=high, p=p, p_adjusted=adjust_p_values(p, correction))
+    return found.labeled(low=low, high=high, p=p, p_adjusted=adjust_p_values(p, correction))
 
 
 def equivalence(
@@ -171,7 +171,7 @@ def equivalence(
     p_low = found.tail(bottom - found.estimate)
     p_high = found.tail(found.estimate - top)
     p = np.maximum(p_low, p_high)
-    return found.labelled(
+    return found.labeled(
         low=low,
         high=high,
         p_low=p_low,
@@ -267,7 +267,7 @@ class _Difference:
 
         return np.asarray(stats.t.cdf(distance / self.error, self.df))
 
-    def labelled(self, **columns: Array) -> xr.Dataset:
+    def labeled(self, **columns: Array) -> xr.Dataset:
         own = {"difference": self.estimate, "error": self.error, "df": self.df, "count": self.count}
         result = xr.Dataset({name: (self.dims, part) for name, part in (own | columns).items()})
         result = result.assign_coords(self.coords.coords)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_ACCENT, _SOFT, _GREY = "#17628f", "#a9c6d8", "#8a867e"
+_ACCENT, _SOFT, _GRAY = "#17628f", "#a9c6d8", "#8a867e"
 _RANKED = ("selectivity", "gradient_norm_cv", "corruption_change_relative")
 _MOST_CLASSES = 15
 
@@ -182,9 +182,9 @@ def _draw_tuning(ax: Axes, here: xr.Dataset, results: ModelResults) -> None:
     order = np.argsort(-means, kind="stable")[:_MOST_CLASSES]
     labels = here["class"].values[order]
     names = [_plain(results.class_names.get(int(label), str(label)), 18) for label in labels]
-    colours = [_ACCENT if at == 0 else _SOFT for at in range(len(order))]
+    colors = [_ACCENT if at == 0 else _SOFT for at in range(len(order))]
     places = np.arange(len(order))
-    ax.barh(places, means[order], color=colours, height=0.72)
+    ax.barh(places, means[order], color=colors, height=0.72)
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
@@ -240,7 +240,7 @@ def _draw_rank(ax: Axes, results: ModelResults, unit: int, name: str) -> None:
     own = units["layer"].values == units["layer"].values[unit]
     values = units[name].values[own]
     value = float(units[name].values[unit])
-    ax.plot(values, np.zeros(len(values)), "|", color=_GREY, markersize=7, alpha=0.6)
+    ax.plot(values, np.zeros(len(values)), "|", color=_GRAY, markersize=7, alpha=0.6)
     ax.plot([value], [0], "o", color=_ACCENT, markersize=5)
     ax.set_ylim(-1, 1)
     ax.set_yticks([])

@@ -18,7 +18,7 @@ from probekit.capture.calls import Call
 from probekit.capture.selection import Selection
 from probekit.cli.options import names, numbers, radius
 from probekit.cli.robustness import _corruptions
-from probekit.data.images import LabelledImages
+from probekit.data.images import LabeledImages
 from probekit.errors import ProbekitError, plain
 from probekit.metrics.metric import resolve
 from probekit.perturbations.attacks.checks import check_epsilons
@@ -88,7 +88,7 @@ def test_data_by_name(nowhere: None, text: str) -> None:
         data = pk.load_data(text)
     except ProbekitError:
         return
-    assert isinstance(data, LabelledImages)
+    assert isinstance(data, LabeledImages)
 
 
 @settings(QUICK, max_examples=60)

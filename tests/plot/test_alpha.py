@@ -8,7 +8,7 @@ import xarray as xr
 
 from probekit import plot
 from probekit.errors import DataError, LayerError, OptionError
-from probekit.plot.series import alpha_colours
+from probekit.plot.series import alpha_colors
 
 
 def test_a_variable_over_alpha_is_the_mean_over_seeds(swept: xr.Dataset) -> None:
@@ -53,7 +53,7 @@ def test_layers_have_one_line_per_alpha(swept: xr.Dataset) -> None:
     ax = plot.alpha_profile(swept, layers="layer1*")
     expected = swept["selectivity"].mean("seed").values[:, 1:3]
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], expected)
-    assert [line.get_color() for line in ax.lines] == alpha_colours(swept["alpha"].values.tolist())
+    assert [line.get_color() for line in ax.lines] == alpha_colors(swept["alpha"].values.tolist())
 
 
 def test_missing_runs_are_left_out(swept: xr.Dataset) -> None:
@@ -73,7 +73,7 @@ def test_mistakes_are_reported(swept: xr.Dataset) -> None:
         plot.alpha_curve(swept, "failure")
     with pytest.raises(DataError, match="'test_accuracy' over alpha by layer, it has selectivity"):
         plot.alpha_profile(swept, "test_accuracy")
-    with pytest.raises(OptionError, match="a sweep is the dataset that sweep gives, not dict"):
+    with pytest.raises(OptionError, match="a sweep is the dataset that sweep returns, not dict"):
         plot.alpha_curve({})  # type: ignore[arg-type]
     with pytest.raises(LayerError, match="no layer 'relux'"):
         plot.alpha_profile(swept, layers="relux")

@@ -60,9 +60,9 @@ def test_alphas_get_their_colors_and_replicates_a_band(robust: xr.DataTree) -> N
 
 
 MISTAKES = [
-    ({"over": "time"}, OptionError, "over is 'epsilon' or 'step'"),
+    ({"over": "time"}, OptionError, "over must be 'epsilon' or 'step'"),
     ({"attack": "pdg"}, OptionError, "no attack 'pdg'; close matches: pgd"),
-    ({"over": "step", "epsilon": 0.5}, OptionError, "no attack of epsilon 0.5; there is 0.003922"),
+    ({"over": "step", "epsilon": 0.5}, OptionError, "no attack of epsilon 0.5; known: 0.003922"),
     ({"epsilon": 1 / 255}, OptionError, "shows all of them"),
     ({"over": "step", "attack": "fgsm"}, DataError, "takes several steps; use pk.PGD"),
 ]

@@ -16,7 +16,7 @@ from probekit import plot
 
 def test_settings_are_restored_after_an_error_too(result: xr.DataTree) -> None:
     before = dict(mpl.rcParams)
-    with pytest.raises(Exception, match="place along"):
+    with pytest.raises(Exception, match="coordinate along"):
         plot.layer_profile({"a": result}, "components")
     assert dict(mpl.rcParams) == before
 

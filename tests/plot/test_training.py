@@ -84,7 +84,7 @@ def test_mistakes_are_reported(run: Path, tmp_path: Path) -> None:
         plot.training_curves(run, "los")
     with pytest.raises(OptionError, match="drawn alone, for one run"):
         plot.training_curves({"a": run}, "selectivity")
-    with pytest.raises(OptionError, match=r"a training run is what train gives, .* not list"):
+    with pytest.raises(OptionError, match=r"a training run is the output of train, .* not list"):
         plot.training_curves([run])
     with pytest.raises(OptionError, match="nothing to draw"):
         plot.training_curves({})

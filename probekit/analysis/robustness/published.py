@@ -10,12 +10,12 @@ import torch
 from probekit.analysis.robustness.conditions import Condition, Perturbation, of_corruption
 from probekit.data.batches import Batch, Batches
 from probekit.data.decoding import resize
-from probekit.data.images import Fetched, LabelledImages
+from probekit.data.images import Fetched, LabeledImages
 from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
 
-class FittedImages(LabelledImages):
+class FittedImages(LabeledImages):
     """One type and severity of published files, resized to the model's input size.
 
     Args:

@@ -254,8 +254,8 @@ def _concat(parts: Sequence[xr.Dataset], axis: xr.DataArray, along: Any) -> xr.D
 
 def _named(grid: xr.Dataset, prefix: str, context: str) -> xr.Dataset:
     """Adds a prefix to the name of every variable, and the context to its label."""
-    labelled = {name: in_context(values, context) for name, values in grid.data_vars.items()}
-    return grid.assign(labelled).rename({name: f"{prefix}_{name}" for name in labelled})
+    labeled = {name: in_context(values, context) for name, values in grid.data_vars.items()}
+    return grid.assign(labeled).rename({name: f"{prefix}_{name}" for name in labeled})
 
 
 def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from probekit.data.decoding import resize
-from probekit.data.images import Fetched, LabelledImages, Size
+from probekit.data.images import Fetched, LabeledImages, Size
 from probekit.data.items import IMAGE_KEYS
 from probekit.data.labels import LABEL_KEYS, dense_names, label_table, names_of_text
 from probekit.errors import DataError, first_line
@@ -67,7 +67,7 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
     return ArrayImages(partial(read, path, image), labels, str(path), size)
 
 
-class ArrayImages(LabelledImages):
+class ArrayImages(LabeledImages):
     """Images in an array that is read row by row, and labels in memory.
 
     Args:

@@ -34,7 +34,7 @@ class Line:
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
-    colour: int = 0
+    color: int = 0
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
 
@@ -115,7 +115,7 @@ def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:
     xs = [place_x(x) for x in line.xs]
     lower, upper = ([place_y(y) for y in ys] for ys in (line.low, line.high))
     outline = path([*xs, *xs[::-1]], [*upper, *lower[::-1]], close=True)
-    return element("path", class_=f"band m{line.colour}", d=outline)
+    return element("path", class_=f"band m{line.color}", d=outline)
 
 
 def _line(line: Line, place_x: Scale, place_y: Scale) -> Markup:
@@ -126,7 +126,7 @@ def _line(line: Line, place_x: Scale, place_y: Scale) -> Markup:
         for x, y, value in known
     ]
     drawn = element("path", d=path([x for x, _, _ in known], [y for _, y, _ in known]), fill="none")
-    return element("g", drawn if len(known) > 1 else None, *dots, class_=f"line m{line.colour}")
+    return element("g", drawn if len(known) > 1 else None, *dots, class_=f"line m{line.color}")
 
 
 def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:

@@ -160,7 +160,7 @@ def _by_depth(models: Sequence[ModelResults], same: bool) -> list[dict[str, Any]
     return charts
 
 
-def _depth_line(model: ModelResults, name: str, colour: int, same: bool) -> Line:
+def _depth_line(model: ModelResults, name: str, color: int, same: bool) -> Line:
     ys = model.layers[name].values.astype(np.float64).tolist()
     last = max(len(ys) - 1, 1)
     xs = [float(at + 1) if same else at / last for at in range(len(ys))]
@@ -169,4 +169,4 @@ def _depth_line(model: ModelResults, name: str, colour: int, same: bool) -> Line
         model.layers[end].values.tolist() if all(x in model.layers for x in ends) else None
         for end in ends
     )
-    return Line(model.name, xs, ys, colour, low, high)
+    return Line(model.name, xs, ys, color, low, high)

@@ -108,8 +108,8 @@ def encoded(image: npt.NDArray[Any]) -> str:
     if pixels.shape[0] == 3:
         made = Image.fromarray(pixels.transpose(1, 2, 0))
     else:
-        grey = pixels[0] if pixels.shape[0] == 1 else pixels.mean(0).astype(np.uint8)
-        made = Image.fromarray(grey)
+        gray = pixels[0] if pixels.shape[0] == 1 else pixels.mean(0).astype(np.uint8)
+        made = Image.fromarray(gray)
     made.thumbnail((_SIDE, _SIDE))
     file, small = io.BytesIO(), max(made.size) <= _LOSSLESS
     made.save(file, "PNG" if small else "JPEG", optimize=True, quality=82)

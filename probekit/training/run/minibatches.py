@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probekit.data.batches import Batches
 from probekit.data.datasets import load_data
-from probekit.data.images import LabelledImages, TensorImages
+from probekit.data.images import LabeledImages, TensorImages
 from probekit.errors import DataError, OptionError
 from probekit.models.image_model import ImageModel
 from probekit.runtime.randomness import RandomStreams, shuffled
@@ -131,11 +131,11 @@ def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
 
 def _split(
     name: str, fit: ImageModel, root: str | Path | None, split: str, workers: int
-) -> LabelledImages:
+) -> LabeledImages:
     return load_data(name, fit, root=root, split=split, workers=workers)
 
 
-def _in_memory(data: LabelledImages, recipe: Recipe, workers: int) -> TensorImages:
+def _in_memory(data: LabeledImages, recipe: Recipe, workers: int) -> TensorImages:
     if not isinstance(data, TensorImages):
         read = list(Batches(data, batch_size=256, workers=workers))
         images = torch.cat([(batch.images * 255).round().to(torch.uint8) for batch in read])

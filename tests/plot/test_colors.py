@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from probekit.plot.colours import alpha_map, alpha_norm, palette, shades
-from probekit.plot.reading import Array
-from probekit.plot.series import alpha_colours
+from probekit.plot.colors import alpha_map, alpha_norm, palette, shades
+from probekit.plot.data import Array
+from probekit.plot.series import alpha_colors
 
 # Machado, Oliveira & Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {
@@ -46,9 +46,9 @@ TO_XYZ = np.array(
 )
 
 
-def seen(colour: str, blindness: str) -> Array:
+def seen(color: str, blindness: str) -> Array:
     """CIE L*a*b* of a color as perceived."""
-    rgb = np.array(to_rgb(colour))
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = (BLINDNESS[blindness] @ linear).clip(0, 1)
     xyz = TO_XYZ @ linear / (TO_XYZ @ np.ones(3))
@@ -56,9 +56,9 @@ def seen(colour: str, blindness: str) -> Array:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def apart(colours: list[str], blindness: str) -> float:
+def apart(colors: list[str], blindness: str) -> float:
     """The smallest distance between any two colors; a distance of about 2 is just noticeable."""
-    points = [seen(colour, blindness) for colour in colours]
+    points = [seen(color, blindness) for color in colors]
     return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(points, 2))
 
 
@@ -71,9 +71,9 @@ def test_colors_of_names_are_distinguishable(blindness: str) -> None:
 @pytest.mark.parametrize("blindness", BLINDNESS)
 def test_colors_of_alphas_of_both_signs_are_distinguishable(blindness: str) -> None:
     alphas = [-2, -1, -0.7, -0.4, -0.2, 0, 0.2, 0.4, 0.7, 1, 2]
-    colours = alpha_colours(alphas)
-    assert apart(colours, blindness) > 4
-    for less, more in zip(colours[:5], reversed(colours[6:]), strict=True):
+    colors = alpha_colors(alphas)
+    assert apart(colors, blindness) > 4
+    for less, more in zip(colors[:5], reversed(colors[6:]), strict=True):
         assert apart([less, more], blindness) > 12
 
 
@@ -81,9 +81,9 @@ def test_the_distance_detects_indistinguishable_colors() -> None:
     assert apart(["#b03030", "#5a6b00"], "deutan") < 0.5 * apart(["#b03030", "#5a6b00"], "none")
 
 
-@pytest.mark.parametrize("colour", [*palette(7), *shades(9), *alpha_colours([-2, -1, 0, 1, 2])])
-def test_lines_contrast_with_white(colour: str) -> None:
-    assert seen(colour, "none")[0] < 80
+@pytest.mark.parametrize("color", [*palette(7), *shades(9), *alpha_colors([-2, -1, 0, 1, 2])])
+def test_lines_contrast_with_white(color: str) -> None:
+    assert seen(color, "none")[0] < 80
 
 
 @pytest.mark.parametrize("alphas", [[-1, 0, 1], [-100, -0.1, 0, 0.1, 100], [0.0], [-5, 2]])
@@ -91,7 +91,7 @@ def test_zero_is_black_in_the_center(alphas: list[float]) -> None:
     norm = alpha_norm(alphas)
     assert norm(0.0) == pytest.approx(0.5)
     assert norm(max(map(abs, alphas)) or 1.0) == pytest.approx(1.0)
-    assert alpha_colours([*alphas, 0.0])[-1] == "#101010"
+    assert alpha_colors([*alphas, 0.0])[-1] == "#101010"
     assert sum(alpha_map()(norm(-1e-9))[:3]) < 0.3
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, SymLogNorm, to_hex
-
-Colour: TypeAlias = str
 
 # Okabe and Ito 2008, without yellow, which is too pale for lines on white, and without black, which
 # represents alpha = 0.
@@ -21,7 +18,7 @@ _ALPHA = ("#35B5F5", "#0A6FB5", "#08365C", "#101010", "#6B2A06", "#C85A08", "#FF
 DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis"](np.linspace(0.0, 0.84, 64)))
 
 
-def palette(number: int) -> list[Colour]:
+def palette(number: int) -> list[str]:
     """Colors for unordered categories: the Okabe-Ito palette, or viridis for more than seven.
 
     Example:
@@ -33,7 +30,7 @@ def palette(number: int) -> list[Colour]:
     return shades(number)
 
 
-def shades(number: int) -> list[Colour]:
+def shades(number: int) -> list[str]:
     """Colors for ordered categories such as layers: viridis, dark first."""
     return [to_hex(DEPTH(at)) for at in np.linspace(0, 1, max(number, 1))]
 

@@ -24,7 +24,7 @@ _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attac
 
 
 @dataclass(frozen=True)
-class Compared:
+class NamedResults:
     """Results by name.
 
     Attributes:
@@ -43,14 +43,14 @@ class Compared:
         return [f"{name:g}" if self.alpha else str(name) for name in self.results]
 
 
-def compare(given: Any) -> Compared:
+def named_results(given: Any) -> NamedResults:
     """Converts one result or a mapping of several results to a common form.
 
     Raises:
         OptionError: The input is neither, or the mapping is empty.
     """
     if isinstance(given, xr.DataTree | xr.Dataset):
-        return Compared({"": [given]}, single=True, alpha=False)
+        return NamedResults({"": [given]}, single=True, alpha=False)
     if not isinstance(given, Mapping):
         raise OptionError(
             "a figure takes a result, or several of them as {name: result}, not "
@@ -60,13 +60,12 @@ def compare(given: Any) -> Compared:
         for one in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(one, xr.DataTree | xr.Dataset):
                 raise OptionError(
-                    f"under the name {name!r} belongs a result, or a list of them, not "
-                    f"{type(one).__name__}"
+                    f"{name!r} must be a result or a list of results, not {type(one).__name__}"
                 )
-    return named(given)
+    return named_items(given)
 
 
-def named(given: Mapping[Any, Any]) -> Compared:
+def named_items(given: Mapping[Any, Any]) -> NamedResults:
     """Items or lists of replicates by name; values of alpha are sorted.
 
     Raises:
@@ -83,7 +82,7 @@ def named(given: Mapping[Any, Any]) -> Compared:
     alpha = all(_is_number(name) for name in results)
     if alpha:
         results = {float(name): results[name] for name in sorted(results)}
-    return Compared(results, single=False, alpha=alpha)
+    return NamedResults(results, single=False, alpha=alpha)
 
 
 def _is_number(name: Any) -> bool:
@@ -111,7 +110,7 @@ def table(result: Any, dimension: str) -> xr.Dataset:
     )
 
 
-def lacking(name: str, dimension: str, found: xr.Dataset) -> DataError:
+def missing_variable(name: str, dimension: str, found: xr.Dataset) -> DataError:
     """The error for a missing variable; it lists those available, and the metric to add."""
     there = [str(one) for one, values in found.data_vars.items() if dimension in values.dims]
     return DataError(
@@ -131,7 +130,7 @@ def _advice(name: str, there: Sequence[str]) -> str:
     return f"; {near}" if near.startswith("close") else ""
 
 
-def chosen_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
+def match_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
     """The layers that match names or globs, in execution order.
 
     Raises:
@@ -148,6 +147,26 @@ def chosen_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> l
     return [
         name for name in names if any(name == one or fnmatchcase(name, one) for one in patterns)
     ]
+
+
+def shared_labels(tables: Sequence[xr.Dataset | xr.DataArray], axis: str) -> list[Any]:
+    """The labels along an axis that all tables have, in the order of the first table.
+
+    Raises:
+        DataError: There are none.
+    """
+    every = [one[axis].values.tolist() for one in tables]
+    shared = [
+        label
+        for label in every[0]
+        if all(
+            np.isclose(labels, label).any() if isinstance(label, float) else label in labels
+            for labels in every
+        )
+    ]
+    if not shared:
+        raise DataError(f"the results have no {axis} in common")
+    return shared
 
 
 @dataclass(frozen=True)
@@ -187,10 +206,10 @@ def unit_values(
     """
     units = table(result, "unit")
     if name not in units or "unit" not in units[name].dims:
-        raise lacking(name, "unit", units)
+        raise missing_variable(name, "unit", units)
     values = _numbers(_selected(units[name], "unit", at), name)
     of_layer = units["layer"].values.astype(str)
-    chosen = chosen_layers(list(dict.fromkeys(of_layer.tolist())), layers)
+    chosen = match_layers(list(dict.fromkeys(of_layer.tolist())), layers)
     channels = units["channel"].values if "channel" in units.coords else np.arange(len(of_layer))
     rows = [np.flatnonzero(of_layer == layer) for layer in chosen]
     return UnitValues(
@@ -222,7 +241,7 @@ def layer_values(
         if found in numbers_of and "layer" in numbers_of[found].dims:
             values = _selected(numbers_of[found], "layer", at, most=2)
             names = [str(one) for one in numbers_of["layer"].values]
-            chosen = chosen_layers(names, layers)
+            chosen = match_layers(names, layers)
             rows = [names.index(one) for one in chosen]
             _numbers(values, name)
             return found, values.isel(layer=rows).astype(float).transpose("layer", ...)
@@ -233,7 +252,7 @@ def layer_values(
             means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
             mean = xr.DataArray(means, {"layer": own.layers}, "layer", name, _of_mean(units[name]))
             return f"{name}_mean", mean
-    raise lacking(name, "layer", numbers_of)
+    raise missing_variable(name, "layer", numbers_of)
 
 
 def _of_mean(values: xr.DataArray) -> Attributes:
@@ -251,8 +270,8 @@ def _selected(
         if dimension not in values.dims:
             others = [str(dim) for dim in values.dims if dim != along]
             raise OptionError(
-                f"{values.name} has no dimension {dimension!r} to choose {place!r} from; it has "
-                f"{', '.join(others) or 'no other one'}"
+                f"{values.name} has no dimension {dimension!r}; it has "
+                f"{', '.join(others) or 'no further dimension'}"
             )
         labels = values[dimension].values
         matches = np.flatnonzero(
@@ -261,14 +280,14 @@ def _selected(
         if not len(matches):
             known = some_of([str(one) for one in labels.tolist()], 10)
             raise OptionError(
-                f"{values.name} is not known at {dimension} {place!r}, but at {known}"
+                f"{values.name} has no value at {dimension} {place!r}; it has {known}"
             )
         values = values.isel({dimension: int(matches[0])}, drop=True)
     others = [str(dim) for dim in values.dims if dim != along]
     if len(others) > most - 1:
         example = ", ".join(f"{dim!r}: {values[dim].values.tolist()[0]!r}" for dim in others)
         raise OptionError(
-            f"{values.name} has the dimensions {', '.join(others)} too; choose a place along them, "
+            f"{values.name} also has the dimensions {', '.join(others)}; choose coordinates along them, "
             f"such as at={{{example}}}"
         )
     return values
@@ -276,5 +295,5 @@ def _selected(
 
 def _numbers(values: xr.DataArray, name: str) -> Array:
     if values.dtype.kind not in "fiub":
-        raise DataError(f"{name!r} holds {values.dtype} and no numbers, so that it cannot be drawn")
+        raise DataError(f"{name!r} has values of type {values.dtype}; only numbers can be drawn")
     return np.asarray(values.values, dtype=np.float64)

@@ -13,12 +13,13 @@ from torch import nn
 import probekit as pk
 from probekit.errors import DataError, LayerError, OptionError, ProbekitError
 from probekit.metrics import metric as registry
-from probekit.plot.reading import chosen_layers, compare, layer_values, unit_values
+from probekit.plot.data import layer_values, match_layers, named_results, unit_values
 
 
 @pytest.fixture
 def own_metrics() -> Any:
     """A unit metric and a layer metric of a user, unregistered after the test."""
+    pk.list_metrics()  # registers the built-in metrics
     before = dict(registry._REGISTERED)
 
     @pk.unit_metric(needs=pk.ClassMeans)
@@ -90,13 +91,13 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "heat map layer": (lambda r: pk.plot.class_means(r, "rely"), "no layer 'rely'; close matches"),
     "dimension": (
         lambda r: pk.plot.unit_distribution(r, "corruption_selectivity"),
-        r"dimensions corruption, severity too; .* at=\{'corruption': 'fog', 'severity': 1\}",
+        r"dimensions corruption, severity; .* at=\{'corruption': 'fog', 'severity': 1\}",
     ),
     "place": (
         lambda r: pk.plot.unit_distribution(
             r, "corruption_selectivity", at={"corruption": "rain", "severity": 1}
         ),
-        "not known at corruption 'rain', but at fog, contrast",
+        "has no value at corruption 'rain'; it has fog, contrast",
     ),
     "no such dimension": (
         lambda r: pk.plot.unit_distribution(r, at={"epsilon": 1}),
@@ -104,26 +105,26 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "compared lines": (
         lambda r: pk.plot.layer_profile({"a": r}, "components"),
-        r"choose a place along it to compare, such as at=\{'variance': 0.9\}",
+        r"choose a coordinate along it, such as at=\{'variance': 0.9\}",
     ),
     "text": (
         lambda r: pk.plot.unit_distribution(
             r["units"].to_dataset().assign(kind=("unit", np.full(146, "a", dtype=object))), "kind"
         ),
-        "'kind' holds object and no numbers",
+        "'kind' has values of type object",
     ),
     "nothing": (lambda r: pk.plot.layer_profile({}), "nothing to draw"),
     "no result": (lambda r: pk.plot.layer_profile([1, 2]), "takes a result, .* not list"),
-    "no result in it": (lambda r: pk.plot.layer_profile({"a": 3}), "under the name 'a' .* not int"),
+    "no result in it": (lambda r: pk.plot.layer_profile({"a": 3}), "'a' must be a result .* not int"),
     "kind": (lambda r: pk.plot.unit_distribution(r, kind="box"), "'violin' or 'ridge', not 'box'"),
-    "interval": (lambda r: pk.plot.layer_profile(r, interval="sem"), "interval is one of auto"),
+    "interval": (lambda r: pk.plot.layer_profile(r, interval="sem"), "interval must be 'auto'"),
     "no confidence": (
         lambda r: pk.plot.layer_profile(r, "participation_ratio", interval="confidence"),
         "no participation_ratio_low and participation_ratio_high",
     ),
     "no quartiles": (
         lambda r: pk.plot.layer_profile(r, "participation_ratio", interval="quartiles"),
-        "no variable of the units",
+        "not a variable of units",
     ),
     "axes": (lambda r: pk.plot.layer_profile(r, ax="here"), "one matplotlib Axes, .* not str"),
     "replicates": (
@@ -172,11 +173,11 @@ def test_a_result_its_table_and_its_node_give_the_same_figure(result: xr.DataTre
 
 
 def test_numeric_names_are_sorted_alphas(result: xr.DataTree) -> None:
-    compared = compare({1: result, -0.5: result, np.float64(0): result})
+    compared = named_results({1: result, -0.5: result, np.float64(0): result})
     assert compared.alpha
     assert compared.names == ["-0.5", "0", "1"]
-    assert not compare({"1": result}).alpha
-    assert not compare({True: result}).alpha
+    assert not named_results({"1": result}).alpha
+    assert not named_results({True: result}).alpha
 
 
 def test_units_keep_their_layers_and_channels(result: xr.DataTree) -> None:
@@ -205,11 +206,11 @@ def test_booleans_become_fractions(result: xr.DataTree) -> None:
 
 def test_layers_are_in_execution_order() -> None:
     names = ["z", "a.1", "a.0"]
-    assert chosen_layers(names, ["a.*", "z"]) == names
-    assert chosen_layers(names, "a.0") == ["a.0"]
+    assert match_layers(names, ["a.*", "z"]) == names
+    assert match_layers(names, "a.0") == ["a.0"]
     # An exact match takes precedence over a glob interpretation.
-    assert chosen_layers(["f[0]", "f0"], "f[0]") == ["f[0]", "f0"]
+    assert match_layers(["f[0]", "f0"], "f[0]") == ["f[0]", "f0"]
     with pytest.raises(LayerError):
-        chosen_layers(names, ["a.0", "b"])
+        match_layers(names, ["a.0", "b"])
     with pytest.raises(OptionError):
-        compare(None)
+        named_results(None)
