@@ -28,13 +28,6 @@ def compared_classes(
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them.
 
-    Args:
-        model: The model.
-        output: The model's output for two images.
-        batches: The data.
-        class_map: As for `match_classes`.
-        asker: The analysis that compares predictions with labels, for error messages.
-
     Raises:
         ModelError: The model does not return logits.
         DataError: The outputs do not match the data's classes, or the match is uncertain.

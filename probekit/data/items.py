@@ -32,11 +32,6 @@ def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> 
     Further elements of a tuple (weights, paths, other metadata) are ignored. For an image alone, the
     label is None.
 
-    Args:
-        raw: A tuple, a mapping or an image.
-        what: A description of `raw` for the message.
-        attributes: Keys of a mapping that hold its labels.
-
     Raises:
         DataError: `raw` is not a pair, a mapping with a key for images, or an image.
     """

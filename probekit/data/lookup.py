@@ -52,11 +52,6 @@ def find_images(
 ) -> Iterator[tuple[int, Tensor, int]]:
     """Yields index, image and label of some samples, each once, in increasing order.
 
-    Args:
-        data: As for `images_at`.
-        index: Indices; repeated ones count once.
-        model: As for `images_at`.
-
     Raises:
         DataError: As for `images_at`.
     """

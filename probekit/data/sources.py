@@ -235,11 +235,6 @@ class Stream(Source):
 
     The first pass includes items that were inspected before it, so data that can be read only once
     loses nothing.
-
-    Args:
-        data: An iterable of batches or of samples.
-        name: The name of the data.
-        names: The names of its labels.
     """
 
     def __init__(self, data: Iterable[Any], name: str, names: ClassNames) -> None:
@@ -403,12 +398,6 @@ def _has_one_hot_label(image: Any, label: Any) -> bool:
 
 def open_source(data: Any, attributes: Any = None) -> Source:
     """Opens data as a source.
-
-    Args:
-        data: A source, a map-style data set, a `DataLoader`, images as an array, images and labels as
-            two arrays (or a mapping with both), or an iterable of batches or samples.
-        attributes: The attributes of labels with several columns: names, or a mapping to the names of
-            their values.
 
     Raises:
         DataError: The data is none of these.

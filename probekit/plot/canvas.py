@@ -63,11 +63,6 @@ def style() -> dict[Any, Any]:
 def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator[Axes]:
     """The axes to draw on, with the style active until the end of the block.
 
-    Args:
-        ax: Axes to draw on; None creates a figure.
-        width: Width of a new figure in inches.
-        height: Height of a new figure in inches.
-
     Raises:
         OptionError: `ax` is not a matplotlib axes.
     """

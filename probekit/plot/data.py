@@ -194,12 +194,6 @@ def unit_values(
 ) -> UnitValues:
     """Returns a unit variable by name.
 
-    Args:
-        result: A result or its table of units.
-        name: Name of the variable.
-        layers: Names or globs of layers; None for all.
-        at: Coordinates along the variable's other dimensions.
-
     Raises:
         DataError: There is no such variable, or it does not have one number per unit.
         LayerError: There is no such layer.

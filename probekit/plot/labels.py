@@ -68,13 +68,7 @@ def name_axis(axis: Axis, names: Sequence[Any], *, most: int, **options: Any) ->
 
 
 def layer_axis(ax: Axes, layers: Sequence[str] | None, *, most: int = 40) -> None:
-    """Labels the horizontal axis with the layers, in execution order.
-
-    Args:
-        ax: Axes with the layers at 0, 1, 2, ...; or, without names, at their relative depth.
-        layers: Names of the layers; None for results whose layers differ.
-        most: Maximum number of names.
-    """
+    """Labels the horizontal axis with the layers, in execution order."""
     if layers is None:
         ax.set_xlabel("relative depth (first to last layer)")
         ax.set_xlim(-0.03, 1.03)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -105,9 +104,10 @@ def compare_means(
     """
     found = _difference(values, baseline, dim, paired)
     number("level", level, above=0, below=1)
-    low, high = found.interval(level)
-    p = 2 * found.tail(-abs(found.estimate))
-    return found.labeled(low=low, high=high, p=p, p_adjusted=adjust_p_values(p, correction))
+    low, high = _interval(found, level)
+    p = 2 * _tail(found, -abs(found["difference"]))
+    p_adjusted = p.copy(data=adjust_p_values(p, correction))
+    return found.assign(low=low, high=high, p=p, p_adjusted=p_adjusted)
 
 
 def equivalence(
@@ -167,19 +167,22 @@ def equivalence(
         )
     number("level", level, above=0.5, below=1)
     found = _difference(values, baseline, dim, paired)
-    low, high = found.interval(2 * level - 1)
-    p_low = found.tail(bottom - found.estimate)
-    p_high = found.tail(found.estimate - top)
-    p = np.maximum(p_low, p_high)
-    return found.labeled(
+    low, high = _interval(found, 2 * level - 1)
+    p_low = _tail(found, bottom - found["difference"])
+    p_high = _tail(found, found["difference"] - top)
+    p = p_low.copy(data=np.maximum(p_low, p_high))
+    reached = equivalence_power(found["error"], found["df"], (bottom, top), level=level)
+    return found.assign(
         low=low,
         high=high,
         p_low=p_low,
         p_high=p_high,
         p=p,
-        p_adjusted=adjust_p_values(p, correction),
-        power=equivalence_power(found.error, found.df, (bottom, top), level=level),
-    ).assign(margin_low=bottom, margin_high=top)
+        p_adjusted=p.copy(data=adjust_p_values(p, correction)),
+        power=p.copy(data=reached),
+        margin_low=bottom,
+        margin_high=top,
+    )
 
 
 def power(
@@ -243,56 +246,33 @@ def equivalence_power(
     return np.asarray(np.maximum(between, 0).mean(-1))
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """Estimated differences with their standard errors and degrees of freedom."""
+def _interval(found: xr.Dataset, coverage: float) -> tuple[xr.DataArray, xr.DataArray]:
+    from scipy import stats
 
-    estimate: Array
-    error: Array
-    df: Array
-    count: Array
-    coords: xr.Dataset  # without variables: the coordinates of the estimates
-    dims: tuple[str, ...]
-    each: xr.DataArray | None  # along the replicates, if they are paired
-
-    def interval(self, coverage: float) -> tuple[Array, Array]:
-        from scipy import stats
-
-        margin = self.error * stats.t.ppf((1 + coverage) / 2, self.df)
-        return self.estimate - margin, self.estimate + margin
-
-    def tail(self, distance: Array) -> Array:
-        """The probability that a t statistic is below a distance divided by the standard error."""
-        from scipy import stats
-
-        return np.asarray(stats.t.cdf(distance / self.error, self.df))
-
-    def labeled(self, **columns: Array) -> xr.Dataset:
-        own = {"difference": self.estimate, "error": self.error, "df": self.df, "count": self.count}
-        result = xr.Dataset({name: (self.dims, part) for name, part in (own | columns).items()})
-        result = result.assign_coords(self.coords.coords)
-        return result if self.each is None else result.assign(difference_each=self.each)
+    margin = found["error"] * stats.t.ppf((1 + coverage) / 2, found["df"])
+    return found["difference"] - margin, found["difference"] + margin
 
 
-def _difference(
-    values: xr.DataArray, baseline: xr.DataArray, dim: str, paired: bool
-) -> _Difference:
+def _tail(found: xr.Dataset, distance: xr.DataArray) -> xr.DataArray:
+    """The probability that a t statistic is below a distance divided by the standard error."""
+    from scipy import stats
+
+    return distance.copy(data=stats.t.cdf(distance / found["error"], found["df"]))
+
+
+def _difference(values: xr.DataArray, baseline: xr.DataArray, dim: str, paired: bool) -> xr.Dataset:
+    """The `difference` of means, its standard `error`, degrees of freedom `df`, and `count`."""
     for what, part in (("values", values), ("baseline", baseline)):
         if dim not in part.dims:
             raise OptionError(f"{what} have no dimension {dim!r} of replicates, only {part.dims}")
         if not part.sizes[dim]:
             raise DataError(f"{what} have no replicates along {dim!r}")
     one, other = values.astype(np.float64), baseline.astype(np.float64)
-    own = dim if paired else "_other"
     if paired:
         one, other = _matched(one, other, dim)
-    else:
-        other = other.rename({dim: own})
-    first = one.isel({dim: 0}, drop=True), other.isel({own: 0}, drop=True)
+    first = one.isel({dim: 0}, drop=True), other.isel({dim: 0}, drop=True)
     frame = xr.broadcast(*xr.align(*first, join="exact"))[0]
-    dims = tuple(str(name) for name in frame.dims)
-    ours = one.broadcast_like(frame).transpose(*dims, dim)
-    theirs = other.broadcast_like(frame).transpose(*dims, own)
+    ours, theirs = (part.broadcast_like(frame).transpose(*frame.dims, dim) for part in (one, other))
     each = (ours - theirs).rename(None) if paired else None
     sides = [ours.values, theirs.values] if each is None else [each.values]
     count, mean, variance = zip(*(_moments(side) for side in sides), strict=True)
@@ -303,15 +283,14 @@ def _difference(
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = np.stack([number - 1 for number in count])
         df = shares.sum(0) ** 2 / (shares**2 / freedom).sum(0)
-    return _Difference(
-        estimate=mean[0] - mean[1] if each is None else mean[0],
-        error=error,
-        df=np.where(np.isnan(error), np.nan, df),
-        count=np.min(count, 0).astype(np.int64),
-        coords=frame.coords.to_dataset(),
-        dims=dims,
-        each=each,
-    )
+    columns = {
+        "difference": mean[0] - mean[1] if each is None else mean[0],
+        "error": error,
+        "df": np.where(np.isnan(error), np.nan, df),
+        "count": np.min(count, 0).astype(np.int64),
+    }
+    found = xr.Dataset({name: (frame.dims, part) for name, part in columns.items()}, frame.coords)
+    return found if each is None else found.assign(difference_each=each)
 
 
 def _matched(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[xr.DataArray, xr.DataArray]:

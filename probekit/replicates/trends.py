@@ -225,15 +225,7 @@ def _null(ranks: tuple[int, ...]) -> Array:
 def trend_power(
     seeds: int, conditions: int, effect: float, alternative: Alternative, size: float
 ) -> float:
-    """Estimates the probability that `page_trend` yields p <= `size`, by simulating normal values.
-
-    Args:
-        seeds: Number of replicates.
-        conditions: Number of conditions.
-        effect: Correlation of position and value within seeds.
-        alternative: As for `page_trend`.
-        size: Level of the test.
-    """
+    """Estimates the probability that `page_trend` yields p <= `size`, by simulating normal values."""
     draws = np.random.default_rng(0)
     places = np.arange(conditions) - (conditions - 1) / 2
     places = places / places.std()

@@ -68,10 +68,6 @@ class ModelResults:
 def model_results(results: Any, names: Sequence[str] | None = None) -> list[ModelResults]:
     """Groups results by model: robustness runs are merged with the analyses of their models.
 
-    Args:
-        results: A result or a result file, a sequence of these, or a mapping from names to these.
-        names: Names of the models; by default those in their provenance.
-
     Raises:
         OutputError: A file is missing or is not a result.
         DataError: A tree has neither units nor robustness, or its tables do not match.

@@ -220,13 +220,7 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
 def print_rows(
     rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
 ) -> None:
-    """Prints rows of values; columns are in the order of their first appearance.
-
-    Args:
-        rows: The rows; missing values are empty cells.
-        to: The console.
-        bars: Columns of fractions in [0, 1] that have a bar on a terminal.
-    """
+    """Prints rows of values; columns are in the order of their first appearance."""
     print_table(_of_rows(rows, bars), to)
 
 

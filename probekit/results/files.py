@@ -26,13 +26,6 @@ def check_output_path(
 ) -> Path:
     """Checks, before any computation, that a path can be written.
 
-    Args:
-        path: The output path.
-        endings: The allowed file extensions; `.zarr` means a folder.
-        what: A description of the output, for the message.
-        overwrite: Whether the path may exist already.
-        any_case: Whether the extension may be in upper case.
-
     Raises:
         OutputError: The path exists, has another extension, or its folder is not writable.
     """

@@ -38,15 +38,15 @@ def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
     """Adds facts to the provenance of a table without overwriting existing ones.
 
     >>> table = with_provenance(xr.Dataset(attrs={"provenance": '{"seed": 3}'}), images=500)
-    >>> told = json.loads(table.attrs["provenance"])
-    >>> told["seed"], told["images"], "command" in told
+    >>> facts = json.loads(table.attrs["provenance"])
+    >>> facts["seed"], facts["images"], "command" in facts
     (3, 500, True)
     """
-    told = table.attrs.get("provenance", "{}")
+    stored = table.attrs.get("provenance", "{}")
     try:
-        known = dict(json.loads(told))
+        known = dict(json.loads(stored))
     except (TypeError, ValueError):
-        known = {"told": told}
+        known = {"stored": stored}
     return table.assign_attrs(
         provenance=json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
     )

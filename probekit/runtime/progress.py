@@ -13,12 +13,7 @@ _SECONDS = 60.0
 
 
 def progress_bar(*, progress: bool, **options: Any) -> Any:
-    """A progress bar for a long pass; if the output is piped, one line per minute with the time left.
-
-    Args:
-        progress: Whether to show progress.
-        **options: As for tqdm.
-    """
+    """A progress bar for a long pass; if the output is piped, one line per minute with the time left."""
     if not progress or sys.stderr.isatty() or _in_notebook():
         return tqdm(disable=hidden(progress), **options)
     return _Lines(**options)
@@ -50,9 +45,6 @@ def hidden(progress: bool) -> bool | None:
 
     With None, tqdm checks whether it writes to a terminal. Its notebook bar is always shown, but the
     text bar that replaces it without ipywidgets treats a notebook as a file.
-
-    Args:
-        progress: Whether to show a bar.
 
     Example:
         >>> hidden(False)

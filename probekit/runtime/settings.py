@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _CALLER_DEVICE: ContextVar[torch.device | None] = ContextVar("caller_device", default=None)
 
@@ -52,23 +47,6 @@ def caller_device() -> AbstractContextManager[object]:
     return nullcontext() if device is None else device
 
 
-def in_own_settings(function: Callable[P, R]) -> Callable[P, R]:
-    """Wraps a function to run in `own_settings`."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with own_settings():
-            return function(*args, **kwargs)
-
-    return run
-
-
-def on_own_device(function: Callable[P, R]) -> Callable[P, R]:
-    """Wraps a function to run in `own_settings` without restoring torch's random generators."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with own_settings(restore_random=False):
-            return function(*args, **kwargs)
-
-    return run
+# Decorators for functions that run in these settings.
+in_own_settings = own_settings()
+on_own_device = own_settings(restore_random=False)

@@ -115,7 +115,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "nothing": (lambda r: pk.plot.layer_profile({}), "nothing to draw"),
     "no result": (lambda r: pk.plot.layer_profile([1, 2]), "takes a result, .* not list"),
-    "no result in it": (lambda r: pk.plot.layer_profile({"a": 3}), "'a' must be a result .* not int"),
+    "no result in it": (
+        lambda r: pk.plot.layer_profile({"a": 3}),
+        "'a' must be a result .* not int",
+    ),
     "kind": (lambda r: pk.plot.unit_distribution(r, kind="box"), "'violin' or 'ridge', not 'box'"),
     "interval": (lambda r: pk.plot.layer_profile(r, interval="sem"), "interval must be 'auto'"),
     "no confidence": (

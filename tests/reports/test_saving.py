@@ -83,17 +83,17 @@ def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
             save(given, tmp_path / "file" / "stem")
 
 
-@pytest.mark.parametrize("told", ['{"seed": 3, "command": "first"}', "by hand", 7])
-def test_the_provenance_of_a_table_is_preserved(told: str | int, tmp_path: Path) -> None:
-    table = xr.Dataset({"total": 1.0}, attrs={"provenance": told})
+@pytest.mark.parametrize("stored", ['{"seed": 3, "command": "first"}', "by hand", 7])
+def test_the_provenance_of_a_table_is_preserved(stored: str | int, tmp_path: Path) -> None:
+    table = xr.Dataset({"total": 1.0}, attrs={"provenance": stored})
     pk.save_tables(table, tmp_path / "table", images=500)
     again = xr.load_dataset(tmp_path / "table.nc", engine="h5netcdf").attrs["provenance"]
     found = json.loads(again)
     assert found["images"] == 500
-    if told == '{"seed": 3, "command": "first"}':
+    if stored == '{"seed": 3, "command": "first"}':
         assert (found["seed"], found["command"]) == (3, "first")
     else:
-        assert found["told"] == told
+        assert found["stored"] == stored
 
 
 def test_parquet_opens_in_polars_and_pandas_with_equal_values(

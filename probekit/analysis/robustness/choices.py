@@ -72,14 +72,6 @@ def choose_attacks(
 ) -> list[Perturbation]:
     """Selects attacks, and checks whether the model can be attacked.
 
-    Args:
-        asked: Names or configured attacks; None for no attacks.
-        epsilons: Radii for all attacks, or a mapping from an attack's name or label to its radii.
-        model: The model, in eval mode.
-        images: Some of the images, on the model's device.
-        labels: Their labels.
-        move: Whether the change of activations will be measured.
-
     Raises:
         ProbekitError: An attack is unknown or given twice, an epsilon is in the wrong scale, or the
             model has no gradient.

@@ -90,14 +90,7 @@ def of_corruption(name: str, severities: Iterable[int], options: str) -> tuple[C
 
 
 def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None) -> Perturbation:
-    """One corruption type at several severities.
-
-    Args:
-        name: The type.
-        severities: Integers from 1 to 5.
-        seed: Seed of the random streams.
-        table: The published image size whose constants are used; None takes the nearest.
-    """
+    """One corruption type at several severities."""
 
     def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
         for level in levels:
@@ -118,12 +111,6 @@ def attacked(
 
     The outcomes are `correct`, `fooled` and `unmoved` (batch, 1), and for an untargeted attack with
     steps `correct_by_step` (batch, steps + 1).
-
-    Args:
-        attack: The attack.
-        label: Its name in results.
-        epsilons: Radii.
-        move_all: Whether the change of activations is measured.
     """
 
     def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
@@ -153,11 +140,6 @@ class PerturbedBatches:
 
     It replaces the data in the loop over the model. Each batch is read once, and perturbations run on
     the model's device.
-
-    Args:
-        model: The model that receives the batches.
-        batches: The data.
-        perturbations: Applied to each batch in turn.
     """
 
     def __init__(self, model: Any, batches: Batches, perturbations: Sequence[Perturbation]) -> None:

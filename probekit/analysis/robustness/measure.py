@@ -182,11 +182,6 @@ class ConditionStatistics:
 
     For clean images, the covariance is that of the activations. Otherwise it is that of the change:
     the clean activations minus the perturbed activations of the same images.
-
-    Args:
-        condition: The condition of the images.
-        options: The measurement options.
-        paired: Whether clean activations of the same images will be passed.
     """
 
     def __init__(self, condition: Condition, options: Measurement, *, paired: bool) -> None:
@@ -208,14 +203,7 @@ class ConditionStatistics:
         activations: Mapping[str, Tensor],
         clean: Mapping[str, Tensor] | None,
     ) -> None:
-        """Updates the statistics with a batch.
-
-        Args:
-            batch: The batch under this condition.
-            output: The model's output for the batch.
-            activations: (batch, units) activations of each layer.
-            clean: The activations for the clean images, if any.
-        """
+        """Updates the statistics with a batch."""
         outcomes = dict(batch.outcomes) or {
             "correct": correct(output, batch.labels, "robustness", self._options.match)[:, None]
         }

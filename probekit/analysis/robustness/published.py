@@ -16,14 +16,7 @@ from probekit.perturbations.corruptions.published import PublishedCorruptions
 
 
 class FittedImages(LabeledImages):
-    """One type and severity of published files, resized to the model's input size.
-
-    Args:
-        published: The files.
-        corruption: The type.
-        severity: From 1 to 5.
-        size: (channels, height, width); None leaves the images unchanged.
-    """
+    """One type and severity of published files, resized to the model's input size."""
 
     def __init__(
         self,
@@ -50,11 +43,6 @@ def published_images(
     published: PublishedCorruptions, name: str, severities: Sequence[int]
 ) -> Perturbation:
     """One corruption type from published files whose images match the data's one to one.
-
-    Args:
-        published: The files.
-        name: The type.
-        severities: Integers from 1 to 5.
 
     Raises:
         DataError: On use, if an image has another label in the files or is missing.

@@ -29,10 +29,6 @@ class ConditionStore:
     A folder holds `identity.json` and one netCDF file per condition, written atomically. With several
     processes, only the first one writes.
 
-    Args:
-        folder: Where to store the results; None stores them in memory.
-        identity: Model, data, layers and options of all conditions, as plain values.
-
     Raises:
         OutputError: The folder belongs to another run (the message names the differences), holds
             something else, or cannot be written.

@@ -85,12 +85,7 @@ def unit_tables(found: Found) -> xr.Dataset:
 
 
 def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
-    """The table `/layers`: every layer on clean images, its change, and summaries of its units.
-
-    Args:
-        found: The result of each condition.
-        units: The table `/units`.
-    """
+    """The table `/layers`: every layer on clean images, its change, and summaries of its units."""
     table = _node(found[CLEAN], "layers")
     if "selectivity" in units:
         table["selectivity_mean"] = _by_layer(units, table, "selectivity", _mean)

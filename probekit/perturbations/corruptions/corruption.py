@@ -90,15 +90,7 @@ _sizes_reported: set[tuple[int, int]] = set()
 class Corruption:
     """One corruption type at one severity, ready to be applied to batches.
 
-    Args:
-        name: One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: Seed of the random streams. The corruption of an image depends only on the seed, the
-            type, the severity and the image's index.
-        table: The published image size whose constants are used, 32, 64 or 224; by default the
-            one nearest to the images' size.
-        quantize: Round the result to 8 bits, as in the published files: down to steps of 1/255, or
-            to the nearest where the published procedure rounds.
+    The arguments are those of `corrupt`.
 
     Raises:
         OptionError: The type, severity, seed or table does not exist.
@@ -119,7 +111,11 @@ class Corruption:
     quantize: bool = True
 
     def __post_init__(self) -> None:
-        _check_options(self.name, self.severity, self.seed, self.table)
+        one_of("corruption", self.name, CORRUPTIONS + EXTRA_CORRUPTIONS)
+        integer("severity", self.severity, least=SEVERITIES[0], most=SEVERITIES[-1])
+        integer("seed", self.seed)
+        if self.table is not None:
+            one_of("table", self.table, TABLE_SIZES)
 
     def __repr__(self) -> str:
         table = "" if self.table is None else f", table={self.table}"
@@ -133,20 +129,32 @@ class Corruption:
         """The published image size, 32, 64 or 224, whose constants are used for these images."""
         return self.table or nearest_table(*images.shape[-2:])
 
+    @in_own_settings
     def __call__(self, images: Tensor, index: Sequence[int] | Tensor | None = None) -> Tensor:
         """Corrupts images; see `corrupt`."""
-        return corrupt(
-            images,
-            self.name,
-            self.severity,
-            seed=self.seed,
-            index=index,
-            table=self.table,
-            quantize=self.quantize,
+        _check_images(images)
+        constants = constants_of(
+            self.name, self.severity, self.table or _reported_nearest_table(images)
         )
+        streams = RandomStreams(
+            f"seed {self.seed}, {self.name}, severity {self.severity}",
+            _checked_index(index, len(images)),
+            images.device,
+        )
+        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+        step = _images_at_once(images)
+        with torch.no_grad():
+            for start in range(0, len(images), step):
+                part = slice(start, start + step)
+                clean = _working_copy(images[part], self.quantize)
+                damaged = _PROCEDURES[self.name](clean, constants, streams[part]).clamp(0, 1)
+                if self.quantize:
+                    slack = 0.5 if self.name in _ROUNDED else _SLACK
+                    damaged = damaged.mul_(255).add_(slack).floor_().to(images.dtype).div_(255)
+                result[part] = damaged
+        return result
 
 
-@in_own_settings
 def corrupt(
     images: Tensor,
     corruption: str,
@@ -188,26 +196,7 @@ def corrupt(
         >>> torch.equal(noisy[1], alone[0])
         True
     """
-    _check_options(corruption, severity, seed, table)
-    _check_images(images)
-    constants = constants_of(corruption, severity, table or _reported_nearest_table(images))
-    streams = RandomStreams(
-        f"seed {seed}, {corruption}, severity {severity}",
-        _checked_index(index, len(images)),
-        images.device,
-    )
-    result = torch.empty_like(images, memory_format=torch.contiguous_format)
-    step = _images_at_once(images)
-    with torch.no_grad():
-        for start in range(0, len(images), step):
-            part = slice(start, start + step)
-            clean = _working_copy(images[part], quantize)
-            damaged = _PROCEDURES[corruption](clean, constants, streams[part]).clamp(0, 1)
-            if quantize:
-                slack = 0.5 if corruption in _ROUNDED else _SLACK
-                damaged = damaged.mul_(255).add_(slack).floor_().to(images.dtype).div_(255)
-            result[part] = damaged
-    return result
+    return Corruption(corruption, severity, seed, table, quantize)(images, index)
 
 
 def _images_at_once(images: Tensor) -> int:
@@ -239,14 +228,6 @@ def _reported_nearest_table(images: Tensor) -> int:
             "without this warning)"
         )
     return table
-
-
-def _check_options(corruption: str, severity: int, seed: int, table: int | None) -> None:
-    one_of("corruption", corruption, CORRUPTIONS + EXTRA_CORRUPTIONS)
-    integer("severity", severity, least=SEVERITIES[0], most=SEVERITIES[-1])
-    integer("seed", seed)
-    if table is not None:
-        one_of("table", table, TABLE_SIZES)
 
 
 def _check_images(images: Tensor) -> None:

@@ -48,16 +48,7 @@ def line_chart(
     share: bool = False,
     title: str,
 ) -> Markup:
-    """Lines on shared axes.
-
-    Args:
-        lines: The lines; at least one has a finite point.
-        x_label: Label of the x axis.
-        y_label: Label of the y axis.
-        x_ticks: Positions and texts of its ticks; round numbers by default.
-        share: Make the y axis [0, 1].
-        title: Title of the chart for screen readers.
-    """
+    """Lines on shared axes."""
     xs = np.concatenate([np.asarray(line.xs, float) for line in lines])
     ys = np.concatenate([_all_of(line) for line in lines])
     ys = ys[np.isfinite(ys)]
@@ -130,12 +121,7 @@ def _line(line: Line, place_x: Scale, place_y: Scale) -> Markup:
 
 
 def heat_map(accuracy: xr.DataArray, clean: float) -> Markup:
-    """Accuracy by corruption (rows) and severity (columns), as numbers in shaded cells.
-
-    Args:
-        accuracy: (corruption, severity).
-        clean: Accuracy on clean images.
-    """
+    """Accuracy by corruption (rows) and severity (columns), as numbers in shaded cells."""
     rows = [str(name) for name in accuracy["corruption"].values]
     columns = [str(level) for level in accuracy["severity"].values]
     name_width, cell, height = 168, 62, 26

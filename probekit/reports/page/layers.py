@@ -67,12 +67,7 @@ class LayerTable:
 
 
 def layer_table(model: ModelResults, limits: tuple[float, float] | None = None) -> LayerTable:
-    """The table of the layers of a model.
-
-    Args:
-        model: The model.
-        limits: Limits of the ridges; by default the range of their variable.
-    """
+    """The table of the layers of a model."""
     name = main_variable(model)
     low, high = limits or range_of([model], name)
     shown = [one for one in column_names(model.layers) if one != "selectivity_mean"]

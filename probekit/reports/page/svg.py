@@ -133,16 +133,7 @@ def ridge(
     ends: tuple[float, float] | None = None,
     height: int = 34,
 ) -> Markup:
-    """The units of a layer as a density with a rug, their mean, and its interval.
-
-    Args:
-        values: One number per unit.
-        low: Start of the axis.
-        high: End of the axis.
-        mean: Mean of the units, drawn as a dot.
-        ends: Confidence interval of the mean, drawn as a line.
-        height: Height of the row in pixels.
-    """
+    """The units of a layer as a density with a rug, their mean, and its interval."""
     known = values[np.isfinite(values)].clip(low, high)
     grid = np.linspace(low, high, _POINTS)
     heights = density(known, grid) if len(known) else np.zeros(_POINTS)

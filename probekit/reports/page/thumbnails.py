@@ -41,13 +41,6 @@ def thumbnails(
 ) -> dict[int, str]:
     """Encodes images of samples, in order, until the available space is used.
 
-    Args:
-        wanted: Indices, the most important first.
-        labels: The label of each, to check that the data matches the result.
-        data: As for `images_at`.
-        model: As for `images_at`.
-        room: Maximum number of characters.
-
     Raises:
         DataError: The data does not match the result, or contains no images.
     """

@@ -16,12 +16,6 @@ from probekit.errors import LayerError, OptionError
 class TrainingRecorder:
     """A recorder that stays on a model and records only forward passes with gradients.
 
-    Args:
-        model: Any module.
-        layers: As for `Recorder`.
-        subset: Selects a subset of these layers once they are known.
-        options: As for `Recorder`.
-
     Attributes:
         without_gradients: Record only the forward passes without gradients instead.
     """

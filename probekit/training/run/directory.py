@@ -88,11 +88,6 @@ class RunDirectory:
     The best epoch is saved in this order: its weights under a new name, the checkpoint that refers to
     it, and the card that points to it. Then the weights of the previous best epoch are removed. The
     card therefore always points to complete weights, even if the process dies.
-
-    Args:
-        folder: Folder of the run.
-        facts: The initial contents of the card.
-        data: Hash of the training images.
     """
 
     IDENTITY = "run.json"
@@ -105,10 +100,6 @@ class RunDirectory:
     @contextmanager
     def claimed(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
         """Creates the folder of a run, or checks that it belongs to it, and locks it for this process.
-
-        Args:
-            folder: The folder, which may already exist.
-            identity: Everything that determines the result of the run.
 
         Raises:
             OutputError: The folder holds something else or a run with another recipe, seed or alpha,
@@ -238,11 +229,6 @@ def layer_names(layers: Any) -> list[str] | None:
 
 def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
     """Checks that the options stored in a folder equal those requested.
-
-    Args:
-        file: The file with the stored options, as JSON.
-        asked: The requested options, with those of the recipe under `recipe`.
-        what: `run` or `sweep`.
 
     Raises:
         OutputError: The options differ, or the file is damaged.

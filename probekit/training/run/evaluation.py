@@ -55,13 +55,6 @@ def evaluate(
 ) -> EpochMetrics:
     """Measures loss, accuracy, selectivity and dead units in one pass shared by all processes.
 
-    Args:
-        model: The model, in any mode; it runs in eval mode and is restored afterwards.
-        data: Labeled images with their class names.
-        layers: Layers in which selectivity is measured.
-        precision: Data type of the activations.
-        batch_size: Images per forward pass.
-
     Raises:
         DataError: An activation is NaN or infinite.
     """

@@ -41,19 +41,7 @@ _CHECK_EVERY = 100
 
 
 class TrainingLoop:
-    """One run: its network, optimizer, data and progress.
-
-    Args:
-        folder: Folder of the run.
-        recipe: Network, data and schedule.
-        schedule: Alpha over the epochs.
-        seed: Seed of all random draws.
-        data: The images.
-        machine: Device and processes.
-        layers: The layers to regularize.
-        checkpoint_minutes: Minutes between checkpoints within an epoch.
-        cuda_graph: Run the forward and backward pass as a CUDA graph if possible.
-    """
+    """One run: its network, optimizer, data and progress."""
 
     def __init__(
         self,

@@ -83,11 +83,6 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
 def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     """Draws the training and the validation images of a run.
 
-    Args:
-        labels: Labels of the training split.
-        recipe: The recipe, of which `validation`, `stratified` and `limit` are used.
-        seed: Seed of the draw.
-
     Returns:
         The indices of the training and of the validation images, in random order.
 
@@ -158,14 +153,6 @@ class Minibatches:
 
     The images of a step depend only on the seed, the epoch and the step. With several processes, each
     step is drawn once for all, and each process takes its share.
-
-    Args:
-        data: The training images.
-        recipe: Batch size, augmentation, normalization and layout.
-        seed: Seed of the run.
-        device: Device of the minibatches.
-        rank: Rank of this process.
-        world: Number of processes.
 
     Raises:
         OptionError: The batch size is not a multiple of the number of processes.
