@@ -226,7 +226,7 @@ def record(
 
     network, images = load(model, data, weights, random, False, seed, split, data_root)
     recording = run(
-        network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]
+        network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]  # by record
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
         progress=progress, workers=workers, compile=compile,
     )  # fmt: skip

@@ -63,7 +63,7 @@ def train(
     done = run(
         recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
         layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
-        precision=precision, callbacks=names(callbacks) or (), progress=progress,  # type: ignore[arg-type]
+        precision=precision, callbacks=names(callbacks) or (), progress=progress,  # type: ignore[arg-type]  # checked by train
         **robust,
     )  # fmt: skip
     print(

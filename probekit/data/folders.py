@@ -64,7 +64,7 @@ class FileImages(LabeledImages):
         self._threads: ThreadPoolExecutor | None = None
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:  # type: ignore[override]  # computed on first use
         """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
 
         Unreadable files count as empty, so data with skipped images has a fingerprint too.

@@ -519,8 +519,8 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         indices = indices.sort().values
     drawn = not torch.equal(indices.sort().values, second.indices.sort().values)
     if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
-        # Processes divide all samples among themselves anyway. A map-style data set has a length.
-        indices = torch.arange(len(data))  # type: ignore[arg-type]
+        # Processes divide all samples among themselves anyway.
+        indices = torch.arange(len(data))  # type: ignore[arg-type]  # a map-style data set has a length
     reading = {
         "num_workers": loader.num_workers,
         "timeout": loader.timeout,
@@ -573,7 +573,7 @@ def _numbers(loader: DataLoader[Any]) -> _Sampled:
     """The indices that a loader's sampler yields this time."""
     batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
     first = next(batches, [])
-    most = len(loader.dataset) + 1  # type: ignore[arg-type]
+    most = len(loader.dataset) + 1  # type: ignore[arg-type]  # a map-style data set has a length
     numbers = [*first, *islice(chain.from_iterable(batches), most)]
     return _Sampled(torch.tensor(numbers, dtype=torch.long), len(first))
 

@@ -14,6 +14,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from probekit.plot.colors import DEPTH
 from probekit.results.attributes import label
+from probekit.results.labels import shorten
 
 
 def axis_label(variable: xr.DataArray | str) -> str:
@@ -35,9 +36,7 @@ def plain(name: Any, most: int = 32) -> str:
     'aaaa…aaaa'
     """
     text = "".join(letter if letter.isprintable() else " " for letter in str(name))
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
+    return shorten(text, most)
 
 
 def room(names: Sequence[Any] | None) -> float:

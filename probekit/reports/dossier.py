@@ -14,6 +14,7 @@ from probekit.extras import optional
 from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.svg import number
 from probekit.results.attributes import heading, is_share
+from probekit.results.labels import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def dossier(
     if saliency is None and model is not None and images is not None:
         saliency = _saliency(model, images[:shown], layer, channel, options)
     if saliency is not None and (images is None or saliency.shape[0] > len(images)):
-        raise OptionError("saliency is of images: give as many of them, as images or through data")
+        raise OptionError("saliency needs its images: pass as many images, or data")
     return _draw(results, unit, images, saliency, shown)
 
 
@@ -90,7 +91,7 @@ def _single_model(result: Any) -> ModelResults:
     found = model_results(result)
     if len(found) != 1:
         raise OptionError(
-            f"a dossier is of a unit of one model, and the results are of {len(found)}: "
+            f"a dossier shows a unit of one model, but there are results of {len(found)} models: "
             f"{', '.join(one.name for one in found)}"
         )
     return found[0]
@@ -104,7 +105,7 @@ def _unit(results: ModelResults, layer: str, channel: int) -> int:
     there = (units["layer"].values == layer) & (units["channel"].values == channel)
     if not there.any():
         known = int((units["layer"].values == layer).sum())
-        raise LayerError(f"layer {layer!r} has {known} units, and none is number {channel}")
+        raise LayerError(f"layer {layer!r} has {known} units, but no unit {channel}")
     return int(np.flatnonzero(there)[0])
 
 
@@ -181,11 +182,11 @@ def _draw_tuning(ax: Axes, here: xr.Dataset, results: ModelResults) -> None:
     means = here["class_mean"].values
     order = np.argsort(-means, kind="stable")[:_MOST_CLASSES]
     labels = here["class"].values[order]
-    names = [_plain(results.class_names.get(int(label), str(label)), 18) for label in labels]
+    names = [shorten(results.class_names.get(int(label), str(label)), 18) for label in labels]
     colors = [_ACCENT if at == 0 else _SOFT for at in range(len(order))]
     places = np.arange(len(order))
     ax.barh(places, means[order], color=colors, height=0.72)
-    ax.set_yticks(places, names)
+    ax.set_yticks(places, names, parse_math=False)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(bool((means < 0).any()))
@@ -207,7 +208,8 @@ def _draw_images(
     for at, ax in enumerate(grid[0]):
         ax.imshow(_pixels(images[at]), cmap="gray", vmin=0, vmax=1)
         if at < len(own):
-            ax.set_title(own[at], loc="center", fontsize=6.5, pad=2.5)
+            title = ax.set_title(own[at], loc="center", fontsize=6.5, pad=2.5)
+            title.set_parse_math(False)
     if saliency is None:
         return
     for at, ax in enumerate(grid[1][: len(saliency)]):
@@ -222,7 +224,7 @@ def _captions(here: xr.Dataset, results: ModelResults) -> Sequence[str]:
         return ()
     pairs = zip(here["top_label"].values, here["top_activation"].values, strict=True)
     return [
-        f"{_plain(results.class_names.get(int(label), str(label)), 13)}\n{number(value, 2)}"
+        f"{shorten(results.class_names.get(int(label), str(label)), 13)}\n{number(value, 2)}"
         for label, value in pairs
     ]
 
@@ -256,9 +258,3 @@ def _draw_rank(ax: Axes, results: ModelResults, unit: int, name: str) -> None:
     rank = 1 + int((values > value).sum())
     text = f"{heading(units[name])} {number(value)}{interval}, rank {rank} of {len(values)} in its layer"
     ax.set_title(text, loc="left", fontsize=7.5)
-
-
-def _plain(name: str, most: int) -> str:
-    """A name that matplotlib does not parse as a formula, with a maximum number of characters."""
-    cut = name if len(name) <= most else f"{name[: most - 1]}…"
-    return cut.replace("$", r"\$")

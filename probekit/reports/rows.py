@@ -24,7 +24,7 @@ def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]
         return []
     units = units_table(result)[["layer", "channel", "selectivity", "preferred_class"]]
     highest = units.sort_values("selectivity", ascending=False, kind="stable").head(count)
-    return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]
+    return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # as above
 
 
 def result_json(result: xr.DataTree) -> str:
@@ -69,13 +69,17 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     clean = float(table["clean_accuracy"])
     rows = [_row("clean", {}, clean, clean)]
     if "accuracy" in table:
-        rows += [_of(str(row["corruption"].item()), row, clean) for row in table["accuracy"]]
+        rows += [
+            _condition_row(str(row["corruption"].item()), row, clean) for row in table["accuracy"]
+        ]
         by_severity = _cells(table["accuracy_by_severity"])
         rows.append(_row("mean", by_severity, float(table["accuracy_mean"]), clean))
     if "attack_accuracy" in table:
         for values in table["attack_accuracy"]:
             name = str(values["attack"].item())
-            rows.append({**_of(name, values, clean), **_counts(table.sel(attack=name), clean)})
+            rows.append(
+                {**_condition_row(name, values, clean), **_counts(table.sel(attack=name), clean)}
+            )
     return rows
 
 
@@ -91,7 +95,7 @@ def _counts(attacked: xr.Dataset, clean: float) -> Row:
     return {"newly wrong" if untargeted else "target reached": text}
 
 
-def _of(name: str, values: xr.DataArray, clean: float) -> Row:
+def _condition_row(name: str, values: xr.DataArray, clean: float) -> Row:
     return _row(name, _cells(values), float(values.mean()), clean)
 
 
@@ -104,13 +108,9 @@ def _cells(values: xr.DataArray) -> Row:
     (axis,) = values.dims
     known: Any = values.dropna(axis)
     return {
-        _level(str(axis), level): float(value)
+        radius(level) if axis == "epsilon" else f"{level:.4g}": float(value)
         for level, value in zip(known[axis].values.tolist(), known.values, strict=True)
     }
-
-
-def _level(axis: str, level: float) -> str:
-    return radius(level) if axis == "epsilon" else f"{level:.4g}"
 
 
 def radius(epsilon: float) -> str:

@@ -32,3 +32,14 @@ def with_variable_text(table: xr.Dataset) -> xr.Dataset:
     coordinates = {name: values for name, values in text.items() if name in table.coords}
     variables = {name: values for name, values in text.items() if name in table.data_vars}
     return table.assign_coords(coordinates).assign(variables)
+
+
+def shorten(text: str, most: int) -> str:
+    """Shortens text in its middle to a maximum number of characters.
+
+    >>> shorten("features.denseblock3.denselayer12.relu2", 21)
+    'features.d…er12.relu2'
+    """
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"

@@ -88,7 +88,7 @@ def run_jobs(
             for key, arguments in tasks.items()
         }
         try:
-            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]  # untyped in distributed
                 yield futures[future], _outcome(future)
         finally:
             client.cancel(list(futures))
@@ -112,7 +112,7 @@ def _client(scheduler: Any) -> Iterator[Any]:
         yield scheduler
         return
     try:
-        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
+        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]  # untyped in distributed
     except (OSError, ValueError, TimeoutError) as error:
         raise OptionError(
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
@@ -128,12 +128,12 @@ def _workers(jobs: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    cluster = LocalCluster(  # type: ignore[no-untyped-call]
+    cluster = LocalCluster(  # type: ignore[no-untyped-call]  # untyped in distributed
         n_workers=jobs,
         threads_per_worker=1,
         memory_limit=None,
         dashboard_address=None,
         env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
     )
-    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]  # untyped in distributed
         yield client

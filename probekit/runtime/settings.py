@@ -30,7 +30,7 @@ def own_settings(*, restore_random: bool = True) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         if restore_random:
-            used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # untyped in torch
             devices = list(range(torch.cuda.device_count())) if used else []
             stack.enter_context(torch.random.fork_rng(devices))
         default = torch.get_default_device()

@@ -89,9 +89,9 @@ def test_a_missing_unit_is_refused(
 def test_inconsistent_inputs_are_refused(
     result: xr.DataTree, make_result: Any, images: TensorImages
 ) -> None:
-    with pytest.raises(OptionError, match="the results are of 2: toy, toy"):
+    with pytest.raises(OptionError, match="results of 2 models: toy, toy"):
         pk.dossier([result, make_result(seed=1)], "stem.relu", 0)
-    with pytest.raises(OptionError, match="saliency is of images"):
+    with pytest.raises(OptionError, match="saliency needs its images"):
         pk.dossier(result, "stem.relu", 0, saliency=np.zeros((2, 1, 4, 4)))
     other = TensorImages(images.images, (images.labels + 1) % 4)
     with pytest.raises(DataError, match="not that of the result"):

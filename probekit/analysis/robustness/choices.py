@@ -103,7 +103,7 @@ def attack_label(attack: Attack) -> str:
     """
     options = [
         f"{one.name}={getattr(attack, one.name)}"
-        for one in fields(attack)  # type: ignore[arg-type]
+        for one in fields(attack)  # type: ignore[arg-type]  # attacks are dataclasses
         if one.init and getattr(attack, one.name) != one.default
     ]
     return f"{attack.name}({', '.join(options)})" if options else attack.name

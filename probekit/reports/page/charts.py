@@ -18,10 +18,10 @@ from probekit.reports.page.svg import (
     number,
     path,
     scale,
-    shorten,
     text,
     ticks,
 )
+from probekit.results.labels import shorten
 
 _WIDTH, _HEIGHT = 560, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 40

@@ -10,8 +10,9 @@ import xarray as xr
 from markupsafe import Markup
 
 from probekit.reports.model_results import ModelResults
-from probekit.reports.page.svg import axis, element, number, ridge, shorten
+from probekit.reports.page.svg import axis, element, number, ridge
 from probekit.results.attributes import heading, is_share, summary_variables
+from probekit.results.labels import shorten
 
 _HEIGHT = 34
 _DENSE_HEIGHT = 20

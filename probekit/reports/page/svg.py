@@ -113,18 +113,6 @@ def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool =
     return "M" + "L".join(points) + ("Z" if close else "")
 
 
-def shorten(name: str, most: int) -> str:
-    """A name shortened in its middle to a maximum number of characters.
-
-    >>> shorten("features.denseblock3.denselayer12.relu2", 21)
-    'features.d…er12.relu2'
-    """
-    if len(name) <= most:
-        return name
-    tail = most // 2
-    return f"{name[: most - tail - 1]}…{name[-tail:]}"
-
-
 def ridge(
     values: Array,
     low: float,

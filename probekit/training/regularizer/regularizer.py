@@ -190,7 +190,7 @@ class SelectivityRegularizer:
         if self._alpha == 0:
             return torch.zeros_like(penalty)
         if self._accumulation is not None and self._gathered is None and penalty.requires_grad:
-            penalty.register_hook(self._accumulation.refuse)  # type: ignore[no-untyped-call]
+            penalty.register_hook(self._accumulation.refuse)  # type: ignore[no-untyped-call]  # untyped in torch
         return penalty
 
     def _review(self, sums: ClassSums) -> None:

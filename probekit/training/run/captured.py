@@ -53,7 +53,7 @@ class CapturedGradients:
     def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         self._images, self._labels = images.clone(), labels.clone()
         before = [buffer.clone() for buffer in self._module.buffers()]
-        side = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]  # untyped in torch
         side.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):

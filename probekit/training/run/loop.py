@@ -191,7 +191,7 @@ class TrainingLoop:
             added = torch.zeros_like(entropy) if self.penalty is None else self.penalty(labels)
         loss = entropy if self.penalty is None else entropy + added
         self.state.optimizer.zero_grad()
-        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         losses = torch.stack([entropy.detach(), added.detach()])
         return losses, (logits.detach().argmax(1) == labels).sum()
 

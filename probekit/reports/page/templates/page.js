@@ -41,7 +41,7 @@ function shown(value, kind) {
 }
 
 // The end of a layer's name is more informative than its middle.
-const middle = (text, most) => (text.length > most ? `${text.slice(0, most - 1 - (most >> 1))}…${text.slice(-(most >> 1))}` : text);
+const middle = (text, most) => (text.length > most ? `${text.slice(0, most >> 1)}…${text.slice(1 + (most >> 1) - most)}` : text);
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 class Model {
