@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -18,7 +18,6 @@ from probekit.training.run.augmix import AugMix
 
 Schedule: TypeAlias = Literal["milestones", "one-cycle"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None:
                 integer(name, value, least=least)
-        for name, most in (
-            ("learning_rate", None),
-            ("decay", 1),
-            ("rise", 1),
-            ("momentum", 1),
-            ("weight_decay", None),
-        ):
-            value = getattr(self, name)
-            number(name, value, least=0, most=most)
-        one_of("schedule", self.schedule, ("milestones", "one-cycle"))
+        for name in ("learning_rate", "weight_decay"):
+            number(name, getattr(self, name), least=0)
+        for name in ("decay", "rise", "momentum"):
+            number(name, getattr(self, name), least=0, most=1)
+        one_of("schedule", self.schedule, get_args(Schedule))
         channels = self.input_size[0]
         if not len(self.mean) == len(self.std) == channels:
             raise OptionError(
@@ -118,10 +112,10 @@ class Recipe:
             )
         for epoch in self.milestones:
             positive_int("every milestone", epoch)
-        one_of("precision", self.precision, PRECISIONS)
+        one_of("precision", self.precision, get_args(Precision))
         if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
             raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
-        _ = self.augmentation, self.mixture, self.adversary
+        _ = self.augmentation, self.mixture, self.adversary  # check their options
 
     def on(self, device: torch.device) -> Recipe:
         """This recipe with `"auto"` precision replaced by one that suits the device.
@@ -216,82 +210,71 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 
 
 _PAPERS = "Leavitt & Morcos 2020 (arXiv 2003.01262)"
-_CIFAR = {
-    "data": "cifar10",
-    "mean": (0.4914, 0.4822, 0.4465),
-    "std": (0.2470, 0.2435, 0.2616),
-    "input_size": (3, 32, 32),
-    "epochs": 200,
-    "batch_size": 256,
-    "milestones": (100, 150),
-    "flip": True,
-    "shift": 4,
-    "validation": 5000,
-    "source": _PAPERS,
-}
-_TINY = {
-    "data": "tiny-imagenet",
-    "mean": (0.4802, 0.4481, 0.3975),
-    "std": (0.2770, 0.2691, 0.2821),
-    "input_size": (3, 64, 64),
-    "epochs": 90,
-    "learning_rate": 0.1,
-    "milestones": (35, 50, 65, 80),
-    "flip": True,
-    "shift": 8,
-    "validation": 10_000,
-    "stratified": True,
-    "source": _PAPERS,
-}
 # The papers specify networks, data and splits; values that they do not give are marked as guessed.
-_TRAINING = ("epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay")
-_UNKNOWN = ("flip", "shift", "mean", "std", "nesterov")
+_GUESSED = (
+    "epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay",
+    "flip", "shift", "mean", "std", "nesterov",
+)  # fmt: skip
+_CIFAR10 = Recipe(
+    name="resnet20-cifar10",
+    architecture="resnet20",
+    data="cifar10",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    input_size=(3, 32, 32),
+    epochs=200,
+    batch_size=256,
+    learning_rate=0.1,
+    milestones=(100, 150),
+    flip=True,
+    shift=4,
+    validation=5000,
+    guessed=(*_GUESSED, "stratified"),
+    source=_PAPERS,
+)
+_TINY_IMAGENET = Recipe(
+    name="resnet18-tiny-imagenet",
+    architecture="resnet18",
+    data="tiny-imagenet",
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2770, 0.2691, 0.2821),
+    input_size=(3, 64, 64),
+    epochs=90,
+    batch_size=4096,
+    learning_rate=0.1,
+    milestones=(35, 50, 65, 80),
+    flip=True,
+    shift=8,
+    validation=10_000,
+    stratified=True,
+    guessed=_GUESSED,
+    source=_PAPERS,
+)
 _RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="resnet20-cifar10",
-            architecture="resnet20",
-            learning_rate=0.1,
-            guessed=(*_TRAINING, *_UNKNOWN, "stratified"),
-            **_CIFAR,  # type: ignore[arg-type]
-        ),
-        Recipe(
+        _CIFAR10,
+        replace(
+            _CIFAR10,
             name="resnet20-cifar10-short",
-            architecture="resnet20",
             learning_rate=0.2,
-            **{  # type: ignore[arg-type]
-                **_CIFAR,
-                "epochs": 15,
-                "schedule": "one-cycle",
-                "milestones": (),
-                "nesterov": True,
-                "weight_decay": 5e-4,
-                "precision": "auto",
-                "channels_last": True,
-                "source": "probekit, for a network that converges in a tenth of the papers' epochs",
-            },
+            epochs=15,
+            schedule="one-cycle",
+            milestones=(),
+            nesterov=True,
+            weight_decay=5e-4,
+            precision="auto",
+            channels_last=True,
+            guessed=(),
+            source="probekit, for a network that converges in a tenth of the papers' epochs",
         ),
-        Recipe(
-            name="vgg16-cifar10",
-            architecture="vgg16",
-            learning_rate=0.01,
-            guessed=(*_TRAINING, *_UNKNOWN, "stratified"),
-            **_CIFAR,  # type: ignore[arg-type]
-        ),
-        Recipe(
-            name="resnet18-tiny-imagenet",
-            architecture="resnet18",
-            batch_size=4096,
-            guessed=(*_TRAINING, *_UNKNOWN),
-            **_TINY,  # type: ignore[arg-type]
-        ),
-        Recipe(
+        replace(_CIFAR10, name="vgg16-cifar10", architecture="vgg16", learning_rate=0.01),
+        _TINY_IMAGENET,
+        replace(
+            _TINY_IMAGENET,
             name="resnet50-tiny-imagenet",
             architecture="resnet50",
             batch_size=1400,
-            guessed=(*_TRAINING, *_UNKNOWN),
-            **_TINY,  # type: ignore[arg-type]
         ),
         Recipe(
             name="resnet20-fashion-mnist",
