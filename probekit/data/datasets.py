@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from probekit.checks import non_negative_int
 from probekit.data import readers
 from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FolderImages, split_folders
@@ -27,71 +28,19 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _DIGITS_TRAIN = 1437
 
 
-def _fashion_mnist(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    if root is None and split == "test":
-        folder = resources.files("probekit.data") / "bundled"
-        images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
-        labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-        return TensorImages(images, labels, FASHION_MNIST_CLASSES, "fashion-mnist", size)
-    if root is None and DEBIAN_FASHION_MNIST.is_dir():
-        root = DEBIAN_FASHION_MNIST
-    return readers.fashion_mnist(_rooted("fashion-mnist", root), split, size=size)
-
-
-def _digits(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    with optional("sklearn", "the data set digits"):
-        from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    part = {"all": slice(None), "train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None)}
-    pixels = (digits.images[part[split]] * (255 / 16)).round().astype(np.uint8)
-    labels = torch.from_numpy(digits.target[part[split]])
-    classes = [str(digit) for digit in range(10)]
-    return TensorImages(torch.from_numpy(pixels)[:, None], labels, classes, "digits", size)
-
-
-def _mnist(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    return readers.mnist(_rooted("mnist", root), split, size=size)
-
-
-def _cifar10(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    return readers.cifar10(_rooted("cifar10", root), split, size=size)
-
-
-def _cifar100(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    return readers.cifar100(_rooted("cifar100", root), split, size=size)
-
-
-def _tiny_imagenet(root: Path | None, split: str, size: Size, workers: int) -> TensorImages:
-    root = _rooted("tiny-imagenet", root)
-    return readers.tiny_imagenet(root, split, size=size, workers=workers)
-
-
-def _rooted(name: str, root: Path | None) -> Path:
-    if root is None:
-        raise DataError(
-            f"{name} is read from a folder of yours: pass root=DIR (--data-root), the folder that "
-            "its archive was unpacked to"
-        )
-    if not os.path.isdir(root):
-        raise DataError(f"there is no folder {str(root)!r} to read {name} from")
-    return root
-
-
-_Reader = Callable[[Path | None, str, Size, int], TensorImages]
-_BY_NAME: dict[str, _Reader] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-    "mnist": _mnist,
-    "tiny-imagenet": _tiny_imagenet,
+# Readers of data sets from a folder; `digits` and the bundled images need none.
+_READERS: dict[str, Callable[..., TensorImages]] = {
+    "cifar10": readers.cifar10,
+    "cifar100": readers.cifar100,
+    "fashion-mnist": readers.fashion_mnist,
+    "mnist": readers.mnist,
+    "tiny-imagenet": readers.tiny_imagenet,
 }
 
 
 def list_data() -> list[str]:
     """The names of data sets that `load_data` accepts."""
-    return sorted(_BY_NAME)
+    return sorted([*_READERS, "digits"])
 
 
 @on_own_device
@@ -152,7 +101,7 @@ def load_data(
     if _is_map_style(source):
         return PreparedImages(source, decode)
     if isinstance(source, str | Path):
-        if str(source) in _BY_NAME:
+        if str(source) in list_data():
             if split is None and str(source) == _trained_on(model):
                 split = "test"
             return _named(str(source), root, split, size, workers)
@@ -173,11 +122,11 @@ def load_data(
             )
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder nor a file; "
-            f"{close_matches(str(source), _BY_NAME, what='data set')}"
+            f"{close_matches(str(source), list_data(), what='data set')}"
         )
     raise DataError(
         "load_data takes a name, a folder, a file, a table or a map-style data set, not "
-        f"{type(source).__name__}; other iterables go to analyze as they are"
+        f"{type(source).__name__}; pass other iterables to analyze directly"
     )
 
 
@@ -241,8 +190,45 @@ def _named(
     split = split if split is not None else ("all" if name == "digits" else "test")
     if split not in splits:
         raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}")
-    if not isinstance(workers, int) or workers < 0:
-        raise OptionError(f"workers is a whole number from 0, not {workers!r}")
-    found = _BY_NAME[name](None if root is None else Path(root), split, size, workers)
-    found.split = split
-    return found
+    non_negative_int("workers", workers)
+    if name == "digits":
+        images = _digits(split, size)
+    elif name == "fashion-mnist" and root is None and split == "test":
+        images = _bundled_fashion_mnist(size)
+    else:
+        options = {"workers": workers} if name == "tiny-imagenet" else {}
+        images = _READERS[name](_folder_of(name, root), split, size=size, **options)
+    images.split = split
+    return images
+
+
+def _digits(split: str, size: Size) -> TensorImages:
+    with optional("sklearn", "the data set digits"):
+        from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    part = {"all": slice(None), "train": slice(_DIGITS_TRAIN), "test": slice(_DIGITS_TRAIN, None)}
+    pixels = (digits.images[part[split]] * (255 / 16)).round().astype(np.uint8)
+    labels = torch.from_numpy(digits.target[part[split]])
+    classes = [str(digit) for digit in range(10)]
+    return TensorImages(torch.from_numpy(pixels)[:, None], labels, classes, "digits", size)
+
+
+def _bundled_fashion_mnist(size: Size) -> TensorImages:
+    folder = resources.files("probekit.data") / "bundled"
+    images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
+    labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
+    return TensorImages(images, labels, FASHION_MNIST_CLASSES, "fashion-mnist", size)
+
+
+def _folder_of(name: str, root: str | Path | None) -> Path:
+    if root is None and name == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
+        return DEBIAN_FASHION_MNIST
+    if root is None:
+        raise DataError(
+            f"{name} is read from a folder: pass root=DIR (--data-root), the folder with its unpacked "
+            "archive"
+        )
+    if not os.path.isdir(root):
+        raise DataError(f"there is no folder {str(root)!r} to read {name} from")
+    return Path(root)
