@@ -208,13 +208,13 @@ def trained(subject: Subject, images: Tensor, labels: Tensor, setting: Setting) 
 
 QUESTION = Question(
     "attacks",
-    "What do attacks cost beside foolbox and torchattacks?",
-    "The same network, images, radius, number of steps and step size for all, on scikit-learn's "
-    "digits of 8 px for a small network and of 32 px for ResNet20. Every library makes "
-    "adversarial images and tells which of them fool the network, torchattacks by one more "
-    "forward pass; it takes one radius a call. Our checks of model and images, which the peers do not "
-    "have, are left out. The bound is on the faster peer, so that both rows of an attack must "
-    "meet it.",
+    "What do attacks cost compared with foolbox and torchattacks?",
+    "All libraries attack the same network and images with the same radius, number of steps and "
+    "step size: scikit-learn's digits of 8 px for a small network, and of 32 px for ResNet20. Every "
+    "library also reports which images fool the network; for torchattacks, this takes one more "
+    "forward pass. torchattacks takes one radius per call. Our checks of the model and the images, "
+    "which the peers do not have, are excluded. The bound applies to the faster peer, so both rows of "
+    "an attack must meet it.",
     cases,
 )
 

@@ -96,11 +96,11 @@ def photographs(n: int) -> np.ndarray:
 
 QUESTION = Question(
     "corruptions",
-    "What do corruptions cost beside imagecorruptions?",
-    "1,000 color images of 64 px on one machine: `pk.corrupt` in batches of 100, "
-    "imagecorruptions-imaug in a loop over images, both with the constants of ImageNet-C, the "
-    "only ones that the peer has, and with the same number of threads. Severities 1, 3 and 5 "
-    "are timed; a row shows the one at which the gain is least.",
+    "What do corruptions cost compared with imagecorruptions?",
+    "1,000 color images of 64 px: `pk.corrupt` in batches of 100, and imagecorruptions-imaug in a loop "
+    "over images, with the same number of threads. Both use the constants of ImageNet-C, the only ones "
+    "that the peer has. Severities 1, 3 and 5 are timed; a row shows the severity with the smallest "
+    "gain.",
     cases,
 )
 

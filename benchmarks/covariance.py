@@ -93,11 +93,10 @@ def correlated(samples: int, units: int) -> Tensor:
 
 QUESTION = Question(
     "covariance",
-    "What does a covariance cost beside scikit-learn?",
-    "All eigenvalues and the participation ratio of one float32 table in memory. "
-    "`pk.Covariance` takes it in batches of 1,024 and sums in float64, as does scikit-learn's "
-    "`IncrementalPCA` with batches of the same size in float32; `PCA` needs the whole table at "
-    "once.",
+    "What does a covariance cost compared with scikit-learn?",
+    "All eigenvalues and the participation ratio of one float32 table in memory. `pk.Covariance` is "
+    "updated with batches of 1,024 and sums in float64. scikit-learn's `IncrementalPCA` uses batches of "
+    "the same size in float32; `PCA` needs the whole table at once.",
     cases,
 )
 

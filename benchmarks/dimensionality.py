@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from harness import Case, Contender, Question, Row, Setting, always, cost, main, versus
-from harness.models import bare_loop, random_batches, torchvision_resnet18
-from harness.watched import WatchedBatch
+from networks import bare_loop, random_batches, torchvision_resnet18
+from watched import WatchedBatch
 
 import probekit as pk
 
@@ -64,11 +64,11 @@ def subject(setting: Setting, images: int) -> Any:
 
 QUESTION = Question(
     "dimensionality",
-    "What do selectivity and dimensionality together cost?",
-    "Class means and covariances of all activation functions of torchvision's resnet18, in one "
-    "pass. A batch is timed as for selectivity; the whole call also has what does not grow with "
-    "the number of images, above all the eigenvalues of each layer's covariance. Positions as "
-    "samples, without a bound, are many more rows: 12,544 an image in the first layer.",
+    "What do selectivity and dimensionality cost together?",
+    "Class means and covariances of all activation functions of torchvision's resnet18, in one pass. A "
+    "batch is timed as for selectivity. The whole call includes work that does not depend on the number "
+    "of images, mostly the eigenvalues of each layer's covariance. Treating positions as samples, which "
+    "has no bound, gives many more rows: 12,544 per image in the first layer.",
     cases,
 )
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import Contender, Missing, Run, Setting, always
-from harness.models import bare_loop, random_batches, timm_model
+from networks import bare_loop, random_batches, timm_model
 from torch import Tensor, nn
 
 import probekit as pk

@@ -26,7 +26,7 @@ from harness import (
     peer,
     versus,
 )
-from harness.models import torchvision_resnet18
+from networks import torchvision_resnet18
 from torch import Tensor, nn
 
 from probekit.capture.gradients.norms import GradientNorms
@@ -121,11 +121,10 @@ def plain_backward(model: nn.Module, images: Tensor, units: Tensor) -> Run:
 QUESTION = Question(
     "gradients",
     "What do exact gradients of many units cost?",
-    "Norms of the gradients of the pooled units of layer3 of torchvision's resnet18 by the "
-    "image. captum's `NeuronGradient` takes one neuron at a time; a plain backward pass is "
-    "`torch.autograd.grad` from one unit for the whole batch, through a graph that is made only "
-    "once and with weights that need no gradients. Both are timed on four units, which cost the "
-    "same as all others.",
+    "Norms of the gradients of the pooled units of layer3 of torchvision's resnet18 with respect to the "
+    "image. captum's `NeuronGradient` computes one neuron at a time. A plain backward pass is "
+    "`torch.autograd.grad` of one unit for the whole batch; its graph is built once, and the weights "
+    "need no gradients. Both are timed on four units; the cost does not depend on the unit.",
     cases,
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from harness import Case, Question, Row, Setting, always, cost, main, versus
-from harness.models import bare_loop, bundled
+from networks import bare_loop, bundled
 
 import probekit as pk
 
@@ -54,10 +54,10 @@ def compared(setting: Setting) -> Iterator[Row]:
 
 QUESTION = Question(
     "intervals",
-    "What does it cost to know how sure an index is?",
-    "Whole calls of `pk.analyze` on the bundled network and images in memory, with each of the "
-    "metrics that tell how sure the index is beside the plain index, in the same pass. "
-    "docs/uncertainty.md has what these numbers are worth.",
+    "What do confidence intervals of the index cost?",
+    "Whole calls of `pk.analyze` on the bundled network and images in memory. Each metric that measures "
+    "the uncertainty of the index is compared with the plain index in the same pass. "
+    "docs/uncertainty.md explains these metrics.",
     cases,
 )
 

@@ -68,9 +68,8 @@ class Generated:
 QUESTION = Question(
     "memory",
     "Does memory grow with the number of samples?",
-    "Peak memory of a process that analyses 50,000 images of 16 px, over that of one that "
-    "analyses 5,000. The images are made as they are asked for, so that only what the analysis "
-    "itself keeps can grow.",
+    "Peak memory of a process that analyzes 50,000 images of 16 px, divided by that of a process that "
+    "analyzes 5,000. Images are created on demand, so only the analysis itself can use more memory.",
     cases,
 )
 

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 
 from harness import Case, Contender, Question, Row, Run, Setting, always, cost, main, versus
-from harness.models import (
+from networks import (
     bare_loop,
     bundled,
     gray_resnet20,
@@ -20,8 +20,8 @@ from harness.models import (
     random_batches,
     timm_model,
 )
-from harness.watched import WatchedBatch
 from torch import Tensor, nn
+from watched import WatchedBatch
 
 from probekit.analysis.analyze import analyze
 from probekit.capture.layers import Layer
@@ -101,12 +101,11 @@ def whole_call(setting: Setting) -> Iterator[Row]:
 QUESTION = Question(
     "overhead",
     "What does class selectivity of all layers cost?",
-    "Each batch is timed bare and inside `pk.analyze`, which records all activation "
-    "functions: the forward pass with its hooks, the check for NaN, and the batch's share of "
-    "updating the class means. Hooks that do nothing but take the mean of each map show what is "
-    "unavoidable, for the maps have to be read once. Networks have random weights and images are "
-    "in memory, so that nothing hides behind their loading. The last row is the whole call, with "
-    "all that is done once.",
+    "Each batch is timed bare and inside `pk.analyze`, which records all activation functions: the "
+    "forward pass with its hooks, the check for NaN, and the batch's share of updating the class means. "
+    "Hooks that only compute the mean of each map show the unavoidable cost of reading the maps once. "
+    "Networks have random weights, and images are in memory, so loading does not hide any cost. The "
+    "last row is the whole call, including one-time work.",
     cases,
 )
 

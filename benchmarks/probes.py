@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 from harness import Case, Question, Row, Setting, always, cost, gain, main, versus
-from harness.models import torchvision_resnet18
+from networks import torchvision_resnet18
 from torch import Tensor
 
 from probekit.capture.gradients.norms import GradientNorms
@@ -89,9 +89,9 @@ def differences(
 QUESTION = Question(
     "probes",
     "What do gradients of all units from random probes cost?",
-    "Norms of the gradients of every unit of every activation function of torchvision's "
-    "resnet18 by the image, from derivatives along random directions. The cost is told in plain "
-    "forward passes over the same batch, and beside exact gradients.",
+    "Norms of the gradients of every unit of every activation function of torchvision's resnet18 with "
+    "respect to the image, from derivatives along random directions. The cost is relative to plain "
+    "forward passes over the same batch, and to exact gradients.",
     cases,
 )
 

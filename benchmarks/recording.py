@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from harness import Case, Question, Row, Run, Setting, Spread, always, cost, gain, main, versus
-from harness.models import Batches, bare_loop, plain_hooks, random_batches, torchvision_resnet18
 from harness.peak import peak_of
+from networks import Batches, bare_loop, plain_hooks, random_batches, torchvision_resnet18
 from torch import Tensor, nn
 
 import probekit as pk
@@ -121,11 +121,11 @@ def hooked(model: nn.Module, batches: Batches) -> Tensor:
 
 QUESTION = Question(
     "recording",
-    "What does a recording cost beside other ways to get activations?",
-    "Pooled activations of all activation functions of torchvision's resnet18, as one table: "
-    "with `pk.record`, with torchvision's `create_feature_extractor` whose maps are pooled "
-    "batch by batch, and with hooks that keep the maps and pool them at the end. Peak memory is "
-    "what a process grows by while recording, beyond the network and the images.",
+    "What does a recording cost compared with other ways to get activations?",
+    "Pooled activations of all activation functions of torchvision's resnet18 as one table: with "
+    "`pk.record`, with torchvision's `create_feature_extractor` and pooling batch by batch, and with "
+    "hooks that store the maps and pool them at the end. Peak memory is the growth of the process "
+    "while recording, without the network and the images.",
     cases,
 )
 

@@ -113,10 +113,9 @@ def step(
 QUESTION = Question(
     "regularizer",
     "What does a regularized training step cost?",
-    "Forward pass, loss, backward pass and optimizer step in channels-last, for ResNet20 on "
-    "gray images and torchvision's ResNet18, beside the same step without a regularizer. The "
-    "usual way to regularize is a forward hook that takes the mean over positions, and autograd "
-    "as it comes.",
+    "Forward pass, loss, backward pass and optimizer step in channels-last layout, for ResNet20 on gray "
+    "images and torchvision's ResNet18, compared with the same step without a regularizer. The usual "
+    "way to regularize is a forward hook that computes the mean over positions, with plain autograd.",
     cases,
 )
 

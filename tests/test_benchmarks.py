@@ -86,7 +86,6 @@ def test_the_page_has_one_line_per_row_and_no_host_name(asked: tuple[Path, Path]
     assert len(titles) == 3
     assert titles[-1] == "## Machine and versions"
     assert "too small for conclusions" in text
-    assert "on a GPU |" not in text
     assert f"| torch | {torch.__version__} |" in text
     if len(platform.node()) > 3:
         assert platform.node() not in text
@@ -195,11 +194,9 @@ def test_a_newer_case_replaces_the_old_one(tmp_path: Path) -> None:
         ("c", "2", "2"),
         ("d", "1", "1"),
     ]
-    again.add("3", {"commit": "at 3"}, [row(case="c", ratio=ratio, device="cuda")])
-    assert len(again.rows) == 3, "a row of the GPU takes no row of the CPU away"
-    again.drop_others("q", "cpu", {"c"})
-    assert [(one.case, one.device) for one in again.rows] == [("c", "cpu"), ("c", "cuda")]
-    assert set(json.loads((tmp_path / "results.json").read_text())["runs"]) == {"2", "3"}
+    again.drop_others("q", {"c"})
+    assert [one.case for one in again.rows] == ["c"]
+    assert set(json.loads((tmp_path / "results.json").read_text())["runs"]) == {"2"}
 
 
 def test_a_failing_case_does_not_remove_rows_of_others(
@@ -236,32 +233,28 @@ def test_an_unknown_question_ends_the_command() -> None:
     assert ended.value.code == 2
 
 
-def test_a_gpu_has_a_column_after_a_measurement() -> None:
+def test_a_row_has_its_ratio_quartiles_verdict_and_note_on_the_page() -> None:
     timing, question = harness("timing"), harness("row")
     stored = harness("results").Results(None)
     facts = {"quick": False, "date": "today", "commit": "c", "processor": "p", "instructions": "i",
              "cores": 2, "threads": 2, "memory_gib": None, "gpu": "none", "system": "s",
-             "clock": "wall", "versions": {}}  # fmt: skip
+             "clock": "wall", "device": "cuda", "versions": {}}  # fmt: skip
     ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
     ratio = timing.Spread(1.0, 1.1, 1.2)
-    stored.add("1", facts | {"device": "cpu"}, [row(ratio=ratio, rounds=5, bound=1.05)])
-    alone = harness("results").render([ask], stored)
-    assert "| c | a | b | - | 1.100 (1.000 to 1.200), within noise | at most 1.05 |\n" in alone
-    assert "Of 1 bounds, 0 are met, 1 are within noise" in " ".join(alone.split())
-    stored.add("2", facts | {"device": "cuda"}, [row(ratio=ratio, device="cuda", note="It hums.")])
-    both = harness("results").render([ask], stored)
-    assert "| asked | on a GPU |" in both
-    assert "at most 1.05 | 1.100 |" in both
-    assert "\n- c, GPU: It hums.\n" in both
+    stored.add("1", facts, [row(ratio=ratio, rounds=5, bound=1.05, note="It hums.")])
+    page = harness("results").render([ask], stored)
+    assert "| c | a | b | - | 1.100 (1.000 to 1.200), within noise | at most 1.05 |\n" in page
+    assert "Of 1 bounds, 0 are met, 1 are within noise" in " ".join(page.split())
+    assert "\n- It hums.\n" in page
+    assert "Measured on the GPU, today" in page
 
 
 def test_a_remark_common_to_all_cases_appears_once() -> None:
-    page, question = harness("results"), harness("row")
-    ask = question.Question("q", "Why?", "So.", lambda setting: iter(()))
+    page = harness("results")
     rows = [row(case=case, missing="no peer") for case in "cd"]
-    assert page.remarks(page.lines_of(ask, rows)) == [("", "no peer")]
+    assert page.remarks(rows) == [("", "no peer")]
     rows.append(row(case="e", note="fast"))
-    assert page.remarks(page.lines_of(ask, rows)) == [
+    assert page.remarks(rows) == [
         ("c; d", "no peer"),
         ("e", "fast"),
     ]

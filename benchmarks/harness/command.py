@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,7 @@ import probekit
 from harness.results import Results, render
 from harness.row import Case, Question, Row
 from harness.timing import Setting
+from probekit.reports.terminal import console
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -34,8 +36,8 @@ PEERS = (
     "captum", "foolbox", "imagecorruptions-imaug", "opencv-python", "opencv-python-headless",
     "scikit-learn", "timm", "torchattacks", "torchvision",
 )  # fmt: skip
-_COLUMNS = {"case": 44, "ours": 26, "beside": 24, "ours takes": 10, "ratio": 20, "quartiles": 18,
-            "asked": 12, "": 13}  # fmt: skip
+_COLUMNS = {"case": 44, "ours": 26, "compared with": 24, "ours takes": 10, "ratio": 20, "quartiles": 18,
+            "bound": 12, "": 13}  # fmt: skip
 _STYLES = {"met": "green", "not met": "red", "within noise": "yellow", "not measured": "dim"}
 
 
@@ -44,21 +46,14 @@ def main(
 ) -> int:
     """Runs the command line for some questions.
 
-    Args:
-        questions: The available questions.
-        keep: By default, store the rows of a full run and render the page.
-        arguments: Command-line arguments; None for those of the process.
-
-    Returns:
-        The exit status: 1 where a case failed, 130 when interrupted.
+    With `keep`, the rows of a full run are stored and the page is rendered by default. The exit status
+    is 1 if a case failed, and 130 after an interruption.
     """
     options = parse(questions, arguments)
     keep = keep and not options.quick
     results = Results(options.results or (RESULTS if keep else None))
     page = options.page or (PAGE if keep else None)
-    screen = Console(highlight=False)
-    if not screen.is_terminal:  # wide enough for the table when output is piped
-        screen = Console(highlight=False, width=190, no_color=True)
+    screen = console()
     status = 0
     if not options.render:
         with warnings.catch_warnings():
@@ -75,7 +70,7 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
     names = [question.name for question in questions]
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
-        description="Measures the cost of probekit beside the unavoidable work and its peers.",
+        description="Measures the cost of probekit compared with the unavoidable work and its peers.",
         epilog="A full run of all questions takes about 20 minutes on two quiet cores.",
     )
     help_ = f"{', '.join(names)}, or QUESTION/CASE with * and ? (all by default)"
@@ -128,7 +123,7 @@ def measure(
                 show(screen, rows, header=not number)
             if cases and (not options.asked or question.name in options.asked):
                 names = {case.name for case in cases}
-                results.drop_others(question.name, setting.device, names)
+                results.drop_others(question.name, names)
     except KeyboardInterrupt:
         screen.print("interrupted; the rows of finished cases are stored")
         return 130
@@ -138,8 +133,9 @@ def measure(
 
 def _chosen(question: Question, case: Case, options: argparse.Namespace) -> bool:
     names = (question.name, f"{question.name}/{case.name}")
-    asked = any(fnmatch.fnmatch(name, pattern) for name in names for pattern in options.asked)
-    return (asked or not options.asked) and options.device in case.devices
+    return not options.asked or any(
+        fnmatch.fnmatch(name, pattern) for name in names for pattern in options.asked
+    )
 
 
 def show(screen: Console, rows: Iterable[Row], *, header: bool) -> None:
@@ -165,11 +161,8 @@ def describe(setting: Setting) -> dict[str, Any]:
     versions = {"probekit": probekit.__version__, "Python": platform.python_version()}
     versions["torch"] = torch.__version__
     for name in PEERS:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    memory = _field("/proc/meminfo", "MemTotal")
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
@@ -177,10 +170,10 @@ def describe(setting: Setting) -> dict[str, Any]:
         "device": setting.device,
         "clock": "wall",
         "threads": setting.threads,
-        "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
+        "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
-        "memory_gib": round(int(memory.split()[0]) / 2**20, 1) if memory else None,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
@@ -204,10 +197,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _field(path: str, name: str) -> str:
-    """A field of a system file, or an empty string if it is missing."""
-    try:
-        lines = Path(path).read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((x.partition(":")[2].strip() for x in lines if x.startswith(name)), "")
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

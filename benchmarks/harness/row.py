@@ -33,13 +33,8 @@ class Row:
         value: Our median.
         ratio: Median and quartiles of the ratio; None if the peer is missing.
         bound: Bound of the ratio: a maximum for a cost, a minimum for a gain.
-        unit: Unit of the value: `"s"` or `"MiB"`.
         rounds: Number of ratios.
-        note: Additional observations.
         missing: The reason why there is no ratio.
-        question: Name of the question.
-        case: Name of the case.
-        device: `"cpu"` or `"cuda"`.
         run: Key of the run in the results file.
     """
 
@@ -107,6 +102,15 @@ class Row:
         return f"{shown(self.ratio.low)} to {shown(self.ratio.high)}"
 
     @property
+    def cell(self) -> str:
+        """The ratio, quartiles and verdict as one table cell."""
+        if self.ratio is None:
+            return "not measured"
+        verdict = f"**{self.verdict}**" if self.verdict == "not met" else self.verdict
+        spread = f" ({self.quartiles})" if self.quartiles else ""
+        return self.shown_ratio + spread + (f", {verdict}" if verdict else "")
+
+    @property
     def asked(self) -> str:
         """The bound."""
         kind = "at most" if self.form == "cost" else "at least"
@@ -138,27 +142,16 @@ def versus(times: Times, ours: str, others: Mapping[str, Asked], note: str = "")
 class Case:
     """A part of a question that is measured together.
 
-    Attributes:
-        name: Name of the case, independent of sizes, devices and time.
-        measure: Function that measures the case.
-        devices: Devices on which the case can be measured.
+    Its name does not depend on sizes, devices or time.
     """
 
     name: str
     measure: Callable[[], Iterable[Row]]
-    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Question:
-    """The question of one benchmark file.
-
-    Attributes:
-        name: Name on the command line.
-        title: The question.
-        about: How the question is answered.
-        cases: Function that returns the cases for a setting.
-    """
+    """The question of one benchmark file, how it is answered, and its cases for a setting."""
 
     name: str
     title: str

@@ -38,9 +38,8 @@ def peer(module: str, make: Callable[[Any], T]) -> T | Missing:
 class Contender:
     """One implementation of the task.
 
-    Attributes:
-        opened: Context manager that yields the timed call of each turn; setup and cleanup are not timed.
-        per: Number of work items per call; times are per item.
+    `opened` yields the timed call of each turn; setup and cleanup are not timed. A call does `per` work
+    items, and times are per item.
     """
 
     opened: Callable[[], AbstractContextManager[Run]]
@@ -117,13 +116,8 @@ def take_turns(
     Other load on the machine and its temperature affect adjacent turns equally. A first round is not
     counted; it warms up and determines how often a short call is repeated.
 
-    Args:
-        contenders: The contenders, including missing ones.
-        clock: Returns the time in seconds.
-        least: Minimum number of rounds.
-        most: Maximum number of rounds.
-        seconds: After this time, no new round starts beyond the minimum.
-        shortest: Minimum duration of a turn; shorter calls are repeated and averaged.
+    There are at least `least` rounds, and no new one after `seconds`. Calls shorter than `shortest`
+    seconds are repeated and averaged.
     """
     missing = {name: one for name, one in contenders.items() if isinstance(one, Missing)}
     present = {name: one for name, one in contenders.items() if isinstance(one, Contender)}
@@ -143,13 +137,7 @@ def take_turns(
 
 @dataclass(frozen=True)
 class Setting:
-    """The setting of all benchmarks.
-
-    Attributes:
-        quick: Use the smallest sizes and two rounds, as a test; the numbers are not meaningful.
-        device: Device of the networks.
-        threads: Number of threads of torch and other libraries.
-    """
+    """The setting of all benchmarks; `quick` uses the smallest sizes and two rounds, as a test."""
 
     quick: bool = False
     device: str = "cpu"

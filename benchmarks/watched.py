@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from harness import Run, Setting
 from torch import Tensor, nn
 
-from harness.timing import Run, Setting
 from probekit.capture.stream import Reading, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.metrics.metric import resolve
