@@ -166,6 +166,6 @@ def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
             stored = str(result.attrs.get("notes", "")).splitlines()
         if notes := [*dict.fromkeys([*stored, *notes])]:
             result.attrs["notes"] = "\n".join(notes)
-        return result  # type: ignore[no-any-return]
+        return result  # type: ignore[no-any-return]  # as above
 
     return run

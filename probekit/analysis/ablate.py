@@ -194,8 +194,8 @@ class _Ablation:
         """The mean activation of every unit over the data."""
         means = {layer.name: ClassMeans() for layer in self._layers}
         with self._stream(Clamped({}, {})) as observed:
-            for seen in observed:
-                for name, table in seen.tables[0].items():
+            for observation in observed:
+                for name, table in observation.tables[0].items():
                     means[name].update(table, torch.zeros(len(table), dtype=torch.int64))
         return {
             name: one.state["sum"][0] / one.state["count"][0] for name, one in merged(means).items()
@@ -214,9 +214,11 @@ class _Ablation:
         by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
         outcomes = ClassMeans()
         with self._stream(Clamped(by_layer, values)) as observed:
-            for seen in observed:
-                right = correct(seen.output, seen.batch.labels, "ablation", self._match)
-                outcomes.update(right[:, None], seen.batch.labels)
+            for observation in observed:
+                right = correct(
+                    observation.output, observation.batch.labels, "ablation", self._match
+                )
+                outcomes.update(right[:, None], observation.batch.labels)
         state = merged({"correct": outcomes})["correct"].state
         if not state:
             raise DataError(f"{self._batches.name} gave no samples the second time")

@@ -165,13 +165,13 @@ def _stream_both(
             stack.enter_context(stream(one, batches, layers, [Activations()], reading, "cka"))
             for (one, batches), layers in zip(sides, found, strict=True)
         ]
-        for seen in zip(*streams, strict=True):
-            index = seen[0].batch.index
-            if any(not torch.equal(one.batch.index, index) for one in seen):
+        for observations in zip(*streams, strict=True):
+            index = observations[0].batch.index
+            if any(not torch.equal(one.batch.index, index) for one in observations):
                 raise DataError(
                     "the data gave the two models other samples; give data that stays the same"
                 )
-            tables: list[list[Tensor]] = [list(one.tables[0].values()) for one in seen]
+            tables: list[list[Tensor]] = [list(one.tables[0].values()) for one in observations]
             wide = [torch.cat([table.cpu().double() for table in side], 1) for side in tables]
             sums["both"].update(wide[0], wide[-1], index)
             for key, one in sums.items():

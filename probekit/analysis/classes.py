@@ -24,7 +24,7 @@ _TWO = 2
 
 
 def compared_classes(
-    model: Any, output: Any, batches: Batches, class_map: ClassMap, asker: str
+    model: Any, output: Any, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them.
 
@@ -32,12 +32,12 @@ def compared_classes(
         ModelError: The model does not return logits.
         DataError: The outputs do not match the data's classes, or the match is uncertain.
     """
-    logits = required_logits(output, _TWO, asker)
+    logits = required_logits(output, _TWO, purpose)
     first = batches.peek()
     if not first.labeled:
         found = "several attributes" if batches.attributes else "no labels"
         raise DataError(
-            f"{asker} compares predictions with labels, and {batches.name} has {found}; give data with "
+            f"{purpose} compares predictions with labels, and {batches.name} has {found}; give data with "
             "one label per sample"
         )
     known = batches.known_labels()
@@ -45,7 +45,7 @@ def compared_classes(
     match = match_classes(model, batches.names, logits.shape[1], labels, class_map)
     if match.why_not:
         raise DataError(
-            f"{asker} compares predictions with labels, and {match.why_not}; give "
+            f"{purpose} compares predictions with labels, and {match.why_not}; give "
             "class_map={class of the data: class or output of the model, ...}, or class_map='index' "
             "where label i is output i"
         )

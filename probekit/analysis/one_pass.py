@@ -98,11 +98,13 @@ class Pass:
         }  # fmt: skip
         sources = distinct(source for feeder in feeders.values() for source in feeder.sources)
         with stream(model, batches, self.layers, sources, reading) as observed:
-            for seen in observed:
+            for observation in observed:
                 for attribute, feeder in feeders.items():
-                    tables = [seen.tables[sources.index(source)] for source in feeder.sources]
-                    feeder.update(seen.batch.of(attribute), tables)
-                self._note(seen.batch, seen.output)
+                    tables = [
+                        observation.tables[sources.index(source)] for source in feeder.sources
+                    ]
+                    feeder.update(observation.batch.of(attribute), tables)
+                self._note(observation.batch, observation.output)
             for feeder in feeders.values():
                 feeder.flush()
         self._merge()

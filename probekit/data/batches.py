@@ -290,12 +290,12 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = 0
-        seen = 0
+        count = 0
         for batch in self._indexed() if isinstance(self.source, Indexed) else self._streamed():
-            seen += len(batch)
+            count += len(batch)
             if len(batch):
                 yield batch
-        if not seen and self.world == 1 and not self.first:
+        if not count and self.world == 1 and not self.first:
             raise DataError(f"{self.name} has no samples that can be read")
 
     def _indexed(self) -> Iterator[Batch]:

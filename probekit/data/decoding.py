@@ -186,8 +186,8 @@ def _on_background(image: Image.Image, target: str) -> Image.Image:
     alpha = np.asarray(layered.getchannel("A"))
     if alpha.min() == 255:
         return image.convert(target)
-    seen = np.asarray(layered)[..., :3][alpha > 0]
-    shade = "black" if len(seen) and seen.min() == 255 else "white"
+    visible = np.asarray(layered)[..., :3][alpha > 0]
+    shade = "black" if len(visible) and visible.min() == 255 else "white"
     background = Image.new("RGBA", layered.size, shade)
     return Image.alpha_composite(background, layered).convert(target)
 

@@ -36,7 +36,7 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     kind = parameter_type(module) if isinstance(module, nn.Module) else None
     if isinstance(model, nn.Module) or size is None:
-        return _AsTheyAre(kind)
+        return _PlainModuleInputs(kind)
     # Half-precision networks cast normalized images to their type; the images stay exact.
     kind = torch.float64 if kind is torch.float64 else torch.float32
     scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
@@ -45,18 +45,18 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     )
 
 
-class _AsTheyAre:
+class _PlainModuleInputs:
     """Casts images or keyword inputs for a plain module to the type of its parameters."""
 
     def __init__(self, kind: torch.dtype | None) -> None:
         self._kind = kind
-        self._looked = False
+        self._checked = False
 
     def __call__(self, images: Any) -> Any:
         if isinstance(images, KeywordInputs):
             return images.map(partial(_of_type, kind=self._kind))
-        if not self._looked and images.ndim == _IMAGES and images.is_floating_point():
-            self._looked = True
+        if not self._checked and images.ndim == _IMAGES and images.is_floating_point():
+            self._checked = True
             low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
             if low >= 0 and _BYTES < high < float("inf"):
                 warn(

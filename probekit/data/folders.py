@@ -183,10 +183,10 @@ class FolderImages(FileImages):
         """Messages about files and classes without images."""
         if others:
             kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
-            told = [f"{count} {kind}" for kind, count in kinds.most_common()]
+            listed = [f"{count} {kind}" for kind, count in kinds.most_common()]
             yield (
                 f"{len(others)} files in {self.name!r} are left out: images of a kind that is not "
-                f"read here, no images, or in no class folder ({some_of(told)})"
+                f"read here, no images, or in no class folder ({some_of(listed)})"
             )
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:

@@ -87,16 +87,16 @@ def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor
             "the data can be read only once, so that no image of it can be had again; give a list of "
             "batches, a data set or a DataLoader"
         )
-    place, seen = 0, 0
+    place, end = 0, 0
     for batch in Batches(batches.source):
-        seen = int(batch.index[-1]) + 1
-        while place < len(wanted) and 0 <= wanted[place] < seen:
+        end = int(batch.index[-1]) + 1
+        while place < len(wanted) and 0 <= wanted[place] < end:
             row = wanted[place] - int(batch.index[0])
             yield wanted[place], batch.images[row], int(batch.labels[row])
             place += 1
         if place == len(wanted):
             return
-    _check_range(wanted, seen, batches.name)
+    _check_range(wanted, end, batches.name)
 
 
 def _check_range(wanted: list[int], count: int, name: str) -> None:

@@ -118,7 +118,7 @@ class _Chunks(Dataset[Any]):
         return self.fetch(self.chunks[number])
 
 
-def _as_it_is(parts: Any) -> Any:
+def _identity(parts: Any) -> Any:
     return parts
 
 
@@ -129,7 +129,7 @@ def _in_processes(
         _Chunks(fetch, chunks),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=torch.cuda.is_available(),
         **options,
     )

@@ -116,17 +116,17 @@ def attacked(
     def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
         callable_model = unwrap(model) if isinstance(model, nn.Module) else model
         given = (callable_model, batch.images, batch.labels, levels)
-        judged = moved = attack.run(*given, index=batch.index, check=False)
+        evaluated = moved = attack.run(*given, index=batch.index, check=False)
         if move_all and isinstance(attack, PGD) and attack.keep == "best":
             moved = replace(attack, keep="last").run(*given, index=batch.index, check=False)
         for number, images in enumerate(moved.images):
             outcomes = {
-                "correct": (judged.prediction[number] == judged.labels)[:, None],
-                "fooled": judged.success[number][:, None],
+                "correct": (evaluated.prediction[number] == evaluated.labels)[:, None],
+                "fooled": evaluated.success[number][:, None],
                 "unmoved": (images == batch.images).flatten(1).all(1)[:, None],
             }
-            if judged.success_by_step is not None and not attack.targeted:
-                outcomes["correct_by_step"] = ~judged.success_by_step[number].T
+            if evaluated.success_by_step is not None and not attack.targeted:
+                outcomes["correct_by_step"] = ~evaluated.success_by_step[number].T
             yield images, outcomes
 
     options = repr(attack)

@@ -124,15 +124,15 @@ class Measurement:
         clean, computed = None, []
         # It implements everything that the loop over a model needs.
         data, title = cast(Batches, batches), conditions[0].name
-        for seen in observe(data, title):
-            batch = cast(PerturbedBatch, seen.batch)
-            tables = seen.tables[0] if seen.tables else {}
+        for observation in observe(data, title):
+            batch = cast(PerturbedBatch, observation.batch)
+            tables = observation.tables[0] if observation.tables else {}
             if batch.condition == CLEAN and keeps:
                 computed.append(tables)
             if known is not None and batch.condition == conditions[0]:
                 clean = next(known)
             if batch.condition in found:
-                found[batch.condition].update(batch, seen.output, tables, clean)
+                found[batch.condition].update(batch, observation.output, tables, clean)
             else:
                 clean = tables
         if computed:

@@ -16,7 +16,7 @@ from probekit.perturbations.corruptions.constants import CORRUPTIONS
 from probekit.results.attributes import attributes, in_context
 from probekit.results.labels import strings
 
-Found = Mapping[Condition, xr.DataTree]
+Results = Mapping[Condition, xr.DataTree]
 
 _AXES = {"corruption": "severity", "attack": "epsilon"}
 _OF_ACTIVATIONS = ("n_units", "n_samples", "n_dimensions", "too_few_samples")
@@ -37,9 +37,9 @@ _OUTCOMES = {
 }
 
 
-def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
+def outcome_tables(results: Results, classes: Sequence[str]) -> xr.Dataset:
     """The table `/robustness`: accuracy on clean, corrupted and attacked images."""
-    clean = _node(found[CLEAN], "/")
+    clean = _node(results[CLEAN], "/")
     table = xr.Dataset(
         {
             "clean_accuracy": clean["accuracy"],
@@ -48,10 +48,10 @@ def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
             "n_samples": clean["samples_by_class"].sum(),
         }
     )
-    corrupted = _grid(found, "corruption", "/")
+    corrupted = _grid(results, "corruption", "/")
     if corrupted:
         table = _joined(table, _of_corruptions(corrupted, clean["accuracy"]))
-    attacked = _grid(found, "attack", "/")
+    attacked = _grid(results, "attack", "/")
     if attacked:
         table = _joined(table, _of_attacks(attacked, clean["accuracy"]))
     if classes:
@@ -63,12 +63,12 @@ def outcome_tables(found: Found, classes: Sequence[str]) -> xr.Dataset:
     return table
 
 
-def unit_tables(found: Found) -> xr.Dataset:
+def unit_tables(results: Results) -> xr.Dataset:
     """The table `/units`: every unit on clean images, and under each condition."""
-    clean = _node(found[CLEAN], "units")
+    clean = _node(results[CLEAN], "units")
     table = clean.copy()
     for kind in _AXES:
-        grid = _grid(found, kind, "units")
+        grid = _grid(results, kind, "units")
         if not grid:
             continue
         if "selectivity" in clean:
@@ -84,9 +84,9 @@ def unit_tables(found: Found) -> xr.Dataset:
     return table
 
 
-def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
+def layer_tables(results: Results, units: xr.Dataset) -> xr.Dataset:
     """The table `/layers`: every layer on clean images, its change, and summaries of its units."""
-    table = _node(found[CLEAN], "layers")
+    table = _node(results[CLEAN], "layers")
     if "selectivity" in units:
         table["selectivity_mean"] = _by_layer(units, table, "selectivity", _mean)
         table["selectivity_mean"].attrs = _MEAN_SELECTIVITY
@@ -94,7 +94,7 @@ def layer_tables(found: Found, units: xr.Dataset) -> xr.Dataset:
             table[name] = _by_layer(units, table, flag, _count)
             table[name].attrs = Selectivity.variables[name]
     for kind in _AXES:
-        grid = _grid(found, kind, "layers")
+        grid = _grid(results, kind, "layers")
         if not grid:
             continue
         change = grid.drop_vars(_OF_ACTIVATIONS, errors="ignore")
@@ -215,16 +215,16 @@ def _quotient(over: xr.DataArray, under: xr.DataArray) -> xr.DataArray:
     return over / under.where(under != 0)
 
 
-def _grid(found: Found, kind: str, node: str) -> xr.Dataset:
+def _grid(results: Results, kind: str, node: str) -> xr.Dataset:
     """One node of all conditions of a kind, along (corruption, severity) or (attack, epsilon)."""
-    chosen = [one for one in found if one.kind == kind]
+    chosen = [one for one in results if one.kind == kind]
     along = {"join": "outer", "coords": "minimal", "compat": "override", "data_vars": "all"}
     rows = []
     names = list(dict.fromkeys(one.name for one in chosen))
     by_name = {name: [one for one in chosen if one.name == name] for name in names}
     ragged = len({tuple(one.level for one in levels) for levels in by_name.values()}) > 1
     for levels in by_name.values():
-        parts = [_node(found[one], node) for one in levels]
+        parts = [_node(results[one], node) for one in levels]
         parts = [_with_gaps(part) for part in parts] if ragged else parts
         axis = xr.DataArray([one.level for one in levels], dims=_AXES[kind], name=_AXES[kind])
         rows.append(_concat(parts, axis, along))

@@ -199,11 +199,11 @@ def _and(*parts: Any) -> str:
 
 
 def _images(data: dict[str, Any]) -> str:
-    seen, known = data.get("seen", data.get("samples")), data.get("samples")
-    if seen is None:
+    used, known = data.get("seen", data.get("samples")), data.get("samples")
+    if used is None:
         return ""
     limit = f", drawn with limit={data['limit']}" if data.get("limit") else ""
-    return f"{seen:,}" + (f" of {known:,}" if known and known != seen else "") + limit
+    return f"{used:,}" + (f" of {known:,}" if known and known != used else "") + limit
 
 
 def _options(options: Any) -> str:

@@ -46,14 +46,14 @@ class TrainingRecorder:
         Raises:
             LayerError: No forward pass was recorded since the last call, or a layer was not reached.
         """
-        taken = self._recorder.take()
-        if taken is None:
+        activations = self._recorder.take()
+        if activations is None:
             raise LayerError(
                 "there was no forward pass with gradients since the last call: call the model once "
                 "before each penalty(labels), inside no torch.no_grad(), and give torch.compile no "
                 "model before the regularizer knows its layers (images=...)"
             )
-        if silent := [layer for layer in self.layers if layer.name not in taken]:
+        if silent := [layer for layer in self.layers if layer.name not in activations]:
             raise LayerError(
                 f"layer {silent[0].name!r} was reached in the first forward pass but not in this one"
                 + (
@@ -63,7 +63,7 @@ class TrainingRecorder:
                     else "; leave it out of layers"
                 )
             )
-        return taken
+        return activations
 
     def drop(self) -> None:
         """Releases the recorded activations."""

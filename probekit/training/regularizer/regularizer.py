@@ -115,7 +115,7 @@ class SelectivityRegularizer:
         )
         self._gathered: ClassSums | None = None
         # Without `classes`, the labels of a step in the order of the rows of its sums.
-        self._seen = torch.zeros(0, dtype=torch.long)
+        self._row_labels = torch.zeros(0, dtype=torch.long)
         self._gathering = False
         self._to_come = 0
         self._skipped: Tensor | int = 0
@@ -216,11 +216,11 @@ class SelectivityRegularizer:
     def _compacted(self, labels: Tensor) -> tuple[Tensor, int]:
         """Labels as indices of the classes of this step, and the number of these classes."""
         if not self._gathering and self._gathered is None:
-            self._seen = self._seen[:0]
-        seen, present = self._seen.to(labels.device), torch.unique(labels)
-        self._seen = seen = torch.cat([seen, present[~torch.isin(present, seen)]])
-        order = seen.argsort()
-        return order[torch.searchsorted(seen[order], labels)], len(seen)
+            self._row_labels = self._row_labels[:0]
+        known, present = self._row_labels.to(labels.device), torch.unique(labels)
+        self._row_labels = known = torch.cat([known, present[~torch.isin(present, known)]])
+        order = known.argsort()
+        return order[torch.searchsorted(known[order], labels)], len(known)
 
     def _count_classes(self, labels: Tensor) -> int:
         """The number of classes in all processes."""

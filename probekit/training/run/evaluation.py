@@ -63,12 +63,12 @@ def evaluate(
     half = precision if precision in ("bfloat16", "float16") else None
     reading = Reading(progress=False, precision=half)
     with stream(model, batches, layers, [Activations()], reading) as observed:
-        for seen in observed:
-            labels = seen.batch.labels
-            logits = required_logits(seen.output, len(labels), "training").float()
+        for observation in observed:
+            labels = observation.batch.labels
+            logits = required_logits(observation.output, len(labels), "training").float()
             loss = functional.cross_entropy(logits, labels, reduction="none")
             outcomes = torch.stack([loss, (logits.argmax(1) == labels).to(loss)], 1)
-            for name, table in (seen.tables[0] | {_OUTCOMES: outcomes}).items():
+            for name, table in (observation.tables[0] | {_OUTCOMES: outcomes}).items():
                 means[name].update(table, labels)
     tables = {name: one.to_xarray() for name, one in merged(means).items()}
     by_class = tables.pop(_OUTCOMES)
