@@ -168,7 +168,7 @@ class _Ablation:
             order = shuffled(f"order {number} of ablation, seed {seed}", self.units)
             found[f"random_{number}"] = order.numpy()
         if not found:
-            raise OptionError("there is no order to ablate in: give a variable, or random orders")
+            raise OptionError("there is no order of ablation; give a variable, or random orders")
         return found
 
     def _aligned(self, variable: xr.DataArray) -> npt.NDArray[np.float64]:

@@ -139,7 +139,7 @@ def analyze(
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
     if match.guess:
         warn(
-            f"accuracy is a guess: {match.guess}; say so with class_map='index', or give the mapping"
+            f"accuracy is a guess: {match.guess}; confirm it with class_map='index', or give the mapping"
         )
     result.attrs["provenance"] = provenance(**facts)
     if batches.skipped:

@@ -169,7 +169,7 @@ def _stream_both(
             index = observations[0].batch.index
             if any(not torch.equal(one.batch.index, index) for one in observations):
                 raise DataError(
-                    "the data gave the two models other samples; give data that stays the same"
+                    "the data yielded different samples for the two models; give data that stays the same"
                 )
             tables: list[list[Tensor]] = [list(one.tables[0].values()) for one in observations]
             wide = [torch.cat([table.cpu().double() for table in side], 1) for side in tables]

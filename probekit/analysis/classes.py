@@ -51,7 +51,7 @@ def compared_classes(
         )
     if match.guess:
         warn(
-            f"accuracy is a guess: {match.guess}; say so with class_map='index', or give the mapping"
+            f"accuracy is a guess: {match.guess}; confirm it with class_map='index', or give the mapping"
         )
     return match
 

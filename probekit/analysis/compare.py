@@ -64,7 +64,7 @@ def compare(
     for tree in trees:
         if not {"units", "layers"} <= tree.children.keys():
             raise DataError(
-                "a comparison needs results with units and layers, as analyze gives them"
+                "a comparison needs results with units and layers, as returned by analyze"
             )
     units = [tree["units"].to_dataset() for tree in trees]
     layers = [tree["layers"].to_dataset() for tree in trees]

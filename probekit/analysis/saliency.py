@@ -85,8 +85,7 @@ def unit_saliency(
             table = recorder.activations[layer]
             if not 0 <= channel < table.shape[1]:
                 raise LayerError(
-                    f"unit {channel} was asked for, and layer {layer!r} has the units 0 to "
-                    f"{table.shape[1] - 1}"
+                    f"layer {layer!r} has no unit {channel}, only units 0 to {table.shape[1] - 1}"
                 )
             return table[:, channel]
 

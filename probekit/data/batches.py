@@ -350,7 +350,7 @@ class Batches:
         if self.names and not self.classes:
             unknown = set(labels.tolist()) - self.names.keys()
             if unknown:
-                raise DataError(f"label {min(unknown)} is none of those that {self.name} names")
+                raise DataError(f"label {min(unknown)} is not among those that {self.name} names")
         if self._announced is None:
             return
         announced = self._announced.to(labels.device)[index.to(labels.device)]

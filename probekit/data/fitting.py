@@ -60,7 +60,7 @@ class _PlainModuleInputs:
             low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
             if low >= 0 and _BYTES < high < float("inf"):
                 warn(
-                    f"images lie from {low:.4g} to {high:.4g} and are passed to the model as they are; "
+                    f"images lie from {low:.4g} to {high:.4g} and are passed to the model unchanged; "
                     "if it was trained on images in [0, 1], divide them by 255"
                 )
         return _of_type(images, self._kind)

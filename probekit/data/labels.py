@@ -320,9 +320,7 @@ def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
         known = (
             f"the classes are {some_of(list(names.values()))}"
             if names
-            else (
-                "the data names no classes; give it `classes`, the names in the order of their numbers"
-            )
+            else ("the data has no class names; give it `classes`, the names in label order")
         )
-        raise DataError(f"the label {unknown[0]!r} is text and names no class: {known}")
+        raise DataError(f"the label {unknown[0]!r} is text but not the name of a class: {known}")
     return torch.tensor([number[word] for word in words], dtype=torch.long)

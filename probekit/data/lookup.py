@@ -41,7 +41,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
     """
     wanted = torch.as_tensor(index).flatten().tolist()
     if not wanted:
-        raise DataError("images were asked for by no index at all")
+        raise DataError("no indices were given; give at least one")
     found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}
     images, labels = zip(*(found[number] for number in wanted), strict=True)
     return torch.stack(images), torch.tensor(labels)
@@ -84,7 +84,7 @@ def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor
     """Iterates over a stream up to the last requested sample."""
     if not batches.repeatable:
         raise DataError(
-            "the data can be read only once, so that no image of it can be had again; give a list of "
+            "the data can be read only once, so its images cannot be read again; give a list of "
             "batches, a data set or a DataLoader"
         )
     place, end = 0, 0
@@ -103,6 +103,6 @@ def _check_range(wanted: list[int], count: int, name: str) -> None:
     outside = [number for number in wanted if not 0 <= number < count]
     if outside:
         raise DataError(
-            f"sample {outside[-1]} was asked for, and {name} has {count} samples; give the data that "
+            f"there is no sample {outside[-1]}, as {name} has {count} samples; give the data that "
             "the result was made from"
         )

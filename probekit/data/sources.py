@@ -175,7 +175,7 @@ class Indexed(Source):
         if len(images) != len(numbers):
             return DataError(
                 f"collate_fn of the DataLoader of {self.name} makes a batch of {len(images)} from "
-                f"{len(numbers)} samples, so that it is not known which is which; leave samples out in "
+                f"{len(numbers)} samples, so samples and labels cannot be matched; leave samples out in "
                 "the data set instead"
             )
         return images, labels, torch.tensor(numbers)
@@ -308,7 +308,7 @@ class Stream(Source):
         if self._begun is not None:
             self._head += islice(self._begun, max(count - len(self._head), 0))
         if not self._head:
-            raise DataError(f"{self.name} is empty: it gives no samples")
+            raise DataError(f"{self.name} is empty: it has no samples")
 
     def _open(self) -> Iterator[Any]:
         iterator = iter(self.data)
@@ -349,7 +349,7 @@ class Stream(Source):
         digest = digest_of(images, labels)
         if self._digest not in (None, digest):
             raise DataError(
-                f"{self.name} gives other samples each time that it is read; give data that stays the "
+                f"{self.name} yields different samples each time it is read; give data that stays the "
                 "same: a list of batches, a DataLoader or a data set"
             )
         self._digest = digest
@@ -582,7 +582,7 @@ def _each_once(indices: Tensor, name: str) -> Tensor:
     values, counts = torch.unique(indices, return_counts=True)
     if len(values) < len(indices):
         raise DataError(
-            f"the DataLoader of {name} gives sample {int(values[counts.argmax()])} more than once, and "
-            "every sample counts once; give a loader that draws without replacement, or the data set"
+            f"the DataLoader of {name} yields sample {int(values[counts.argmax()])} more than once, but "
+            "each sample counts once; give a loader that draws without replacement, or the data set"
         )
     return indices

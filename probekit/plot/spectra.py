@@ -89,9 +89,7 @@ def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple
         if len(values):
             found[name] = (values, float(row["participation_ratio"]))
     if not found:
-        raise DataError(
-            "nothing varies in these layers, so that they have no eigenvalues above zero"
-        )
+        raise DataError("nothing varies in these layers, so they have no positive eigenvalues")
     return found
 
 
@@ -110,7 +108,7 @@ def _of_recording(recording: xr.Dataset) -> xr.Dataset:
     from probekit.statistics.feeding import feed
 
     if "layer" not in recording.coords:
-        raise OptionError("the recording does not say which layer its units belong to")
+        raise OptionError("the recording has no coordinate layer of its units")
     of_layer = recording["layer"].values.astype(str)
     tables = []
     for name in dict.fromkeys(of_layer.tolist()):

@@ -312,7 +312,7 @@ def _matched(one: xr.DataArray, other: xr.DataArray, dim: str) -> tuple[xr.DataA
         if not part.indexes[dim].is_unique:
             raise DataError(f"a replicate of {dim!r} occurs twice; pairs need each only once")
     if not one.indexes[dim].intersection(other.indexes[dim]).size:
-        raise DataError(f"no replicate of {dim!r} is on both sides, so that none can be paired")
+        raise DataError(f"no replicate of {dim!r} is on both sides, so none can be paired")
     return xr.align(one, other, join="outer", exclude={*one.dims, *other.dims} - {dim})
 
 

@@ -83,8 +83,8 @@ def _facts(tree: xr.DataTree) -> dict[str, Any]:
         return dict(facts)
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            "a result without provenance cannot be merged, as its model is unknown; give what analyze "
-            "or robustness returned"
+            "a result without provenance cannot be merged, as its model is unknown; give results of analyze "
+            "or robustness"
         ) from None
 
 

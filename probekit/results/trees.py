@@ -69,7 +69,7 @@ def open_result(path: str | Path) -> xr.DataTree:
         {"engine": "zarr", "consolidated": False} if path.is_dir() else {"engine": "h5netcdf"}
     )
     with (
-        foreign_file(f"{str(path)!r} is no result of probekit", OutputError),
+        foreign_file(f"{str(path)!r} is not a result of probekit", OutputError),
         xr.open_datatree(path, **options) as tree,
     ):
         return tree.load().map_over_datasets(with_variable_text)

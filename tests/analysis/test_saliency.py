@@ -83,9 +83,7 @@ def test_the_model_is_restored(model: ImageModel, fails: bool) -> None:
     before = copy.deepcopy(module.state_dict())
     images = IMAGES.clone()
     if fails:
-        with pytest.raises(
-            LayerError, match="unit 99 was asked for, and layer '4' has the units 0 to 3"
-        ):
+        with pytest.raises(LayerError, match="layer '4' has no unit 99, only units 0 to 3"):
             pk.unit_saliency(model, images, "4", 99)
     else:
         pk.unit_saliency(model, images, "4", 0)

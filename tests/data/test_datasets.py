@@ -34,7 +34,7 @@ def test_digits_equal_those_of_scikit_learn() -> None:
     ("content", "message"),
     [
         (b"", "is not an IDX file"),
-        (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", "is cut short"),
+        (b"\x00\x00\x08\x01\x00\x00\x00\x05abc", "is truncated"),
         (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x03abc", mtime=0)[:-9], "cannot be read"),
         (b"PK\x03\x04 something else", "is not an IDX file"),
     ],

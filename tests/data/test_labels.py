@@ -105,10 +105,10 @@ def test_text_labels_without_names_use_the_names_of_the_data() -> None:
     batches = Batches(data)
     assert batches.classes == ("ant", "cat", "dog")
     assert next(iter(batches)).labels.tolist() == [2, 1, 2, 0]
-    with pytest.raises(DataError, match="'dog' is text and names no class"):
+    with pytest.raises(DataError, match="'dog' is text but not the name of a class"):
         list(Batches(iter([(torch.rand(1, 1), ["dog"])])))
     with pytest.raises(
-        DataError, match="'fox' is text and names no class: the classes are a, b, c"
+        DataError, match="'fox' is text but not the name of a class: the classes are a, b, c"
     ):
         label_numbers(["a", "fox"], NAMES)
 

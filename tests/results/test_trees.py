@@ -118,10 +118,10 @@ def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x89HDF\r\n\x1a\n but not really"])
 def test_files_that_are_not_results_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "r.nc").write_bytes(content)
-    with pytest.raises(OutputError, match="is no result of probekit"):
+    with pytest.raises(OutputError, match="is not a result of probekit"):
         pk.open_result(tmp_path / "r.nc")
     (tmp_path / "r.zarr").mkdir()
-    with pytest.raises(OutputError, match="is no result of probekit"):
+    with pytest.raises(OutputError, match="is not a result of probekit"):
         pk.open_result(tmp_path / "r.zarr")
     with pytest.raises(OutputError, match="there is no result"):
         pk.open_result(tmp_path / "absent.nc")

@@ -41,7 +41,7 @@ def choose_corruptions(
     known = (*_GROUPS, *CORRUPTIONS, *EXTRA_CORRUPTIONS)
     if unknown := [name for name in names if name not in known]:
         raise OptionError(
-            f"corruption {unknown[0]!r} was asked for, which is none of the types; "
+            f"there is no corruption {unknown[0]!r}; "
             f"{close_matches(str(unknown[0]), known, what='corruption')}"
         )
     members = dict.fromkeys(one for name in names for one in _GROUPS.get(name, (name,)))
@@ -61,7 +61,7 @@ def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
     """The distinct severities in increasing order."""
     severities = [asked] if isinstance(asked, int) else list(asked)
     if not severities:
-        raise OptionError("severities are one or more of 1, 2, 3, 4, 5, and none was given")
+        raise OptionError("severities must be one or more of 1, 2, 3, 4, 5")
     for severity in severities:
         Corruption(CORRUPTIONS[0], severity)
     return tuple(sorted({int(severity) for severity in severities}))
@@ -80,7 +80,7 @@ def choose_attacks(
     attacks = [get_attack(one) for one in listed]
     labels_of = [attack_label(attack) for attack in attacks]
     if repeated := [name for name in labels_of if labels_of.count(name) > 1]:
-        raise OptionError(f"the attack {repeated[0]} was asked for twice; leave one out")
+        raise OptionError(f"the attack {repeated[0]} is given twice; remove one")
     radii = [
         check_epsilons(_epsilons_of(attack, label, epsilons), attack.norm, images[0].numel())
         for attack, label in zip(attacks, labels_of, strict=True)
@@ -124,6 +124,6 @@ def _check_names(epsilons: Epsilons, attacks: Sequence[Attack], labels: Sequence
     known = {*labels, *(attack.name for attack in attacks)}
     if unknown := [name for name in epsilons if name not in known]:
         raise OptionError(
-            f"epsilons are given for {unknown[0]!r}, which is no attack of this run; "
+            f"epsilons are given for {unknown[0]!r}, which is not an attack of this run; "
             f"{close_matches(str(unknown[0]), sorted(known), what='attack')}"
         )

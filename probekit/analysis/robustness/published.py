@@ -65,7 +65,7 @@ def published_images(
             if not torch.equal(labels, batch.labels.cpu()):
                 raise DataError(
                     f"{published.root} labels samples from {min(index)} to {max(index)} "
-                    "otherwise than the data does, so that they are not the same images; give the "
+                    "differently from the data, so the images are not the same; give the "
                     "test set that the files were made from, in its order"
                 )
             yield images.to(batch.images), {}
@@ -92,7 +92,7 @@ def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     if same_size and int(index.max()) < len(labels) and torch.equal(labels[index], mine):
         return True
     warn(
-        f"{published.root} has other labels than the data, or another number of them, so that its "
+        f"{published.root} has different labels than the data, or a different number of them, so its "
         "images are not those of the data: accuracy is measured, the change of activations is not"
     )
     return False

@@ -189,11 +189,11 @@ def robustness(
 
 def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -> None:
     if not corruptions and not attacks:
-        raise OptionError("neither corruptions nor attacks were asked for; name one at least")
+        raise OptionError("there are neither corruptions nor attacks; give at least one")
     if not batches.repeatable:
         raise DataError(
-            f"{batches.name} can be read once only, or gives its samples in another order each time, "
-            "and robustness needs the same images for each condition; give a list of batches, a "
+            f"{batches.name} can be read only once, or its order differs each time, but "
+            "robustness needs the same images for each condition; give a list of batches, a "
             "DataLoader or a data set"
         )
     images = one_tensor(batches.peek().images, "robustness")
@@ -321,7 +321,7 @@ def _warn_of_unmoved(outcomes: xr.Dataset) -> None:
     for one in unmoved:
         if one > MANY_UNMOVED * total:
             warn(
-                f"{one['attack'].item()} left up to {int(one)} of {total} images as they were, whose "
-                "change is zero: the change of activations under it depends mostly on the number of "
+                f"{one['attack'].item()} left up to {int(one)} of {total} images unchanged: the "
+                " change of activations under it depends mostly on the number of "
                 "images that it moved"
             )

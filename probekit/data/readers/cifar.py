@@ -114,7 +114,9 @@ def _cifar_binary(file: Path, labels: int) -> tuple[Any, Any]:
     with foreign_file(f"{str(file)!r} cannot be read", DataError):
         raw = np.frombuffer(file.read_bytes(), np.uint8)
     if len(raw) % (labels + 3072):
-        raise DataError(f"{str(file)!r} is cut short: {len(raw)} bytes are no whole images")
+        raise DataError(
+            f"{str(file)!r} is truncated: {len(raw)} bytes are not a multiple of an image"
+        )
     rows = raw.reshape(-1, labels + 3072)
     return rows[:, labels:], rows[:, labels - 1]
 
@@ -130,11 +132,11 @@ class _ArraysOnly(pickle.Unpickler):
         if module.split(".")[0] == "numpy" and name in self._KNOWN:
             home = "numpy._core.multiarray" if name in ("_reconstruct", "scalar") else "numpy"
             return super().find_class(home, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is no array")
+        raise pickle.UnpicklingError(f"{module}.{name} is not an array")
 
 
 def _unpickle(file: Path) -> Any:
-    with foreign_file(f"{str(file)!r} is damaged or no file of CIFAR", DataError):
+    with foreign_file(f"{str(file)!r} is damaged or not a file of CIFAR", DataError):
         found = _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
     if not isinstance(found, dict):
         raise DataError(f"{str(file)!r} holds {type(found).__name__}, not a batch of CIFAR")

@@ -40,10 +40,12 @@ def read_idx(file: Path | Traversable) -> Tensor:
     start = 4 + 4 * raw[3]
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
     if not 0 < len(shape) <= _MOST_AXES:
-        raise DataError(f"{str(file)!r} is no list of images or labels: it has {len(shape)} axes")
+        raise DataError(
+            f"{str(file)!r} is not a list of images or labels: it has {len(shape)} axes"
+        )
     if len(raw) - start != math.prod(shape):
         raise DataError(
-            f"{str(file)!r} is cut short: {shape} values announced, {len(raw) - start} found"
+            f"{str(file)!r} is truncated: {shape} values announced, {len(raw) - start} found"
         )
     values = np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
     return torch.from_numpy(values.copy())

@@ -170,7 +170,7 @@ def check_epsilons(
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)
     if not radii:
-        raise OptionError("an attack needs one epsilon or more, and none was given")
+        raise OptionError("an attack needs at least one epsilon")
     most = 1.0 if norm == "linf" else math.sqrt(features)
     for radius in radii:
         if not math.isfinite(radius) or radius < 0:

@@ -60,7 +60,7 @@ class PublishedCorruptions:
         """
         if corruption not in self.corruptions:
             raise OptionError(
-                f"corruption {corruption!r} was asked for, which {self.root} does not hold; "
+                f"{self.root} has no corruption {corruption!r}; "
                 f"{close_matches(str(corruption), self.corruptions, what='corruption')}"
             )
         severity = integer("severity", severity, least=SEVERITIES[0], most=SEVERITIES[-1])
@@ -86,17 +86,17 @@ def load_published(
     >>> load_published("no/such/folder")
     Traceback (most recent call last):
     ...
-    probekit.errors.DataError: no/such/folder was asked for, but there is no such folder
+    probekit.errors.DataError: there is no folder no/such/folder
     """
     root = Path(root)
     if not os.path.isdir(root):
-        raise DataError(f"{root} was asked for, but there is no such folder")
+        raise DataError(f"there is no folder {root}")
     arrays = {name: root / f"{name}.npy" for name in _ALL if (root / f"{name}.npy").is_file()}
     folders = {} if arrays else _type_folders(root)
     places = arrays or folders
     if not places:
         raise DataError(
-            f"{root} holds no corrupted images; the layouts known are TYPE.npy with labels.npy "
+            f"{root} holds no corrupted images; known layouts are TYPE.npy with labels.npy "
             "(CIFAR-10-C, CIFAR-100-C) and TYPE/SEVERITY/CLASS/IMAGE (Tiny ImageNet-C, ImageNet-C)"
         )
     missing = [name for name in corruptions or () if name not in places]

@@ -164,8 +164,8 @@ def _frost_files() -> list[Path]:
     found = [file for folder in folders for file in sorted(Path(folder, "frost").glob("frost*.*"))]
     if len(found) < _PHOTOGRAPHS:
         raise OptionError(
-            "corruption 'frost' was asked for, but the frost photographs it mixes in are not "
-            'installed; install them with: pip install "probekit[frost]"'
+            "corruption 'frost' needs the frost photographs, which are not installed; "
+            'install them with: pip install "probekit[frost]"'
         )
     return found[:_PHOTOGRAPHS]
 

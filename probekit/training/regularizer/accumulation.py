@@ -104,7 +104,7 @@ class Accumulation:
                 self._before = {}
                 raise OptionError(
                     "gradients of several batches are being accumulated, and the selectivity of "
-                    "each is not that of them all: collect the whole batch first, in `with "
+                    "each differs from that of all: collect the whole batch first, in `with "
                     "penalty.gathering()`, or ask for accumulation='each'"
                 )
 

@@ -78,8 +78,8 @@ class AlphaSchedule:
         for segment in self.segments[:-1]:
             if segment.epochs is None:
                 raise OptionError(
-                    f"alpha {segment} has no number of epochs, so that nothing after it would be "
-                    f"reached; write '{segment}*5', say"
+                    f"alpha {segment} has no number of epochs, so later segments would never be "
+                    f"reached; write for example '{segment}*5'"
                 )
 
     @classmethod

@@ -104,7 +104,7 @@ def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.
 
 def _alpha(run: Run) -> float:
     if run.alpha is None:
-        raise OutputError(f"{str(run.folder)!r} follows a schedule and is no run of a sweep")
+        raise OutputError(f"{str(run.folder)!r} follows a schedule and is not a run of a sweep")
     return run.alpha
 
 

@@ -56,7 +56,7 @@ REFUSED = [
     ({"corruptions": ["fog", "no"]}, OptionError, "'no'"),
     ({"corruptions": None}, OptionError, "neither corruptions nor attacks"),
     ({"severities": 6}, OptionError, "severity must be .* not 6"),
-    ({"severities": ()}, OptionError, "none was given"),
+    ({"severities": ()}, OptionError, "severities must be one or more"),
     ({"attacks": "fgms"}, OptionError, "close matches: fgsm"),
     ({"attacks": ["fgsm", "fgsm"]}, OptionError, "twice"),
     ({"attacks": "fgsm", "epsilons": 8}, OptionError, "8/255"),

@@ -160,7 +160,7 @@ BAD_EPSILONS: dict[str, tuple[object, str]] = {
     "negative": (-0.1, "from 0 to 1, not -0.1"),
     "nan": (float("nan"), "not nan"),
     "infinite": (float("inf"), "not inf"),
-    "none": ([], "none was given"),
+    "none": ([], "at least one epsilon"),
 }
 
 

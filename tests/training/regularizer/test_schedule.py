@@ -50,7 +50,7 @@ def test_constant_and_warm_up_are_schedules():
         ("nan*3", "nan*3"),
         ("1e999*3", "not inf"),
         ("0>-1", "number of epochs"),
-        ("-1 0*5", "nothing after it"),
+        ("-1 0*5", "later segments"),
         ("0 * 5", "'*'"),
         (-20, "not -20"),
         (None, "not None"),
