@@ -21,8 +21,8 @@ BOUND = 1.05
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    yield Case("small network, selectivity", partial(grown, "selectivity", setting), ("cpu",))
-    yield Case("small network, dimensionality", partial(grown, "dimensionality", setting), ("cpu",))
+    yield Case("small network, selectivity", partial(grown, "selectivity", setting))
+    yield Case("small network, dimensionality", partial(grown, "dimensionality", setting))
 
 
 def grown(metric: str, setting: Setting) -> Iterator[Row]:

@@ -25,7 +25,7 @@ BARE = "bare forward loop"
 def cases(setting: Setting) -> Iterator[Case]:
     subject = "resnet18, 224 px, 64 images, 17 layers"
     yield Case(f"{subject}, time", partial(timed, setting))
-    yield Case(f"{subject}, peak memory", partial(peaks, setting), ("cpu",))
+    yield Case(f"{subject}, peak memory", partial(peaks, setting))
 
 
 def timed(setting: Setting) -> Iterator[Row]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextvars
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -53,51 +52,27 @@ def fetched(
 
 def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetched]:
     """Reads in a thread; after the first chunk that fails there, in the thread of the caller."""
-    ready: queue.Queue[Fetched | BaseException | None] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
 
-    def put(value: Fetched | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(value, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for chunk in chunks:
-                parts = fetch(chunk)
-                if not put(parts if isinstance(parts, DataError) else _pinned(parts)):
-                    return
-                if isinstance(parts, DataError):
-                    return
-        except BaseException as error:
-            put(error)
+    def read(chunk: Sequence[int]) -> Fetched:
+        parts = fetch(chunk)
+        return parts if isinstance(parts, DataError) else _pinned(parts)
 
     context = contextvars.copy_context()
-    thread = threading.Thread(
-        target=context.run, args=(read,), daemon=True, name="probekit-read-ahead"
-    )
-    thread.start()
+    pool = ThreadPoolExecutor(1, "probekit-read-ahead")
+    waiting = deque(pool.submit(context.run, read, chunk) for chunk in chunks[: _AHEAD + 1])
     try:
         for place in range(len(chunks)):
-            found = ready.get()
-            if isinstance(found, BaseException) and not isinstance(found, Exception):
-                raise found
-            if isinstance(found, Exception):
-                thread.join()
+            try:
+                parts = waiting.popleft().result()
+            except Exception:
+                pool.shutdown(cancel_futures=True)
                 yield from map(fetch, chunks[place:])
                 return
-            assert found is not None
-            yield found
+            for chunk in chunks[place + _AHEAD + 1 : place + _AHEAD + 2]:
+                waiting.append(pool.submit(context.run, read, chunk))
+            yield parts
     finally:
-        stopped.set()
-        with suppress(queue.Empty):  # makes room in case the thread is waiting to put an item
-            while True:
-                ready.get_nowait()
-        thread.join(timeout=5)
+        pool.shutdown(cancel_futures=True)
 
 
 def _pinned(parts: Parts) -> Parts:

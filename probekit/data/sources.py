@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -511,13 +511,13 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         alone = loader if not loader.num_workers else _in_this_process(loader)
         return Stream(alone, name, class_names(data))
     with _same_random_state(loader):
-        first, second = _numbers(loader), _numbers(loader)
-    size = loader.batch_size or max(first.batch, 1)
-    indices = _each_once(first.indices, name)
-    ordered = torch.equal(first.indices, second.indices)
+        (first, batch), (second, _) = _sampled(loader), _sampled(loader)
+    size = loader.batch_size or max(batch, 1)
+    indices = _each_once(first, name)
+    ordered = torch.equal(first, second)
     if not ordered:
         indices = indices.sort().values
-    drawn = not torch.equal(indices.sort().values, second.indices.sort().values)
+    drawn = not torch.equal(indices.sort().values, second.sort().values)
     if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
         # Processes divide all samples among themselves anyway.
         indices = torch.arange(len(data))  # type: ignore[arg-type]  # a map-style data set has a length
@@ -549,13 +549,6 @@ def _in_this_process(loader: DataLoader[Any]) -> DataLoader[Any]:
     )
 
 
-class _Sampled(NamedTuple):
-    """The indices that a sampler yields, and the size of its first batch."""
-
-    indices: Tensor
-    batch: int
-
-
 @contextmanager
 def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
     """Preserves the random states that a sampler draws from."""
@@ -569,13 +562,13 @@ def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
         generator.set_state(state)
 
 
-def _numbers(loader: DataLoader[Any]) -> _Sampled:
-    """The indices that a loader's sampler yields this time."""
+def _sampled(loader: DataLoader[Any]) -> tuple[Tensor, int]:
+    """The indices that a loader's sampler yields this time, and the size of its first batch."""
     batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
     first = next(batches, [])
     most = len(loader.dataset) + 1  # type: ignore[arg-type]  # a map-style data set has a length
     numbers = [*first, *islice(chain.from_iterable(batches), most)]
-    return _Sampled(torch.tensor(numbers, dtype=torch.long), len(first))
+    return torch.tensor(numbers, dtype=torch.long), len(first)
 
 
 def _each_once(indices: Tensor, name: str) -> Tensor:
