@@ -43,30 +43,12 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
 
 
 def non_negative_int(name: str, value: Any) -> int:
-    """Checks for a non-negative integer.
-
-    Raises:
-        OptionError: The value is something else.
-
-    Example:
-        >>> non_negative_int("seed", -1)
-        Traceback (most recent call last):
-        ...
-        probekit.errors.OptionError: seed must be a non-negative integer, not -1
-    """
+    """Checks for a non-negative integer, as `integer` does."""
     return integer(name, value, least=0)
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Checks for a positive integer.
-
-    Raises:
-        OptionError: The value is something else.
-
-    Example:
-        >>> positive_int("steps", 40)
-        40
-    """
+    """Checks for a positive integer, as `integer` does."""
     return integer(name, value, least=1)
 
 

@@ -14,6 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_MOST_NAMED = 5
+
 
 class ProbekitError(Exception):
     """An error that the user can fix; the command line shows the message and exits with 2."""
@@ -90,7 +92,7 @@ def plain(text: object) -> str:
     )
 
 
-def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most: int = 5) -> str:
+def close_matches(asked: str, known: Iterable[str], *, what: str = "name") -> str:
     """The end of an error message: the known names closest to the requested one.
 
     >>> close_matches("fgo", ["fog", "snow"], what="corruption")
@@ -99,16 +101,16 @@ def close_matches(asked: str, known: Iterable[str], *, what: str = "name", most:
     'known: fog, frost'
     """
     names = list(known)
-    near = difflib.get_close_matches(asked, names, n=most, cutoff=0.5)
+    near = difflib.get_close_matches(asked, names, n=_MOST_NAMED, cutoff=0.5)
     near += [name for name in names if asked and asked.lower() in name.lower() and name not in near]
     if near:
-        return f"close matches: {', '.join(near[:most])}"
+        return f"close matches: {', '.join(near[:_MOST_NAMED])}"
     if not names:
         return f"there is no {what} at all"
-    return f"known: {some_of(names, 4 * most)}"
+    return f"known: {some_of(names, 4 * _MOST_NAMED)}"
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
+def some_of(names: Sequence[str], most: int = _MOST_NAMED) -> str:
     """The first of many names, and the number of remaining ones.
 
     >>> some_of(["a", "b", "c"], most=2)

@@ -11,6 +11,7 @@ import xarray as xr
 from probekit.results.tables import layers_table, units_table
 
 Row = dict[str, str | float | None]
+_MOST_SELECTIVE = 10
 
 
 def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
@@ -18,12 +19,12 @@ def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
     return layers_table(result).to_dict("records")  # type: ignore[no-any-return]  # pandas is untyped
 
 
-def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]:
+def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
     """The units with the highest selectivity, with their preferred classes."""
     if "selectivity" not in result["units"]:
         return []
     units = units_table(result)[["layer", "channel", "selectivity", "preferred_class"]]
-    highest = units.sort_values("selectivity", ascending=False, kind="stable").head(count)
+    highest = units.sort_values("selectivity", ascending=False, kind="stable").head(_MOST_SELECTIVE)
     return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # as above
 
 

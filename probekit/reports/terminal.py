@@ -42,12 +42,10 @@ class Column:
     always: bool = False
 
 
-def console(*, stderr: bool = False) -> Console:
+def console() -> Console:
     """A console that does not wrap tables when its output is piped."""
-    made = Console(stderr=stderr, highlight=False)
-    if not made.is_terminal:
-        made = Console(stderr=stderr, highlight=False, width=160, no_color=True)
-    return made
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=160, no_color=True)
 
 
 def escape(text: str) -> str:
@@ -217,11 +215,9 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
     print_table(columns, to)
 
 
-def print_rows(
-    rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
-) -> None:
-    """Prints rows of values; columns are in the order of their first appearance."""
-    print_table(_of_rows(rows, bars), to)
+def print_rows(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
+    """Prints rows of values, with bars for the column `mean`; missing values are empty cells."""
+    print_table(_of_rows(rows, ["mean"]), to)
 
 
 def _of_rows(rows: Sequence[Mapping[str, Any]], bars: Sequence[str]) -> list[Column]:

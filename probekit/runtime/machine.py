@@ -12,22 +12,14 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError, OptionError
 from probekit.extras import optional
+from probekit.runtime.processes import Processes
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The device of a training run, and the rank of this process.
-
-    Attributes:
-        device: The device of this process.
-        rank: The rank of this process.
-        world: Number of processes that train together.
-        accelerator: The `Accelerator` that distributes training over several processes.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Machine(Processes):
+    """The processes of a training run, the device of this one, and accelerate's `Accelerator`."""
 
     device: torch.device
-    rank: int
-    world: int
     accelerator: Any
 
     @classmethod
@@ -56,12 +48,12 @@ class Machine:
                     f"device={str(device)!r} cannot be chosen for {accelerator.num_processes} "
                     "processes, each of which has its own"
                 )
-        return cls(found, accelerator.process_index, accelerator.num_processes, accelerator)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes."""
-        return self.rank == 0
+        return cls(
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            device=found,
+            accelerator=accelerator,
+        )
 
     def wait(self) -> None:
         """Waits for all processes."""

@@ -17,12 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """The rank of this process among those launched together.
-
-    Attributes:
-        rank: The rank of this process, starting at 0.
-        world: Number of processes.
-    """
+    """The rank of this process, starting at 0, and the number of processes launched together."""
 
     rank: int = 0
     world: int = 1

@@ -140,7 +140,7 @@ def test_dropped_and_selected_samples() -> None:
     ],
 )
 def test_loaders_that_repeat_samples_are_refused(sampler: Any) -> None:
-    with pytest.raises(DataError, match=r"gives sample \d+ more than once"):
+    with pytest.raises(DataError, match=r"yields sample \d+ more than once"):
         Batches(DataLoader(DATA, 4, sampler=sampler))
 
 

@@ -86,8 +86,8 @@ def scale(low: float, high: float, start: float, stop: float) -> Scale:
     return place
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, about `most` of them.
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, about five of them.
 
     >>> ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -95,7 +95,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     span = high - low
     if not (isfinite(span) and span > 0):
         return [low] if isfinite(low) else []
-    rough = span / most
+    rough = span / 5
     power = 10.0 ** floor(log10(rough))
     step = next((power * x for x in (1, 2, 5, 10) if power * x >= rough * 0.999), 10 * power)
     first = np.ceil(low / step - 1e-9)

@@ -20,6 +20,7 @@ from probekit.statistics.base import merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.training.run.recipes import Precision
 
+_BATCH_SIZE = 500
 _OUTCOMES = ""  # no layer has this name
 
 
@@ -50,8 +51,6 @@ def evaluate(
     data: TensorImages,
     layers: Sequence[Layer],
     precision: Precision,
-    *,
-    batch_size: int = 500,
 ) -> EpochMetrics:
     """Measures loss, accuracy, selectivity and dead units in one pass shared by all processes.
 
@@ -59,7 +58,7 @@ def evaluate(
         DataError: An activation is NaN or infinite.
     """
     means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
-    batches = Batches(data, batch_size=batch_size)
+    batches = Batches(data, batch_size=_BATCH_SIZE)
     half = precision if precision in ("bfloat16", "float16") else None
     reading = Reading(progress=False, precision=half)
     with stream(model, batches, layers, [Activations()], reading) as observed:
