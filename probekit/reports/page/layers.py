@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -24,14 +25,6 @@ _SMALL = 0.3
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A value of a layer, as text and as a bar."""
-
-    text: str
-    bar: Markup
-
-
-@dataclass(frozen=True)
 class Column:
     """A variable of the layers; `high` is the value of a full bar."""
 
@@ -42,28 +35,13 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer: the distribution of its units, their mean with its interval, and other values."""
-
-    number: int
-    name: str
-    short: str
-    units: int
-    ridge: Markup
-    mean: str
-    interval: str
-    summary: str
-    cells: Sequence[Cell]
-
-
-@dataclass(frozen=True)
 class LayerTable:
     """The layers of a model, ready for the template; `heading` names the variable of the ridges."""
 
     heading: str
     axis: Markup
     columns: Sequence[Column]
-    rows: Sequence[Row]
+    rows: Sequence[Mapping[str, Any]]
     dense: bool
 
 
@@ -130,7 +108,7 @@ def _row(
     variable: str,
     limits: tuple[float, float],
     columns: Sequence[Column],
-) -> Row:
+) -> dict[str, Any]:
     units = model.units.isel(unit=model.of_layer(at))
     layer = model.layers.isel(layer=at)
     values = units[variable].values.astype(np.float64) if variable else np.empty(0)
@@ -144,20 +122,20 @@ def _row(
     if variable:
         summary += f", mean {heading(units[variable])} {number(mean)}"
         summary += f" ({interval})" if interval else ""
-    return Row(
-        number=at,
-        name=name,
-        short=shorten(name, _NAME_LENGTH),
-        units=units.sizes["unit"],
-        ridge=ridge(values, *limits, mean, ends, height),
-        mean=number(mean),
-        interval=interval,
-        summary=summary,
-        cells=[_cell(float(layer[column.name]), column.high) for column in columns],
-    )
+    return {
+        "number": at,
+        "name": name,
+        "short": shorten(name, _NAME_LENGTH),
+        "units": units.sizes["unit"],
+        "ridge": ridge(values, *limits, mean, ends, height),
+        "mean": number(mean),
+        "interval": interval,
+        "summary": summary,
+        "cells": [_cell(float(layer[column.name]), column.high) for column in columns],
+    }
 
 
-def _cell(value: float, high: float) -> Cell:
+def _cell(value: float, high: float) -> dict[str, str]:
     share = max(0.0, min(value / high, 1.0)) if np.isfinite(value) else 0.0
     bar = element(
         "svg",
@@ -168,7 +146,7 @@ def _cell(value: float, high: float) -> Cell:
         height=4,
         aria_hidden="true",
     )
-    return Cell(number(value), bar)
+    return {"text": number(value), "bar": bar}
 
 
 def _interval(layer: xr.Dataset) -> tuple[float, float] | None:

@@ -139,7 +139,7 @@ function spread(unit) {
   const [low, high] = [Math.min(...every), Math.max(...every)];
   const at = (value) => 8 + ((value - low) / (high - low || 1)) * 392;
   const dots = (values, y, kind) => values.filter(Number.isFinite).map((value) => svg("circle", { class: kind, cx: at(value), cy: y, r: 4 }));
-  return part("Activation", `${random.length} random images (grey) and the ${best.length} best`,
+  return part("Activation", `${random.length} random images (gray) and the ${best.length} best`,
     svg("svg", { viewBox: "0 0 408 44", role: "img", "aria-label": `random images: ${random.map((value) => shown(value)).join(", ")}; best: ${best.map((value) => shown(value)).join(", ")}` },
       svg("line", { class: "rule", x1: 0, x2: 408, y1: 14, y2: 14 }), ...dots(random, 14, "dot"), ...dots(best, 14, "dot strong"),
       svg("text", { class: "soft", x: at(low), y: 38, text: shown(low) }), svg("text", { class: "soft", x: 408, y: 38, "text-anchor": "end", text: shown(high) })));
