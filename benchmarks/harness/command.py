@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,13 +21,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 import probekit
 from harness.results import Results, render
 from harness.row import Case, Question, Row
 from harness.timing import Setting
-from probekit.reports.terminal import console
+from probekit.reports.terminal import console, print_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -36,9 +35,6 @@ PEERS = (
     "captum", "foolbox", "imagecorruptions-imaug", "opencv-python", "opencv-python-headless",
     "scikit-learn", "timm", "torchattacks", "torchvision",
 )  # fmt: skip
-_COLUMNS = {"case": 44, "ours": 26, "compared with": 24, "ours takes": 10, "ratio": 20, "quartiles": 18,
-            "bound": 12, "": 13}  # fmt: skip
-_STYLES = {"met": "green", "not met": "red", "within noise": "yellow", "not measured": "dim"}
 
 
 def main(
@@ -110,7 +106,7 @@ def measure(
             cases = [x for x in question.cases(setting) if _chosen(question, x, options)]
             if cases:
                 screen.print(f"\n{question.title}  ({question.name})", style="bold")
-            for number, case in enumerate(cases):
+            for case in cases:
                 where = {"question": question.name, "case": case.name, "device": setting.device}
                 try:
                     rows = [replace(row, **where) for row in case.measure()]
@@ -120,7 +116,7 @@ def measure(
                     traceback.print_exc(file=sys.stderr)
                     continue
                 results.add(run, facts, rows)
-                show(screen, rows, header=not number)
+                show(screen, rows)
             if cases and (not options.asked or question.name in options.asked):
                 names = {case.name for case in cases}
                 results.drop_others(question.name, names)
@@ -138,19 +134,19 @@ def _chosen(question: Question, case: Case, options: argparse.Namespace) -> bool
     )
 
 
-def show(screen: Console, rows: Iterable[Row], *, header: bool) -> None:
-    """Prints rows as a continuation of those printed before."""
-    rows = list(rows)
-    table = Table(box=None, show_header=header, padding=(0, 1, 0, 0), width=min(screen.width, 190))
-    for name, share in _COLUMNS.items():
-        right = name in ("ours takes", "ratio")
-        table.add_column(name, ratio=share, justify="right" if right else "left")
-    for row in rows:
-        style = _STYLES.get(row.verdict, "")
-        cells = (row.case, row.ours, row.other, row.amount, row.shown_ratio, row.quartiles)
-        verdict = f"[{style}]{row.verdict}[/]" if style else row.verdict
-        table.add_row(*cells, row.asked, verdict)
-    screen.print(table)
+def show(screen: Console, rows: Sequence[Row]) -> None:
+    """Prints the rows of a case, and their notes."""
+    print_rows(
+        [
+            {
+                "case": row.case, "ours": row.ours, "compared with": row.other,
+                "ours takes": row.amount, "ratio": row.shown_ratio, "quartiles": row.quartiles,
+                "bound": row.asked, "verdict": row.verdict,
+            }
+            for row in rows
+        ],
+        screen,
+    )  # fmt: skip
     for remark in dict.fromkeys(row.missing or row.note for row in rows):
         if remark:
             screen.print(f"    {remark}", style="dim", markup=False)
