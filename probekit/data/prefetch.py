@@ -63,8 +63,10 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
     try:
         for place in range(len(chunks)):
             try:
-                parts = waiting.popleft().result()
+                parts: Fetched | None = waiting.popleft().result()
             except Exception:
+                parts = None
+            if parts is None or isinstance(parts, DataError):
                 pool.shutdown(cancel_futures=True)
                 yield from map(fetch, chunks[place:])
                 return
