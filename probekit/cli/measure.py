@@ -18,6 +18,7 @@ from probekit.cli.options import (
     Json,
     LayerGlobs,
     Limit,
+    Metrics,
     Model,
     Overwrite,
     Progress,
@@ -45,12 +46,7 @@ def analyze(
         str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
     ] = None,
     layers: LayerGlobs = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
-        ),
-    ] = "selectivity",
+    metrics: Metrics = "selectivity",
     limit: Limit = None,
     weights: Weights = None,
     random: Random = False,

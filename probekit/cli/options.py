@@ -30,6 +30,12 @@ LayerGlobs = Annotated[
     list[str] | None,
     typer.Option("--layers", help="Name or glob of layers; !GLOB excludes. Can be repeated."),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
+    ),
+]
 Weights = Annotated[
     str | None, typer.Option(help="File of weights: safetensors, or a torch file of tensors only.")
 ]
