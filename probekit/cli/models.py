@@ -135,6 +135,7 @@ def cka(
 
     Prints, for each layer, the layer of the other model (or the other layer) most similar to it.
     """
+    import numpy as np
     import xarray as xr
 
     from probekit.analysis.cka import cka as run
@@ -176,7 +177,7 @@ def cka(
         row = values.sel(layer=layer)
         if not row.notnull().any():
             continue
-        near = row["other_layer"].values[int(row.argmax())]
+        near = row["other_layer"].values[int(np.nanargmax(row.values))]
         found = table.sel(layer=layer, other_layer=near)
         rows.append(
             {"layer": str(layer), "most similar": str(near)}

@@ -96,7 +96,10 @@ def model_scatter(
     across, up = across[known], up[known]
     with canvas(ax, 3.4, 2.6) as ax:
         ax.scatter(across, up, s=18, c=colours, lw=0)
-        ax.set_xscale("log" if x == "parameters" else "linear")
+        if x == "parameters":
+            ax.set_xscale("log")
+        else:
+            ax.locator_params(axis="x", nbins=4)
         ax.set_xlabel(axis_label(across))
         ax.set_ylabel(axis_label(up))
         if int(known.sum()) > 3:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.errors import plain
+from probekit.errors import some_of
 from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import UNKNOWN, number
 from probekit.results.attributes import label
@@ -129,23 +129,22 @@ def _layer_differences(
     head = ["layer", "units"]
     for name in variables:
         about = name.replace("_", " ")
-        head += [f"{about}: first", "second", "difference"]
+        with_interval = f"{name}_low" in layers
+        head += (
+            [f"{about}: first", "second", "difference"]
+            if with_interval
+            else [f"{about}: difference"]
+        )
     rows = []
     for at, layer in enumerate(names):
-        counts = [int(layers[f"n_units_{side}"].values[at]) for side in ("first", "second")]
-        row = [
-            layer,
-            f"{counts[0]:,}" if counts[0] == counts[1] else f"{counts[0]:,} / {counts[1]:,}",
-        ]
+        counts = [f"{int(layers[f'n_units_{side}'].values[at]):,}" for side in ("first", "second")]
+        row = [layer, " / ".join(dict.fromkeys(counts))]
         for name in variables:
-            first, second, difference = (
-                number(layers[f"{name}_{end}"].values[at])
-                for end in ("first", "second", "difference")
+            first, second, difference, low, high = (
+                number(layers[f"{name}_{end}"].values[at]) if f"{name}_{end}" in layers else ""
+                for end in ("first", "second", "difference", "low", "high")
             )
-            if f"{name}_low" in layers:
-                low, high = (number(layers[f"{name}_{end}"].values[at]) for end in ("low", "high"))
-                difference += f" ({low} to {high})"
-            row += [first, second, difference]
+            row += [first, second, f"{difference} ({low} to {high})"] if low else [difference]
         rows.append(row)
     return "Layers", head, rows
 
@@ -224,18 +223,17 @@ def _survey(tree: xr.DataTree) -> Section:
         ]
         for at, name in enumerate(names)
     ]
-    notes = [
-        f"{name}: {plain(text)}"
-        for name, notes in zip(
-            names, models["notes"].values if "notes" in models else (), strict=False
-        )
-        for text in str(notes).splitlines()
-    ]
+    by_text: dict[str, list[str]] = {}
+    for name, notes in zip(
+        names, models["notes"].values if "notes" in models else [], strict=False
+    ):
+        for sentence in str(notes).splitlines():
+            by_text.setdefault(sentence, []).append(name)
+    remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]
     head = ["model", *(label(models[name]) for name in shown), "failure"]
     return Section(
-        "survey", "The models of the survey",
-        f"{len(names)} models on the same data; {len(names) - len(lines)} failed.",
-        charts, names, [("", head, rows)], notes,
+        "survey", f"{len(names)} models on the same data", f"{len(names) - len(lines)} failed.",
+        charts, names, [("", head, rows)], remarks,
     )  # fmt: skip
 
 
