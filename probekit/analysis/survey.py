@@ -21,7 +21,7 @@ from probekit.analysis.analyze import analyze
 from probekit.analysis.survey_table import IDENTITY, RESULTS, write_table
 from probekit.capture.recorder import Layers
 from probekit.data.batches import Batches
-from probekit.data.datasets import load_data
+from probekit.data.datasets import is_loadable, load_data
 from probekit.errors import (
     OptionError,
     OutputError,
@@ -119,7 +119,7 @@ def survey(
         raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
     resolved = None if root is None else str(Path(root).resolve())
     loading = {"split": split, "root": resolved, "skip_bad": skip_bad}
-    if isinstance(data, str | Path) and os.path.isdir(data):
+    if isinstance(data, str | Path) and os.path.exists(data):
         data = str(Path(data).resolve())  # workers may have another working directory
     work = {"seed": seed, **options}
     identity = as_stored(
@@ -170,7 +170,7 @@ def _measure(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProbekitWarning)  # the result stores them
             model = _load(source, pretrained, options["seed"])
-            images = load_data(data, model, **loading) if isinstance(data, str | Path) else data
+            images = load_data(data, model, **loading) if is_loadable(data) else data
             result = analyze(model, images, **options)
         parameters = sum(one.numel() for one in model.module.parameters())
         result.attrs["survey"] = json.dumps({"model": name, "parameters": parameters})
@@ -226,7 +226,7 @@ def _check_same(file: Path, asked: Mapping[str, Any]) -> None:
 
 
 def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    loaded = load_data(data, **loading) if isinstance(data, str | Path) else data
+    loaded = load_data(data, **loading) if is_loadable(data) else data
     own = {
         name: options[name]
         for name in ("limit", "seed", "batch_size", "attributes")

@@ -91,8 +91,8 @@ def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
             n_units=int(layers["n_units"].sum()),
             notes=str(model.attrs.get("notes", "")),
         )
-        clean = (part.drop_attrs(deep=False).drop_encoding() for part in (row, numbers))
-        return about["model"], tuple(clean)
+        row, numbers = (part.drop_attrs(deep=False).drop_encoding() for part in (row, numbers))
+        return str(about["model"]), (row, numbers)
 
 
 def write_table(folder: Path) -> xr.DataTree:

@@ -95,7 +95,7 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
         model = load_model(model)
     as_module(model)
     if is_loadable(data):
-        data = load_data(data, model)
+        data = load_data(data, model, attributes=options.pop("attributes", None))
     if not isinstance(data, Batches):
         data = Batches(data, fit=fit_to(model), decode=ImageDecoder.of(model), **options)
     return model, data
@@ -139,8 +139,20 @@ def _refused_images(images: Any) -> Iterator[None]:
             ) from error
         raise DataError(
             f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
-            f"{first_line(error)}; give images of the shape that it takes"
+            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
         ) from error
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about images of a shape that the model does not take."""
+    wrapped = "or wrap the model in an ImageModel, which does so"
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        return (
+            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
+        )
+    if len(shape) == 3 and shape[0] == 1:
+        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
+    return "give images of the shape that it takes"
 
 
 def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:

@@ -58,6 +58,10 @@ ClassMap = Annotated[
         help="Output of each class of the data: index, cat=281,dog=207, or a JSON file of a mapping."
     ),
 ]
+Attributes = Annotated[
+    str | None,
+    typer.Option(help="Label columns of a table, separated by commas, such as color,shape."),
+]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Compile = Annotated[
@@ -199,6 +203,7 @@ def load(
     seed: int,
     split: str | None = None,
     data_root: str | None = None,
+    attributes: str | None = None,
 ) -> tuple[Any, Any]:
     """Loads the model and the data of a command, by default the bundled ones."""
     import torch
@@ -214,6 +219,7 @@ def load(
     torch.manual_seed(seed % 2**63)
     network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
     images = load_data(
-        data or "fashion-mnist", network, skip_bad=skip_bad, split=split, root=data_root
-    )
+        data or "fashion-mnist", network, skip_bad=skip_bad, split=split, root=data_root,
+        attributes=None if attributes is None else names(attributes),
+    )  # fmt: skip
     return network, images

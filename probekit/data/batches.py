@@ -242,6 +242,20 @@ class Batches:
         plain = torch.equal(index, torch.arange(len(index)))
         return by_index[index], None if plain else index
 
+    def read_labels(self) -> tuple[Tensor, Tensor] | None:
+        """The labels and indices (in increasing order) of all samples, by reading the data once more.
+
+        Returns:
+            As `known_labels`; None if the data can be read only once, or labels are missing.
+        """
+        if not self.repeatable:
+            return None
+        whole = self.share(0, 1)
+        found = [(batch.labels, batch.index) for batch in whole]
+        labels, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = index.argsort()
+        return None if int(labels.min()) < 0 else (labels[order], index[order])
+
     def indices(self) -> Tensor | None:
         """The indices of all samples in order; None if they are not known in advance."""
         if isinstance(self.source, Indexed):

@@ -10,6 +10,7 @@ from tqdm import std
 from tqdm.auto import tqdm
 
 _SECONDS = 60.0
+_FIRST = 5.0
 
 
 def progress_bar(*, progress: bool, **options: Any) -> Any:
@@ -25,18 +26,27 @@ def progress_bar(*, progress: bool, **options: Any) -> Any:
 
 
 class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Prints lines instead of redrawing a bar; work of less than a minute prints none."""
+    """Prints lines instead of redrawing a bar; work of less than a minute prints none.
+
+    The first line comes after a few seconds if the whole work is expected to take over a minute.
+    """
 
     disable: bool
 
     def __init__(self, **options: Any) -> None:
-        self._next = monotonic() + _SECONDS
+        self._begun = monotonic()
+        self._next = self._begun + _SECONDS
         options["disable"] = False
-        super().__init__(miniters=1, mininterval=_SECONDS / 2, **options)
+        super().__init__(miniters=1, mininterval=min(_FIRST, _SECONDS) / 2, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if monotonic() >= self._next:
-            self._next = monotonic() + _SECONDS
+        now = monotonic()
+        if self._begun and self.n and self.total and now - self._begun >= _FIRST:
+            expected = (now - self._begun) * self.total / self.n
+            self._next = now if expected > _SECONDS else self._next
+            self._begun = 0.0
+        if now >= self._next:
+            self._next = now + _SECONDS
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:

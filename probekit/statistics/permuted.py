@@ -119,6 +119,11 @@ class PermutedClassMeans(Statistic):
             if self.relabeling.counts is None:
                 self.relabeling.counts = counts
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the labels must be known before the pass, since their numbers are not given."""
+        return self.class_counts is None
+
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:

@@ -106,3 +106,16 @@ def test_piped_output_has_a_line_per_minute_and_short_work_has_none(
     with progress_bar(progress=False, total=3) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("total", "lines"), [(100, 1), (4, 0)])
+def test_piped_output_has_an_early_estimate_of_long_work(
+    total: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("probekit.runtime.progress.monotonic", lambda: float(next(clock)))
+    with progress_bar(progress=True, total=total) as bar:
+        for _ in range(3):
+            bar.update(1)
+            bar.refresh()
+    assert len(capsys.readouterr().err.splitlines()) == lines
