@@ -36,9 +36,10 @@ def most_selective(result: xr.DataTree, count: int = 10) -> list[dict[str, Any]]
 
 def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
     """The result of each attribute by name; the whole result under `""` if there are no attributes."""
-    if "attribute" not in result["units"].dims:
+    units = result["units"].to_dataset()
+    if "attribute" not in units.dims:
         return {"": result}
-    names = [str(name) for name in result["units"]["attribute"].values]
+    names = [str(name) for name in units["attribute"].values]
     return {name: result.sel(attribute=name) for name in names}
 
 

@@ -34,17 +34,17 @@ class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
     disable: bool
 
     def __init__(self, **options: Any) -> None:
-        self._begun = monotonic()
+        self._begun: float | None = monotonic()
         self._next = self._begun + _SECONDS
         options["disable"] = False
         super().__init__(miniters=1, mininterval=min(_FIRST, _SECONDS) / 2, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         now = monotonic()
-        if self._begun and self.n and self.total and now - self._begun >= _FIRST:
+        if self._begun is not None and self.n and self.total and now - self._begun >= _FIRST:
             expected = (now - self._begun) * self.total / self.n
             self._next = now if expected > _SECONDS else self._next
-            self._begun = 0.0
+            self._begun = None
         if now >= self._next:
             self._next = now + _SECONDS
             print(self, file=sys.stderr, flush=True)
