@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -42,7 +42,7 @@ def own_model(name: str) -> ImageModel:
             a known input size.
     """
     module_name, _, attribute = name.partition(":")
-    place = os.getcwd()
+    place = str(Path.cwd())
     if place not in sys.path:
         sys.path.insert(0, place)
     try:

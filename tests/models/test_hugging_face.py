@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,7 +125,10 @@ def test_a_model_is_analyzed_like_any_other(name: str, saved: dict[str, Path]) -
     assert float(result["accuracy"]) == pytest.approx(float(right.float().mean()))
 
 
-@pytest.mark.parametrize("name", ["vit", "convnext"])
+CLASSIFIERS = sorted(MODELS.keys() - {"clip"})
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_attacks_corruptions_and_ablation_find_the_logits(
     name: str, saved: dict[str, Path]
 ) -> None:
@@ -137,6 +141,39 @@ def test_attacks_corruptions_and_ablation_find_the_logits(
     units = pk.analyze(model, data)["units"]
     curves = pk.ablate(model, data, units["selectivity"], fractions=(0, 1), random=0)
     assert curves["accuracy"].values[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("alpha", [-1.0, 1.0])
+def test_a_model_is_trained_with_the_regularizer(
+    name: str, alpha: float, saved: dict[str, Path]
+) -> None:
+    module = pk.load_model(saved[name]).module
+    given = images(pk.load_model(saved[name]), 12)
+    labels = torch.tensor([0, 1, 2] * 4)
+    optimizer = torch.optim.SGD(module.parameters(), 1.0)
+    terms = []
+    with pk.SelectivityRegularizer(module, alpha=alpha, negative="clip") as penalty:
+        for _ in range(2):
+            loss = torch.nn.functional.cross_entropy(module(given).logits, labels)
+            term = penalty(labels)
+            optimizer.zero_grad()
+            (0 * loss + term).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1e-3)
+            optimizer.step()
+            terms.append(float(term.detach()))
+    assert terms[-1] < terms[0]
+    assert all(0 <= -term / alpha <= 1 for term in terms)
+
+
+def test_an_image_tower_without_logits_is_recorded_and_regularized(saved: dict[str, Path]) -> None:
+    tower = pk.load_model(saved["clip"])
+    recording = pk.record(tower, (images(tower), torch.arange(6)), "*.activation_fn")
+    assert np.isfinite(recording["activation"]).all()
+    with pk.SelectivityRegularizer(tower.module, alpha=1.0, negative="clip") as penalty:
+        tower(images(tower))
+        penalty(torch.tensor([0, 1, 2] * 2)).backward()
+    assert any(one.grad is not None and one.grad.any() for one in tower.module.parameters())
 
 
 def test_an_embedding_as_wide_as_the_classes_is_not_logits(saved: dict[str, Path]) -> None:
