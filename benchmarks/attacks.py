@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 from probekit.perturbations.attacks.gradient import FGSM, PGD, Attack
 
 Predict = Callable[[], Tensor]
@@ -196,7 +196,7 @@ def trained(subject: Subject, images: Tensor, labels: Tensor, setting: Setting) 
         nn.Linear(32 * 16, 10),
     )
     if subject.model == "resnet20":
-        model = cifar_resnet(20, classes=10, channels=1)
+        model = CifarResNet(20, classes=10, channels=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(epochs):
         for rows in torch.randperm(1400).split(50):

@@ -12,7 +12,7 @@ import xarray as xr
 
 from probekit.analysis.columns import Columns
 from probekit.capture.layers import Layer
-from probekit.capture.stream import Reading, stream
+from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError
@@ -75,7 +75,7 @@ class Pass:
         keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
         return [fed[key].to_xarray() for key in keys]
 
-    def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
+    def run(self, model: Any, batches: Batches, reading: PassOptions) -> Pass:
         """Streams the data through the model once.
 
         If a statistic has a method `expect`, it first receives the labels, if they are known in

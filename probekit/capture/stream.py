@@ -27,23 +27,11 @@ from probekit.runtime.processes import processes
 from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import caller_device
 
-__all__ = [
-    "Observed",
-    "Precision",
-    "Reading",
-    "explore",
-    "find_layers",
-    "open_subject",
-    "peek_output",
-    "stream",
-    "streams",
-]
-
 Precision: TypeAlias = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class PassOptions:
     """Options for running a model and recording its layers.
 
     Attributes:
@@ -67,7 +55,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in get_args(Precision):
-            raise OptionError(f"precision is None, 'bfloat16' or 'float16', not {self.precision!r}")
+            raise OptionError(
+                f"precision must be None, 'bfloat16' or 'float16', not {self.precision!r}"
+            )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context of one forward pass, which casts copies of the weights."""
@@ -101,7 +91,7 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     return model, data
 
 
-def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:
+def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:
     """Returns the selected layers, found with one forward pass over the first two images.
 
     Raises:
@@ -111,7 +101,7 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
 
 
 def explore(
-    model: Any, batches: Batches, layers: Layers, reading: Reading
+    model: Any, batches: Batches, layers: Layers, reading: PassOptions
 ) -> tuple[list[Layer], Any]:
     """Returns the selected layers and the model's output for two images.
 
@@ -124,38 +114,7 @@ def explore(
             return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
 
 
-@contextmanager
-def _refused_images(images: Any) -> Iterator[None]:
-    """Adds a description of the images to errors of the model."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(images, Tensor):
-            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
-        if images.dtype in (torch.uint8, torch.bool):
-            raise DataError(
-                f"the images are {images.dtype}, which the model does not take; give floats as it was "
-                "trained on (images / 255, normalized), or wrap it in an ImageModel"
-            ) from error
-        raise DataError(
-            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
-            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
-        ) from error
-
-
-def _advice(shape: tuple[int, ...]) -> str:
-    """What to do about images of a shape that the model does not take."""
-    wrapped = "or wrap the model in an ImageModel, which does so"
-    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
-        return (
-            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
-        )
-    if len(shape) == 3 and shape[0] == 1:
-        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
-    return "give images of the shape that it takes"
-
-
-def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
+def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
     """Returns the model's output for two images, without searching for layers."""
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0, 0]].to(device)
@@ -170,7 +129,7 @@ def stream(
     batches: Batches,
     layers: Sequence[Layer],
     sources: Sequence[Source],
-    reading: Reading,
+    reading: PassOptions,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
     """Runs a model over data once, with hooks that are removed when the context exits.
@@ -193,7 +152,7 @@ def streams(
     model: Any,
     layers: Sequence[Layer],
     sources: Sequence[Source],
-    reading: Reading,
+    reading: PassOptions,
     samples: Tensor | None = None,
 ) -> Iterator[Callable[[Batches, str], Iterator[Observed]]]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
@@ -260,6 +219,37 @@ def streams(
         yield observe
 
 
+@contextmanager
+def _refused_images(images: Any) -> Iterator[None]:
+    """Adds a description of the images to errors of the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(images, Tensor):
+            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
+        if images.dtype in (torch.uint8, torch.bool):
+            raise DataError(
+                f"the images are {images.dtype}, which the model does not accept; use floats as it was "
+                "trained on (images / 255, normalized), or wrap it in an ImageModel"
+            ) from error
+        raise DataError(
+            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
+            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
+        ) from error
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about images of a shape that the model does not accept."""
+    wrapped = "or wrap the model in an ImageModel, which does so"
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        return (
+            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
+        )
+    if len(shape) == 3 and shape[0] == 1:
+        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
+    return "give images of the shape that it takes"
+
+
 def _check(
     tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch, precision: Precision | None
 ) -> None:
@@ -276,16 +266,5 @@ def _check(
 
 
 def _finite(tables: dict[str, Tensor]) -> bool:
-    """Whether all numbers are finite.
-
-    The sum of a table is not finite if any of its values is not, and costs half as much as checking
-    each value. The device is synchronized once for all tables. A sum may overflow although all values
-    are finite.
-    """
-    sums = [
-        table.sum(dtype=torch.promote_types(table.dtype, torch.float32))
-        for table in tables.values()
-    ]
-    if bool(torch.stack([one.float() for one in sums]).isfinite().all()):
-        return True
-    return all(bool(table.isfinite().all()) for table in tables.values())
+    """Whether all numbers are finite; the device is synchronized once for all tables."""
+    return bool(torch.stack([table.isfinite().all() for table in tables.values()]).all())

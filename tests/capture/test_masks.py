@@ -183,7 +183,7 @@ def test_positions_that_the_mask_does_not_cover_are_refused() -> None:
 
 
 def test_a_sample_with_only_padding_is_refused() -> None:
-    with pytest.raises(LayerError, match="sample 1 of a batch has no position"):
+    with pytest.raises(LayerError, match="sample 1 of a batch consists only of padding"):
         masked_mean(torch.ones(2, 3, 4), torch.tensor([[True] * 4, [False] * 4]))
 
 

@@ -88,8 +88,12 @@ def test_fields_of_a_transformers_model_output_are_recorded(as_mapping: bool) ->
 @pytest.mark.parametrize(
     ("wrap", "pick", "message"),
     [
-        (lambda x: None, None, r"'inner' \(Gives\) gives NoneType and no floating-point tensor"),
-        (lambda x: (x.long(),), None, "gives tuple and no floating-point tensor"),
+        (
+            lambda x: None,
+            None,
+            r"'inner' \(Gives\) returns NoneType without a floating-point tensor",
+        ),
+        (lambda x: (x.long(),), None, "returns tuple without a floating-point tensor"),
         (lambda x: (x, x), 2, r"'inner': output=2 names nothing in an output of type tuple"),
         (lambda x: {"a": x}, "b", "output='b' names nothing in an output of type dict"),
         (lambda x: Output(x, x), "hidden", "output='hidden' names nothing"),

@@ -131,7 +131,9 @@ def test_several_outputs_and_a_different_shape_are_refused() -> None:
 def test_units_of_another_model_are_refused(network: nn.Module) -> None:
     layers, _ = scout_layers(network.eval(), torch.rand(2, 1, 8, 8), ["4"])
     with (
-        pytest.raises(LayerError, match="5 units of layer '4' were to be held, which has 4"),
+        pytest.raises(
+            LayerError, match="5 units of layer '4' were to be clamped, and the layer has 4"
+        ),
         Clamped({"4": torch.ones(5, dtype=torch.bool)}, {}).open(network, layers),
     ):
         pass

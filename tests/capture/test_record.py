@@ -156,7 +156,7 @@ def test_invalid_stores_are_refused(network: nn.Module, labelled: Labelled, tmp_
     with pytest.raises(OutputError, match=r"\.zarr folder"):
         pk.record(network, labelled, store=tmp_path / "a.h5")
     (tmp_path / "b.zarr").mkdir()
-    with pytest.raises(OutputError, match="is no recording that could go on"):
+    with pytest.raises(OutputError, match="is not a recording that can be resumed"):
         pk.record(network, labelled, store=tmp_path / "b.zarr")
     with pytest.raises(OptionError, match="spatial is 'mean' or 'none'"):
         pk.record(network, labelled, spatial="all")  # type: ignore[arg-type]

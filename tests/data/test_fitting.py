@@ -64,7 +64,7 @@ def test_bytes_are_refused_by_a_plain_module_that_does_not_accept_them(
     network: nn.Module,
 ) -> None:
     data = [(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)]
-    with pytest.raises(DataError, match=r"uint8, which the model does not take.*ImageModel"):
+    with pytest.raises(DataError, match=r"uint8, which the model does not accept.*ImageModel"):
         pk.analyze(network, data)
 
 

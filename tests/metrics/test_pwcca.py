@@ -176,7 +176,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: distance(normal(9, 2), normal(9, 2), weights="mean"),
         OptionError,
-        "weights are one of",
+        "weights must be",
     ),
     (lambda: pk.pwcca_ratio([normal(9, 2)], [normal(9, 2)]), DataError, "two or more seeds"),
 ]

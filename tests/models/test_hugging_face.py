@@ -197,9 +197,9 @@ def test_models_without_vision_are_refused(tmp_path: Path) -> None:
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"cannot give .* as a vision model"):
+    with pytest.raises(ModelError, match=r"cannot load .* as a vision model"):
         pk.load_model(tmp_path)
-    with pytest.raises(ModelError, match="cannot give 'nobody/nothing'"):
+    with pytest.raises(ModelError, match="cannot load 'nobody/nothing'"):
         pk.load_model("hf:nobody/nothing")
 
 

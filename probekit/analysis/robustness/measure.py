@@ -23,7 +23,7 @@ from probekit.analysis.robustness.conditions import (
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.stream import Observed, Reading
+from probekit.capture.stream import Observed, PassOptions
 from probekit.data.batches import Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
@@ -81,7 +81,7 @@ class Measurement:
     layers: list[Layer]
     dimensionality: bool
     selectivity: bool
-    reading: Reading
+    reading: PassOptions
     memory: int
     classes: int
     match: ClassMatch
