@@ -229,3 +229,5 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet50": partial(SmallResNet, 50),
     "vgg16": SmallVGG,
 }
+
+cifar_resnet = CifarResNet  # the name in the documentation
