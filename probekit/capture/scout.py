@@ -276,8 +276,8 @@ class Scout:
 
     def _report_missing(self) -> None:
         if self._left_out:
-            why = next(iter(self._left_out.values()))
-            self._note(f"not recorded: {some_of(list(self._left_out))}, whose output {why}")
+            name, why = next(iter(self._left_out.items()))
+            self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
         if self._doubts and self.selection.default:
             shown = some_of(
                 [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
@@ -319,7 +319,7 @@ class _Visit:
 
 def _no_tensor(output: Any) -> str:
     if isinstance(output, Tensor):
-        return f"returns a tensor of {output.dtype}, not a floating-point tensor"
+        return f"returns {output.dtype} of shape {tuple(output.shape)}, not a batch of floating-point numbers"
     return f"returns {type(output).__name__} without a floating-point tensor in it"
 
 
