@@ -122,7 +122,9 @@ def test_tokens_do_not_support_gradients_or_corruptions(bert: nn.Module) -> None
     data = forms()["mappings"]
     with pytest.raises(DataError, match="robustness needs inputs that are one tensor"):
         pk.robustness(bert, data, ["fog"], (1,))
-    with pytest.raises(DataError, match="one tensor of images, and the data gives KeywordInputs"):
+    with pytest.raises(
+        DataError, match="one tensor of images, and the data contains KeywordInputs"
+    ):
         pk.analyze(bert, data, metrics=["gradient_variability"])
     with pytest.raises(DataError, match="an ImageModel needs inputs"):
         pk.analyze(pk.ImageModel(bert), data)

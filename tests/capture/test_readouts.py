@@ -115,7 +115,7 @@ def test_several_outputs_and_a_different_shape_are_refused() -> None:
     net, x = _Tuple(), torch.randn(2, 3, 4)
     layers, _ = scout_layers(net, x, ["inner"])
     with (
-        pytest.raises(LayerError, match="gives tuple, and only the output"),
+        pytest.raises(LayerError, match="returns tuple, and only an output"),
         Clamped({"inner": torch.ones(4, dtype=torch.bool)}, {}).open(net, layers),
     ):
         net(x)

@@ -196,7 +196,7 @@ def test_only_layers_after_the_operation_use_the_exact_method() -> None:
             GradientVariability(probes=16),
             progress=False,
         )
-    (sentence,) = (str(one.message) for one in told if "exactly" in str(one.message))
+    (sentence,) = (str(one.message) for one in told if "by backward passes" in str(one.message))
     assert "early" not in sentence
 
 

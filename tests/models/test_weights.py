@@ -232,7 +232,7 @@ def test_sharded_weights_give_correct_values(mesh: Any) -> None:
     torch.testing.assert_close(by_hand(net, "4"), expected)
     assert content_hash(net) == before  # a single process holds all weights
     model_identity(net)
-    with pytest.raises(ModelError, match=r"is a DTensor, spread over processes"):
+    with pytest.raises(ModelError, match=r"is a DTensor, distributed over processes"):
         pk.analyze(net, (X, Y), metrics=[EXACT], progress=False)
 
 
@@ -241,5 +241,5 @@ def test_outputs_that_are_distributed_over_processes_are_refused(mesh: Any) -> N
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(108, 8), nn.ReLU())
     parallelize_module(net, mesh, {"1": ColwiseParallel(use_local_output=False)})
-    with pytest.raises(LayerError, match="gives a DTensor"), pk.Recorder(net) as recorder:
+    with pytest.raises(LayerError, match="returns a DTensor"), pk.Recorder(net) as recorder:
         recorder(X)
