@@ -50,7 +50,7 @@ def _matching(text: str, pretrained: bool) -> list[str]:
         from torchvision.models import list_models as torchvision_models
 
         known = torchvision_models()
-    elif folders := sorted(path for path in glob(text) if os.path.isdir(path)):
+    elif folders := sorted(path for path in glob(text) if os.path.isdir(path)):  # noqa: PTH207  # also absolute
         return [os.path.normpath(path) for path in folders]
     else:
         import timm
