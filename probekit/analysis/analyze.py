@@ -25,6 +25,7 @@ from probekit.models.logits import ClassMap
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
+from probekit.runtime.progress import print_speed
 from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
@@ -114,6 +115,7 @@ def analyze(
     chosen = _fitted(chosen, model, batches, found, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, reading)
+    print_speed(batches.samples or 0, batches.seconds, batches.waited, progress=progress)
     match = passed.match(model, batches.names, class_map)
     samples = passed.samples(match)
     facts = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -204,8 +205,15 @@ def streams(
                     leave=False,
                 )
             )
-            for batch in share:
-                batch = batch.to(device)
+            begun, waited = perf_counter(), 0.0
+            coming = iter(share)
+            while True:
+                asked = perf_counter()
+                read = next(coming, None)
+                waited += perf_counter() - asked
+                if read is None:
+                    break
+                batch = read.to(device)
                 with reading.autocast(device), caller_device():
                     output = forward(batch.images)
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
@@ -215,6 +223,7 @@ def streams(
                 bar.update(len(batch))
             bar.close()
             batches.skipped = share.skipped
+            batches.seconds, batches.waited = perf_counter() - begun, waited
 
         yield observe
 

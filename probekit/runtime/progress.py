@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 _SECONDS = 60.0
 _FIRST = 5.0
+_WAITING = 0.1
 
 
 def progress_bar(*, progress: bool, **options: Any) -> Any:
@@ -23,6 +24,26 @@ def progress_bar(*, progress: bool, **options: Any) -> Any:
     if not progress or sys.stderr.isatty() or _in_notebook():
         return tqdm(disable=hidden(progress), **options)
     return _Lines(**options)
+
+
+def print_speed(images: int, seconds: float, waited: float, *, progress: bool) -> None:
+    """Prints the speed of a pass, and whether the model or the reading of images limited it.
+
+    Like the bar, it appears on a terminal, and otherwise only for work of more than a minute.
+
+    Args:
+        images: Number of images.
+        seconds: Duration of the pass.
+        waited: Seconds of it that were spent waiting for images.
+        progress: Whether to show progress.
+    """
+    if progress and images and (sys.stderr.isatty() or seconds > _SECONDS):
+        limit = "reading the images" if waited > _WAITING * seconds else "the model"
+        print(
+            f"{images:,} images, {images / max(seconds, 1e-9):,.0f} per second; {limit} was the limit "
+            f"({waited / max(seconds, 1e-9):.0%} of the time was spent waiting for images)",
+            file=sys.stderr,
+        )
 
 
 class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
