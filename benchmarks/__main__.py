@@ -8,6 +8,7 @@ import attacks
 import corruptions
 import covariance
 import dimensionality
+import folder
 import gradients
 import intervals
 import memory
@@ -15,12 +16,14 @@ import overhead
 import probes
 import recording
 import regularizer
+import robustness
 from harness import main
 
 QUESTIONS = [
     module.QUESTION
     for module in (
         overhead,
+        folder,
         memory,
         recording,
         dimensionality,
@@ -31,6 +34,7 @@ QUESTIONS = [
         regularizer,
         attacks,
         corruptions,
+        robustness,
     )
 ]
 

@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 from probekit.perturbations.attacks.gradient import FGSM, PGD, Attack
 
 Predict = Callable[[], Tensor]
@@ -99,7 +99,7 @@ def compared(subject: Subject, threat: Threat, setting: Setting) -> Iterator[Row
     contenders: dict[str, Contender | Missing] = {
         name: way if isinstance(way, Missing) else always(way) for name, way in ways.items()
     }
-    times = setting.take_turns(contenders, seconds=8)
+    times = setting.take_turns(contenders, seconds=5)
     note = f"accuracy under attack: {accuracy}"
     asked = {"foolbox": cost(BOUND), "torchattacks": cost(BOUND)}
     yield from versus(times, "probekit", asked, note)
@@ -196,7 +196,7 @@ def trained(subject: Subject, images: Tensor, labels: Tensor, setting: Setting) 
         nn.Linear(32 * 16, 10),
     )
     if subject.model == "resnet20":
-        model = cifar_resnet(20, classes=10, channels=1)
+        model = CifarResNet(20, classes=10, channels=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(epochs):
         for rows in torch.randperm(1400).split(50):

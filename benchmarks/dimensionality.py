@@ -18,6 +18,7 @@ import probekit as pk
 
 BOUND = 1.15
 TWO: Sequence[Any] = ("selectivity", "dimensionality")
+POSITIONS_BOUND = 1.6
 POSITIONS: Sequence[Any] = (pk.Dimensionality(spatial="positions"),)
 FLOOR = "bare forward loop"
 
@@ -38,7 +39,7 @@ def one_batch(setting: Setting) -> Iterator[Row]:
             "bare forward pass": always(lambda: bare_loop(model, batches), warm=True),
             "both metrics, a batch": Contender(watched.opened),
         },
-        seconds=20,
+        seconds=15,
     ).plus("both metrics, a batch", watched.share_of_update(setting))
     yield from versus(times, "both metrics, a batch", {"bare forward pass": cost(BOUND)})
 
@@ -49,9 +50,9 @@ def whole_call(images: int, metrics: Sequence[Any], setting: Setting) -> Iterato
     ours = "both metrics" if metrics == TWO else "dimensionality of positions"
     call = partial(pk.analyze, model, batches, metrics=metrics, progress=False)
     times = setting.take_turns(
-        {FLOOR: always(lambda: bare_loop(model, batches)), ours: always(call)}, seconds=40
+        {FLOOR: always(lambda: bare_loop(model, batches)), ours: always(call)}, seconds=25
     )
-    yield from versus(times, ours, {FLOOR: cost(BOUND) if metrics == TWO else cost()})
+    yield from versus(times, ours, {FLOOR: cost(BOUND if metrics == TWO else POSITIONS_BOUND)})
 
 
 def subject(setting: Setting, images: int) -> Any:
@@ -67,8 +68,8 @@ QUESTION = Question(
     "What do selectivity and dimensionality cost together?",
     "Class means and covariances of all activation functions of torchvision's resnet18, in one pass. A "
     "batch is timed as for selectivity. The whole call includes work that does not depend on the number "
-    "of images, mostly the eigenvalues of each layer's covariance. Treating positions as samples, which "
-    "has no bound, gives many more rows: 12,544 per image in the first layer.",
+    "of images, mostly the eigenvalues of each layer's covariance. Treating positions as samples "
+    "gives many more rows: 12,544 per image in the first layer.",
     cases,
 )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 
 BUNDLED = "probekit:resnet20-fashion-mnist"
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -29,7 +29,7 @@ def timm_model(name: str, device: str) -> nn.Module:
 def gray_resnet20(device: str) -> nn.Module:
     """The architecture of the bundled networks."""
     torch.manual_seed(0)
-    return cifar_resnet(20, channels=1).eval().to(device)
+    return CifarResNet(20, channels=1).eval().to(device)
 
 
 def torchvision_resnet18(device: str) -> nn.Module:

@@ -55,7 +55,7 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
             "hooks that take the mean": Contender(partial(hooked, net, watched.layers, bare)),
             "pk.analyze, a batch": Contender(watched.opened),
         },
-        seconds=30,
+        seconds=15,
     )
     times = times.plus("pk.analyze, a batch", watched.share_of_update(setting))
     once = [
@@ -93,7 +93,7 @@ def whole_call(setting: Setting) -> Iterator[Row]:
             "bare forward loop": always(lambda: bare_loop(model, batches)),
             "pk.analyze": always(lambda: analyze(model, batches, progress=False)),
         },
-        seconds=60,
+        seconds=25,
     )
     yield from versus(times, "pk.analyze", {"bare forward loop": cost(BOUND)})
 

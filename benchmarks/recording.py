@@ -33,8 +33,8 @@ def timed(setting: Setting) -> Iterator[Row]:
     runs = ways(model, batches)
     tables = {name: runs[name]() for name in runs if name != BARE}
     apart = max(float((table - tables[OURS]).abs().max()) for table in tables.values())
-    times = setting.take_turns({name: always(run) for name, run in runs.items()}, seconds=40)
-    others = {name: gain() for name in runs if name not in (OURS, BARE)}
+    times = setting.take_turns({name: always(run) for name, run in runs.items()}, seconds=25)
+    others = {name: gain(1) for name in runs if name not in (OURS, BARE)}
     note = f"all record the same pooled activations, up to {apart:.0e}"
     yield from versus(times, OURS, {BARE: cost(), **others}, note)
 

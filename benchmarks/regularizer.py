@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probekit as pk
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 from probekit.training.regularizer.batch_selectivity import ClassSums, batch_selectivity
 
 ALPHA = -1.0
@@ -72,7 +72,7 @@ def compared(one: Subject, setting: Setting) -> Iterator[Row]:
         "hooks, mean and autograd": PlainWay,
     }
     steps = {name: always(step(one, setting, way)) for name, way in ways.items()}
-    times = setting.take_turns(steps, seconds=30)
+    times = setting.take_turns(steps, seconds=15)
     _, ours, usual = ways
     yield from versus(times, ours, {PLAIN: cost(one.bound)})
     yield from versus(times, usual, {PLAIN: cost()})
@@ -89,7 +89,7 @@ def step(
     torch.manual_seed(0)
     device, batch = setting.device, setting.size(one.batch, 8)
     model: nn.Module = (
-        resnet18(num_classes=10) if one.model == "ResNet18" else cifar_resnet(20, 10, one.channels)
+        resnet18(num_classes=10) if one.model == "ResNet18" else CifarResNet(20, 10, one.channels)
     )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.rand(batch, one.channels, one.size, one.size, device=device)

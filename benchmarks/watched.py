@@ -11,13 +11,13 @@ from typing import Any
 from harness import Run, Setting
 from torch import Tensor, nn
 
-from probekit.capture.stream import Reading, find_layers, stream
+from probekit.capture.stream import PassOptions, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.metrics.metric import resolve
 from probekit.statistics.base import distinct
 from probekit.statistics.feeding import ROWS, Feeder
 
-QUIET = Reading(progress=False)
+QUIET = PassOptions(progress=False)
 # More batches than any benchmark uses.
 _BATCHES = 1_000_000
 

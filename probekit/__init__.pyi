@@ -7,6 +7,7 @@ from .analysis.compare import compare as compare
 from .analysis.jacobian import jacobian_norm as jacobian_norm
 from .analysis.robustness.robustness import robustness as robustness
 from .analysis.saliency import unit_saliency as unit_saliency
+from .analysis.survey import survey as survey
 from .capture.plan import plan as plan
 from .capture.record import record as record
 from .capture.recorder import Recorder as Recorder
@@ -170,6 +171,7 @@ __all__ = [
     "save_result",
     "save_tables",
     "selectivity_offset_free",
+    "survey",
     "sweep",
     "to_rsatoolbox",
     "train",

@@ -127,7 +127,7 @@ def warn(sentence: str) -> None:
         frame, level = frame.f_back, level + 1
     if (notes := _NOTES.get()) is not None and sentence not in notes:
         notes.append(sentence)
-    warnings.warn(sentence, ProbekitWarning, stacklevel=level - 1)
+    warnings.warn(sentence, ProbekitWarning, stacklevel=level)
 
 
 def remember(sentences: Iterable[str]) -> None:

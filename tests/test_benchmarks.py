@@ -102,6 +102,16 @@ def test_every_script_with_a_question_is_part_of_the_command() -> None:
         assert len(set(cases)) == len(cases), name
 
 
+def test_headlines_are_known_cases() -> None:
+    from_module = importlib.import_module("headlines")
+    setting = harness("timing").Setting()
+    known = {(one.name, case.name) for one in every_question() for case in one.cases(setting)}
+    assert {key[:2] for key in from_module.HEADLINES.values()} <= known
+    key = next(iter(from_module.HEADLINES.values()))
+    fields = dict(zip(("question", "case", "ours", "other"), key, strict=True))
+    assert [found.case for _, found in from_module.headlines([row(**fields), row()])] == [key[1]]
+
+
 def row(**given: Any) -> Any:
     kinds = {"ours": "a", "other": "b", "form": "cost", "question": "q", "case": "c"}
     return harness("row").Row(**kinds | given)

@@ -177,6 +177,40 @@ def test_cifar10_networks_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
     assert norms[0, 0] == pytest.approx(slope.norm().item(), rel=2e-3)
 
 
+def test_single_units_are_ablated_and_followed_under_corruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    units = runpy.run_path(str(EXAMPLES / "cifar10_units.py"))
+    torch.manual_seed(0)
+    module = ARCHITECTURES["resnet20"](classes=10, channels=3).eval()
+    model = ImageModel(module, (0.5,) * 3, (0.25,) * 3, (3, 32, 32))
+    images, labels = torch.rand(20, 3, 32, 32), torch.arange(20) % 10
+    found = units["ablated"](model, images, labels)["layer2.2.relu2"]
+    assert found.shape == (33, 2, 10)  # all units held, after none
+
+    def hold(_: object, maps: torch.Tensor) -> torch.Tensor:
+        mean = maps[:, 5].mean().expand_as(maps[:, :1])
+        return maps.index_copy(1, torch.tensor([5]), mean)
+
+    for row, change in ((0, None), (6, hold)):
+        with Recorder(model, ["layer2.2.relu2"], change=change) as recorder, torch.no_grad():
+            recorder(images)  # the first pass finds the layer, and changes nothing
+            loss = torch.nn.functional.cross_entropy(recorder(images), labels, reduction="none")
+        expected = [loss[labels == label].mean().item() for label in range(10)]
+        np.testing.assert_allclose(found[row, 1], expected, rtol=1e-4)
+    noisy = (images + 0.1 * torch.randn_like(images)).clamp(0, 1)
+    kept = units["corrupted"](model, images, [noisy])["stability"][0]
+    clean, changed = (units["pooled"](model, one)[:, 40].numpy() for one in (images, noisy))
+    assert kept[40] == pytest.approx(np.corrcoef(clean, changed)[0, 1], rel=1e-3)
+    published = runpy.run_path(str(EXAMPLES / "published_units.py"))
+    named = {f"module.{k.replace('fc.', 'linear.')}": v for k, v in module.state_dict().items()}
+    torch.save({"state_dict": named}, tmp_path / "resnet20.th")
+    other = published["published_resnet20"](tmp_path / "resnet20.th", tuple("0123456789"))
+    same = other.module(images)
+    torch.testing.assert_close(same, module(images))
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -53,5 +53,7 @@ def test_autocast_ends_after_an_exception(network: nn.Module, labelled: Data) ->
 
 
 def test_an_unknown_precision_is_refused(network: nn.Module, labelled: Data) -> None:
-    with pytest.raises(OptionError, match="precision is None, 'bfloat16' or 'float16', not 'half'"):
+    with pytest.raises(
+        OptionError, match="precision must be None, 'bfloat16' or 'float16', not 'half'"
+    ):
         pk.analyze(network, labelled, precision="half", progress=False)  # type: ignore[arg-type]

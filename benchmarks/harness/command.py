@@ -67,7 +67,7 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
         description="Measures the cost of probekit compared with the unavoidable work and its peers.",
-        epilog="A full run of all questions takes about 20 minutes on two quiet cores.",
+        epilog="A full run of all questions takes about 15 minutes on two quiet cores.",
     )
     help_ = f"{', '.join(names)}, or QUESTION/CASE with * and ? (all by default)"
     parser.add_argument("asked", nargs="*", metavar="QUESTION", help=help_)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from headlines import headlines
 
 from harness.row import Question, Row
 
@@ -82,6 +83,7 @@ def render(questions: Sequence[Question], results: Results) -> str:
         runs=[facts for name, facts in sorted(results.runs.items()) if name in used],
         verdicts=Counter(row.verdict for row in bounded),
         bounds=len(bounded),
+        headlines=headlines(rows),
     )
 
 

@@ -16,7 +16,7 @@ from probekit.analysis.classes import compared_classes
 from probekit.capture.clamping import Clamped
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers
-from probekit.capture.stream import Reading, explore, open_subject, stream
+from probekit.capture.stream import PassOptions, explore, open_subject, stream
 from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes
@@ -102,7 +102,7 @@ def ablate(
     non_negative_int("random", random)
     one_of("value", value, get_args(Value))
     model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
-    reading = Reading(device=device, progress=False)
+    reading = PassOptions(device=device, progress=False)
     found, output = explore(model, batches, layers, reading)
     match = compared_classes(model, output, batches, class_map, "ablation")
     run = _Ablation(model, batches, found, reading, match)
@@ -147,7 +147,7 @@ class _Ablation:
         model: Any,
         batches: Batches,
         layers: Sequence[Layer],
-        reading: Reading,
+        reading: PassOptions,
         match: ClassMatch,
     ) -> None:
         self._match = match

@@ -15,7 +15,7 @@ from probekit.analysis.attributes import Attributes, by_attribute
 from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Precision, Reading, find_layers, open_subject
+from probekit.capture.stream import PassOptions, Precision, find_layers, open_subject
 from probekit.data.batches import Batches
 from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
@@ -25,6 +25,7 @@ from probekit.models.logits import ClassMap
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
+from probekit.runtime.progress import print_speed
 from probekit.runtime.settings import in_own_settings
 from probekit.statistics.base import distinct
 from probekit.statistics.class_means import ClassMeans
@@ -109,11 +110,12 @@ def analyze(
         attributes=attributes,
     )  # fmt: skip
     _check_labels(chosen, batches)
-    reading = Reading(tokens, output, device, progress, precision, compile)
+    reading = PassOptions(tokens, output, device, progress, precision, compile)
     found = find_layers(model, batches, layers, reading)
     chosen = _fitted(chosen, model, batches, found, reading)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
     passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, reading)
+    print_speed(batches.samples or 0, batches.seconds, batches.waited, progress=progress)
     match = passed.match(model, batches.names, class_map)
     samples = passed.samples(match)
     facts = {
@@ -152,7 +154,7 @@ def _fitted(
     model: Any,
     batches: Batches,
     layers: Sequence[Layer],
-    reading: Reading,
+    reading: PassOptions,
 ) -> list[Metric]:
     """The metrics fitted to this model; some inspect it with a few images before the pass."""
     with borrow(model, reading.device) as device:

@@ -14,7 +14,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Reading, find_layers, open_subject, stream
+from probekit.capture.stream import PassOptions, find_layers, open_subject, stream
 from probekit.checks import integer, number
 from probekit.errors import DataError
 from probekit.models.image_model import describe
@@ -91,7 +91,7 @@ def cka(
     integer("blocks", blocks, least=2)
     number("level", level, above=0, below=1)
     options: Any = {"batch_size": batch_size, "limit": limit, "seed": seed}
-    reading = Reading(tokens, None, device, progress)
+    reading = PassOptions(tokens, None, device, progress)
     chosen = (
         [layers] if other is None else [layers, layers if other_layers is None else other_layers]
     )
@@ -152,7 +152,7 @@ def _stream_both(
     found: Sequence[Sequence[Layer]],
     widths: Sequence[tuple[int, ...]],
     blocks: int,
-    reading: Reading,
+    reading: PassOptions,
 ) -> dict[Any, LinearHSIC]:
     """The sums of all pairs of layers as `both` and, for two models, of each layer with itself."""
     sums: dict[Any, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}

@@ -87,7 +87,7 @@ def jacobian_norm(
             outputs = forward(first)["logits"].shape[1]
         used = choose_method(method, outputs, probes)
         bar = tqdm(total=batches.samples, disable=hidden(progress), leave=False)
-        with Differentiated.open(model, first, _logits, set(), memory) as subject, bar:
+        with Differentiated.open(model, first, _logits, memory) as subject, bar:
             if used == "probes" and (reasons := subject.forward_mode_fails(first[:2], ["logits"])):
                 warn(why_exact(reasons, method))
                 used = "exact"

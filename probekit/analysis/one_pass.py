@@ -12,9 +12,10 @@ import xarray as xr
 
 from probekit.analysis.columns import Columns
 from probekit.capture.layers import Layer
-from probekit.capture.stream import Reading, stream
+from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
+from probekit.errors import DataError
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
 from probekit.results.labels import strings
 from probekit.runtime.processes import processes
@@ -74,7 +75,7 @@ class Pass:
         keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
         return [fed[key].to_xarray() for key in keys]
 
-    def run(self, model: Any, batches: Batches, reading: Reading) -> Pass:
+    def run(self, model: Any, batches: Batches, reading: PassOptions) -> Pass:
         """Streams the data through the model once.
 
         If a statistic has a method `expect`, it first receives the labels, if they are known in
@@ -82,6 +83,14 @@ class Pass:
         """
         wanted = any(hasattr(one, "expect") for one in self.statistics)
         labels, index = (batches.known_labels() if wanted else None) or (None, None)
+        if labels is None and any(getattr(one, "needs_labels", False) for one in self.statistics):
+            labels, index = batches.read_labels() or (None, None)
+            if labels is None and self.attributes:
+                raise DataError(
+                    "the chance level of attributes needs their labels before the pass, and "
+                    f"{batches.name} can be read only once or lacks some; give a list of batches or a "
+                    "data set"
+                )
         for (_, attribute), one in self._prototypes.items():
             if hasattr(one, "expect"):
                 several = labels is not None and labels.ndim > 1

@@ -13,24 +13,6 @@ from itertools import count
 from math import prod
 from typing import TypeAlias
 
-__all__ = [
-    "Axes",
-    "Axis",
-    "Kind",
-    "Label",
-    "constant",
-    "cropped",
-    "joined",
-    "kind",
-    "lost",
-    "merged",
-    "newest",
-    "read",
-    "regrouped",
-    "resized",
-    "size_of",
-]
-
 _serial = count()
 
 
@@ -109,14 +91,24 @@ Axes: TypeAlias = "tuple[Axis, ...]"
 _CONSTANT = Label(Kind.CONSTANT)
 
 
+def new_axis(kind: Kind, size: int) -> Axis:
+    """An axis with a label of its own, except that all constants share one."""
+    return ((_CONSTANT if kind is Kind.CONSTANT else Label(kind), size),)
+
+
 def constant(size: int) -> Axis:
     """An axis of a constant."""
-    return ((_CONSTANT, size),)
+    return new_axis(Kind.CONSTANT, size)
+
+
+def constants(shape: Sequence[int]) -> Axes:
+    """The axes of a constant."""
+    return tuple(map(constant, shape))
 
 
 def lost(size: int) -> Axis:
     """An axis of unknown origin."""
-    return ((Label(Kind.LOST), size),)
+    return new_axis(Kind.LOST, size)
 
 
 def kind(axis: Axis) -> Kind:
@@ -187,6 +179,58 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
     return found or tuple(map(lost, shape))
 
 
+def merged(one: Axes, other: Axes) -> Axes:
+    """The axes of an elementwise operation on two tensors, aligned at the last one."""
+    ndim = max(len(one), len(other))
+    first = (constant(1),) * (ndim - len(one)) + one
+    second = (constant(1),) * (ndim - len(other)) + other
+    return tuple(
+        _merged_axis(
+            a, b, [*zip(first[:i] + first[i + 1 :], second[:i] + second[i + 1 :], strict=True)]
+        )
+        for i, (a, b) in enumerate(zip(first, second, strict=True))
+    )
+
+
+def size_of(axis: Axis) -> int:
+    """The length of an axis."""
+    return prod(part for _, part in axis)
+
+
+def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: bool) -> Axis:
+    """The axis along which tensors are concatenated, given that axis in each tensor.
+
+    `names` are those of the parameters that the tensors are views of, or None; `unit_elsewhere` is
+    whether another axis has units.
+    """
+    size = sum(map(size_of, parts))
+    kinds = [kind(part) for part in parts]
+    known = [i for i, one in enumerate(kinds) if one is not Kind.CONSTANT]
+    if not known:
+        return constant(size)
+    units = [newest(parts[i]) for i in known if kinds[i] is Kind.UNIT]
+    if units and (len(units) == len(known) or not unit_elsewhere):
+        return ((max(units, key=lambda label: label.serial), size),)
+    if any(kinds[i] is Kind.LOST for i in known):
+        return lost(size)
+    if len(known) == 1 == len(parts):
+        return parts[0]
+    first, last = newest(parts[known[0]]), newest(parts[known[-1]])
+    sizes = list(map(size_of, parts))
+    starts = [sum(sizes[:i]) for i in range(len(parts))]
+    before = starts[known[0]] + first.before
+    after = size - starts[known[-1]] - sizes[known[-1]] + last.after
+    class_token = None
+    if first.class_token is not None:
+        class_token = starts[known[0]] + first.class_token
+    for i in range(len(parts)):
+        if kinds[i] is Kind.CONSTANT and not _registers(names[i]):
+            class_token = starts[i] if class_token is None else min(class_token, starts[i])
+            break
+    shared = Kind.INPUT if all(kinds[i] is Kind.INPUT for i in known) else Kind.PLACE
+    return ((Label(shared, before, after, class_token), size),)
+
+
 def _one_place(axis: Axis) -> Axis:
     places = len(axis) > 1 and all(label.kind is Kind.PLACE for label, _ in axis)
     return ((Label(Kind.PLACE), size_of(axis)),) if places else axis
@@ -235,24 +279,6 @@ def _outer(label: Label) -> Label:
     return Label(label.kind) if label.tokens else label
 
 
-def merged(one: Axes, other: Axes) -> Axes:
-    """The axes of an elementwise operation on two tensors, aligned at the last one."""
-    ndim = max(len(one), len(other))
-    first = (constant(1),) * (ndim - len(one)) + one
-    second = (constant(1),) * (ndim - len(other)) + other
-    return tuple(
-        _merged_axis(
-            a, b, [*zip(first[:i] + first[i + 1 :], second[:i] + second[i + 1 :], strict=True)]
-        )
-        for i, (a, b) in enumerate(zip(first, second, strict=True))
-    )
-
-
-def size_of(axis: Axis) -> int:
-    """The length of an axis."""
-    return prod(part for _, part in axis)
-
-
 def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
     if size_of(a) != size_of(b):
         return a if size_of(b) == 1 else b
@@ -287,42 +313,6 @@ def _units_or_places(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
         return places
     known = any(kind(axis) is Kind.UNIT or newest(axis).read for axis in mine)
     return tuple((Label(Kind.PLACE), size) for _, size in places) if known else units
-
-
-def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: bool) -> Axis:
-    """The axis along which tensors are concatenated.
-
-    Args:
-        parts: The axis in each tensor.
-        names: The name of the parameter that a tensor is a view of, or None.
-        unit_elsewhere: Whether another axis has units.
-    """
-    size = sum(map(size_of, parts))
-    kinds = [kind(part) for part in parts]
-    known = [i for i, one in enumerate(kinds) if one is not Kind.CONSTANT]
-    if not known:
-        return constant(size)
-    units = [newest(parts[i]) for i in known if kinds[i] is Kind.UNIT]
-    if units and (len(units) == len(known) or not unit_elsewhere):
-        return ((max(units, key=lambda label: label.serial), size),)
-    if any(kinds[i] is Kind.LOST for i in known):
-        return lost(size)
-    if len(known) == 1 == len(parts):
-        return parts[0]
-    first, last = newest(parts[known[0]]), newest(parts[known[-1]])
-    sizes = list(map(size_of, parts))
-    starts = [sum(sizes[:i]) for i in range(len(parts))]
-    before = starts[known[0]] + first.before
-    after = size - starts[known[-1]] - sizes[known[-1]] + last.after
-    class_token = None
-    if first.class_token is not None:
-        class_token = starts[known[0]] + first.class_token
-    for i in range(len(parts)):
-        if kinds[i] is Kind.CONSTANT and not _registers(names[i]):
-            class_token = starts[i] if class_token is None else min(class_token, starts[i])
-            break
-    shared = Kind.INPUT if all(kinds[i] is Kind.INPUT for i in known) else Kind.PLACE
-    return ((Label(shared, before, after, class_token), size),)
 
 
 def _registers(name: str | None) -> bool:

@@ -10,8 +10,6 @@ from torch import Tensor
 from probekit.capture.axes import Axes, Kind, Label
 from probekit.capture.tracer import Tracer
 
-__all__ = ["Batch", "decide", "first_guess"]
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,13 +33,11 @@ def first_guess(inputs: Sequence[Axes]) -> Batch | None:
 
     For lists of images and inputs with fewer axes, the batch is known only after the model has run.
     """
-    whole = [i for i, axes in enumerate(inputs) if len(axes) > 3]
-    if len(whole) != 1 and any(inputs[i][0][0][1] != inputs[whole[0]][0][0][1] for i in whole):
+    images = [i for i, axes in enumerate(inputs) if len(axes) > 3]
+    if len({inputs[i][0][0][1] for i in images}) != 1:
         return None
-    if not whole:
-        return None
-    label, size = inputs[whole[0]][0][0]
-    return Batch(label, size, (whole[0], 0))
+    label, size = inputs[images[0]][0][0]
+    return Batch(label, size, (images[0], 0))
 
 
 def decide(
@@ -70,7 +66,8 @@ def decide(
         for label, size in ([axes[0][0]] if axes else [])
         if label.kind in _CAN_BE_SAMPLES and lengths.get(label.root, size) == size
     ]
-    declared = [(label, size) for label, (_, size) in _ranked(tracer)] + [
+    ranked = sorted(tracer.votes.items(), key=lambda vote: -vote[1][0])
+    declared = [(label, size) for label, (_, size) in ranked] + [
         (label, size) for label, size in sequences if label.kind in _CAN_BE_SAMPLES
     ]
     inside = {label.root for axes in outputs[:1] for axis in axes for label, _ in axis}
@@ -90,10 +87,6 @@ def decide(
 
 
 _CAN_BE_SAMPLES = (Kind.INPUT, Kind.PLACE)
-
-
-def _ranked(tracer: Tracer) -> list[tuple[Label, tuple[int, int]]]:
-    return sorted(tracer.votes.items(), key=lambda vote: -vote[1][0])
 
 
 def _batch(tracer: Tracer, label: Label, size: int, inputs: Sequence[Tensor]) -> Batch:

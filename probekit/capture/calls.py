@@ -11,8 +11,6 @@ from torch import nn
 
 from probekit.capture.layers import site_names
 
-__all__ = ["Call", "Calls"]
-
 _Reached: TypeAlias = "dict[nn.Module, list[tuple[nn.Module, str]]]"
 
 
@@ -37,24 +35,12 @@ class Call:
     function: str = ""
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A module whose forward is running, the name of the call, and the number of layers before it."""
-
-    module: nn.Module
-    name: str
-    layers: int
-
-
 @dataclass
 class Calls:
     """Tracks the nesting of running modules and names each call.
 
     A module registered under several names gets, in each call, the name under which it was accessed:
     `block2.act` if block 2 called `self.act`, whatever its other names are.
-
-    Args:
-        root: The model.
     """
 
     root: nn.Module
@@ -98,8 +84,7 @@ class Calls:
     def leave(self, module: nn.Module) -> tuple[Call, int]:
         """Records that a module has run, and drops modules that it called and that failed.
 
-        Returns:
-            The call, and the number of layers when it started.
+        Returns the call, and the number of layers when it started.
         """
         running = self.stack.pop()
         while running.module is not module:
@@ -142,6 +127,15 @@ class Calls:
             return f"{above}.{key}" if above else key
         inside = f"{self.stack[-1].name}." if self.stack and self.stack[-1].name else ""
         return next((name for name in names if name.startswith(inside)), names[0])
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A module whose forward is running, the name of the call, and the number of layers before it."""
+
+    module: nn.Module
+    name: str
+    layers: int
 
 
 class _Watched(dict[str, Any]):

@@ -14,8 +14,6 @@ from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.errors import LayerError, warn
 
-__all__ = ["Capturing"]
-
 
 class Capturing(Phase):
     """Hooks only the known layers.
@@ -23,16 +21,7 @@ class Capturing(Phase):
     Functions are intercepted only inside modules in which a function call is a layer, at no cost
     elsewhere. To notice functions that run only in later passes, they are intercepted everywhere in
     the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors.
-
-    Args:
-        module: The model.
-        settings: The settings of the recorder.
-        functions: Intercepts functions.
-        layers: The layers, in execution order.
-        done: Called with the recorded tensors at the end of each forward pass.
-
-    Raises:
-        LayerError: The layers belong to another model.
+    `done` is called with the recorded tensors at the end of each forward pass.
     """
 
     def __init__(
@@ -190,7 +179,7 @@ class Capturing(Phase):
             return None
         tensor = tensor_of(output, self.settings.pick)
         if tensor is None:
-            raise LayerError(f"layer {layer.name!r} gave no floating-point tensor this time")
+            raise LayerError(f"layer {layer.name!r} returned no floating-point tensor in this pass")
         change = self.settings.change
         changed = None if change is None else _changed(change, layer, tensor, output)
         self.held[layer.name] = self.read(layer, tensor if changed is None else changed)
@@ -221,7 +210,7 @@ class Capturing(Phase):
                 warn(
                     f"layer {layer.name!r} {_MOVED[bool(calls)]} ({what}: {calls} in this forward pass, "
                     f"{layer.calls} in the first); use a model whose calls do not depend on its inputs, or "
-                    "name layers that run in each pass"
+                    "name layers that run in every pass"
                 )
                 return
 
@@ -234,14 +223,14 @@ def _changed(
 ) -> Tensor:
     if tensor is not output:
         raise LayerError(
-            f"layer {layer.name!r} gives {type(output).__name__}, and only the output of a layer "
-            "that gives one tensor can be changed; choose a layer inside or after it"
+            f"layer {layer.name!r} returns {type(output).__name__}, and only an output that is one "
+            "tensor can be changed; choose a layer inside or after it"
         )
     maps = layer.arrange(tensor)
     changed = change(layer, maps)
     if changed.shape != maps.shape:
         raise LayerError(
-            f"the change of layer {layer.name!r} gave {tuple(changed.shape)} in the place of "
+            f"the change of layer {layer.name!r} returned the shape {tuple(changed.shape)} instead of "
             f"{tuple(maps.shape)}; it must keep the shape"
         )
     return layer.restore(changed, tensor)

@@ -15,8 +15,6 @@ from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError
 
-__all__ = ["Clamped"]
-
 
 @dataclass(frozen=True, eq=False)
 class Clamped:
@@ -56,8 +54,8 @@ class Clamped:
             for name, column in table.items():
                 if units.get(name) != len(column):
                     raise LayerError(
-                        f"{len(column)} units of layer {name!r} were to be held, which has "
-                        f"{units.get(name, 'no place among the layers of this pass')}"
+                        f"{len(column)} units of layer {name!r} were to be clamped, and the layer has "
+                        f"{units.get(name, 'no recording in this pass')}"
                     )
 
     def _hold(self, layer: Layer, maps: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ from probekit.capture.layers import Layer, uncompiled
 from probekit.errors import warn
 from probekit.models.inputs import call
 
-__all__ = ["Forward"]
-
 _TOLERANCE = 1e-3
 
 
@@ -22,13 +20,8 @@ class Forward:
 
     The first batch runs both ways and the results are compared. Batches of another size run
     eagerly, since each size would need another compilation. If compilation fails or changes the
-    recorded values, a warning is issued and all batches run eagerly.
-
-    Args:
-        run: The model, with its hooks set.
-        layers: The recorded layers.
-        recorded: Returns what the hooks recorded in the last pass.
-        compile: Whether to compile.
+    recorded values (`recorded` returns those of the last pass), a warning is issued and all batches
+    run eagerly.
     """
 
     def __init__(
@@ -84,7 +77,7 @@ class Forward:
         for tables, expected in zip(found, self._recorded(), strict=True):
             for name, values in expected.items():
                 if not _alike(tables.get(name), values):
-                    warn(f"the model is not compiled: layer {name!r} would give other numbers")
+                    warn(f"the model is not compiled: layer {name!r} would have other values")
                     return output
         if isinstance(output, Tensor) and not _alike(given, output):
             warn("the model is not compiled: it would give other outputs")

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from probekit.capture.layers import is_activation_function
 
-__all__ = ["acts_like_activation"]
-
 _HARMLESS = (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd)
 
 
@@ -21,23 +19,8 @@ def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: Any)
     """Whether a module maps each element independently, by a function that is not affine.
 
     Modules of torch are known by type and are not tested. The test runs a copy of the module on
-    synthetic inputs, without gradients, so the module itself does not change.
-
-    Args:
-        module: A module that has just run.
-        given: Its positional arguments.
-        output: Its output.
-
-    Returns:
-        True or False; None if the module may be an activation function, but cannot be copied or run
-        alone.
-
-    >>> class Swish(nn.Module):
-    ...     def forward(self, x):
-    ...         return x * torch.sigmoid(x)
-    >>> x = torch.rand(2, 3)
-    >>> acts_like_activation(Swish(), (x,), x), acts_like_activation(nn.BatchNorm1d(3), (x,), x)
-    (True, False)
+    synthetic inputs, without gradients, so the module itself does not change. The result is None if the
+    module may be an activation function, but cannot be copied or run alone.
     """
     if len(given) != 1 or not isinstance(given[0], Tensor) or not isinstance(output, Tensor):
         return False
@@ -66,7 +49,7 @@ def _examine(module: nn.Module, shape: tuple[int, ...], like: Tensor) -> bool:
     twin = copy.deepcopy(module)
 
     def run(x: Tensor) -> Tensor:
-        return twin.forward(x.clone()).float()  # type: ignore[no-any-return]
+        return twin.forward(x.clone()).float()  # type: ignore[no-any-return]  # untyped in torch
 
     devices = [like.device] if like.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():

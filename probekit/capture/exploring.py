@@ -19,21 +19,12 @@ from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
 from probekit.models.image_model import check_weights
 
-__all__ = ["Exploring"]
-
 
 class Exploring(Phase):
     """Hooks every module and intercepts every function for one forward pass.
 
-    Args:
-        module: The model.
-        settings: The settings of the recorder.
-        functions: Intercepts functions.
-        selection: The selected layers.
-        done: Called at the end of the pass with this phase, the layers and the recorded tensors.
-
-    Attributes:
-        notes: After the pass, messages about what is uncertain or missing.
+    `done` is called at the end of the pass with this phase, the layers and the recorded tensors. The
+    attribute `notes` then holds messages about what is uncertain or missing.
     """
 
     def __init__(
@@ -77,9 +68,8 @@ class Exploring(Phase):
         check_weights(self.module)
         inputs = self.begin(args, kwargs)
         if self.open:
-            reader = self.settings.reader
             self._scout = Scout(
-                self.module, self._selection, self.settings.pick, reader.tokens, inputs
+                self.module, self._selection, self.settings.pick, self.settings.tokens, inputs
             )
             self._calls = Calls(self.module)
             self._calls.watch_names()
@@ -113,7 +103,7 @@ class Exploring(Phase):
         try:
             activation = is_activation_function(module)
             if not activation and self._selection.default:
-                activation = self._found_to_be(self._scout, call, layers, module, args, output)
+                activation = self._is_activation(self._scout, call, layers, module, args, output)
             self._visit(self._scout, call, module, output, activation)
         finally:
             self.functions.paused = False
@@ -131,17 +121,17 @@ class Exploring(Phase):
             self._scout.doubt(self._calls.stack[-1].name, f"computes {name} by itself")
         return None
 
-    def _found_to_be(
+    def _is_activation(
         self, scout: Scout, call: Call, layers: int, module: nn.Module, args: Any, output: Any
     ) -> bool:
         """Whether a user-defined module, including its submodules, is an activation function."""
-        if scout.gave_last(layers, output):
+        if scout.is_last_output(layers, output):
             return False
         found = acts_like_activation(module, args, output)
         if found is None:
             scout.doubt(call.name, f"({type(module).__name__}) cannot be examined alone")
         elif found:
-            scout.forget_since(layers, call.series)
+            scout.remove_since(layers, call.series)
         return bool(found)
 
     def _visit(
@@ -152,8 +142,7 @@ class Exploring(Phase):
             return
         layer, tensor = found
         if layer.name in scout.unsettled:
-            kept = tensor if self.settings.reader.grad else tensor.detach()
-            self.held[layer.name] = kept.clone()
+            self.held[layer.name] = (tensor if self.settings.grad else tensor.detach()).clone()
         else:
             self.batch = scout.count
             self.held[layer.name] = self.read(layer, tensor)
@@ -218,4 +207,4 @@ def _eager(hook: Any) -> Any:
     """Excludes a hook from compilation, since tracing the first pass would take minutes."""
     if "torch._dynamo" not in sys.modules:
         return hook
-    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return torch.compiler.disable(hook)  # type: ignore[no-untyped-call]  # untyped in torch

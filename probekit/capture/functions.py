@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["FUNCTION_NAMES", "Interception", "Seen", "called_activation", "calling_module"]
-
-Seen: TypeAlias = Callable[[str, Any], "Tensor | None"]
+Called: TypeAlias = Callable[[str, Any], "Tensor | None"]
 
 _ALWAYS = (
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
@@ -72,13 +70,6 @@ def called_activation(
     `erf` is included because explicit implementations of GELU use it. A clamp counts if it is a ReLU
     or a ReLU6. A maximum counts if it bounds a tensor from below by a scalar or by one number per
     channel, as a thresholded linear unit does.
-
-    >>> called_activation(functional.relu, (torch.ones(1),), {"inplace": True})
-    'relu'
-    >>> called_activation(Tensor.clamp_, (torch.ones(1),), {"min": 0})
-    'clamp'
-    >>> called_activation(torch.clamp, (torch.ones(1), 0.5), None) is None
-    True
     """
     known = _WATCHED.get(function)
     if known is None:
@@ -88,30 +79,26 @@ def called_activation(
 
 
 class Interception(TorchFunctionMode):
-    """While active, intercepts calls of activation functions as torch functions.
+    """While active and not `paused`, intercepts calls of activation functions as torch functions.
 
-    Args:
-        seen: Called with the name of the function and its result; a return value other than None
-            replaces the result.
-
-    Attributes:
-        paused: While true, nothing is intercepted.
+    `called` receives the name of the function and its result; unless it returns None, its return value
+    replaces the result.
     """
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, called: Called) -> None:
         super().__init__()
         self.paused = False
-        self._seen = seen
+        self._called = called
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Runs a torch function and, if it is an activation function, calls `seen`."""
+        """Runs a torch function and, if it is an activation function, reports its result."""
         result = func(*args, **kwargs) if kwargs else func(*args)
         if func not in _WATCHED or self.paused:
             return result
         name = called_activation(func, args, kwargs)
-        changed = None if name is None else self._seen(name, result)
+        changed = None if name is None else self._called(name, result)
         if changed is None:
             return result
         if any(result is given for given in args):  # in place: the caller may ignore the result
@@ -154,5 +141,5 @@ def calling_module() -> nn.Module | None:
         if frame.f_code is _CALL:
             module: nn.Module = frame.f_locals["self"]
             return module
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
     return None

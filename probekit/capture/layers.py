@@ -16,16 +16,6 @@ from torch.jit import ScriptModule
 from probekit.errors import ModelError
 from probekit.results.labels import strings
 
-__all__ = [
-    "FirstPass",
-    "Layer",
-    "is_activation_function",
-    "site_names",
-    "uncompiled",
-    "unit_coordinates",
-    "unwrap",
-]
-
 
 @dataclass(frozen=True)
 class FirstPass:
@@ -166,14 +156,14 @@ def unwrap(module: nn.Module) -> nn.Module:
         whole = f"the model's part {name!r} is" if name else "the model is"
         if isinstance(child, nn.DataParallel):
             raise ModelError(
-                f"{whole} wrapped in nn.DataParallel, whose replicas each see a part of the batch in "
-                "a thread of their own; pass the model without it (its attribute module), or use "
+                f"{whole} wrapped in nn.DataParallel, whose replicas each process a part of the batch "
+                "in a separate thread; pass the model without it (its attribute module), or use "
                 "DistributedDataParallel"
             )
         if isinstance(child, ScriptModule):
             raise ModelError(
-                f"{whole} TorchScript, which runs its layers outside Python where nothing can be "
-                "recorded; pass the model that it was made from"
+                f"{whole} TorchScript, which runs its layers outside Python, where they cannot be "
+                "recorded; pass the model that it was created from"
             )
     return module
 
@@ -214,10 +204,6 @@ def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:
     """The names of the first, second, third, ... call of a module.
 
     They follow torchvision's fx convention and skip names that a module already has.
-
-    >>> from itertools import islice
-    >>> list(islice(site_names("relu", {"relu", "relu_1"}), 3))
-    ['relu', 'relu_2', 'relu_3']
     """
     taken = set(taken)
     yield module

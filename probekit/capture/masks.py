@@ -12,15 +12,9 @@ from probekit.capture.layers import Layer
 from probekit.capture.pooling import precise
 from probekit.errors import LayerError
 
-__all__ = ["masked_mean", "position_mask", "token_mask"]
-
 
 def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
-    """The attention mask (batch, tokens) among a model's arguments, if it masks any tokens.
-
-    >>> token_mask({"attention_mask": torch.tensor([[1, 1, 0]])})
-    tensor([[ True,  True, False]])
-    """
+    """The attention mask (batch, tokens) among a model's arguments, if it masks any tokens."""
     mask = arguments.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or torch.compiler.is_compiling():
         return None
@@ -29,7 +23,7 @@ def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
 
 
 def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) -> Tensor | None:
-    """The positions of a layer's output that are not padding.
+    """The positions (batch, positions) of a layer's output that are not padding; None without positions.
 
     The positions of a layer are the tokens, or the outputs of a chain of convolutions before it, as in
     wav2vec 2.0, whose configuration lists the convolutions.
@@ -39,9 +33,6 @@ def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) 
         layer: The layer.
         output: Its output.
         model: The model, whose `config` may have `conv_kernel` and `conv_stride`.
-
-    Returns:
-        (batch, positions), or None if the layer has no positions.
 
     Raises:
         LayerError: The padding positions cannot be determined.
@@ -58,9 +49,27 @@ def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) 
             return found
     raise LayerError(
         f"layer {layer.name!r} has the positions {tuple(shape)} for {mask.shape[1]} tokens, and it is "
-        "not known which of them are padding, so that no mean leaves it out; choose other layers, or "
-        "give samples of one length without an attention_mask"
+        "not known which of them are padding; choose other layers, or use samples of equal length "
+        "without an attention_mask"
     )
+
+
+def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
+    """The mean over the positions that are not padding: maps (batch, units, positions) as (batch, units).
+
+    Half precision is averaged, and returned, in float32.
+
+    Raises:
+        LayerError: A sample has only padding.
+    """
+    counts = mask.sum(1)
+    if not bool(counts.all()):
+        raise LayerError(
+            f"sample {int((counts == 0).nonzero()[0])} of a batch consists only of padding, so it has no "
+            "mean; exclude it"
+        )
+    kept = torch.where(mask[:, None], maps, maps.new_zeros(()))
+    return kept.sum(2, dtype=precise(maps.dtype)) / counts[:, None]
 
 
 def _after_convolutions(mask: Tensor, positions: int, config: Any) -> Tensor | None:
@@ -79,30 +88,3 @@ def _after_convolutions(mask: Tensor, positions: int, config: Any) -> Tensor | N
             found: Tensor = torch.arange(total, device=mask.device) < lengths[:, None]
             return found
     return None
-
-
-def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
-    """The mean over the positions that are not padding.
-
-    Args:
-        maps: (batch, units, positions).
-        mask: (batch, positions), true for positions that count.
-
-    Returns:
-        (batch, units); half precision is averaged, and returned, in float32.
-
-    Raises:
-        LayerError: A sample has only padding.
-
-    Example:
-        >>> masked_mean(torch.tensor([[[1.0, 3.0, 8.0]]]), torch.tensor([[True, True, False]]))
-        tensor([[2.]])
-    """
-    counts = mask.sum(1)
-    if not bool(counts.all()):
-        raise LayerError(
-            f"sample {int((counts == 0).nonzero()[0])} of a batch has no position that is not padding, "
-            "so that it has no mean; leave it out"
-        )
-    kept = torch.where(mask[:, None], maps, maps.new_zeros(()))
-    return kept.sum(2, dtype=precise(maps.dtype)) / counts[:, None]

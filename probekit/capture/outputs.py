@@ -14,8 +14,6 @@ from torch import Tensor
 
 from probekit.errors import LayerError
 
-__all__ = ["count_samples", "inputs_in", "shares_memory", "tensor_of", "tensors_in"]
-
 
 def tensors_in(output: Any) -> list[Tensor]:
     """The floating-point tensors of any nested output, in order."""
@@ -25,15 +23,10 @@ def tensors_in(output: Any) -> list[Tensor]:
 
 
 def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
-    """Selects the tensor of a module's output to record.
+    """The tensor of a module's output to record; None if the output contains none.
 
-    Args:
-        output: A tensor, or a tuple, dict, named tuple, dataclass or ModelOutput with tensors in it.
-        pick: The index, key or field to select; None selects the first floating-point tensor. An output
-            that is a tensor is returned unchanged.
-
-    Returns:
-        The tensor, or None if the output contains none.
+    `pick` is the index, key or field to select; None selects the first floating-point tensor. An output
+    that is a tensor is returned unchanged.
 
     Raises:
         LayerError: `pick` does not exist in this output.
@@ -66,9 +59,7 @@ def inputs_in(arguments: Any) -> list[Tensor]:
 def count_samples(inputs: Sequence[Tensor], place: tuple[int, int] | None) -> int:
     """The number of samples in a module's input tensors; 0 if unknown.
 
-    Args:
-        inputs: The tensors, in order.
-        place: The indices of the tensor and of its axis; (-1, 0) is the number of tensors.
+    `place` holds the indices of the tensor and of its axis; (-1, 0) is the number of tensors.
     """
     if place is None:
         return 0

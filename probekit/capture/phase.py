@@ -12,40 +12,31 @@ from torch import Tensor, nn
 
 from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer
-from probekit.capture.masks import position_mask, token_mask
-from probekit.capture.outputs import count_samples, inputs_in
-from probekit.capture.reader import Reader
-
-__all__ = ["Change", "Hook", "Phase", "Settings", "Stop", "in_backward"]
+from probekit.capture.masks import masked_mean, position_mask, token_mask
+from probekit.capture.outputs import count_samples, inputs_in, shares_memory
+from probekit.capture.pooling import pool
+from probekit.capture.scout import Tokens
+from probekit.errors import LayerError
 
 Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
+Reduce: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Stop(BaseException):
     """Raised to end a forward pass when the last selected layer has been recorded."""
 
 
-class _Nothing:
-    """A hook that does nothing."""
-
-    def __call__(self, *given: Any) -> None:
-        return None
-
-
 class Hook:
-    """A hook that is not copied or pickled with its module."""
+    """A hook that does nothing in copies of its module, deep copied or pickled."""
 
-    def __init__(self, run: Callable[..., Any]) -> None:
+    def __init__(self, run: Callable[..., Any] = lambda *given: None) -> None:
         self._run = run
 
     def __call__(self, *given: Any) -> Any:
         return self._run(*given)
 
-    def __deepcopy__(self, memo: Any) -> _Nothing:
-        return _Nothing()
-
-    def __reduce__(self) -> tuple[type[_Nothing], tuple[()]]:
-        return _Nothing, ()
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
 
 
 @dataclass(frozen=True)
@@ -53,14 +44,18 @@ class Settings:
     """The settings of a recorder.
 
     Attributes:
-        reader: Computes the recorded tensor from an output.
+        reduce: Maps (batch, units, *positions) to the recorded tensor.
+        tokens: The tokens of a sequence to use.
+        grad: Keep the recorded tensors in the autograd graph.
         pick: The tensor of an output to record, as for `tensor_of`.
         stop: End the forward pass at the last selected layer.
         change: Computes a replacement for a layer's output.
         when: Called at the start of a forward pass; whether to record it.
     """
 
-    reader: Reader
+    reduce: Reduce
+    tokens: Tokens
+    grad: bool
     pick: int | str | None
     stop: bool
     change: Change | None
@@ -68,13 +63,7 @@ class Settings:
 
 
 class Phase:
-    """Hooks on a model, from `hook` to `unhook`, that follow successive forward passes.
-
-    Args:
-        module: The model.
-        settings: The settings of the recorder.
-        functions: Intercepts functions and calls `called` of the phase.
-    """
+    """Hooks on a model, from `hook` to `unhook`, that follow successive forward passes."""
 
     def __init__(self, module: nn.Module, settings: Settings, functions: Interception) -> None:
         self.module = module
@@ -132,13 +121,7 @@ class Phase:
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
     def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> list[Tensor]:
-        """Starts a forward pass; returns its input tensors.
-
-        Args:
-            args: The positional arguments of the model.
-            kwargs: The keyword arguments of the model.
-            source: Where to read the number of samples, in the format of `count_samples`.
-        """
+        """Starts a forward pass, whose number of samples is read from `source`; returns its inputs."""
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
@@ -151,11 +134,48 @@ class Phase:
         return inputs
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
-        """The recorded tensor of a layer's output."""
-        if not self.batch and tensor.ndim > layer.batch_axis:  # only the layers show it
-            self.batch = tensor.shape[layer.batch_axis] // layer.windows
+        """The recorded tensor of a layer's output, always a new tensor and never a view.
+
+        Raises:
+            LayerError: The output has an unexpected number of rows, or lost its gradients.
+        """
+        if tensor.is_nested:
+            raise LayerError(
+                f"layer {layer.name!r} returns a nested tensor, as nn.TransformerEncoder does for padded "
+                "tokens, so its samples have different numbers of tokens; build the encoder with "
+                "enable_nested_tensor=False, or set encoder.use_nested_tensor = False"
+            )
+        rows = tensor.shape[layer.batch_axis] if tensor.ndim > layer.batch_axis else 0
+        self.batch = self.batch or rows // layer.windows  # only the layers may show it
         mask = None if self.mask is None else position_mask(self.mask, layer, tensor, self.module)
-        return self.settings.reader.read(layer, tensor, self.batch, self.in_graph, mask)
+        if rows != self.batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
+            raise LayerError(
+                f"layer {layer.name!r} returned {rows} rows for {self.batch} samples, and "
+                f"{self.batch * layer.windows} were expected; inputs of another size need a new "
+                "recorder, and a layer without a batch axis cannot be recorded"
+            )
+        if self.settings.grad and self.in_graph and not torch.is_grad_enabled():
+            raise LayerError(
+                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
+                "reentrant activation checkpointing does; use use_reentrant=False, or exclude the layer"
+            )
+        maps = layer.arrange(tensor if self.settings.grad else tensor.detach())
+        if self.settings.tokens != "all" and maps.ndim > 2:
+            maps = maps[:, :, layer.chosen(self.settings.tokens)]
+            mask = None if mask is None else mask[:, layer.chosen(self.settings.tokens)]
+            maps = maps[:, :, 0] if self.settings.tokens == "class" else maps
+        if mask is not None and maps.ndim > 2:
+            if self.settings.reduce is not pool:
+                raise LayerError(
+                    f"layer {layer.name!r} has padding among its positions, which only a mean over the "
+                    "positions can exclude; use spatial='mean', or samples of equal length without an "
+                    "attention_mask"
+                )
+            return masked_mean(maps, mask)
+        reduced = self.settings.reduce(maps)
+        if self.settings.reduce is not pool and shares_memory(tensor, reduced):
+            return reduced.clone(memory_format=torch.contiguous_format)
+        return reduced
 
 
 def in_backward() -> bool:

@@ -14,13 +14,11 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.capture.scout import doubts
-from probekit.capture.verify import verify_layers
+from probekit.capture.verify import layers_at_larger_size, verify_layers
 from probekit.errors import LayerError, some_of, warn
 from probekit.models.image_model import borrow
 from probekit.models.inputs import KeywordInputs
 from probekit.runtime.settings import in_own_settings
-
-__all__ = ["plan", "scout_layers"]
 
 
 @in_own_settings
@@ -47,108 +45,6 @@ def scout_layers(
     with borrow(model) as device, torch.no_grad():
         found, _, result = _scout(model, images.to(device), layers, tokens, output)
         return found, result
-
-
-def _scout(
-    model: Any,
-    images: Tensor | KeywordInputs,
-    layers: Layers,
-    tokens: Tokens,
-    output: int | str | None,
-) -> tuple[list[Layer], list[str], Any]:
-    """Returns the layers, messages about what is uncertain or missing, and the model's output."""
-    if len(images) == 1:
-        images = (
-            torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
-        )
-    with _Finder(model, layers, tokens=tokens, output=output) as recorder:
-        result = recorder(images)
-        found = recorder.layers
-        mixed = _mixed(recorder, images)
-    if not all(layer.certain for layer in found):
-        found = _second_look(model, images, found, tokens, output)
-    sentences = [*doubts(found), *([mixed] if mixed else [])]
-    for sentence in sentences:
-        warn(sentence)
-    return found, recorder.notes + sentences, result
-
-
-class _Finder(Recorder):
-    """A recorder that does not warn about uncertain layers; the caller does."""
-
-    def _review(self, layers: Sequence[Layer]) -> list[str]:
-        return []
-
-
-def _second_look(
-    model: Any,
-    images: Tensor | KeywordInputs,
-    layers: list[Layer],
-    tokens: Tokens,
-    output: int | str | None,
-) -> list[Layer]:
-    """Determines unit axes from images of another size, since the number of units does not change.
-
-    If the model does not accept another size, the layers are returned unchanged.
-    """
-    if isinstance(images, KeywordInputs) or images.ndim != 4:
-        return layers
-    height, width = images.shape[2:]
-    larger = torch.nn.functional.interpolate(images.float(), (height + 32, width + 64))
-    names = [layer.name for layer in layers]
-    try:
-        with _Finder(model, names, tokens=tokens, output=output) as recorder:
-            recorder(larger.to(images.dtype))
-    except Exception:
-        return layers
-    others = {layer.name: layer for layer in recorder.layers}
-    return [_compared(layer, others.get(layer.name)) for layer in layers]
-
-
-def _compared(layer: Layer, other: Layer | None) -> Layer:
-    if layer.certain or other is None or len(other.shape) != len(layer.shape):
-        return layer
-    same = [i for i, size in enumerate(layer.shape) if size == other.shape[i]]
-    if len(same) != 1 or layer.batch_axis != other.batch_axis or layer.windows > 1:
-        return layer
-    axis = same[0] + (same[0] >= layer.batch_axis)
-    return replace(
-        layer, unit_axis=axis, units=layer.shape[same[0]], certain=True, evidence="image size"
-    )
-
-
-def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
-    """Checks whether the values of a sample depend on the order and the other samples of the batch.
-
-    Returns:
-        A message about layers whose values differ; empty if there are none.
-
-    Raises:
-        LayerError: A layer does not keep each sample's rows contiguous.
-    """
-    before = recorder.activations
-    order = [*range(len(images) - 1, 0, -1), 1]
-    recorder(images[order])
-    mixed = []
-    for layer in recorder.layers:
-        one, other = before[layer.name][order], recorder.activations[layer.name]
-        close = 1e-2 * float(one.abs().nan_to_num(0, 0).max())
-        if torch.allclose(one, other, rtol=0, atol=close, equal_nan=True):
-            continue
-        if layer.windows > 1 or not layer.certain:
-            raise LayerError(
-                f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
-                "samples and does not keep each sample's rows together, so that its activations "
-                "cannot be told apart by sample; leave it out"
-            )
-        mixed.append(layer.name)
-    if not mixed:
-        return ""
-    return (
-        f"the values of {some_of(mixed)} depend on the other samples of the batch or on chance, as with "
-        "batch norm without running statistics or dropout that is always on; they change with "
-        "batch_size, the order of the samples and the seed"
-    )
 
 
 def plan(
@@ -221,3 +117,95 @@ def plan(
         table = table.join(pd.DataFrame(report))
         table.attrs = attributes
     return table
+
+
+def _scout(
+    model: Any,
+    images: Tensor | KeywordInputs,
+    layers: Layers,
+    tokens: Tokens,
+    output: int | str | None,
+) -> tuple[list[Layer], list[str], Any]:
+    """Returns the layers, messages about what is uncertain or missing, and the model's output."""
+    if len(images) == 1:
+        images = (
+            torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
+        )
+    with _Finder(model, layers, tokens=tokens, output=output) as recorder:
+        result = recorder(images)
+        found = recorder.layers
+        mixed = _mixed(recorder, images)
+    if not all(layer.certain for layer in found):
+        found = _second_look(model, images, found, tokens, output)
+    sentences = [*doubts(found), *([mixed] if mixed else [])]
+    for sentence in sentences:
+        warn(sentence)
+    return found, recorder.notes + sentences, result
+
+
+class _Finder(Recorder):
+    """A recorder that does not warn about uncertain layers; the caller does."""
+
+    def _review(self, layers: Sequence[Layer]) -> list[str]:
+        return []
+
+
+def _second_look(
+    model: Any,
+    images: Tensor | KeywordInputs,
+    layers: list[Layer],
+    tokens: Tokens,
+    output: int | str | None,
+) -> list[Layer]:
+    """Determines unit axes from images of another size, since the number of units does not change.
+
+    If the model does not accept another size, the layers are returned unchanged.
+    """
+    if isinstance(images, KeywordInputs):
+        return layers
+    names = [layer.name for layer in layers]
+    others = layers_at_larger_size(model, images, names, tokens, output, _Finder)
+    return [_compared(layer, others.get(layer.name)) for layer in layers]
+
+
+def _compared(layer: Layer, other: Layer | None) -> Layer:
+    if layer.certain or other is None or len(other.shape) != len(layer.shape):
+        return layer
+    same = [i for i, size in enumerate(layer.shape) if size == other.shape[i]]
+    if len(same) != 1 or layer.batch_axis != other.batch_axis or layer.windows > 1:
+        return layer
+    axis = same[0] + (same[0] >= layer.batch_axis)
+    return replace(
+        layer, unit_axis=axis, units=layer.shape[same[0]], certain=True, evidence="image size"
+    )
+
+
+def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
+    """A message about layers whose values depend on the order and the other samples of the batch.
+
+    Raises:
+        LayerError: A layer does not keep each sample's rows contiguous.
+    """
+    before = recorder.activations
+    order = [*range(len(images) - 1, 0, -1), 1]
+    recorder(images[order])
+    mixed = []
+    for layer in recorder.layers:
+        one, other = before[layer.name][order], recorder.activations[layer.name]
+        close = 1e-2 * float(one.abs().nan_to_num(0, 0).max())
+        if torch.allclose(one, other, rtol=0, atol=close, equal_nan=True):
+            continue
+        if layer.windows > 1 or not layer.certain:
+            raise LayerError(
+                f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
+                "samples and does not keep each sample's rows together, so its activations cannot be "
+                "assigned to samples; exclude it"
+            )
+        mixed.append(layer.name)
+    if not mixed:
+        return ""
+    return (
+        f"the values of {some_of(mixed)} depend on the other samples of the batch or on chance, as with "
+        "batch norm without running statistics or dropout that is always on; they change with "
+        "batch_size, the order of the samples and the seed"
+    )

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["pool", "precise"]
-
 _HALF = (torch.float16, torch.bfloat16)
 _NARROW = 64
 
@@ -18,17 +16,9 @@ _NARROW = 64
 def pool(maps: Tensor) -> Tensor:
     """The mean over positions, computed in the memory layout of the maps.
 
-    In autograd, the gradient is an expanded view instead of a full map if the engine can add it in
-    place to the gradient of the maps.
-
-    Args:
-        maps: (batch, units, *positions), a view in any layout.
-
-    Returns:
-        (batch, units), a new tensor; half precision is averaged, and returned, in float32.
-
-    >>> pool(torch.ones(2, 3, 4, 4)).shape
-    torch.Size([2, 3])
+    Maps (batch, units, *positions) give a new tensor (batch, units); half precision is averaged, and
+    returned, in float32. In autograd, the gradient is an expanded view instead of a full map if the
+    engine can add it in place to the gradient of the maps.
     """
     if maps.ndim == 2:
         return maps.to(precise(maps.dtype), copy=True)
@@ -99,7 +89,7 @@ class _Pool(torch.autograd.Function):
 
 
 # `apply` reads the signature in every call; computing it would take as long as the rest of the call.
-_Pool.forward.__signature__ = inspect.signature(_Pool.forward)  # type: ignore[attr-defined]
+_Pool.forward.__signature__ = inspect.signature(_Pool.forward)  # type: ignore[attr-defined]  # functions take attributes
 
 
 def _rows(share: Tensor, positions: tuple[int, ...]) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from probekit.capture.layers import Layer
-from probekit.capture.recorder import Recorder, pool
-
-__all__ = ["Activations", "Source", "Spatial", "Tap"]
+from probekit.capture.pooling import pool
+from probekit.capture.recorder import Recorder
 
 Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
 Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -46,23 +45,6 @@ class Source(Protocol):
         ...
 
 
-def positions(maps: Tensor) -> Tensor:
-    """(batch, units, *positions) as (batch * positions, units)."""
-    return maps.flatten(2).movedim(1, 2).flatten(0, 1).clone() if maps.ndim > 2 else maps.clone()
-
-
-def flatten(maps: Tensor) -> Tensor:
-    """(batch, units, *positions) as (batch, units * positions)."""
-    return maps.flatten(1).clone()
-
-
-_TABLES: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": pool,
-    "positions": positions,
-    "flatten": flatten,
-}
-
-
 @dataclass(frozen=True)
 class Activations:
     """The activations of the layers in the forward pass.
@@ -87,3 +69,16 @@ class Activations:
         """Observes the forward pass of the model."""
         with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:
             yield lambda images, index: recorder.activations
+
+
+def _positions(maps: Tensor) -> Tensor:
+    """(batch, units, *positions) as (batch * positions, units)."""
+    return maps.flatten(2).movedim(1, 2).flatten(0, 1).clone() if maps.ndim > 2 else maps.clone()
+
+
+def _flatten(maps: Tensor) -> Tensor:
+    """(batch, units, *positions) as (batch, units * positions)."""
+    return maps.flatten(1).clone()
+
+
+_TABLES = {"mean": pool, "positions": _positions, "flatten": _flatten}

@@ -17,7 +17,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.store import RecordingStore, open_recording
-from probekit.capture.stream import Observed, Reading, find_layers, open_subject, stream
+from probekit.capture.stream import Observed, PassOptions, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import model_identity
@@ -27,8 +27,6 @@ from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.processes import processes
 from probekit.runtime.settings import in_own_settings
-
-__all__ = ["columns", "record"]
 
 
 @in_own_settings
@@ -89,7 +87,7 @@ def record(
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
-    reading = Reading(
+    reading = PassOptions(
         tokens=tokens, output=output, device=device, progress=progress, compile=compile
     )
     with noted() as notes:
@@ -119,12 +117,14 @@ def record(
     identity |= {"model": model_identity(model), "data": known}
     together = processes()
     with writer_of(store) if together.is_main else nullcontext():
-        kept = None
+        writer = None
         if together.is_main:
-            kept = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
-            if not kept.complete:
-                kept.check_room()
-        done, complete = together.gather((kept.done, kept.complete) if kept else (0, False))[0]
+            writer = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
+            if not writer.complete:
+                writer.check_room()
+        done, complete = together.gather((writer.done, writer.complete) if writer else (0, False))[
+            0
+        ]
         if not complete:
             todo = batches.starting(done)
             with (
@@ -132,10 +132,10 @@ def record(
                 stream(model, todo, found, [source], reading, "record") as observed,
             ):
                 for table, labels, index in _rows(observed):
-                    if kept:
-                        kept.append(table, labels, index)
-            if kept:
-                kept.finish([*notes, *more])
+                    if writer:
+                        writer.append(table, labels, index)
+            if writer:
+                writer.finish([*notes, *more])
             together.gather(None)  # the first process has written everything
         return open_recording(store)
 
@@ -170,7 +170,7 @@ def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
 
 def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Activations (batch, units), labels and indices of all processes, in the order of the data."""
-    own = ((_table(seen), seen.batch.of(None).labels.cpu(), seen.batch.index) for seen in observed)
+    own = ((_table(one), one.batch.of(None).labels.cpu(), one.batch.index) for one in observed)
     if processes().world == 1:
         yield from own
         return
@@ -180,8 +180,8 @@ def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor
         yield table[order], labels[order], index[order]
 
 
-def _table(seen: Observed) -> Tensor:
-    tables = seen.tables[0].values()
+def _table(observed: Observed) -> Tensor:
+    tables = observed.tables[0].values()
     return torch.cat([table.float() for table in tables], dim=1).cpu()
 
 
@@ -190,7 +190,7 @@ def _in_memory(
     batches: Batches,
     layers: Sequence[Layer],
     source: Activations,
-    reading: Reading,
+    reading: PassOptions,
     frame: xr.Dataset,
 ) -> xr.Dataset:
     with stream(model, batches, layers, [source], reading, "record") as observed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,34 +13,17 @@ from probekit.capture.capturing import Capturing
 from probekit.capture.exploring import Exploring
 from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer, uncompiled, unwrap
-from probekit.capture.phase import Change, Settings, Stop
+from probekit.capture.phase import Change, Reduce, Settings, Stop
 from probekit.capture.pooling import pool
-from probekit.capture.reader import Reader, Reading
-from probekit.capture.scout import Tokens, doubts
+from probekit.capture.scout import Tokens as Tokens
+from probekit.capture.scout import doubts
 from probekit.capture.selection import LayerChoice, Selection
+from probekit.checks import one_of
 from probekit.errors import LayerError, ModelError, OptionError, warn
 from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
-__all__ = ["Change", "Layers", "Reading", "Recorder", "Tokens", "pool"]
-
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
-
-
-def _whole(maps: Tensor) -> Tensor:
-    return maps
-
-
-def _escaped(tensor: Tensor) -> bool:
-    """Whether a tensor belongs to a finished `torch.func` transform."""
-    level: int = torch._C._functorch.maybe_get_level(tensor)
-    if level < 0:
-        return False
-    running = torch._C._functorch.peek_interpreter_stack()
-    return running is None or running.level() < level
-
-
-_READINGS: dict[str, Reading] = {"mean": pool, "none": _whole}
 
 
 class Recorder:
@@ -94,7 +77,7 @@ class Recorder:
         model: Any,
         layers: Layers = None,
         *,
-        spatial: Literal["mean", "none"] | Reading = "mean",
+        spatial: Literal["mean", "none"] | Reduce = "mean",
         tokens: Tokens = "all",
         output: int | str | None = None,
         grad: bool = False,
@@ -103,25 +86,21 @@ class Recorder:
         when: Callable[[], bool] | None = None,
         subset: Callable[[Sequence[Layer]], list[Layer]] | None = None,
     ) -> None:
-        if not callable(model):
-            raise ModelError(f"a model is a torch module, not {type(model).__name__}")
         inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
+        if not callable(model) or not isinstance(inner, nn.Module):
             raise ModelError(f"a model is a torch module, not {type(model).__name__}")
+        if isinstance(spatial, str) and spatial not in _REDUCTIONS:
+            raise OptionError(f"spatial must be 'mean', 'none' or a function, not {spatial!r}")
+        one_of("tokens", tokens, get_args(Tokens))
         self.module = unwrap(inner)
         self._run = self.module if isinstance(model, nn.Module) else model
-        if isinstance(spatial, str) and spatial not in _READINGS:
-            raise OptionError(f"spatial is 'mean', 'none' or a function, not {spatial!r}")
-        if tokens not in ("all", "patch", "class"):
-            raise OptionError(f"tokens is 'all', 'patch' or 'class', not {tokens!r}")
         self.paused = False
         self.notes: list[str] = []
         self._when = when
         self._subset = subset
         self._activations: dict[str, Tensor] | None = None
-        reading = _READINGS[spatial] if isinstance(spatial, str) else spatial
-        reader = Reader(reading, tokens, grad)
-        self._settings = Settings(reader, output, stop, change, self._wanted)
+        reduce = _REDUCTIONS[spatial] if isinstance(spatial, str) else spatial
+        self._settings = Settings(reduce, tokens, grad, output, stop, change, self._wanted)
         self._functions = Interception(lambda name, result: self._phase.called(name, result))
         self._phase = self._first_phase(layers)
 
@@ -129,7 +108,7 @@ class Recorder:
         choices = list(layers) if isinstance(layers, Sequence) else [layers]
         planned = [choice for choice in choices if isinstance(choice, Layer)]
         if planned and len(planned) < len(choices):
-            raise OptionError("layers are either planned ones or choices, not both")
+            raise OptionError("layers must be either planned layers or choices, not both")
         if planned:
             return self._capturing(planned)
         choice = cast("LayerChoice | Sequence[LayerChoice] | None", layers)
@@ -146,10 +125,10 @@ class Recorder:
         """Ends the first pass; from now on, only the layers themselves are hooked."""
         exploring.unhook()
         self.notes = exploring.notes + self._review(found)
-        kept = found if self._subset is None else self._subset(found)
-        self._phase = self._capturing(kept)
+        chosen = found if self._subset is None else self._subset(found)
+        self._phase = self._capturing(chosen)
         self._phase.hook()
-        self._captured({layer.name: held[layer.name] for layer in kept})
+        self._captured({layer.name: held[layer.name] for layer in chosen})
 
     def _review(self, layers: Sequence[Layer]) -> list[str]:
         """Warns about layers whose axes are guesses; returns the messages."""
@@ -171,14 +150,14 @@ class Recorder:
         """The recorded tensors of the last forward pass by layer, in execution order."""
         if self._activations is None:
             raise LayerError(
-                "nothing is recorded: no forward pass of the module itself was seen; call the module "
-                "(not its forward, a method or its compiled copy), or recorder(x)"
+                "nothing is recorded, because the module itself was not called; call the module (not its "
+                "forward, a method or its compiled copy), or recorder(x)"
             )
         if any(_escaped(tensor) for tensor in self._activations.values()):
             raise LayerError(
-                "the forward pass ran inside a torch.func transform such as vmap, and what it gave has "
-                "no meaning outside; read the activations inside the transformed function and return "
-                "them from it, or run each model or sample by itself"
+                "the forward pass ran inside a torch.func transform such as vmap, outside which its "
+                "activations are not valid; read them inside the transformed function and return them "
+                "from it, or run each model or sample separately"
             )
         return self._activations
 
@@ -189,7 +168,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         if self._phase.hooked:
-            raise LayerError("this recorder is already in use; make a second one")
+            raise LayerError("this recorder is already in use; create a second one")
         self._phase.hook()
         return self
 
@@ -212,3 +191,13 @@ class Recorder:
             return None
         finally:
             self._phase.leave()
+
+
+def _escaped(tensor: Tensor) -> bool:
+    """Whether a tensor belongs to a finished `torch.func` transform."""
+    level: int = torch._C._functorch.maybe_get_level(tensor)
+    running = torch._C._functorch.peek_interpreter_stack()
+    return level >= 0 and (running is None or running.level() < level)
+
+
+_REDUCTIONS: dict[str, Reduce] = {"mean": pool, "none": lambda maps: maps}

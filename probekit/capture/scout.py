@@ -21,33 +21,11 @@ from probekit.capture.tracer import Tracer
 from probekit.capture.units import Unplaced, place
 from probekit.errors import LayerError, OptionError, some_of, warn
 
-__all__ = ["Scout", "Tokens", "doubts"]
-
 Tokens: TypeAlias = Literal["all", "patch", "class"]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A call of a selected layer, with the information that determines its axes."""
-
-    call: Call
-    kind: str
-    module: nn.Module | None
-    shape: tuple[int, ...]
-    itemsize: int
-    axes: Axes
-    depends: bool | None
 
 
 class Scout:
     """Follows one forward pass and finds its layers.
-
-    Args:
-        module: The running module.
-        selection: The selected layers.
-        pick: The tensor of an output to record, as for `tensor_of`.
-        tokens: The tokens of a sequence to use.
-        inputs: The tensors that the module is called with.
 
     Attributes:
         layers: The selected layers so far, in execution order.
@@ -72,7 +50,7 @@ class Scout:
         self._inputs = inputs
         self._batch = first_guess(self.tracer.inputs)
         self._sequences: list[tuple[Label, int]] = []
-        self._seen: dict[str, _Seen] = {}
+        self._visits: dict[str, _Visit] = {}
         self._pick = pick
         self._tokens = tokens
         self._classes = getattr(module, "num_classes", None)
@@ -93,13 +71,7 @@ class Scout:
     def visit(
         self, call: Call, module: nn.Module | None, output: Any, activation: bool
     ) -> tuple[Layer, Tensor] | None:
-        """Updates with one call.
-
-        Args:
-            call: The call.
-            module: The module that was called; None for a function.
-            output: Its output.
-            activation: Whether it is an activation function.
+        """Updates with one call of a module, or of a function (`module` is None).
 
         Returns:
             The layer and its output if it is selected and may have units.
@@ -121,25 +93,18 @@ class Scout:
         if tensor is None or (why := _unreadable(tensor)):
             self._leave_out(site, kind, _no_tensor(output) if tensor is None else why)
             return None
-        seen = _Seen(
-            call=call,
-            kind=kind,
-            module=module,
-            shape=tuple(tensor.shape),
-            itemsize=tensor.element_size(),
-            axes=axes,
-            depends=self.tracer.depends(tensor),
-        )
-        layer, settled = self._first_look(seen)
-        if activation and seen.depends is not False:
+        shape, depends = tuple(tensor.shape), self.tracer.depends(tensor)
+        visit = _Visit(call, kind, module, shape, tensor.element_size(), axes, depends)
+        layer, settled = self._guess(visit)
+        if activation and depends is not False:
             self._last, self._weights_after = (site, tensor), False
-        self._seen[site] = seen
+        self._visits[site] = visit
         if not settled:
             self.unsettled.add(site)
         self.layers.append(layer)
         return layer, tensor
 
-    def gave_last(self, layers: int, output: Any) -> bool:
+    def is_last_output(self, layers: int, output: Any) -> bool:
         """Whether an output is already recorded, as that of the last layer found since `layers`."""
         return len(self.layers) > layers and self._last is not None and self._last[1] is output
 
@@ -147,28 +112,20 @@ class Scout:
         """Notes that a module may be or contain an activation function that is not recorded."""
         self._doubts[name] = why
 
-    def forget_since(self, layers: int, name: str) -> None:
-        """Removes all selected layers except the first `layers`, as parts of an enclosing module.
-
-        Args:
-            layers: The number of layers to keep.
-            name: The name of the enclosing module.
-        """
+    def remove_since(self, layers: int, name: str) -> None:
+        """Removes all selected layers except the first `layers`, as parts of the module `name`."""
         self._doubts.pop(name, None)
         for layer in self.layers[layers:]:
             self.unsettled.discard(layer.name)
         del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
-        """Completes the analysis after the whole pass.
-
-        Args:
-            output: The model's output; None if the pass was stopped.
+        """Completes the analysis after the whole pass; `output` is None if the pass was stopped.
 
         Raises:
             LayerError: A selected layer was never reached, or none has units.
         """
-        self.selection.explain_silence(self._calls)
+        self.selection.check_reached(self._calls)
         self._keep_chosen()
         self._counts = Counter((call.module, call.function) for call, _ in self._calls)
         self._decide(output)
@@ -185,8 +142,8 @@ class Scout:
                 )
             reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
             reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
-            raise LayerError("no wanted layer has units to record" + "".join(reasons[:3]))
-        self._say_what_is_missing()
+            raise LayerError("no selected layer has units to record" + "".join(reasons[:3]))
+        self._report_missing()
 
     def _keep_chosen(self) -> None:
         """Keeps the layers that match the selection once all names are known."""
@@ -207,73 +164,67 @@ class Scout:
         if isinstance(first, bool) and len(axes) == 3:
             self._sequences.append(axes[0 if first else 1][0])
 
-    def _first_look(self, seen: _Seen) -> tuple[Layer, bool]:
+    def _guess(self, visit: _Visit) -> tuple[Layer, bool]:
         """Returns a layer with the axes known so far, and whether all are known."""
         if self._batch is not None and self._batch.size:
             try:
-                layer = self._layer(seen, self._batch)
+                layer = self._layer(visit, self._batch)
             except Unplaced:
                 pass
             else:
                 later = layer.split or layer.evidence == "weights after"
                 return layer, layer.certain and not later
-        call = seen.call
-        shape = seen.shape[1:]
-        return Layer(call.name, call.module, call.number, seen.kind, shape, 1, 1), False
+        call = visit.call
+        shape = visit.shape[1:]
+        return Layer(call.name, call.module, call.number, visit.kind, shape, 1, 1), False
 
     def _decide(self, output: Any) -> None:
-        """Determines the batch and thereby the axes of all layers.
-
-        Raises:
-            LayerError: A layer selected by name has no units, or the batch has no samples.
-            OptionError: The class token was requested, but there is none.
-        """
+        """Determines the batch and thereby the axes of all layers."""
         if self._tokens == "class" and not self.tracer.seen_tokens:
             raise OptionError(
-                "tokens='class' was asked for, but the model has no class token: nothing is joined "
-                "with its patches"
+                "tokens='class' was requested, but the model has no class token: it concatenates "
+                "nothing with its patches"
             )
         outputs = [self.tracer.axes(tensor) for tensor in tensors_in(output)]
         self._batch = decide(self.tracer, outputs, self._sequences, self._batch, self._inputs)
         if self._batch.label is not None and not self._batch.size:
             raise LayerError(
-                "the batch has no samples, which do not show what to record; begin with a batch that "
-                "has some"
+                "the first batch has no samples, so the layers cannot be found; start with a batch that "
+                "has samples"
             )
         layers = []
         for before in self.layers:
-            seen = self._seen[before.name]
+            visit = self._visits[before.name]
             try:
-                layer = self._layer(seen, self._batch)
+                layer = self._layer(visit, self._batch)
             except Unplaced as reason:
-                self._leave_out(before.name, seen.kind, str(reason))
+                self._leave_out(before.name, visit.kind, str(reason))
                 continue
             if before.name not in self.unsettled:
                 self._check_unmoved(before, layer)
             layers.append(layer)
         self.layers = layers
 
-    def _layer(self, seen: _Seen, batch: Batch) -> Layer:
+    def _layer(self, visit: _Visit, batch: Batch) -> Layer:
         beside = self.tracer.seen_tokens
+        shape = visit.shape
         found = place(
-            seen.module, seen.shape, seen.axes, seen.depends, batch.label, batch.size, beside
+            visit.module, shape, visit.axes, visit.depends, batch.label, batch.size, beside
         )
-        units = prod(
-            seen.shape[axis] for axis in (found.unit_axis, *found.split) if axis < len(seen.shape)
-        )
+        units = prod(shape[axis] for axis in (found.unit_axis, *found.split) if axis < len(shape))
         layer = Layer(
-            name=seen.call.name,
-            module=seen.call.module,
-            call=seen.call.number,
-            type=seen.kind,
-            shape=tuple(size for i, size in enumerate(seen.shape) if i != found.batch_axis),
+            name=visit.call.name,
+            module=visit.call.module,
+            call=visit.call.number,
+            type=visit.kind,
+            shape=tuple(size for i, size in enumerate(shape) if i != found.batch_axis),
             unit_axis=found.unit_axis,
             units=units,
             windows=found.windows,
             prefix=found.prefix,
-            itemsize=seen.itemsize,
-            calls=self._counts[seen.call.module, seen.call.function],
-            function=seen.call.function,
+            itemsize=visit.itemsize,
+            calls=self._counts[visit.call.module, visit.call.function],
+            function=visit.call.function,
             batch_axis=found.batch_axis,
             suffix=found.suffix,
             class_token=found.class_token,
@@ -290,7 +241,7 @@ class Scout:
         if self._tokens == "all" or not layer.positions:
             return ""
         if several:
-            return f"has the shape {layer.shape}, in which its tokens cannot be told apart"
+            return f"has the shape {layer.shape}, in which its tokens cannot be identified"
         if self._tokens == "class" and layer.class_token is None:
             return f"has the shape {layer.shape} and no class token"
         if self._tokens == "patch" and layer.positions == (layer.prefix + layer.suffix,):
@@ -298,26 +249,14 @@ class Scout:
         return ""
 
     def _check_unmoved(self, before: Layer, after: Layer) -> None:
-        """Checks that a layer recorded during the pass has the axes determined after the pass.
-
-        Raises:
-            LayerError: The axes differ.
-        """
-        one, other = (
-            (
-                layer.batch_axis,
-                layer.unit_axis,
-                layer.split,
-                layer.windows,
-                layer.chosen(self._tokens),
-            )
-            for layer in (before, after)
-        )
-        if one != other:
+        """Checks that a layer recorded during the pass has the axes determined after the pass."""
+        same_tokens = before.chosen(self._tokens) == after.chosen(self._tokens)
+        names = ("batch_axis", "unit_axis", "split", "windows")
+        if not same_tokens or any(getattr(before, x) != getattr(after, x) for x in names):
             raise LayerError(
                 f"layer {after.name!r} has its samples on axis {after.batch_axis} and its units on "
-                f"axis {after.unit_axis}, which only the end of the forward pass told; find the layers "
-                "first, with another Recorder on a few inputs, and pass its layers to this one"
+                f"axis {after.unit_axis}, which was not known before the end of the forward pass; find "
+                "the layers first, with another Recorder on a few inputs, and pass its layers to this one"
             )
 
     def _leave_out(self, site: str, kind: str, problem: str) -> None:
@@ -335,17 +274,17 @@ class Scout:
         pools = not self._weights_after and units == self._classes
         return site if returned or pools else None
 
-    def _say_what_is_missing(self) -> None:
+    def _report_missing(self) -> None:
         if self._left_out:
-            why = next(iter(self._left_out.values()))
-            self._note(f"not recorded: {some_of(list(self._left_out))}, whose output {why}")
+            name, why = next(iter(self._left_out.items()))
+            self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
         if self._doubts and self.selection.default:
             shown = some_of(
                 [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
             )
             self._note(
-                f"the layers may not be complete: {shown}; name it as a layer if its output is that of "
-                "an activation function"
+                f"layers may be missing: {shown}; name it as a layer if its output is that of an "
+                "activation function"
             )
 
     def _note(self, sentence: str) -> None:
@@ -360,29 +299,42 @@ def doubts(layers: Sequence[Layer]) -> list[str]:
         return []
     return [
         f"the batch or unit axis of {some_of(doubtful)} is not certain: an operation before could not "
-        "be followed, and no weights show where the units are; look at unit_axis in pk.plan, and leave "
-        "the layers out or name others"
+        "be followed, and no weights show where the units are; check unit_axis in pk.plan, and exclude "
+        "the layers or name others"
     ]
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A call of a selected layer, with the information that determines its axes."""
+
+    call: Call
+    kind: str
+    module: nn.Module | None
+    shape: tuple[int, ...]
+    itemsize: int
+    axes: Axes
+    depends: bool | None
 
 
 def _no_tensor(output: Any) -> str:
     if isinstance(output, Tensor):
-        return f"gives a tensor of {output.dtype}, which is no floating-point tensor"
-    return f"gives {type(output).__name__} and no floating-point tensor in it"
+        return f"returns {output.dtype} of shape {tuple(output.shape)}, not a batch of floating-point numbers"
+    return f"returns {type(output).__name__} without a floating-point tensor in it"
 
 
 def _unreadable(tensor: Tensor) -> str:
     """Why a floating-point tensor has no samples and units to record; empty if it may have them."""
     if tensor.is_nested:
         return (
-            "gives a nested tensor, whose samples have different numbers of tokens; build the "
+            "returns a nested tensor, whose samples have different numbers of tokens; build the "
             "nn.TransformerEncoder with enable_nested_tensor=False"
         )
     if hasattr(tensor, "to_local"):
         return (
-            f"gives a {type(tensor).__name__}, which is spread over processes; let the layer give its "
-            "local output, or pass a model with whole weights"
+            f"returns a {type(tensor).__name__}, which is distributed over processes; let the layer "
+            "return its local output, or pass a model with full weights"
         )
     if tensor.layout != torch.strided:
-        return f"gives a sparse tensor ({tensor.layout}); let the layer give to_dense()"
+        return f"returns a sparse tensor ({tensor.layout}); let the layer return to_dense()"
     return ""

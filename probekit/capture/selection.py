@@ -5,16 +5,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from torch import nn
 
 from probekit.capture.calls import Call
 from probekit.capture.functions import FUNCTION_NAMES
 from probekit.errors import LayerError, close_matches, some_of
-
-__all__ = ["LayerChoice", "Selection"]
 
 LayerChoice: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool]"
 
@@ -67,14 +64,13 @@ class Selection:
         """The selected layers if each was selected by name, otherwise None."""
         return None if self._with or self.default else self.exact
 
-    def wants(self, call: Call, module: nn.Module | None, activation: bool) -> bool:
-        """Whether a call that has just returned may be a selected layer.
+    @property
+    def kinds(self) -> list[str]:
+        """The types of the model's modules."""
+        return sorted({type(child).__name__ for child in self._names.values()})
 
-        Args:
-            call: The call.
-            module: The module that was called; None for a function.
-            activation: Whether it is an activation function.
-        """
+    def wants(self, call: Call, module: nn.Module | None, activation: bool) -> bool:
+        """Whether a call that has just returned may be a selected layer."""
         if {call.name, call.numbered} & self.exact:
             return True
         if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without):
@@ -84,16 +80,10 @@ class Selection:
         return any(_matches(choice, call, module) for choice in self._with)
 
     def chosen(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> dict[str, str]:
-        """The calls that the selection matches, once all calls are known.
+        """The requested name of each call that the selection matches, once all calls are known.
 
         A name or glob matches calls under that name. If there are none, it matches calls whose
         numbered name, based on the first name of their module, is that name.
-
-        Args:
-            calls: The calls that `wants` accepted, each with the module that was called.
-
-        Returns:
-            For each name of a call, the name of its layer: the requested one.
         """
         if self.default:
             return {call.name: call.name for call, _ in calls}
@@ -104,7 +94,7 @@ class Selection:
         }
         found: dict[str, str] = {}
         for choice in self._with:
-            found |= {name: name for name in _meant(choice, calls) - without}
+            found |= {name: name for name in _matching_calls(choice, calls) - without}
         named = {call.name for call, _ in calls}
         for asked in sorted(self.exact):
             if asked in named:
@@ -115,27 +105,30 @@ class Selection:
                     found.setdefault(call.name, asked)
         return found
 
-    def explain_silence(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> None:
-        """Raises for selected layers that a forward pass did not reach.
-
-        Args:
-            calls: All calls of the forward pass, each with the module that was called.
-
-        Raises:
-            LayerError: A named layer was not reached, or nothing that a pattern matches was.
-        """
+    def check_reached(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> None:
+        """Raises `LayerError` for selected layers that a forward pass with these calls did not reach."""
         made = {name for call, _ in calls for name in (call.name, call.numbered)}
         for name in sorted(self.exact - made):
             raise LayerError(self._not_reached(name, [call for call, _ in calls]))
         for choice in self._with:
-            if not _meant(choice, calls):
-                means = [name for name, child in self._names.items() if _is(choice, name, child)]
-                raise LayerError(
-                    self._silent(means[0], _called(calls), choice, len(means))
-                    if means
-                    else f"no call in the forward pass matches {_shown(choice)}: "
-                    f"{_some_functions([call for call, _ in calls])}"
-                )
+            if not _matching_calls(choice, calls):
+                self._raise_unmatched(choice, calls)
+
+    def _raise_unmatched(
+        self, choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]
+    ) -> NoReturn:
+        asked = _format_choice(choice)
+        names = [
+            name for name, child in self._names.items() if _matches_module(choice, name, child)
+        ]
+        if not names:
+            functions = _some_functions([call for call, _ in calls])
+            raise LayerError(f"no call in the forward pass matches {asked}: {functions}")
+        others = f" (nor is any other of the {len(names)} that match {asked})"
+        called = {
+            name for call, _ in calls if not call.function for name in (call.name, call.numbered)
+        }
+        raise LayerError(self._never_called(names[0], called, others if len(names) > 1 else ""))
 
     def first_of_several(self, calls: Iterable[Call]) -> list[str]:
         """Messages about requested names that refer to the first of several calls."""
@@ -159,89 +152,67 @@ class Selection:
                 f"time{'s' if len(called) > 1 else ''} in a forward pass, as {', '.join(called)}"
             )
         module = next((one for one in (name, _base(name)) if one in self._names), None)
-        if module is not None:
-            others = {
-                call.name
-                for call in calls
-                if self._names.get(call.module) is self._names[module] and not call.function
-            }
-            if others:
-                return (
-                    f"layer {name!r} was not reached under this name; the same module was called as "
-                    f"{some_of(sorted(others))}"
-                )
-            return self._silent(module, {call.name for call in calls if not call.function})
-        return f"layer {name!r} was not reached: {_some_functions(calls)}"
+        if module is None:
+            return f"layer {name!r} was not reached: {_some_functions(calls)}"
+        others = {
+            call.name
+            for call in calls
+            if self._names.get(call.module) is self._names[module] and not call.function
+        }
+        if others:
+            return (
+                f"layer {name!r} was not reached under this name; the same module was called as "
+                f"{some_of(sorted(others))}"
+            )
+        return self._never_called(module, {call.name for call in calls if not call.function})
 
-    def _silent(
-        self, name: str, called: set[str], choice: LayerChoice | None = None, count: int = 1
-    ) -> str:
+    def _never_called(self, name: str, called: set[str], others: str = "") -> str:
         parent = name
         while parent and parent not in called:
             parent = parent.rpartition(".")[0]
-        nearest = (
-            f"its nearest parent that does is {parent!r}: record that instead"
-            if parent
-            else "no parent of it does"
-        )
-        others = (
-            ""
-            if choice is None or count == 1
-            else (f" (nor is any other of the {count} that match {_shown(choice)})")
-        )
         return (
             f"layer {name!r} ({type(self._names[name]).__name__}) exists but its forward is never "
             f"called{others}, as with fused attention, a functional call or a part that this input "
-            f"does not use; {nearest}"
+            "does not use; "
+            + (
+                f"its nearest parent that does is {parent!r}: record that instead"
+                if parent
+                else "no parent of it does"
+            )
         )
 
     def _check(self) -> None:
         """Checks, before any forward pass, that every choice can match a layer."""
-        kinds = ", ".join(self.kinds[:20])
         for name in self.exact:
-            if not self._can_be(name):
+            if not self._can_be_layer(name):
                 near = close_matches(name, self._names, what="module")
                 raise LayerError(f"no layer is named {name!r}; {near}")
         for choice in self._with:
             if not self._can_match(choice):
-                near = (
-                    close_matches(choice.strip("*."), self._names, what="module")
-                    if isinstance(choice, str)
-                    else f"the model has modules of the types {kinds or 'none'}"
-                )
-                raise LayerError(f"no layer matches {_shown(choice)}; {near}")
+                near = f"the model has modules of the types {', '.join(self.kinds[:20]) or 'none'}"
+                if isinstance(choice, str):
+                    near = close_matches(choice.strip("*."), self._names, what="module")
+                raise LayerError(f"no layer matches {_format_choice(choice)}; {near}")
 
-    @property
-    def kinds(self) -> list[str]:
-        """The types of the model's modules."""
-        return sorted({type(child).__name__ for child in self._names.values()})
-
-    def _can_be(self, name: str) -> bool:
+    def _can_be_layer(self, name: str) -> bool:
         base = _base(name)
         parent, _, last = base.rpartition(".")
-        if parent in self._names and isinstance(self._names[parent], nn.ModuleList | nn.ModuleDict):
-            return name in self._names or base in self._names
-        function = last in FUNCTION_NAMES and (not parent or parent in self._names)
-        return bool(name) and (name in self._names or base in self._names or function)
+        if not name or name in self._names or base in self._names:
+            return bool(name)
+        if isinstance(self._names.get(parent), nn.ModuleList | nn.ModuleDict):
+            return False
+        return last in FUNCTION_NAMES and (not parent or parent in self._names)
 
     def _can_match(self, choice: LayerChoice) -> bool:
-        if any(_is(choice, name, child) for name, child in self._names.items()):
+        if any(_matches_module(choice, name, child) for name, child in self._names.items()):
             return True
         if not isinstance(choice, str):
             return False
-        numbered = (f"{name}_{call}" for name in self._names for call in range(1, _MOST_CALLS))
-        return any(map(re.compile(fnmatch.translate(choice)).match, numbered)) or (
-            self._can_match_function(choice)
-        )
-
-    def _can_match_function(self, pattern: str) -> bool:
-        head, _, tail = pattern.rpartition(".")
-        names = chain(
-            FUNCTION_NAMES,
-            (f"{name}_{call}" for name in FUNCTION_NAMES for call in range(1, _MOST_CALLS)),
-        )
-        return any(map(re.compile(fnmatch.translate(tail)).match, names)) and (
-            not head or any(fnmatch.fnmatchcase(name, head) for name in self._names)
+        head, _, tail = choice.rpartition(".")
+        parents = not head or any(fnmatch.fnmatchcase(name, head) for name in self._names)
+        return _matches_call(choice, self._names) or (
+            parents
+            and (_matches_call(tail, FUNCTION_NAMES) or bool(fnmatch.filter(FUNCTION_NAMES, tail)))
         )
 
 
@@ -250,8 +221,10 @@ def _base(name: str) -> str:
     return match[1] if match else name
 
 
-def _called(calls: Sequence[tuple[Call, nn.Module | None]]) -> set[str]:
-    return {name for call, _ in calls if not call.function for name in (call.name, call.numbered)}
+def _matches_call(pattern: str, names: Iterable[str]) -> bool:
+    """Whether a glob matches the second or a later call of any name."""
+    numbered = (f"{name}_{call}" for name in names for call in range(1, _MOST_CALLS))
+    return any(map(re.compile(fnmatch.translate(pattern)).match, numbered))
 
 
 def _some_functions(calls: Sequence[Call]) -> str:
@@ -261,7 +234,9 @@ def _some_functions(calls: Sequence[Call]) -> str:
     return f"the activation functions that are called as functions are {some_of(names)}"
 
 
-def _meant(choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]) -> set[str]:
+def _matching_calls(
+    choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]
+) -> set[str]:
     if not isinstance(choice, str):
         return {call.name for call, module in calls if _matches(choice, call, module)}
     return {call.name for call, _ in calls if fnmatch.fnmatchcase(call.name, choice)} or {
@@ -272,10 +247,10 @@ def _meant(choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]) 
 def _matches(choice: LayerChoice, call: Call, module: nn.Module | None) -> bool:
     if isinstance(choice, str):
         return fnmatch.fnmatchcase(call.name, choice) or fnmatch.fnmatchcase(call.numbered, choice)
-    return module is not None and _is(choice, call.name, module)
+    return module is not None and _matches_module(choice, call.name, module)
 
 
-def _is(choice: LayerChoice, name: str, module: nn.Module) -> bool:
+def _matches_module(choice: LayerChoice, name: str, module: nn.Module) -> bool:
     if isinstance(choice, str):
         return fnmatch.fnmatchcase(name, choice)
     if isinstance(choice, type):
@@ -283,5 +258,5 @@ def _is(choice: LayerChoice, name: str, module: nn.Module) -> bool:
     return bool(choice(name, module))
 
 
-def _shown(choice: LayerChoice) -> str:
+def _format_choice(choice: LayerChoice) -> str:
     return repr(choice) if isinstance(choice, str) else str(getattr(choice, "__name__", choice))

@@ -22,8 +22,6 @@ from probekit.results.files import whole
 from probekit.results.identity import as_stored, differences
 from probekit.results.labels import with_variable_text
 
-__all__ = ["RecordingStore", "open_recording"]
-
 _BLOCK_BYTES = 32 * 2**20
 _PROGRESS = "recording-in-progress.json"
 
@@ -41,10 +39,6 @@ class RecordingStore:
         batches: The data to record.
         identity: The model, data, layers and options of the recording.
         overwrite: Start over if the folder exists.
-
-    Raises:
-        OutputError: The folder contains something else, or another recording.
-        DataError: The number of samples is not known in advance.
     """
 
     def __init__(
@@ -65,14 +59,14 @@ class RecordingStore:
             )
         if batches.skips:
             raise OptionError(
-                "recording to a store keeps one row a sample and cannot skip unreadable images; "
+                "recording to a store needs one row per sample and cannot skip unreadable images; "
                 "remove them first, or record in memory"
             )
         if batches.drawn:
             raise DataError(
-                f"the DataLoader of {batches.name} draws other samples each time, so that a recording "
-                "could not be resumed; give one without a random subset (shuffle=False, or "
-                "drop_last=False), or record in memory"
+                f"the DataLoader of {batches.name} draws other samples each time, so a recording could "
+                "not be resumed; use one without a random subset (shuffle=False, or drop_last=False), "
+                "or record in memory"
             )
         self.samples = batches.samples
         self.units = frame.sizes["unit"]
@@ -139,17 +133,17 @@ class RecordingStore:
     def _resume(self) -> None:
         progress = self.path / _PROGRESS
         with foreign_file(
-            f"{str(self.path)!r} exists and is no recording that could go on",
+            f"{str(self.path)!r} exists and is not a recording that can be resumed",
             OutputError,
             "; choose another name, or overwrite=True (--overwrite)",
         ):
             group = zarr.open_group(self.path, mode="r")
             found = dict(json.loads(str(group.attrs["identity"])))
-            shape = group["activation"].shape  # type: ignore[union-attr]
+            shape = group["activation"].shape  # type: ignore[union-attr]  # it is an array
             complete = not progress.exists()
             done = self.samples if complete else int(json.loads(progress.read_text())["done"])
             if not 0 <= done <= self.samples:
-                raise ValueError(f"{done} of {self.samples} samples are said to be done")
+                raise ValueError(f"{done} of {self.samples} samples are marked as done")
         differing = differences(found, self._identity)
         if differing or shape != (self.samples, self.units):
             raise OutputError(
@@ -180,12 +174,12 @@ class RecordingStore:
         region = slice(self.done, self.done + len(columns["activation"]))
         try:
             for name, values in columns.items():
-                group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]
+                group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]  # it is an array
             self._note(region.stop)
         except OSError as error:
             raise OutputError(
-                f"{str(self.path)!r} cannot be written ({error}); {self.done} samples are kept, and "
-                "the same command goes on from there"
+                f"{str(self.path)!r} cannot be written ({error}); {self.done} samples are stored, and "
+                "the same command resumes from there"
             ) from None
         self._pending = []
 
@@ -197,7 +191,7 @@ class RecordingStore:
         """
         self._flush()
         if self.done != self.samples:
-            raise DataError(f"{self.samples} samples were announced and {self.done} came")
+            raise DataError(f"{self.samples} samples were expected, and the data has {self.done}")
         if notes:
             group = zarr.open_group(self.path, mode="r+")
             group.attrs["notes"] = "\n".join(dict.fromkeys(notes))
@@ -218,9 +212,9 @@ def open_recording(path: str | Path) -> xr.Dataset:
         raise OutputError(f"there is no recording {str(path)!r}")
     if (path / _PROGRESS).exists():
         raise OutputError(
-            f"the recording {str(path)!r} is not finished; the command that began it goes on with it"
+            f"the recording {str(path)!r} is not complete; run the same command again to resume it"
         )
-    with foreign_file(f"{str(path)!r} is no recording", OutputError):
+    with foreign_file(f"{str(path)!r} is not a recording", OutputError):
         chunks: Any = {} if find_spec("dask") else None
         lazy = xr.open_zarr(path, consolidated=False, chunks=chunks)
         small = lazy.drop_vars("activation").load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -27,23 +28,11 @@ from probekit.runtime.processes import processes
 from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import caller_device
 
-__all__ = [
-    "Observed",
-    "Precision",
-    "Reading",
-    "explore",
-    "find_layers",
-    "open_subject",
-    "peek_output",
-    "stream",
-    "streams",
-]
-
 Precision: TypeAlias = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class PassOptions:
     """Options for running a model and recording its layers.
 
     Attributes:
@@ -67,7 +56,9 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.precision is not None and self.precision not in get_args(Precision):
-            raise OptionError(f"precision is None, 'bfloat16' or 'float16', not {self.precision!r}")
+            raise OptionError(
+                f"precision must be None, 'bfloat16' or 'float16', not {self.precision!r}"
+            )
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context of one forward pass, which casts copies of the weights."""
@@ -95,13 +86,13 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
         model = load_model(model)
     as_module(model)
     if is_loadable(data):
-        data = load_data(data, model)
+        data = load_data(data, model, attributes=options.pop("attributes", None))
     if not isinstance(data, Batches):
         data = Batches(data, fit=fit_to(model), decode=ImageDecoder.of(model), **options)
     return model, data
 
 
-def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) -> list[Layer]:
+def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:
     """Returns the selected layers, found with one forward pass over the first two images.
 
     Raises:
@@ -111,7 +102,7 @@ def find_layers(model: Any, batches: Batches, layers: Layers, reading: Reading) 
 
 
 def explore(
-    model: Any, batches: Batches, layers: Layers, reading: Reading
+    model: Any, batches: Batches, layers: Layers, reading: PassOptions
 ) -> tuple[list[Layer], Any]:
     """Returns the selected layers and the model's output for two images.
 
@@ -124,26 +115,7 @@ def explore(
             return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
 
 
-@contextmanager
-def _refused_images(images: Any) -> Iterator[None]:
-    """Adds a description of the images to errors of the model."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(images, Tensor):
-            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
-        if images.dtype in (torch.uint8, torch.bool):
-            raise DataError(
-                f"the images are {images.dtype}, which the model does not take; give floats as it was "
-                "trained on (images / 255, normalized), or wrap it in an ImageModel"
-            ) from error
-        raise DataError(
-            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
-            f"{first_line(error)}; give images of the shape that it takes"
-        ) from error
-
-
-def peek_output(model: Any, batches: Batches, reading: Reading) -> Any:
+def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
     """Returns the model's output for two images, without searching for layers."""
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0, 0]].to(device)
@@ -158,7 +130,7 @@ def stream(
     batches: Batches,
     layers: Sequence[Layer],
     sources: Sequence[Source],
-    reading: Reading,
+    reading: PassOptions,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
     """Runs a model over data once, with hooks that are removed when the context exits.
@@ -181,7 +153,7 @@ def streams(
     model: Any,
     layers: Sequence[Layer],
     sources: Sequence[Source],
-    reading: Reading,
+    reading: PassOptions,
     samples: Tensor | None = None,
 ) -> Iterator[Callable[[Batches, str], Iterator[Observed]]]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
@@ -233,8 +205,15 @@ def streams(
                     leave=False,
                 )
             )
-            for batch in share:
-                batch = batch.to(device)
+            begun, waited = perf_counter(), 0.0
+            coming = iter(share)
+            while True:
+                asked = perf_counter()
+                read = next(coming, None)
+                waited += perf_counter() - asked
+                if read is None:
+                    break
+                batch = read.to(device)
                 with reading.autocast(device), caller_device():
                     output = forward(batch.images)
                 tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
@@ -244,8 +223,40 @@ def streams(
                 bar.update(len(batch))
             bar.close()
             batches.skipped = share.skipped
+            batches.seconds, batches.waited = perf_counter() - begun, waited
 
         yield observe
+
+
+@contextmanager
+def _refused_images(images: Any) -> Iterator[None]:
+    """Adds a description of the images to errors of the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(images, Tensor):
+            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
+        if images.dtype in (torch.uint8, torch.bool):
+            raise DataError(
+                f"the images are {images.dtype}, which the model does not accept; use floats as it was "
+                "trained on (images / 255, normalized), or wrap it in an ImageModel"
+            ) from error
+        raise DataError(
+            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
+            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
+        ) from error
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about images of a shape that the model does not accept."""
+    wrapped = "or wrap the model in an ImageModel, which does so"
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        return (
+            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
+        )
+    if len(shape) == 3 and shape[0] == 1:
+        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
+    return "give images of the shape that it takes"
 
 
 def _check(
@@ -264,16 +275,5 @@ def _check(
 
 
 def _finite(tables: dict[str, Tensor]) -> bool:
-    """Whether all numbers are finite.
-
-    The sum of a table is not finite if any of its values is not, and costs half as much as checking
-    each value. The device is synchronized once for all tables. A sum may overflow although all values
-    are finite.
-    """
-    sums = [
-        table.sum(dtype=torch.promote_types(table.dtype, torch.float32))
-        for table in tables.values()
-    ]
-    if bool(torch.stack([one.float() for one in sums]).isfinite().all()):
-        return True
-    return all(bool(table.isfinite().all()) for table in tables.values())
+    """Whether all numbers are finite; the device is synchronized once for all tables."""
+    return bool(torch.stack([table.isfinite().all() for table in tables.values()]).all())

@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 from probekit.capture.layers import Layer
 from probekit.errors import LayerError, OptionError
 
-__all__ = ["BUT_LAST_STAGE", "Subset", "subset_of"]
-
 Subset: TypeAlias = Callable[[Sequence[Layer]], list[Layer]]
 
 BUT_LAST_STAGE = "but-last-stage"
@@ -27,11 +25,6 @@ def subset_of(layers: Any) -> Subset | None:
 
     Raises:
         OptionError: The number of layers is not a positive integer.
-
-    Example:
-        >>> relu = Layer("relu", "relu", 0, "ReLU", (8, 4, 4), unit_axis=1, units=8)
-        >>> [layer.name for layer in subset_of("last:1")([relu])]
-        ['relu']
     """
     if layers == BUT_LAST_STAGE:
         return _before_last_stage
@@ -46,7 +39,7 @@ def subset_of(layers: Any) -> Subset | None:
     def ends(found: Sequence[Layer]) -> list[Layer]:
         if count > len(found):
             raise LayerError(
-                f"layers={layers!r} was asked for, but the model has {len(found)} layers: "
+                f"layers={layers!r} was requested, but the model has {len(found)} layers: "
                 + ", ".join(layer.name for layer in found)
             )
         return list(found[:count] if end == "first" else found[-count:])
@@ -62,7 +55,7 @@ def _before_last_stage(found: Sequence[Layer]) -> list[Layer]:
         stop -= 1
     if not stop:
         raise LayerError(
-            f"layers={BUT_LAST_STAGE!r} was asked for, but all layers of the model have maps of one "
-            "size; name the layers, or take out a stage with '!name.*'"
+            f"layers={BUT_LAST_STAGE!r} was requested, but all layers of the model have maps of one "
+            "size; name the layers, or exclude a stage with '!name.*'"
         )
     return list(found[:stop])

@@ -13,20 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from probekit.capture import axis_rules
 from probekit.capture.axes import Axes, Kind, Label, constant, kind, lost, resized
 
-__all__ = ["Tracer"]
-
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     """Tracks the origin of the axes of every tensor while it is active.
 
     A tensor is identified by its memory and layout, since the Python object of a view may be
-    recreated before it reaches the model. The tracer keeps no tensors alive.
-
-    Args:
-        module: The model; its parameters, buffers and other tensors are constants.
-        inputs: The tensors that it is called with, in order.
+    recreated before it reaches the model. The tracer keeps no tensors alive. Parameters, buffers and
+    other tensors of the module are constants.
 
     Attributes:
         votes: For each axis that convolutions or batch norms treated as the batch, how many of them did,
@@ -38,7 +33,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True
 
     def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self._axes: dict[Key, Axes] = {}
         self._depends: dict[int, bool | None] = {}
         self._alive: list[StorageWeakRef] = []
@@ -91,13 +86,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Starts following operations."""
         if not self.active:
             self.active = True
-            self.__enter__()  # type: ignore[no-untyped-call]
+            self.__enter__()  # type: ignore[no-untyped-call]  # untyped in torch
 
     def stop(self) -> None:
         """Stops following operations; safe to call twice."""
         if self.active:
             self.active = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def __torch_dispatch__(
         self,
@@ -146,7 +141,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _hold(self, tensor: Tensor, depends: bool | None) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._depends:
-            self._alive.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
+            self._alive.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]  # untyped in torch
         self._depends[storage._cdata] = depends
 
     def _spread(self, view: Tensor, axes: Axes) -> None:

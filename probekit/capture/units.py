@@ -15,8 +15,6 @@ from torch import nn
 
 from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
 
-__all__ = ["Layout", "Unplaced", "axis_of_type", "place"]
-
 _UNITS_FIRST = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
@@ -66,11 +64,6 @@ def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     Convolutions, batch norms and group norms have their units on axis 1. Linear and recurrent layers
     and attention have them on the last axis, as do layer norms over one axis, unless a subclass
     normalizes another axis, as layer norms for maps do.
-
-    >>> axis_of_type(nn.Conv2d(3, 8, 1), (2, 8, 4, 4)), axis_of_type(nn.Linear(3, 8), (2, 5, 8))
-    (1, 2)
-    >>> axis_of_type(nn.ReLU(), (2, 8, 4, 4)) is None
-    True
     """
     if len(shape) < 3:
         return 1 if len(shape) == 2 else None
@@ -94,16 +87,10 @@ def place(
     count: int,
     beside: bool = False,
 ) -> Layout:
-    """Finds the axes of an output.
+    """Finds the axes of an output, given its traced axes and the label and number of samples.
 
-    Args:
-        module: The module that returned it; None for a function.
-        shape: The shape of the output.
-        axes: The traced axes of the output.
-        depends: Whether the output depends on the inputs of the model; None if unknown.
-        samples: The label of the batch.
-        count: Number of samples.
-        beside: Whether the model concatenates patches with other tokens.
+    `depends` is whether the output depends on the inputs of the model; None if unknown. `beside` is
+    whether the model concatenates patches with other tokens.
 
     Raises:
         Unplaced: The output has no units to record per sample.
@@ -131,7 +118,7 @@ def _samples(
             if any(label.root is samples.root and size == count for label, size in parts):
                 raise Unplaced(
                     f"has {size_of(parts)} rows for {count} samples and does not keep each sample's "
-                    "rows together, so that its activations cannot be told apart by sample"
+                    "rows together, so its activations cannot be assigned to samples"
                 )
     untraced = depends is None or (axes and kind(axes[0]) is Kind.LOST)
     whole = bool(shape) and count > 0 and shape[0] > 0 and shape[0] % count == 0

@@ -7,7 +7,8 @@ in float64.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -18,8 +19,6 @@ from probekit.capture.layers import Layer, is_activation_function, uncompiled, u
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.models.image_model import as_module
-
-__all__ = ["verify_layers"]
 
 _FUNCTIONS = {
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
@@ -43,39 +42,30 @@ def verify_layers(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Compares recorded layers with an independent pass, at two batch sizes and, if possible, image sizes.
 
-    Args:
-        model: A module or an `ImageModel`, in eval mode.
-        images: At least two inputs, on the model's device.
-        layers: The layers to verify.
-        choice: The selection of the layers; None checks that no activation function is missing.
-        tokens: As for `Recorder`.
-        output: As for `Recorder`.
+    A `choice` of None also checks that no activation function is missing.
 
     Returns:
-        For each layer, `values` (whether the recorded values equal those of the independent pass), `axis`
-        (what makes the unit axis certain, or that it is uncertain) and `complete` (whether all calls
-        were recorded). Then `batch_sizes`, `image_sizes`, `missing` (activation functions that are not
-        layers) and `classifier` (the last activation function, if it is not a layer).
+        For each layer, the columns `values`, `axis` and `complete` of `plan`; and its attributes.
     """
-    passes = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
+    batches = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
+    outputs = [_observe(model, batch, output) for batch in batches]
+    recorded = [_recorded(model, batch, layers, tokens, output) for batch in batches]
     worst: dict[str, float] = {}
-    rows: list[dict[str, Tensor]] = []
-    both: list[dict[_Key, Any]] = []
-    for batch in passes:
-        seen = _observe(model, batch, output)
-        both.append(seen)
-        found = _recorded(model, batch, layers, tokens, output)
-        for layer in layers:
-            expected = _pooled(layer, seen.get(_key(layer)), len(batch), tokens)
-            error = _distance(found.get(layer.name), expected)
-            worst[layer.name] = max(worst.get(layer.name, 0.0), error)
-        rows.append(found)
     for layer in layers:
-        if layer.name in rows[0] and layer.name in rows[1]:
-            apart = _distance(rows[1][layer.name][:2], rows[0][layer.name].double())
-            worst[layer.name] = max(worst[layer.name], apart / 100)
-    other, sizes = _other_size(model, images[:2], layers, choice, tokens, output)
-    calls = Counter(key[:2] for key in seen)
+        errors = [
+            _distance(
+                tables.get(layer.name), _pooled(layer, clones.get(_key(layer)), len(batch), tokens)
+            )
+            for batch, clones, tables in zip(batches, outputs, recorded, strict=True)
+        ]
+        few, many = (tables.get(layer.name) for tables in recorded)
+        if few is not None and many is not None:
+            errors.append(_distance(many[:2], few.double()) / 100)
+        worst[layer.name] = max(errors)
+    other = layers_at_larger_size(model, images[:2], choice, tokens, output)
+    sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
+    few_outputs, all_outputs = outputs
+    calls = Counter(key[:2] for key in all_outputs)
     modules = dict(unwrap(as_module(model)).named_modules())
     report = [
         {
@@ -85,8 +75,8 @@ def verify_layers(
         }
         for layer in layers
     ]
-    of_samples = {key: one for key, one in seen.items() if _grows(both[0].get(key), one)}
-    missing, classifier = _missing(of_samples, layers, modules) if choice is None else ([], "")
+    per_sample = [key for key, one in all_outputs.items() if _grows(few_outputs.get(key), one)]
+    missing, classifier = _missing(per_sample, layers, modules) if choice is None else ([], "")
     return report, {
         "batch_sizes": [2, 3], "image_sizes": sizes, "missing": missing, "classifier": classifier
     }  # fmt: skip
@@ -97,17 +87,17 @@ def _key(layer: Layer) -> _Key:
 
 
 class _Functions(TorchFunctionMode):
-    """Clones the outputs of activation functions, under the innermost running module."""
+    """Reports the outputs of activation functions."""
 
-    def __init__(self, running: list[str], keep: Any) -> None:
+    def __init__(self, called: Callable[[str, Any], None]) -> None:
         super().__init__()
-        self.running, self.keep = running, keep
+        self.called = called
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = str(getattr(func, "__name__", "")).removesuffix("_")
         if name in _FUNCTIONS or _limits(name, args, kwargs or {}):
-            self.keep(self.running[-1], _SAME.get(name, name), result)
+            self.called(_SAME.get(name, name), result)
         return result
 
 
@@ -133,52 +123,66 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
 def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key, Any]:
     """Clones of the outputs of every call of every module and activation function."""
     module = unwrap(as_module(model))
-    seen: dict[_Key, Any] = {}
+    names = {child: name for name, child in module.named_modules()}
+    outputs: dict[_Key, Any] = {}
     calls: Counter[tuple[str, str]] = Counter()
-    running: list[str] = [""]
-    inside: list[str] = []
+    running = [module]
 
     def keep(name: str, function: str, result: Any) -> None:
-        if function and inside:
-            return
         tensor = tensor_of(result, output)
-        seen[name, function, calls[name, function]] = None if tensor is None else tensor.clone()
+        outputs[name, function, calls[name, function]] = None if tensor is None else tensor.clone()
         calls[name, function] += 1
 
-    handles = []
-    for name, child in module.named_modules():
-        known = is_activation_function(child)
+    def before(child: nn.Module, args: Any) -> None:
+        running.append(child)
 
-        def before(one: nn.Module, args: Any, name: str = name, known: bool = known) -> None:
-            running.append(name)
-            if known:
-                inside.append(name)
+    def after(child: nn.Module, args: Any, result: Any) -> None:
+        running.pop()
+        keep(names[child], "", result)
 
-        def after(
-            one: nn.Module, args: Any, out: Any, name: str = name, known: bool = known
-        ) -> None:
-            running.pop()
-            if known:
-                inside.pop()
-            keep(name, "", out)
+    def called(function: str, result: Any) -> None:
+        if not any(map(is_activation_function, running)):
+            keep(names[running[-1]], function, result)
 
-        handles.append(child.register_forward_pre_hook(before))
-        handles.append(child.register_forward_hook(after))
+    with ExitStack() as stack, torch.no_grad(), uncompiled(), _Functions(called):
+        for child in names:
+            stack.callback(child.register_forward_pre_hook(before).remove)
+            stack.callback(child.register_forward_hook(after).remove)
+        (module if isinstance(model, nn.Module) else model)(images)
+    return outputs
+
+
+def layers_at_larger_size(
+    model: Any,
+    images: Tensor,
+    choice: Layers,
+    tokens: Tokens,
+    output: int | str | None,
+    recorder_type: type[Recorder] = Recorder,
+) -> dict[str, Layer]:
+    """The same layers at a larger image size by name; empty if the model does not accept one."""
+    if images.ndim != 4:
+        return {}
     try:
-        with torch.no_grad(), uncompiled(), _Functions(running, keep):
-            (module if isinstance(model, nn.Module) else model)(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+        with (
+            torch.no_grad(),
+            recorder_type(model, choice, tokens=tokens, output=output) as recorder,
+        ):
+            recorder(larger(images))
+    except Exception:  # a model for a single size may raise any exception
+        return {}
+    return {layer.name: layer for layer in recorder.layers}
+
+
+def larger(images: Tensor) -> Tensor:
+    """Images (batch, channels, height, width) with more rows and columns, and another aspect ratio."""
+    height, width = images.shape[2:]
+    size = height + 32, width + 64
+    return torch.nn.functional.interpolate(images.float(), size).to(images.dtype)
 
 
 def _recorded(
-    model: Any,
-    images: Tensor,
-    layers: Sequence[Layer],
-    tokens: Tokens,
-    output: int | str | None,
+    model: Any, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
 ) -> dict[str, Tensor]:
     with torch.no_grad(), Recorder(model, list(layers), tokens=tokens, output=output) as recorder:
         recorder(images)
@@ -210,28 +214,6 @@ def _distance(found: Tensor | None, expected: Tensor | None) -> float:
     return difference / (float(expected.abs().max()) + 1e-12) if difference else 0.0
 
 
-def _other_size(
-    model: Any,
-    images: Tensor,
-    layers: Sequence[Layer],
-    choice: Layers,
-    tokens: Tokens,
-    output: int | str | None,
-) -> tuple[dict[str, Layer], list[tuple[int, ...]]]:
-    """The same layers at another image size, if the model accepts one."""
-    sizes = [tuple(images.shape[2:])]
-    if images.ndim != 4:
-        return {}, sizes
-    larger = tuple(size + grown for size, grown in zip(sizes[0], (32, 64), strict=True))
-    resized = torch.nn.functional.interpolate(images.float(), larger).to(images.dtype)
-    try:
-        with torch.no_grad(), Recorder(model, choice, tokens=tokens, output=output) as recorder:
-            recorder(resized)
-    except Exception:  # a model for a single size may raise any exception
-        return {}, sizes
-    return {layer.name: layer for layer in recorder.layers}, [*sizes, larger]
-
-
 def _evidence(layer: Layer, other: Layer | None) -> str:
     """What makes the unit axis certain, or that it is uncertain."""
     if len(layer.shape) == 1:
@@ -252,21 +234,19 @@ def _grows(few: Tensor | None, many: Tensor | None) -> bool:
 
 
 def _missing(
-    seen: dict[_Key, Any], layers: Sequence[Layer], modules: dict[str, nn.Module]
+    outputs: Sequence[_Key], layers: Sequence[Layer], modules: dict[str, nn.Module]
 ) -> tuple[list[str], str]:
     """Activation functions that ran but are not layers; the last one, of the classifier, separately."""
     known = {_key(layer) for layer in layers}
-    inside = [layer.module for layer in layers if not layer.function]
+    recorded = [layer.module for layer in layers if not layer.function]
     ran = [
-        (name, function, call)
-        for name, function, call in seen
-        if (name, function, call) in known or function or is_activation_function(modules[name])
+        key for key in outputs if key in known or key[1] or is_activation_function(modules[key[0]])
     ]
     missing = {
         (name, function, call): ".".join(filter(None, (name, function)))
         for name, function, call in ran
         if (name, function, call) not in known
-        and not any(name.startswith(f"{one}.") or (function and name == one) for one in inside)
+        and not any(name.startswith(f"{one}.") or (function and name == one) for one in recorded)
     }
     classifier = missing.pop(ran[-1], "") if ran else ""
     return list(missing.values()), classifier

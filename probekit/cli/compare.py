@@ -29,7 +29,8 @@ def compare(
         str | None, typer.Option(help="File for a figure of both by layer, .png, .pdf or .svg.")
     ] = None,
     report: Annotated[
-        str | None, typer.Option(help="File for a page that shows both side by side, .html.")
+        str | None,
+        typer.Option(help="File for a page of the differences and of both side by side, .html."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -78,7 +79,7 @@ def compare(
     if report:
         from probekit.reports.page.page import report as write_report
 
-        write_report(results, report, names=names, overwrite=overwrite)
+        write_report([*results, found], report, names=names, overwrite=overwrite)
     if as_json:
         print(json.dumps(rows))
         return

@@ -9,6 +9,7 @@ import typer
 
 from probekit.cli.command import command
 from probekit.cli.options import (
+    Attributes,
     BatchSize,
     ClassMap,
     Compile,
@@ -18,6 +19,7 @@ from probekit.cli.options import (
     Json,
     LayerGlobs,
     Limit,
+    Metrics,
     Model,
     Overwrite,
     Progress,
@@ -45,12 +47,7 @@ def analyze(
         str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
     ] = None,
     layers: LayerGlobs = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
-        ),
-    ] = "selectivity",
+    metrics: Metrics = "selectivity",
     limit: Limit = None,
     weights: Weights = None,
     random: Random = False,
@@ -67,6 +64,7 @@ def analyze(
     data_root: DataRoot = None,
     skip_bad: SkipBad = False,
     class_map: ClassMap = None,
+    attributes: Attributes = None,
     report: Annotated[
         str | None,
         typer.Option(
@@ -90,14 +88,16 @@ def analyze(
 
         check_page(report, overwrite=overwrite)
     from probekit.analysis.analyze import analyze as run
-    from probekit.reports.rows import result_json
+    from probekit.reports.rows import by_attribute, result_json
     from probekit.reports.terminal import console, print_result
     from probekit.runtime.processes import processes
 
     chosen = metric_list(metrics)
     if report and all(metric.name != "top_images" for metric in chosen):
         chosen += metric_list("top_images")
-    network, images = load(model, data, weights, random, skip_bad, seed, split, data_root)
+    network, images = load(
+        model, data, weights, random, skip_bad, seed, split, data_root, attributes
+    )
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
@@ -110,7 +110,9 @@ def analyze(
     if report:
         from probekit.reports.page.page import report as write_report
 
-        write_report(result, report, data=images, overwrite=overwrite)
+        parts = by_attribute(result)
+        shown = result if "" in parts else parts
+        write_report(shown, report, data=images, overwrite=overwrite)
     if as_json:
         print(result_json(result))
         return

@@ -30,6 +30,12 @@ LayerGlobs = Annotated[
     list[str] | None,
     typer.Option("--layers", help="Name or glob of layers; !GLOB excludes. Can be repeated."),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
+    ),
+]
 Weights = Annotated[
     str | None, typer.Option(help="File of weights: safetensors, or a torch file of tensors only.")
 ]
@@ -51,6 +57,10 @@ ClassMap = Annotated[
     typer.Option(
         help="Output of each class of the data: index, cat=281,dog=207, or a JSON file of a mapping."
     ),
+]
+Attributes = Annotated[
+    str | None,
+    typer.Option(help="Label columns of a table, separated by commas, such as color,shape."),
 ]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -193,6 +203,7 @@ def load(
     seed: int,
     split: str | None = None,
     data_root: str | None = None,
+    attributes: str | None = None,
 ) -> tuple[Any, Any]:
     """Loads the model and the data of a command, by default the bundled ones."""
     import torch
@@ -208,6 +219,7 @@ def load(
     torch.manual_seed(seed % 2**63)
     network = load_model(model or DEFAULT_MODEL, weights, pretrained=not random)
     images = load_data(
-        data or "fashion-mnist", network, skip_bad=skip_bad, split=split, root=data_root
-    )
+        data or "fashion-mnist", network, skip_bad=skip_bad, split=split, root=data_root,
+        attributes=None if attributes is None else names(attributes),
+    )  # fmt: skip
     return network, images

@@ -23,6 +23,7 @@ from probekit.models.inputs import tensors_of
 
 _WORKERS = 4096
 _IDENTIFYING = 8
+_PEEKED = 32
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Batches:
         names: The name of each label.
         classes: The names in label order if the labels are 0, 1, 2, ...; otherwise empty.
         skipped: Number of unreadable images that the last pass skipped.
+        seconds: Duration of the last pass.
+        waited: Seconds of the last pass that were spent waiting for images.
 
     Raises:
         DataError: The data is empty or has no batches of labeled images, or labels are below 0 or
@@ -135,9 +138,11 @@ class Batches:
         self.names = self.source.names
         self.classes = dense_names(self.names)
         self.skipped = 0
+        self.seconds = self.waited = 0.0
         self.first = 0
         self.rank, self.world = 0, 1
         self._indices: Tensor | None = None
+        self._peeked: Batch | None = None
         self._announced: Tensor | None = None
 
     @property
@@ -242,6 +247,20 @@ class Batches:
         plain = torch.equal(index, torch.arange(len(index)))
         return by_index[index], None if plain else index
 
+    def read_labels(self) -> tuple[Tensor, Tensor] | None:
+        """The labels and indices (in increasing order) of all samples, by reading the data once more.
+
+        Returns:
+            As `known_labels`; None if the data can be read only once, or labels are missing.
+        """
+        if not self.repeatable:
+            return None
+        whole = self.share(0, 1)
+        found = [(batch.labels, batch.index) for batch in whole]
+        labels, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = index.argsort()
+        return None if int(labels.min()) < 0 else (labels[order], index[order])
+
     def indices(self) -> Tensor | None:
         """The indices of all samples in order; None if they are not known in advance."""
         if isinstance(self.source, Indexed):
@@ -278,14 +297,17 @@ class Batches:
         return part
 
     def peek(self) -> Batch:
-        """Returns the first batch, which the next pass yields again."""
+        """Returns the first samples, which the next pass yields again."""
         if isinstance(self.source, Stream):
             images, labels = self.source.head(self.batch_size)
             return self._checked(images, labels, torch.arange(len(images)))
-        for part in torch.split(self._order_of_all(), self.batch_size):
+        if self._peeked is not None:
+            return self._peeked
+        for part in torch.split(self._order_of_all(), min(self.batch_size, _PEEKED)):
             found = self._fetched(part.tolist()) if len(part) else None
             if found is not None and len(found[0]):
-                return self._checked(*found)
+                self._peeked = self._checked(*found)
+                return self._peeked
         raise DataError(f"{self.name} has no samples that can be read")
 
     def __iter__(self) -> Iterator[Batch]:

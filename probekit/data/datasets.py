@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def load_data(
     root: str | Path | None = None,
     split: str | None = None,
     workers: int = 0,
+    attributes: Iterable[str] | None = None,
 ) -> LabeledImages:
     """Loads labeled images, resized and cropped for a model.
 
@@ -72,6 +73,7 @@ def load_data(
             key. Required where there are splits.
         workers: Number of threads that decode a named data set of image files; 0 decodes in the
             current thread.
+        attributes: Label columns of a table, such as color and shape, instead of a single one.
 
     Returns:
         A map-style data set of (image in [0, 1], label), with `classes` and a `fingerprint`.
@@ -79,7 +81,8 @@ def load_data(
     Raises:
         DataError: The name or folder does not exist or has no images, a file is missing or damaged, or
             the data set is of an unsupported kind.
-        OptionError: The split does not exist, or the number of workers is negative.
+        OptionError: The split does not exist, the number of workers is negative, or attributes are
+            given for data that is no table.
 
     Example:
         >>> data = load_data("digits")
@@ -92,12 +95,20 @@ def load_data(
         return source
     if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
         source = _chosen(source, split)
+    columns = list(attributes or ())
     if is_table(source):
         here = Path() if root is None else Path(root)
-        name = type(source).__name__
-        images = table_images(source, name, here, decode, split=split, skip_bad=skip_bad)
+        images = table_images(
+            source, type(source).__name__, here, decode,
+            split=split, skip_bad=skip_bad, attributes=columns,
+        )  # fmt: skip
         images.split = split
         return images
+    if columns and not (isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES):
+        raise OptionError(
+            f"attributes ({', '.join(columns)}) are label columns of a table of image files "
+            f"({', '.join(TABLE_SUFFIXES)}), and {type(source).__name__} {str(source)[:60]!r} is none"
+        )
     if _is_map_style(source):
         return PreparedImages(source, decode)
     if isinstance(source, str | Path):
@@ -106,7 +117,7 @@ def load_data(
                 split = "test"
             return _named(str(source), root, split, size, workers)
         if os.path.isfile(source):
-            return _from_file(Path(source), size, decode, split, root, skip_bad)
+            return _from_file(Path(source), size, decode, split, root, skip_bad, columns)
         folder = Path(source, split or "")
         if os.path.isdir(folder):
             images = FolderImages(
@@ -142,6 +153,7 @@ def _from_file(
     split: str | None,
     root: str | Path | None,
     skip_bad: bool,
+    attributes: Sequence[str],
 ) -> LabeledImages:
     found: LabeledImages
     if file.suffix in ARRAY_SUFFIXES:
@@ -149,7 +161,9 @@ def _from_file(
     elif file.suffix in TABLE_SUFFIXES:
         here = file.parent if root is None else Path(root)
         table = read_table(file)
-        found = table_images(table, str(file), here, decode, split=split, skip_bad=skip_bad)
+        found = table_images(
+            table, str(file), here, decode, split=split, skip_bad=skip_bad, attributes=attributes
+        )
     else:
         known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
         raise DataError(

@@ -23,7 +23,8 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     For a plain module, floating-point images are cast to the type of its parameters, and other inputs
     are unchanged; images that seem to be in [0, 255] cause a warning. For an `ImageModel`, uint8 and
     boolean images become floats in [0, 1]; arrays (batch, height, width, channels) become (batch,
-    channels, height, width); and gray images are repeated for a model that takes RGB.
+    channels, height, width), as do gray images (batch, height, width); and gray images are repeated for
+    a model that takes RGB.
 
     Raises:
         DataError: (from the function) Images for an `ImageModel` have another integer type, are
@@ -91,6 +92,8 @@ def _pixels(images: Tensor, channels: int, scaled: bool) -> Tensor:
             f"images are {images.dtype}, whose full scale is not known; give uint8 images, or floats "
             "in [0, 1]"
         )
+    if images.ndim == _IMAGES - 1:  # gray images without an axis of channels
+        images = images[:, None]
     if images.ndim == _IMAGES:
         images = _with_channels(images, channels)
     if scaled and images.numel():

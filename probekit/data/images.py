@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,6 +37,8 @@ class LabeledImages(Dataset[Any]):
         fingerprint: Hash of the content.
         skip_bad: Whether to skip unreadable images instead of raising an error.
         split: The split of the data set, if known.
+        attributes: The meaning of labels (samples, attributes) in several columns, with the names of
+            their values.
         notes: Warnings issued while it was opened, for the attribute `notes` of results.
     """
 
@@ -45,6 +48,7 @@ class LabeledImages(Dataset[Any]):
     fingerprint: str
     skip_bad: bool = False
     split: str | None = None
+    attributes: Mapping[str, ClassNames] = MappingProxyType({})
     notes: Sequence[str] = ()
 
     @property
@@ -55,14 +59,14 @@ class LabeledImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Any]:
         fetched = self.fetch([range(len(self))[number]])
         if isinstance(fetched, DataError):
             raise fetched
         images, labels, _ = fetched
         if not len(images):
             raise DataError(f"sample {number} of {self.name} is unreadable and skipped")
-        return images[0], int(labels[0])
+        return images[0], labels[0] if self.attributes else int(labels[0])
 
     def fetch(self, numbers: list[int]) -> Fetched:
         """Returns images, labels and indices of several samples, or a description of the failure."""

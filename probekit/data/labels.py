@@ -175,7 +175,9 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise DataError(f"labels must be non-negative integers, not {found.dtype}")
+        raise DataError(
+            f"labels must be non-negative integers, not {found.dtype}; convert them, as in labels.astype(int)"
+        )
     return found.long()
 
 

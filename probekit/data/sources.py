@@ -480,7 +480,13 @@ def _two_arrays(data: Any) -> Indexed | None:
     if isinstance(labels, Mapping):
         attributes = {str(name): names_of_text(values) for name, values in labels.items()}
         labels = label_table(labels, len(images), {}, attributes)
-    if images.ndim < 2 or not hasattr(labels, "__len__") or len(labels) != len(images):
+    if images.ndim < 2 or not hasattr(labels, "__len__"):
+        return None
+    if len(labels) != len(images):
+        if getattr(labels, "ndim", 1) == 1:  # otherwise, these may be two batches without labels
+            raise DataError(
+                f"there are {len(images)} images and {len(labels)} labels; give one label per image"
+            )
         return None
     images = image_tensor(images, "the data")
     names = names_of_text(labels)

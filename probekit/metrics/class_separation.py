@@ -11,9 +11,8 @@ import xarray as xr
 from probekit.errors import DataError
 from probekit.metrics.metric import unit_metric
 from probekit.statistics.class_moments import ClassMoments
+from probekit.statistics.feeding import table_and_labels
 from probekit.statistics.recorded import Recorded
-
-__all__ = ["eta_squared", "preferred_class_auc"]
 
 _ROUNDING = 1e-20  # variation below this fraction of the mean square is rounding error
 _BLOCK_ELEMENTS = 2**22
@@ -92,12 +91,11 @@ def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
         >>> preferred_class_auc(recording.assign(label=("sample", [0, 0, 1, 1]))).values
         array([1. , 0.5])
     """
-    if "activation" not in recording or "label" not in recording.variables:
-        raise DataError("a recording has activation(sample, unit) and label(sample)")
-    table = recording["activation"].transpose("sample", "unit").values
-    classes, place = np.unique(recording["label"].values, return_inverse=True)
+    activations, labels = table_and_labels(recording)
+    table = activations.values
+    classes, place = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise DataError(f"the area needs samples of two classes, and there is {len(classes)}")
+        raise DataError(f"the AUC needs samples of two classes, and there is {len(classes)}")
     step = max(1, _BLOCK_ELEMENTS // max(len(table), 1))
     blocks = [
         _area(table[:, start : start + step], place, len(classes))

@@ -12,22 +12,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.readouts import Spatial
+from probekit.checks import non_negative_int
 from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.statistics.covariance import Covariance
-from probekit.statistics.feeding import feed
+from probekit.statistics.feeding import feed, split_by_layer
 from probekit.statistics.sampled_rows import SampledRows
-
-__all__ = [
-    "Dimensionality",
-    "components",
-    "eigenvalues",
-    "participation_ratio",
-    "participation_ratio_corrected",
-    "participation_ratio_unbiased",
-]
 
 Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
 # Tolerance for rounding errors when explained variance is compared with a threshold.
@@ -62,9 +54,9 @@ def participation_ratio(covariance: Given) -> xr.DataArray:
     if _is_recording(covariance):
         return _by_layer(participation_ratio, covariance)
     matrix = _matrix(covariance)
-    return xr.DataArray(
-        _quotient(np.trace(matrix) ** 2, np.vdot(matrix, matrix)), name="participation_ratio"
-    )
+    squares = float(np.vdot(matrix, matrix))
+    ratio = float(np.trace(matrix) ** 2 / squares) if squares else 0.0
+    return xr.DataArray(ratio, name="participation_ratio")
 
 
 def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
@@ -105,8 +97,8 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
         return _by_layer(participation_ratio_corrected, covariance)
     if not isinstance(covariance, xr.Dataset):
         raise DataError(
-            "the corrected participation ratio needs the number of samples and their fourth "
-            "moment: give what the statistic Covariance gives, not a matrix alone"
+            "the corrected participation ratio needs the number of samples and their fourth moment; "
+            "pass the output of the statistic Covariance, not only a matrix"
         )
     matrix = _matrix(covariance)
     found = _corrected(
@@ -212,7 +204,7 @@ _VARIABLES = {
     "n_dimensions": attributes("dimensions", "Number of dimensions.", short_name="dimensions"),
     "n_samples": attributes("samples", "Number of rows of the covariance.", short_name="samples"),
     "too_few_samples": attributes(
-        "too few samples", "Not more samples than dimensions, so that PR and PCs are too low."
+        "too few samples", "Not more samples than dimensions, so PR and PCs are too low."
     ),
 }
 
@@ -261,10 +253,8 @@ class Dimensionality(Metric):
 
     def __post_init__(self) -> None:
         _check_shares(self.variance)
-        if not isinstance(self.jackknife, int) or self.jackknife < 0:
-            raise OptionError(f"jackknife is a number of samples, not {self.jackknife!r}")
-        if not isinstance(self.spectrum, int) or self.spectrum < 0:
-            raise OptionError(f"spectrum is a number of eigenvalues, not {self.spectrum!r}")
+        non_negative_int("jackknife", self.jackknife)
+        non_negative_int("spectrum", self.spectrum)
         Covariance(self.spatial, self.centred, self.memory)
 
     @property
@@ -278,7 +268,6 @@ class Dimensionality(Metric):
     def evaluate(
         self, covariance: xr.Dataset, sampled: xr.Dataset | None = None
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
         spectrum = eigenvalues(covariance)
         counts = _count_components(spectrum, self.variance)
@@ -343,31 +332,23 @@ def _count_components(spectrum: xr.DataArray, variance: Sequence[float]) -> xr.D
     )
 
 
-def _centred_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
-    """Unbiased estimates of (tr C)^2 and tr(C^2) from the sample covariance."""
-    if count < 4:
-        return np.nan, np.nan
-    scale = (count - 1) / (count * (count - 2) * (count - 3))
-    squared_trace = 2 * norm + (count**2 - 3 * count + 1) * trace**2 - count * fourth
-    trace_of_square = (count - 1) * (count - 2) * norm + trace**2 - count * fourth
-    return scale * squared_trace, scale * trace_of_square
-
-
-def _plain_traces(count: int, trace: float, norm: float, fourth: float) -> tuple[float, float]:
-    """The same estimates for moments about zero, from sums over pairs of different samples."""
-    if count < 2:
-        return np.nan, np.nan
-    return (count * trace**2 - fourth) / (count - 1), (count * norm - fourth) / (count - 1)
-
-
 def _corrected(
     count: int, trace: float, norm: float, fourth: float, centred: bool, varying: int
 ) -> float:
-    """The corrected ratio, clipped to its limits, from the trace and squared norm of a covariance."""
-    traces = _centred_traces if centred else _plain_traces
-    squared_trace, trace_of_square = traces(count, trace, norm, fourth)
-    if np.isnan(squared_trace) or trace == 0:
-        return 0.0 if trace == 0 else float("nan")
+    """The corrected ratio, clipped to its limits, from the trace and squared norm of a covariance.
+
+    It is the ratio of unbiased estimates of (tr C)^2 and tr(C^2), up to a common factor. For moments
+    about zero, these are sums over pairs of different samples.
+    """
+    if trace == 0:
+        return 0.0
+    if count < (4 if centred else 2):
+        return float("nan")
+    squared_trace = count * trace**2 - fourth
+    trace_of_square = count * norm - fourth
+    if centred:
+        squared_trace = 2 * norm + (count**2 - 3 * count + 1) * trace**2 - count * fourth
+        trace_of_square = (count - 1) * (count - 2) * norm + trace**2 - count * fourth
     if trace_of_square <= 0:  # the estimate is smaller than its error
         return float(varying)
     return float(np.clip(squared_trace / trace_of_square, 1, varying))
@@ -391,26 +372,20 @@ def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int)
     return float(np.sqrt((_GROUPS - 1) * np.var(found)))
 
 
-def _quotient(squared_trace: float, trace_of_square: float) -> float:
-    if squared_trace == 0 and trace_of_square == 0:
-        return 0.0
-    return float(squared_trace / trace_of_square) if trace_of_square > 0 else float("nan")
-
-
 def _matrix(given: Any) -> np.ndarray[Any, Any]:
     """The matrix whose eigenvalues are the variances of the layer."""
     if isinstance(given, xr.Dataset):
         if "covariance" not in given and "gram" not in given:
             raise DataError(
-                "dimensionality takes what the statistic Covariance gives, a covariance matrix or a "
+                "dimensionality needs the output of the statistic Covariance, a covariance matrix or a "
                 f"recording, not a dataset of {', '.join(map(str, given)) or 'nothing'}"
             )
         given = given["covariance"] if "covariance" in given else given["gram"]
     matrix = np.asarray(given, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise DataError(f"a covariance is a square matrix, not of the shape {matrix.shape}")
+        raise DataError(f"a covariance must be a square matrix, not of the shape {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise DataError("the covariance holds NaN or infinity, so that it has no dimensionality")
+        raise DataError("the covariance contains NaN or infinity, so it has no dimensionality")
     return matrix
 
 
@@ -420,16 +395,11 @@ def _is_recording(given: Any) -> bool:
 
 def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) -> xr.DataArray:
     """Applies a function of a covariance to each layer of a recording, in order."""
-    names = np.atleast_1d(recording["layer"].values) if "layer" in recording.coords else [""]
-    found = {}
-    for name in dict.fromkeys(names):
-        part = (
-            recording.isel(unit=np.flatnonzero(recording["layer"].values == name))
-            if name
-            else recording
-        )
-        # The statistic stores rows while there are fewer rows than dimensions, as for whole maps.
-        found[name] = function(feed(part, Covariance("flatten")))
+    # The statistic stores rows while there are fewer rows than dimensions, as for whole maps.
+    found = {
+        name: function(feed(part, Covariance("flatten")))
+        for name, part in split_by_layer(recording).items()
+    }
     if len(found) == 1:
         return next(iter(found.values()))
     layer = xr.DataArray(strings(found), dims="layer", name="layer")
@@ -438,7 +408,7 @@ def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) ->
 
 def _check_shares(variance: Sequence[float]) -> None:
     if not len(variance) or not all(0 < share <= 1 for share in variance):
-        raise OptionError(f"variance holds shares above 0 and up to 1, not {variance!r}")
+        raise OptionError(f"variance must be fractions above 0 and up to 1, not {variance!r}")
 
 
 register(Dimensionality())

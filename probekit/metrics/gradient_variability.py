@@ -15,8 +15,6 @@ from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.statistics.gradient_moments import GradientMoments
 
-__all__ = ["GradientVariability", "across_units", "over_samples"]
-
 
 def over_samples(moments: xr.Dataset) -> xr.Dataset:
     """The mean, standard deviation and coefficient of variation (CV) of each unit's gradient norms.
@@ -44,9 +42,9 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
     Example:
         >>> from probekit.statistics.gradient_moments import GradientMoments
         >>> import torch
-        >>> norms, seen = torch.tensor([[1.0], [3.0]]), GradientMoments()
-        >>> seen.update(torch.cat([norms, norms**2], 1), torch.zeros(2, dtype=torch.int64))
-        >>> over_samples(seen.to_xarray())["gradient_norm_cv"].values.round(4)
+        >>> norms, moments = torch.tensor([[1.0], [3.0]]), GradientMoments()
+        >>> moments.update(torch.cat([norms, norms**2], 1), torch.zeros(2, dtype=torch.int64))
+        >>> over_samples(moments.to_xarray())["gradient_norm_cv"].values.round(4)
         array([0.7071])
     """
     count, mean, square, spread, joint, wide = (
@@ -81,19 +79,8 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
     return xr.Dataset({name: ("unit", values) for name, values in columns.items()})
 
 
-def _above_rounding(
-    difference: npt.NDArray[np.float64], square: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Differences of means of squares; 0 where negative or within float64 rounding error."""
-    small = difference <= 1e-14 * square
-    return np.where(small, 0.0, difference)
-
-
 def across_units(units: xr.Dataset) -> xr.Dataset:
-    """Summarizes the units of one layer, excluding dead units and counting them.
-
-    Args:
-        units: The output of `over_samples` for the units of one layer.
+    """Summarizes the units of one layer (the output of `over_samples`), excluding and counting dead units.
 
     Returns:
         `gradient_norm_cv_across_units`, the standard deviation (n - 1) of the units' means, divided by
@@ -253,14 +240,7 @@ class GradientVariability(Metric):
     def fitted(
         self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
     ) -> tuple[GradientVariability, str]:
-        """Adapts the metric to a model: layers where probes would be wrong are measured exactly.
-
-        Returns:
-            The metric, and a warning about these layers, or an empty string.
-
-        Raises:
-            ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
-        """
+        """Adapts the metric to a model: layers where probes would be wrong are measured exactly."""
         gradients, warning = self._gradients().fitted(model, images, layers, **reading)
         return replace(self, exact_layers=gradients.exact_layers), warning
 
@@ -282,7 +262,6 @@ class GradientVariability(Metric):
         }
 
     def evaluate(self, moments: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         units = over_samples(moments)
         layers = across_units(units)
         return units.assign(gradient_samples=moments["count"]), layers
@@ -294,15 +273,23 @@ class GradientVariability(Metric):
         few = int((measured & (units["gradient_samples"] < 2)).sum())
         if few:
             sentences.append(
-                f"{few} units have gradients of one sample only, and so no variability"
+                f"{few} units have gradients of only one sample, and therefore no variability"
             )
         lost = (units["gradient_norm_cv"] == 0) & (units["gradient_norm_probe_error"] > 0)
         if count := int(lost.sum()):
             sentences.append(
-                f"{count} units vary less from sample to sample than {self.probes} probes can tell, "
-                "and have a CV of 0; use more probes or samples, or method='exact'"
+                f"{count} units vary less between samples than {self.probes} probes can measure, and "
+                "have a CV of 0; use more probes or samples, or method='exact'"
             )
         return sentences
+
+
+def _above_rounding(
+    difference: npt.NDArray[np.float64], square: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Differences of means of squares; 0 where negative or within float64 rounding error."""
+    small = difference <= 1e-14 * square
+    return np.where(small, 0.0, difference)
 
 
 register(GradientVariability())

@@ -20,19 +20,7 @@ from probekit.errors import OptionError, ProbekitError, close_matches
 from probekit.results.attributes import Attributes, attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
-
-__all__ = [
-    "FunctionMetric",
-    "Metric",
-    "configured",
-    "get_metric",
-    "layer_metric",
-    "list_metrics",
-    "metric_of",
-    "register",
-    "resolve",
-    "unit_metric",
-]
+from probekit.statistics.recorded import Recorded
 
 ENTRY_POINTS = "probekit.metrics"
 
@@ -141,11 +129,7 @@ def list_metrics() -> list[str]:
 
 
 def get_metric(name: str) -> Metric:
-    """Returns a metric by name, either registered or provided by an installed package.
-
-    Raises:
-        OptionError: There is no such metric, or its package cannot be loaded.
-    """
+    """Returns a metric by name, either registered or provided by an installed package."""
     if name not in _REGISTERED:
         _built_in()
     if name not in _REGISTERED:
@@ -159,11 +143,7 @@ def get_metric(name: str) -> Metric:
 
 
 def metric_of(variable: str) -> str | None:
-    """The registered metric of a variable, or of the variable whose mean or quartiles it holds.
-
-    >>> metric_of("gradient_norm_cv"), metric_of("silent_fraction_mean"), metric_of("other")
-    ('gradient_variability', 'silent_fraction', None)
-    """
+    """The registered metric of a variable, or of the variable whose mean or quartiles it holds."""
     _built_in()
     names = {variable, variable.removesuffix("_mean"), variable.removesuffix("_quartiles")}
     found = (name for name, metric in _REGISTERED.items() if names & {name, *metric.variables})
@@ -171,71 +151,19 @@ def metric_of(variable: str) -> str | None:
 
 
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
-    """Returns metrics from names, configured objects, classes and decorated functions.
-
-    Raises:
-        OptionError: An item is not a metric, there are no metrics, or two have the same name.
-    """
+    """Returns metrics from names, configured objects, classes and decorated functions."""
     asked = metrics if isinstance(metrics, list | tuple) else [metrics]
-    found = [_metric(one) for one in asked]
+    found = [get_metric(one) if isinstance(one, str) else _from_object(one) for one in asked]
+    for given, metric in zip(asked, found, strict=True):
+        if not isinstance(metric, Metric):
+            raise OptionError(
+                "a metric must be a name, an object whose class derives from pk.Metric, or a function "
+                f"decorated with unit_metric or layer_metric, not {given!r}"
+            )
     names = [metric.name for metric in found]
     if not names or len(set(names)) < len(names):
         raise OptionError(f"metrics must be one or more different ones, not {names}")
     return found
-
-
-@cache
-def _built_in() -> frozenset[str]:
-    """The names of the built-in metrics, which are registered when their modules are imported."""
-    path, prefix = probekit.metrics.__path__, f"{probekit.metrics.__name__}."
-    for module in pkgutil.walk_packages(path, prefix):
-        import_module(module.name)
-    return frozenset(
-        name for name, metric in _REGISTERED.items() if _module_of(metric).startswith(prefix)
-    )
-
-
-def _module_of(metric: Metric) -> str:
-    source = metric.function if isinstance(metric, FunctionMetric) else type(metric)
-    return str(source.__module__)
-
-
-def _metric(given: Any) -> Metric:
-    if isinstance(given, str):
-        return get_metric(given)
-    metric = _from_object(given)
-    if not isinstance(metric, Metric):
-        raise OptionError(
-            "a metric is a name, an object whose class derives from pk.Metric, or a function under "
-            f"unit_metric or layer_metric, not {given!r}"
-        )
-    return metric
-
-
-def _from_object(given: Any) -> Any:
-    """An instance of a class, the metric of a decorated function, or the object itself."""
-    return given() if isinstance(given, type) else configured(given) or given
-
-
-def _load(point: EntryPoint) -> None:
-    """Registers the metric of an entry point of another package."""
-    package = point.dist.name if point.dist else "unknown"
-    try:
-        loaded = point.load()
-    except Exception as error:
-        raise OptionError(
-            f"metric {point.name!r} of the package {package!r} cannot be loaded from "
-            f"{point.value!r}: {type(error).__name__}: {error}; fix or uninstall the package"
-        ) from error
-    metric = _from_object(loaded)
-    if isinstance(metric, Metric):
-        register(metric)
-    if point.name not in _REGISTERED:
-        raise OptionError(
-            f"entry point {point.value!r} of the package {package!r} promises the metric "
-            f"{point.name!r} and provides none of that name; decorate its function with unit_metric "
-            "or layer_metric, and give both the same name"
-        )
 
 
 @dataclass(frozen=True)
@@ -383,11 +311,7 @@ def layer_metric(
 
 
 def configured(given: Any) -> FunctionMetric | None:
-    """The metric of a decorated function, with the options of a `functools.partial`.
-
-    Raises:
-        OptionError: The function does not have one of the options.
-    """
+    """The metric of a decorated function, with the options of a `functools.partial`."""
     options: dict[str, Any] = {}
     while isinstance(given, partial):
         options = {**given.keywords, **options}
@@ -405,6 +329,45 @@ def configured(given: Any) -> FunctionMetric | None:
     return replace(metric, options=options) if options else metric
 
 
+@cache
+def _built_in() -> frozenset[str]:
+    """The names of the built-in metrics, which are registered when their modules are imported."""
+    path, prefix = probekit.metrics.__path__, f"{probekit.metrics.__name__}."
+    for module in pkgutil.walk_packages(path, prefix):
+        import_module(module.name)
+    sources = {
+        name: metric.function if isinstance(metric, FunctionMetric) else type(metric)
+        for name, metric in _REGISTERED.items()
+    }
+    return frozenset(name for name in sources if sources[name].__module__.startswith(prefix))
+
+
+def _from_object(given: Any) -> Any:
+    """An instance of a class, the metric of a decorated function, or the object itself."""
+    return given() if isinstance(given, type) else configured(given) or given
+
+
+def _load(point: EntryPoint) -> None:
+    """Registers the metric of an entry point of another package."""
+    package = point.dist.name if point.dist else "unknown"
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise OptionError(
+            f"metric {point.name!r} of the package {package!r} cannot be loaded from "
+            f"{point.value!r}: {type(error).__name__}: {error}; fix or uninstall the package"
+        ) from error
+    metric = _from_object(loaded)
+    if isinstance(metric, Metric):
+        register(metric)
+    if point.name not in _REGISTERED:
+        raise OptionError(
+            f"entry point {point.value!r} of the package {package!r} declares the metric "
+            f"{point.name!r} and provides none of that name; decorate its function with unit_metric "
+            "or layer_metric, and use the same name for both"
+        )
+
+
 def _registrar(
     needs: Any, name: str | None, level: Level, about: About
 ) -> Callable[[Function], Function]:
@@ -413,13 +376,16 @@ def _registrar(
     def wrap(function: Function) -> Function:
         called = name or str(getattr(function, "__name__", ""))
         if not called.replace(".", "_").isidentifier():
-            raise OptionError(f"a metric's name consists of letters, digits and _, not {called!r}")
+            raise OptionError(
+                f"a metric's name must consist of letters, digits and _, not {called!r}"
+            )
         if not function.__module__.startswith("probekit.") and called in _built_in():
             raise OptionError(f"the metric {called!r} is built in; choose another name")
 
         @wraps(function)
         def on_recordings_too(*given: Any, **options: Any) -> Any:
-            if len(given) == 1 and _is_recording(given[0]) and not _is_recorded(wanted):
+            recording = len(given) == 1 and isinstance(given[0], xr.Dataset)
+            if recording and "activation" in given[0] and not isinstance(wanted[0], Recorded):
                 given = tuple(feed(given[0], statistic.fresh()) for statistic in wanted)
             return function(*given, **options)
 
@@ -435,11 +401,7 @@ def _registrar(
 
 def _attributes(function: Any, name: str, about: About) -> Attributes:
     summary = " ".join((getdoc(function) or "").split("\n\n")[0].split())
-    given: dict[str, Any] = {
-        "long_name": name.replace("_", " "),
-        "description": summary,
-        **about,
-    }
+    given: Any = {"long_name": name.replace("_", " "), "description": summary, **about}
     return attributes(**given)
 
 
@@ -449,19 +411,9 @@ def _statistics(needs: Any) -> tuple[Any, ...]:
     for statistic in made:
         if not isinstance(statistic, StatisticLike):
             raise OptionError(
-                f"a metric needs statistics, and {statistic!r} is none: it must have fresh, update, "
+                f"a metric needs statistics, and {statistic!r} is not one: it must have fresh, update, "
                 "merge and to_xarray"
             )
     if not made:
         raise OptionError("a metric needs at least one statistic")
     return made
-
-
-def _is_recording(given: Any) -> bool:
-    return isinstance(given, xr.Dataset) and "activation" in given
-
-
-def _is_recorded(wanted: tuple[Any, ...]) -> bool:
-    from probekit.statistics.recorded import Recorded
-
-    return isinstance(wanted[0], Recorded)

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.errors import DataError, OptionError, warn
+from probekit.checks import one_of
+from probekit.errors import DataError, warn
 from probekit.results.labels import strings
-
-__all__ = ["pwcca_distance", "pwcca_ratio"]
+from probekit.statistics.feeding import split_by_layer
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Weights: TypeAlias = Literal["fewer", "first", "second", "uniform"]
@@ -76,25 +76,9 @@ def pwcca_distance(
     """
     choices = (weights,) if isinstance(weights, str) else tuple(weights)
     for choice in choices or ("none",):
-        if choice not in get_args(Weights):
-            raise OptionError(f"weights are one of {', '.join(get_args(Weights))}, not {choice!r}")
+        one_of("weights", choice, get_args(Weights))
     found = _compared(first, second, choices, tolerance)
     return found.isel(weights=0, drop=True) if isinstance(weights, str) else found
-
-
-def _compared(
-    first: Any, second: Any, choices: tuple[Weights, ...], tolerance: float
-) -> xr.DataArray:
-    """Distances (weights,), or (layer, weights) for recordings."""
-    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
-        return _by_layer(first, second, choices, tolerance)
-    tables = [_table(given) for given in (first, second)]
-    if len(tables[0]) != len(tables[1]):
-        raise DataError(
-            f"both sides need the same samples, and they have {len(tables[0])} and {len(tables[1])}"
-        )
-    found = _distances(tables[0], tables[1], choices, tolerance)
-    return xr.DataArray(found, {"weights": strings(choices)}, "weights", "pwcca_distance")
 
 
 def pwcca_ratio(
@@ -173,6 +157,21 @@ def pwcca_ratio(
     )
 
 
+def _compared(
+    first: Any, second: Any, choices: tuple[Weights, ...], tolerance: float
+) -> xr.DataArray:
+    """Distances (weights,), or (layer, weights) for recordings."""
+    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
+        return _by_layer(first, second, choices, tolerance)
+    tables = [_table(given) for given in (first, second)]
+    if len(tables[0]) != len(tables[1]):
+        raise DataError(
+            f"both sides need the same samples, and they have {len(tables[0])} and {len(tables[1])}"
+        )
+    found = _distances(tables[0], tables[1], choices, tolerance)
+    return xr.DataArray(found, {"weights": strings(choices)}, "weights", "pwcca_distance")
+
+
 def _from_others(
     networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
 ) -> xr.DataArray:
@@ -192,33 +191,34 @@ def _by_layer(
     for recording in (first, second):
         if "activation" not in recording or "layer" not in recording.coords:
             raise DataError(
-                "a recording has activation(sample, unit) with the coordinate layer(unit)"
+                "a recording must have activation(sample, unit) with the coordinate layer(unit)"
             )
     samples = [one["sample"].values if "sample" in one.coords else None for one in (first, second)]
-    if not np.array_equal(samples[0], samples[1]):  # type: ignore[arg-type]
+    if not np.array_equal(samples[0], samples[1]):  # type: ignore[arg-type]  # None is an array too
         raise DataError("the two recordings are of different samples; record the same ones")
-    there = set(second["layer"].values.tolist())
-    names = [name for name in dict.fromkeys(first["layer"].values.tolist()) if name in there]
+    parts, others = split_by_layer(first), split_by_layer(second)
+    names = [name for name in parts if name in others]
     if not names:
         raise DataError("the two recordings have no layer of the same name")
     found = [
-        _distances(_layer(first, name), _layer(second, name), choices, tolerance) for name in names
+        _distances(_layer(parts[name]), _layer(others[name]), choices, tolerance) for name in names
     ]
     coords = {"layer": strings(names), "weights": strings(choices)}
     return xr.DataArray(found, coords, ("layer", "weights"), "pwcca_distance")
 
 
-def _layer(recording: xr.Dataset, name: str) -> Array:
-    own = recording.isel(unit=np.flatnonzero(recording["layer"].values == name))
-    return _table(own["activation"].transpose("sample", "unit"))
+def _layer(recording: xr.Dataset) -> Array:
+    return _table(recording["activation"].transpose("sample", "unit"))
 
 
 def _table(given: Any) -> Array:
     table = np.asarray(given, dtype=np.float64)
     if table.ndim != 2 or len(table) < 2:
-        raise DataError(f"activations are (sample, unit) of two samples or more, not {table.shape}")
+        raise DataError(
+            f"activations must be (sample, unit) of two or more samples, not {table.shape}"
+        )
     if not np.isfinite(table).all():
-        raise DataError("the activations hold NaN or infinity, so that they have no distance")
+        raise DataError("the activations contain NaN or infinity, so they have no distance")
     return table
 
 

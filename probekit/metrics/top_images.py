@@ -11,9 +11,6 @@ from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.statistics.top_samples import TopSamples
 
-__all__ = ["TopImages"]
-
-
 _VARIABLES = {
     "top_sample": attributes("top image", "Index of the image in the data."),
     "top_activation": attributes("activation for the top image"),
@@ -72,7 +69,6 @@ class TopImages(Metric):
         return TopSamples(self.top, self.drawn, self.seed)
 
     def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         return best, xr.Dataset()
 
 

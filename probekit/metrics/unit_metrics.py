@@ -9,20 +9,13 @@ import numpy.typing as npt
 import xarray as xr
 from scipy.stats import rankdata
 
-from probekit.errors import DataError, OptionError
+from probekit.checks import integer, positive_int
 from probekit.metrics.metric import unit_metric
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
+from probekit.statistics.feeding import table_and_labels
 from probekit.statistics.recorded import Recorded
 from probekit.statistics.silent import SilentCounts
-
-__all__ = [
-    "class_information",
-    "class_rank",
-    "lifetime_sparsity",
-    "precision_selectivity",
-    "silent_fraction",
-]
 
 
 @unit_metric(needs=Covariance, share=True)
@@ -89,10 +82,9 @@ def class_information(
         >>> class_information(recording, bins=2).values.round(2)
         array([ 0.82, -0.18])
     """
-    if not isinstance(bins, int) or bins < 2:
-        raise OptionError(f"bins must be an integer of at least 2, not {bins!r}")
-    table, labels = _columns(recording)
-    found = [_information(column, labels, bins, corrected) for column in table.T]
+    integer("bins", bins, least=2)
+    table, labels = table_and_labels(recording)
+    found = [_information(column, labels, bins, corrected) for column in table.values.T]
     return xr.DataArray(np.array(found), dims="unit")
 
 
@@ -124,9 +116,9 @@ def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
         >>> precision_selectivity(recording.assign(label=("sample", [0, 0, 1, 1])), top=2).values
         array([1. , 0.5])
     """
-    if not isinstance(top, int) or top < 1:
-        raise OptionError(f"top must be an integer of at least 1, not {top!r}")
-    table, labels = _columns(recording)
+    positive_int("top", top)
+    activations, labels = table_and_labels(recording)
+    table = activations.values
     top = min(top, len(table))
     lowest = -np.partition(-table, top - 1, axis=0)[top - 1]
     above, equal = table > lowest, table == lowest
@@ -170,14 +162,6 @@ def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
         array([0.  , 0.75])
     """
     return counts["silent"] / counts["count"]
-
-
-def _columns(recording: xr.Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """The activations (sample, unit) and the labels (sample,) of a recording."""
-    if "activation" not in recording or "label" not in recording.variables:
-        raise DataError("a recording has activation(sample, unit) and label(sample)")
-    table = recording["activation"].transpose("sample", "unit").values
-    return table, recording["label"].values.astype(np.int64)
 
 
 def _information(

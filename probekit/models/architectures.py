@@ -7,48 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
-
-__all__ = [
-    "ARCHITECTURES",
-    "CifarResNet",
-    "SmallResNet",
-    "SmallVGG",
-    "cifar_resnet",
-    "small_resnet",
-    "vgg16",
-]
-
-
-class _Block(nn.Module):
-    """Two 3x3 convolutions and a parameter-free shortcut (option A of He et al. 2016)."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.relu2 = nn.ReLU(inplace=True)
-        self.stride = stride
-        self.extra_channels = channels - channels_in
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x
-        if self.stride != 1 or self.extra_channels:
-            before = self.extra_channels // 2
-            after = self.extra_channels - before
-            shortcut = functional.pad(
-                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, after)
-            )
-        x = self.relu1(self.bn1(self.conv1(x)))
-        output: torch.Tensor = self.relu2(self.bn2(self.conv2(x)) + shortcut)
-        return output
 
 
 class CifarResNet(nn.Module):
@@ -68,27 +30,17 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(16, 16, blocks, stride=1)
-        self.layer2 = self._stage(16, 32, blocks, stride=2)
-        self.layer3 = self._stage(32, 64, blocks, stride=2)
+        self.layer1 = _stage(_PaddedBlock, 16, 16, blocks, stride=1)
+        self.layer2 = _stage(_PaddedBlock, 16, 32, blocks, stride=2)
+        self.layer3 = _stage(_PaddedBlock, 32, 64, blocks, stride=2)
         self.fc = nn.Linear(64, classes)
         _initialize(self)
-
-    @staticmethod
-    def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        first = _Block(channels_in, channels, stride)
-        return nn.Sequential(first, *(_Block(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         output: torch.Tensor = self.fc(x.mean((2, 3)))
         return output
-
-
-def cifar_resnet(depth: int, classes: int = 10, channels: int = 3) -> CifarResNet:
-    """Builds a `CifarResNet` of the given depth."""
-    return CifarResNet(depth, classes, channels)
 
 
 class SmallVGG(nn.Module):
@@ -128,8 +80,43 @@ class SmallVGG(nn.Module):
         return output
 
 
-class _Basic(nn.Module):
-    """ResNet's block of two 3x3 convolutions."""
+class SmallResNet(nn.Module):
+    """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
+
+    It is compatible with the weights of torchvision's networks of the same depth.
+
+    Args:
+        depth: 18 or 50.
+        classes: Number of classes.
+        channels: Number of image channels.
+    """
+
+    def __init__(self, depth: int = 18, classes: int = 200, channels: int = 3) -> None:
+        super().__init__()
+        if depth not in (18, 50):
+            raise ValueError(f"depth must be 18 or 50, not {depth}")
+        block: type[_Block] | type[_Bottleneck] = _ProjectedBlock if depth == 18 else _Bottleneck
+        counts = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        ends = [64, *(64 * 2**stage * block.expansion for stage in range(4))]
+        self.layer1 = _stage(block, ends[0], 64, counts[0], stride=1)
+        self.layer2 = _stage(block, ends[1], 128, counts[1], stride=2)
+        self.layer3 = _stage(block, ends[2], 256, counts[2], stride=2)
+        self.layer4 = _stage(block, ends[3], 512, counts[3], stride=2)
+        self.fc = nn.Linear(ends[4], classes)
+        _initialize(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        output: torch.Tensor = self.fc(x.mean((2, 3)))
+        return output
+
+
+class _Block(nn.Module):
+    """ResNet's block of two 3x3 convolutions; subclasses define the shortcut."""
 
     expansion = 1
 
@@ -141,13 +128,44 @@ class _Basic(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU(inplace=True)
-        self.downsample = _projection(channels_in, channels, stride)
+
+    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = self.downsample(x)
+        shortcut = self.shortcut(x)
         x = self.relu1(self.bn1(self.conv1(x)))
         output: torch.Tensor = self.relu2(self.bn2(self.conv2(x)) + shortcut)
         return output
+
+
+class _PaddedBlock(_Block):
+    """The shortcut of option A (He et al. 2016), without parameters: strides, and zero channels."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__(channels_in, channels, stride)
+        self.stride = stride
+        self.extra_channels = channels - channels_in
+
+    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride == 1 and not self.extra_channels:
+            return x
+        before = self.extra_channels // 2
+        after = self.extra_channels - before
+        strided = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(strided, (0, 0, 0, 0, before, after))
+
+
+class _ProjectedBlock(_Block):
+    """The shortcut of option B: a 1x1 convolution if the shape changes."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__(channels_in, channels, stride)
+        self.downsample = _projection(channels_in, channels, stride)
+
+    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut: torch.Tensor = self.downsample(x)
+        return shortcut
 
 
 class _Bottleneck(nn.Module):
@@ -177,6 +195,18 @@ class _Bottleneck(nn.Module):
         return output
 
 
+def _stage(
+    block: type[_Block] | type[_Bottleneck],
+    channels_in: int,
+    channels: int,
+    count: int,
+    stride: int,
+) -> nn.Sequential:
+    first = block(channels_in, channels, stride)
+    wide = channels * block.expansion
+    return nn.Sequential(first, *(block(wide, channels, 1) for _ in range(count - 1)))
+
+
 def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
     """The shortcut of option B: a 1x1 convolution if the shape changes."""
     if stride == 1 and channels_in == channels:
@@ -186,57 +216,6 @@ def _projection(channels_in: int, channels: int, stride: int) -> nn.Module:
     )
 
 
-class SmallResNet(nn.Module):
-    """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
-
-    It is compatible with the weights of torchvision's networks of the same depth.
-
-    Args:
-        depth: 18 or 50.
-        classes: Number of classes.
-        channels: Number of image channels.
-    """
-
-    KINDS: ClassVar[dict[int, tuple[type[_Basic] | type[_Bottleneck], tuple[int, ...]]]] = {
-        18: (_Basic, (2, 2, 2, 2)),
-        50: (_Bottleneck, (3, 4, 6, 3)),
-    }
-
-    def __init__(self, depth: int = 18, classes: int = 200, channels: int = 3) -> None:
-        super().__init__()
-        if depth not in self.KINDS:
-            raise ValueError(f"depth must be 18 or 50, not {depth}")
-        block, counts = self.KINDS[depth]
-        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
-        ends = [64, *(64 * 2**stage * block.expansion for stage in range(4))]
-        self.layer1 = self._stage(block, ends[0], 64, counts[0], stride=1)
-        self.layer2 = self._stage(block, ends[1], 128, counts[1], stride=2)
-        self.layer3 = self._stage(block, ends[2], 256, counts[2], stride=2)
-        self.layer4 = self._stage(block, ends[3], 512, counts[3], stride=2)
-        self.fc = nn.Linear(ends[4], classes)
-        _initialize(self)
-
-    @staticmethod
-    def _stage(
-        block: type[_Basic] | type[_Bottleneck],
-        channels_in: int,
-        channels: int,
-        count: int,
-        stride: int,
-    ) -> nn.Sequential:
-        first = block(channels_in, channels, stride)
-        wide = channels * block.expansion
-        return nn.Sequential(first, *(block(wide, channels, 1) for _ in range(count - 1)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        output: torch.Tensor = self.fc(x.mean((2, 3)))
-        return output
-
-
 def _initialize(network: nn.Module) -> None:
     """Initializes as ResNet does (He et al. 2015): normal, scaled by the fan-out of each convolution."""
     for module in network.modules():
@@ -244,19 +223,11 @@ def _initialize(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def vgg16(classes: int = 10, channels: int = 3) -> SmallVGG:
-    """Builds a `SmallVGG`."""
-    return SmallVGG(classes, channels)
-
-
-def small_resnet(depth: int, classes: int = 200, channels: int = 3) -> SmallResNet:
-    """Builds a `SmallResNet` of the given depth."""
-    return SmallResNet(depth, classes, channels)
-
-
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (8, 14, 20, 32, 44, 56)},
-    "resnet18": partial(small_resnet, 18),
-    "resnet50": partial(small_resnet, 50),
-    "vgg16": vgg16,
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56)},
+    "resnet18": partial(SmallResNet, 18),
+    "resnet50": partial(SmallResNet, 50),
+    "vgg16": SmallVGG,
 }
+
+cifar_resnet = CifarResNet  # the name in the documentation

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fnmatch
 from importlib import resources
 
-__all__ = ["list_models"]
-
 
 def list_models(pattern: str = "*") -> list[str]:
     """Lists the bundled models whose names match a glob.

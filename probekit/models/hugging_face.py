@@ -13,8 +13,6 @@ from probekit.errors import ModelError, first_line
 from probekit.extras import optional
 from probekit.models.image_model import ImageModel
 
-__all__ = ["hugging_face_model", "is_saved_model"]
-
 # Image processors identify the filters of PIL by number.
 _INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -61,14 +59,14 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise ModelError(
-            f"transformers cannot give {name!r} as a vision model ({first_line(error)}); give a folder "
-            "that save_pretrained wrote for both the model and its image processor, or the name of a "
-            "vision model on the hub that can be reached"
+            f"transformers cannot load {name!r} as a vision model ({first_line(error)}); pass a folder "
+            "to which save_pretrained wrote the model and its image processor, or the name of a vision "
+            "model on the hub"
         ) from error
     module = getattr(module, "vision_model", module)
     if getattr(module, "main_input_name", "pixel_values") != "pixel_values":
         raise ModelError(
-            f"{name!r} is a {type(module).__name__}, which takes {module.main_input_name} and no images; "
+            f"{name!r} is a {type(module).__name__}, whose input is {module.main_input_name}, not images; "
             "load it with transformers, and pass the module with tokenized data"
         )
     size, crop_pct = _size(processor, name)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from probekit.models.image_model import as_module, content_hash
-
-__all__ = ["model_identity"]
 
 _LIBRARIES = ("torch", "torchvision", "timm")
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -26,16 +24,11 @@ _MUTATORS = ("add", "append", "extend", "insert", "pop", "setdefault", "update")
 
 
 def model_identity(model: Any) -> dict[str, Any]:
-    """Returns everything that a model's outputs depend on, as plain values, without file locations.
+    """Returns what identifies a model, as plain values, without file locations.
 
-    The identity includes the values of the weights; the names, types and options of modules; the code
-    of their methods, outside torch, torchvision and timm; the functions of forward hooks; and the
-    normalization of an `ImageModel`. Options are attributes that are plain values, tensors, functions
-    or objects of these, and that only `__init__` assigns.
-
-    >>> one, two = (model_identity(nn.LeakyReLU(slope)) for slope in (0.1, 0.2))
-    >>> one["hash"] == two["hash"], one["modules"] == two["modules"]
-    (True, False)
+    The identity includes the values of the weights; the names, types and options of modules; the names
+    of forward hooks; and the normalization of an `ImageModel`. Options are attributes that are plain
+    values, tensors, functions (by name) or objects of these, and that only `__init__` assigns.
     """
     module = as_module(model)
     digest = hashlib.sha256()
@@ -55,14 +48,11 @@ def model_identity(model: Any) -> dict[str, Any]:
 
 
 def _parts_of(module: nn.Module) -> Iterator[str]:
-    methods = _own_methods(type(module))
-    for method in methods:
-        yield _plain(method)
-    kept = set(module.state_dict(keep_vars=True))
+    saved = set(module.state_dict(keep_vars=True))
     for name, buffer in module.named_buffers(recurse=False):
-        if name not in kept:
+        if name not in saved:
             yield f"{name}={_plain(buffer)}|"
-    written, mutated = _written(methods)
+    written, mutated = _written(_own_methods(type(module)))
     for name, value in sorted(vars(module).items()):
         state = name in written or (mutated and isinstance(value, list | dict | set))
         if name not in _INTERNAL and not state:
@@ -109,36 +99,15 @@ def _plain(value: Any, depth: int = 0) -> str:
     if depth > _DEEPEST or isinstance(value, nn.Module):
         return type(value).__qualname__
     if isinstance(value, Mapping):
-        return str(
-            [(_plain(key, depth + 1), _plain(item, depth + 1)) for key, item in value.items()]
-        )
+        value = list(value.items())
     if isinstance(value, list | tuple):
         return str([_plain(item, depth + 1) for item in value])
     if isinstance(value, set | frozenset):
         return str(sorted(_plain(item, depth + 1) for item in value))
-    if isinstance(value, MethodType):
-        return _plain(value.__func__, depth + 1)
     if isinstance(value, partial):
         return _plain((value.func, value.args, value.keywords), depth + 1)
-    if isinstance(value, FunctionType):
-        inside = [_cell(cell) for cell in value.__closure__ or ()]
-        options = (value.__defaults__, value.__kwdefaults__, inside)
-        return f"{value.__qualname__}{_code(value.__code__)}{_plain(options, depth + 1)}"
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{getattr(value, '__module__', '')}.{name}"
     attributes = getattr(value, "__dict__", {})
     return f"{type(value).__qualname__}{_plain(attributes, depth + 1)}"
-
-
-def _cell(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _code(code: CodeType) -> str:
-    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
-    text = f"{code.co_code.hex()}{code.co_names}{constants}"
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -15,16 +15,6 @@ from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
 
-__all__ = [
-    "ImageModel",
-    "as_module",
-    "borrow",
-    "check_differentiable",
-    "check_weights",
-    "content_hash",
-    "device_of",
-]
-
 _MOST = 2**30
 
 
@@ -59,10 +49,11 @@ class ImageModel:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
-            raise ModelError(f"mean {self.mean} and std {self.std} need one positive std a channel")
+            raise ModelError(f"mean {self.mean} needs one positive std per channel, not {self.std}")
         if len(self.input_size) != 3 or min(self.input_size) < 1 or prod(self.input_size) > _MOST:
             raise ModelError(
-                f"input_size is (channels, height, width), whole numbers from 1, not {self.input_size}"
+                "input_size must be (channels, height, width), three positive integers, not "
+                f"{self.input_size}"
             )
 
     def __repr__(self) -> str:
@@ -89,37 +80,32 @@ class ImageModel:
 
 
 def as_module(model: Any) -> nn.Module:
-    """Returns the bare module of an `ImageModel`, or a module unchanged.
-
-    Raises:
-        ModelError: The model is neither.
-    """
+    """Returns the bare module of an `ImageModel`, or a module unchanged; raises `ModelError` for others."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     if not isinstance(module, nn.Module):
         raise ModelError(
-            f"a model is a torch.nn.Module, an ImageModel or a name to load, not {type(model).__name__}"
+            "a model must be a torch.nn.Module, an ImageModel or a name to load, not "
+            f"{type(model).__name__}"
         )
     return module
 
 
 def check_differentiable(module: nn.Module) -> None:
-    """Checks that gradients can be computed through the weights.
+    """Raises `ModelError` if gradients cannot be computed through the weights.
 
-    Raises:
-        ModelError: The weights were created inside `torch.inference_mode()`, or are distributed over
-            processes.
+    This is the case if they were created inside `torch.inference_mode()`, or are distributed over processes.
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if hasattr(tensor, "to_local"):
             raise ModelError(
-                f"gradients were asked for, and {name!r} of the model is a {type(tensor).__name__}, "
-                "spread over processes; pass a model with whole weights (full_tensor())"
+                f"gradients were requested, and {name!r} of the model is a {type(tensor).__name__}, "
+                "distributed over processes; pass a model with full weights (full_tensor())"
             )
         if tensor.is_inference():
             raise ModelError(
-                f"gradients were asked for, and {name!r} of the model was made inside "
-                "torch.inference_mode(), where autograd cannot follow it; load the model outside of "
-                "it, or pass copy.deepcopy(model) made outside"
+                f"gradients were requested, and {name!r} of the model was created inside "
+                "torch.inference_mode(), which autograd does not support; load the model outside of "
+                "it, or pass copy.deepcopy(model) created outside"
             )
 
 
@@ -134,13 +120,10 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def check_weights(module: nn.Module) -> None:
-    """Checks that the weights of a model exist.
+    """Raises `ModelError` if a lazy module has not had its first input, or weights have no values.
 
     Weights on the device `meta` may be loaded by a hook or by a method of their module when it runs,
     as accelerate does. In a model without hooks, they never have values.
-
-    Raises:
-        ModelError: A lazy module has not had its first input, or weights have no values.
     """
     loads = any(
         "forward" in vars(one)
@@ -180,7 +163,7 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
         reason = str(error).splitlines()[0]
         raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
     if target.type == "meta":
-        raise ModelError("device 'meta' holds no values, so that nothing can be computed there")
+        raise ModelError("device 'meta' stores no values, so nothing can be computed on it")
     modes = {child: child.training for child in module.modules()}
     try:
         module.eval()
@@ -195,22 +178,14 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """Describes a model for a result's provenance: its type, its origin if known, and its `content_hash`.
-
-    >>> describe(nn.ReLU())["type"]
-    'ReLU'
-    """
+    """Describes a model for a result's provenance: its type, its origin if known, and its `content_hash`."""
     module = as_module(model)
     known = dict(getattr(model, "provenance", {}) or {})
     return {"type": type(module).__name__, **known, "hash": content_hash(module)}
 
 
 def content_hash(module: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and values of a module's state, as `sha256:...`.
-
-    >>> content_hash(nn.ReLU()) == content_hash(nn.GELU())
-    True
-    """
+    """SHA-256 over the names, types, shapes and values of a module's state, as `sha256:...`."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         for tensor in _tensors_of(value):

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from probekit.errors import DataError
 
-__all__ = ["KeywordInputs", "call", "check_continuous", "copied", "one_tensor", "tensors_of"]
-
 T = TypeVar("T")
 
 
@@ -25,19 +23,13 @@ class KeywordInputs:
 
     Raises:
         DataError: There are no tensors, or their numbers of samples differ.
-
-    Example:
-        >>> import torch
-        >>> inputs = KeywordInputs({"input_ids": torch.ones(3, 5), "attention_mask": torch.ones(3, 5)})
-        >>> len(inputs), inputs[:2].tensors["input_ids"].shape
-        (3, torch.Size([2, 5]))
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = dict(tensors)
         rows = {name: len(one) if one.ndim else 0 for name, one in self.tensors.items()}
         if len(set(rows.values())) != 1:
-            raise DataError(f"inputs by keyword need the same number of samples each, not {rows}")
+            raise DataError(f"named inputs must have the same number of samples, not {rows}")
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
@@ -71,27 +63,17 @@ def tensors_of(inputs: Tensor | KeywordInputs) -> list[Tensor]:
 
 
 def one_tensor(inputs: Any, asker: str) -> Tensor:
-    """Returns inputs that must be one tensor, to be modified or differentiated.
-
-    Raises:
-        DataError: The inputs are something else, such as tokens.
-    """
+    """Returns inputs that must be one tensor of images; raises `DataError` for others, such as tokens."""
     if isinstance(inputs, Tensor):
         return inputs
     raise DataError(
-        f"{asker} needs inputs that are one tensor of images, and the data gives {inputs!r}; wrap the "
-        "model in a module that takes one tensor, and give that"
+        f"{asker} needs inputs that are one tensor of images, and the data contains {inputs!r}; wrap "
+        "the model in a module that takes one tensor"
     )
 
 
 def call(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls a model with a copy of its inputs; named inputs are passed by keyword.
-
-    Example:
-        >>> import torch
-        >>> call(lambda x, scale: x * scale, KeywordInputs({"scale": torch.ones(1), "x": torch.ones(1)}))
-        tensor([1.])
-    """
+    """Calls a model with a copy of its inputs; named inputs are passed by keyword."""
     first = args[0] if len(args) == 1 else None
     if isinstance(first, KeywordInputs):
         args, kwargs = (), {**first.tensors, **kwargs}
@@ -103,23 +85,15 @@ def copied(inputs: T) -> T:
 
     A model that normalizes its images in place (`x.sub_(mean)`, `F.relu(x, inplace=True)`) would
     otherwise change the images of the user and of every later pass. In autograd, the copy propagates
-    the gradient and is not a leaf, which operations must not modify in place.
-
-    Args:
-        inputs: A tensor, or tuples, lists and mappings of tensors; anything else is returned unchanged.
-
-    Example:
-        >>> import torch
-        >>> images = torch.ones(2)
-        >>> copied({"pixel_values": images})["pixel_values"].zero_(), images
-        (tensor([0., 0.]), tensor([1., 1.]))
+    the gradient and is not a leaf, which operations must not modify in place. Anything but tensors in
+    tuples, lists and mappings is returned unchanged.
     """
     if isinstance(inputs, Tensor):
-        return inputs.clone()  # type: ignore[return-value]
+        return inputs.clone()  # type: ignore[return-value]  # a tensor for a tensor
     if isinstance(inputs, Mapping):
         twin = copy(inputs)  # keeps the type of the mapping, such as BatchEncoding
         for key, value in inputs.items():
-            twin[key] = copied(value)  # type: ignore[index]
+            twin[key] = copied(value)  # type: ignore[index]  # the mappings are mutable
         return twin
     if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
         return type(inputs)(*map(copied, inputs))
@@ -129,13 +103,9 @@ def copied(inputs: T) -> T:
 
 
 def check_continuous(inputs: Tensor) -> None:
-    """Checks that gradients with respect to the inputs exist.
-
-    Raises:
-        DataError: The inputs are integers, such as tokens.
-    """
+    """Raises `DataError` if the inputs are integers, such as tokens, which have no gradients."""
     if not inputs.is_floating_point():
         raise DataError(
-            f"gradients by the inputs were asked for, and the inputs are {inputs.dtype}, which have none; "
-            "give floating-point inputs, or a model that begins behind its embedding"
+            f"gradients with respect to the inputs were requested, and the inputs are {inputs.dtype}; "
+            "use floating-point inputs, or a model that starts after its embedding"
         )

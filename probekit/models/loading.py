@@ -24,8 +24,6 @@ from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.own import is_own_model, own_model
 from probekit.runtime.settings import on_own_device
 
-__all__ = ["DEFAULT_MODEL", "list_models", "load_model", "read_weights"]
-
 DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
 
 _FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", "selectivity_mean")
@@ -84,16 +82,8 @@ def load_model(
         _fit(model.module, read_weights(weights), str(weights))
         provenance["weights"] = str(weights)
     provenance["hash"] = content_hash(model.module)
-    return ImageModel(
-        module=model.module.eval(),
-        mean=model.mean,
-        std=model.std,
-        input_size=model.input_size,
-        classes=tuple(classes) if classes is not None else model.classes,
-        crop_pct=model.crop_pct,
-        interpolation=model.interpolation,
-        provenance=provenance,
-    )
+    known = model.classes if classes is None else tuple(classes)
+    return replace(model, module=model.module.eval(), classes=known, provenance=provenance)
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
@@ -113,14 +103,14 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise ModelError(
-                f"weights {str(file)!r} are no tensors, or a pickle that needs code to be run, which "
-                "is refused; save the model's state_dict() with safetensors instead"
+                f"weights {str(file)!r} are not tensors, or are a pickle that would run code; save the "
+                "model's state_dict() with safetensors instead"
             ) from None
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ModelError(f"weights {str(file)!r} hold {type(found).__name__}, not a state_dict")
+        raise ModelError(f"weights {str(file)!r} contain {type(found).__name__}, not a state_dict")
     return dict(found)
 
 
@@ -137,14 +127,11 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         for key in own
         if key in state and own[key].shape != state[key].shape
     ]
-    told = [
-        f"{what}: {some_of(found, 3)}"
-        for what, found in (("missing", missing), ("not in the model", extra), ("shape", other))
-        if found
-    ]
-    if told:
+    problems = {"missing": missing, "not in the model": extra, "shape": other}
+    parts = [f"{what}: {some_of(names, 3)}" for what, names in problems.items() if names]
+    if parts:
         raise ModelError(
-            f"weights {source!r} do not fit {type(module).__name__}; {'; '.join(told)}"
+            f"weights {source!r} do not fit {type(module).__name__}; {'; '.join(parts)}"
         )
     module.load_state_dict(state)
 
@@ -194,7 +181,7 @@ def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
 
 def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
     import timm
-    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config  # type: ignore[attr-defined]
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config  # type: ignore[attr-defined]  # not exported
 
     hub = name.startswith(("hf-hub:", "hf_hub:"))
     if not hub and not timm.is_model(name):
@@ -207,15 +194,15 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
         if not pretrained:
             raise ModelError(f"timm cannot build {name!r}: {first_line(error)}") from None
         raise ModelError(
-            f"the pretrained weights of {name!r} cannot be had ({first_line(error)}); pass "
+            f"the pretrained weights of {name!r} cannot be loaded ({first_line(error)}); pass "
             "weights=FILE (--weights), or pretrained=False (--random) for random weights"
         ) from None
-    config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]  # untyped in timm
     channels, height, width = config["input_size"]
     classes: tuple[str, ...] = ()
     if subset := infer_imagenet_subset(module):
         info = ImageNetInfo(subset)
-        count = info.num_classes()  # type: ignore[no-untyped-call]
+        count = info.num_classes()  # type: ignore[no-untyped-call]  # untyped in timm
         classes = tuple(info.index_to_description(i) for i in range(count))
     return ImageModel(
         module=module,
@@ -245,7 +232,7 @@ def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageM
         module = get_model(name, weights=published if pretrained else None, **options)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"torchvision cannot give {name!r} ({first_line(error)}); pass weights=FILE (--weights), "
+            f"torchvision cannot build {name!r} ({first_line(error)}); pass weights=FILE (--weights), "
             "or pretrained=False (--random) for random weights"
         ) from None
     outputs = options.get("num_classes", 1000)

@@ -13,15 +13,6 @@ from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
 
-__all__ = [
-    "ClassMap",
-    "ClassMatch",
-    "correct",
-    "logits_of",
-    "match_classes",
-    "required_logits",
-]
-
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
 
 # If the probability that no label falls on the last outputs of a classifier is lower, labels do not fit.
@@ -32,7 +23,7 @@ _REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
 
 
 def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor | None:
-    """Finds the logits in the output of a model.
+    """Finds the logits in the output of a model: a tensor, or a nested output that contains tensors.
 
     Args:
         output: A tensor, or a mapping, tuple, dataclass or ModelOutput that contains tensors.
@@ -43,10 +34,6 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
         The tensor itself, the one named `logits`, or the only one of shape (samples, classes) with at
         least two classes; None if there is none, or more than one. A tensor with the name of a
         representation (`pooler_output`, `image_embeds`, `last_hidden_state`) is never returned.
-
-    Example:
-        >>> logits_of({"features": torch.ones(2, 3, 4), "scores": torch.ones(2, 5)}, 2).shape
-        torch.Size([2, 5])
     """
     if isinstance(output, Tensor):
         return output if _is_logits(output, samples) else None
@@ -64,59 +51,14 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
 
 
 def required_logits(output: Any, samples: int, asker: str, classes: int | None = None) -> Tensor:
-    """Finds the logits in the output of a model, and raises an error if there are none.
-
-    Args:
-        output: As for `logits_of`.
-        samples: As for `logits_of`.
-        asker: The feature that needs the logits, for the message.
-        classes: As for `logits_of`.
-
-    Raises:
-        ModelError: The output has no logits.
-
-    Example:
-        >>> required_logits((torch.ones(2, 5), torch.ones(2, 5, 4, 4)), 2, "the example").shape
-        torch.Size([2, 5])
-    """
+    """`logits_of` that raises `ModelError` if there are none; `asker` is the feature that needs them."""
     logits = logits_of(output, samples, classes)
     if logits is None:
         raise ModelError(
-            f"{asker} needs logits (batch, classes) of two classes or more, and the model gives "
+            f"{asker} needs logits (batch, classes) of two or more classes, and the model returns "
             f"{_format(output)}; pass a module that returns the logits"
         )
     return logits
-
-
-def _format(output: Any) -> str:
-    """The shape and type of an output, or of its parts, for messages."""
-    if isinstance(output, Tensor):
-        kind = "" if output.is_floating_point() else f" of {output.dtype}"
-        return f"{tuple(output.shape)}{kind}"
-    parts = [f"{name} {_format(part)}" for name, part in _named_parts(output)]
-    return type(output).__name__ + (f" with {some_of(parts, 4)}" if parts else "")
-
-
-def _is_logits(value: Any, samples: int) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.is_floating_point()
-        and value.ndim == 2
-        and len(value) == samples
-        and value.shape[1] > 1
-    )
-
-
-def _named_parts(output: Any) -> list[tuple[str, Any]]:
-    if isinstance(output, Mapping):
-        return [(str(name), part) for name, part in output.items()]
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return list(zip(output._fields, output, strict=True))
-    if isinstance(output, list | tuple):
-        return [(str(place), part) for place, part in enumerate(output)]
-    if is_dataclass(output) and not isinstance(output, type):
-        return [(field.name, getattr(output, field.name)) for field in fields(output)]
-    return []
 
 
 @dataclass(frozen=True)
@@ -204,7 +146,7 @@ def match_classes(
     names = dict(classes if isinstance(classes, Mapping) else enumerate(classes))
     named = tuple(map(str, getattr(model, "classes", None) or ()))
     if len(named) not in (0, outputs):
-        why = f"the model names {len(named)} classes and gives {outputs} outputs"
+        why = f"the model names {len(named)} classes and has {outputs} outputs"
         return ClassMatch(outputs, why_not=why)
     if class_map is not None:
         return _mapped(class_map, named, names, outputs, labels)
@@ -223,11 +165,68 @@ def match_classes(
     return _by_name(model, named, names, outputs)
 
 
+def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
+    """Whether each prediction is correct, as a boolean tensor (batch,).
+
+    Args:
+        output: The model's output, which contains logits (batch, classes).
+        labels: Class numbers (batch,).
+        asker: The feature that needs the logits, for the message.
+        match: The output of each label; None if label i is output i.
+
+    Raises:
+        ModelError: There are no logits in the output.
+        DataError: The model has no class for a label.
+    """
+    logits = required_logits(output, len(labels), asker, match.outputs if match else None)
+    if match is not None:
+        logits = match.arrange(logits)
+    if int(labels.max()) >= logits.shape[1]:
+        raise DataError(
+            f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} classes"
+        )
+    return logits.argmax(1) == labels
+
+
+def _format(output: Any) -> str:
+    """The shape and type of an output, or of its parts, for messages."""
+    if isinstance(output, Tensor):
+        kind = "" if output.is_floating_point() else f" of {output.dtype}"
+        return f"{tuple(output.shape)}{kind}"
+    parts = [f"{name} {_format(part)}" for name, part in _named_parts(output)]
+    return type(output).__name__ + (f" with {some_of(parts, 4)}" if parts else "")
+
+
+def _is_logits(value: Any, samples: int) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.ndim == 2
+        and len(value) == samples
+        and value.shape[1] > 1
+    )
+
+
+def _named_parts(output: Any) -> list[tuple[str, Any]]:
+    if isinstance(output, Mapping):
+        return [(str(name), part) for name, part in output.items()]
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return list(zip(output._fields, output, strict=True))
+    if isinstance(output, list | tuple):
+        return [(str(place), part) for place, part in enumerate(output)]
+    if is_dataclass(output) and not isinstance(output, type):
+        return [(field.name, getattr(output, field.name)) for field in fields(output)]
+    return []
+
+
 def _declared(model: Any) -> int | None:
     """The number of classes that a model declares."""
-    module = model if isinstance(model, nn.Module) else getattr(model, "module", model)
-    declared = getattr(module, "num_classes", None)
+    declared = getattr(_module(model), "num_classes", None)
     return declared if isinstance(declared, int) else None
+
+
+def _module(model: Any) -> Any:
+    return model if isinstance(model, nn.Module) else getattr(model, "module", model)
 
 
 def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
@@ -235,7 +234,7 @@ def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
     if labels is None or not len(labels):
         if declared:
             return ClassMatch(outputs)
-        return ClassMatch(outputs, guess=f"labels are taken as the model's {outputs} outputs")
+        return ClassMatch(outputs, guess=f"labels are assumed to be the model's {outputs} outputs")
     low, high = int(labels.min()), int(labels.max())
     if high >= outputs:
         counted = "; labels are counted from 0" if low == 1 and high == outputs else ""
@@ -243,16 +242,16 @@ def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
         return ClassMatch(outputs, why_not=why)
     guess = ""
     if low == 1 and (1 - 1 / outputs) ** len(labels) < _RARE:
-        guess = "no sample has label 0: labels are taken to be counted from 0, not from 1"
+        guess = "no sample has label 0: labels are assumed to be counted from 0, not from 1"
     if declared or high == outputs - 1:
         return ClassMatch(outputs, guess=guess)
     if ((high + 1) / outputs) ** len(labels) < _RARE:
         why = (
-            f"the model gives {outputs} numbers, and no label of {len(labels)} samples is above "
-            f"{high}, so that these may be an embedding and no logits of the classes"
+            f"the model has {outputs} outputs, and no label of {len(labels)} samples is above "
+            f"{high}, so these may be an embedding instead of logits of the classes"
         )
         return ClassMatch(outputs, why_not=why)
-    taken = f"labels up to {high} are taken as the first of the model's {outputs} outputs"
+    taken = f"labels up to {high} are assumed to be the first of the model's {outputs} outputs"
     return ClassMatch(outputs, guess="; ".join(filter(None, (taken, guess))))
 
 
@@ -298,15 +297,14 @@ def _outputs_by_wordnet(model: Any, classes: Sequence[str], outputs: int) -> dic
     """The output of each WordNet id, for a model of one of the ImageNet class sets."""
     if not all(map(_WORDNET.fullmatch, classes)):
         return {}
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[attr-defined]
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[attr-defined]  # timm does not export it
 
-    module = model if isinstance(model, nn.Module) else getattr(model, "module", model)
     subset = "imagenet-1k" if outputs == 1000 else None
-    if hasattr(module, "pretrained_cfg"):
+    if hasattr(module := _module(model), "pretrained_cfg"):
         subset = infer_imagenet_subset(module) or subset
     if subset is None:
         return {}
-    names = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]
+    names = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]  # untyped in timm
     return {name: at for at, name in enumerate(names)} if len(names) == outputs else {}
 
 
@@ -322,15 +320,15 @@ def _mapped(
     count = max(names, default=-1) + 1
     if isinstance(class_map, str):
         if class_map != "index":
-            raise OptionError(f"class_map is a mapping or 'index', not {class_map!r}")
+            raise OptionError(f"class_map must be a mapping or 'index', not {class_map!r}")
         if count > outputs:
             raise OptionError(
-                f"class_map='index' was asked for, and the data has a label {count - 1} where the model "
+                f"class_map='index' was requested, and the data has a label {count - 1} where the model "
                 f"has {outputs} outputs"
             )
         return ClassMatch(outputs, by="class_map")
     if not isinstance(class_map, Mapping):
-        raise OptionError(f"class_map is a mapping or 'index', not {type(class_map).__name__}")
+        raise OptionError(f"class_map must be a mapping or 'index', not {type(class_map).__name__}")
     own = list(names.values())
     asked = {str(name): output for name, output in class_map.items()}
     keys = own if set(asked) & set(own) else list(map(str, names))
@@ -340,12 +338,14 @@ def _mapped(
             f"class_map names {unknown[0]!r}, which the data does not have; {matches}"
         )
     if missing := [name for name in keys if name not in asked]:
-        raise OptionError(f"class_map has no output for {some_of(missing, 3)}; give each class one")
+        raise OptionError(
+            f"class_map has no output for {some_of(missing, 3)}; assign one to each class"
+        )
     order = {
         label: _output(asked[key], named, outputs) for label, key in zip(names, keys, strict=True)
     }
     if len(set(order.values())) < len(order):
-        raise OptionError("class_map gives the same output to several classes")
+        raise OptionError("class_map assigns the same output to several classes")
     return ClassMatch(outputs, order, "class_map")
 
 
@@ -359,30 +359,3 @@ def _output(asked: str | int, named: Sequence[str], outputs: int) -> int:
     if isinstance(asked, bool) or not isinstance(asked, int) or not 0 <= asked < outputs:
         raise OptionError(f"class_map asks for the output {asked!r} of {outputs}")
     return asked
-
-
-def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
-    """Whether each prediction is correct, as a boolean tensor (batch,).
-
-    Args:
-        output: The model's output, which contains logits (batch, classes).
-        labels: Class numbers (batch,).
-        asker: The feature that needs the logits, for the message.
-        match: The output of each label; None if label i is output i.
-
-    Raises:
-        ModelError: There are no logits in the output.
-        DataError: The model has no class for a label.
-
-    Example:
-        >>> correct(torch.eye(2), torch.tensor([0, 0]), "the example")
-        tensor([ True, False])
-    """
-    logits = required_logits(output, len(labels), asker, match.outputs if match else None)
-    if match is not None:
-        logits = match.arrange(logits)
-    if int(labels.max()) >= logits.shape[1]:
-        raise DataError(
-            f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} classes"
-        )
-    return logits.argmax(1) == labels

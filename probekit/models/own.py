@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,35 +14,26 @@ from torch import nn
 from probekit.errors import ModelError, close_matches, first_line
 from probekit.models.image_model import ImageModel
 
-__all__ = ["is_own_model", "own_model"]
-
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_own_model(name: str) -> bool:
-    """Whether a name has the form `module:function`; the module may contain dots.
-
-    Example:
-        >>> is_own_model("my_models.vision:make"), is_own_model("resnet18.a1_in1k")
-        (True, False)
-    """
+    """Whether a name has the form `module:function`; the module may contain dots."""
     return bool(_NAME.fullmatch(name))
 
 
 def own_model(name: str) -> ImageModel:
     """Loads a model that a function of an importable module returns, or that is a module attribute.
 
-    The working directory is searched first, then the installed packages.
-
-    Args:
-        name: `module:function`; the function is called without arguments.
+    The working directory is searched first, then the installed packages. The function is called without
+    arguments.
 
     Raises:
         ModelError: The module cannot be imported, the name does not exist, or it yields no model with
             a known input size.
     """
     module_name, _, attribute = name.partition(":")
-    place = os.getcwd()
+    place = str(Path.cwd())
     if place not in sys.path:
         sys.path.insert(0, place)
     try:
@@ -60,7 +51,7 @@ def own_model(name: str) -> ImageModel:
         try:
             found = found()
         except Exception as error:
-            raise ModelError(f"model {name!r} cannot be made: {first_line(error)}") from error
+            raise ModelError(f"model {name!r} cannot be created: {first_line(error)}") from error
     if isinstance(found, nn.Module):
         raise ModelError(
             f"model {name!r} is a {type(found).__name__}, whose image size and normalization are not "

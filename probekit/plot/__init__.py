@@ -16,6 +16,12 @@ Units and layers:
 - `eigenspectrum(result)`: eigenvalues of each layer's covariance, with the participation ratio
 - `gradient_cv(result)`: variability of the input-unit gradient by layer
 
+Several models:
+
+- `model_profile(survey, variable="selectivity_mean")`: a layer variable over depth, one line per model
+- `model_scatter(survey, x="accuracy", y="selectivity_mean")`: two numbers of every model
+- `layer_similarity(cka)`: heat map of the similarity of layers
+
 Robustness and training:
 
 - `corruption_accuracy(result)`: accuracy by type and severity

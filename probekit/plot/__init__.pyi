@@ -9,6 +9,9 @@ from .colors import alpha_map as alpha_map
 from .colors import palette as palette
 from .corruptions import corruption_accuracy as corruption_accuracy
 from .distributions import unit_distribution as unit_distribution
+from .models import layer_similarity as layer_similarity
+from .models import model_profile as model_profile
+from .models import model_scatter as model_scatter
 from .profiles import gradient_cv as gradient_cv
 from .profiles import layer_profile as layer_profile
 from .scatter import unit_scatter as unit_scatter
@@ -26,6 +29,9 @@ __all__ = [
     "eigenspectrum",
     "gradient_cv",
     "layer_profile",
+    "layer_similarity",
+    "model_profile",
+    "model_scatter",
     "palette",
     "style",
     "training_curves",

@@ -114,7 +114,9 @@ def _best_images(here: xr.Dataset, data: Any, model: Any, shown: int) -> Array:
 
     numbers = here["top_sample"].values[:shown]
     found, labels = images_at(data, numbers, model)
-    if "top_label" in here and labels.tolist() != here["top_label"].values[:shown].tolist():
+    known = here["top_label"].values[:shown].tolist() if "top_label" in here else []
+    # Results of data with several attributes store the label -1.
+    if labels.ndim == 1 and known and labels.tolist() != known:
         raise DataError(
             f"the data is not that of the result: samples {numbers.tolist()} have the labels "
             f"{labels.tolist()} in it; give the data that was analyzed"

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from probekit.results.tables import layers_table, units_table
@@ -20,19 +21,36 @@ def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
 
 
 def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The units with the highest selectivity, with their preferred classes."""
+    """The units with the highest selectivity, with their preferred classes; of all attributes."""
     if "selectivity" not in result["units"]:
         return []
-    units = units_table(result)[["layer", "channel", "selectivity", "preferred_class"]]
+    columns = ["layer", "channel", "selectivity", "preferred_class"]
+    units = pd.concat(
+        [
+            units_table(part)[columns].assign(**({"attribute": name} if name else {}))
+            for name, part in by_attribute(result).items()
+        ]
+    )
     highest = units.sort_values("selectivity", ascending=False, kind="stable").head(_MOST_SELECTIVE)
     return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # as above
+
+
+def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
+    """The result of each attribute by name; the whole result under `""` if there are no attributes."""
+    units = result["units"].to_dataset()
+    if "attribute" not in units.dims:
+        return {"": result}
+    names = [str(name) for name in units["attribute"].values]
+    return {name: result.sel(attribute=name) for name in names}
 
 
 def result_json(result: xr.DataTree) -> str:
     """A summary of a result as JSON."""
     return json.dumps(
         {
-            "network": {str(name): float(value) for name, value in result.data_vars.items()},
+            "network": {
+                str(name): value.values.tolist() for name, value in result.data_vars.items()
+            },
             "layers": layer_rows(result),
             "most_selective": most_selective(result),
             "provenance": json.loads(result.attrs["provenance"]),

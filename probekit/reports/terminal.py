@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from probekit.errors import plain, some_of
-from probekit.reports.rows import interval_note, most_selective
+from probekit.reports.rows import by_attribute, interval_note, most_selective
 from probekit.results.attributes import heading, is_share, label, summary_variables
 
 # Maximum number of columns for a metric whose variables have no short names.
@@ -122,15 +122,19 @@ def print_result(result: xr.DataTree, to: Console) -> None:
 
 def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> None:
     over = f" over {len(layers)} layer{'s' * (len(layers) != 1)}"
-    numbers = {str(name): float(value) for name, value in result.data_vars.items()}
-    facts = [
-        f"{label(result.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}"
-        + _interval(numbers, name)
-        for name, value in numbers.items()
-        if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
-    ]
+    facts: list[str] = []
+    for attribute, part in by_attribute(result).items():
+        numbers = {str(name): float(value) for name, value in part.data_vars.items()}
+        facts = [
+            f"{label(part.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}"
+            + _interval(numbers, name)
+            for name, value in numbers.items()
+            if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
+        ]
+        if facts:
+            of = f" ({attribute})" if attribute else ""
+            to.print(f"network{of}: {', '.join(facts)}", markup=False)
     if facts:
-        to.print(f"network: {', '.join(facts)}", markup=False)
         outer = [name for name in layers if any(one.startswith(f"{name}.") for one in layers)]
         if outer:
             to.print(
@@ -215,9 +219,11 @@ def print_sweep(table: xr.Dataset, to: Console) -> None:
     print_table(columns, to)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], to: Console) -> None:
-    """Prints rows of values, with bars for the column `mean`; missing values are empty cells."""
-    print_table(_of_rows(rows, ["mean"]), to)
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], to: Console, *, bars: Sequence[str] = ("mean",)
+) -> None:
+    """Prints rows of values, with bars for some columns; missing values are empty cells."""
+    print_table(_of_rows(rows, bars), to)
 
 
 def _of_rows(rows: Sequence[Mapping[str, Any]], bars: Sequence[str]) -> list[Column]:

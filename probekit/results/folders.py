@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import OutputError
+from probekit.errors import OutputError, foreign_file
 from probekit.results.files import DRAFT, remove_drafts, whole, writer_of
+
+FAILURES = "failures.json"
 
 
 @contextmanager
@@ -90,3 +92,26 @@ def _other_files(folder: Path, own: Sequence[str]) -> list[str]:
     return sorted(
         x for x in names if x not in own and not x.startswith(DRAFT) and not x.endswith(".lock")
     )
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """The reasons why parts of the stored work failed, by the key of the part.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
+    file = folder / FAILURES
+    if not file.is_file():
+        return {}
+    with foreign_file(f"{str(file)!r} is damaged", OutputError, "; remove it"):
+        return {str(key): str(why) for key, why in json.loads(file.read_text()).items()}
+
+
+def note_failure(folder: Path, key: str, failure: str) -> None:
+    """Stores the reason why a part failed, or removes an earlier one if the reason is empty."""
+    failures = read_failures(folder)
+    failures.pop(key, None)
+    if failure:
+        failures[key] = failure
+    if failures or (folder / FAILURES).exists():
+        write_whole(folder / FAILURES, json.dumps(failures, indent=2) + "\n")

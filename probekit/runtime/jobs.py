@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from probekit.extras import optional
 
 K = TypeVar("K", bound=Hashable)
 _PATIENCE = "20s"
+# PyTorch and accelerate have one random state per process: jobs in threads must take turns.
+_TURN = threading.Lock()
 
 
 def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager[Any] | None:
@@ -79,6 +82,7 @@ def run_jobs(
     with cluster as client:
         futures = {
             client.submit(
+                _in_turn,
                 work,
                 *arguments,
                 key=f"probekit-{name}-{key}-{uuid4().hex[:8]}",
@@ -92,6 +96,11 @@ def run_jobs(
                 yield futures[future], _outcome(future)
         finally:
             client.cancel(list(futures))
+
+
+def _in_turn(work: Callable[..., str], *arguments: Any) -> str:
+    with _TURN:
+        return work(*arguments)
 
 
 def _outcome(future: Any) -> str:

@@ -10,6 +10,8 @@ from tqdm import std
 from tqdm.auto import tqdm
 
 _SECONDS = 60.0
+_FIRST = 5.0
+_WAITING = 0.1
 
 
 def progress_bar(*, progress: bool, **options: Any) -> Any:
@@ -19,19 +21,48 @@ def progress_bar(*, progress: bool, **options: Any) -> Any:
     return _Lines(**options)
 
 
+def print_speed(images: int, seconds: float, waited: float, *, progress: bool) -> None:
+    """Prints the speed of a pass, and whether the model or the reading of images limited it.
+
+    Like the bar, it appears on a terminal, and otherwise only for work of more than a minute.
+
+    Args:
+        images: Number of images.
+        seconds: Duration of the pass.
+        waited: Seconds of it that were spent waiting for images.
+        progress: Whether to show progress.
+    """
+    if progress and images and (sys.stderr.isatty() or seconds > _SECONDS):
+        limit = "reading the images" if waited > _WAITING * seconds else "the model"
+        print(
+            f"{images:,} images, {images / max(seconds, 1e-9):,.0f} per second; {limit} was the limit "
+            f"({waited / max(seconds, 1e-9):.0%} of the time was spent waiting for images)",
+            file=sys.stderr,
+        )
+
+
 class _Lines(std.tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Prints lines instead of redrawing a bar; work of less than a minute prints none."""
+    """Prints lines instead of redrawing a bar; work of less than a minute prints none.
+
+    The first line comes after a few seconds if the whole work is expected to take over a minute.
+    """
 
     disable: bool
 
     def __init__(self, **options: Any) -> None:
-        self._next = monotonic() + _SECONDS
+        self._begun: float | None = monotonic()
+        self._next = self._begun + _SECONDS
         options["disable"] = False
-        super().__init__(miniters=1, mininterval=_SECONDS / 2, **options)
+        super().__init__(miniters=1, mininterval=min(_FIRST, _SECONDS) / 2, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if monotonic() >= self._next:
-            self._next = monotonic() + _SECONDS
+        now = monotonic()
+        if self._begun is not None and self.n and self.total and now - self._begun >= _FIRST:
+            expected = (now - self._begun) * self.total / self.n
+            self._next = now if expected > _SECONDS else self._next
+            self._begun = None
+        if now >= self._next:
+            self._next = now + _SECONDS
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:

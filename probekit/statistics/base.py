@@ -15,17 +15,6 @@ from probekit.checks import one_of
 from probekit.errors import DataError
 from probekit.runtime.processes import processes
 
-__all__ = [
-    "SpatialStatistic",
-    "Statistic",
-    "StatisticLike",
-    "accumulator",
-    "add_to",
-    "check_batch",
-    "distinct",
-    "merged",
-]
-
 Key = TypeVar("Key")
 
 
@@ -93,7 +82,7 @@ class Statistic:
 
     def _require_samples(self) -> None:
         if not self.state:
-            raise DataError(f"{type(self).__name__} has had no samples; update it first")
+            raise DataError(f"{type(self).__name__} has no samples; update it first")
 
 
 @dataclass
@@ -129,11 +118,7 @@ def add_to(state: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
 
 
 def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True) -> None:
-    """Checks that a batch has one label per row, and no negative label if labels are used.
-
-    Raises:
-        DataError: The labels are invalid.
-    """
+    """Raises `DataError` unless a batch has one label per row, and no negative label if labels are used."""
     if labels.shape != activations.shape[:1]:
         raise DataError(
             f"{tuple(activations.shape)} activations need one label per row, not "

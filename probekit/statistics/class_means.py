@@ -14,8 +14,6 @@ from probekit.checks import positive_int
 from probekit.statistics.base import SpatialStatistic, check_batch
 from probekit.statistics.rows import check_memory, columns_of, rows_of
 
-__all__ = ["ClassMeans"]
-
 
 @dataclass
 class ClassMeans(SpatialStatistic):
@@ -49,16 +47,7 @@ class ClassMeans(SpatialStatistic):
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Checks before a pass that the class means of all layers fit into memory.
-
-        Args:
-            labels: (samples,); None if they are not known, in which case nothing is checked.
-            index: Not used.
-            layers: The layers, each of which updates one statistic.
-
-        Raises:
-            OptionError: The class means do not fit.
-        """
+        """Checks before a pass that the class means of all layers fit into memory, if labels are known."""
         if labels is not None and len(labels) and layers:
             columns = sum(columns_of(layer, self.spatial) for layer in layers)
             self._check_memory(len(torch.unique(labels)), columns, f"{len(layers)} layers")
@@ -75,7 +64,6 @@ class ClassMeans(SpatialStatistic):
         count.index_add_(0, rows, torch.ones_like(rows))
 
     def merge(self, other: ClassMeans) -> None:
-        """Adds the samples of another statistic."""
         if other.state:
             rows = self._rows(other.state["label"], other.state["sum"])
             for name in ("sum", "count"):

@@ -11,8 +11,6 @@ from torch import Tensor
 from probekit.statistics.base import Statistic, accumulator, check_batch
 from probekit.statistics.rows import with_classes
 
-__all__ = ["ClassMoments"]
-
 
 @dataclass
 class ClassMoments(Statistic):
@@ -20,13 +18,6 @@ class ClassMoments(Statistic):
 
     State: `mean` and `squares` (classes, units) and `count` (classes,) for the classes in `label`
     (classes,), which are those with samples. Memory: 16 * classes * units bytes.
-
-    Example:
-        >>> moments = ClassMoments()
-        >>> moments.update(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 2]))
-        >>> table = moments.to_xarray()
-        >>> table["class_mean"].values, table["squares"].values, table["count"].values
-        (array([[2., 5.]]), array([[2., 0.]]), array([2, 1]))
 
     Source:
         Chan, Golub & LeVeque 1983 (The American Statistician 37).
@@ -46,7 +37,6 @@ class ClassMoments(Statistic):
         self._add({"label": label, "mean": mean, "squares": squares, "count": count})
 
     def merge(self, other: ClassMoments) -> None:
-        """Adds the samples of another statistic."""
         if other.state:
             self._add(other.state)
 

@@ -17,8 +17,6 @@ from probekit.statistics import moments
 from probekit.statistics.base import SpatialStatistic, accumulator
 from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes
 
-__all__ = ["Covariance"]
-
 _REMEDY = {
     "mean": "choose fewer or narrower layers",
     "positions": "choose fewer or narrower layers",
@@ -64,11 +62,7 @@ class Covariance(SpatialStatistic):
         positive_int("memory", self.memory)
 
     def check(self, layers: Sequence[Layer], samples: int | None) -> None:
-        """Checks before a pass that the covariances of these layers fit into memory.
-
-        Raises:
-            OptionError: The covariances do not fit.
-        """
+        """Checks before a pass that the covariances of these layers fit into memory."""
         sizes = {layer.name: columns_of(layer, self.spatial) for layer in layers}
         largest = max(sizes, key=lambda name: sizes[name])
         rows = self._rows(samples)
@@ -85,13 +79,13 @@ class Covariance(SpatialStatistic):
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Updates the moments with rows (rows, dimensions); `index` (rows,) orders stored rows."""
         if activations.ndim != 2:
-            raise DataError(f"covariance is fed with tables, not {tuple(activations.shape)}")
+            raise DataError(f"covariance needs (rows, columns), not {tuple(activations.shape)}")
         if not len(activations):
             return
         rows = activations.detach().to(accumulator((1,), activations).device)
         known = self._columns()
         if known not in (None, rows.shape[1]):
-            raise DataError(f"{known} columns so far cannot be joined by {rows.shape[1]}")
+            raise DataError(f"a covariance of {known} columns cannot add rows of {rows.shape[1]}")
         if self.spatial == "flatten" and "second" not in self.state:
             start = self._count()
             index = torch.arange(start, start + len(rows)) if index is None else index
@@ -104,7 +98,6 @@ class Covariance(SpatialStatistic):
             moments.add(self.state, rows)
 
     def merge(self, other: Covariance) -> None:
-        """Adds the samples of another statistic."""
         for rows, index in zip(*(gather(other.state, x) for x in ("rows", "index")), strict=True):
             self.update(rows, index, index)
         if "second" not in other.state:
@@ -140,14 +133,14 @@ class Covariance(SpatialStatistic):
         return self._from_rows(count - self.centred)
 
     def _from_moments(self, degrees: int) -> xr.Dataset:
-        centre = moments.mean(self.state)
-        point = centre if self.centred else torch.zeros_like(centre)
+        center = moments.mean(self.state)
+        point = center if self.centred else torch.zeros_like(center)
         found = moments.about(self.state, point)
         matrix = found["second"]
         matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
-        return self._labelled(
+        return self._to_dataset(
             ("covariance", ("unit", "other_unit"), matrix),
-            centre,
+            center,
             matrix.diagonal(),
             found["fourth"] / degrees,
         )
@@ -157,26 +150,26 @@ class Covariance(SpatialStatistic):
         count, columns = self._count(), parts[0].shape[1]
         order = torch.cat(gather(self.state, "index")).argsort(stable=True)
         gram = torch.zeros(count, count, dtype=torch.float64, device=parts[0].device)
-        centre = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
-        variance = torch.zeros_like(centre)
+        center = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
+        variance = torch.zeros_like(center)
         for start in range(0, columns, width := max(1, _GRAM_COLUMNS // count)):
             stop = start + width
             block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])[order]
             origin = block[0].clone()
             middle = (block - origin).mean(0) + origin
-            centre[start:stop] = middle
+            center[start:stop] = middle
             if self.centred:
                 block -= middle
             variance[start:stop] = block.square().sum(0) / degrees
             gram.addmm_(block, block.T)
         fourth = gram.diagonal().square().sum() / degrees
         matrix = ("gram", ("row", "other_row"), gram.div_(degrees))
-        return self._labelled(matrix, centre, variance, fourth)
+        return self._to_dataset(matrix, center, variance, fourth)
 
-    def _labelled(
+    def _to_dataset(
         self,
         matrix: tuple[str, tuple[str, str], Tensor],
-        centre: Tensor,
+        center: Tensor,
         variance: Tensor,
         fourth: Tensor,
     ) -> xr.Dataset:
@@ -184,10 +177,10 @@ class Covariance(SpatialStatistic):
         return xr.Dataset(
             {
                 name: (dims, values.cpu().numpy()),
-                "mean": ("unit", centre.cpu().numpy()),
+                "mean": ("unit", center.cpu().numpy()),
                 "variance": ("unit", variance.cpu().numpy().copy()),
                 "count": self._count(),
-                "n_dimensions": len(centre),
+                "n_dimensions": len(center),
                 "centred": self.centred,
                 "fourth_moment": float(fourth),
             }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
@@ -14,8 +15,6 @@ from probekit.capture.readouts import Source
 from probekit.data.batches import Batch
 from probekit.errors import DataError
 from probekit.statistics.base import distinct
-
-__all__ = ["ROWS", "Feeder", "feed"]
 
 ROWS = 1024  # number of samples that trigger an update
 
@@ -31,16 +30,6 @@ class Feeder:
         fed: The statistics of each layer.
         rows: Number of samples that trigger an update.
         nbytes: Maximum size of the buffered tables.
-
-    Example:
-        >>> from probekit.statistics.class_means import ClassMeans
-        >>> means = ClassMeans()
-        >>> feeder = Feeder({"relu": [means]})
-        >>> batch = Batch(torch.zeros(2, 1), torch.tensor([0, 1]), torch.arange(2))
-        >>> feeder.update(batch, [{"relu": torch.tensor([[1.0], [3.0]])}])
-        >>> feeder.flush()
-        >>> means.to_xarray().values
-        array([[1., 3.]])
     """
 
     def __init__(
@@ -103,10 +92,8 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
         >>> feed(recording, ClassMeans()).values
         array([[2., 7.]])
     """
-    if "activation" not in recording or "label" not in recording.variables:
-        raise DataError("a recording has activation(sample, unit) and label(sample)")
-    table = recording["activation"].transpose("sample", "unit")
-    labels = torch.from_numpy(np.asarray(recording["label"].values).astype(np.int64))
+    table, classes = table_and_labels(recording)
+    labels = torch.from_numpy(classes)
     if hasattr(statistic, "expect"):
         statistic.expect(labels)
     if client is None:
@@ -121,6 +108,32 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
         if values.dims == ("unit",) and name != "unit"
     }
     return found.assign_coords(units) if "unit" in found.dims else found
+
+
+def table_and_labels(recording: xr.Dataset) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
+    """The activations (sample, unit) and the labels (sample,) of a recording.
+
+    Raises:
+        DataError: The dataset is not a recording.
+    """
+    if "activation" not in recording or "label" not in recording.variables:
+        raise DataError(
+            "a recording must have activation(sample, unit) and label(sample), not the variables "
+            f"{', '.join(map(str, recording.variables)) or 'none'}; make one with pk.record"
+        )
+    labels = np.asarray(recording["label"].values).astype(np.int64)
+    return recording["activation"].transpose("sample", "unit"), labels
+
+
+def split_by_layer(recording: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The part of a recording for each layer, in order; all of it if it names no layers."""
+    if "layer" not in recording.coords:
+        return {"": recording}
+    names = np.broadcast_to(recording["layer"].values, recording.sizes["unit"])
+    return {
+        str(name): recording.isel(unit=np.flatnonzero(names == name))
+        for name in dict.fromkeys(names.tolist())
+    }
 
 
 def _update(statistic: Any, block: np.ndarray[Any, Any], labels: Tensor, start: int) -> Any:

@@ -13,8 +13,6 @@ from probekit.capture.gradients.norms import GradientNorms
 from probekit.errors import DataError
 from probekit.statistics.base import Statistic, accumulator
 
-__all__ = ["GradientMoments"]
-
 
 @dataclass
 class GradientMoments(Statistic):
@@ -28,14 +26,6 @@ class GradientMoments(Statistic):
 
     Args:
         gradients: How the norms are measured.
-
-    Example:
-        >>> moments = GradientMoments()
-        >>> norms = torch.tensor([[1.0], [3.0]])
-        >>> moments.update(torch.cat([norms, norms.square()], 1), torch.zeros(2, dtype=torch.int64))
-        >>> found = moments.to_xarray()
-        >>> found["norm"].values, found["square"].values, found["norm_variance"].values
-        (array([2.]), array([5.]), array([2.]))
     """
 
     uses_labels: ClassVar[bool] = False
@@ -68,7 +58,6 @@ class GradientMoments(Statistic):
         self._join(count, mean, deviation)
 
     def merge(self, other: GradientMoments) -> None:
-        """Adds the samples of another statistic."""
         if other.state:
             self._join(*(other.state[name] for name in ("count", "mean", "deviation")))
 

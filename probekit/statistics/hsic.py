@@ -13,8 +13,6 @@ from torch import Tensor
 from probekit.errors import DataError
 from probekit.statistics.base import Statistic, accumulator
 
-__all__ = ["LinearHSIC"]
-
 Array = npt.NDArray[np.float64]
 _LEAST = 4  # minimum number of samples; the unbiased estimate divides by n (n - 1) (n - 2) (n - 3)
 
@@ -31,14 +29,6 @@ class LinearHSIC(Statistic):
         second: Number of units of each layer of the second side.
         blocks: Number of blocks, which the jackknife leaves out one at a time.
 
-    Example:
-        >>> draw = torch.Generator().manual_seed(0)
-        >>> x = torch.randn(50, 3, generator=draw)
-        >>> one = LinearHSIC((3,), (3,), blocks=5)
-        >>> one.update(x, 2 * x, torch.arange(50))
-        >>> one.estimates().shape, one.left_out().shape
-        ((1, 1), (5, 1, 1))
-
     Source:
         Song et al. 2012 (JMLR 13), the unbiased estimate of HSIC.
     """
@@ -48,13 +38,7 @@ class LinearHSIC(Statistic):
     blocks: int = 10
 
     def update(self, x: Tensor, y: Tensor, index: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            x: (batch, units), the concatenated units of all layers of the first side.
-            y: The same for the second side, for the same samples.
-            index: (batch,), the samples' indices in the data.
-        """
+        """Adds batches (batch, units) of the concatenated layers of both sides, for the same samples."""
         if not len(x):
             return
         if not self.state:
@@ -97,7 +81,7 @@ class LinearHSIC(Statistic):
 
     def _blocks(self) -> dict[str, Tensor]:
         if not self.state:
-            raise DataError("HSIC of no samples at all")
+            raise DataError("HSIC needs samples, and there are none")
         return {
             name: values.cpu()
             for name, values in self.state.items()
@@ -189,9 +173,5 @@ def _products(values: Tensor, shift: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def _block(index: Tensor, blocks: int) -> Tensor:
-    """Assigns each sample to a block, independently of the order of the data.
-
-    >>> _block(torch.arange(6), 3).tolist()
-    [0, 0, 2, 0, 2, 2]
-    """
+    """Assigns each sample to a block, independently of the order of the data."""
     return (index * 2654435761 % 2**32 >> 16) % blocks

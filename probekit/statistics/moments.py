@@ -16,8 +16,6 @@ from torch import Tensor
 
 from probekit.statistics.base import accumulator
 
-__all__ = ["Moments", "about", "add", "begin", "join", "mean"]
-
 Moments: TypeAlias = Mapping[str, Tensor]
 
 _BLOCK_ELEMENTS = 2**21
@@ -52,49 +50,6 @@ def add(moments: Moments, rows: Tensor) -> None:
         for name, values in about(_of_block(block), moments["shift"]).items():
             if name != "shift":
                 moments[name].add_(values)
-
-
-def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Blocks of bounded size, in the precision in which `add` sums them."""
-    exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    precise = torch.get_float32_matmul_precision() == "highest"
-    wide = rows.shape[1] >= _NARROW
-    dtype = torch.float32 if wide and exact and precise else torch.float64
-    for block in torch.split(rows.to(device), max(256, _BLOCK_ELEMENTS // rows.shape[1])):
-        yield block.to(dtype)
-
-
-def _middle(block: Tensor) -> Tensor:
-    """A row near the mean of a block; exact for constant columns."""
-    return block[0] + (block - block[0]).mean(0)
-
-
-def _of_block(block: Tensor) -> Moments:
-    """The moments of one block about a row near its mean, summed in its precision."""
-    middle = _middle(block)
-    centred = block - middle
-    squares = centred.square().sum(1)
-    total, fourth = squares.sum(dtype=torch.float64), squares.double().square().sum()
-    even = _SAFE[0] < total < _SAFE[1] and len(block) * fourth < _HEAVIEST * total**2
-    if block.dtype == torch.float32 and not even:
-        return _of_block(block.double())
-    sums = {
-        "first": centred.sum(0),
-        "second": _products(centred),
-        "third": squares @ centred,
-        "fourth": fourth,
-        "shift": middle,
-    }
-    count = torch.tensor(len(block), device=block.device)
-    return {"count": count, **{name: values.double() for name, values in sums.items()}}
-
-
-def _products(rows: Tensor) -> Tensor:
-    """The sum of x x' over rows x; NumPy computes only half of this symmetric matrix, unlike PyTorch."""
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
 
 
 def mean(moments: Moments) -> Tensor:
@@ -146,3 +101,46 @@ def join(one: Moments, other: Moments) -> dict[str, Tensor]:
     joined = {name: left[name] + right[name] for name in left}
     joined["shift"] = point
     return joined
+
+
+def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Blocks of bounded size, in the precision in which `add` sums them."""
+    exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    precise = torch.get_float32_matmul_precision() == "highest"
+    wide = rows.shape[1] >= _NARROW
+    dtype = torch.float32 if wide and exact and precise else torch.float64
+    for block in torch.split(rows.to(device), max(256, _BLOCK_ELEMENTS // rows.shape[1])):
+        yield block.to(dtype)
+
+
+def _middle(block: Tensor) -> Tensor:
+    """A row near the mean of a block; exact for constant columns."""
+    return block[0] + (block - block[0]).mean(0)
+
+
+def _of_block(block: Tensor) -> Moments:
+    """The moments of one block about a row near its mean, summed in its precision."""
+    middle = _middle(block)
+    centered = block - middle
+    squares = centered.square().sum(1)
+    total, fourth = squares.sum(dtype=torch.float64), squares.double().square().sum()
+    even = _SAFE[0] < total < _SAFE[1] and len(block) * fourth < _HEAVIEST * total**2
+    if block.dtype == torch.float32 and not even:
+        return _of_block(block.double())
+    sums = {
+        "first": centered.sum(0),
+        "second": _products(centered),
+        "third": squares @ centered,
+        "fourth": fourth,
+        "shift": middle,
+    }
+    count = torch.tensor(len(block), device=block.device)
+    return {"count": count, **{name: values.double() for name, values in sums.items()}}
+
+
+def _products(rows: Tensor) -> Tensor:
+    """The sum of x x' over rows x; NumPy computes only half of this symmetric matrix, unlike PyTorch."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()
+    return torch.from_numpy(array.T @ array)

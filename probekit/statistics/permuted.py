@@ -17,8 +17,6 @@ from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, accumulator, add_to
 from probekit.statistics.resampled import CachedDraw, check_replicates, checked_index
 
-__all__ = ["PermutedClassMeans", "Relabeling"]
-
 
 @dataclass
 class Relabeling:
@@ -38,11 +36,7 @@ class Relabeling:
     draw: CachedDraw = field(default_factory=CachedDraw)
 
     def labels(self, name: str, permutations: int, index: Tensor) -> Tensor:
-        """The labels (permutations, batch) of the samples with these indices.
-
-        Raises:
-            DataError: A sample was not announced by `expect`.
-        """
+        """The labels (permutations, batch) of the samples with these indices."""
         assert self.counts is not None
         ends = self.counts.to(index.device).cumsum(0)
         size = int(ends[-1])
@@ -57,8 +51,8 @@ class Relabeling:
                 ranks = index.new_full((1,), size)
         if len(ranks) and (int(ranks.max()) >= size or int(ranks.min()) < 0):
             raise DataError(
-                f"labels of {size} samples were announced, and one among the samples "
-                f"{int(index.min())} to {int(index.max())} is none of them"
+                f"labels of {size} samples were given before the pass, and they do not include all of "
+                f"the samples {int(index.min())} to {int(index.max())}"
             )
         return torch.bucketize(streams.permuted(name, permutations, ranks, size), ends, right=True)
 
@@ -89,14 +83,6 @@ class PermutedClassMeans(Statistic):
 
     Source:
         Permutation tests: Phipson & Smyth 2010; the bijection: Black & Rogaway 2002.
-
-    Example:
-        >>> labels = torch.arange(60) % 3
-        >>> means = PermutedClassMeans(permutations=4)
-        >>> means.expect(labels)
-        >>> means.update(torch.rand(60, 5), labels, torch.arange(60))
-        >>> means.to_xarray().dims, means.state["count"][0].tolist()
-        (('permutation', 'unit', 'class'), [20.0, 20.0, 20.0])
     """
 
     permutations: int = 200
@@ -119,6 +105,11 @@ class PermutedClassMeans(Statistic):
             if self.relabeling.counts is None:
                 self.relabeling.counts = counts
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the labels must be known before the pass, since their numbers are not given."""
+        return self.class_counts is None
+
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
@@ -130,9 +121,6 @@ class PermutedClassMeans(Statistic):
             labels: (samples,), of all processes together; None if they are not known.
             index: Their indices in increasing order; None if they are 0, 1, 2, ...
             layers: The layers, each of which updates one statistic.
-
-        Raises:
-            OptionError: The state needs more than `memory`; the message explains what to reduce.
         """
         known = self.relabeling
         known.draw.index, known.index, known.exact = None, index, labels is not None
@@ -145,18 +133,12 @@ class PermutedClassMeans(Statistic):
             self._check(len(known.counts), sum(layer.units for layer in layers))
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Updates the means with a batch (batch, units), its labels and its indices (batch,).
-
-        Raises:
-            DataError: Indices are missing, labels are invalid, or a sample was not announced by
-                `expect`.
-            OptionError: The number of samples of each class is not known.
-        """
+        """Updates the means with a batch (batch, units), its labels and its indices (batch,)."""
         index = checked_index(activations, labels, index)
         if self.relabeling.counts is None:
             raise OptionError(
                 "permuted labels need the number of samples of each class, and the labels of the "
-                "data are not known before the pass; give class_counts=(..., ...)"
+                "data are not known before the pass; pass class_counts=(..., ...)"
             )
         if not len(labels):
             return
@@ -168,7 +150,6 @@ class PermutedClassMeans(Statistic):
         count.view(-1).add_(drawn.crow_indices().diff())
 
     def merge(self, other: PermutedClassMeans) -> None:
-        """Adds the samples of another statistic."""
         add_to(self.state, other.state)
 
     def to_xarray(self) -> xr.DataArray:

@@ -14,8 +14,6 @@ from probekit.checks import positive_int
 from probekit.statistics.base import SpatialStatistic, check_batch
 from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes, to_cpu
 
-__all__ = ["Recorded"]
-
 _REMEDY = "choose fewer layers or fewer samples (limit)"
 _PARTS = ("activation", "label", "index")
 
@@ -47,11 +45,7 @@ class Recorded(SpatialStatistic):
         positive_int("memory", self.memory)
 
     def check(self, layers: Sequence[Layer], samples: int | None) -> None:
-        """Checks before a pass that the tables of these layers fit into memory.
-
-        Raises:
-            OptionError: The tables do not fit.
-        """
+        """Checks before a pass that the tables of these layers fit into memory."""
         if samples is None:
             return
         needed = 0
@@ -75,7 +69,6 @@ class Recorded(SpatialStatistic):
         check_memory(nbytes(self.state), self.memory, "storing a layer's activations", _REMEDY)
 
     def merge(self, other: Recorded) -> None:
-        """Adds the samples of another statistic."""
         for parts in zip(*(gather(other.state, name) for name in _PARTS), strict=True):
             self.update(*parts)
 

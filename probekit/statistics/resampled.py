@@ -17,8 +17,6 @@ from probekit.runtime import randomness as streams
 from probekit.statistics.base import Statistic, check_batch
 from probekit.statistics.rows import check_memory, format_bytes, rows_of
 
-__all__ = ["CachedDraw", "ResampledClassMeans", "Weights", "check_replicates", "checked_index"]
-
 Weights = Literal["poisson", "halves"]
 
 
@@ -59,12 +57,6 @@ class ResampledClassMeans(Statistic):
         weights: `"poisson"` or `"halves"`.
         seed: Seed of the weights.
         memory: Maximum number of bytes for the states of all layers of a pass.
-
-    Example:
-        >>> means = ResampledClassMeans(replicates=2, weights="halves")
-        >>> means.update(torch.rand(50, 3), torch.arange(50) % 2, torch.arange(50))
-        >>> means.to_xarray()["class_mean"].dims
-        ('replicate', 'half', 'unit', 'class')
     """
 
     replicates: int = 200
@@ -85,11 +77,7 @@ class ResampledClassMeans(Statistic):
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Checks before a pass that the states of all layers fit into memory, if labels are known.
-
-        Raises:
-            OptionError: The states need more than `memory`; the message explains what to reduce.
-        """
+        """Checks before a pass that the states of all layers fit into memory, if labels are known."""
         if labels is not None:
             self._check(len(torch.unique(labels)), sum(layer.units for layer in layers))
 
@@ -113,7 +101,6 @@ class ResampledClassMeans(Statistic):
             count[place] += len(rows)
 
     def merge(self, other: ResampledClassMeans) -> None:
-        """Adds the samples of another statistic."""
         if other.state:
             places = self._places(other.state["label"], other.state["sum"][0])
             for name in ("sum", "weight", "count"):
@@ -166,14 +153,9 @@ class ResampledClassMeans(Statistic):
 def checked_index(
     activations: Tensor, labels: Tensor, index: Tensor | None, *, uses_labels: bool = True
 ) -> Tensor:
-    """Checks that a batch can be resampled, and returns the samples' indices.
-
-    Raises:
-        DataError: Indices are missing, a label is negative, or there is not one label and one index
-            per row.
-    """
+    """Returns the samples' indices, required for resampling; raises `DataError` for an invalid batch."""
     if index is None:
-        raise DataError("resampling needs the samples' indices, and the batch comes without any")
+        raise DataError("resampling needs the samples' indices, and the batch has none; pass index")
     check_batch(activations, labels, uses_labels=uses_labels)
     if index.shape != labels.shape:
         raise DataError(
@@ -186,15 +168,7 @@ def checked_index(
 def check_replicates(option: str, replicates: int, classes: int, units: int, memory: int) -> None:
     """Checks that the sums of a number of replicates fit into memory.
 
-    Args:
-        option: The option that sets their number.
-        replicates: Number of replicates.
-        classes: Rows of units per replicate: the number of classes, or twice as many for halves.
-        units: Number of units, over all layers if they are known.
-        memory: Maximum number of bytes.
-
-    Raises:
-        OptionError: They do not fit; the message explains what to reduce, and to what.
+    `option` sets their number. Each has one row of units per class, or two for halves.
     """
     each = max(8 * classes * units, 1)
     most = memory // each

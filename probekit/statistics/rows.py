@@ -12,19 +12,6 @@ from probekit.capture.layers import Layer
 from probekit.errors import OptionError
 from probekit.statistics.base import accumulator
 
-__all__ = [
-    "append",
-    "check_memory",
-    "columns_of",
-    "format_bytes",
-    "gather",
-    "lowest_rows",
-    "nbytes",
-    "rows_of",
-    "to_cpu",
-    "with_classes",
-]
-
 
 def rows_of(
     state: dict[str, Tensor],
@@ -42,12 +29,6 @@ def rows_of(
         like: A tensor on the device of the tables.
         check: Called with the new number of classes before the tables grow.
         **shapes: The shape of a row of each table.
-
-    >>> state = {}
-    >>> rows_of(state, torch.tensor([10**9, 7, 7]), torch.ones(1), lambda classes: None, sum=(2,))
-    tensor([1, 0, 0])
-    >>> state["label"].tolist(), state["sum"].shape
-    ([7, 1000000000], torch.Size([2, 2]))
     """
     if not state:
         state |= {name: accumulator((0, *shape), like) for name, shape in shapes.items()}
@@ -63,11 +44,7 @@ def rows_of(
 
 
 def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Extends tables to more labels (in increasing order), with zero rows for new labels.
-
-    >>> with_classes({"label": torch.tensor([4]), "count": torch.ones(1)}, torch.tensor([2, 4]))
-    {'label': tensor([2, 4]), 'count': tensor([0., 1.])}
-    """
+    """Extends tables to more labels (in increasing order), with zero rows for new labels."""
     place = torch.searchsorted(labels, state["label"])
     grown = {}
     for name, values in state.items():
@@ -79,12 +56,7 @@ def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
 def lowest_rows(
     known: dict[str, Tensor], offered: dict[str, Tensor], most: int
 ) -> dict[str, Tensor]:
-    """Selects the rows with the lowest random numbers in `order` from two sets of tables.
-
-    >>> known = {"order": torch.tensor([3, 8]), "index": torch.tensor([0, 1])}
-    >>> lowest_rows(known, {"order": torch.tensor([5]), "index": torch.tensor([2])}, 2)["index"]
-    tensor([0, 2])
-    """
+    """Selects the rows with the lowest random numbers in `order` from two sets of tables."""
     both = {
         name: torch.cat([known[name], rows.detach().to(known[name])]) if known else rows.detach()
         for name, rows in offered.items()
@@ -117,11 +89,7 @@ def columns_of(layer: Layer, spatial: str) -> int:
 
 
 def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
-    """Checks that the required memory does not exceed the limit.
-
-    Raises:
-        OptionError: It does; the message names the requirement, the limit and a remedy.
-    """
+    """Raises `OptionError` if the required memory exceeds the limit; the message ends with the remedy."""
     if needed > memory:
         raise OptionError(
             f"{what} needs {format_bytes(needed)} of memory, and memory={memory} allows "
@@ -130,11 +98,7 @@ def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """Formats a number of bytes with its unit.
-
-    >>> format_bytes(3 * 2**30)
-    '3.0 GiB'
-    """
+    """Formats a number of bytes with its unit."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     step = min(len(units) - 1, max(0, (int(size).bit_length() - 1) // 10))
     return f"{size / 1024**step:.1f} {units[step]}" if step else f"{size} bytes"

@@ -14,8 +14,6 @@ from probekit.statistics.base import Statistic
 from probekit.statistics.resampled import checked_index
 from probekit.statistics.rows import lowest_rows, to_cpu
 
-__all__ = ["SampledRows"]
-
 
 @dataclass
 class SampledRows(Statistic):
@@ -32,13 +30,6 @@ class SampledRows(Statistic):
 
     Raises:
         OptionError: `rows` is below 1.
-
-    Example:
-        >>> import torch
-        >>> sampled = SampledRows(rows=2)
-        >>> sampled.update(torch.eye(3), torch.tensor([0, 1, 2]), torch.arange(3))
-        >>> sampled.to_xarray()["activation"].shape
-        (2, 3)
     """
 
     uses_labels: ClassVar[bool] = False

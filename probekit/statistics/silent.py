@@ -11,8 +11,6 @@ from torch import Tensor
 
 from probekit.statistics.base import Statistic, add_to
 
-__all__ = ["SilentCounts"]
-
 
 @dataclass
 class SilentCounts(Statistic):
@@ -22,12 +20,6 @@ class SilentCounts(Statistic):
 
     Args:
         threshold: The maximum activation at which a unit counts as silent.
-
-    Example:
-        >>> counts = SilentCounts()
-        >>> counts.update(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), torch.tensor([0, 1]))
-        >>> counts.to_xarray()["silent"].values
-        array([2, 1])
     """
 
     uses_labels: ClassVar[bool] = False

@@ -12,8 +12,6 @@ from torch import Tensor
 from probekit.errors import ProbekitError
 from probekit.statistics.base import StatisticLike
 
-__all__ = ["check_statistic"]
-
 
 def check_statistic(
     statistic: StatisticLike,
@@ -143,7 +141,7 @@ def _check_fresh(trial: _Trial) -> None:
     one = trial.fed([trial.rows])
     again = one.fresh()
     if again != one or again != trial.statistic:
-        raise AssertionError("fresh() must give an equal statistic: metrics share equal ones")
+        raise AssertionError("fresh() must return an equal statistic: metrics share equal ones")
     trial.same(trial.fed([trial.rows], into=again), "a fresh copy of one that has had samples")
     trial.same(one, "one whose fresh copy was fed")
     try:

@@ -16,8 +16,6 @@ from probekit.statistics.base import Statistic, accumulator
 from probekit.statistics.resampled import checked_index
 from probekit.statistics.rows import lowest_rows
 
-__all__ = ["TopSamples"]
-
 
 @dataclass
 class TopSamples(Statistic):
@@ -76,7 +74,6 @@ class TopSamples(Statistic):
         self._join(top, {"activation": values, "order": order, "sample": index, "label": labels})
 
     def merge(self, other: TopSamples) -> None:
-        """Adds the samples of another statistic."""
         if other.state:
             self._join(*_parts(other.state))
 

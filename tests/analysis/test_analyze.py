@@ -284,7 +284,7 @@ def test_invalid_data_raises_a_one_sentence_error(
         ({"batch_size": 0}, OptionError, "batch_size must be an integer from 1"),
         ({"limit": -3}, OptionError, "limit must be a positive integer"),
         ({"device": "quantum"}, ModelError, "device 'quantum' cannot be used"),
-        ({"tokens": "some"}, OptionError, "tokens is 'all', 'patch' or 'class'"),
+        ({"tokens": "some"}, OptionError, "tokens must be 'all', 'patch' or 'class'"),
         ({"tokens": "class"}, OptionError, "the model has no class token"),
     ],
 )

@@ -199,6 +199,20 @@ def test_chance_and_interval_equal_those_of_each_attribute_alone(
     assert again.equals(result["units"].to_dataset())
 
 
+def test_chance_of_labels_that_are_not_declared_is_that_of_declared_ones(
+    network: nn.Module,
+) -> None:
+    options: Any = {"layers": "1", "metrics": "selectivity_chance", "progress": False}
+    labels = {"color": COLOR, "shape": SHAPE}
+    known = pk.analyze(network, (IMAGES, labels), **options)["units"].to_dataset()
+    read = pk.analyze(network, Items("mapping"), **options)["units"].to_dataset()
+    for name in ("selectivity_chance", "selectivity_p"):
+        np.testing.assert_allclose(read[name], known[name], atol=1e-12)
+    rows = [(IMAGES[i : i + 9], {"color": COLOR[i : i + 9]}) for i in range(0, len(IMAGES), 9)]
+    with pytest.raises(DataError, match="the chance level of attributes needs their labels before"):
+        pk.analyze(network, iter(rows), **options)
+
+
 def test_planted_attributes_are_recovered() -> None:
     """Three of the channels each encode an attribute; the others are noise."""
     random = torch.Generator().manual_seed(3)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import probekit as pk
+from probekit.cli.app import app
 from probekit.errors import DataError, OptionError
 from probekit.statistics.hsic import LinearHSIC
 
@@ -148,3 +151,23 @@ def test_invalid_comparisons_are_refused() -> None:
         pk.cka(network(0), network(1), iter(batches(30)))
     with pytest.raises(OptionError, match="CKA of 2 with 2 layers needs"):
         pk.cka(network(0), network(1), batches(30), memory=100)
+
+
+def test_the_command_writes_a_table_and_a_figure(tmp_path: Path) -> None:
+    names = ["probekit:resnet20-fashion-mnist", "probekit:resnet20-fashion-mnist-a2"]
+    files = [str(tmp_path / "cka.nc"), str(tmp_path / "cka.png")]
+    options = ["--layers", "layer3.[12].relu2", "--limit", "60"]
+    done = CliRunner().invoke(
+        app, ["cka", *names, "fashion-mnist", "-o", files[0], "-o", files[1], *options]
+    )
+    assert done.exit_code == 0, done.output
+    models = [pk.load_model(name) for name in names]
+    expected = pk.cka(*models, "fashion-mnist", "layer3.[12].relu2", limit=60)
+    found = pk.open_result(files[0]).to_dataset()
+    np.testing.assert_allclose(found["cka"].values, expected["cka"].values, atol=1e-12)
+    best = expected["cka"].sel(layer="layer3.1.relu2").idxmax("other_layer").item()
+    row = next(line for line in done.stdout.splitlines() if line.startswith("layer3.1.relu2"))
+    assert row.split()[1] == best
+    assert Path(files[1]).stat().st_size > 1000
+    again = CliRunner().invoke(app, ["cka", *names, "fashion-mnist", "-o", files[0]])
+    assert again.exit_code == 2

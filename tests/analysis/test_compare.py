@@ -96,9 +96,20 @@ def test_the_command_prints_and_writes_differences(
     files = [str(tmp_path / name) for name in ("one.nc", "other.nc")]
     for tree, file in zip(results, files, strict=True):
         pk.save_result(tree, file)
-    out, figure = tmp_path / "difference.nc", tmp_path / "figure.png"
+    out, figure, page = (tmp_path / name for name in ("difference.nc", "figure.png", "page.html"))
     done = CliRunner().invoke(
-        app, ["compare", *files, "-o", str(out), "--figure", str(figure), "--json"]
+        app,
+        [
+            "compare",
+            *files,
+            "-o",
+            str(out),
+            "--figure",
+            str(figure),
+            "--report",
+            str(page),
+            "--json",
+        ],
     )
     assert done.exit_code == 0, done.output
     expected = pk.compare(*results)["layers"]["selectivity_difference"].values
@@ -108,5 +119,11 @@ def test_the_command_prints_and_writes_differences(
         pk.open_result(out)["layers"]["selectivity_difference"].values, expected
     )
     assert figure.stat().st_size > 1000
+    layers = pk.compare(*results)["layers"].isel(layer=1)
+    ends = [f"{float(layers[f'selectivity_{end}']):.3f}" for end in ("difference", "low", "high")]
+    shown = "{} ({} to {})".format(*ends).replace("-", "\N{MINUS SIGN}")
+    text = page.read_text()
+    assert '<section id="differences">' in text
+    assert f"<td>{shown}</td>" in text
     wrong = CliRunner().invoke(app, ["compare", *files, "--variable", "selectivty"])
     assert wrong.exit_code == 2

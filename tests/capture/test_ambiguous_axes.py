@@ -79,7 +79,7 @@ def test_windows_that_mix_samples_are_refused_in_advance(samples: int) -> None:
     from probekit.capture.plan import scout_layers
 
     scout_layers(Windows(together=True), X[:samples], ["linear"])
-    with pytest.raises(LayerError, match="cannot be told apart by sample"):
+    with pytest.raises(LayerError, match="cannot be assigned to samples"):
         scout_layers(Windows(together=False), X[:samples], ["linear"])
 
 
@@ -98,5 +98,7 @@ def test_fewer_rows_than_samples_are_refused() -> None:
     net.forward = lambda x: net[0](x[:3].movedim(1, -1))  # type: ignore[method-assign]
     with Recorder(net, ["0"]) as recorder:
         recorder(X[:3])
-        with pytest.raises(LayerError, match="'0' gave 3 rows for 4 samples where 4 were expected"):
+        with pytest.raises(
+            LayerError, match="'0' returned 3 rows for 4 samples, and 4 were expected"
+        ):
             recorder(X)

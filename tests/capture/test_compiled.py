@@ -93,7 +93,7 @@ def test_a_compiler_that_changes_values_is_not_used(
     network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, **options: lambda images: run(images * 1.1))
-    with pytest.warns(ProbekitWarning, match="layer '2' would give other numbers"):
+    with pytest.warns(ProbekitWarning, match="layer '2' would have other values"):
         found = pk.record(network, labelled, compile=True)
     np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
 

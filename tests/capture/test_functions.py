@@ -101,7 +101,7 @@ def test_other_functions_are_not_activation_functions(function: Callable[[Tensor
 
 def test_a_gelu_written_as_a_formula_is_reported_as_missing() -> None:
     net = Calls(lambda x: functional.relu(x) + x * (1 + torch.erf(x / 2**0.5)) / 2)
-    with pytest.warns(ProbekitWarning, match="may not be complete: 'the model' computes erf"):
+    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes erf"):
         table = plan(net, X)
     assert table["layer"].tolist() == ["relu"]
     assert "computes erf by itself" in table.attrs["notes"][0]

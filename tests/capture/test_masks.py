@@ -122,7 +122,9 @@ def test_tokens_do_not_support_gradients_or_corruptions(bert: nn.Module) -> None
     data = forms()["mappings"]
     with pytest.raises(DataError, match="robustness needs inputs that are one tensor"):
         pk.robustness(bert, data, ["fog"], (1,))
-    with pytest.raises(DataError, match="one tensor of images, and the data gives KeywordInputs"):
+    with pytest.raises(
+        DataError, match="one tensor of images, and the data contains KeywordInputs"
+    ):
         pk.analyze(bert, data, metrics=["gradient_variability"])
     with pytest.raises(DataError, match="an ImageModel needs inputs"):
         pk.analyze(pk.ImageModel(bert), data)
@@ -183,7 +185,7 @@ def test_positions_that_the_mask_does_not_cover_are_refused() -> None:
 
 
 def test_a_sample_with_only_padding_is_refused() -> None:
-    with pytest.raises(LayerError, match="sample 1 of a batch has no position"):
+    with pytest.raises(LayerError, match="sample 1 of a batch consists only of padding"):
         masked_mean(torch.ones(2, 3, 4), torch.tensor([[True] * 4, [False] * 4]))
 
 

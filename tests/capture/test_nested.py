@@ -35,7 +35,7 @@ LABELS = torch.arange(8) % 2
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("layers", [None, ["encoder.layers.0"], ["encoder.layers.1.linear1"]])
 def test_nested_tensors_are_refused_with_a_fix(layers: list[str] | None) -> None:
-    with pytest.raises(LayerError, match=r"gives a nested tensor.*use_nested_tensor = False"):
+    with pytest.raises(LayerError, match=r"returns a nested tensor.*use_nested_tensor = False"):
         pk.analyze(Padded().eval(), (IMAGES, LABELS), layers, progress=False)
 
 

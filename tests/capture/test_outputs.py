@@ -88,12 +88,16 @@ def test_fields_of_a_transformers_model_output_are_recorded(as_mapping: bool) ->
 @pytest.mark.parametrize(
     ("wrap", "pick", "message"),
     [
-        (lambda x: None, None, r"'inner' \(Gives\) gives NoneType and no floating-point tensor"),
-        (lambda x: (x.long(),), None, "gives tuple and no floating-point tensor"),
+        (
+            lambda x: None,
+            None,
+            r"'inner' \(Gives\) returns NoneType without a floating-point tensor",
+        ),
+        (lambda x: (x.long(),), None, "returns tuple without a floating-point tensor"),
         (lambda x: (x, x), 2, r"'inner': output=2 names nothing in an output of type tuple"),
         (lambda x: {"a": x}, "b", "output='b' names nothing in an output of type dict"),
         (lambda x: Output(x, x), "hidden", "output='hidden' names nothing"),
-        (lambda x: x.mean(), None, "no floating-point tensor"),
+        (lambda x: x.mean(), None, "not a batch of floating-point numbers"),
         (lambda x: x[:3], None, r"the shape \(3, 3\), no axis of which is the batch of 4"),
     ],
 )
@@ -106,6 +110,6 @@ def test_an_output_without_units_raises_a_one_sentence_error(
 
 def test_an_output_without_units_under_a_pattern_is_skipped_with_a_warning() -> None:
     net = nn.Sequential(nn.Tanh(), Shell(lambda x: None))
-    with pytest.warns(ProbekitWarning, match=r"not recorded: 1.inner, whose output gives NoneType"):
+    with pytest.warns(ProbekitWarning, match=r"not recorded: 1.inner; '1.inner' returns NoneType"):
         found = record(net, ["*"], torch.rand(4, 3))
     assert list(found) == ["0", "1"]

@@ -67,7 +67,7 @@ class Biased(nn.Module):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_modules_without_a_batch_axis_are_not_taken_for_layers(samples: int) -> None:
     with pytest.warns(
-        UserWarning, match="not recorded: table.1, whose output does not depend on the images"
+        UserWarning, match="not recorded: table.1; 'table.1' does not depend on the images"
     ):
         layers, _ = scout_layers(Biased(), torch.rand(samples, 3))
     assert [layer.name for layer in layers] == ["act"]

@@ -115,7 +115,7 @@ def test_several_outputs_and_a_different_shape_are_refused() -> None:
     net, x = _Tuple(), torch.randn(2, 3, 4)
     layers, _ = scout_layers(net, x, ["inner"])
     with (
-        pytest.raises(LayerError, match="gives tuple, and only the output"),
+        pytest.raises(LayerError, match="returns tuple, and only an output"),
         Clamped({"inner": torch.ones(4, dtype=torch.bool)}, {}).open(net, layers),
     ):
         net(x)
@@ -131,7 +131,9 @@ def test_several_outputs_and_a_different_shape_are_refused() -> None:
 def test_units_of_another_model_are_refused(network: nn.Module) -> None:
     layers, _ = scout_layers(network.eval(), torch.rand(2, 1, 8, 8), ["4"])
     with (
-        pytest.raises(LayerError, match="5 units of layer '4' were to be held, which has 4"),
+        pytest.raises(
+            LayerError, match="5 units of layer '4' were to be clamped, and the layer has 4"
+        ),
         Clamped({"4": torch.ones(5, dtype=torch.bool)}, {}).open(network, layers),
     ):
         pass

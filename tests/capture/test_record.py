@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import probekit as pk
 from probekit.capture import store as store_module
+from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError
 from probekit.results.files import writer_of
 
@@ -156,7 +159,7 @@ def test_invalid_stores_are_refused(network: nn.Module, labelled: Labelled, tmp_
     with pytest.raises(OutputError, match=r"\.zarr folder"):
         pk.record(network, labelled, store=tmp_path / "a.h5")
     (tmp_path / "b.zarr").mkdir()
-    with pytest.raises(OutputError, match="is no recording that could go on"):
+    with pytest.raises(OutputError, match="is not a recording that can be resumed"):
         pk.record(network, labelled, store=tmp_path / "b.zarr")
     with pytest.raises(OptionError, match="spatial is 'mean' or 'none'"):
         pk.record(network, labelled, spatial="all")  # type: ignore[arg-type]
@@ -213,3 +216,14 @@ def test_a_loader_that_draws_new_samples_each_time_is_not_stored(
     with pytest.raises(DataError, match="draws other samples each time"):
         pk.record(network, loader, store=tmp_path / "a.zarr")
     assert pk.record(network, loader).sizes["sample"] == 28
+
+
+def test_a_pass_measures_how_long_it_waited_for_images(network: nn.Module) -> None:
+    def slow() -> Iterator[Any]:
+        for _ in range(3):
+            time.sleep(0.1)
+            yield torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+
+    batches = Batches(slow())
+    pk.record(network, batches, progress=False)
+    assert 0.2 <= batches.waited <= batches.seconds

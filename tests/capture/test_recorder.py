@@ -50,7 +50,7 @@ def test_the_last_activation_function_of_a_headless_model_is_included() -> None:
 
 def test_a_model_with_only_a_classifier_activation_has_no_default_layers() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid())
-    message = "no wanted layer has units to record; '1' is the classifier's"
+    message = "no selected layer has units to record; '1' is the classifier's"
     with Recorder(net) as recorder, pytest.raises(LayerError, match=message):
         recorder(torch.rand(4, 3))
     with Recorder(net, ["1"]) as recorder:
@@ -132,8 +132,12 @@ def test_the_input_may_be_a_keyword_argument_or_a_mapping() -> None:
     [
         ({"model": "resnet18"}, ModelError, "a model is a torch module, not str"),
         ({"model": print}, ModelError, "a model is a torch module, not builtin_function"),
-        ({"spatial": "max"}, OptionError, "spatial is 'mean', 'none' or a function, not 'max'"),
-        ({"tokens": "cls"}, OptionError, "tokens is 'all', 'patch' or 'class', not 'cls'"),
+        (
+            {"spatial": "max"},
+            OptionError,
+            "spatial must be 'mean', 'none' or a function, not 'max'",
+        ),
+        ({"tokens": "cls"}, OptionError, "tokens must be 'all', 'patch' or 'class', not 'cls'"),
         ({"layers": []}, LayerError, "layers is empty"),
         ({"layers": ["body.22"]}, LayerError, "'body.22'; close matches: body.2"),
     ],
@@ -152,7 +156,7 @@ def test_planned_layers_and_layer_options_cannot_be_combined() -> None:
     net = Fragile()
     with Recorder(net, ["body.0"]) as recorder:
         recorder(X)
-    with pytest.raises(OptionError, match="either planned ones or choices"):
+    with pytest.raises(OptionError, match="either planned layers or choices"):
         Recorder(net, [recorder.layers[0], "body.2"])
 
 

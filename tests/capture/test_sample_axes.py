@@ -187,7 +187,7 @@ class Biased(nn.Module):
 @pytest.mark.parametrize("samples", [1, 2, 3, 6])
 def test_an_mlp_over_positions_is_not_a_layer(samples: int) -> None:
     with pytest.warns(
-        ProbekitWarning, match=r"not recorded: bias.1, whose output does not depend on the images"
+        ProbekitWarning, match=r"not recorded: bias.1; 'bias.1' does not depend on the images"
     ):
         found = record(Biased(), X[:samples])
     assert list(found) == ["act"]

@@ -7,7 +7,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.capture.subsets import subset_of
 from probekit.errors import LayerError, OptionError
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 
 
 def layers_of(model, *shape):
@@ -16,7 +16,7 @@ def layers_of(model, *shape):
 
 @pytest.fixture(scope="module")
 def resnet20():
-    return layers_of(cifar_resnet(20), 3, 16, 16)
+    return layers_of(CifarResNet(20), 3, 16, 16)
 
 
 def names(layers):

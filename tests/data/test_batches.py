@@ -62,6 +62,14 @@ def test_peeking_does_not_consume_samples() -> None:
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
 
 
+def test_peeking_reads_a_few_samples_once() -> None:
+    data = Counted(samples=100)
+    batches = Batches(data, batch_size=64)
+    before = len(data.read)
+    assert len(batches.peek()) == len(batches.peek()) == 32
+    assert len(data.read) - before == 32
+
+
 class Counted(Dataset[Any]):
     """Records which items were read, and in which thread."""
 

@@ -32,7 +32,7 @@ def test_unambiguous_images_are_converted(images: Tensor) -> None:
 
 
 def test_gray_images_are_repeated_for_a_color_model() -> None:
-    for gray in (SHARES[:, :1], SHARES[:, :1].permute(0, 2, 3, 1)):
+    for gray in (SHARES[:, :1], SHARES[:, :1].permute(0, 2, 3, 1), SHARES[:, 0]):
         torch.testing.assert_close(fit_to(image_model())(gray), SHARES[:, :1].repeat(1, 3, 1, 1))
 
 
@@ -64,7 +64,7 @@ def test_bytes_are_refused_by_a_plain_module_that_does_not_accept_them(
     network: nn.Module,
 ) -> None:
     data = [(torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8), torch.arange(6) % 3)]
-    with pytest.raises(DataError, match=r"uint8, which the model does not take.*ImageModel"):
+    with pytest.raises(DataError, match=r"uint8, which the model does not accept.*ImageModel"):
         pk.analyze(network, data)
 
 
@@ -91,3 +91,22 @@ def test_images_of_another_shape_are_refused_with_one_sentence(shape: tuple[int,
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     with pytest.raises(DataError, match=r"the model fails on images of the shape .*: "):
         pk.analyze(net, (torch.rand(shape), torch.arange(6) % 2), progress=False)
+
+
+def test_a_plain_module_is_given_advice_on_the_shape_of_images() -> None:
+    network, labels = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), torch.arange(4) % 2
+    for images, advice in (
+        (
+            SHARES.permute(0, 2, 3, 1),
+            r"look like \(height, width, channels\): give images\.permute",
+        ),
+        (SHARES[:, :1], r"if it takes RGB, repeat gray images"),
+        (SHARES[:, :2], r"give images of the shape that it takes"),
+    ):
+        with pytest.raises(DataError, match=advice):
+            pk.analyze(network, (images, labels))
+
+
+def test_different_numbers_of_images_and_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="there are 4 images and 3 labels"):
+        pk.analyze(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), (SHARES, torch.arange(3)))

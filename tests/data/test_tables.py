@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
 import probekit as pk
-from probekit.errors import DataError
+from probekit.cli.app import app
+from probekit.errors import DataError, OptionError
 
 NAMES = ("NA", "cat", "NA", "dog", "cat")
 LABELS = [0, 1, 0, 2, 1]
@@ -109,3 +113,59 @@ def test_the_fingerprint_depends_on_paths_labels_and_content(root: Path) -> None
     others = [fingerprint(label=["cat"] * 5), fingerprint(path=PATHS[::-1])]
     Image.new("L", (4, 4), 255).save(root / "images" / "3.png")
     assert len({plain, *others, fingerprint()}) == 4
+
+
+COLORS, SHAPES = ["red", "blue", "red", "red", "blue"], [3, 1, 3, 1, 3]
+
+
+def test_columns_of_labels_are_attributes(root: Path) -> None:
+    frame = pd.DataFrame(columns(color=COLORS, shape=SHAPES))
+    frame.to_csv(root / "photos.csv", index=False)
+    data = pk.load_data(root / "photos.csv", attributes=["color", "shape"])
+    assert data.labels.tolist() == [[1, 3], [0, 1], [1, 3], [1, 1], [0, 3]]
+    assert data[1][1].tolist() == [0, 1]
+    net = pk.ImageModel(
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()), mean=(0.5,), std=(0.5,), input_size=(1, 8, 8)
+    )
+    found = pk.analyze(
+        net, str(root / "photos.csv"), metrics=["selectivity", "selectivity_chance"],
+        attributes=["color", "shape"], progress=False,
+    )  # fmt: skip
+    images = [data[number][0] for number in range(5)]
+    alone = pk.analyze(
+        net,
+        [(torch.stack(images)[:, :1], torch.tensor(SHAPES))],
+        "1",
+        ["selectivity"],
+        progress=False,
+    )
+    units = found["units"].sel(attribute="shape")
+    assert set(found["units"]["preferred_value"].sel(attribute="color").values) <= {
+        "red",
+        "blue",
+        "",
+    }
+    assert units["selectivity_chance"].notnull().all()
+    assert alone["units"].sizes["unit"] == units.sizes["unit"]
+    with pytest.raises(DataError, match="no column 'size' for an attribute; its columns are path"):
+        pk.load_data(root / "photos.csv", attributes=["size"])
+    with pytest.raises(OptionError, match=r"attributes \(color\) are label columns of a table"):
+        pk.load_data("fashion-mnist", attributes=["color"])
+
+
+def test_the_command_line_takes_attributes(root: Path) -> None:
+    pd.DataFrame(columns(color=COLORS, shape=SHAPES)).to_csv(root / "photos.csv", index=False)
+    command = ["analyze", "probekit:resnet20-fashion-mnist", str(root / "photos.csv")]
+    out, page = str(root / "r.nc"), root / "page.html"
+    options = ["--layers", "layer3.2.relu2", "--attributes", "color,shape", "-o", out]
+    done = CliRunner().invoke(app, [*command, *options, "--report", str(page)])
+    assert done.exit_code == 0, done.output
+    result = pk.open_result(out)
+    mean = result["selectivity_mean"].sel(attribute="shape").item()
+    assert f"network (shape): mean class selectivity index {mean:.4f}" in done.stdout
+    assert "<bdi>color</bdi>" in page.read_text()
+    done = CliRunner().invoke(app, [*command, *options[:-2], "--json"])
+    assert json.loads(done.stdout)["network"]["selectivity_mean"][1] == pytest.approx(mean)
+    units = pk.open_result(out)["units"].to_dataset()
+    assert units["attribute"].values.tolist() == ["color", "shape"]
+    assert units["count"].sel(attribute="color").values.tolist()[:2] == [2, 3]

@@ -41,7 +41,7 @@ import probekit as pk
 from pages import BLOCKS, PAGES, ROOT, RUN, Block
 from probekit.cli.app import app
 from probekit.metrics import metric as registry
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 
 NOT_RUN = [one for page in PAGES for one in BLOCKS[page] if "not run" in one.marks]
 
@@ -256,7 +256,7 @@ def loop_names() -> dict[str, Any]:
     """The names that the loops of that page assume."""
     images, labels = torch.rand(24, 1, 8, 8), torch.arange(24) % 3
     dataset = torch.utils.data.TensorDataset(images, labels)
-    model = cifar_resnet(8, classes=3, channels=1)
+    model = CifarResNet(8, classes=3, channels=1)
     return {
         "torch": torch,
         "model": model,

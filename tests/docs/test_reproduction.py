@@ -292,3 +292,32 @@ def test_measures_of_a_recording_equal_those_of_the_library() -> None:
     first = [values[labels == label, 0].mean() for label in range(10)]
     rest = (sum(first) - max(first)) / 9
     assert before["index"][0] == pytest.approx((max(first) - rest) / (max(first) + rest), abs=1e-5)
+
+
+def test_tables_of_single_units_by_hand(tmp_path: Path) -> None:
+    script = runpy.run_path(str(FOLDER / "selectivity.py"))
+    draw, labels = np.random.default_rng(0), np.arange(40) % 10
+    pooled = draw.random((40, 12)) + draw.random((10, 12))[labels]
+    np.savez(tmp_path / "a0_s0.record.npz", layer=["x", "y", "z"], units=[4, 4, 4], pooled=pooled)
+    kept = draw.random((2, 12))
+    np.savez(tmp_path / "a0_s0.corrupted.npz", stability=kept)
+    changed = draw.random(
+        (5, 2, 10)
+    )  # nothing and each of four units held: accuracy and loss by class
+    np.savez(tmp_path / "a0_s0.ablated.npz", y=changed)
+    means = np.stack([pooled[labels == label].mean(0) for label in range(10)])
+    highest = means.max(0)
+    rest = (means.sum(0) - highest) / 9
+    index = (highest - rest) / (highest + rest)
+    rows = script["stability"](tmp_path, "a0_s0", labels)
+    for row, own in zip(rows, (slice(0, 4), slice(4, 8), slice(8, 12)), strict=True):
+        mean = kept.mean(0)[own]
+        assert row["stability"] == pytest.approx(mean.mean())
+        assert row["with_index"] == pytest.approx(stats.spearmanr(index[own], mean).statistic)
+    (row,) = script["ablated"](tmp_path, "a0_s0", labels)
+    rise = [changed[1 + unit, 1] - changed[0, 1] for unit in range(4)]
+    best = [int(means[:, 4 + unit].argmax()) for unit in range(4)]
+    own = [one[label] for one, label in zip(rise, best, strict=True)]
+    others = [np.delete(one, label).mean() for one, label in zip(rise, best, strict=True)]
+    assert (row["own"], row["others"]) == pytest.approx((np.mean(own), np.mean(others)))
+    assert row["index_with_others"] == pytest.approx(stats.spearmanr(index[4:8], others).statistic)

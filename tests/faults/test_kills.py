@@ -109,7 +109,7 @@ def test_a_recording_resumes(start: Start, tmp_path: Path) -> None:
             return
         progress = store / _PROGRESS
         if progress.exists():
-            with pytest.raises(pk.ProbekitError, match="is not finished"):
+            with pytest.raises(pk.ProbekitError, match="is not complete"):
                 pk.open_recording(store)
         done.append(len(list((store / "activation" / "c").rglob("0"))))
         assert done == sorted(done)

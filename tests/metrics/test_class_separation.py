@@ -99,7 +99,7 @@ def test_one_class_and_invalid_recordings_are_refused(metric: Any) -> None:
 
 
 def test_data_that_is_not_a_recording_is_refused() -> None:
-    with pytest.raises(DataError, match="a recording has activation"):
+    with pytest.raises(DataError, match="a recording must have activation"):
         preferred_class_auc(xr.Dataset({"activation": 1.0}))
 
 

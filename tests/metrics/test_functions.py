@@ -160,7 +160,12 @@ def test_a_failing_metric_is_named(net: nn.Module, labelled: Any) -> None:
 
 @pytest.mark.parametrize(
     ("needs", "words"),
-    [(42, "42 is none"), ((), "at least one"), ([ClassMeans, "x"], "'x' is none"), (dict, "none")],
+    [
+        (42, "42 is not one"),
+        ((), "at least one"),
+        ([ClassMeans, "x"], "'x' is not one"),
+        (dict, "not one"),
+    ],
 )
 def test_needs_must_be_statistics(needs: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):

@@ -141,7 +141,7 @@ def test_a_whole_analysis_agrees_with_captum(
     assert model.module.training
 
 
-@pytest.mark.filterwarnings("ignore:.*probes can tell")
+@pytest.mark.filterwarnings("ignore:.*probes can measure")
 def test_probes_agree_with_the_exact_method(
     model: pk.ImageModel, data: tuple[Tensor, Tensor]
 ) -> None:
@@ -157,7 +157,7 @@ def test_probes_agree_with_the_exact_method(
     np.testing.assert_allclose(layers[0], layers[1], rtol=0.05)
 
 
-@pytest.mark.filterwarnings("ignore:.*probes can tell")
+@pytest.mark.filterwarnings("ignore:.*probes can measure")
 @pytest.mark.parametrize("method", ["exact", "probes"])
 def test_batches_do_not_matter(
     model: pk.ImageModel, data: tuple[Tensor, Tensor], method: Any
@@ -216,7 +216,7 @@ def test_a_subset_of_layers_can_be_measured(
     assert result["layers"]["gradient_units"].values.tolist() == [0, 0, 4]
 
 
-@pytest.mark.filterwarnings("ignore:.*probes can tell")
+@pytest.mark.filterwarnings("ignore:.*probes can measure")
 @pytest.mark.parametrize(
     ("probes", "method"), [(14, "probes"), (15, "exact"), (1, "probes"), (400, "exact")]
 )
@@ -233,7 +233,7 @@ def test_the_default_method_is_the_one_with_fewer_passes(
 def test_dependence_between_samples_is_refused(data: tuple[Tensor, Tensor]) -> None:
     net = nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Sigmoid())
     for method in ("exact", "probes"):
-        with pytest.raises(ModelError, match="'0' takes the mean and variance of the batch"):
+        with pytest.raises(ModelError, match="'0' uses the mean and variance of the batch"):
             pk.analyze(net, data, ["1"], pk.GradientVariability(method=method))
 
 
@@ -251,25 +251,25 @@ def test_an_operation_without_forward_mode_is_named(data: tuple[Tensor, Tensor])
 def test_noise_that_hides_the_variability_is_reported() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 30), nn.Identity())
     data = (torch.rand(12, 1, 2, 2), torch.arange(12) % 2)
-    with pytest.warns(ProbekitWarning, match="units vary less .* than 2 probes can tell"):
+    with pytest.warns(ProbekitWarning, match="units vary less .* than 2 probes can measure"):
         pk.analyze(net, data, ["2"], pk.GradientVariability(method="probes", probes=2))
 
 
 def test_a_single_sample_is_reported() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Identity())
     data = (torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
-    with pytest.warns(ProbekitWarning, match="3 units have gradients of one sample only"):
+    with pytest.warns(ProbekitWarning, match="3 units have gradients of only one sample"):
         pk.analyze(net, data, ["2"], pk.GradientVariability(samples=1))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "fast"}, "method is one of auto, exact, probes, not 'fast'"),
-        ({"probes": 0}, "probes must be a whole number of at least 1, not 0"),
-        ({"memory": 0.5}, "memory must be a whole number"),
-        ({"units": 0}, "units must be None or at least 1, not 0"),
-        ({"samples": -3}, "samples must be None or at least 1, not -3"),
+        ({"method": "fast"}, "method must be 'auto', 'exact' or 'probes', not 'fast'"),
+        ({"probes": 0}, "probes must be a positive integer, not 0"),
+        ({"memory": 0.5}, "memory must be a positive integer, not 0.5"),
+        ({"units": 0}, "units must be a positive integer, not 0"),
+        ({"samples": -3}, "samples must be a positive integer, not -3"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], said: str) -> None:
@@ -280,7 +280,7 @@ def test_invalid_options_are_refused(options: dict[str, Any], said: str) -> None
 def test_a_layer_that_is_not_analyzed_is_refused(
     model: pk.ImageModel, data: tuple[Tensor, Tensor]
 ) -> None:
-    with pytest.raises(LayerError, match="asked for layer '3', which is not analysed"):
+    with pytest.raises(LayerError, match="requested for layer '3', which is not analyzed"):
         pk.analyze(model, data, metrics=pk.GradientVariability(layers=["2", "3"]))
 
 

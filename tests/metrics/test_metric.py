@@ -95,8 +95,8 @@ def test_invalid_metrics_are_refused(asked: Any, words: str) -> None:
     [
         ("no_such_module:metric", "cannot be loaded from .*No module named .*fix or uninstall"),
         ("json:nothing", "cannot be loaded .*AttributeError"),
-        ("json:loads", "promises the metric 'other' and provides none"),
-        ("probekit.metrics.selectivity.selectivity:Selectivity", "promises the metric 'other'"),
+        ("json:loads", "declares the metric 'other' and provides none"),
+        ("probekit.metrics.selectivity.selectivity:Selectivity", "declares the metric 'other'"),
     ],
 )
 def test_broken_entry_points_are_reported(

@@ -171,12 +171,12 @@ def test_several_weights_at_once_equal_separate_calls() -> None:
 
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: distance(normal(9, 2), normal(8, 2)), DataError, "they have 9 and 8"),
-    (lambda: distance(normal(9), normal(9)), DataError, r"activations are \(sample, unit\)"),
+    (lambda: distance(normal(9), normal(9)), DataError, r"activations must be \(sample, unit\)"),
     (lambda: distance(normal(9, 2) * np.nan, normal(9, 2)), DataError, "NaN"),
     (
         lambda: distance(normal(9, 2), normal(9, 2), weights="mean"),
         OptionError,
-        "weights are one of",
+        "weights must be",
     ),
     (lambda: pk.pwcca_ratio([normal(9, 2)], [normal(9, 2)]), DataError, "two or more seeds"),
 ]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.models.architectures import ARCHITECTURES, cifar_resnet, small_resnet, vgg16
+from probekit.models.architectures import ARCHITECTURES, CifarResNet, SmallResNet, SmallVGG
 
 # (name, image channels, image size, classes, activation functions)
 NETWORKS = [
@@ -43,7 +43,7 @@ def test_small_resnet_is_torchvisions_without_the_max_pool(depth: int) -> None:
     reference = get_model(f"resnet{depth}", num_classes=7)
     reference.maxpool = nn.Identity()
     reference.eval()
-    ours = small_resnet(depth, classes=7).eval()
+    ours = SmallResNet(depth, classes=7).eval()
     ours.load_state_dict(reference.state_dict())
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_vgg_is_torchvisions_convolutions_with_a_head_of_512() -> None:
     from torchvision.models import vgg16_bn
 
     reference = vgg16_bn().features.eval()
-    ours = vgg16(classes=5).eval()
+    ours = SmallVGG(classes=5).eval()
     convolutions = {
         name: value for name, value in reference.state_dict().items() if value.shape != ()
     }
@@ -90,13 +90,13 @@ def _is_bias_of_convolution(name: str, network: nn.Module) -> bool:
 def test_resnet20_has_the_number_of_parameters_in_the_paper() -> None:
     """He et al. 2016, table 6: 0.27 M parameters at depth 20 and 0.85 M at depth 56."""
     counts = {
-        depth: sum(parameter.numel() for parameter in cifar_resnet(depth).parameters())
+        depth: sum(parameter.numel() for parameter in CifarResNet(depth).parameters())
         for depth in (20, 56)
     }
     assert {depth: round(count / 1e6, 2) for depth, count in counts.items()} == {20: 0.27, 56: 0.85}
 
 
-@pytest.mark.parametrize("build", [lambda: cifar_resnet(19), lambda: small_resnet(34)])
+@pytest.mark.parametrize("build", [lambda: CifarResNet(19), lambda: SmallResNet(34)])
 def test_an_invalid_depth_is_named(build: object) -> None:
     with pytest.raises(ValueError, match="depth must be"):
         build()  # type: ignore[operator]

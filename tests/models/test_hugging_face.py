@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,7 +125,10 @@ def test_a_model_is_analyzed_like_any_other(name: str, saved: dict[str, Path]) -
     assert float(result["accuracy"]) == pytest.approx(float(right.float().mean()))
 
 
-@pytest.mark.parametrize("name", ["vit", "convnext"])
+CLASSIFIERS = sorted(MODELS.keys() - {"clip"})
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_attacks_corruptions_and_ablation_find_the_logits(
     name: str, saved: dict[str, Path]
 ) -> None:
@@ -137,6 +141,41 @@ def test_attacks_corruptions_and_ablation_find_the_logits(
     units = pk.analyze(model, data)["units"]
     curves = pk.ablate(model, data, units["selectivity"], fractions=(0, 1), random=0)
     assert curves["accuracy"].values[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("alpha", [-1.0, 1.0])
+def test_a_model_is_trained_with_the_regularizer(
+    name: str, alpha: float, saved: dict[str, Path]
+) -> None:
+    module = pk.load_model(saved[name]).module.double()
+    given = images(pk.load_model(saved[name]), 12).double()
+    labels, step = torch.tensor([0, 1, 2] * 4), 1e-5
+    terms: list[float] = []
+    slopes: list[float] = []
+    optimizer = torch.optim.SGD(module.parameters(), 1.0)
+    with pk.SelectivityRegularizer(module, alpha=alpha, negative="clip") as penalty:
+        for _ in range(2):
+            loss = torch.nn.functional.cross_entropy(module(given).logits, labels)
+            term = penalty(labels)
+            terms.append(float(term.detach()))
+            optimizer.zero_grad()
+            (0 * loss + term).backward()
+            slopes.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), step)))
+            optimizer.step()
+    assert all(0 <= -one / alpha <= 1 for one in terms)
+    # A short step along the gradient changes the penalty by minus the product of their lengths.
+    assert terms[1] - terms[0] == pytest.approx(-step * slopes[0], rel=0.1)
+
+
+def test_an_image_tower_without_logits_is_recorded_and_regularized(saved: dict[str, Path]) -> None:
+    tower = pk.load_model(saved["clip"])
+    recording = pk.record(tower, (images(tower), torch.arange(6)), "*.activation_fn")
+    assert np.isfinite(recording["activation"]).all()
+    with pk.SelectivityRegularizer(tower.module, alpha=1.0, negative="clip") as penalty:
+        tower(images(tower))
+        penalty(torch.tensor([0, 1, 2] * 2)).backward()
+    assert any(one.grad is not None and one.grad.any() for one in tower.module.parameters())
 
 
 def test_an_embedding_as_wide_as_the_classes_is_not_logits(saved: dict[str, Path]) -> None:
@@ -158,9 +197,9 @@ def test_models_without_vision_are_refused(tmp_path: Path) -> None:
         hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9
     )
     transformers.BertModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"cannot give .* as a vision model"):
+    with pytest.raises(ModelError, match=r"cannot load .* as a vision model"):
         pk.load_model(tmp_path)
-    with pytest.raises(ModelError, match="cannot give 'nobody/nothing'"):
+    with pytest.raises(ModelError, match="cannot load 'nobody/nothing'"):
         pk.load_model("hf:nobody/nothing")
 
 

@@ -47,7 +47,6 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "weights": weights_changed,
     "function": lambda: Net(torch.tanh),
     "lambda": lambda: Net(lambda x: x + 1),
-    "another lambda": lambda: Net(lambda x: x + 2),
     "module": lambda: Net(nn.LeakyReLU(0.1)),
     "option of a module": lambda: Net(nn.LeakyReLU(0.2)),
     "number": lambda: Net(slope=0.2),
@@ -76,22 +75,3 @@ def test_counters_and_training_mode_do_not_change_the_identity() -> None:
     net.eval()(torch.rand(2, 3))
     assert net.calls == 1
     assert model_identity(net) == before
-
-
-def test_two_classes_with_the_same_name_differ_by_their_code() -> None:
-    def made(sign: int) -> nn.Module:
-        if sign > 0:
-
-            class Same(nn.Module):
-                def forward(self, x: Tensor) -> Tensor:
-                    return x + 1
-        else:
-
-            class Same(nn.Module):  # type: ignore[no-redef]
-                def forward(self, x: Tensor) -> Tensor:
-                    return x - 1
-
-        return Same()
-
-    assert model_identity(made(1)) != model_identity(made(-1))
-    assert model_identity(made(1)) == model_identity(made(1))

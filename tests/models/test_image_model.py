@@ -30,7 +30,7 @@ def test_gradients_reach_the_image() -> None:
     ("mean", "std"), [((0.5,), (0.0,)), ((0.5, 0.5), (1.0,)), ((0.5,), (-1.0,))]
 )
 def test_invalid_normalization_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    with pytest.raises(ModelError, match="one positive std a channel"):
+    with pytest.raises(ModelError, match="one positive std per channel"):
         pk.ImageModel(nn.Identity(), mean, std)
 
 

@@ -126,10 +126,10 @@ def test_a_pickle_that_needs_code_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Evil()}, "evil.pt")
-    with pytest.raises(ModelError, match=r"a pickle that needs code to be run, which is refused"):
+    with pytest.raises(ModelError, match=r"a pickle that would run code"):
         read_weights("evil.pt")
     Path("raw.pkl").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ModelError, match=r"refused|cannot be read"):
+    with pytest.raises(ModelError, match=r"would run code|cannot be read"):
         read_weights("raw.pkl")
     assert not Path("pwned").exists()
 
@@ -141,7 +141,7 @@ def test_a_pickle_that_needs_code_is_refused(
         ("empty.safetensors", b"", "cannot be read"),
         ("short.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", "cannot be read"),
         ("empty.pt", b"", "cannot be read"),
-        ("noise.pt", b"not a zip at all", "refused|cannot be read"),
+        ("noise.pt", b"not a zip at all", "would run code|cannot be read"),
     ],
 )
 def test_damaged_weights_are_refused(
@@ -169,7 +169,7 @@ def test_incompatible_weights_are_reported_by_key(tmp_path: Path) -> None:
 
 def test_a_state_dict_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2, 3], tmp_path / "list.pt")
-    with pytest.raises(ModelError, match="hold list, not a state_dict"):
+    with pytest.raises(ModelError, match="contain list, not a state_dict"):
         read_weights(tmp_path / "list.pt")
 
 

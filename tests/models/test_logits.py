@@ -105,7 +105,7 @@ def test_classes_are_matched_to_outputs(
         (ANIMALS, ("crane",), 5, "no class, or several, by the name of crane"),
         (("a", "b"), ("a", "b", "c"), 2, "the data has 3 classes and the model 2 outputs"),
         ((), ("a", "b", "c"), 384, "384 outputs without names, which may be an embedding"),
-        (("a", "b", "c"), ("a", "b"), 384, "names 3 classes and gives 384 outputs"),
+        (("a", "b", "c"), ("a", "b"), 384, "names 3 classes and has 384 outputs"),
         (("0", "1"), ("1", "2"), 2, "no class, or several, by the name of 2"),
         ((), ("5", "0"), 5, "may be an embedding"),
     ],
@@ -210,7 +210,9 @@ def test_names_of_sparse_labels_keep_their_labels() -> None:
 
 
 def test_correct_reports_what_is_wrong() -> None:
-    with pytest.raises(ModelError, match=r"it needs logits .*, and the model gives \(4, 8, 2, 2\)"):
+    with pytest.raises(
+        ModelError, match=r"it needs logits .*, and the model returns \(4, 8, 2, 2\)"
+    ):
         correct(MAPS, torch.zeros(4, dtype=torch.int64), "it")
     with pytest.raises(DataError, match="label 3 is out of range"):
         correct(LOGITS, torch.full((4,), 3), "it")

@@ -52,7 +52,7 @@ def test_a_function_or_a_model_of_a_module_in_the_working_directory_is_loaded(
         ("no_such_module:make", "cannot be imported: No module named 'no_such_module'"),
         ("own_models_of_a_test:maek", "has no 'maek'; close matches: make"),
         ("own_models_of_a_test:bare", r"return pk\.ImageModel\(module"),
-        ("own_models_of_a_test:number", "cannot be made: 'int' object is not callable"),
+        ("own_models_of_a_test:number", "cannot be created: 'int' object is not callable"),
     ],
 )
 def test_objects_that_are_not_models_are_refused(code: Path, name: str, message: str) -> None:

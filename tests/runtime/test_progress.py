@@ -12,7 +12,7 @@ import pytest
 from tqdm.auto import tqdm
 
 import probekit
-from probekit.runtime.progress import hidden, progress_bar
+from probekit.runtime.progress import hidden, print_speed, progress_bar
 
 
 class Terminal(io.StringIO):
@@ -44,6 +44,31 @@ def test_a_notebook_shows_a_bar_and_a_piped_python_shell_does_not(
     file = io.StringIO()
     list(tqdm(range(3), file=file, disable=hidden(True)))
     assert ("3/3" in file.getvalue()) is shown
+
+
+@pytest.mark.parametrize(
+    ("waited", "limit", "share"), [(0.5, "the model", "5%"), (4.0, "reading the images", "40%")]
+)
+def test_a_terminal_shows_the_speed_of_a_pass_and_its_limit(
+    waited: float, limit: str, share: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    print_speed(1_000, 10.0, waited, progress=True)
+    assert screen.getvalue() == (
+        f"1,000 images, 100 per second; {limit} was the limit "
+        f"({share} of the time was spent waiting for images)\n"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(59.0, False), (61.0, True)])
+def test_a_file_shows_the_speed_of_long_passes_only(
+    seconds: float, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", file := io.StringIO())
+    print_speed(1_000, seconds, 0.0, progress=True)
+    assert bool(file.getvalue()) is shown
+    print_speed(1_000, seconds, 0.0, progress=False)
+    assert file.getvalue().count("\n") == shown
 
 
 def test_every_bar_uses_hidden() -> None:
@@ -106,3 +131,16 @@ def test_piped_output_has_a_line_per_minute_and_short_work_has_none(
     with progress_bar(progress=False, total=3) as bar:
         bar.update(3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("total", "lines"), [(100, 1), (4, 0)])
+def test_piped_output_has_an_early_estimate_of_long_work(
+    total: int, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 10_000, 6))
+    monkeypatch.setattr("probekit.runtime.progress.monotonic", lambda: float(next(clock)))
+    with progress_bar(progress=True, total=total) as bar:
+        for _ in range(3):
+            bar.update(1)
+            bar.refresh()
+    assert len(capsys.readouterr().err.splitlines()) == lines

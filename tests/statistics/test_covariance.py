@@ -128,9 +128,9 @@ def test_sums_are_float64_for_any_input_dtype(dtype: torch.dtype) -> None:
 def test_mismatched_column_counts_and_shapes_are_refused() -> None:
     statistic = Covariance()
     statistic.update(torch.ones(2, 3), torch.zeros(2))
-    with pytest.raises(DataError, match="3 columns so far cannot be joined by 4"):
+    with pytest.raises(DataError, match="covariance of 3 columns cannot add rows of 4"):
         statistic.update(torch.ones(2, 4), torch.zeros(2))
-    with pytest.raises(DataError, match="tables"):
+    with pytest.raises(DataError, match=r"needs \(rows, columns\)"):
         statistic.update(torch.ones(2, 4, 4), torch.zeros(2))
 
 

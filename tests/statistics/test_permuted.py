@@ -67,7 +67,7 @@ def test_a_subset_is_permuted_within_itself() -> None:
     means.expect(labels, index)
     means.update(torch.rand(6, 2), labels, index)
     assert (means.state["count"] == torch.tensor([3.0, 2.0, 1.0])).all()
-    with pytest.raises(DataError, match="one among the samples 4 to 4 is none of them"):
+    with pytest.raises(DataError, match="do not include all of the samples 4 to 4"):
         means.update(torch.rand(1, 2), labels[:1], torch.tensor([4]))
 
 
@@ -90,17 +90,17 @@ def test_drawn_labels_have_the_given_probabilities() -> None:
 
 def test_data_without_labels_in_advance_requires_class_counts() -> None:
     rows = torch.arange(2)
-    with pytest.raises(OptionError, match="give class_counts"):
+    with pytest.raises(OptionError, match="pass class_counts"):
         PermutedClassMeans(3).update(torch.rand(2, 2), rows, rows)
     means = expecting(LABELS, permutations=3)
     means.expect(None)
-    with pytest.raises(OptionError, match="give class_counts"):
+    with pytest.raises(OptionError, match="pass class_counts"):
         means.update(torch.rand(2, 2), rows, rows)
 
 
 def test_more_samples_than_announced_are_refused() -> None:
     means = expecting(LABELS, permutations=3)
-    with pytest.raises(DataError, match="labels of 48 samples were announced"):
+    with pytest.raises(DataError, match="labels of 48 samples were given before the pass"):
         means.update(torch.rand(1, 2), LABELS[:1], torch.tensor([48]))
 
 

@@ -107,7 +107,7 @@ def test_memory_is_checked_before_and_during_the_pass() -> None:
 @pytest.mark.parametrize(
     ("labels", "index", "message"),
     [
-        (torch.tensor([0, 1]), None, "without any"),
+        (torch.tensor([0, 1]), None, "batch has none"),
         (torch.tensor([0]), torch.tensor([0]), "one label per row"),
         (torch.tensor([0, 1]), torch.tensor([0]), "one index per row"),
         (torch.tensor([0, -1]), torch.tensor([0, 1]), "label -1 is below 0"),

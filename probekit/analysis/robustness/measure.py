@@ -23,7 +23,7 @@ from probekit.analysis.robustness.conditions import (
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.stream import Observed, Reading
+from probekit.capture.stream import Observed, PassOptions
 from probekit.data.batches import Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
@@ -81,7 +81,7 @@ class Measurement:
     layers: list[Layer]
     dimensionality: bool
     selectivity: bool
-    reading: Reading
+    reading: PassOptions
     memory: int
     classes: int
     match: ClassMatch
@@ -268,12 +268,16 @@ class ConditionStatistics:
         return ClassMeans(state=states[0] | {"sum": sums})
 
     def _layer_table(self) -> xr.Dataset:
+        layers = self._options.layers
+        table = xr.Dataset(
+            {"n_units": ("layer", [layer.units for layer in layers])},
+            coords={"layer": strings([layer.name for layer in layers])},
+        )
         parts = []
-        for layer in self._options.layers:
-            numbers = xr.Dataset({"n_units": layer.units})
+        for layer in layers:
             if covariance := self._statistics.pop(("covariance", layer.name), None):
                 _, found = _DIMENSIONALITY.evaluate(covariance.to_xarray())
-                numbers.update(_DIMENSIONALITY.with_attributes(found.drop_dims("component")))
-            parts.append(numbers)
-        names = strings([layer.name for layer in self._options.layers])
-        return xr.concat(parts, "layer").assign_coords(layer=names)
+                parts.append(found.drop_dims("component"))
+        if parts:
+            table.update(_DIMENSIONALITY.with_attributes(xr.concat(parts, "layer")))
+        return table

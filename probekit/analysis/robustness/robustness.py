@@ -36,7 +36,7 @@ from probekit.analysis.robustness.tables import (
 )
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import Reading, explore, open_subject, peek_output, streams
+from probekit.capture.stream import PassOptions, explore, open_subject, peek_output, streams
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes, remember, warn
 from probekit.metrics.dimensionality import Dimensionality
@@ -141,7 +141,7 @@ def robustness(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
     _check_input(batches, corruptions, attacks)
-    reading = Reading(tokens, None, device, progress, compile=compile)
+    reading = PassOptions(tokens, None, device, progress, compile=compile)
     found, output = (
         explore(model, batches, layers, reading)
         if dimensionality or selectivity

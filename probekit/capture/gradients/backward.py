@@ -11,8 +11,6 @@ from torch import Tensor
 from probekit.errors import LayerError, ModelError, first_line
 from probekit.models.inputs import check_continuous
 
-__all__ = ["Forward", "backward_gradients", "check_separate", "footprint", "square_norms"]
-
 Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
 # On CPUs, more rows at once than about this number exceed the cache, and fewer leave cores idle.
@@ -42,47 +40,10 @@ def square_norms(
     return {name: torch.cat([part[name] for part in parts]) for name in units}
 
 
-def _part(
-    forward: Forward, images: Tensor, units: Mapping[str, Tensor], most: int
-) -> dict[str, Tensor]:
-    pairs = [(name, place) for name in units for place in range(len(units[name]))]
-    repeats = max(1, min(most, len(pairs)))
-    batch = len(images)
-    found = {
-        name: torch.zeros(batch, len(some), dtype=_double(images), device=images.device)
-        for name, some in units.items()
-    }
-    with torch.enable_grad():
-        inputs = _leaf(images.repeat(repeats, *[1] * (images.ndim - 1)))
-        outputs = differentiable(forward(inputs), units)
-    for start in range(0, len(pairs), repeats):
-        chunk = pairs[start : start + repeats]
-        starts: dict[str, Tensor] = {}
-        for copy, (name, place) in enumerate(chunk):
-            if name not in starts:
-                starts[name] = torch.zeros_like(outputs[name])
-            starts[name][copy * batch : (copy + 1) * batch, units[name][place]] = 1
-        (gradient,) = gradients(
-            [outputs[name] for name in starts],
-            inputs,
-            list(starts.values()),
-            retain_graph=start + repeats < len(pairs),
-        )
-        size = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=_double(images))
-        for copy, (name, place) in enumerate(chunk):
-            found[name][:, place] = size[copy * batch : (copy + 1) * batch].square()
-    return found
-
-
 def backward_gradients(
     forward: Forward, images: Tensor, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Gradient of a weighted sum of each layer's units with respect to the images.
-
-    Args:
-        forward: Maps images to {layer: (batch, units)}, differentiable.
-        images: (batch, ...).
-        weights: (batch, units) of each layer.
+    """Gradient of a sum of each layer's units, weighted by (batch, units), with respect to the images.
 
     Returns:
         {layer: (batch, ...)}, zero if a layer does not depend on the images.
@@ -117,32 +78,18 @@ def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
 
 
 def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
-    """Returns the outputs of some layers, which must depend on the images.
-
-    Raises:
-        LayerError: A layer does not.
-    """
+    """Returns the outputs of some layers; raises `LayerError` if one does not depend on the images."""
     for name in names:
         if not outputs[name].requires_grad:
             raise _independent(name)
     return {name: outputs[name] for name in names}
 
 
-def _independent(name: str) -> LayerError:
-    return LayerError(
-        f"layer {name!r} does not depend on the images in a way that can be differentiated (a "
-        "constant, quantized weights, or a detach or no_grad inside the model); leave it out"
-    )
-
-
 def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None:
     """Checks that no sample's activations depend on another sample's image.
 
-    Args:
-        forward: Maps images to {layer: (batch, units)}.
-        images: At least two; the activations of each half are differentiated with respect to the other
-            half.
-        module: The module to search for the cause.
+    The activations of each half of the images are differentiated with respect to the other half; the
+    cause is searched for in `module`.
 
     Raises:
         ModelError: Samples depend on each other.
@@ -163,20 +110,9 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
             if bool(gradient[others].any()):
                 raise ModelError(
                     f"layer {name!r}: a sample's activations depend on the other samples of its batch"
-                    f"{_cause(module)}, so that no gradient belongs to one sample; use a model whose "
+                    f"{_cause(module)}, so a gradient does not belong to one sample; use a model whose "
                     "samples do not mix (batch norm with running statistics, in eval mode)"
                 )
-
-
-def _cause(module: Any) -> str:
-    norms = (
-        name
-        for name, child in (module.named_modules() if module is not None else ())
-        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm)
-        and (child.training or child.running_mean is None)
-    )
-    name = next(norms, None)
-    return "" if name is None else f" ({name!r} takes the mean and variance of the batch)"
 
 
 def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
@@ -198,6 +134,56 @@ def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
     return (sum(sizes.values()) + 2 * largest + own) // len(images), max(largest, own) // len(
         images
     )
+
+
+def _part(
+    forward: Forward, images: Tensor, units: Mapping[str, Tensor], most: int
+) -> dict[str, Tensor]:
+    pairs = [(name, place) for name in units for place in range(len(units[name]))]
+    repeats = max(1, min(most, len(pairs)))
+    batch = len(images)
+    found = {
+        name: torch.zeros(batch, len(some), dtype=_double(images), device=images.device)
+        for name, some in units.items()
+    }
+    with torch.enable_grad():
+        inputs = _leaf(images.repeat(repeats, *[1] * (images.ndim - 1)))
+        outputs = differentiable(forward(inputs), units)
+    for start in range(0, len(pairs), repeats):
+        chunk = pairs[start : start + repeats]
+        starts: dict[str, Tensor] = {}
+        for copy, (name, place) in enumerate(chunk):
+            if name not in starts:
+                starts[name] = torch.zeros_like(outputs[name])
+            starts[name][copy * batch : (copy + 1) * batch, units[name][place]] = 1
+        (gradient,) = gradients(
+            [outputs[name] for name in starts],
+            inputs,
+            list(starts.values()),
+            retain_graph=start + repeats < len(pairs),
+        )
+        size = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=_double(images))
+        for copy, (name, place) in enumerate(chunk):
+            found[name][:, place] = size[copy * batch : (copy + 1) * batch].square()
+    return found
+
+
+def _independent(name: str) -> LayerError:
+    return LayerError(
+        f"layer {name!r} does not depend on the images in a way that can be differentiated (a "
+        "constant, quantized weights, or a detach or no_grad inside the model); exclude it"
+    )
+
+
+def _cause(module: Any) -> str:
+    norms = (
+        name
+        for name, child in (module.named_modules() if module is not None else ())
+        if isinstance(child, torch.nn.modules.batchnorm._BatchNorm)
+        and (child.training or child.running_mean is None)
+    )
+    name = next(norms, None)
+    return "" if name is None else f" ({name!r} uses the mean and variance of the batch)"
 
 
 def _leaf(images: Tensor) -> Tensor:

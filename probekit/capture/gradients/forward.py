@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from traceback import walk_tb
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from probekit.capture.gradients.backward import Forward
 from probekit.errors import LayerError, ModelError
 from probekit.runtime.randomness import RandomStreams
-
-__all__ = ["directional_derivatives", "directions"]
 
 
 def directions(
@@ -77,57 +75,29 @@ class Differentiator:
         for direction in along:
             with forward_ad.dual_level():
                 try:
-                    outputs = self._along(images, direction)
+                    outputs = self._forward(forward_ad.make_dual(images, direction))  # type: ignore[no-untyped-call]  # untyped in torch
                 except (RuntimeError, NotImplementedError) as error:
-                    raise self._explained(error, images, direction) from error
+                    raise self._explained(error) from error
                 for name, output in outputs.items():
-                    tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+                    tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]  # untyped in torch
                     if tangent is None:
                         raise LayerError(
                             f"layer {name!r} does not depend on the images in a way that can be "
-                            "differentiated forward; leave it out, or use method='exact'"
+                            "differentiated forward; exclude it, or use method='exact'"
                         )
                     found.setdefault(name, []).append(tangent)
         return {name: torch.stack(tangents) for name, tangents in found.items()}
 
-    def _along(self, images: Tensor, direction: Tensor) -> dict[str, Tensor]:
-        return self._forward(forward_ad.make_dual(images, direction))  # type: ignore[no-untyped-call]
-
-    def _explained(self, error: Exception, images: Tensor, direction: Tensor) -> Exception:
+    def _explained(self, error: Exception) -> Exception:
         operation = re.search(r"forward AD with (\S+)", str(error))
         if operation is None and "jvp" not in str(error):
             return error
         what = operation[1] if operation else "a custom autograd function without jvp"
-        place = _innermost(self._module, lambda: self._along(images, direction))
         return ModelError(
-            f"method='probes' differentiates forward, and {what} in {place} has no forward-mode "
+            f"method='probes' differentiates forward, and {what} in "
+            f"{_innermost(self._module, error)} has no forward-mode "
             "derivative; use method='exact'"
         )
-
-
-def _innermost(module: nn.Module, run: Callable[[], Any]) -> str:
-    """The innermost module that is running when a run fails."""
-    names = {child: name for name, child in module.named_modules()}
-    running: list[nn.Module] = []
-    handles: list[Any] = []
-    try:
-        for child in names:
-            handles.append(child.register_forward_pre_hook(lambda one, _: running.append(one)))
-            handles.append(child.register_forward_hook(lambda one, _, out: _left(running)))
-        run()
-    except (RuntimeError, NotImplementedError):
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not running:
-        return "the model"
-    name = names[running[-1]] or "the model"
-    return f"{name!r} ({type(running[-1]).__name__})" if name != "the model" else name
-
-
-def _left(running: list[nn.Module]) -> None:
-    running.pop()
 
 
 def directional_derivatives(
@@ -146,7 +116,18 @@ def directional_derivatives(
     """
     for start in range(0, len(images), rows):
         part = slice(start, min(start + rows, len(images)))
-        some: Sequence[int] = range(*part.indices(len(images)))
-        chunk = max(1, rows // len(some))
+        chunk = max(1, rows // (part.stop - part.start))
         for along in directions(images[part], index[part], probes, seed, chunk):
             yield part, differentiate(images[part], along)
+
+
+def _innermost(module: nn.Module, error: Exception) -> str:
+    """The innermost module that was running when an error was raised, from its traceback."""
+    names = {child: name for name, child in module.named_modules()}
+    running = [
+        frame.f_locals["self"]
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_code is nn.Module._call_impl.__code__
+    ]
+    known = [child for child in running if names.get(child)]
+    return f"{names[known[-1]]!r} ({type(known[-1]).__name__})" if known else "the model"

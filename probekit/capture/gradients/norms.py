@@ -17,25 +17,14 @@ from probekit.capture.gradients.subject import Differentiated
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
+from probekit.checks import one_of, positive_int
 from probekit.data.batches import draw
-from probekit.errors import LayerError, ModelError, OptionError, close_matches, some_of
+from probekit.errors import LayerError, ModelError, close_matches, some_of
 from probekit.models.inputs import one_tensor
-
-__all__ = [
-    "GradientNorms",
-    "Method",
-    "check_options",
-    "choose_method",
-    "mean_chi",
-    "why_exact",
-]
 
 Method: TypeAlias = Literal["auto", "exact", "probes"]
 
 NOT_MEASURED = -1.0
-
-# One probe of all layers costs about as much as one backward pass of one unit (benchmarks/gradients.py).
-_UNITS_PER_PROBE = 1.0
 
 
 def mean_chi(probes: int) -> float:
@@ -43,43 +32,29 @@ def mean_chi(probes: int) -> float:
 
     s is g squared times a chi-square variable with K = `probes` degrees of freedom, divided by K:
     c_K = sqrt(2 / K) Gamma((K + 1) / 2) / Gamma(K / 2).
-
-    >>> round(mean_chi(1), 6) == round(sqrt(2 / 3.141592653589793), 6)
-    True
     """
     return sqrt(2 / probes) * exp(lgamma((probes + 1) / 2) - lgamma(probes / 2))
 
 
 def check_options(method: str, probes: int, memory: int) -> None:
-    """Raises for invalid options.
-
-    Raises:
-        OptionError: The method is unknown, or a number is not a positive integer.
-    """
-    if method not in get_args(Method):
-        raise OptionError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
-    for name, value in (("probes", probes), ("memory", memory)):
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} must be a whole number of at least 1, not {value!r}")
+    """Raises `OptionError` for invalid options."""
+    one_of("method", method, get_args(Method))
+    positive_int("probes", probes)
+    positive_int("memory", memory)
 
 
 def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "probes"]:
     """The selected method; for `"auto"`, the one that takes fewer passes.
 
-    >>> choose_method("auto", units=3904, probes=32), choose_method("auto", units=10, probes=32)
-    ('probes', 'exact')
+    One probe of all units costs about as much as one backward pass from one unit.
     """
     if method == "auto":
-        return "exact" if units <= _UNITS_PER_PROBE * probes else "probes"
+        return "exact" if units <= probes else "probes"
     return method
 
 
 def why_exact(reasons: Mapping[str, str], method: Method) -> str:
-    """A message about layers that require backward differentiation.
-
-    Args:
-        reasons: The result of `Differentiated.forward_mode_fails` for them.
-        method: The requested method.
+    """A message about layers that require backward passes, from the result of `forward_mode_fails`.
 
     Raises:
         ModelError: The requested method is `"probes"`.
@@ -88,8 +63,10 @@ def why_exact(reasons: Mapping[str, str], method: Method) -> str:
     if method == "probes":
         advice = "" if "method='exact'" in why else "; use method='exact', or 'auto'"
         raise ModelError(why + advice)
-    told = f"the gradients of {some_of(list(reasons))} are taken exactly, backward, because {why}"
-    return told.removesuffix("; use method='exact'")
+    why = why.removesuffix("; use method='exact'")
+    return (
+        f"the gradients of {some_of(list(reasons))} are computed by backward passes, because {why}"
+    )
 
 
 @dataclass(frozen=True)
@@ -127,8 +104,8 @@ class GradientNorms:
     def __post_init__(self) -> None:
         check_options(self.method, self.probes, self.memory)
         for name, value in (("units", self.units), ("samples", self.samples)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise OptionError(f"{name} must be None or at least 1, not {value!r}")
+            if value is not None:
+                positive_int(name, value)
 
     def chosen_units(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
         """The units to measure of each layer, in order.
@@ -140,7 +117,7 @@ class GradientNorms:
         for pattern in self.layers or ():
             if not fnmatch.filter(names, pattern):
                 raise LayerError(
-                    f"gradients were asked for layer {pattern!r}, which is not analysed; "
+                    f"gradients were requested for layer {pattern!r}, which is not analyzed; "
                     f"{close_matches(pattern.strip('*.'), names, what='layer')}"
                 )
         chosen: dict[str, Tensor] = {}
@@ -150,11 +127,7 @@ class GradientNorms:
         return chosen
 
     def chosen_samples(self, known: Tensor | None) -> set[int] | None:
-        """The indices of the samples to measure; None if they are not limited in advance.
-
-        Args:
-            known: The indices of all samples, if they are known in advance.
-        """
+        """The indices of the samples to measure among all known ones; None if not limited in advance."""
         if known is None or self.samples is None or self.samples >= len(known):
             return None
         return set(known[self._draw(len(known), self.samples)].tolist())
@@ -175,13 +148,7 @@ class GradientNorms:
     def fitted(
         self, model: Any, images: Tensor, layers: Sequence[Layer], **reading: Any
     ) -> tuple[GradientNorms, str]:
-        """Adapts the source to one model, checking probes against backward passes.
-
-        Args:
-            model: A module in eval mode, or an `ImageModel` with one.
-            images: A few inputs.
-            layers: The analyzed layers.
-            **reading: Options of `Recorder`.
+        """Adapts the source to one model in eval mode, checking probes against backward passes.
 
         Returns:
             The source with `exact_layers` set, and a message about them, empty if there are none.
@@ -199,8 +166,7 @@ class GradientNorms:
             reasons = subject.forward_mode_fails(images, [layer.name for layer in wanted])
         if not reasons:
             return self, ""
-        told = why_exact(reasons, self.method)
-        return replace(self, exact_layers=tuple(reasons)), told
+        return replace(self, exact_layers=tuple(reasons)), why_exact(reasons, self.method)
 
     @contextmanager
     def open(
@@ -211,14 +177,7 @@ class GradientNorms:
         samples: Tensor | None = None,
         **reading: Any,
     ) -> Iterator[Tap]:
-        """Yields a function from images and their indices to the tables of all layers.
-
-        Args:
-            model: A module in eval mode, or an `ImageModel` with one.
-            layers: The analyzed layers.
-            samples: The indices of all samples, if they are known in advance.
-            **reading: Options of `Recorder`.
-        """
+        """Yields a function from images and their indices to the tables of all layers."""
         with ExitStack() as stack:
             yield _Tap(self, model, layers, samples, reading, stack)
 
@@ -253,9 +212,12 @@ class _Tap:
         }
         if len(rows):
             if self._subject is None:
-                self._subject = self._open(images)
+                opened = _differentiated(
+                    self._model, images, self._wanted, self._source.memory, self._reading
+                )
+                self._subject = self._stack.enter_context(opened)
             self._subject.check(images)
-            squares = self._squares(images[rows.to(images.device)], index[rows])
+            squares = self._squares(self._subject, images[rows.to(images.device)], index[rows])
             for layer in self._wanted:
                 scale = 1.0 if layer.name in self._exact else mean_chi(self._source.probes)
                 units, square = self._units[layer.name], squares[layer.name]
@@ -273,18 +235,11 @@ class _Tap:
         self._left -= len(rows)
         return rows
 
-    def _open(self, images: Tensor) -> Differentiated:
-        opened = _differentiated(
-            self._model, images, self._wanted, self._source.memory, self._reading
-        )
-        return self._stack.enter_context(opened)
-
-    def _squares(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def _squares(self, subject: Differentiated, images: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Squared norms, or unbiased estimates of them, {layer: (batch, measured units)}."""
-        assert self._subject is not None
         exact = {name: units for name, units in self._units.items() if name in self._exact}
         probed = {name: units for name, units in self._units.items() if name not in self._exact}
-        found = self._subject.square_norms(images, exact) if exact else {}
+        found = subject.square_norms(images, exact) if exact else {}
         squares = {name: values.cpu() for name, values in found.items()}
         if not probed:
             return squares
@@ -293,7 +248,7 @@ class _Tap:
             name: torch.zeros(len(images), len(units), dtype=torch.double)
             for name, units in probed.items()
         }
-        for part, derivatives in self._subject.derivatives(images, index, probes, seed):
+        for part, derivatives in subject.derivatives(images, index, probes, seed):
             for name, units in probed.items():
                 values = derivatives[name][..., units.to(images.device)]
                 sums[name][part] += values.cpu().double().square().sum(0)
@@ -322,6 +277,5 @@ def _differentiated(
 
             yield forward
 
-    recorded = {layer.module for layer in layers}
-    with Differentiated.open(model, images, read_out, recorded, memory) as subject:
+    with Differentiated.open(model, images, read_out, memory) as subject:
         yield subject

@@ -1,4 +1,4 @@
-"""A copy of a model to differentiate, without weight gradients and with folded batch norms."""
+"""A copy of a model to differentiate, without weight gradients and without hooks."""
 
 from __future__ import annotations
 
@@ -9,53 +9,32 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from probekit.capture.layers import unwrap
 from probekit.models.image_model import as_module, check_differentiable
 
-__all__ = ["lend_private", "unfused_attention"]
-
 Forward = Callable[[Any, Tensor], dict[str, Tensor]]
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @contextmanager
-def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forward) -> Iterator[Any]:
-    """Yields an equivalent of a model that is cheap to differentiate.
+def lend_private(model: Any, images: Tensor, forward: Forward) -> Iterator[Any]:
+    """Yields an equivalent of a model, without weight gradients, whose passes no other hook observes.
 
-    The copy shares the model's weights, but has no weight gradients and no hooks. If the model can be
-    traced, each batch norm is folded into the convolution before it. The copy is used only if it
-    computes the same activations. Otherwise, the model itself is yielded, with weight gradients
-    disabled until the context exits.
+    This is a copy that shares the model's memory, if it computes the same activations. Otherwise it is
+    the model itself, with weight gradients disabled until the context exits.
 
     Args:
         model: A module in eval mode, or an object with one as `module`.
         images: A few inputs for the comparison.
-        recorded: The modules whose outputs are recorded, which remain unchanged.
         forward: Computes the recorded activations of a model for images.
-
-    Yields:
-        The model to use.
     """
     module = unwrap(as_module(model))
-    with torch.no_grad():
-        expected = forward(model, images)
-    for fold in (True, False):
-        twin = None if _hooked(module) else _try_copy(module, recorded, fold)
-        if twin is None:
-            continue
-        private = _holding(model, twin)
-        if private is not None and _same(private, images, expected, forward):
+    if not _hooked(module):
+        private = _private(model, module)
+        if private is not None and _same(private, model, images, forward):
             yield private
             return
     check_differentiable(module)
@@ -65,6 +44,26 @@ def lend_private(model: Any, images: Tensor, recorded: set[str], forward: Forwar
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
         yield model
+
+
+@contextmanager
+def unfused_attention(model: Any) -> Iterator[None]:
+    """Computes attention by matrix products inside the context, as forward mode requires."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    module: Any = unwrap(as_module(model))
+    fused = [child for child in module.modules() if getattr(child, "fused_attn", None) is True]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for child in fused:
+            child.fused_attn = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for child in fused:
+            child.fused_attn = True
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -78,14 +77,17 @@ def _hooked(module: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "") != "probekit.capture.phase" for hook in hooks)
 
 
-def _try_copy(module: nn.Module, recorded: set[str], fold: bool) -> nn.Module | None:
+def _private(model: Any, module: nn.Module) -> Any:
+    """The user's model with a copy of its module; None if it cannot be copied."""
     try:
         twin = _copy(module, {}, {})
-        if fold:
-            _fold_batch_norms(twin, recorded)
-    except Exception:  # copying and tracing modules may raise any exception
+    except Exception:  # user-defined modules may raise any exception
         return None
-    return twin
+    if isinstance(model, nn.Module):
+        return twin
+    if is_dataclass(model) and not isinstance(model, type):
+        return replace(model, module=twin)
+    return None
 
 
 def _copy(
@@ -119,77 +121,14 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _holding(model: Any, twin: nn.Module) -> Any:
-    """The user's model, with its module replaced by the copy."""
-    if isinstance(model, nn.Module):
-        return twin
-    if is_dataclass(model) and not isinstance(model, type):
-        return replace(model, module=twin)
-    return None
-
-
-def _same(private: Any, images: Tensor, expected: dict[str, Tensor], forward: Forward) -> bool:
-    try:
-        with torch.no_grad():
+def _same(private: Any, model: Any, images: Tensor, forward: Forward) -> bool:
+    with torch.no_grad():
+        expected = forward(model, images)
+        try:
             found = forward(private, images)
-    except Exception:  # a copy that does not run is not used
-        return False
+        except Exception:  # a copy that does not run is not used
+            return False
     return found.keys() == expected.keys() and all(
         torch.allclose(found[name], values, rtol=1e-3, atol=1e-4 * float(values.abs().max()))
         for name, values in expected.items()
     )
-
-
-def _fold_batch_norms(module: nn.Module, recorded: set[str]) -> None:
-    """Folds each batch norm that is the only consumer of a convolution, if both are called once."""
-    graph = fx.Tracer().trace(module)
-    children = dict(module.named_modules())
-    calls: dict[nn.Module, int] = {}
-    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            child = children[str(node.target)]
-            calls[child] = calls.get(child, 0) + 1
-    for node in graph.nodes:
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        before, after = str(source.target), str(node.target)
-        convolution, norm = children[before], children[after]
-        if (
-            type(convolution) in _CONVOLUTIONS
-            and type(norm) in _BATCH_NORMS
-            and calls[convolution] == calls[norm] == len(source.users) == 1
-            and not {before, after} & read
-            and before not in recorded
-            and norm.running_mean is not None
-            and not norm.training
-            and convolution.weight.dtype in (torch.float32, torch.float64)
-        ):
-            _put(module, before, fuse_conv_bn_eval(convolution, norm).requires_grad_(False))
-            _put(module, after, nn.Identity())
-
-
-def _put(module: nn.Module, name: str, child: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    module.get_submodule(parent)._modules[leaf] = child.eval()
-
-
-@contextmanager
-def unfused_attention(model: Any) -> Iterator[None]:
-    """Computes attention by matrix products inside the context, as forward mode requires."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    module = unwrap(as_module(model))
-    fused = [child for child in module.modules() if getattr(child, "fused_attn", None) is True]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        for child in fused:
-            child.fused_attn = False  # type: ignore[assignment]
-        torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for child in fused:
-            child.fused_attn = True  # type: ignore[assignment]

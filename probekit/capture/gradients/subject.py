@@ -22,8 +22,6 @@ from probekit.capture.layers import unwrap
 from probekit.errors import ProbekitError, first_line
 from probekit.models.image_model import as_module
 
-__all__ = ["Differentiated", "ReadOut"]
-
 ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
 
 
@@ -49,16 +47,11 @@ class Differentiated:
     @staticmethod
     @contextmanager
     def open(
-        model: Any, images: Tensor, read_out: ReadOut, recorded: set[str], memory: int
+        model: Any, images: Tensor, read_out: ReadOut, memory: int
     ) -> Iterator[Differentiated]:
         """Yields a private copy of a model, or the model itself if it cannot be copied.
 
-        Args:
-            model: As for the class.
-            images: As for the class.
-            read_out: A context manager that yields, for a model, the function `forward`.
-            recorded: The modules whose outputs are recorded.
-            memory: As for the class.
+        `read_out` is a context manager that yields, for a model, the function `forward`.
         """
 
         def once(one: Any, inputs: Tensor) -> dict[str, Tensor]:
@@ -66,7 +59,7 @@ class Differentiated:
                 return dict(forward(inputs))
 
         with (
-            lend_private(model, images[:4], recorded, once) as private,
+            lend_private(model, images[:4], once) as private,
             read_out(private) as forward,
         ):
             yield Differentiated(private, forward, images, memory)
@@ -82,19 +75,12 @@ class Differentiated:
             self._checked = True
 
     def forward_mode_fails(self, images: Tensor, names: Sequence[str]) -> dict[str, str]:
-        """Finds layers whose forward-mode derivative differs from a backward pass, and the reasons.
+        """The layers whose forward-mode derivative differs from a backward pass, and the reasons.
 
         An operation without a forward-mode derivative raises an error. Some custom operations silently
         drop the tangent instead, which gives zero gradients or gradients of a part of the network.
         Therefore, for each layer, the derivative along one direction is compared with one backward
         pass from a random combination of its units.
-
-        Args:
-            images: A few inputs.
-            names: The layers.
-
-        Returns:
-            The reason for each layer that requires backward differentiation.
         """
         draw = torch.Generator().manual_seed(0)
         along = torch.randn(images.shape, generator=draw).to(images.device, images.dtype)

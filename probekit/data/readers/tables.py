@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FileImages
-from probekit.data.labels import LABEL_KEYS, dense_names, label_table, names_of_text
+from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
 from probekit.errors import DataError, first_line, some_of
 from probekit.extras import optional
 
@@ -51,6 +52,7 @@ def table_images(
     *,
     split: str | None = None,
     skip_bad: bool = False,
+    attributes: Sequence[str] = (),
 ) -> FileImages:
     """The images that a table lists, in its order.
 
@@ -64,15 +66,22 @@ def table_images(
         decode: Reads the files.
         split: The rows to use, by the column `split`.
         skip_bad: As for `load_data`.
+        attributes: Columns of labels, instead of a single one.
 
     Raises:
-        DataError: There is no column of paths, a path or label is missing, a file does not exist, or
-            the table has splits and none or an unknown one is chosen.
+        DataError: There is no column of paths or of an attribute, a path or label is missing, a file
+            does not exist, or the table has splits and none or an unknown one is chosen.
     """
     columns = {str(column): list(table[column]) for column in table.columns}
+    if missing := [column for column in attributes if column not in columns]:
+        raise DataError(
+            f"{name!r} has no column {missing[0]!r} for an attribute; its columns are "
+            f"{some_of(list(columns), 10)}"
+        )
     label = next((column for column in LABEL_KEYS if column in columns), None)
+    chosen = attributes or ([] if label is None else [label])
     # A class has the same number in every split.
-    names = {} if label is None else names_of_text(columns[label])
+    names_of = {column: names_of_text(columns[column]) for column in chosen}
     if "split" in columns or split is not None:
         columns = _rows_of(columns, split, name)
     found = next((column for column in _PATHS if column in columns), None)
@@ -93,12 +102,17 @@ def table_images(
             f"{len(lost)} of {len(files)} files that {name!r} lists do not exist: {some_of(lost)}; paths "
             "are relative to the folder of the table, or to root=DIR (--data-root)"
         )
-    labels = None if label is None else columns[label]
-    if labels is not None and any(pd.isna(one) for one in labels):
-        raise DataError(f"the column {label!r} of {name!r} lacks the label of some images")
-    numbers = label_table(labels, len(files), names, {})
+    for column in chosen:
+        if any(pd.isna(one) for one in columns[column]):
+            raise DataError(f"the column {column!r} of {name!r} lacks the label of some images")
+    if attributes:
+        names: ClassNames = {}
+        numbers = label_table(columns, len(files), names, names_of)
+    else:
+        names = {} if label is None else names_of[label]
+        numbers = label_table(columns.get(str(label)), len(files), names, {})
     keys = zip(paths, numbers.tolist(), strict=True)
-    return FileImages(
+    images = FileImages(
         files,
         numbers,
         dense_names(names),
@@ -107,6 +121,8 @@ def table_images(
         decode,
         skip_bad,
     )
+    images.attributes = names_of if attributes else {}
+    return images
 
 
 def _rows_of(columns: dict[str, list[Any]], split: str | None, name: str) -> dict[str, list[Any]]:

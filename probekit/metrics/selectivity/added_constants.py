@@ -15,8 +15,6 @@ from probekit.capture.plan import scout_layers
 from probekit.errors import LayerError, OptionError
 from probekit.models.image_model import ImageModel, as_module
 
-__all__ = ["add_constants"]
-
 
 def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> Any:
     """A copy of a network that adds constants to units and subtracts them again after the layer.

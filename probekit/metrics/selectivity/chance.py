@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import OptionError
+from probekit.checks import integer
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import (
     Array,
@@ -22,8 +22,6 @@ from probekit.replicates.comparisons import adjust_p_values
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans
-
-__all__ = ["SelectivityChance"]
 
 # Indices closer than this count as equal: a different order of summation changes them by less.
 _SAME = 1e-9
@@ -76,8 +74,8 @@ class SelectivityChance(Metric):
     Args:
         permutations: Number of permutations; p is at least 1 / (permutations + 1).
         seed: Seed of the permutations.
-        class_counts: Number of samples of each class, in label order. Required only if the data
-            cannot provide its labels before the pass.
+        class_counts: Number of samples of each class, in label order. Required only for data that can be
+            read only once; other data that does not declare its labels is read twice.
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
         memory: Maximum number of bytes for the sums: 8 * permutations * classes * units.
@@ -111,10 +109,7 @@ class SelectivityChance(Metric):
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)
-        if not isinstance(self.permutations, int) or self.permutations < 2:
-            raise OptionError(
-                f"permutations must be a whole number of at least 2, not {self.permutations!r}"
-            )
+        integer("permutations", self.permutations, least=2)
 
     @property
     def needs(self) -> Sequence[Any]:
@@ -128,20 +123,19 @@ class SelectivityChance(Metric):
     def evaluate(
         self, class_mean: xr.DataArray, permuted: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         found = formula.at(class_mean.transpose("unit", "class").values)
         tables = permuted.transpose("permutation", "unit", "class").values
         blocks = unit_blocks(len(found), tables[:, :1].size)
         null = np.concatenate([formula.at(tables[:, block]) for block in blocks], 1)
-        centre, spread = null.mean(0), null.std(0, ddof=1)
+        mean, spread = null.mean(0), null.std(0, ddof=1)
         units = {
-            "selectivity_chance": centre,
-            "selectivity_z": _scores(found, centre, spread),
+            "selectivity_chance": mean,
+            "selectivity_z": _scores(found, mean, spread),
             "selectivity_p": _p_values(found, null),
             "selectivity_p_corrected": _p_values(
-                _scores(found, centre, spread), _scores(null, centre, spread).max(1)[:, None]
+                _scores(found, mean, spread), _scores(null, mean, spread).max(1)[:, None]
             ),
         }
         return xr.Dataset({name: ("unit", values) for name, values in units.items()}), xr.Dataset()
@@ -160,10 +154,10 @@ class SelectivityChance(Metric):
         )
 
 
-def _scores(index: Array, centre: Array, spread: Array) -> Array:
+def _scores(index: Array, mean: Array, spread: Array) -> Array:
     """Distances from chance in standard deviations; 0 where chance does not vary."""
     varies = spread > _SAME
-    return np.where(varies, (index - centre) / np.where(varies, spread, 1.0), 0.0)
+    return np.where(varies, (index - mean) / np.where(varies, spread, 1.0), 0.0)
 
 
 def _p_values(found: Array, null: Array) -> Array:

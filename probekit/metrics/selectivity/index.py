@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from probekit.errors import DataError, OptionError, some_of
-
-__all__ = ["Array", "Negative", "SelectivityIndex", "enough_classes", "preferred"]
+from probekit.checks import number, one_of
+from probekit.errors import DataError, some_of
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Negative: TypeAlias = Literal["clip", "keep", "shift", "nan"]
@@ -50,35 +49,23 @@ class SelectivityIndex:
     negative: Negative = "clip"
 
     def __post_init__(self) -> None:
-        if self.negative not in get_args(Negative):
-            known = ", ".join(get_args(Negative))
-            raise OptionError(f"negative is one of {known}, not {self.negative!r}")
-        if not (isinstance(self.eps, int | float) and 0 <= self.eps < np.inf):
-            raise OptionError(f"eps must be a number from 0, not {self.eps!r}")
+        one_of("negative", self.negative, get_args(Negative))
+        number("eps", self.eps, least=0)
 
     def of_classes(self, means: Values) -> Values:
-        """The index that each class would have if it were the preferred one.
+        """The index (..., class) that each class would have if it were the preferred one.
 
-        It increases with the mean of the class, so the index of a unit is the highest of these.
-
-        Args:
-            means: Class means (..., class); NaN where a class has no samples.
-
-        Returns:
-            (..., class); NaN where the mean is NaN or there are fewer than two classes.
+        It increases with the mean of the class, so the index of a unit is the highest of these. Class means
+        (..., class) are NaN where a class has no samples, and so is the index.
         """
         given = torch.as_tensor(means)
         return _like(self._of(given, None), means)
 
     def at(self, means: Values, place: Any = None) -> Values:
-        """The index of the preferred class, or of given classes.
+        """The index (...,) of the preferred class, or of the classes with the indices `place` (...,).
 
-        Args:
-            means: Class means (..., class); NaN where a class has no samples.
-            place: Indices (...,) along the last axis; None for the preferred class.
-
-        Returns:
-            (...,). A dead unit, whose class means are all zero, has the index 0 and no gradient.
+        Class means (..., class) are NaN where a class has no samples. A dead unit, whose class means are
+        all zero, has the index 0 and no gradient.
         """
         given = torch.as_tensor(means)
         chosen = _preferred(given) if place is None else torch.as_tensor(place)
@@ -117,11 +104,7 @@ class SelectivityIndex:
 
 
 def preferred(means: Values) -> Any:
-    """The index (...,) of the highest class mean (the first on ties), as an array or a tensor.
-
-    >>> preferred(np.array([[0.1, np.nan, 0.3]]))
-    array([2])
-    """
+    """The index (...,) of the highest class mean (the first on ties), as an array or a tensor."""
     place = _preferred(torch.as_tensor(means))
     return place if isinstance(means, Tensor) else place.numpy()
 
@@ -133,15 +116,10 @@ def unit_blocks(units: int, elements: int, most: int = 2**20) -> list[slice]:
 
 
 def enough_classes(classes: int) -> None:
-    """Checks that there are at least two classes.
-
-    Raises:
-        DataError: There are fewer than two classes.
-    """
+    """Raises `DataError` if there are fewer than two classes."""
     if classes < 2:
         raise DataError(
-            f"class selectivity compares classes, and the data has {classes}; give samples of at "
-            "least two"
+            f"class selectivity needs samples of at least two classes, and the data has {classes}"
         )
 
 

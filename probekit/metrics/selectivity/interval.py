@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import OptionError, some_of
+from probekit.checks import integer, number
+from probekit.errors import some_of
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import (
     Array,
@@ -23,8 +24,6 @@ from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 from probekit.statistics.silent import SilentCounts
-
-__all__ = ["SelectivityInterval"]
 
 # A class may have the highest mean if its gap to the highest is within this many standard errors.
 _NEAR = 2.5
@@ -120,16 +119,9 @@ class SelectivityInterval(Metric):
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)
-        if not isinstance(self.level, float) or not 0.5 <= self.level < 1:
-            raise OptionError(f"level must be a number from 0.5 to below 1, not {self.level!r}")
-        for name, value, least in (
-            ("replicates", self.replicates, 20),
-            ("splits", self.splits, 2),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise OptionError(
-                    f"{name} must be a whole number of at least {least}, not {value!r}"
-                )
+        number("level", self.level, least=0.5, below=1)
+        integer("replicates", self.replicates, least=20)
+        integer("splits", self.splits, least=2)
 
     @property
     def needs(self) -> Sequence[Any]:
@@ -148,7 +140,6 @@ class SelectivityInterval(Metric):
         halves: xr.Dataset,
         silent: xr.Dataset,
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
@@ -160,8 +151,8 @@ class SelectivityInterval(Metric):
         for block in unit_blocks(whole.shape[0], replicates[:, :1].size):
             drawn = np.where(np.isnan(replicates[:, block]), whole[block], replicates[:, block])
             every = formula.of_classes(drawn)
-            centre = formula.of_classes(whole[block])
-            ends.append(bounds_of_highest(centre, every, counts, self.level))
+            estimates = formula.of_classes(whole[block])
+            ends.append(bounds_of_highest(estimates, every, counts, self.level))
             plain.append(formula.at(drawn))
         low, high = np.concatenate(ends, 1)
         if self.negative != "keep":
@@ -214,9 +205,8 @@ class SelectivityInterval(Metric):
         fewest = int(layers["fewest_samples"].min())
         if fewest < _FEW:
             sentences.append(
-                f"a class has {fewest} sample{'s' if fewest > 1 else ''}: intervals of selectivity "
-                f"mean little with fewer than {_FEW} samples a class; give more data or leave such "
-                "classes out"
+                f"a class has {fewest} sample{'s' if fewest > 1 else ''}, and intervals of selectivity "
+                f"are not reliable below {_FEW} samples per class; use more data or exclude such classes"
             )
         rare, all_units = layers["rarely_active_units"], layers["n_units"]
         high = rare > _RARE_SHARE * all_units
@@ -224,19 +214,19 @@ class SelectivityInterval(Metric):
             names = [str(name) for name in layers["layer"].values[high.values]]
             sentences.append(
                 f"{int(rare[high].sum())} of {int(all_units[high].sum())} units are active for fewer "
-                f"than {_FEW} samples, in {some_of(names)}: the intervals there say nothing of what "
-                "they respond to beyond these samples, and can be far too low; give more data"
+                f"than {_FEW} samples, in {some_of(names)}: their intervals describe only these "
+                "samples, and can be far too low; use more data"
             )
         return sentences
 
 
 def bounds_of_highest(
-    centre: Array, replicates: Array, counts: Array, level: float
+    estimates: Array, replicates: Array, counts: Array, level: float
 ) -> tuple[Array, Array]:
     """A confidence interval for the maximum of several quantities that are estimated with errors.
 
     Args:
-        centre: The estimates (unit, class).
+        estimates: The estimates (unit, class).
         replicates: Their bootstrap replicates (replicate, unit, class).
         counts: Number of samples per class (class,), for Student's t and the small-sample factor.
         level: Coverage probability of the interval.
@@ -246,15 +236,15 @@ def bounds_of_highest(
     """
     scale = _small_sample(counts)
     error = replicates.std(0, ddof=1) * scale
-    best = np.where(np.isnan(centre), -np.inf, centre).argmax(1)[:, None]
-    gap = np.take_along_axis(centre, best, 1) - centre
+    best = np.where(np.isnan(estimates), -np.inf, estimates).argmax(1)[:, None]
+    gap = np.take_along_axis(estimates, best, 1) - estimates
     apart = replicates - np.take_along_axis(replicates, best[None], 2)
     near = gap <= _NEAR * apart.std(0, ddof=1) * scale
     tail = (1 - level) / 2
     lower = _critical(tail / np.maximum(near.sum(1), 1)[:, None], counts)
     upper = _critical(tail, counts)
-    low = np.where(near, centre - lower * error, -np.inf).max(1)
-    high = np.where(near, centre + upper * error, -np.inf).max(1)
+    low = np.where(near, estimates - lower * error, -np.inf).max(1)
+    high = np.where(near, estimates + upper * error, -np.inf).max(1)
     unknown = ~near.any(1)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 

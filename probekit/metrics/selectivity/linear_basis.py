@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +11,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.errors import DataError, OptionError
-from probekit.metrics.selectivity.index import SelectivityIndex
+from probekit.checks import integer, number, one_of
+from probekit.errors import DataError
+from probekit.metrics.selectivity.index import SelectivityIndex, enough_classes
 from probekit.results.labels import strings
-
-__all__ = ["linear_basis_selectivity"]
+from probekit.statistics.feeding import split_by_layer, table_and_labels
 
 NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
 _BLOCK = 100  # steps between two convergence checks
@@ -114,8 +113,7 @@ def linear_basis_selectivity(
     return found.assign(selectivity_bound=found["selectivity_found"]).assign_attrs(asdict(search))
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Result(NamedTuple):
     """The result of one search: a rotation, its selectivity, and how the search ended."""
 
     value: float
@@ -141,39 +139,34 @@ class _Search:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.negative not in get_args(NegativeProjection):
-            known = ", ".join(get_args(NegativeProjection))
-            raise OptionError(f"negative is one of {known}, not {self.negative!r}")
+        one_of("negative", self.negative, get_args(NegativeProjection))
         for name in ("penalty", "learning_rate", "tolerance"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise OptionError(f"{name} is a number above 0, not {value!r}")
+            number(name, getattr(self, name), above=0)
         for name, least in (("steps", 1), ("starts", 1), ("permutations", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise OptionError(f"{name} is an integer of at least {least}, not {value!r}")
-        if not 0 <= self.held_out < 1:
-            raise OptionError(f"held_out is a share from 0 to below 1, not {self.held_out!r}")
+            integer(name, getattr(self, name), least=least)
+        number("held_out", self.held_out, least=0, below=1)
         SelectivityIndex(self.eps)
 
     def run(self, table: Tensor, labels: Tensor) -> dict[str, float]:
         """Searches one layer."""
         draws = np.random.default_rng(self.seed)
         apart = _held_out(labels.numpy(), self.held_out, draws)
-        seen, unseen = (table[~apart], labels[~apart]), (table[apart], labels[apart])
+        held_out, held_out_labels = table[apart], labels[apart]
+        table, labels = table[~apart], labels[~apart]
         identity = torch.eye(table.shape[1], dtype=table.dtype)
-        best, start = self._best(*seen)
-        axes = self._selectivity(seen[0], _shares(seen[1]), identity).item()
+        best, start = self._best(table, labels)
+        axes = self._selectivity(table, _shares(labels), identity).item()
         floors = [
-            self._best(seen[0], seen[1][torch.from_numpy(draws.permutation(len(seen[1])))])[0].value
+            self._best(table, labels[torch.from_numpy(draws.permutation(len(labels)))])[0].value
             for _ in range(self.permutations)
         ]
-        kept = len(torch.unique(unseen[1])) > 1
-        shares = _shares(unseen[1]) if kept else None
-        outside = [
-            float("nan") if shares is None else self._selectivity(unseen[0], shares, basis).item()
-            for basis in (identity, best.rotation)
-        ]
+        outside = [float("nan")] * 2
+        if len(torch.unique(held_out_labels)) > 1:
+            shares = _shares(held_out_labels)
+            outside = [
+                self._selectivity(held_out, shares, basis).item()
+                for basis in (identity, best.rotation)
+            ]
         return {
             "selectivity_axes": axes,
             "selectivity_found": best.value,
@@ -186,7 +179,7 @@ class _Search:
             "orthogonality_error": best.error,
         }
 
-    def _best(self, table: Tensor, labels: Tensor) -> tuple[_Found, int]:
+    def _best(self, table: Tensor, labels: Tensor) -> tuple[_Result, int]:
         """The best result of all starts, and the number of that start."""
         share = _shares(labels)
         ends = [self._descend(table, share, first) for first in self._first(table)]
@@ -198,18 +191,18 @@ class _Search:
         units = table.shape[1]
         generator = torch.Generator().manual_seed(self.seed)
         found = [torch.eye(units, dtype=table.dtype)]
-        for number in range(1, self.starts):
+        for start in range(1, self.starts):
             drawn = torch.randn(units, units, generator=generator, dtype=table.dtype)
-            if number == 1:
+            if start == 1:
                 drawn[:, 0] = table.mean(0)
             found.append(torch.linalg.qr(drawn)[0])
         return found
 
-    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> _Found:
+    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> _Result:
         matrix = first.clone().requires_grad_(True)
         identity = torch.eye(len(first), dtype=first.dtype)
         optimizer = torch.optim.Adam([matrix], self.learning_rate)
-        best = _Found(self._selectivity(table, share, first).item(), first, False, 0, 0.0)
+        best = _Result(self._selectivity(table, share, first).item(), first, False, 0, 0.0)
         before, coolings = -1.0, 0
         for step in range(1, self.steps + 1):
             with torch.enable_grad():
@@ -222,14 +215,14 @@ class _Search:
             left, _, right = torch.linalg.svd(matrix.detach())
             value = self._selectivity(table, share, left @ right).item()
             if value > best.value:
-                best = _Found(value, left @ right, False, step, float(departure.detach()))
+                best = _Result(value, left @ right, False, step, float(departure.detach()))
             if value - before < self.tolerance:
                 if coolings == _COOLINGS:
-                    return _Found(best.value, best.rotation, True, step, best.error)
+                    return _Result(best.value, best.rotation, True, step, best.error)
                 coolings += 1
                 optimizer.param_groups[0]["lr"] /= 4
             before = value
-        return _Found(best.value, best.rotation, False, self.steps, best.error)
+        return _Result(best.value, best.rotation, False, self.steps, best.error)
 
     def _selectivity(self, table: Tensor, share: Tensor, matrix: Tensor) -> Tensor:
         """The mean index of the columns of table @ matrix."""
@@ -261,20 +254,16 @@ def _held_out(
 
 
 def _by_layer(recording: xr.Dataset, search: _Search) -> xr.Dataset:
-    if "activation" not in recording or "label" not in recording.variables:
-        raise DataError("a recording has activation(sample, unit) and label(sample)")
-    table = recording["activation"].transpose("sample", "unit")
-    labels = recording["label"].values
-    if "layer" not in table.coords:
-        return xr.Dataset(search.run(*_tensors(table.values, labels)))
-    names: Sequence[str] = list(dict.fromkeys(table["layer"].values.tolist()))
-    found = [
-        search.run(*_tensors(table.values[:, table["layer"].values == name], labels))
-        for name in names
-    ]
+    found = {}
+    for name, part in split_by_layer(recording).items():
+        table, labels = table_and_labels(part)
+        found[name] = search.run(*_tensors(table.values, labels))
+    if "layer" not in recording.coords:
+        return xr.Dataset(found[""])
+    names = next(iter(found.values()))
     return xr.Dataset(
-        {key: ("layer", [one[key] for one in found]) for key in found[0]},
-        coords={"layer": strings(names)},
+        {key: ("layer", [one[key] for one in found.values()]) for key in names},
+        coords={"layer": strings(found)},
     )
 
 
@@ -283,11 +272,10 @@ def _tensors(activations: Any, labels: Any) -> tuple[Tensor, Tensor]:
     classes = np.asarray(labels)
     if table.ndim != 2 or classes.shape != table.shape[:1]:
         raise DataError(
-            f"activations are (sample, unit) and labels (sample,), not {table.shape} and "
+            f"activations must be (sample, unit) and labels (sample,), not {table.shape} and "
             f"{classes.shape}"
         )
     if not np.isfinite(table).all():
-        raise DataError("the activations hold NaN or infinity, so that selectivity has no meaning")
-    if len(np.unique(classes)) < 2:
-        raise DataError("selectivity compares classes, and the samples are of one class only")
+        raise DataError("the activations contain NaN or infinity, so they have no selectivity")
+    enough_classes(len(np.unique(classes)))
     return torch.from_numpy(table), torch.from_numpy(classes.astype(np.int64))

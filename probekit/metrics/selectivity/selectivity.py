@@ -15,8 +15,6 @@ from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enoug
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 
-__all__ = ["Selectivity", "checked_means", "class_selectivity"]
-
 
 def class_selectivity(
     class_mean: xr.DataArray | xr.Dataset, *, eps: float = 1e-6, negative: Negative = "clip"
@@ -58,8 +56,7 @@ def class_selectivity(
     below = (means < 0).any("class")
     if bool(below.any()):
         layers = means["layer"].values[below.values].tolist() if "layer" in means.coords else []
-        sentence = index.describe_negative(int(below.sum()), list(dict.fromkeys(layers)))
-        warn(sentence)
+        warn(index.describe_negative(int(below.sum()), list(dict.fromkeys(layers))))
     ordered = means.transpose("unit", "class")
     found = ordered.isel({"class": 0}, drop=True)
     return found.copy(data=index.at(ordered.values)).rename("selectivity")
@@ -74,17 +71,17 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     if isinstance(given, xr.Dataset):
         if "activation" not in given or "label" not in given.variables:
             raise DataError(
-                "class selectivity takes class means (unit, class) or a recording with activation"
+                "class selectivity needs class means (unit, class) or a recording with activation"
                 f"(sample, unit) and label(sample), not a dataset of {', '.join(map(str, given))}"
             )
         from probekit.statistics.feeding import feed
 
         given = feed(given, ClassMeans())
     if "class" not in given.dims:
-        raise DataError(f"class means need the dimension 'class', not {given.dims}")
+        raise DataError(f"class means must have the dimension 'class', not {given.dims}")
     means: Any = given if given.dtype == np.float64 else given.astype(np.float64)
     if not np.isfinite(means.values).all():
-        raise DataError("class means hold NaN or infinity, so that selectivity has no meaning")
+        raise DataError("the class means contain NaN or infinity, so they have no selectivity")
     enough_classes(means.sizes["class"])
     return cast(xr.DataArray, means)
 
@@ -152,7 +149,6 @@ class Selectivity(Metric):
         return (ClassMeans(),)
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         means = checked_means(class_mean).transpose("unit", "class")
         values, labels = means.values, means["class"].values
         index = SelectivityIndex(self.eps, self.negative).at(values)
@@ -183,8 +179,8 @@ class Selectivity(Metric):
         if few := int((counts < _FEW_SAMPLES).sum()):
             sentences.append(
                 f"{few} of {len(counts)} classes have fewer than {_FEW_SAMPLES} samples (the fewest "
-                f"{counts.min()}), and the highest of several noisy means makes the index too high; use "
-                "more samples, or look at selectivity_split_half, which is free of it"
+                f"{counts.min()}), so noise in the class means makes the index too high; use more "
+                "samples, or see selectivity_split_half, which does not have this bias"
             )
         return sentences
 

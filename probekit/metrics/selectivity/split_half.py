@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import OptionError
+from probekit.checks import integer
 from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import (
     Array,
@@ -22,9 +22,6 @@ from probekit.metrics.selectivity.index import (
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
-
-__all__ = ["SplitHalf", "cross_index"]
-
 
 _VARIABLES = {
     "selectivity_split_half": attributes(
@@ -98,8 +95,7 @@ class SplitHalf(Metric):
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)
-        if not isinstance(self.splits, int) or self.splits < 2:
-            raise OptionError(f"splits must be a whole number of at least 2, not {self.splits!r}")
+        integer("splits", self.splits, least=2)
 
     @property
     def needs(self) -> Sequence[Any]:
@@ -110,7 +106,6 @@ class SplitHalf(Metric):
     def evaluate(
         self, class_mean: xr.DataArray, halves: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         enough_classes(class_mean.sizes["class"])
         formula = SelectivityIndex(self.eps, self.negative)
         whole, parts = tables(class_mean, halves)
@@ -133,7 +128,7 @@ def tables(class_mean: xr.DataArray, halves: xr.Dataset) -> tuple[Array, Array]:
 
 
 def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
-    """The split-half index of every unit.
+    """The split-half index of every unit, averaged over splits and directions.
 
     Let a and b be the means of the selected class and of the other classes in the other half. To first
     order, E[(a - b) / (a + b)] is too low by 2 (b var a - a var b) / (a + b)^3; this is added. The
@@ -145,9 +140,6 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
         whole: Class means of all samples (unit, class).
         parts: Class means of the halves (split, 2, unit, class), NaN where a half has no samples.
         formula: The formula of the index.
-
-    Returns:
-        (unit,), averaged over splits and directions.
     """
     found = []
     for block in unit_blocks(len(whole), parts[:, :, :1].size):

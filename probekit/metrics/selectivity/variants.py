@@ -14,8 +14,6 @@ from probekit.metrics.selectivity.selectivity import checked_means
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 
-__all__ = ["SelectivityPerElement", "selectivity_offset_free"]
-
 
 @unit_metric(needs=ClassMeans, long_name="offset-free selectivity index", share=True)
 def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.DataArray:
@@ -107,7 +105,6 @@ class SelectivityPerElement(Metric):
     def evaluate(
         self, class_mean: xr.DataArray, element_mean: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
-        """Computes the values of one layer."""
         means = checked_means(element_mean).transpose("element", "class").values
         index = SelectivityIndex(self.eps, self.negative).at(means)
         by_unit = index.reshape(class_mean.sizes["unit"], -1).mean(1)

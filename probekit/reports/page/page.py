@@ -15,6 +15,7 @@ from probekit.errors import DataError, OptionError, OutputError
 from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.sections import sections
 from probekit.reports.page.svg import number
+from probekit.reports.page.tables import Section, take_sections
 from probekit.reports.page.thumbnails import thumbnails, wanted_samples
 from probekit.reports.page.units import unit_table
 from probekit.results.files import check_output_path, whole
@@ -44,7 +45,8 @@ def report(
 
     Args:
         results: A result of `analyze` or `robustness` or its file, a sequence of these, or a mapping from
-            names to these. A robustness run is merged with the analysis of its model.
+            names to these. A robustness run is merged with the analysis of its model. The outputs of
+            `compare` and `survey` get a section of their own.
         out: Path of the `.html` file.
         data: The analyzed data, used for the images that activate units most (metric `top_images`), as
             for `images_at`.
@@ -77,8 +79,9 @@ def report(
     if not isinstance(budget, int) or budget < _LEAST:
         raise OptionError(f"budget must be a number of bytes from {_LEAST}, not {budget!r}")
     path = check_page(out, overwrite=overwrite)
-    models = model_results(results, names)
-    page = _fitted(models, data, model, title, budget)
+    rest, extra = take_sections(results)
+    models = model_results(rest, names) if rest or not extra else []
+    page = _fitted(models, extra, data, model, title, budget)
     try:
         with whole(path) as draft:
             draft.write_bytes(page)
@@ -99,18 +102,23 @@ def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def _fitted(
-    models: Sequence[ModelResults], data: Any, model: Any, title: str | None, budget: int
+    models: Sequence[ModelResults],
+    extra: Sequence[Section],
+    data: Any,
+    model: Any,
+    title: str | None,
+    budget: int,
 ) -> bytes:
     """The page within its budget; images are left out first, then class means."""
     tables = [unit_table(one) for one in models]
     left_out = []
-    bare = len(_page(models, {"models": tables}, title, budget, ""))
+    bare = len(_page(models, extra, {"models": tables}, title, budget, ""))
     if bare > budget:
         for table in tables:
             table.pop("tuning", None)
             table.pop("drawn", None)
         left_out.append("class means and random samples are left out to keep within it")
-        bare = len(_page(models, {"models": tables}, title, budget, left_out[0]))
+        bare = len(_page(models, extra, {"models": tables}, title, budget, left_out[0]))
     if bare > budget:
         raise OutputError(
             f"the report would have {_mib(bare)} MiB without any image, and budget allows "
@@ -118,7 +126,7 @@ def _fitted(
         )
     images, note = _images(models, tables, data, model, budget - bare - 2**16)
     notes = "; ".join([*left_out, note])
-    return _page(models, {"models": tables, "images": images}, title, budget, notes)
+    return _page(models, extra, {"models": tables, "images": images}, title, budget, notes)
 
 
 def _images(
@@ -174,6 +182,7 @@ def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
 
 def _page(
     models: Sequence[ModelResults],
+    extra: Sequence[Section],
     payload: dict[str, Any],
     title: str | None,
     budget: int,
@@ -194,8 +203,9 @@ def _page(
     script = f'(() => {{\n"use strict";\n{parts}}})();'
     text = environment.get_template("report.html.j2").render(
         sections(models),
+        extra=extra,
         number=number,
-        title=title or _title([one.name for one in models]),
+        title=title or _title([one.name for one in models] or [one.title for one in extra]),
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),

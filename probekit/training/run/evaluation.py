@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
-from probekit.capture.stream import Reading, stream
+from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batches
 from probekit.data.images import TensorImages
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -60,7 +60,7 @@ def evaluate(
     means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
     batches = Batches(data, batch_size=_BATCH_SIZE)
     half = precision if precision in ("bfloat16", "float16") else None
-    reading = Reading(progress=False, precision=half)
+    reading = PassOptions(progress=False, precision=half)
     with stream(model, batches, layers, [Activations()], reading) as observed:
         for observation in observed:
             labels = observation.batch.labels

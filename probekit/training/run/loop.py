@@ -14,7 +14,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from probekit.analysis.analyze import analyze
-from probekit.capture.stream import Reading, find_layers
+from probekit.capture.stream import PassOptions, find_layers
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, ProbekitError
 from probekit.models.architectures import ARCHITECTURES
@@ -70,7 +70,9 @@ class TrainingLoop:
             self.module, recipe.mean, recipe.std, recipe.input_size, data.classes
         )
         self.seed, self.adversary = seed, recipe.adversary
-        self.layers = find_layers(self.model, Batches(data.watched, batch_size=2), None, Reading())
+        self.layers = find_layers(
+            self.model, Batches(data.watched, batch_size=2), None, PassOptions()
+        )
         self.spread = machine.spread(self.module)
         self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
         # If alpha is always 0, no hooks are registered: this is the baseline of the papers.

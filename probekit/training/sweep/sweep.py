@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claimed
+from probekit.results.folders import claimed, note_failure
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
@@ -23,18 +22,14 @@ from probekit.training.run.directory import check_same, layer_names, read_run
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.sweep.table import (
     IDENTITY,
-    read_failures,
     run_folder,
     run_key,
-    write_failures,
     write_table,
 )
 
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "callbacks",
 )  # fmt: skip
-# PyTorch and accelerate have one random state per process: runs in threads must take turns.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def sweep(
@@ -122,20 +117,11 @@ def sweep(
         )
         with bar, closing(ended):
             for (alpha, seed), failure in bar:
-                _add_to_table(folder, alpha, seed, failure)
+                note_failure(folder, run_key(alpha, seed), failure)
+                write_table(folder)
         table = write_table(folder)
     _warn_of_failures(table, grid)
     return table
-
-
-def _add_to_table(folder: Path, alpha: float, seed: int, failure: str) -> None:
-    """Updates the table after a run."""
-    failures = read_failures(folder)
-    failures.pop(run_key(alpha, seed), None)
-    if failure:
-        failures[run_key(alpha, seed)] = failure
-    write_failures(folder, failures)
-    write_table(folder)
 
 
 def _warn_of_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
@@ -165,12 +151,11 @@ def _one_run(
     """Trains one run in this process; returns the reason for a failure, or an empty string."""
     from probekit.training.run.train import train
 
-    with _ONE_AT_A_TIME:
-        try:
-            train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
-        except ProbekitError as error:
-            # An invalid option affects all runs; divergence affects only this one.
-            if type(error) is not ProbekitError:
-                raise
-            return str(error)
+    try:
+        train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
+    except ProbekitError as error:
+        # An invalid option affects all runs; divergence affects only this one.
+        if type(error) is not ProbekitError:
+            raise
+        return str(error)
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import write_whole
+from probekit.results.folders import FAILURES, read_failures, write_whole
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
 from probekit.training.run.directory import Run, read_run
 
 IDENTITY = "sweep.json"
-FAILURES = "failures.json"
 TABLE = "sweep.nc"
 _OF_RUNS = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
 _OF_LAYERS = ("selectivity", "dead_units")
@@ -62,7 +61,8 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
     ended = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
-    failures = {_alpha_and_seed(key): why for key, why in read_failures(folder).items()}
+    with foreign_file(f"{str(folder / FAILURES)!r} is damaged", OutputError, "; remove it"):
+        failures = {_alpha_and_seed(key): why for key, why in read_failures(folder).items()}
     runs: dict[tuple[float, int], Run | None] = dict.fromkeys(failures)
     runs |= {(_alpha(run), run.seed): run for run in ended}
     if not runs:
@@ -119,25 +119,7 @@ def write_table(folder: Path) -> xr.Dataset:
     return table
 
 
-def read_failures(folder: Path) -> dict[str, str]:
-    """The reasons why runs of a sweep failed, by `run_key`."""
-    file = folder / FAILURES
-    if not file.is_file():
-        return {}
-    with foreign_file(f"{str(file)!r} is damaged", OutputError, "; remove it"):
-        found = {str(key): str(why) for key, why in json.loads(file.read_text()).items()}
-        for key in found:
-            _alpha_and_seed(key)
-    return found
-
-
 def _alpha_and_seed(key: str) -> tuple[float, int]:
     """The inverse of `run_key`."""
     alpha, _, seed = key.partition("|")
     return float(alpha), int(seed)
-
-
-def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Writes the reasons; writes no file if there have never been any."""
-    if failures or (folder / FAILURES).exists():
-        write_whole(folder / FAILURES, json.dumps(dict(failures), indent=2) + "\n")

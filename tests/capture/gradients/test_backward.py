@@ -128,8 +128,8 @@ class Rolled(nn.Module):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (nn.BatchNorm2d(1, track_running_stats=False).eval(), "'0' takes the mean and variance"),
-        (nn.BatchNorm2d(1).train(), "'0' takes the mean and variance"),
+        (nn.BatchNorm2d(1, track_running_stats=False).eval(), "'0' uses the mean and variance"),
+        (nn.BatchNorm2d(1).train(), "'0' uses the mean and variance"),
         (Rolled(), "depend on the other samples"),
     ],
 )

@@ -143,14 +143,18 @@ def test_held_out_samples_are_a_fraction_of_every_class() -> None:
 
 
 BAD: list[tuple[Any, type[Exception], str]] = [
-    (lambda: bound(selective(), negative="keep"), OptionError, "negative is one of absolute"),
-    (lambda: bound(selective(), steps=0), OptionError, "steps is an integer of at least 1"),
-    (lambda: bound(selective(), penalty=0), OptionError, "penalty is a number above 0"),
-    (lambda: bound(selective(), held_out=1.0), OptionError, "share from 0 to below 1"),
-    (lambda: bound(selective(), permutations=-1), OptionError, "permutations is an integer"),
+    (lambda: bound(selective(), negative="keep"), OptionError, "negative must be 'absolute'"),
+    (lambda: bound(selective(), steps=0), OptionError, "steps must be a positive integer"),
+    (lambda: bound(selective(), penalty=0), OptionError, "penalty must be a positive number"),
+    (lambda: bound(selective(), held_out=1.0), OptionError, "number of at least 0 and below 1"),
+    (
+        lambda: bound(selective(), permutations=-1),
+        OptionError,
+        "permutations must be a non-negative integer",
+    ),
     (lambda: bound(selective(), None), DataError, "needs labels"),
     (lambda: bound(selective(), LABELS[:9]), DataError, r"not \(600, 12\) and \(9,\)"),
-    (lambda: bound(selective(), LABELS * 0), DataError, "one class only"),
+    (lambda: bound(selective(), LABELS * 0), DataError, "at least two classes"),
     (lambda: bound(selective() * np.nan), DataError, "NaN"),
 ]
 

@@ -131,12 +131,12 @@ def test_batches_order_and_merging_change_nothing(
 @pytest.mark.parametrize(
     ("means", "options", "error", "words"),
     [
-        ([[1.0]], {}, DataError, "compares classes"),
+        ([[1.0]], {}, DataError, "needs samples of at least two classes"),
         ([[1.0, np.nan]], {}, DataError, "NaN or infinity"),
         ([[1.0, np.inf]], {}, DataError, "NaN or infinity"),
         ([[1.0, 0.0]], {"eps": -1}, OptionError, "eps"),
         ([[1.0, 0.0]], {"eps": np.nan}, OptionError, "eps"),
-        ([[1.0, 0.0]], {"negative": "abs"}, OptionError, "clip, keep, shift, nan"),
+        ([[1.0, 0.0]], {"negative": "abs"}, OptionError, "'clip', 'keep', 'shift' or 'nan'"),
     ],
 )
 def test_mistakes_are_reported(means: Any, options: Any, error: Any, words: str) -> None:

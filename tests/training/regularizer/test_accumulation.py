@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 import probekit as pk
 from probekit.errors import DataError, LayerError, OptionError
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 
 
 def network():
@@ -203,7 +203,7 @@ def test_a_layer_that_is_no_longer_reached_is_named():
 def test_a_compiled_model_is_one_graph_with_the_same_gradient(backend):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1).double()
+    model = CifarResNet(8, classes=3, channels=1).double()
     twin = copy.deepcopy(model)
     x, y = batch()
     with pk.SelectivityRegularizer(twin, -1.0) as penalty:

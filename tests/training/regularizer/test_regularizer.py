@@ -9,7 +9,7 @@ from torch.nn import functional
 import probekit as pk
 from probekit.errors import ProbekitWarning
 from probekit.metrics.selectivity.selectivity import class_selectivity
-from probekit.models.architectures import cifar_resnet
+from probekit.models.architectures import CifarResNet
 from probekit.statistics.class_means import ClassMeans
 from regularized_network import batch, gradients, plain_activations, plain_term, small
 
@@ -48,7 +48,7 @@ def test_the_gradient_equals_finite_differences():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_resnet_in_either_memory_format_has_the_gradient_of_plain_autograd(layout):
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1).double().to(memory_format=layout)
+    model = CifarResNet(8, classes=3, channels=1).double().to(memory_format=layout)
     twin = copy.deepcopy(model)
     x, y = batch(10)
     x = x.to(memory_format=layout)
@@ -112,7 +112,7 @@ def train(model, penalty, steps=4, dtype=None):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_alpha_zero_changes_no_bit(dtype):
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
+    model = CifarResNet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
     twin = copy.deepcopy(model)
     with pk.SelectivityRegularizer(model, 0) as penalty:
         regularized = train(model, penalty, dtype=dtype)
@@ -124,7 +124,7 @@ def test_alpha_zero_changes_no_bit(dtype):
 
 def test_nonzero_alpha_changes_the_weights():
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1)
+    model = CifarResNet(8, classes=3, channels=1)
     twin = copy.deepcopy(model)
     with pk.SelectivityRegularizer(model, -1) as penalty:
         regularized = train(model, penalty)
@@ -135,7 +135,7 @@ def test_nonzero_alpha_changes_the_weights():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_pooled_in_float32(dtype):
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
+    model = CifarResNet(8, classes=3, channels=1).to(memory_format=torch.channels_last)
     x, y = batch(16, dtype=torch.float32)
     maps = {}
     with pk.SelectivityRegularizer(model, -1) as penalty:
@@ -223,7 +223,7 @@ def test_subsets_of_layers_are_regularized(layers, names, known):
 
 def test_layers_can_be_found_before_training_without_side_effects():
     torch.manual_seed(0)
-    model = cifar_resnet(8, classes=3, channels=1)
+    model = CifarResNet(8, classes=3, channels=1)
     before = copy.deepcopy(model.state_dict())
     penalty = pk.SelectivityRegularizer(
         model, -1.0, "but-last-stage", images=torch.rand(2, 1, 8, 8)

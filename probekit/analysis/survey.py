@@ -1,0 +1,267 @@
+"""Analyses of many models on the same data, in one run that resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, is_dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from probekit.analysis.analyze import analyze
+from probekit.analysis.survey_table import IDENTITY, RESULTS, write_table
+from probekit.capture.recorder import Layers
+from probekit.data.batches import Batches
+from probekit.data.datasets import is_loadable, load_data
+from probekit.errors import (
+    OptionError,
+    OutputError,
+    ProbekitError,
+    ProbekitWarning,
+    close_matches,
+    first_line,
+    foreign_file,
+    plain,
+    warn,
+)
+from probekit.metrics.metric import FunctionMetric, Metric, resolve
+from probekit.models.image_model import ImageModel
+from probekit.models.loading import load_model
+from probekit.models.names import model_names
+from probekit.models.own import is_own_model
+from probekit.results.folders import claimed, note_failure
+from probekit.results.identity import as_stored, differences
+from probekit.results.trees import save_result
+from probekit.runtime.jobs import open_cluster, run_jobs
+from probekit.runtime.progress import progress_bar
+from probekit.runtime.settings import own_settings
+
+# Options of `analyze` that do not change its numbers.
+_FREE = ("device", "workers", "compile")
+
+
+def survey(
+    models: str | Path | Sequence[str | Path],
+    data: Any,
+    out: str | Path,
+    layers: Layers = None,
+    metrics: str | Metric | Sequence[str | Metric] = ("selectivity",),
+    *,
+    pretrained: bool = True,
+    split: str | None = None,
+    root: str | Path | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+    jobs: int = 1,
+    scheduler: Any = None,
+    retries: int = 2,
+    progress: bool = True,
+    **options: Any,
+) -> xr.DataTree:
+    """Analyzes many models on the same data; resumes an interrupted survey.
+
+    The result of each model is a file in `out/results`, as `analyze` returns it. `out/survey.nc` holds
+    the table of all models so far and is rewritten whenever a model ends. A model that fails is
+    reported in the table, and the others continue; the next call tries it again. Further models can be
+    added to a survey, with the same data and options.
+
+    Args:
+        models: Names as for `load_model`, and globs of timm (`resnet*`), bundled (`probekit:*`) or
+            torchvision models and of run folders (`sweep/runs/*`). A changed run is analyzed again.
+        data: As for `analyze`; a name or a folder is loaded for the input size of each model.
+        out: Folder of the survey.
+        layers: Names or globs of layers; None selects the activation functions of each model.
+        metrics: As for `analyze`.
+        pretrained: Load published weights; False uses random weights, drawn from `seed`.
+        split: Split of a named data set, or subfolder of a folder, as for `load_data`.
+        root: The folder with the files of a named data set, as for `load_data`.
+        skip_bad: Skip images that cannot be read, as for `load_data`.
+        seed: Seed of all random draws.
+        jobs: Number of worker processes on this machine.
+        scheduler: The address of a dask scheduler, or a `distributed.Client`; its workers must have
+            access to the folder, the data and the models.
+        retries: Maximum number of retries on a cluster after the death of a worker.
+        progress: Show a progress bar when on a terminal.
+        **options: Other options of `analyze`: `limit`, `batch_size`, `device`, `tokens`, ...
+
+    Returns:
+        A tree over `model`: `parameters`, `n_layers`, `n_units`, `accuracy` where it is known, the
+        network's means such as `selectivity_mean`, `failure` (empty if there was none) and `notes`.
+        Its node `/layers` (model, layer) has the layers' variables by position, with `layer_name` and
+        `depth`, the fraction of the layers passed; positions that a model lacks are NaN.
+
+    Raises:
+        OptionError: An option, a metric or the layers are not valid.
+        DataError: The data does not exist, or can be read only once.
+        OutputError: The folder holds another survey, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = survey("probekit:resnet20-fashion-mnist-a*", "fashion-mnist", folder,
+        ...                    "layer3.2.relu2", limit=200, progress=False)
+        >>> found["selectivity_mean"].dims, found["parameters"].values[0]
+        (('model',), 269434)
+    """
+    names = model_names(models, pretrained=pretrained)
+    chosen = resolve(metrics)
+    if unknown := options.keys() - signature(analyze).parameters.keys():
+        near = close_matches(min(unknown), signature(analyze).parameters, what="option")
+        raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
+    resolved = None if root is None else str(Path(root).resolve())
+    loading = {"split": split, "root": resolved, "skip_bad": skip_bad}
+    if isinstance(data, str | Path) and os.path.exists(data):
+        data = str(Path(data).resolve())  # workers may have another working directory
+    work = {"seed": seed, **options}
+    identity = as_stored(
+        {
+            "data": _data_identity(data, loading, work),
+            "layers": _layer_names(layers),
+            "metrics": {metric.name: _options(metric) for metric in chosen},
+            "pretrained": pretrained,
+            "options": {name: value for name, value in work.items() if name not in _FREE},
+        }
+    )
+    cluster = open_cluster(jobs, scheduler, "a survey")
+    folder = Path(out).resolve()
+    work |= {"layers": layers, "metrics": chosen, "progress": False}
+    with claimed(folder / IDENTITY, identity, "survey", _check_same, own=[RESULTS]):
+        (folder / RESULTS).mkdir(exist_ok=True)
+        tasks = {
+            name: (name, _source(name), pretrained, data, loading, str(path), work)
+            for name in names
+            if not _is_stored(name, path := _file(folder, name), pretrained, seed)
+        }
+        bar = progress_bar(
+            total=len(names), initial=len(names) - len(tasks), desc="survey", unit="model",
+            progress=progress,
+        )  # fmt: skip
+        ended = run_jobs(_measure, tasks, cluster, name="survey", retries=retries)
+        with bar, closing(ended):
+            for name, failure in ended:
+                note_failure(folder, name, failure)
+                write_table(folder)
+                bar.update()
+        table = write_table(folder)
+    _warn_about(table, names)
+    return table
+
+
+def _measure(
+    name: str,
+    source: str,
+    pretrained: bool,
+    data: Any,
+    loading: Mapping[str, Any],
+    path: str,
+    options: Mapping[str, Any],
+) -> str:
+    """Analyzes one model and stores the result; returns the reason of a failure, or an empty string."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProbekitWarning)  # the result stores them
+            model = _load(source, pretrained, options["seed"])
+            images = load_data(data, model, **loading) if is_loadable(data) else data
+            result = analyze(model, images, **options)
+        parameters = sum(one.numel() for one in model.module.parameters())
+        result.attrs["survey"] = json.dumps({"model": name, "parameters": parameters})
+        save_result(result, path, overwrite=True)
+    except ProbekitError as error:
+        return plain(error)
+    except Exception as error:  # a failure of one model must not end the others
+        return plain(f"{type(error).__name__}: {first_line(error)}")
+    return ""
+
+
+def _load(source: str, pretrained: bool, seed: int) -> ImageModel:
+    with own_settings():
+        torch.manual_seed(seed % 2**63)
+        return load_model(source, pretrained=pretrained)
+
+
+def _source(name: str) -> str:
+    """The name for `load_model`; a folder with its whole path, as workers may run elsewhere."""
+    return str(Path(name).resolve()) if os.path.isdir(name) else name
+
+
+def _file(folder: Path, name: str) -> Path:
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return folder / RESULTS / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[-80:]}-{digest}.nc"
+
+
+def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
+    """Whether the result of a model exists; a folder's and an own model may have changed since."""
+    if not path.exists():
+        return False
+    if not os.path.isdir(name) and not is_own_model(name):
+        return True
+    with (
+        foreign_file(f"{str(path)!r} is no result of a survey", OutputError, "; remove it"),
+        xr.open_dataset(path, engine="h5netcdf") as opened,
+    ):
+        before = json.loads(opened.attrs["provenance"])["model"]["hash"]
+    try:
+        return bool(_load(_source(name), pretrained, seed).provenance["hash"] == before)
+    except ProbekitError:
+        return False
+
+
+def _check_same(file: Path, asked: Mapping[str, Any]) -> None:
+    with foreign_file(f"{str(file)!r} is damaged", OutputError):
+        differing = differences(json.loads(file.read_text()), asked)
+    if differing:
+        raise OutputError(
+            f"{str(file.parent)!r} holds a survey with other options: {'; '.join(differing)}; choose "
+            "another folder, or ask for the same to continue it"
+        )
+
+
+def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    loaded = load_data(data, **loading) if is_loadable(data) else data
+    own = {
+        name: options[name]
+        for name in ("limit", "seed", "batch_size", "attributes")
+        if name in options
+    }
+    batches = Batches(loaded, **own)
+    if not batches.repeatable:
+        raise OptionError(
+            f"{batches.name} can be read only once, and a survey reads it once per model; give a list of "
+            "batches, a DataLoader or a data set"
+        )
+    return {"name": batches.name, "split": loading["split"], **batches.identity()}
+
+
+def _layer_names(layers: Any) -> list[str] | None:
+    if layers is None:
+        return None
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(f"layers of a survey are names or globs, not {layers!r}")
+    return names
+
+
+def _options(metric: Metric) -> dict[str, Any]:
+    if isinstance(metric, FunctionMetric):
+        return dict(metric.options)
+    return asdict(metric) if is_dataclass(metric) else {}
+
+
+def _warn_about(table: xr.DataTree, names: Sequence[str]) -> None:
+    """Warns of failures, and of warnings about single models, which the table has in full."""
+    asked = table.to_dataset().sel(model=list(names))
+    for variable, what in (("failure", "failed"), ("notes", "have warnings")):
+        texts = dict(zip(names, asked[variable].values, strict=True)) if variable in asked else {}
+        found = [f"{name}: {text}" for name, text in texts.items() if text]
+        if found:
+            shown = found if variable == "failure" else [found[0].replace("\n", "; ")]
+            warn(f"{len(found)} of {len(names)} models {what}; {'; '.join(shown)}")

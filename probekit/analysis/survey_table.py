@@ -1,0 +1,106 @@
+"""The table of a survey, computed from the stored results of its models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from probekit.errors import OutputError, foreign_file
+from probekit.results.attributes import attributes
+from probekit.results.folders import read_failures, write_whole
+from probekit.results.labels import strings, with_variable_text
+from probekit.results.provenance import provenance
+from probekit.results.trees import netcdf
+
+IDENTITY = "survey.json"
+TABLE = "survey.nc"
+RESULTS = "results"
+_LABELS = {
+    "parameters": "number of parameters",
+    "n_layers": "number of layers",
+    "n_units": "number of units",
+    "failure": "reason of the failure",
+    "notes": "warnings of the analysis",
+}
+
+
+def survey_table(out: str | Path) -> xr.DataTree:
+    """The table of a survey, from the current state of its folder.
+
+    Raises:
+        OutputError: The folder is not a survey, none of its models has ended, or a file is damaged.
+    """
+    folder = Path(out)
+    if not (folder / IDENTITY).is_file():
+        raise OutputError(f"{str(folder)!r} is not a survey: it has no {IDENTITY}")
+    rows = dict(_row(path) for path in sorted((folder / RESULTS).glob("*.nc")))
+    empty = (
+        xr.Dataset(),
+        xr.Dataset({"layer_name": ("layer", strings([]))}, {"layer": np.arange(0)}),
+    )
+    failures = read_failures(folder)
+    names = sorted({*rows, *failures})
+    if not names:
+        raise OutputError(f"no model of the survey in {str(folder)!r} has ended")
+    models, layers = zip(*(rows.get(name, empty) for name in names), strict=True)
+    along = xr.Variable("model", strings(names), {"long_name": "model"})
+    table, by_layer = (
+        xr.concat(parts, along, data_vars="all", join="outer", combine_attrs="drop_conflicts")
+        for parts in (models, layers)
+    )
+    table["failure"] = ("model", strings([failures.get(name, "") for name in names]))
+    for name in ("notes", "layer_name"):
+        for part in (table, by_layer):
+            if name in part:
+                part[name] = part[name].astype(object).fillna("")
+    for name, long_name in _LABELS.items():
+        if name in table:
+            table[name].attrs = attributes(long_name)
+    with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
+        facts = json.loads((folder / IDENTITY).read_text())
+    tree = xr.DataTree.from_dict({"/": table, "layers": by_layer})
+    tree.attrs["provenance"] = provenance(survey=facts)
+    return tree
+
+
+def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
+    """The name of a model, its numbers, and those of its layers by position."""
+    with foreign_file(f"{str(path)!r} is no result of a survey", OutputError, "; remove it"):
+        parts = []
+        for group in ("/", "layers"):
+            with xr.open_dataset(path, group=group, engine="h5netcdf") as opened:
+                parts.append(with_variable_text(opened.load()))
+        model, layers = parts
+        about = json.loads(model.attrs["survey"])
+        names = layers["layer"].values.tolist()
+        numbers = layers[
+            [x for x in layers if layers[x].dims == ("layer",) and x != "unit_axis"]
+        ].drop_vars("layer")
+        numbers = numbers[[name for name in numbers if numbers[name].dtype.kind in "fiu"]]
+        numbers = numbers.astype(float)  # NaN stands for layers that a model lacks
+        numbers = numbers.assign_coords(layer=np.arange(len(names)))
+        numbers["layer_name"] = ("layer", strings(names))
+        depth = np.linspace(0, 1, len(names)) if len(names) > 1 else np.zeros(1)
+        numbers["depth"] = ("layer", depth, attributes("depth: fraction of the layers passed"))
+        row = model[[name for name in model if not model[name].dims]].assign(
+            parameters=about["parameters"],
+            n_layers=len(names),
+            n_units=int(layers["n_units"].sum()),
+            notes=str(model.attrs.get("notes", "")),
+        )
+        row, numbers = (part.drop_attrs(deep=False).drop_encoding() for part in (row, numbers))
+        return str(about["model"]), (row, numbers)
+
+
+def write_table(folder: Path) -> xr.DataTree:
+    """Writes the table of a survey atomically, and returns it.
+
+    Raises:
+        OutputError: The table cannot be written.
+    """
+    table = survey_table(folder)
+    write_whole(folder / TABLE, netcdf(table))
+    return table

@@ -1,0 +1,190 @@
+"""The commands `survey` and `cka`, which measure several models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probekit.cli.command import command
+from probekit.cli.options import (
+    BatchSize,
+    DataRoot,
+    Device,
+    LayerGlobs,
+    Limit,
+    Metrics,
+    Overwrite,
+    Progress,
+    Random,
+    Seed,
+    SkipBad,
+    Split,
+    Tokens,
+    metric_list,
+)
+from probekit.errors import OptionError
+
+Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler.")]
+
+
+@command(epilog="Example: probekit survey 'resnet*' 'vit_tiny*' photos/ -o survey/ --limit 1000")
+def survey(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Models as for analyze, and globs of timm models or of run folders."),
+    ],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder of the survey.")],
+    layers: LayerGlobs = None,
+    metrics: Metrics = "selectivity",
+    limit: Limit = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    split: Split = None,
+    data_root: DataRoot = None,
+    skip_bad: SkipBad = False,
+    jobs: Annotated[
+        int, typer.Option(help="Number of models to measure at the same time on this machine.")
+    ] = 1,
+    scheduler: Scheduler = None,
+    progress: Progress = True,
+) -> None:
+    """Measure many models on the same data; an existing survey resumes.
+
+    Writes a result per model, the table survey.nc, the figure survey.png and the page report.html.
+    """
+    from probekit.analysis.survey import survey as run
+    from probekit.reports.page.page import report
+    from probekit.reports.terminal import console, print_rows
+
+    table = run(
+        models, data, out, layers or None, metric_list(metrics), pretrained=not random, split=split,
+        root=data_root, skip_bad=skip_bad, seed=seed, jobs=jobs, scheduler=scheduler,
+        progress=progress, limit=limit, batch_size=batch_size, device=device, tokens=tokens,
+    )  # fmt: skip
+    numbers = table.to_dataset()
+    left_out = {"notes"} if any(numbers["failure"].values) else {"notes", "failure"}
+    shown = [name for name in numbers if numbers[name].dims == ("model",) and name not in left_out]
+    rows: list[dict[str, Any]] = [
+        {"model": str(row["model"].values), **{str(name): row[name].item() for name in shown}}
+        for row in (numbers.isel(model=at) for at in range(numbers.sizes["model"]))
+    ]
+    print_rows(rows, console())
+    page = report(table, Path(out, "report.html"), overwrite=True)
+    written = [
+        str(Path(out, "survey.nc")),
+        *_survey_figure(table, Path(out, "survey.png")),
+        str(page),
+    ]
+    print(f"written: {', '.join(written)}")
+
+
+def _survey_figure(table: Any, file: Path) -> list[str]:
+    """Draws selectivity over depth and against accuracy, if models were measured."""
+    known = table.to_dataset()
+    if "selectivity_mean" not in known or not known["selectivity_mean"].notnull().any():
+        return []
+    from probekit.extras import optional
+    from probekit.plot.canvas import style
+    from probekit.plot.models import model_profile, model_scatter
+    from probekit.reports.saving import save_figure
+
+    with optional("matplotlib", "the figure of a survey"):
+        from matplotlib import pyplot as plt
+    has_accuracy = "accuracy" in known and known["accuracy"].notnull().any()
+    with plt.rc_context(style()):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
+    model_profile(table, ax=left)
+    model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
+    if right.get_legend():
+        right.get_legend().remove()
+    return [str(path) for path in save_figure(figure, file)]
+
+
+@command(epilog="Example: probekit cka resnet18 resnet34 photos/ -o cka.nc -o cka.png")
+def cka(
+    models: Annotated[
+        list[str], typer.Argument(help="One model, as for analyze, or two to compare.")
+    ],
+    data: Annotated[str, typer.Argument(help="As for analyze.")],
+    out: Annotated[
+        list[str],
+        typer.Option(
+            "-o", "--out", help="Table (.nc, .zarr) or figure (.png, .pdf, .svg); repeat."
+        ),
+    ],
+    layers: LayerGlobs = None,
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    limit: Limit = None,
+    random: Random = False,
+    batch_size: BatchSize = 64,
+    device: Device = None,
+    seed: Seed = 0,
+    tokens: Tokens = "all",
+    split: Split = None,
+    data_root: DataRoot = None,
+    overwrite: Overwrite = False,
+    progress: Progress = True,
+) -> None:
+    """Compute linear CKA between the layers of one or two models, with intervals.
+
+    Prints, for each layer, the layer of the other model (or the other layer) most similar to it.
+    """
+    import numpy as np
+    import xarray as xr
+
+    from probekit.analysis.cka import cka as run
+    from probekit.cli.options import load
+    from probekit.reports.saving import save_figure
+    from probekit.reports.terminal import console, print_rows
+    from probekit.results.files import check_output_path
+    from probekit.results.trees import save_result
+
+    if len(models) > 2:
+        raise OptionError(f"cka compares one model or two, not {len(models)}")
+    for file in out:
+        kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
+        check_output_path(file, kinds, "CKA", overwrite=overwrite)
+    loaded = [load(one, data, None, random, False, seed, split, data_root) for one in models]
+    (first, images), (second, _) = loaded[0], loaded[-1]
+    if second.input_size != first.input_size and (split or data_root):
+        raise OptionError(
+            f"the models take images of {first.input_size} and {second.input_size}, for which --split and "
+            "--data-root are not possible; give a folder of images"
+        )
+    table = run(
+        first, second if len(loaded) > 1 else None, images if split or data_root else data,
+        layers or None, level=level, limit=limit,
+        batch_size=batch_size, device=device, seed=seed, tokens=tokens, progress=progress,
+    )  # fmt: skip
+    for file in out:
+        if Path(file).suffix in (".nc", ".zarr"):
+            save_result(xr.DataTree(table), file, overwrite=overwrite)
+        else:
+            from probekit.plot.models import layer_similarity
+
+            save_figure(layer_similarity(table), file)
+    values = table["cka"]
+    if len(loaded) == 1:
+        values = values.where(table["layer"] != table["other_layer"])
+    rows = []
+    for layer in values["layer"].values:
+        row = values.sel(layer=layer)
+        if not row.notnull().any():
+            continue
+        near = row["other_layer"].values[int(np.nanargmax(row.values))]
+        found = table.sel(layer=layer, other_layer=near)
+        rows.append(
+            {"layer": str(layer), "most similar": str(near)}
+            | {
+                name: float(found[f"cka{end}"])
+                for name, end in (("CKA", ""), ("low", "_low"), ("high", "_high"))
+            }
+        )
+    print_rows(rows, console(), bars=["CKA"])
+    print(f"written: {', '.join(out)}")

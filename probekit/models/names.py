@@ -1,0 +1,64 @@
+"""Names of models from globs."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable
+from glob import glob
+from pathlib import Path
+
+from probekit.errors import ModelError, OptionError, close_matches
+from probekit.models.bundled import list_models
+
+
+def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool = True) -> list[str]:
+    """The names of models, with globs replaced by the names that they match.
+
+    Args:
+        models: Names as for `load_model`, and globs of folders (`sweep/runs/*`), of bundled models
+            (`probekit:*`), of torchvision (`torchvision:resnet*`), or of timm (`resnet*`).
+        pretrained: Whether globs match the names of timm's pretrained weights, or of all architectures.
+
+    Returns:
+        The names in order, without repetitions; folders without a trailing slash.
+
+    Raises:
+        ModelError: A glob matches nothing.
+        OptionError: There are no names, or one is not text.
+
+    Example:
+        >>> model_names(["resnet18", "probekit:resnet20-fashion*st"])
+        ['resnet18', 'probekit:resnet20-fashion-mnist']
+    """
+    given = [models] if isinstance(models, str | Path) else list(models)
+    if not given or not all(isinstance(one, str | Path) for one in given):
+        raise OptionError(f"models are one or more names or folders, not {models!r}")
+    found = [name for one in given for name in _matching(str(one), pretrained)]
+    return list(dict.fromkeys(found))
+
+
+def _matching(text: str, pretrained: bool) -> list[str]:
+    if os.path.isdir(text):
+        return [os.path.normpath(text)]
+    if not any(mark in text for mark in "*?["):
+        return [text]
+    source, colon, pattern = text.rpartition(":")
+    if source == "probekit":
+        known = list_models()
+    elif source == "torchvision":
+        from torchvision.models import list_models as torchvision_models
+
+        known = torchvision_models()
+    elif folders := sorted(path for path in glob(text) if os.path.isdir(path)):  # noqa: PTH207  # also absolute
+        return [os.path.normpath(path) for path in folders]
+    else:
+        import timm
+
+        if found := timm.list_models(text, pretrained=pretrained):
+            return list(found)
+        known = timm.list_models(pretrained=pretrained)
+    if not (matching := fnmatch.filter(known, pattern)):
+        near = close_matches(pattern.strip("*"), known, what="model")
+        raise ModelError(f"no model matches {text!r}; {near}")
+    return [f"{source}{colon}{name}" for name in sorted(matching)]

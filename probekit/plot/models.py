@@ -1,0 +1,181 @@
+"""Plots of many models: the table of a survey, and the similarity of layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from probekit.errors import DataError, OptionError, some_of
+from probekit.plot.canvas import canvas
+from probekit.plot.colors import palette
+from probekit.plot.labels import axis_label, key, layer_axis, name_axis, room
+from probekit.plot.ranges import from_zero
+from probekit.plot.series import curve
+
+_MOST_NAMES = 12
+
+
+def model_profile(
+    survey: xr.DataTree, variable: str = "selectivity_mean", *, ax: Axes | None = None
+) -> Axes:
+    """A layer variable over relative depth, one line per model.
+
+    Up to seven models have colors of their own; more are colored from the lowest to the highest
+    accuracy, or mean of the variable if the accuracy is not known.
+
+    Args:
+        survey: The output of `survey`.
+        variable: Name of a variable (model, layer).
+        ax: Axes to draw on; None creates a figure.
+
+    Raises:
+        DataError: There is no such variable, or no model has it.
+
+    Example:
+        >>> layers = xr.Dataset(
+        ...     {"depth": (("model", "layer"), [[0.0, 1.0]]), "dead": (("model", "layer"), [[0.1, 0.2]])},
+        ...     {"model": ["resnet18"]})
+        >>> len(model_profile(xr.DataTree.from_dict({"layers": layers}), "dead").lines)
+        1
+    """
+    layers = _survey(survey)["layers"].to_dataset()
+    values = _numbers(layers, variable, ("model", "layer"))
+    with canvas(ax, 3.6, 2.6) as ax:
+        lines = []
+        for at, color in enumerate(_colors(survey, values.mean("layer"))):
+            known = np.isfinite(values.values[at]) & np.isfinite(layers["depth"].values[at])
+            if known.any():
+                x, y = layers["depth"].values[at][known], values.values[at][known]
+                lines.append((curve(ax, x, y[None], color, number=at), _names(values)[at]))
+        layer_axis(ax, None)
+        ax.set_ylabel(axis_label(values))
+        from_zero(ax)
+        if len(lines) <= _MOST_NAMES:
+            key(ax, [line for line, _ in lines], [name for _, name in lines])
+    return ax
+
+
+def model_scatter(
+    survey: xr.DataTree,
+    x: str = "accuracy",
+    y: str = "selectivity_mean",
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Two numbers of every model against each other, with Spearman's rank correlation.
+
+    The colors are those of `model_profile`; the correlation is shown for at least four models.
+
+    Args:
+        survey: The output of `survey`.
+        x: Name of a variable (model); the axis is logarithmic for `parameters`.
+        y: Name of another variable (model).
+        ax: Axes to draw on; None creates a figure.
+
+    Raises:
+        DataError: There is no such variable, or no model has both.
+
+    Example:
+        >>> table = xr.Dataset({"accuracy": ("model", [0.7]), "selectivity_mean": ("model", [0.3])},
+        ...                    {"model": ["resnet18"]})
+        >>> model_scatter(xr.DataTree(table)).get_xlabel()
+        'accuracy'
+    """
+    from scipy import stats
+
+    models = _survey(survey).to_dataset()
+    across, up = (_numbers(models, name, ("model",)) for name in (x, y))
+    known = np.isfinite(across.values) & np.isfinite(up.values)
+    if not known.any():
+        raise DataError(f"no model of the survey has both {x!r} and {y!r}")
+    colors = [one for one, is_known in zip(_colors(survey, up), known, strict=True) if is_known]
+    across, up = across[known], up[known]
+    with canvas(ax, 3.4, 2.6) as ax:
+        ax.scatter(across, up, s=18, c=colors, lw=0)
+        if x == "parameters":
+            ax.set_xscale("log")
+        else:
+            ax.locator_params(axis="x", nbins=4)
+        ax.set_xlabel(axis_label(across))
+        ax.set_ylabel(axis_label(up))
+        if int(known.sum()) > 3:
+            rho = stats.spearmanr(across, up).statistic
+            ax.set_title(f"ρ = {rho:.2f}, {int(known.sum())} models", fontsize=7)
+        if int(known.sum()) <= _MOST_NAMES:
+            dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colors]
+            key(ax, dots, _names(across))
+    return ax
+
+
+def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
+    """Similarity of every layer of one model with every layer of another, as a heat map.
+
+    Args:
+        cka: The output of `cka`.
+        ax: Axes to draw on; None creates a figure.
+
+    Raises:
+        OptionError: The input is not the output of `cka`.
+
+    Example:
+        >>> table = xr.Dataset({"cka": (("layer", "other_layer"), [[1.0, 0.3]])},
+        ...                    {"layer": ["relu"], "other_layer": ["relu", "relu_1"]})
+        >>> layer_similarity(table).get_xlim()
+        (-0.5, 1.5)
+    """
+    if not isinstance(cka, xr.Dataset) or "cka" not in cka or "other_layer" not in cka.dims:
+        raise OptionError(f"layer_similarity takes the output of pk.cka, not {type(cka).__name__}")
+    values = cka["cka"].transpose("layer", "other_layer")
+    names = [[str(name) for name in values[dim].values] for dim in ("layer", "other_layer")]
+    sides = [0.14 * len(one) + room(other) for one, other in zip(names, names[::-1], strict=True)]
+    height, width = (min(max(side, 2.2), 9.0) for side in sides)
+    with canvas(ax, width + 0.9, height) as ax:
+        image = ax.imshow(values.values, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
+        name_axis(ax.yaxis, names[0], most=40)
+        name_axis(ax.xaxis, names[1], most=40, rotation=90)
+        bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, aspect=28, pad=0.02)
+        bar.set_label(axis_label(values))
+        bar.outline.set_visible(False)
+    return ax
+
+
+def _survey(survey: Any) -> xr.DataTree:
+    if not isinstance(survey, xr.DataTree):
+        raise OptionError(f"a survey is the tree that pk.survey gives, not {type(survey).__name__}")
+    return survey
+
+
+def _names(values: xr.DataArray) -> list[str]:
+    return [str(name) for name in values["model"].values]
+
+
+def _numbers(table: xr.Dataset, name: str, dims: tuple[str, ...]) -> xr.DataArray:
+    known = [
+        str(one)
+        for one, values in table.data_vars.items()
+        if set(values.dims) == set(dims) and values.dtype.kind in "fiu"
+    ]
+    if name not in known:
+        over = " and ".join(dims)
+        raise DataError(
+            f"the survey has no number {name!r} over {over}, it has {some_of(known, 20) or 'none'}"
+        )
+    return table[name].transpose(*dims).astype(float)
+
+
+def _colors(survey: xr.DataTree, otherwise: xr.DataArray) -> list[str]:
+    """One color per model, in the order of their accuracy if there are more than seven."""
+    models = survey.to_dataset()
+    known = "accuracy" in models and models["accuracy"].notnull().any()
+    order = np.argsort((models["accuracy"] if known else otherwise).values, kind="stable")
+    own = palette(len(order))
+    if len(order) <= 7:
+        return own
+    colors = [""] * len(order)
+    for rank, at in enumerate(order.tolist()):
+        colors[at] = own[rank]
+    return colors

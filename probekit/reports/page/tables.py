@@ -1,0 +1,244 @@
+"""Sections of a page that show the output of `compare` or `survey`: charts and one table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+
+from probekit.errors import some_of
+from probekit.reports.page.charts import Line, line_chart
+from probekit.reports.page.svg import UNKNOWN, number
+from probekit.results.attributes import label
+from probekit.results.trees import open_result
+
+_MOST_CHARTS = 4
+_MOST_UNITS = 10
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: its charts as (label, note, drawing), its legend, and tables as (title, head, rows)."""
+
+    anchor: str
+    title: str
+    hint: str
+    charts: Sequence[tuple[str, str, Markup]]
+    legend: Sequence[str]
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+    notes: Sequence[str] = ()
+
+
+def take_sections(results: Any) -> tuple[Any, list[Section]]:
+    """Separates the outputs of `compare` and `survey` from results of models, and describes them.
+
+    Args:
+        results: As for `report`.
+    """
+    sections: list[Section] = []
+    if isinstance(results, dict):
+        pairs = list(results.items())
+    elif isinstance(results, list | tuple):
+        pairs = list(enumerate(results))
+    else:
+        pairs = [(0, results)]
+    rest = {}
+    for key, one in pairs:
+        kind = _kind(one)
+        if kind is None:
+            rest[key] = one
+            continue
+        tree = one if isinstance(one, xr.DataTree) else open_result(one)
+        sections.append(_comparison(tree) if kind == "first" else _survey(tree))
+    if not sections:
+        return results, []
+    return (rest if isinstance(results, dict) else list(rest.values())), sections
+
+
+def _kind(given: Any) -> str | None:
+    """`first` for the output of `compare`, `survey` for that of `survey`, otherwise None."""
+    attrs: Mapping[Any, Any] = {}
+    if isinstance(given, xr.DataTree):
+        attrs = given.attrs
+    elif isinstance(given, str | Path) and os.path.isfile(given):
+        # A file that cannot be read is reported when it is opened.
+        with suppress(Exception), xr.open_dataset(given, engine="h5netcdf") as opened:
+            attrs = opened.attrs
+    facts = _facts(attrs)
+    return next((kind for kind in ("first", "survey") if kind in facts), None)
+
+
+def _facts(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    try:
+        facts = json.loads(attrs.get("provenance", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _comparison(tree: xr.DataTree) -> Section:
+    layers, facts = tree["layers"].to_dataset(), _facts(tree.attrs)
+    names = [str(name) for name in layers["layer"].values]
+    variables = [
+        str(name).removesuffix("_difference")
+        for name in layers
+        if str(name).endswith("_difference")
+    ]
+    variables.sort(key=lambda name: f"{name}_low" not in layers)  # those with intervals first
+    charts = []
+    for name in variables[:_MOST_CHARTS]:
+        values = layers[f"{name}_difference"]
+        ends = [layers.get(f"{name}_{end}") for end in ("low", "high")]
+        low, high = (None if end is None else end.values.tolist() for end in ends)
+        xs = [float(at + 1) for at in range(len(names))]
+        line = Line(label(values), xs, values.values.tolist(), 0, low, high)
+        chart = line_chart(
+            [line, Line("no difference", [xs[0], xs[-1]], [0.0, 0.0], 7)],
+            x_ticks=[(x, f"{x:g}") for x in xs[:: max(1, len(xs) // 10)]],
+            x_label="layer, in execution order", y_label=label(values), title=label(values),
+        )  # fmt: skip
+        charts.append((label(values), "band: interval over units" if low else "", chart))
+    models = [(facts[side].get("model") or {}) for side in ("first", "second")]
+    called = [str(one.get("name") or one.get("type") or "unknown") for one in models]
+    tables = [_layer_differences(layers, names, variables)]
+    if "units" in tree.children and tree["units"].sizes.get("unit"):
+        tables.append(_unit_differences(tree["units"].to_dataset(), variables))
+    return Section(
+        "differences",
+        "Differences between two results",
+        f"Second minus first; the first is {called[0]}, the second {called[1]}. Intervals have a "
+        f"coverage of {100 * float(facts.get('level', 0.95)):g}% and are over the "
+        f"{'pairs of ' if facts.get('paired') else ''}units of a layer.",
+        charts,
+        [],
+        tables,
+    )
+
+
+def _layer_differences(
+    layers: xr.Dataset, names: Sequence[str], variables: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    head = ["layer", "units"]
+    for name in variables:
+        about = name.replace("_", " ")
+        with_interval = f"{name}_low" in layers
+        head += (
+            [f"{about}: first", "second", "difference"]
+            if with_interval
+            else [f"{about}: difference"]
+        )
+    rows = []
+    for at, layer in enumerate(names):
+        counts = [f"{int(layers[f'n_units_{side}'].values[at]):,}" for side in ("first", "second")]
+        row = [layer, " / ".join(dict.fromkeys(counts))]
+        for name in variables:
+            first, second, difference, low, high = (
+                number(layers[f"{name}_{end}"].values[at]) if f"{name}_{end}" in layers else ""
+                for end in ("first", "second", "difference", "low", "high")
+            )
+            row += [first, second, f"{difference} ({low} to {high})"] if low else [difference]
+        rows.append(row)
+    return "Layers", head, rows
+
+
+def _unit_differences(
+    units: xr.Dataset, variables: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    """The units whose first variable changed most."""
+    name = next(f"{name}_difference" for name in variables if f"{name}_difference" in units)
+    sizes = np.nan_to_num(np.abs(units[name].values), nan=-1.0)
+    order = np.argsort(-sizes, kind="stable")[:_MOST_UNITS]
+    rows = [
+        [
+            str(units["layer"].values[at]),
+            str(int(units["channel"].values[at])),
+            number(units[name].values[at]),
+        ]
+        for at in order.tolist()
+    ]
+    title = (
+        f"Units with the largest difference of {name.removesuffix('_difference').replace('_', ' ')}"
+    )
+    return title, ["layer", "channel", "difference"], rows
+
+
+def _survey(tree: xr.DataTree) -> Section:
+    models, layers = tree.to_dataset(), tree["layers"].to_dataset()
+    names = [str(name) for name in models["model"].values]
+    variable = "selectivity_mean"
+    if variable not in layers:
+        means = (str(name) for name in layers if str(name).endswith("_mean"))
+        variable = next(means, "n_units")
+    lines = []
+    for at, name in enumerate(names):
+        known = layers["layer_name"].values[at] != ""
+        ys = layers[variable].values[at][known].astype(float).tolist()
+        if ys:
+            lines.append(Line(name, layers["depth"].values[at][known].tolist(), ys, at % 8))
+    text = label(layers[variable])
+    charts = []
+    if lines:
+        depth = line_chart(
+            lines, x_label="depth: fraction of the layers passed", y_label=text, title=f"{text} over depth"
+        )  # fmt: skip
+        charts.append((f"{text} over depth", "", depth))
+    across = (
+        "accuracy" if "accuracy" in models and models["accuracy"].notnull().any() else "parameters"
+    )
+    if variable in models and models[variable].notnull().any():
+        dots = [
+            Line(name, [x], [y], at % 8)
+            for at, (name, x, y) in enumerate(
+                zip(
+                    names,
+                    models[across].values.tolist(),
+                    models[variable].values.tolist(),
+                    strict=True,
+                )
+            )
+            if np.isfinite(x) and np.isfinite(y)
+        ]
+        if dots:
+            chart = line_chart(dots, x_label=across, y_label=text, title=f"{text} against {across}")
+            charts.append((f"{text} against {across}", "one dot per model", chart))
+    shown = [
+        str(name) for name in models
+        if models[name].dims == ("model",) and models[name].dtype.kind in "fiu"
+    ]  # fmt: skip
+    order = [name for name in ("accuracy", "parameters", "n_layers", "n_units") if name in shown]
+    shown = order + [name for name in shown if name not in order]
+    rows = [
+        [
+            name,
+            *(_cell(models[column].values[at]) for column in shown),
+            str(models["failure"].values[at]),
+        ]
+        for at, name in enumerate(names)
+    ]
+    by_text: dict[str, list[str]] = {}
+    for name, notes in zip(
+        names, models["notes"].values if "notes" in models else [], strict=False
+    ):
+        for sentence in str(notes).splitlines():
+            by_text.setdefault(sentence, []).append(name)
+    remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]
+    head = ["model", *(label(models[name]) for name in shown), "failure"]
+    return Section(
+        "survey", f"{len(names)} models on the same data", f"{len(names) - len(lines)} failed.",
+        charts, names, [("", head, rows)], remarks,
+    )  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    value = float(value)
+    if not np.isfinite(value):
+        return UNKNOWN
+    return f"{value:,.0f}" if value == int(value) and abs(value) > 1 else number(value)

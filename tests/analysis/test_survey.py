@@ -1,0 +1,184 @@
+"""Surveys: one result per model, resumed after an interruption, joined into one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+import probekit as pk
+from probekit.analysis import survey as surveying
+from probekit.cli.app import app
+from probekit.errors import DataError, ModelError, OptionError, OutputError, ProbekitWarning
+
+# Six networks of different widths with random weights; the one called `slow` waits for a file.
+OWN = """
+import os, time, torch, probekit as pk
+
+def net(width, depth=1):
+    layers = []
+    for at in range(depth):
+        layers += [torch.nn.Conv2d(width if at else 1, width, 3), torch.nn.ReLU()]
+    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(width, 10)]
+    return pk.ImageModel(torch.nn.Sequential(*layers), mean=(0.5,), std=(0.5,), input_size=(1, 28, 28))
+
+def a(): return net(4)
+def b(): return net(6, 2)
+def c(): return net(8, 3)
+def d(): return net(4, 2)
+
+def slow():
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+    return net(5)
+
+def broken(): raise RuntimeError("no weights today")
+"""
+NAMES = [f"survey_nets:{name}" for name in ("a", "b", "slow", "c", "d", "broken")]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the networks."""
+    (tmp_path / "survey_nets.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    sys.modules.pop("survey_nets", None)
+    return tmp_path
+
+
+def run(names: list[str], out: str = "s", **options: Any) -> xr.DataTree:
+    return pk.survey(names, "fashion-mnist", out, **{"limit": 60, "progress": False, **options})
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_a_killed_survey_resumes_and_names_the_model_that_fails(place: Path) -> None:
+    command = [sys.executable, "-m", "probekit", "survey", *NAMES, "fashion-mnist", "-o", "s"]
+    path = os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [*command, "--limit", "60"], stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    while len(list(place.glob("s/results/*.nc"))) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()[1]
+    os.kill(process.pid, signal.SIGKILL)  # while the third model is loaded
+    process.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in place.glob("s/results/*.nc")}
+    assert len(before) == 2
+    Path("go").touch()
+    done = CliRunner().invoke(app, [*command[3:], "--limit", "60", "--no-progress"])
+    assert done.exit_code == 0, done.output
+    assert "RuntimeError: no weights today" in done.output or "no weights today" in done.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in place.glob("s/results/*.nc")}
+    assert len(after) == 5
+    assert before.items() <= after.items()
+    table = xr.open_datatree("s/survey.nc", engine="h5netcdf").load()
+    assert table["model"].values.tolist() == sorted(NAMES)
+    assert [name for name in NAMES if table["failure"].sel(model=name)] == ["survey_nets:broken"]
+    assert Path("s/survey.png").stat().st_size > 1000
+    page = Path("s/report.html").read_text()
+    assert "no weights today" in page
+    assert page.count("<circle") >= 5
+
+
+def test_the_table_has_the_numbers_of_single_analyses() -> None:
+    with pytest.warns(ProbekitWarning, match="2 of 2 models have warnings; survey_nets:a: "):
+        table = run(["survey_nets:a", "survey_nets:c"], seed=3, layers="*[135]")
+    for name in ("a", "c"):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            model = pk.load_model(f"survey_nets:{name}")
+        with pytest.warns(ProbekitWarning) as said:
+            alone = pk.analyze(model, "fashion-mnist", "*[135]", limit=60, seed=3, progress=False)
+        row = table.sel(model=f"survey_nets:{name}")
+        layers = row["layers"].to_dataset()
+        count = alone["layers"].sizes["layer"]
+        assert int(row["n_layers"]) == count
+        assert int(row["parameters"]) == sum(one.numel() for one in model.module.parameters())
+        assert float(row["selectivity_mean"]) == float(alone["selectivity_mean"])
+        assert float(row["accuracy"]) == float(alone["accuracy"])
+        assert row["notes"].item().splitlines() == [str(one.message) for one in said]
+        assert (
+            layers["layer_name"].values[:count].tolist() == alone["layers"]["layer"].values.tolist()
+        )
+        assert np.array_equal(
+            layers["selectivity_mean"].values[:count], alone["layers"]["selectivity_mean"].values
+        )
+        assert layers["selectivity_mean"].isnull().values[count:].all()
+        assert (
+            layers["depth"].values[:count].tolist()
+            == np.linspace(0, 1, max(count, 2))[:count].tolist()
+        )
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_stored_results_are_used_unless_the_weights_changed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["survey_nets:a", "survey_nets:b"])
+    measured = []
+    measure = surveying._measure
+    monkeypatch.setattr(surveying, "_measure", lambda *x: measured.append(x[0]) or measure(*x))
+    table = run(["survey_nets:a", "survey_nets:d"])
+    assert measured == ["survey_nets:d"]
+    assert table.sizes["model"] == 3
+    (place / "survey_nets.py").write_text(OWN.replace("net(4)", "net(9)"))
+    sys.modules.pop("survey_nets")
+    table = run(["survey_nets:a", "survey_nets:d"])
+    assert measured == ["survey_nets:d", "survey_nets:a"]
+    assert int(table.sel(model="survey_nets:a")["n_units"]) == 9
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_a_cluster_gives_the_same_table() -> None:
+    from distributed import Client
+
+    here = run(NAMES[:2])
+    with Client(
+        processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+    ) as client:
+        there = run(NAMES[:2], "there", scheduler=client)
+    assert there.equals(here)
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_another_survey_is_refused() -> None:
+    run(["survey_nets:a"])
+    with pytest.raises(OutputError, match=r"options\.limit was 60 and is 50"):
+        run(["survey_nets:a"], limit=50)
+    with pytest.raises(
+        OutputError, match=r'metrics\.selectivity\.negative was "clip" and is "shift"'
+    ):
+        run(["survey_nets:a"], metrics=pk.Selectivity(negative="shift"))
+    assert json.loads(Path("s/survey.json").read_text())["options"] == {"limit": 60, "seed": 0}
+
+
+def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveying, "_load", lambda *_: pytest.fail("loaded a model"))
+    for error, message, options in (
+        (OptionError, "no option 'limits'; close matches: limit", {"limits": 3}),
+        (OptionError, "no metric is named", {"metrics": "selectivit"}),
+        (OptionError, "layers of a survey are names or globs", {"layers": [torch.nn.ReLU]}),
+    ):
+        with pytest.raises(error, match=message):
+            run(["survey_nets:a"], **options)
+    with pytest.raises(ModelError, match="no model matches"):
+        run(["probekit:none*"])
+    with pytest.raises(DataError, match="neither a data set nor a folder"):
+        pk.survey("survey_nets:a", "fashion-mnis", "s")
+    with pytest.raises(OptionError, match="can be read only once"):
+        pk.survey(
+            "survey_nets:a", (pair for pair in [(torch.rand(4, 1, 28, 28), torch.arange(4))]), "s"
+        )
+    assert not Path("s").exists()

@@ -1,0 +1,60 @@
+"""Folders of stored work belong to one identity and one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.errors import OutputError
+from probekit.results.folders import claimed, note_failure, read_failures
+
+
+def same(file: Path, identity: Mapping[str, Any]) -> None:
+    if json.loads(file.read_text()) != identity:
+        raise OutputError("another one")
+
+
+def test_a_folder_is_created_once_and_checked_afterwards(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "work.json"
+    for _ in range(2):
+        with claimed(file, {"seed": 0}, "work", same):
+            assert json.loads(file.read_text()) == {"seed": 0}
+    with pytest.raises(OutputError, match="another one"), claimed(file, {"seed": 1}, "work", same):
+        pass
+
+
+def test_other_files_are_refused_but_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    with claimed(tmp_path / "work.json", {}, "work", same, own=["parts"]):
+        pass
+    (tmp_path / "work.json").unlink()
+    with (
+        pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"),
+        claimed(tmp_path / "work.json", {}, "work", same),
+    ):
+        pass
+
+
+def test_a_folder_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "work.json", {}, "work", same),
+        pytest.raises(OutputError, match="being written by another process"),
+        claimed(tmp_path / "work.json", {}, "work", same),
+    ):
+        pass
+
+
+def test_failures_are_stored_and_removed(tmp_path: Path) -> None:
+    note_failure(tmp_path, "a", "")
+    assert not list(tmp_path.iterdir())
+    note_failure(tmp_path, "a", "too large")
+    note_failure(tmp_path, "b", "too small")
+    note_failure(tmp_path, "a", "")
+    assert read_failures(tmp_path) == {"b": "too small"}
+    (tmp_path / "failures.json").write_text("[")
+    with pytest.raises(OutputError, match="is damaged"):
+        read_failures(tmp_path)
