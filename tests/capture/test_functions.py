@@ -121,7 +121,7 @@ def test_an_activation_function_written_by_hand_is_reported_as_missing(
     function: Callable[[Tensor], Tensor], name: str
 ) -> None:
     net = Calls(lambda x: function(functional.relu(x) - 0.1))
-    with pytest.warns(ProbekitWarning, match="may not be complete: 'the model' computes") as told:
+    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes") as told:
         found = plan(net, X)["layer"].tolist()
     assert found == ["relu"]
     assert name in str(told[0].message)
