@@ -44,6 +44,15 @@ def torchvision_resnet18(device: str) -> nn.Module:
     return model.eval().to(device)
 
 
+def torchvision_googlenet(device: str) -> nn.Module:
+    """torchvision's googlenet with random weights, whose activation functions are all function calls."""
+    from torchvision.models import googlenet
+
+    torch.manual_seed(0)
+    model: nn.Module = googlenet(weights=None, aux_logits=False, init_weights=False).eval()
+    return model.to(device)
+
+
 def random_batches(images: int, batch: int, shape: tuple[int, ...], device: str) -> Batches:
     """Random images with labels for ten classes."""
     generator = torch.Generator().manual_seed(0)

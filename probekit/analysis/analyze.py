@@ -318,7 +318,8 @@ def _with_summaries(
         summaries.append(
             layers[[name for name in layers if layers[name].attrs["metric"] == metric.name]]
         )
-    return xr.merge(summaries, compat="override", join="outer")
+    table = xr.merge(summaries, compat="override", join="outer")
+    return table.assign_coords(layer=layers["layer"])
 
 
 def _summary(name: str, values: xr.DataArray, ends: Any) -> xr.Dataset:

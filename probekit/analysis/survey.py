@@ -100,7 +100,7 @@ def survey(
         `depth`, the fraction of the layers passed; positions that a model lacks are NaN.
 
     Raises:
-        OptionError: An option, a metric or the layers are not valid.
+        OptionError: An option, a metric or the layers are not valid, or the data has attributes.
         DataError: The data does not exist, or can be read only once.
         OutputError: The folder holds another survey, or cannot be written.
 
@@ -148,6 +148,8 @@ def survey(
         ended = run_jobs(_measure, tasks, cluster, name="survey", retries=retries)
         with bar, closing(ended):
             for name, failure in ended:
+                if failure:  # the stored result, if any, is of other weights
+                    _file(folder, name).unlink(missing_ok=True)
                 note_failure(folder, name, failure)
                 write_table(folder)
                 bar.update()
@@ -238,7 +240,13 @@ def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, 
             f"{batches.name} can be read only once, and a survey reads it once per model; give a list of "
             "batches, a DataLoader or a data set"
         )
-    return {"name": batches.name, "split": loading["split"], **batches.identity()}
+    identity = {"name": batches.name, "split": loading["split"], **batches.identity()}
+    if batches.attributes:
+        raise OptionError(
+            f"{batches.name} has several labels per image ({', '.join(batches.attributes)}), and a survey "
+            "compares models by one; give the data with one of them"
+        )
+    return identity
 
 
 def _layer_names(layers: Any) -> list[str] | None:

@@ -47,6 +47,7 @@ class Capturing(Phase):
         self._everywhere = False
 
     def _hook(self) -> None:
+        self.functions.hints = False
         modules = dict(self.module.named_modules())
         if foreign := [layer.name for layer in self.layers if layer.module not in modules]:
             raise LayerError(f"layer {foreign[0]!r} was planned for another model")

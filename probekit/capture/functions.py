@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,7 +20,8 @@ _ALWAYS = (
     "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "tanhshrink",
     "softshrink", "hardshrink", "logsigmoid", "threshold", "glu",
 )  # fmt: skip
-_HINTS = ("erf",)
+_SELECTIONS = ("where", "mul", "multiply", "__mul__", "masked_fill")
+_HINTS = ("erf", *_SELECTIONS)
 _CLAMPS = ("clamp", "clip", "clamp_min")
 _MAXIMA = ("maximum", "max")
 
@@ -45,9 +47,33 @@ def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return large.ndim > 0 and small.numel() < large.numel() and not per_sample
 
 
+def _by_sign(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether one tensor is masked by the sign of another, as in `x * (x > 0)`."""
+    tensors = [one.detach() for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
+    masks = [one for one in tensors if one.dtype == torch.bool]
+    if not masks or not masks[0].numel():
+        return False
+    try:
+        mask = masks[0].cpu().numpy()
+        others = [
+            one.float().cpu().numpy()
+            for one in tensors
+            if one.shape == mask.shape and one.is_floating_point()
+        ]
+    except RuntimeError:  # without values, as in torch.func.vmap
+        return False
+    return bool(mask.any() and not mask.all()) and any(
+        np.array_equal(mask, compare(one, 0)) for one in others for compare in _COMPARISONS
+    )
+
+
+_COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal)
+
+
 def _watched() -> dict[Any, tuple[str, Callable[..., bool] | None]]:
     places = (functional, torch, Tensor, torch.special, torch._C._nn, torch.ops.aten)
     judges = dict.fromkeys(_CLAMPS, _clamps) | dict.fromkeys(_MAXIMA, _bounds)
+    judges |= dict.fromkeys(_SELECTIONS, _by_sign)
     found: dict[Any, tuple[str, Callable[..., bool] | None]] = {}
     for name in (*FUNCTION_NAMES, *_HINTS):
         for place in places:
@@ -55,6 +81,8 @@ def _watched() -> dict[Any, tuple[str, Callable[..., bool] | None]]:
                 function = getattr(place, form, None)
                 if function is not None:
                     found[function] = name, judges.get(name)
+                for overload in getattr(function, "overloads", list)():  # of torch.ops.aten
+                    found[getattr(function, overload)] = name, judges.get(name)
     found[torch.special.expit] = "sigmoid", None
     return found
 
@@ -67,7 +95,8 @@ def called_activation(
 ) -> str | None:
     """The name of the activation function that a call of a torch function computes, or None.
 
-    `erf` is included because explicit implementations of GELU use it. A clamp counts if it is a ReLU
+    `erf` is included because explicit implementations of GELU use it, and so are selections by the sign
+    of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU
     or a ReLU6. A maximum counts if it bounds a tensor from below by a scalar or by one number per
     channel, as a thresholded linear unit does.
     """
@@ -82,12 +111,13 @@ class Interception(TorchFunctionMode):
     """While active and not `paused`, intercepts calls of activation functions as torch functions.
 
     `called` receives the name of the function and its result; unless it returns None, its return value
-    replaces the result.
+    replaces the result. With `hints`, functions that only hint at an activation function are intercepted too.
     """
 
     def __init__(self, called: Called) -> None:
         super().__init__()
         self.paused = False
+        self.hints = True
         self._called = called
 
     def __torch_function__(
@@ -95,7 +125,8 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """Runs a torch function and, if it is an activation function, reports its result."""
         result = func(*args, **kwargs) if kwargs else func(*args)
-        if func not in _WATCHED or self.paused:
+        known = _WATCHED.get(func)
+        if known is None or self.paused or not (self.hints or known[0] in FUNCTION_NAMES):
             return result
         name = called_activation(func, args, kwargs)
         changed = None if name is None else self._called(name, result)

@@ -27,7 +27,7 @@ def with_variable_text(table: xr.Dataset) -> xr.Dataset:
     text = {
         name: xr.Variable(values.dims, values.values.astype(object), values.attrs)
         for name, values in table.variables.items()
-        if values.dtype.kind in "TU"
+        if values.dtype.kind in "OTU"  # a new variable, also for objects, has no type to encode
     }
     coordinates = {name: values for name, values in text.items() if name in table.coords}
     variables = {name: values for name, values in text.items() if name in table.data_vars}

@@ -138,6 +138,11 @@ def test_stored_results_are_used_unless_the_weights_changed(
     table = run(["survey_nets:a", "survey_nets:d"])
     assert measured == ["survey_nets:d", "survey_nets:a"]
     assert int(table.sel(model="survey_nets:a")["n_units"]) == 9
+    (place / "survey_nets.py").write_text("def a(): raise ValueError('lost')")
+    sys.modules.pop("survey_nets")
+    table = run(["survey_nets:a"])
+    assert "lost" in table["failure"].sel(model="survey_nets:a").item()
+    assert table["n_units"].sel(model="survey_nets:a").isnull()
 
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
@@ -177,6 +182,9 @@ def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.Monke
         run(["probekit:none*"])
     with pytest.raises(DataError, match="neither a data set nor a folder"):
         pk.survey("survey_nets:a", "fashion-mnis", "s")
+    several = torch.rand(4, 1, 28, 28), {"color": torch.arange(4), "shape": torch.arange(4) % 2}
+    with pytest.raises(OptionError, match=r"several labels per image \(color, shape\)"):
+        pk.survey("survey_nets:a", several, "s")
     with pytest.raises(OptionError, match="can be read only once"):
         pk.survey(
             "survey_nets:a", (pair for pair in [(torch.rand(4, 1, 28, 28), torch.arange(4))]), "s"

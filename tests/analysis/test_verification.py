@@ -35,6 +35,17 @@ def test_each_architecture_gets_one_line_and_is_not_run_again(
     assert int(table["vit_giant_patch14_224"]["parameters"]) > 1e9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["lcnet_050", "starnet_s050", "cpubone_nano", "cspnext_tiny", "ese_vovnet19b_slim_dw", "test_byobnet",
+     "selecsls42", "test_coatnet"],
+)  # fmt: skip
+def test_further_families_are_right(name: str, tmp_path: Path) -> None:
+    (line,) = verify_architectures([name], tmp_path / "timm.csv")
+    assert line["outcome"] == "right", line
+
+
 def test_a_refusal_is_recorded_with_its_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,43 @@ def test_a_gelu_written_as_a_formula_is_reported_as_missing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x * (x > 0), "mul"),
+        (lambda x: (x >= 0) * x, "mul"),
+        (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), "where"),
+        (lambda x: torch.where(x < 0, 0.1 * x, x), "where"),
+        (lambda x: x.masked_fill(x < 0, 0), "masked_fill"),
+    ],
+)
+def test_an_activation_function_written_by_hand_is_reported_as_missing(
+    function: Callable[[Tensor], Tensor], name: str
+) -> None:
+    net = Calls(lambda x: function(functional.relu(x) - 0.1))
+    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes") as told:
+        found = plan(net, X)["layer"].tolist()
+    assert found == ["relu"]
+    assert name in str(told[0].message)
+
+
+@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
+def test_other_masks_are_not_reported() -> None:
+    mask = torch.arange(6) > 2
+    net = Calls(lambda x: torch.where(mask, functional.relu(x), 0) * mask * (x.detach() != 0))
+    assert plan(net, X)["layer"].tolist() == ["relu"]
+
+
+def test_operators_of_exported_programs_are_functions() -> None:
+    net = Calls(lambda x: torch.ops.aten.relu_.default(x)).eval()
+    with torch.no_grad(), Recorder(net) as recorder:
+        net(X)
+        net(X)
+        expected = Calls.forward(net, X)
+    assert list(recorder.activations) == ["relu"]
+    assert expected.shape[0] == recorder.activations["relu"].shape[0]
+
+
+@pytest.mark.parametrize(
     "layers", [None, ["block.*"], ["relu*", "!relu_1"], ["relu_3", "block.silu_1"]]
 )
 def test_names_are_unique_and_in_execution_order(layers: Any) -> None:
