@@ -109,7 +109,7 @@ def survey(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = survey("probekit:resnet20-fashion-mnist-a*", "fashion-mnist", folder,
         ...                    "layer3.2.relu2", limit=200, progress=False)
-        >>> found["selectivity_mean"].dims, found["parameters"].values[0]
+        >>> found["selectivity_mean"].dims, int(found["parameters"][0])
         (('model',), 269434)
     """
     names = model_names(models, pretrained=pretrained)
