@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for children, and for the workers of xdist
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from children import Child, fork_server, start_child
 from probekit.models.image_model import ImageModel
 
 # One thread: results are bitwise equal only with equal threads, which small networks do not need.
@@ -65,3 +70,15 @@ def folder(tmp_path: Path) -> Path:
         mode = "RGB" if number % 3 else "L"
         Image.fromarray(pixels).convert(mode).save(place / f"{number:02d}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def server() -> Any:
+    """Forks processes with one thread and with the imports of all commands."""
+    return fork_server()
+
+
+@pytest.fixture
+def start(server: Any, tmp_path: Path) -> Callable[..., Child]:
+    """Starts a command or other code in `tmp_path`; see `start_child`."""
+    return functools.partial(start_child, server, tmp_path)

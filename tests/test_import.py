@@ -18,6 +18,7 @@ HEAVY = (
     "dask",
     "sklearn",
     "distributed",
+    "sympy",  # which the compiler of torch imports
 )
 
 
@@ -34,7 +35,12 @@ def test_import_is_light() -> None:
 
 
 def test_heavy_packages_are_imported_only_when_needed() -> None:
-    code = "import probekit as pk\npk.analyze, pk.record, pk.load_model, pk.load_data, pk.Recorder"
+    code = (
+        "import probekit as pk, torch\n"
+        "pk.analyze, pk.record, pk.load_model, pk.load_data\n"
+        "network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())\n"
+        "with pk.Recorder(network) as recorder: recorder(torch.rand(2, 1, 8, 8))"
+    )
     assert not loaded_by(code) & set(HEAVY)
 
 

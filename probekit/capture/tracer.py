@@ -32,6 +32,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not to be wrapped by torch, whose wrapper would import its compiler, which takes seconds."""
+        return False
+
     def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self._axes: dict[Key, Axes] = {}

@@ -181,7 +181,7 @@ def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
 
 def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
     import timm
-    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config  # type: ignore[attr-defined]  # not exported
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 
     hub = name.startswith(("hf-hub:", "hf_hub:"))
     if not hub and not timm.is_model(name):
@@ -197,12 +197,12 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
             f"the pretrained weights of {name!r} cannot be loaded ({first_line(error)}); pass "
             "weights=FILE (--weights), or pretrained=False (--random) for random weights"
         ) from None
-    config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]  # untyped in timm
+    config = resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     classes: tuple[str, ...] = ()
     if subset := infer_imagenet_subset(module):
         info = ImageNetInfo(subset)
-        count = info.num_classes()  # type: ignore[no-untyped-call]  # untyped in timm
+        count = info.num_classes()
         classes = tuple(info.index_to_description(i) for i in range(count))
     return ImageModel(
         module=module,

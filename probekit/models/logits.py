@@ -297,14 +297,14 @@ def _outputs_by_wordnet(model: Any, classes: Sequence[str], outputs: int) -> dic
     """The output of each WordNet id, for a model of one of the ImageNet class sets."""
     if not all(map(_WORDNET.fullmatch, classes)):
         return {}
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # type: ignore[attr-defined]  # timm does not export it
+    from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = "imagenet-1k" if outputs == 1000 else None
     if hasattr(module := _module(model), "pretrained_cfg"):
         subset = infer_imagenet_subset(module) or subset
     if subset is None:
         return {}
-    names = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]  # untyped in timm
+    names = ImageNetInfo(subset).label_names()
     return {name: at for at, name in enumerate(names)} if len(names) == outputs else {}
 
 

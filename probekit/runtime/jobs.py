@@ -92,7 +92,7 @@ def run_jobs(
             for key, arguments in tasks.items()
         }
         try:
-            for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]  # untyped in distributed
+            for future in as_completed(list(futures)):
                 yield futures[future], _outcome(future)
         finally:
             client.cancel(list(futures))
@@ -121,7 +121,7 @@ def _client(scheduler: Any) -> Iterator[Any]:
         yield scheduler
         return
     try:
-        client = Client(scheduler, timeout=_PATIENCE)  # type: ignore[no-untyped-call]  # untyped in distributed
+        client = Client(scheduler, timeout=_PATIENCE)
     except (OSError, ValueError, TimeoutError) as error:
         raise OptionError(
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
@@ -137,12 +137,12 @@ def _workers(jobs: int) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    cluster = LocalCluster(  # type: ignore[no-untyped-call]  # untyped in distributed
+    cluster = LocalCluster(
         n_workers=jobs,
         threads_per_worker=1,
         memory_limit=None,
         dashboard_address=None,
         env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), threads),
     )
-    with cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]  # untyped in distributed
+    with cluster, Client(cluster) as client:
         yield client

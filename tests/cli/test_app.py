@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +17,22 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import probekit as pk
+from children import COMMAND, Child
+from probekit.capture import store
 from probekit.cli.app import app
 from probekit.errors import ProbekitError
+
+Start = Callable[..., Child]
 
 BUNDLED = "probekit:resnet20-fashion-mnist"
 
 
-def run(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "probekit", *arguments],
-        capture_output=True, text=True, cwd=cwd, timeout=300, **options,
-    )  # fmt: skip
-
-
 def test_analyze_from_the_command_line(tmp_path: Path) -> None:
-    done = run("analyze", "-o", "result.nc", "--limit", "600", "--batch-size", "200", cwd=tmp_path)
+    command = "analyze -o result.nc --limit 600 --batch-size 200"
+    done = subprocess.run(
+        [sys.executable, "-m", "probekit", *command.split()],
+        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = pk.open_result(tmp_path / "result.nc")
     layers = result["layers"].to_dataset()
@@ -49,27 +49,27 @@ def test_analyze_from_the_command_line(tmp_path: Path) -> None:
     assert "\x1b[" not in done.stdout
 
 
-def test_json_output_is_machine_readable(tmp_path: Path) -> None:
-    done = run("analyze", "--limit", "200", "--json", cwd=tmp_path)
-    found = json.loads(done.stdout)
+def test_json_output_is_machine_readable(tmp_path: Path, start: Start) -> None:
+    _, printed, _ = start("analyze --limit 200 --json").wait()
+    found = json.loads(printed)
     assert len(found["layers"]) == 19
     assert len(found["most_selective"]) == 10
     assert found["provenance"]["data"]["limit"] == 200
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_are_listed_in_advance(tmp_path: Path) -> None:
-    done = run("layers", "torchvision:resnet18", "--layers", "layer1.*relu*", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    row = next(line for line in done.stdout.splitlines() if line.startswith("layer1.0.relu_1"))
+def test_layers_are_listed_in_advance(start: Start) -> None:
+    status, printed, errors = start("layers torchvision:resnet18 --layers layer1.*relu*").wait()
+    assert status == 0, errors
+    row = next(line for line in printed.splitlines() if line.startswith("layer1.0.relu_1"))
     assert " ".join(row.split()) == "layer1.0.relu_1 ReLU 64 x 56 x 56 1 64 2 256"
-    assert "4 layers, 256 units, 1,024 bytes per sample" in done.stdout
+    assert "4 layers, 256 units, 1,024 bytes per sample" in printed
 
 
-def test_layers_are_verified(tmp_path: Path) -> None:
-    done = run("layers", BUNDLED, "--verify", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    shown = " ".join(done.stdout.split())
+def test_layers_are_verified(start: Start) -> None:
+    status, printed, errors = start(f"layers {BUNDLED} --verify").wait()
+    assert status == 0, errors
+    shown = " ".join(printed.split())
     assert "19 of 19 layers have the values and calls of a plain pass" in shown
     assert "unit axis by image size: 19" in shown
 
@@ -79,42 +79,33 @@ def test_all_architectures_require_a_file_and_no_model() -> None:
         assert CliRunner().invoke(app, ["layers", *arguments]).exit_code == 2
 
 
-def test_record_resumes_after_a_kill(tmp_path: Path) -> None:
-    arguments = ["record", BUNDLED, "fashion-mnist", "--layers", "layer*", "--batch-size", "50"]
-    assert run(*arguments, "-o", "whole.zarr", "--limit", "2000", cwd=tmp_path).returncode == 0
-    broken = tmp_path / "broken.zarr"
-    from probekit.capture import store
+def test_record_resumes_after_a_kill(tmp_path: Path, start: Start) -> None:
+    def record(name: str, code: str = COMMAND) -> Child:
+        arguments = f"record {BUNDLED} fashion-mnist --layers layer* --batch-size 50 --limit 2000"
+        return start(f"{arguments} -o {name}", code=code)
 
-    environment = {**os.environ, "PYTHONPATH": str(Path(pk.__file__).parent.parent)}
-    code = (
-        f"import sys; import probekit.capture.store as s; s._BLOCK_BYTES = 2**18\n"
-        f"sys.argv = ['probekit', *{[*arguments, '-o', 'NAME', '--limit', '2000']!r}]\n"
-        "from probekit.cli.app import main; main()"
-    )
+    small_blocks = f"import probekit.capture.store as s; s._BLOCK_BYTES = 2**18\n{COMMAND}"
     assert store._BLOCK_BYTES > 2**18
-
-    def start(name: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-c", code.replace("NAME", name)], cwd=tmp_path, env=environment
-        )
-
-    assert start("blocks.zarr").wait(120) == 0
+    assert record("whole.zarr").wait()[0] == 0
+    assert record("blocks.zarr", small_blocks).wait()[0] == 0
+    broken = tmp_path / "broken.zarr"
     kills = 0
     for _ in range(12):
-        process = start("broken.zarr")
+        child = record("broken.zarr", small_blocks)
         progress = broken / "recording-in-progress.json"
         before = progress.read_text() if progress.exists() else None
-        while process.poll() is None:
+        while child.process.is_alive():
             if (
                 progress.exists()
                 and progress.read_text() not in (before, '{"done": 0}')
                 and kills < 3
             ):
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+                kills += child.kill()
                 break
             time.sleep(0.01)
-        if process.wait() == 0:
+        else:
+            status, _, errors = child.wait()
+            assert status == 0, errors
             break
     assert kills >= 1
     assert not (broken / "recording-in-progress.json").exists()
@@ -190,16 +181,16 @@ def test_mistakes_end_with_a_one_sentence_error(
     assert (hostile / "old.nc").read_bytes() == b"precious"
 
 
-def test_skip_bad_continues_and_reports(hostile: Path) -> None:
-    done = run("analyze", BUNDLED, "photos", "--skip-bad", "-o", "r.nc", cwd=hostile)
-    assert done.returncode == 0, done.stderr
-    assert "note: 1 images of photos could not be read and were left out" in done.stderr
+def test_skip_bad_continues_and_reports(hostile: Path, start: Start) -> None:
+    status, _, errors = start(f"analyze {BUNDLED} photos --skip-bad -o r.nc").wait()
+    assert status == 0, errors
+    assert "note: 1 images of photos could not be read and were left out" in errors
     assert pk.open_result(hostile / "r.nc")["samples"].sizes["sample"] == 11
 
 
-def test_overwrite_replaces(hostile: Path) -> None:
-    done = run("analyze", "-o", "old.nc", "--overwrite", "--limit", "100", cwd=hostile)
-    assert done.returncode == 0, done.stderr
+def test_overwrite_replaces(hostile: Path, start: Start) -> None:
+    status, _, errors = start("analyze -o old.nc --overwrite --limit 100").wait()
+    assert status == 0, errors
     assert pk.open_result(hostile / "old.nc")["samples"].sizes["sample"] == 100
 
 
@@ -233,11 +224,11 @@ def test_interrupt_leaves_no_files_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_version_and_help(tmp_path: Path) -> None:
-    assert run("--version", cwd=tmp_path).stdout.strip() == pk.__version__
+def test_version_and_help(start: Start) -> None:
+    assert start("--version").wait()[1].strip() == pk.__version__
     for command in ("analyze", "layers", "record", "models"):
-        assert "Usage" in run(command, "--help", cwd=tmp_path).stdout
-    assert BUNDLED in run("models", cwd=tmp_path).stdout
+        assert "Usage" in start(f"{command} --help").wait()[1]
+    assert BUNDLED in start("models").wait()[1]
 
 
 def test_training_for_robustness_is_passed_to_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,9 @@
-"""Commands that fail in this process, and commands in child processes that can be killed."""
+"""Commands that fail in this process without changing any files."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,84 +11,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from probekit.cli.app import app
-
-# Imports would dominate the runtime of a test, so the server that forks the children preloads them.
-PRELOADED = [
-    "probekit.analysis.analyze", "probekit.capture.record", "probekit.cli.app",
-    "probekit.reports.page.page", "probekit.analysis.robustness.robustness", "probekit.training.sweep.sweep",
-]  # fmt: skip
-CHILD = """
-import os, resource, sys
-os.chdir(folder)
-os.dup2(out.fileno(), 1)
-os.dup2(err.fileno(), 2)
-if limit is not None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-import torch
-torch.set_num_threads(1)
-sys.argv = ["probekit", *arguments.split()]
-exec(code, {})
-"""
-COMMAND = "from probekit.cli.app import main; main()"
-
-
-@dataclass
-class Child:
-    """A command that runs in a process of its own."""
-
-    process: Any
-    out: Any
-    err: Any
-
-    def kill(self) -> bool:
-        """Kills the process at once, as a crash would; returns whether it was still running."""
-        running = bool(self.process.is_alive())
-        if running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
-        self.wait()
-        return running
-
-    def wait(self) -> tuple[int, str, str]:
-        """Its exit status, its output, and its notes and errors."""
-        said = [_all_of(pipe) for pipe in (self.out, self.err)]
-        self.process.join()
-        return self.process.exitcode, *said
-
-
-def _all_of(pipe: Any) -> str:
-    said = b""
-    while part := os.read(pipe.fileno(), 65536):
-        said += part
-    pipe.close()
-    return said.decode(errors="replace")
-
-
-@pytest.fixture(scope="session")
-def server() -> Any:
-    """Forks children with the imports of a command preloaded."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
-
-
-@pytest.fixture
-def start(server: Any, tmp_path: Path) -> Callable[..., Child]:
-    """Starts a command or other code in `tmp_path`; `limit` is the maximum file size in bytes."""
-
-    def run(arguments: str = "", *, code: str = COMMAND, limit: int | None = None) -> Child:
-        (out, to_out), (err, to_err) = server.Pipe(duplex=False), server.Pipe(duplex=False)
-        names = {
-            "folder": str(tmp_path), "out": to_out, "err": to_err, "limit": limit,
-            "arguments": arguments, "code": code,
-        }  # fmt: skip
-        process = server.Process(target=exec, args=(CHILD, names))
-        process.start()
-        to_out.close()
-        to_err.close()
-        return Child(process, out, err)
-
-    return run
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,6 +13,7 @@ import xarray as xr
 import zarr
 
 import probekit as pk
+from children import Child
 from probekit.errors import OutputError
 from probekit.results.files import whole
 from probekit.results.trees import check_output
@@ -86,7 +85,7 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
     ]
 
 
-def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file(tmp_path: Path, start: Callable[..., Child]) -> None:
     code = (
         "import numpy as np, xarray as xr, probekit as pk, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -94,11 +93,8 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
         "try:\n    pk.save_result(tree, 'r.nc')\n"
         "except pk.ProbekitError as error:\n    print('told', error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )  # fmt: skip
-    assert done.stdout.startswith("told 'r.nc' cannot be written"), done.stderr
+    _, printed, errors = start(code=code, limit=50_000).wait()
+    assert printed.startswith("told 'r.nc' cannot be written"), errors
     assert not list(tmp_path.iterdir())
 
 

@@ -1,18 +1,24 @@
-"""Several processes compute the same results as one."""
+"""Several processes compute the same results as one.
+
+One launch computes everything that is compared, since starting processes takes longer than the work.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import xarray as xr
 
 import probekit as pk
+from children import start_child
 
 SCRIPT = """
 import sys, torch
@@ -22,97 +28,122 @@ from torch.utils.data import TensorDataset
 import probekit as pk
 from probekit.runtime.processes import processes
 
-torch.manual_seed(0)
 torch.set_num_threads(1)
-network = nn.Sequential(
-    nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3)
-).double()
-images, labels = torch.rand(31, 1, 8, 8).double(), torch.arange(31) % 3
-what, kind, out = sys.argv[1:]
-data = {
-    "dataset": TensorDataset(images, labels),
-    "batches": list(zip(images.split(4), labels.split(4))),
-    "few": TensorDataset(images[:2], labels[:2]),
-}[kind]
 options = {"batch_size": 4, "progress": False}
-if what == "analyze":
-    metrics = ["selectivity", "dimensionality", "selectivity_split_half"]
-    result = pk.analyze(network, data, metrics=metrics, **options)
-elif what == "robustness":
-    attacks = [pk.PGD(steps=3, random_start=True)]
-    result = pk.robustness(
-        network, data, ["fog", "shot_noise"], (1, 3), attacks, [0.1], store=out + ".store", **options
-    )
-elif what == "ablate":
-    units = pk.analyze(network, data, **options)["units"].to_dataset()
-    curves = pk.ablate(
-        network, data, units["selectivity"], fractions=(0, 0.3, 1), random=2, value="mean", **options
-    )
-    result = xr.DataTree(curves)
-    result.attrs["provenance"] = curves.attrs.pop("provenance")
-elif what == "failing":
-    def predicate(name, module):
-        if processes().rank == 1:
-            raise SystemExit(3)
-        return name == "1"
-    pk.analyze(network, data, predicate, **options)
-else:
+
+def compute(what, kind, out):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3)
+    ).double()
+    images, labels = torch.rand(31, 1, 8, 8).double(), torch.arange(31) % 3
+    data = {
+        "dataset": TensorDataset(images, labels),
+        "batches": list(zip(images.split(4), labels.split(4))),
+        "few": TensorDataset(images[:2], labels[:2]),
+    }[kind]
+    if what == "analyze":
+        metrics = ["selectivity", "dimensionality", "selectivity_split_half"]
+        return pk.analyze(network, data, metrics=metrics, **options)
+    if what == "robustness":
+        attacks = [pk.PGD(steps=3, random_start=True)]
+        return pk.robustness(
+            network, data, ["fog", "shot_noise"], (1, 3), attacks, [0.1], store=out + ".store", **options
+        )
+    if what == "ablate":
+        units = pk.analyze(network, data, **options)["units"].to_dataset()
+        curves = pk.ablate(
+            network, data, units["selectivity"], fractions=(0, 0.3, 1), random=2, value="mean", **options
+        )
+        result = xr.DataTree(curves)
+        result.attrs["provenance"] = curves.attrs.pop("provenance")
+        return result
+    if what == "failing":
+        def predicate(name, module):
+            if processes().rank == 1:
+                raise SystemExit(3)
+            return name == "1"
+        return pk.analyze(network, data, predicate, **options)
     recording = pk.record(network, data, store=out + ".zarr" if what == "store" else None, **options)
     result = xr.DataTree(recording.load())
     result.attrs["provenance"] = recording.attrs.pop("provenance")
-if processes().is_main:
-    pk.save_result(result, out)
+    return result
+
+for job in sys.argv[1:]:
+    what, kind = job.split("-")
+    result = compute(what, kind, job)
+    if processes().is_main:
+        pk.save_result(result, job + ".nc")
 """
+JOBS = {
+    2: ["analyze-dataset", "analyze-batches", "robustness-dataset", "store-dataset"],
+    3: [
+        "analyze-dataset", "analyze-few", "robustness-dataset", "ablate-dataset", "record-batches",
+    ],
+}  # fmt: skip
 
 
-def run(what: str, kind: str, world: int, folder: Path) -> xr.DataTree:
+def launch(world: int, jobs: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    out = folder / f"{what}-{kind}{world}.nc"
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    subprocess.run(
-        [sys.executable, *(launch if world > 1 else []), str(script), what, kind, str(out)],
-        check=True, env=environment, timeout=300, capture_output=True,
+    return subprocess.run(
+        [sys.executable, *torchrun, str(script), *jobs],
+        cwd=folder, env=environment, timeout=300, capture_output=True, text=True,
     )  # fmt: skip
-    return pk.open_result(out)
+
+
+@pytest.fixture(scope="module")
+def alone(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    jobs = list(dict.fromkeys(JOBS[2] + JOBS[3]))
+    status, printed, errors = start_child(server, folder, jobs, code=SCRIPT).wait()
+    assert status == 0, printed + errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Any]:
+    """The folder and the end of a launch of several processes, in two of which one fails at last."""
+
+    @functools.cache
+    def results(world: int) -> tuple[Path, subprocess.CompletedProcess[str]]:
+        folder = tmp_path_factory.mktemp(f"together{world}")
+        last = ["failing-dataset"] if world == 2 else []
+        return folder, launch(world, JOBS[world] + last, folder)
+
+    return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("what", "kind", "worlds"),
-    [
-        ("analyze", "dataset", (2, 3)),
-        ("analyze", "batches", (2,)),
-        ("analyze", "few", (3,)),
-        ("robustness", "dataset", (2, 3)),
-        ("ablate", "dataset", (3,)),
-        ("record", "batches", (3,)),
-        ("store", "dataset", (2,)),
-    ],
-)
+@pytest.mark.parametrize(("world", "job"), [(world, job) for world in JOBS for job in JOBS[world]])
 def test_processes_share_the_data_and_agree(
-    what: str, kind: str, worlds: tuple[int, ...], tmp_path: Path
+    world: int, job: str, alone: Path, together: Callable[[int], Any]
 ) -> None:
-    alone = run(what, kind, 1, tmp_path)
-    for world in worlds:
-        together = run(what, kind, world, tmp_path)
-        assert together.groups == alone.groups
-        for group in alone.groups:
-            one, many = alone[group].to_dataset(), together[group].to_dataset()
-            assert set(one.variables) == set(many.variables)
-            for name, values in one.variables.items():
-                if values.dtype.kind == "f":
-                    np.testing.assert_allclose(
-                        many[name], values, rtol=1e-12, atol=1e-12, err_msg=str(name)
-                    )
-                else:
-                    np.testing.assert_array_equal(many[name], values, err_msg=str(name))
-        facts = [json.loads(tree.attrs["provenance"]) for tree in (alone, together)]
-        assert facts[0]["data"] == facts[1]["data"]
+    folder, done = together(world)
+    assert (folder / f"{job}.nc").exists(), done.stderr
+    one_process, several = (pk.open_result(place / f"{job}.nc") for place in (alone, folder))
+    assert several.groups == one_process.groups
+    for group in one_process.groups:
+        one, many = one_process[group].to_dataset(), several[group].to_dataset()
+        assert set(one.variables) == set(many.variables)
+        for name, values in one.variables.items():
+            if values.dtype.kind == "f":
+                np.testing.assert_allclose(
+                    many[name], values, rtol=1e-12, atol=1e-12, err_msg=str(name)
+                )
+            else:
+                np.testing.assert_array_equal(many[name], values, err_msg=str(name))
+    facts = [json.loads(tree.attrs["provenance"]) for tree in (one_process, several)]
+    assert facts[0]["data"] == facts[1]["data"]
 
 
 @pytest.mark.slow
-def test_a_failing_process_ends_all_processes(tmp_path: Path) -> None:
-    with pytest.raises(subprocess.CalledProcessError):
-        run("failing", "dataset", 2, tmp_path)
+def test_a_failing_process_ends_all_processes(together: Callable[[int], Any]) -> None:
+    folder, done = together(2)
+    assert done.returncode != 0
+    assert "exitcode  : 3" in done.stderr
+    assert not (folder / "failing-dataset.nc").exists()
+    assert together(3)[1].returncode == 0, together(3)[1].stderr

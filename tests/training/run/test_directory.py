@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from children import Child
 from probekit.errors import OutputError
 from probekit.results.files import remove_drafts
 from probekit.results.folders import write_whole
@@ -70,12 +70,13 @@ except OutputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
-def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint_complete(
+    tmp_path: Path, start: Callable[..., Child]
+) -> None:
     path = tmp_path / "last.safetensors"
-    done = subprocess.run(
-        [sys.executable, "-c", _FULL, str(path)], capture_output=True, text=True, check=True
-    )
-    assert "File too large); the file that was there is whole" in done.stdout
+    status, printed, errors = start([str(path)], code=_FULL).wait()
+    assert status == 0, errors
+    assert "File too large); the file that was there is whole" in printed
     tensors, facts = read_checkpoint(path)
     assert facts == {"epoch": 1}
     assert torch.equal(tensors["w"], torch.ones(100))
@@ -86,7 +87,6 @@ _WRITER = """
 import sys, torch
 from pathlib import Path
 from probekit.training.run.directory import write_checkpoint
-print("ready", flush=True)
 number = 0
 while True:
     number += 1
@@ -95,19 +95,17 @@ while True:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_a_writer_killed_midway_leaves_a_complete_file(tmp_path: Path) -> None:
+def test_a_writer_killed_midway_leaves_a_complete_file(
+    tmp_path: Path, start: Callable[..., Child]
+) -> None:
     path = tmp_path / "last.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE
-    ) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        while not path.exists():
-            time.sleep(0.01)
-        deadline = time.monotonic() + 5
-        while not list(tmp_path.glob(".draft-*")) and time.monotonic() < deadline:
-            pass
-        writer.send_signal(signal.SIGKILL)
+    writer = start([str(path)], code=_WRITER)
+    while not path.exists():
+        time.sleep(0.01)
+    deadline = time.monotonic() + 5
+    while not list(tmp_path.glob(".draft-*")) and time.monotonic() < deadline:
+        pass
+    assert writer.kill()
     tensors, facts = read_checkpoint(path)
     assert torch.equal(tensors["w"], torch.full((200_000,), float(facts["n"])))
     remove_drafts(tmp_path)

@@ -1,14 +1,12 @@
 """Two processes that share a batch compute the gradient of one process with the whole batch."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import probekit as pk
+from children import start_child
 
 SCRIPT = """
 import sys
@@ -69,25 +67,16 @@ def batch():
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     x, y = batch()
     given = {"state": network().state_dict(), "x": x, "y": y, "cases": CASES}
     torch.save(given, folder / "given.pt")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(rank), str(folder)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
+    children = [
+        start_child(server, folder, [str(rank), str(folder)], code=SCRIPT) for rank in range(2)
     ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    ends = [child.wait() for child in children]
+    assert [status for status, _, _ in ends] == [0, 0], ends
     return [torch.load(folder / f"found{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -82,8 +82,8 @@ def test_a_run_that_fails_at_any_write_resumes_without_loss(
 LONG = {**QUICK, "epochs": 3, "limit": 128, "checkpoint_minutes": 0.0}
 
 
-def _start(processes: Any, out: Path) -> Any:
-    process = processes.Process(
+def _start(server: Any, out: Path) -> Any:
+    process = server.Process(
         target=pk.train, args=("resnet20-digits", -1.0, 0, out), kwargs=LONG, daemon=True
     )
     process.start()
@@ -105,13 +105,13 @@ def _wait_for_checkpoints(process: Any, out: Path, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and limits processes as Linux does")
-def test_a_repeatedly_killed_run_ends_bitwise_equal(tmp_path: Path, processes: Any) -> None:
-    whole = _start(processes, tmp_path / "whole")
+def test_a_repeatedly_killed_run_ends_bitwise_equal(tmp_path: Path, server: Any) -> None:
+    whole = _start(server, tmp_path / "whole")
     chance = random.Random(0)
     kills = 0
     out = tmp_path / "killed"
     for attempt in range(5):
-        process = _start(processes, out)
+        process = _start(server, out)
         _wait_for_checkpoints(process, out, 1 + (attempt == 2))
         time.sleep(chance.random() * 0.05)
         process.kill()
@@ -119,7 +119,7 @@ def test_a_repeatedly_killed_run_ends_bitwise_equal(tmp_path: Path, processes: A
         kills += process.exitcode == -9
     assert kills >= 4
     assert read_run(out) is None
-    for process in (whole, _start(processes, out)):
+    for process in (whole, _start(server, out)):
         process.join()
         assert process.exitcode == 0
     assert same(weights(out), weights(tmp_path / "whole"))
@@ -133,9 +133,9 @@ def test_a_repeatedly_killed_run_ends_bitwise_equal(tmp_path: Path, processes: A
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="kills and limits processes as Linux does")
-def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path, processes: Any) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path, server: Any) -> None:
     out = tmp_path / "run"
-    process = _start(processes, out)
+    process = _start(server, out)
     _wait_for_checkpoints(process, out, 2)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     process.join()
@@ -143,7 +143,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_complete(tmp_path: Path, processes
     _, facts = read_checkpoint(out / "last.safetensors")
     assert facts["place"]["epoch"] * 4 + facts["place"]["step"] >= 2
     assert not list(out.glob(".draft-*"))
-    process = _start(processes, out)
+    process = _start(server, out)
     process.join()
     assert process.exitcode == 0
     finished = read_run(out)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import probekit as pk
+from children import Child, launched
 from probekit.models.architectures import ARCHITECTURES
 from probekit.runtime.randomness import key
 from probekit.training.run.directory import read_run
@@ -190,23 +190,13 @@ def test_a_folder_of_images_trains_the_same_with_any_number_of_workers(tmp_path:
     assert len(pk.load_model(runs[0].folder).classes) == 2
 
 
-_TWO = """
-import json, sys, torch
-torch.set_num_threads(1)
-import probekit as pk
-pk.train("resnet20-digits", -1.0, 0, sys.argv[1], **json.loads(sys.argv[2]))
-"""
-
-
 @pytest.mark.slow
-def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
+def test_two_processes_train_one_network(tmp_path: Path, start: Callable[..., Child]) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-port=29653", str(script), str(out), json.dumps(QUICK)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code = f"import probekit as pk\npk.train('resnet20-digits', -1.0, 0, {str(out)!r}, **{QUICK!r})"
+    for child in [start(code=code, environment=one) for one in launched(2)]:
+        status, printed, errors = child.wait()
+        assert status == 0, printed + errors
     run = read_run(out)
     assert run is not None
     assert run.log["epoch"].tolist() == [0, 1]

@@ -208,7 +208,7 @@ def test_folders_of_different_alphas_differ() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, processes: Any) -> None:
+def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, server: Any) -> None:
     import threading
 
     import dask
