@@ -467,6 +467,13 @@ def _of_images(images: Any) -> Indexed:
     return Indexed(made)
 
 
+def _dimensions(labels: Any) -> int:
+    try:
+        return np.ndim(labels)
+    except ValueError:  # a list of numbers and tensors of one number
+        return 1
+
+
 def _two_arrays(data: Any) -> Indexed | None:
     """Images and labels in memory, with the attributes of labels in several columns."""
     if not isinstance(data, list | tuple) or len(data) != 2:
@@ -490,7 +497,7 @@ def _two_arrays(data: Any) -> Indexed | None:
         return None
     images = image_tensor(images, "the data")
     names = names_of_text(labels)
-    several = attributes or np.ndim(labels) > 1
+    several = attributes or _dimensions(labels) > 1
     rows = labels if isinstance(labels, Tensor) or not several else np.asarray(labels)
     numbers = torch.as_tensor(rows) if several else label_numbers(labels, names)
     if numbers.ndim not in (1, 2):
