@@ -21,7 +21,7 @@ from probekit.analysis.analyze import analyze
 from probekit.analysis.survey_table import IDENTITY, RESULTS, write_table
 from probekit.capture.recorder import Layers
 from probekit.data.batches import Batches
-from probekit.data.datasets import is_loadable, load_data
+from probekit.data.datasets import is_loadable, list_data, load_data
 from probekit.errors import (
     OptionError,
     OutputError,
@@ -82,7 +82,8 @@ def survey(
         layers: Names or globs of layers; None selects the activation functions of each model.
         metrics: As for `analyze`.
         pretrained: Load published weights; False uses random weights, drawn from `seed`.
-        split: Split of a named data set, or subfolder of a folder, as for `load_data`.
+        split: Split of a named data set, or subfolder of a folder, as for `load_data`; None uses the test
+            split of a named data set for every model.
         root: The folder with the files of a named data set, as for `load_data`.
         skip_bad: Skip images that cannot be read, as for `load_data`.
         seed: Seed of all random draws.
@@ -100,8 +101,10 @@ def survey(
         `depth`, the fraction of the layers passed; positions that a model lacks are NaN.
 
     Raises:
-        OptionError: An option, a metric or the layers are not valid, or the data has attributes.
-        DataError: The data does not exist, or can be read only once.
+        OptionError: An option, a metric or the layers are not valid, or the data has attributes or can
+            be read only once.
+        ModelError: A glob matches no model.
+        DataError: The data does not exist or cannot be read.
         OutputError: The folder holds another survey, or cannot be written.
 
     Example:
@@ -117,10 +120,20 @@ def survey(
     if unknown := options.keys() - signature(analyze).parameters.keys():
         near = close_matches(min(unknown), signature(analyze).parameters, what="option")
         raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
+    if isinstance(data, str | Path):
+        if str(data) in list_data():
+            split = (
+                split or "test"
+            )  # the default of `load_data` depends on what a model was trained on
+        elif os.path.exists(data):
+            data = str(Path(data).resolve())  # workers may have another working directory
     resolved = None if root is None else str(Path(root).resolve())
     loading = {"split": split, "root": resolved, "skip_bad": skip_bad}
-    if isinstance(data, str | Path) and os.path.exists(data):
-        data = str(Path(data).resolve())  # workers may have another working directory
+    if not is_loadable(data) and any(loading.values()):
+        raise OptionError(
+            "split, root and skip_bad are for data given by name, as a path or as a table; load other "
+            "data with load_data first"
+        )
     work = {"seed": seed, **options}
     identity = as_stored(
         {
@@ -207,7 +220,7 @@ def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
     if not os.path.isdir(name) and not is_own_model(name):
         return True
     with (
-        foreign_file(f"{str(path)!r} is no result of a survey", OutputError, "; remove it"),
+        foreign_file(f"{str(path)!r} is not a result of a survey", OutputError, "; remove it"),
         xr.open_dataset(path, engine="h5netcdf") as opened,
     ):
         before = json.loads(opened.attrs["provenance"])["model"]["hash"]

@@ -68,7 +68,7 @@ def survey_table(out: str | Path) -> xr.DataTree:
 
 def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
     """The name of a model, its numbers, and those of its layers by position."""
-    with foreign_file(f"{str(path)!r} is no result of a survey", OutputError, "; remove it"):
+    with foreign_file(f"{str(path)!r} is not a result of a survey", OutputError, "; remove it"):
         parts = []
         for group in ("/", "layers"):
             with xr.open_dataset(path, group=group, engine="h5netcdf") as opened:

@@ -151,11 +151,11 @@ def cka(
         kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
         check_output_path(file, kinds, "CKA", overwrite=overwrite)
     loaded = [load(one, data, None, random, False, seed, split, data_root) for one in models]
-    (first, images), (second, _) = loaded[0], loaded[-1]
-    if second.input_size != first.input_size and (split or data_root):
+    (first, images), (second, others) = loaded[0], loaded[-1]
+    if (split or data_root) and others.fingerprint != images.fingerprint:
         raise OptionError(
-            f"the models take images of {first.input_size} and {second.input_size}, for which --split and "
-            "--data-root are not possible; give a folder of images"
+            f"{models[0]} and {models[1]} need the images in different sizes or crops, for which --split "
+            "and --data-root are not possible; give the folder of the split"
         )
     table = run(
         first, second if len(loaded) > 1 else None, images if split or data_root else data,

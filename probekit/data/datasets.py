@@ -91,10 +91,8 @@ def load_data(
     """
     size = getattr(model, "input_size", None)
     decode = ImageDecoder.of(model) or ImageDecoder((3, 224, 224))
-    if isinstance(source, LabeledImages):
-        return source
     if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
-        source = _chosen(source, split)
+        source, split = _chosen(source, split), None
     columns = list(attributes or ())
     if is_table(source):
         here = Path() if root is None else Path(root)
@@ -110,7 +108,12 @@ def load_data(
             f"({', '.join(TABLE_SUFFIXES)}), and {type(source).__name__} {str(source)[:60]!r} is none"
         )
     if _is_map_style(source):
-        return PreparedImages(source, decode)
+        if split is not None:
+            raise OptionError(
+                f"split={split!r} is given for a {type(source).__name__}, which has no splits; choose the "
+                "split where the data set is created"
+            )
+        return source if isinstance(source, LabeledImages) else PreparedImages(source, decode)
     if isinstance(source, str | Path):
         if str(source) in list_data():
             if split is None and str(source) == _trained_on(model):

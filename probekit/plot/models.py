@@ -145,7 +145,9 @@ def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 def _survey(survey: Any) -> xr.DataTree:
     if not isinstance(survey, xr.DataTree):
-        raise OptionError(f"a survey is the tree that pk.survey gives, not {type(survey).__name__}")
+        raise OptionError(
+            f"a survey is the tree that pk.survey returns, not {type(survey).__name__}"
+        )
     return survey
 
 

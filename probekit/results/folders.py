@@ -79,10 +79,10 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        unchanged = "; the file that was there is whole" if path.exists() else ""
+        unchanged = "; the previous file is intact" if path.exists() else ""
         raise OutputError(
-            f"{str(path)!r} cannot be written ({error.strerror}){unchanged}; make room and start again "
-            "with the same options, which continues from the last checkpoint"
+            f"{str(path)!r} cannot be written ({error.strerror}){unchanged}; free some space and start "
+            "again with the same options, which resumes"
         ) from None
 
 

@@ -21,8 +21,8 @@ def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
     Returns:
         One `rsatoolbox.data.Dataset` per layer, in execution order. `measurements` are (observations,
         units) in activation units. Units have the descriptor `channel`, and `y` and `x` or `token` where
-        elements were recorded; observations have `class`, and `sample` in a recording, and `class_name`
-        where classes have names.
+        elements were recorded; observations have `class` where labels are known, `sample` in a
+        recording, and `class_name` where classes have names.
 
     Raises:
         DataError: The source has neither activations nor class means, or has several attributes.

@@ -75,7 +75,7 @@ def run_jobs(
     """
     if cluster is None:
         for key, arguments in tasks.items():
-            yield key, work(*arguments)
+            yield key, _in_turn(work, *arguments)
         return
     from distributed import as_completed
 

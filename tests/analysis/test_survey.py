@@ -169,6 +169,14 @@ def test_another_survey_is_refused() -> None:
     assert json.loads(Path("s/survey.json").read_text())["options"] == {"limit": 60, "seed": 0}
 
 
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_all_models_are_measured_on_the_test_split() -> None:
+    pk.survey("survey_nets:a", "digits", "s", progress=False)
+    (file,) = Path("s/results").glob("*.nc")
+    data = json.loads(pk.open_result(file).attrs["provenance"])["data"]
+    assert (data["split"], data["samples"]) == ("test", 360)
+
+
 def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveying, "_load", lambda *_: pytest.fail("loaded a model"))
     for error, message, options in (
@@ -185,6 +193,8 @@ def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.Monke
     several = torch.rand(4, 1, 28, 28), {"color": torch.arange(4), "shape": torch.arange(4) % 2}
     with pytest.raises(OptionError, match=r"several labels per image \(color, shape\)"):
         pk.survey("survey_nets:a", several, "s")
+    with pytest.raises(OptionError, match="split, root and skip_bad are for data given by name"):
+        pk.survey("survey_nets:a", several, "s", split="test")
     with pytest.raises(OptionError, match="can be read only once"):
         pk.survey(
             "survey_nets:a", (pair for pair in [(torch.rand(4, 1, 28, 28), torch.arange(4))]), "s"

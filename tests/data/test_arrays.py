@@ -89,6 +89,9 @@ def test_splits(file: str, split: dict[str, Any], tmp_path: Path) -> None:
     assert len(pk.load_data(tmp_path / file, split="train")) == 7
     with pytest.raises(DataError, match=r"has the splits train, test, not None; choose one"):
         pk.load_data(tmp_path / file)
+    write(tmp_path / file, images=IMAGES)
+    with pytest.raises(DataError, match=r"and no images named image, .* of a split 'test'"):
+        pk.load_data(tmp_path / file, split="test")
 
 
 @KINDS

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import probekit as pk
-from probekit.errors import DataError
+from probekit.errors import DataError, OptionError
 
 LABELS = [2, 0, 1, 1, 2, 0]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -141,6 +141,10 @@ def test_one_of_several_data_sets_is_chosen() -> None:
     assert len(pk.load_data(splits, model(), split="test")) == 6
     with pytest.raises(DataError, match="holds the splits train, test, not None"):
         pk.load_data(splits, model())
+    with pytest.raises(
+        OptionError, match="split='test' is given for a Subset, which has no splits"
+    ):
+        pk.load_data(splits["train"], model(), split="test")
 
 
 def test_data_sets_of_hugging_face() -> None:

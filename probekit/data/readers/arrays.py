@@ -59,7 +59,7 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
             )
         raise DataError(
             f"{str(path)!r} holds the arrays {', '.join(names) or 'none'}, and no images named "
-            f"{', '.join(_IMAGES)}"
+            f"{', '.join(_IMAGES)}" + ("" if split is None else f" of a split {split!r}")
         )
     label = _named(names, _LABELS, split)
     with _reported(path):

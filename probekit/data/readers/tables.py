@@ -92,9 +92,13 @@ def table_images(
         )
     paths = columns[found]
     wrong = [one for one in paths if not isinstance(one, str | os.PathLike)]
-    if wrong or not paths:
-        what = f"holds {type(wrong[0]).__name__} where" if wrong else "has no rows; there"
-        raise DataError(f"the column {found!r} of {name!r} {what} a path of an image should be")
+    if not paths:
+        raise DataError(f"{name!r} has no rows; give one row per image file")
+    if wrong:
+        raise DataError(
+            f"the column {found!r} of {name!r} holds {type(wrong[0]).__name__} where a path of an image "
+            "should be"
+        )
     files = [root / path for path in paths]
     lost = [str(file) for file in files if not file.is_file()]
     if lost:

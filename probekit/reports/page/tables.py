@@ -109,7 +109,7 @@ def _comparison(tree: xr.DataTree) -> Section:
     models = [(facts[side].get("model") or {}) for side in ("first", "second")]
     called = [str(one.get("name") or one.get("type") or "unknown") for one in models]
     tables = [_layer_differences(layers, names, variables)]
-    if "units" in tree.children and tree["units"].sizes.get("unit"):
+    if "units" in tree.children and tree["units"].data_vars:
         tables.append(_unit_differences(tree["units"].to_dataset(), variables))
     return Section(
         "differences",

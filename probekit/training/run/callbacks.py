@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,14 @@ _BY_NAME = {"mlflow": MLflow, "tensorboard": TensorBoard, "wandb": WeightsAndBia
 
 
 def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
-    """Callbacks, where names stand for the adapters.
+    """The callbacks, with each name replaced by its adapter.
 
     Raises:
-        OptionError: A name is unknown, or an object is no callback.
+        OptionError: A name is unknown, or an object is not a callback.
 
-    >>> [type(one).__name__ for one in chosen_callbacks(["tensorboard", Callback()])]
-    ['TensorBoard', 'Callback']
+    Example:
+        >>> [type(one).__name__ for one in chosen_callbacks(["tensorboard", Callback()])]
+        ['TensorBoard', 'Callback']
     """
     if isinstance(callbacks, str | Callback):
         callbacks = [callbacks]
@@ -198,8 +199,8 @@ def _outcome(finished: Run | None) -> dict[str, float]:
     }
 
 
-def _remembered(file: Path, make: Any) -> str:
-    """The tracker's identity of a run, which is kept in the folder of the run."""
+def _remembered(file: Path, make: Callable[[], str]) -> str:
+    """The tracker's identity of a run, which is stored in the folder of the run."""
     try:
         if not file.exists():
             file.write_text(make())

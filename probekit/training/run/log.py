@@ -61,7 +61,7 @@ class RunLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
-                f"{str(self._lines)!r} cannot be written ({error.strerror}); make room and start "
+                f"{str(self._lines)!r} cannot be written ({error.strerror}); free some space and start "
                 "again with the same options, which continues from the last checkpoint"
             ) from None
         write_whole(self._table, pd.json_normalize(self.records, sep="/").to_csv(index=False))

@@ -72,3 +72,11 @@ def test_paired_units_are_listed_by_their_difference(tmp_path: Path, make_result
     row = f"<bdi>{layer}</bdi></th><td>{channel}</td><td>{shown}</td>"
     assert row in page
     assert page.index(row) == page.index("<bdi>", page.index("Units with the largest difference"))
+
+
+def test_a_paired_comparison_may_have_no_numbers_of_units(tmp_path: Path, make_result: Any) -> None:
+    found = pk.compare(make_result(), make_result(seed=1), paired=True)
+    found["units"] = xr.DataTree(found["units"].to_dataset()[[]])
+    page = pk.report(found, tmp_path / "report.html").read_text()
+    assert '<section id="differences">' in page
+    assert "Units with the largest difference" not in page

@@ -48,7 +48,7 @@ def test_a_failed_write_keeps_the_old_file_and_no_temporary_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*is whole; make room"):
+    with pytest.raises(OutputError, match=r"No space left on device.*is intact; free some space"):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]
@@ -76,7 +76,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_complete(
     path = tmp_path / "last.safetensors"
     status, printed, errors = start([str(path)], code=_FULL).wait()
     assert status == 0, errors
-    assert "File too large); the file that was there is whole" in printed
+    assert "File too large); the previous file is intact" in printed
     tensors, facts = read_checkpoint(path)
     assert facts == {"epoch": 1}
     assert torch.equal(tensors["w"], torch.ones(100))
