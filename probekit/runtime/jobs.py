@@ -25,7 +25,7 @@ def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager
     Args:
         jobs: Number of worker processes on this machine.
         scheduler: The address of a dask scheduler, or a `distributed.Client`, which stays open.
-        what: What consists of the jobs, such as "a sweep", for error messages.
+        what: Name of the whole work, such as "a sweep", for error messages.
 
     Raises:
         OptionError: Both are given, dask is missing, or this is one of several processes. On entry: no

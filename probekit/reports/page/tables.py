@@ -231,8 +231,9 @@ def _survey(tree: xr.DataTree) -> Section:
             by_text.setdefault(sentence, []).append(name)
     remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]
     head = ["model", *(label(models[name]) for name in shown), "failure"]
+    failed = int((models["failure"] != "").sum())
     return Section(
-        "survey", f"{len(names)} models on the same data", f"{len(names) - len(lines)} failed.",
+        "survey", f"{len(names)} models on the same data", f"{failed} failed." if failed else "",
         charts, names, [("", head, rows)], remarks,
     )  # fmt: skip
 
