@@ -57,7 +57,7 @@ class Capturing(Phase):
             self.after(caller, self._exit, always=True)
         if self._first is not None:
             self._names = {one: name for name, one in modules.items()}
-            for name in self._first.idle:
+            for name in modules.keys() & self._first.idle:
                 self.before(modules[name], self._awake)
             if self._first.functions is not None:
                 self.after(self.module, self._after, always=True)

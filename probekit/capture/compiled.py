@@ -80,7 +80,7 @@ class Forward:
                     warn(f"the model is not compiled: layer {name!r} would have other values")
                     return output
         if isinstance(output, Tensor) and not _alike(given, output):
-            warn("the model is not compiled: it would give other outputs")
+            warn("the model is not compiled: its outputs would differ")
             return output
         self._compiled = compiled
         return output

@@ -96,9 +96,8 @@ def called_activation(
     """The name of the activation function that a call of a torch function computes, or None.
 
     `erf` is included because explicit implementations of GELU use it, and so are selections by the sign
-    of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU
-    or a ReLU6. A maximum counts if it bounds a tensor from below by a scalar or by one number per
-    channel, as a thresholded linear unit does.
+    of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU or a ReLU6. A maximum counts if it
+    bounds a tensor from below by a scalar or by one number per channel, as a thresholded linear unit does.
     """
     known = _WATCHED.get(function)
     if known is None:

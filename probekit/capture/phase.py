@@ -188,6 +188,6 @@ def in_backward() -> bool:
 def _move_to_end(module: nn.Module) -> None:
     """Moves the hooks of recorders behind those of the user, which may change the output."""
     hooks: Any = module._forward_hooks
-    if not isinstance(next(reversed(hooks.values())), Hook):
+    if not isinstance(next(reversed(hooks.values()), None), Hook):
         for number in [number for number, hook in hooks.items() if isinstance(hook, Hook)]:
             hooks.move_to_end(number)

@@ -122,9 +122,8 @@ def record(
             writer = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
             if not writer.complete:
                 writer.check_room()
-        done, complete = together.gather((writer.done, writer.complete) if writer else (0, False))[
-            0
-        ]
+        state = (writer.done, writer.complete) if writer else (0, False)
+        done, complete = together.gather(state)[0]
         if not complete:
             todo = batches.starting(done)
             with (

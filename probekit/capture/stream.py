@@ -264,12 +264,14 @@ def _check(
 ) -> None:
     for layer in layers:
         if layer.name not in tables:
-            raise LayerError(f"layer {layer.name!r} was reached in the first batch but not now")
+            raise LayerError(
+                f"layer {layer.name!r} was reached in the first batch but not now; exclude it"
+            )
     if tables and not _finite(tables):
         name = next(name for name, table in tables.items() if not _finite({name: table}))
         raise DataError(
             f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
-            f"and {int(batch.index.max())}; look at the images and the weights"
+            f"and {int(batch.index.max())}; check the images and the weights"
             + (f", or run without precision={precision!r}" if precision else "")
         )
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
-from types import FunctionType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ def model_identity(model: Any) -> dict[str, Any]:
 
     The identity includes the values of the weights; the names, types and options of modules; the names
     of forward hooks; and the normalization of an `ImageModel`. Options are attributes that are plain
-    values, tensors, functions (by name) or objects of these, and that only `__init__` assigns.
+    values, tensors, functions or objects of these, and that only `__init__` assigns. Functions are
+    identified by their name, default arguments and closure, and lambdas, which have no name, by their code.
     """
     module = as_module(model)
     digest = hashlib.sha256()
@@ -98,16 +99,40 @@ def _plain(value: Any, depth: int = 0) -> str:
         return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()}"
     if depth > _DEEPEST or isinstance(value, nn.Module):
         return type(value).__qualname__
+    if isinstance(value, ModuleType):
+        return value.__name__
     if isinstance(value, Mapping):
-        value = list(value.items())
+        return str(
+            [(_plain(key, depth + 1), _plain(item, depth + 1)) for key, item in value.items()]
+        )
     if isinstance(value, list | tuple):
         return str([_plain(item, depth + 1) for item in value])
     if isinstance(value, set | frozenset):
         return str(sorted(_plain(item, depth + 1) for item in value))
     if isinstance(value, partial):
         return _plain((value.func, value.args, value.keywords), depth + 1)
+    if isinstance(value, MethodType):
+        return _plain(value.__func__, depth + 1)
+    if isinstance(value, FunctionType):
+        closure = [_content(cell) for cell in value.__closure__ or ()]
+        options = _plain((value.__defaults__, value.__kwdefaults__, closure), depth + 1)
+        code = _code(value.__code__) if value.__name__ == "<lambda>" else ""
+        return f"{value.__module__}.{value.__qualname__}{options}{code}"
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{getattr(value, '__module__', '')}.{name}"
     attributes = getattr(value, "__dict__", {})
     return f"{type(value).__qualname__}{_plain(attributes, depth + 1)}"
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    text = f"{code.co_code.hex()}{code.co_names}{constants}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -92,7 +92,8 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
         >>> feed(recording, ClassMeans()).values
         array([[2., 7.]])
     """
-    table, classes = table_and_labels(recording)
+    # Statistics that use labels check them.
+    table, classes = table_and_labels(recording, uses_labels=False)
     labels = torch.from_numpy(classes)
     if hasattr(statistic, "expect"):
         statistic.expect(labels)
@@ -110,19 +111,33 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
     return found.assign_coords(units) if "unit" in found.dims else found
 
 
-def table_and_labels(recording: xr.Dataset) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
+def table_and_labels(
+    recording: xr.Dataset, *, uses_labels: bool = True
+) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
     """The activations (sample, unit) and the labels (sample,) of a recording.
 
     Raises:
-        DataError: The dataset is not a recording.
+        DataError: The dataset is not a recording, its labels are not integers, or labels are used and
+            a sample has none.
     """
     if "activation" not in recording or "label" not in recording.variables:
         raise DataError(
             "a recording must have activation(sample, unit) and label(sample), not the variables "
             f"{', '.join(map(str, recording.variables)) or 'none'}; make one with pk.record"
         )
-    labels = np.asarray(recording["label"].values).astype(np.int64)
-    return recording["activation"].transpose("sample", "unit"), labels
+    labels = np.asarray(recording["label"].values)
+    fractions = labels.dtype.kind == "f" and bool((labels % 1 > 0).any())
+    if fractions or labels.dtype.kind in "US":
+        raise DataError(
+            f"the labels of a recording must be integers, not {'fractions' if fractions else 'text'}; "
+            "number the classes, as numpy.unique(..., return_inverse=True) does"
+        )
+    if uses_labels and (labels < 0).any():
+        raise DataError(
+            "the recording has samples without a label (label -1); assign it the labels of all samples: "
+            "recording.assign(label=('sample', [...]))"
+        )
+    return recording["activation"].transpose("sample", "unit"), labels.astype(np.int64)
 
 
 def split_by_layer(recording: xr.Dataset) -> dict[str, xr.Dataset]:

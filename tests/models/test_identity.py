@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,10 +44,24 @@ def hooked() -> Net:
     return net
 
 
+def adding(number: int, by_default: int = 0) -> Callable[[Tensor], Tensor]:
+    def add(x: Tensor, other: int = by_default) -> Tensor:
+        return x + number + other
+
+    return add
+
+
 OTHERS: dict[str, Callable[[], Any]] = {
     "weights": weights_changed,
     "function": lambda: Net(torch.tanh),
     "lambda": lambda: Net(lambda x: x + 1),
+    "another lambda": lambda: Net(lambda x: x + 2),
+    "closure": lambda: Net(adding(1)),
+    "another closure": lambda: Net(adding(2)),
+    "default argument": lambda: Net(adding(0, by_default=1)),
+    "another default argument": lambda: Net(adding(0, by_default=2)),
+    "nested options": lambda: Net(scale=SimpleNamespace(part=SimpleNamespace(width=1))),
+    "other nested options": lambda: Net(scale=SimpleNamespace(part=SimpleNamespace(width=2))),
     "module": lambda: Net(nn.LeakyReLU(0.1)),
     "option of a module": lambda: Net(nn.LeakyReLU(0.2)),
     "number": lambda: Net(slope=0.2),

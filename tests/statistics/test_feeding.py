@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probekit as pk
+from probekit.errors import DataError
+from probekit.metrics.unit_metrics import precision_selectivity
 
 
 @pytest.fixture
@@ -33,6 +36,22 @@ def test_blocks_do_not_matter(rows: int, stored: Path) -> None:
     ratio = pk.participation_ratio(pk.feed(recording, pk.Covariance(), rows=rows))
     values = np.linalg.eigvalsh(np.cov(table.T))
     assert float(ratio) == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", "a"], "must be integers, not text"),
+        ([0.0, 0.5, 1.0], "must be integers, not fractions"),
+        ([0, 1, -1], "samples without a label"),
+    ],
+)
+def test_labels_that_are_not_classes_are_refused(labels: list[Any], message: str) -> None:
+    recording = xr.Dataset(
+        {"activation": (("sample", "unit"), np.eye(3)), "label": ("sample", labels)}
+    )
+    with pytest.raises(DataError, match=message):
+        precision_selectivity(recording, top=2)
 
 
 @pytest.mark.slow

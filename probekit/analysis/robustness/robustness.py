@@ -210,7 +210,7 @@ def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> 
         return
     if len(models) != len(datas):
         raise DataError(
-            f"the model has {len(models)} classes and {name} has {len(datas)}, so that predictions "
+            f"the model has {len(models)} classes and {name} has {len(datas)}, so predictions "
             "cannot be compared with labels; give data with the model's classes in their order"
         )
     differing = next(pair for pair in zip(models, datas, strict=True) if pair[0] != pair[1])
@@ -321,7 +321,6 @@ def _warn_of_unmoved(outcomes: xr.Dataset) -> None:
     for one in unmoved:
         if one > MANY_UNMOVED * total:
             warn(
-                f"{one['attack'].item()} left up to {int(one)} of {total} images unchanged: the "
-                " change of activations under it depends mostly on the number of "
-                "images that it moved"
+                f"{one['attack'].item()} left up to {int(one)} of {total} images unchanged, so the "
+                "change of activations depends mostly on the number of images that it changed"
             )

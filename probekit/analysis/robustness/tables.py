@@ -207,7 +207,7 @@ def check_reference(
         if missing:
             raise OptionError(
                 f"the reference lacks the {axis} {', '.join(map(str, missing))}; measure it there "
-                "too, or leave that out"
+                "too, or exclude it"
             )
 
 

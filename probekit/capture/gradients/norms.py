@@ -271,7 +271,7 @@ def _differentiated(
                 found = recorder.activations
                 if gone := [layer.name for layer in layers if layer.name not in found]:
                     raise LayerError(
-                        f"layer {gone[0]!r} was reached in the first batch but not now"
+                        f"layer {gone[0]!r} was reached in the first batch but not now; exclude it"
                     )
                 return found
 
