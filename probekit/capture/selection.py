@@ -137,7 +137,7 @@ class Selection:
             series.setdefault((call.series, call.module, call.function), []).append(call.name)
         return [
             f"layer {names[0]!r} is the first of {len(names)} calls in a forward pass; the others are "
-            f"{some_of(names[1:])}, and the glob '{names[0]}*' means all of them"
+            f"{some_of(names[1:])}, and the glob '{names[0]}*' matches all of them"
             for names in series.values()
             if len(names) > 1 and self.only and names[0] in self.only
             if not self.only & set(names[1:])
@@ -175,9 +175,9 @@ class Selection:
             f"called{others}, as with fused attention, a functional call or a part that this input "
             "does not use; "
             + (
-                f"its nearest parent that does is {parent!r}: record that instead"
+                f"its nearest parent that is called is {parent!r}: record that instead"
                 if parent
-                else "no parent of it does"
+                else "no parent of it is called"
             )
         )
 

@@ -33,7 +33,7 @@ def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool =
     """
     given = [models] if isinstance(models, str | Path) else list(models)
     if not given or not all(isinstance(one, str | Path) for one in given):
-        raise OptionError(f"models are one or more names or folders, not {models!r}")
+        raise OptionError(f"models must be one or more names or folders, not {models!r}")
     found = [name for one in given for name in _matching(str(one), pretrained)]
     return list(dict.fromkeys(found))
 

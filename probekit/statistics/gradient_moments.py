@@ -42,7 +42,7 @@ class GradientMoments(Statistic):
         columns = activations.shape[1]
         if columns % 2:
             raise DataError(
-                f"gradient moments take norms and squares, an even number of columns, not {columns}"
+                f"gradient moments need norms and squares, an even number of columns, not {columns}"
             )
         if not len(activations):
             return

@@ -63,7 +63,7 @@ class _Trial:
     ) -> None:
         if not isinstance(statistic, StatisticLike):
             raise AssertionError(
-                f"{statistic!r} is no statistic: it needs fresh, update, merge and to_xarray"
+                f"{statistic!r} is not a statistic: it needs fresh, update, merge and to_xarray"
             )
         self.statistic, self.activations, self.labels = statistic, activations, labels
         self.rtol = rtol

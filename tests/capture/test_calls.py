@@ -68,7 +68,7 @@ class Attention(nn.Module):
     ("layers", "message"),
     [
         (["block.unused.0"], r"'block.unused.0' \(Dropout\) exists .* parent that does is 'block'"),
-        (["attention.drop"], r"'attention.drop' \(Dropout\) exists .* no parent of it does"),
+        (["attention.drop"], r"'attention.drop' \(Dropout\) exists .* no parent of it is called"),
         (["*.unused*"], r"'block.unused' .*nor is any other of the 2 that match '\*.unused\*'"),
         ([nn.Linear, nn.Dropout], "nor is any other of the 2 that match Dropout"),
     ],

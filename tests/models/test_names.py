@@ -35,5 +35,5 @@ def test_what_matches_nothing_is_refused() -> None:
     with pytest.raises(ModelError, match="no model matches 'probekit:vgg"):
         model_names("probekit:vgg*")
     for empty in ([], [3]):
-        with pytest.raises(OptionError, match="models are one or more names"):
+        with pytest.raises(OptionError, match="models must be one or more names"):
             model_names(empty)  # type: ignore[arg-type]
