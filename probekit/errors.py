@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,9 +122,9 @@ def some_of(names: Sequence[str], most: int = _MOST_NAMED) -> str:
 
 
 def warn(sentence: str) -> None:
-    """Issues a `ProbekitWarning` at the calling line outside this package."""
+    """Issues a `ProbekitWarning` at the calling line outside this package, and outside torch for hooks."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("probekit."):
+    while frame.f_back is not None and _INNER.match(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     if (notes := _NOTES.get()) is not None and sentence not in notes:
         notes.append(sentence)
@@ -136,6 +137,7 @@ def remember(sentences: Iterable[str]) -> None:
         notes += [sentence for sentence in dict.fromkeys(sentences) if sentence not in notes]
 
 
+_INNER = re.compile(r"(probekit|torch)\.|contextlib$")  # contextlib wraps decorated functions
 _NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
 
 

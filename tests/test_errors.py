@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import probekit as pk
 from probekit.errors import ProbekitWarning
@@ -22,3 +22,22 @@ def test_a_warning_names_the_line_outside_the_package_each_time() -> None:
     few = [one for one in said if "fewer than 20" in str(one.message)]
     assert {one.filename for one in few} == {__file__}
     assert few[1].lineno == few[0].lineno + 1
+
+
+class ReluByHand(nn.Sequential):
+    """Causes a warning in a hook, since one of its activation functions is not recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return x * (x > 0)
+
+
+def test_a_warning_of_a_hook_names_a_line_outside_torch() -> None:
+    network = ReluByHand(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+    data = [(torch.rand(4, 1, 8, 8), torch.arange(4) % 2)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default", ProbekitWarning)
+        pk.record(network, data, progress=False)
+        pk.plan(network, data[0][0])
+    files = [one.filename for one in said if "layers may be missing" in str(one.message)]
+    assert files == [__file__] * 2
