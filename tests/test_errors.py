@@ -24,16 +24,20 @@ def test_a_warning_names_the_line_outside_the_package_each_time() -> None:
     assert few[1].lineno == few[0].lineno + 1
 
 
-class ReluByHand(nn.Sequential):
+class ReluByHand(nn.Module):
     """Causes a warning in a hook, since one of its activation functions is not recorded."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x: Tensor = self.layers(images)
         return x * (x > 0)
 
 
 def test_a_warning_of_a_hook_names_a_line_outside_torch() -> None:
-    network = ReluByHand(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+    network = ReluByHand()
     data = [(torch.rand(4, 1, 8, 8), torch.arange(4) % 2)]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("default", ProbekitWarning)
