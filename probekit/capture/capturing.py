@@ -77,7 +77,7 @@ class Capturing(Phase):
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if in_backward():
             return
-        if self._running:
+        if self._running or self._everywhere:  # an interrupted pass
             self.leave()
         self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -154,6 +155,18 @@ class Interception(TorchFunctionMode):
             others.append(mode)
         for mode in reversed(others):
             torch._C._push_on_torch_function_stack(mode)
+
+
+@contextmanager
+def ended_interceptions() -> Iterator[None]:
+    """Ends interceptions that begin inside, also those of other recorders whose pass was interrupted."""
+    before = _modes()
+    try:
+        yield
+    finally:
+        for mode in _modes():
+            if isinstance(mode, Interception) and not any(mode is one for one in before):
+                mode.end()
 
 
 def _modes() -> list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probekit.capture.capturing import Capturing
 from probekit.capture.exploring import Exploring
-from probekit.capture.functions import Interception
+from probekit.capture.functions import Interception, ended_interceptions
 from probekit.capture.layers import Layer, uncompiled, unwrap
 from probekit.capture.phase import Change, Reduce, Settings, Stop
 from probekit.capture.pooling import pool
@@ -184,13 +184,14 @@ class Recorder:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model on a copy of its inputs; returns its output, or None if `stop` ended the pass."""
-        try:
-            with uncompiled(), caller_device():
+        # The exit of a device context removes the innermost mode, so others have to end before.
+        with uncompiled(), caller_device(), ended_interceptions():
+            try:
                 return call(self._run, *args, **kwargs)
-        except Stop:
-            return None
-        finally:
-            self._phase.leave()
+            except Stop:
+                return None
+            finally:
+                self._phase.leave()
 
 
 def _escaped(tensor: Tensor) -> bool:

@@ -254,7 +254,11 @@ GOOD = (torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0, -1]))], DataError, "label -1 is out of range"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0.5, 1]))], DataError, "non-negative integers"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0]))], DataError, "one label per image"),
-        (iter([(torch.rand(2, 1, 8, 8), ["cat", "dog"])]), DataError, "'cat' is text and names no"),
+        (
+            iter([(torch.rand(2, 1, 8, 8), ["cat", "dog"])]),
+            DataError,
+            "'cat' is text but not the name of a class",
+        ),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([1, 1]))], DataError, "the data has 1"),
         (
             [(torch.full((2, 1, 8, 8), float("nan")), torch.tensor([0, 1]))],

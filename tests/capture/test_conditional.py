@@ -251,3 +251,17 @@ def test_notes_are_saved_with_a_result(tmp_path: Any) -> None:
     notes = pk.open_result(tmp_path / "result.nc").attrs["notes"].splitlines()
     assert any("depend on the other samples" in sentence for sentence in notes)
     assert any("fewer than 20 samples" in sentence for sentence in notes)
+
+
+def test_an_interrupted_pass_leaves_the_device_of_the_caller() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    images = torch.rand(2, 1, 8, 8)
+    with pk.Recorder(network) as outer, pk.Recorder(network, ["1"], stop=True) as inner:
+        network(images)
+        inner(images)
+        with torch.device("meta"):
+            inner(images)
+        assert torch.empty(0).device.type == "cpu"
+        network(images)
+        assert set(outer.activations) == {"1"}
+    assert torch._C._len_torch_function_stack() == 0

@@ -169,7 +169,7 @@ def test_a_pickle_that_runs_code_is_refused(
     folder = tmp_path / "cifar-10-batches-py"
     _write_cifar10(folder, binary=False)
     (folder / "test_batch").write_bytes(pickle.dumps({b"data": _Evil()}))
-    with pytest.raises(DataError, match="is damaged or no file of CIFAR"):
+    with pytest.raises(DataError, match="is damaged or not a file of CIFAR"):
         readers.cifar10(tmp_path, "test", per_file=PER_FILE)
     assert not (tmp_path / "evil").exists()
 

@@ -85,4 +85,4 @@ def test_stores_of_conditions(fails: Fails, tmp_path: Path) -> None:
     identity.write_text(sound)
     for kept in (tmp_path / "kept").glob("corruption*.nc"):
         kept.write_bytes(kept.read_bytes()[:1000])
-    assert "is no result" in fails(*command, "-o", "s.nc")
+    assert "is not a result" in fails(*command, "-o", "s.nc")

@@ -94,5 +94,5 @@ def test_missing_numbers_are_refused() -> None:
         plot.model_profile(survey(), "dead")
     with pytest.raises(DataError, match="no model of the survey has both"):
         plot.model_scatter(survey(3, accuracy=("model", [np.nan] * 3)))
-    with pytest.raises(OptionError, match=r"the tree that pk\.survey gives"):
+    with pytest.raises(OptionError, match=r"the tree that pk\.survey returns"):
         plot.model_scatter(xr.Dataset())  # type: ignore[arg-type]

@@ -30,7 +30,6 @@ def test_both_formats_of_the_log_give_the_same_curves(tmp_path: Path) -> None:
     for epoch in range(3):
         layers = {"relu": 0.1 * epoch, "relu_1": 0.2}
         log.add({"epoch": epoch, "loss": 1.0 / (epoch + 1), "selectivity": layers, "late": None})
-    log.close()
     for name in ("loss", "selectivity"):
         drawn = [
             np.array(

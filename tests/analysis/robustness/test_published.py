@@ -99,7 +99,7 @@ def test_a_stream_with_other_labels_is_refused(
 
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    with pytest.raises(DataError, match="not the same images"):
+    with pytest.raises(DataError, match="images are not the same"):
         pk.robustness(colour, Stream(), published, 1, progress=False)
 
 
