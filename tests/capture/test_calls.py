@@ -67,7 +67,10 @@ class Attention(nn.Module):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["block.unused.0"], r"'block.unused.0' \(Dropout\) exists .* parent that is called is 'block'"),
+        (
+            ["block.unused.0"],
+            r"'block.unused.0' \(Dropout\) exists .* parent that is called is 'block'",
+        ),
         (["attention.drop"], r"'attention.drop' \(Dropout\) exists .* no parent of it is called"),
         (["*.unused*"], r"'block.unused' .*nor is any other of the 2 that match '\*.unused\*'"),
         ([nn.Linear, nn.Dropout], "nor is any other of the 2 that match Dropout"),
@@ -95,7 +98,9 @@ def test_fused_attention_hides_its_map_and_the_error_explains_it() -> None:
     timm = pytest.importorskip("timm")
     net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1).eval()
     x = torch.rand(2, 3, 32, 32)
-    with pytest.raises(LayerError, match=r"fused attention.* parent that is called is 'blocks.0.attn'"):
+    with pytest.raises(
+        LayerError, match=r"fused attention.* parent that is called is 'blocks.0.attn'"
+    ):
         record(net, ["blocks.0.attn.attn_drop"], x)
     net.blocks[0].attn.fused_attn = False
     assert record(net, ["blocks.0.attn.attn_drop"], x)["blocks.0.attn.attn_drop"].shape == (2, 3)

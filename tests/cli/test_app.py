@@ -154,7 +154,7 @@ def hostile(tmp_path: Path, folder: Path) -> Path:
         ("analyze BUNDLED fashion-mnist --weights bad.safetensors", "cannot be read"),
         ("analyze BUNDLED fashion-mnist --weights none.pt", "there is no weights file 'none.pt'"),
         ("analyze BUNDLED fashion-mnist --weights other.safetensors", "missing: conv1.weight"),
-        ("analyze BUNDLED fashion-mnist --weights code.pt", "refused"),
+        ("analyze BUNDLED fashion-mnist --weights code.pt", "would run code"),
         ("analyze -o old.nc", "exists already"),
         ("analyze -o no/such/folder/r.nc", "cannot be written"),
         ("analyze -o r.csv", ".nc or .zarr"),

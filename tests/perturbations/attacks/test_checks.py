@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "map": (lambda logits: logits[:, :, None], r"returns \(40, 4, 1\)"),
     "one class": (lambda logits: logits[:, :1], "two or more classes"),
     "wrong batch": (lambda logits: logits[:7], r"returns \(7, 4\)"),
-    "integers": (to_integers, "gives .* of torch.int64"),
+    "integers": (to_integers, "returns .* of torch.int64"),
     "nan": (lambda logits: logits * float("nan"), "not finite"),
 }
 
