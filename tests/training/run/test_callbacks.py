@@ -139,7 +139,9 @@ def test_wandb_receives_the_log_offline(tmp_path: Path, monkeypatch: pytest.Monk
         for one in record.summary.update:
             summary[one.nested_key[0] if one.nested_key else one.key] = one.value_json
     if not history:
-        pytest.skip("wandb wrote no history, as once in a whole run of the suite, for an unknown reason")
+        pytest.skip(
+            "wandb wrote no history, as once in a whole run of the suite, for an unknown reason"
+        )
     assert [float(row["loss"]) for row in history] == pytest.approx(run.log["loss"].tolist())
     assert [int(row["_step"]) for row in history] == [0, 1]
     assert config["seed"] == "4"
