@@ -47,7 +47,7 @@ def analyze(
         str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
     ] = None,
     layers: LayerGlobs = None,
-    metrics: Metrics = "selectivity",
+    metrics: Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
     limit: Limit = None,
     weights: Weights = None,
     random: Random = False,
@@ -94,7 +94,7 @@ def analyze(
 
     chosen = metric_list(metrics)
     if report and all(metric.name != "top_images" for metric in chosen):
-        chosen += metric_list("top_images")
+        chosen += metric_list(["top_images"])
     network, images = load(
         model, data, weights, random, skip_bad, seed, split, data_root, attributes
     )
@@ -243,5 +243,10 @@ def show_models(
     """List the bundled models."""
     from probekit.models.bundled import list_models
 
-    for name in list_models(pattern):
+    found = list_models(pattern.removeprefix("probekit:"))
+    if not found:
+        raise OptionError(
+            f"no bundled model matches {pattern!r}; timm.list_models() lists those of timm"
+        )
+    for name in found:
         print(f"probekit:{name}")

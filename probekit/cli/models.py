@@ -38,7 +38,7 @@ def survey(
     data: Annotated[str, typer.Argument(help="As for analyze.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the survey.")],
     layers: LayerGlobs = None,
-    metrics: Metrics = "selectivity",
+    metrics: Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
     limit: Limit = None,
     random: Random = False,
     batch_size: BatchSize = 64,
@@ -101,8 +101,8 @@ def _survey_figure(table: Any, file: Path) -> list[str]:
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
     model_profile(table, ax=left)
     model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
-    if right.get_legend():
-        right.get_legend().remove()
+    if left.get_legend() and right.get_legend():
+        left.get_legend().remove()
     return [str(path) for path in save_figure(figure, file)]
 
 

@@ -120,6 +120,10 @@ def table_and_labels(
         DataError: The dataset is not a recording, its labels are not integers, or labels are used and
             a sample has none.
     """
+    if not isinstance(recording, xr.Dataset):
+        raise DataError(
+            f"a recording is the dataset that pk.record returns, not {type(recording).__name__}"
+        )
     if "activation" not in recording or "label" not in recording.variables:
         raise DataError(
             "a recording must have activation(sample, unit) and label(sample), not the variables "

@@ -76,7 +76,7 @@ def choose_attacks(
         ProbekitError: An attack is unknown or given twice, an epsilon is in the wrong scale, or the
             model has no gradient.
     """
-    listed = [asked] if isinstance(asked, str | Attack) else list(asked or ())
+    listed = [asked] if isinstance(asked, str | Attack | type) else list(asked or ())
     attacks = [get_attack(one) for one in listed]
     labels_of = [attack_label(attack) for attack in attacks]
     if repeated := [name for name in labels_of if labels_of.count(name) > 1]:

@@ -167,6 +167,8 @@ def check_epsilons(
         OptionError: There are no radii, or one is negative, not finite, or so large that the ball
             contains every image, for example because it is in units of 8-bit levels.
     """
+    if isinstance(epsilons, str):
+        raise OptionError(f"epsilons are numbers, such as 8/255 without quotes, not {epsilons!r}")
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)
     if not radii:
