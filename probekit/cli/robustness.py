@@ -59,6 +59,10 @@ def robustness(
     severities: Severities = ["1,2,3,4,5"],  # noqa: B006
     attacks: Attacks = ["none"],  # noqa: B006
     epsilons: Epsilons = ["1/255,2/255,4/255,8/255"],  # noqa: B006
+    table: Annotated[
+        int | None,
+        typer.Option(help="Published constants of the corruptions: 32, 64 or 224 (pixels)."),
+    ] = None,
     layers: LayerGlobs = None,
     reference: Annotated[str | None, typer.Option(help="Result of another model, for mCE.")] = None,
     store: Annotated[
@@ -99,7 +103,7 @@ def robustness(
         network, images, _corruptions(corruptions), numbers("--severities", severities, int),
         names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,
         reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
-        seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile,
+        seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile, table=table,
         class_map=class_mapping(class_map),
     )  # fmt: skip
     save_result(result, out, overwrite=overwrite)

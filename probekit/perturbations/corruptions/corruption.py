@@ -226,8 +226,8 @@ def _reported_nearest_table(images: Tensor) -> int:
         _sizes_reported.add((height, width))
         warn(
             "corruption constants are published for images of 32, 64 and 224 pixels; these have "
-            f"{height} by {width}, so those for {table} are used (pass table={table} to choose them "
-            "without this warning)"
+            f"{height} by {width}, so those for {table} are used (table={table}, or --table "
+            f"{table}, chooses them without this warning)"
         )
     return table
 
