@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,9 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         Columns `layer`, `channel` and one per variable. `preferred_class` is the class's name, or its
-        label as text if the classes have no names; it is missing (`isna()`) for a dead unit, as is
-        its `preferred_label`. `attrs["left_out"]` names the omitted variables.
+        label as text if the classes have no names; classes of the same name are `crane (134)` and
+        `crane (517)`. It is missing (`isna()`) for a dead unit, as is its `preferred_label`.
+        `attrs["left_out"]` names the omitted variables.
 
     Raises:
         DataError: The result has no units.
@@ -140,8 +142,12 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
     named = units["class_name"] if "class_name" in units.coords else units["class"]
-    pairs = zip(units["class"].values.tolist(), named.values.tolist(), strict=True)
-    return {int(label): str(name) for label, name in pairs}
+    labels, names = units["class"].values.tolist(), list(map(str, named.values.tolist()))
+    count = Counter(names)
+    return {
+        int(label): name if count[name] == 1 else f"{name} ({label})"
+        for label, name in zip(labels, names, strict=True)
+    }
 
 
 def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:

@@ -131,3 +131,20 @@ def test_a_file_is_as_good_as_its_result(result: xr.DataTree, tmp_path: Path) ->
     pd.testing.assert_frame_equal(pk.layers_table(file), pk.layers_table(result))
     drawn = [pk.plot.layer_profile(one).lines[0].get_ydata() for one in (file, result)]
     np.testing.assert_array_equal(*drawn)
+
+
+def test_classes_of_the_same_name_keep_a_column_each() -> None:
+    units = xr.Dataset(
+        {
+            "preferred_class": ("unit", [2, 0]),
+            "class_mean": (("unit", "class"), [[0.0, 1.0, 2.0], [5.0, 4.0, 3.0]]),
+        },
+        {
+            "layer": ("unit", ["relu"] * 2), "channel": ("unit", [0, 1]), "class": [0, 1, 2],
+            "class_name": ("class", ["crane", "dog", "crane"]),
+        },
+    )  # fmt: skip
+    table = pk.units_table(units, "class_mean")
+    assert table["preferred_class"].tolist() == ["crane (2)", "crane (0)"]
+    assert table["class_mean[crane (0)]"].tolist() == [0, 5]
+    assert table["class_mean[crane (2)]"].tolist() == [2, 3]

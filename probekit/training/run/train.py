@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from numbers import Real
 from pathlib import Path
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from probekit.checks import integer, number
-from probekit.errors import OptionError, ProbekitError
+from probekit.errors import OptionError, OutputError, ProbekitError
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, chosen_callbacks
-from probekit.training.run.directory import Run, RunDirectory, layer_names, read_run
+from probekit.training.run.directory import Run, RunDirectory, layer_names, read_card, read_run
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
@@ -131,6 +131,7 @@ def train(
         machine.wait()
         done = read_run(folder)
         if done is not None:
+            check_same_data([folder], chosen, data_root, workers)
             return done
         stack.enter_context(_own_random_state(machine.device))
         data = load_run_data(chosen, seed, data_root, workers)
@@ -141,6 +142,7 @@ def train(
             seed,
             data,
             machine,
+            data_root=_absolute(data_root),
             # A single string may select several layers, for example "last:3".
             layers=names[0] if names and len(names) == 1 else names,
             checkpoint_minutes=checkpoint_minutes,
@@ -162,6 +164,33 @@ def train(
     if finished is None:
         raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
     return finished
+
+
+def check_same_data(
+    folders: Iterable[Path], recipe: Recipe, root: str | Path | None, workers: int
+) -> None:
+    """Checks that finished runs were trained on the images in a folder, if it is not the one they name.
+
+    Raises:
+        OutputError: A run was trained on other images.
+    """
+    cards = {folder: read_card(folder) for folder in folders}
+    moved = [
+        folder
+        for folder, card in cards.items()
+        if root is not None and "data" in card and _absolute(root) != card["data_root"]
+    ]
+    found = load_run_data(recipe, 0, root, workers).fingerprint if moved else ""
+    for folder in moved:
+        if cards[folder]["data"] != found:
+            raise OutputError(
+                f"the run in {str(folder)!r} was trained on other images than those in {str(root)!r}; give "
+                "the same data_root, or choose another folder"
+            )
+
+
+def _absolute(root: str | Path | None) -> str | None:
+    return None if root is None else str(Path(root).resolve())
 
 
 def _launched_precision() -> str | None:
