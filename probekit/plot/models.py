@@ -48,7 +48,7 @@ def model_profile(
     """
     layers = _survey(survey)["layers"].to_dataset()
     values = _numbers(layers, variable, ("model", "layer"))
-    with canvas(ax, 3.6, 2.6) as ax:
+    with canvas(ax, _width(survey), 2.6) as ax:
         lines = []
         for at, color in enumerate(_colors(survey, values.mean("layer"))):
             known = np.isfinite(values.values[at]) & np.isfinite(layers["depth"].values[at])
@@ -97,7 +97,7 @@ def model_scatter(
         raise DataError(f"no model of the survey has both {x!r} and {y!r}")
     colors = [one for one, is_known in zip(_colors(survey, up), known, strict=True) if is_known]
     across, up = across[known], up[known]
-    with canvas(ax, 3.4, 2.6) as ax:
+    with canvas(ax, _width(survey), 2.6) as ax:
         ax.scatter(across, up, s=18, c=colors, lw=0)
         if x == "parameters":
             ax.set_xscale("log")
@@ -133,9 +133,12 @@ def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         raise OptionError(f"layer_similarity takes the output of pk.cka, not {type(cka).__name__}")
     values = cka["cka"].transpose("layer", "other_layer")
     names = [[str(name) for name in values[dim].values] for dim in ("layer", "other_layer")]
-    sides = [0.14 * len(one) + room(other) for one, other in zip(names, names[::-1], strict=True)]
-    height, width = (min(max(side, 2.2), 9.0) for side in sides)
-    with canvas(ax, width + 0.9, height) as ax:
+    sides = [
+        max(0.14 * len(one), 1.6) + room(other)
+        for one, other in zip(names, names[::-1], strict=True)
+    ]
+    height, width = (min(side, 9.0) for side in sides)
+    with canvas(ax, width + 1.1, height + 0.2) as ax:
         image = ax.imshow(values.values, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
         name_axis(ax.yaxis, names[0], most=40)
         name_axis(ax.xaxis, names[1], most=40, rotation=90)
@@ -161,28 +164,32 @@ def _survey(survey: Any) -> xr.DataTree:
     return survey
 
 
-def _names(values: xr.DataArray) -> list[str]:
+def _names(values: xr.DataArray | xr.Dataset) -> list[str]:
     return [str(name) for name in values["model"].values]
 
 
-def _model_key(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """Adds a legend next to the axes; what all names begin with is its heading."""
-    if len(names) > _MOST_NAMES:
-        return
-    # Names are cut after a separator, so that numbers and words stay whole.
+def _shortened(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What all names begin with, and the rest of each; cut after a separator, so that words stay whole."""
     shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071 (not paths)
     same = re.sub(r"[^-_:/.]*$", "", shared)
-    short = [name.removeprefix(same) for name in names]
-    if not all(short):
-        same, short = "", list(names)
-    key(
-        ax,
-        handles,
-        short,
-        heading=same and f"{plain(same)}…",
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-    )
+    short = [plain(name.removeprefix(same)) for name in names]
+    return (f"{plain(same)}…", short) if same and all(short) else ("", [*map(plain, names)])
+
+
+def _width(survey: xr.DataTree) -> float:
+    """The width in inches of axes with the names of models next to them."""
+    names = _names(_survey(survey).to_dataset())
+    heading, short = _shortened(names)
+    longest = max(len(heading), *(len(name) + 4 for name in short), 0)
+    return 3.4 + (0.062 * longest if len(names) <= _MOST_NAMES else 0.0)
+
+
+def _model_key(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Adds a legend of few models next to the axes."""
+    if len(names) <= _MOST_NAMES:
+        heading, short = _shortened(names)
+        place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}
+        key(ax, handles, short, heading=heading, **place)
 
 
 def _numbers(table: xr.Dataset, name: str, dims: tuple[str, ...]) -> xr.DataArray:

@@ -38,7 +38,8 @@ function arrange() {
   const range = model.column.has("selectivity_low") && model.column.has("selectivity_high");
   const measured = model.columns.filter((column) => !table.hidden.has(column.name)).map((column) => ({
     ...column,
-    width: narrow && ["share", "class"].includes(column.kind) ? (column.kind === "share" ? 78 : 92) : ["share", "class"].includes(column.kind) ? 156 : Math.max(104, 7 * column.label.length + 34),
+    label: narrow && column.kind === "class" ? "class" : column.label,
+    width: narrow && ["share", "class"].includes(column.kind) ? (column.kind === "share" ? 96 : 74) : ["share", "class"].includes(column.kind) ? 156 : Math.max(104, 7 * column.label.length + 34),
     right: column.kind === "number" || column.kind === "count",
     value: column.kind === "class" ? (unit) => model.className(column.values[unit]) : (unit) => column.values[unit],
     cell: (unit) => cell(column, unit, range && column.name === "selectivity", narrow),
