@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, TypeVar
 
-from probekit.errors import OptionError, close_matches
+from probekit.errors import DataError, OptionError, close_matches
 
 Value = TypeVar("Value")
 
@@ -126,6 +126,26 @@ def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
     *first, last = map(repr, values)
     listed = f"{', '.join(first)} or {last}" if first else last
     raise OptionError(f"{name} must be {listed}, not {value!r}")
+
+
+def sample_indices(index: Iterable[Any] | None, count: int) -> list[int]:
+    """Checks for one non-negative integer per image, by default 0 to `count` - 1.
+
+    Raises:
+        DataError: The numbers of images and of indices differ, or one is not a non-negative integer.
+    """
+    if index is None:
+        return list(range(count))
+    values = index.tolist() if hasattr(index, "tolist") else list(index)
+    values = values if isinstance(values, list) else [values]
+    if len(values) != count:
+        raise DataError(
+            f"index has {len(values)} entries for {count} images; give one for each image"
+        )
+    for value in values:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
+            raise DataError(f"index holds {value!r}; give non-negative integers")
+    return [operator.index(value) for value in values]
 
 
 def _range(

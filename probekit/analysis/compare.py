@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import xarray as xr
 
 from probekit.errors import DataError, some_of, warn
 from probekit.replicates.comparisons import compare_means
-from probekit.results.provenance import provenance
+from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 
 
@@ -88,7 +87,7 @@ def compare(
     if paired:
         nodes["units"] = _paired_units(units, common, [str(name) for name in by_unit])
     result = xr.DataTree.from_dict(nodes)
-    facts = [json.loads(tree.attrs.get("provenance", "{}")) for tree in trees]
+    facts = [facts_of(tree.attrs) for tree in trees]
     result.attrs["provenance"] = provenance(
         first=facts[0], second=facts[1], paired=paired, level=level
     )
@@ -96,7 +95,7 @@ def compare(
 
 
 def _check_images(trees: list[xr.DataTree]) -> None:
-    data = [json.loads(tree.attrs.get("provenance", "{}")).get("data") or {} for tree in trees]
+    data = [facts_of(tree.attrs).get("data") or {} for tree in trees]
     facts = [tuple(one.get(name) for name in ("fingerprint", "samples", "limit")) for one in data]
     samples = [
         tree["samples"].to_dataset()["sample"].values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -29,6 +29,7 @@ from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import caller_device
 
 Precision: TypeAlias = Literal["bfloat16", "float16"]
+Observe: TypeAlias = "Callable[..., Iterator[Observed]]"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def streams(
     sources: Sequence[Source],
     reading: PassOptions,
     samples: Tensor | None = None,
-) -> Iterator[Callable[[Batches, str], Iterator[Observed]]]:
+) -> Iterator[Observe]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
 
     Args:
@@ -166,7 +167,8 @@ def streams(
         samples: The indices of all samples, if they are known in advance.
 
     Yields:
-        A function from data and the title of the progress bar to the results of each batch.
+        A function from data and the title of the progress bar to the results of each batch. The model
+        runs on the batches that `expand` makes of each batch of the data, `times` of them.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:
@@ -193,12 +195,17 @@ def streams(
         run = unwrap(model) if isinstance(model, nn.Module) else model
         forward = Forward(run, layers, recorded, reading.compile)
 
-        def observe(batches: Batches, title: str) -> Iterator[Observed]:
+        def observe(
+            batches: Batches,
+            title: str,
+            expand: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch],
+            times: int = 1,
+        ) -> Iterator[Observed]:
             together = processes()
             share = batches.share(together.rank, together.world)
             bar = stack.enter_context(
                 progress_bar(
-                    total=batches.samples,
+                    total=None if batches.samples is None else batches.samples * times,
                     unit="image",
                     desc=f"{title}, compiling first" if forward.compiles else title,
                     progress=reading.progress,
@@ -213,14 +220,14 @@ def streams(
                 waited += perf_counter() - asked
                 if read is None:
                     break
-                batch = read.to(device)
-                with reading.autocast(device), caller_device():
-                    output = forward(batch.images)
-                tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
-                for table in tables.values():
-                    _check(table, layers, batch, reading.precision)
-                yield Observed(batch, output, [tables[i] for i in range(len(sources))])
-                bar.update(len(batch))
+                for batch in expand(read.to(device)):
+                    with reading.autocast(device), caller_device():
+                        output = forward(batch.images)
+                    tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
+                    for table in tables.values():
+                        _check(table, layers, batch, reading.precision)
+                    yield Observed(batch, output, [tables[i] for i in range(len(sources))])
+                    bar.update(len(batch))
             bar.close()
             batches.skipped = share.skipped
             batches.seconds, batches.waited = perf_counter() - begun, waited

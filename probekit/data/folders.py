@@ -174,7 +174,8 @@ class FolderImages(FileImages):
             skip_bad,
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
-        others += [path for path in _top_files(root) if _is_image(path)]
+        top = [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
+        others += [path for path in top if _is_image(path)]
         self.notes = list(self._left_out(others, [len(paths) for paths in found]))
         for sentence in self.notes:
             warn(sentence)
@@ -214,7 +215,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """The contents of a folder, sorted by name, without hidden and system files and folders."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not _is_hidden(entry.name)]
+            found = [
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_NAMES
+            ]
     except OSError as error:
         raise DataError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from error
     return sorted(found, key=lambda entry: entry.name)
@@ -225,14 +230,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
-
-
-def _top_files(root: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
 
 
 def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:

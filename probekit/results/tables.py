@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, close_matches
+from probekit.results.labels import class_names
 
 # In the table of layers, further dimensions of at most this length become columns.
 _FEW = 5
@@ -137,9 +138,7 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
     if "class" not in units.coords:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
-    named = units["class_name"] if "class_name" in units.coords else units["class"]
-    pairs = zip(units["class"].values.tolist(), named.values.tolist(), strict=True)
-    return {int(label): str(name) for label, name in pairs}
+    return class_names(units)
 
 
 def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from probekit.analysis.robustness.conditions import (
     Condition,
     Perturbation,
     PerturbedBatch,
-    PerturbedBatches,
     unchanged,
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.stream import Observed, PassOptions
-from probekit.data.batches import Batches
+from probekit.capture.stream import Observe, PassOptions
+from probekit.data.batches import Batch, Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -39,7 +38,6 @@ from probekit.statistics.rows import format_bytes
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
-Observe: TypeAlias = Callable[[Batches, str], Iterator[Observed]]
 _CHANGE_SIZE = attributes(
     "size of the change in activation", "Mean over images of |perturbed - clean| activation."
 )
@@ -116,15 +114,18 @@ class Measurement:
     ) -> dict[Condition, xr.DataTree]:
         paired = one.paired and bool(self.layers)
         known = iter(self.clean) if paired and self.clean else None
-        perturbations = [unchanged()] if paired and known is None else []
-        perturbations.append(replace(one.perturbation, conditions=conditions))
-        batches = PerturbedBatches(self.classifier, one.batches, perturbations)
+        steps = [unchanged()] if paired and known is None else []
+        steps.append(replace(one.perturbation, conditions=conditions))
+        classifier, times = self.classifier, sum(len(step.conditions) for step in steps)
+
+        def under_each(batch: Batch) -> Iterator[PerturbedBatch]:
+            for step in steps:
+                yield from step(classifier, batch)
+
         found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
         keeps = self._bytes_of_clean(one.batches) > 0
         clean, computed = None, []
-        # It implements everything that the loop over a model needs.
-        data, title = cast(Batches, batches), conditions[0].name
-        for observation in observe(data, title):
+        for observation in observe(one.batches, conditions[0].name, under_each, times):
             batch = cast(PerturbedBatch, observation.batch)
             tables = observation.tables[0] if observation.tables else {}
             if batch.condition == CLEAN and keeps:

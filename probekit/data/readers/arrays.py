@@ -130,7 +130,7 @@ class ArrayImages(LabeledImages):
         images = torch.from_numpy(np.ascontiguousarray(found, found.dtype.newbyteorder("=")))
         if images.ndim == 3:
             images = images[:, None]
-        images = images.movedim(3, 1) if self._last else images
+        images = images.movedim(3, 1).contiguous() if self._last else images
         images = images / 255 if images.dtype == torch.uint8 else images
         images = images if images.dtype == torch.float64 else images.float()
         index = torch.as_tensor(numbers)

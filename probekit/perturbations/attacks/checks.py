@@ -78,7 +78,13 @@ def check_model_for_attack(
     'the model returns probabilities, not logit'
     """
     check_images(images)
-    messages = [*_mode_messages(model)]
+    messages = []
+    module = _module_of(model)
+    if module is not None and any(part.training for part in module.modules()):
+        messages.append(
+            "the model is in training mode; it is put in eval mode for the attack and restored "
+            "afterwards: call .eval() first to avoid this warning"
+        )
     with attackable(model):
         images = images.detach().clone()
         logits = model_logits(model, images.requires_grad_(True))
@@ -89,9 +95,7 @@ def check_model_for_attack(
         gradient = gradient_of(total, images).nan_to_num_(nan=0)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
-    messages += _probability_messages(logits)
-    messages += _gradient_messages(gradient[correct], loss)
-    messages += _chance_messages(int(correct.sum()), *logits.shape)
+    messages += _messages(logits, gradient, correct, loss)
     for text in messages:
         warn(text)
     return tuple(messages)
@@ -196,41 +200,26 @@ def _module_of(model: Model) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def _mode_messages(model: Model) -> Iterator[str]:
-    module = _module_of(model)
-    if module is not None and any(part.training for part in module.modules()):
-        yield (
-            "the model is in training mode; it is put in eval mode for the attack and restored "
-            "afterwards: call .eval() first to avoid this warning"
-        )
-
-
-def _probability_messages(logits: Tensor) -> Iterator[str]:
+def _messages(logits: Tensor, gradient: Tensor, correct: Tensor, loss: Loss) -> Iterator[str]:
+    """Why a gradient attack would not measure robustness, judging by clean images."""
     sums = logits.float().sum(dim=1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
         yield (
             "the model returns probabilities, not logits: the attack would take a softmax of a "
             "softmax, whose gradient is weak; pass the model without its last softmax"
         )
-
-
-def _gradient_messages(gradient: Tensor, loss: Loss) -> Iterator[str]:
-    if not len(gradient):
-        return
-    zero = gradient.flatten(1).abs().amax(dim=1) == 0
-    if zero.float().mean() >= ZERO_GRADIENT_FRACTION:
+    zero = gradient[correct].flatten(1).abs().amax(dim=1) == 0
+    if len(zero) and zero.float().mean() >= ZERO_GRADIENT_FRACTION:
         other = 'try loss="margin", and ' if loss == "cross_entropy" else ""
         yield (
             f"the gradient is zero for {int(zero.sum())} of {len(zero)} correctly classified "
             "images: an attack that follows it cannot move them, and accuracy under attack will "
             f"look better than it is; {other}check for a saturated or a rounding layer"
         )
-
-
-def _chance_messages(correct: int, n: int, n_classes: int) -> Iterator[str]:
-    if n >= FEWEST_FOR_CHANCE and binom.sf(correct - 1, n, 1 / n_classes) > CHANCE_LEVEL:
+    right, (n, n_classes) = int(correct.sum()), logits.shape
+    if n >= FEWEST_FOR_CHANCE and binom.sf(right - 1, n, 1 / n_classes) > CHANCE_LEVEL:
         yield (
-            f"the model is right on {correct} of {n} clean images, no better than chance for "
+            f"the model is right on {right} of {n} clean images, no better than chance for "
             f"{n_classes} classes: an attack cannot lower that accuracy; check the weights, the "
             "normalization and the order of the classes"
         )

@@ -82,11 +82,8 @@ def report(
     rest, extra = take_sections(results)
     models = model_results(rest, names) if rest or not extra else []
     page = _fitted(models, extra, data, model, title, budget)
-    try:
-        with whole(path) as draft:
-            draft.write_bytes(page)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    with whole(path) as draft:
+        draft.write_bytes(page)
     return path
 
 

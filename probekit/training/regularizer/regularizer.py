@@ -120,8 +120,8 @@ class SelectivityRegularizer:
         self._to_come = 0
         self._skipped: Tensor | int = 0
         self._last: tuple[list[str], Tensor] | None = None
-        self._recorder.start()
-        self._end = weakref.finalize(self, self._recorder.end)
+        self._recorder.__enter__()
+        self._end = weakref.finalize(self, self._recorder.__exit__, None, None, None)
         self._end.atexit = False
 
     @property

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from probekit.errors import OptionError, OutputError, close_matches
+from probekit.errors import OptionError, close_matches
 from probekit.extras import optional
+from probekit.results.files import writable
 from probekit.training.run.directory import Run
 
 
@@ -201,9 +202,8 @@ def _outcome(finished: Run | None) -> dict[str, float]:
 
 def _remembered(file: Path, make: Callable[[], str]) -> str:
     """The tracker's identity of a run, which is stored in the folder of the run."""
-    try:
-        if not file.exists():
-            file.write_text(make())
-        return file.read_text().strip()
-    except OSError as error:
-        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
+    if not file.exists():
+        identity = make()
+        with writable(file):
+            file.write_text(identity)
+    return file.read_text().strip()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from probekit.errors import OutputError
+from probekit.results.files import writable
 from probekit.results.folders import write_whole
 
 
@@ -54,16 +54,11 @@ class RunLog:
             OutputError: The record cannot be written.
         """
         self.records.append(dict(record))
-        try:
-            with self._lines.open("a") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"{str(self._lines)!r} cannot be written ({error.strerror}); free some space and start "
-                "again with the same options, which continues from the last checkpoint"
-            ) from None
+        advice = "; free some space and start again with the same options, which resumes"
+        with writable(self._lines, advice), self._lines.open("a") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
         write_whole(self._table, pd.json_normalize(self.records, sep="/").to_csv(index=False))
 
 

@@ -63,10 +63,11 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         OptionError: The recipe holds out more images than there are.
     """
     fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
-    train, test = (
-        _in_memory(_split(recipe.data, fit, root, split, workers), recipe, workers)
+    loaded = (
+        load_data(recipe.data, fit, root=root, split=split, workers=workers)
         for split in ("train", "test")
     )
+    train, test = (_in_memory(data, recipe, workers) for data in loaded)
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
     used, held = hold_out(train.labels, recipe, seed)
@@ -122,12 +123,6 @@ def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
         rank[places] = torch.arange(len(places))
     first = rank < each
     return torch.cat([order[first], order[~first]])
-
-
-def _split(
-    name: str, fit: ImageModel, root: str | Path | None, split: str, workers: int
-) -> LabeledImages:
-    return load_data(name, fit, root=root, split=split, workers=workers)
 
 
 def _in_memory(data: LabeledImages, recipe: Recipe, workers: int) -> TensorImages:

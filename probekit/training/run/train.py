@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
+from probekit._version import __version__
+from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
 from probekit.errors import OptionError, ProbekitError
+from probekit.results.folders import claimed
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, chosen_callbacks
-from probekit.training.run.directory import Run, RunDirectory, layer_names, read_run
+from probekit.training.run.directory import IGNORED, Run, read_run
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
@@ -116,23 +119,26 @@ def train(
     following = chosen_callbacks(callbacks)
     machine = Machine.here(device)
     chosen = chosen.on(machine.device)
-    names = layer_names(layers)
+    names = layer_names(layers, "a training run")
     schedule = _schedule(alpha, alpha_schedule)
     identity = {
         "recipe": chosen.facts(),
         "alpha_schedule": str(schedule),
         "seed": seed,
         "layers": names,
+        "probekit": __version__,
     }
     folder = Path(out)
     with ExitStack() as stack:
         if machine.is_main:
-            stack.enter_context(RunDirectory.claimed(folder, identity))
+            file = folder / "run.json"
+            stack.enter_context(claimed(file, identity, "training run", ignored=IGNORED))
         machine.wait()
         done = read_run(folder)
         if done is not None:
             return done
-        stack.enter_context(_own_random_state(machine.device))
+        gpus = [machine.device] if machine.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=gpus))
         data = load_run_data(chosen, seed, data_root, workers)
         loop = TrainingLoop(
             folder,
@@ -149,8 +155,9 @@ def train(
         stack.callback(loop.close)
         try:
             loop.run(following, progress=progress)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+        except RuntimeError as error:  # OutOfMemoryError is one
+            known = isinstance(error, torch.OutOfMemoryError)
+            if not known and "can't allocate memory" not in str(error):
                 raise
             raise ProbekitError(
                 f"{machine.device} has too little memory for {chosen.architecture} with "
@@ -187,12 +194,3 @@ def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule
             f"alpha={alpha} and alpha_schedule={str(schedule)!r} exclude each other; give one"
         )
     return schedule if isinstance(schedule, AlphaSchedule) else AlphaSchedule.parse(schedule)
-
-
-def _own_random_state(device: torch.device) -> Any:
-    """Restores the caller's random generators on exit."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError
 from probekit.models.loading import load_model
-from probekit.results.files import whole
+from probekit.results.files import whole, writable
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
@@ -174,12 +174,10 @@ def _write(found: Any, file: Path) -> None:
         raise OptionError(
             f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
         )
-    try:
+    with writable(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as draft:
-            draft.write_bytes(netcdf(found))
-    except OSError as error:
-        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
+    with whole(file) as draft:
+        draft.write_bytes(netcdf(found))
 
 
 def _read(file: Path) -> xr.Dataset:

@@ -12,10 +12,10 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import FAILURES, read_failures, write_whole
+from probekit.results.folders import FAILURES, read_failures
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
-from probekit.results.trees import netcdf
+from probekit.training.regularizer.schedule import written
 from probekit.training.run.directory import Run, read_run
 
 IDENTITY = "sweep.json"
@@ -39,16 +39,12 @@ def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
     >>> run_folder("sweep", -0.5, 3).name
     'alpha_-0.5_seed_3'
     """
-    return Path(out, "runs", f"alpha_{_number(alpha)}_seed_{seed}")
-
-
-def _number(alpha: float) -> str:
-    return repr(float(alpha) + 0.0).removesuffix(".0")
+    return Path(out, "runs", f"alpha_{written(alpha)}_seed_{seed}")
 
 
 def run_key(alpha: float, seed: int) -> str:
     """The key of a run in a list of all runs."""
-    return f"{_number(alpha)}|{seed}"
+    return f"{written(alpha)}|{seed}"
 
 
 def sweep_table(out: str | Path) -> xr.Dataset:
@@ -106,17 +102,6 @@ def _alpha(run: Run) -> float:
     if run.alpha is None:
         raise OutputError(f"{str(run.folder)!r} follows a schedule and is not a run of a sweep")
     return run.alpha
-
-
-def write_table(folder: Path) -> xr.Dataset:
-    """Writes the table of a sweep atomically, and returns it.
-
-    Raises:
-        OutputError: The table cannot be written.
-    """
-    table = sweep_table(folder)
-    write_whole(folder / TABLE, netcdf(table))
-    return table
 
 
 def _alpha_and_seed(key: str) -> tuple[float, int]:

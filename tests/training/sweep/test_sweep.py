@@ -145,7 +145,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [-1]}, "every seed must be a non-negative integer"),
     ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
     ({"epoch": 1}, "no option 'epoch'"),
-    ({"layers": [torch.nn.ReLU]}, "layers of a training run are names"),
+    ({"layers": [torch.nn.ReLU]}, "layers of a sweep are names"),
     ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler answers"),
 ]
 
@@ -162,9 +162,9 @@ def test_an_invalid_option_is_reported(
 def test_the_folder_of_another_sweep_is_refused(
     small: tuple[Path, xr.Dataset], tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match="holds a sweep with epochs 1, not 2"):
+    with pytest.raises(OutputError, match=r"holds another sweep: recipe\.epochs was 1 and is 2"):
         quick(small[0], [0.0], [0], epochs=2)
-    with pytest.raises(OutputError, match="holds a sweep with layers None, not"):
+    with pytest.raises(OutputError, match="holds another sweep: layers was null and is"):
         quick(small[0], [0.0], [0], layers="first:3")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"is no sweep and not empty \(it holds notes\.txt\)"):
