@@ -68,6 +68,8 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the model first: takes minutes, pays for long runs."),
 ]
+Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler.")]
 Workers = Annotated[int | None, typer.Option(help="Number of processes that read images.")]
 Epochs = Annotated[int | None, typer.Option(help="Number of epochs, instead of the recipe's.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
@@ -101,11 +103,7 @@ def names(text: str) -> list[str] | None:
 
 
 def metric_list(text: str) -> list[Any]:
-    """Parses metrics such as `selectivity(negative=shift),dimensionality`.
-
-    Raises:
-        OptionError: A metric or option is unknown, or a value is not valid.
-    """
+    """Parses metrics such as `selectivity(negative=shift),dimensionality`."""
     from probekit.metrics.metric import resolve
 
     found = [_metric(part) for part in _split(text)]
@@ -168,11 +166,7 @@ def _value(metric: str, option: str, text: str, default: Any) -> Any:
 
 
 def class_mapping(text: str | None) -> Any:
-    """Parses a `class_map`: `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file.
-
-    Raises:
-        OptionError: The text is none of these.
-    """
+    """Parses a `class_map`: `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file."""
     if text is None or text == "index":
         return text
     if text.endswith(".json"):
