@@ -18,15 +18,6 @@ _MOST_LISTED = 8
 def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """Checks for an integer within bounds; numpy integers are allowed, `True` is not.
 
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        least: The smallest integer allowed.
-        most: The largest integer allowed.
-
-    Raises:
-        OptionError: The value is not an integer, or is out of bounds.
-
     Example:
         >>> integer("splits", 1, least=2)
         Traceback (most recent call last):
@@ -63,17 +54,6 @@ def number(
 ) -> float:
     """Checks for a finite number within bounds and returns a float; `True` is not a number.
 
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        least: The smallest number allowed.
-        above: A bound that the number must exceed.
-        most: The largest number allowed.
-        below: A bound that the number must not reach.
-
-    Raises:
-        OptionError: The value is not a number, not finite, or out of bounds.
-
     Example:
         >>> number("level", 1, least=0.5, below=1)
         Traceback (most recent call last):
@@ -102,15 +82,6 @@ def number(
 def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
     """Checks for one of several allowed values.
 
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        known: The allowed values.
-
-    Raises:
-        OptionError: The value is not allowed; the message lists the allowed values, or close matches
-            among many names.
-
     Example:
         >>> one_of("norm", "l1", ["linf", "l2"])
         Traceback (most recent call last):
@@ -129,11 +100,7 @@ def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
 
 
 def sample_indices(index: Iterable[Any] | None, count: int) -> list[int]:
-    """Checks for one non-negative integer per image, by default 0 to `count` - 1.
-
-    Raises:
-        DataError: The numbers of images and of indices differ, or one is not a non-negative integer.
-    """
+    """Checks for one non-negative integer per image, by default 0 to `count` - 1."""
     if index is None:
         return list(range(count))
     values = index.tolist() if hasattr(index, "tolist") else list(index)

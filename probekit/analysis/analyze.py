@@ -247,7 +247,7 @@ def _tables(
         {
             name: values.mean().assign_attrs(values.attrs)
             for name, values in layers.items()
-            if _is_mean(str(name))
+            if str(name).endswith("_mean")
         }
     )
     if "class" in units.dims:
@@ -343,10 +343,6 @@ def _summary(name: str, values: xr.DataArray, ends: Any) -> xr.Dataset:
         },
         coords={"quantile": list(_QUARTILES)},
     )
-
-
-def _is_mean(name: str) -> bool:
-    return name.endswith("_mean")
 
 
 def _name_classes(units: xr.Dataset, classes: ClassNames) -> xr.Dataset:

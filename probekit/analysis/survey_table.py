@@ -27,11 +27,7 @@ _LABELS = {
 
 
 def survey_table(out: str | Path) -> xr.DataTree:
-    """The table of a survey, from the current state of its folder.
-
-    Raises:
-        OutputError: The folder is not a survey, none of its models has ended, or a file is damaged.
-    """
+    """The table of a survey, from the current state of its folder."""
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a survey: it has no {IDENTITY}")

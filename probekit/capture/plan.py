@@ -181,11 +181,7 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
 
 
 def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
-    """A message about layers whose values depend on the order and the other samples of the batch.
-
-    Raises:
-        LayerError: A layer does not keep each sample's rows contiguous.
-    """
+    """A message about layers whose values depend on the order and the other samples of the batch."""
     before = recorder.activations
     order = [*range(len(images) - 1, 0, -1), 1]
     recorder(images[order])

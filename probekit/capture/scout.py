@@ -120,11 +120,7 @@ class Scout:
         del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
-        """Completes the analysis after the whole pass; `output` is None if the pass was stopped.
-
-        Raises:
-            LayerError: A selected layer was never reached, or none has units.
-        """
+        """Completes the analysis after the whole pass; `output` is None if the pass was stopped."""
         self.selection.check_reached(self._calls)
         self._keep_chosen()
         self._counts = Counter((call.module, call.function) for call, _ in self._calls)

@@ -26,9 +26,6 @@ class Selection:
     whether a module or a function. Names and globs match modules under any of their names, and
     activation functions that a module calls, such as `block.relu`. Types and predicates match modules.
     The constructor checks that each choice can match something, before any forward pass.
-
-    Raises:
-        LayerError: No module or function can have a given name, or a pattern matches nothing.
     """
 
     def __init__(

@@ -174,11 +174,7 @@ class RecordingStore:
         self._pending = []
 
     def finish(self, notes: Sequence[str] = ()) -> None:
-        """Writes the remaining data and the notes, and marks the recording as complete.
-
-        Raises:
-            DataError: There were fewer samples than announced.
-        """
+        """Writes the remaining data and the notes, and marks the recording as complete."""
         self._flush()
         if self.done != self.samples:
             raise DataError(f"{self.samples} samples were expected, and the data has {self.done}")

@@ -43,9 +43,6 @@ class PassOptions:
         progress: Show a progress bar if the output is a terminal.
         precision: None runs the model unchanged; otherwise, `torch.autocast` uses this type.
         compile: Compile the model together with the recording hooks.
-
-    Raises:
-        OptionError: The precision is unknown.
     """
 
     tokens: Tokens = "all"
@@ -78,11 +75,7 @@ class Observed:
 
 
 def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
-    """Returns a model and batches of data, from objects or from their names.
-
-    Raises:
-        ProbekitError: The model or the data does not exist.
-    """
+    """Returns a model and batches of data, from objects or from their names."""
     if isinstance(model, str):
         model = load_model(model)
     as_module(model)
@@ -94,22 +87,14 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:
-    """Returns the selected layers, found with one forward pass over the first two images.
-
-    Raises:
-        LayerError: As for `Recorder`.
-    """
+    """Returns the selected layers, found with one forward pass over the first two images."""
     return explore(model, batches, layers, reading)[0]
 
 
 def explore(
     model: Any, batches: Batches, layers: Layers, reading: PassOptions
 ) -> tuple[list[Layer], Any]:
-    """Returns the selected layers and the model's output for two images.
-
-    Raises:
-        LayerError: As for `Recorder`.
-    """
+    """Returns the selected layers and the model's output for two images."""
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
         with _refused_images(images):
@@ -140,9 +125,6 @@ def stream(
 
     Yields:
         An iterator over the results of each batch, with tables in the order of `sources`.
-
-    Raises:
-        DataError: An activation is NaN or infinite (the message names the layer), or the data is bad.
     """
     with streams(model, layers, sources, reading, batches.indices()) as observe:
         yield observe(batches, title)
@@ -159,13 +141,6 @@ def streams(
 ) -> Iterator[Observe]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
 
-    Args:
-        model: As for `stream`.
-        layers: As for `stream`.
-        sources: As for `stream`.
-        reading: As for `stream`.
-        samples: The indices of all samples, if they are known in advance.
-
     Yields:
         A function from data and the title of the progress bar to the results of each batch. The model
         runs on the batches that `expand` makes of each batch of the data, `times` of them.
@@ -177,11 +152,7 @@ def streams(
         taps = {
             i: stack.enter_context(
                 sources[i].open(
-                    model,
-                    layers,
-                    samples=samples,
-                    tokens=reading.tokens,
-                    output=reading.output,
+                    model, layers, samples=samples, tokens=reading.tokens, output=reading.output
                 )
             )
             for i in order

@@ -36,11 +36,6 @@ class ImageDecoder:
     These are PIL images, the contents (bytes) or the path of an image file, and mappings with one of
     both, as in undecoded columns of Hugging Face data sets.
 
-    Attributes:
-        size: (channels, height, width) of the results.
-        crop_pct: Share of the resized image that the crop keeps.
-        interpolation: nearest, bilinear, bicubic or lanczos.
-
     Example:
         >>> ImageDecoder((3, 8, 8))(Image.new("L", (20, 10)), "a sample").shape
         torch.Size([3, 8, 8])
@@ -59,11 +54,7 @@ class ImageDecoder:
         )
 
     def __call__(self, image: Any, what: str) -> Tensor:
-        """Decodes one image.
-
-        Raises:
-            DataError: The image cannot be read; `what` names it in the message.
-        """
+        """Decodes one image."""
         try:
             with self._opened(image) as opened:
                 return prepare(opened, self.size, self.crop_pct, self.interpolation)
@@ -103,10 +94,6 @@ def prepare(
         size: (1 or 3, height, width) of the result.
         crop_pct: Share of the resized image that the crop keeps.
         interpolation: nearest, bilinear, bicubic or lanczos.
-
-    Raises:
-        DataError: The mode has no known full scale (32-bit integers; floats outside [0, 1]), or the
-            number of channels is not 1 or 3.
 
     >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
     torch.Size([3, 8, 8])

@@ -124,17 +124,6 @@ class FolderImages(FileImages):
     system files and folders are ignored, links are followed, and a warning reports the number of files
     of unknown types.
 
-    Args:
-        root: The folder of class folders.
-        size: (channels, height, width) of the images.
-        crop_pct: Share of the resized image that the crop keeps.
-        interpolation: nearest, bilinear, bicubic or lanczos.
-        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
-
-    Raises:
-        DataError: The folder does not exist or has no class folders with images, or it contains splits
-            (`train`, `val`) instead of classes.
-
     Warns:
         ProbekitWarning: There are files of unknown types, or classes without images.
     """
@@ -167,7 +156,7 @@ class FolderImages(FileImages):
         super().__init__(
             paths,
             torch.tensor([label for label, group in enumerate(found) for _ in group]).long(),
-            [_as_text(folder.name) for folder in folders],
+            [os.fsencode(folder.name).decode("utf-8", "replace") for folder in folders],
             str(root),
             [os.fsencode(path.relative_to(root)) for path in paths],
             ImageDecoder(size, crop_pct, interpolation),
@@ -250,11 +239,6 @@ def _is_image(path: Path) -> bool:
     if suffix in _OPTIONAL_SUFFIXES:
         return suffix in Image.registered_extensions()
     return suffix in _SUFFIXES
-
-
-def _as_text(name: str) -> str:
-    """A folder's name without invalid bytes."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _size(path: Path) -> int:

@@ -14,13 +14,7 @@ from torch.utils.data import Dataset
 
 from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.items import image_tensor, pair_of, read_items, stacked
-from probekit.data.labels import (
-    ClassNames,
-    all_names,
-    declared_labels,
-    dense_names,
-    label_numbers,
-)
+from probekit.data.labels import ClassNames, all_names, declared_labels, dense_names, label_numbers
 from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None
@@ -121,9 +115,6 @@ class PreparedImages(LabeledImages):
 
     PIL images, and contents or paths of image files, are resized, cropped and scaled to [0, 1]; tensors
     and arrays are unchanged.
-
-    Raises:
-        DataError: The items are not pairs of an image and a label.
     """
 
     def __init__(self, dataset: Any, decode: ImageDecoder) -> None:

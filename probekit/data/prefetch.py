@@ -35,9 +35,6 @@ def fetched(
         workers: Number of worker processes; 0 reads in a thread of this process. Data that can be read
             only in the thread that created it is read in the calling thread.
         options: Further options of the `DataLoader` that starts the processes.
-
-    Raises:
-        DataError: A sample cannot be read, or the processes cannot be started.
     """
     found = (
         _in_processes(fetch, chunks, workers, options or {})

@@ -203,11 +203,7 @@ class FunctionMetric(Metric):
         return defaults | dict(self.options)
 
     def evaluate(self, *statistics: Any) -> tuple[xr.Dataset, xr.Dataset]:
-        """Calls the function for one layer.
-
-        Raises:
-            OptionError: The function fails, or its return value does not match its level.
-        """
+        """Calls the function for one layer."""
         try:
             returned = self.function(*statistics, **self.options)
         except ProbekitError:

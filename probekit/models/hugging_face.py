@@ -36,11 +36,6 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
         name: A repository on the hub, or a folder.
         pretrained: If False, the model has random weights.
         options: Passed to the configuration (`num_labels`, ...).
-
-    Raises:
-        ModelError: The model cannot be reached or read, has no image processor, or is not a vision
-            model.
-        MissingPackageError: transformers is not installed.
     """
     with optional("transformers", f"the model 'hf:{name}'"):
         import transformers

@@ -20,9 +20,6 @@ class KeywordInputs:
 
     Args:
         tensors: Tensors (samples, ...) by argument name.
-
-    Raises:
-        DataError: There are no tensors, or their numbers of samples differ.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -87,11 +87,7 @@ def load_model(
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Reads the tensors of a safetensors file, or of a pickle that contains only tensors.
-
-    Raises:
-        ModelError: The file is missing, damaged, or a pickle that would run code.
-    """
+    """Reads the tensors of a safetensors file, or of a pickle that contains only tensors."""
     file = Path(file)
     if not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")

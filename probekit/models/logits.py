@@ -173,10 +173,6 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         labels: Class numbers (batch,).
         asker: The feature that needs the logits, for the message.
         match: The output of each label; None if label i is output i.
-
-    Raises:
-        ModelError: There are no logits in the output.
-        DataError: The model has no class for a label.
     """
     logits = required_logits(output, len(labels), asker, match.outputs if match else None)
     if match is not None:

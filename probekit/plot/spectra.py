@@ -21,10 +21,7 @@ _FEW = 6
 
 
 def eigenspectrum(
-    result: Results,
-    *,
-    layers: str | Sequence[str] | None = None,
-    ax: Axes | None = None,
+    result: Results, *, layers: str | Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """The eigenvalues of each layer's covariance, with the participation ratio marked.
 

@@ -24,11 +24,7 @@ def check_output_path(
     overwrite: bool = False,
     any_case: bool = False,
 ) -> Path:
-    """Checks, before any computation, that a path can be written.
-
-    Raises:
-        OutputError: The path exists, has another extension, or its folder is not writable.
-    """
+    """Checks, before any computation, that a path can be written."""
     path = Path(path)
     if (path.suffix.lower() if any_case else path.suffix) not in endings:
         raise OutputError(
@@ -114,9 +110,6 @@ def writer_of(path: str | Path) -> Iterator[None]:
 
     The lock is on a file next to the path, which is removed at the end. If a process dies, its lock is
     released, so no cleanup is necessary.
-
-    Raises:
-        OutputError: Another process or thread is writing there, or the folder is not writable.
     """
     path = Path(path)
     file = path.with_name(f".{path.name}.lock")

@@ -25,11 +25,7 @@ def claimed(
     own: Sequence[str] = (),
     ignored: Sequence[str] = (),
 ) -> Iterator[None]:
-    """Claims a folder, as `claim` does, and locks it for this process.
-
-    Raises:
-        OutputError: As for `claim`, or another process is writing to the folder.
-    """
+    """Claims a folder, as `claim` does, and locks it for this process."""
     with locked(file):
         claim(file, identity, what, own=own, ignored=ignored)
         yield
@@ -51,9 +47,6 @@ def claim(
         what: What the folder contains, such as "sweep", for error messages.
         own: Names in the folder that may exist before the file.
         ignored: Dotted names in the identity that may differ.
-
-    Raises:
-        OutputError: The folder holds something else, or cannot be written.
     """
     folder = file.parent
     if not os.path.isfile(file):
@@ -107,11 +100,7 @@ def _other_files(folder: Path, own: Sequence[str]) -> list[str]:
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """The reasons why parts of the stored work failed, by the key of the part.
-
-    Raises:
-        OutputError: The file is damaged.
-    """
+    """The reasons why parts of the stored work failed, by the key of the part."""
     file = folder / FAILURES
     if not file.is_file():
         return {}

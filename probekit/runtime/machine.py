@@ -24,12 +24,7 @@ class Machine(Processes):
 
     @classmethod
     def here(cls, device: str | torch.device | None) -> Machine:
-        """Creates a machine from the environment of `accelerate`, or for the requested device.
-
-        Raises:
-            ModelError: The device does not exist.
-            OptionError: A device is requested with several processes.
-        """
+        """Creates a machine from the environment of `accelerate`, or for the requested device."""
         with optional("accelerate", "training"):
             from accelerate import Accelerator
 

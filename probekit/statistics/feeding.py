@@ -114,12 +114,7 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
 def table_and_labels(
     recording: xr.Dataset, *, uses_labels: bool = True
 ) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
-    """The activations (sample, unit) and the labels (sample,) of a recording.
-
-    Raises:
-        DataError: The dataset is not a recording, its labels are not integers, or labels are used and
-            a sample has none.
-    """
+    """The activations (sample, unit) and the labels (sample,) of a recording."""
     if "activation" not in recording or "label" not in recording.variables:
         raise DataError(
             "a recording must have activation(sample, unit) and label(sample), not the variables "

@@ -27,9 +27,6 @@ class SampledRows(Statistic):
     Args:
         rows: Maximum number of samples.
         seed: Seed of the draw.
-
-    Raises:
-        OptionError: `rows` is below 1.
     """
 
     uses_labels: ClassVar[bool] = False

@@ -91,13 +91,7 @@ class Measurement:
         return Classifier(self.model, self.match)
 
     def run(self, one: Pass, store: ConditionStore, observe: Observe) -> None:
-        """Measures the conditions of a pass that are not in the store.
-
-        Args:
-            one: The pass.
-            store: The conditions that are already measured; receives the others.
-            observe: Runs the model over data, as `streams` does.
-        """
+        """Measures the conditions of a pass that are not in the store."""
         own = [condition for condition in one.perturbation.conditions if condition not in store]
         missing = processes().gather(own)[0]
         share = self._conditions_at_once(one.batches)
@@ -141,11 +135,7 @@ class Measurement:
         return {condition: statistics.to_tree() for condition, statistics in found.items()}
 
     def _conditions_at_once(self, batches: Batches) -> int:
-        """The number of conditions that a pass can measure within the memory allowed.
-
-        Raises:
-            OptionError: The memory is not enough for one condition.
-        """
+        """The number of conditions that a pass can measure within the memory allowed."""
         if not self.layers:
             return sys.maxsize
         each, working = self._bytes_of_statistics()

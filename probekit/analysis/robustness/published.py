@@ -21,11 +21,7 @@ from probekit.perturbations.corruptions.published import PublishedCorruptions
 def published_images(
     published: PublishedCorruptions, name: str, severities: Sequence[int]
 ) -> Perturbation:
-    """One corruption type from published files whose images match the data's one to one.
-
-    Raises:
-        DataError: On use, if an image has another label in the files or is missing.
-    """
+    """One corruption type from published files whose images match the data's one to one."""
 
     def apply(model: Classifier, batch: Batch, levels: Sequence[float]) -> Iterator[Perturbed]:
         index = batch.index.tolist()

@@ -46,21 +46,13 @@ class ConditionStore:
         )
 
     def __getitem__(self, condition: Condition) -> xr.DataTree:
-        """The result of a condition.
-
-        Raises:
-            OutputError: Its file cannot be read.
-        """
+        """The result of a condition."""
         if condition not in self._found and self.folder is not None:
             self._found[condition] = open_result(self._path(self.folder, condition))
         return self._found[condition]
 
     def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
-        """Stores the result of a condition.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
+        """Stores the result of a condition."""
         self._found[condition] = found
         if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))
@@ -68,11 +60,7 @@ class ConditionStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Prevents other runs from writing to the folder.
-
-        Raises:
-            OutputError: Another run is writing there.
-        """
+        """Prevents other runs from writing to the folder."""
         with writer_of(self.folder) if self.folder and self._writes else nullcontext():
             yield
 

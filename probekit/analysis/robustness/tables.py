@@ -196,11 +196,7 @@ def _over_types(values: xr.DataArray) -> xr.DataArray:
 def check_reference(
     reference: xr.Dataset, corruptions: Sequence[str], severities: Sequence[int]
 ) -> None:
-    """Checks that a reference has all types and severities of a comparison.
-
-    Raises:
-        OptionError: It lacks a type or a severity; the message names the missing ones.
-    """
+    """Checks that a reference has all types and severities of a comparison."""
     if "accuracy" not in reference or "clean_accuracy" not in reference:
         raise OptionError(
             "a reference has accuracy(corruption, severity) and clean_accuracy, as the table "

@@ -63,11 +63,7 @@ def backward_gradients(
 
 
 def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
-    """As `torch.autograd.grad`.
-
-    Raises:
-        ModelError: The model cannot be differentiated in this way, as with reentrant checkpoints.
-    """
+    """As `torch.autograd.grad`."""
     try:
         found: tuple[Tensor, ...] = torch.autograd.grad(*given, **options)
     except RuntimeError as error:
@@ -90,9 +86,6 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
 
     The activations of each half of the images are differentiated with respect to the other half; the
     cause is searched for in `module`.
-
-    Raises:
-        ModelError: Samples depend on each other.
     """
     with torch.enable_grad():
         inputs = _leaf(images)

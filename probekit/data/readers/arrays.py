@@ -41,10 +41,6 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
         path: The file.
         split: The split to read, for names with a split.
         size: (channels, height, width) to resize images to.
-
-    Raises:
-        DataError: The file is damaged, lacks images, or holds pickled objects, or the shapes or types
-            are not those of images and labels.
     """
     with _reported(path):
         names = _npz_names(path) if path.suffix == ".npz" else _hdf5_names(path)
@@ -75,9 +71,6 @@ class ArrayImages(LabeledImages):
         labels: Labels as for `label_table`, or None.
         name: The name of the data.
         size: (channels, height, width) to resize images to.
-
-    Raises:
-        DataError: The shapes or types are not those of images and labels.
     """
 
     def __init__(self, opened: Callable[[], Any], labels: Any, name: str, size: Size) -> None:

@@ -230,13 +230,6 @@ class Attack(ABC):
             check: Whether to warn, based on the first images, if accuracy under attack would be
                 misleading for this model (`check_model_for_attack`). Pass False from the second batch
                 on.
-
-        Raises:
-            DataError: The images are outside [0, 1] or not floating point, or labels or targets
-                are not classes.
-            ModelError: The output is not (n, classes), or has no gradient.
-            OptionError: An epsilon is negative or in the wrong scale, or the attack does not accept
-                targets.
         """
         check_images(images)
         radii = check_epsilons(epsilons, self.norm, math.prod(images.shape[1:]))

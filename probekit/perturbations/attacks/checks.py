@@ -65,11 +65,6 @@ def check_model_for_attack(
         the outputs are probabilities, the gradient is zero for correctly classified images, or the
         clean accuracy does not exceed chance.
 
-    Raises:
-        ModelError: The output is not (n, classes), is not finite, or has no gradient with respect
-            to the images.
-        DataError: Images are outside [0, 1] or not floating point, or labels are out of range.
-
     >>> import warnings
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
     >>> with warnings.catch_warnings():
@@ -102,12 +97,7 @@ def check_model_for_attack(
 
 
 def check_images(images: Tensor) -> None:
-    """Checks that the input is a batch of images in [0, 1].
-
-    Raises:
-        DataError: The input is not a float32 or float64 tensor, is empty, contains NaN, or has values
-            outside [0, 1].
-    """
+    """Checks that the input is a batch of images in [0, 1]."""
     if not isinstance(images, Tensor) or images.ndim < 2 or images.numel() == 0:
         known = isinstance(images, Tensor)
         found = f"shape {tuple(images.shape)}" if known else type(images).__name__
@@ -142,11 +132,7 @@ def check_images(images: Tensor) -> None:
 def check_classes(
     classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int
 ) -> Tensor:
-    """Returns labels or targets as (n,) int64 on the images' device.
-
-    Raises:
-        DataError: There is not one integer per image, or a value is not in 0 to `n_classes` - 1.
-    """
+    """Returns labels or targets as (n,) int64 on the images' device."""
     classes = torch.as_tensor(classes)
     if classes.shape != images.shape[:1] or classes.is_floating_point() or classes.is_complex():
         raise DataError(
@@ -165,12 +151,7 @@ def check_classes(
 def check_epsilons(
     epsilons: float | Sequence[float], norm: Norm, features: int
 ) -> tuple[float, ...]:
-    """Returns the radii as a tuple, in the order given.
-
-    Raises:
-        OptionError: There are no radii, or one is negative, not finite, or so large that the ball
-            contains every image, for example because it is in units of 8-bit levels.
-    """
+    """Returns the radii as a tuple, in the order given."""
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)
     if not radii:

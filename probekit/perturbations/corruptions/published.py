@@ -61,10 +61,6 @@ class PublishedCorruptions:
             corruption: One of `corruptions`.
             severity: 1 to 5.
             size: (channels, height, width) to resize images to.
-
-        Raises:
-            OptionError: The type or the severity is not available.
-            DataError: A class has no images.
         """
         if corruption not in self.corruptions:
             raise OptionError(

@@ -88,11 +88,7 @@ def report(
 
 
 def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Checks in advance that a page can be written.
-
-    Raises:
-        OutputError: The file exists, is not `.html`, or its folder is not writable.
-    """
+    """Checks in advance that a page can be written."""
     return check_output_path(
         path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
     )
@@ -156,11 +152,7 @@ def _images(
 
 
 def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
-    """The label of every sample shown.
-
-    Raises:
-        DataError: Two results have different labels, so they are not of the same data.
-    """
+    """The label of every sample shown."""
     known: dict[int, int] = {}
     for one in models:
         if "top_label" not in one.units:

@@ -38,11 +38,7 @@ class Section:
 
 
 def take_sections(results: Any) -> tuple[Any, list[Section]]:
-    """Separates the outputs of `compare` and `survey` from results of models, and describes them.
-
-    Args:
-        results: As for `report`.
-    """
+    """Separates the outputs of `compare` and `survey` from results of models, and describes them."""
     sections: list[Section] = []
     if isinstance(results, dict):
         pairs = list(results.items())

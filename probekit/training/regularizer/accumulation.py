@@ -24,11 +24,7 @@ class TrainingRecorder(Recorder):
         super().__init__(model, layers, grad=True, subset=subset, **options)
 
     def take(self) -> dict[str, Tensor]:
-        """Returns the activations of the last forward pass and releases them.
-
-        Raises:
-            LayerError: No forward pass was recorded since the last call, or a layer was not reached.
-        """
+        """Returns the activations of the last forward pass and releases them."""
         activations = super().take()
         if activations is None:
             raise LayerError(
@@ -68,11 +64,7 @@ class Accumulation:
         self._before: dict[Tensor, tuple[int, bool]] = {}
 
     def refuse(self, gradient: Tensor) -> None:
-        """A backward hook for the penalty.
-
-        Raises:
-            OptionError: The gradients of several batches are being accumulated.
-        """
+        """A backward hook for the penalty."""
         now: dict[Tensor, tuple[int, bool]] = {
             parameter: (parameter._version, self._empty(parameter))
             for parameter in self._module.parameters()

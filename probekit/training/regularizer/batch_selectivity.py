@@ -94,11 +94,7 @@ def batch_selectivity(
 
 
 def check_labels(labels: Any, batch: int) -> None:
-    """Checks that there is one integer for each sample.
-
-    Raises:
-        DataError: The labels are not one integer per sample.
-    """
+    """Checks that there is one integer for each sample."""
     if not isinstance(labels, Tensor):
         raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")
     if labels.ndim == 2 or labels.is_floating_point():

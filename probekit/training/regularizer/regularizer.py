@@ -159,11 +159,6 @@ class SelectivityRegularizer:
 
         Returns:
             A scalar, float32 unless the activations are float64. Zero, without a graph, at alpha 0.
-
-        Raises:
-            DataError: The labels are soft or negative, or there is not one per sample.
-            LayerError: There was no forward pass with gradients since the last call, or the
-                regularizer is closed.
         """
         if not self._end.alive:
             raise LayerError("this regularizer is closed; make a new one")

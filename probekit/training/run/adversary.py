@@ -22,9 +22,6 @@ class Adversary:
         epsilon: Radius, in the units of images in [0, 1].
         steps: Gradient steps.
 
-    Raises:
-        OptionError: The radius or the number of steps is out of range.
-
     Source:
         Madry et al. 2018 (arXiv 1706.06083).
 

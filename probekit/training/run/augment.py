@@ -20,9 +20,6 @@ class Augmentation:
         flip: Mirror each image left to right with probability 1/2.
         shift: Maximum shift in pixels in each direction (a crop of the padded image).
 
-    Raises:
-        OptionError: The shift is not a non-negative integer.
-
     Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
         >>> Augmentation(flip=True)(images, RandomStreams("flips", [0])).flatten().tolist()

@@ -166,9 +166,6 @@ _BY_NAME = {"mlflow": MLflow, "tensorboard": TensorBoard, "wandb": WeightsAndBia
 def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
     """The callbacks, with each name replaced by its adapter.
 
-    Raises:
-        OptionError: A name is unknown, or an object is not a callback.
-
     Example:
         >>> [type(one).__name__ for one in chosen_callbacks(["tensorboard", Callback()])]
         ['TensorBoard', 'Callback']

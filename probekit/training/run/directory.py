@@ -64,11 +64,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run | None:
-    """Reads the finished run in a folder; None if there is no run or it has not ended.
-
-    Raises:
-        OutputError: Its card is damaged.
-    """
+    """Reads the finished run in a folder; None if there is no run or it has not ended."""
     card = Path(folder, CARD)
     if not card.is_file():
         return None
@@ -109,20 +105,12 @@ class RunDirectory:
         write_checkpoint(path, state.module.state_dict(), {"epoch": state.epoch - 1})
 
     def save(self, state: TrainingState) -> None:
-        """Writes the checkpoint.
-
-        Raises:
-            OutputError: The checkpoint cannot be written; the old one is intact.
-        """
+        """Writes the checkpoint."""
         tensors, facts = state.to_checkpoint()
         write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})
 
     def restore(self, state: TrainingState) -> None:
-        """Loads the checkpoint into a state; leaves the state unchanged if there is none.
-
-        Raises:
-            OutputError: The checkpoint is damaged, or belongs to a run on other images.
-        """
+        """Loads the checkpoint into a state; leaves the state unchanged if there is none."""
         if not self.checkpoint.exists():
             return
         tensors, facts = read_checkpoint(self.checkpoint)
@@ -159,9 +147,6 @@ class RunDirectory:
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Writes tensors, and plain data in the file's header, as one safetensors file.
 
-    Raises:
-        OutputError: The file cannot be written; the old file is intact.
-
     Example:
         >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -175,11 +160,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the tensors, on the CPU, and the plain data of a checkpoint.
-
-    Raises:
-        OutputError: The file is missing, damaged, or was not written by `write_checkpoint`.
-    """
+    """Reads the tensors, on the CPU, and the plain data of a checkpoint."""
     with _damaged(path), safe_open(path, framework="pt") as file:
         facts = dict(json.loads((file.metadata() or {})["facts"]))
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118

@@ -34,10 +34,6 @@ class RunLog:
 
     A record is written before the checkpoint of its epoch. When a run resumes, records after its
     checkpoint are dropped, so no epoch is missing or repeated.
-
-    Args:
-        folder: The run's folder.
-        epochs_done: Number of epochs before the checkpoint.
     """
 
     def __init__(self, folder: Path, epochs_done: int) -> None:
@@ -48,11 +44,7 @@ class RunLog:
             write_whole(self._lines, "".join(map(_line, self.records)))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Adds the record of an epoch: numbers, and mappings from layers to numbers.
-
-        Raises:
-            OutputError: The record cannot be written.
-        """
+        """Adds the record of an epoch: numbers, and mappings from layers to numbers."""
         self.records.append(dict(record))
         advice = "; free some space and start again with the same options, which resumes"
         with writable(self._lines, advice), self._lines.open("a") as file:

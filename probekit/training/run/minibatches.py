@@ -56,12 +56,7 @@ class RunData:
 
 
 def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: int) -> RunData:
-    """Loads the data of a recipe and draws the held-out images.
-
-    Raises:
-        DataError: Files are missing, or the images do not match the recipe.
-        OptionError: The recipe holds out more images than there are.
-    """
+    """Loads the data of a recipe and draws the held-out images."""
     fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
     loaded = (
         load_data(recipe.data, fit, root=root, split=split, workers=workers)
@@ -86,9 +81,6 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
 
     Returns:
         The indices of the training and of the validation images, in random order.
-
-    Raises:
-        OptionError: The recipe holds out more images than there are.
     """
     order = shuffled(stream_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
@@ -148,9 +140,6 @@ class Minibatches:
 
     The images of a step depend only on the seed, the epoch and the step. With several processes, each
     step is drawn once for all, and each process takes its share.
-
-    Raises:
-        OptionError: The batch size is not a multiple of the number of processes.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
 
+# The precisions of `accelerate launch --mixed_precision`.
 _LAUNCHED_WITH = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -102,20 +103,14 @@ def train(
         >>> run.alpha, run.best_epoch, 0 <= run.selectivity_mean <= 1
         (-1.0, 0, True)
     """
-    chosen = get_recipe(
-        recipe,
-        **{
-            name: value
-            for name, value in (
-                ("epochs", epochs),
-                ("precision", precision or _launched_precision()),
-                ("channels_last", channels_last),
-            )
-            if value is not None
-        },
-        **overrides,
-    )
-    _check(seed, workers, checkpoint_minutes)
+    launched = _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
+    given = {"epochs": epochs, "precision": precision or launched, "channels_last": channels_last}
+    overrides |= {name: value for name, value in given.items() if value is not None}
+    chosen = get_recipe(recipe, **overrides)
+    for name, value in (("seed", seed), ("workers", workers)):
+        integer(name, value, least=0, most=2**63 - 1)
+    if checkpoint_minutes != float("inf"):
+        number("checkpoint_minutes", checkpoint_minutes, least=0)
     following = chosen_callbacks(callbacks)
     machine = Machine.here(device)
     chosen = chosen.on(machine.device)
@@ -169,18 +164,6 @@ def train(
     if finished is None:
         raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
     return finished
-
-
-def _launched_precision() -> str | None:
-    """The precision set by `accelerate launch --mixed_precision`."""
-    return _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
-
-
-def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
-    for name, value in (("seed", seed), ("workers", workers)):
-        integer(name, value, least=0, most=2**63 - 1)
-    if checkpoint_minutes != float("inf"):
-        number("checkpoint_minutes", checkpoint_minutes, least=0)
 
 
 def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:

@@ -30,11 +30,7 @@ _OF_EPOCHS = (
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """The finished runs in a folder and its subfolders, such as those of a sweep, sorted by name.
-
-    Raises:
-        OutputError: There are no finished runs.
-    """
+    """The finished runs in a folder and its subfolders, such as those of a sweep, sorted by name."""
     cards = sorted(Path(folder).rglob(CARD))
     runs = [run for card in cards if (run := read_run(card.parent)) is not None]
     if not runs:
@@ -97,7 +93,8 @@ def measure_runs(
         file = place / f"{name}-{_digest(run, text)}.nc"
         if not file.is_file():
             _write(measure(load_model(str(run.folder)), **options), file)
-        found.append(_read(file))
+        with xr.open_dataset(file, engine="h5netcdf") as stored:
+            found.append(stored.load())
     table = _gathered(runs, found, Path(folder))
     facts = {"measure": name, "options": options, "runs": [str(run.folder) for run in runs]}
     return table.assign_attrs(provenance=provenance(**facts))
@@ -143,10 +140,7 @@ def _history(run: Run) -> xr.Dataset:
     records = read_log(run.folder / "log.jsonl")
     layers = list(run.selectivity)
     table = xr.Dataset(
-        coords={
-            "epoch": [record["epoch"] for record in records],
-            "layer": strings(layers),
-        }
+        coords={"epoch": [record["epoch"] for record in records], "layer": strings(layers)}
     )
     for name in _OF_EPOCHS:
         column = [record.get(name) for record in records]
@@ -178,11 +172,6 @@ def _write(found: Any, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     with whole(file) as draft:
         draft.write_bytes(netcdf(found))
-
-
-def _read(file: Path) -> xr.Dataset:
-    with xr.open_dataset(file, engine="h5netcdf") as found:
-        return found.load()
 
 
 def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:

@@ -48,11 +48,7 @@ def run_key(alpha: float, seed: int) -> str:
 
 
 def sweep_table(out: str | Path) -> xr.Dataset:
-    """The table of a sweep, from the current state of the runs in its folder.
-
-    Raises:
-        OutputError: The folder is not a sweep, or none of its runs has ended.
-    """
+    """The table of a sweep, from the current state of the runs in its folder."""
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
