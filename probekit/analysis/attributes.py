@@ -52,7 +52,7 @@ def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
 
 
 def _labels(
-    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: Any
+    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: str | int
 ) -> tuple[tuple[str, str], np.ndarray[Any, Any]]:
     """A class coordinate for each attribute, with a fill value for classes the attribute lacks."""
     rows = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -106,7 +106,7 @@ def _check_images(trees: list[xr.DataTree]) -> None:
         warn("the results are of different images, which may be what makes the difference")
 
 
-def _is_number(one: xr.Dataset, other: xr.Dataset, name: Any, dims: tuple[str, ...]) -> bool:
+def _is_number(one: xr.Dataset, other: xr.Dataset, name: Hashable, dims: tuple[str, ...]) -> bool:
     return name in other and all(
         table[name].dims == dims and table[name].dtype.kind == "f" for table in (one, other)
     )

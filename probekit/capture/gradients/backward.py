@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -73,7 +73,7 @@ def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
     return found
 
 
-def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
+def differentiable(outputs: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """Returns the outputs of some layers; raises `LayerError` if one does not depend on the images."""
     for name in names:
         if not outputs[name].requires_grad:

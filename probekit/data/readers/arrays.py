@@ -104,7 +104,7 @@ class ArrayImages(LabeledImages):
         return self._array
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:  # type: ignore[override]  # computed when asked
         """Hash of the shape, the preprocessing, the labels and 64 of the images."""
         array = self._images()
         digest = hashlib.sha256(f"{array.shape}|{array.dtype}|{self.size}".encode())

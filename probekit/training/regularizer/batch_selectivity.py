@@ -51,7 +51,7 @@ class ClassSums:
         """The same numbers, outside the graph."""
         return ClassSums(self.sum.detach(), self.count)
 
-    def over_processes(self, group: Any = None) -> ClassSums:
+    def over_processes(self, group: dist.ProcessGroup | None = None) -> ClassSums:
         """The sums over the batches of all processes, which must have the same number of classes."""
         both = torch.cat([self.sum, self.count[:, None]], 1)
         both = sum_over_processes(both, group)
@@ -124,7 +124,7 @@ def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor
         return torch.arange(len(units), device=device).repeat_interleave(count), count
 
 
-def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
+def sum_over_processes(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sums a tensor over all processes; its gradient is summed over them as well.
 
     If each process adds the same function of the sum to its loss, and gradients are averaged over
@@ -137,7 +137,7 @@ def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
 
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)

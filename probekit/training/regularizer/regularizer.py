@@ -241,7 +241,7 @@ class SelectivityRegularizer:
                 )
         return max(highest, 0) + 1
 
-    def _processes(self) -> Any:
+    def _processes(self) -> dist.ProcessGroup | None:
         """The process group that shares a batch, or None for a single process."""
         if not (self._across and dist.is_available() and dist.is_initialized()):
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -188,7 +187,7 @@ class Minibatches:
 
     def _normalized(self, images: Tensor) -> Tensor:
         values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
-        kind: Any = torch.channels_last if self._channels_last else torch.contiguous_format
+        kind = torch.channels_last if self._channels_last else torch.contiguous_format
         return values.contiguous(memory_format=kind)
 
 
