@@ -39,7 +39,7 @@ from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
 from probekit.models.own import is_own_model
-from probekit.results.folders import claimed, note_failure
+from probekit.results.folders import claim, locked, note_failure
 from probekit.results.trees import save_result, write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import progress_bar
@@ -122,9 +122,8 @@ def survey(
         raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
     if isinstance(data, str | Path):
         if str(data) in list_data():
-            split = (
-                split or "test"
-            )  # the default of `load_data` depends on what a model was trained on
+            # The default of `load_data` depends on what a model was trained on.
+            split = split or "test"
         elif os.path.exists(data):
             data = str(Path(data).resolve())  # workers may have another working directory
     resolved = None if root is None else str(Path(root).resolve())
@@ -145,7 +144,8 @@ def survey(
     cluster = open_cluster(jobs, scheduler, "a survey")
     folder = Path(out).resolve()
     work |= {"layers": layers, "metrics": chosen, "progress": False}
-    with claimed(folder / IDENTITY, identity, "survey", own=[RESULTS]):
+    with locked(folder / IDENTITY):
+        claim(folder / IDENTITY, identity, "survey", own=[RESULTS])
         (folder / RESULTS).mkdir(exist_ok=True)
         tasks = {
             name: (name, _source(name), pretrained, data, loading, str(path), work)

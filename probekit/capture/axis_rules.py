@@ -106,7 +106,6 @@ class Call:
         return tuple(self.outputs[0].shape)
 
     def axes(self, tensor: Tensor) -> Axes:
-        """The axes of an argument."""
         return self._axes[id(tensor)]
 
     def moves(self, tensor: Tensor) -> bool:

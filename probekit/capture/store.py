@@ -32,13 +32,6 @@ class RecordingStore:
     Arrays of the final size are created first. Blocks of batches are then written to separate
     regions, and the progress is saved after each block. An interrupted block is written again, so the
     final bytes equal those of an uninterrupted recording.
-
-    Args:
-        path: The folder.
-        frame: The unit coordinates and attributes.
-        batches: The data to record.
-        identity: The model, data, layers and options of the recording.
-        overwrite: Start over if the folder exists.
     """
 
     def __init__(

@@ -57,7 +57,6 @@ class Batch:
         return Batch(self.images, labels, self.index)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Moves the samples to a device."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),

@@ -54,7 +54,6 @@ class ImageDecoder:
         )
 
     def __call__(self, image: Any, what: str) -> Tensor:
-        """Decodes one image."""
         try:
             with self._opened(image) as opened:
                 return prepare(opened, self.size, self.crop_pct, self.interpolation)

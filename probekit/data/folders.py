@@ -35,17 +35,7 @@ _MOST_THREADS = 8
 
 
 class FileImages(LabeledImages):
-    """Image files, read and fitted to a model on demand.
-
-    Args:
-        paths: The files.
-        labels: Their labels.
-        classes: The names of the labels.
-        name: The name of the data.
-        keys: What identifies each file in the fingerprint.
-        decode: Reads the files.
-        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
-    """
+    """Image files, read and fitted to a model on demand; `keys` name them in the fingerprint."""
 
     def __init__(
         self,

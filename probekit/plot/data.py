@@ -162,14 +162,7 @@ def shared_labels(tables: Sequence[xr.Dataset | xr.DataArray], axis: str) -> lis
 
 @dataclass(frozen=True)
 class UnitValues:
-    """A variable of all units.
-
-    Attributes:
-        layers: The layers, in execution order.
-        values: For each layer, the values of its units.
-        channels: For each layer, the channels of its units.
-        label: The axis label of the variable.
-    """
+    """A variable of all units: for each layer, in execution order, its values and channels."""
 
     layers: list[str]
     values: list[Array]

@@ -16,21 +16,6 @@ from probekit.results.identity import as_stored, differences
 FAILURES = "failures.json"
 
 
-@contextmanager
-def claimed(
-    file: Path,
-    identity: Mapping[str, Any],
-    what: str,
-    *,
-    own: Sequence[str] = (),
-    ignored: Sequence[str] = (),
-) -> Iterator[None]:
-    """Claims a folder, as `claim` does, and locks it for this process."""
-    with locked(file):
-        claim(file, identity, what, own=own, ignored=ignored)
-        yield
-
-
 def claim(
     file: Path,
     identity: Mapping[str, Any],

@@ -51,7 +51,6 @@ class Machine(Processes):
         )
 
     def wait(self) -> None:
-        """Waits for all processes."""
         self.accelerator.wait_for_everyone()
 
     def spread(self, module: nn.Module) -> nn.Module:

@@ -8,40 +8,35 @@ from pathlib import Path
 import pytest
 
 from probekit.errors import OutputError
-from probekit.results.folders import claimed, note_failure, read_failures
+from probekit.results.folders import claim, locked, note_failure, read_failures
 
 
 def test_a_folder_is_created_once_and_checked_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "new" / "work.json"
     for _ in range(2):
-        with claimed(file, {"seed": 0}, "work"):
-            assert json.loads(file.read_text()) == {"seed": 0}
-    with (
-        pytest.raises(OutputError, match="holds another work: seed was 0 and is 1; choose another"),
-        claimed(file, {"seed": 1}, "work"),
+        claim(file, {"seed": 0}, "work")
+        assert json.loads(file.read_text()) == {"seed": 0}
+    with pytest.raises(
+        OutputError, match="holds another work: seed was 0 and is 1; choose another"
     ):
-        pass
-    with claimed(file, {"seed": 1}, "work", ignored=["seed"]):
-        pass
+        claim(file, {"seed": 1}, "work")
+    claim(file, {"seed": 1}, "work", ignored=["seed"])
 
 
 def test_other_files_are_refused_but_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    with claimed(tmp_path / "work.json", {}, "work", own=["parts"]):
-        pass
+    with locked(tmp_path / "work.json"):
+        claim(tmp_path / "work.json", {}, "work", own=["parts"])
     (tmp_path / "work.json").unlink()
-    with (
-        pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"),
-        claimed(tmp_path / "work.json", {}, "work"),
-    ):
-        pass
+    with pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"):
+        claim(tmp_path / "work.json", {}, "work")
 
 
-def test_a_folder_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        claimed(tmp_path / "work.json", {}, "work"),
+        locked(tmp_path / "work.json"),
         pytest.raises(OutputError, match="being written by another process"),
-        claimed(tmp_path / "work.json", {}, "work"),
+        locked(tmp_path / "work.json"),
     ):
         pass
 

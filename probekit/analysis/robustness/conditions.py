@@ -43,12 +43,7 @@ CLEAN = Condition("clean", "clean", 0)
 
 @dataclass(frozen=True)
 class PerturbedBatch(Batch):
-    """A batch under a condition, with the outcomes that the perturbation has already computed.
-
-    Attributes:
-        condition: How the images were perturbed.
-        outcomes: Tables (batch, columns) by name.
-    """
+    """A batch under a condition, with the outcomes (batch, columns) that are already computed."""
 
     condition: Condition
     outcomes: Outcomes

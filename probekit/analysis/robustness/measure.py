@@ -45,13 +45,7 @@ _CHANGE_SIZE = attributes(
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over some data.
-
-    Attributes:
-        batches: The data.
-        perturbation: Applied to each batch.
-        paired: Whether the clean batch precedes the perturbed ones, to measure the change.
-    """
+    """One pass over some data; if `paired`, each clean batch precedes the perturbed ones."""
 
     batches: Batches
     perturbation: Perturbation
@@ -194,7 +188,6 @@ class ConditionStatistics:
         activations: Mapping[str, Tensor],
         clean: Mapping[str, Tensor] | None,
     ) -> None:
-        """Updates the statistics with a batch."""
         outcomes = dict(batch.outcomes) or {
             "correct": correct(output, batch.labels, "robustness", self._options.match)[:, None]
         }

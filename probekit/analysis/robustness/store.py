@@ -46,13 +46,11 @@ class ConditionStore:
         )
 
     def __getitem__(self, condition: Condition) -> xr.DataTree:
-        """The result of a condition."""
         if condition not in self._found and self.folder is not None:
             self._found[condition] = open_result(self._path(self.folder, condition))
         return self._found[condition]
 
     def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
-        """Stores the result of a condition."""
         self._found[condition] = found
         if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))

@@ -63,7 +63,6 @@ def backward_gradients(
 
 
 def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
-    """As `torch.autograd.grad`."""
     try:
         found: tuple[Tensor, ...] = torch.autograd.grad(*given, **options)
     except RuntimeError as error:

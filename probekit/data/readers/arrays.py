@@ -36,11 +36,6 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
     Images are named `images`, `image`, `x`, ..., and labels `labels`, `label`, `y`, ..., with a split
     before or after (`x_train`, `train_images`), or in a group of that name in an HDF5 file. Without
     labels, all are -1. Compressed `.npz` files are read into memory. Nothing is unpickled.
-
-    Args:
-        path: The file.
-        split: The split to read, for names with a split.
-        size: (channels, height, width) to resize images to.
     """
     with _reported(path):
         names = _npz_names(path) if path.suffix == ".npz" else _hdf5_names(path)

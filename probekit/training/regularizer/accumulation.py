@@ -13,18 +13,13 @@ from probekit.errors import LayerError, OptionError
 
 
 class TrainingRecorder(Recorder):
-    """A recorder that stays on a model and records only forward passes with gradients.
-
-    Attributes:
-        without_gradients: Record only the forward passes without gradients instead.
-    """
+    """A recorder that stays on a model; it records only passes with gradients, or only others."""
 
     def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
         self.without_gradients = False
         super().__init__(model, layers, grad=True, subset=subset, **options)
 
     def take(self) -> dict[str, Tensor]:
-        """Returns the activations of the last forward pass and releases them."""
         activations = super().take()
         if activations is None:
             raise LayerError(
@@ -45,7 +40,6 @@ class TrainingRecorder(Recorder):
         return activations
 
     def drop(self) -> None:
-        """Releases the recorded activations."""
         super().take()
 
     def _wanted(self) -> bool:

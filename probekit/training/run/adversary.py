@@ -18,10 +18,6 @@ class Adversary:
     random start, steps of 2.5 epsilon / steps, the image after the last step). It runs in eval mode,
     so that it neither uses nor changes the batch's statistics in batch norm.
 
-    Args:
-        epsilon: Radius, in the units of images in [0, 1].
-        steps: Gradient steps.
-
     Source:
         Madry et al. 2018 (arXiv 1706.06083).
 

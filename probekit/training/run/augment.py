@@ -35,12 +35,7 @@ class Augmentation:
         non_negative_int("shift", self.shift)
 
     def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
-        """Augments a batch, each image with its own random stream.
-
-        Args:
-            images: (batch, channels, height, width), of any type.
-            streams: One random stream per image.
-        """
+        """Augments images (batch, channels, height, width) of any type, each with its own stream."""
         if self.flip:
             mirrored = (streams.uniform(1)[:, 0] < 0.5).to(images.device).view(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(3), images)

@@ -105,7 +105,6 @@ class RunDirectory:
         write_checkpoint(path, state.module.state_dict(), {"epoch": state.epoch - 1})
 
     def save(self, state: TrainingState) -> None:
-        """Writes the checkpoint."""
         tensors, facts = state.to_checkpoint()
         write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})
 

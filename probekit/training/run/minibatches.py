@@ -50,7 +50,6 @@ class RunData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
         return self.train.classes
 
 

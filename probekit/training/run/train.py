@@ -15,7 +15,7 @@ from probekit._version import __version__
 from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
 from probekit.errors import OptionError, ProbekitError
-from probekit.results.folders import claimed
+from probekit.results.folders import claim, locked
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
@@ -127,7 +127,8 @@ def train(
     with ExitStack() as stack:
         if machine.is_main:
             file = folder / "run.json"
-            stack.enter_context(claimed(file, identity, "training run", ignored=IGNORED))
+            stack.enter_context(locked(file))
+            claim(file, identity, "training run", ignored=IGNORED)
         machine.wait()
         done = read_run(folder)
         if done is not None:

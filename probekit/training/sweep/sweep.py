@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claimed, note_failure
+from probekit.results.folders import claim, locked, note_failure
 from probekit.results.trees import write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import hidden
@@ -92,7 +92,8 @@ def sweep(
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"), "a sweep")}
-    with claimed(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED):
+    with locked(folder / IDENTITY):
+        claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
         (folder / "runs").mkdir(exist_ok=True)
         tasks = {
             (alpha, seed): (
