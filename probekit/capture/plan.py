@@ -38,9 +38,6 @@ def scout_layers(
 
     Returns:
         The layers in execution order, and the model's output for the images.
-
-    Raises:
-        LayerError: As for `Recorder`; or a layer mixes samples in its batch axis.
     """
     with borrow(model) as device, torch.no_grad():
         found, _, result = _scout(model, images.to(device), layers, tokens, output)

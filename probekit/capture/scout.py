@@ -75,9 +75,6 @@ class Scout:
 
         Returns:
             The layer and its output if it is selected and may have units.
-
-        Raises:
-            LayerError: A layer selected by name returns no tensor.
         """
         site = call.name
         kind = call.function if module is None else type(module).__name__

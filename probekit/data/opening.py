@@ -34,11 +34,7 @@ from probekit.runtime.processes import processes
 
 
 def open_source(data: Any, attributes: Any = None) -> Source:
-    """Opens data as a source.
-
-    Raises:
-        DataError: The data is none of these.
-    """
+    """Opens data as a source."""
     source = data if isinstance(data, Source) else _opened(data, attributes)
     inner = getattr(source, "data", None)
     inner = inner.dataset if isinstance(inner, DataLoader) else inner

@@ -1,9 +1,4 @@
-"""Sources of samples: data with items by index, and streams of batches.
-
-Each source knows its name and the names of its labels and, if available before reading, the number of
-samples and their labels. An `Indexed` source returns the samples at given indices. A `Stream` yields
-batches in their original order.
-"""
+"""Sources of samples: data with items by index, and streams of batches."""
 
 from __future__ import annotations
 

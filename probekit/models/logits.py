@@ -136,9 +136,6 @@ def match_classes(
         class_map: Maps each class of the data, by name or label, to an output, by name or index; or
             `"index"`: label i is output i.
 
-    Raises:
-        OptionError: `class_map` names an unknown class, or omits one.
-
     Example:
         >>> match_classes(nn.Identity(), ["2", "0"], 3).order
         {0: 2, 1: 0}

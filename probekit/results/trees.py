@@ -20,11 +20,7 @@ Table = TypeVar("Table", xr.Dataset, xr.DataTree)
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Checks, before any computation, that a result can be written.
-
-    Raises:
-        OutputError: The path exists, has an unknown extension, or its folder is not writable.
-    """
+    """Checks, before any computation, that a result can be written."""
     return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 

@@ -129,9 +129,6 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
         fractions; 1 for the reference itself. NaN where the reference makes no errors or, for relative
         errors, no more than on clean images.
 
-    Raises:
-        OptionError: The reference lacks a type or a severity.
-
     Source:
         Hendrycks & Dietterich 2019 (arXiv 1903.12261), section 3.
 

@@ -59,14 +59,7 @@ _FORMATS = {
 
 
 def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
-    """Reads CIFAR10 from its Python or binary version.
-
-    Args:
-        root: The folder of the batches, or the parent of `cifar-10-batches-py` or `-bin`.
-        split: `train` (50,000) or `test` (10,000).
-        size: The size to resize images to.
-        per_file: Number of images per file.
-    """
+    """Reads CIFAR10 from the files of its Python or binary version, in `root` or the folder below."""
     batches = [f"data_batch_{number}" for number in range(1, 6)]
     return _read("cifar10", root, batches if split == "train" else ["test_batch"], per_file, size)
 
@@ -74,15 +67,7 @@ def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000
 def cifar100(
     root: Path, split: str, *, size: Size = None, train: int = 50_000, test: int = 10_000
 ) -> TensorImages:
-    """Reads CIFAR100 with its 100 fine labels, from its Python or binary version.
-
-    Args:
-        root: The folder of the files, or the parent of `cifar-100-python` or `-binary`.
-        split: `train` (50,000) or `test` (10,000).
-        size: The size to resize images to.
-        train: Number of images in the training file.
-        test: Number of images in the test file.
-    """
+    """Reads CIFAR100 with its 100 fine labels, as `cifar10` does."""
     return _read("cifar100", root, [split], train if split == "train" else test, size)
 
 

@@ -48,13 +48,7 @@ def read_idx(file: Path | Traversable) -> Tensor:
 
 
 def mnist(root: Path, split: str, *, size: Size = None) -> TensorImages:
-    """Reads MNIST from its four IDX files, gzipped or not.
-
-    Args:
-        root: The folder of the files, or the parent of `raw` or `MNIST/raw` (torchvision's layout).
-        split: `train` (60,000) or `test` (10,000).
-        size: The size to resize images to.
-    """
+    """Reads MNIST from its IDX files, gzipped or not, in `root`, `raw` or `MNIST/raw` (torchvision)."""
     classes = [str(digit) for digit in range(10)]
     return _idx_images("mnist", root, "MNIST", split, classes, size)
 

@@ -98,7 +98,11 @@ class SelectivityRegularizer:
         accumulation: Literal["refuse", "each"] = "refuse",
         across_processes: bool = True,
     ) -> None:
-        _check_options(eps, negative, classes, accumulation)
+        number("eps", eps, least=0)
+        one_of("negative", negative, _POLICIES)
+        if classes is not None:
+            integer("classes", classes, least=2)
+        one_of("accumulation", accumulation, ("refuse", "each"))
         self.alpha = alpha
         self._eps = eps
         self._negative: TrainingNegative = negative
@@ -295,11 +299,3 @@ class SelectivityRegularizer:
     def __repr__(self) -> str:
         state = "" if self._end.alive else ", closed"
         return f"SelectivityRegularizer(alpha={self._alpha:g}, layers={len(self.layers)}{state})"
-
-
-def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> None:
-    number("eps", eps, least=0)
-    one_of("negative", negative, _POLICIES)
-    if classes is not None:
-        integer("classes", classes, least=2)
-    one_of("accumulation", accumulation, ("refuse", "each"))

@@ -41,14 +41,7 @@ class Adversary:
         positive_int("steps of adversarial training", self.steps)
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """Attacks normalized images and returns the adversarial images, normalized.
-
-        Args:
-            model: An `ImageModel`; the images have its normalization.
-            images: (batch, channels, height, width).
-            labels: (batch,).
-            seed: Seed of the random starts.
-        """
+        """Attacks normalized images and returns the adversarial images, normalized."""
         from probekit.perturbations.attacks.gradient import PGD
 
         shape = (1, -1, 1, 1)

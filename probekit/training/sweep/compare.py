@@ -82,15 +82,18 @@ def measure_runs(
         ('alpha', 'seed')
     """
     name = str(getattr(measure, "__name__", type(measure).__name__))
+    named = measure if hasattr(measure, "__qualname__") else type(measure)
     try:
-        text = f"{_full_name(measure)}|{json.dumps(options, sort_keys=True)}"
+        asked = f"{named.__module__}.{named.__qualname__}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
         raise OptionError(f"options of {name} are plain values: {error}") from None
     runs = find_runs(folder)
     place = Path(store)
     found = []
     for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
-        file = place / f"{name}-{_digest(run, text)}.nc"
+        network = json.loads((run.folder / CARD).read_text())["hash"]
+        digest = hashlib.sha256(f"{network}|{asked}".encode()).hexdigest()[:16]
+        file = place / f"{name}-{digest}.nc"
         if not file.is_file():
             _write(measure(load_model(str(run.folder)), **options), file)
         with xr.open_dataset(file, engine="h5netcdf") as stored:
@@ -150,17 +153,6 @@ def _history(run: Run) -> xr.Dataset:
         rows = [[record[name][layer] for layer in layers] for record in records]
         table[name] = (("epoch", "layer"), np.array(rows, dtype=float))
     return table
-
-
-def _digest(run: Run, asked: str) -> str:
-    """A hash of the network and the options."""
-    card = json.loads((run.folder / CARD).read_text())
-    return hashlib.sha256(f"{card['hash']}|{asked}".encode()).hexdigest()[:16]
-
-
-def _full_name(measure: Callable[..., Any]) -> str:
-    place = measure if hasattr(measure, "__qualname__") else type(measure)
-    return f"{place.__module__}.{place.__qualname__}"
 
 
 def _write(found: Any, file: Path) -> None:
