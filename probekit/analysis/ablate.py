@@ -20,7 +20,7 @@ from probekit.capture.stream import PassOptions, explore, open_subject, stream
 from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes
-from probekit.models.image_model import describe
+from probekit.models.identity import describe
 from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance

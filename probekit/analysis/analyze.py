@@ -21,7 +21,8 @@ from probekit.data.batches import Batches
 from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
 from probekit.metrics.metric import Metric, resolve
-from probekit.models.image_model import borrow, describe
+from probekit.models.identity import describe, options_of
+from probekit.models.image_model import borrow
 from probekit.models.logits import ClassMap
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
@@ -364,7 +365,7 @@ def _warn_of_absent_classes(units: xr.Dataset, classes: ClassNames) -> None:
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
     """The options of a metric, with the metric's description for these layers."""
-    options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else {}
+    options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else options_of(metric)
     return {
         name: value
         for name, value in options.items()

@@ -16,8 +16,10 @@ from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import PassOptions, find_layers, open_subject, stream
 from probekit.checks import integer, number
+from probekit.data.batches import Batch
 from probekit.errors import DataError
-from probekit.models.image_model import describe
+from probekit.models.identity import describe
+from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.settings import in_own_settings
@@ -167,7 +169,7 @@ def _stream_both(
         ]
         for observations in zip(*streams, strict=True):
             index = observations[0].batch.index
-            if any(not torch.equal(one.batch.index, index) for one in observations):
+            if not all(_is_same(observations[0].batch, one.batch) for one in observations):
                 raise DataError(
                     "the data yielded different samples for the two models; give data that stays the same"
                 )
@@ -179,6 +181,20 @@ def _stream_both(
                     side, place = key
                     one.update(tables[side][place].cpu(), tables[side][place].cpu(), index)
     return merged(sums)
+
+
+def _is_same(one: Batch, other: Batch) -> bool:
+    """Whether batches have the same samples; images are compared where both models take the same form."""
+    if not (
+        torch.equal(one.index, other.index) and torch.equal(one.labels.cpu(), other.labels.cpu())
+    ):
+        return False
+    pairs = zip(tensors_of(one.images), tensors_of(other.images), strict=False)
+    return all(
+        bool((first.cpu() == second.cpu()).all())
+        for first, second in pairs
+        if (first.shape, first.dtype) == (second.shape, second.dtype)
+    )
 
 
 def _ratio(sums: dict[Any, LinearHSIC], kind: str) -> np.ndarray[Any, np.dtype[np.float64]]:

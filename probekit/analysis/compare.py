@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, some_of, warn
+from probekit.metrics.metric import FunctionMetric, get_metric, list_metrics
 from probekit.replicates.comparisons import compare_means
+from probekit.results.identity import differences
 from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 
@@ -43,7 +47,7 @@ def compare(
         provenance.
 
     Warns:
-        ProbekitWarning: The images differ, or only one result has a layer.
+        ProbekitWarning: The images, or options of the metrics, differ, or only one result has a layer.
 
     Raises:
         DataError: The results have no layer or no variable in common, or, with `paired`, layers have
@@ -77,6 +81,7 @@ def compare(
     if left_out := [name for name in dict.fromkeys(names[0] + names[1]) if name not in common]:
         warn(f"layers that only one result has are left out: {some_of(left_out, 3)}")
     _check_images(trees)
+    _check_options(trees)
     table = _layer_differences(*(one.sel(layer=common) for one in layers))
     by_unit = [name for name in units[0] if _is_number(units[0], units[1], name, ("unit",))]
     for name in by_unit:
@@ -96,7 +101,9 @@ def compare(
 
 def _check_images(trees: list[xr.DataTree]) -> None:
     data = [facts_of(tree.attrs).get("data") or {} for tree in trees]
-    facts = [tuple(one.get(name) for name in ("fingerprint", "samples", "limit")) for one in data]
+    names = ["fingerprint", "samples", "limit"]
+    names += ["first_image"] if all(one.get("first_image") for one in data) else []
+    facts = [tuple(one.get(name) for name in names) for one in data]
     samples = [
         tree["samples"].to_dataset()["sample"].values
         for tree in trees
@@ -104,6 +111,39 @@ def _check_images(trees: list[xr.DataTree]) -> None:
     ]
     if facts[0] != facts[1] or not all(np.array_equal(samples[0], one) for one in samples):
         warn("the results are of different images, which may be what makes the difference")
+
+
+def _check_options(trees: list[xr.DataTree]) -> None:
+    asked: list[dict[str, Any]] = [
+        {
+            "tokens": facts.get("tokens"),
+            "output": facts.get("output"),
+            "precision": facts.get("precision"),
+            "metrics": {
+                name: {
+                    key: value for key, value in options.items() if key in _fields(name, options)
+                }
+                for name, options in (facts.get("metrics") or {}).items()
+            },
+        }
+        for facts in (facts_of(tree.attrs) for tree in trees)
+    ]
+    both = asked[0]["metrics"].keys() & asked[1]["metrics"].keys()
+    for one in asked:
+        one["metrics"] = {name: one["metrics"][name] for name in sorted(both)}
+    if differing := differences(*asked):
+        warn(
+            "the results were measured with different options, which may be what makes the difference: "
+            + "; ".join(differing)
+        )
+
+
+def _fields(name: str, options: Mapping[str, Any]) -> set[str]:
+    """The options of a metric, without what its provenance describes of the layers."""
+    metric = get_metric(name) if name in list_metrics() else None
+    if metric is None or isinstance(metric, FunctionMetric) or not is_dataclass(metric):
+        return set(options)
+    return {one.name for one in fields(metric)}
 
 
 def _is_number(one: xr.Dataset, other: xr.Dataset, name: Hashable, dims: tuple[str, ...]) -> bool:

@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, is_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,13 @@ from probekit.errors import (
     warn,
 )
 from probekit.metrics.metric import FunctionMetric, Metric, resolve
+from probekit.models.identity import describe, options_of, own_code
 from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
 from probekit.models.own import is_own_model
 from probekit.results.folders import claim, locked, note_failure
+from probekit.results.identity import model_differences
 from probekit.results.trees import save_result, write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import progress_bar
@@ -221,9 +222,9 @@ def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
         foreign_file(f"{str(path)!r} is not a result of a survey", OutputError, "; remove it"),
         xr.open_dataset(path, engine="h5netcdf") as opened,
     ):
-        before = json.loads(opened.attrs["provenance"])["model"]["hash"]
+        before = json.loads(opened.attrs["provenance"])["model"]
     try:
-        return bool(_load(_source(name), pretrained, seed).provenance["hash"] == before)
+        return not model_differences(before, describe(_load(_source(name), pretrained, seed)))
     except ProbekitError:
         return False
 
@@ -251,9 +252,10 @@ def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, 
 
 
 def _options(metric: Metric) -> dict[str, Any]:
-    if isinstance(metric, FunctionMetric):
-        return dict(metric.options)
-    return asdict(metric) if is_dataclass(metric) else {}
+    """The options of a metric and, for one of the user's own, the hash of its code."""
+    options = dict(metric.options) if isinstance(metric, FunctionMetric) else options_of(metric)
+    code = own_code(metric.function if isinstance(metric, FunctionMetric) else metric)
+    return options | ({"code": code} if code else {})
 
 
 def _warn_about(table: xr.DataTree, names: Sequence[str]) -> None:

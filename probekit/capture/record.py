@@ -20,8 +20,7 @@ from probekit.capture.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, PassOptions, find_layers, open_subject, stream
 from probekit.data.batches import Batches
 from probekit.errors import OptionError, keep_notes, noted
-from probekit.models.identity import model_identity
-from probekit.models.image_model import describe
+from probekit.models.identity import describe, model_identity
 from probekit.results.files import writer_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance

@@ -17,10 +17,10 @@ from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
 from probekit.data.batches import Batch, Batches
-from probekit.data.datasets import is_loadable, load_data
+from probekit.data.datasets import is_loadable, load_data, trained_on
 from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError, LayerError, OptionError, first_line
+from probekit.errors import DataError, LayerError, OptionError, first_line, warn
 from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import call
 from probekit.models.loading import load_model
@@ -81,9 +81,22 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     as_module(model)
     if is_loadable(data):
         data = load_data(data, model, attributes=options.pop("attributes", None))
+    _warn_of_training_images(model, data)
     if not isinstance(data, Batches):
         data = Batches(data, fit=fit_to(model), decode=ImageDecoder.of(model), **options)
     return model, data
+
+
+def _warn_of_training_images(model: Any, data: Any) -> None:
+    """Warns if a model of a training run is measured on images that it was trained on."""
+    while hasattr(data, "dataset"):
+        data = data.dataset
+    split, name = getattr(data, "split", None), getattr(data, "name", None)
+    if name is not None and name == trained_on(model) and split in ("train", "all"):
+        warn(
+            f"the model was trained on images of {name}, and its split {split!r} contains them, so accuracy "
+            "is too high; measure the split 'test', the default of load_data(name, model)"
+        )
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:

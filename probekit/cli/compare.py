@@ -36,10 +36,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two results by layer: the second minus the first, with intervals over units."""
-    import json
-
     from probekit.analysis.compare import compare as run
     from probekit.errors import OptionError, close_matches
+    from probekit.reports.rows import to_json
     from probekit.reports.terminal import console, print_rows
     from probekit.results.files import check_output_path
     from probekit.results.trees import check_output, open_result, save_result
@@ -81,7 +80,7 @@ def compare(
 
         write_report([*results, found], report, names=names, overwrite=overwrite)
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
         return
     print_rows(rows, console())
     for what, written in (("differences", out), ("figure", figure), ("report", report)):

@@ -61,13 +61,11 @@ def robustness(
 
     With --store, an interrupted run resumes where it stopped.
     """
-    import json
-
     from probekit.results.trees import check_output, save_result
 
     check_output(out, overwrite=overwrite)
     from probekit.analysis.robustness.robustness import robustness as run
-    from probekit.reports.rows import robustness_rows
+    from probekit.reports.rows import robustness_rows, to_json
     from probekit.reports.terminal import console, print_rows
 
     network, images = options.load(model, data, weights, random, skip_bad, seed, split, data_root)
@@ -82,7 +80,7 @@ def robustness(
     save_result(result, out, overwrite=overwrite)
     rows = robustness_rows(result)
     if as_json:
-        print(json.dumps(rows))
+        print(to_json(rows))
     else:
         print_rows(rows, console())
         print(f"result: {Path(out)}")

@@ -18,7 +18,7 @@ from probekit.data.images import LabeledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.opening import open_source
 from probekit.data.prefetch import fetched
-from probekit.data.sources import Indexed, Stream, digest_of
+from probekit.data.sources import Indexed, Stream, digest_of, spread
 from probekit.errors import DataError, remember
 from probekit.models.inputs import tensors_of
 
@@ -140,6 +140,7 @@ class Batches:
         self._indices: Tensor | None = None
         self._peeked: Batch | None = None
         self._announced: Tensor | None = None
+        self._first_image: str | None = None
 
     @property
     def samples(self) -> int | None:
@@ -170,12 +171,13 @@ class Batches:
         return self.source.skip_bad
 
     def provenance(self) -> dict[str, Any]:
-        """The provenance of the data, as plain values."""
+        """The provenance of the data, as plain values; with a hash of the first image after `peek`."""
         split = getattr(getattr(self.source, "data", None), "split", None)
         return {
             "name": self.name,
             "split": split if isinstance(split, str) else None,
             "fingerprint": self.source.fingerprint or "unknown",
+            "first_image": self._first_image,
             "samples": self.samples,
             "limit": self.limit,
             "batch_size": self.batch_size,
@@ -196,20 +198,18 @@ class Batches:
             "labels": None if labels is None else _hash(digest_of(labels)),
             "index": None if indices is None else _hash(digest_of(indices)),
         }
-        images, labels = self._some_samples()
+        some = self._some_samples()
         return known | {
-            "first_image": _hash(digest_of(images[:1], labels[:1])),
-            "some_images": _hash(digest_of(images, labels)),
+            "first_image": _hash(digest_of(some[0][:1], some[1][:1])),
+            "some_images": _hash(digest_of(*some)),
         }
 
-    def _some_samples(self) -> tuple[Any, Tensor]:
+    def _some_samples(self) -> tuple[Any, ...]:
         """The first, the last and some samples between; for a stream, the first samples."""
         if isinstance(self.source, Stream):
-            return self.source.head(self.batch_size)
+            return self.source.some(self.batch_size, _IDENTIFYING)
         indices = self._order_of_all()
-        places = torch.linspace(0, len(indices) - 1, min(_IDENTIFYING, len(indices))).long()
-        images, labels, _ = self._fetched(indices[torch.unique(places)].tolist())
-        return images, labels
+        return self._fetched(indices[spread(len(indices), _IDENTIFYING)].tolist())[:2]
 
     def _fetched(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.source, Indexed)
@@ -296,12 +296,14 @@ class Batches:
         """Returns the first samples, which the next pass yields again."""
         if isinstance(self.source, Stream):
             images, labels = self.source.head(self.batch_size)
+            self._first_image = _hash(digest_of(images[:1], labels[:1]))
             return self._checked(images, labels, torch.arange(len(images)))
         if self._peeked is not None:
             return self._peeked
         for part in torch.split(self._order_of_all(), min(self.batch_size, _PEEKED)):
             found = self._fetched(part.tolist()) if len(part) else None
             if found is not None and len(found[0]):
+                self._first_image = _hash(digest_of(found[0][:1], found[1][:1]))
                 self._peeked = self._checked(*found)
                 return self._peeked
         raise DataError(f"{self.name} has no samples that can be read")

@@ -63,7 +63,8 @@ def load_data(
             set of torchvision, timm or Hugging Face. `docs/data.md` lists all forms.
         model: An `ImageModel`, whose input size, crop and interpolation are used; None leaves images
             unchanged, except for folders, which use 224 px.
-        skip_bad: Skip images that cannot be read instead of raising an error at the first.
+        skip_bad: Skip images that cannot be read instead of raising an error at the first. Named data
+            sets and array files are always read whole.
         root: The folder with the files of a named data set, or that the paths in a table are relative
             to. The test split of `fashion-mnist` and all of `digits` need none.
         split: For a named data set, `train` or `test`, test by default. `digits` also has `all`
@@ -71,8 +72,8 @@ def load_data(
             on `digits`. For a folder, its subfolder of that name; for a table, the rows with that value in
             the column `split`; for an array file, names such as `x_test`; for a mapping of data sets, its
             key. Required where there are splits.
-        workers: Number of threads that decode a named data set of image files; 0 decodes in the
-            current thread.
+        workers: Number of threads that decode `tiny-imagenet`; 0 decodes in the current thread. Other
+            data is read when it is needed, with the `workers` of `analyze`.
         attributes: Label columns of a table, such as color and shape, instead of a single one.
 
     Returns:
@@ -81,8 +82,8 @@ def load_data(
     Raises:
         DataError: The name or folder does not exist or has no images, a file is missing or damaged, or
             the data set is of an unsupported kind.
-        OptionError: The split does not exist, the number of workers is negative, or attributes are
-            given for data that is no table.
+        OptionError: The split does not exist, the number of workers is negative, or an option is given
+            for data that it does not apply to.
 
     Example:
         >>> data = load_data("digits")
@@ -108,23 +109,33 @@ def load_data(
             f"({', '.join(TABLE_SUFFIXES)}), and {type(source).__name__} {str(source)[:60]!r} is none"
         )
     if _is_map_style(source):
-        if split is not None:
-            raise OptionError(
-                f"split={split!r} is given for a {type(source).__name__}, which has no splits; choose the "
-                "split where the data set is created"
-            )
-        return source if isinstance(source, LabeledImages) else PreparedImages(source, decode)
+        given = {"split": split, "root": root, "workers": workers or None}
+        if isinstance(source, LabeledImages):
+            given["skip_bad"] = (skip_bad and not source.skip_bad) or None
+        _refuse(given, type(source).__name__, "choose them where the data set is created")
+        if isinstance(source, LabeledImages):
+            return source
+        return PreparedImages(source, decode, skip_bad)
     if isinstance(source, str | Path):
         if str(source) in list_data():
-            if split is None and str(source) == _trained_on(model):
+            if split is None and str(source) == trained_on(model):
                 split = "test"
             return _named(str(source), root, split, size, workers)
         if os.path.isfile(source):
             return _from_file(Path(source), size, decode, split, root, skip_bad, columns)
+        if os.path.isdir(source):
+            _refuse(
+                {"root": root}, f"the folder {str(source)!r}", "give the path of the folder itself"
+            )
         folder = Path(source, split or "")
         if os.path.isdir(folder):
             images = FolderImages(
-                folder, decode.size, decode.crop_pct, decode.interpolation, skip_bad=skip_bad
+                folder,
+                decode.size,
+                decode.crop_pct,
+                decode.interpolation,
+                skip_bad,
+                decode.crop_mode,
             )
             images.split = split
             return images
@@ -144,6 +155,13 @@ def load_data(
     )
 
 
+def _refuse(options: Mapping[str, Any], what: str, advice: str) -> None:
+    """Raises `OptionError` if an option is given for data that it does not apply to."""
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"{name}={value!r} does not apply to {what}; {advice}")
+
+
 def is_loadable(data: Any) -> bool:
     """Whether data is given to `load_data` before use: a name, a path or a table of image files."""
     return isinstance(data, str | os.PathLike) or is_table(data)
@@ -160,6 +178,7 @@ def _from_file(
 ) -> LabeledImages:
     found: LabeledImages
     if file.suffix in ARRAY_SUFFIXES:
+        _refuse({"root": root}, f"the file {str(file)!r}", "give the path of the file itself")
         found = array_file(file, split, size)
     elif file.suffix in TABLE_SUFFIXES:
         here = file.parent if root is None else Path(root)
@@ -193,7 +212,7 @@ def _is_map_style(source: Any) -> bool:
     return indexed and not isinstance(source, str | Path | list | tuple | Mapping)
 
 
-def _trained_on(model: Any) -> str | None:
+def trained_on(model: Any) -> str | None:
     """The name of the training data set, for a model of a training run."""
     recipe = (getattr(model, "provenance", None) or {}).get("recipe")
     data = recipe.get("data") if isinstance(recipe, Mapping) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -44,21 +44,25 @@ class ImageDecoder:
     size: tuple[int, int, int]
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
 
     @classmethod
     def of(cls, model: Any) -> ImageDecoder | None:
         """The decoder for an `ImageModel`; None for a plain module, whose input size is not known."""
         size = getattr(model, "input_size", None)
-        return size and cls(
-            size, getattr(model, "crop_pct", 1.0), getattr(model, "interpolation", "bicubic")
-        )
+        names = ("crop_pct", "interpolation", "crop_mode")
+        return size and cls(size, **{x: getattr(model, x) for x in names if hasattr(model, x)})
 
     def __call__(self, image: Any, what: str) -> Tensor:
         try:
             with self._opened(image) as opened:
-                return prepare(opened, self.size, self.crop_pct, self.interpolation)
+                return self.prepared(opened)
         except Exception as error:  # damaged files may raise any exception
             raise DataError(f"{what} cannot be read: {first_line(error)}") from error
+
+    def prepared(self, image: Image.Image) -> Tensor:
+        """`prepare` with these options."""
+        return prepare(image, self.size, self.crop_pct, self.interpolation, self.crop_mode)
 
     @staticmethod
     def _opened(image: Any) -> AbstractContextManager[Image.Image]:
@@ -81,6 +85,7 @@ def prepare(
     size: tuple[int, int, int],
     crop_pct: float = 1.0,
     interpolation: str = "bicubic",
+    crop_mode: str = "center",
 ) -> Tensor:
     """Converts a PIL image to a resized, center-cropped tensor (channels, height, width) in [0, 1].
 
@@ -93,6 +98,7 @@ def prepare(
         size: (1 or 3, height, width) of the result.
         crop_pct: Share of the resized image that the crop keeps.
         interpolation: nearest, bilinear, bicubic or lanczos.
+        crop_mode: `center` preserves the aspect ratio, `squash` does not.
 
     >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
     torch.Size([3, 8, 8])
@@ -103,12 +109,17 @@ def prepare(
             f"images are read as 1 (gray) or 3 (RGB) channels, and the model takes {channels}; give "
             "tensors of its own channels"
         )
+    if crop_mode not in ("center", "squash"):
+        raise DataError(f"images cannot be prepared with crop_mode {crop_mode!r}; give tensors")
     image = _of_known_scale(image, channels)
-    if image.size != (width, height):
-        whole = int(height / crop_pct), int(width / crop_pct)
-        scale = max(whole[0] / image.height, whole[1] / image.width)
-        wide = max(width, int(image.width * scale + 1e-4))
-        high = max(height, int(image.height * scale + 1e-4))
+    whole = int(height / crop_pct), int(width / crop_pct)
+    if image.size != (width, height) or whole != (height, width):
+        if crop_mode == "squash":
+            high, wide = whole
+        else:
+            scale = max(whole[0] / image.height, whole[1] / image.width)
+            wide = max(width, int(image.width * scale + 1e-4))
+            high = max(height, int(image.height * scale + 1e-4))
         left, top = round((wide - width) / 2), round((high - height) / 2)
         if wide * high <= _MOST_PIXELS:
             image = image.resize((wide, high), _RESAMPLING[interpolation])
@@ -176,6 +187,35 @@ def _on_background(image: Image.Image, target: str) -> Image.Image:
     shade = "black" if len(visible) and visible.min() == 255 else "white"
     background = Image.new("RGBA", layered.size, shade)
     return Image.alpha_composite(background, layered).convert(target)
+
+
+def is_channels_last(
+    shape: Sequence[int], channels: Iterable[int], size: Sequence[int] | None
+) -> bool:
+    """Whether images of some shape have their channels in the last axis.
+
+    Args:
+        shape: The shape of one image, three numbers.
+        channels: The numbers of channels that images may have.
+        size: (channels, height, width) that the model takes, which decides where both ends may be channels.
+
+    Raises:
+        DataError: Both the first and the last axis may be the channels.
+
+    >>> is_channels_last((28, 28, 3), (1, 3), None), is_channels_last((3, 8, 3), (1, 3), (3, 8, 3))
+    (True, False)
+    """
+    first, *_, last = shape
+    if size is not None and tuple(shape) == tuple(size):
+        return False
+    if size is not None and tuple(shape) == (*size[1:], size[0]):
+        return True
+    if first in channels and last in channels:
+        raise DataError(
+            f"images of the shape {tuple(shape)} may have their channels first or last; give tensors "
+            "(batch, channels, height, width) of the model's input size"
+        )
+    return last in channels
 
 
 def resize(images: Tensor, size: tuple[int, int, int] | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probekit.data.decoding import is_channels_last
 from probekit.errors import DataError, warn
 from probekit.models.inputs import KeywordInputs, one_tensor
 
@@ -37,9 +38,7 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     # Half-precision networks cast normalized images to their type; the images stay exact.
     kind = torch.float64 if kind is torch.float64 else torch.float32
     scaled = all(mean <= 1 for mean in getattr(model, "mean", ()))
-    return lambda images: _of_type(
-        _pixels(one_tensor(images, "an ImageModel"), size[0], scaled), kind
-    )
+    return lambda images: _of_type(_pixels(one_tensor(images, "an ImageModel"), size, scaled), kind)
 
 
 class _PlainModuleInputs:
@@ -47,15 +46,16 @@ class _PlainModuleInputs:
 
     def __init__(self, kind: torch.dtype | None) -> None:
         self._kind = kind
-        self._checked = False
+        self._warned = False
 
     def __call__(self, images: Any) -> Any:
         if isinstance(images, KeywordInputs):
             return images.map(partial(_of_type, kind=self._kind))
-        if not self._checked and images.ndim == _IMAGES and images.is_floating_point():
-            self._checked = True
-            low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
+        checked = not self._warned and images.ndim == _IMAGES and images.is_floating_point()
+        if checked and images.numel():
+            low, high = (float(end) for end in images.aminmax())
             if low >= 0 and _BYTES < high < float("inf"):
+                self._warned = True
                 warn(
                     f"images lie from {low:.4g} to {high:.4g} and are passed to the model unchanged; "
                     "if it was trained on images in [0, 1], divide them by 255"
@@ -77,7 +77,7 @@ def _of_type(images: Tensor, kind: torch.dtype | None) -> Tensor:
     return images.to(kind) if kind is not None and images.is_floating_point() else images
 
 
-def _pixels(images: Tensor, channels: int, scaled: bool) -> Tensor:
+def _pixels(images: Tensor, size: tuple[int, int, int], scaled: bool) -> Tensor:
     """Images (batch, channels, height, width) in [0, 1]."""
     if images.dtype == torch.uint8:
         images = images.float() / 255 if scaled else images.float()
@@ -91,7 +91,7 @@ def _pixels(images: Tensor, channels: int, scaled: bool) -> Tensor:
     if images.ndim == _IMAGES - 1:  # gray images without an axis of channels
         images = images[:, None]
     if images.ndim == _IMAGES:
-        images = _with_channels(images, channels)
+        images = _with_channels(images, size)
     if scaled and images.numel():
         low, high = (float(end) for end in images.aminmax())
         if low < _LOWEST or high > _HIGHEST:
@@ -103,11 +103,12 @@ def _pixels(images: Tensor, channels: int, scaled: bool) -> Tensor:
     return images
 
 
-def _with_channels(images: Tensor, channels: int) -> Tensor:
+def _with_channels(images: Tensor, size: tuple[int, int, int]) -> Tensor:
+    channels = size[0]
+    if is_channels_last(images.shape[1:], {1, channels}, size):
+        images = images.movedim(3, 1).contiguous()
     if images.shape[1] == channels:
         return images
-    if images.shape[3] == channels or (images.shape[3] == 1 and images.shape[1] > channels):
-        images = images.movedim(3, 1).contiguous()
     if images.shape[1] == 1:
         return images.expand(-1, channels, -1, -1).contiguous()
     if images.shape[1] != channels:

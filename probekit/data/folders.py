@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from probekit.data.decoding import ImageDecoder, prepare
+from probekit.data.decoding import ImageDecoder
 from probekit.data.images import Fetched, LabeledImages
 from probekit.errors import DataError, first_line, some_of, warn
 
@@ -30,6 +30,7 @@ _SYSTEM_NAMES = frozenset(
     | {"system volume information"}
 )
 _SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "eval"])
+_TRAINING = frozenset(["train", "training"])
 _HASHED_BYTES = 2**24
 _MOST_THREADS = 8
 
@@ -61,7 +62,8 @@ class FileImages(LabeledImages):
         """
         if self._fingerprint is None:
             to = self.decode
-            digest = hashlib.sha256(f"{to.size}|{to.crop_pct}|{to.interpolation}".encode())
+            mode = "" if to.crop_mode == "center" else f"|{to.crop_mode}"
+            digest = hashlib.sha256(f"{to.size}|{to.crop_pct}|{to.interpolation}{mode}".encode())
             for key, path in zip(self._keys, self.paths, strict=True):
                 digest.update(key + f"|{_size(path)}|".encode())
             for path in self.paths[:: max(1, len(self.paths) // 64)]:
@@ -95,10 +97,9 @@ class FileImages(LabeledImages):
 
     def _read(self, number: int) -> Tensor | str:
         """The image, or a message why it cannot be read."""
-        to = self.decode
         try:
             with Image.open(self.paths[number]) as image:
-                return prepare(image, to.size, to.crop_pct, to.interpolation)
+                return self.decode.prepared(image)
         except Exception as error:  # damaged files may raise any exception
             return first_line(error)
 
@@ -110,12 +111,14 @@ class FolderImages(FileImages):
     """Images in one folder per class.
 
     The shorter side is resized to the input size divided by `crop_pct`, and the center is cropped, as
-    timm and torchvision do for evaluation. Every folder is a class, even if it is empty. Hidden and
+    timm and torchvision do for evaluation. Every folder is a class, even if it is empty. In a split, such
+    as `val`, classes have the numbers that they have in `train` beside it. Hidden and
     system files and folders are ignored, links are followed, and a warning reports the number of files
     of unknown types.
 
     Warns:
-        ProbekitWarning: There are files of unknown types, or classes without images.
+        ProbekitWarning: There are files of unknown types, classes without images, or classes that the
+            training split lacks.
     """
 
     def __init__(
@@ -125,22 +128,26 @@ class FolderImages(FileImages):
         crop_pct: float = 1.0,
         interpolation: str = "bicubic",
         skip_bad: bool = False,
+        crop_mode: str = "center",
     ) -> None:
         root = Path(root)
         if not os.path.isdir(root):
             raise DataError(f"there is no folder {str(root)!r}")
-        folders = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
+        own = _folder_names(root)
         if splits := split_folders(root):
             raise DataError(
                 f"{str(root)!r} holds the folders {', '.join(splits)}, which are splits of the data "
                 f"and not classes; choose one, as in split={splits[-1]!r} (--split {splits[-1]})"
             )
-        files = [sorted(_files(folder)) for folder in folders]
+        trained = _training_classes(root)
+        new = [name for name in own if name not in trained]
+        folders = [root / name for name in (*trained, *new)]
+        files = [sorted(_files(folder)) if folder.name in own else [] for folder in folders]
         found = [[path for path in paths if _is_image(path)] for paths in files]
         if not any(found):
             raise DataError(
                 f"no images in {str(root)!r}: expected one folder per class with images in it "
-                f"({', '.join(sorted(_SUFFIXES))}), found {len(folders)} folders"
+                f"({', '.join(sorted(_SUFFIXES))}), found {len(own)} folders"
             )
         paths = [path for group in found for path in group]
         super().__init__(
@@ -149,13 +156,18 @@ class FolderImages(FileImages):
             [os.fsencode(folder.name).decode("utf-8", "replace") for folder in folders],
             str(root),
             [os.fsencode(path.relative_to(root)) for path in paths],
-            ImageDecoder(size, crop_pct, interpolation),
+            ImageDecoder(size, crop_pct, interpolation, crop_mode),
             skip_bad,
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
         top = [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
         others += [path for path in top if _is_image(path)]
         self.notes = list(self._left_out(others, [len(paths) for paths in found]))
+        if trained and new:
+            self.notes.append(
+                f"{len(new)} classes in {self.name!r} are not in the training split beside it and are "
+                f"numbered after its {len(trained)} classes: {some_of(new)}"
+            )
         for sentence in self.notes:
             warn(sentence)
 
@@ -182,12 +194,24 @@ def split_folders(root: Path) -> list[str]:
     A data set has splits if at least two of its folders have such names, or if its only folder has
     such a name and contains folders itself.
     """
-    folders = [entry for entry in _entries(root) if _is_folder(entry)]
-    splits = [entry for entry in folders if entry.name.lower() in _SPLITS]
+    folders = _folder_names(root)
+    splits = [name for name in folders if name.lower() in _SPLITS]
     if len(folders) == len(splits) == 1:
-        inner = _entries(Path(splits[0].path))
-        return [splits[0].name] if any(map(_is_folder, inner)) else []
-    return [entry.name for entry in splits] if len(splits) > 1 else []
+        return splits if _folder_names(root / splits[0]) else []
+    return splits if len(splits) > 1 else []
+
+
+def _training_classes(root: Path) -> list[str]:
+    """The class folders of the training split beside another split; empty if there is none."""
+    root = Path.cwd() / root
+    if root.name.lower() not in _SPLITS - _TRAINING:
+        return []
+    beside = [name for name in _folder_names(root.parent) if name.lower() in _TRAINING]
+    return _folder_names(root.parent / beside[0]) if len(beside) == 1 else []
+
+
+def _folder_names(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -100,7 +100,8 @@ class TensorImages(LabeledImages):
         self.size = size
         digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{size}".encode())
         for part in (images, self.labels):
-            digest.update(part.contiguous().flatten().view(torch.uint8).numpy().data)
+            flat = part.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
         self.fingerprint = f"sha256:{digest.hexdigest()}"
 
     def fetch(self, numbers: list[int]) -> Fetched:
@@ -115,16 +116,21 @@ class PreparedImages(LabeledImages):
 
     PIL images, and contents or paths of image files, are resized, cropped and scaled to [0, 1]; tensors
     and arrays are unchanged.
+
+    Args:
+        dataset: The data set.
+        decode: Reads images that are not arrays.
+        skip_bad: Skip items that raise an exception, or whose image cannot be read.
     """
 
-    def __init__(self, dataset: Any, decode: ImageDecoder) -> None:
-        self.dataset, self.decode = dataset, decode
+    def __init__(self, dataset: Any, decode: ImageDecoder, skip_bad: bool = False) -> None:
+        self.dataset, self.decode, self.skip_bad = dataset, decode, skip_bad
         self.name = type(dataset).__name__
         self._names = all_names(dataset)
         self.classes = dense_names(self._names)
         self.fingerprint = (
             f"{self.name} of {len(dataset)} samples, content not hashed, fitted to {decode.size}, "
-            f"{decode.crop_pct}, {decode.interpolation}"
+            f"{decode.crop_pct}, {decode.interpolation}, {decode.crop_mode}"
         )
 
     def __len__(self) -> int:
@@ -140,15 +146,27 @@ class PreparedImages(LabeledImages):
         return declared_labels(self.dataset, self._names)
 
     def fetch(self, numbers: list[int]) -> Fetched:
-        images, labels = [], []
+        pairs = self._pairs(numbers)
+        if isinstance(pairs, DataError) and self.skip_bad:
+            each = {number: self._pairs([number]) for number in numbers}
+            read = {number: one[0] for number, one in each.items() if isinstance(one, list)}
+            numbers, pairs = list(read), list(read.values())
+        if isinstance(pairs, DataError):
+            return pairs
+        if not pairs:
+            nothing = torch.empty(0, dtype=torch.long)
+            return torch.empty(0, *self.decode.size), nothing, nothing
+        images, labels = zip(*pairs, strict=True)
+        try:
+            found = stacked(images, self.name)
+            return found, label_numbers(list(labels), self._names), torch.tensor(numbers)
+        except DataError as error:
+            return error
+
+    def _pairs(self, numbers: list[int]) -> list[tuple[Tensor, Any]] | DataError:
         try:
             items = read_items(self.dataset, numbers, self.name)
-            for number, item in zip(numbers, items, strict=True):
-                image, label = self._pair(item, number)
-                images.append(image)
-                labels.append(label)
-            found = stacked(images, self.name)
-            return found, label_numbers(labels, self._names), torch.tensor(numbers)
+            return [self._pair(item, number) for number, item in zip(numbers, items, strict=True)]
         except DataError as error:
             return error
 

@@ -25,23 +25,41 @@ def class_names(data: Any) -> ClassNames:
     sequence names the labels 0, 1, 2, ...; a mapping goes from label to name or from name to label.
     `Subset` and `ConcatDataset` use the names of their underlying data sets.
 
+    Raises:
+        DataError: Parts of a `ConcatDataset` give the same label different names.
+
     >>> class_names(type("Data", (), {"classes": {"cat": 1, "dog": 0}}))
     {1: 'cat', 0: 'dog'}
     """
     if isinstance(data, Subset):
         return class_names(data.dataset)
     if isinstance(data, ConcatDataset):
-        parts = [class_names(part) for part in data.datasets]
-        return parts[0] if parts and all(part == parts[0] for part in parts) else {}
-    for attribute in ("classes", "class_to_idx"):
-        if names := _named(getattr(data, attribute, None)):
-            return names
+        return _joined_names([class_names(part) for part in data.datasets])
+    names, numbered = (_named(getattr(data, name, None)) for name in ("classes", "class_to_idx"))
+    # Where both give each label one name, labels follow `class_to_idx`.
+    if numbered and sorted(numbered.values()) == sorted(names.values()):
+        return numbered
+    if names or numbered:
+        return names or numbered
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
         for column in LABEL_KEYS:
             if names := _named(getattr(features.get(column), "names", None)):
                 return names
     return {}
+
+
+def _joined_names(parts: list[ClassNames]) -> ClassNames:
+    """The names of all parts; none if a part has none."""
+    joined: ClassNames = {}
+    for part in parts:
+        for label, name in part.items():
+            if joined.setdefault(label, name) != name:
+                raise DataError(
+                    f"label {label} is {joined[label]!r} in one part of the ConcatDataset and {name!r} in "
+                    "another; give all parts the same classes, for example with target_transform"
+                )
+    return joined if all(parts) else {}
 
 
 def _named(classes: Any) -> ClassNames:
@@ -311,6 +329,12 @@ def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
     words = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
     if not names and all(word.isdecimal() for word in words):  # as in the files of WebDataset
         return torch.tensor([int(word) for word in words], dtype=torch.long)
+    called = list(names.values())
+    if several := sorted(word for word in set(words) if called.count(word) > 1):
+        raise DataError(
+            f"the label {several[0]!r} is the name of {called.count(several[0])} classes; give the labels "
+            "as integers"
+        )
     unknown = sorted(set(words) - number.keys())
     if unknown:
         known = (

@@ -156,8 +156,11 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         # Each worker process would yield the whole stream, unless the stream divides itself.
         alone = loader if not loader.num_workers else _in_this_process(loader)
         return Stream(alone, name, class_names(data))
-    with _same_random_state(loader):
-        (first, batch), (second, _) = _sampled(loader), _sampled(loader)
+    try:
+        with _same_random_state(loader):
+            (first, batch), (second, _) = _sampled(loader), _sampled(loader)
+    except (TypeError, ValueError):  # the sampler yields keys that are no integers
+        return Stream(loader, name, class_names(data))
     size = loader.batch_size or max(batch, 1)
     indices = _each_once(first, name)
     ordered = torch.equal(first, second)

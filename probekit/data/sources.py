@@ -191,9 +191,9 @@ class Indexed(Source):
 
 def _some_places(labels: Tensor) -> list[int]:
     """Positions of the first sample of some labels, and some evenly spaced ones including the last."""
-    if not len(labels):
+    even = spread(len(labels), _CHECKED_PLACES)
+    if not even:
         return []
-    even = torch.linspace(0, len(labels) - 1, min(_CHECKED_PLACES, len(labels))).long().tolist()
     _, inverse = torch.unique(labels, return_inverse=True)
     first = torch.full((int(inverse.max()) + 1,), len(labels))
     first.scatter_reduce_(0, inverse, torch.arange(len(labels)), "amin")
@@ -267,6 +267,17 @@ class Stream(Source):
         self._look(min(size, _PEEKED))
         return self._stacked(self._head)
 
+    def some(self, size: int, most: int) -> tuple[Any, ...]:
+        """Images and labels of some samples: of a list, up to the last; otherwise, of the first ones."""
+        if not isinstance(self.data, list | tuple) or not self.data:
+            return self.head(size)
+        found: list[Any] = []
+        for place in spread(len(self.data), most):
+            images, labels = self._batch(self.data[place])
+            rows = spread(len(labels), most)
+            found += [images[rows], labels[rows]]
+        return tuple(found)
+
     def _look(self, count: int) -> None:
         """Reads the first items, unless already done, and keeps them for the next pass."""
         if not self._head:
@@ -325,3 +336,8 @@ def digest_of(*inputs: Any) -> bytes:
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.digest()
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` evenly spaced integers below `count`, with the first and the last."""
+    return sorted(set(torch.linspace(0, count - 1, min(most, count)).long().tolist()))

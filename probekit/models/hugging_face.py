@@ -59,7 +59,7 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
             f"{name!r} is a {type(module).__name__}, whose input is {module.main_input_name}, not images; "
             "load it with transformers, and pass the module with tokenized data"
         )
-    size, crop_pct = _size(processor, name)
+    size, crop_pct, crop_mode = _size(processor, name)
     return ImageModel(
         module=module,
         mean=tuple(processor.image_mean) if processor.do_normalize else (0.0,) * 3,
@@ -67,13 +67,14 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
         input_size=(int(getattr(module.config, "num_channels", 3)), *size),
         classes=_classes(module),
         crop_pct=crop_pct,
+        crop_mode=crop_mode,
         interpolation=_INTERPOLATION.get(processor.resample, "bilinear"),
         provenance={"name": f"hf:{name}", "weights": "transformers" if pretrained else "random"},
     )
 
 
-def _size(processor: Any, name: str) -> tuple[tuple[int, int], float]:
-    """Height and width of the images, and their share of the resized photograph."""
+def _size(processor: Any, name: str) -> tuple[tuple[int, int], float, str]:
+    """Height and width of the images, their share of the resized photograph, and how it is resized."""
     resized = _pair(processor.size)
     shown = resized
     if getattr(processor, "do_center_crop", None):
@@ -85,17 +86,26 @@ def _size(processor: Any, name: str) -> tuple[tuple[int, int], float]:
         )
     # ConvNeXT's processor defines its own share, for images below this size.
     share = getattr(processor, "crop_pct", None)
-    if share is None or max(shown) >= 384:
+    squashed = share is not None and max(shown) >= 384
+    if share is None or squashed:
         share = shown[0] / resized[0]
-    return shown, float(share)
+    # Processors with both a height and a width, and ConvNeXT's for large images, change the aspect ratio.
+    squashed |= "height" in _known(processor.size)
+    return shown, float(share), "squash" if squashed else "center"
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
-    known = size if isinstance(size, Mapping) else vars(size)
+    known = _known(size)
     if known.get("height") and known.get("width"):
         return int(known["height"]), int(known["width"])
     edge = known.get("shortest_edge")
     return (int(edge), int(edge)) if edge else None
+
+
+def _known(size: Any) -> dict[str, Any]:
+    """The given numbers of a size, which may be an object with None for the others."""
+    named = size if isinstance(size, Mapping) else vars(size)
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _classes(module: nn.Module) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -46,6 +47,39 @@ def model_identity(model: Any) -> dict[str, Any]:
         "modules": f"sha256:{digest.hexdigest()}",
         **options,
     }
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """Describes a model for a result's provenance: its identity, and its origin if known."""
+    identity = model_identity(model)
+    known = dict(getattr(model, "provenance", None) or {})
+    return identity | known | {"hash": identity["hash"]}
+
+
+def options_of(value: Any) -> dict[str, Any]:
+    """The options of an object, its fields or attributes; values that JSON cannot represent as text."""
+    named = (
+        {field.name: getattr(value, field.name) for field in fields(value)}
+        if is_dataclass(value)
+        else vars(value)
+    )
+    return {name: one if _is_json(one) else _plain(one) for name, one in named.items()}
+
+
+def own_code(value: Any) -> str:
+    """A hash of the code of a function, or of the methods of an object; empty for those of this package."""
+    methods = [value] if isinstance(value, FunctionType) else _own_methods(type(value))
+    own = [one for one in methods if not one.__module__.startswith("probekit.")]
+    text = "".join(_plain(one) + _code(one.__code__) for one in own)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if own else ""
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, value))
+    return isinstance(value, str | int | float | bool | None)
 
 
 def _parts_of(module: nn.Module) -> Iterator[str]:

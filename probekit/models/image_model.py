@@ -30,6 +30,8 @@ class ImageModel:
         classes: The names of its outputs, in order; empty if unknown.
         crop_pct: Share of a resized photograph that the center crop keeps.
         interpolation: How photographs are resized: nearest, bilinear, bicubic or lanczos.
+        crop_mode: `center` preserves the aspect ratio of photographs, `squash` does not, as for some models
+            of timm and transformers.
         provenance: The origin of the network, as plain data.
 
     Example:
@@ -45,6 +47,7 @@ class ImageModel:
     classes: tuple[str, ...] = ()
     crop_pct: float = 1.0
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,13 +175,6 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
             module.to(home)
         for child, training in modes.items():
             child.training = training
-
-
-def describe(model: Any) -> dict[str, Any]:
-    """Describes a model for a result's provenance: its type, its origin if known, and its `content_hash`."""
-    module = as_module(model)
-    known = dict(getattr(model, "provenance", {}) or {})
-    return {"type": type(module).__name__, **known, "hash": content_hash(module)}
 
 
 def content_hash(module: nn.Module) -> str:

@@ -208,6 +208,7 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
         classes=classes,
         crop_pct=config["crop_pct"],
         interpolation=config["interpolation"],
+        crop_mode=config["crop_mode"],
         provenance={"name": name, "weights": "timm" if pretrained else "random"},
     )
 

@@ -17,6 +17,7 @@ ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
 
 # If the probability that no label falls on the last outputs of a classifier is lower, labels do not fit.
 _RARE = 0.01
+_DIGITS = re.compile(r"(\d+)")
 _WORDNET = re.compile(r"n\d{8}")
 # Names of representations, which are not logits whatever their shape.
 _REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
@@ -100,6 +101,12 @@ class ClassMatch:
             table[output] = label
         return table[predictions]
 
+    def names(self, classes: Sequence[str]) -> dict[int, str]:
+        """The name of each label, from the names of the model's outputs."""
+        if self.order is None or not classes:
+            return dict(enumerate(classes))
+        return {label: classes[output] for label, output in self.order.items()}
+
     def describe(self) -> dict[str, Any]:
         """Describes the match for a result's provenance."""
         found: dict[str, Any] = {"outputs": self.outputs}
@@ -121,7 +128,8 @@ def match_classes(
     It tries, in this order:
 
     - `class_map`, if given;
-    - the position, if the model has as many outputs as the data has classes, unless their names differ;
+    - the position, if the model has as many outputs as the data has classes, unless their names differ
+      (a guess if the names sort differently by their numbers: `10` is before `2` in a folder);
     - the name, if each name of the data is that of one output (case, `_` and `-` are ignored; for
       `tench, Tinca tinca`, either synonym matches);
     - the WordNet id, for the classes of ImageNet;
@@ -157,8 +165,10 @@ def match_classes(
         few = f"the data has {len(names)} classes and the model {outputs} outputs"
         return ClassMatch(outputs, why_not=few if len(names) > outputs else beyond)
     dense = [names.get(label) for label in range(outputs)]
-    if list(named) == dense or (not named and len(names) == outputs):
+    if list(named) == dense:
         return ClassMatch(outputs)
+    if not named and len(names) == outputs:
+        return ClassMatch(outputs, guess=_guessed_order(list(names.values())))
     return _by_name(model, named, names, outputs)
 
 
@@ -248,6 +258,20 @@ def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
     return ClassMatch(outputs, guess="; ".join(filter(None, (taken, guess))))
 
 
+def _guessed_order(names: Sequence[str]) -> str:
+    """What is assumed about classes in alphabetical order that their numbers would order differently."""
+    by_number = sorted(
+        names, key=lambda name: [int(x) if x.isdecimal() else x for x in _DIGITS.split(name)]
+    )
+    if list(names) != sorted(names) or by_number == list(names):
+        return ""
+    at = next(at for at, name in enumerate(by_number) if names[at] != name)
+    return (
+        f"classes are in alphabetical order ({names[at]!r} is class {at}, not {by_number[at]!r}), and the "
+        "model's outputs, which have no names, are assumed to have the same order"
+    )
+
+
 def _by_name(
     model: Any, named: Sequence[str], names: Mapping[int, str], outputs: int
 ) -> ClassMatch:
@@ -324,7 +348,8 @@ def _mapped(
         raise OptionError(f"class_map must be a mapping or 'index', not {type(class_map).__name__}")
     own = list(names.values())
     asked = {str(name): output for name, output in class_map.items()}
-    keys = own if set(asked) & set(own) else list(map(str, names))
+    by_name = set(asked) & set(own) and any(isinstance(key, str) for key in class_map)
+    keys = own if by_name else list(map(str, names))
     if unknown := [name for name in asked if name not in keys]:
         matches = close_matches(unknown[0], own, what="class")
         raise OptionError(

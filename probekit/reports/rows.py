@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
 
 def result_json(result: xr.DataTree) -> str:
     """A summary of a result as JSON."""
-    return json.dumps(
+    return to_json(
         {
             "network": {
                 str(name): value.values.tolist() for name, value in result.data_vars.items()
@@ -54,9 +55,25 @@ def result_json(result: xr.DataTree) -> str:
             "layers": layer_rows(result),
             "most_selective": most_selective(result),
             "provenance": json.loads(result.attrs["provenance"]),
-        },
-        ensure_ascii=False,
+        }
     )
+
+
+def to_json(value: Any) -> str:
+    """Formats plain values as JSON, which has no NaN and no infinity: they are null.
+
+    >>> to_json([{"layer": "relu", "selectivity": float("nan")}])
+    '[{"layer": "relu", "selectivity": null}]'
+    """
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def robustness_rows(result: xr.DataTree) -> list[Row]:

@@ -43,11 +43,18 @@ def claim(
         _make(folder)
         write_whole(file, json.dumps(as_stored(identity), indent=2) + "\n")
         return
+    check_same(file, identity, what, ignored)
+
+
+def check_same(
+    file: Path, identity: Mapping[str, Any], what: str, ignored: Sequence[str] = ()
+) -> None:
+    """Checks that a folder has the contents that the file in it describes, as `claim` does."""
     with foreign_file(f"{str(file)!r} is damaged", OutputError, "; choose another folder"):
         differing = differences(dict(json.loads(file.read_text())), identity, ignored)
     if differing:
         raise OutputError(
-            f"{str(folder)!r} holds another {what}: {some_of(differing, separator='; ')}; choose "
+            f"{str(file.parent)!r} holds another {what}: {some_of(differing, separator='; ')}; choose "
             "another folder, or ask for the same to continue it"
         )
 

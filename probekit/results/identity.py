@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+_OF_MODELS = ("hash", "modules", "mean", "std")
+
 
 def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity after a JSON round trip, to compare with a stored one."""
@@ -27,6 +29,16 @@ def differences(
         if before.get(name) != now.get(name)
     ]
     return sorted(clauses, key=lambda clause: clause.endswith(" differs"))
+
+
+def model_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The parts in which two models differ, of those that both descriptions have.
+
+    >>> model_differences({"hash": "a", "modules": "b"}, {"hash": "a", "modules": "c", "std": [1.0]})
+    ['modules']
+    """
+    both = [name for name in _OF_MODELS if name in first and name in second]
+    return [name for name in both if first[name] != second[name]]
 
 
 def _clause(name: str, before: Any, now: Any) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, OptionError
+from probekit.results.identity import model_differences
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
@@ -89,11 +90,17 @@ def _facts(tree: xr.DataTree) -> dict[str, Any]:
 
 
 def _check_same_model(first: xr.DataTree, second: xr.DataTree) -> None:
-    hashes = [str((_facts(one).get("model") or {}).get("hash")) for one in (first, second)]
+    models = [_facts(one).get("model") or {} for one in (first, second)]
+    hashes = [str(one.get("hash")) for one in models]
     if hashes[0] != hashes[1] or hashes[0] == "None":
         raise DataError(
             f"the results are of different models: the weights are {hashes[0][:19]} and "
             f"{hashes[1][:19]}; merge results of one model"
+        )
+    if differing := model_differences(*models):
+        raise DataError(
+            f"the results are of different models: their weights are equal, but {', '.join(differing)} "
+            "differ; merge results of one model"
         )
 
 
@@ -107,8 +114,10 @@ def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
         for name in ("sample", "label")
         if all(name in table.variables for table in tables)
     )
-    prints = [(_facts(one).get("data") or {}).get("fingerprint") for one in (first, second)]
-    if not same or prints[0] != prints[1]:
+    data = [_facts(one).get("data") or {} for one in (first, second)]
+    same &= data[0].get("fingerprint") == data[1].get("fingerprint")
+    images = [one.get("first_image") for one in data]
+    if not same or (all(images) and images[0] != images[1]):
         sizes = " and ".join(str(table.sizes.get("sample", 0)) for table in tables)
         raise DataError(
             f"the results are of different images ({sizes} samples); analyze the same images with the "

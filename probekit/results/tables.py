@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,9 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         Columns `layer`, `channel` and one per variable. `preferred_class` is the class's name, or its
-        label as text if the classes have no names; it is missing (`isna()`) for a dead unit, as is
-        its `preferred_label`. `attrs["left_out"]` names the omitted variables.
+        label as text if the classes have no names; classes of the same name are `crane (134)` and
+        `crane (517)`. It is missing (`isna()`) for a dead unit, as is its `preferred_label`.
+        `attrs["left_out"]` names the omitted variables.
 
     Raises:
         DataError: The result has no units.
@@ -138,7 +140,11 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
     if "class" not in units.coords:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
-    return class_names(units)
+    names = class_names(units)
+    count = Counter(names.values())
+    return {
+        label: name if count[name] == 1 else f"{name} ({label})" for label, name in names.items()
+    }
 
 
 def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:

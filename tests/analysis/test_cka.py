@@ -171,3 +171,20 @@ def test_the_command_writes_a_table_and_a_figure(tmp_path: Path) -> None:
     assert Path(files[1]).stat().st_size > 1000
     again = CliRunner().invoke(app, ["cka", *names, "fashion-mnist", "-o", files[0]])
     assert again.exit_code == 2
+
+
+class Shuffled:
+    """An iterable that yields the samples in another order each time."""
+
+    def __init__(self, labels: bool) -> None:
+        self.labels, self.generator = labels, torch.Generator().manual_seed(0)
+
+    def __iter__(self) -> Any:
+        for some in torch.randperm(90, generator=self.generator).split(30):
+            yield IMAGES[some], LABELS[some] if self.labels else None
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_data_that_differs_for_the_two_models_is_refused(labels: bool) -> None:
+    with pytest.raises(DataError, match="different samples for the two models"):
+        pk.cka(network(0), network(0), Shuffled(labels), "3", progress=False)

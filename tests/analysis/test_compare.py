@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 import xarray as xr
 from scipy import stats
 from torch import nn
+from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 import probekit as pk
@@ -22,9 +25,7 @@ DATA = [
 ]
 
 
-def result(
-    seed: int, width: int = 12, data: list[tuple[torch.Tensor, torch.Tensor]] = DATA
-) -> xr.DataTree:
+def result(seed: int, width: int = 12, data: Any = DATA) -> xr.DataTree:
     torch.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(2, width, 3), nn.ReLU(), nn.Conv2d(width, 8, 3), nn.ReLU(), nn.Flatten()
@@ -127,3 +128,29 @@ def test_the_command_prints_and_writes_differences(
     assert f"<td>{shown}</td>" in text
     wrong = CliRunner().invoke(app, ["compare", *files, "--variable", "selectivty"])
     assert wrong.exit_code == 2
+
+
+def test_other_options_of_a_metric_are_reported(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 12, 3), nn.Tanh(), nn.Flatten())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (
+            pk.analyze(net, DATA, "1", pk.Selectivity(negative=negative))
+            for negative in ("clip", "shift")
+        )
+    said = 'metrics.selectivity.negative was "clip" and is "shift"'
+    with pytest.warns(ProbekitWarning, match=f"measured with different options.*{said}"):
+        pk.compare(one, other)
+
+
+def test_other_images_of_a_plain_data_set_are_reported() -> None:
+    images, labels = DATA[0]
+    one, same, other = (
+        result(0, data=TensorDataset(x, labels)) for x in (images, images, images + 1)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.compare(one, same)
+    with pytest.warns(ProbekitWarning, match="of different images"):
+        pk.compare(one, other)

@@ -200,3 +200,42 @@ def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.Monke
             "survey_nets:a", (pair for pair in [(torch.rand(4, 1, 28, 28), torch.arange(4))]), "s"
         )
     assert not Path("s").exists()
+
+
+class Above(pk.Metric):
+    """The number of classes whose mean is above a threshold, which is no field."""
+
+    name = "above"
+    needs = (pk.ClassMeans(),)
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def evaluate(self, class_mean: Any) -> tuple[xr.Dataset, xr.Dataset]:
+        above = (class_mean > self.threshold).sum("class").astype(float)
+        return xr.Dataset({"above": above}), xr.Dataset()
+
+
+class AtLeast(Above):
+    def evaluate(self, class_mean: Any) -> tuple[xr.Dataset, xr.Dataset]:
+        above = (class_mean >= self.threshold).sum("class").astype(float)
+        return xr.Dataset({"above": above}), xr.Dataset()
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_other_options_or_code_of_a_metric_of_ones_own_are_refused() -> None:
+    run(["survey_nets:a"], metrics=Above(0.0))
+    run(["survey_nets:a"], metrics=Above(0.0))
+    with pytest.raises(OutputError, match=r"metrics\.above\.threshold was 0\.0 and is 0\.4"):
+        run(["survey_nets:a"], metrics=Above(0.4))
+    with pytest.raises(OutputError, match=r"metrics\.above\.code differs"):
+        run(["survey_nets:a"], metrics=AtLeast(0.0))
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_a_model_of_the_same_weights_and_other_functions_is_measured_again(place: Path) -> None:
+    before = run(["survey_nets:a"])
+    (place / "survey_nets.py").write_text(OWN.replace("torch.nn.ReLU", "torch.nn.Softplus"))
+    sys.modules.pop("survey_nets")
+    after = run(["survey_nets:a"])
+    assert float(before["selectivity_mean"][0]) != float(after["selectivity_mean"][0])

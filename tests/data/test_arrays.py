@@ -170,3 +170,13 @@ def test_the_fingerprint_depends_on_content_labels_and_size(name: str, tmp_path:
         fingerprint((3, 8, 8), images=IMAGES, labels=LABELS),
     ]
     assert len({plain, *others}) == 4
+
+
+def test_the_input_size_tells_which_axis_is_the_channels(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((4, 3, 5, 3), np.float32)  # of 3 by 5 pixels
+    np.savez(tmp_path / "last.npz", images=images)
+    model = pk.ImageModel(torch.nn.ReLU(), (0.0,), (1.0,), (3, 3, 5))
+    data = pk.load_data(tmp_path / "last.npz", model)
+    assert np.array_equal(data[1][0].numpy(), images[1].transpose(2, 0, 1))
+    with pytest.raises(DataError, match="may have their channels first or last"):
+        pk.load_data(tmp_path / "last.npz")

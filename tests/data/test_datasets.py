@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Subset
 
 import probekit as pk
 from probekit.data.readers import read_idx
-from probekit.errors import DataError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 
 
 def test_the_bundled_test_split() -> None:
@@ -67,3 +69,31 @@ def test_a_model_is_evaluated_on_images_not_used_for_training() -> None:
     held_out = pk.load_data("digits", trained_on("digits"))
     assert (len(held_out), held_out.split) == (360, "test")
     assert len(pk.load_data("digits", trained_on("digits"), split="train")) == 1437
+
+
+def test_options_that_do_not_apply_to_data_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    items = Subset(pk.load_data("digits"), range(4))
+    for source, options in (
+        (items, {"root": "x"}), (items, {"workers": 2}), (pk.load_data("digits"), {"skip_bad": True}),
+        (tmp_path, {"root": "x"}),
+    ):  # fmt: skip
+        with pytest.raises(OptionError, match=f"{next(iter(options))}=.* does not apply to"):
+            pk.load_data(source, **options)
+
+
+def test_images_of_the_training_are_reported() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    model = pk.ImageModel(
+        module, input_size=(1, 8, 8), provenance={"recipe": {"data": "digits"}}
+    )  # fmt: skip
+    for data, split in (
+        (pk.load_data("digits"), "all"),
+        (pk.load_data("digits", split="train"), "train"),
+    ):
+        for given in (data, DataLoader(Subset(data, range(60)), 20)):
+            with pytest.warns(ProbekitWarning, match=f"trained on images of digits, .* {split!r}"):
+                pk.record(model, given, "1", limit=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.record(model, "digits", "1", limit=40)

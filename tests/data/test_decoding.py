@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from probekit.data.decoding import prepare
@@ -110,3 +112,37 @@ def test_the_first_frame_of_an_animation_is_used() -> None:
 def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the model takes 4"):
         prepare(Image.new("RGB", (4, 4)), (4, 2, 2))
+
+
+def test_an_image_of_the_input_size_is_cropped_like_any_other() -> None:
+    """timm and torchvision resize it to size / crop_pct first."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    larger = image.resize((20, 20), Image.Resampling.BICUBIC).crop((2, 2, 18, 18))
+    found = prepare(image, (3, 16, 16), crop_pct=0.8).permute(1, 2, 0) * 255
+    np.testing.assert_allclose(found.numpy(), np.asarray(larger), atol=1e-4)
+    whole = prepare(image, (3, 16, 16)).permute(1, 2, 0) * 255
+    np.testing.assert_allclose(whole.numpy(), pixels, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "coat_lite_tiny", "coat_lite_medium_384"])
+def test_photographs_are_prepared_as_by_timm(name: str) -> None:
+    """The last one changes the aspect ratio."""
+    with torch.device("meta"):
+        config = timm.data.resolve_model_data_config(timm.create_model(name))
+    coarse = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    photograph = Image.fromarray(coarse).resize((300, 200), Image.Resampling.BICUBIC)
+    expected = timm.data.create_transform(**config, is_training=False, normalize=False)(photograph)
+    if expected.dtype == torch.uint8:
+        expected = expected / 255
+    found = prepare(
+        photograph,
+        config["input_size"],
+        config["crop_pct"],
+        config["interpolation"],
+        config["crop_mode"],
+    )
+    assert config["crop_mode"] == ("squash" if "384" in name else "center")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(DataError, match="crop_mode 'border'"):
+        prepare(photograph, (3, 8, 8), crop_mode="border")

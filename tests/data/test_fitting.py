@@ -112,3 +112,21 @@ def test_a_plain_module_is_given_advice_on_the_shape_of_images() -> None:
 def test_different_numbers_of_images_and_labels_are_refused() -> None:
     with pytest.raises(DataError, match="there are 4 images and 3 labels"):
         pk.analyze(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), (SHARES, torch.arange(3)))
+
+
+def test_the_input_size_tells_which_axis_is_the_channels() -> None:
+    model = pk.ImageModel(nn.Conv2d(3, 2, 1), (0.5,), (0.25,), (3, 3, 5))
+    images = torch.rand(4, 3, 3, 5)
+    for given in (images, images.permute(0, 2, 3, 1)):
+        torch.testing.assert_close(fit_to(model)(given), images)
+    with pytest.raises(DataError, match=r"\(3, 9, 3\) may have their channels first or last"):
+        fit_to(model)(torch.rand(4, 3, 9, 3))
+
+
+def test_bright_images_after_a_dark_batch_are_reported() -> None:
+    fit = fit_to(nn.Conv2d(3, 2, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(torch.rand(4, 3, 6, 5))
+    with pytest.warns(ProbekitWarning, match="divide them by 255"):
+        fit(torch.rand(4, 3, 6, 5) * 255)

@@ -149,3 +149,19 @@ def test_threads_are_not_pickled(root: Path) -> None:
     images = data.fetch([0, 5])[0]  # type: ignore[index]
     again = pickle.loads(pickle.dumps(data)).fetch([0, 5])[0]
     assert torch.equal(images, again)
+
+
+def test_a_split_numbers_its_classes_as_the_training_split(tmp_path: Path) -> None:
+    for split, names in (("train", "bcde"), ("val", "bde"), ("test", "abcde")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (4, 4)).save(tmp_path / split / name / "0.png")
+    assert FolderImages(tmp_path / "train").labels.tolist() == [0, 1, 2, 3]
+    with pytest.warns(ProbekitWarning, match=r"1 of 4 class folders .* keep their numbers: c"):
+        data = FolderImages(tmp_path / "val", (1, 4, 4))
+    assert data.classes == ("b", "c", "d", "e")
+    assert data.labels.tolist() == [0, 2, 3]
+    with pytest.warns(ProbekitWarning, match=r"not in the training split .* its 4 classes: a"):
+        data = FolderImages(tmp_path / "test", (1, 4, 4))
+    assert data.classes == ("b", "c", "d", "e", "a")
+    assert [path.parent.name for path in data.paths] == list("bcdea")

@@ -164,3 +164,24 @@ def test_torch_can_load_and_split_the_data() -> None:
     assert torch.equal(batch.images, data.images[[5, 1]])
     (batch,) = Batches(DataLoader(data, batch_size=6))
     assert torch.equal(batch.images, data.images)
+
+
+def test_unreadable_items_of_a_map_style_data_set_are_skipped_on_request() -> None:
+    class Broken(Dataset[Any]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, number: int) -> Any:
+            if number in (3, 17):
+                raise OSError("broken file")
+            return Image.new("L", (2, 2), number), number % 2
+
+    model = pk.ImageModel(
+        torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten()), input_size=(1, 2, 2)
+    )
+    with pytest.raises(DataError, match=r"item 3 .* broken file"):
+        pk.record(model, pk.load_data(Broken(), model), "0", batch_size=2)
+    data = pk.load_data(Broken(), model, skip_bad=True)
+    found = pk.record(model, data, "0", batch_size=2)
+    assert found["sample"].values.tolist() == [n for n in range(40) if n not in (3, 17)]
+    np.testing.assert_allclose(found["activation"].values[:, 0] * 255, found["sample"], atol=1e-4)

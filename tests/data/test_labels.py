@@ -131,3 +131,27 @@ def test_a_large_label_needs_no_extra_memory(network: Any) -> None:
 def test_negative_labels_are_refused() -> None:
     with pytest.raises(DataError, match="label -1 is out of range"):
         list(Batches((torch.rand(2, 1, 4, 4), torch.tensor([-1, 1]))))
+
+
+def test_parts_of_a_concatenation_must_name_their_labels_alike() -> None:
+    parts = [Named(names) for names in (["a", "b"], ["a", "b", "c"], ["a", "c"])]
+    assert class_names(ConcatDataset(parts[:2])) == {0: "a", 1: "b", 2: "c"}
+    with pytest.raises(DataError, match=r"label 1 is 'b' in one part .* and 'c' in another"):
+        class_names(ConcatDataset(parts))
+
+
+def test_class_to_idx_takes_precedence_over_the_order_of_the_same_classes() -> None:
+    """As in ImageNetV2, whose folders 0, 1, 10, 2, ... have the labels of their names."""
+    names = sorted(map(str, range(12)))
+    data = Named(names)
+    data.class_to_idx = {name: int(name) for name in names}  # type: ignore[attr-defined]
+    assert class_names(data) == {label: str(label) for label in range(12)}
+    cranes = Named(["crane", "dog", "crane"])
+    cranes.class_to_idx = {"crane": 2, "dog": 1}  # type: ignore[attr-defined]  # as in torchvision's ImageNet
+    assert class_names(cranes) == {0: "crane", 1: "dog", 2: "crane"}
+
+
+def test_text_that_names_several_classes_is_refused() -> None:
+    assert label_numbers(["dog"], {0: "crane", 1: "dog", 2: "crane"}).tolist() == [1]
+    with pytest.raises(DataError, match="'crane' is the name of 2 classes"):
+        label_numbers(["dog", "crane"], {0: "crane", 1: "dog", 2: "crane"})

@@ -95,3 +95,26 @@ def test_subsets_and_limited_foreign_data_sets() -> None:
     assert torch.equal(found[0], torch.cat([batch.labels for batch in limited]))
     assert found[1] is not None
     assert torch.equal(found[1], torch.cat([batch.index for batch in limited]))
+
+
+def test_a_sampler_of_keys_is_read_in_its_order() -> None:
+    class ByPair(Dataset[Any]):
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, key: Any) -> Any:
+            return torch.full((1, 2, 2), float(key[1])), key[1] % 2
+
+    loader = DataLoader(ByPair(), 4, sampler=[("key", number) for number in (5, 3, 1, 0, 2, 4)])  # type: ignore[arg-type]
+    batches = list(Batches(loader))
+    assert torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == [5, 3, 1, 0, 2, 4]
+
+
+def test_the_identity_of_a_list_of_batches_depends_on_all_of_some_batches() -> None:
+    images = torch.rand(6, 10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    known = Batches([(batch, torch.arange(10)) for batch in images]).identity()
+    for place in ((3, 0), (5, 9)):
+        other = images.clone()
+        other[place] += 1
+        found = Batches([(batch, torch.arange(10)) for batch in other]).identity()
+        assert {name for name in known if known[name] != found[name]} == {"some_images"}

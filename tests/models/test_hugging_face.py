@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import probekit as pk
+from probekit.data.decoding import ImageDecoder
 from probekit.errors import MissingPackageError, ModelError
 
 transformers = pytest.importorskip("transformers")
@@ -207,3 +209,18 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingPackageError, match=r"probekit\[huggingface\]"):
         pk.load_model("hf:nobody/nothing")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_photographs_are_resized_as_by_the_processor(name: str, saved: dict[str, Path]) -> None:
+    """Also where it changes their aspect ratio."""
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    photograph = Image.fromarray(coarse).resize((60, 40), Image.Resampling.BICUBIC)
+    model = pk.load_model(f"hf:{saved[name]}")
+    decode = ImageDecoder.of(model)
+    assert decode is not None
+    found = model.normalize(decode(photograph, "a photograph")[None])
+    processed = MODELS[name][1](photograph, return_tensors="pt")["pixel_values"]
+    assert model.crop_mode == ("squash" if name in ("vit", "swin") else "center")
+    # It resizes tensors, and this package images; 0.05 is 3 of 255 levels.
+    torch.testing.assert_close(found, processed, atol=0.05, rtol=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probekit.models.identity import model_identity
+from probekit.models.identity import model_identity, options_of, own_code
 from probekit.models.image_model import ImageModel
 
 
@@ -90,3 +90,22 @@ def test_counters_and_training_mode_do_not_change_the_identity() -> None:
     net.eval()(torch.rand(2, 3))
     assert net.calls == 1
     assert model_identity(net) == before
+
+
+class Doubled:
+    def __init__(self, factor: float) -> None:
+        self.factor, self.function = factor, len
+
+    def evaluate(self, value: float) -> float:
+        return self.factor * value
+
+
+class Tripled(Doubled):
+    def evaluate(self, value: float) -> float:
+        return 3 * self.factor * value
+
+
+def test_options_and_code_of_objects() -> None:
+    assert options_of(Doubled(0.5)) == {"factor": 0.5, "function": "builtins.len"}
+    assert own_code(Doubled(0.5)) == own_code(Doubled(1.0)) != own_code(Tripled(0.5))
+    assert own_code(model_identity) == ""

@@ -216,3 +216,20 @@ def test_correct_reports_what_is_wrong() -> None:
         correct(MAPS, torch.zeros(4, dtype=torch.int64), "it")
     with pytest.raises(DataError, match="label 3 is out of range"):
         correct(LOGITS, torch.full((4,), 3), "it")
+
+
+def test_an_order_that_numbers_would_change_is_a_guess() -> None:
+    folders = sorted(f"class{number}" for number in range(12))
+    found = match_classes(nn.Identity(), folders, 12)
+    assert found.order is None
+    assert "'class10' is class 2, not 'class2'" in found.guess
+    for certain in (sorted("abc"), [str(number) for number in range(12)], ["b2", "a10"]):
+        assert not match_classes(nn.Identity(), certain, len(certain)).guess
+    assert not match_classes(named(tuple(folders)), folders, 12).guess
+
+
+def test_integers_in_a_class_map_are_labels() -> None:
+    by_label = match_classes(nn.Identity(), ("1", "0"), 2, class_map={0: 0, 1: 1})
+    by_name = match_classes(nn.Identity(), ("1", "0"), 2, class_map={"0": 0, "1": 1})
+    assert (by_label.order, by_name.order) == ({0: 0, 1: 1}, {0: 1, 1: 0})
+    assert by_name.names(["x", "y"]) == {0: "y", 1: "x"}

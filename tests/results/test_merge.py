@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import xarray as xr
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import probekit as pk
 from probekit.errors import DataError, OptionError
@@ -110,3 +112,24 @@ def test_incompatible_results_are_refused(network: nn.Module, data: Any) -> None
         pk.merge_results(one, analyze(other, data, ["1.1"]))
     with pytest.raises(DataError, match="without provenance"):
         pk.merge_results(one, xr.DataTree.from_dict({"units": one["units"].to_dataset()}))
+
+
+def test_models_that_differ_in_more_than_weights_are_refused(network: nn.Module, data: Any) -> None:
+    one = analyze(network, data, "1.1")
+    other = copy.deepcopy(network)
+    other[1][1] = nn.Softplus()
+    with pytest.raises(DataError, match="their weights are equal, but modules differ"):
+        pk.merge_results(one, analyze(other, data, "1.1", ["dimensionality"]))
+    models = [pk.ImageModel(network, (mean,), (1.0,), (1, 4, 4)) for mean in (0.0, 0.5)]
+    with pytest.raises(DataError, match="but mean differ"):
+        pk.merge_results(*(analyze(model, data, "1.1") for model in models))
+
+
+def test_other_images_with_the_same_labels_are_refused(network: nn.Module, data: Any) -> None:
+    images, labels = data[0]
+    one, same, other = (
+        analyze(network, TensorDataset(x, labels), "1.1") for x in (images, images, images + 1)
+    )
+    pk.merge_results(one, same)
+    with pytest.raises(DataError, match="of different images"):
+        pk.merge_results(one, other)

@@ -123,3 +123,20 @@ def test_a_result_without_units_is_refused(given: object) -> None:
         pk.units_table(given)
     with pytest.raises(ProbekitError):
         pk.layers_table(given)
+
+
+def test_classes_of_the_same_name_keep_a_column_each() -> None:
+    units = xr.Dataset(
+        {
+            "preferred_class": ("unit", [2, 0]),
+            "class_mean": (("unit", "class"), [[0.0, 1.0, 2.0], [5.0, 4.0, 3.0]]),
+        },
+        {
+            "layer": ("unit", ["relu"] * 2), "channel": ("unit", [0, 1]), "class": [0, 1, 2],
+            "class_name": ("class", ["crane", "dog", "crane"]),
+        },
+    )  # fmt: skip
+    table = pk.units_table(units, "class_mean")
+    assert table["preferred_class"].tolist() == ["crane (2)", "crane (0)"]
+    assert table["class_mean[crane (0)]"].tolist() == [0, 5]
+    assert table["class_mean[crane (2)]"].tolist() == [2, 3]

@@ -145,7 +145,8 @@ class Measurement:
 
     def _bytes_of_clean(self, batches: Batches) -> int:
         """The bytes of the clean activations; 0 if they are too many to be stored."""
-        row = sum(layer.units * layer.itemsize for layer in self.layers)
+        # Half precision is averaged to float32.
+        row = sum(layer.units * max(4, layer.itemsize) for layer in self.layers)
         needed = row * (sys.maxsize if batches.samples is None else batches.samples)
         most = min(self.memory // 4, self.memory - sum(self._bytes_of_statistics()))
         return needed if needed <= most else 0

@@ -37,12 +37,13 @@ from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import PassOptions, explore, open_subject, peek_output, streams
 from probekit.data.batches import Batches
+from probekit.data.labels import ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, remember, warn
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.models.identity import model_identity
-from probekit.models.image_model import borrow, describe
+from probekit.models.identity import describe, model_identity
+from probekit.models.image_model import borrow
 from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
@@ -147,7 +148,7 @@ def robustness(
         else ([], peek_output(model, batches, reading))
     )
     match = compared_classes(model, output, batches, class_map, "robustness")
-    classes = batches.classes or tuple(getattr(model, "classes", ()))
+    classes = batches.names or match.names(tuple(getattr(model, "classes", ())))
     measurement = Measurement(
         model, found, dimensionality, selectivity, reading, memory, len(classes), match
     )
@@ -158,7 +159,6 @@ def robustness(
     ]
     conditions = [condition for one in passes for condition in one.perturbation.conditions]
     baseline = _reference(reference, conditions)
-    described = describe(model)
     facts: dict[str, Any] = {
         "model": model_identity(model),
         "data": batches.provenance(),
@@ -178,7 +178,7 @@ def robustness(
         remember(str(stored[condition].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
     result.attrs["provenance"] = provenance(
-        **facts | {"model": described | facts["model"]},
+        **facts | {"model": describe(model)},
         conditions=[f"{one} ({one.options})" for one in conditions[1:]],
         device=None if device is None else str(device),
         compile=compile,
@@ -292,7 +292,7 @@ def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None
 
 
 def _assemble(
-    found: dict[Condition, xr.DataTree], classes: Sequence[str], reference: xr.Dataset | None
+    found: dict[Condition, xr.DataTree], classes: ClassNames, reference: xr.Dataset | None
 ) -> xr.DataTree:
     outcomes = outcome_tables(found, classes)
     if reference is not None and "accuracy" in outcomes:

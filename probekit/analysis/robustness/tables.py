@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from probekit.analysis.robustness.conditions import CLEAN, Condition
+from probekit.data.labels import ClassNames
 from probekit.errors import OptionError
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.perturbations.corruptions.constants import CORRUPTIONS
@@ -42,7 +43,7 @@ _OUTCOMES = {
 }
 
 
-def outcome_tables(results: Results, classes: Sequence[str]) -> xr.Dataset:
+def outcome_tables(results: Results, classes: ClassNames) -> xr.Dataset:
     """The table `/robustness`: accuracy on clean, corrupted and attacked images."""
     clean = _node(results[CLEAN], "/")
     table = xr.Dataset(
@@ -60,7 +61,7 @@ def outcome_tables(results: Results, classes: Sequence[str]) -> xr.Dataset:
     if attacked:
         table = _joined(table, _of_attacks(attacked, clean["accuracy"]))
     if classes:
-        names = strings([classes[label] for label in table["class"].values])
+        names = strings([classes[label] for label in table["class"].values.tolist()])
         table = table.assign_coords(class_name=("class", names))
     for name in table.data_vars:
         known = str(name) in _OUTCOMES

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import torch
 
-from probekit.data.decoding import resize
+from probekit.data.decoding import is_channels_last, resize
 from probekit.data.images import Fetched, LabeledImages, Size
 from probekit.data.items import IMAGE_KEYS
 from probekit.data.labels import LABEL_KEYS, dense_names, label_table, names_of_text
@@ -90,7 +90,7 @@ class ArrayImages(LabeledImages):
         names = {} if labels is None else names_of_text(labels)
         self.labels = label_table(labels, shape[0], names, {})
         self.classes = dense_names(names)
-        self._last = len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS
+        self._last = len(shape) == 4 and is_channels_last(shape[1:], _CHANNELS, size)
 
     def _images(self) -> Any:
         if self._array is None:

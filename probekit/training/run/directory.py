@@ -19,6 +19,7 @@ from probekit.results.folders import write_whole
 from probekit.training.run.state import TrainingState
 
 CARD = "model.json"
+RUN = "run.json"
 # What may differ in the identity of a run or sweep that is continued.
 IGNORED = ("probekit", "recipe.guessed", "recipe.source")
 
@@ -68,14 +69,25 @@ def read_run(folder: str | Path) -> Run | None:
     card = Path(folder, CARD)
     if not card.is_file():
         return None
+    facts = read_card(folder)
     with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
-        facts = json.loads(card.read_text())
         if not facts["finished"]:
             return None
         recipe = facts["recipe"]
         own = {"folder": card.parent, "recipe": recipe["name"], "epochs": recipe["epochs"]}
         known = Run.__dataclass_fields__.keys() - own.keys()
         return Run(**own, **{name: facts[name] for name in known})
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """Reads the card of a run.
+
+    Raises:
+        OutputError: It is damaged.
+    """
+    card = Path(folder, CARD)
+    with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
+        return dict(json.loads(card.read_text()))
 
 
 class RunDirectory:
@@ -116,8 +128,8 @@ class RunDirectory:
         with _damaged(self.checkpoint):
             if facts["data"] != self.data:
                 raise OutputError(
-                    f"{str(self.folder)!r} was begun with other training images than those found now; "
-                    "give the same data_root, or choose another folder"
+                    f"{str(self.folder)!r} was begun with other images than those found now; give the same "
+                    "data_root, or choose another folder"
                 )
             state.load_checkpoint(tensors, facts)
 

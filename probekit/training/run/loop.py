@@ -52,6 +52,7 @@ class TrainingLoop:
         data: RunData,
         machine: Machine,
         *,
+        data_root: str | None = None,
         layers: Any = None,
         checkpoint_minutes: float = 10.0,
         cuda_graph: bool = True,
@@ -96,7 +97,7 @@ class TrainingLoop:
         losses = torch.zeros(self.batches.steps, 2, device=device)
         hits = torch.zeros((), dtype=torch.int64, device=device)
         self.state = TrainingState(self.module, optimizer, scaler, device, losses, hits)
-        facts = _card(recipe, schedule, seed, data)
+        facts = _card(recipe, schedule, seed, data) | {"data_root": data_root}
         self.directory = RunDirectory(folder, facts, data.fingerprint)
         self._cuda_graph = cuda_graph and can_capture(device, machine.world, recipe.precision)
         self.gradients = self._gradients()
@@ -322,4 +323,5 @@ def _card(recipe: Recipe, schedule: AlphaSchedule, seed: int, data: RunData) -> 
         "alpha": values.pop() if len(values) == 1 else None,
         "alpha_schedule": str(schedule),
         "seed": seed,
+        "data": data.fingerprint,
     }

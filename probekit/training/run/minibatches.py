@@ -39,7 +39,7 @@ class RunData:
         test: The test split.
         watched: The images that are evaluated after each epoch: the validation images, or some of the
             training images if there are none.
-        fingerprint: Hash of the training split.
+        fingerprint: Hash of the training and of the test split.
     """
 
     train: TensorImages
@@ -70,7 +70,7 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         validation=_some(train, held, "validation"),
         test=test,
         watched=_some(train, watched, "watched"),
-        fingerprint=train.fingerprint,
+        fingerprint=f"{train.fingerprint} {test.fingerprint}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from numbers import Real
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 from probekit._version import __version__
 from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
-from probekit.errors import OptionError, ProbekitError
+from probekit.errors import OptionError, OutputError, ProbekitError
 from probekit.results.folders import claim, locked
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, chosen_callbacks
-from probekit.training.run.directory import IGNORED, Run, read_run
+from probekit.training.run.directory import IGNORED, RUN, Run, read_card, read_run
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
@@ -126,12 +126,12 @@ def train(
     folder = Path(out)
     with ExitStack() as stack:
         if machine.is_main:
-            file = folder / "run.json"
-            stack.enter_context(locked(file))
-            claim(file, identity, "training run", ignored=IGNORED)
+            stack.enter_context(locked(folder / RUN))
+            claim(folder / RUN, identity, "training run", ignored=IGNORED)
         machine.wait()
         done = read_run(folder)
         if done is not None:
+            check_same_data([folder], chosen, data_root, workers)
             return done
         gpus = [machine.device] if machine.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=gpus))
@@ -143,6 +143,7 @@ def train(
             seed,
             data,
             machine,
+            data_root=_absolute(data_root),
             # A single string may select several layers, for example "last:3".
             layers=names[0] if names and len(names) == 1 else names,
             checkpoint_minutes=checkpoint_minutes,
@@ -165,6 +166,29 @@ def train(
     if finished is None:
         raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
     return finished
+
+
+def check_same_data(
+    folders: Iterable[Path], recipe: Recipe, root: str | Path | None, workers: int
+) -> None:
+    """Checks that finished runs were trained on the images in a folder, if it is not the one they name."""
+    cards = {folder: read_card(folder) for folder in folders}
+    moved = [
+        folder
+        for folder, card in cards.items()
+        if root is not None and "data" in card and _absolute(root) != card["data_root"]
+    ]
+    found = load_run_data(recipe, 0, root, workers).fingerprint if moved else ""
+    for folder in moved:
+        if cards[folder]["data"] != found:
+            raise OutputError(
+                f"the run in {str(folder)!r} was trained on other images than those in {str(root)!r}; give "
+                "the same data_root, or choose another folder"
+            )
+
+
+def _absolute(root: str | Path | None) -> str | None:
+    return None if root is None else str(Path(root).resolve())
 
 
 def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:

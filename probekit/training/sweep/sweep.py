@@ -19,9 +19,17 @@ from probekit.results.trees import write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.directory import IGNORED, read_run
+from probekit.training.run.directory import IGNORED
 from probekit.training.run.recipes import Recipe, get_recipe
-from probekit.training.sweep.table import IDENTITY, TABLE, run_folder, run_key, sweep_table
+from probekit.training.run.train import check_same_data, train
+from probekit.training.sweep.table import (
+    IDENTITY,
+    TABLE,
+    ended_runs,
+    run_folder,
+    run_key,
+    sweep_table,
+)
 
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "callbacks",
@@ -70,7 +78,8 @@ def sweep(
 
     Raises:
         OptionError: There are no alphas or seeds, or one is repeated or out of range.
-        OutputError: The folder holds another sweep, or cannot be written.
+        OutputError: The folder holds another sweep or runs of one, its runs were trained on other
+            images, or it cannot be written.
 
     Example:
         >>> import tempfile
@@ -95,23 +104,31 @@ def sweep(
     with locked(folder / IDENTITY):
         claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
         (folder / "runs").mkdir(exist_ok=True)
+        ended = ended_runs(folder)
+        check_same_data(
+            [run.folder for run in ended],
+            chosen,
+            of_train.get("data_root"),
+            of_train.get("workers", 0),
+        )
+        known = {(run.alpha, run.seed) for run in ended}
         tasks = {
             (alpha, seed): (
                 chosen.facts(), alpha, seed, str(run_folder(folder.resolve(), alpha, seed)), of_train
             )
             for alpha, seed in grid
-            if read_run(run_folder(folder, alpha, seed)) is None
+            if (alpha, seed) not in known
         }  # fmt: skip
-        ended = run_jobs(_one_run, tasks, cluster, name=chosen.name, retries=retries)
+        trained = run_jobs(_one_run, tasks, cluster, name=chosen.name, retries=retries)
         bar = tqdm(
-            ended,
+            trained,
             total=len(grid),
             initial=len(grid) - len(tasks),
             desc=f"sweep {chosen.name}",
             unit="run",
             disable=hidden(progress),
         )
-        with bar, closing(ended):
+        with bar, closing(trained):
             for (alpha, seed), failure in bar:
                 note_failure(folder, run_key(alpha, seed), failure)
                 write_table(folder / TABLE, sweep_table(folder))
@@ -145,8 +162,6 @@ def _one_run(
     recipe: Mapping[str, Any], alpha: float, seed: int, folder: str, options: Mapping[str, Any]
 ) -> str:
     """Trains one run in this process; returns the reason for a failure, or an empty string."""
-    from probekit.training.run.train import train
-
     try:
         train(Recipe(**recipe), alpha, seed, folder, progress=False, **options)
     except ProbekitError as error:

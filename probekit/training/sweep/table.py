@@ -12,11 +12,11 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import FAILURES, read_failures
+from probekit.results.folders import FAILURES, check_same, read_failures
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.training.regularizer.schedule import written
-from probekit.training.run.directory import Run, read_run
+from probekit.training.run.directory import IGNORED, RUN, Run, read_run
 
 IDENTITY = "sweep.json"
 TABLE = "sweep.nc"
@@ -52,11 +52,11 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
-    ended = [run for path in (folder / "runs").iterdir() if (run := read_run(path)) is not None]
+    ended = ended_runs(folder)
     with foreign_file(f"{str(folder / FAILURES)!r} is damaged", OutputError, "; remove it"):
         failures = {_alpha_and_seed(key): why for key, why in read_failures(folder).items()}
     runs: dict[tuple[float, int], Run | None] = dict.fromkeys(failures)
-    runs |= {(_alpha(run), run.seed): run for run in ended}
+    runs |= {(run.alpha or 0.0, run.seed): run for run in ended}
     if not runs:
         raise OutputError(f"no run of the sweep in {str(folder)!r} has ended")
     layers = list(ended[0].selectivity) if ended else []
@@ -73,6 +73,28 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
         table.attrs["provenance"] = provenance(**json.loads((folder / IDENTITY).read_text()))
     return table
+
+
+def ended_runs(out: str | Path) -> list[Run]:
+    """The finished runs of a sweep, each checked to belong to it and to be in the folder of its name."""
+    with foreign_file(f"{str(Path(out, IDENTITY))!r} is damaged", OutputError):
+        identity = json.loads(Path(out, IDENTITY).read_text())
+        # Each run has the precision of its machine.
+        chosen = ["recipe.precision"] if identity["recipe"]["precision"] == "auto" else []
+    runs = []
+    for path in sorted(Path(out, "runs").iterdir()):
+        run = read_run(path)
+        if run is None:
+            continue
+        if run.alpha is None or run_folder(out, run.alpha, run.seed).name != path.name:
+            raise OutputError(
+                f"{str(path)!r} holds a run with alpha {run.alpha_schedule} and seed {run.seed}; move it "
+                "away, or name the folder accordingly"
+            )
+        ignored = [*IGNORED, "alpha_schedule", "seed", *chosen]
+        check_same(path / RUN, identity, "training run", ignored)
+        runs.append(run)
+    return runs
 
 
 def outcomes(run: Run | None, layers: Sequence[str]) -> xr.Dataset:
@@ -92,12 +114,6 @@ def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.
     table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
     found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
     return found.transpose(axis, "seed", ...)
-
-
-def _alpha(run: Run) -> float:
-    if run.alpha is None:
-        raise OutputError(f"{str(run.folder)!r} follows a schedule and is not a run of a sweep")
-    return run.alpha
 
 
 def _alpha_and_seed(key: str) -> tuple[float, int]:

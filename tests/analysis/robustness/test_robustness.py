@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import Tensor
+from torch.utils.data import Dataset
 
 import probekit as pk
+from probekit.analysis.robustness.measure import Measurement
 from probekit.analysis.robustness.robustness import robustness
+from probekit.capture.readouts import Activations
+from probekit.capture.stream import PassOptions, find_layers, stream
+from probekit.data.batches import Batches
+from probekit.data.fitting import fit_to
 from probekit.models.image_model import ImageModel
+from probekit.models.logits import ClassMatch
 from robustness_by_hand import (
     AXES,
     EPSILONS,
@@ -230,3 +239,53 @@ def test_the_bundled_network_with_every_type_and_two_attacks() -> None:
     ratio = found["layers"]["corruption_change_participation_ratio"]
     assert (ratio >= 1).all()
     assert (ratio <= found["layers"]["n_units"]).all()
+
+
+class Knowing(torch.nn.Module):
+    """Its output is the brightness of the image in quarters, one-hot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = torch.nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        quarters = (self.act(images).mean((1, 2, 3)) * 4).long().clamp(0, 3)
+        return torch.nn.functional.one_hot(quarters, 4).float()
+
+
+def test_names_of_classes_follow_the_labels_of_the_data() -> None:
+    """Also where labels have gaps, and where a mapping gives the output of each label."""
+
+    class Gaps(Dataset[Any]):
+        classes: ClassVar = {1: "b", 3: "d"}
+
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, number: int) -> Any:
+            label = 1 + 2 * (number % 2)
+            return torch.full((1, 32, 32), (label + 0.5) / 4), label
+
+    model = ImageModel(Knowing(), input_size=(1, 32, 32), classes=("w", "x", "y", "z"))
+    plain = [(torch.stack([Gaps()[n][0] for n in range(40)]), torch.arange(40) % 2)]
+    for data, mapping, names in (
+        (Gaps(), {"b": "x", "d": "z"}, ["b", "d"]),
+        (plain, {0: 1, 1: 3}, ["x", "z"]),
+    ):
+        found = robustness(
+            model, data, ["contrast"], 1, dimensionality=False, class_map=mapping, progress=False
+        )["robustness"]
+        assert found["class_name"].values.tolist() == names
+        assert float(found["clean_accuracy"]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_of_clean_activations_is_that_of_their_tables(dtype: torch.dtype) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).to(dtype)
+    reading = PassOptions(progress=False)
+    batches = Batches((torch.rand(10, 1, 6, 6), torch.arange(10) % 2), fit=fit_to(model))
+    layers = find_layers(model, batches, None, reading)
+    with stream(model, batches, layers, [Activations()], reading) as observed:
+        needed = sum(table.nbytes for one in observed for table in one.tables[0].values())
+    measurement = Measurement(model, layers, False, False, reading, 2**30, 2, ClassMatch(8))
+    assert measurement._bytes_of_clean(batches) == needed == 10 * 8 * 4

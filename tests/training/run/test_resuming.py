@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -171,5 +172,15 @@ def test_resuming_with_other_images_is_refused(
     path = tmp_path / "run" / "last.safetensors"
     tensors, facts = read_checkpoint(path)
     write_checkpoint(path, tensors, {**facts, "data": "sha256:of other images"})
-    with pytest.raises(OutputError, match="begun with other training images"):
+    with pytest.raises(OutputError, match="begun with other images"):
         quick(tmp_path / "run")
+
+
+def test_a_finished_run_of_other_images_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = quick(out, epochs=1)
+    assert quick(out, epochs=1, data_root=tmp_path) == run
+    card = json.loads((out / "model.json").read_text())
+    (out / "model.json").write_text(json.dumps(card | {"data": "sha256:of other images"}))
+    with pytest.raises(OutputError, match="trained on other images than those in"):
+        quick(out, epochs=1, data_root=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -303,3 +304,13 @@ def test_errors_on_a_cluster_are_reported(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         table = quick(tmp_path / "s", [0.0], [0, 1], scheduler=client.scheduler.address, retries=0)
     assert (table["failure"] == "RuntimeError: no such luck 7").all()
+
+
+def test_runs_of_another_sweep_are_refused(small: tuple[Path, xr.Dataset], tmp_path: Path) -> None:
+    runs = small[0] / "runs"
+    shutil.copytree(runs, tmp_path / "foreign" / "runs")
+    with pytest.raises(OutputError, match=r"run: recipe\.learning_rate was 0\.1 and is 0\.01"):
+        quick(tmp_path / "foreign", [1.0], [0], learning_rate=0.01)
+    shutil.copytree(run_folder(small[0], 1.0, 0), run_folder(tmp_path / "renamed", 2.0, 0))
+    with pytest.raises(OutputError, match="holds a run with alpha 1 and seed 0"):
+        quick(tmp_path / "renamed", [2.0], [0])
