@@ -68,7 +68,7 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
         - times.median("bare forward pass")
         for _ in range(setting.size(3, 1))
     ]
-    note = f"finding the layers and assembling the result took {median(once):.2f} s beside, once a call"
+    note = f"finding the layers and assembling the result took {median(once):.2f} s more, once per call"
     floor = {"bare forward pass": cost()}
     yield from versus(times, "hooks that take the mean", floor)
     functions = any(layer.function for layer in watched.layers)

@@ -90,13 +90,14 @@ def ablate(
         Morcos et al. 2018 (arXiv 1803.06959), who clamp feature maps to zero.
 
     Example:
-        >>> from probekit.analysis.analyze import analyze
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
-        >>> units = analyze(net, [batch])["units"]
-        >>> curves = ablate(net, [batch], units["selectivity"], fractions=(0, 0.5, 1), random=2)
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", limit=50)["units"]
+        >>> curves = pk.ablate(
+        ...     model, data, units["selectivity"], "layer3.2.relu2", fractions=(0, 0.5), random=2, limit=50)
         >>> curves["order"].values.tolist(), curves["ablated"].values
-        (['selectivity', 'random_0', 'random_1'], array([ 0,  8, 16]))
+        (['selectivity', 'random_0', 'random_1'], array([ 0, 32]))
     """
     shares = _checked_fractions(fractions)
     non_negative_int("random", random)
@@ -157,6 +158,11 @@ class _Ablation:
 
     def orders(self, by: Any, random: int, seed: int) -> dict[str, Order]:
         """The unit numbers in order of ablation, by the name of the order."""
+        if not isinstance(by, xr.DataArray | Mapping):
+            raise OptionError(
+                "by is a variable of units, such as result['units']['selectivity'], or several as a mapping, "
+                f"not {type(by).__name__}"
+            )
         named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
         found: dict[str, Order] = {}
         for name, variable in named.items():

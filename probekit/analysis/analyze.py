@@ -99,12 +99,12 @@ def analyze(
         ProbekitError: The request cannot be fulfilled; the message explains why and what to do.
 
     Example:
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-        >>> batch = (torch.rand(8, 1, 8, 8), torch.tensor([0, 1] * 4))
-        >>> result = analyze(net, [batch])
-        >>> result["units"].sizes["unit"], result["layers"]["layer"].values
-        (4, array(['1'], dtype=object))
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> result = pk.analyze(model, data, "layer3.*.relu2", limit=100)
+        >>> result["layers"]["selectivity_mean"].values.round(1)
+        array([0.3, 0.5, 0.7])
     """
     chosen = resolve(metrics)
     model, batches = open_subject(
@@ -174,9 +174,9 @@ def _check_labels(metrics: Sequence[Metric], batches: Batches) -> None:
     named = [metric.name for metric in metrics if _uses_labels(metric)]
     if named and not first.labeled and not batches.attributes:
         raise DataError(
-            f"{named[0]} needs labels, and {batches.name} has none; give samples (image, label) or "
-            f"mappings with one of the keys {', '.join(LABEL_KEYS)}, name label columns with attributes=, "
-            "or ask for metrics that need no labels, as in metrics=['dimensionality']"
+            f"{named[0]} needs labels, and {batches.name} has none; give data=(images, labels), samples "
+            f"(image, label) or mappings with one of the keys {', '.join(LABEL_KEYS)}, or ask for metrics "
+            "that need no labels, as in metrics=['dimensionality']"
         )
     labels = getattr(getattr(batches.source, "data", None), "labels", None)
     if (

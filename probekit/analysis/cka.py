@@ -17,7 +17,7 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import PassOptions, find_layers, open_subject, stream
 from probekit.checks import integer, number
 from probekit.data.batches import Batch
-from probekit.errors import DataError
+from probekit.errors import DataError, OptionError
 from probekit.models.identity import describe
 from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
@@ -76,20 +76,23 @@ def cka(
 
     Raises:
         DataError: There are too few samples, or the data can be read only once but two models need it.
-        OptionError: The sums would need more than `memory`.
+        OptionError: There is no data, or the sums would need more than `memory`.
 
     Source:
         Kornblith et al. 2019 (arXiv 1905.00414); unbiased HSIC: Nguyen et al. 2021 (arXiv 2010.15327).
 
     Example:
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-        >>> batch = (torch.rand(80, 1, 4, 4), torch.arange(80) % 2)
-        >>> found = cka(net, data=[batch], layers=["1", "2"])
-        >>> found["cka"].sel(layer="1", other_layer="1").round(6).item()
-        1.0
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> found = pk.cka(model, data=data, layers="layer3.*.relu2", limit=50)
+        >>> found["cka"].values.diagonal().round(3)
+        array([1., 1., 1.])
     """
     from scipy import stats
 
+    if data is None:
+        raise OptionError("data is missing; for a single model, write cka(model, data=data)")
     integer("blocks", blocks, least=2)
     number("level", level, above=0, below=1)
     options: Any = {"batch_size": batch_size, "limit": limit, "seed": seed}

@@ -55,13 +55,12 @@ def compare(
         OutputError: A file is missing or does not hold a result.
 
     Example:
-        >>> import torch
         >>> import probekit as pk
-        >>> data = [(torch.rand(80, 4, 3, 3), torch.arange(80) % 2)]
-        >>> nets = [torch.nn.Sequential(torch.nn.Conv2d(4, 6, 2), torch.nn.ReLU()) for _ in range(2)]
-        >>> found = compare(*(pk.analyze(net, data, layers="1") for net in nets))["layers"]
-        >>> found["selectivity_difference"].dims, found["n_units_first"].values
-        (('layer',), array([6]))
+        >>> names = [f"probekit:resnet20-fashion-mnist-a{alpha}" for alpha in (0, 1)]
+        >>> plain, high = (
+        ...     pk.analyze(name, "fashion-mnist", "layer3.*.relu2", limit=100) for name in names)
+        >>> pk.compare(plain, high)["layers"]["selectivity_difference"].values.round(1)
+        array([0.6, 0.4, 0.2])
     """
     trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in (first, second)]
     for tree in trees:

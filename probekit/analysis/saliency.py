@@ -10,10 +10,10 @@ from torch import Tensor
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.checks import one_of, positive_int
 from probekit.data.fitting import fit_to
-from probekit.errors import LayerError
+from probekit.errors import DataError, LayerError
 from probekit.extras import optional
 from probekit.models.image_model import as_module, borrow, check_differentiable
-from probekit.models.inputs import check_continuous
+from probekit.models.inputs import check_continuous, explained_failure
 from probekit.runtime.settings import in_own_settings
 
 SaliencyMethod: TypeAlias = Literal["integrated_gradients", "gradient"]
@@ -62,19 +62,27 @@ def unit_saliency(
         Sundararajan et al. 2017 (arXiv 1703.01365); Simonyan et al. 2013 (arXiv 1312.6034).
 
     Example:
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.ReLU())
-        >>> unit_saliency(net, torch.rand(3, 1, 2, 2), "1", 0).shape
-        torch.Size([3, 1, 2, 2])
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> images, _ = pk.images_at(data, [0, 1])
+        >>> pk.unit_saliency(model, images, "layer3.2.relu2", 4).shape
+        torch.Size([2, 1, 28, 28])
     """
     one_of("method", method, get_args(SaliencyMethod))
     positive_int("steps", steps)
     check_differentiable(as_module(model))
+    if not isinstance(images, Tensor):
+        raise DataError(
+            f"images must be a tensor (batch, channels, height, width), not {type(images).__name__}"
+        )
     check_continuous(images)
     with optional("captum", "unit_saliency"):
         from captum.attr import IntegratedGradients, Saliency
 
     reading: Any = {"tokens": tokens, "output": output}
     with (
+        explained_failure(images),
         borrow(model, device) as place,
         Recorder(model, [layer], grad=True, stop=True, **reading) as recorder,
         torch.enable_grad(),

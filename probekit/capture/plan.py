@@ -17,7 +17,7 @@ from probekit.capture.scout import doubts
 from probekit.capture.verify import layers_at_larger_size, verify_layers
 from probekit.errors import LayerError, some_of, warn
 from probekit.models.image_model import borrow
-from probekit.models.inputs import KeywordInputs
+from probekit.models.inputs import KeywordInputs, explained_failure
 from probekit.runtime.settings import in_own_settings
 
 
@@ -46,7 +46,7 @@ def scout_layers(
 
 def plan(
     model: Any,
-    images: Tensor,
+    images: Any,
     layers: Layers = None,
     *,
     spatial: Literal["mean", "none"] = "mean",
@@ -58,7 +58,7 @@ def plan(
 
     Args:
         model: A module or an `ImageModel`.
-        images: A few model inputs (two are enough).
+        images: A few model inputs (two are enough), or data as for `analyze`.
         layers: The layers, as for `Recorder`.
         spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
         tokens: As for `Recorder`.
@@ -81,12 +81,21 @@ def plan(
         LayerError: As for `Recorder`.
 
     Example:
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten())
-        >>> plan(net, torch.rand(2, 3, 6, 6))[["layer", "type", "shape", "units"]]
-          layer  type      shape  units
-        0     1  ReLU  (8, 4, 4)      8
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> pk.plan(model, torch.rand(2, *model.input_size), "layer3.*.relu2")[
+        ...     ["layer", "type", "shape", "units"]]
+                    layer  type       shape  units
+        0  layer3.0.relu2  ReLU  (64, 7, 7)     64
+        1  layer3.1.relu2  ReLU  (64, 7, 7)     64
+        2  layer3.2.relu2  ReLU  (64, 7, 7)     64
     """
-    with borrow(model) as device, torch.no_grad():
+    if not hasattr(images, "to"):  # neither tensors nor named inputs
+        from probekit.capture.stream import open_subject  # which imports this module
+
+        model, batches = open_subject(model, images)
+        images = batches.peek().images[:2]
+    with borrow(model) as device, torch.no_grad(), explained_failure(images):
         found, notes, _ = _scout(model, images.to(device), layers, tokens, output)
     table = pd.DataFrame(
         {

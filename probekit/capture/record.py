@@ -79,10 +79,12 @@ def record(
         ProbekitError: As for `analyze`.
 
     Example:
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
-        >>> recording = record(net, [(torch.rand(6, 1, 8, 8), torch.arange(6) % 2)], layers="1")
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> recording = pk.record(model, data, "layer3.2.relu2", limit=20)
         >>> recording["activation"].shape
-        (6, 4)
+        (20, 64)
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")

@@ -65,11 +65,14 @@ class Recorder:
         ModelError: `nn.DataParallel`.
 
     Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten())
-        >>> with Recorder(net, layers=["0", "1"]) as recorder:
-        ...     _ = net(torch.rand(2, 3, 6, 6))
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> images, _ = pk.images_at(data, [0, 1])
+        >>> with pk.Recorder(model, layers="layer3.*.relu2") as recorder:
+        ...     _ = model(images)
         >>> {name: tuple(tensor.shape) for name, tensor in recorder.activations.items()}
-        {'0': (2, 8), '1': (2, 8)}
+        {'layer3.0.relu2': (2, 64), 'layer3.1.relu2': (2, 64), 'layer3.2.relu2': (2, 64)}
     """
 
     def __init__(

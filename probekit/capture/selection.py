@@ -13,18 +13,18 @@ from probekit.capture.calls import Call
 from probekit.capture.functions import FUNCTION_NAMES
 from probekit.errors import LayerError, OptionError, close_matches, some_of
 
-LayerChoice: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool]"
+LayerChoice: TypeAlias = "str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]"
 
 _NUMBERED = re.compile(r"(.+)_[1-9]\d*")
 _MOST_CALLS = 200
 
 
 class Selection:
-    """The selected layers: names, globs, module types or predicates, one or several of them.
+    """The selected layers: names, globs, modules, module types or predicates, one or several of them.
 
     A string that begins with `!` excludes what it matches. `None` selects every activation function,
     whether a module or a function. Names and globs match modules under any of their names, and
-    activation functions that a module calls, such as `block.relu`. Types and predicates match modules.
+    activation functions that a module calls, such as `block.relu`. Other choices match modules.
     The constructor checks that each choice can match something, before any forward pass.
     """
 
@@ -43,6 +43,11 @@ class Selection:
         else:
             choices = [layers]
         for choice in choices:
+            if not isinstance(choice, str | nn.Module) and not callable(choice):
+                raise LayerError(
+                    "a layer is a name, a glob, a module, a module type or a function of (name, module), "
+                    f"not {type(choice).__name__}"
+                )
             if not isinstance(choice, str):
                 self._with.append(choice)
             elif choice.startswith("!"):
@@ -252,7 +257,7 @@ def _matches_module(choice: LayerChoice, name: str, module: nn.Module) -> bool:
         return fnmatch.fnmatchcase(name, choice)
     if isinstance(choice, type):
         return isinstance(module, choice)
-    return bool(choice(name, module))
+    return module is choice if isinstance(choice, nn.Module) else bool(choice(name, module))
 
 
 def _format_choice(choice: LayerChoice) -> str:

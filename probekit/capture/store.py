@@ -185,6 +185,15 @@ def open_recording(path: str | Path) -> xr.Dataset:
 
     Raises:
         OutputError: The recording does not exist, or is incomplete.
+
+    Example:
+        >>> import tempfile
+        >>> import probekit as pk
+        >>> store = f"{tempfile.mkdtemp()}/acts.zarr"
+        >>> _ = pk.record("probekit:resnet20-fashion-mnist", "fashion-mnist", "layer3.2.relu2",
+        ...               store=store, limit=20)
+        >>> dict(pk.open_recording(store)["activation"].sizes)
+        {'sample': 20, 'unit': 64}
     """
     path = Path(path)
     if not os.path.isdir(path):

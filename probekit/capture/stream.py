@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import is_loadable, load_data, trained_on
 from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError, LayerError, OptionError, first_line, warn
+from probekit.errors import DataError, LayerError, OptionError, warn
 from probekit.models.image_model import as_module, borrow
-from probekit.models.inputs import call
+from probekit.models.inputs import call, explained_failure
 from probekit.models.loading import load_model
 from probekit.runtime.processes import processes
 from probekit.runtime.progress import progress_bar
@@ -76,7 +77,7 @@ class Observed:
 
 def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     """Returns a model and batches of data, from objects or from their names."""
-    if isinstance(model, str):
+    if isinstance(model, str | os.PathLike):
         model = load_model(model)
     as_module(model)
     if is_loadable(data):
@@ -110,7 +111,7 @@ def explore(
     """Returns the selected layers and the model's output for two images."""
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
-        with _refused_images(images):
+        with explained_failure(images):
             return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
 
 
@@ -119,7 +120,7 @@ def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0, 0]].to(device)
         forward = unwrap(model) if isinstance(model, nn.Module) else model
-        with _refused_images(images), uncompiled(), caller_device():
+        with explained_failure(images), uncompiled(), caller_device():
             return call(forward, images)
 
 
@@ -217,37 +218,6 @@ def streams(
             batches.seconds, batches.waited = perf_counter() - begun, waited
 
         yield observe
-
-
-@contextmanager
-def _refused_images(images: Any) -> Iterator[None]:
-    """Adds a description of the images to errors of the model."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(images, Tensor):
-            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
-        if images.dtype in (torch.uint8, torch.bool):
-            raise DataError(
-                f"the images are {images.dtype}, which the model does not accept; use floats as it was "
-                "trained on (images / 255, normalized), or wrap it in an ImageModel"
-            ) from error
-        raise DataError(
-            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
-            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
-        ) from error
-
-
-def _advice(shape: tuple[int, ...]) -> str:
-    """What to do about images of a shape that the model does not accept."""
-    wrapped = "or wrap the model in an ImageModel, which does so"
-    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
-        return (
-            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
-        )
-    if len(shape) == 3 and shape[0] == 1:
-        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
-    return "give images of the shape that it takes"
 
 
 def _check(

@@ -22,7 +22,7 @@ def analyze(
         str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
     ] = None,
     layers: options.LayerGlobs = None,
-    metrics: options.Metrics = "selectivity",
+    metrics: options.Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
     limit: options.Limit = None,
     weights: options.Weights = None,
     random: options.Random = False,
@@ -69,7 +69,7 @@ def analyze(
 
     chosen = options.metric_list(metrics)
     if report and all(metric.name != "top_images" for metric in chosen):
-        chosen += options.metric_list("top_images")
+        chosen += options.metric_list(["top_images"])
     network, images = options.load(
         model, data, weights, random, skip_bad, seed, split, data_root, attributes
     )
@@ -214,5 +214,10 @@ def show_models(pattern: Annotated[str, typer.Argument(help="Glob over the names
     """List the bundled models."""
     from probekit.models.bundled import list_models
 
-    for name in list_models(pattern):
+    found = list_models(pattern.removeprefix("probekit:"))
+    if not found:
+        raise OptionError(
+            f"no bundled model matches {pattern!r}; timm.list_models() lists those of timm"
+        )
+    for name in found:
         print(f"probekit:{name}")

@@ -21,7 +21,7 @@ def survey(
     data: Annotated[str, typer.Argument(help="As for analyze.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the survey.")],
     layers: options.LayerGlobs = None,
-    metrics: options.Metrics = "selectivity",
+    metrics: options.Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
     limit: options.Limit = None,
     random: options.Random = False,
     batch_size: options.BatchSize = 64,
@@ -84,8 +84,8 @@ def _survey_figure(table: Any, file: Path) -> list[str]:
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
     model_profile(table, ax=left)
     model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
-    if right.get_legend():
-        right.get_legend().remove()
+    if left.get_legend() and right.get_legend():
+        left.get_legend().remove()
     return [str(path) for path in save_figure(figure, file)]
 
 

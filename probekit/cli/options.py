@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from ast import literal_eval
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,12 +28,17 @@ Data = Annotated[
 ]
 LayerGlobs = Annotated[
     list[str] | None,
-    typer.Option("--layers", help="Name or glob of layers; !GLOB excludes. Can be repeated."),
+    typer.Option(
+        "--layers",
+        help="Names or globs of layers, separated by commas or repeated; !GLOB excludes.",
+        callback=lambda given: given and _split(",".join(given)),
+    ),
 ]
 Metrics = Annotated[
-    str,
+    list[str],
     typer.Option(
-        help="Metrics, separated by commas; options in parentheses: 'selectivity(negative=shift)'."
+        help="Metrics, separated by commas or repeated; options in parentheses: "
+        "'selectivity(negative=shift)'."
     ),
 ]
 Weights = Annotated[
@@ -81,7 +86,9 @@ Precision = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or 
 Regularized = Annotated[
     list[str] | None,
     typer.Option(
-        "--layers", help="Layers to regularize: names, globs, first:3, last:3, but-last-stage."
+        "--layers",
+        help="Layers to regularize: names, globs, first:3, last:3, but-last-stage.",
+        callback=lambda given: given and _split(",".join(given)),
     ),
 ]
 Callbacks = Annotated[
@@ -89,23 +96,26 @@ Callbacks = Annotated[
 ]
 
 
-def numbers(option: str, text: str, kind: Callable[[str], Any]) -> list[Any]:
-    """Parses the numbers of a comma-separated option."""
+def numbers(option: str, given: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+    """Parses the numbers of an option that is separated by commas or repeated."""
+    text = ",".join(given)
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError):
         raise OptionError(f"{option} takes numbers separated by commas, not {text!r}") from None
 
 
-def names(text: str) -> list[str] | None:
-    """Parses the names of a comma-separated option; None for `none`."""
+def names(given: str | Sequence[str]) -> list[str] | None:
+    """Parses the names of an option that is separated by commas or repeated; None for `none`."""
+    text = given if isinstance(given, str) else ",".join(given)
     return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def metric_list(text: str) -> list[Any]:
+def metric_list(given: str | Sequence[str]) -> list[Any]:
     """Parses metrics such as `selectivity(negative=shift),dimensionality`."""
     from probekit.metrics.metric import resolve
 
+    text = given if isinstance(given, str) else ",".join(given)
     found = [_metric(part) for part in _split(text)]
     return resolve(found)
 

@@ -11,6 +11,18 @@ import typer
 from probekit.cli import options
 from probekit.cli.command import command
 
+Corruptions = Annotated[
+    list[str],
+    typer.Option(
+        help="all, extra, none, names separated by commas, or a folder of published files."
+    ),
+]
+Severities = Annotated[list[str], typer.Option(help="From 1 to 5, separated by commas.")]
+Attacks = Annotated[
+    list[str], typer.Option(help="fgsm, pgd, autoattack, separated by commas; or none.")
+]
+Epsilons = Annotated[list[str], typer.Option(help="Radii of the attacks, such as 1/255,4/255.")]
+
 
 @command(
     epilog="Example: probekit robustness probekit:resnet20-fashion-mnist fashion-mnist "
@@ -20,21 +32,14 @@ def robustness(
     model: Annotated[str, typer.Argument(help="As for analyze.")],
     data: Annotated[str, typer.Argument(help="As for analyze.")],
     out: Annotated[str, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")],
-    corruptions: Annotated[
-        str,
-        typer.Option(
-            help="all, extra, none, names separated by commas, or a folder of published files."
-        ),
-    ] = "all",
-    severities: Annotated[
-        str, typer.Option(help="From 1 to 5, separated by commas.")
-    ] = "1,2,3,4,5",
-    attacks: Annotated[
-        str, typer.Option(help="fgsm, pgd, autoattack, separated by commas; or none.")
-    ] = "none",
-    epsilons: Annotated[
-        str, typer.Option(help="Radii of the attacks, such as 1/255,4/255.")
-    ] = "1/255,2/255,4/255,8/255",
+    corruptions: Corruptions = ["all"],  # noqa: B006 (typer copies it)
+    severities: Severities = ["1,2,3,4,5"],  # noqa: B006
+    attacks: Attacks = ["none"],  # noqa: B006
+    epsilons: Epsilons = ["1/255,2/255,4/255,8/255"],  # noqa: B006
+    table: Annotated[
+        int | None,
+        typer.Option(help="Published constants of the corruptions: 32, 64 or 224 (pixels)."),
+    ] = None,
     layers: options.LayerGlobs = None,
     reference: Annotated[str | None, typer.Option(help="Result of another model, for mCE.")] = None,
     store: Annotated[
@@ -74,7 +79,7 @@ def robustness(
         options.names(attacks), options.numbers("--epsilons", epsilons, options.radius),
         layers=layers or None,
         reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
-        seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile,
+        seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile, table=table,
         class_map=options.class_mapping(class_map),
     )  # fmt: skip
     save_result(result, out, overwrite=overwrite)
@@ -86,7 +91,8 @@ def robustness(
         print(f"result: {Path(out)}")
 
 
-def _corruptions(text: str) -> Any:
+def _corruptions(given: list[str]) -> Any:
+    text = ",".join(given)
     if text in ("all", "extra"):
         return text
     if os.path.isdir(text):

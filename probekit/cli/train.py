@@ -10,6 +10,8 @@ from probekit.cli import options
 from probekit.cli.command import command
 from probekit.errors import OptionError
 
+Numbers = Annotated[list[str], typer.Option(help="Numbers separated by commas.")]
+
 
 @command(
     epilog="Example: probekit train resnet20-digits --alpha -1 --seed 0 -o run/   "
@@ -66,8 +68,8 @@ def train(
 def sweep(
     recipe: Annotated[str, typer.Argument(help="A recipe's name; see probekit recipes.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the sweep.")],
-    alphas: Annotated[str, typer.Option(help="Numbers separated by commas.")] = "-2,-1,0,1,2",
-    seeds: Annotated[str, typer.Option(help="Integers separated by commas.")] = "0",
+    alphas: Numbers = ["-2,-1,0,1,2"],  # noqa: B006 (typer copies it)
+    seeds: Numbers = ["0"],  # noqa: B006
     epochs: options.Epochs = None,
     data_root: options.DataRoot = None,
     layers: options.Regularized = None,

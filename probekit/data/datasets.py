@@ -39,7 +39,12 @@ _READERS: dict[str, Callable[..., TensorImages]] = {
 
 
 def list_data() -> list[str]:
-    """The names of data sets that `load_data` accepts."""
+    """The names of data sets that `load_data` accepts.
+
+    Example:
+        >>> list_data()
+        ['cifar10', 'cifar100', 'digits', 'fashion-mnist', 'mnist', 'tiny-imagenet']
+    """
     return sorted([*_READERS, "digits"])
 
 

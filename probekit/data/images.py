@@ -50,6 +50,11 @@ class LabeledImages(Dataset[Any]):
         """The name of each label."""
         return dict(enumerate(self.classes))
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, {len(self)} images, {len(self.classes)} classes)"
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 

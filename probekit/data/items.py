@@ -50,8 +50,9 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
     for key in keys:
         if key in raw:
             return raw[key]
+    splits = "; choose a split, as in data['test']" if {"train", "test"} & set(raw) else ""
     raise DataError(
-        f"{what} has the keys {', '.join(map(str, raw))}, and none of {', '.join(keys)}"
+        f"{what} has the keys {', '.join(map(str, raw))}, and none of {', '.join(keys)}{splits}"
     )
 
 

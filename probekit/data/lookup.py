@@ -35,9 +35,11 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
         DataError: The data does not have an index, or can be read only once.
 
     Example:
-        >>> images, labels = images_at([(torch.rand(2, 1, 4, 4), torch.tensor([5, 6]))], [1, 1, 0])
+        >>> import probekit as pk
+        >>> data = pk.load_data("fashion-mnist")
+        >>> images, labels = pk.images_at(data, [1, 1, 0])
         >>> images.shape, labels
-        (torch.Size([3, 1, 4, 4]), tensor([6, 6, 5]))
+        (torch.Size([3, 1, 28, 28]), tensor([2, 2, 9]))
     """
     wanted = torch.as_tensor(index).flatten().tolist()
     if not wanted:

@@ -237,6 +237,15 @@ class Dimensionality(Metric):
 
     Source:
         Participation ratio: Gao et al. 2017 (bioRxiv 214262). Corrected: Himeno & Yamada 2014.
+
+    Example:
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = pk.Dimensionality(variance=(0.5, 0.9))
+        >>> layers = pk.analyze(model, data, "layer3.*.relu2", metrics, limit=100)["layers"]
+        >>> dict(layers["components"].sizes)
+        {'layer': 3, 'variance': 2}
     """
 
     name = "dimensionality"
@@ -379,6 +388,8 @@ def _matrix(given: Any) -> np.ndarray[Any, Any]:
                 f"recording, not a dataset of {', '.join(map(str, given)) or 'nothing'}"
             )
         given = given["covariance"] if "covariance" in given else given["gram"]
+    if isinstance(given, xr.DataTree):
+        raise DataError("a result has the participation ratio of each layer in its table /layers")
     matrix = np.asarray(given, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise DataError(f"a covariance must be a square matrix, not of the shape {matrix.shape}")

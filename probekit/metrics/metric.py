@@ -123,7 +123,12 @@ def register(metric: Metric) -> Metric:
 
 
 def list_metrics() -> list[str]:
-    """The metric names that `analyze` and the command line accept."""
+    """The metric names that `analyze` and the command line accept.
+
+    Example:
+        >>> "selectivity" in list_metrics()
+        True
+    """
     _built_in()
     return sorted({*_REGISTERED, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
@@ -136,9 +141,12 @@ def get_metric(name: str) -> Metric:
         for point in entry_points(group=ENTRY_POINTS, name=name):
             _load(point)
     if name not in _REGISTERED:
-        raise OptionError(
-            f"no metric is named {name!r}; {close_matches(name, list_metrics(), what='metric')}"
-        )
+        near = close_matches(name, list_metrics(), what="metric")
+        if metric := metric_of(name):
+            near = f"the metric {metric!r} computes it"
+        elif "," in name:
+            near = f"give several as a list, {name.split(',')}"
+        raise OptionError(f"no metric is named {name!r}; {near}")
     return _REGISTERED[name]
 
 
@@ -159,6 +167,11 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
             raise OptionError(
                 "a metric must be a name, an object whose class derives from pk.Metric, or a function "
                 f"decorated with unit_metric or layer_metric, not {given!r}"
+            )
+        if not isinstance(metric.needs, tuple | list):
+            raise OptionError(
+                f"needs of the metric {metric.name!r} must be a tuple of statistics, such as "
+                f"(pk.ClassMeans(),), not {metric.needs!r}"
             )
     names = [metric.name for metric in found]
     if not names or len(set(names)) < len(names):
@@ -225,7 +238,11 @@ class FunctionMetric(Metric):
                     self._must("a number or xarray", type(returned).__name__)
                 ) from None
         if not isinstance(values, xr.DataArray | xr.Dataset):
-            raise OptionError(self._must("xarray", type(returned).__name__))
+            raise OptionError(
+                self._must(
+                    "xarray, as in xr.DataArray(values, dims='unit')", type(returned).__name__
+                )
+            )
         # Other coordinates could conflict with those of variables of other metrics.
         values = values.drop_vars([name for name in values.coords if name not in values.dims])
         table = values.to_dataset(name=self.name) if isinstance(values, xr.DataArray) else values

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,10 @@ class ImageModel:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            numbers = [value] if isinstance(value, int | float) else value
+            object.__setattr__(self, name, tuple(map(float, numbers)))
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise ModelError(f"mean {self.mean} needs one positive std per channel, not {self.std}")
         if len(self.input_size) != 3 or min(self.input_size) < 1 or prod(self.input_size) > _MOST:
@@ -58,6 +62,14 @@ class ImageModel:
                 "input_size must be (channels, height, width), three positive integers, not "
                 f"{self.input_size}"
             )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Called only for attributes that an ImageModel lacks.
+            module = self.__dict__.get("module")
+            there = f"; its module has: use .module.{name}" if hasattr(module, name) else ""
+            raise AttributeError(f"an ImageModel has no attribute {name!r}{there}")
 
     def __repr__(self) -> str:
         name = self.provenance.get("name", type(self.module).__name__)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from probekit.errors import DataError
+from probekit.errors import DataError, first_line
 
 T = TypeVar("T")
 
@@ -99,3 +101,34 @@ def check_continuous(inputs: Tensor) -> None:
             f"gradients with respect to the inputs were requested, and the inputs are {inputs.dtype}; "
             "use floating-point inputs, or a model that starts after its embedding"
         )
+
+
+@contextmanager
+def explained_failure(images: Any) -> Iterator[None]:
+    """Adds a description of the images to errors of the model."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if not isinstance(images, Tensor):
+            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
+        if images.dtype in (torch.uint8, torch.bool):
+            raise DataError(
+                f"the images are {images.dtype}, which the model does not accept; use floats as it was "
+                "trained on (images / 255, normalized), or wrap it in an ImageModel"
+            ) from error
+        raise DataError(
+            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
+            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
+        ) from error
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about images of a shape that the model does not accept."""
+    wrapped = "or wrap the model in an ImageModel, which does so"
+    if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        return (
+            f"they look like (height, width, channels): give images.permute(0, 3, 1, 2), {wrapped}"
+        )
+    if len(shape) == 3 and shape[0] == 1:
+        return f"if it takes RGB, repeat gray images (images.repeat(1, 3, 1, 1)), {wrapped}"
+    return "give images of the shape that it takes"

@@ -31,7 +31,7 @@ _FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", 
 
 @on_own_device
 def load_model(
-    name: str | Path,
+    name: str | os.PathLike[str],
     weights: str | Path | None = None,
     *,
     pretrained: bool = True,
@@ -64,7 +64,12 @@ def load_model(
         >>> model.input_size, model.classes[0]
         ((1, 28, 28), 'T-shirt/top')
     """
-    text = str(name)
+    if not isinstance(name, str | os.PathLike):
+        raise ModelError(
+            f"load_model takes a name or a folder, not {type(name).__name__}; every function takes a module "
+            "itself, and pk.ImageModel(module, mean=..., std=..., input_size=...) adds its normalization"
+        )
+    text = os.fspath(name)
     if text.startswith("probekit:"):
         model = _bundled(text.removeprefix("probekit:"), pretrained and not weights)
     elif text.startswith("torchvision:"):
@@ -88,9 +93,9 @@ def load_model(
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
     """Reads the tensors of a safetensors file, or of a pickle that contains only tensors."""
-    file = Path(file)
-    if not os.path.isfile(file):
+    if not isinstance(file, str | os.PathLike) or not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")
+    file = Path(file)
     with foreign_file(f"weights {str(file)!r} cannot be read", ModelError), catch_warnings():
         simplefilter("ignore")  # torch warns about pickles that are rejected anyway
         if file.suffix == ".safetensors":
@@ -145,7 +150,10 @@ def _bundled(name: str, pretrained: bool) -> ImageModel:
 def _run_card(folder: Path) -> Path:
     card = folder / "model.json"
     if not card.is_file():
-        raise ModelError(f"{str(folder)!r} is not a training run: it has no model.json")
+        raise ModelError(
+            f"{str(folder)!r} is not a training run: it has no model.json; "
+            "give the model first, then the data"
+        )
     return card
 
 
@@ -183,11 +191,11 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
     if not hub and not timm.is_model(name):
         bundled = [f"probekit:{known}" for known in list_models()]
         known = [*timm.list_models(), *timm.list_pretrained(), *bundled]
-        raise ModelError(f"no model is named {name!r}; {close_matches(name, known, what='model')}")
+        raise ModelError(f"no model is named {name!r}; {_advice(name, known)}")
     try:
         module = timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
-        if not pretrained:
+        if not pretrained or isinstance(error, TypeError):
             raise ModelError(f"timm cannot build {name!r}: {first_line(error)}") from None
         raise ModelError(
             f"the pretrained weights of {name!r} cannot be loaded ({first_line(error)}); pass "
@@ -211,6 +219,15 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:
         crop_mode=config["crop_mode"],
         provenance={"name": name, "weights": "timm" if pretrained else "random"},
     )
+
+
+def _advice(name: str, known: list[str]) -> str:
+    if os.path.isfile(name):
+        return f"to load this file into a model, give the model's name and weights={name!r} (--weights)"
+    if "/" in name:
+        return f"write hf:{name} for a model of transformers, hf-hub:{name} for one of timm"
+    near = close_matches(name, known, what="model")
+    return near if near.startswith("close") else "timm.list_models() lists those of timm"
 
 
 def _torchvision(name: str, pretrained: bool, options: dict[str, Any]) -> ImageModel:

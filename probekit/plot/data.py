@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ import xarray as xr
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
 from probekit.plot.labels import axis_label
 from probekit.results.attributes import Attributes
+from probekit.results.trees import open_result
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Result: TypeAlias = "xr.DataTree | xr.Dataset"
@@ -44,7 +46,9 @@ class NamedResults:
 
 
 def named_results(given: Any) -> NamedResults:
-    """Converts one result or a mapping of several results to a common form."""
+    """Converts one result or a mapping of several results, or their files, to a common form."""
+    if isinstance(given, str | os.PathLike):
+        given = open_result(given)
     if isinstance(given, xr.DataTree | xr.Dataset):
         return NamedResults({"": [given]}, single=True, alpha=False)
     if not isinstance(given, Mapping):
@@ -52,13 +56,20 @@ def named_results(given: Any) -> NamedResults:
             "a figure takes a result, or several of them as {name: result}, not "
             f"{type(given).__name__}"
         )
-    for name, value in given.items():
-        for one in value if isinstance(value, list | tuple) else [value]:
+    opened = {
+        name: [
+            open_result(one) if isinstance(one, str | os.PathLike) else one
+            for one in (value if isinstance(value, list | tuple) else [value])
+        ]
+        for name, value in given.items()
+    }
+    for name, value in opened.items():
+        for one in value:
             if not isinstance(one, xr.DataTree | xr.Dataset):
                 raise OptionError(
                     f"{name!r} must be a result or a list of results, not {type(one).__name__}"
                 )
-    return named_items(given)
+    return named_items(opened)
 
 
 def named_items(given: Mapping[Any, Any]) -> NamedResults:

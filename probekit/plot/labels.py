@@ -91,6 +91,7 @@ def key(
         options["ncols"] = max(1, min(options["ncols"], 44 // (longest + 4)))
     # matplotlib omits labels that start with an underscore.
     legend = ax.legend(handles, ["."] * len(names), title=heading or None, **options)
+    legend.get_title().set_parse_math(False)
     for text, name in zip(legend.get_texts(), texts, strict=True):
         text.set_parse_math(False)
         text.set_text(name)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,7 @@ from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette
 from probekit.plot.data import numbers_over
-from probekit.plot.labels import axis_label, key, layer_axis, name_axis, room
+from probekit.plot.labels import axis_label, key, layer_axis, name_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
 
@@ -55,8 +59,7 @@ def model_profile(
         layer_axis(ax, None)
         ax.set_ylabel(axis_label(values))
         from_zero(ax)
-        if len(lines) <= _MOST_NAMES:
-            key(ax, [line for line, _ in lines], [name for _, name in lines])
+        _model_key(ax, [line for line, _ in lines], [name for _, name in lines])
     return ax
 
 
@@ -102,9 +105,8 @@ def model_scatter(
         if int(known.sum()) > 3:
             rho = stats.spearmanr(across, up).statistic
             ax.set_title(f"ρ = {rho:.2f}, {int(known.sum())} models", fontsize=7)
-        if int(known.sum()) <= _MOST_NAMES:
-            dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colors]
-            key(ax, dots, _names(across))
+        dots = [Line2D([], [], ls="", marker="o", mew=0, color=one) for one in colors]
+        _model_key(ax, dots, _names(across))
     return ax
 
 
@@ -134,10 +136,18 @@ def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         image = ax.imshow(values.values, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
         name_axis(ax.yaxis, names[0], most=40)
         name_axis(ax.xaxis, names[1], most=40, rotation=90)
+        ax.set_ylabel(_side(cka, "model", "layer"), parse_math=False)
+        ax.set_xlabel(_side(cka, "other", "other layer"), parse_math=False)
         bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, aspect=28, pad=0.02)
         bar.set_label(axis_label(values))
         bar.outline.set_visible(False)
     return ax
+
+
+def _side(cka: xr.Dataset, side: str, otherwise: str) -> str:
+    """The name of one of the two models."""
+    about = json.loads(cka.attrs.get("provenance", "{}")).get(side, {})
+    return plain(about.get("name") or about.get("type") or otherwise, 40)
 
 
 def _survey(survey: Any) -> xr.DataTree:
@@ -150,6 +160,26 @@ def _survey(survey: Any) -> xr.DataTree:
 
 def _names(values: xr.DataArray) -> list[str]:
     return [str(name) for name in values["model"].values]
+
+
+def _model_key(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Adds a legend next to the axes; what all names begin with is its heading."""
+    if len(names) > _MOST_NAMES:
+        return
+    # Names are cut after a separator, so that numbers and words stay whole.
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071 (not paths)
+    same = re.sub(r"[^-_:/.]*$", "", shared)
+    short = [name.removeprefix(same) for name in names]
+    if not all(short):
+        same, short = "", list(names)
+    key(
+        ax,
+        handles,
+        short,
+        heading=same and f"{plain(same)}…",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
 
 
 def _colors(survey: xr.DataTree, otherwise: xr.DataArray) -> list[str]:

@@ -20,6 +20,7 @@ from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve, name_results, places, result_colors, union
 
 Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
+_BAND = "band: middle half of the units"
 
 
 def layer_profile(
@@ -140,8 +141,10 @@ def gradient_cv(
                 x, stacked = _stacked(replicates, names)
                 line = curve(ax, x, stacked, color, number=number, dashes=dashes)
                 handles += [line] if dashes == "-" else []
-        if compared.single and _has_units(result, "gradient_norm_cv"):
-            _quartile_band(ax, result, "gradient_norm_cv", _names(everything[0]), colors[0])
+        only = next(iter(compared.results.values()))[0]
+        if compared.single and _has_units(only, "gradient_norm_cv"):
+            _quartile_band(ax, only, "gradient_norm_cv", _names(everything[0]), colors[0])
+            _note(ax, _BAND)
         styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
         texts = ["over samples", "over units"]
         if compared.single or compared.alpha:
@@ -208,7 +211,7 @@ def _around(
     notes = []
     if interval in ("auto", "quartiles") and _has_units(result, variable, at):
         _quartile_band(ax, result, variable, _names(values), color, at)
-        notes.append("band: middle half of the units")
+        notes.append(_BAND)
     if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
         low, high = (
             layer_values(result, f"{name}_{end}", layers, at)[1] for end in ("low", "high")
@@ -225,7 +228,11 @@ def _around(
             f"{variable!r} is not a variable of units, so it has no quartiles over units"
         )
     if notes:
-        ax.set_title("\n".join(notes), fontsize=6.5, color="#555555")
+        _note(ax, *notes)
+
+
+def _note(ax: Axes, *lines: str) -> None:
+    ax.set_title("\n".join(lines), fontsize=6.5, color="#555555")
 
 
 def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) -> bool:

@@ -67,11 +67,11 @@ def dossier(
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4), torch.nn.ReLU())
-        >>> batches = [(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)]
-        >>> result = pk.analyze(net, batches, layers="2", metrics=["selectivity", "top_images"])
-        >>> figure = pk.dossier(result, "2", 3, data=batches, model=net)
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = ["selectivity", "top_images"]
+        >>> result = pk.analyze(model, data, "layer3.2.relu2", metrics, limit=100)
+        >>> figure = pk.dossier(result, "layer3.2.relu2", 4, data=data, model=model)
         >>> figure.axes[0].get_title(loc="left")
         'tuning'
     """

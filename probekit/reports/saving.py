@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from probekit.checks import one_of
 from probekit.errors import OptionError
 from probekit.extras import optional
 from probekit.results.files import whole, writable
@@ -18,7 +19,11 @@ from probekit.results.trees import netcdf
 
 
 def save_figure(
-    figure: Any, stem: str | Path, *, kinds: Sequence[str] = ("png", "svg"), dpi: int = 150
+    figure: Any,
+    stem: str | Path,
+    *,
+    kinds: str | Sequence[str] = ("png", "svg"),
+    dpi: int = 150,
 ) -> list[Path]:
     """Writes a figure in several formats, and closes it.
 
@@ -29,7 +34,7 @@ def save_figure(
         figure: A matplotlib figure, or axes of a figure.
         stem: Path without a file extension. With a known extension (such as `.png`, `.svg` or `.pdf`),
             only that file is written.
-        kinds: File extensions.
+        kinds: One or several file extensions.
         dpi: Resolution of raster images.
 
     Returns:
@@ -37,6 +42,7 @@ def save_figure(
 
     Raises:
         OutputError: A file cannot be written.
+        OptionError: A kind is unknown.
 
     Example:
         >>> import tempfile
@@ -53,7 +59,7 @@ def save_figure(
     if Path(stem).suffix[1:].lower() in known:
         files = [Path(stem)]
     else:
-        files = [Path(f"{stem}.{kind}") for kind in kinds]
+        files = [Path(f"{stem}.{one_of('kind of figure', kind, known)}") for kind in _listed(kinds)]
     try:
         with writable(files[0]):
             files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +77,7 @@ def save_tables(
     table: xr.Dataset | xr.DataTree,
     stem: str | Path,
     *,
-    kinds: Sequence[str] = ("csv",),
+    kinds: str | Sequence[str] = ("csv",),
     **facts: Any,
 ) -> list[Path]:
     """Writes tables of numbers to netCDF and to CSV or Parquet.
@@ -99,6 +105,7 @@ def save_tables(
         ...     [path.name for path in files], files[1].read_text().splitlines()
         (['sweep.nc', 'sweep.alpha.csv'], ['alpha,accuracy', '-1.0,0.5', '0.0,0.6'])
     """
+    kinds = _listed(kinds)
     if unknown := set(kinds) - {"csv", "parquet"}:
         raise OptionError(f"kinds are csv and parquet, not {', '.join(sorted(map(str, unknown)))}")
     if "parquet" in kinds:
@@ -120,6 +127,10 @@ def save_tables(
                 else:
                     rows.to_parquet(draft, index=False)
     return files
+
+
+def _listed(kinds: str | Sequence[str]) -> Sequence[str]:
+    return [kinds] if isinstance(kinds, str) else kinds
 
 
 def _with_facts(table: xr.Dataset | xr.DataTree, facts: dict[str, Any]) -> xr.Dataset | xr.DataTree:

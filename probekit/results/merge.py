@@ -44,15 +44,14 @@ def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
         OutputError: A file is missing or is not a result.
 
     Example:
-        >>> import torch
         >>> import probekit as pk
-        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.ReLU())
-        >>> data = [(torch.rand(80, 4, 3, 3), torch.arange(80) % 2)]
-        >>> one = pk.analyze(net, data, layers="0", metrics=["selectivity"])
-        >>> other = pk.analyze(net, data, layers="2", metrics=["selectivity", "dimensionality"])
-        >>> merged = merge_results(one, other)["layers"]
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> one = pk.analyze(model, data, "layer3.1.relu2", "selectivity", limit=100)
+        >>> other = pk.analyze(model, data, "layer3.2.relu2", "dimensionality", limit=100)
+        >>> merged = pk.merge_results(one, other)["layers"]
         >>> merged["layer"].values.tolist(), merged["participation_ratio"].isnull().values.tolist()
-        (['0', '2'], [True, False])
+        (['layer3.1.relu2', 'layer3.2.relu2'], [True, False])
     """
     if len(results) < 2:
         raise OptionError(f"merging needs at least two results, not {len(results)}")

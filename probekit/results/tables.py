@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import xarray as xr
 
 from probekit.errors import DataError, OptionError, close_matches
 from probekit.results.labels import class_names
+from probekit.results.trees import open_result
 
 # In the table of layers, further dimensions of at most this length become columns.
 _FEW = 5
@@ -25,7 +27,7 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
     request. Variables of attributes become one column per attribute, such as `selectivity[color]`.
 
     Args:
-        result: A result of `analyze` or `robustness`, or its table `/units`.
+        result: A result of `analyze` or `robustness`, its file, or its table `/units`.
         widen: Variables with further dimensions to include, such as `class_mean`, as columns like
             `class_mean[cat]`.
 
@@ -40,15 +42,14 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
         OptionError: A variable to widen does not exist.
 
     Example:
-        >>> units = xr.Dataset(
-        ...     {"selectivity": ("unit", [0.8, 0.0]), "preferred_class": ("unit", [1, -1])},
-        ...     {"layer": ("unit", ["relu"] * 2), "channel": ("unit", [0, 1]), "class": [0, 1],
-        ...      "class_name": ("class", ["cat", "dog"])})
-        >>> table = units_table(units)
-        >>> table["preferred_class"].fillna("none").tolist()
-        ['dog', 'none']
-        >>> float(table.groupby("layer").selectivity.mean()["relu"])
-        0.4
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> table = pk.units_table(pk.analyze(model, data, "layer3.*.relu2", limit=100))
+        >>> table.groupby("layer").selectivity.median().round(1).tolist()
+        [0.3, 0.5, 0.7]
+        >>> table.loc[table.selectivity.idxmax(), "preferred_class"]
+        'Trouser'
     """
     units = _table(result, "units", "unit")
     asked = [widen] if isinstance(widen, str) else list(widen)
@@ -86,7 +87,7 @@ def layers_table(result: Any) -> pd.DataFrame:
     """Converts the layers of a result to a data frame with one row per layer, in execution order.
 
     Args:
-        result: A result of `analyze` or `robustness`, or its table `/layers`.
+        result: A result of `analyze` or `robustness`, its file, or its table `/layers`.
 
     Returns:
         Columns `layer` and one per variable; a further dimension of at most five values becomes
@@ -96,11 +97,12 @@ def layers_table(result: Any) -> pd.DataFrame:
         DataError: The result has no layers.
 
     Example:
-        >>> layers = xr.Dataset(
-        ...     {"components": (("layer", "variance"), [[2, 3]])},
-        ...     {"layer": ["relu"], "variance": [0.9, 0.99]})
-        >>> layers_table(layers).columns.tolist()
-        ['layer', 'components[0.9]', 'components[0.99]']
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> result = pk.analyze(model, data, "layer3.*.relu2", "dimensionality", limit=100)
+        >>> pk.layers_table(result)[["layer", "components[0.9]"]].shape
+        (3, 2)
     """
     layers = _table(result, "layers", "layer")
     columns: dict[str, Any] = {"layer": layers["layer"].values}
@@ -119,7 +121,7 @@ def layers_table(result: Any) -> pd.DataFrame:
 
 
 def _table(result: Any, node: str, dimension: str) -> xr.Dataset:
-    table = result
+    table = result = open_result(result) if isinstance(result, str | os.PathLike) else result
     if isinstance(result, xr.DataTree):
         table = result[node].to_dataset() if node in result.children else result.to_dataset()
     if not isinstance(table, xr.Dataset) or dimension not in table.dims:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import xarray as xr
 
-from probekit.errors import OutputError, foreign_file
+from probekit.errors import OptionError, OutputError, foreign_file
 from probekit.results.files import check_output_path, whole
 from probekit.results.folders import write_whole
 from probekit.results.labels import with_variable_text
@@ -47,7 +47,21 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
 
     Raises:
         OutputError: As for `check_output`, or the disk is full.
+        OptionError: The result is not a tree.
+
+    Example:
+        >>> import tempfile
+        >>> import probekit as pk
+        >>> result = pk.analyze(
+        ...     "probekit:resnet20-fashion-mnist", "fashion-mnist", "layer3.2.relu2", limit=50)
+        >>> pk.save_result(result, f"{tempfile.mkdtemp()}/result.nc").name
+        'result.nc'
     """
+    if not isinstance(result, xr.DataTree):
+        raise OptionError(
+            f"save_result(result, path) writes a result, not {type(result).__name__}; write other "
+            "tables with their own to_netcdf or with pk.save_tables"
+        )
     path = check_output(path, overwrite=overwrite)
     result = result.map_over_datasets(with_variable_text)
     with whole(path) as draft:
@@ -58,12 +72,24 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
     return path
 
 
-def open_result(path: str | Path) -> xr.DataTree:
+def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
     """Reads a result written by `save_result`, `to_netcdf` or `to_zarr`.
 
     Raises:
         OutputError: The file does not exist or cannot be read.
+        OptionError: The path is not a path.
+
+    Example:
+        >>> import tempfile
+        >>> import probekit as pk
+        >>> result = pk.analyze(
+        ...     "probekit:resnet20-fashion-mnist", "fashion-mnist", "layer3.2.relu2", limit=50)
+        >>> file = pk.save_result(result, f"{tempfile.mkdtemp()}/result.nc")
+        >>> pk.open_result(file)["units"].sizes["unit"]
+        64
     """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"a result is opened by its path, not {type(path).__name__}")
     path = Path(path)
     if not os.path.exists(path):
         raise OutputError(f"there is no result {str(path)!r}")

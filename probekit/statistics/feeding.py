@@ -115,6 +115,10 @@ def table_and_labels(
     recording: xr.Dataset, *, uses_labels: bool = True
 ) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
     """The activations (sample, unit) and the labels (sample,) of a recording."""
+    if not isinstance(recording, xr.Dataset):
+        raise DataError(
+            f"a recording is the dataset that pk.record returns, not {type(recording).__name__}"
+        )
     if "activation" not in recording or "label" not in recording.variables:
         raise DataError(
             "a recording must have activation(sample, unit) and label(sample), not the variables "

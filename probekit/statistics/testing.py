@@ -29,7 +29,7 @@ def check_statistic(
     safetensors and a move to another device. An empty statistic must raise a `ProbekitError`.
 
     Args:
-        statistic: The statistic, which is not changed.
+        statistic: The statistic, which is not changed, or its class.
         activations: (rows, columns) to update it with; None draws 24 rows of 5 columns.
         labels: (rows,); None cycles through three classes.
         rtol: Tolerance relative to the largest value.
@@ -42,6 +42,8 @@ def check_statistic(
         >>> from probekit.statistics.class_means import ClassMeans
         >>> check_statistic(ClassMeans())
     """
+    if isinstance(statistic, type):
+        statistic = statistic()
     if activations is None:
         generator = torch.Generator().manual_seed(0)
         activations = torch.rand(24, 5, generator=generator) + 0.1

@@ -202,6 +202,22 @@ def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.Monke
     assert not Path("s").exists()
 
 
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_a_survey_of_models_that_all_fail_has_a_page() -> None:
+    arguments = ["survey", "survey_nets:broken", "fashion-mnist", "-o", "s", "--no-progress"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "no weights today" in Path("s/report.html").read_text()
+
+
+def test_images_that_are_not_arrays_are_surveyed() -> None:
+    from PIL import Image
+
+    rows = [{"image": Image.new("L", (30, 20), 8 * at), "label": at % 2} for at in range(20)]
+    found = pk.survey(["survey_nets:a"], rows, "s", progress=False)
+    assert found["failure"].values.tolist() == [""]
+
+
 class Above(pk.Metric):
     """The number of classes whose mean is above a threshold, which is no field."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import probekit as pk
 from probekit.capture.calls import Call
 from probekit.capture.layers import Layer, is_activation_function, site_names, unwrap
 from probekit.capture.selection import Selection
@@ -139,3 +140,17 @@ def test_outputs_are_arranged_with_units_on_axis_1(
 def test_unwrapping_a_plain_module_returns_it() -> None:
     module = net()
     assert unwrap(module) is module
+
+
+def test_a_module_chooses_itself_under_all_its_names() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu)
+    found = pk.plan(network, torch.rand(2, 3, 8, 8), [network[2], relu])
+    assert found["layer"].tolist() == ["1", "2", "3"]
+    with pytest.raises(LayerError, match="no layer matches Conv2d"):
+        pk.plan(network, torch.rand(2, 3, 8, 8), nn.Conv2d(3, 4, 3))
+
+
+def test_other_objects_are_not_taken_for_layers() -> None:
+    with pytest.raises(LayerError, match=r"a layer is a name, .* not Tensor"):
+        pk.analyze(net(), (torch.rand(4, 3, 8, 8), [0, 1, 0, 1]), torch.zeros(4))

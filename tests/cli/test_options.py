@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import probekit as pk
+from probekit.cli.app import app
 from probekit.cli.options import class_mapping, metric_list
 from probekit.errors import OptionError
 from probekit.metrics.metric import get_metric
@@ -69,3 +71,19 @@ def test_function_metrics_receive_their_options() -> None:
     assert metric.describe([]) == {"bins": 5, "corrected": True}
     with pytest.raises(OptionError, match="no option 'called'"):
         metric_list("class_information(called=other)")
+
+
+def test_lists_are_separated_by_commas_or_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def stop(*_: Any, **options: Any) -> None:
+        given.update(options)
+        raise OptionError("enough")
+
+    monkeypatch.setattr("probekit.capture.plan.plan", lambda *rest, **_: stop(layers=rest[2]))
+    names = ["--layers", "a,b.[cd]", "--layers", "!e"]
+    CliRunner().invoke(app, ["layers", "probekit:resnet20-fashion-mnist", *names])
+    assert given["layers"] == ["a", "b.[cd]", "!e"]
+    assert [metric.name for metric in metric_list(["selectivity", "eta_squared,top_images"])] == [
+        "selectivity", "eta_squared", "top_images",
+    ]  # fmt: skip

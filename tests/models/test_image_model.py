@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,3 +84,18 @@ def test_the_repr_is_one_line() -> None:
 def test_invalid_sizes_are_refused(size: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="input_size"):
         pk.ImageModel(nn.Identity(), input_size=size)  # type: ignore[arg-type]
+
+
+def test_one_number_normalizes_every_channel() -> None:
+    model = pk.ImageModel(nn.Identity(), mean=0.5, std=np.array([0.25]))  # type: ignore[arg-type]
+    assert (model.mean, model.std) == ((0.5,), (0.25,))
+
+
+def test_a_missing_attribute_of_the_module_is_named() -> None:
+    model = pk.ImageModel(nn.Linear(2, 2))
+    with pytest.raises(
+        AttributeError, match=r"has no attribute 'eval'; its module has: use \.module\.eval"
+    ):
+        model.eval()  # type: ignore[attr-defined]
+    assert not hasattr(model, "frobnicate")
+    assert copy.deepcopy(model).mean == pickle.loads(pickle.dumps(model)).mean == (0.0,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,20 @@ def test_weights_without_batch_norm_counters_load_as_in_torch(tmp_path: Path) ->
     loaded = pk.load_model("probekit:resnet20-fashion-mnist", tmp_path / "a.safetensors")
     for key, value in loaded.module.state_dict().items():
         torch.testing.assert_close(value, state.get(key, torch.tensor(0)))
+
+
+def test_what_is_not_a_name_is_explained(tmp_path: Path) -> None:
+    weights = tmp_path / "whole.pt"
+    weights.touch()
+    for given, message in [
+        (
+            torch.nn.ReLU(),
+            "takes a name or a folder, not ReLU; every function takes a module itself",
+        ),
+        (str(weights), "give the model's name and weights="),
+        ("google/vit-base", "write hf:google/vit-base for a model of transformers"),
+    ]:
+        with pytest.raises(ModelError, match=re.escape(message)):
+            pk.load_model(given)
+    with pytest.raises(ModelError, match=r"timm cannot build 'resnet18'.* unexpected keyword"):
+        pk.load_model("resnet18", random=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,29 @@ def test_missing_numbers_are_refused() -> None:
         plot.model_scatter(survey(3, accuracy=("model", [np.nan] * 3)))
     with pytest.raises(OptionError, match=r"the tree that pk\.survey returns"):
         plot.model_scatter(xr.Dataset())  # type: ignore[arg-type]
+
+
+def test_what_all_names_begin_with_is_the_heading() -> None:
+    ax = plot.model_profile(survey(4))
+    assert ax.get_legend().get_title().get_text() == ""  # net0, net1, ... share no whole word
+    table = survey(3)
+    names = {"model": [f"probekit:net-a{at}" for at in range(3)]}
+    table = xr.DataTree.from_dict(
+        {
+            "/": table.to_dataset().assign_coords(names),
+            "layers": table["layers"].to_dataset().assign_coords(names),
+        }
+    )
+    legend = plot.model_scatter(table).get_legend()
+    assert legend.get_title().get_text() == "probekit:net-…"
+    assert [text.get_text() for text in legend.get_texts()] == ["a1", "a2"]
+
+
+def test_the_sides_of_a_heat_map_are_named_by_their_models() -> None:
+    provenance = {"model": {"name": "resnet18"}, "other": {"type": "Net"}}
+    table = xr.Dataset(
+        {"cka": (("layer", "other_layer"), [[1.0]])}, {"layer": ["a"], "other_layer": ["b"]}
+    )
+    ax = plot.layer_similarity(table.assign_attrs(provenance=json.dumps(provenance)))
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("resnet18", "Net")
+    assert plot.layer_similarity(table).get_xlabel() == "other layer"

@@ -118,3 +118,11 @@ def test_parquet_opens_in_polars_and_pandas_with_equal_values(
 def test_other_formats_of_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="csv and parquet, not xlsx"):
         pk.save_tables(xr.Dataset({"a": 1.0}), tmp_path / "a", kinds=["xlsx"])
+
+
+def test_one_kind_is_text_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    assert [file.name for file in pk.save_figure(drawn(), tmp_path / "a", kinds="pdf")] == ["a.pdf"]
+    with pytest.raises(OptionError, match="kind of figure 'doc'"):
+        pk.save_figure(drawn(), tmp_path / "a", kinds="doc")
+    table = xr.Dataset({"x": ("unit", [1.0])})
+    assert len(pk.save_tables(table, tmp_path / "b", kinds="csv")) == 2

@@ -125,6 +125,14 @@ def test_a_result_without_units_is_refused(given: object) -> None:
         pk.layers_table(given)
 
 
+def test_a_file_is_as_good_as_its_result(result: xr.DataTree, tmp_path: Path) -> None:
+    file = pk.save_result(result, tmp_path / "result.nc")
+    pd.testing.assert_frame_equal(pk.units_table(str(file)), pk.units_table(result))
+    pd.testing.assert_frame_equal(pk.layers_table(file), pk.layers_table(result))
+    drawn = [pk.plot.layer_profile(one).lines[0].get_ydata() for one in (file, result)]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_classes_of_the_same_name_keep_a_column_each() -> None:
     units = xr.Dataset(
         {

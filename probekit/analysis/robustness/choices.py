@@ -67,7 +67,7 @@ def choose_attacks(
     asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
 ) -> list[Perturbation]:
     """Selects attacks, and checks whether the model can be attacked."""
-    listed = [asked] if isinstance(asked, str | Attack) else list(asked or ())
+    listed = [asked] if isinstance(asked, str | Attack | type) else list(asked or ())
     attacks = [get_attack(one) for one in listed]
     labels_of = [attack_label(attack) for attack in attacks]
     if repeated := [name for name in labels_of if labels_of.count(name) > 1]:

@@ -130,10 +130,12 @@ def robustness(
         Hendrycks & Dietterich 2019 (arXiv 1903.12261); Leavitt & Morcos 2020 (arXiv 2010.07693).
 
     Example:
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2))
-        >>> batch = (torch.rand(8, 1, 32, 32), torch.tensor([0, 1] * 4))
-        >>> result = robustness(net, [batch], ["fog", "contrast"], severities=[1, 5])
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> result = pk.robustness(
+        ...     model, data, ["fog", "contrast"], (1, 5), layers="layer3.2.relu2",
+        ...     dimensionality=False, limit=30, table=32)
         >>> dict(result["robustness"]["accuracy"].sizes)
         {'corruption': 2, 'severity': 2}
     """

@@ -39,13 +39,15 @@ def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> A
         OptionError: The constants are not a scalar or one per unit, or contain NaN or infinity.
 
     Example:
-        >>> from probekit.analysis.analyze import analyze
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 2
-        >>> shifted = add_constants(net, {"2": 10.0}, images[:2])
-        >>> bool(torch.allclose(net(images), shifted(images), atol=1e-5))
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> images, _ = pk.images_at(data, [0, 1])
+        >>> shifted = pk.add_constants(model, {"layer3.2.relu2": 1.0}, images)
+        >>> bool(torch.allclose(model(images), shifted(images), atol=1e-4))
         True
-        >>> result = analyze(shifted, [(images, labels)], layers=["2.original", "2.shifted"])
+        >>> layers = ["layer3.2.relu2.original", "layer3.2.relu2.shifted"]
+        >>> result = pk.analyze(shifted, data, layers, limit=100)
         >>> before, after = result["layers"]["selectivity_mean"].values
         >>> bool(after < before)
         True

@@ -89,11 +89,11 @@ class SelectivityChance(Metric):
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
-        >>> units = pk.analyze(net, [batch], metrics=SelectivityChance(permutations=19))["units"]
-        >>> float(units["selectivity_p"].min()) >= 1 / 20
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = pk.SelectivityChance(permutations=99)
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", metrics, limit=200)["units"]
+        >>> bool((units["selectivity_p"] == 1 / 100).all())
         True
     """
 

@@ -97,11 +97,10 @@ class SelectivityInterval(Metric):
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
-        >>> metrics = ["selectivity", SelectivityInterval(replicates=50)]
-        >>> units = pk.analyze(net, [batch], metrics=metrics)["units"]
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = ["selectivity", pk.SelectivityInterval(replicates=50)]
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", metrics, limit=100)["units"]
         >>> bool((units["selectivity_low"] <= units["selectivity"]).all())
         True
     """

@@ -107,7 +107,9 @@ def linear_basis_selectivity(
     if isinstance(activations, xr.Dataset):
         found = _by_layer(activations, search)
     elif labels is None:
-        raise DataError("selectivity needs labels (sample,) beside activations (sample, unit)")
+        raise DataError(
+            "selectivity needs labels (sample,) in addition to activations (sample, unit)"
+        )
     else:
         found = xr.Dataset(search.run(*_tensors(activations, labels)))
     return found.assign(selectivity_bound=found["selectivity_found"]).assign_attrs(asdict(search))

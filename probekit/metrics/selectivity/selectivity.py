@@ -73,8 +73,12 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
         from probekit.statistics.feeding import feed
 
         given = feed(given, ClassMeans())
-    if "class" not in given.dims:
-        raise DataError(f"class means must have the dimension 'class', not {given.dims}")
+    if not isinstance(given, xr.DataArray) or "class" not in given.dims:
+        found = given.dims if isinstance(given, xr.DataArray) else type(given).__name__
+        raise DataError(
+            "class means must be an xr.DataArray (unit, class), such as result['units']['class_mean'], not "
+            f"{found}"
+        )
     means: Any = given if given.dtype == np.float64 else given.astype(np.float64)
     if not np.isfinite(means.values).all():
         raise DataError("the class means contain NaN or infinity, so they have no selectivity")
@@ -127,6 +131,15 @@ class Selectivity(Metric):
         eps: As for `class_selectivity`.
         negative: As for `class_selectivity`.
         dead_below: The largest absolute value of the class means of a dead unit.
+
+    Example:
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", pk.Selectivity(), limit=100)["units"]
+        >>> best = units.isel(unit=units["selectivity"].values.argmax())
+        >>> best["class_name"].values[int(best["preferred_class"])]
+        'Trouser'
     """
 
     name = "selectivity"

@@ -76,10 +76,10 @@ class SplitHalf(Metric):
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> batch = (torch.rand(40, 1, 4, 4), torch.arange(40) % 2)
-        >>> result = pk.analyze(net, [batch], metrics=["selectivity", SplitHalf(splits=4)])
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = ["selectivity", pk.SplitHalf(splits=4)]
+        >>> result = pk.analyze(model, data, "layer3.2.relu2", metrics, limit=200)
         >>> bool(result["selectivity_split_half_mean"] < result["selectivity_mean"])
         True
     """

@@ -152,6 +152,8 @@ def check_epsilons(
     epsilons: float | Sequence[float], norm: Norm, features: int
 ) -> tuple[float, ...]:
     """Returns the radii as a tuple, in the order given."""
+    if isinstance(epsilons, str):
+        raise OptionError(f"epsilons are numbers, such as 8/255 without quotes, not {epsilons!r}")
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)
     if not radii:

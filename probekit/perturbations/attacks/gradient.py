@@ -91,8 +91,13 @@ class PGD(Attack):
             returns the image after the last step, as in Madry et al.: every image moves for all steps.
 
     Example:
-        >>> PGD(steps=40, norm="l2").restarts
-        1
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> images, labels = pk.images_at(data, range(8))
+        >>> attacked = pk.PGD(steps=3).run(model, images, labels, [1 / 255, 8 / 255])
+        >>> attacked.images.shape, bool(attacked.accuracy[0] >= attacked.accuracy[1])
+        (torch.Size([2, 8, 1, 28, 28]), True)
     """
 
     steps: int = 40
@@ -187,13 +192,15 @@ class PGD(Attack):
 ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD, AutoAttack)}
 
 
-def get_attack(attack: str | Attack) -> Attack:
-    """Returns an attack by name with its defaults, or the given attack itself.
+def get_attack(attack: str | Attack | type[Attack]) -> Attack:
+    """Returns an attack by name or class with its defaults, or the given attack itself.
 
     Example:
         >>> get_attack("fgsm")
         FGSM(targeted=False, loss='cross_entropy')
     """
+    if isinstance(attack, type) and issubclass(attack, Attack):
+        return attack()
     if isinstance(attack, Attack):
         return attack
     if not isinstance(attack, str) or attack.lower() not in ATTACKS:

@@ -95,12 +95,13 @@ class Corruption:
         OptionError: The type, severity, seed or table does not exist.
 
     Example:
-        >>> fog = Corruption("fog", 3)
+        >>> import probekit as pk
+        >>> images, _ = pk.images_at(pk.load_data("fashion-mnist"), [0, 1])
+        >>> fog = pk.Corruption("fog", 3, table=32)
         >>> fog
-        Corruption('fog', severity=3, seed=0)
-        >>> images = torch.rand(2, 3, 32, 32)
-        >>> fog(images).shape, fog.table_for(images)
-        (torch.Size([2, 3, 32, 32]), 32)
+        Corruption('fog', severity=3, seed=0, table=32)
+        >>> fog(images).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     name: str
@@ -189,9 +190,10 @@ def corrupt(
         DataError: The images or the index do not have the required form.
 
     Example:
-        >>> images = torch.full((2, 3, 32, 32), 0.5)
-        >>> noisy = corrupt(images, "gaussian_noise", 5, index=[10, 11])
-        >>> alone = corrupt(images[:1], "gaussian_noise", 5, index=[11])
+        >>> import probekit as pk
+        >>> images, _ = pk.images_at(pk.load_data("fashion-mnist"), [10, 11])
+        >>> noisy = pk.corrupt(images, "gaussian_noise", 5, index=[10, 11], table=32)
+        >>> alone = pk.corrupt(images[1:], "gaussian_noise", 5, index=[11], table=32)
         >>> torch.equal(noisy[1], alone[0])
         True
     """
@@ -223,8 +225,8 @@ def _reported_nearest_table(images: Tensor) -> int:
         _sizes_reported.add((height, width))
         warn(
             "corruption constants are published for images of 32, 64 and 224 pixels; these have "
-            f"{height} by {width}, so those for {table} are used (pass table={table} to choose them "
-            "without this warning)"
+            f"{height} by {width}, so those for {table} are used (table={table}, or --table "
+            f"{table}, chooses them without this warning)"
         )
     return table
 

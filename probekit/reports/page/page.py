@@ -67,12 +67,13 @@ def report(
         OptionError: There are no results, too few names, or a budget below 1 MiB.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
         >>> import probekit as pk
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(16, 2))
-        >>> batches = [(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)]
-        >>> result = pk.analyze(net, batches, metrics=["selectivity", "top_images"])
-        >>> page = report(result, Path(tempfile.mkdtemp(), "report.html"), data=batches)
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> metrics = ["selectivity", "top_images"]
+        >>> result = pk.analyze(model, data, "layer3.2.relu2", metrics, limit=100)
+        >>> page = pk.report(result, f"{tempfile.mkdtemp()}/report.html", data=data)
         >>> page.read_text()[:15]
         '<!doctype html>'
     """
@@ -115,7 +116,7 @@ def _fitted(
     if bare > budget:
         raise OutputError(
             f"the report would have {_mib(bare)} MiB without any image, and budget allows "
-            f"{_mib(budget)} MiB; analyse fewer layers, or raise budget (--budget)"
+            f"{_mib(budget)} MiB; analyze fewer layers, or raise budget (--budget)"
         )
     images, note = _images(models, tables, data, model, budget - bare - 2**16)
     notes = "; ".join([*left_out, note])

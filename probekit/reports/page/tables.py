@@ -166,12 +166,13 @@ def _survey(tree: xr.DataTree) -> Section:
         means = (str(name) for name in layers if str(name).endswith("_mean"))
         variable = next(means, "n_units")
     lines = []
-    for at, name in enumerate(names):
+    measured = variable in layers  # False if all models failed
+    for at, name in enumerate(names if measured else []):
         known = layers["layer_name"].values[at] != ""
         ys = layers[variable].values[at][known].astype(float).tolist()
         if ys:
             lines.append(Line(name, layers["depth"].values[at][known].tolist(), ys, at % 8))
-    text = label(layers[variable])
+    text = label(layers[variable]) if measured else variable
     charts = []
     if lines:
         depth = line_chart(

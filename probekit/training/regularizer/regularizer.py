@@ -71,16 +71,14 @@ class SelectivityRegularizer:
         the mean over units of the index), with the class means of the minibatch.
 
     Example:
-        >>> _ = torch.manual_seed(0)
-        >>> model = torch.nn.Sequential(
-        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> x, y = torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
-        >>> penalty = SelectivityRegularizer(model, alpha=-1.0)
-        >>> loss = torch.nn.functional.cross_entropy(model(x), y) + penalty(y)
-        >>> loss.backward()
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> images, labels = pk.images_at(data, range(40))
+        >>> with pk.SelectivityRegularizer(model, alpha=-1.0, layers="last:3") as penalty:
+        ...     loss = torch.nn.functional.cross_entropy(model(images), labels) + penalty(labels)
         >>> list(penalty.selectivity)
-        ['1']
-        >>> penalty.close()
+        ['layer3.1.relu2', 'layer3.2.relu1', 'layer3.2.relu2']
     """
 
     def __init__(

@@ -75,6 +75,11 @@ class AlphaSchedule:
     def __post_init__(self) -> None:
         if not self.segments:
             raise OptionError("an alpha schedule needs at least one segment, such as '-1'")
+        for segment in self.segments:
+            if not isinstance(segment, Segment):
+                raise OptionError(
+                    f"an alpha schedule is made by parse('0*5 -20*15'), not of {segment!r}"
+                )
         for segment in self.segments[:-1]:
             if segment.epochs is None:
                 raise OptionError(

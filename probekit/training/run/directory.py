@@ -26,7 +26,7 @@ IGNORED = ("probekit", "recipe.guessed", "recipe.source")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training run.
+    """A finished training run; functions that take a model or a folder take it too.
 
     Attributes:
         folder: Folder of the run; `load_model(folder)` loads the network of its best epoch.
@@ -57,6 +57,9 @@ class Run:
     selectivity_mean: float
     selectivity: Mapping[str, float]
     dead_units: Mapping[str, int]
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
 
     @property
     def log(self) -> pd.DataFrame:

@@ -329,8 +329,13 @@ def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name.with_options(**options)
+    if not isinstance(name, str):
+        raise OptionError(
+            f"a recipe is a name or a pk.Recipe, not {type(name).__name__}; to train your own model, add "
+            "pk.SelectivityRegularizer to the loss of your loop"
+        )
     if name not in _RECIPES:
         raise OptionError(
-            f"no recipe is named {name!r}; {close_matches(str(name), list_recipes(), what='recipe')}"
+            f"no recipe is named {name!r}; {close_matches(name, list_recipes(), what='recipe')}"
         )
     return _RECIPES[name].with_options(**options)

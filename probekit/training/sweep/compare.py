@@ -116,6 +116,15 @@ def training_history(folder: str | Path) -> xr.Dataset:
 
     Raises:
         OutputError: There are no finished runs.
+
+    Example:
+        >>> import tempfile
+        >>> import probekit as pk
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     _ = pk.train("resnet20-digits", out=f"{out}/run", epochs=2, limit=64,
+        ...                  architecture="resnet8", device="cpu", progress=False)
+        ...     pk.training_history(out)["selectivity_mean"].sizes["epoch"]
+        2
     """
     runs = find_runs(folder)
     return _gathered(runs, [_history(run) for run in runs], Path(folder))

@@ -107,7 +107,7 @@ def test_filters_rows(
     seen = look(page_of(result))
     seen.page.fill("#query", query)
     count = int(wanted(units).sum())
-    said = f"{count} of 60 units" if count else "No unit is like that; loosen the filter."
+    said = f"{count} of 60 units" if count else "No unit matches the filter."
     seen.page.wait_for_function(
         "said => document.querySelector('#count').textContent === said", arg=said
     )

@@ -154,7 +154,7 @@ def test_class_means_are_omitted_next_before_the_report_is_refused(
     page = written(large, tmp_path, budget=bare - 2**17, overwrite=True)
     assert "tuning" not in payload(page)["models"][0]
     assert "class means and random samples are left out" in page
-    with pytest.raises(OutputError, match=r"analyse fewer layers, or raise budget"):
+    with pytest.raises(OutputError, match=r"analyze fewer layers, or raise budget"):
         written(large, tmp_path, budget=2**20, overwrite=True)
 
 

@@ -152,7 +152,7 @@ function tellCount() {
   const count = table.order.length;
   const of = count === model.count ? "" : ` of ${model.count.toLocaleString("en")}`;
   const part = table.all && count > PRINTED ? `, the first ${PRINTED} of them here` : "";
-  $("count").textContent = count ? `${count.toLocaleString("en")}${of} units${part}` : "No unit is like that; loosen the filter.";
+  $("count").textContent = count ? `${count.toLocaleString("en")}${of} units${part}` : "No unit matches the filter.";
   $("table").setAttribute("aria-rowcount", count + 1);
 }
 
