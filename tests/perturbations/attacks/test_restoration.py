@@ -116,7 +116,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], object], str]] = {
     "step size": (lambda: PGD(step_size=-0.1), "step_size must be a positive number, not -0.1"),
     "step scale": (lambda: PGD(step_size=2), "pass 2/255"),
     "name": (lambda: get_attack("pdg"), "there is no attack 'pdg'; close matches: pgd"),
-    "type": (lambda: get_attack(PGD), "there is no attack 'ABCMeta'"),  # type: ignore[arg-type]
+    "type": (lambda: get_attack(int), "there is no attack 'type'"),  # type: ignore[arg-type]
 }
 
 
