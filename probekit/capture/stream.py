@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -92,11 +93,18 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
     """Warns if a model of a training run is measured on images that it was trained on."""
     while hasattr(data, "dataset"):
         data = data.dataset
-    split, name = getattr(data, "split", None), getattr(data, "name", None)
-    if name is not None and name == trained_on(model) and split in ("train", "all"):
+    split, name, trained = (
+        getattr(data, "split", None),
+        getattr(data, "name", None),
+        trained_on(model),
+    )
+    if trained is None or not isinstance(name, str):
+        return
+    folder = Path(name).resolve() == Path(trained, "train").resolve()
+    if folder or (name == trained and split in ("train", "all")):
         warn(
-            f"the model was trained on images of {name}, and its split {split!r} contains them, so accuracy "
-            "is too high; measure the split 'test', the default of load_data(name, model)"
+            f"the model was trained on images of {trained}, and its split {split or 'train'!r} contains "
+            "them, so accuracy is too high; measure the split 'test'"
         )
 
 

@@ -188,7 +188,21 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         raise DataError(
             f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} classes"
         )
-    return logits.argmax(1) == labels
+    return predicted(logits) == labels
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The output with the highest logit for each sample (batch,).
+
+    Raises:
+        DataError: A logit is NaN.
+    """
+    if bool(logits.isnan().any()):
+        raise DataError(
+            f"the model's output is NaN for {int(logits.isnan().any(1).sum())} of {len(logits)} samples; "
+            "check its weights and the images"
+        )
+    return logits.argmax(1)
 
 
 def _format(output: Any) -> str:
