@@ -48,7 +48,11 @@ class Columns:
 
     def __contains__(self, name: str) -> bool:
         """Whether every sample has a value in this column."""
-        return name in self._columns and len(self._columns[name]) == len(self)
+        return name in self._columns and self.count(name) == len(self)
+
+    def count(self, name: str) -> int:
+        """The number of samples with a value in a column."""
+        return len(self._columns.get(name, ()))
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         """A column (samples,), a copy."""

@@ -16,7 +16,7 @@ from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError
-from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes
+from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, predicted
 from probekit.results.labels import strings
 from probekit.runtime.processes import processes
 from probekit.statistics.base import distinct, merged
@@ -136,13 +136,17 @@ class Pass:
             self._columns.append(**{f"label {attribute}": batch.of(attribute).labels})
         logits = logits_of(output, len(batch), self._outputs or None)
         if logits is not None:
-            self._columns.append(prediction=logits.argmax(1))
+            self._columns.append(prediction=predicted(logits))
             self._outputs = logits.shape[1]
 
     def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
         """Matches the model's outputs to the data's classes."""
         if "label" not in self._columns:
-            return ClassMatch(self._outputs, why_not=NO_CLASSES)
+            some = self._columns.count("label")
+            why = (
+                f"only {some} of {len(self._columns)} samples have a label" if some else NO_CLASSES
+            )
+            return ClassMatch(self._outputs, why_not=why)
         if "prediction" not in self._columns:
             why = "the model gives no logits (batch, classes) of two classes or more"
             return ClassMatch(0, why_not=why)

@@ -97,7 +97,9 @@ def load_data(
     """
     size = getattr(model, "input_size", None)
     decode = ImageDecoder.of(model) or ImageDecoder((3, 224, 224))
+    beside: list[Any] = []
     if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
+        beside = list(source.values())
         source, split = _chosen(source, split), None
     columns = list(attributes or ())
     if is_table(source):
@@ -120,7 +122,7 @@ def load_data(
         _refuse(given, type(source).__name__, "choose them where the data set is created")
         if isinstance(source, LabeledImages):
             return source
-        return PreparedImages(source, decode, skip_bad)
+        return PreparedImages(source, decode, skip_bad, beside)
     if isinstance(source, str | Path):
         if str(source) in list_data():
             if split is None and str(source) == trained_on(model):

@@ -14,13 +14,7 @@ from torch.utils.data import Dataset
 
 from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.items import image_tensor, pair_of, read_items, stacked
-from probekit.data.labels import (
-    ClassNames,
-    all_names,
-    declared_labels,
-    dense_names,
-    label_numbers,
-)
+from probekit.data.labels import ClassNames, all_names, declared_labels, dense_names, label_numbers
 from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None
@@ -132,15 +126,19 @@ class PreparedImages(LabeledImages):
         dataset: The data set.
         decode: Reads images that are not arrays.
         skip_bad: Skip items that raise an exception, or whose image cannot be read.
-
-    Raises:
-        DataError: The items are not pairs of an image and a label.
+        beside: Other splits of the data, whose text labels have the same numbers.
     """
 
-    def __init__(self, dataset: Any, decode: ImageDecoder, skip_bad: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        decode: ImageDecoder,
+        skip_bad: bool = False,
+        beside: Sequence[Any] = (),
+    ) -> None:
         self.dataset, self.decode, self.skip_bad = dataset, decode, skip_bad
         self.name = type(dataset).__name__
-        self._names = all_names(dataset)
+        self._names = all_names(dataset, beside)
         self.classes = dense_names(self._names)
         self.fingerprint = (
             f"{self.name} of {len(dataset)} samples, content not hashed, fitted to {decode.size}, "

@@ -111,9 +111,15 @@ def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
     return dict(enumerate(sorted({str(value) for value in values})))
 
 
-def all_names(data: Any) -> ClassNames:
-    """The names that a data set declares for its labels, or its labels themselves if they are text."""
-    return class_names(data) or names_of_text(_declared(data))
+def all_names(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
+    """The names that a data set declares for its labels, or its labels themselves if they are text.
+
+    Text has the same number in all splits: `beside` are the other splits of the data.
+    """
+    if names := class_names(data):
+        return names
+    parts = [names_of_text(_declared(one)) for one in (data, *beside)]
+    return names_of_text([name for part in parts for name in part.values()]) if parts[0] else {}
 
 
 def declared_labels(data: Any, names: ClassNames) -> Tensor | None:
@@ -137,14 +143,17 @@ def _declared(data: Any) -> Any:
         return None
     if isinstance(data, Subset):
         labels = _declared(data.dataset)
-        return None if labels is None else [labels[int(number)] for number in data.indices]
+        inner: Any = data.dataset
+        whole = labels is not None and len(labels) == len(inner)
+        return [labels[int(number)] for number in data.indices] if whole else None
     if isinstance(data, ConcatDataset):
         parts = [_declared(part) for part in data.datasets]
         return None if any(part is None for part in parts) else [x for part in parts for x in part]
     if isinstance(data, TensorDataset):
         return data.tensors[1] if len(data.tensors) > 1 else None
-    labels = getattr(data, "labels", None)
-    labels = getattr(data, "targets", None) if labels is None else labels
+    labels = next(filter(_is_column, (getattr(data, x, None) for x in ("labels", "targets"))), None)
+    if hasattr(labels, "__array__") and not isinstance(labels, Tensor):
+        labels = np.asarray(labels)  # a column of pandas may have an index of its own
     if labels is None:
         columns = getattr(data, "column_names", None)
         if isinstance(columns, list):
@@ -161,15 +170,16 @@ def _declared(data: Any) -> Any:
         return None
 
 
+def _is_column(labels: Any) -> bool:
+    return isinstance(labels, list | tuple) or hasattr(labels, "__array__")
+
+
 def label_numbers(labels: Any, names: ClassNames) -> Tensor:
     """Converts labels to int64 (samples,); text becomes the number of the class with that name.
 
     Args:
         labels: A tensor, array, pandas column or sequence of integers or text; a single column.
         names: The names of the labels.
-
-    Raises:
-        DataError: The labels are not integers, or a text is not the name of a class.
 
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
     tensor([1, 0])
@@ -213,9 +223,6 @@ def label_table(
 
     Returns:
         (samples,), -1 for missing labels; (samples, attributes) if there are attributes.
-
-    Raises:
-        DataError: Labels are below 0, rows are not one-hot, or the attributes differ.
 
     >>> label_table([[0, 1], [1, 0]], 2, {}, {}), label_table(None, 2, {}, {})
     (tensor([1, 0]), tensor([-1, -1]))

@@ -144,9 +144,6 @@ def match_classes(
         class_map: Maps each class of the data, by name or label, to an output, by name or index; or
             `"index"`: label i is output i.
 
-    Raises:
-        OptionError: `class_map` names an unknown class, or omits one.
-
     Example:
         >>> match_classes(nn.Identity(), ["2", "0"], 3).order
         {0: 2, 1: 0}
@@ -183,10 +180,6 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         labels: Class numbers (batch,).
         asker: The feature that needs the logits, for the message.
         match: The output of each label; None if label i is output i.
-
-    Raises:
-        ModelError: There are no logits in the output.
-        DataError: The model has no class for a label.
     """
     logits = required_logits(output, len(labels), asker, match.outputs if match else None)
     if match is not None:
@@ -195,7 +188,21 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         raise DataError(
             f"label {int(labels.max())} is out of range: the model has {logits.shape[1]} classes"
         )
-    return logits.argmax(1) == labels
+    return predicted(logits) == labels
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The output with the highest logit for each sample (batch,).
+
+    Raises:
+        DataError: A logit is NaN.
+    """
+    if bool(logits.isnan().any()):
+        raise DataError(
+            f"the model's output is NaN for {int(logits.isnan().any(1).sum())} of {len(logits)} samples; "
+            "check its weights and the images"
+        )
+    return logits.argmax(1)
 
 
 def _format(output: Any) -> str:

@@ -334,3 +334,12 @@ def test_a_single_class_is_allowed_when_classes_are_not_used(network: nn.Module)
     data = TensorImages(torch.rand(20, 1, 8, 8), torch.ones(20), ["a", "b", "c"])
     result = pk.analyze(network, data, metrics="dimensionality")
     assert bool((result["layers"]["participation_ratio"] >= 0).all())
+
+
+def test_labels_of_only_some_samples_are_reported(network: nn.Module) -> None:
+    labels = torch.cat([torch.full((8,), -1), torch.arange(8) % 3])
+    data = (torch.rand(16, 1, 8, 8), labels)
+    with pytest.warns(
+        ProbekitWarning, match="accuracy is left out: only 8 of 16 samples have a label"
+    ):
+        pk.analyze(network, data, metrics=["lifetime_sparsity"], batch_size=8, progress=False)

@@ -180,3 +180,14 @@ def test_the_input_size_tells_which_axis_is_the_channels(tmp_path: Path) -> None
     assert np.array_equal(data[1][0].numpy(), images[1].transpose(2, 0, 1))
     with pytest.raises(DataError, match="may have their channels first or last"):
         pk.load_data(tmp_path / "last.npz")
+
+
+def test_text_has_the_same_number_in_every_split(tmp_path: Path) -> None:
+    labels = {"y_train": np.array(list("abcd")), "y_val": np.array(list("dca"))}
+    images = {
+        f"x_{split}": np.zeros((n, 4, 4), np.uint8) for split, n in (("train", 4), ("val", 3))
+    }
+    np.savez(tmp_path / "data.npz", **images, **labels)
+    data = pk.load_data(tmp_path / "data.npz", split="val")
+    assert data.classes == ("a", "b", "c", "d")
+    assert data.labels.tolist() == [3, 2, 0]

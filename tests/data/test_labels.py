@@ -155,3 +155,39 @@ def test_text_that_names_several_classes_is_refused() -> None:
     assert label_numbers(["dog"], {0: "crane", 1: "dog", 2: "crane"}).tolist() == [1]
     with pytest.raises(DataError, match="'crane' is the name of 2 classes"):
         label_numbers(["dog", "crane"], {0: "crane", 1: "dog", 2: "crane"})
+
+
+@pytest.mark.parametrize("given", [len, 3, {"a": 0}, "text", {0, 1}])
+def test_attributes_that_are_no_column_of_labels_are_ignored(given: Any) -> None:
+    data = Named(["a", "b", "c"])
+    data.labels = given  # type: ignore[attr-defined]
+    for kind in (data, Subset(data, [0, 1])):
+        assert Batches(kind).known_labels() is None
+    data.targets = [0, 1, 2, 0]  # type: ignore[attr-defined]
+    known = Batches(data).known_labels()
+    assert known is not None
+    assert known[0].tolist() == [0, 1, 2, 0]
+
+
+def test_a_column_of_pandas_is_read_by_position() -> None:
+    data = Named(["a", "b", "c"])
+    data.targets = pd.Series([0, 1, 2, 0], index=[7, 0, 1, 2])  # type: ignore[attr-defined]
+    known = Batches(Subset(data, [2, 3])).known_labels()
+    assert known is not None
+    assert known[0].tolist() == [2, 0]
+
+
+def test_text_has_the_same_number_in_every_split() -> None:
+    class Text(Dataset[Any]):
+        def __init__(self, targets: str) -> None:
+            self.targets = list(targets)
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, number: int) -> Any:
+            return torch.rand(1, 4, 4), self.targets[number]
+
+    data = pk.load_data({"train": Text("abcd"), "val": Text("dca")}, split="val")
+    assert data.classes == ("a", "b", "c", "d")
+    assert [label for _, label in (data[number] for number in range(3))] == [3, 2, 0]

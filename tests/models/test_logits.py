@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError
 from probekit.models.image_model import ImageModel
-from probekit.models.logits import ClassMatch, correct, logits_of, match_classes
+from probekit.models.logits import ClassMatch, correct, logits_of, match_classes, predicted
 
 ANIMALS = ("tench, Tinca tinca", "Great_White shark", "crane", "crane, machine", "hen")
 
@@ -233,3 +233,9 @@ def test_integers_in_a_class_map_are_labels() -> None:
     by_name = match_classes(nn.Identity(), ("1", "0"), 2, class_map={"0": 0, "1": 1})
     assert (by_label.order, by_name.order) == ({0: 0, 1: 1}, {0: 1, 1: 0})
     assert by_name.names(["x", "y"]) == {0: "y", 1: "x"}
+
+
+def test_an_output_that_is_not_a_number_is_no_prediction() -> None:
+    assert predicted(torch.tensor([[0.0, -float("inf")], [1.0, 2.0]])).tolist() == [0, 1]
+    with pytest.raises(DataError, match="NaN for 1 of 2 samples"):
+        predicted(torch.tensor([[0.0, float("nan")], [1.0, 2.0]]))

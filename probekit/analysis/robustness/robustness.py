@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -21,7 +22,6 @@ from probekit.analysis.robustness.choices import (
 from probekit.analysis.robustness.conditions import CLEAN, Condition, corrupted, unchanged
 from probekit.analysis.robustness.measure import Measurement, Pass
 from probekit.analysis.robustness.published import (
-    FittedImages,
     one_to_one,
     published_conditions,
     published_images,
@@ -177,6 +177,9 @@ def robustness(
     with stored.writing(), streams(model, found, sources, reading) as observe:
         for one in passes:
             measurement.run(one, stored, observe)
+    for one in passes:
+        if one.batches is batches:
+            _check_samples(stored, one.perturbation.conditions, batches.name)
     for condition in conditions:  # also those that an earlier run measured
         remember(str(stored[condition].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
@@ -187,6 +190,20 @@ def robustness(
         compile=compile,
     )
     return result
+
+
+def _check_samples(stored: ConditionStore, conditions: Sequence[Condition], name: str) -> None:
+    """Raises `DataError` if a pass had other numbers of samples than the pass over clean images."""
+    clean, *others = (
+        stored[one].to_dataset()["samples_by_class"].values for one in (CLEAN, *conditions)
+    )
+    for condition, found in zip(conditions, others, strict=True):
+        if not np.array_equal(found, clean):
+            raise DataError(
+                f"{name} yielded {found.sum()} samples for {condition} and {clean.sum()} before, or samples "
+                "of other classes; give data that stays the same: a list of batches, a DataLoader or a data "
+                "set"
+            )
 
 
 def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -> None:
@@ -262,7 +279,7 @@ def _published(
     return [
         Pass(
             Batches(
-                FittedImages(published, condition.name, int(condition.level), size),
+                published.dataset(condition.name, int(condition.level), size),
                 batch_size=batches.batch_size,
                 limit=batches.limit,
                 seed=batches.seed,

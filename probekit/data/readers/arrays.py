@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from probekit.data.decoding import is_channels_last, resize
 from probekit.data.images import Fetched, LabeledImages, Size
 from probekit.data.items import IMAGE_KEYS
-from probekit.data.labels import LABEL_KEYS, dense_names, label_table, names_of_text
+from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
 from probekit.errors import DataError, first_line
 
 ARRAY_SUFFIXES = (".npz", ".h5", ".hdf5")
@@ -27,6 +27,7 @@ _SPLITS = ("train", "val", "valid", "test")
 _KINDS = "uint8 from 0 to 255, or floats in [0, 1]"
 _CHANNELS = (1, 3)
 _HASHED_ROWS = 64
+_TEXT = "OSU"  # kinds of arrays
 _HEADER = 30  # bytes of a local file header in a zip archive, before the name
 
 
@@ -36,15 +37,6 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
     Images are named `images`, `image`, `x`, ..., and labels `labels`, `label`, `y`, ..., with a split
     before or after (`x_train`, `train_images`), or in a group of that name in an HDF5 file. Without
     labels, all are -1. Compressed `.npz` files are read into memory. Nothing is unpickled.
-
-    Args:
-        path: The file.
-        split: The split to read, for names with a split.
-        size: (channels, height, width) to resize images to.
-
-    Raises:
-        DataError: The file is damaged, lacks images, or holds pickled objects, or the shapes or types
-            are not those of images and labels.
     """
     with _reported(path):
         names = _npz_names(path) if path.suffix == ".npz" else _hdf5_names(path)
@@ -62,9 +54,16 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
             f"{', '.join(_IMAGES)}" + ("" if split is None else f" of a split {split!r}")
         )
     label = _named(names, _LABELS, split)
+    others = {_named(names, _LABELS, one) for one in _SPLITS if one != split} - {None}
     with _reported(path):
         labels = None if label is None else np.array(read(path, label)[...])
-    return ArrayImages(partial(read, path, image), labels, str(path), size)
+        texts = [
+            text
+            for other in others
+            if labels is not None and labels.dtype.kind in _TEXT
+            for text in _texts(np.array(read(path, str(other))[...]))
+        ]
+    return ArrayImages(partial(read, path, image), labels, str(path), size, texts)
 
 
 class ArrayImages(LabeledImages):
@@ -75,12 +74,17 @@ class ArrayImages(LabeledImages):
         labels: Labels as for `label_table`, or None.
         name: The name of the data.
         size: (channels, height, width) to resize images to.
-
-    Raises:
-        DataError: The shapes or types are not those of images and labels.
+        texts: Labels of other splits that are text, which has the same number in all splits.
     """
 
-    def __init__(self, opened: Callable[[], Any], labels: Any, name: str, size: Size) -> None:
+    def __init__(
+        self,
+        opened: Callable[[], Any],
+        labels: Any,
+        name: str,
+        size: Size,
+        texts: Sequence[str] = (),
+    ) -> None:
         self.name, self.size = name, size
         self._opened, self._array = opened, None
         shape, kind = tuple(self._images().shape), self._images().dtype
@@ -96,10 +100,10 @@ class ArrayImages(LabeledImages):
                 f"{name!r} has {shape[0]} images and labels of shape {labels.shape}; give one label per "
                 "image"
             )
-        if labels is not None and labels.dtype.kind in "OSU":
-            texts = [one.decode() if isinstance(one, bytes) else str(one) for one in labels.ravel()]
-            labels = np.asarray(texts)
-        names = {} if labels is None else names_of_text(labels)
+        names: ClassNames = {}
+        if labels is not None and labels.dtype.kind in _TEXT:
+            labels = np.asarray(_texts(labels))
+            names = names_of_text([*labels, *texts])
         self.labels = label_table(labels, shape[0], names, {})
         self.classes = dense_names(names)
         self._last = len(shape) == 4 and is_channels_last(shape[1:], _CHANNELS, size)
@@ -111,7 +115,7 @@ class ArrayImages(LabeledImages):
         return self._array
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:  # type: ignore[override]  # computed when asked
         """Hash of the shape, the preprocessing, the labels and 64 of the images."""
         array = self._images()
         digest = hashlib.sha256(f"{array.shape}|{array.dtype}|{self.size}".encode())
@@ -130,7 +134,7 @@ class ArrayImages(LabeledImages):
         images = torch.from_numpy(np.ascontiguousarray(found, found.dtype.newbyteorder("=")))
         if images.ndim == 3:
             images = images[:, None]
-        images = images.movedim(3, 1) if self._last else images
+        images = images.movedim(3, 1).contiguous() if self._last else images
         images = images / 255 if images.dtype == torch.uint8 else images
         images = images if images.dtype == torch.float64 else images.float()
         index = torch.as_tensor(numbers)
@@ -138,6 +142,10 @@ class ArrayImages(LabeledImages):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_array": None}
+
+
+def _texts(labels: Any) -> list[str]:
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in labels.ravel()]
 
 
 def _named(names: Iterable[str], keys: Iterable[str], split: str | None) -> str | None:

@@ -136,3 +136,27 @@ def test_labels_that_do_not_match_the_model_are_refused(trained: ImageModel, ima
 def test_an_output_that_is_not_logits_is_refused(trained: ImageModel, images: Data) -> None:
     with pytest.raises(ModelError, match="logits"):
         robustness(trained.module[:5], images, "fog", 1, layers=["2"], progress=False)
+
+
+class Shrinking:
+    """An iterable that loses its last batch after two passes."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __iter__(self) -> Any:
+        self.passes += 1
+        for _ in range(4 if self.passes < 3 else 3):
+            yield (
+                torch.linspace(0, 1, 10).view(10, 1, 1, 1).expand(10, 1, 32, 32),
+                torch.arange(10) % 2,
+            )
+
+
+def test_data_that_loses_samples_in_a_later_pass_is_refused() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3600, 2)
+    )
+    with pytest.raises(DataError, match=r"Shrinking yielded 30 samples for .* and 40 before"):
+        pk.robustness(net, Shrinking(), ["contrast", "fog"], 1, progress=False)
