@@ -204,7 +204,7 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
 
 
 def named_functions(module: nn.Module) -> set[str]:
-    """The activation functions that the methods of a user-defined module name, or that it has as attributes."""
+    """The activation functions named in the methods of a user-defined module, or among its attributes."""
     if type(module).__module__.startswith("torch."):
         return set()
     own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
