@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any, TypeVar
 
-from probekit.errors import OptionError, close_matches
+from probekit.errors import DataError, OptionError, close_matches
 
 Value = TypeVar("Value")
 
@@ -17,15 +17,6 @@ _MOST_LISTED = 8
 
 def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """Checks for an integer within bounds; numpy integers are allowed, `True` is not.
-
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        least: The smallest integer allowed.
-        most: The largest integer allowed.
-
-    Raises:
-        OptionError: The value is not an integer, or is out of bounds.
 
     Example:
         >>> integer("splits", 1, least=2)
@@ -63,17 +54,6 @@ def number(
 ) -> float:
     """Checks for a finite number within bounds and returns a float; `True` is not a number.
 
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        least: The smallest number allowed.
-        above: A bound that the number must exceed.
-        most: The largest number allowed.
-        below: A bound that the number must not reach.
-
-    Raises:
-        OptionError: The value is not a number, not finite, or out of bounds.
-
     Example:
         >>> number("level", 1, least=0.5, below=1)
         Traceback (most recent call last):
@@ -102,15 +82,6 @@ def number(
 def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
     """Checks for one of several allowed values.
 
-    Args:
-        name: The argument's name, for the message.
-        value: The value to check.
-        known: The allowed values.
-
-    Raises:
-        OptionError: The value is not allowed; the message lists the allowed values, or close matches
-            among many names.
-
     Example:
         >>> one_of("norm", "l1", ["linf", "l2"])
         Traceback (most recent call last):
@@ -126,6 +97,22 @@ def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
     *first, last = map(repr, values)
     listed = f"{', '.join(first)} or {last}" if first else last
     raise OptionError(f"{name} must be {listed}, not {value!r}")
+
+
+def sample_indices(index: Iterable[Any] | None, count: int) -> list[int]:
+    """Checks for one non-negative integer per image, by default 0 to `count` - 1."""
+    if index is None:
+        return list(range(count))
+    values = index.tolist() if hasattr(index, "tolist") else list(index)
+    values = values if isinstance(values, list) else [values]
+    if len(values) != count:
+        raise DataError(
+            f"index has {len(values)} entries for {count} images; give one for each image"
+        )
+    for value in values:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
+            raise DataError(f"index holds {value!r}; give non-negative integers")
+    return [operator.index(value) for value in values]
 
 
 def _range(

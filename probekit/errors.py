@@ -111,14 +111,14 @@ def close_matches(asked: str, known: Iterable[str], *, what: str = "name") -> st
     return f"known: {some_of(names, 4 * _MOST_NAMED)}"
 
 
-def some_of(names: Sequence[str], most: int = _MOST_NAMED) -> str:
+def some_of(names: Sequence[str], most: int = _MOST_NAMED, separator: str = ", ") -> str:
     """The first of many names, and the number of remaining ones.
 
     >>> some_of(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(names[:most]) + more
 
 
 def warn(sentence: str) -> None:

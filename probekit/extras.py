@@ -34,9 +34,6 @@ def optional(package: str, purpose: str) -> Iterator[None]:
         package: The import name of the package, such as `sklearn`.
         purpose: What needs it: the subject of the error message.
 
-    Raises:
-        MissingPackageError: The package is not installed.
-
     Example:
         >>> with optional("captum", "unit_saliency"):
         ...     raise ModuleNotFoundError(name="captum.attr")

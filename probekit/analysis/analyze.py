@@ -7,6 +7,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
@@ -248,7 +249,7 @@ def _tables(
         {
             name: values.mean().assign_attrs(values.attrs)
             for name, values in layers.items()
-            if _is_mean(str(name))
+            if str(name).endswith("_mean")
         }
     )
     if "class" in units.dims:
@@ -323,7 +324,7 @@ def _with_summaries(
     return table.assign_coords(layer=layers["layer"])
 
 
-def _summary(name: str, values: xr.DataArray, ends: Any) -> xr.Dataset:
+def _summary(name: str, values: xr.DataArray, ends: npt.NDArray[np.int64]) -> xr.Dataset:
     """Mean and quartiles over the units of each layer, without those that are NaN."""
     known = [part[~np.isnan(part)] for part in np.split(values.values, ends)]
     nothing = np.full(3, np.nan)
@@ -344,10 +345,6 @@ def _summary(name: str, values: xr.DataArray, ends: Any) -> xr.Dataset:
         },
         coords={"quantile": list(_QUARTILES)},
     )
-
-
-def _is_mean(name: str) -> bool:
-    return name.endswith("_mean")
 
 
 def _name_classes(units: xr.Dataset, classes: ClassNames) -> xr.Dataset:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from probekit.results.labels import strings
+from probekit.results.labels import class_names, strings
 
 Attributes: TypeAlias = "Sequence[str] | Mapping[str, Any] | None"
 
@@ -45,15 +45,14 @@ def by_attribute(tables: Sequence[xr.Dataset], attributes: Sequence[str]) -> xr.
 def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
     if "preferred_class" not in table:
         return table
-    named = table["class_name"] if "class_name" in table.coords else table["class"]
-    names = dict(zip(table["class"].values.tolist(), map(str, named.values), strict=True))
+    names = class_names(table)
     values = [names.get(label, "") for label in table["preferred_class"].values.tolist()]
     long_name = {"long_name": "value with the highest mean"}
     return table.assign(preferred_value=("unit", strings(values), long_name))
 
 
 def _labels(
-    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: Any
+    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: str | int
 ) -> tuple[tuple[str, str], np.ndarray[Any, Any]]:
     """A class coordinate for each attribute, with a fill value for classes the attribute lacks."""
     rows = []

@@ -12,13 +12,7 @@ from probekit.capture.layers import unwrap
 from probekit.data.batches import Batches
 from probekit.errors import DataError, warn
 from probekit.models.image_model import as_module
-from probekit.models.logits import (
-    ClassMap,
-    ClassMatch,
-    logits_of,
-    match_classes,
-    required_logits,
-)
+from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, required_logits
 
 _TWO = 2
 
@@ -26,12 +20,7 @@ _TWO = 2
 def compared_classes(
     model: Any, output: Any, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
-    """Matches a model's outputs to the data's classes before a pass that compares them.
-
-    Raises:
-        ModelError: The model does not return logits.
-        DataError: The outputs do not match the data's classes, or the match is uncertain.
-    """
+    """Matches a model's outputs to the data's classes before a pass that compares them."""
     logits = required_logits(output, _TWO, purpose)
     first = batches.peek()
     if not first.labeled:

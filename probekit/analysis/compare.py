@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from probekit.errors import DataError, some_of, warn
 from probekit.metrics.metric import FunctionMetric, get_metric, list_metrics
 from probekit.replicates.comparisons import compare_means
 from probekit.results.identity import differences
-from probekit.results.provenance import provenance
+from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 
 
@@ -92,7 +91,7 @@ def compare(
     if paired:
         nodes["units"] = _paired_units(units, common, [str(name) for name in by_unit])
     result = xr.DataTree.from_dict(nodes)
-    facts = [_facts(tree) for tree in trees]
+    facts = [facts_of(tree.attrs) for tree in trees]
     result.attrs["provenance"] = provenance(
         first=facts[0], second=facts[1], paired=paired, level=level
     )
@@ -100,7 +99,7 @@ def compare(
 
 
 def _check_images(trees: list[xr.DataTree]) -> None:
-    data = [_facts(tree).get("data") or {} for tree in trees]
+    data = [facts_of(tree.attrs).get("data") or {} for tree in trees]
     names = ["fingerprint", "samples", "limit"]
     names += ["first_image"] if all(one.get("first_image") for one in data) else []
     facts = [tuple(one.get(name) for name in names) for one in data]
@@ -126,7 +125,7 @@ def _check_options(trees: list[xr.DataTree]) -> None:
                 for name, options in (facts.get("metrics") or {}).items()
             },
         }
-        for facts in map(_facts, trees)
+        for facts in (facts_of(tree.attrs) for tree in trees)
     ]
     both = asked[0]["metrics"].keys() & asked[1]["metrics"].keys()
     for one in asked:
@@ -146,11 +145,7 @@ def _fields(name: str, options: Mapping[str, Any]) -> set[str]:
     return {one.name for one in fields(metric)}
 
 
-def _facts(tree: xr.DataTree) -> dict[str, Any]:
-    return dict(json.loads(tree.attrs.get("provenance", "{}")))
-
-
-def _is_number(one: xr.Dataset, other: xr.Dataset, name: Any, dims: tuple[str, ...]) -> bool:
+def _is_number(one: xr.Dataset, other: xr.Dataset, name: Hashable, dims: tuple[str, ...]) -> bool:
     return name in other and all(
         table[name].dims == dims and table[name].dtype.kind == "f" for table in (one, other)
     )

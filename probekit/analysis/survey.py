@@ -17,8 +17,9 @@ import torch
 import xarray as xr
 
 from probekit.analysis.analyze import analyze
-from probekit.analysis.survey_table import IDENTITY, RESULTS, write_table
+from probekit.analysis.survey_table import IDENTITY, RESULTS, TABLE, survey_table
 from probekit.capture.recorder import Layers
+from probekit.capture.selection import layer_names
 from probekit.data.batches import Batches
 from probekit.data.datasets import is_loadable, list_data, load_data
 from probekit.data.decoding import ImageDecoder
@@ -39,9 +40,9 @@ from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
 from probekit.models.own import is_own_model
-from probekit.results.folders import claimed, note_failure
-from probekit.results.identity import as_stored, differences, model_differences
-from probekit.results.trees import save_result
+from probekit.results.folders import claim, locked, note_failure
+from probekit.results.identity import model_differences
+from probekit.results.trees import save_result, write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import own_settings
@@ -123,9 +124,8 @@ def survey(
         raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
     if isinstance(data, str | Path):
         if str(data) in list_data():
-            split = (
-                split or "test"
-            )  # the default of `load_data` depends on what a model was trained on
+            # The default of `load_data` depends on what a model was trained on.
+            split = split or "test"
         elif os.path.exists(data):
             data = str(Path(data).resolve())  # workers may have another working directory
     resolved = None if root is None else str(Path(root).resolve())
@@ -136,19 +136,18 @@ def survey(
             "data with load_data first"
         )
     work = {"seed": seed, **options}
-    identity = as_stored(
-        {
-            "data": _data_identity(data, loading, work),
-            "layers": _layer_names(layers),
-            "metrics": {metric.name: _options(metric) for metric in chosen},
-            "pretrained": pretrained,
-            "options": {name: value for name, value in work.items() if name not in _FREE},
-        }
-    )
+    identity = {
+        "data": _data_identity(data, loading, work),
+        "layers": layer_names(layers, "a survey"),
+        "metrics": {metric.name: _options(metric) for metric in chosen},
+        "pretrained": pretrained,
+        "options": {name: value for name, value in work.items() if name not in _FREE},
+    }
     cluster = open_cluster(jobs, scheduler, "a survey")
     folder = Path(out).resolve()
     work |= {"layers": layers, "metrics": chosen, "progress": False}
-    with claimed(folder / IDENTITY, identity, "survey", _check_same, own=[RESULTS]):
+    with locked(folder / IDENTITY):
+        claim(folder / IDENTITY, identity, "survey", own=[RESULTS])
         (folder / RESULTS).mkdir(exist_ok=True)
         tasks = {
             name: (name, _source(name), pretrained, data, loading, str(path), work)
@@ -165,9 +164,9 @@ def survey(
                 if failure:  # the stored result, if any, is of other weights
                     _file(folder, name).unlink(missing_ok=True)
                 note_failure(folder, name, failure)
-                write_table(folder)
+                write_table(folder / TABLE, survey_table(folder))
                 bar.update()
-        table = write_table(folder)
+        table = write_table(folder / TABLE, survey_table(folder))
     _warn_about(table, names)
     return table
 
@@ -231,16 +230,6 @@ def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
         return False
 
 
-def _check_same(file: Path, asked: Mapping[str, Any]) -> None:
-    with foreign_file(f"{str(file)!r} is damaged", OutputError):
-        differing = differences(json.loads(file.read_text()), asked)
-    if differing:
-        raise OutputError(
-            f"{str(file.parent)!r} holds a survey with other options: {'; '.join(differing)}; choose "
-            "another folder, or ask for the same to continue it"
-        )
-
-
 def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     loaded = load_data(data, **loading) if is_loadable(data) else data
     own = {
@@ -262,15 +251,6 @@ def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, 
             "compares models by one; give the data with one of them"
         )
     return identity
-
-
-def _layer_names(layers: Any) -> list[str] | None:
-    if layers is None:
-        return None
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if not all(isinstance(name, str) for name in names):
-        raise OptionError(f"layers of a survey are names or globs, not {layers!r}")
-    return names
 
 
 def _options(metric: Metric) -> dict[str, Any]:

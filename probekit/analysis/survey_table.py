@@ -10,10 +10,9 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import read_failures, write_whole
+from probekit.results.folders import read_failures
 from probekit.results.labels import strings, with_variable_text
 from probekit.results.provenance import provenance
-from probekit.results.trees import netcdf
 
 IDENTITY = "survey.json"
 TABLE = "survey.nc"
@@ -28,11 +27,7 @@ _LABELS = {
 
 
 def survey_table(out: str | Path) -> xr.DataTree:
-    """The table of a survey, from the current state of its folder.
-
-    Raises:
-        OutputError: The folder is not a survey, none of its models has ended, or a file is damaged.
-    """
+    """The table of a survey, from the current state of its folder."""
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a survey: it has no {IDENTITY}")
@@ -93,14 +88,3 @@ def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
         )
         row, numbers = (part.drop_attrs(deep=False).drop_encoding() for part in (row, numbers))
         return str(about["model"]), (row, numbers)
-
-
-def write_table(folder: Path) -> xr.DataTree:
-    """Writes the table of a survey atomically, and returns it.
-
-    Raises:
-        OutputError: The table cannot be written.
-    """
-    table = survey_table(folder)
-    write_whole(folder / TABLE, netcdf(table))
-    return table

@@ -116,12 +116,10 @@ def new_axis(kind: Kind, size: int) -> Axis:
 
 
 def constant(size: int) -> Axis:
-    """An axis of a constant."""
     return new_axis(Kind.CONSTANT, size)
 
 
 def constants(shape: Sequence[int]) -> Axes:
-    """The axes of a constant."""
     return tuple(map(constant, shape))
 
 
@@ -226,7 +224,6 @@ def merged(one: Axes, other: Axes) -> Axes:
 
 
 def size_of(axis: Axis) -> int:
-    """The length of an axis."""
     return prod(part for _, part in axis)
 
 

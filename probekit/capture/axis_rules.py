@@ -110,7 +110,6 @@ class Call:
         return tuple(self.outputs[0].shape)
 
     def axes(self, tensor: Tensor) -> Axes:
-        """The axes of an argument."""
         return self._axes[id(tensor)]
 
     def moves(self, tensor: Tensor) -> bool:
@@ -601,10 +600,7 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     "im2col": _im2col,
     "col2im": _col2im,
     """grid_sampler_2d grid_sampler_3d cudnn_grid_sampler
-        _grid_sampler_2d_cpu_fallback""": lambda call: (
-        *call.input[:2],
-        *_places(call.shape[2:]),
-    ),
+        _grid_sampler_2d_cpu_fallback""": lambda call: (*call.input[:2], *_places(call.shape[2:])),
     "roi_align roi_pool ps_roi_align ps_roi_pool": _regions,
     """convolution _convolution cudnn_convolution mkldnn_convolution deform_conv2d
         _conv_depthwise2d convolution_overrideable _slow_conv2d_forward conv_depthwise3d

@@ -67,7 +67,6 @@ class Calls:
                 self._lent.append((module, usual))
 
     def forget_names(self) -> None:
-        """Undoes `watch_names`."""
         while self._lent:
             module, usual = self._lent.pop()
             now = module._modules

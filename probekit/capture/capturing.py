@@ -82,7 +82,6 @@ class Capturing(Phase):
         self.after(self.module, self._end)
 
     def leave(self) -> None:
-        """Ends an interrupted forward pass."""
         super().leave()
         self._running = self._paused = 0
         self._everywhere = False
@@ -144,7 +143,6 @@ class Capturing(Phase):
                 self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
-        """Handles a call of an activation function; returns a replacement for its result, or None."""
         module = calling_module(self._names) if self.open and not in_backward() else None
         if module is None:
             return None

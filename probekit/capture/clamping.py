@@ -25,9 +25,6 @@ class Clamped:
     Attributes:
         held: For each layer name, a boolean mask (units,) of the clamped units.
         values: For each layer name, the values (units,); missing layers use zero.
-
-    Raises:
-        LayerError: A layer is not recorded in the pass, or has another number of units.
     """
 
     held: Mapping[str, Tensor]
@@ -36,12 +33,7 @@ class Clamped:
 
     @contextmanager
     def open(
-        self,
-        model: Any,
-        layers: Sequence[Layer],
-        *,
-        samples: Tensor | None = None,
-        **reading: Any,
+        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
     ) -> Iterator[Tap]:
         """Clamps the units while the model runs."""
         self._check(layers)

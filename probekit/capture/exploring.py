@@ -54,7 +54,6 @@ class Exploring(Phase):
         self.after(self.module, _eager(self._after), always=True)
 
     def leave(self) -> None:
-        """Ends an interrupted forward pass."""
         super().leave()
         self._calls.forget_names()
         if self._scout is not None:

@@ -145,12 +145,7 @@ class Layer:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The user's own module inside `torch.compile` and `DistributedDataParallel`.
-
-    Raises:
-        ModelError: The model contains `nn.DataParallel`, whose replicas run in parallel threads, or
-            TorchScript, which runs its layers outside Python.
-    """
+    """The user's own module inside `torch.compile` and `DistributedDataParallel`."""
     while True:
         if isinstance(module, nn.parallel.DistributedDataParallel):
             module = module.module

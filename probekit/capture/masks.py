@@ -25,17 +25,9 @@ def token_mask(arguments: Mapping[str, Any]) -> Tensor | None:
 def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) -> Tensor | None:
     """The positions (batch, positions) of a layer's output that are not padding; None without positions.
 
-    The positions of a layer are the tokens, or the outputs of a chain of convolutions before it, as in
-    wav2vec 2.0, whose configuration lists the convolutions.
-
-    Args:
-        mask: (batch, tokens), true for tokens that are not padding.
-        layer: The layer.
-        output: Its output.
-        model: The model, whose `config` may have `conv_kernel` and `conv_stride`.
-
-    Raises:
-        LayerError: The padding positions cannot be determined.
+    `mask` (batch, tokens) is true for tokens that are not padding. The positions of a layer are the
+    tokens, or the outputs of a chain of convolutions before it, as in wav2vec 2.0, whose configuration
+    lists the convolutions (`conv_kernel` and `conv_stride`).
     """
     shape = layer.arrange(output).shape[2:]
     if not shape:
@@ -58,9 +50,6 @@ def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
     """The mean over the positions that are not padding: maps (batch, units, positions) as (batch, units).
 
     Half precision is averaged, and returned, in float32.
-
-    Raises:
-        LayerError: A sample has only padding.
     """
     counts = mask.sum(1)
     if not bool(counts.all()):

@@ -27,9 +27,6 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
 
     `pick` is the index, key or field to select; None selects the first floating-point tensor. An output
     that is a tensor is returned unchanged.
-
-    Raises:
-        LayerError: `pick` does not exist in this output.
     """
     if pick is not None and not isinstance(output, Tensor):
         try:

@@ -134,11 +134,7 @@ class Phase:
         return inputs
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
-        """The recorded tensor of a layer's output, always a new tensor and never a view.
-
-        Raises:
-            LayerError: The output has an unexpected number of rows, or lost its gradients.
-        """
+        """The recorded tensor of a layer's output, always a new tensor and never a view."""
         if tensor.is_nested:
             raise LayerError(
                 f"layer {layer.name!r} returns a nested tensor, as nn.TransformerEncoder does for padded "

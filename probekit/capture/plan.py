@@ -38,9 +38,6 @@ def scout_layers(
 
     Returns:
         The layers in execution order, and the model's output for the images.
-
-    Raises:
-        LayerError: As for `Recorder`; or a layer mixes samples in its batch axis.
     """
     with borrow(model) as device, torch.no_grad():
         found, _, result = _scout(model, images.to(device), layers, tokens, output)
@@ -190,12 +187,7 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
 
 
 def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
-    """A message about layers whose values depend on the order and the other samples of the batch.
-
-    Raises:
-        LayerError: A layer's rows cannot be assigned to samples, or the layer does not always run.
-        ModelError: The model fails on another number of samples.
-    """
+    """A message about layers whose values depend on the order and the other samples of the batch."""
     before = recorder.activations
     order = [1, 0, 1, 1]
     try:

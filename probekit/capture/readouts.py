@@ -28,12 +28,7 @@ class Source(Protocol):
     own_pass: bool
 
     def open(
-        self,
-        model: Any,
-        layers: Sequence[Layer],
-        *,
-        samples: Tensor | None = None,
-        **reading: Any,
+        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
     ) -> AbstractContextManager[Tap]:
         """Yields a function from a batch of images and their indices to {layer: (rows, columns)}.
 
@@ -59,12 +54,7 @@ class Activations:
 
     @contextmanager
     def open(
-        self,
-        model: Any,
-        layers: Sequence[Layer],
-        *,
-        samples: Tensor | None = None,
-        **reading: Any,
+        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
     ) -> Iterator[Tap]:
         """Observes the forward pass of the model."""
         with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:

@@ -76,9 +76,6 @@ class Scout:
 
         Returns:
             The layer and its output if it is selected and may have units.
-
-        Raises:
-            LayerError: A layer selected by name returns no tensor.
         """
         site = call.name
         kind = call.function if module is None else type(module).__name__
@@ -124,11 +121,7 @@ class Scout:
         del self.layers[layers:]
 
     def finish(self, output: Any) -> None:
-        """Completes the analysis after the whole pass; `output` is None if the pass was stopped.
-
-        Raises:
-            LayerError: A selected layer was never reached, or none has units.
-        """
+        """Completes the analysis after the whole pass; `output` is None if the pass was stopped."""
         self.selection.check_reached(self._calls)
         self._keep_chosen()
         self._counts = Counter((call.module, call.function) for call, _ in self._calls)

@@ -11,7 +11,7 @@ from torch import nn
 
 from probekit.capture.calls import Call
 from probekit.capture.functions import FUNCTION_NAMES
-from probekit.errors import LayerError, close_matches, some_of
+from probekit.errors import LayerError, OptionError, close_matches, some_of
 
 LayerChoice: TypeAlias = "str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]"
 
@@ -26,9 +26,6 @@ class Selection:
     whether a module or a function. Names and globs match modules under any of their names, and
     activation functions that a module calls, such as `block.relu`. Other choices match modules.
     The constructor checks that each choice can match something, before any forward pass.
-
-    Raises:
-        LayerError: No module or function can have a given name, or a pattern matches nothing.
     """
 
     def __init__(
@@ -265,3 +262,16 @@ def _matches_module(choice: LayerChoice, name: str, module: nn.Module) -> bool:
 
 def _format_choice(choice: LayerChoice) -> str:
     return repr(choice) if isinstance(choice, str) else str(getattr(choice, "__name__", choice))
+
+
+def layer_names(layers: object, what: str) -> list[str] | None:
+    """A selection of layers as names and globs, which can be written to the folder of `what`."""
+    if layers is None:
+        return None
+    chosen = layers if isinstance(layers, list | tuple) else [layers]
+    names = [name for name in chosen if isinstance(name, str)]
+    if len(names) < len(chosen):
+        raise OptionError(
+            f"layers of {what} are names or globs, which can be written to its folder, not {layers!r}"
+        )
+    return names

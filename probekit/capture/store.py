@@ -17,8 +17,8 @@ import zarr
 from torch import Tensor
 
 from probekit.data.batches import Batches
-from probekit.errors import DataError, OptionError, OutputError, first_line, foreign_file
-from probekit.results.files import whole
+from probekit.errors import DataError, OptionError, OutputError, foreign_file
+from probekit.results.files import whole, writable
 from probekit.results.identity import as_stored, differences
 from probekit.results.labels import with_variable_text
 
@@ -32,13 +32,6 @@ class RecordingStore:
     Arrays of the final size are created first. Blocks of batches are then written to separate
     regions, and the progress is saved after each block. An interrupted block is written again, so the
     final bytes equal those of an uninterrupted recording.
-
-    Args:
-        path: The folder.
-        frame: The unit coordinates and attributes.
-        batches: The data to record.
-        identity: The model, data, layers and options of the recording.
-        overwrite: Start over if the folder exists.
     """
 
     def __init__(
@@ -84,13 +77,11 @@ class RecordingStore:
             self._begin(frame)
 
     def _remove(self) -> None:
-        try:
+        with writable(self.path):
             if self.path.is_dir() and not self.path.is_symlink():
                 shutil.rmtree(self.path)
             else:
                 self.path.unlink()
-        except OSError as error:
-            raise OutputError(f"{str(self.path)!r} cannot be replaced: {error.strerror}") from None
 
     def check_room(self) -> None:
         """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
@@ -107,15 +98,10 @@ class RecordingStore:
 
         If the process dies meanwhile, no incomplete store remains that a later call could open.
         """
-        try:
-            with whole(self.path) as draft:
-                frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
-                self._make_arrays(zarr.open_group(draft, mode="r+"))
-                self._note(0, draft)
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{str(self.path)!r} cannot be written: {first_line(error)}"
-            ) from None
+        with whole(self.path) as draft:
+            frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
+            self._make_arrays(zarr.open_group(draft, mode="r+"))
+            self._note(0, draft)
 
     def _make_arrays(self, group: zarr.Group) -> None:
         shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
@@ -172,23 +158,16 @@ class RecordingStore:
         parts = [torch.cat(column).numpy() for column in zip(*self._pending, strict=True)]
         columns = dict(zip(("activation", "label", "sample"), parts, strict=True))
         region = slice(self.done, self.done + len(columns["activation"]))
-        try:
+        with writable(
+            self.path, f"; {self.done} samples are stored; the same command resumes there"
+        ):
             for name, values in columns.items():
                 group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]  # it is an array
             self._note(region.stop)
-        except OSError as error:
-            raise OutputError(
-                f"{str(self.path)!r} cannot be written ({error}); {self.done} samples are stored, and "
-                "the same command resumes from there"
-            ) from None
         self._pending = []
 
     def finish(self, notes: Sequence[str] = ()) -> None:
-        """Writes the remaining data and the notes, and marks the recording as complete.
-
-        Raises:
-            DataError: There were fewer samples than announced.
-        """
+        """Writes the remaining data and the notes, and marks the recording as complete."""
         self._flush()
         if self.done != self.samples:
             raise DataError(f"{self.samples} samples were expected, and the data has {self.done}")

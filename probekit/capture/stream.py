@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from probekit.runtime.progress import progress_bar
 from probekit.runtime.settings import caller_device
 
 Precision: TypeAlias = Literal["bfloat16", "float16"]
+Observe: TypeAlias = "Callable[..., Iterator[Observed]]"
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,6 @@ class PassOptions:
         progress: Show a progress bar if the output is a terminal.
         precision: None runs the model unchanged; otherwise, `torch.autocast` uses this type.
         compile: Compile the model together with the recording hooks.
-
-    Raises:
-        OptionError: The precision is unknown.
     """
 
     tokens: Tokens = "all"
@@ -79,11 +77,7 @@ class Observed:
 
 
 def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
-    """Returns a model and batches of data, from objects or from their names.
-
-    Raises:
-        ProbekitError: The model or the data does not exist.
-    """
+    """Returns a model and batches of data, from objects or from their names."""
     if isinstance(model, str | os.PathLike):
         model = load_model(model)
     as_module(model)
@@ -115,22 +109,14 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:
-    """Returns the selected layers, found with one forward pass over the first two images.
-
-    Raises:
-        LayerError: As for `Recorder`.
-    """
+    """Returns the selected layers, found with one forward pass over the first two images."""
     return explore(model, batches, layers, reading)[0]
 
 
 def explore(
     model: Any, batches: Batches, layers: Layers, reading: PassOptions
 ) -> tuple[list[Layer], Any]:
-    """Returns the selected layers and the model's output for two images.
-
-    Raises:
-        LayerError: As for `Recorder`.
-    """
+    """Returns the selected layers and the model's output for two images."""
     with borrow(model, reading.device):
         images = batches.peek().images[:2]
         with explained_failure(images):
@@ -161,9 +147,6 @@ def stream(
 
     Yields:
         An iterator over the results of each batch, with tables in the order of `sources`.
-
-    Raises:
-        DataError: An activation is NaN or infinite (the message names the layer), or the data is bad.
     """
     with streams(model, layers, sources, reading, batches.indices()) as observe:
         yield observe(batches, title)
@@ -177,18 +160,12 @@ def streams(
     sources: Sequence[Source],
     reading: PassOptions,
     samples: Tensor | None = None,
-) -> Iterator[Callable[[Batches, str], Iterator[Observed]]]:
+) -> Iterator[Observe]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
 
-    Args:
-        model: As for `stream`.
-        layers: As for `stream`.
-        sources: As for `stream`.
-        reading: As for `stream`.
-        samples: The indices of all samples, if they are known in advance.
-
     Yields:
-        A function from data and the title of the progress bar to the results of each batch.
+        A function from data and the title of the progress bar to the results of each batch. The model
+        runs on the batches that `expand` makes of each batch of the data, `times` of them.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:
@@ -197,11 +174,7 @@ def streams(
         taps = {
             i: stack.enter_context(
                 sources[i].open(
-                    model,
-                    layers,
-                    samples=samples,
-                    tokens=reading.tokens,
-                    output=reading.output,
+                    model, layers, samples=samples, tokens=reading.tokens, output=reading.output
                 )
             )
             for i in order
@@ -215,12 +188,17 @@ def streams(
         run = unwrap(model) if isinstance(model, nn.Module) else model
         forward = Forward(run, layers, recorded, reading.compile)
 
-        def observe(batches: Batches, title: str) -> Iterator[Observed]:
+        def observe(
+            batches: Batches,
+            title: str,
+            expand: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch],
+            times: int = 1,
+        ) -> Iterator[Observed]:
             together = processes()
             share = batches.share(together.rank, together.world)
             bar = stack.enter_context(
                 progress_bar(
-                    total=batches.samples,
+                    total=None if batches.samples is None else batches.samples * times,
                     unit="image",
                     desc=f"{title}, compiling first" if forward.compiles else title,
                     progress=reading.progress,
@@ -235,14 +213,14 @@ def streams(
                 waited += perf_counter() - asked
                 if read is None:
                     break
-                batch = read.to(device)
-                with _failing_batch(batch), reading.autocast(device), caller_device():
-                    output = forward(batch.images)
-                tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
-                for table in tables.values():
-                    _check(table, layers, batch, reading.precision)
-                yield Observed(batch, output, [tables[i] for i in range(len(sources))])
-                bar.update(len(batch))
+                for batch in expand(read.to(device)):
+                    with _failing_batch(batch), reading.autocast(device), caller_device():
+                        output = forward(batch.images)
+                    tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
+                    for table in tables.values():
+                        _check(table, layers, batch, reading.precision)
+                    yield Observed(batch, output, [tables[i] for i in range(len(sources))])
+                    bar.update(len(batch))
             bar.close()
             batches.skipped = share.skipped
             batches.seconds, batches.waited = perf_counter() - begun, waited

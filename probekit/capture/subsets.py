@@ -22,9 +22,6 @@ def subset_of(layers: Any) -> Subset | None:
         layers: `"first:3"` and `"last:3"` are the first and last three layers in execution order;
             `"but-last-stage"` selects those before the last stage, where a stage is a sequence of
             consecutive layers with maps of the same size.
-
-    Raises:
-        OptionError: The number of layers is not a positive integer.
     """
     if layers == BUT_LAST_STAGE:
         return _before_last_stage

@@ -84,12 +84,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         return tuple(unknown(size) for size in _shape(tensor))
 
     def depends(self, tensor: Tensor) -> bool | None:
-        """Whether a tensor depends on the inputs; None if unknown."""
         key = _key(tensor)
         return None if key is None else self._depends.get(key[0])
 
     def name(self, tensor: Tensor) -> str | None:
-        """The name of the parameter or buffer that a tensor shares memory with."""
         key = _key(tensor)
         return None if key is None else self._parameters.get(key[0])
 
@@ -99,7 +97,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         return key is not None and key[0] in self._learned
 
     def vote(self, axes: Axes, position: int) -> None:
-        """Records that an operation treats an axis as the batch."""
         if position < len(axes):
             label, size = axes[position][0]
             if label.kind in (Kind.INPUT, Kind.PLACE):
@@ -107,7 +104,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
                 self.votes[label.root] = votes + 1, size
 
     def start(self) -> None:
-        """Starts following operations."""
         if not self.active:
             self.active = True
             self.__enter__()  # type: ignore[no-untyped-call]  # untyped in torch

@@ -31,20 +31,9 @@ class Unplaced(Exception):
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of samples, units and tokens in an output.
+    """The axes of samples, units and tokens in an output, with the attributes of `Layer`.
 
-    Attributes:
-        batch_axis: The axis of the samples.
-        windows: Number of windows of each sample folded into the batch axis (1: none).
-        outer: Number of windows before the samples there, as in (views, samples).
-        unit_axis: The axis of the units.
-        split: Further unit axes if a reshape split the units.
-        evidence: The evidence for the unit axis.
-        certain: Whether both axes are certain.
-        prefix: Number of tokens before the patches.
-        suffix: Number of tokens after the patches.
-        class_token: The position of the class token.
-        several: Whether non-patch tokens are on several axes, or cannot be identified.
+    `several`: whether non-patch tokens are on several axes, or cannot be identified.
     """
 
     batch_axis: int

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from probekit.cli.command import command
-from probekit.cli.options import Json, Overwrite
+from probekit.cli.options import Json, Level, Overwrite
 
 
 @command(epilog="Example: probekit compare before.nc after.nc --paired -o difference.nc")
@@ -24,7 +24,7 @@ def compare(
     paired: Annotated[
         bool, typer.Option("--paired", help="Unit i is the same in both, as in checkpoints.")
     ] = False,
-    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    level: Level = 0.95,
     figure: Annotated[
         str | None, typer.Option(help="File for a figure of both by layer, .png, .pdf or .svg.")
     ] = None,

@@ -7,33 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from probekit.cli import options
 from probekit.cli.command import command
-from probekit.cli.options import (
-    Attributes,
-    BatchSize,
-    ClassMap,
-    Compile,
-    Data,
-    DataRoot,
-    Device,
-    Json,
-    LayerGlobs,
-    Limit,
-    Metrics,
-    Model,
-    Overwrite,
-    Progress,
-    Random,
-    Seed,
-    SkipBad,
-    Split,
-    Tokens,
-    Weights,
-    Workers,
-    class_mapping,
-    load,
-    metric_list,
-)
 from probekit.errors import OptionError
 
 
@@ -41,39 +16,39 @@ from probekit.errors import OptionError
     epilog="Example: probekit analyze tf_efficientnet_lite0 photos/ --weights lite0.safetensors -o r.nc"
 )
 def analyze(
-    model: Model = None,
-    data: Data = None,
+    model: options.Model = None,
+    data: options.Data = None,
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="File for the result, .nc or .zarr.")
     ] = None,
-    layers: LayerGlobs = None,
-    metrics: Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
-    limit: Limit = None,
-    weights: Weights = None,
-    random: Random = False,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    seed: Seed = 0,
-    tokens: Tokens = "all",
+    layers: options.LayerGlobs = None,
+    metrics: options.Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
+    limit: options.Limit = None,
+    weights: options.Weights = None,
+    random: options.Random = False,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    tokens: options.Tokens = "all",
     precision: Annotated[
         Any, typer.Option(parser=str, metavar="bfloat16|float16", help="Run in half precision.")
     ] = None,
-    compile: Compile = False,
-    workers: Workers = None,
-    split: Split = None,
-    data_root: DataRoot = None,
-    skip_bad: SkipBad = False,
-    class_map: ClassMap = None,
-    attributes: Attributes = None,
+    compile: options.Compile = False,
+    workers: options.Workers = None,
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    skip_bad: options.SkipBad = False,
+    class_map: options.ClassMap = None,
+    attributes: options.Attributes = None,
     report: Annotated[
         str | None,
         typer.Option(
             help="Also write an HTML report, with the images that each unit responds to most."
         ),
     ] = None,
-    overwrite: Overwrite = False,
-    progress: Progress = True,
-    as_json: Json = False,
+    overwrite: options.Overwrite = False,
+    progress: options.Progress = True,
+    as_json: options.Json = False,
 ) -> None:
     """Measure every unit of a model on labeled images.
 
@@ -92,16 +67,16 @@ def analyze(
     from probekit.reports.terminal import console, print_result
     from probekit.runtime.processes import processes
 
-    chosen = metric_list(metrics)
+    chosen = options.metric_list(metrics)
     if report and all(metric.name != "top_images" for metric in chosen):
-        chosen += metric_list(["top_images"])
-    network, images = load(
+        chosen += options.metric_list(["top_images"])
+    network, images = options.load(
         model, data, weights, random, skip_bad, seed, split, data_root, attributes
     )
     result = run(
         network, images, layers or None, chosen, batch_size=batch_size, limit=limit, device=device,
         seed=seed, progress=progress, tokens=tokens, workers=workers, precision=precision,
-        compile=compile, class_map=class_mapping(class_map),
+        compile=compile, class_map=options.class_mapping(class_map),
     )  # fmt: skip
     if not processes().is_main:
         return
@@ -128,12 +103,12 @@ def analyze(
 )
 def show_layers(
     model: Annotated[str | None, typer.Argument(help="As for analyze.")] = None,
-    layers: LayerGlobs = None,
+    layers: options.LayerGlobs = None,
     spatial: Annotated[
         str, typer.Option(help="Count bytes of pooled (mean) or whole (none) maps.")
     ] = "mean",
-    tokens: Tokens = "all",
-    weights: Weights = None,
+    tokens: options.Tokens = "all",
+    weights: options.Weights = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Compare with a plain pass that shares no code with it."),
@@ -146,7 +121,7 @@ def show_layers(
     most_parameters: Annotated[
         float, typer.Option(help="Leave out larger architectures, with --all.")
     ] = 1e8,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show what would be recorded: layer, type, shape, unit axis, units, calls, bytes.
 
@@ -160,7 +135,12 @@ def show_layers(
             raise OptionError(
                 "--all verifies all architectures of timm: give no MODEL, and -o FILE"
             )
-        _verify_all(out, most_parameters)
+        from probekit.analysis.verification import timm_architectures, verify_architectures
+
+        for line in verify_architectures(
+            timm_architectures(), out, most_parameters=most_parameters
+        ):
+            print(line["architecture"], line["outcome"], line.get("detail", ""), flush=True)
         return
     if model is None:
         raise OptionError("name a MODEL, or verify all architectures of timm with --all -o FILE")
@@ -191,13 +171,6 @@ def show_layers(
             print_verification(rows, about, console())
 
 
-def _verify_all(out: str, most_parameters: float) -> None:
-    from probekit.analysis.verification import timm_architectures, verify_architectures
-
-    for line in verify_architectures(timm_architectures(), out, most_parameters=most_parameters):
-        print(line["architecture"], line["outcome"], line.get("detail", ""), flush=True)
-
-
 @command(
     epilog="Example: probekit record probekit:resnet20-fashion-mnist fashion-mnist -o acts.zarr"
 )
@@ -205,28 +178,28 @@ def record(
     model: Annotated[str, typer.Argument(help="As for analyze.")],
     data: Annotated[str, typer.Argument(help="As for analyze.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Folder for the recording, .zarr.")],
-    layers: LayerGlobs = None,
+    layers: options.LayerGlobs = None,
     spatial: Annotated[
         str, typer.Option(help="mean: one number per unit; none: whole maps.")
     ] = "mean",
-    limit: Limit = None,
-    weights: Weights = None,
-    random: Random = False,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    seed: Seed = 0,
-    tokens: Tokens = "all",
-    compile: Compile = False,
-    workers: Workers = None,
-    split: Split = None,
-    data_root: DataRoot = None,
-    overwrite: Overwrite = False,
-    progress: Progress = True,
+    limit: options.Limit = None,
+    weights: options.Weights = None,
+    random: options.Random = False,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    tokens: options.Tokens = "all",
+    compile: options.Compile = False,
+    workers: options.Workers = None,
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    overwrite: options.Overwrite = False,
+    progress: options.Progress = True,
 ) -> None:
     """Record activations to a zarr store; an interrupted command resumes when run again."""
     from probekit.capture.record import record as run
 
-    network, images = load(model, data, weights, random, False, seed, split, data_root)
+    network, images = options.load(model, data, weights, random, False, seed, split, data_root)
     recording = run(
         network, images, layers or None, spatial=spatial, tokens=tokens, store=out,  # type: ignore[arg-type]  # by record
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
@@ -237,9 +210,7 @@ def record(
 
 
 @command(name="models", epilog="Example: probekit models 'resnet*'")
-def show_models(
-    pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*",
-) -> None:
+def show_models(pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*") -> None:
     """List the bundled models."""
     from probekit.models.bundled import list_models
 

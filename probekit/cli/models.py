@@ -7,26 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from probekit.cli import options
 from probekit.cli.command import command
-from probekit.cli.options import (
-    BatchSize,
-    DataRoot,
-    Device,
-    LayerGlobs,
-    Limit,
-    Metrics,
-    Overwrite,
-    Progress,
-    Random,
-    Seed,
-    SkipBad,
-    Split,
-    Tokens,
-    metric_list,
-)
 from probekit.errors import OptionError
-
-Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler.")]
 
 
 @command(epilog="Example: probekit survey 'resnet*' 'vit_tiny*' photos/ -o survey/ --limit 1000")
@@ -37,22 +20,22 @@ def survey(
     ],
     data: Annotated[str, typer.Argument(help="As for analyze.")],
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the survey.")],
-    layers: LayerGlobs = None,
-    metrics: Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
-    limit: Limit = None,
-    random: Random = False,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    seed: Seed = 0,
-    tokens: Tokens = "all",
-    split: Split = None,
-    data_root: DataRoot = None,
-    skip_bad: SkipBad = False,
+    layers: options.LayerGlobs = None,
+    metrics: options.Metrics = ["selectivity"],  # noqa: B006 (typer copies it)
+    limit: options.Limit = None,
+    random: options.Random = False,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    tokens: options.Tokens = "all",
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    skip_bad: options.SkipBad = False,
     jobs: Annotated[
         int, typer.Option(help="Number of models to measure at the same time on this machine.")
     ] = 1,
-    scheduler: Scheduler = None,
-    progress: Progress = True,
+    scheduler: options.Scheduler = None,
+    progress: options.Progress = True,
 ) -> None:
     """Measure many models on the same data; an existing survey resumes.
 
@@ -63,7 +46,7 @@ def survey(
     from probekit.reports.terminal import console, print_rows
 
     table = run(
-        models, data, out, layers or None, metric_list(metrics), pretrained=not random, split=split,
+        models, data, out, layers or None, options.metric_list(metrics), pretrained=not random, split=split,
         root=data_root, skip_bad=skip_bad, seed=seed, jobs=jobs, scheduler=scheduler,
         progress=progress, limit=limit, batch_size=batch_size, device=device, tokens=tokens,
     )  # fmt: skip
@@ -118,18 +101,18 @@ def cka(
             "-o", "--out", help="Table (.nc, .zarr) or figure (.png, .pdf, .svg); repeat."
         ),
     ],
-    layers: LayerGlobs = None,
-    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
-    limit: Limit = None,
-    random: Random = False,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    seed: Seed = 0,
-    tokens: Tokens = "all",
-    split: Split = None,
-    data_root: DataRoot = None,
-    overwrite: Overwrite = False,
-    progress: Progress = True,
+    layers: options.LayerGlobs = None,
+    level: options.Level = 0.95,
+    limit: options.Limit = None,
+    random: options.Random = False,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    tokens: options.Tokens = "all",
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    overwrite: options.Overwrite = False,
+    progress: options.Progress = True,
 ) -> None:
     """Compute linear CKA between the layers of one or two models, with intervals.
 
@@ -139,7 +122,6 @@ def cka(
     import xarray as xr
 
     from probekit.analysis.cka import cka as run
-    from probekit.cli.options import load
     from probekit.reports.saving import save_figure
     from probekit.reports.terminal import console, print_rows
     from probekit.results.files import check_output_path
@@ -150,7 +132,9 @@ def cka(
     for file in out:
         kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
         check_output_path(file, kinds, "CKA", overwrite=overwrite)
-    loaded = [load(one, data, None, random, False, seed, split, data_root) for one in models]
+    loaded = [
+        options.load(one, data, None, random, False, seed, split, data_root) for one in models
+    ]
     (first, images), (second, others) = loaded[0], loaded[-1]
     if (split or data_root) and others.fingerprint != images.fingerprint:
         raise OptionError(

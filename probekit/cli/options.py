@@ -73,6 +73,8 @@ Compile = Annotated[
     bool,
     typer.Option("--compile", help="Compile the model first: takes minutes, pays for long runs."),
 ]
+Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler.")]
 Workers = Annotated[int | None, typer.Option(help="Number of processes that read images.")]
 Epochs = Annotated[int | None, typer.Option(help="Number of epochs, instead of the recipe's.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's files.")]
@@ -110,11 +112,7 @@ def names(given: str | Sequence[str]) -> list[str] | None:
 
 
 def metric_list(given: str | Sequence[str]) -> list[Any]:
-    """Parses metrics such as `selectivity(negative=shift),dimensionality`.
-
-    Raises:
-        OptionError: A metric or option is unknown, or a value is not valid.
-    """
+    """Parses metrics such as `selectivity(negative=shift),dimensionality`."""
     from probekit.metrics.metric import resolve
 
     text = given if isinstance(given, str) else ",".join(given)
@@ -178,11 +176,7 @@ def _value(metric: str, option: str, text: str, default: Any) -> Any:
 
 
 def class_mapping(text: str | None) -> Any:
-    """Parses a `class_map`: `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file.
-
-    Raises:
-        OptionError: The text is none of these.
-    """
+    """Parses a `class_map`: `index`, pairs such as `cat=281,dog=golden retriever`, or a JSON file."""
     if text is None or text == "index":
         return text
     if text.endswith(".json"):

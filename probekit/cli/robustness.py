@@ -8,31 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from probekit.cli import options
 from probekit.cli.command import command
-from probekit.cli.options import (
-    BatchSize,
-    ClassMap,
-    Compile,
-    DataRoot,
-    Device,
-    Json,
-    LayerGlobs,
-    Limit,
-    Overwrite,
-    Progress,
-    Random,
-    Seed,
-    SkipBad,
-    Split,
-    Tokens,
-    Weights,
-    Workers,
-    class_mapping,
-    load,
-    names,
-    numbers,
-    radius,
-)
 
 Corruptions = Annotated[
     list[str],
@@ -63,27 +40,27 @@ def robustness(
         int | None,
         typer.Option(help="Published constants of the corruptions: 32, 64 or 224 (pixels)."),
     ] = None,
-    layers: LayerGlobs = None,
+    layers: options.LayerGlobs = None,
     reference: Annotated[str | None, typer.Option(help="Result of another model, for mCE.")] = None,
     store: Annotated[
         str | None, typer.Option(help="Folder for the conditions measured so far.")
     ] = None,
-    limit: Limit = None,
-    weights: Weights = None,
-    random: Random = False,
-    batch_size: BatchSize = 64,
-    device: Device = None,
-    seed: Seed = 0,
-    tokens: Tokens = "all",
-    compile: Compile = False,
-    workers: Workers = None,
-    split: Split = None,
-    data_root: DataRoot = None,
-    skip_bad: SkipBad = False,
-    class_map: ClassMap = None,
-    overwrite: Overwrite = False,
-    progress: Progress = True,
-    as_json: Json = False,
+    limit: options.Limit = None,
+    weights: options.Weights = None,
+    random: options.Random = False,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    tokens: options.Tokens = "all",
+    compile: options.Compile = False,
+    workers: options.Workers = None,
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    skip_bad: options.SkipBad = False,
+    class_map: options.ClassMap = None,
+    overwrite: options.Overwrite = False,
+    progress: options.Progress = True,
+    as_json: options.Json = False,
 ) -> None:
     """Measure a model under corruptions and attacks.
 
@@ -96,13 +73,14 @@ def robustness(
     from probekit.reports.rows import robustness_rows, to_json
     from probekit.reports.terminal import console, print_rows
 
-    network, images = load(model, data, weights, random, skip_bad, seed, split, data_root)
+    network, images = options.load(model, data, weights, random, skip_bad, seed, split, data_root)
     result = run(
-        network, images, _corruptions(corruptions), numbers("--severities", severities, int),
-        names(attacks), numbers("--epsilons", epsilons, radius), layers=layers or None,
+        network, images, _corruptions(corruptions), options.numbers("--severities", severities, int),
+        options.names(attacks), options.numbers("--epsilons", epsilons, options.radius),
+        layers=layers or None,
         reference=reference, store=store, limit=limit, batch_size=batch_size, device=device,
         seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile, table=table,
-        class_map=class_mapping(class_map),
+        class_map=options.class_mapping(class_map),
     )  # fmt: skip
     save_result(result, out, overwrite=overwrite)
     rows = robustness_rows(result)
@@ -121,4 +99,4 @@ def _corruptions(given: list[str]) -> Any:
         from probekit.perturbations.corruptions.published import load_published
 
         return load_published(text)
-    return names(text)
+    return options.names(text)

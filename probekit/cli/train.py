@@ -6,21 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from probekit.cli import options
 from probekit.cli.command import command
-from probekit.cli.options import (
-    Callbacks,
-    DataRoot,
-    Device,
-    Epochs,
-    Precision,
-    Progress,
-    Regularized,
-    Schedule,
-    Seed,
-    names,
-    numbers,
-    radius,
-)
 from probekit.errors import OptionError
 
 Numbers = Annotated[list[str], typer.Option(help="Numbers separated by commas.")]
@@ -36,11 +23,11 @@ def train(
     alpha: Annotated[
         float, typer.Option(help="Below 0 discourages selectivity, above 0 promotes it.")
     ] = 0.0,
-    seed: Seed = 0,
-    epochs: Epochs = None,
-    data_root: DataRoot = None,
-    alpha_schedule: Schedule = None,
-    layers: Regularized = None,
+    seed: options.Seed = 0,
+    epochs: options.Epochs = None,
+    data_root: options.DataRoot = None,
+    alpha_schedule: options.Schedule = None,
+    layers: options.Regularized = None,
     augmix: Annotated[
         int | None, typer.Option(help="Mix training images by AugMix of this severity, 1 to 10.")
     ] = None,
@@ -48,13 +35,13 @@ def train(
         str | None,
         typer.Option(help="Train against PGD of this radius and number of steps, such as 8/255,7."),
     ] = None,
-    device: Device = None,
-    precision: Precision = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
     workers: Annotated[
         int, typer.Option(help="Number of threads or processes that decode images.")
     ] = 0,
-    callbacks: Callbacks = "none",
-    progress: Progress = True,
+    callbacks: options.Callbacks = "none",
+    progress: options.Progress = True,
 ) -> None:
     """Train a network with class selectivity lowered or raised."""
     from probekit.training.run.train import train as run
@@ -65,7 +52,7 @@ def train(
     done = run(
         recipe, alpha, seed, out, epochs=epochs, data_root=data_root, device=device,
         layers=layers or None, alpha_schedule=alpha_schedule, workers=workers,
-        precision=precision, callbacks=names(callbacks) or (), progress=progress,  # type: ignore[arg-type]  # checked by train
+        precision=precision, callbacks=options.names(callbacks) or (), progress=progress,  # type: ignore[arg-type]  # checked by train
         **robust,
     )  # fmt: skip
     print(
@@ -83,17 +70,17 @@ def sweep(
     out: Annotated[str, typer.Option("-o", "--out", help="Folder of the sweep.")],
     alphas: Numbers = ["-2,-1,0,1,2"],  # noqa: B006 (typer copies it)
     seeds: Numbers = ["0"],  # noqa: B006
-    epochs: Epochs = None,
-    data_root: DataRoot = None,
-    layers: Regularized = None,
-    device: Device = None,
-    precision: Precision = None,
+    epochs: options.Epochs = None,
+    data_root: options.DataRoot = None,
+    layers: options.Regularized = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
     jobs: Annotated[
         int, typer.Option(help="Number of runs to train at the same time on this machine.")
     ] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a dask scheduler.")] = None,
-    callbacks: Callbacks = "none",
-    progress: Progress = True,
+    scheduler: options.Scheduler = None,
+    callbacks: options.Callbacks = "none",
+    progress: options.Progress = True,
 ) -> None:
     """Train a recipe for each alpha and seed; an existing sweep resumes."""
     from probekit.reports.terminal import console, print_sweep
@@ -101,9 +88,9 @@ def sweep(
 
     given: dict[str, Any] = {"epochs": epochs, "precision": precision, "layers": layers or None}
     table = run(
-        recipe, numbers("--alphas", alphas, float), numbers("--seeds", seeds, int), out,
+        recipe, options.numbers("--alphas", alphas, float), options.numbers("--seeds", seeds, int), out,
         jobs=jobs, scheduler=scheduler, progress=progress, data_root=data_root, device=device,
-        callbacks=names(callbacks) or (),
+        callbacks=options.names(callbacks) or (),
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     print_sweep(table, console())
@@ -112,7 +99,7 @@ def sweep(
 def _radius_and_steps(text: str) -> tuple[float, int]:
     size, _, steps = text.partition(",")
     try:
-        return radius(size), int(steps)
+        return options.radius(size), int(steps)
     except (ValueError, ZeroDivisionError):
         raise OptionError(
             f"--pgd takes a radius and a number of steps, such as 8/255,7, not {text!r}"

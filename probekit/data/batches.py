@@ -16,8 +16,9 @@ from probekit.checks import integer, positive_int
 from probekit.data.decoding import ImageDecoder
 from probekit.data.images import LabeledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
+from probekit.data.opening import open_source
 from probekit.data.prefetch import fetched
-from probekit.data.sources import Indexed, Stream, digest_of, open_source, spread
+from probekit.data.sources import Indexed, Stream, digest_of, spread
 from probekit.errors import DataError, remember
 from probekit.models.inputs import tensors_of
 
@@ -56,7 +57,6 @@ class Batch:
         return Batch(self.images, labels, self.index)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Moves the samples to a device."""
         return Batch(
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
@@ -104,10 +104,6 @@ class Batches:
         skipped: Number of unreadable images that the last pass skipped.
         seconds: Duration of the last pass.
         waited: Seconds of the last pass that were spent waiting for images.
-
-    Raises:
-        DataError: The data is empty or has no batches of labeled images, or labels are below 0 or
-            exceed the known classes.
     """
 
     def __init__(

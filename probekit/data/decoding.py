@@ -36,12 +36,6 @@ class ImageDecoder:
     These are PIL images, the contents (bytes) or the path of an image file, and mappings with one of
     both, as in undecoded columns of Hugging Face data sets.
 
-    Attributes:
-        size: (channels, height, width) of the results.
-        crop_pct: Share of the resized image that the crop keeps.
-        interpolation: nearest, bilinear, bicubic or lanczos.
-        crop_mode: Whether resizing preserves the aspect ratio (`center`) or not (`squash`).
-
     Example:
         >>> ImageDecoder((3, 8, 8))(Image.new("L", (20, 10)), "a sample").shape
         torch.Size([3, 8, 8])
@@ -60,11 +54,6 @@ class ImageDecoder:
         return size and cls(size, **{x: getattr(model, x) for x in names if hasattr(model, x)})
 
     def __call__(self, image: Any, what: str) -> Tensor:
-        """Decodes one image.
-
-        Raises:
-            DataError: The image cannot be read; `what` names it in the message.
-        """
         try:
             with self._opened(image) as opened:
                 return self.prepared(opened)
@@ -110,10 +99,6 @@ def prepare(
         crop_pct: Share of the resized image that the crop keeps.
         interpolation: nearest, bilinear, bicubic or lanczos.
         crop_mode: `center` preserves the aspect ratio, `squash` does not.
-
-    Raises:
-        DataError: The mode has no known full scale (32-bit integers; floats outside [0, 1]), the number
-            of channels is not 1 or 3, or the crop mode is unknown.
 
     >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
     torch.Size([3, 8, 8])

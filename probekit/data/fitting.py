@@ -27,10 +27,6 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     channels, height, width), as do gray images (batch, height, width); and gray images are repeated for
     a model that takes RGB.
 
-    Raises:
-        DataError: (from the function) Images for an `ImageModel` have another integer type, are
-            outside [0, 1] (in [0, 255], or normalized), or have another number of channels.
-
     >>> fit_to(nn.Conv2d(1, 1, 1).double())(torch.ones(1, 1, 2, 2)).dtype
     torch.float64
     """

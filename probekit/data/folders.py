@@ -36,17 +36,7 @@ _MOST_THREADS = 8
 
 
 class FileImages(LabeledImages):
-    """Image files, read and fitted to a model on demand.
-
-    Args:
-        paths: The files.
-        labels: Their labels.
-        classes: The names of the labels.
-        name: The name of the data.
-        keys: What identifies each file in the fingerprint.
-        decode: Reads the files.
-        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
-    """
+    """Image files, read and fitted to a model on demand; `keys` name them in the fingerprint."""
 
     def __init__(
         self,
@@ -126,18 +116,6 @@ class FolderImages(FileImages):
     system files and folders are ignored, links are followed, and a warning reports the number of files
     of unknown types.
 
-    Args:
-        root: The folder of class folders.
-        size: (channels, height, width) of the images.
-        crop_pct: Share of the resized image that the crop keeps.
-        interpolation: nearest, bilinear, bicubic or lanczos.
-        skip_bad: Skip unreadable images; otherwise, they raise an error that names the file.
-        crop_mode: Whether resizing preserves the aspect ratio (`center`) or not (`squash`).
-
-    Raises:
-        DataError: The folder does not exist or has no class folders with images, or it contains splits
-            (`train`, `val`) instead of classes.
-
     Warns:
         ProbekitWarning: There are files of unknown types, classes without images, or classes that the
             training split lacks.
@@ -175,14 +153,15 @@ class FolderImages(FileImages):
         super().__init__(
             paths,
             torch.tensor([label for label, group in enumerate(found) for _ in group]).long(),
-            [_as_text(folder.name) for folder in folders],
+            [os.fsencode(folder.name).decode("utf-8", "replace") for folder in folders],
             str(root),
             [os.fsencode(path.relative_to(root)) for path in paths],
             ImageDecoder(size, crop_pct, interpolation, crop_mode),
             skip_bad,
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
-        others += [path for path in _top_files(root) if _is_image(path)]
+        top = [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
+        others += [path for path in top if _is_image(path)]
         self.notes = list(self._left_out(others, [len(paths) for paths in found]))
         if trained and new:
             self.notes.append(
@@ -239,7 +218,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """The contents of a folder, sorted by name, without hidden and system files and folders."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not _is_hidden(entry.name)]
+            found = [
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_NAMES
+            ]
     except OSError as error:
         raise DataError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from error
     return sorted(found, key=lambda entry: entry.name)
@@ -250,14 +233,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
-
-
-def _top_files(root: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
 
 
 def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
@@ -278,11 +253,6 @@ def _is_image(path: Path) -> bool:
     if suffix in _OPTIONAL_SUFFIXES:
         return suffix in Image.registered_extensions()
     return suffix in _SUFFIXES
-
-
-def _as_text(name: str) -> str:
-    """A folder's name without invalid bytes."""
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _size(path: Path) -> int:

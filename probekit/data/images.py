@@ -14,13 +14,7 @@ from torch.utils.data import Dataset
 
 from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.items import image_tensor, pair_of, read_items, stacked
-from probekit.data.labels import (
-    ClassNames,
-    all_names,
-    declared_labels,
-    dense_names,
-    label_numbers,
-)
+from probekit.data.labels import ClassNames, all_names, declared_labels, dense_names, label_numbers
 from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None
@@ -133,9 +127,6 @@ class PreparedImages(LabeledImages):
         decode: Reads images that are not arrays.
         skip_bad: Skip items that raise an exception, or whose image cannot be read.
         beside: Other splits of the data, whose text labels have the same numbers.
-
-    Raises:
-        DataError: The items are not pairs of an image and a label.
     """
 
     def __init__(

@@ -17,13 +17,8 @@ from probekit.models.inputs import KeywordInputs
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "jpeg", "png", "webp")
 # Names of model arguments in the output of tokenizers and feature extractors.
-TOKEN_KEYS = (
-    "input_ids",
-    "attention_mask",
-    "token_type_ids",
-    "input_values",
-    "input_features",
-)
+TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "input_values", "input_features")
+_IMAGE_AXES = 3
 
 
 def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
@@ -31,9 +26,6 @@ def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> 
 
     Further elements of a tuple (weights, paths, other metadata) are ignored. For an image alone, the
     label is None.
-
-    Raises:
-        DataError: `raw` is not a pair, a mapping with a key for images, or an image.
     """
     if isinstance(raw, Mapping):
         tokens = {key: raw[key] for key in TOKEN_KEYS if key in raw}
@@ -54,11 +46,7 @@ def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> 
 
 
 def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
-    """The value of the first of several keys that a mapping has.
-
-    Raises:
-        DataError: The mapping has none of the keys.
-    """
+    """The value of the first of several keys that a mapping has."""
     for key in keys:
         if key in raw:
             return raw[key]
@@ -75,9 +63,6 @@ def image_tensor(image: Any, what: str, decode: ImageDecoder | None = None) -> A
         image: An array or tensor, an image that `decode` reads, or a list of such images.
         what: A description of the image for the message.
         decode: Reads images that are not arrays; None refuses them, as their target size is not known.
-
-    Raises:
-        DataError: The input is not an image, or cannot be decoded.
     """
     if ImageDecoder.reads(image) and decode is not None:
         return decode(image, what)
@@ -101,11 +86,7 @@ def image_tensor(image: Any, what: str, decode: ImageDecoder | None = None) -> A
 
 
 def stacked(images: Sequence[Any], name: str) -> Any:
-    """Stacks images of equal shape to a batch, or samples of several arrays to `KeywordInputs`.
-
-    Raises:
-        DataError: The shapes differ.
-    """
+    """Stacks images of equal shape to a batch, or samples of several arrays to `KeywordInputs`."""
     if images and isinstance(images[0], Mapping):
         columns = {key: [one[key] for one in images] for key in images[0]}
         return KeywordInputs({key: stacked(column, name) for key, column in columns.items()})
@@ -119,11 +100,7 @@ def stacked(images: Sequence[Any], name: str) -> Any:
 
 
 def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
-    """Reads several items of a map-style data set.
-
-    Raises:
-        DataError: An item cannot be read; the cause is the exception of the data set.
-    """
+    """Reads several items of a map-style data set."""
     many = getattr(data, "__getitems__", None)
     if callable(many):
         try:
@@ -143,3 +120,34 @@ def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
                 f"item {number} of {name} cannot be read: {type(error).__name__}: {first_line(error)}"
             ) from error
     return items
+
+
+def is_sample(raw: Any) -> bool:
+    """Whether an item is one sample rather than a batch: its label is a single value.
+
+    Without a label, or with a one-hot label of another length than the image, an image with three axes
+    or a PIL image is one sample. With several attributes, each is a single value.
+    """
+    try:
+        image, label = pair_of(raw)
+    except DataError:
+        return False
+    if label is None:
+        return (
+            not isinstance(image, Mapping | list)
+            and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
+        )
+    if has_one_hot_label(image, label):
+        return not hasattr(image, "shape") or len(image) != len(label)
+    values = list(label.values()) if isinstance(label, Mapping) else [label]
+    return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
+
+
+def has_one_hot_label(image: Any, label: Any) -> bool:
+    """Whether an item may be one image with a one-hot label."""
+    if isinstance(image, Mapping | list) or getattr(image, "ndim", _IMAGE_AXES) != _IMAGE_AXES:
+        return False
+    if not isinstance(label, Tensor | np.ndarray | list | tuple) or np.ndim(label) != 1:
+        return False
+    values = np.asarray(label)
+    return values.dtype.kind in "biuf" and sorted(values) == [0] * (len(values) - 1) + [1]

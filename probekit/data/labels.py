@@ -181,9 +181,6 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
         labels: A tensor, array, pandas column or sequence of integers or text; a single column.
         names: The names of the labels.
 
-    Raises:
-        DataError: The labels are not integers, or a text is not the name of a class.
-
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
     tensor([1, 0])
     """
@@ -226,9 +223,6 @@ def label_table(
 
     Returns:
         (samples,), -1 for missing labels; (samples, attributes) if there are attributes.
-
-    Raises:
-        DataError: Labels are below 0, rows are not one-hot, or the attributes differ.
 
     >>> label_table([[0, 1], [1, 0]], 2, {}, {}), label_table(None, 2, {}, {})
     (tensor([1, 0]), tensor([-1, -1]))

@@ -52,11 +52,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
 def find_images(
     data: Any, index: Iterable[int], model: Any = None
 ) -> Iterator[tuple[int, Tensor, int]]:
-    """Yields index, image and label of some samples, each once, in increasing order.
-
-    Raises:
-        DataError: As for `images_at`.
-    """
+    """Yields index, image and label of some samples, each once, in increasing order."""
     if is_loadable(data):
         data = load_data(data, model)
     batches = data if isinstance(data, Batches) else Batches(data, decode=ImageDecoder.of(model))

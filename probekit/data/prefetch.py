@@ -35,9 +35,6 @@ def fetched(
         workers: Number of worker processes; 0 reads in a thread of this process. Data that can be read
             only in the thread that created it is read in the calling thread.
         options: Further options of the `DataLoader` that starts the processes.
-
-    Raises:
-        DataError: A sample cannot be read, or the processes cannot be started.
     """
     found = (
         _in_processes(fetch, chunks, workers, options or {})
@@ -55,7 +52,10 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
 
     def read(chunk: Sequence[int]) -> Fetched:
         parts = fetch(chunk)
-        return parts if isinstance(parts, DataError) else _pinned(parts)
+        if isinstance(parts, DataError) or not torch.cuda.is_available():
+            return parts
+        images, labels, index = parts
+        return images.pin_memory(), labels, index
 
     context = contextvars.copy_context()
     pool = ThreadPoolExecutor(1, "probekit-read-ahead")
@@ -75,11 +75,6 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
             yield parts
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _pinned(parts: Parts) -> Parts:
-    images, labels, index = parts
-    return (images.pin_memory() if torch.cuda.is_available() else images), labels, index
 
 
 class _Chunks(Dataset[Any]):

@@ -1,58 +1,28 @@
-"""Sources of samples: data with items by index, and streams of batches.
-
-Each source knows its name and the names of its labels and, if available before reading, the number of
-samples and their labels. An `Indexed` source returns the samples at given indices. A `Stream` yields
-batches in their original order.
-"""
+"""Sources of samples: data with items by index, and streams of batches."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    TensorDataset,
-    default_collate,
-)
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from probekit.data.decoding import ImageDecoder
-from probekit.data.images import Fetched, LabeledImages, TensorImages
-from probekit.data.items import (
-    image_tensor,
-    pair_of,
-    read_items,
-    stacked,
-)
-from probekit.data.labels import (
-    ClassNames,
-    all_names,
-    class_names,
-    declared_attributes,
-    declared_labels,
-    label_numbers,
-    label_table,
-    names_of_text,
-)
+from probekit.data.images import Fetched, LabeledImages
+from probekit.data.items import image_tensor, is_sample, pair_of, read_items, stacked
+from probekit.data.labels import ClassNames, all_names, declared_labels, label_table, names_of_text
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs, tensors_of
-from probekit.runtime.processes import processes
 
 _CHECKED_CLASSES = 32
 _CHECKED_PLACES = 8
 _PEEKED = 8
-_IMAGE_AXES = 3
 
 
 class Source:
@@ -290,11 +260,7 @@ class Stream(Source):
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
     def head(self, size: int) -> tuple[Any, Tensor]:
-        """Returns images and labels of the first batch, which the next pass yields again.
-
-        Raises:
-            DataError: The data is empty, or has no batches of labeled images.
-        """
+        """Returns images and labels of the first batch, which the next pass yields again."""
         self._look(1)
         if not is_sample(self._head[0]):
             return self._batch(self._head[0])
@@ -340,11 +306,7 @@ class Stream(Source):
         yield from rest
 
     def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
-        """Yields images and labels of every batch; single samples are grouped into batches of `size`.
-
-        Raises:
-            DataError: An item is not a batch of labeled images, or differs from the first pass.
-        """
+        """Yields images and labels of every batch; single samples are grouped into batches of `size`."""
         self._look(1)
         single = is_sample(self._head[0])
         items = iter(self)
@@ -379,235 +341,3 @@ def digest_of(*inputs: Any) -> bytes:
 def spread(count: int, most: int) -> list[int]:
     """At most `most` evenly spaced integers below `count`, with the first and the last."""
     return sorted(set(torch.linspace(0, count - 1, min(most, count)).long().tolist()))
-
-
-def is_sample(raw: Any) -> bool:
-    """Whether an item is one sample rather than a batch: its label is a single value.
-
-    Without a label, or with a one-hot label of another length than the image, an image with three axes
-    or a PIL image is one sample. With several attributes, each is a single value.
-    """
-    try:
-        image, label = pair_of(raw)
-    except DataError:
-        return False
-    if label is None:
-        return (
-            not isinstance(image, Mapping | list)
-            and getattr(image, "ndim", _IMAGE_AXES) == _IMAGE_AXES
-        )
-    if _has_one_hot_label(image, label):
-        return not hasattr(image, "shape") or len(image) != len(label)
-    values = list(label.values()) if isinstance(label, Mapping) else [label]
-    return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
-
-
-def _has_one_hot_label(image: Any, label: Any) -> bool:
-    """Whether an item may be one image with a one-hot label."""
-    if isinstance(image, Mapping | list) or getattr(image, "ndim", _IMAGE_AXES) != _IMAGE_AXES:
-        return False
-    if not isinstance(label, Tensor | np.ndarray | list | tuple) or np.ndim(label) != 1:
-        return False
-    values = np.asarray(label)
-    return values.dtype.kind in "biuf" and sorted(values) == [0] * (len(values) - 1) + [1]
-
-
-def open_source(data: Any, attributes: Any = None) -> Source:
-    """Opens data as a source.
-
-    Raises:
-        DataError: The data is none of these.
-    """
-    source = data if isinstance(data, Source) else _opened(data, attributes)
-    inner = getattr(source, "data", None)
-    inner = inner.dataset if isinstance(inner, DataLoader) else inner
-    found = declared_attributes(inner, attributes)
-    if found:
-        source.attributes = found
-    return source
-
-
-def _opened(data: Any, attributes: Any) -> Source:
-    if isinstance(data, Tensor | np.ndarray):
-        return _of_images(data)
-    if isinstance(data, Mapping):
-        what = f"the mapping {type(data).__name__}"
-        images, labels = pair_of(data, what, list(declared_attributes(None, attributes)))
-        if isinstance(images, Mapping | list):
-            return Stream([(images, labels)], type(data).__name__, {})
-        if labels is None:
-            return _of_images(images)
-        data = images, labels
-    if arrays := _two_arrays(data):
-        return arrays
-    if isinstance(data, DataLoader):
-        return _of_loader(data)
-    name = str(getattr(data, "name", None) or type(data).__name__)
-    if isinstance(data, list | tuple):
-        if data and is_sample(data[0]):
-            samples = Indexed(data)
-            samples.names = names_of_text(pair_of(sample)[1] for sample in data)
-            return samples
-        if len(data) > 2 and all(_has_one_hot_label(*pair_of(item)) for item in data):
-            raise DataError(
-                f"the items of {name} may be images with one-hot labels, or batches of "
-                f"{len(pair_of(data[0])[1])}; give the labels as integers, or all images and all labels "
-                "as two arrays"
-            )
-        return Stream(data, name, {})
-    if _is_map_style(data):
-        return Indexed(data)
-    if isinstance(data, Iterable):
-        return Stream(data, name, class_names(data))
-    raise DataError(
-        "data must be a data set, a DataLoader or an iterable of (images, labels) batches, not "
-        f"{type(data).__name__}"
-    )
-
-
-def _is_map_style(data: Any) -> bool:
-    if isinstance(data, Dataset):
-        return not isinstance(data, IterableDataset)
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        return False
-    try:
-        return len(data) > 0 and is_sample(data[0])
-    except (KeyError, IndexError, TypeError):
-        return False
-
-
-def _of_images(images: Any) -> Indexed:
-    """Images in memory without labels."""
-    made: Any = TensorDataset(image_tensor(images, "the data"))
-    made.name = "tensors"
-    return Indexed(made)
-
-
-def _dimensions(labels: Any) -> int:
-    try:
-        return np.ndim(labels)
-    except ValueError:  # a list of numbers and tensors of one number
-        return 1
-
-
-def _two_arrays(data: Any) -> Indexed | None:
-    """Images and labels in memory, with the attributes of labels in several columns."""
-    if not isinstance(data, list | tuple) or len(data) != 2:
-        return None
-    images, labels = data
-    if not isinstance(images, Tensor | np.ndarray) or isinstance(labels, str):
-        return None
-    if hasattr(labels, "columns"):  # a table of pandas or polars
-        labels = {str(name): np.asarray(labels[name]) for name in labels.columns}
-    attributes = {}
-    if isinstance(labels, Mapping):
-        attributes = {str(name): names_of_text(values) for name, values in labels.items()}
-        labels = label_table(labels, len(images), {}, attributes)
-    if images.ndim < 2 or not hasattr(labels, "__len__"):
-        return None
-    if len(labels) != len(images):
-        if getattr(labels, "ndim", 1) == 1:  # otherwise, these may be two batches without labels
-            raise DataError(
-                f"there are {len(images)} images and {len(labels)} labels; give one label per image"
-            )
-        return None
-    images = image_tensor(images, "the data")
-    names = names_of_text(labels)
-    several = attributes or _dimensions(labels) > 1
-    rows = labels if isinstance(labels, Tensor) or not several else np.asarray(labels)
-    numbers = torch.as_tensor(rows) if several else label_numbers(labels, names)
-    if numbers.ndim not in (1, 2):
-        return None
-    if images.ndim == 4 and numbers.ndim == 1:
-        made: Any = TensorImages(images, numbers, [names[label] for label in sorted(names)])
-    else:
-        made = TensorDataset(images, numbers)
-        made.classes, made.name = names, "tensors"
-    source = Indexed(made)
-    source.attributes = attributes
-    return source
-
-
-def _of_loader(loader: DataLoader[Any]) -> Source:
-    """The source that a loader reads from: samples by index if its sampler yields indices."""
-    data = loader.dataset
-    name = str(getattr(data, "name", None) or type(data).__name__)
-    plain = type(loader).__iter__ is DataLoader.__iter__
-    if not plain or (loader.batch_sampler is None and not isinstance(data, IterableDataset)):
-        return Stream(loader, name, class_names(data))
-    if isinstance(data, IterableDataset):
-        # Each worker process would yield the whole stream, unless the stream divides itself.
-        alone = loader if not loader.num_workers else _in_this_process(loader)
-        return Stream(alone, name, class_names(data))
-    try:
-        with _same_random_state(loader):
-            (first, batch), (second, _) = _sampled(loader), _sampled(loader)
-    except (TypeError, ValueError):  # the sampler yields keys that are no integers
-        return Stream(loader, name, class_names(data))
-    size = loader.batch_size or max(batch, 1)
-    indices = _each_once(first, name)
-    ordered = torch.equal(first, second)
-    if not ordered:
-        indices = indices.sort().values
-    drawn = not torch.equal(indices.sort().values, second.sort().values)
-    if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
-        # Processes divide all samples among themselves anyway.
-        indices = torch.arange(len(data))  # type: ignore[arg-type]  # a map-style data set has a length
-    reading = {
-        "num_workers": loader.num_workers,
-        "timeout": loader.timeout,
-        "worker_init_fn": loader.worker_init_fn,
-        "multiprocessing_context": loader.multiprocessing_context,
-        "prefetch_factor": loader.prefetch_factor,
-    }
-    collate = None if loader.collate_fn is default_collate else loader.collate_fn
-    return Indexed(
-        data,
-        indices,
-        collate=collate,
-        batch_size=size,
-        reading=reading,
-        drawn=drawn,
-        ordered=ordered,
-    )
-
-
-def _in_this_process(loader: DataLoader[Any]) -> DataLoader[Any]:
-    return DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        drop_last=loader.drop_last,
-        collate_fn=loader.collate_fn,
-    )
-
-
-@contextmanager
-def _same_random_state(loader: DataLoader[Any]) -> Iterator[None]:
-    """Preserves the random states that a sampler draws from."""
-    owners = (loader, loader.sampler, loader.batch_sampler)
-    known = (getattr(owner, "generator", None) for owner in owners)
-    generators = [generator for generator in known if isinstance(generator, Generator)]
-    states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng(devices=[]):
-        yield
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
-
-
-def _sampled(loader: DataLoader[Any]) -> tuple[Tensor, int]:
-    """The indices that a loader's sampler yields this time, and the size of its first batch."""
-    batches = ([int(number) for number in batch] for batch in loader.batch_sampler or ())
-    first = next(batches, [])
-    most = len(loader.dataset) + 1  # type: ignore[arg-type]  # a map-style data set has a length
-    numbers = [*first, *islice(chain.from_iterable(batches), most)]
-    return torch.tensor(numbers, dtype=torch.long), len(first)
-
-
-def _each_once(indices: Tensor, name: str) -> Tensor:
-    values, counts = torch.unique(indices, return_counts=True)
-    if len(values) < len(indices):
-        raise DataError(
-            f"the DataLoader of {name} yields sample {int(values[counts.argmax()])} more than once, but "
-            "each sample counts once; give a loader that draws without replacement, or the data set"
-        )
-    return indices

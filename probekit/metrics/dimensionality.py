@@ -177,9 +177,7 @@ _VARIABLES = {
         "participation ratio (corrected)", "Former name of participation_ratio_corrected."
     ),
     "participation_ratio_fraction": attributes(
-        "participation ratio / dimensions",
-        f"{_RATIO} over the number of dimensions.",
-        share=True,
+        "participation ratio / dimensions", f"{_RATIO} over the number of dimensions.", share=True
     ),
     "participation_ratio_corrected_fraction": attributes(
         "participation ratio (corrected) / dimensions",

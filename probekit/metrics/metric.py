@@ -201,12 +201,10 @@ class FunctionMetric(Metric):
 
     @property
     def name(self) -> str:
-        """The name in results and on the command line."""
         return self.called
 
     @property
     def needs(self) -> tuple[Any, ...]:
-        """The statistics."""
         return self.statistics
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
@@ -216,11 +214,6 @@ class FunctionMetric(Metric):
         return defaults | dict(self.options)
 
     def evaluate(self, *statistics: Any) -> tuple[xr.Dataset, xr.Dataset]:
-        """Calls the function for one layer.
-
-        Raises:
-            OptionError: The function fails, or its return value does not match its level.
-        """
         try:
             returned = self.function(*statistics, **self.options)
         except ProbekitError:

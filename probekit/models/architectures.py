@@ -48,10 +48,6 @@ class SmallVGG(nn.Module):
 
     Five stages of 3x3 convolutions, each followed by a 2x2 max-pool, reduce a 32 px image to one
     position. Smaller images work too, since the pools round up.
-
-    Args:
-        classes: Number of classes.
-        channels: Number of image channels.
     """
 
     WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -84,11 +80,6 @@ class SmallResNet(nn.Module):
     """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
 
     It is compatible with the weights of torchvision's networks of the same depth.
-
-    Args:
-        depth: 18 or 50.
-        classes: Number of classes.
-        channels: Number of image channels.
     """
 
     def __init__(self, depth: int = 18, classes: int = 200, channels: int = 3) -> None:

@@ -31,16 +31,6 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
 
     A classifier is loaded with its head, other models as their backbone. For a model of images and
     text (CLIP, SigLIP), the image encoder is loaded.
-
-    Args:
-        name: A repository on the hub, or a folder.
-        pretrained: If False, the model has random weights.
-        options: Passed to the configuration (`num_labels`, ...).
-
-    Raises:
-        ModelError: The model cannot be reached or read, has no image processor, or is not a vision
-            model.
-        MissingPackageError: transformers is not installed.
     """
     with optional("transformers", f"the model 'hf:{name}'"):
         import transformers

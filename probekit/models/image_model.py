@@ -166,9 +166,6 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
 
     Yields:
         The device for the images.
-
-    Raises:
-        ModelError: The device does not exist.
     """
     module = as_module(model)
     home = device_of(module)

@@ -18,13 +18,7 @@ T = TypeVar("T")
 class KeywordInputs:
     """Inputs that a model takes by keyword, such as `input_ids` and `attention_mask`.
 
-    They are indexed by sample, like a tensor of images.
-
-    Args:
-        tensors: Tensors (samples, ...) by argument name.
-
-    Raises:
-        DataError: There are no tensors, or their numbers of samples differ.
+    They are tensors (samples, ...) by name, and indexed by sample like a tensor of images.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -43,19 +37,15 @@ class KeywordInputs:
         return f"KeywordInputs({', '.join(self.tensors)}, {len(self)} samples)"
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KeywordInputs:
-        """Applies a function to every tensor."""
         return KeywordInputs({name: change(one) for name, one in self.tensors.items()})
 
     def to(self, *where: Any, **options: Any) -> KeywordInputs:
-        """Moves the inputs to a device."""
         return self.map(lambda one: one.to(*where, **options))
 
     def detach(self) -> KeywordInputs:
-        """Detaches the inputs from the autograd graph."""
         return self.map(Tensor.detach)
 
     def pin_memory(self) -> KeywordInputs:
-        """Copies the inputs to pinned memory."""
         return self.map(lambda one: one.pin_memory())
 
 

@@ -92,11 +92,7 @@ def load_model(
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Reads the tensors of a safetensors file, or of a pickle that contains only tensors.
-
-    Raises:
-        ModelError: The file is missing, damaged, or a pickle that would run code.
-    """
+    """Reads the tensors of a safetensors file, or of a pickle that contains only tensors."""
     if not isinstance(file, str | os.PathLike) or not os.path.isfile(file):
         raise ModelError(f"there is no weights file {str(file)!r}")
     file = Path(file)

@@ -144,9 +144,6 @@ def match_classes(
         class_map: Maps each class of the data, by name or label, to an output, by name or index; or
             `"index"`: label i is output i.
 
-    Raises:
-        OptionError: `class_map` names an unknown class, or omits one.
-
     Example:
         >>> match_classes(nn.Identity(), ["2", "0"], 3).order
         {0: 2, 1: 0}
@@ -183,10 +180,6 @@ def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = 
         labels: Class numbers (batch,).
         asker: The feature that needs the logits, for the message.
         match: The output of each label; None if label i is output i.
-
-    Raises:
-        ModelError: There are no logits in the output.
-        DataError: The model has no class for a label, or a logit is NaN.
     """
     logits = required_logits(output, len(labels), asker, match.outputs if match else None)
     if match is not None:

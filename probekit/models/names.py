@@ -23,10 +23,6 @@ def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool =
     Returns:
         The names in order, without repetitions; folders without a trailing slash.
 
-    Raises:
-        ModelError: A glob matches nothing.
-        OptionError: There are no names, or one is not text.
-
     Example:
         >>> model_names(["resnet18", "probekit:resnet20-fashion*st"])
         ['resnet18', 'probekit:resnet20-fashion-mnist']

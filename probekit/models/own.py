@@ -27,10 +27,6 @@ def own_model(name: str) -> ImageModel:
 
     The working directory is searched first, then the installed packages. The function is called without
     arguments.
-
-    Raises:
-        ModelError: The module cannot be imported, the name does not exist, or it yields no model with
-            a known input size.
     """
     module_name, _, attribute = name.partition(":")
     place = str(Path.cwd())

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from probekit.errors import DataError, OptionError, some_of
+from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
-from probekit.plot.data import Array, match_layers
+from probekit.plot.data import Array, match_layers, numbers_over
 from probekit.plot.labels import alpha_bar, axis_label, layer_axis, room
 from probekit.plot.series import alpha_colors, curve
 from probekit.replicates.intervals import resampled_mean
@@ -146,17 +146,7 @@ def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]
     """Values (seed, alpha, ...) and the alphas, without alphas that have no values."""
     if not isinstance(sweep, xr.Dataset):
         raise OptionError(f"a sweep is the dataset that sweep returns, not {type(sweep).__name__}")
-    known = [
-        str(name)
-        for name, values in sweep.data_vars.items()
-        if set(values.dims) - {"seed"} == {"alpha", *others} and values.dtype.kind in "fiu"
-    ]
-    if variable not in known:
-        place = " by layer" if others else ""
-        raise DataError(
-            f"the sweep has no number {variable!r} over alpha{place}, it has {some_of(known, 20) or 'none'}"
-        )
-    values = sweep[variable].sortby("alpha")
+    values = numbers_over(sweep, "sweep", variable, "alpha", *others).sortby("alpha")
     if "seed" not in values.dims:
         values = values.expand_dims("seed")
     numbers = values.transpose("seed", "alpha", *others).values.astype(np.float64)

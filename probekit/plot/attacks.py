@@ -13,7 +13,7 @@ from probekit.checks import one_of
 from probekit.errors import DataError, OptionError, close_matches, some_of
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette, shades
-from probekit.plot.data import NamedResults, Results, named_results, shared_labels, table
+from probekit.plot.data import Array, NamedResults, Results, named_results, shared_labels, table
 from probekit.plot.labels import key
 from probekit.plot.series import DASHES, curve, name_dashes, name_results, result_colors
 
@@ -162,7 +162,7 @@ def _over_steps(ax: Axes, compared: NamedResults, tables: Tables, epsilon: float
         _name_all(ax, compared, colors, handles, attacks)
 
 
-def _by_step(outcomes: xr.Dataset, attack: str, radius: float) -> Any:
+def _by_step(outcomes: xr.Dataset, attack: str, radius: float) -> Array:
     values = outcomes["attack_accuracy_by_step"].sel(attack=attack)
     nearest = int(np.abs(outcomes["epsilon"].values - radius).argmin())
     return values.isel(epsilon=nearest).values.astype(np.float64)
@@ -179,7 +179,7 @@ def _radii(tables: list[xr.Dataset], epsilon: float | None, single: bool) -> lis
     return chosen
 
 
-def _radius_unit(radii: Any) -> tuple[float, str]:
+def _radius_unit(radii: Array) -> tuple[float, str]:
     """The factor and the name of the unit in which radii are shown."""
     steps = 255 * radii
     if np.allclose(steps, np.round(steps), atol=1e-6) and steps.max(initial=0) < 255:

@@ -61,11 +61,7 @@ def style() -> dict[Any, Any]:
 
 @contextmanager
 def canvas(ax: Axes | None, width: float = 3.5, height: float = 2.4) -> Iterator[Axes]:
-    """The axes to draw on, with the style active until the end of the block.
-
-    Raises:
-        OptionError: `ax` is not a matplotlib axes.
-    """
+    """The axes to draw on, with the style active until the end of the block."""
     if ax is not None and not isinstance(ax, Axes):
         raise OptionError(
             f"ax must be one matplotlib Axes, such as `fig, ax = plt.subplots()` makes, not "

@@ -81,12 +81,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
 
 
 def class_means(
-    result: Results,
-    layer: str,
-    *,
-    scale: bool = True,
-    labels: int = 24,
-    ax: Axes | None = None,
+    result: Results, layer: str, *, scale: bool = True, labels: int = 24, ax: Axes | None = None
 ) -> Axes:
     """Heat map of units by classes: the class means of all units of a layer.
 

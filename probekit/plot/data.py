@@ -46,11 +46,7 @@ class NamedResults:
 
 
 def named_results(given: Any) -> NamedResults:
-    """Converts one result or a mapping of several results, or their files, to a common form.
-
-    Raises:
-        OptionError: The input is neither, or the mapping is empty.
-    """
+    """Converts one result or a mapping of several results, or their files, to a common form."""
     if isinstance(given, str | os.PathLike):
         given = open_result(given)
     if isinstance(given, xr.DataTree | xr.Dataset):
@@ -77,11 +73,7 @@ def named_results(given: Any) -> NamedResults:
 
 
 def named_items(given: Mapping[Any, Any]) -> NamedResults:
-    """Items or lists of replicates by name; values of alpha are sorted.
-
-    Raises:
-        OptionError: The mapping or a list of replicates is empty.
-    """
+    """Items or lists of replicates by name; values of alpha are sorted."""
     results = {
         name: list(value) if isinstance(value, list | tuple) else [value]
         for name, value in given.items()
@@ -90,22 +82,14 @@ def named_items(given: Mapping[Any, Any]) -> NamedResults:
         raise OptionError(
             "there is nothing to draw in the mapping; give at least one {name: result}"
         )
-    alpha = all(_is_number(name) for name in results)
+    alpha = all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in results)
     if alpha:
         results = {float(name): results[name] for name in sorted(results)}
     return NamedResults(results, single=False, alpha=alpha)
 
 
-def _is_number(name: Any) -> bool:
-    return isinstance(name, numbers.Real) and not isinstance(name, bool)
-
-
 def table(result: Any, dimension: str) -> xr.Dataset:
-    """The table of a result that has a given dimension: units, layers or robustness.
-
-    Raises:
-        DataError: The result has no such table.
-    """
+    """The table of a result that has a given dimension: units, layers or robustness."""
     node = _NODES[dimension]
     if isinstance(result, xr.Dataset):
         return result
@@ -119,6 +103,21 @@ def table(result: Any, dimension: str) -> xr.Dataset:
     raise DataError(
         f"this figure needs the table /{node}, and the result has {there}; give a result of {how}"
     )
+
+
+def numbers_over(table: xr.Dataset, what: str, name: str, *dims: str) -> xr.DataArray:
+    """The numbers of a sweep or survey along some dimensions, and `seed` if there are several."""
+    known = [
+        str(one)
+        for one, values in table.data_vars.items()
+        if set(values.dims) - {"seed"} == set(dims) and values.dtype.kind in "fiu"
+    ]
+    if name not in known:
+        over = " and ".join(dims)
+        raise DataError(
+            f"the {what} has no number {name!r} over {over}, it has {some_of(known, 20) or 'none'}"
+        )
+    return table[name].transpose(..., *dims).astype(float)
 
 
 def missing_variable(name: str, dimension: str, found: xr.Dataset) -> DataError:
@@ -142,11 +141,7 @@ def _advice(name: str, there: Sequence[str]) -> str:
 
 
 def match_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
-    """The layers that match names or globs, in execution order.
-
-    Raises:
-        LayerError: A name or glob does not match any layer.
-    """
+    """The layers that match names or globs, in execution order."""
     if wanted is None:
         return list(names)
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
@@ -161,11 +156,7 @@ def match_layers(names: Sequence[str], wanted: str | Sequence[str] | None) -> li
 
 
 def shared_labels(tables: Sequence[xr.Dataset | xr.DataArray], axis: str) -> list[Any]:
-    """The labels along an axis that all tables have, in the order of the first table.
-
-    Raises:
-        DataError: There are none.
-    """
+    """The labels along an axis that all tables have, in the order of the first table."""
     every = [one[axis].values.tolist() for one in tables]
     shared = [
         label
@@ -182,14 +173,7 @@ def shared_labels(tables: Sequence[xr.Dataset | xr.DataArray], axis: str) -> lis
 
 @dataclass(frozen=True)
 class UnitValues:
-    """A variable of all units.
-
-    Attributes:
-        layers: The layers, in execution order.
-        values: For each layer, the values of its units.
-        channels: For each layer, the channels of its units.
-        label: The axis label of the variable.
-    """
+    """A variable of all units: for each layer, in execution order, its values and channels."""
 
     layers: list[str]
     values: list[Array]
@@ -203,12 +187,7 @@ def unit_values(
     layers: str | Sequence[str] | None = None,
     at: Mapping[str, Any] | None = None,
 ) -> UnitValues:
-    """Returns a unit variable by name.
-
-    Raises:
-        DataError: There is no such variable, or it does not have one number per unit.
-        LayerError: There is no such layer.
-    """
+    """Returns a unit variable by name."""
     units = table(result, "unit")
     if name not in units or "unit" not in units[name].dims:
         raise missing_variable(name, "unit", units)
@@ -236,10 +215,6 @@ def layer_values(
     Returns:
         The name of the variable in the result, and its values: (layer), or (layer, other) if the
         variable has another dimension.
-
-    Raises:
-        DataError: There is no such variable.
-        LayerError: There is no such layer.
     """
     numbers_of = table(result, "layer")
     for found in (name, f"{name}_mean"):

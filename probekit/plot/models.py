@@ -13,9 +13,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from probekit.errors import DataError, OptionError, some_of
+from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette
+from probekit.plot.data import numbers_over
 from probekit.plot.labels import axis_label, key, layer_axis, name_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
@@ -47,7 +48,7 @@ def model_profile(
         1
     """
     layers = _survey(survey)["layers"].to_dataset()
-    values = _numbers(layers, variable, ("model", "layer"))
+    values = numbers_over(layers, "survey", variable, "model", "layer")
     with canvas(ax, 3.6, 2.6) as ax:
         lines = []
         for at, color in enumerate(_colors(survey, values.mean("layer"))):
@@ -63,11 +64,7 @@ def model_profile(
 
 
 def model_scatter(
-    survey: xr.DataTree,
-    x: str = "accuracy",
-    y: str = "selectivity_mean",
-    *,
-    ax: Axes | None = None,
+    survey: xr.DataTree, x: str = "accuracy", y: str = "selectivity_mean", *, ax: Axes | None = None
 ) -> Axes:
     """Two numbers of every model against each other, with Spearman's rank correlation.
 
@@ -91,7 +88,7 @@ def model_scatter(
     from scipy import stats
 
     models = _survey(survey).to_dataset()
-    across, up = (_numbers(models, name, ("model",)) for name in (x, y))
+    across, up = (numbers_over(models, "survey", name, "model") for name in (x, y))
     known = np.isfinite(across.values) & np.isfinite(up.values)
     if not known.any():
         raise DataError(f"no model of the survey has both {x!r} and {y!r}")
@@ -183,20 +180,6 @@ def _model_key(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
         loc="upper left",
         bbox_to_anchor=(1, 1),
     )
-
-
-def _numbers(table: xr.Dataset, name: str, dims: tuple[str, ...]) -> xr.DataArray:
-    known = [
-        str(one)
-        for one, values in table.data_vars.items()
-        if set(values.dims) == set(dims) and values.dtype.kind in "fiu"
-    ]
-    if name not in known:
-        over = " and ".join(dims)
-        raise DataError(
-            f"the survey has no number {name!r} over {over}, it has {some_of(known, 20) or 'none'}"
-        )
-    return table[name].transpose(*dims).astype(float)
 
 
 def _colors(survey: xr.DataTree, otherwise: xr.DataArray) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from probekit.errors import DataError, OptionError
@@ -21,10 +22,7 @@ _FEW = 6
 
 
 def eigenspectrum(
-    result: Results,
-    *,
-    layers: str | Sequence[str] | None = None,
-    ax: Axes | None = None,
+    result: Results, *, layers: str | Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """The eigenvalues of each layer's covariance, with the participation ratio marked.
 
@@ -137,7 +135,7 @@ def _logarithmic(ax: Axes, spectra: Sequence[Sequence[dict[str, tuple[Array, flo
     ax.set_ylabel("eigenvalue / highest")
 
 
-def _draw(ax: Axes, values: Array, ratio: float, color: str) -> Any:
+def _draw(ax: Axes, values: Array, ratio: float, color: str) -> Line2D:
     rank = np.arange(1, len(values) + 1)
     relative = values / values[0]
     (line,) = ax.plot(rank, relative, color=color, lw=1.1)

@@ -216,19 +216,9 @@ def power(
 
 
 def equivalence_power(
-    error: npt.ArrayLike,
-    df: npt.ArrayLike,
-    margin: tuple[float, float],
-    *,
-    level: float = 0.95,
+    error: npt.ArrayLike, df: npt.ArrayLike, margin: tuple[float, float], *, level: float = 0.95
 ) -> Array:
     """Computes the power of `equivalence`: the probability of success if there is no difference.
-
-    Args:
-        error: Standard error of the difference.
-        df: Its degrees of freedom.
-        margin: The lower and upper bound; one may be infinite.
-        level: 1 minus the level of each of the two tests.
 
     Returns:
         Probabilities in the broadcast shape of `error` and `df`; NaN where `error` is NaN.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ import xarray as xr
 
 from probekit.errors import DataError, OptionError, some_of
 from probekit.results.attributes import attributes
-from probekit.results.labels import strings
+from probekit.results.labels import class_names, strings
 from probekit.results.merge import merge_results
+from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
 
@@ -51,9 +51,7 @@ class ModelResults:
         found: dict[int, str] = {}
         for node in (self.units, self.table("robustness")):
             if "class" in node.coords:
-                named = node["class_name"] if "class_name" in node.coords else node["class"]
-                pairs = zip(node["class"].values, named.values, strict=True)
-                found |= {int(label): str(name) for label, name in pairs}
+                found |= class_names(node)
         return found
 
     def table(self, node: str) -> xr.Dataset:
@@ -128,19 +126,11 @@ def _joined(
     return found, remarks
 
 
-def _facts(tree: xr.DataTree) -> dict[str, Any]:
-    try:
-        facts = json.loads(tree.attrs.get("provenance", "{}"))
-    except (TypeError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
     """The names of the models, or of their files if several models have the same name."""
     names = []
     for tree, place in trees:
-        model = _facts(tree).get("model") or {}
+        model = facts_of(tree.attrs).get("model") or {}
         names.append(str(model.get("name") or model.get("type") or place or "model"))
     names = [
         place if names.count(name) > 1 and place else name
@@ -172,7 +162,7 @@ def _of_model(name: str, tree: xr.DataTree, remark: str) -> ModelResults:
             "units; give a whole result"
         )
     units = _with_derived(units)
-    return ModelResults(name, tree, units, _with_means(layers, units), _facts(tree), remark)
+    return ModelResults(name, tree, units, _with_means(layers, units), facts_of(tree.attrs), remark)
 
 
 def _with_derived(units: xr.Dataset) -> xr.Dataset:

@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from probekit.checks import one_of
-from probekit.errors import OptionError, OutputError
+from probekit.errors import OptionError
 from probekit.extras import optional
-from probekit.results.files import whole
+from probekit.results.files import whole, writable
 from probekit.results.provenance import with_provenance
 from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
@@ -61,14 +61,13 @@ def save_figure(
     else:
         files = [Path(f"{stem}.{one_of('kind of figure', kind, known)}") for kind in _listed(kinds)]
     try:
-        files[0].parent.mkdir(parents=True, exist_ok=True)
+        with writable(files[0]):
+            files[0].parent.mkdir(parents=True, exist_ok=True)
         with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probekit"}):
             for file in files:
                 dated = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
                 with whole(file) as draft:
                     drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **dated)
-    except OSError as error:
-        raise OutputError(f"{error.filename!r} cannot be written: {error.strerror}") from None
     finally:
         plt.close(drawn)
     return files
@@ -113,22 +112,20 @@ def save_tables(
         with optional("pyarrow", "a Parquet file"):
             import pyarrow.parquet  # noqa: F401
     files = [Path(f"{stem}.nc")]
-    try:
+    with writable(files[0]):
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        with whole(files[0]) as draft:
-            draft.write_bytes(netcdf(_with_facts(table, facts)))
-        frames = _result_frames(table) if isinstance(table, xr.DataTree) else _frames(table)
-        for name, frame in frames:
-            rows = frame.reset_index() if any(frame.index.names) else frame
-            for kind in kinds:
-                files.append(Path(f"{stem}.{name}.{kind}"))
-                with whole(files[-1]) as draft:
-                    if kind == "csv":
-                        rows.to_csv(draft, index=False)
-                    else:
-                        rows.to_parquet(draft, index=False)
-    except OSError as error:
-        raise OutputError(f"{str(files[-1])!r} cannot be written: {error.strerror}") from None
+    with whole(files[0]) as draft:
+        draft.write_bytes(netcdf(_with_facts(table, facts)))
+    frames = _result_frames(table) if isinstance(table, xr.DataTree) else _frames(table)
+    for name, frame in frames:
+        rows = frame.reset_index() if any(frame.index.names) else frame
+        for kind in kinds:
+            files.append(Path(f"{stem}.{name}.{kind}"))
+            with whole(files[-1]) as draft:
+                if kind == "csv":
+                    rows.to_csv(draft, index=False)
+                else:
+                    rows.to_parquet(draft, index=False)
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from rich.table import Table
 from probekit.errors import plain, some_of
 from probekit.reports.rows import by_attribute, interval_note, most_selective
 from probekit.results.attributes import heading, is_share, label, summary_variables
+from probekit.results.provenance import facts_of
 
 # Maximum number of columns for a metric whose variables have no short names.
 _MOST_COLUMNS = 6
@@ -143,7 +143,7 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
             )
     if explained := interval_note(result["layers"].to_dataset()):
         to.print(f"note: {explained}", markup=False)
-    metrics = json.loads(result.attrs.get("provenance", "{}")).get("metrics", {})
+    metrics = facts_of(result.attrs).get("metrics", {})
     for name, options in metrics.items():
         if "method_used" in options:
             to.print(f"{_spaced(name)}: measured by {_spaced(str(options['method_used']))}")

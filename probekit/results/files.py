@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from probekit.errors import OutputError
+from probekit.errors import OutputError, first_line
 
 DRAFT = ".draft-"
 
@@ -24,11 +24,7 @@ def check_output_path(
     overwrite: bool = False,
     any_case: bool = False,
 ) -> Path:
-    """Checks, before any computation, that a path can be written.
-
-    Raises:
-        OutputError: The path exists, has another extension, or its folder is not writable.
-    """
+    """Checks, before any computation, that a path can be written."""
     path = Path(path)
     if (path.suffix.lower() if any_case else path.suffix) not in endings:
         raise OutputError(
@@ -41,23 +37,37 @@ def check_output_path(
             f"{str(path)!r} exists already; choose another name, or overwrite=True (--overwrite)"
         )
     trial = path.with_name(f"{DRAFT}{uuid4().hex}")
-    try:
+    with writable(path):
         with suppress(FileNotFoundError):
             path.lstat()  # a name that is too long is an OSError, one with a null byte a ValueError
         trial.touch()
         trial.unlink()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
     return path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def writable(path: Path, advice: str = "") -> Iterator[None]:
+    """Converts errors of the file system, and of values that a file cannot hold, to an `OutputError`.
+
+    >>> with writable(Path("a.nc"), "; choose another name"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    probekit.errors.OutputError: 'a.nc' cannot be written: No space left on device; choose another name
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}{advice}") from None
+
+
+@contextmanager
+def whole(path: Path, advice: str = "") -> Iterator[Path]:
     """Yields a temporary path in the same folder, which replaces the path at the end of the block.
 
     If the block raises an exception, the path is unchanged and the temporary path is removed. A folder
-    replaces an existing folder, which is then removed.
+    replaces an existing folder, which is then removed. Errors are converted as by `writable`.
 
     Example:
         >>> import tempfile
@@ -69,11 +79,12 @@ def whole(path: Path) -> Iterator[Path]:
     """
     draft = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
     try:
-        yield draft
-        if draft.is_dir() and path.is_dir():
-            _replace_folder(draft, path)
-        else:
-            os.replace(draft, path)
+        with writable(path, advice):
+            yield draft
+            if draft.is_dir() and path.is_dir():
+                _replace_folder(draft, path)
+            else:
+                os.replace(draft, path)
     finally:
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -99,17 +110,11 @@ def writer_of(path: str | Path) -> Iterator[None]:
 
     The lock is on a file next to the path, which is removed at the end. If a process dies, its lock is
     released, so no cleanup is necessary.
-
-    Raises:
-        OutputError: Another process or thread is writing there, or the folder is not writable.
     """
     path = Path(path)
     file = path.with_name(f".{path.name}.lock")
-    try:
+    with writable(path):
         held = _locked(file)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from None
     if held is None:
         raise OutputError(
             f"{str(path)!r} is being written by another process; wait until it is finished, or choose "

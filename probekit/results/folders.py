@@ -4,86 +4,83 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import OutputError, foreign_file
-from probekit.results.files import DRAFT, remove_drafts, whole, writer_of
+from probekit.errors import OutputError, foreign_file, some_of
+from probekit.results.files import DRAFT, remove_drafts, whole, writable, writer_of
+from probekit.results.identity import as_stored, differences
 
 FAILURES = "failures.json"
 
 
-@contextmanager
-def claimed(
+def claim(
     file: Path,
     identity: Mapping[str, Any],
     what: str,
-    check: Callable[[Path, Mapping[str, Any]], None],
+    *,
     own: Sequence[str] = (),
-) -> Iterator[None]:
-    """Creates a folder with a file that describes its contents, and locks it for this process.
+    ignored: Sequence[str] = (),
+) -> None:
+    """Creates a folder with a file that describes its contents, or checks that they are the same.
 
     Args:
         file: The file that holds the identity, as JSON; its folder may already exist.
         identity: Everything that determines the contents.
         what: What the folder contains, such as "sweep", for error messages.
-        check: Called with the file and the identity if the file exists; raises if they differ.
         own: Names in the folder that may exist before the file.
-
-    Raises:
-        OutputError: The folder holds something else, another process is writing to it, or it cannot be
-            written.
+        ignored: Dotted names in the identity that may differ.
     """
     folder = file.parent
-    others = [] if os.path.isfile(file) else _other_files(folder, own)
-    if others:
+    if not os.path.isfile(file):
+        if others := _other_files(folder, own):
+            raise OutputError(
+                f"{str(folder)!r} is no {what} and not empty (it holds {others[0]}); choose another "
+                "folder"
+            )
+        _make(folder)
+        write_whole(file, json.dumps(as_stored(identity), indent=2) + "\n")
+        return
+    check_same(file, identity, what, ignored)
+
+
+def check_same(
+    file: Path, identity: Mapping[str, Any], what: str, ignored: Sequence[str] = ()
+) -> None:
+    """Checks that a folder has the contents that the file in it describes, as `claim` does."""
+    with foreign_file(f"{str(file)!r} is damaged", OutputError, "; choose another folder"):
+        differing = differences(dict(json.loads(file.read_text())), identity, ignored)
+    if differing:
         raise OutputError(
-            f"{str(folder)!r} is no {what} and not empty (it holds {others[0]}); choose another folder"
+            f"{str(file.parent)!r} holds another {what}: {some_of(differing, separator='; ')}; choose "
+            "another folder, or ask for the same to continue it"
         )
-    with locked(file):
-        if file.is_file():
-            check(file, identity)
-        else:
-            write_whole(file, json.dumps(identity, indent=2) + "\n")
-        yield
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Creates and locks the folder of a file for this process, and removes leftover drafts.
-
-    Raises:
-        OutputError: Another process is writing to the folder, or it cannot be created.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{str(file.parent)!r} cannot be written: {reason}") from None
+    """Creates and locks the folder of a file for this process, and removes leftover drafts."""
+    _make(file.parent)
     with writer_of(file):
         remove_drafts(file.parent)
         yield
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
-    """Writes a file atomically: if the process dies, either the old or the new file is intact.
+    """Writes a file atomically: if the process dies, either the old or the new file is intact."""
+    unchanged = "; the previous file is intact" if path.exists() else ""
+    advice = f"{unchanged}; free some space and start again with the same options, which resumes"
+    with whole(path, advice) as draft, draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
 
-    Raises:
-        OutputError: The file cannot be written (for example, the disk is full); the old file is intact.
-    """
-    try:
-        with whole(path) as draft, draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        unchanged = "; the previous file is intact" if path.exists() else ""
-        raise OutputError(
-            f"{str(path)!r} cannot be written ({error.strerror}){unchanged}; free some space and start "
-            "again with the same options, which resumes"
-        ) from None
+
+def _make(folder: Path) -> None:
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _other_files(folder: Path, own: Sequence[str]) -> list[str]:
@@ -95,11 +92,7 @@ def _other_files(folder: Path, own: Sequence[str]) -> list[str]:
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """The reasons why parts of the stored work failed, by the key of the part.
-
-    Raises:
-        OutputError: The file is damaged.
-    """
+    """The reasons why parts of the stored work failed, by the key of the part."""
     file = folder / FAILURES
     if not file.is_file():
         return {}

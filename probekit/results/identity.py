@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _OF_MODELS = ("hash", "modules", "mean", "std")
@@ -14,18 +14,21 @@ def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity, default=str)))
 
 
-def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """The differences between two identities, one clause per value; hashes are not shown.
+def differences(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], ignored: Iterable[str] = ()
+) -> list[str]:
+    """The differences between two identities, one clause per value; hashes last and not shown.
 
     >>> differences({"model": {"weights": "a"}, "seed": 0}, {"model": {"weights": "b"}, "seed": 0})
     ['model.weights was "a" and is "b"']
     """
     before, now = dict(_leaves(stored)), dict(_leaves(as_stored(asked)))
-    return [
+    clauses = [
         _clause(name, before.get(name), now.get(name))
-        for name in sorted({*before, *now})
+        for name in sorted({*before, *now} - {*ignored})
         if before.get(name) != now.get(name)
     ]
+    return sorted(clauses, key=lambda clause: clause.endswith(" differs"))
 
 
 def model_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,13 @@ def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
     return np.array([str(value) for value in values], dtype=object)
 
 
+def class_names(table: xr.Dataset) -> dict[int, str]:
+    """The name of each label in a table with the coordinate `class`; the label itself without names."""
+    named = table["class_name"] if "class_name" in table.coords else table["class"]
+    pairs = zip(table["class"].values.tolist(), named.values.tolist(), strict=True)
+    return {int(label): str(name) for label, name in pairs}
+
+
 def with_variable_text(table: xr.Dataset) -> xr.Dataset:
     """Converts the text of a table to variable length, including fixed-length text read from a file.
 

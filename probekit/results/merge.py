@@ -13,6 +13,7 @@ import xarray as xr
 
 from probekit.errors import DataError, OptionError
 from probekit.results.identity import model_differences
+from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
 # The coordinates that identify an element of a dimension.
@@ -78,14 +79,13 @@ def _merge_two(first: xr.DataTree, second: xr.DataTree) -> xr.DataTree:
 
 
 def _facts(tree: xr.DataTree) -> dict[str, Any]:
-    try:
-        facts = json.loads(tree.attrs["provenance"])
-        return dict(facts)
-    except (KeyError, TypeError, ValueError):
+    facts = facts_of(tree.attrs)
+    if not facts:
         raise DataError(
             "a result without provenance cannot be merged, as its model is unknown; give results of analyze "
             "or robustness"
-        ) from None
+        )
+    return facts
 
 
 def _check_same_model(first: xr.DataTree, second: xr.DataTree) -> None:

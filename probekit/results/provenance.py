@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,18 @@ def provenance(**facts: Any) -> str:
     )
 
 
+def facts_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """The facts in the provenance among the attributes of a result; empty if they cannot be read.
+
+    >>> facts_of({"provenance": provenance(seed=3)})["seed"], facts_of({})
+    (3, {})
+    """
+    try:
+        return dict(json.loads(attributes["provenance"]))
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
     """Adds facts to the provenance of a table without overwriting existing ones.
 
@@ -42,11 +55,8 @@ def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
     >>> facts["seed"], facts["images"], "command" in facts
     (3, 500, True)
     """
-    stored = table.attrs.get("provenance", "{}")
-    try:
-        known = dict(json.loads(stored))
-    except (TypeError, ValueError):
-        known = {"stored": stored}
+    stored = table.attrs.get("provenance")
+    known = facts_of(table.attrs) or ({} if stored in (None, "{}") else {"stored": stored})
     return table.assign_attrs(
         provenance=json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
     )

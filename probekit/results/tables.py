@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, close_matches
+from probekit.results.labels import class_names
 from probekit.results.trees import open_result
 
 # In the table of layers, further dimensions of at most this length become columns.
@@ -141,12 +142,10 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
     if "class" not in units.coords:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
-    named = units["class_name"] if "class_name" in units.coords else units["class"]
-    labels, names = units["class"].values.tolist(), list(map(str, named.values.tolist()))
-    count = Counter(names)
+    names = class_names(units)
+    count = Counter(names.values())
     return {
-        int(label): name if count[name] == 1 else f"{name} ({label})"
-        for label, name in zip(labels, names, strict=True)
+        label: name if count[name] == 1 else f"{name} ({label})" for label, name in names.items()
     }
 
 

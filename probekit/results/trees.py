@@ -7,21 +7,20 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xarray as xr
 
-from probekit.errors import OptionError, OutputError, first_line, foreign_file
+from probekit.errors import OptionError, OutputError, foreign_file
 from probekit.results.files import check_output_path, whole
+from probekit.results.folders import write_whole
 from probekit.results.labels import with_variable_text
+
+Table = TypeVar("Table", xr.Dataset, xr.DataTree)
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Checks, before any computation, that a result can be written.
-
-    Raises:
-        OutputError: The path exists, has an unknown extension, or its folder is not writable.
-    """
+    """Checks, before any computation, that a result can be written."""
     return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 
@@ -35,6 +34,12 @@ def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
     with dask.config.set(scheduler="threads") if dask else nullcontext():
         content: memoryview = table.to_netcdf(engine="h5netcdf")
     return content
+
+
+def write_table(file: Path, table: Table) -> Table:
+    """Writes a table atomically, and returns it."""
+    write_whole(file, netcdf(table))
+    return table
 
 
 def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -59,14 +64,11 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
         )
     path = check_output(path, overwrite=overwrite)
     result = result.map_over_datasets(with_variable_text)
-    try:
-        with whole(path) as draft:
-            if path.suffix == ".nc":
-                draft.write_bytes(netcdf(result))
-            else:
-                result.to_zarr(draft, consolidated=False)
-    except (OSError, UnicodeError) as error:  # invalid text raises a UnicodeError
-        raise OutputError(f"{str(path)!r} cannot be written: {first_line(error)}") from None
+    with whole(path) as draft:
+        if path.suffix == ".nc":
+            draft.write_bytes(netcdf(result))
+        else:
+            result.to_zarr(draft, consolidated=False)
     return path
 
 

@@ -26,10 +26,6 @@ def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager
         jobs: Number of worker processes on this machine.
         scheduler: The address of a dask scheduler, or a `distributed.Client`, which stays open.
         what: Name of the whole work, such as "a sweep", for error messages.
-
-    Raises:
-        OptionError: Both are given, dask is missing, or this is one of several processes. On entry: no
-            scheduler answers.
     """
     if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(
@@ -65,9 +61,6 @@ def run_jobs(
 
     Yields:
         The key of each task with the reason of its failure.
-
-    Raises:
-        ProbekitError: An error that affects all jobs, such as an invalid option.
 
     Example:
         >>> dict(run_jobs(lambda n: "odd" if n % 2 else "", {"a": (1,), "b": (2,)}))

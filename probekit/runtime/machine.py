@@ -24,12 +24,7 @@ class Machine(Processes):
 
     @classmethod
     def here(cls, device: str | torch.device | None) -> Machine:
-        """Creates a machine from the environment of `accelerate`, or for the requested device.
-
-        Raises:
-            ModelError: The device does not exist.
-            OptionError: A device is requested with several processes.
-        """
+        """Creates a machine from the environment of `accelerate`, or for the requested device."""
         with optional("accelerate", "training"):
             from accelerate import Accelerator
 
@@ -56,7 +51,6 @@ class Machine(Processes):
         )
 
     def wait(self) -> None:
-        """Waits for all processes."""
         self.accelerator.wait_for_everyone()
 
     def spread(self, module: nn.Module) -> nn.Module:

@@ -25,12 +25,6 @@ def print_speed(images: int, seconds: float, waited: float, *, progress: bool) -
     """Prints the speed of a pass, and whether the model or the reading of images limited it.
 
     Like the bar, it appears on a terminal, and otherwise only for work of more than a minute.
-
-    Args:
-        images: Number of images.
-        seconds: Duration of the pass.
-        waited: Seconds of it that were spent waiting for images.
-        progress: Whether to show progress.
     """
     if progress and images and (sys.stderr.isatty() or seconds > _SECONDS):
         limit = "reading the images" if waited > _WAITING * seconds else "the model"

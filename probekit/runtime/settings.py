@@ -18,9 +18,6 @@ def own_settings(*, restore_random: bool = True) -> Iterator[None]:
 
     At exit, all settings are restored, including the states of torch's random generators.
 
-    Args:
-        restore_random: Whether to restore the random generators.
-
     Example:
         >>> with torch.inference_mode(), own_settings():
         ...     torch.ones(1).is_inference()

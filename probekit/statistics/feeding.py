@@ -114,12 +114,7 @@ def feed(recording: xr.Dataset, statistic: Any, *, rows: int = 4096, client: Any
 def table_and_labels(
     recording: xr.Dataset, *, uses_labels: bool = True
 ) -> tuple[xr.DataArray, npt.NDArray[np.int64]]:
-    """The activations (sample, unit) and the labels (sample,) of a recording.
-
-    Raises:
-        DataError: The dataset is not a recording, its labels are not integers, or labels are used and
-            a sample has none.
-    """
+    """The activations (sample, unit) and the labels (sample,) of a recording."""
     if not isinstance(recording, xr.Dataset):
         raise DataError(
             f"a recording is the dataset that pk.record returns, not {type(recording).__name__}"

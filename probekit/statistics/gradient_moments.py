@@ -23,9 +23,6 @@ class GradientMoments(Statistic):
     (2, units) and `deviation` (3, units), the sums of products of deviations from the means: norm with
     norm, norm with square, square with square. Parts are merged without cancellation (Chan, Golub &
     LeVeque 1983).
-
-    Args:
-        gradients: How the norms are measured.
     """
 
     uses_labels: ClassVar[bool] = False
@@ -34,7 +31,6 @@ class GradientMoments(Statistic):
 
     @property
     def source(self) -> Any:
-        """The gradient norms."""
         return self.gradients
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:

@@ -47,7 +47,8 @@ class LinearHSIC(Statistic):
         x = x.detach().to(home).double() - self.state["origin_x"]
         y = y.detach().to(home).double() - self.state["origin_y"]
         squares = _squares(x, self.first), _squares(y, self.second)
-        block = _block(index, self.blocks).to(home)
+        # The block of a sample does not depend on the order of the data.
+        block = ((index * 2654435761 % 2**32 >> 16) % self.blocks).to(home)
         for number in torch.unique(block).tolist():
             rows = block == number
             for name, values in _sums(x[rows], y[rows], squares[0][rows], squares[1][rows]).items():
@@ -170,8 +171,3 @@ def _products(values: Tensor, shift: Tensor, sizes: Sequence[int]) -> Tensor:
     """Scalar products of each layer's part of the last axis with the same part of a shift."""
     parts = torch.split(values * shift, list(sizes), -1)
     return torch.stack([part.sum(-1) for part in parts], -1)
-
-
-def _block(index: Tensor, blocks: int) -> Tensor:
-    """Assigns each sample to a block, independently of the order of the data."""
-    return (index * 2654435761 % 2**32 >> 16) % blocks

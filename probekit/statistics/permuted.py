@@ -78,9 +78,6 @@ class PermutedClassMeans(Statistic):
             known in advance.
         memory: Maximum number of bytes for the states of all layers of a pass.
 
-    Raises:
-        OptionError: An option is invalid, or the state would need too much memory.
-
     Source:
         Permutation tests: Phipson & Smyth 2010; the bijection: Black & Rogaway 2002.
     """

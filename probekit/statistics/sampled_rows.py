@@ -23,13 +23,6 @@ class SampledRows(Statistic):
     index). It does not depend on the batches, their order or the number of processes.
 
     State: `rows` (rows, units) in the activations' dtype; `order`, `index` and `label` (rows,).
-
-    Args:
-        rows: Maximum number of samples.
-        seed: Seed of the draw.
-
-    Raises:
-        OptionError: `rows` is below 1.
     """
 
     uses_labels: ClassVar[bool] = False
@@ -49,7 +42,6 @@ class SampledRows(Statistic):
             self.state = lowest_rows(self.state, batch, self.rows)
 
     def merge(self, other: SampledRows) -> None:
-        """Adds the rows of another statistic."""
         if other.state:
             self.state = lowest_rows(self.state, other.state, self.rows)
 

@@ -17,9 +17,6 @@ class SilentCounts(Statistic):
     """Counts the samples for which a unit's activation does not exceed a threshold.
 
     State: `silent` (units,) and `count` ().
-
-    Args:
-        threshold: The maximum activation at which a unit counts as silent.
     """
 
     uses_labels: ClassVar[bool] = False
@@ -33,7 +30,6 @@ class SilentCounts(Statistic):
             add_to(self.state, {"silent": silent, "count": torch.tensor(len(activations))})
 
     def merge(self, other: SilentCounts) -> None:
-        """Adds the counts of another statistic."""
         add_to(self.state, other.state)
 
     def to_xarray(self) -> xr.Dataset:

@@ -160,7 +160,7 @@ def test_a_cluster_gives_the_same_table() -> None:
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
 def test_another_survey_is_refused() -> None:
     run(["survey_nets:a"])
-    with pytest.raises(OutputError, match=r"options\.limit was 60 and is 50"):
+    with pytest.raises(OutputError, match=r"holds another survey: data\.limit was 60 and is 50"):
         run(["survey_nets:a"], limit=50)
     with pytest.raises(
         OutputError, match=r'metrics\.selectivity\.negative was "clip" and is "shift"'

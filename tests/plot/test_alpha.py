@@ -71,7 +71,7 @@ def test_mistakes_are_reported(swept: xr.Dataset) -> None:
         plot.alpha_curve(swept, "acc")
     with pytest.raises(DataError, match="no number 'failure' over alpha"):
         plot.alpha_curve(swept, "failure")
-    with pytest.raises(DataError, match="'test_accuracy' over alpha by layer, it has selectivity"):
+    with pytest.raises(DataError, match="'test_accuracy' over alpha and layer, it has selectivity"):
         plot.alpha_profile(swept, "test_accuracy")
     with pytest.raises(OptionError, match="a sweep is the dataset that sweep returns, not dict"):
         plot.alpha_curve({})  # type: ignore[arg-type]

@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from probekit.errors import OutputError
-from probekit.results.folders import claimed, note_failure, read_failures
-
-
-def same(file: Path, identity: Mapping[str, Any]) -> None:
-    if json.loads(file.read_text()) != identity:
-        raise OutputError("another one")
+from probekit.results.folders import claim, locked, note_failure, read_failures
 
 
 def test_a_folder_is_created_once_and_checked_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "new" / "work.json"
     for _ in range(2):
-        with claimed(file, {"seed": 0}, "work", same):
-            assert json.loads(file.read_text()) == {"seed": 0}
-    with pytest.raises(OutputError, match="another one"), claimed(file, {"seed": 1}, "work", same):
-        pass
+        claim(file, {"seed": 0}, "work")
+        assert json.loads(file.read_text()) == {"seed": 0}
+    with pytest.raises(
+        OutputError, match="holds another work: seed was 0 and is 1; choose another"
+    ):
+        claim(file, {"seed": 1}, "work")
+    claim(file, {"seed": 1}, "work", ignored=["seed"])
 
 
 def test_other_files_are_refused_but_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
-    with claimed(tmp_path / "work.json", {}, "work", same, own=["parts"]):
-        pass
+    with locked(tmp_path / "work.json"):
+        claim(tmp_path / "work.json", {}, "work", own=["parts"])
     (tmp_path / "work.json").unlink()
-    with (
-        pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"),
-        claimed(tmp_path / "work.json", {}, "work", same),
-    ):
-        pass
+    with pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"):
+        claim(tmp_path / "work.json", {}, "work")
 
 
-def test_a_folder_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     with (
-        claimed(tmp_path / "work.json", {}, "work", same),
+        locked(tmp_path / "work.json"),
         pytest.raises(OutputError, match="being written by another process"),
-        claimed(tmp_path / "work.json", {}, "work", same),
+        locked(tmp_path / "work.json"),
     ):
         pass
 

@@ -107,7 +107,7 @@ def test_stored_conditions_of_a_robustness_run_are_read(
     with torch.no_grad():
         right = network(data.tensors[0]).argmax(1) == data.tensors[1]
     np.testing.assert_allclose(found["accuracy"], right.double().mean())
-    with pytest.raises(OutputError, match="holds the conditions of another run"):
+    with pytest.raises(OutputError, match="holds another robustness run: "):
         pk.robustness(
             network, data, "brightness", 1, layers="1", store=stored / "robustness", table=32
         )

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
             (draft / "new").touch()
 
     monkeypatch.setattr(os, "replace", fails_for_the_draft)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
         write()
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
         "r.zarr",

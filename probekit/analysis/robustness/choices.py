@@ -32,10 +32,6 @@ def choose_corruptions(
 
     Warns:
         ProbekitWarning: Frost is left out because its photographs are not installed.
-
-    Raises:
-        OptionError: A type is unknown, or frost was requested by name without its photographs.
-        DataError: The images are not in [0, 1].
     """
     names = [asked] if isinstance(asked, str) else list(asked or ())
     known = (*_GROUPS, *CORRUPTIONS, *EXTRA_CORRUPTIONS)
@@ -70,12 +66,7 @@ def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
 def choose_attacks(
     asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
 ) -> list[Perturbation]:
-    """Selects attacks, and checks whether the model can be attacked.
-
-    Raises:
-        ProbekitError: An attack is unknown or given twice, an epsilon is in the wrong scale, or the
-            model has no gradient.
-    """
+    """Selects attacks, and checks whether the model can be attacked."""
     listed = [asked] if isinstance(asked, str | Attack | type) else list(asked or ())
     attacks = [get_attack(one) for one in listed]
     labels_of = [attack_label(attack) for attack in attacks]

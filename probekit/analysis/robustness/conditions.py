@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from probekit.capture.layers import unwrap
-from probekit.data.batches import Batch, Batches
-from probekit.models.image_model import as_module, device_of
+from probekit.analysis.classes import Classifier
+from probekit.data.batches import Batch
 from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.gradient import PGD
 from probekit.perturbations.corruptions.corruption import Corruption
 
 Outcomes: TypeAlias = Mapping[str, Tensor]
+Perturbed: TypeAlias = tuple[Tensor, Outcomes]
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,10 @@ CLEAN = Condition("clean", "clean", 0)
 
 @dataclass(frozen=True)
 class PerturbedBatch(Batch):
-    """A batch under a condition, with the outcomes that the perturbation has already computed.
-
-    Attributes:
-        condition: How the images were perturbed.
-        outcomes: Tables (batch, columns) by name.
-    """
+    """A batch under a condition, with the outcomes (batch, columns) that are already computed."""
 
     condition: Condition
-    outcomes: Outcomes = field(default_factory=dict)
-
-    def to(self, device: torch.device | str) -> PerturbedBatch:
-        """The same samples on a device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+    outcomes: Outcomes
 
 
 @dataclass(frozen=True)
@@ -70,9 +60,9 @@ class Perturbation:
     """
 
     conditions: tuple[Condition, ...]
-    apply: Callable[[Any, Batch, Sequence[float]], Iterable[tuple[Tensor, Outcomes]]]
+    apply: Callable[[Classifier, Batch, Sequence[float]], Iterable[Perturbed]]
 
-    def __call__(self, model: Any, batch: Batch) -> Iterator[PerturbedBatch]:
+    def __call__(self, model: Classifier, batch: Batch) -> Iterator[PerturbedBatch]:
         """The batch under each condition."""
         found = self.apply(model, batch, [one.level for one in self.conditions])
         for condition, (images, outcomes) in zip(self.conditions, found, strict=True):
@@ -92,7 +82,7 @@ def of_corruption(name: str, severities: Iterable[int], options: str) -> tuple[C
 def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None) -> Perturbation:
     """One corruption type at several severities."""
 
-    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
+    def apply(model: Classifier, batch: Batch, levels: Sequence[float]) -> Iterator[Perturbed]:
         for level in levels:
             yield Corruption(name, int(level), seed, table)(batch.images, batch.index), {}
 
@@ -113,9 +103,8 @@ def attacked(
     steps `correct_by_step` (batch, steps + 1).
     """
 
-    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
-        callable_model = unwrap(model) if isinstance(model, nn.Module) else model
-        given = (callable_model, batch.images, batch.labels, levels)
+    def apply(model: Classifier, batch: Batch, levels: Sequence[float]) -> Iterator[Perturbed]:
+        given = (model, batch.images, batch.labels, levels)
         evaluated = moved = attack.run(*given, index=batch.index, check=False)
         if move_all and isinstance(attack, PGD) and attack.keep == "best":
             moved = replace(attack, keep="last").run(*given, index=batch.index, check=False)
@@ -133,47 +122,3 @@ def attacked(
     return Perturbation(
         tuple(Condition("attack", label, epsilon, options) for epsilon in epsilons), apply
     )
-
-
-class PerturbedBatches:
-    """Iterates over the batches of some data, each under every condition of some perturbations.
-
-    It replaces the data in the loop over the model. Each batch is read once, and perturbations run on
-    the model's device.
-    """
-
-    def __init__(self, model: Any, batches: Batches, perturbations: Sequence[Perturbation]) -> None:
-        self.model = model
-        self.batches = batches
-        self.perturbations = list(perturbations)
-
-    @property
-    def samples(self) -> int | None:
-        """The number of images over all conditions together."""
-        known = self.batches.samples
-        conditions = sum(len(one.conditions) for one in self.perturbations)
-        return None if known is None else known * conditions
-
-    def indices(self) -> Tensor | None:
-        """The indices of all samples; None if they are not known in advance."""
-        return self.batches.indices()
-
-    def share(self, rank: int, world: int) -> PerturbedBatches:
-        """The part of the data that belongs to one of several processes."""
-        return PerturbedBatches(self.model, self.batches.share(rank, world), self.perturbations)
-
-    @property
-    def skipped(self) -> int:
-        """The number of unreadable images that the last pass skipped."""
-        return self.batches.skipped
-
-    @skipped.setter
-    def skipped(self, number: int) -> None:
-        self.batches.skipped = number
-
-    def __iter__(self) -> Iterator[PerturbedBatch]:
-        device = device_of(as_module(self.model))
-        for read in self.batches:
-            batch = read.to(device)
-            for perturbation in self.perturbations:
-                yield from perturbation(self.model, batch)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from probekit.analysis.robustness.conditions import (
     Condition,
     Perturbation,
     PerturbedBatch,
-    PerturbedBatches,
     unchanged,
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.stream import Observed, PassOptions
-from probekit.data.batches import Batches
+from probekit.capture.stream import Observe, PassOptions
+from probekit.data.batches import Batch, Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -39,7 +38,6 @@ from probekit.statistics.rows import format_bytes
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
-Observe: TypeAlias = Callable[[Batches, str], Iterator[Observed]]
 _CHANGE_SIZE = attributes(
     "size of the change in activation", "Mean over images of |perturbed - clean| activation."
 )
@@ -47,13 +45,7 @@ _CHANGE_SIZE = attributes(
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over some data.
-
-    Attributes:
-        batches: The data.
-        perturbation: Applied to each batch.
-        paired: Whether the clean batch precedes the perturbed ones, to measure the change.
-    """
+    """One pass over some data; if `paired`, each clean batch precedes the perturbed ones."""
 
     batches: Batches
     perturbation: Perturbation
@@ -93,13 +85,7 @@ class Measurement:
         return Classifier(self.model, self.match)
 
     def run(self, one: Pass, store: ConditionStore, observe: Observe) -> None:
-        """Measures the conditions of a pass that are not in the store.
-
-        Args:
-            one: The pass.
-            store: The conditions that are already measured; receives the others.
-            observe: Runs the model over data, as `streams` does.
-        """
+        """Measures the conditions of a pass that are not in the store."""
         own = [condition for condition in one.perturbation.conditions if condition not in store]
         missing = processes().gather(own)[0]
         share = self._conditions_at_once(one.batches)
@@ -116,15 +102,18 @@ class Measurement:
     ) -> dict[Condition, xr.DataTree]:
         paired = one.paired and bool(self.layers)
         known = iter(self.clean) if paired and self.clean else None
-        perturbations = [unchanged()] if paired and known is None else []
-        perturbations.append(replace(one.perturbation, conditions=conditions))
-        batches = PerturbedBatches(self.classifier, one.batches, perturbations)
+        steps = [unchanged()] if paired and known is None else []
+        steps.append(replace(one.perturbation, conditions=conditions))
+        classifier, times = self.classifier, sum(len(step.conditions) for step in steps)
+
+        def under_each(batch: Batch) -> Iterator[PerturbedBatch]:
+            for step in steps:
+                yield from step(classifier, batch)
+
         found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
         keeps = self._bytes_of_clean(one.batches) > 0
         clean, computed = None, []
-        # It implements everything that the loop over a model needs.
-        data, title = cast(Batches, batches), conditions[0].name
-        for observation in observe(data, title):
+        for observation in observe(one.batches, conditions[0].name, under_each, times):
             batch = cast(PerturbedBatch, observation.batch)
             tables = observation.tables[0] if observation.tables else {}
             if batch.condition == CLEAN and keeps:
@@ -140,11 +129,7 @@ class Measurement:
         return {condition: statistics.to_tree() for condition, statistics in found.items()}
 
     def _conditions_at_once(self, batches: Batches) -> int:
-        """The number of conditions that a pass can measure within the memory allowed.
-
-        Raises:
-            OptionError: The memory is not enough for one condition.
-        """
+        """The number of conditions that a pass can measure within the memory allowed."""
         if not self.layers:
             return sys.maxsize
         each, working = self._bytes_of_statistics()
@@ -204,7 +189,6 @@ class ConditionStatistics:
         activations: Mapping[str, Tensor],
         clean: Mapping[str, Tensor] | None,
     ) -> None:
-        """Updates the statistics with a batch."""
         outcomes = dict(batch.outcomes) or {
             "correct": correct(output, batch.labels, "robustness", self._options.match)[:, None]
         }

@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from probekit.analysis.robustness.conditions import Condition, Perturbation, of_corruption
+from probekit.analysis.classes import Classifier
+from probekit.analysis.robustness.conditions import (
+    Condition,
+    Perturbation,
+    Perturbed,
+    of_corruption,
+)
 from probekit.data.batches import Batch, Batches
-from probekit.data.decoding import resize
-from probekit.data.images import Fetched, LabeledImages
 from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.published import PublishedCorruptions
-
-
-class FittedImages(LabeledImages):
-    """One type and severity of published files, resized to the model's input size."""
-
-    def __init__(
-        self,
-        published: PublishedCorruptions,
-        corruption: str,
-        severity: int,
-        size: tuple[int, int, int] | None,
-    ) -> None:
-        images: Any = published.dataset(corruption, severity)
-        self._images = images
-        self._size = size
-        self.labels = torch.as_tensor(images.targets)
-        self.classes = tuple(published.classes or ())
-        self.name = f"{published.root} {corruption} {severity}"
-        self.fingerprint = f"{self.name}, {len(self.labels)} images"
-
-    def fetch(self, numbers: list[int]) -> Fetched:
-        images = torch.stack([self._images[number][0] for number in numbers])
-        index = torch.tensor(numbers)
-        return resize(images, self._size), self.labels[index], index
 
 
 def published_images(
     published: PublishedCorruptions, name: str, severities: Sequence[int]
 ) -> Perturbation:
-    """One corruption type from published files whose images match the data's one to one.
+    """One corruption type from published files whose images match the data's one to one."""
 
-    Raises:
-        DataError: On use, if an image has another label in the files or is missing.
-    """
-
-    def apply(model: Any, batch: Batch, levels: Sequence[float]) -> Any:
+    def apply(model: Classifier, batch: Batch, levels: Sequence[float]) -> Iterator[Perturbed]:
         index = batch.index.tolist()
         channels, height, width = batch.images.shape[1:]
         for level in levels:
-            data = FittedImages(published, name, int(level), (channels, height, width))
+            data = published.dataset(name, int(level), (channels, height, width))
             if max(index) >= len(data):
                 raise DataError(
                     f"{published.root} holds {len(data)} images of {name!r}, and the data "
@@ -81,7 +56,7 @@ def one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     """
     if published.layout != "npy":
         return False
-    labels = FittedImages(published, published.corruptions[0], 1, None).labels
+    labels = published.dataset(published.corruptions[0], 1).labels
     found = batches.known_labels()
     if found is None:
         return True

@@ -22,7 +22,6 @@ from probekit.analysis.robustness.choices import (
 from probekit.analysis.robustness.conditions import CLEAN, Condition, corrupted, unchanged
 from probekit.analysis.robustness.measure import Measurement, Pass
 from probekit.analysis.robustness.published import (
-    FittedImages,
     one_to_one,
     published_conditions,
     published_images,
@@ -280,7 +279,7 @@ def _published(
     return [
         Pass(
             Batches(
-                FittedImages(published, condition.name, int(condition.level), size),
+                published.dataset(condition.name, int(condition.level), size),
                 batch_size=batches.batch_size,
                 limit=batches.limit,
                 seed=batches.seed,

@@ -14,9 +14,8 @@ from typing import Any
 import xarray as xr
 
 from probekit.analysis.robustness.conditions import Condition
-from probekit.errors import OutputError, foreign_file
-from probekit.results.files import DRAFT, whole, writer_of
-from probekit.results.identity import as_stored, differences
+from probekit.results.files import writer_of
+from probekit.results.folders import claim
 from probekit.results.trees import open_result, save_result
 from probekit.runtime.processes import processes
 
@@ -37,10 +36,9 @@ class ConditionStore:
     def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
         self.folder = None if folder is None else Path(folder)
         self._found: dict[Condition, xr.DataTree] = {}
-        self._identity = as_stored(identity)
         self._writes = processes().is_main
         if self.folder is not None and self._writes:
-            self._claim(self.folder)
+            claim(self.folder / IDENTITY, identity, "robustness run")
 
     def __contains__(self, condition: Condition) -> bool:
         return condition in self._found or (
@@ -48,21 +46,11 @@ class ConditionStore:
         )
 
     def __getitem__(self, condition: Condition) -> xr.DataTree:
-        """The result of a condition.
-
-        Raises:
-            OutputError: Its file cannot be read.
-        """
         if condition not in self._found and self.folder is not None:
             self._found[condition] = open_result(self._path(self.folder, condition))
         return self._found[condition]
 
     def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
-        """Stores the result of a condition.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
         self._found[condition] = found
         if self.folder is not None and self._writes:
             found.attrs["condition"] = json.dumps(asdict(condition))
@@ -70,45 +58,9 @@ class ConditionStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Prevents other runs from writing to the folder.
-
-        Raises:
-            OutputError: Another run is writing there.
-        """
-        alone = self.folder is not None and self._writes
-        with writer_of(self.folder) if alone and self.folder else nullcontext():
+        """Prevents other runs from writing to the folder."""
+        with writer_of(self.folder) if self.folder and self._writes else nullcontext():
             yield
-
-    def _claim(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = folder / IDENTITY
-            known = file.read_text(errors="replace") if file.exists() else None
-            if known is None:
-                # A process that died while creating the folder may have left its draft there.
-                if any(not path.name.startswith(DRAFT) for path in folder.iterdir()):
-                    raise OutputError(
-                        f"{str(folder)!r} holds other files than conditions of a robustness run; "
-                        "choose an empty or a new folder"
-                    )
-                with whole(file) as draft:
-                    draft.write_text(json.dumps(self._identity, indent=1))
-                return
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"{str(folder)!r} cannot be used: {reason}") from None
-        self._compare(folder, known)
-
-    def _compare(self, folder: Path, known: str) -> None:
-        with foreign_file(
-            f"{str(folder / IDENTITY)!r} cannot be read", OutputError, "; choose another folder"
-        ):
-            differing = differences(dict(json.loads(known)), self._identity)
-        if differing:
-            raise OutputError(
-                f"{str(folder)!r} holds the conditions of another run: {'; '.join(differing)}; choose "
-                "another folder"
-            )
 
     def _path(self, folder: Path, condition: Condition) -> Path:
         digest = hashlib.sha256(json.dumps(asdict(condition)).encode()).hexdigest()[:12]

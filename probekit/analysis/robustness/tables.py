@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from scipy.stats import rankdata
 
@@ -17,7 +19,10 @@ from probekit.perturbations.corruptions.constants import CORRUPTIONS
 from probekit.results.attributes import attributes, in_context
 from probekit.results.labels import strings
 
-Results = Mapping[Condition, xr.DataTree]
+Results: TypeAlias = Mapping[Condition, xr.DataTree]
+Array: TypeAlias = npt.NDArray[np.float64]
+Scale: TypeAlias = Callable[[Array], Array]
+Summary: TypeAlias = Callable[[xr.DataArray, xr.Dataset], xr.DataArray]
 
 _AXES = {"corruption": "severity", "attack": "epsilon"}
 _OF_ACTIVATIONS = ("n_units", "n_samples", "n_dimensions", "too_few_samples")
@@ -125,9 +130,6 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
         fractions; 1 for the reference itself. NaN where the reference makes no errors or, for relative
         errors, no more than on clean images.
 
-    Raises:
-        OptionError: The reference lacks a type or a severity.
-
     Source:
         Hendrycks & Dietterich 2019 (arXiv 1903.12261), section 3.
 
@@ -192,11 +194,7 @@ def _over_types(values: xr.DataArray) -> xr.DataArray:
 def check_reference(
     reference: xr.Dataset, corruptions: Sequence[str], severities: Sequence[int]
 ) -> None:
-    """Checks that a reference has all types and severities of a comparison.
-
-    Raises:
-        OptionError: It lacks a type or a severity; the message names the missing ones.
-    """
+    """Checks that a reference has all types and severities of a comparison."""
     if "accuracy" not in reference or "clean_accuracy" not in reference:
         raise OptionError(
             "a reference has accuracy(corruption, severity) and clean_accuracy, as the table "
@@ -254,12 +252,17 @@ def _named(grid: xr.Dataset, prefix: str, context: str) -> xr.Dataset:
     return grid.assign(labeled).rename({name: f"{prefix}_{name}" for name in labeled})
 
 
-def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
+def _summaries(kind: str) -> list[tuple[str, str, Summary, str]]:
     """Name, unit variable, function and label of each summary over a layer's units."""
     summaries = (
         ("change_size_mean", "change_size", _mean, "mean size of the change in activation"),
         ("selectivity_mean", "selectivity", _mean, "mean class selectivity index"),
-        ("selectivity_correlation", "selectivity", _correlation, "correlation of selectivity"),
+        (
+            "selectivity_correlation",
+            "selectivity",
+            partial(_compare, scale=np.asarray),
+            "correlation of selectivity",
+        ),
         (
             "preferred_class_kept_fraction",
             "preferred_class_kept",
@@ -269,7 +272,7 @@ def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
         (
             "change_size_by_selectivity",
             "change_size",
-            _rank_correlation,
+            partial(_compare, scale=rankdata),
             "rank correlation of selectivity and change",
         ),
         ("negative_units", "negative_class_mean", _count, "units with negative class means"),
@@ -280,7 +283,9 @@ def _summaries(kind: str) -> list[tuple[str, str, Any, str]]:
     ]
 
 
-def _by_layer(units: xr.Dataset, layers: xr.Dataset, variable: str, function: Any) -> xr.DataArray:
+def _by_layer(
+    units: xr.Dataset, layers: xr.Dataset, variable: str, function: Summary
+) -> xr.DataArray:
     """Applies a function to the units of each layer (unit, ...); the result is along the layer axis."""
     parts = []
     for name in layers["layer"].values:
@@ -304,33 +309,23 @@ def _alive_mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
     return values.isel(unit=~units["dead"].values).mean("unit")
 
 
-def _correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    """Pearson correlation of a variable with clean selectivity, over units alive on clean images."""
-    return _compare(values, units, lambda column: column)
+def _compare(values: xr.DataArray, units: xr.Dataset, scale: Scale) -> xr.DataArray:
+    """The correlation of a variable with clean selectivity, over units alive on clean images.
 
-
-def _rank_correlation(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    """Spearman correlation, likewise; NaN if there is no selectivity to compare with."""
-    return _compare(values, units, rankdata)
-
-
-def _compare(values: xr.DataArray, units: xr.Dataset, scale: Any) -> xr.DataArray:
+    It is NaN for fewer than 3 units, if either does not vary, or if there is no selectivity.
+    """
     if "selectivity" not in units:
         return xr.full_like(values.isel(unit=0, drop=True), np.nan)
     alive = ~units["dead"].values
     index = units["selectivity"].values[alive]
 
-    def correlate(column: np.ndarray[Any, Any]) -> float:
-        return _pearson(scale(column[alive]), scale(index))
+    def correlate(column: Array) -> float:
+        own = column[alive]
+        if len(own) < 3 or not (np.isfinite(own).all() and np.ptp(own) > 0 and np.ptp(index) > 0):
+            return float("nan")
+        return float(np.corrcoef(scale(own), scale(index))[0, 1])
 
     result: xr.DataArray = xr.apply_ufunc(
         correlate, values.astype(np.float64), input_core_dims=[["unit"]], vectorize=True
     )
     return result
-
-
-def _pearson(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """The Pearson correlation; NaN for fewer than 3 units or if either array is constant."""
-    if len(one) < 3 or not (np.isfinite(one).all() and np.ptp(one) > 0 and np.ptp(other) > 0):
-        return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -63,11 +63,6 @@ def backward_gradients(
 
 
 def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
-    """As `torch.autograd.grad`.
-
-    Raises:
-        ModelError: The model cannot be differentiated in this way, as with reentrant checkpoints.
-    """
     try:
         found: tuple[Tensor, ...] = torch.autograd.grad(*given, **options)
     except RuntimeError as error:
@@ -77,7 +72,7 @@ def gradients(*given: Any, **options: Any) -> tuple[Tensor, ...]:
     return found
 
 
-def differentiable(outputs: dict[str, Tensor], names: Any) -> dict[str, Tensor]:
+def differentiable(outputs: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """Returns the outputs of some layers; raises `LayerError` if one does not depend on the images."""
     for name in names:
         if not outputs[name].requires_grad:
@@ -90,9 +85,6 @@ def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None
 
     The activations of each half of the images are differentiated with respect to the other half; the
     cause is searched for in `module`.
-
-    Raises:
-        ModelError: Samples depend on each other.
     """
     with torch.enable_grad():
         inputs = _leaf(images)

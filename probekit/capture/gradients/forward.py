@@ -46,12 +46,7 @@ class Differentiator:
         self._together = True
 
     def __call__(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
-        """Derivatives of the activations, {layer: (directions, batch, units)}.
-
-        Raises:
-            ModelError: An operation has no forward-mode derivative.
-            LayerError: A layer does not depend on the images.
-        """
+        """Derivatives of the activations, {layer: (directions, batch, units)}."""
         with torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")
             warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", FutureWarning)

@@ -54,11 +54,7 @@ def choose_method(method: Method, units: int, probes: int) -> Literal["exact", "
 
 
 def why_exact(reasons: Mapping[str, str], method: Method) -> str:
-    """A message about layers that require backward passes, from the result of `forward_mode_fails`.
-
-    Raises:
-        ModelError: The requested method is `"probes"`.
-    """
+    """A message about layers that require backward passes, from the result of `forward_mode_fails`."""
     why = next(iter(reasons.values()))
     if method == "probes":
         advice = "" if "method='exact'" in why else "; use method='exact', or 'auto'"
@@ -170,12 +166,7 @@ class GradientNorms:
 
     @contextmanager
     def open(
-        self,
-        model: Any,
-        layers: Sequence[Layer],
-        *,
-        samples: Tensor | None = None,
-        **reading: Any,
+        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
     ) -> Iterator[Tap]:
         """Yields a function from images and their indices to the tables of all layers."""
         with ExitStack() as stack:

@@ -58,18 +58,11 @@ class Differentiated:
             with read_out(one) as forward:
                 return dict(forward(inputs))
 
-        with (
-            lend_private(model, images[:4], once) as private,
-            read_out(private) as forward,
-        ):
+        with lend_private(model, images[:4], once) as private, read_out(private) as forward:
             yield Differentiated(private, forward, images, memory)
 
     def check(self, images: Tensor) -> None:
-        """Checks, with the first batch of several samples, that samples are independent.
-
-        Raises:
-            ModelError: Samples depend on each other.
-        """
+        """Checks, with the first batch of several samples, that samples are independent."""
         if not self._checked and len(images) > 1:
             check_separate(self._forward, images[:4], self._module)
             self._checked = True

@@ -37,15 +37,6 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
     Images are named `images`, `image`, `x`, ..., and labels `labels`, `label`, `y`, ..., with a split
     before or after (`x_train`, `train_images`), or in a group of that name in an HDF5 file. Without
     labels, all are -1. Compressed `.npz` files are read into memory. Nothing is unpickled.
-
-    Args:
-        path: The file.
-        split: The split to read, for names with a split.
-        size: (channels, height, width) to resize images to.
-
-    Raises:
-        DataError: The file is damaged, lacks images, or holds pickled objects, or the shapes or types
-            are not those of images and labels.
     """
     with _reported(path):
         names = _npz_names(path) if path.suffix == ".npz" else _hdf5_names(path)
@@ -84,9 +75,6 @@ class ArrayImages(LabeledImages):
         name: The name of the data.
         size: (channels, height, width) to resize images to.
         texts: Labels of other splits that are text, which has the same number in all splits.
-
-    Raises:
-        DataError: The shapes or types are not those of images and labels.
     """
 
     def __init__(
@@ -127,7 +115,7 @@ class ArrayImages(LabeledImages):
         return self._array
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:  # type: ignore[override]  # computed when asked
         """Hash of the shape, the preprocessing, the labels and 64 of the images."""
         array = self._images()
         digest = hashlib.sha256(f"{array.shape}|{array.dtype}|{self.size}".encode())
@@ -146,7 +134,7 @@ class ArrayImages(LabeledImages):
         images = torch.from_numpy(np.ascontiguousarray(found, found.dtype.newbyteorder("=")))
         if images.ndim == 3:
             images = images[:, None]
-        images = images.movedim(3, 1) if self._last else images
+        images = images.movedim(3, 1).contiguous() if self._last else images
         images = images / 255 if images.dtype == torch.uint8 else images
         images = images if images.dtype == torch.float64 else images.float()
         index = torch.as_tensor(numbers)

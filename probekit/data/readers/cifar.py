@@ -5,80 +5,95 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from probekit.data.images import Size, TensorImages
 from probekit.data.readers.files import needed, words_of
 from probekit.errors import DataError, foreign_file
 
+Array: TypeAlias = npt.NDArray[Any]
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
-    """Reads CIFAR10 from its Python or binary version.
+@dataclass(frozen=True)
+class _Format:
+    """The files of a data set, in the Python and in the binary version.
 
-    Args:
-        root: The folder of the batches, or the parent of `cifar-10-batches-py` or `-bin`.
-        split: `train` (50,000) or `test` (10,000).
-        size: The size to resize images to.
-        per_file: Number of images per file.
-
-    Raises:
-        DataError: A file is missing or incomplete; the message names it.
+    Attributes:
+        folders: The folders of the archives of both versions.
+        key: The key of the labels in the Python version.
+        labels: Number of label bytes of an image in the binary version.
+        names: The files with the names of the classes of both versions.
+        names_key: Their key in the Python version.
     """
-    stems = (
-        [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
-    )
-    folder, binary = _cifar_folder(
-        "cifar10", root, ("cifar-10-batches-py", "cifar-10-batches-bin"), stems
-    )
-    parts = []
-    for stem in stems:
-        file = needed("cifar10", folder / (f"{stem}.bin" if binary else stem), _CIFAR_URL)
-        parts.append(_cifar_binary(file, 1) if binary else _cifar_python(file, b"labels"))
-        _check_count(file, len(parts[-1][1]), per_file)
-    if binary:
-        classes = words_of(needed("cifar10", folder / "batches.meta.txt", _CIFAR_URL))
-    else:
-        classes = _class_names(
-            needed("cifar10", folder / "batches.meta", _CIFAR_URL), b"label_names"
-        )
-    return _cifar_images("cifar10", parts, classes, size)
+
+    folders: tuple[str, str]
+    key: bytes
+    labels: int
+    names: tuple[str, str]
+    names_key: bytes
+
+
+_FORMATS = {
+    "cifar10": _Format(
+        ("cifar-10-batches-py", "cifar-10-batches-bin"),
+        b"labels",
+        1,
+        ("batches.meta", "batches.meta.txt"),
+        b"label_names",
+    ),
+    "cifar100": _Format(
+        ("cifar-100-python", "cifar-100-binary"),
+        b"fine_labels",
+        2,
+        ("meta", "fine_label_names.txt"),
+        b"fine_label_names",
+    ),
+}
+
+
+def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
+    """Reads CIFAR10 from the files of its Python or binary version, in `root` or the folder below."""
+    batches = [f"data_batch_{number}" for number in range(1, 6)]
+    return _read("cifar10", root, batches if split == "train" else ["test_batch"], per_file, size)
 
 
 def cifar100(
     root: Path, split: str, *, size: Size = None, train: int = 50_000, test: int = 10_000
 ) -> TensorImages:
-    """Reads CIFAR100 with its 100 fine labels, from its Python or binary version.
-
-    Args:
-        root: The folder of the files, or the parent of `cifar-100-python` or `-binary`.
-        split: `train` (50,000) or `test` (10,000).
-        size: The size to resize images to.
-        train: Number of images in the training file.
-        test: Number of images in the test file.
-
-    Raises:
-        DataError: A file is missing or incomplete; the message names it.
-    """
-    folder, binary = _cifar_folder(
-        "cifar100", root, ("cifar-100-python", "cifar-100-binary"), [split]
-    )
-    file = needed("cifar100", folder / (f"{split}.bin" if binary else split), _CIFAR_URL)
-    part = _cifar_binary(file, 2) if binary else _cifar_python(file, b"fine_labels")
-    _check_count(file, len(part[1]), train if split == "train" else test)
-    if binary:
-        classes = words_of(needed("cifar100", folder / "fine_label_names.txt", _CIFAR_URL))
-    else:
-        classes = _class_names(needed("cifar100", folder / "meta", _CIFAR_URL), b"fine_label_names")
-    return _cifar_images("cifar100", [part], classes, size)
+    """Reads CIFAR100 with its 100 fine labels, as `cifar10` does."""
+    return _read("cifar100", root, [split], train if split == "train" else test, size)
 
 
-def _cifar_folder(
+def _read(name: str, root: Path, stems: Sequence[str], count: int, size: Size) -> TensorImages:
+    """Reads files with `count` images each, named without the ending of the binary version."""
+    form = _FORMATS[name]
+    folder, binary = _folder_of(name, root, form.folders, stems)
+    parts = []
+    for stem in stems:
+        file = needed(name, folder / (f"{stem}.bin" if binary else stem), _CIFAR_URL)
+        part = _from_binary(file, form.labels) if binary else _from_python(file, form.key)
+        if len(part[1]) != count:
+            raise DataError(
+                f"{str(file)!r} holds {len(part[1])} images and not {count}; get the whole file"
+            )
+        parts.append(part)
+    listed = needed(name, folder / form.names[binary], _CIFAR_URL)
+    classes = words_of(listed) if binary else _class_names(listed, form.names_key)
+    images = np.concatenate([part[0] for part in parts]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise DataError(f"{name} has the label {labels.max()} and {len(classes)} class names")
+    return TensorImages(torch.from_numpy(images), torch.from_numpy(labels), classes, name, size)
+
+
+def _folder_of(
     name: str, root: Path, layouts: tuple[str, str], stems: Sequence[str]
 ) -> tuple[Path, bool]:
     """The folder that contains the files, and whether they are the binary version."""
@@ -92,24 +107,14 @@ def _cifar_folder(
     )
 
 
-def _cifar_images(
-    name: str, parts: Sequence[tuple[Any, Any]], classes: Sequence[str], size: Size
-) -> TensorImages:
-    images = np.concatenate([part[0] for part in parts]).reshape(-1, 3, 32, 32)
-    labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        raise DataError(f"{name} has the label {labels.max()} and {len(classes)} class names")
-    return TensorImages(torch.from_numpy(images), torch.from_numpy(labels), classes, name, size)
-
-
-def _cifar_python(file: Path, key: bytes) -> tuple[Any, Any]:
+def _from_python(file: Path, key: bytes) -> tuple[Array, Array]:
     found = _unpickle(file)
     with foreign_file(f"{str(file)!r} is not a batch of CIFAR's Python version", DataError):
         labels = np.asarray(found[key], np.int64)
         return np.asarray(found[b"data"], np.uint8).reshape(len(labels), 3072), labels
 
 
-def _cifar_binary(file: Path, labels: int) -> tuple[Any, Any]:
+def _from_binary(file: Path, labels: int) -> tuple[Array, Array]:
     """Rows of label bytes (the last is the fine label) and 3072 bytes of image."""
     with foreign_file(f"{str(file)!r} cannot be read", DataError):
         raw = np.frombuffer(file.read_bytes(), np.uint8)
@@ -147,10 +152,3 @@ def _class_names(file: Path, key: bytes) -> list[str]:
     meta = _unpickle(file)
     with foreign_file(f"{str(file)!r} names no classes", DataError):
         return [bytes(name).decode() for name in meta[key]]
-
-
-def _check_count(file: Path, found: int, expected: int) -> None:
-    if found != expected:
-        raise DataError(
-            f"{str(file)!r} holds {found} images and not {expected}; get the whole file"
-        )

@@ -17,11 +17,9 @@ def needed(name: str, file: Path, url: str) -> Path:
 
 
 def words_of(file: Path) -> list[str]:
-    """The words of a text file."""
     return text_of(file).split()
 
 
 def text_of(file: Path) -> str:
-    """The text of a file in UTF-8."""
     with foreign_file(f"{str(file)!r} cannot be read", DataError):
         return file.read_text(encoding="utf-8")

@@ -26,11 +26,7 @@ _IDX_COUNTS = {"train": 60_000, "test": 10_000}
 
 
 def read_idx(file: Path | Traversable) -> Tensor:
-    """Reads an array in the IDX format of MNIST, gzipped or not.
-
-    Raises:
-        DataError: The file is missing, truncated or in another format.
-    """
+    """Reads an array in the IDX format of MNIST, gzipped or not."""
     with foreign_file(f"{str(file)!r} cannot be read", DataError):
         raw = file.read_bytes()
         if raw[:2] == b"\x1f\x8b":
@@ -52,26 +48,13 @@ def read_idx(file: Path | Traversable) -> Tensor:
 
 
 def mnist(root: Path, split: str, *, size: Size = None) -> TensorImages:
-    """Reads MNIST from its four IDX files, gzipped or not.
-
-    Args:
-        root: The folder of the files, or the parent of `raw` or `MNIST/raw` (torchvision's layout).
-        split: `train` (60,000) or `test` (10,000).
-        size: The size to resize images to.
-
-    Raises:
-        DataError: A file is missing or incomplete; the message names it.
-    """
+    """Reads MNIST from its IDX files, gzipped or not, in `root`, `raw` or `MNIST/raw` (torchvision)."""
     classes = [str(digit) for digit in range(10)]
     return _idx_images("mnist", root, "MNIST", split, classes, size)
 
 
 def fashion_mnist(root: Path, split: str, *, size: Size = None) -> TensorImages:
-    """Reads Fashion-MNIST, as `mnist` does; Debian's `dataset-fashion-mnist` works too.
-
-    Raises:
-        DataError: A file is missing or incomplete; the message names it.
-    """
+    """Reads Fashion-MNIST, as `mnist` does; Debian's `dataset-fashion-mnist` works too."""
     return _idx_images("fashion-mnist", root, "FashionMNIST", split, FASHION_MNIST_CLASSES, size)
 
 

@@ -27,12 +27,7 @@ def is_table(data: Any) -> bool:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Reads a CSV, TSV or Parquet file; a class may be called NA or None.
-
-    Raises:
-        DataError: The file cannot be read.
-        MissingPackageError: It is a Parquet file, and pyarrow is not installed.
-    """
+    """Reads a CSV, TSV or Parquet file; a class may be called NA or None."""
     try:
         if file.suffix == ".parquet":
             with optional("pyarrow", "a Parquet file"):
@@ -67,10 +62,6 @@ def table_images(
         split: The rows to use, by the column `split`.
         skip_bad: As for `load_data`.
         attributes: Columns of labels, instead of a single one.
-
-    Raises:
-        DataError: There is no column of paths or of an attribute, a path or label is missing, a file
-            does not exist, or the table has splits and none or an unknown one is chosen.
     """
     columns = {str(column): list(table[column]) for column in table.columns}
     if missing := [column for column in attributes if column not in columns]:

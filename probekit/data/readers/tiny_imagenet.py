@@ -39,9 +39,6 @@ def tiny_imagenet(
         per_class: Number of training images per class.
         test: Number of test images.
 
-    Raises:
-        DataError: A file is missing or cannot be read; the message names it.
-
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262) test on the official validation set.
     """

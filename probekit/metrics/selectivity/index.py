@@ -28,13 +28,6 @@ class SelectivityIndex:
     a class without samples. The methods return arrays for arrays and tensors for tensors. For tensors
     they are differentiable and do not synchronize with the device.
 
-    Args:
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
-
-    Raises:
-        OptionError: `negative` is unknown, or `eps` is negative or infinite.
-
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262), after Morcos et al. 2018 (arXiv 1803.06959).
 

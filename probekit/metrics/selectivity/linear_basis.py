@@ -150,7 +150,6 @@ class _Search:
         SelectivityIndex(self.eps)
 
     def run(self, table: Tensor, labels: Tensor) -> dict[str, float]:
-        """Searches one layer."""
         draws = np.random.default_rng(self.seed)
         apart = _held_out(labels.numpy(), self.held_out, draws)
         held_out, held_out_labels = table[apart], labels[apart]

@@ -63,11 +63,7 @@ def class_selectivity(
 
 
 def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
-    """Class means as float64, from class means or a recording.
-
-    Raises:
-        DataError: There are fewer than two classes, or the means contain NaN or infinity.
-    """
+    """Class means as float64, from class means or a recording."""
     if isinstance(given, xr.Dataset):
         if "activation" not in given or "label" not in given.variables:
             raise DataError(

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from probekit.checks import sample_indices
 from probekit.errors import OptionError
 from probekit.perturbations.attacks.balls import Ball, Norm, ball_around, column
 from probekit.perturbations.attacks.checks import (
@@ -229,13 +230,6 @@ class Attack(ABC):
             check: Whether to warn, based on the first images, if accuracy under attack would be
                 misleading for this model (`check_model_for_attack`). Pass False from the second batch
                 on.
-
-        Raises:
-            DataError: The images are outside [0, 1] or not floating point, or labels or targets
-                are not classes.
-            ModelError: The output is not (n, classes), or has no gradient.
-            OptionError: An epsilon is negative or in the wrong scale, or the attack does not accept
-                targets.
         """
         check_images(images)
         radii = check_epsilons(epsilons, self.norm, math.prod(images.shape[1:]))
@@ -271,7 +265,7 @@ class Attack(ABC):
         targets: Tensor | None,
         index: Sequence[int] | Tensor | None,
     ) -> tuple[Batch, Tensor]:
-        numbers = _numbers(index, len(images))
+        numbers = sample_indices(index, len(images))
         x = images.requires_grad_(self.needs_clean_gradient)
         with torch.set_grad_enabled(self.needs_clean_gradient):
             logits = model_logits(model, x)
@@ -289,12 +283,3 @@ class Attack(ABC):
         logits = logits.detach()
         prediction = logits.argmax(dim=1)
         return Batch(model, images.detach(), goal, numbers, logits, prediction, gradient), labels
-
-
-def _numbers(index: Sequence[int] | Tensor | None, n: int) -> Sequence[int]:
-    if index is None:
-        return range(n)
-    numbers = tuple(int(i) for i in index)
-    if len(numbers) != n:
-        raise OptionError(f"index needs one number for each of {n} images, not {len(numbers)}")
-    return numbers

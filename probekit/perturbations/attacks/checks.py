@@ -65,11 +65,6 @@ def check_model_for_attack(
         the outputs are probabilities, the gradient is zero for correctly classified images, or the
         clean accuracy does not exceed chance.
 
-    Raises:
-        ModelError: The output is not (n, classes), is not finite, or has no gradient with respect
-            to the images.
-        DataError: Images are outside [0, 1] or not floating point, or labels are out of range.
-
     >>> import warnings
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
     >>> with warnings.catch_warnings():
@@ -78,7 +73,13 @@ def check_model_for_attack(
     'the model returns probabilities, not logit'
     """
     check_images(images)
-    messages = [*_mode_messages(model)]
+    messages = []
+    module = _module_of(model)
+    if module is not None and any(part.training for part in module.modules()):
+        messages.append(
+            "the model is in training mode; it is put in eval mode for the attack and restored "
+            "afterwards: call .eval() first to avoid this warning"
+        )
     with attackable(model):
         images = images.detach().clone()
         logits = model_logits(model, images.requires_grad_(True))
@@ -89,21 +90,14 @@ def check_model_for_attack(
         gradient = gradient_of(total, images).nan_to_num_(nan=0)
     logits = logits.detach()
     correct = logits.argmax(dim=1) == labels
-    messages += _probability_messages(logits)
-    messages += _gradient_messages(gradient[correct], loss)
-    messages += _chance_messages(int(correct.sum()), *logits.shape)
+    messages += _messages(logits, gradient, correct, loss)
     for text in messages:
         warn(text)
     return tuple(messages)
 
 
 def check_images(images: Tensor) -> None:
-    """Checks that the input is a batch of images in [0, 1].
-
-    Raises:
-        DataError: The input is not a float32 or float64 tensor, is empty, contains NaN, or has values
-            outside [0, 1].
-    """
+    """Checks that the input is a batch of images in [0, 1]."""
     if not isinstance(images, Tensor) or images.ndim < 2 or images.numel() == 0:
         known = isinstance(images, Tensor)
         found = f"shape {tuple(images.shape)}" if known else type(images).__name__
@@ -138,11 +132,7 @@ def check_images(images: Tensor) -> None:
 def check_classes(
     classes: Tensor | Sequence[int], images: Tensor, *, what: str, n_classes: int
 ) -> Tensor:
-    """Returns labels or targets as (n,) int64 on the images' device.
-
-    Raises:
-        DataError: There is not one integer per image, or a value is not in 0 to `n_classes` - 1.
-    """
+    """Returns labels or targets as (n,) int64 on the images' device."""
     classes = torch.as_tensor(classes)
     if classes.shape != images.shape[:1] or classes.is_floating_point() or classes.is_complex():
         raise DataError(
@@ -161,12 +151,7 @@ def check_classes(
 def check_epsilons(
     epsilons: float | Sequence[float], norm: Norm, features: int
 ) -> tuple[float, ...]:
-    """Returns the radii as a tuple, in the order given.
-
-    Raises:
-        OptionError: There are no radii, or one is negative, not finite, or so large that the ball
-            contains every image, for example because it is in units of 8-bit levels.
-    """
+    """Returns the radii as a tuple, in the order given."""
     if isinstance(epsilons, str):
         raise OptionError(f"epsilons are numbers, such as 8/255 without quotes, not {epsilons!r}")
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
@@ -198,41 +183,26 @@ def _module_of(model: Model) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
-def _mode_messages(model: Model) -> Iterator[str]:
-    module = _module_of(model)
-    if module is not None and any(part.training for part in module.modules()):
-        yield (
-            "the model is in training mode; it is put in eval mode for the attack and restored "
-            "afterwards: call .eval() first to avoid this warning"
-        )
-
-
-def _probability_messages(logits: Tensor) -> Iterator[str]:
+def _messages(logits: Tensor, gradient: Tensor, correct: Tensor, loss: Loss) -> Iterator[str]:
+    """Why a gradient attack would not measure robustness, judging by clean images."""
     sums = logits.float().sum(dim=1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
         yield (
             "the model returns probabilities, not logits: the attack would take a softmax of a "
             "softmax, whose gradient is weak; pass the model without its last softmax"
         )
-
-
-def _gradient_messages(gradient: Tensor, loss: Loss) -> Iterator[str]:
-    if not len(gradient):
-        return
-    zero = gradient.flatten(1).abs().amax(dim=1) == 0
-    if zero.float().mean() >= ZERO_GRADIENT_FRACTION:
+    zero = gradient[correct].flatten(1).abs().amax(dim=1) == 0
+    if len(zero) and zero.float().mean() >= ZERO_GRADIENT_FRACTION:
         other = 'try loss="margin", and ' if loss == "cross_entropy" else ""
         yield (
             f"the gradient is zero for {int(zero.sum())} of {len(zero)} correctly classified "
             "images: an attack that follows it cannot move them, and accuracy under attack will "
             f"look better than it is; {other}check for a saturated or a rounding layer"
         )
-
-
-def _chance_messages(correct: int, n: int, n_classes: int) -> Iterator[str]:
-    if n >= FEWEST_FOR_CHANCE and binom.sf(correct - 1, n, 1 / n_classes) > CHANCE_LEVEL:
+    right, (n, n_classes) = int(correct.sum()), logits.shape
+    if n >= FEWEST_FOR_CHANCE and binom.sf(right - 1, n, 1 / n_classes) > CHANCE_LEVEL:
         yield (
-            f"the model is right on {correct} of {n} clean images, no better than chance for "
+            f"the model is right on {right} of {n} clean images, no better than chance for "
             f"{n_classes} classes: an attack cannot lower that accuracy; check the weights, the "
             "normalization and the order of the classes"
         )

@@ -65,11 +65,7 @@ def least_likely(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def model_logits(model: Model, images: Tensor) -> Tensor:
-    """Runs the model and checks that its output has one row of class logits per image.
-
-    Raises:
-        ModelError: The output is not a floating-point tensor (n, classes) with at least two classes.
-    """
+    """Runs the model and checks that its output has one row of class logits per image."""
     with caller_device():
         return required_logits(model(copied(images)), len(images), "an attack")
 
@@ -81,11 +77,7 @@ def predicted_logits(model: Model, images: Tensor) -> Tensor:
 
 
 def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, classes), the objective of each image (n,), and its gradient.
-
-    Raises:
-        ModelError: Autograd cannot trace the logits back to the images.
-    """
+    """Logits (n, classes), the objective of each image (n,), and its gradient."""
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)
     objective = goal.objective(logits)

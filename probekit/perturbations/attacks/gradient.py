@@ -195,9 +195,6 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD
 def get_attack(attack: str | Attack | type[Attack]) -> Attack:
     """Returns an attack by name or class with its defaults, or the given attack itself.
 
-    Raises:
-        OptionError: There is no attack of that name.
-
     Example:
         >>> get_attack("fgsm")
         FGSM(targeted=False, loss='cross_entropy')

@@ -8,7 +8,6 @@ depend on the image size (`constants`); the procedures are in `noise`, `blur`, `
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probekit.checks import integer, one_of
+from probekit.checks import integer, one_of, sample_indices
 from probekit.errors import DataError, warn
 from probekit.perturbations.corruptions.blur import (
     defocus_blur,
@@ -139,7 +138,7 @@ class Corruption:
         )
         streams = RandomStreams(
             f"seed {self.seed}, {self.name}, severity {self.severity}",
-            _checked_index(index, len(images)),
+            sample_indices(index, len(images)),
             images.device,
         )
         result = torch.empty_like(images, memory_format=torch.contiguous_format)
@@ -261,17 +260,3 @@ def _check_images(images: Tensor) -> None:
     if highest > 1:
         fix = "divide them by 255" if 2 < highest <= 255 else "undo the normalization first"
         raise DataError(f"images go up to {highest:.4g}; corruptions need values in [0, 1]: {fix}")
-
-
-def _checked_index(index: Sequence[int] | Tensor | None, n: int) -> list[int]:
-    if index is None:
-        return list(range(n))
-    if isinstance(index, Tensor) and index.ndim != 1:
-        raise DataError(f"index has shape {tuple(index.shape)}; give one number for each image")
-    values = index.tolist() if isinstance(index, Tensor) else list(index)
-    if len(values) != n:
-        raise DataError(f"index has {len(values)} entries for {n} images; give one for each image")
-    for value in values:
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
-            raise DataError(f"index holds {value!r}; give non-negative integers")
-    return [operator.index(value) for value in values]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from probekit.checks import integer
+from probekit.data.decoding import resize
+from probekit.data.images import Fetched, LabeledImages, Size
+from probekit.data.readers.arrays import ArrayImages
 from probekit.errors import DataError, OptionError, close_matches, foreign_file
 from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
@@ -51,12 +54,13 @@ class PublishedCorruptions:
     severities: tuple[int, ...] = SEVERITIES
     _places: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
-    def dataset(self, corruption: str, severity: int) -> Dataset[tuple[Tensor, int]]:
+    def dataset(self, corruption: str, severity: int, size: Size = None) -> LabeledImages:
         """The images of one type and severity: (float (channels, height, width) in [0, 1], label).
 
-        Raises:
-            OptionError: The type or the severity is not available.
-            DataError: A class has no images.
+        Args:
+            corruption: One of `corruptions`.
+            severity: 1 to 5.
+            size: (channels, height, width) to resize images to.
         """
         if corruption not in self.corruptions:
             raise OptionError(
@@ -65,10 +69,13 @@ class PublishedCorruptions:
             )
         severity = integer("severity", severity, least=SEVERITIES[0], most=SEVERITIES[-1])
         place = self._places[corruption]
-        if self.layout == "npy":
-            return _ArrayImages(place, self.root / "labels.npy", severity, self.classes)
-        assert self.classes is not None
-        return _FolderImages(place / str(severity), self.classes)
+        name = f"{self.root} {corruption} {severity}"
+        if self.layout == "folders":
+            return _FolderImages(place / str(severity), self.classes or (), name, size)
+        labels = np.array(_severity_of(self.root / "labels.npy", severity))
+        images = ArrayImages(partial(_severity_of, place, severity), labels, name, size)
+        images.classes = self.classes or ()
+        return images
 
 
 def load_published(
@@ -179,67 +186,41 @@ def _opened(path: Path) -> NDArray[Any]:
     return array
 
 
-class _ArrayImages(Dataset[tuple[Tensor, int]]):
-    """One severity of an array file; each process memory-maps the file separately."""
-
-    def __init__(
-        self, images: Path, labels: Path, severity: int, classes: tuple[str, ...] | None
-    ) -> None:
-        self.classes = classes
-        self._path = images
-        self.targets = np.array(_slice_of(_opened(labels), severity), dtype=np.int64)
-        self._severity = severity
-        self._images: NDArray[Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"image {number} of {len(self)}")
-        if self._images is None:
-            self._images = _slice_of(_opened(self._path), self._severity)
-        return _as_image(np.array(self._images[number])), int(self.targets[number])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": None}
-
-
-class _FolderImages(Dataset[tuple[Tensor, int]]):
-    """One severity of a folder layout, with image files by class."""
-
-    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
-        self.classes = classes
-        self._files: list[tuple[Path, int]] = []
-        for label, name in enumerate(classes):
-            files = sorted(
-                path for path in (folder / name).iterdir() if path.suffix.lower() in _IMAGE_ENDINGS
-            )
-            if not files:
-                raise DataError(f"{folder / name} is not complete: it holds no images")
-            self._files += [(path, label) for path in files]
-        self.targets = np.array([label for _, label in self._files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        path, label = self._files[number]
-        with (
-            foreign_file(f"{path} cannot be read as an image", DataError),
-            Image.open(path) as image,
-        ):
-            return _as_image(np.array(image.convert("RGB"))), label
-
-
-def _slice_of(array: NDArray[Any], severity: int) -> NDArray[Any]:
-    """The part of an array for a severity; the first fifth for severity 1."""
+def _severity_of(path: Path, severity: int) -> NDArray[Any]:
+    """The part of an array file for a severity; the first fifth for severity 1."""
+    array = _opened(path)
     count = len(array) // len(SEVERITIES)
     return array[(severity - 1) * count : severity * count]
 
 
-def _as_image(values: NDArray[np.uint8]) -> Tensor:
-    """Converts bytes (height, width, channels) to floats (channels, height, width) in [0, 1]."""
-    return torch.from_numpy(values).permute(2, 0, 1).float().div(255).contiguous()
+class _FolderImages(LabeledImages):
+    """One severity of a folder layout, with image files by class."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], name: str, size: Size) -> None:
+        self.classes, self.name, self._size = classes, name, size
+        self._files: list[Path] = []
+        labels: list[int] = []
+        for label, of_class in enumerate(classes):
+            inside = sorted((folder / of_class).iterdir())
+            files = [path for path in inside if path.suffix.lower() in _IMAGE_ENDINGS]
+            if not files:
+                raise DataError(f"{folder / of_class} is not complete: it holds no images")
+            self._files += files
+            labels += [label] * len(files)
+        self.labels = torch.tensor(labels)
+        self.fingerprint = f"{name}, {len(labels)} images"
+
+    def fetch(self, numbers: list[int]) -> Fetched:
+        index = torch.tensor(numbers)
+        images = torch.cat([self._image(self._files[number]) for number in numbers])
+        return images, self.labels[index], index
+
+    def _image(self, path: Path) -> Tensor:
+        from PIL import Image
+
+        with (
+            foreign_file(f"{path} cannot be read as an image", DataError),
+            Image.open(path) as image,
+        ):
+            pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        return resize(pixels.permute(2, 0, 1)[None].float() / 255, self._size)

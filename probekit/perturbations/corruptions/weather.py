@@ -140,9 +140,6 @@ def frost_photographs(scale: float) -> tuple[Tensor, ...]:
     """The frost photographs at this scale, float (3, height, width) in [0, 1] on 8-bit levels.
 
     They are read from the files of the package imagecorruptions-imaug, which is not imported.
-
-    Raises:
-        OptionError: The photographs are not installed.
     """
     import numpy as np
     from PIL import Image

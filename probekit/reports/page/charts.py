@@ -62,8 +62,9 @@ def line_chart(
         element("title", title),
         _grid(place_y, ticks(y_low, y_high)),
         *[
-            text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", _anchor(x == x_high, mark))
+            text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", anchor)
             for x, mark in marks
+            for anchor in ["end" if x == x_high and len(mark) > 2 else "middle"]
         ],
         text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "label", "middle"),
         *[_band(line, place_x, place_y) for line in lines],
@@ -85,10 +86,6 @@ def _nice(ys: npt.NDArray[np.float64]) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = min(float(ys.min()), 0.0), float(ys.max())
     return (low, high * 1.05) if high > low else (low, low + 1.0)
-
-
-def _anchor(last: bool, mark: str) -> str:
-    return "end" if last and len(mark) > 2 else "middle"
 
 
 def _grid(place_y: Scale, marks: Sequence[float]) -> Markup:

@@ -83,20 +83,13 @@ def report(
     rest, extra = take_sections(results)
     models = model_results(rest, names) if rest or not extra else []
     page = _fitted(models, extra, data, model, title, budget)
-    try:
-        with whole(path) as draft:
-            draft.write_bytes(page)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    with whole(path) as draft:
+        draft.write_bytes(page)
     return path
 
 
 def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Checks in advance that a page can be written.
-
-    Raises:
-        OutputError: The file exists, is not `.html`, or its folder is not writable.
-    """
+    """Checks in advance that a page can be written."""
     return check_output_path(
         path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True
     )
@@ -160,11 +153,7 @@ def _images(
 
 
 def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
-    """The label of every sample shown.
-
-    Raises:
-        DataError: Two results have different labels, so they are not of the same data.
-    """
+    """The label of every sample shown."""
     known: dict[int, int] = {}
     for one in models:
         if "top_label" not in one.units:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from markupsafe import Markup
 
 from probekit.reports.model_results import ModelResults
@@ -79,7 +80,7 @@ def _robustness(model: ModelResults) -> dict[str, Any] | None:
     return found if len(found) > 1 else None
 
 
-def _attacks(table: Any, clean: float) -> tuple[Markup, list[str]]:
+def _attacks(table: xr.Dataset, clean: float) -> tuple[Markup, list[str]]:
     accuracy = table["attack_accuracy"].transpose("attack", "epsilon")
     epsilons = accuracy["epsilon"].values.tolist()
     lines = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from probekit.errors import some_of
 from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import UNKNOWN, number
 from probekit.results.attributes import label
+from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
 _MOST_CHARTS = 4
@@ -38,11 +38,7 @@ class Section:
 
 
 def take_sections(results: Any) -> tuple[Any, list[Section]]:
-    """Separates the outputs of `compare` and `survey` from results of models, and describes them.
-
-    Args:
-        results: As for `report`.
-    """
+    """Separates the outputs of `compare` and `survey` from results of models, and describes them."""
     sections: list[Section] = []
     if isinstance(results, dict):
         pairs = list(results.items())
@@ -72,20 +68,12 @@ def _kind(given: Any) -> str | None:
         # A file that cannot be read is reported when it is opened.
         with suppress(Exception), xr.open_dataset(given, engine="h5netcdf") as opened:
             attrs = opened.attrs
-    facts = _facts(attrs)
+    facts = facts_of(attrs)
     return next((kind for kind in ("first", "survey") if kind in facts), None)
 
 
-def _facts(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    try:
-        facts = json.loads(attrs.get("provenance", "{}"))
-    except (TypeError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def _comparison(tree: xr.DataTree) -> Section:
-    layers, facts = tree["layers"].to_dataset(), _facts(tree.attrs)
+    layers, facts = tree["layers"].to_dataset(), facts_of(tree.attrs)
     names = [str(name) for name in layers["layer"].values]
     variables = [
         str(name).removesuffix("_difference")

@@ -85,9 +85,6 @@ def encoded(image: npt.NDArray[Any]) -> str:
 
     Args:
         image: (channels, height, width) in [0, 1]; an image outside this range is scaled to it.
-
-    Raises:
-        DataError: The array is not an image.
     """
     from PIL import Image
 

@@ -7,46 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder
 from probekit.capture.subsets import Subset
 from probekit.errors import LayerError, OptionError
 
 
-class TrainingRecorder:
-    """A recorder that stays on a model and records only forward passes with gradients.
-
-    Attributes:
-        without_gradients: Record only the forward passes without gradients instead.
-    """
+class TrainingRecorder(Recorder):
+    """A recorder that stays on a model; it records only passes with gradients, or only others."""
 
     def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
         self.without_gradients = False
-        self._recorder = Recorder(
-            model, layers, grad=True, when=self._wanted, subset=subset, **options
-        )
-        self.module = self._recorder.module
-
-    @property
-    def layers(self) -> list[Layer]:
-        """The layers in execution order, known after the first forward pass."""
-        return self._recorder.layers
-
-    def start(self) -> None:
-        """Registers the hooks."""
-        self._recorder.__enter__()
-
-    def end(self) -> None:
-        """Removes the hooks."""
-        self._recorder.__exit__(None, None, None)
+        super().__init__(model, layers, grad=True, subset=subset, **options)
 
     def take(self) -> dict[str, Tensor]:
-        """Returns the activations of the last forward pass and releases them.
-
-        Raises:
-            LayerError: No forward pass was recorded since the last call, or a layer was not reached.
-        """
-        activations = self._recorder.take()
+        activations = super().take()
         if activations is None:
             raise LayerError(
                 "there was no forward pass with gradients since the last call: call the model once "
@@ -66,8 +40,7 @@ class TrainingRecorder:
         return activations
 
     def drop(self) -> None:
-        """Releases the recorded activations."""
-        self._recorder.take()
+        super().take()
 
     def _wanted(self) -> bool:
         return torch.is_grad_enabled() != self.without_gradients
@@ -85,11 +58,7 @@ class Accumulation:
         self._before: dict[Tensor, tuple[int, bool]] = {}
 
     def refuse(self, gradient: Tensor) -> None:
-        """A backward hook for the penalty.
-
-        Raises:
-            OptionError: The gradients of several batches are being accumulated.
-        """
+        """A backward hook for the penalty."""
         now: dict[Tensor, tuple[int, bool]] = {
             parameter: (parameter._version, self._empty(parameter))
             for parameter in self._module.parameters()

@@ -51,7 +51,7 @@ class ClassSums:
         """The same numbers, outside the graph."""
         return ClassSums(self.sum.detach(), self.count)
 
-    def over_processes(self, group: Any = None) -> ClassSums:
+    def over_processes(self, group: dist.ProcessGroup | None = None) -> ClassSums:
         """The sums over the batches of all processes, which must have the same number of classes."""
         both = torch.cat([self.sum, self.count[:, None]], 1)
         both = sum_over_processes(both, group)
@@ -94,11 +94,7 @@ def batch_selectivity(
 
 
 def check_labels(labels: Any, batch: int) -> None:
-    """Checks that there is one integer for each sample.
-
-    Raises:
-        DataError: The labels are not one integer per sample.
-    """
+    """Checks that there is one integer for each sample."""
     if not isinstance(labels, Tensor):
         raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")
     if labels.ndim == 2 or labels.is_floating_point():
@@ -128,7 +124,7 @@ def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor
         return torch.arange(len(units), device=device).repeat_interleave(count), count
 
 
-def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
+def sum_over_processes(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sums a tensor over all processes; its gradient is summed over them as well.
 
     If each process adds the same function of the sum to its loss, and gradients are averaged over
@@ -141,7 +137,7 @@ def sum_over_processes(tensor: Tensor, group: Any = None) -> Tensor:
 
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)

@@ -96,7 +96,11 @@ class SelectivityRegularizer:
         accumulation: Literal["refuse", "each"] = "refuse",
         across_processes: bool = True,
     ) -> None:
-        _check_options(eps, negative, classes, accumulation)
+        number("eps", eps, least=0)
+        one_of("negative", negative, _POLICIES)
+        if classes is not None:
+            integer("classes", classes, least=2)
+        one_of("accumulation", accumulation, ("refuse", "each"))
         self.alpha = alpha
         self._eps = eps
         self._negative: TrainingNegative = negative
@@ -118,8 +122,8 @@ class SelectivityRegularizer:
         self._to_come = 0
         self._skipped: Tensor | int = 0
         self._last: tuple[list[str], Tensor] | None = None
-        self._recorder.start()
-        self._end = weakref.finalize(self, self._recorder.end)
+        self._recorder.__enter__()
+        self._end = weakref.finalize(self, self._recorder.__exit__, None, None, None)
         self._end.atexit = False
 
     @property
@@ -157,11 +161,6 @@ class SelectivityRegularizer:
 
         Returns:
             A scalar, float32 unless the activations are float64. Zero, without a graph, at alpha 0.
-
-        Raises:
-            DataError: The labels are soft or negative, or there is not one per sample.
-            LayerError: There was no forward pass with gradients since the last call, or the
-                regularizer is closed.
         """
         if not self._end.alive:
             raise LayerError("this regularizer is closed; make a new one")
@@ -244,7 +243,7 @@ class SelectivityRegularizer:
                 )
         return max(highest, 0) + 1
 
-    def _processes(self) -> Any:
+    def _processes(self) -> dist.ProcessGroup | None:
         """The process group that shares a batch, or None for a single process."""
         if not (self._across and dist.is_available() and dist.is_initialized()):
             return None
@@ -298,11 +297,3 @@ class SelectivityRegularizer:
     def __repr__(self) -> str:
         state = "" if self._end.alive else ", closed"
         return f"SelectivityRegularizer(alpha={self._alpha:g}, layers={len(self.layers)}{state})"
-
-
-def _check_options(eps: Any, negative: Any, classes: Any, accumulation: Any) -> None:
-    number("eps", eps, least=0)
-    one_of("negative", negative, _POLICIES)
-    if classes is not None:
-        integer("classes", classes, least=2)
-    one_of("accumulation", accumulation, ("refuse", "each"))

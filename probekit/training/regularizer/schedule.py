@@ -37,16 +37,16 @@ class Segment:
         if self.epochs is None:
             if self.first != self.last:
                 raise OptionError(
-                    f"alpha from {_written(self.first)} to {_written(self.last)} needs a number of "
+                    f"alpha from {written(self.first)} to {written(self.last)} needs a number of "
                     "epochs, such as '0>-1*5'"
                 )
         else:
             positive_int("epochs of a segment", self.epochs)
 
     def __str__(self) -> str:
-        goal = "" if self.first == self.last else f">{_written(self.last)}"
+        goal = "" if self.first == self.last else f">{written(self.last)}"
         length = "" if self.epochs is None else f"*{self.epochs}"
-        return _written(self.first) + goal + length
+        return written(self.first) + goal + length
 
 
 @dataclass(frozen=True)
@@ -146,5 +146,10 @@ class AlphaSchedule:
         return " ".join(map(str, self.segments))
 
 
-def _written(number: float) -> str:
-    return repr(float(number)).removesuffix(".0")
+def written(number: float) -> str:
+    """The shortest text of a number.
+
+    >>> written(-1.0), written(-0.0)
+    ('-1', '0')
+    """
+    return repr(float(number) + 0.0).removesuffix(".0")

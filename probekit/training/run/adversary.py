@@ -18,13 +18,6 @@ class Adversary:
     random start, steps of 2.5 epsilon / steps, the image after the last step). It runs in eval mode,
     so that it neither uses nor changes the batch's statistics in batch norm.
 
-    Args:
-        epsilon: Radius, in the units of images in [0, 1].
-        steps: Gradient steps.
-
-    Raises:
-        OptionError: The radius or the number of steps is out of range.
-
     Source:
         Madry et al. 2018 (arXiv 1706.06083).
 
@@ -48,14 +41,7 @@ class Adversary:
         positive_int("steps of adversarial training", self.steps)
 
     def __call__(self, model: Any, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-        """Attacks normalized images and returns the adversarial images, normalized.
-
-        Args:
-            model: An `ImageModel`; the images have its normalization.
-            images: (batch, channels, height, width).
-            labels: (batch,).
-            seed: Seed of the random starts.
-        """
+        """Attacks normalized images and returns the adversarial images, normalized."""
         from probekit.perturbations.attacks.gradient import PGD
 
         shape = (1, -1, 1, 1)

@@ -20,9 +20,6 @@ class Augmentation:
         flip: Mirror each image left to right with probability 1/2.
         shift: Maximum shift in pixels in each direction (a crop of the padded image).
 
-    Raises:
-        OptionError: The shift is not a non-negative integer.
-
     Example:
         >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
         >>> Augmentation(flip=True)(images, RandomStreams("flips", [0])).flatten().tolist()
@@ -38,12 +35,7 @@ class Augmentation:
         non_negative_int("shift", self.shift)
 
     def __call__(self, images: Tensor, streams: RandomStreams) -> Tensor:
-        """Augments a batch, each image with its own random stream.
-
-        Args:
-            images: (batch, channels, height, width), of any type.
-            streams: One random stream per image.
-        """
+        """Augments images (batch, channels, height, width) of any type, each with its own stream."""
         if self.flip:
             mirrored = (streams.uniform(1)[:, 0] < 0.5).to(images.device).view(-1, 1, 1, 1)
             images = torch.where(mirrored, images.flip(3), images)

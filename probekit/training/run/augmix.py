@@ -49,9 +49,6 @@ class AugMix:
     Args:
         severity: Strength of the operations, from 1 to 10.
 
-    Raises:
-        OptionError: The severity is out of range.
-
     Source:
         Hendrycks et al. 2020 (arXiv 1912.02781), with the operations and strengths of
         `torchvision.transforms.AugMix(all_ops=False)`.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from probekit.errors import OptionError, OutputError, close_matches
+from probekit.errors import OptionError, close_matches
 from probekit.extras import optional
+from probekit.results.files import writable
 from probekit.training.run.directory import Run
 
 
@@ -165,9 +166,6 @@ _BY_NAME = {"mlflow": MLflow, "tensorboard": TensorBoard, "wandb": WeightsAndBia
 def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
     """The callbacks, with each name replaced by its adapter.
 
-    Raises:
-        OptionError: A name is unknown, or an object is not a callback.
-
     Example:
         >>> [type(one).__name__ for one in chosen_callbacks(["tensorboard", Callback()])]
         ['TensorBoard', 'Callback']
@@ -201,9 +199,8 @@ def _outcome(finished: Run | None) -> dict[str, float]:
 
 def _remembered(file: Path, make: Callable[[], str]) -> str:
     """The tracker's identity of a run, which is stored in the folder of the run."""
-    try:
-        if not file.exists():
-            file.write_text(make())
-        return file.read_text().strip()
-    except OSError as error:
-        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
+    if not file.exists():
+        identity = make()
+        with writable(file):
+            file.write_text(identity)
+    return file.read_text().strip()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from probekit._version import __version__
-from probekit.errors import OptionError, OutputError, foreign_file
-from probekit.results.folders import claimed, write_whole
+from probekit.errors import OutputError, foreign_file
+from probekit.results.folders import write_whole
 from probekit.training.run.state import TrainingState
 
 CARD = "model.json"
+RUN = "run.json"
+# What may differ in the identity of a run or sweep that is continued.
+IGNORED = ("probekit", "recipe.guessed", "recipe.source")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,7 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run | None:
-    """Reads the finished run in a folder; None if there is no run or it has not ended.
-
-    Raises:
-        OutputError: Its card is damaged.
-    """
+    """Reads the finished run in a folder; None if there is no run or it has not ended."""
     card = Path(folder, CARD)
     if not card.is_file():
         return None
@@ -104,25 +101,9 @@ class RunDirectory:
     card therefore always points to complete weights, even if the process dies.
     """
 
-    IDENTITY = "run.json"
-
     def __init__(self, folder: Path, facts: Mapping[str, Any], data: str) -> None:
         self.folder, self.facts, self.data = folder, facts, data
         self.checkpoint = folder / "last.safetensors"
-
-    @classmethod
-    @contextmanager
-    def claimed(cls, folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Creates the folder of a run, or checks that it belongs to it, and locks it for this process.
-
-        Raises:
-            OutputError: The folder holds something else or a run with another recipe, seed or alpha,
-                another process is training in it, or it cannot be written.
-        """
-        facts = {**identity, "probekit": __version__}
-        check = partial(check_same, what="run")
-        with claimed(folder / cls.IDENTITY, facts, "training run", check):
-            yield
 
     def best_weights(self, state: TrainingState) -> Path:
         """The file of the weights of the best epoch."""
@@ -139,20 +120,11 @@ class RunDirectory:
         write_checkpoint(path, state.module.state_dict(), {"epoch": state.epoch - 1})
 
     def save(self, state: TrainingState) -> None:
-        """Writes the checkpoint.
-
-        Raises:
-            OutputError: The checkpoint cannot be written; the old one is intact.
-        """
         tensors, facts = state.to_checkpoint()
         write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})
 
     def restore(self, state: TrainingState) -> None:
-        """Loads the checkpoint into a state; leaves the state unchanged if there is none.
-
-        Raises:
-            OutputError: The checkpoint is damaged, or belongs to a run on other images.
-        """
+        """Loads the checkpoint into a state; leaves the state unchanged if there is none."""
         if not self.checkpoint.exists():
             return
         tensors, facts = read_checkpoint(self.checkpoint)
@@ -183,18 +155,11 @@ class RunDirectory:
             "finished": finished,
             **more,
         }
-        write_whole(self.folder / CARD, _json(card))
-
-
-def _json(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, indent=2) + "\n"
+        write_whole(self.folder / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Writes tensors, and plain data in the file's header, as one safetensors file.
-
-    Raises:
-        OutputError: The file cannot be written; the old file is intact.
 
     Example:
         >>> import tempfile, torch
@@ -209,11 +174,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the tensors, on the CPU, and the plain data of a checkpoint.
-
-    Raises:
-        OutputError: The file is missing, damaged, or was not written by `write_checkpoint`.
-    """
+    """Reads the tensors, on the CPU, and the plain data of a checkpoint."""
     with _damaged(path), safe_open(path, framework="pt") as file:
         facts = dict(json.loads((file.metadata() or {})["facts"]))
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
@@ -222,45 +183,3 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _damaged(path: Path) -> AbstractContextManager[None]:
     advice = "; move the run's folder away to start again"
     return foreign_file(f"checkpoint {str(path)!r} cannot be read", OutputError, advice)
-
-
-def layer_names(layers: Any) -> list[str] | None:
-    """A selection of layers as names that can be written to a file.
-
-    Raises:
-        OptionError: The selection contains types or predicates, which cannot be written.
-    """
-    if layers is None:
-        return None
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if not all(isinstance(name, str) for name in names):
-        raise OptionError(
-            "layers of a training run are names or globs, which can be written to its folder, not "
-            f"{layers!r}"
-        )
-    return names
-
-
-def check_same(file: Path, asked: Mapping[str, Any], what: str) -> None:
-    """Checks that the options stored in a folder equal those requested.
-
-    Raises:
-        OutputError: The options differ, or the file is damaged.
-    """
-    with foreign_file(f"{str(file)!r} is damaged", OutputError):
-        found = _flat(json.loads(file.read_text()))
-    for name, here in _flat(json.loads(json.dumps(asked))).items():
-        there = found.get(name)
-        if there != here:
-            raise OutputError(
-                f"{str(file.parent)!r} holds a {what} with {name} {there!r}, not {here!r}; choose "
-                "another folder, or ask for the same to continue it"
-            )
-
-
-def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values and the other options in one mapping, without those that affect no result."""
-    recipe = dict(identity["recipe"])
-    values = {"recipe name": recipe.pop("name"), **recipe, **identity}
-    ignored = ("recipe", "guessed", "source", "probekit")
-    return {name: value for name, value in values.items() if name not in ignored}

@@ -26,14 +26,7 @@ _OUTCOMES = ""  # no layer has this name
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Metrics of a network on labeled images.
-
-    Attributes:
-        loss: Mean cross-entropy.
-        accuracy: Fraction of correct predictions.
-        selectivity: Mean class selectivity of each layer.
-        dead_units: Number of dead units of each layer.
-    """
+    """Metrics of a network on labeled images."""
 
     loss: float
     accuracy: float
@@ -47,16 +40,9 @@ class EpochMetrics:
 
 
 def evaluate(
-    model: ImageModel,
-    data: TensorImages,
-    layers: Sequence[Layer],
-    precision: Precision,
+    model: ImageModel, data: TensorImages, layers: Sequence[Layer], precision: Precision
 ) -> EpochMetrics:
-    """Measures loss, accuracy, selectivity and dead units in one pass shared by all processes.
-
-    Raises:
-        DataError: An activation is NaN or infinite.
-    """
+    """Measures loss, accuracy, selectivity and dead units in one pass shared by all processes."""
     means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
     batches = Batches(data, batch_size=_BATCH_SIZE)
     half = precision if precision in ("bfloat16", "float16") else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from probekit.errors import OutputError
+from probekit.results.files import writable
 from probekit.results.folders import write_whole
 
 
@@ -34,10 +34,6 @@ class RunLog:
 
     A record is written before the checkpoint of its epoch. When a run resumes, records after its
     checkpoint are dropped, so no epoch is missing or repeated.
-
-    Args:
-        folder: The run's folder.
-        epochs_done: Number of epochs before the checkpoint.
     """
 
     def __init__(self, folder: Path, epochs_done: int) -> None:
@@ -48,22 +44,13 @@ class RunLog:
             write_whole(self._lines, "".join(map(_line, self.records)))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Adds the record of an epoch: numbers, and mappings from layers to numbers.
-
-        Raises:
-            OutputError: The record cannot be written.
-        """
+        """Adds the record of an epoch: numbers, and mappings from layers to numbers."""
         self.records.append(dict(record))
-        try:
-            with self._lines.open("a") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise OutputError(
-                f"{str(self._lines)!r} cannot be written ({error.strerror}); free some space and start "
-                "again with the same options, which continues from the last checkpoint"
-            ) from None
+        advice = "; free some space and start again with the same options, which resumes"
+        with writable(self._lines, advice), self._lines.open("a") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
         write_whole(self._table, pd.json_normalize(self.records, sep="/").to_csv(index=False))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
@@ -64,7 +64,10 @@ class TrainingLoop:
             )
         self.recipe, self.schedule = recipe, schedule
         self.data, self.machine = data, machine
-        self.module = _initialized(recipe, len(data.classes), seed).to(device)
+        torch.manual_seed(key(stream_name(seed, "initialization")) % 2**63)
+        self.module = ARCHITECTURES[recipe.architecture](
+            classes=len(data.classes), channels=recipe.input_size[0]
+        ).to(device)
         if recipe.channels_last:
             self.module.to(memory_format=torch.channels_last)
         self.model = ImageModel(
@@ -107,11 +110,7 @@ class TrainingLoop:
             self.penalty.close()
 
     def run(self, callbacks: Sequence[Callback], *, progress: bool) -> None:
-        """Trains from the last checkpoint to the end, and evaluates the best epoch on the test split.
-
-        Raises:
-            ProbekitError: The loss is no longer finite, or a checkpoint cannot be written.
-        """
+        """Trains from the last checkpoint to the end, and evaluates the best epoch on the test split."""
         main, state, steps = self.machine.is_main, self.state, self.batches.steps
         self.directory.restore(state)
         if main:
@@ -304,11 +303,6 @@ class TrainingLoop:
             dead_units=dict(zip(names, map(int, layers["dead_units"].values), strict=True)),
             hash=content_hash(self.module),
         )
-
-
-def _initialized(recipe: Recipe, classes: int, seed: int) -> nn.Module:
-    torch.manual_seed(key(stream_name(seed, "initialization")) % 2**63)
-    return ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
 
 
 def _card(recipe: Recipe, schedule: AlphaSchedule, seed: int, data: RunData) -> dict[str, Any]:

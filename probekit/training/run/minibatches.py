@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,22 +50,17 @@ class RunData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
         return self.train.classes
 
 
 def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: int) -> RunData:
-    """Loads the data of a recipe and draws the held-out images.
-
-    Raises:
-        DataError: Files are missing, or the images do not match the recipe.
-        OptionError: The recipe holds out more images than there are.
-    """
+    """Loads the data of a recipe and draws the held-out images."""
     fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
-    train, test = (
-        _in_memory(_split(recipe.data, fit, root, split, workers), recipe, workers)
+    loaded = (
+        load_data(recipe.data, fit, root=root, split=split, workers=workers)
         for split in ("train", "test")
     )
+    train, test = (_in_memory(data, recipe, workers) for data in loaded)
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
     used, held = hold_out(train.labels, recipe, seed)
@@ -85,9 +79,6 @@ def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]
 
     Returns:
         The indices of the training and of the validation images, in random order.
-
-    Raises:
-        OptionError: The recipe holds out more images than there are.
     """
     order = shuffled(stream_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
@@ -124,12 +115,6 @@ def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
     return torch.cat([order[first], order[~first]])
 
 
-def _split(
-    name: str, fit: ImageModel, root: str | Path | None, split: str, workers: int
-) -> LabeledImages:
-    return load_data(name, fit, root=root, split=split, workers=workers)
-
-
 def _in_memory(data: LabeledImages, recipe: Recipe, workers: int) -> TensorImages:
     if not isinstance(data, TensorImages):
         read = list(Batches(data, batch_size=256, workers=workers))
@@ -153,9 +138,6 @@ class Minibatches:
 
     The images of a step depend only on the seed, the epoch and the step. With several processes, each
     step is drawn once for all, and each process takes its share.
-
-    Raises:
-        OptionError: The batch size is not a multiple of the number of processes.
     """
 
     def __init__(
@@ -204,7 +186,7 @@ class Minibatches:
 
     def _normalized(self, images: Tensor) -> Tensor:
         values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
-        kind: Any = torch.channels_last if self._channels_last else torch.contiguous_format
+        kind = torch.channels_last if self._channels_last else torch.contiguous_format
         return values.contiguous(memory_format=kind)
 
 

@@ -179,11 +179,6 @@ class Recipe:
 def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     """The learning rate of one step.
 
-    Args:
-        recipe: The recipe with the schedule.
-        step: The step, counted from 0 over the whole run.
-        steps_an_epoch: Number of steps per epoch.
-
     Source:
         One cycle: Smith & Topin 2019 (arXiv 1708.07120), with the defaults of PyTorch's `OneCycleLR`:
         the rate begins at 1/25 of the peak and ends at 1e-4 of its initial value.
@@ -271,10 +266,7 @@ _RECIPES: Mapping[str, Recipe] = {
         replace(_CIFAR10, name="vgg16-cifar10", architecture="vgg16", learning_rate=0.01),
         _TINY_IMAGENET,
         replace(
-            _TINY_IMAGENET,
-            name="resnet50-tiny-imagenet",
-            architecture="resnet50",
-            batch_size=1400,
+            _TINY_IMAGENET, name="resnet50-tiny-imagenet", architecture="resnet50", batch_size=1400
         ),
         Recipe(
             name="resnet20-fashion-mnist",

@@ -67,12 +67,7 @@ class TrainingState:
         return tensors, {"place": progress, "scaler": self.scaler.state_dict()}
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Loads the state of a checkpoint, with the momentum in the memory layout of the parameters.
-
-        Raises:
-            KeyError: An entry is missing.
-            ValueError: A value is not a number.
-        """
+        """Loads the state of a checkpoint, with the momentum in the memory layout of the parameters."""
         parts: dict[str, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")

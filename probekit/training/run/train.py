@@ -11,17 +11,21 @@ from typing import Any
 
 import torch
 
+from probekit._version import __version__
+from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
 from probekit.errors import OptionError, OutputError, ProbekitError
+from probekit.results.folders import claim, locked
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, chosen_callbacks
-from probekit.training.run.directory import Run, RunDirectory, layer_names, read_card, read_run
+from probekit.training.run.directory import IGNORED, RUN, Run, read_card, read_run
 from probekit.training.run.loop import TrainingLoop
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Precision, Recipe, get_recipe
 
+# The precisions of `accelerate launch --mixed_precision`.
 _LAUNCHED_WITH = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -99,41 +103,38 @@ def train(
         >>> run.alpha, run.best_epoch, 0 <= run.selectivity_mean <= 1
         (-1.0, 0, True)
     """
-    chosen = get_recipe(
-        recipe,
-        **{
-            name: value
-            for name, value in (
-                ("epochs", epochs),
-                ("precision", precision or _launched_precision()),
-                ("channels_last", channels_last),
-            )
-            if value is not None
-        },
-        **overrides,
-    )
-    _check(seed, workers, checkpoint_minutes)
+    launched = _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
+    given = {"epochs": epochs, "precision": precision or launched, "channels_last": channels_last}
+    overrides |= {name: value for name, value in given.items() if value is not None}
+    chosen = get_recipe(recipe, **overrides)
+    for name, value in (("seed", seed), ("workers", workers)):
+        integer(name, value, least=0, most=2**63 - 1)
+    if checkpoint_minutes != float("inf"):
+        number("checkpoint_minutes", checkpoint_minutes, least=0)
     following = chosen_callbacks(callbacks)
     machine = Machine.here(device)
     chosen = chosen.on(machine.device)
-    names = layer_names(layers)
+    names = layer_names(layers, "a training run")
     schedule = _schedule(alpha, alpha_schedule)
     identity = {
         "recipe": chosen.facts(),
         "alpha_schedule": str(schedule),
         "seed": seed,
         "layers": names,
+        "probekit": __version__,
     }
     folder = Path(out)
     with ExitStack() as stack:
         if machine.is_main:
-            stack.enter_context(RunDirectory.claimed(folder, identity))
+            stack.enter_context(locked(folder / RUN))
+            claim(folder / RUN, identity, "training run", ignored=IGNORED)
         machine.wait()
         done = read_run(folder)
         if done is not None:
             check_same_data([folder], chosen, data_root, workers)
             return done
-        stack.enter_context(_own_random_state(machine.device))
+        gpus = [machine.device] if machine.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=gpus))
         data = load_run_data(chosen, seed, data_root, workers)
         loop = TrainingLoop(
             folder,
@@ -151,8 +152,9 @@ def train(
         stack.callback(loop.close)
         try:
             loop.run(following, progress=progress)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+        except RuntimeError as error:  # OutOfMemoryError is one
+            known = isinstance(error, torch.OutOfMemoryError)
+            if not known and "can't allocate memory" not in str(error):
                 raise
             raise ProbekitError(
                 f"{machine.device} has too little memory for {chosen.architecture} with "
@@ -169,11 +171,7 @@ def train(
 def check_same_data(
     folders: Iterable[Path], recipe: Recipe, root: str | Path | None, workers: int
 ) -> None:
-    """Checks that finished runs were trained on the images in a folder, if it is not the one they name.
-
-    Raises:
-        OutputError: A run was trained on other images.
-    """
+    """Checks that finished runs were trained on the images in a folder, if it is not the one they name."""
     cards = {folder: read_card(folder) for folder in folders}
     moved = [
         folder
@@ -193,18 +191,6 @@ def _absolute(root: str | Path | None) -> str | None:
     return None if root is None else str(Path(root).resolve())
 
 
-def _launched_precision() -> str | None:
-    """The precision set by `accelerate launch --mixed_precision`."""
-    return _LAUNCHED_WITH.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower())
-
-
-def _check(seed: Any, workers: Any, checkpoint_minutes: Any) -> None:
-    for name, value in (("seed", seed), ("workers", workers)):
-        integer(name, value, least=0, most=2**63 - 1)
-    if checkpoint_minutes != float("inf"):
-        number("checkpoint_minutes", checkpoint_minutes, least=0)
-
-
 def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:
     if isinstance(alpha, Real) and not isinstance(alpha, bool):
         alpha = float(alpha)
@@ -216,12 +202,3 @@ def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule
             f"alpha={alpha} and alpha_schedule={str(schedule)!r} exclude each other; give one"
         )
     return schedule if isinstance(schedule, AlphaSchedule) else AlphaSchedule.parse(schedule)
-
-
-def _own_random_state(device: torch.device) -> Any:
-    """Restores the caller's random generators on exit."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError
 from probekit.models.loading import load_model
-from probekit.results.files import whole
+from probekit.results.files import whole, writable
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
@@ -30,11 +30,7 @@ _OF_EPOCHS = (
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """The finished runs in a folder and its subfolders, such as those of a sweep, sorted by name.
-
-    Raises:
-        OutputError: There are no finished runs.
-    """
+    """The finished runs in a folder and its subfolders, such as those of a sweep, sorted by name."""
     cards = sorted(Path(folder).rglob(CARD))
     runs = [run for card in cards if (run := read_run(card.parent)) is not None]
     if not runs:
@@ -86,18 +82,22 @@ def measure_runs(
         ('alpha', 'seed')
     """
     name = str(getattr(measure, "__name__", type(measure).__name__))
+    named = measure if hasattr(measure, "__qualname__") else type(measure)
     try:
-        text = f"{_full_name(measure)}|{json.dumps(options, sort_keys=True)}"
+        asked = f"{named.__module__}.{named.__qualname__}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
         raise OptionError(f"options of {name} are plain values: {error}") from None
     runs = find_runs(folder)
     place = Path(store)
     found = []
     for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
-        file = place / f"{name}-{_digest(run, text)}.nc"
+        network = json.loads((run.folder / CARD).read_text())["hash"]
+        digest = hashlib.sha256(f"{network}|{asked}".encode()).hexdigest()[:16]
+        file = place / f"{name}-{digest}.nc"
         if not file.is_file():
             _write(measure(load_model(str(run.folder)), **options), file)
-        found.append(_read(file))
+        with xr.open_dataset(file, engine="h5netcdf") as stored:
+            found.append(stored.load())
     table = _gathered(runs, found, Path(folder))
     facts = {"measure": name, "options": options, "runs": [str(run.folder) for run in runs]}
     return table.assign_attrs(provenance=provenance(**facts))
@@ -152,10 +152,7 @@ def _history(run: Run) -> xr.Dataset:
     records = read_log(run.folder / "log.jsonl")
     layers = list(run.selectivity)
     table = xr.Dataset(
-        coords={
-            "epoch": [record["epoch"] for record in records],
-            "layer": strings(layers),
-        }
+        coords={"epoch": [record["epoch"] for record in records], "layer": strings(layers)}
     )
     for name in _OF_EPOCHS:
         column = [record.get(name) for record in records]
@@ -167,33 +164,15 @@ def _history(run: Run) -> xr.Dataset:
     return table
 
 
-def _digest(run: Run, asked: str) -> str:
-    """A hash of the network and the options."""
-    card = json.loads((run.folder / CARD).read_text())
-    return hashlib.sha256(f"{card['hash']}|{asked}".encode()).hexdigest()[:16]
-
-
-def _full_name(measure: Callable[..., Any]) -> str:
-    place = measure if hasattr(measure, "__qualname__") else type(measure)
-    return f"{place.__module__}.{place.__qualname__}"
-
-
 def _write(found: Any, file: Path) -> None:
     if not isinstance(found, xr.Dataset):
         raise OptionError(
             f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
         )
-    try:
+    with writable(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole(file) as draft:
-            draft.write_bytes(netcdf(found))
-    except OSError as error:
-        raise OutputError(f"{str(file)!r} cannot be written: {error.strerror}") from None
-
-
-def _read(file: Path) -> xr.Dataset:
-    with xr.open_dataset(file, engine="h5netcdf") as found:
-        return found.load()
+    with whole(file) as draft:
+        draft.write_bytes(netcdf(found))
 
 
 def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:

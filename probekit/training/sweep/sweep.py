@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,24 @@ from typing import Any
 import xarray as xr
 from tqdm.auto import tqdm
 
+from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claimed, note_failure
+from probekit.results.folders import claim, locked, note_failure
+from probekit.results.trees import write_table
 from probekit.runtime.jobs import open_cluster, run_jobs
 from probekit.runtime.progress import hidden
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.directory import check_same, layer_names
+from probekit.training.run.directory import IGNORED
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.run.train import check_same_data, train
 from probekit.training.sweep.table import (
     IDENTITY,
+    TABLE,
     ended_runs,
     run_folder,
     run_key,
-    write_table,
+    sweep_table,
 )
 
 _RUN_OPTIONS = (
@@ -98,9 +100,9 @@ def sweep(
     cluster = open_cluster(jobs, scheduler, "a sweep")
     folder = Path(out)
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
-    identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"))}
-    check = partial(check_same, what="sweep")
-    with claimed(folder / IDENTITY, identity, "sweep", check, own=["runs"]):
+    identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"), "a sweep")}
+    with locked(folder / IDENTITY):
+        claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
         (folder / "runs").mkdir(exist_ok=True)
         ended = ended_runs(folder)
         check_same_data(
@@ -129,8 +131,8 @@ def sweep(
         with bar, closing(trained):
             for (alpha, seed), failure in bar:
                 note_failure(folder, run_key(alpha, seed), failure)
-                write_table(folder)
-        table = write_table(folder)
+                write_table(folder / TABLE, sweep_table(folder))
+        table = write_table(folder / TABLE, sweep_table(folder))
     _warn_of_failures(table, grid)
     return table
 

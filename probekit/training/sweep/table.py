@@ -12,11 +12,11 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import FAILURES, read_failures, write_whole
+from probekit.results.folders import FAILURES, check_same, read_failures
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
-from probekit.results.trees import netcdf
-from probekit.training.run.directory import Run, RunDirectory, check_same, read_run
+from probekit.training.regularizer.schedule import written
+from probekit.training.run.directory import IGNORED, RUN, Run, read_run
 
 IDENTITY = "sweep.json"
 TABLE = "sweep.nc"
@@ -39,24 +39,16 @@ def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
     >>> run_folder("sweep", -0.5, 3).name
     'alpha_-0.5_seed_3'
     """
-    return Path(out, "runs", f"alpha_{_number(alpha)}_seed_{seed}")
-
-
-def _number(alpha: float) -> str:
-    return repr(float(alpha) + 0.0).removesuffix(".0")
+    return Path(out, "runs", f"alpha_{written(alpha)}_seed_{seed}")
 
 
 def run_key(alpha: float, seed: int) -> str:
     """The key of a run in a list of all runs."""
-    return f"{_number(alpha)}|{seed}"
+    return f"{written(alpha)}|{seed}"
 
 
 def sweep_table(out: str | Path) -> xr.Dataset:
-    """The table of a sweep, from the current state of the runs in its folder.
-
-    Raises:
-        OutputError: The folder is not a sweep, none of its runs has ended, or one is of another sweep.
-    """
+    """The table of a sweep, from the current state of the runs in its folder."""
     folder = Path(out)
     if not (folder / IDENTITY).is_file():
         raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
@@ -84,15 +76,11 @@ def sweep_table(out: str | Path) -> xr.Dataset:
 
 
 def ended_runs(out: str | Path) -> list[Run]:
-    """The finished runs of a sweep.
-
-    Raises:
-        OutputError: A run belongs to another sweep, or to another alpha or seed than its folder's name.
-    """
+    """The finished runs of a sweep, each checked to belong to it and to be in the folder of its name."""
     with foreign_file(f"{str(Path(out, IDENTITY))!r} is damaged", OutputError):
         identity = json.loads(Path(out, IDENTITY).read_text())
-        if identity["recipe"]["precision"] == "auto":  # each run has the one of its machine
-            del identity["recipe"]["precision"]
+        # Each run has the precision of its machine.
+        chosen = ["recipe.precision"] if identity["recipe"]["precision"] == "auto" else []
     runs = []
     for path in sorted(Path(out, "runs").iterdir()):
         run = read_run(path)
@@ -103,7 +91,8 @@ def ended_runs(out: str | Path) -> list[Run]:
                 f"{str(path)!r} holds a run with alpha {run.alpha_schedule} and seed {run.seed}; move it "
                 "away, or name the folder accordingly"
             )
-        check_same(path / RunDirectory.IDENTITY, identity, "run")
+        ignored = [*IGNORED, "alpha_schedule", "seed", *chosen]
+        check_same(path / RUN, identity, "training run", ignored)
         runs.append(run)
     return runs
 
@@ -125,17 +114,6 @@ def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.
     table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
     found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
     return found.transpose(axis, "seed", ...)
-
-
-def write_table(folder: Path) -> xr.Dataset:
-    """Writes the table of a sweep atomically, and returns it.
-
-    Raises:
-        OutputError: The table cannot be written.
-    """
-    table = sweep_table(folder)
-    write_whole(folder / TABLE, netcdf(table))
-    return table
 
 
 def _alpha_and_seed(key: str) -> tuple[float, int]:

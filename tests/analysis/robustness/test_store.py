@@ -162,7 +162,7 @@ def test_batching_does_not_change_the_identity_of_a_run(
 
 def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="other files"):
+    with pytest.raises(OutputError, match="is no robustness run and not empty"):
         ConditionStore(tmp_path, {"seed": 0})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -170,7 +170,7 @@ def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None
 def test_a_damaged_identity_is_reported(tmp_path: Path) -> None:
     ConditionStore(tmp_path, {"seed": 0})
     (tmp_path / "identity.json").write_text("{")
-    with pytest.raises(OutputError, match="cannot be read"):
+    with pytest.raises(OutputError, match="is damaged"):
         ConditionStore(tmp_path, {"seed": 0})
 
 
@@ -207,7 +207,7 @@ def test_without_a_folder_conditions_stay_in_memory() -> None:
 
 def test_a_file_at_the_path_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "robust").write_text("")
-    with pytest.raises(OutputError, match="cannot be used"):
+    with pytest.raises(OutputError, match="cannot be written"):
         ConditionStore(tmp_path / "robust", {})
 
 

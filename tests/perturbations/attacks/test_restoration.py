@@ -116,7 +116,7 @@ BAD_OPTIONS: dict[str, tuple[Callable[[], object], str]] = {
     "step size": (lambda: PGD(step_size=-0.1), "step_size must be a positive number, not -0.1"),
     "step scale": (lambda: PGD(step_size=2), "pass 2/255"),
     "name": (lambda: get_attack("pdg"), "there is no attack 'pdg'; close matches: pgd"),
-    "type": (lambda: get_attack(PGD), "there is no attack 'ABCMeta'"),  # type: ignore[arg-type]
+    "type": (lambda: get_attack(int), "there is no attack 'type'"),  # type: ignore[arg-type]
 }
 
 
@@ -133,7 +133,7 @@ BAD_RUNS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "labels": ({"labels": torch.full((50,), 3)}, DataError, "labels hold class 3"),
     "label count": ({"labels": torch.zeros(49, dtype=torch.int64)}, DataError, "as 50 integers"),
     "targets": ({"targets": torch.full((50,), 7)}, DataError, "targets hold class 7"),
-    "index": ({"index": [1, 2]}, OptionError, "one number for each of 50 images, not 2"),
+    "index": ({"index": [1, 2]}, DataError, "2 entries for 50 images"),
     "model": ({"model": lambda images: images.flatten(1).detach()}, ModelError, "no gradient"),
 }
 

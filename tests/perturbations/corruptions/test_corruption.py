@@ -239,7 +239,7 @@ GOOD = torch.rand(2, 3, 32, 32)
         (GOOD[:, :2], {}, DataError, "1 or 3 channels"),
         (GOOD.numpy(), {}, DataError, "ndarray; give a float tensor"),
         (GOOD, {"index": [1]}, DataError, "1 entries for 2 images"),
-        (GOOD, {"index": torch.zeros(2, 2)}, DataError, "index has shape"),
+        (GOOD, {"index": torch.zeros(2, 2)}, DataError, "index holds"),
         (GOOD, {"index": [0.5, 1.5]}, DataError, r"index holds 0\.5"),
         (GOOD, {"index": [0, -1]}, DataError, "index holds -1; give non-negative integers"),
         (GOOD, {"severity": 6}, OptionError, "severity must be an integer from 1 to 5, not 6"),

@@ -61,7 +61,7 @@ def test_arrays_are_memory_mapped_and_not_pickled(tmp_path):
     write_arrays(tmp_path)
     data = load_published(tmp_path).dataset("snow", 5)
     first = data[0][0]
-    assert isinstance(data._images.base, np.memmap)
+    assert isinstance(data._images().base, np.memmap)
     assert len(pickle.dumps(data)) < 10_000
     assert torch.equal(pickle.loads(pickle.dumps(data))[0][0], first)
     images, labels = next(iter(DataLoader(data, batch_size=3)))

@@ -76,7 +76,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_complete(
     path = tmp_path / "last.safetensors"
     status, printed, errors = start([str(path)], code=_FULL).wait()
     assert status == 0, errors
-    assert "File too large); the previous file is intact" in printed
+    assert "File too large; the previous file is intact" in printed
     tensors, facts = read_checkpoint(path)
     assert facts == {"epoch": 1}
     assert torch.equal(tensors["w"], torch.ones(100))

@@ -63,5 +63,5 @@ def test_a_truncated_line_is_ignored(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0)
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(OutputError, match=r"log\.jsonl' cannot be written \(Is a directory\)"):
+    with pytest.raises(OutputError, match=r"log\.jsonl' cannot be written: Is a directory"):
         log.add(record(0))

@@ -146,7 +146,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [-1]}, "every seed must be a non-negative integer"),
     ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
     ({"epoch": 1}, "no option 'epoch'"),
-    ({"layers": [torch.nn.ReLU]}, "layers of a training run are names"),
+    ({"layers": [torch.nn.ReLU]}, "layers of a sweep are names"),
     ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler answers"),
 ]
 
@@ -163,9 +163,9 @@ def test_an_invalid_option_is_reported(
 def test_the_folder_of_another_sweep_is_refused(
     small: tuple[Path, xr.Dataset], tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match="holds a sweep with epochs 1, not 2"):
+    with pytest.raises(OutputError, match=r"holds another sweep: recipe\.epochs was 1 and is 2"):
         quick(small[0], [0.0], [0], epochs=2)
-    with pytest.raises(OutputError, match="holds a sweep with layers None, not"):
+    with pytest.raises(OutputError, match="holds another sweep: layers was null and is"):
         quick(small[0], [0.0], [0], layers="first:3")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"is no sweep and not empty \(it holds notes\.txt\)"):
@@ -309,7 +309,7 @@ def test_errors_on_a_cluster_are_reported(tmp_path: Path, monkeypatch: pytest.Mo
 def test_runs_of_another_sweep_are_refused(small: tuple[Path, xr.Dataset], tmp_path: Path) -> None:
     runs = small[0] / "runs"
     shutil.copytree(runs, tmp_path / "foreign" / "runs")
-    with pytest.raises(OutputError, match=r"holds a run with learning_rate 0\.1, not 0\.01"):
+    with pytest.raises(OutputError, match=r"run: recipe\.learning_rate was 0\.1 and is 0\.01"):
         quick(tmp_path / "foreign", [1.0], [0], learning_rate=0.01)
     shutil.copytree(run_folder(small[0], 1.0, 0), run_folder(tmp_path / "renamed", 2.0, 0))
     with pytest.raises(OutputError, match="holds a run with alpha 1 and seed 0"):
