@@ -131,7 +131,8 @@ def analyses(
 
 def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
     """ResNet50 on images in device memory, and the peak memory at two numbers of images."""
-    net, cuda = timm_model("resnet50", setting.device), setting.device.startswith("cuda")
+    name, cuda = setting.size("resnet50", "test_resnet"), setting.device.startswith("cuda")
+    net = timm_model(name, setting.device)
     for count in (setting.size(5_000, 16), setting.size(50_000, 32)):
         images, labels = random_data(64, setting.size(224, 64), setting.device)
         data = [(images, labels)] * (count // 64 or 1)
