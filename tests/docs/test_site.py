@@ -40,14 +40,7 @@ ELSEWHERE = re.compile(r"^\s*(https?:)?//", re.I)
 
 BUILD = "import sys; from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"
 # The amounts in the notebooks that decide how long they run, and those that tests use.
-AMOUNTS = {
-    "limit": 40,
-    "epochs": 1,
-    "permutations": 10,
-    "replicates": 10,
-    "probes": 4,
-    "samples": 8,
-}
+AMOUNTS = {"limit": 40, "epochs": 1, "probes": 4, "samples": 8}
 
 
 @pytest.fixture(scope="module")
