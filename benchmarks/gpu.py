@@ -149,16 +149,15 @@ def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def gradients(setting: Setting) -> Iterator[dict[str, Any]]:
     """Seconds of exact gradients, of 32 probes, and of one bare forward pass."""
-    net, data = (
-        timm_model("resnet18", setting.device),
-        random_data(setting.size(256, 4), setting.size(224, 64), setting.device),
-    )
+    name, last = setting.size(("resnet18", "layer4.1.act2"), ("test_resnet", "layer4.0.act2"))
+    net = timm_model(name, setting.device)
+    data = random_data(setting.size(256, 4), setting.size(224, 64), setting.device)
     ways: dict[str, Callable[[], Any]] = {"bare": lambda: net(data[0])}
     for name, metric in {
         "32 probes": pk.GradientVariability(probes=setting.size(32, 2)),
         "exact, last layer": pk.GradientVariability(),
     }.items():
-        layers = "layer4.1.act2" if "exact" in name else None
+        layers = last if "exact" in name else None
         ways[name] = lambda metric=metric, layers=layers: pk.analyze(
             net, data, layers, metrics=[metric], progress=False
         )
