@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--steps", nargs="*", choices=[step.__name__ for step in STEPS])
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    setting = Setting(given.small, given.device)
+    setting = Setting(given.small, given.device, threads=1 if given.small else 2)
     cuda = given.device.startswith("cuda")
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "CPU",
