@@ -131,7 +131,8 @@ def analyses(
 
 def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
     """ResNet50 on images in device memory, and the peak memory at two numbers of images."""
-    net, cuda = timm_model("resnet50", setting.device), setting.device.startswith("cuda")
+    name, cuda = setting.size("resnet50", "test_resnet"), setting.device.startswith("cuda")
+    net = timm_model(name, setting.device)
     for count in (setting.size(5_000, 16), setting.size(50_000, 32)):
         images, labels = random_data(64, setting.size(224, 64), setting.device)
         data = [(images, labels)] * (count // 64 or 1)
@@ -148,16 +149,15 @@ def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def gradients(setting: Setting) -> Iterator[dict[str, Any]]:
     """Seconds of exact gradients, of 32 probes, and of one bare forward pass."""
-    net, data = (
-        timm_model("resnet18", setting.device),
-        random_data(setting.size(256, 4), setting.size(224, 64), setting.device),
-    )
+    name, last = setting.size(("resnet18", "layer4.1.act2"), ("test_resnet", "layer4.0.act2"))
+    net = timm_model(name, setting.device)
+    data = random_data(setting.size(256, 4), setting.size(224, 64), setting.device)
     ways: dict[str, Callable[[], Any]] = {"bare": lambda: net(data[0])}
     for name, metric in {
         "32 probes": pk.GradientVariability(probes=setting.size(32, 2)),
         "exact, last layer": pk.GradientVariability(),
     }.items():
-        layers = "layer4.1.act2" if "exact" in name else None
+        layers = last if "exact" in name else None
         ways[name] = lambda metric=metric, layers=layers: pk.analyze(
             net, data, layers, metrics=[metric], progress=False
         )
@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--steps", nargs="*", choices=[step.__name__ for step in STEPS])
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    setting = Setting(given.small, given.device)
+    setting = Setting(given.small, given.device, threads=1 if given.small else 2)
     cuda = given.device.startswith("cuda")
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if cuda else "CPU",

@@ -39,10 +39,10 @@ class Label:
     Attributes:
         kind: The kind of the axis.
         serial: The creation order of labels; the newest units are a layer's own.
-        read: Whether weights read the axis as their input features.
         before: Number of non-patch tokens before the patches.
         after: Number of non-patch tokens after the patches.
         class_token: The position of the class token on the axis, if there is one.
+        start: Where a part of an input axis begins on that axis.
     """
 
     def __init__(
@@ -50,10 +50,11 @@ class Label:
     ) -> None:
         self.kind = kind
         self.serial = next(_serial)
-        self.read = False
         self.before = before
         self.after = after
         self.class_token = class_token
+        self.start = 0
+        self._read = False
         self._same: Label = self
 
     @property
@@ -62,6 +63,22 @@ class Label:
         while self._same._same is not self._same:
             self._same = self._same._same
         return self._same
+
+    @property
+    def read(self) -> bool:
+        """Whether weights read the axis as their input features."""
+        return self.root._read
+
+    @read.setter
+    def read(self, value: bool) -> None:
+        self.root._read = value
+
+    def cut(self, start: int) -> Label:
+        """The label of the part of an input axis that begins at `start`."""
+        label = Label(self.kind)
+        label.start = self.start + start
+        label._same = self
+        return label
 
     def part(self) -> Label:
         """The label of a part of the axis: the same units for units, otherwise new positions."""
@@ -74,7 +91,9 @@ class Label:
 
     def unite(self, other: Label) -> None:
         """Records that two labels are the same axis, for example the samples of two inputs."""
-        other.root._same = self.root
+        mine, others = self.root, other.root
+        mine._read |= others._read
+        others._same = mine
 
     @property
     def tokens(self) -> bool:
@@ -156,7 +175,11 @@ def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
     whole = prod(part for _, part in axis)
     if size == whole:
         return axis
-    if len(axis) > 1 or not label.tokens or step != 1:
+    if len(axis) > 1:
+        return _cropped_parts(axis, start, step, size)
+    if label.kind is Kind.INPUT and not label.tokens and step == 1:
+        return ((label.cut(start), size),)
+    if not label.tokens or step != 1:
         return resized(axis, size)
     before = max(0, label.before - start)
     after = max(0, stop - (whole - label.after))
@@ -165,6 +188,16 @@ def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
     place = None if label.class_token is None else label.class_token - start
     inside = place is not None and 0 <= place < size
     return ((Label(label.kind, before, after, place if inside else None), size),)
+
+
+def _cropped_parts(axis: Axis, start: int, step: int, size: int) -> Axis:
+    """A crop of an axis of several parts, which keeps whole parts only if it begins at one."""
+    inner = prod(part for _, part in axis[1:])
+    if step == inner and start < inner and size == axis[0][1]:  # one of each inner part
+        return axis[:1]
+    if kind(axis) is Kind.UNIT or (step == 1 and start % inner == size % inner == 0):
+        return resized(axis, size)
+    return new_axis(Kind.PLACE, size)
 
 
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
@@ -201,6 +234,8 @@ def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: b
     whether another axis has units.
     """
     size = sum(map(size_of, parts))
+    if (again := _rejoined(parts)) is not None:
+        return again
     kinds = [kind(part) for part in parts]
     known = [i for i, one in enumerate(kinds) if one is not Kind.CONSTANT]
     if not known:
@@ -226,6 +261,23 @@ def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: b
             break
     shared = Kind.INPUT if all(kinds[i] is Kind.INPUT for i in known) else Kind.PLACE
     return ((Label(shared, before, after, class_token), size),)
+
+
+def _rejoined(parts: Sequence[Axis]) -> Axis | None:
+    """The axis of parts of one input axis: the axis again, copies of it, or positions in another order.
+
+    None if the parts are not all of one input axis.
+    """
+    labels = [part[0][0] for part in parts if len(part) == 1 and part[0][0].kind is Kind.INPUT]
+    if not len(labels) == len(parts) > 1 or len({label.root for label in labels}) > 1:
+        return None
+    sizes = list(map(size_of, parts))
+    starts = [label.start for label in labels]
+    if starts == [sum(sizes[:i]) for i in range(len(parts))]:
+        return ((labels[0].root, sum(sizes)),)
+    if len(set(sizes)) == len(set(starts)) == 1:
+        return ((Label(Kind.PLACE), len(parts)), *parts[0])
+    return new_axis(Kind.PLACE, sum(sizes))
 
 
 def _one_place(axis: Axis) -> Axis:

@@ -17,6 +17,7 @@ from probekit.capture.axes import (
     Axes,
     Axis,
     Kind,
+    Label,
     constant,
     constants,
     cropped,
@@ -49,7 +50,10 @@ class Known(Protocol):
         """Whether a tensor depends on the inputs; None if unknown."""
 
     def name(self, tensor: Tensor) -> str | None:
-        """The name of the parameter that a tensor shares memory with."""
+        """The name of the parameter or buffer that a tensor shares memory with."""
+
+    def learned(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or computed from parameters only."""
 
     def vote(self, axes: Axes, position: int) -> None:
         """Records that an operation treats an axis as the batch."""
@@ -242,11 +246,27 @@ def _norm(call: Call) -> Axes:
 
 
 def _like_first(call: Call) -> Axes:
+    """The axes of a tensor that is written into; in a new one, rows may be written in any order."""
     axes = call.input
     writes = call.name.startswith(("aten::index_", "aten::scatter", "aten::masked_scatter"))
-    if writes and call.depends and all(kind(axis) is Kind.CONSTANT for axis in axes):
-        return _lost(call.shape)
+    if writes and call.depends and not call.moves(call.tensors[0]):
+        if all(kind(axis) is Kind.CONSTANT for axis in axes):
+            return _lost(call.shape)
+        chosen = _written(call, len(axes))
+        return tuple(lost(size_of(axis)) if i in chosen else axis for i, axis in enumerate(axes))
     return axes
+
+
+def _written(call: Call, ndim: int) -> Sequence[int]:
+    """The axes along which a write chooses elements."""
+    if "dim" in call.given:
+        return [call.dim(ndim)]
+    indices = call.given.get("indices")
+    if indices is None or any(one is not None and one.dtype == torch.bool for one in indices[1:]):
+        return range(ndim)
+    if indices[0] is not None and indices[0].dtype == torch.bool:
+        return range(indices[0].ndim)
+    return [i for i, one in enumerate(indices) if one is not None]
 
 
 # Views
@@ -306,6 +326,20 @@ def _split(call: Call) -> list[Axes]:
     return found
 
 
+def _pad(call: Call) -> list[Axes]:
+    """Tokens added to a sequence are not patches; otherwise, a pad changes only sizes."""
+    left, right = (*call.given["pad"][2:], 0, 0)[:2]
+    axes = call.input
+    token = len(axes) == 3 and kind(axes[1]) is Kind.PLACE and min(left, right) >= 0
+    if not token or left == right == 0:
+        return _elementwise(call)
+    label = newest(axes[1])
+    before, after = label.before + left, label.after + right
+    place = None if label.class_token is None else label.class_token + left
+    padded = ((Label(Kind.PLACE, before, after, place), call.shape[1]),)
+    return [(axes[0], padded, resized(axes[2], call.shape[2]))]
+
+
 def _unfold(call: Call) -> Axes:
     *front, window = call.shape
     return (*_all_resized(call.input, front), new_axis(Kind.PLACE, window))
@@ -359,9 +393,11 @@ def _reordered(axis: Axis, size: int) -> Axis:
 def _reorder(call: Call) -> list[Axes]:
     axes = list(call.input)
     dims = call.given.get("dims", call.given.get("dim", 1))
+    random = call.depends is False and "sort" in call.name  # perhaps of random numbers
     for dim in (dims if isinstance(dims, (list, tuple)) else [dims]) or range(len(axes)):
         place = _position(dim, len(axes))
-        axes[place] = _reordered(axes[place], call.shape[place])
+        size = call.shape[place]
+        axes[place] = new_axis(Kind.PLACE, size) if random else _reordered(axes[place], size)
     return [tuple(axes)] * len(call.outputs)
 
 
@@ -385,8 +421,11 @@ def _index(call: Call) -> Axes:
     kept = [axis for i, axis in enumerate(axes) if i not in places]
     made = [new_axis(Kind.PLACE if call.depends else Kind.CONSTANT, size) for size in shape]
     if len(shape) == 1:
-        source = axes[places[0]]
-        if _in_order(indices[places[0]], size_of(source)):
+        source, chosen = axes[places[0]], indices[places[0]]
+        fixed = not call.moves(chosen) and all(
+            kind(axis) is Kind.CONSTANT for axis in call.axes(chosen)
+        )
+        if fixed and _in_order(chosen, size_of(source)):
             made = [source]
         elif len(places) == 1:
             made = [_reordered(source, shape[0])]
@@ -464,11 +503,9 @@ def _product(call: Call) -> Axes:
     first: list[Axis] = list(rows[:-1])
     last: list[Axis] = [columns[-1]] if len(columns) > 1 else []
     if call.moves(left) and not call.moves(right):
-        read(rows[-1])
-        last = [new_axis(Kind.UNIT, shape[-1])] if last else []
+        last = [_mapped(call, right, rows[-1], rows[:-1], shape[-1])] if last else []
     elif call.moves(right) and not call.moves(left):
-        read(columns[0])
-        first = [new_axis(Kind.UNIT, shape[0])] if first else []
+        first = [_mapped(call, left, columns[0], columns[1:], shape[0])] if first else []
     elif last and first and kind(last[0]) is Kind.UNIT and kind(first[0]) is Kind.UNIT:
         first = [new_axis(Kind.PLACE, shape[0])]
     return (*first, *last)
@@ -480,14 +517,23 @@ def _batched_product(call: Call) -> Axes:
     (batch,) = merged(one[:1], other[:1])
     rows, columns = one[1], other[2]
     if call.moves(left) and not call.moves(right) and call.tracer.name(right):
-        read(one[2])
-        columns = new_axis(Kind.UNIT, shape[2])
+        columns = _mapped(call, right, one[2], one[:2], shape[2])
     elif call.moves(right) and not call.moves(left) and call.tracer.name(left):
-        read(other[1])
-        rows = new_axis(Kind.UNIT, shape[1])
+        rows = _mapped(call, left, other[1], other[::2], shape[1])
     elif kind(columns) is Kind.UNIT and kind(rows) is Kind.UNIT:
         rows = tuple(part for _, size in rows for part in new_axis(Kind.PLACE, size))
     return (batch, rows, columns)
+
+
+def _mapped(call: Call, weight: Tensor, axis: Axis, others: Axes, size: int) -> Axis:
+    """The axis that a matrix maps an axis to: units, or positions if it is fixed and others are units.
+
+    Such a matrix, as the adjacency of a graph, mixes positions.
+    """
+    if not call.tracer.learned(weight) and any(newest(one).kind is Kind.UNIT for one in others):
+        return new_axis(Kind.PLACE, size)
+    read(axis)
+    return new_axis(Kind.UNIT, size)
 
 
 def _factors(call: Call) -> tuple[Tensor, Tensor]:
@@ -535,6 +581,8 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     """split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk
         tensor_split""": _split,
     "unfold": _unfold,
+    "constant_pad_nd": _pad,
+    "randperm": lambda call: _places(call.shape),
     "as_strided": lambda call: (
         call.input if call.shape == _sizes(call.input) else _lost(call.shape)
     ),

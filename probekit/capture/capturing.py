@@ -20,8 +20,9 @@ class Capturing(Phase):
 
     Functions are intercepted only inside modules in which a function call is a layer, at no cost
     elsewhere. To notice functions that run only in later passes, they are intercepted everywhere in
-    the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors.
-    `done` is called with the recorded tensors at the end of each forward pass.
+    the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors or
+    the code of a module names an activation function that did not run. `done` is called with the
+    recorded tensors at the end of each forward pass.
     """
 
     def __init__(
@@ -39,15 +40,20 @@ class Capturing(Phase):
         self._calls: dict[tuple[str, str], int] = {}
         self._callers: dict[nn.Module, str] = {}
         self._running = 0
+        self._paused = 0
         self._inputs: dict[nn.Module, Any] = {}
         self._warned = False
         self._first = layers[0].first_pass
         self._names: dict[nn.Module, str] = {}
         self._passes = 0
+        self._closed = 0
+        self._latest = ""
+        self._order: list[Any] = []
         self._everywhere = False
 
     def _hook(self) -> None:
         self.functions.hints = False
+        self._closed = 0
         modules = dict(self.module.named_modules())
         if foreign := [layer.name for layer in self.layers if layer.module not in modules]:
             raise LayerError(f"layer {foreign[0]!r} was planned for another model")
@@ -55,22 +61,29 @@ class Capturing(Phase):
         for caller in self._callers:
             self.before(caller, self._enter)
             self.after(caller, self._exit, always=True)
+        self._names = {one: name for name, one in modules.items()}
         if self._first is not None:
-            self._names = {one: name for name, one in modules.items()}
             for name in modules.keys() & self._first.idle:
                 self.before(modules[name], self._awake)
             if self._first.functions is not None:
                 self.after(self.module, self._after, always=True)
+                for module in modules.values():
+                    if isinstance(module, _WITH_FAST_PATH):  # which interception would disable
+                        self.before(module, self._pause)
+                        self.after(module, self._resume, always=True)
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
                 self.before(modules[name], self._note_input)
             self.after(modules[name], self._tap(name))
+        for name in {one.after for one in self.layers if one.calls > 1} & modules.keys():
+            self.after(modules[name], self._follow(name))
+            self._order.append(self._handles[-1])
         self.after(self.module, self._end)
 
     def leave(self) -> None:
         super().leave()
-        self._running = 0
+        self._running = self._paused = 0
         self._everywhere = False
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -80,6 +93,7 @@ class Capturing(Phase):
             self.leave()
         self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}
+        self._latest = ""
         if not torch.compiler.is_compiling() and self.open and self._watches():
             self._everywhere = True
             self.functions.start()
@@ -90,7 +104,18 @@ class Capturing(Phase):
             return False
         self._passes += 1
         rare = self._passes > 16 and self._passes & (self._passes - 1)
-        return self._first.reads_values or not rare
+        return self._first.may_branch or not rare
+
+    def _pause(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._everywhere:
+            self._paused += 1
+            self.functions.end()
+
+    def _resume(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._everywhere and self._paused:
+            self._paused -= 1
+            if self._running or not self._paused:
+                self.functions.start()
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._everywhere and not (torch.compiler.is_compiling() or in_backward()):
@@ -106,7 +131,7 @@ class Capturing(Phase):
             return
         if self.open and not in_backward():
             self._running += 1
-            if self._running == 1 and not self._everywhere:
+            if not self.functions.on:
                 self.functions.start()
 
     def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -114,20 +139,18 @@ class Capturing(Phase):
             return
         if self._running and not in_backward():
             self._running -= 1
-            if not self._running and not self._everywhere:
+            if not self._running and (self._paused or not self._everywhere):
                 self.functions.end()
 
     def called(self, name: str, result: Any) -> Tensor | None:
-        module = calling_module() if self.open and not in_backward() else None
+        module = calling_module(self._names) if self.open and not in_backward() else None
         if module is None:
             return None
+        caller = self._names[module]
         known = None if self._first is None else self._first.functions
-        if known is not None and name in FUNCTION_NAMES:
-            caller = self._names.get(module)
-            if caller is not None and (caller, name) not in known:
-                self._note_new(f"{name} in {caller or 'the model'}")
-        caller = self._callers.get(module)
-        return None if caller is None else self._record(caller, name, result)
+        if known is not None and name in FUNCTION_NAMES and (caller, name) not in known:
+            self._note_new(f"{name} in {caller or 'the model'}")
+        return self._record(caller, name, result) if module in self._callers else None
 
     def _awake(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Notes a module that runs but did not in the first forward pass."""
@@ -155,6 +178,25 @@ class Capturing(Phase):
 
         return tap
 
+    def _follow(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def follow(module: nn.Module, args: Any, output: Any) -> None:
+            if not torch.compiler.is_compiling():
+                self._latest = name
+
+        return follow
+
+    def _check_order(self, layer: Layer) -> None:
+        """Warns once if a call of a shared module follows other weights than in the first forward pass."""
+        if torch.compiler.is_compiling() or self._warned or not self._order or layer.calls == 1:
+            return
+        if self._latest != layer.after:
+            self._warned = True
+            warn(
+                f"layer {layer.name!r} is another part of the model than before: it runs after "
+                f"{self._latest!r} in this forward pass and ran after {layer.after!r} in the first; use a "
+                "module for each part, or a model whose calls do not depend on its inputs or its state"
+            )
+
     def _note_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         given: Any = args[0] if args else next(iter(kwargs.values()), None)
         readable = isinstance(given, Tensor) and not given.is_inference()
@@ -176,6 +218,7 @@ class Capturing(Phase):
         layer = self._sites.get((module, function, call))
         if layer is None:
             return None
+        self._check_order(layer)
         tensor = tensor_of(output, self.settings.pick)
         if tensor is None:
             raise LayerError(f"layer {layer.name!r} returned no floating-point tensor in this pass")
@@ -190,6 +233,10 @@ class Capturing(Phase):
     def _close(self) -> None:
         held, self.held = self.held, {}
         self.open = False
+        if not torch.compiler.is_compiling():
+            self._closed += 1
+            while self._order and self._closed == _CHECKED:
+                self._order.pop().remove()
         if not (self._warned or self.settings.stop or torch.compiler.is_compiling()):
             self._compare_calls()
         self._done(held)
@@ -214,6 +261,8 @@ class Capturing(Phase):
                 return
 
 
+_WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+_CHECKED = 16  # forward passes in which the order of shared modules is compared
 _MOVED = ("is missing", "may be another part of the model than before")
 
 

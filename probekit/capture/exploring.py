@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probekit.capture.calls import Call, Calls
 from probekit.capture.elementwise import acts_like_activation
-from probekit.capture.functions import FUNCTION_NAMES, Interception
+from probekit.capture.functions import FUNCTION_NAMES, Interception, named_functions
 from probekit.capture.layers import FirstPass, Layer, is_activation_function
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
@@ -111,13 +111,19 @@ class Exploring(Phase):
         """Handles a call of an activation function, and leaves its result unchanged."""
         if self._scout is None or in_backward():
             return None
-        self._functions.add((self._calls.canonical(self._calls.stack[-1].module), name))
+        caller = self._calls.stack[-1]
+        self._functions.add((self._calls.canonical(caller.module), name))
         if any(is_activation_function(one.module) for one in self._calls.stack):
             return None
-        if name in FUNCTION_NAMES:
+        if self._scout.tracer.running:
+            why = (
+                f"computes {name} outside Python, as TorchScript does, where it cannot be recorded"
+            )
+            self._scout.doubt(caller.name, why)
+        elif name in FUNCTION_NAMES:
             self._visit(self._scout, self._calls.function(name), None, result, True)
-        else:
-            self._scout.doubt(self._calls.stack[-1].name, f"computes {name} by itself")
+        elif not isinstance(result, Tensor) or self._scout.tracer.depends(result) is not False:
+            self._scout.doubt(caller.name, f"computes {name} by itself")
         return None
 
     def _is_activation(
@@ -189,10 +195,15 @@ class Exploring(Phase):
                 else self._selection.wants(Call(name, name, name, name, 0), module, False)
             )
         ]
-        # Interception would change the computation of nn.MultiheadAttention, which has a fast path.
-        fast = any(isinstance(module, nn.MultiheadAttention) for module in self._ran)
-        functions = frozenset(self._functions) if default and not fast else None
-        return FirstPass(tuple(idle), functions, reads_values)
+        if not default:
+            return FirstPass(tuple(idle), None, reads_values)
+        names = {module: self._calls.canonical(module) for module in self._ran}
+        others = any(
+            (name, function) not in self._functions
+            for module, name in names.items()
+            for function in named_functions(module)
+        )
+        return FirstPass(tuple(idle), frozenset(self._functions), reads_values or others)
 
 
 def _may_activate(module: nn.Module) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -21,10 +21,10 @@ _ALWAYS = (
     "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "tanhshrink",
     "softshrink", "hardshrink", "logsigmoid", "threshold", "glu",
 )  # fmt: skip
-_SELECTIONS = ("where", "mul", "multiply", "__mul__", "masked_fill")
-_HINTS = ("erf", *_SELECTIONS)
+_SELECTIONS = ("where", "mul", "multiply", "__mul__", "masked_fill", "index_put", "__setitem__")
+_HINTS = ("erf", "sin", "sign", *_SELECTIONS)
 _CLAMPS = ("clamp", "clip", "clamp_min")
-_MAXIMA = ("maximum", "max")
+_MAXIMA = ("maximum", "max", "fmax")
 
 FUNCTION_NAMES = frozenset({*_ALWAYS, *_CLAMPS, *_MAXIMA})
 """The possible last parts of the name of a function's layer."""
@@ -34,38 +34,51 @@ def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a clamp is a ReLU (from 0) or a ReLU6 (from 0 to 6)."""
     low, high = [*args[1:3], None, None][:2]
     low, high = kwargs.get("min", low), kwargs.get("max", high)
+    if isinstance(low, Tensor):
+        return high is None and _all_zero(low)
     numbers = isinstance(low, int | float) and (high is None or isinstance(high, int | float))
     return numbers and low == 0 and high in (None, 6, math.inf)
 
 
 def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a maximum of two tensors bounds one from below by a scalar or one number per channel."""
+    """Whether a maximum bounds a tensor from below by zeros, a scalar or one number per channel."""
     pair = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
     if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
         return False
     small, large = sorted(pair, key=lambda one: one.numel())
+    if small.shape == large.shape:
+        return any(map(_all_zero, pair))
     per_sample = small.ndim == large.ndim and small.shape[:1] == large.shape[:1]
     return large.ndim > 0 and small.numel() < large.numel() and not per_sample
 
 
-def _by_sign(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether one tensor is masked by the sign of another, as in `x * (x > 0)`."""
-    tensors = [one.detach() for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-    masks = [one for one in tensors if one.dtype == torch.bool]
-    if not masks or not masks[0].numel():
-        return False
+def _all_zero(tensor: Tensor) -> bool:
     try:
-        mask = masks[0].cpu().numpy()
-        others = [
-            one.float().cpu().numpy()
-            for one in tensors
-            if one.shape == mask.shape and one.is_floating_point()
-        ]
+        return not bool(tensor.any())
     except RuntimeError:  # without values, as in torch.func.vmap
         return False
-    return bool(mask.any() and not mask.all()) and any(
-        np.array_equal(mask, compare(one, 0)) for one in others for compare in _COMPARISONS
+
+
+def _by_sign(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether one tensor is masked by the sign of another, as in `x * (x > 0)`."""
+    given = [part for one in (*args, *kwargs.values()) for part in _listed(one)]
+    tensors = [one.detach() for one in given if isinstance(one, Tensor)]
+    try:
+        arrays = [one.float().cpu().numpy() for one in tensors if one.numel() > 1]
+    except RuntimeError:  # without values, as in torch.func.vmap
+        return False
+    binary = [one for one in arrays if ((one == 0) | (one == 1)).all()]
+    masks = [one for one in binary if one.any() and not one.all()]
+    return any(
+        mask is not one and np.array_equal(mask, compare(one, 0))
+        for mask in masks
+        for one in arrays
+        for compare in _COMPARISONS
     )
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else (given,)
 
 
 _COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal)
@@ -96,9 +109,10 @@ def called_activation(
 ) -> str | None:
     """The name of the activation function that a call of a torch function computes, or None.
 
-    `erf` is included because explicit implementations of GELU use it, and so are selections by the sign
-    of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU or a ReLU6. A maximum counts if it
-    bounds a tensor from below by a scalar or by one number per channel, as a thresholded linear unit does.
+    `erf` is included because explicit implementations of GELU use it, and so are `sin`, `sign` and
+    selections by the sign of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU or a ReLU6. A
+    maximum counts if it bounds a tensor from below by zeros, a scalar or one number per channel, as a
+    thresholded linear unit does.
     """
     known = _WATCHED.get(function)
     if known is None:
@@ -177,12 +191,31 @@ def _modes() -> list[Any]:
 _CALL = nn.Module._call_impl.__code__
 
 
-def calling_module() -> nn.Module | None:
-    """The innermost module running in this thread, found in the call stack."""
+def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
+    """The innermost of some modules that is running in this thread, found in the call stack."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is _CALL:
             module: nn.Module = frame.f_locals["self"]
-            return module
+            if module in known:
+                return module
         frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
     return None
+
+
+def named_functions(module: nn.Module) -> set[str]:
+    """The activation functions named in the methods of a user-defined module, or among its attributes."""
+    if type(module).__module__.startswith("torch."):
+        return set()
+    own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
+    codes = [
+        code
+        for kind in own
+        for method in vars(kind).values()
+        if (code := getattr(method, "__code__", None)) is not None
+    ]
+    names = {name for code in codes for name in code.co_names}
+    known = (_WATCHED.get(value) for value in vars(module).values() if callable(value))
+    return {name.removesuffix("_") for name in names if name.removesuffix("_") in _ALWAYS} | {
+        one[0] for one in known if one is not None
+    }

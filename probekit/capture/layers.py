@@ -24,13 +24,14 @@ class FirstPass:
     Attributes:
         idle: The names of modules that did not run and may be or contain selected layers.
         functions: The activation functions that ran, each as the name of the calling module and of
-            the function; None if later passes cannot be compared.
-        reads_values: Whether the model read values of tensors, on which its calls may depend.
+            the function; None if later passes are not compared.
+        may_branch: Whether other functions may run later: the model read values of tensors, or the code
+            of a module names an activation function that did not run.
     """
 
     idle: tuple[str, ...]
     functions: frozenset[tuple[str, str]] | None
-    reads_values: bool
+    may_branch: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Layer:
         unit_axis: The axis of the units in the output, batch axis included.
         units: Number of units.
         windows: Number of windows of each sample folded into the batch axis (1: none).
+        outer: Number of windows before the samples there, as in (views, samples); 1 if each sample's
+            windows are contiguous.
         prefix: Number of leading positions that are class, distillation or register tokens.
         itemsize: Bytes per element of the output.
         calls: Number of calls of the module, or of the function in it, per forward pass.
@@ -62,6 +65,7 @@ class Layer:
             the number of input tensors; None infers the number from the layers.
         split: Further unit axes if a reshape split the units, for example into heads and features.
         first_pass: What the forward pass that found the layer ran.
+        after: The last module with weights that ran before, in that pass.
     """
 
     name: str
@@ -83,7 +87,9 @@ class Layer:
     certain: bool = True
     samples_from: tuple[int, int] | None = (0, 0)
     split: tuple[int, ...] = ()
+    outer: int = 1
     first_pass: FirstPass | None = field(default=None, compare=False, repr=False)
+    after: str = field(default="", compare=False, repr=False)
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -109,15 +115,14 @@ class Layer:
         """Views an output of this layer as (batch, units, *positions)."""
         if self.batch_axis:
             output = output.movedim(self.batch_axis, 0)
-        if output.ndim == 1:
-            return (
-                output.reshape(-1, self.windows, 1).movedim(2, 1)
-                if self.windows > 1
-                else output[:, None]
-            )
         axes = self._unit_axes
+        if output.ndim == 1:
+            output, axes = output[:, None], [1]
         if self.windows > 1:
-            output = output.reshape(-1, self.windows, *output.shape[1:])
+            inner = self.windows // self.outer
+            samples = len(output) // self.windows
+            rows = output.reshape(self.outer, samples, inner, *output.shape[1:])
+            output = rows.movedim(1, 0).flatten(1, 2)
             axes = [axis + 1 for axis in axes]
         if axes == [1]:
             return output
@@ -126,15 +131,16 @@ class Layer:
 
     def restore(self, maps: Tensor, output: Tensor) -> Tensor:
         """Views (batch, units, *positions) as an output of this layer, the inverse of `arrange`."""
-        if output.ndim == 1:
-            return maps.movedim(1, -1).reshape(output.shape)
         first = output.movedim(self.batch_axis, 0).shape
-        axes = self._unit_axes
+        axes = self._unit_axes if output.ndim > 1 else [1]
         if self.split:
             maps = maps.reshape(len(maps), *(first[axis] for axis in axes), *maps.shape[2:])
         if self.windows > 1:
             axes = [axis + 1 for axis in axes]
         whole = maps.movedim(list(range(1, len(axes) + 1)), axes)
+        if self.windows > 1:
+            inner = self.windows // self.outer
+            whole = whole.reshape(len(whole), self.outer, inner, *whole.shape[2:]).movedim(1, 0)
         return whole.reshape(first).movedim(0, self.batch_axis)
 
 

@@ -156,6 +156,11 @@ class Phase:
                 "reentrant activation checkpointing does; use use_reentrant=False, or exclude the layer"
             )
         maps = layer.arrange(tensor if self.settings.grad else tensor.detach())
+        if maps.shape[1] != layer.units:
+            raise LayerError(
+                f"layer {layer.name!r} has {maps.shape[1]} units in this forward pass and had "
+                f"{layer.units} in the first, so its units are not the same; exclude it"
+            )
         if self.settings.tokens != "all" and maps.ndim > 2:
             maps = maps[:, :, layer.chosen(self.settings.tokens)]
             mask = None if mask is None else mask[:, layer.chosen(self.settings.tokens)]

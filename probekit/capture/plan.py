@@ -15,7 +15,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.capture.scout import doubts
 from probekit.capture.verify import layers_at_larger_size, verify_layers
-from probekit.errors import LayerError, some_of, warn
+from probekit.errors import LayerError, ModelError, first_line, some_of, warn
 from probekit.models.image_model import borrow
 from probekit.models.inputs import KeywordInputs, explained_failure
 from probekit.runtime.settings import in_own_settings
@@ -189,18 +189,32 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
 def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
     """A message about layers whose values depend on the order and the other samples of the batch."""
     before = recorder.activations
-    order = [*range(len(images) - 1, 0, -1), 1]
-    recorder(images[order])
+    order = [1, 0, 1, 1]
+    try:
+        recorder(images[order])
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(
+            f"the model runs on {len(images)} samples and then fails on {len(order)} "
+            f"({first_line(error)}): it keeps tensors from one forward pass to the next, or accepts only "
+            "some numbers of samples; reset its state in forward, or wrap it"
+        ) from error
     mixed = []
     for layer in recorder.layers:
+        if layer.name not in recorder.activations:
+            raise LayerError(
+                f"layer {layer.name!r} was reached in the first forward pass but not in the second; "
+                "exclude it"
+            )
         one, other = before[layer.name][order], recorder.activations[layer.name]
-        close = 1e-2 * float(one.abs().nan_to_num(0, 0).max())
+        close = 1e-2 * float(one.abs().nan_to_num(0, 0).max()) if one.numel() else 0
         if torch.allclose(one, other, rtol=0, atol=close, equal_nan=True):
             continue
         if layer.windows > 1 or not layer.certain:
             raise LayerError(
-                f"layer {layer.name!r} has {layer.windows * len(images)} rows for {len(images)} "
-                "samples and does not keep each sample's rows together, so its activations cannot be "
+                f"layer {layer.name!r} has {layer.windows * len(order)} rows for {len(order)} "
+                "samples, which change with the order of the samples, so its activations cannot be "
                 "assigned to samples; exclude it"
             )
         mixed.append(layer.name)

@@ -62,6 +62,7 @@ class Scout:
         self.notes: list[str] = []
         self._last: tuple[str, Tensor] | None = None
         self._weights_after = False
+        self._weighted = ""
 
     @property
     def count(self) -> int:
@@ -82,16 +83,19 @@ class Scout:
         wanted = self.selection.wants(call, module, activation)
         tensor = self._tensor(site, output, wanted)
         axes = () if tensor is None else self.tracer.axes(tensor)
+        before = self._weighted
         if module is not None:
             self._note_sequence(module, axes)
-            self._weights_after |= any(True for _ in module.parameters(recurse=False))
+            if any(True for _ in module.parameters(recurse=False)):
+                self._weights_after, self._weighted = True, call.module
         if not wanted:
             return None
         if tensor is None or (why := _unreadable(tensor)):
             self._leave_out(site, kind, _no_tensor(output) if tensor is None else why)
             return None
         shape, depends = tuple(tensor.shape), self.tracer.depends(tensor)
-        visit = _Visit(call, kind, module, shape, tensor.element_size(), axes, depends)
+        size = tensor.element_size()
+        visit = _Visit(call, kind, module, shape, size, axes, depends, before)
         layer, settled = self._guess(visit)
         if activation and depends is not False:
             self._last, self._weights_after = (site, tensor), False
@@ -130,8 +134,9 @@ class Scout:
         if not self.layers:
             if self.selection.default and not (self._left_out or classifier):
                 raise LayerError(
-                    "the model runs no activation function, neither as a module nor as a function; "
-                    f"name layers, or a type among {', '.join(self.selection.kinds[:20]) or 'none'}"
+                    "the model runs no activation function, neither as a module nor as a function"
+                    f"{self._doubtful()}; name layers, or a type among "
+                    f"{', '.join(self.selection.kinds[:20]) or 'none'}"
                 )
             reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
             reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
@@ -205,6 +210,8 @@ class Scout:
             visit.module, shape, visit.axes, visit.depends, batch.label, batch.size, beside
         )
         units = prod(shape[axis] for axis in (found.unit_axis, *found.split) if axis < len(shape))
+        if not units:
+            raise Unplaced(f"has the shape {shape}, without units")
         layer = Layer(
             name=visit.call.name,
             module=visit.call.module,
@@ -214,6 +221,7 @@ class Scout:
             unit_axis=found.unit_axis,
             units=units,
             windows=found.windows,
+            outer=found.outer,
             prefix=found.prefix,
             itemsize=visit.itemsize,
             calls=self._counts[visit.call.module, visit.call.function],
@@ -225,6 +233,7 @@ class Scout:
             certain=found.certain and batch.certain,
             samples_from=batch.source,
             split=found.split,
+            after=visit.after,
         )
         if problem := self._without_tokens(layer, found.several):
             raise Unplaced(problem)
@@ -244,7 +253,7 @@ class Scout:
     def _check_unmoved(self, before: Layer, after: Layer) -> None:
         """Checks that a layer recorded during the pass has the axes determined after the pass."""
         same_tokens = before.chosen(self._tokens) == after.chosen(self._tokens)
-        names = ("batch_axis", "unit_axis", "split", "windows")
+        names = ("batch_axis", "unit_axis", "split", "windows", "outer")
         if not same_tokens or any(getattr(before, x) != getattr(after, x) for x in names):
             raise LayerError(
                 f"layer {after.name!r} has its samples on axis {after.batch_axis} and its units on "
@@ -272,13 +281,14 @@ class Scout:
             name, why = next(iter(self._left_out.items()))
             self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
         if self._doubts and self.selection.default:
-            shown = some_of(
-                [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
-            )
             self._note(
-                f"layers may be missing: {shown}; name it as a layer if its output is that of an "
-                "activation function"
+                f"layers may be missing{self._doubtful()}; name it as a layer if its output is that of "
+                "an activation function"
             )
+
+    def _doubtful(self) -> str:
+        doubts = [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
+        return f": {some_of(doubts)}" if doubts else ""
 
     def _note(self, sentence: str) -> None:
         self.notes.append(sentence)
@@ -308,6 +318,7 @@ class _Visit:
     itemsize: int
     axes: Axes
     depends: bool | None
+    after: str
 
 
 def _no_tensor(output: Any) -> str:

@@ -52,7 +52,7 @@ class Selection:
                 self._with.append(choice)
             elif choice.startswith("!"):
                 self._without.append(choice[1:])
-            elif any(mark in choice for mark in "*?["):
+            elif choice not in self._names and any(mark in choice for mark in "*?["):
                 self._with.append(choice)
             else:
                 self.exact.add(choice)

@@ -214,7 +214,7 @@ def streams(
                 if read is None:
                     break
                 for batch in expand(read.to(device)):
-                    with reading.autocast(device), caller_device():
+                    with _failing_batch(batch), reading.autocast(device), caller_device():
                         output = forward(batch.images)
                     tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
                     for table in tables.values():
@@ -226,6 +226,19 @@ def streams(
             batches.seconds, batches.waited = perf_counter() - begun, waited
 
         yield observe
+
+
+@contextmanager
+def _failing_batch(batch: Batch) -> Iterator[None]:
+    """Adds the samples of a batch to errors of the model."""
+    try:
+        yield
+    except RuntimeError as error:
+        error.add_note(
+            f"This is an error of the model on {len(batch)} samples between {int(batch.index.min())} and "
+            f"{int(batch.index.max())}; it ran on two other samples."
+        )
+        raise
 
 
 def _check(

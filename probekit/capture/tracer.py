@@ -11,7 +11,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from probekit.capture import axis_rules
-from probekit.capture.axes import Axes, Kind, Label, constant, kind, lost, resized
+from probekit.capture.axes import (
+    Axes,
+    Kind,
+    Label,
+    constant,
+    joined,
+    kind,
+    lost,
+    newest,
+    resized,
+    size_of,
+)
 
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
@@ -28,6 +39,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             and its size.
         seen_tokens: Whether non-patch tokens were concatenated with others.
         reads_values: Whether the model read values of tensors that depend on the inputs.
+        running: Whether an operation is running.
     """
 
     supports_higher_order_operators = True
@@ -44,9 +56,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self._alive: list[StorageWeakRef] = []
         self._by_storage: dict[int, list[Key]] = {}
         self._parameters: dict[int, str] = {}
+        self._learned = {key[0] for one in module.parameters() if (key := _key(one)) is not None}
         self.votes: dict[Label, tuple[int, int]] = {}
         self.seen_tokens = False
         self.reads_values = False
+        self.running = False
         self.active = False
         for name, tensor in _constants(module):
             if (key := _key(tensor)) is not None:
@@ -76,6 +90,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
     def name(self, tensor: Tensor) -> str | None:
         key = _key(tensor)
         return None if key is None else self._parameters.get(key[0])
+
+    def learned(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or computed from parameters only."""
+        key = _key(tensor)
+        return key is not None and key[0] in self._learned
 
     def vote(self, axes: Axes, position: int) -> None:
         if position < len(axes):
@@ -109,7 +128,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             with self:
                 return func.decompose(*args, **kwargs)
         call = axis_rules.Call(self, func, args, kwargs)
-        output = func(*args, **kwargs)
+        self.running = True
+        try:
+            output = func(*args, **kwargs)
+        finally:
+            self.running = False
         self._follow(call, output)
         return output
 
@@ -123,6 +146,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             found = axis_rules.follow(call, tensors)
         except (IndexError, KeyError, TypeError, ValueError, RuntimeError):
             found = [tuple(lost(size) for size in _shape(one)) for one in tensors]
+        if depends is False and call.tensors and all(map(self.learned, call.tensors)):
+            self._learned |= {key[0] for one in tensors if (key := _key(one)) is not None}
         for tensor, axes in zip(tensors, found, strict=True):
             if len(axes) != len(_shape(tensor)):
                 axes = tuple(lost(size) for size in _shape(tensor))
@@ -148,18 +173,36 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
     def _spread(self, view: Tensor, axes: Axes) -> None:
         """Applies the axes written into part of a constant, such as a buffer of zeros, to the whole."""
         mine = _key(view)
-        if mine is None:
+        if mine is None or all(kind(axis) is Kind.CONSTANT for axis in axes):
             return
         for key in self._by_storage.get(mine[0], ()):
             whole = self._axes[key]
             if key == mine or any(kind(axis) is not Kind.CONSTANT for axis in whole):
                 continue
             if len(whole) == len(axes) and key[3] == mine[3]:
-                self._axes[key] = tuple(
-                    resized(axis, size) for axis, size in zip(axes, key[2], strict=True)
-                )
+                self._axes[key] = self._around(axes, key, mine[1] - key[1])
             else:
                 self._axes[key] = tuple(lost(size) for size in key[2])
+
+    def _around(self, axes: Axes, whole: Key, offset: int) -> Axes:
+        """The axes of a tensor of constants into which a tensor with these axes was written.
+
+        Elements of a sequence around the written ones are not patches.
+        """
+        ordered = list(whole[3]) == sorted(whole[3], reverse=True)
+        sequence = ordered and len(axes) == 3 and kind(axes[1]) is Kind.PLACE
+        found = []
+        for axis, size, stride in zip(axes, whole[2], whole[3], strict=True):
+            before = offset // stride if stride else 0
+            offset -= before * stride
+            after = size - before - size_of(axis)
+            if sequence and axis is axes[1] and before + after:
+                parts = [constant(before), axis, constant(after)]
+                found.append(joined([part for part in parts if size_of(part)], [None] * 3, True))
+                self.seen_tokens |= newest(found[-1]).tokens
+            else:
+                found.append(resized(axis, size))
+        return tuple(found)
 
 
 def _key(tensor: Tensor) -> Key | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
+from probekit.capture.axes import Axes, Axis, Kind, Label, kind, newest, size_of
 
 _UNITS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -46,6 +46,7 @@ class Layout:
     class_token: int | None = None
     several: bool = False
     split: tuple[int, ...] = ()
+    outer: int = 1
 
 
 def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
@@ -85,36 +86,38 @@ def place(
     Raises:
         Unplaced: The output has no units to record per sample.
     """
-    batch, windows, known = _samples(shape, axes, depends, samples, count)
+    batch, outer, windows, known = _samples(shape, axes, depends, samples, count)
     rest = [axis for axis in range(len(shape)) if axis != batch]
+    if samples is not None and any(axes[axis][0][0].root is samples.root for axis in rest):
+        raise Unplaced("compares the samples of a batch with each other, so it has no units")
     units, evidence = _units(module, shape, axes, batch, rest)
+    if evidence == "weights before" and _share_units(axes[batch], axes[units[0]]):
+        raise Unplaced("has a part of its units in the batch axis, such as heads of attention")
     certain = known and evidence != "assumed"
-    layout = Layout(batch, windows, units[0], evidence, certain, split=tuple(units[1:]))
+    layout = Layout(
+        batch, windows, units[0], evidence, certain, split=tuple(units[1:]), outer=outer
+    )
     return _with_tokens(layout, axes, [axis for axis in rest if axis not in units], beside)
 
 
 def _samples(
     shape: tuple[int, ...], axes: Axes, depends: bool | None, samples: Label | None, count: int
-) -> tuple[int, int, bool]:
-    """The axis of the samples, the number of windows in it, and whether both are certain."""
+) -> tuple[int, int, int, bool]:
+    """The axis of the samples, its windows before the samples and in all, and whether it is certain."""
     if depends is False:
         raise Unplaced("does not depend on the images")
     if samples is not None:
         for axis, parts in enumerate(axes):
-            label, size = parts[0]
-            if label.root is samples.root and size == count:
-                return axis, shape[axis] // count, True
-        for parts in axes:
-            if any(label.root is samples.root and size == count for label, size in parts):
-                raise Unplaced(
-                    f"has {size_of(parts)} rows for {count} samples and does not keep each sample's "
-                    "rows together, so its activations cannot be assigned to samples"
-                )
+            for place, (label, size) in enumerate(parts):
+                if label.root is samples.root and size == count:
+                    return axis, size_of(parts[:place]), shape[axis] // count, True
     untraced = depends is None or (axes and kind(axes[0]) is Kind.LOST)
     whole = bool(shape) and count > 0 and shape[0] > 0 and shape[0] % count == 0
     if untraced and whole and (depends or shape[0] == count):
-        return 0, shape[0] // count, False
-    raise Unplaced(f"has the shape {shape}, no axis of which is the batch of {count} samples")
+        return 0, 1, shape[0] // count, False
+    raise Unplaced(
+        f"has the shape {shape}, no axis of which is the batch of {count} samples in their order"
+    )
 
 
 def _units(
@@ -139,6 +142,12 @@ def _units(
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"
     return [rest[-1] if len(shape) == 3 else rest[0]], "assumed"
+
+
+def _share_units(batch: Axis, units: Axis) -> bool:
+    """Whether a batch axis holds a part of the units of another axis."""
+    latest = newest(units)
+    return any((label.kind, label.serial) == (Kind.UNIT, latest.serial) for label, _ in batch)
 
 
 def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:

@@ -107,13 +107,17 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
     if name in ("clamp", "clip", "clamp_min"):
         lower = kwargs["min"] if "min" in kwargs else [*given, None][0]
         upper = kwargs["max"] if "max" in kwargs else [*given, None, None][1]
+        if isinstance(lower, Tensor) and upper is None:
+            return float(lower.abs().max()) == 0
         constant = not isinstance(lower, Tensor) and not isinstance(upper, Tensor)
         return constant and lower is not None and lower == 0 and upper in (None, 6, float("inf"))
-    if name in ("maximum", "max"):
+    if name in ("maximum", "max", "fmax"):
         tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
         if len(tensors) != 2 or len(args) + len(kwargs) != 2:
             return False
         few, many = sorted(tensors, key=Tensor.numel)
+        if few.shape == many.shape:
+            return 0 in (float(few.abs().max()), float(many.abs().max()))
         return few.numel() < many.numel() and (
             few.ndim < many.ndim or few.shape[0] != many.shape[0]
         )
@@ -194,6 +198,8 @@ def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> 
     if result is None:
         return None
     result = result.double().movedim(layer.batch_axis, 0)
+    if layer.outer > 1:
+        result = torch.stack(result.chunk(layer.outer), 1).reshape(result.shape)
     if result.ndim == 1:
         return result.reshape(batch, -1).mean(1, keepdim=True)
     axes = [axis + (axis < layer.batch_axis) for axis in (layer.unit_axis, *layer.split)]

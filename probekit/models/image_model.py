@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
+from probekit.models.state import State
 
 _MOST = 2**30
 
@@ -177,14 +178,20 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
     if target.type == "meta":
         raise ModelError("device 'meta' stores no values, so nothing can be computed on it")
     modes = {child: child.training for child in module.modules()}
+    state = State(module)
     try:
-        module.eval()
+        with suppress(NotImplementedError):  # an exported program has only one mode
+            module.eval()
         if target != home:
             module.to(target)
         yield target
     finally:
         if target != home:
             module.to(home)
+        for child, training in modes.items():
+            if child.training != training:
+                child.train(training)  # which user-defined modules may override
+        state.restore()
         for child, training in modes.items():
             child.training = training
 

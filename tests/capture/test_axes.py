@@ -309,3 +309,33 @@ def test_weights_that_read_an_axis_of_unknown_origin_mark_no_other() -> None:
     assert not axes.newest(second).read
     axes.read(axes.constant(8))
     assert not axes.newest(axes.constant(8)).read
+
+
+class Graph(nn.Module):
+    """A convolution over the nodes of a graph whose fixed adjacency is as large as its features."""
+
+    def __init__(self, how: str, nodes: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how = how
+        self.register_buffer("adjacency", torch.randn(2, nodes, nodes))
+        self.fc, self.conv = nn.Linear(8, 8), nn.Conv1d(8, 8, 1)
+        self.split, self.act, self.head = nn.Conv2d(3, 12, 1), nn.ReLU(), nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        adjacency = self.adjacency
+        if self.how == "before":  # nodes, features
+            x, axes = self.act(adjacency[0] @ self.fc(x[:, 0])), (1,)
+        elif self.how == "after":  # features, nodes
+            x, axes = self.act(torch.einsum("bcv,vw->bcw", self.conv(x[:, 0]), adjacency[0])), (2,)
+        else:  # features, time, nodes
+            x = self.split(x).unflatten(1, (2, 6))
+            x, axes = self.act(torch.einsum("bkctv,kvw->bctw", x, adjacency)), (2, 3)
+        return self.head(x.mean(axes))
+
+
+@pytest.mark.parametrize(("how", "axes"), [("before", (1,)), ("after", (2,)), ("time", (2, 3))])
+def test_a_fixed_adjacency_mixes_nodes_and_makes_no_units(how: str, axes: tuple[int, ...]) -> None:
+    net, x = Graph(how, 8), torch.randn(4, 3, 8, 8)
+    expected = watched(net, "act", x).mean(axes)
+    torch.testing.assert_close(record(net, x)["act"], expected)

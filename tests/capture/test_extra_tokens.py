@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from axis_networks import record, watched
 from probekit.errors import LayerError, OptionError
@@ -61,3 +62,33 @@ def test_a_model_without_a_class_token_has_none(before: dict[str, int]) -> None:
     net = Tokens(2, before, {})
     with pytest.raises((OptionError, LayerError), match="no class token"):
         record(net, torch.randn(4, 3, 4, 4), tokens="class")
+
+
+class Written(Tokens):
+    """Puts patches into a tensor with room for a class token, by a write or by a pad."""
+
+    def __init__(self, write: bool) -> None:
+        super().__init__(2, {"cls_token": 1}, {})
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x).flatten(2).mT
+        if self.write:
+            tokens = patches.new_zeros(len(x), 5, 6)
+            tokens[:, 0] = self.cls_token[0, 0]
+            tokens[:, 1:] = patches
+        else:
+            tokens = functional.pad(patches, (0, 0, 1, 0))
+        return self.head(self.act(tokens + self.fc(tokens)).mean(1))
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_tokens_may_be_added_without_a_concatenation(write: bool) -> None:
+    net, x = Written(write), torch.randn(4, 3, 4, 4)
+    output = watched(net, "act", x)
+    torch.testing.assert_close(record(net, x, tokens="patch")["act"], output[:, 1:].mean(1))
+    if write:
+        torch.testing.assert_close(record(net, x, tokens="class")["act"], output[:, 0])
+    else:
+        with pytest.raises(OptionError, match="the model has no class token"):
+            record(net, x, tokens="class")

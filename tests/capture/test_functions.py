@@ -84,7 +84,7 @@ def test_a_function_is_recorded_like_a_module(case: str) -> None:
     [
         lambda x: x.clamp(0, 1),
         lambda x: x.clamp(min=0.1),
-        lambda x: x.clamp(min=torch.zeros(())),
+        lambda x: x.clamp(min=torch.ones(())),
         lambda x: torch.maximum(x, x.flip(1)),
         lambda x: torch.maximum(x, x.mean((1, 2, 3), keepdim=True)),
         lambda x: x.max(1, keepdim=True).values + x,

@@ -19,13 +19,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import re
 import shlex
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import probekit as pk
+from children import Child, launched
 from pages import BLOCKS, PAGES, ROOT, RUN, Block
 from probekit.cli.app import app
 from probekit.metrics import metric as registry
@@ -86,8 +84,9 @@ def _near(shown: str, printed: str, about: float) -> bool:
 class Program:
     """A page as it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[..., Child]) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.start = start
 
     def run(self, block: Block) -> None:
         printed = io.StringIO()
@@ -129,37 +128,35 @@ class Program:
             words = shlex.split(command, comments=True)
             if not words:
                 continue
-            here = words[0] == "probekit" and not {"|", ">", "&&"} & set(words)
-            found, output = _probekit(words[1:]) if here else _other(command)
+            found, output = {"probekit": _probekit, "torchrun": self.torchrun}[words[0]](words[1:])
             print(output)
             assert found == status, f"{block.place}: {command} ended with {found}: {output}"
+
+    def torchrun(self, words: list[str]) -> tuple[int, str]:
+        """Starts the processes that torchrun would, which tests/runtime/ starts with torchrun itself."""
+        standalone, option, count, m, package, *arguments = words
+        assert (standalone, option) == ("--standalone", "--nproc-per-node")
+        assert (m, package) == ("-m", "probekit")
+        children = [self.start(arguments, environment=one) for one in launched(int(count))]
+        ends = [child.wait() for child in children]
+        return max((status for status, _, _ in ends), key=abs), "".join(
+            out + err for _, out, err in ends
+        )
 
 
 def _ours(one: warnings.WarningMessage) -> bool:
     return issubclass(one.category, pk.ProbekitWarning)
 
 
-def _probekit(arguments: list[str]) -> tuple[int, str]:
-    done = CliRunner().invoke(app, arguments)
+def _probekit(words: list[str]) -> tuple[int, str]:
+    file = words[-1] if ">" in words[-2:-1] else None
+    done = CliRunner().invoke(app, words[:-2] if file else words)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
+    if file:
+        Path(file).write_text(done.stdout)
+        return done.exit_code, done.stderr
     return done.exit_code, done.output
-
-
-def _other(command: str) -> tuple[int, str]:
-    here = {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    own = f'probekit() {{ "{sys.executable}" -m probekit "$@"; }}'
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f"{own}\n{command}"],
-        env={**os.environ, **here}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=300,
-    )  # fmt: skip
-    return done.returncode, done.stdout
 
 
 @pytest.fixture
@@ -192,9 +189,11 @@ def _runs(page: Path) -> bool:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if _runs(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
-def test_a_page_runs_as_one_program(page: Path, place: Path, no_metric_stays: None) -> None:
+def test_a_page_runs_as_one_program(
+    page: Path, place: Path, no_metric_stays: None, start: Callable[..., Child]
+) -> None:
     torch.manual_seed(0)
-    program = Program()
+    program = Program(start)
     for block in BLOCKS[page]:
         if block.language not in RUN or "not run" in block.marks:
             continue

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import shutil
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import probekit as pk
+from children import start_child
 
 pytest.importorskip("sphinx", reason="the site needs the docs extra: pip install '.[docs]'")
 pytest.importorskip("furo", reason="the site needs the docs extra: pip install '.[docs]'")
@@ -36,31 +38,64 @@ STAYS = ("canonical", "edit", "index", "next", "prev", "search")
 ELSEWHERE = re.compile(r"^\s*(https?:)?//", re.I)
 
 
+BUILD = "import sys; from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"
+# The amounts in the notebooks that decide how long they run, and those that tests use.
+AMOUNTS = {"limit": 40, "epochs": 1, "probes": 4, "samples": 8}
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, whose notebooks use fewer images here."""
     folder = tmp_path_factory.mktemp("site")
-    command = ["-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "trees")]
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *command, str(DOCS), str(folder / "html")],
-        cwd=DOCS.parent, capture_output=True, text=True, timeout=1800,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for notebook in (folder / "docs" / "notebooks").glob("*.ipynb"):
+        notebook.write_text(with_small_amounts(notebook.read_text()))
+    options = ["-W", "--keep-going", "-q", "-b", "html", "-d", "trees", "docs", "html"]
+    status, printed, errors = start_child(server, folder, options, code=BUILD).wait()
+    assert status == 0, printed + errors
     return folder / "html"
+
+
+def with_small_amounts(notebook: str) -> str:
+    names = "|".join(AMOUNTS)
+    smaller, count = re.subn(
+        rf"\b({names})=\d+", lambda found: f"{found[1]}={AMOUNTS[found[1]]}", notebook
+    )
+    assert count > 2
+    return smaller
+
+
+class Requests(HTMLParser):
+    """Collects the addresses that a browser requests when it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.style = tag == "style"
+        self.found += in_styles(given.get("style", ""))
+        if tag in FETCHED and not (
+            tag == "link" and set(given.get("rel", "").split()) & set(STAYS)
+        ):
+            self.found += [given.get(FETCHED[tag], ""), *given.get("srcset", "").split(",")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.style = False
+
+    def handle_data(self, data: str) -> None:
+        if self.style:
+            self.found += in_styles(data)
 
 
 def fetched(page: str) -> list[str]:
     """External addresses that a browser requests when it shows a page."""
-    found = []
-    tree = BeautifulSoup(page, "html.parser")
-    for tag in tree.find_all(list(FETCHED)):
-        if tag.name == "link" and set(tag.get("rel") or ()) & set(STAYS):
-            continue
-        found += [tag.get(FETCHED[tag.name]), *str(tag.get("srcset") or "").split(",")]
-    for tag in tree.find_all("style"):
-        found += in_styles(tag.get_text())
-    for tag in tree.find_all(style=True):
-        found += in_styles(str(tag["style"]))
-    return [str(one) for one in found if one and ELSEWHERE.match(str(one))]
+    requests = Requests()
+    requests.feed(page)
+    requests.close()
+    return [one for one in requests.found if ELSEWHERE.match(one)]
 
 
 def in_styles(text: str) -> list[str]:

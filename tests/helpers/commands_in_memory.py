@@ -12,6 +12,7 @@ import accelerate  # noqa: F401
 import distributed  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
+import torch._dynamo  # which training imports, with hundreds of other modules
 from tqdm import tqdm
 from typer.testing import CliRunner
 

@@ -124,6 +124,12 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+@pytest.fixture(scope="session")
+def tab(browser: Any) -> Any:
+    """The page that tests share, since each new one starts processes."""
+    return browser.new_context().new_page()
+
+
 class Watched:
     """A page together with its console messages and requests."""
 
@@ -131,9 +137,13 @@ class Watched:
         self.page = page
         self.said: list[str] = []
         self.asked: list[str] = []
-        page.on("console", lambda message: self.said.append(message.text))
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
+        self.listeners: dict[str, Callable[[Any], None]] = {
+            "console": lambda message: self.said.append(message.text),
+            "pageerror": lambda error: self.said.append(str(error)),
+            "request": lambda request: self.asked.append(request.url),
+        }
+        for event, listener in self.listeners.items():
+            page.on(event, listener)
 
     def quiet(self) -> bool:
         """Whether there were no errors and no requests except for the file itself."""
@@ -143,19 +153,41 @@ class Watched:
     def files(self) -> list[str]:
         return [one for one in self.asked if one.startswith("file:")]
 
+    def close(self) -> None:
+        """Leaves the page as it was before, with nothing stored."""
+        for event, listener in self.listeners.items():
+            self.page.remove_listener(event, listener)
+        self.page.evaluate("localStorage.clear()")
+        self.page.goto("about:blank")
+
+
+SCREEN = {"width": 1300, "height": 900}
+
 
 @pytest.fixture
-def look(browser: Any) -> Iterator[Callable[..., Watched]]:
+def look(browser: Any, tab: Any) -> Iterator[Callable[..., Watched]]:
     """Opens a file, and records messages and requests of the page from the start."""
-    contexts = []
+    opened: list[Watched] = []
 
-    def open_page(path: Path, anchor: str = "", **options: Any) -> Watched:
-        given = {"viewport": {"width": 1300, "height": 900}, **options}
-        contexts.append(browser.new_context(**given))
-        watched = Watched(contexts[-1].new_page())
-        watched.page.goto(path.as_uri() + anchor)
+    def open_page(
+        path: Path,
+        anchor: str = "",
+        *,
+        viewport: dict[str, int] = SCREEN,
+        color_scheme: str = "light",
+        java_script_enabled: bool = True,
+    ) -> Watched:
+        page = tab if java_script_enabled else browser.new_page(java_script_enabled=False)
+        page.set_viewport_size(viewport)
+        page.emulate_media(media="screen", color_scheme=color_scheme)
+        watched = Watched(page)
+        opened.append(watched)
+        page.goto(path.as_uri() + anchor)
         return watched
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for watched in opened:
+        if watched.page is tab:
+            watched.close()
+        else:
+            watched.page.close()

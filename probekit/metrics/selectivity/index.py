@@ -105,7 +105,7 @@ def preferred(means: Values) -> Any:
 def unit_blocks(units: int, elements: int, most: int = 2**20) -> list[slice]:
     """Slices of units that limit the size of arrays with `elements` values per unit."""
     step = max(1, most // max(elements, 1))
-    return [slice(start, start + step) for start in range(0, units, step)]
+    return [slice(start, start + step) for start in range(0, max(units, 1), step)]
 
 
 def enough_classes(classes: int) -> None:

@@ -94,7 +94,7 @@ def linear_basis_selectivity(
         >>> labels = np.arange(300) % 3
         >>> selective = np.eye(3)[labels]
         >>> turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
-        >>> found = linear_basis_selectivity(selective @ turn, labels)
+        >>> found = linear_basis_selectivity(selective @ turn, labels, starts=2, permutations=0)
         >>> found["selectivity_axes"].item() < 0.9 < found["selectivity_found"].item()
         True
         >>> bool(found["converged"])

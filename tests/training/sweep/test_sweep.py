@@ -30,6 +30,8 @@ QUICK: dict[str, Any] = {
     "device": "cpu",
     "progress": False,
 }
+# Workers are forked from the server of the fixture `server`, where everything is imported.
+FORKS = {"distributed.worker.multiprocessing-method": "forkserver"}
 VARIABLES = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
 
 
@@ -226,7 +228,7 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, server:
     options = {"epochs": 6, "limit": 256}
 
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        dask.config.set(FORKS),
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
@@ -260,8 +262,11 @@ def test_a_cluster_loses_nothing_when_a_worker_is_killed(tmp_path: Path, server:
 
 
 @pytest.mark.slow
-def test_parallel_runs_equal_sequential_ones(tmp_path: Path) -> None:
-    together = quick(tmp_path / "together", [0.0, 1.0], [0], jobs=2)
+def test_parallel_runs_equal_sequential_ones(tmp_path: Path, server: Any) -> None:
+    import dask
+
+    with dask.config.set(FORKS):
+        together = quick(tmp_path / "together", [0.0, 1.0], [0], jobs=2)
     assert (together["failure"] == "").all()
     alone = pk.train("resnet20-digits", 1.0, 0, tmp_path / "alone", **QUICK)
     found = together["selectivity_mean"].sel(alpha=1.0, seed=0)
