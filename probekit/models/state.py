@@ -61,7 +61,9 @@ class State:
             (value.extend if isinstance(value, list) else value.update)(content)
         for tensor, saved in written:
             with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                tensor.resize_(saved.shape).copy_(saved)
+                if tensor.shape != saved.shape:
+                    tensor.resize_(saved.shape)
+                tensor.copy_(saved)
         if names := [name for name, before in changed if before is not None]:
             warn(
                 f"the model changes its own state when it runs, such as {names[0]}; it is restored, but "
