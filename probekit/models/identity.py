@@ -63,14 +63,14 @@ def options_of(value: Any) -> dict[str, Any]:
         if is_dataclass(value)
         else vars(value)
     )
-    return {name: one if _is_json(one) else _plain(one) for name, one in named.items()}
+    return {name: one if _is_json(one) else text_of(one) for name, one in named.items()}
 
 
 def own_code(value: Any) -> str:
     """A hash of the code of a function, or of the methods of an object; empty for those of this package."""
     methods = [value] if isinstance(value, FunctionType) else _own_methods(type(value))
     own = [one for one in methods if not one.__module__.startswith("probekit.")]
-    text = "".join(_plain(one) + _code(one.__code__) for one in own)
+    text = "".join(text_of(one) + _code(one.__code__) for one in own)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if own else ""
 
 
@@ -86,15 +86,15 @@ def _parts_of(module: nn.Module) -> Iterator[str]:
     saved = set(module.state_dict(keep_vars=True))
     for name, buffer in module.named_buffers(recurse=False):
         if name not in saved:
-            yield f"{name}={_plain(buffer)}|"
+            yield f"{name}={text_of(buffer)}|"
     written, mutated = _written(_own_methods(type(module)))
     for name, value in sorted(vars(module).items()):
         state = name in written or (mutated and isinstance(value, list | dict | set))
         if name not in _INTERNAL and not state:
-            yield f"{name}={_plain(value)}|"
+            yield f"{name}={text_of(value)}|"
     for hooks in _HOOKS:
         for hook in getattr(module, hooks).values():
-            yield f"{hooks}:{_plain(hook)}|"
+            yield f"{hooks}:{text_of(hook)}|"
 
 
 def _own_methods(kind: type) -> list[FunctionType]:
@@ -122,8 +122,12 @@ def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
     return names, mutated
 
 
-def _plain(value: Any, depth: int = 0) -> str:
-    """A text for a value that is equal in every process; an object by its type and attributes."""
+def text_of(value: Any, depth: int = 0) -> str:
+    """A text for a value that is equal in every process; an object by its type and attributes.
+
+    >>> text_of(max), text_of([1, 0.5])
+    ('builtins.max', "['1', '0.5']")
+    """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | Enum):
         return repr(value)
     if isinstance(value, torch.dtype | torch.Size | type):
@@ -137,26 +141,26 @@ def _plain(value: Any, depth: int = 0) -> str:
         return value.__name__
     if isinstance(value, Mapping):
         return str(
-            [(_plain(key, depth + 1), _plain(item, depth + 1)) for key, item in value.items()]
+            [(text_of(key, depth + 1), text_of(item, depth + 1)) for key, item in value.items()]
         )
     if isinstance(value, list | tuple):
-        return str([_plain(item, depth + 1) for item in value])
+        return str([text_of(item, depth + 1) for item in value])
     if isinstance(value, set | frozenset):
-        return str(sorted(_plain(item, depth + 1) for item in value))
+        return str(sorted(text_of(item, depth + 1) for item in value))
     if isinstance(value, partial):
-        return _plain((value.func, value.args, value.keywords), depth + 1)
+        return text_of((value.func, value.args, value.keywords), depth + 1)
     if isinstance(value, MethodType):
-        return _plain(value.__func__, depth + 1)
+        return text_of(value.__func__, depth + 1)
     if isinstance(value, FunctionType):
         closure = [_content(cell) for cell in value.__closure__ or ()]
-        options = _plain((value.__defaults__, value.__kwdefaults__, closure), depth + 1)
+        options = text_of((value.__defaults__, value.__kwdefaults__, closure), depth + 1)
         code = _code(value.__code__) if value.__name__ == "<lambda>" else ""
         return f"{value.__module__}.{value.__qualname__}{options}{code}"
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str):
         return f"{getattr(value, '__module__', '')}.{name}"
     attributes = getattr(value, "__dict__", {})
-    return f"{type(value).__qualname__}{_plain(attributes, depth + 1)}"
+    return f"{type(value).__qualname__}{text_of(attributes, depth + 1)}"
 
 
 def _content(cell: Any) -> Any:

@@ -88,7 +88,7 @@ CASES = [
     Case("skresnet18", blocks=STAGES),
     Case("res2net50_26w_4s", blocks=STAGES),
     Case("resnetv2_50", blocks=("stages.0", "stages.3.blocks.0", "norm")),
-    Case("tv:wide_resnet50_2", blocks=STAGES),
+    Case("tv:wide_resnet50_2", 32, STAGES),
     Case("tv:vgg11", 32, ("features", "features.0"), options={"init_weights": False}),
     Case("tv:vgg11_bn", 32, ("features", "features.1"), options={"init_weights": False}),
     Case(
@@ -96,7 +96,10 @@ CASES = [
         blocks=("features.denseblock1", "features.transition2", "features"),
         relus={"relu": "features"},
     ),
-    Case("densenet121", blocks=("features.denseblock1", "features.transition2", "features")),
+    Case(
+        "densenet121", blocks=("features.denseblock1", "features.transition2", "features"),
+        options={"block_config": (2, 3, 2, 2)},
+    ),
     Case("inception_v4", 96, ("features.3", "features.10", "features")),
     Case("tv:mobilenet_v2", blocks=("features.1", "features.5.conv", "features")),
     Case("mobilenetv2_035", blocks=("blocks.0", "blocks.2.0", "conv_head")),
@@ -124,11 +127,11 @@ CASES = [
     Case("convmixer_768_32", blocks=("stem", "blocks.0", "blocks.1.0")),
     Case("poolformer_s12", blocks=("stages.0", "stages.1.blocks.0.mlp")),
     Case("eca_resnet33ts", blocks=("stages.0", "stages.1.0.conv1_1x1"), first=r"attn\.gate$"),
-    Case("vit_tiny_patch16_224", blocks=VIT, **sized(64)),
+    Case("vit_tiny_patch16_224", blocks=VIT, **sized(64, depth=3)),
     Case("vit_small_patch16_dinov3", blocks=VIT, last="^patch_embed$", **sized(64, depth=3)),
-    Case("deit_tiny_distilled_patch16_224", blocks=VIT, **sized(64)),
+    Case("deit_tiny_distilled_patch16_224", blocks=VIT, **sized(64, depth=3)),
     Case("beit_base_patch16_224", blocks=VIT, **sized(64, depth=2)),
-    Case("eva02_tiny_patch14_224", blocks=VIT, **sized(56)),
+    Case("eva02_tiny_patch14_224", blocks=VIT, **sized(56, depth=3)),
     Case("cait_xxs24_224", blocks=("patch_embed", "blocks.0", "norm"), **sized(64, depth=4)),
     Case(
         "xcit_nano_12_p16_224",
@@ -138,8 +141,9 @@ CASES = [
     Case("pit_ti_distilled_224", 224, ("transformers.0.blocks.0", "transformers.1.pool.conv")),
     Case(
         "tv:vit_b_32",
-        224,
+        64,
         ("conv_proj", "encoder.ln", "encoder.layers.encoder_layer_0.self_attention"),
+        options={"image_size": 64},
     ),
     Case(
         "swin_tiny_patch4_window7_224",

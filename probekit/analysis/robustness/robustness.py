@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from probekit.models.image_model import borrow
 from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
+from probekit.results.identity import differences
 from probekit.results.provenance import provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
@@ -161,7 +163,7 @@ def robustness(
         *_corrupted(measurement, batches, corruptions, choose_severities(severities), seed, table),
     ]
     conditions = [condition for one in passes for condition in one.perturbation.conditions]
-    baseline = _reference(reference, conditions)
+    baseline = _reference(reference, conditions, batches.provenance())
     facts: dict[str, Any] = {
         "model": model_identity(model),
         "data": batches.provenance(),
@@ -293,11 +295,23 @@ def _published(
     ]
 
 
-def _reference(given: Any, conditions: Sequence[Condition]) -> xr.Dataset | None:
+def _reference(
+    given: Any, conditions: Sequence[Condition], data: Mapping[str, Any]
+) -> xr.Dataset | None:
     if given is None:
         return None
     if isinstance(given, str | Path):
         given = open_result(given)
+    if isinstance(given, xr.DataTree):
+        theirs = json.loads(given.attrs.get("provenance", "{}")).get("data") or data
+        # Fingerprints depend on the size of the images.
+        facts = ("name", "split", "samples", "limit")
+        two = [{fact: one.get(fact) for fact in facts} for one in (theirs, data)]
+        if differing := differences(*two):
+            warn(
+                f"the reference was measured on other images, which makes mCE meaningless: "
+                f"{'; '.join(differing)}"
+            )
     if isinstance(given, xr.DataTree) and "robustness" in given.children:
         given = given["robustness"].to_dataset()
     if not isinstance(given, xr.Dataset):

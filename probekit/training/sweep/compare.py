@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from probekit.errors import OptionError, OutputError
+from probekit.models.identity import text_of
 from probekit.models.loading import load_model
 from probekit.results.files import whole, writable
 from probekit.results.labels import strings
@@ -49,8 +51,9 @@ def measure_runs(
     """Measures every finished run of a folder, each only once.
 
     The result of each run is stored in `store`, under a name that depends on the function's name, the
-    options and the network's weights. An interrupted call resumes where it stopped, and only runs that
-    were added later are measured. Changes to the function's code are not detected: rename the
+    options and the network's weights; a lambda, a `functools.partial`, a nested function or an object is
+    identified by its values too. An interrupted call resumes where it stopped, and only runs that were
+    added later are measured. Changes to the code of a named function are not detected: rename the
     function, or use an empty store.
 
     Args:
@@ -82,9 +85,8 @@ def measure_runs(
         ('alpha', 'seed')
     """
     name = str(getattr(measure, "__name__", type(measure).__name__))
-    named = measure if hasattr(measure, "__qualname__") else type(measure)
     try:
-        asked = f"{named.__module__}.{named.__qualname__}|{json.dumps(options, sort_keys=True)}"
+        asked = f"{_full_name(measure)}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
         raise OptionError(f"options of {name} are plain values: {error}") from None
     runs = find_runs(folder)
@@ -162,6 +164,14 @@ def _history(run: Run) -> xr.Dataset:
         rows = [[record[name][layer] for layer in layers] for record in records]
         table[name] = (("epoch", "layer"), np.array(rows, dtype=float))
     return table
+
+
+def _full_name(measure: Callable[..., Any]) -> str:
+    """The name of a function; with its values if it has no name of its own, or depends on others."""
+    named = isinstance(measure, FunctionType) and measure.__name__ != "<lambda>"
+    if named and not measure.__closure__:
+        return f"{measure.__module__}.{measure.__qualname__}"
+    return text_of(measure)
 
 
 def _write(found: Any, file: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.analysis.robustness.tables import corruption_errors
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.reports.rows import robustness_rows
 
 TYPES = ["fog", "snow", "saturate"]
@@ -166,3 +166,11 @@ def test_merging_other_layers_and_refusing_other_models(network: nn.Module, imag
     network[0].weight.data.mul_(2)
     with pytest.raises(DataError, match="different models"):
         pk.merge_results(analysis, measure(network, images))
+
+
+def test_a_reference_on_other_images_is_reported(network: nn.Module, images: Any) -> None:
+    few = measure(network, tuple(part[:12] for part in images), attacks=None)
+    with pytest.warns(
+        ProbekitWarning, match=r"reference was measured on other images.*samples was 12 and is 15"
+    ):
+        measure(network, images, attacks=None, reference=few)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,39 @@ def test_invalid_arguments_are_refused(folder: Path, tmp_path: Path) -> None:
         pk.measure_runs(folder, size, tmp_path, progress=False, power=object())
     with pytest.raises(OptionError, match="returns an xarray Dataset, not dict"):
         pk.measure_runs(folder, nothing, tmp_path, progress=False)
+
+
+class Power:
+    def __init__(self, power: int) -> None:
+        self.power = power
+
+    def __call__(self, model: pk.ImageModel) -> xr.Dataset:
+        return size(model, power=self.power)
+
+
+def nested(power: int) -> Any:
+    def measure(model: pk.ImageModel) -> xr.Dataset:
+        return size(model, power=power)
+
+    return measure
+
+
+MEASURES = {
+    "object": Power,
+    "partial": lambda power: partial(size, power=power),
+    "nested function": nested,
+    "lambda": lambda power: lambda model: size(model, power=power),
+}
+
+
+@pytest.mark.parametrize("kind", MEASURES)
+def test_measures_without_a_name_of_their_own_are_told_apart_by_their_values(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
+    expected = pk.measure_runs(folder, size, tmp_path / "named", progress=False, power=2)["size"]
+    CALLS.clear()
+    for power in (1, 2, 2):
+        measure = MEASURES[kind](power)
+        found = pk.measure_runs(folder, measure, tmp_path / "store", progress=False)["size"]
+    assert CALLS == [1] * 4 + [2] * 4
+    assert np.array_equal(found, expected)
