@@ -20,7 +20,7 @@ from studies import get_study, study_parser
 
 import probekit as pk
 
-DIGITISED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitised.csv"
+DIGITIZED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitized.csv"
 EPSILONS = (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
 SHARE = "components_fraction"
 REVERSE: dict[str, Any] = {"plain": {}, "AugMix": {"augmix": 3}, "PGD": {"pgd": (8 / 255, 3)}}
@@ -75,16 +75,16 @@ def draw(table: xr.Dataset, reverse: xr.Dataset, out: Path) -> None:
         alpha: [table.sel(alpha=alpha, seed=seed) for seed in table["seed"].values]
         for alpha in table["alpha"].values.tolist()
     }
-    grey = pd.read_csv(DIGITISED).query("paper == 'C'").set_index("alpha")["corrupted_accuracy"]
+    gray = pd.read_csv(DIGITIZED).query("paper == 'C'").set_index("alpha")["corrupted_accuracy"]
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(1, 3, figsize=(13, 5), constrained_layout=True)
         mild = [alpha for alpha in by_alpha if abs(alpha) <= 2]
         ends = {alpha: by_alpha[alpha] for alpha in (mild[0], 0.0, mild[-1])}
         pk.plot.corruption_accuracy(ends, ax=axes[0])
         pk.plot.alpha_curve(table, "corrupted_over_baseline", ax=axes[1])
-        grey = grey[grey.index.isin(table["alpha"].values)]
-        axes[1].plot(grey.index, grey / grey[0], "o", color="0.7", ms=4, zorder=0)
-        axes[1].set_title("grey: Tiny ImageNet-C, digitised")
+        gray = gray[gray.index.isin(table["alpha"].values)]
+        axes[1].plot(gray.index, gray / gray[0], "o", color="0.7", ms=4, zorder=0)
+        axes[1].set_title("gray: Tiny ImageNet-C, digitized")
         pk.plot.alpha_curve(table, "accuracy_relative_mean", ax=axes[2])
         pk.save_figure(figure, out / "corruptions")
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.2), constrained_layout=True)

@@ -21,7 +21,7 @@ from studies import get_study, study_parser
 
 import probekit as pk
 
-DIGITISED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitised.csv"
+DIGITIZED = Path(__file__).parents[1] / "docs" / "reproduction" / "digitized.csv"
 MEASURES = ("precision_selectivity", "class_information")
 LABELS = {
     "accuracy_relative": "test accuracy / that at α = 0",
@@ -78,7 +78,7 @@ def variants(epochs: int) -> dict[str, dict[str, Any]]:
 
 def draw(table: xr.Dataset, out: Path) -> None:
     """Plots the figures of the paper: selectivity by layer, accuracy over alpha and selectivity."""
-    published = pd.read_csv(DIGITISED).query("paper == 'A'").set_index("alpha")
+    published = pd.read_csv(DIGITIZED).query("paper == 'A'").set_index("alpha")
     with plt.rc_context(pk.plot.style()):
         figure, axes = plt.subplots(2, 3, figsize=(11, 6), constrained_layout=True)
         for row, side in enumerate((slice(None, 0), slice(0, None))):
@@ -86,12 +86,12 @@ def draw(table: xr.Dataset, out: Path) -> None:
             pk.plot.alpha_profile(part, "selectivity", ax=axes[row, 0])
             pk.plot.alpha_curve(part, "accuracy_relative", ax=axes[row, 1])
             pk.plot.alpha_trade_off(part, "selectivity_mean", "accuracy_relative", ax=axes[row, 2])
-            grey = published.loc[published.index <= 0 if row == 0 else published.index >= 0]
-            grey = grey.loc[grey.index.isin(part["alpha"].values)]
-            relative = grey["accuracy"] / published.loc[0, "accuracy"]
-            axes[row, 1].plot(grey.index, relative, "o", color="0.7", ms=4, zorder=0)
-            axes[row, 2].plot(grey["selectivity"], relative, "o", color="0.7", ms=4, zorder=0)
-        figure.suptitle("grey: ResNet18 on Tiny ImageNet, digitised from the paper", fontsize=8)
+            gray = published.loc[published.index <= 0 if row == 0 else published.index >= 0]
+            gray = gray.loc[gray.index.isin(part["alpha"].values)]
+            relative = gray["accuracy"] / published.loc[0, "accuracy"]
+            axes[row, 1].plot(gray.index, relative, "o", color="0.7", ms=4, zorder=0)
+            axes[row, 2].plot(gray["selectivity"], relative, "o", color="0.7", ms=4, zorder=0)
+        figure.suptitle("gray: ResNet18 on Tiny ImageNet, digitized from the paper", fontsize=8)
         pk.save_figure(figure, out / "accuracy")
         figure, axes = plt.subplots(1, 3, figsize=(11, 3), constrained_layout=True)
         pk.plot.alpha_curve(table, "pwcca_ratio", ax=axes[0])

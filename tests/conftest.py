@@ -67,7 +67,7 @@ def model(network: nn.Module) -> ImageModel:
 
 
 @pytest.fixture
-def labelled() -> tuple[torch.Tensor, torch.Tensor]:
+def labeled() -> tuple[torch.Tensor, torch.Tensor]:
     """30 gray images of 8 px in three classes."""
     generator = torch.Generator().manual_seed(1)
     return torch.rand(30, 1, 8, 8, generator=generator), torch.arange(30) % 3

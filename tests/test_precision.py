@@ -18,14 +18,14 @@ Data = tuple[torch.Tensor, torch.Tensor]
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_layers_run_in_half_precision_and_indices_stay_close(
-    model: ImageModel, labelled: Data, precision: Any
+    model: ImageModel, labeled: Data, precision: Any
 ) -> None:
     seen: list[torch.dtype] = []
     handle = model.module[3].register_forward_hook(lambda *call: seen.append(call[2].dtype))
     before, training = content_hash(model.module), [m.training for m in model.module.modules()]
     types = {parameter.dtype for parameter in model.module.parameters()}
     results = [
-        pk.analyze(model, labelled, layers=["2", "4"], precision=kind, progress=False)
+        pk.analyze(model, labeled, layers=["2", "4"], precision=kind, progress=False)
         for kind in (None, precision)
     ]
     handle.remove()
@@ -44,16 +44,16 @@ def test_layers_run_in_half_precision_and_indices_stay_close(
 
 
 @pytest.mark.filterwarnings("ignore:images lie from:probekit.errors.ProbekitWarning")
-def test_autocast_ends_after_an_exception(network: nn.Module, labelled: Data) -> None:
-    images = labelled[0].clone()
+def test_autocast_ends_after_an_exception(network: nn.Module, labeled: Data) -> None:
+    images = labeled[0].clone()
     images[20] = 1e30
     with pytest.raises(DataError, match="or run without precision='float16'"):
-        pk.analyze(network, (images, labelled[1]), layers="4", precision="float16", progress=False)
+        pk.analyze(network, (images, labeled[1]), layers="4", precision="float16", progress=False)
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_an_unknown_precision_is_refused(network: nn.Module, labelled: Data) -> None:
+def test_an_unknown_precision_is_refused(network: nn.Module, labeled: Data) -> None:
     with pytest.raises(
         OptionError, match="precision must be None, 'bfloat16' or 'float16', not 'half'"
     ):
-        pk.analyze(network, labelled, precision="half", progress=False)  # type: ignore[arg-type]
+        pk.analyze(network, labeled, precision="half", progress=False)  # type: ignore[arg-type]

@@ -55,11 +55,11 @@ def by_hand(
 
 
 def test_result_equals_a_plain_numpy_reference(
-    network: nn.Module, labelled: tuple[Tensor, Tensor]
+    network: nn.Module, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    reference = by_hand(network, *labelled)
+    reference = by_hand(network, *labeled)
     network.train()
-    result = pk.analyze(network, labelled, batch_size=7)
+    result = pk.analyze(network, labeled, batch_size=7)
     units = result["units"].to_dataset()
     for name, (means, index, preferred) in reference.items():
         rows = units.isel(unit=units["layer"].values == name)
@@ -81,22 +81,22 @@ def test_result_equals_a_plain_numpy_reference(
     )
 
 
-def test_model_is_restored(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
+def test_model_is_restored(network: nn.Module, labeled: tuple[Tensor, Tensor]) -> None:
     network.train()
     network[1].eval()
     modes = [child.training for child in network.modules()]
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    pk.analyze(network, labelled)
+    pk.analyze(network, labeled)
     assert [child.training for child in network.modules()] == modes
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in network.modules())
 
 
 def test_hooks_are_removed_when_the_data_fails(
-    network: nn.Module, labelled: tuple[Tensor, Tensor]
+    network: nn.Module, labeled: tuple[Tensor, Tensor]
 ) -> None:
     def broken() -> Iterator[tuple[Tensor, Tensor]]:
-        yield labelled
+        yield labeled
         raise RuntimeError("disk on fire")
 
     network.train()
@@ -108,9 +108,9 @@ def test_hooks_are_removed_when_the_data_fails(
 
 @pytest.mark.parametrize("kind", ["tensors", "list", "generator", "loader", "dataset", "mappings"])
 def test_all_kinds_of_sources_give_the_same_result(
-    kind: str, network: nn.Module, labelled: tuple[Tensor, Tensor]
+    kind: str, network: nn.Module, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = labelled
+    images, labels = labeled
     pairs = list(zip(images.split(8), labels.split(8), strict=True))
     sources = {
         "tensors": (images, labels),
@@ -127,10 +127,10 @@ def test_all_kinds_of_sources_give_the_same_result(
 
 
 def test_image_model_normalizes_and_names_classes(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    images, labels = labelled
-    result = pk.analyze(model, labelled)
+    images, labels = labeled
+    result = pk.analyze(model, labeled)
     bare = pk.analyze(model.module, ((images - 0.3) / 0.5, labels))
     np.testing.assert_allclose(
         result["units"]["selectivity"], bare["units"]["selectivity"], rtol=1e-4, atol=1e-6
@@ -141,19 +141,19 @@ def test_image_model_normalizes_and_names_classes(
         np.testing.assert_array_equal(result["samples"]["prediction"], predicted)
 
 
-def test_predictions_and_accuracy(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
-    result = pk.analyze(network, labelled)
+def test_predictions_and_accuracy(network: nn.Module, labeled: tuple[Tensor, Tensor]) -> None:
+    result = pk.analyze(network, labeled)
     network.eval()
     with torch.no_grad():
-        predicted = network(labelled[0]).argmax(1).numpy()
+        predicted = network(labeled[0]).argmax(1).numpy()
     np.testing.assert_array_equal(result["samples"]["prediction"], predicted)
-    assert float(result["accuracy"]) == pytest.approx((predicted == labelled[1].numpy()).mean())
+    assert float(result["accuracy"]) == pytest.approx((predicted == labeled[1].numpy()).mean())
 
 
 def test_provenance_records_how_the_result_was_made(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    result = pk.analyze(model, labelled, metrics=[pk.Selectivity(eps=0.5)], seed=4)
+    result = pk.analyze(model, labeled, metrics=[pk.Selectivity(eps=0.5)], seed=4)
     facts = json.loads(result.attrs["provenance"])
     assert facts["metrics"] == {"selectivity": {"eps": 0.5, "negative": "clip", "dead_below": 0.0}}
     assert facts["model"]["hash"].startswith("sha256:")
@@ -175,18 +175,18 @@ def test_limit_samples_from_the_whole_data_set(network: nn.Module) -> None:
 
 
 def test_limit_takes_the_first_of_an_iterable(
-    network: nn.Module, labelled: tuple[Tensor, Tensor]
+    network: nn.Module, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    result = pk.analyze(network, [labelled], limit=11)
+    result = pk.analyze(network, [labeled], limit=11)
     assert result["samples"]["sample"].values.tolist() == list(range(11))
 
 
 def test_absent_classes_are_left_out_and_named(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor]
 ) -> None:
     from probekit.data.images import TensorImages
 
-    images, labels = labelled
+    images, labels = labeled
     data = TensorImages(images, labels, ["a", "b", "c", "unicorn"])
     with pytest.warns(ProbekitWarning) as told:
         result = pk.analyze(model, data)
@@ -197,11 +197,11 @@ def test_absent_classes_are_left_out_and_named(
     assert result["units"]["class_name"].values.tolist() == ["a", "b", "c"]
 
 
-def test_negative_class_means_are_named(labelled: tuple[Tensor, Tensor]) -> None:
+def test_negative_class_means_are_named(labeled: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(288, 3))
     with pytest.warns(ProbekitWarning, match="class means below zero, in 1; they count as zero"):
-        result = pk.analyze(network, labelled)
+        result = pk.analyze(network, labeled)
     units = result["units"].to_dataset()
     below = (units["class_mean"] < 0).any("class")
     assert bool(below.any())
@@ -210,11 +210,11 @@ def test_negative_class_means_are_named(labelled: tuple[Tensor, Tensor]) -> None
     assert float(units["selectivity"].max()) <= 1
 
 
-def test_half_precision_model_has_float64_means(labelled: tuple[Tensor, Tensor]) -> None:
+def test_half_precision_model_has_float64_means(labeled: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
-    exact = pk.analyze(network, labelled)["units"]["class_mean"]
-    images, labels = labelled
+    exact = pk.analyze(network, labeled)["units"]["class_mean"]
+    images, labels = labeled
     found = pk.analyze(network.bfloat16(), (images.bfloat16(), labels), batch_size=64)
     assert found["units"]["class_mean"].dtype == np.float64
     np.testing.assert_allclose(found["units"]["class_mean"], exact, rtol=0.05, atol=0.01)
@@ -222,11 +222,11 @@ def test_half_precision_model_has_float64_means(labelled: tuple[Tensor, Tensor])
 
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 def test_saves_and_reopens_equal(
-    suffix: str, model: pk.ImageModel, labelled: tuple[Tensor, Tensor], tmp_path: Any
+    suffix: str, model: pk.ImageModel, labeled: tuple[Tensor, Tensor], tmp_path: Any
 ) -> None:
     from probekit.data.images import TensorImages
 
-    data = TensorImages(*labelled, ["a", "bé/☃", "c"])
+    data = TensorImages(*labeled, ["a", "bé/☃", "c"])
     result = pk.analyze(pk.ImageModel(model.module, input_size=(1, 8, 8)), data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -308,18 +308,18 @@ def test_a_single_class_is_detected_before_the_pass(network: nn.Module) -> None:
 
 
 def test_infinity_is_reported_for_the_first_layer_that_has_it(
-    labelled: tuple[Tensor, Tensor],
+    labeled: tuple[Tensor, Tensor],
 ) -> None:
     network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))
     with torch.no_grad():
         network[2].weight.fill_(float("inf"))
     with pytest.raises(DataError, match="layer '3' gives NaN or infinity"):
-        pk.analyze(network, labelled)
+        pk.analyze(network, labeled)
 
 
-def test_batch_of_one(network: nn.Module, labelled: tuple[Tensor, Tensor]) -> None:
-    one = pk.analyze(network, labelled, batch_size=1)["units"]["selectivity"]
-    many = pk.analyze(network, labelled, batch_size=30)["units"]["selectivity"]
+def test_batch_of_one(network: nn.Module, labeled: tuple[Tensor, Tensor]) -> None:
+    one = pk.analyze(network, labeled, batch_size=1)["units"]["selectivity"]
+    many = pk.analyze(network, labeled, batch_size=30)["units"]["selectivity"]
     np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-6)
 
 

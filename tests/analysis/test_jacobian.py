@@ -26,15 +26,15 @@ def of_torch(model: pk.ImageModel, images: Tensor) -> list[float]:
 
 
 def test_exact_norms_equal_those_of_torch(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor]
 ) -> None:
-    found = pk.jacobian_norm(model, labelled, method="exact", batch_size=8)
+    found = pk.jacobian_norm(model, labeled, method="exact", batch_size=8)
     assert model.module.training
-    expected = of_torch(model, labelled[0])
+    expected = of_torch(model, labeled[0])
     np.testing.assert_allclose(found["jacobian_norm"], expected, rtol=1e-4)
     np.testing.assert_allclose(found["mean"], np.mean(expected), rtol=1e-4)
     np.testing.assert_allclose(found["sem"], np.std(expected, ddof=1) / 30**0.5, rtol=1e-3)
-    assert found["label"].values.tolist() == labelled[1].tolist()
+    assert found["label"].values.tolist() == labeled[1].tolist()
     assert (found["probe_error"] == 0).all()
 
 
@@ -55,10 +55,10 @@ def test_probes_are_corrected_for_estimation_noise(rank: int) -> None:
 
 
 def test_probes_do_not_depend_on_the_batches(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor]
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor]
 ) -> None:
     one, other = (
-        pk.jacobian_norm(model, labelled, method="probes", probes=5, batch_size=size, memory=memory)
+        pk.jacobian_norm(model, labeled, method="probes", probes=5, batch_size=size, memory=memory)
         for size, memory in ((30, 2**30), (7, 10_000))
     )
     np.testing.assert_allclose(one["jacobian_norm"], other["jacobian_norm"], rtol=1e-4)
@@ -66,9 +66,9 @@ def test_probes_do_not_depend_on_the_batches(
 
 @pytest.mark.parametrize(("probes", "method"), [(2, "probes"), (3, "exact")])
 def test_the_default_method_is_the_one_with_fewer_passes(
-    model: pk.ImageModel, labelled: tuple[Tensor, Tensor], probes: int, method: str
+    model: pk.ImageModel, labeled: tuple[Tensor, Tensor], probes: int, method: str
 ) -> None:
-    assert pk.jacobian_norm(model, labelled, probes=probes, limit=5).attrs["method"] == method
+    assert pk.jacobian_norm(model, labeled, probes=probes, limit=5).attrs["method"] == method
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,12 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 def test_compiled_numbers_equal_those_of_the_original_model(
-    network: nn.Module, labelled: Labelled
+    network: nn.Module, labeled: Labelled
 ) -> None:
     before = list(network.modules())
-    expected = pk.analyze(
-        network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8
-    )
+    expected = pk.analyze(network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8)
     found = pk.analyze(
-        network, labelled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
+        network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
     )
     for table in ("units", "layers"):
         for name, values in expected[table].to_dataset().data_vars.items():
@@ -66,16 +64,16 @@ def test_compiled_numbers_equal_those_of_the_original_model(
 
 
 def test_full_batches_run_compiled_and_the_remainder_uncompiled(
-    network: nn.Module, labelled: Labelled, compilations: list[int]
+    network: nn.Module, labeled: Labelled, compilations: list[int]
 ) -> None:
-    found = pk.record(network, labelled, batch_size=8, compile=True)
+    found = pk.record(network, labeled, batch_size=8, compile=True)
     assert compilations == [8, 8, 8]
-    expected = pk.record(network, labelled, batch_size=8)
+    expected = pk.record(network, labeled, batch_size=8)
     np.testing.assert_array_equal(found["activation"], expected["activation"])
 
 
 def test_models_that_cannot_be_compiled_run_uncompiled(
-    network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, labeled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(run: Any, **options: Any) -> Any:
         def forward(images: Tensor) -> Any:
@@ -85,20 +83,20 @@ def test_models_that_cannot_be_compiled_run_uncompiled(
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(ProbekitWarning, match="the model is not compiled: no such backend$"):
-        found = pk.record(network, labelled, compile=True)
-    np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
+        found = pk.record(network, labeled, compile=True)
+    np.testing.assert_array_equal(found["activation"], pk.record(network, labeled)["activation"])
 
 
 def test_a_compiler_that_changes_values_is_not_used(
-    network: nn.Module, labelled: Labelled, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, labeled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda run, **options: lambda images: run(images * 1.1))
     with pytest.warns(ProbekitWarning, match="layer '2' would have other values"):
-        found = pk.record(network, labelled, compile=True)
-    np.testing.assert_array_equal(found["activation"], pk.record(network, labelled)["activation"])
+        found = pk.record(network, labeled, compile=True)
+    np.testing.assert_array_equal(found["activation"], pk.record(network, labeled)["activation"])
 
 
-def test_functions_are_not_compiled(labelled: Labelled, compilations: list[int]) -> None:
+def test_functions_are_not_compiled(labeled: Labelled, compilations: list[int]) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -108,14 +106,14 @@ def test_functions_are_not_compiled(labelled: Labelled, compilations: list[int])
             return torch.relu(self.conv(images))
 
     with pytest.warns(ProbekitWarning, match="'relu' is a function that a module calls"):
-        pk.record(Net(), labelled, compile=True)
+        pk.record(Net(), labeled, compile=True)
     assert compilations == []
 
 
 def test_robustness_compiles_once_for_all_conditions(
-    network: nn.Module, labelled: Labelled, compilations: list[int]
+    network: nn.Module, labeled: Labelled, compilations: list[int]
 ) -> None:
-    images = nn.functional.interpolate(labelled[0], (32, 32)), labelled[1]
+    images = nn.functional.interpolate(labeled[0], (32, 32)), labeled[1]
     net = nn.Sequential(nn.AvgPool2d(4), network)
     given = (net, images, ["fog", "contrast"], (1, 5), "fgsm", (0.01,))
     found = pk.robustness(*given, batch_size=16, compile=True)

@@ -31,20 +31,20 @@ def by_hand(network: nn.Module, images: Tensor, layer: int) -> Tensor:
     return images
 
 
-def test_rows_are_samples_and_columns_are_units(network: nn.Module, labelled: Labelled) -> None:
-    recording = pk.record(network, labelled, ["2", "4"], batch_size=7)
+def test_rows_are_samples_and_columns_are_units(network: nn.Module, labeled: Labelled) -> None:
+    recording = pk.record(network, labeled, ["2", "4"], batch_size=7)
     assert recording["layer"].values.tolist() == ["2"] * 6 + ["4"] * 4
     assert recording["channel"].values.tolist() == [*range(6), *range(4)]
-    assert recording["label"].values.tolist() == labelled[1].tolist()
+    assert recording["label"].values.tolist() == labeled[1].tolist()
     for layer in (2, 4):
-        expected = by_hand(network, labelled[0], layer).mean((2, 3))
+        expected = by_hand(network, labeled[0], layer).mean((2, 3))
         found = recording["activation"].values[:, recording["layer"].values == str(layer)]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_full_maps_have_positions(network: nn.Module, labelled: Labelled) -> None:
-    recording = pk.record(network, labelled, ["4", "7"], spatial="none")
-    maps = by_hand(network, labelled[0], 4)
+def test_full_maps_have_positions(network: nn.Module, labeled: Labelled) -> None:
+    recording = pk.record(network, labeled, ["4", "7"], spatial="none")
+    maps = by_hand(network, labeled[0], 4)
     assert recording.sizes["unit"] == 4 * 36 + 5
     for channel, y, x in ((0, 0, 0), (3, 5, 2), (1, 2, 5)):
         where = (
@@ -77,11 +77,11 @@ def test_tokens_have_token_numbers() -> None:
 
 @pytest.mark.parametrize("batch", [3, 8, 30])
 def test_a_store_holds_the_same_values_as_memory(
-    batch: int, network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
+    batch: int, network: nn.Module, labeled: Labelled, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_BYTES", 400)
-    memory = pk.record(network, labelled, batch_size=batch)
-    stored = pk.record(network, labelled, batch_size=batch, store=tmp_path / "a.zarr")
+    memory = pk.record(network, labeled, batch_size=batch)
+    stored = pk.record(network, labeled, batch_size=batch, store=tmp_path / "a.zarr")
     assert stored["activation"].chunks is not None
     for name in ("activation", "label", "sample", "layer", "channel"):
         np.testing.assert_array_equal(stored[name].values, memory[name].values)
@@ -90,10 +90,10 @@ def test_a_store_holds_the_same_values_as_memory(
 
 
 def test_metrics_accept_a_stored_recording(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
-    stored = pk.record(network, labelled, store=tmp_path / "a.zarr")
-    expected = pk.analyze(network, labelled)["units"]["selectivity"]
+    stored = pk.record(network, labeled, store=tmp_path / "a.zarr")
+    expected = pk.analyze(network, labeled)["units"]["selectivity"]
     found = pk.class_selectivity(stored)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert found["layer"].values.tolist() == expected["layer"].values.tolist()
@@ -115,104 +115,104 @@ class Failing(nn.Module):
 
 
 def test_an_interrupted_recording_resumes(
-    network: nn.Module, labelled: Labelled, tmp_path: Path, monkeypatch: Any
+    network: nn.Module, labeled: Labelled, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(store_module, "_BLOCK_BYTES", 300)
-    expected = pk.record(Failing(network, 99), labelled, batch_size=4)
+    expected = pk.record(Failing(network, 99), labeled, batch_size=4)
     failing = Failing(network, 6)
     with pytest.raises(RuntimeError, match="power cut"):
-        pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+        pk.record(failing, labeled, batch_size=4, store=tmp_path / "a.zarr")
     done = json.loads((tmp_path / "a.zarr" / "recording-in-progress.json").read_text())["done"]
     assert 0 < done < 30
     failing.left = 99
-    stored = pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+    stored = pk.record(failing, labeled, batch_size=4, store=tmp_path / "a.zarr")
     look = 2  # passes that find the layers and compare the samples
     assert failing.left == 99 - look - -(-(30 - done) // 4)
     np.testing.assert_array_equal(stored["activation"].values, expected["activation"].values)
     before = failing.left
-    pk.record(failing, labelled, batch_size=4, store=tmp_path / "a.zarr")
+    pk.record(failing, labeled, batch_size=4, store=tmp_path / "a.zarr")
     assert failing.left == before - look, "a finished recording is opened, not made again"
 
 
 def test_a_different_recording_is_not_extended(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
     place = tmp_path / "a.zarr"
-    pk.record(network, labelled, store=place)
+    pk.record(network, labeled, store=place)
     for change, message in (
         ({"layers": "4"}, "layers was"),
         ({"batch_size": 5}, "data\\."),
         ({"spatial": "none"}, "spatial was"),
     ):
         with pytest.raises(OutputError, match=message):
-            pk.record(network, labelled, store=place, **change)
+            pk.record(network, labeled, store=place, **change)
     with torch.no_grad():
         network[0].weight[0, 0, 0, 0] += 1
     with pytest.raises(OutputError, match="model\\."):
-        pk.record(network, labelled, store=place)
-    pk.record(network, labelled, store=place, overwrite=True)
+        pk.record(network, labeled, store=place)
+    pk.record(network, labeled, store=place, overwrite=True)
 
 
-def test_invalid_stores_are_refused(network: nn.Module, labelled: Labelled, tmp_path: Path) -> None:
+def test_invalid_stores_are_refused(network: nn.Module, labeled: Labelled, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data of known length"):
-        pk.record(network, iter([labelled]), store=tmp_path / "a.zarr")
+        pk.record(network, iter([labeled]), store=tmp_path / "a.zarr")
     with pytest.raises(OutputError, match=r"\.zarr folder"):
-        pk.record(network, labelled, store=tmp_path / "a.h5")
+        pk.record(network, labeled, store=tmp_path / "a.h5")
     (tmp_path / "b.zarr").mkdir()
     with pytest.raises(OutputError, match="is not a recording that can be resumed"):
-        pk.record(network, labelled, store=tmp_path / "b.zarr")
+        pk.record(network, labeled, store=tmp_path / "b.zarr")
     with pytest.raises(OptionError, match="spatial is 'mean' or 'none'"):
-        pk.record(network, labelled, spatial="all")  # type: ignore[arg-type]
+        pk.record(network, labeled, spatial="all")  # type: ignore[arg-type]
 
 
 def test_loaders_keep_their_own_batches(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
-    loader = DataLoader(TensorDataset(*labelled), batch_size=7)
+    loader = DataLoader(TensorDataset(*labeled), batch_size=7)
     stored = pk.record(network, loader, store=tmp_path / "a.zarr")
     memory = pk.record(network, loader)
     np.testing.assert_array_equal(stored["activation"].values, memory["activation"].values)
 
 
 def test_a_recording_of_another_structure_or_other_images_is_not_resumed(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
     place = tmp_path / "a.zarr"
-    pk.record(network, labelled, layers="4", store=place)
+    pk.record(network, labeled, layers="4", store=place)
     leaky = nn.Sequential(*network[:4], nn.LeakyReLU(), *network[5:])  # type: ignore[index]
-    images = labelled[0].clone()
+    images = labeled[0].clone()
     images[-1] += 1
     for model, data, words in (
-        (leaky, labelled, r"\(model\.modules differs"),
+        (leaky, labeled, r"\(model\.modules differs"),
         (
             pk.ImageModel(network, input_size=(1, 8, 8)),
-            labelled,
+            labeled,
             r"\(model\.mean was",
         ),
-        (network, (images, labelled[1]), r"data\.fingerprint"),
-        (network, (labelled[0], labelled[1].flip(0)), r"data\.labels"),
+        (network, (images, labeled[1]), r"data\.fingerprint"),
+        (network, (labeled[0], labeled[1].flip(0)), r"data\.labels"),
     ):
         with pytest.raises(OutputError, match=words):
             pk.record(model, data, layers="4", store=place)
 
 
 def test_a_second_writer_of_a_recording_is_refused(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
     with (
         writer_of(tmp_path / "a.zarr"),
         pytest.raises(OutputError, match=r"a\.zarr' is being written by another process"),
     ):
-        pk.record(network, labelled, store=tmp_path / "a.zarr")
+        pk.record(network, labeled, store=tmp_path / "a.zarr")
     assert list(tmp_path.iterdir()) == []
-    pk.record(network, labelled, store=tmp_path / "a.zarr")
+    pk.record(network, labeled, store=tmp_path / "a.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_a_loader_that_draws_new_samples_each_time_is_not_stored(
-    network: nn.Module, labelled: Labelled, tmp_path: Path
+    network: nn.Module, labeled: Labelled, tmp_path: Path
 ) -> None:
-    loader = DataLoader(TensorDataset(*labelled), batch_size=7, shuffle=True, drop_last=True)
+    loader = DataLoader(TensorDataset(*labeled), batch_size=7, shuffle=True, drop_last=True)
     with pytest.raises(DataError, match="draws other samples each time"):
         pk.record(network, loader, store=tmp_path / "a.zarr")
     assert pk.record(network, loader).sizes["sample"] == 28

@@ -33,7 +33,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 SOURCES: dict[str, Callable[[], Any]] = {
     "tensors": lambda: (IMAGES, LABELS),
-    "labelled images": lambda: TensorImages(IMAGES, LABELS),
+    "labeled images": lambda: TensorImages(IMAGES, LABELS),
     "map-style": lambda: TensorDataset(IMAGES, LABELS),
     "loader": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 3),
     "shuffled loader": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 3, shuffle=True),

@@ -205,15 +205,15 @@ read_tiny = partial(readers.tiny_imagenet, classes=3, per_class=4, test=5)
 
 def _write_tiny(folder: Path) -> dict[str, int]:
     """Each image has a unique gray level that identifies it (JPEG stores constant gray exactly)."""
-    greys: dict[str, int] = {}
+    grays: dict[str, int] = {}
     (folder / "val" / "images").mkdir(parents=True)
     (folder / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
     (folder / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\n")
     lines = []
     for number in range(5):
         name = f"val_{number}.JPEG"
-        greys[name] = 10 * number + 5
-        Image.new("RGB", (64, 64), (greys[name],) * 3).save(folder / "val" / "images" / name)
+        grays[name] = 10 * number + 5
+        Image.new("RGB", (64, 64), (grays[name],) * 3).save(folder / "val" / "images" / name)
         lines.append(f"{name}\t{WNIDS[number % 3]}\t0\t0\t62\t62\n")
     (folder / "val" / "val_annotations.txt").write_text("".join(lines))
     for place, wnid in enumerate(WNIDS):
@@ -221,34 +221,34 @@ def _write_tiny(folder: Path) -> dict[str, int]:
         images.mkdir(parents=True)
         for number in range(4):
             name = f"{wnid}_{number}.JPEG"
-            greys[name] = 100 + 20 * place + number
-            mode, colour = ("L", greys[name]) if number == 2 else ("RGB", (greys[name],) * 3)
-            Image.new(mode, (64, 64), colour).save(images / name)
-    return greys
+            grays[name] = 100 + 20 * place + number
+            mode, color = ("L", grays[name]) if number == 2 else ("RGB", (grays[name],) * 3)
+            Image.new(mode, (64, 64), color).save(images / name)
+    return grays
 
 
 @pytest.mark.parametrize("workers", [0, 3])
 @pytest.mark.parametrize("above", ["", "tiny-imagenet-200"])
 def test_tiny_imagenet_is_read(tmp_path: Path, above: str, workers: int) -> None:
-    greys = _write_tiny(tmp_path / above)
+    grays = _write_tiny(tmp_path / above)
     train = read_tiny(tmp_path, "train", workers=workers)
     assert train.classes == ("goldfish", "crane (n02)", "crane (n03)")
     assert train.images.shape == (12, 3, 64, 64)
     found = [
-        (label, grey)
-        for label, grey in zip(
+        (label, gray)
+        for label, gray in zip(
             train.labels.tolist(), train.images[:, 0, 0, 0].tolist(), strict=True
         )
     ]
     expected = [
-        (label, greys[f"{wnid}_{number}.JPEG"])
+        (label, grays[f"{wnid}_{number}.JPEG"])
         for label, wnid in enumerate(sorted(WNIDS))
         for number in range(4)
     ]
     assert found == expected
     test = read_tiny(tmp_path, "test", workers=workers)
     assert test.labels.tolist() == [sorted(WNIDS).index(WNIDS[n % 3]) for n in range(5)]
-    assert test.images[:, 1, 9, 9].tolist() == [greys[f"val_{n}.JPEG"] for n in range(5)]
+    assert test.images[:, 1, 9, 9].tolist() == [grays[f"val_{n}.JPEG"] for n in range(5)]
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,9 @@ def test_data_that_is_not_a_recording_is_refused() -> None:
 
 
 def test_an_analysis_by_name_equals_the_recording(
-    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+    network: nn.Module, labeled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    batches = list(zip(labelled[0].split(8), labelled[1].split(8), strict=True))
+    batches = list(zip(labeled[0].split(8), labeled[1].split(8), strict=True))
     network.eval()
     corrected = partial(eta_squared, corrected=True)
     recording = record(network, batches, progress=False)

@@ -35,11 +35,11 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
-def of_layer(net: nn.Module, labelled: Any, metric: Any) -> xr.DataTree:
-    return pk.analyze(net, labelled, metrics=metric, progress=False)
+def of_layer(net: nn.Module, labeled: Any, metric: Any) -> xr.DataTree:
+    return pk.analyze(net, labeled, metrics=metric, progress=False)
 
 
-def test_a_unit_metric_is_available_by_name_immediately(net: nn.Module, labelled: Any) -> None:
+def test_a_unit_metric_is_available_by_name_immediately(net: nn.Module, labeled: Any) -> None:
     @pk.unit_metric(needs=pk.ClassMeans)
     def selectivity_margin(class_mean: xr.DataArray) -> xr.DataArray:
         """Gap between the two highest class means."""
@@ -47,18 +47,18 @@ def test_a_unit_metric_is_available_by_name_immediately(net: nn.Module, labelled
         return xr.DataArray(ordered[:, -1] - ordered[:, -2], dims="unit")
 
     assert "selectivity_margin" in pk.list_metrics()
-    result = of_layer(net, labelled, ["selectivity", "selectivity_margin"])
+    result = of_layer(net, labeled, ["selectivity", "selectivity_margin"])
     means = np.sort(result["units"]["class_mean"].values, axis=1)
     expected = means[:, -1] - means[:, -2]
     np.testing.assert_allclose(result["units"]["selectivity_margin"], expected)
     assert result["layers"]["selectivity_margin_mean"].item() == pytest.approx(expected.mean())
     assert selectivity_margin.__doc__ == "Gap between the two highest class means."
-    recording = pk.record(net, labelled, progress=False)
+    recording = pk.record(net, labeled, progress=False)
     np.testing.assert_allclose(selectivity_margin(recording), expected, rtol=1e-5)
 
 
 def test_a_layer_metric_may_return_a_number_an_array_or_several(
-    net: nn.Module, labelled: Any
+    net: nn.Module, labeled: Any
 ) -> None:
     @pk.layer_metric(needs=Covariance)
     def total_variance(covariance: xr.Dataset) -> float:
@@ -69,52 +69,52 @@ def test_a_layer_metric_may_return_a_number_an_array_or_several(
         share = class_mean.var("class").sum() / covariance["variance"].sum()
         return xr.Dataset({"share": share, "classes": class_mean.sizes["class"]})
 
-    layers = of_layer(net, labelled, ["total_variance", "two.numbers"])["layers"]
-    recorded = pk.record(net, labelled, progress=False)["activation"].values
+    layers = of_layer(net, labeled, ["total_variance", "two.numbers"])["layers"]
+    recorded = pk.record(net, labeled, progress=False)["activation"].values
     assert layers["total_variance"].item() == pytest.approx(recorded.var(0, ddof=1).sum(), rel=1e-5)
     assert 0 < layers["share"].item() < 1
     assert layers["classes"].item() == 3
 
 
-def test_a_metric_may_need_the_recording(net: nn.Module, labelled: Any) -> None:
+def test_a_metric_may_need_the_recording(net: nn.Module, labeled: Any) -> None:
     @pk.unit_metric(needs=pk.Recorded)
     def median(recording: xr.Dataset) -> xr.DataArray:
         return recording["activation"].median("sample")
 
-    recording = pk.record(net, labelled, progress=False)
+    recording = pk.record(net, labeled, progress=False)
     expected = np.median(recording["activation"], axis=0)
-    found = of_layer(net, labelled, median)["units"]["median"]
+    found = of_layer(net, labeled, median)["units"]["median"]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     np.testing.assert_allclose(median(recording), expected)
 
 
-def test_options_can_be_set_with_partial(net: nn.Module, labelled: Any) -> None:
+def test_options_can_be_set_with_partial(net: nn.Module, labeled: Any) -> None:
     @pk.unit_metric(needs=Recorded)
     def quantile(recording: xr.Dataset, q: float = 0.5) -> xr.DataArray:
         return recording["activation"].quantile(q, "sample")
 
     for metric, q in ((quantile, 0.5), (partial(quantile, q=0.9), 0.9)):
-        found = of_layer(net, labelled, metric)["units"]["quantile"]
-        recorded = pk.record(net, labelled, progress=False)["activation"]
+        found = of_layer(net, labeled, metric)["units"]["quantile"]
+        recorded = pk.record(net, labeled, progress=False)["activation"]
         np.testing.assert_allclose(found, recorded.quantile(q, "sample"), rtol=1e-6)
     with pytest.raises(OptionError, match="'quantile' has no option 'p'; it has q"):
         configured(partial(quantile, p=1))
     assert configured(len) is None
 
 
-def test_additional_coordinates_do_not_conflict(net: nn.Module, labelled: Any) -> None:
+def test_additional_coordinates_do_not_conflict(net: nn.Module, labeled: Any) -> None:
     @pk.unit_metric(needs=ClassMeans)
     def first_class(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean.isel({"class": 0})
 
     @pk.unit_metric(needs=ClassMeans)
-    def favourite(class_mean: xr.DataArray) -> xr.DataArray:
+    def favorite(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean["class"][class_mean.argmax("class")]
 
-    units = of_layer(net, labelled, ["selectivity", first_class, favourite])["units"]
+    units = of_layer(net, labeled, ["selectivity", first_class, favorite])["units"]
     np.testing.assert_array_equal(units["first_class"], units["class_mean"][:, 0])
     alive = ~units["dead"].values
-    np.testing.assert_array_equal(units["favourite"][alive], units["preferred_class"][alive])
+    np.testing.assert_array_equal(units["favorite"][alive], units["preferred_class"][alive])
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_additional_coordinates_do_not_conflict(net: nn.Module, labelled: Any) -
     ],
 )
 def test_return_values_are_checked(
-    net: nn.Module, labelled: Any, level: Any, found: Any, words: str
+    net: nn.Module, labeled: Any, level: Any, found: Any, words: str
 ) -> None:
     metric = FunctionMetric("m", (ClassMeans(),), lambda class_mean: found, level)
     with pytest.raises(OptionError, match=words):
-        of_layer(net, labelled, metric)
+        of_layer(net, labeled, metric)
 
 
-def test_a_failing_metric_is_named(net: nn.Module, labelled: Any) -> None:
+def test_a_failing_metric_is_named(net: nn.Module, labeled: Any) -> None:
     @pk.unit_metric(needs=ClassMeans)
     def wrong(class_mean: xr.DataArray) -> xr.DataArray:
         return class_mean.max("clas")
@@ -147,7 +147,7 @@ def test_a_failing_metric_is_named(net: nn.Module, labelled: Any) -> None:
     with pytest.raises(
         OptionError, match=r"metric 'wrong' failed with ValueError: .*clas"
     ) as caught:
-        of_layer(net, labelled, "wrong")
+        of_layer(net, labeled, "wrong")
     assert isinstance(caught.value.__cause__, ValueError)
 
     @pk.unit_metric(needs=ClassMeans)
@@ -155,7 +155,7 @@ def test_a_failing_metric_is_named(net: nn.Module, labelled: Any) -> None:
         raise DataError("not these data")
 
     with pytest.raises(DataError, match=r"^not these data$"):
-        of_layer(net, labelled, "refuses")
+        of_layer(net, labeled, "refuses")
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def of_captum(network: nn.Module, layer: str, unit: int, images: Tensor) -> np.n
 
 
 @pytest.fixture
-def data(labelled: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return labelled
+def data(labeled: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return labeled
 
 
 def test_a_whole_analysis_agrees_with_captum(

@@ -168,9 +168,9 @@ def test_data_that_is_not_a_recording_is_refused() -> None:
 
 
 def test_all_metrics_by_name_in_one_analysis_equal_those_of_the_recording(
-    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+    network: nn.Module, labeled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    batches = list(zip(labelled[0].split(8), labelled[1].split(8), strict=True))
+    batches = list(zip(labeled[0].split(8), labeled[1].split(8), strict=True))
     network.eval()
     names = [metric.__name__ for metric in METRICS]
     few_bins = partial(class_information, bins=3)

@@ -36,9 +36,9 @@ def own_metrics() -> Any:
 
 
 def test_user_defined_metrics_are_plotted_by_name(
-    own_metrics: list[str], network: nn.Module, labelled: Any
+    own_metrics: list[str], network: nn.Module, labeled: Any
 ) -> None:
-    result = pk.analyze(network, [labelled], metrics=own_metrics, progress=False)
+    result = pk.analyze(network, [labeled], metrics=own_metrics, progress=False)
     units, layers = (result[name].to_dataset() for name in ("units", "layers"))
     line = pk.plot.layer_profile(result, "total_variance").lines[0]
     np.testing.assert_array_equal(line.get_ydata(), layers["total_variance"].values)

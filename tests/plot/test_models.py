@@ -68,8 +68,8 @@ def test_many_models_are_colored_by_accuracy_without_names() -> None:
     table = survey(14)
     ax = plot.model_scatter(table)
     order = np.argsort(table["accuracy"].values[1:])
-    colours = [to_hex(one) for one in ax.collections[0].get_facecolors()[order]]
-    assert colours == plot.palette(14)[:13]
+    colors = [to_hex(one) for one in ax.collections[0].get_facecolors()[order]]
+    assert colors == plot.palette(14)[:13]
     assert ax.get_legend() is None
     assert plot.model_profile(table).get_legend() is None
 

@@ -19,8 +19,8 @@ from probekit.metrics.unit_metrics import precision_selectivity
 
 
 @pytest.fixture
-def stored(network: nn.Module, labelled: tuple[Tensor, Tensor], tmp_path: Path) -> Path:
-    pk.record(network, labelled, batch_size=5, store=tmp_path / "a.zarr")
+def stored(network: nn.Module, labeled: tuple[Tensor, Tensor], tmp_path: Path) -> Path:
+    pk.record(network, labeled, batch_size=5, store=tmp_path / "a.zarr")
     return tmp_path / "a.zarr"
 
 

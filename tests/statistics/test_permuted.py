@@ -39,15 +39,15 @@ def test_means_equal_those_of_labels_permuted_by_hand() -> None:
     means = expecting(LABELS, permutations=6, seed=2)
     for rows in torch.arange(48).split(11):
         means.update(table[rows], LABELS[rows], rows)
-    relabelled = means.relabeling.labels("permuted 2", 6, torch.arange(48)).numpy()
+    relabeled = means.relabeling.labels("permuted 2", 6, torch.arange(48)).numpy()
     found = means.to_xarray()
-    for permutation, labels in enumerate(relabelled):
+    for permutation, labels in enumerate(relabeled):
         assert np.array_equal(np.bincount(labels), LABELS.bincount().numpy())
         for label in range(3):
             expected = table.numpy().astype(np.float64)[labels == label].mean(0)
             got = found.sel({"class": label})[permutation]
             np.testing.assert_allclose(got, expected, rtol=1e-12)
-    assert len({tuple(labels) for labels in relabelled}) == 6
+    assert len({tuple(labels) for labels in relabeled}) == 6
 
 
 def test_more_classes_than_samples_per_batch_give_the_same_means() -> None:

@@ -19,7 +19,7 @@ LABELS = np.arange(COUNT) % 3
 
 
 @pytest.fixture
-def colour() -> ImageModel:
+def color() -> ImageModel:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 5, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 49, 3))
     return ImageModel(net, (0.5,) * 3, (0.5,) * 3, (3, SIDE, SIDE))
@@ -44,13 +44,13 @@ def arrays(root: Path, images: Tensor, names: tuple[str, ...] = ("fog", "snow"))
 
 
 def test_images_that_match_one_to_one_give_the_numbers_of_computed_ones(
-    colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog", "snow"])
     options = {"severities": (1, 4), "progress": False, "batch_size": 5}
-    found = pk.robustness(colour, clean, published, **options)
-    expected = pk.robustness(colour, clean, ["snow", "fog"], seed=7, **options)
+    found = pk.robustness(color, clean, published, **options)
+    expected = pk.robustness(color, clean, ["snow", "fog"], seed=7, **options)
     assert found["robustness"]["corruption"].values.tolist() == list(published.corruptions)
     for node in ("robustness", "layers", "units"):
         for name, values in expected[node].to_dataset().data_vars.items():
@@ -59,12 +59,12 @@ def test_images_that_match_one_to_one_give_the_numbers_of_computed_ones(
 
 
 def test_a_random_sample_of_the_data_selects_the_same_images_of_the_files(
-    colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    found = pk.robustness(colour, clean, published, 2, limit=6, seed=7, progress=False)
-    expected = pk.robustness(colour, clean, ["snow", "fog"], 2, limit=6, seed=7, progress=False)
+    found = pk.robustness(color, clean, published, 2, limit=6, seed=7, progress=False)
+    expected = pk.robustness(color, clean, ["snow", "fog"], 2, limit=6, seed=7, progress=False)
     np.testing.assert_allclose(
         found["units"]["corruption_change_size"].sel(corruption="fog"),
         expected["units"]["corruption_change_size"].sel(corruption="fog"),
@@ -73,16 +73,16 @@ def test_a_random_sample_of_the_data_selects_the_same_images_of_the_files(
 
 
 def test_files_of_unmatched_images_give_accuracy_only(
-    colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
     part = (clean[0][:7], clean[1][:7])
     with pytest.warns(ProbekitWarning, match="images are not those of the data"):
-        found = pk.robustness(colour, part, published, (1, 2), progress=False)
+        found = pk.robustness(color, part, published, (1, 2), progress=False)
     images = published.dataset("fog", 2)
     batch = torch.stack([images[number][0] for number in range(COUNT)])
-    right = (colour(batch).argmax(1) == clean[1]).double().mean()
+    right = (color(batch).argmax(1) == clean[1]).double().mean()
     accuracy = found["robustness"]["accuracy"].sel(corruption="fog", severity=2)
     assert accuracy == pytest.approx(right.item())
     assert "corruption_change_participation_ratio" not in found["layers"]
@@ -91,7 +91,7 @@ def test_files_of_unmatched_images_give_accuracy_only(
 
 
 def test_a_stream_with_other_labels_is_refused(
-    colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     class Stream:
         def __iter__(self) -> object:
@@ -100,11 +100,11 @@ def test_a_stream_with_other_labels_is_refused(
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
     with pytest.raises(DataError, match="images are not the same"):
-        pk.robustness(colour, Stream(), published, 1, progress=False)
+        pk.robustness(color, Stream(), published, 1, progress=False)
 
 
 def test_folders_are_evaluated_as_separate_data(
-    colour: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
+    color: ImageModel, clean: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(3)
     pixels = random.integers(0, 256, (5, 3, 2, 64, 64, 3), dtype=np.uint8)
@@ -116,28 +116,28 @@ def test_folders_are_evaluated_as_separate_data(
             for number in range(2):
                 Image.fromarray(pixels[severity - 1, label, number]).save(folder / f"{number}.png")
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    found = pk.robustness(colour, clean, published, 3, progress=False)
+    found = pk.robustness(color, clean, published, 3, progress=False)
     batch = torch.from_numpy(pixels[2].reshape(6, 64, 64, 3)).permute(0, 3, 1, 2).float() / 255
     small = nn.functional.interpolate(batch, (SIDE, SIDE), mode="bilinear", antialias=True)
-    right = (colour(small).argmax(1) == torch.arange(3).repeat_interleave(2)).double().mean()
+    right = (color(small).argmax(1) == torch.arange(3).repeat_interleave(2)).double().mean()
     assert found["robustness"]["accuracy"].item() == pytest.approx(right.item())
     assert "corruption_change_size" not in found["units"]
 
 
 def test_files_of_other_classes_are_refused(
-    clean: tuple[Tensor, Tensor], colour: ImageModel, tmp_path: Path
+    clean: tuple[Tensor, Tensor], color: ImageModel, tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    model = ImageModel(colour.module, (0.5,), (0.5,), (3, SIDE, SIDE), ("a", "b", "c"))
+    model = ImageModel(color.module, (0.5,), (0.5,), (3, SIDE, SIDE), ("a", "b", "c"))
     with pytest.raises(DataError, match="the model has 3 classes"):
         pk.robustness(model, clean, published, 1, progress=False)
 
 
 def test_a_severity_that_does_not_exist_is_refused(
-    clean: tuple[Tensor, Tensor], colour: ImageModel, tmp_path: Path
+    clean: tuple[Tensor, Tensor], color: ImageModel, tmp_path: Path
 ) -> None:
     arrays(tmp_path, clean[0])
     published = pk.load_published(tmp_path, corruptions=["fog"])
     with pytest.raises(OptionError, match="severity must be an integer from 1 to 5, not 0"):
-        pk.robustness(colour, clean, published, 0, progress=False)
+        pk.robustness(color, clean, published, 0, progress=False)

@@ -19,16 +19,16 @@ METRICS = ["selectivity", "eta_squared", "preferred_class_auc", "selectivity_off
 
 
 def test_the_function_is_unchanged_and_the_index_falls(
-    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+    network: nn.Module, labeled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    images = labelled[0]
+    images = labeled[0]
     network.eval()
     constants = {"2": torch.arange(1.0, 7.0), "4": 3.0}
     shifted = add_constants(network, constants, images[:2])
     assert torch.allclose(shifted(images), network(images), atol=1e-5)
-    before = analyze(network, [labelled], layers=list(constants), metrics=METRICS)["units"]
+    before = analyze(network, [labeled], layers=list(constants), metrics=METRICS)["units"]
     layers = [f"{name}.shifted" for name in constants]
-    after = analyze(shifted, [labelled], layers=layers, metrics=METRICS)["units"]
+    after = analyze(shifted, [labeled], layers=layers, metrics=METRICS)["units"]
     assert (after["selectivity"].values <= 0.5 * before["selectivity"].values).all()
     for name in METRICS[1:]:
         live = before["selectivity_offset_free"].values > 0.01
@@ -36,13 +36,13 @@ def test_the_function_is_unchanged_and_the_index_falls(
 
 
 def test_class_means_move_by_the_constants_of_their_units(
-    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+    network: nn.Module, labeled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     network.eval()
     constants = np.array([0.5, 1.0, 2.0, 4.0])
-    shifted = add_constants(network, {"4": constants}, labelled[0][:2])
+    shifted = add_constants(network, {"4": constants}, labeled[0][:2])
     layers = ["4.original", "4.shifted"]
-    means = analyze(shifted, [labelled], layers=layers)["units"]["class_mean"].values
+    means = analyze(shifted, [labeled], layers=layers)["units"]["class_mean"].values
     np.testing.assert_allclose(means[4:] - means[:4], constants[:, None] * np.ones((1, 3)), 1e-4)
 
 

@@ -76,9 +76,9 @@ def test_units_that_are_active_for_too_few_samples_warn() -> None:
 
 def test_interval_of_the_highest_by_hand_when_one_class_leads() -> None:
     random = np.random.default_rng(0)
-    centre = np.array([[5.0, 1.0, 1.0]])
-    replicates = centre + random.normal(size=(500, 1, 3)) * 0.1
-    low, high = bounds_of_highest(centre, replicates, np.array([50.0, 50, 50]), 0.9)
+    center = np.array([[5.0, 1.0, 1.0]])
+    replicates = center + random.normal(size=(500, 1, 3)) * 0.1
+    low, high = bounds_of_highest(center, replicates, np.array([50.0, 50, 50]), 0.9)
     margin = stats.t.ppf(0.95, 98) * replicates[:, 0, 0].std(ddof=1) * np.sqrt(50 / 49)
     np.testing.assert_allclose([low[0], high[0]], [5 - margin, 5 + margin], rtol=1e-12)
 

@@ -152,10 +152,10 @@ def test_invalid_tables_are_refused() -> None:
 
 
 class TestInAnAnalysis:
-    def test_equals_numpy_on_recorded_activations(self, network: nn.Module, labelled: Any) -> None:
+    def test_equals_numpy_on_recorded_activations(self, network: nn.Module, labeled: Any) -> None:
         network.eval()
-        result = analyze(network, labelled, batch_size=7, progress=False)
-        images, labels = labelled
+        result = analyze(network, labeled, batch_size=7, progress=False)
+        images, labels = labeled
         with torch.no_grad():
             after, expected = images, {}
             for number, layer in enumerate(network):
@@ -178,30 +178,30 @@ class TestInAnAnalysis:
             [units["selectivity"][units["layer"].values == name].mean() for name in expected],
         )
 
-    def test_equals_the_index_of_a_recording(self, network: nn.Module, labelled: Any) -> None:
+    def test_equals_the_index_of_a_recording(self, network: nn.Module, labeled: Any) -> None:
         network.eval()
-        result = analyze(network, labelled, progress=False)
-        recording = record(network, labelled, progress=False)
+        result = analyze(network, labeled, progress=False)
+        recording = record(network, labeled, progress=False)
         for table_of in (recording, recording.chunk(sample=11)):
             np.testing.assert_allclose(
                 class_selectivity(table_of), result["units"]["selectivity"], rtol=1e-5, atol=1e-7
             )
 
-    def test_dead_units_have_no_selectivity_and_no_preference(self, labelled: Any) -> None:
+    def test_dead_units_have_no_selectivity_and_no_preference(self, labeled: Any) -> None:
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
         with torch.no_grad():
             net[0].weight[0] = 0
             net[0].bias.fill_(-0.0).add_(torch.tensor([-1.0, 5.0, 5.0]))
-        result = analyze(net, labelled, progress=False)
+        result = analyze(net, labeled, progress=False)
         units = result["units"].to_dataset()
         assert units["dead"].values.tolist() == [True, False, False]
         assert units["selectivity"].values[0] == 0
         assert units["preferred_class"].values[0] == -1
         assert result["layers"]["dead_units"].item() == 1
 
-    def test_absent_classes_do_not_count(self, network: nn.Module, labelled: Any) -> None:
+    def test_absent_classes_do_not_count(self, network: nn.Module, labeled: Any) -> None:
         network.eval()
-        images, labels = labelled
+        images, labels = labeled
         shifted = analyze(network, [(images, labels * 5)], progress=False)["units"].to_dataset()
         plain = analyze(network, [(images, labels)], progress=False)["units"].to_dataset()
         assert shifted["class"].values.tolist() == [0, 5, 10]
@@ -212,13 +212,13 @@ class TestInAnAnalysis:
         )
 
     @pytest.mark.parametrize("negative", ["clip", "keep", "shift", "nan"])
-    def test_means_below_zero_are_counted_and_reported(self, labelled: Any, negative: Any) -> None:
+    def test_means_below_zero_are_counted_and_reported(self, labeled: Any, negative: Any) -> None:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(108, 3))
         with torch.no_grad():
             net[0].bias.copy_(torch.tensor([-1.0, 5.0, 5.0]))
         with pytest.warns(ProbekitWarning, match="1 units have class means below zero, in 1"):
-            result = analyze(net, labelled, metrics=Selectivity(negative=negative), progress=False)
+            result = analyze(net, labeled, metrics=Selectivity(negative=negative), progress=False)
         assert result["layers"]["negative_units"].item() == 1
         assert result["units"]["negative_class_mean"].values.tolist() == [True, False, False]
         assert np.isnan(result["units"]["selectivity"].values[0]) == (negative == "nan")

@@ -60,9 +60,9 @@ def test_equal_class_means_have_no_offset_free_index() -> None:
 
 
 def test_per_element_indices_equal_a_loop_over_the_elements(
-    network: nn.Module, labelled: tuple[torch.Tensor, torch.Tensor]
+    network: nn.Module, labeled: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    batches = list(zip(labelled[0].split(8), labelled[1].split(8), strict=True))
+    batches = list(zip(labeled[0].split(8), labeled[1].split(8), strict=True))
     network.eval()
     metrics = ["selectivity", "selectivity_per_element"]
     units = analyze(network, batches, metrics=metrics, progress=False)["units"].to_dataset()

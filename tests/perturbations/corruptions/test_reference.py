@@ -125,8 +125,8 @@ def snow(x, constants, field, angle):
     layer[layer < threshold] = 0
     layer = np.floor(np.clip(layer, 0, 1) * 255) / 255
     layer = np.round(smeared(layer, radius, sigma, float(angle)) * 255) / 255
-    grey = x @ (0.299, 0.587, 0.114)
-    white = np.maximum(x, (grey * 1.5 + 0.5)[..., None])
+    gray = x @ (0.299, 0.587, 0.114)
+    white = np.maximum(x, (gray * 1.5 + 0.5)[..., None])
     return share * x + (1 - share) * white + (layer + np.rot90(layer, 2))[..., None]
 
 

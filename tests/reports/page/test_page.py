@@ -283,9 +283,9 @@ def test_robustness_is_merged_with_the_analysis_of_its_model(model: Any, tmp_pat
 
 
 def test_a_result_of_a_user_defined_metric_has_a_page(
-    model: Any, labelled: Any, tmp_path: Path
+    model: Any, labeled: Any, tmp_path: Path
 ) -> None:
-    result = pk.analyze(model, labelled, metrics=["lifetime_sparsity", "dimensionality"])
+    result = pk.analyze(model, labeled, metrics=["lifetime_sparsity", "dimensionality"])
     page = written(result, tmp_path)
     assert "lifetime sparsity of the units" in page
     assert "no images, as the metric top_images was not measured" in page

@@ -25,8 +25,8 @@ QUICK: dict[str, Any] = {
 
 
 @pytest.fixture
-def subject(model: ImageModel, labelled: Any) -> tuple[ImageModel, torch.Tensor, torch.Tensor]:
-    images, labels = labelled
+def subject(model: ImageModel, labeled: Any) -> tuple[ImageModel, torch.Tensor, torch.Tensor]:
+    images, labels = labeled
     return model, model.normalize(images), labels
 
 

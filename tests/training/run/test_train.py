@@ -173,11 +173,11 @@ def test_alpha_follows_its_schedule(tmp_path: Path) -> None:
 def _write_folder(root: Path) -> None:
     chance = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 5)):
-        for name, grey in (("dark", 40), ("light", 180)):
+        for name, gray in (("dark", 40), ("light", 180)):
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                pixels = chance.integers(grey, grey + 40, (8, 8)).astype(np.uint8)
+                pixels = chance.integers(gray, gray + 40, (8, 8)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
