@@ -49,7 +49,7 @@ def model_profile(
     """
     layers = _survey(survey)["layers"].to_dataset()
     values = numbers_over(layers, "survey", variable, "model", "layer")
-    with canvas(ax, _width(survey), 2.6) as ax:
+    with canvas(ax, _width(_names(values)), 2.6) as ax:
         lines = []
         for at, color in enumerate(_colors(survey, values.mean("layer"))):
             known = np.isfinite(values.values[at]) & np.isfinite(layers["depth"].values[at])
@@ -94,7 +94,7 @@ def model_scatter(
         raise DataError(f"no model of the survey has both {x!r} and {y!r}")
     colors = [one for one, is_known in zip(_colors(survey, up), known, strict=True) if is_known]
     across, up = across[known], up[known]
-    with canvas(ax, _width(survey), 2.6) as ax:
+    with canvas(ax, _width(_names(across)), 2.6) as ax:
         ax.scatter(across, up, s=18, c=colors, lw=0)
         if x == "parameters":
             ax.set_xscale("log")
@@ -173,9 +173,8 @@ def _shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     return (f"{plain(same)}…", short) if same and all(short) else ("", [*map(plain, names)])
 
 
-def _width(survey: xr.DataTree) -> float:
+def _width(names: Sequence[str]) -> float:
     """The width in inches of axes with the names of models next to them."""
-    names = _names(_survey(survey).to_dataset())
     heading, short = _shortened(names)
     longest = max(len(heading), *(len(name) + 4 for name in short), 0)
     return 3.4 + (0.062 * longest if len(names) <= _MOST_NAMES else 0.0)
