@@ -204,7 +204,10 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
 
 
 def named_functions(module: nn.Module) -> set[str]:
-    """The activation functions named in the methods of a user-defined module, or among its attributes."""
+    """The activation functions named in the methods of a user-defined module, or among its attributes.
+
+    A name that is also that of a submodule, as in `self.relu(x)`, does not count.
+    """
     if type(module).__module__.startswith("torch."):
         return set()
     own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
@@ -214,7 +217,7 @@ def named_functions(module: nn.Module) -> set[str]:
         for method in vars(kind).values()
         if (code := getattr(method, "__code__", None)) is not None
     ]
-    names = {name for code in codes for name in code.co_names}
+    names = {name for code in codes for name in code.co_names} - module._modules.keys()
     known = (_WATCHED.get(value) for value in vars(module).values() if callable(value))
     return {name.removesuffix("_") for name in names if name.removesuffix("_") in _ALWAYS} | {
         one[0] for one in known if one is not None

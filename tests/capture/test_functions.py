@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from function_networks import NAMES, Calls, Mixed, X, by_hand, in_place, modes
-from probekit.capture.functions import called_activation
+from probekit.capture.functions import called_activation, named_functions
 from probekit.capture.plan import plan
 from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError, ProbekitWarning
@@ -289,3 +289,19 @@ def test_a_clamp_with_keyword_arguments_is_a_relu() -> None:
     assert called_activation(torch.clamp, (), {"input": X, "min": 0}) == "clamp"
     assert called_activation(torch.clamp, (X, 0, 1), {}) is None
     assert called_activation(Tensor.clamp, (X,), {"max": 6, "min": 0.0}) == "clamp"
+
+
+class _Branching(nn.Module):
+    """Calls an activation function in a branch, and another one as a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gelu = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) if x.sum() > 0 else self.gelu(x)
+
+
+def test_functions_named_in_code_are_found_and_modules_are_not() -> None:
+    assert named_functions(_Branching()) == {"relu"}
+    assert named_functions(nn.ReLU()) == set()
