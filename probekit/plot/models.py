@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from probekit.plot.data import numbers_over
 from probekit.plot.labels import axis_label, key, layer_axis, name_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
+from probekit.results.provenance import facts_of
 
 _MOST_NAMES = 12
 
@@ -149,7 +149,7 @@ def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 def _side(cka: xr.Dataset, side: str, otherwise: str) -> str:
     """The name of one of the two models."""
-    about = json.loads(cka.attrs.get("provenance", "{}")).get(side, {})
+    about = facts_of(cka.attrs).get(side, {})
     return plain(about.get("name") or about.get("type") or otherwise, 40)
 
 

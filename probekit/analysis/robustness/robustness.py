@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 from probekit.results.identity import differences
-from probekit.results.provenance import provenance
+from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
 
@@ -303,7 +302,7 @@ def _reference(
     if isinstance(given, str | Path):
         given = open_result(given)
     if isinstance(given, xr.DataTree):
-        theirs = json.loads(given.attrs.get("provenance", "{}")).get("data") or data
+        theirs = facts_of(given.attrs).get("data") or data
         # Fingerprints depend on the size of the images.
         facts = ("name", "split", "samples", "limit")
         two = [{fact: one.get(fact) for fact in facts} for one in (theirs, data)]

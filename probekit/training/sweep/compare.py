@@ -21,7 +21,7 @@ from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
 from probekit.runtime.progress import hidden
-from probekit.training.run.directory import CARD, Run, read_run
+from probekit.training.run.directory import CARD, Run, read_card, read_run
 from probekit.training.run.log import read_log
 from probekit.training.sweep.table import grid, outcomes
 
@@ -93,7 +93,7 @@ def measure_runs(
     place = Path(store)
     found = []
     for run in tqdm(runs, desc=name, unit="run", disable=hidden(progress)):
-        network = json.loads((run.folder / CARD).read_text())["hash"]
+        network = read_card(run.folder)["hash"]
         digest = hashlib.sha256(f"{network}|{asked}".encode()).hexdigest()[:16]
         file = place / f"{name}-{digest}.nc"
         if not file.is_file():
