@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from probekit._version import __version__
@@ -21,6 +20,8 @@ def provenance(**facts: Any) -> str:
     >>> json.loads(provenance(seed=3))["seed"]
     3
     """
+    import torch  # which figures of stored results, reading only `facts_of`, do without
+
     versions = {
         "probekit": __version__,
         "python": platform.python_version(),
