@@ -171,7 +171,7 @@ _VARIABLES = {
     "participation_ratio_corrected_error": attributes(
         "standard error of the corrected participation ratio",
         "Jackknife over groups of samples.",
-        short_name="error",
+        short_name="PR error",
     ),
     "participation_ratio_unbiased": attributes(
         "participation ratio (corrected)", "Former name of participation_ratio_corrected."

@@ -112,6 +112,9 @@ def print_result(result: xr.DataTree, to: Console) -> None:
         print_table([Column("layer", names), *shown], to)
         if left_out := [escape(column.heading) for column in columns[len(shown) :]]:
             to.print(f"and {len(left_out)} more columns (--json has all): {', '.join(left_out)}")
+        headings = {heading(layers[name]): label(layers[name]) for name in own}
+        if explained := [f"{a}: {b}" for a, b in headings.items() if brief and a not in b]:
+            to.print("; ".join(explained), markup=False, style="dim")
         to.print()
     if units := most_selective(result):
         columns = _of_rows(units, bars=["selectivity"])

@@ -21,6 +21,7 @@ from probekit.metrics.gradient_variability import GradientVariability
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.reports.rows import interval_note
 from probekit.reports.terminal import bar, console, print_plan, print_result, print_rows
+from probekit.results.attributes import attributes
 
 BLOCKS = "▏▎▍▌▋▊▉█"
 PLAN = [
@@ -190,6 +191,15 @@ def test_omitted_columns_are_named() -> None:
     tree = xr.DataTree.from_dict({"layers": layers, "units": xr.Dataset()})
     piped = printed(print_result, tree, terminal=False)
     assert "and 2 more columns (--json has all): score g, score h" in piped
+
+
+def test_abbreviated_headings_are_explained() -> None:
+    layers = xr.Dataset({"ratio": ("layer", [1.0]), "n": ("layer", [2])}, {"layer": ["relu"]})
+    layers["ratio"].attrs = attributes("participation ratio", short_name="PR") | {"metric": "a"}
+    layers["n"].attrs = attributes("dead units", short_name="dead") | {"metric": "a"}
+    tree = xr.DataTree.from_dict({"layers": layers, "units": xr.Dataset()})
+    lines = printed(print_result, tree, terminal=False).splitlines()
+    assert lines[2] == "PR: participation ratio"
 
 
 def test_layers_that_contain_others_are_named() -> None:
