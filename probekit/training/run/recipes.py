@@ -59,6 +59,12 @@ class Recipe:
 
     Raises:
         OptionError: A value is invalid.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> recipe = replace(get_recipe("resnet20-digits"), epochs=3, augmix=3)
+        >>> recipe.data, recipe.epochs, recipe.mixture
+        ('digits', 3, AugMix(severity=3))
     """
 
     name: str

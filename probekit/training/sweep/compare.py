@@ -77,7 +77,7 @@ def measure_runs(
         >>> import tempfile
         >>> from probekit.training.sweep.sweep import sweep
         >>> def weights(model, power):
-        ...     return xr.Dataset({"size": float((model.module.fc.weight**power).sum())})
+        ...     return xr.Dataset({"size": (model.module.fc.weight**power).sum().item()})
         >>> with tempfile.TemporaryDirectory() as out:
         ...     _ = sweep("resnet20-digits", [-1, 0], [0], out, epochs=1, limit=64, progress=False,
         ...               architecture="resnet8", device="cpu")
@@ -145,6 +145,15 @@ def run_outcomes(folder: str | Path) -> xr.Dataset:
 
     Raises:
         OutputError: There are no finished runs.
+
+    Example:
+        >>> import tempfile
+        >>> import probekit as pk
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     _ = pk.train("resnet20-digits", alpha=-1, seed=3, out=f"{out}/run", epochs=1, limit=64,
+        ...                  architecture="resnet8", device="cpu", progress=False)
+        ...     pk.run_outcomes(out).sel(alpha=-1, seed=3)["test_accuracy"].item() > 0.05
+        True
     """
     runs = find_runs(folder)
     return _gathered(runs, [outcomes(run, list(run.selectivity)) for run in runs], Path(folder))
