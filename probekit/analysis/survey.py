@@ -22,7 +22,7 @@ from probekit.capture.recorder import Layers
 from probekit.capture.selection import layer_names
 from probekit.data.batches import Batches
 from probekit.data.datasets import is_loadable, list_data, load_data
-from probekit.data.decoding import ImageDecoder
+from probekit.data.decoding import DEFAULT_DECODER
 from probekit.errors import (
     OptionError,
     OutputError,
@@ -238,7 +238,7 @@ def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, 
         if name in options
     }
     # Images that are not arrays yet need some size.
-    batches = Batches(loaded, decode=ImageDecoder((3, 224, 224)), **own)
+    batches = Batches(loaded, decode=DEFAULT_DECODER, **own)
     if not batches.repeatable:
         raise OptionError(
             f"{batches.name} can be read only once, and a survey reads it once per model; give a list of "

@@ -206,17 +206,10 @@ class Batches:
 
     def _some_samples(self) -> tuple[Any, ...]:
         """The first, the last and some samples between; for a stream, the first samples."""
-        if isinstance(self.source, Stream):
+        if not isinstance(self.source, Indexed):
             return self.source.some(self.batch_size, _IDENTIFYING)
         indices = self._order_of_all()
-        return self._fetched(indices[spread(len(indices), _IDENTIFYING)].tolist())[:2]
-
-    def _fetched(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        assert isinstance(self.source, Indexed)
-        found = self.source.fetch(numbers)
-        if isinstance(found, DataError):
-            raise found
-        return found
+        return self.source.fetch(indices[spread(len(indices), _IDENTIFYING)].tolist())[:2]
 
     def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
         """The labels and indices of all samples, if they are known in advance.
@@ -294,15 +287,16 @@ class Batches:
 
     def peek(self) -> Batch:
         """Returns the first samples, which the next pass yields again."""
-        if isinstance(self.source, Stream):
+        if not isinstance(self.source, Indexed):
             images, labels = self.source.head(self.batch_size)
             self._first_image = _hash(digest_of(images[:1], labels[:1]))
             return self._checked(images, labels, torch.arange(len(images)))
         if self._peeked is not None:
             return self._peeked
-        for part in torch.split(self._order_of_all(), min(self.batch_size, _PEEKED)):
-            found = self._fetched(part.tolist()) if len(part) else None
-            if found is not None and len(found[0]):
+        order = self._order_of_all()
+        for part in torch.split(order, min(self.batch_size, _PEEKED)) if len(order) else ():
+            found = self.source.fetch(part.tolist())
+            if len(found[0]):
                 self._first_image = _hash(digest_of(found[0][:1], found[1][:1]))
                 self._peeked = self._checked(*found)
                 return self._peeked

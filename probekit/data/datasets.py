@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from probekit.checks import non_negative_int
 from probekit.data import readers
-from probekit.data.decoding import ImageDecoder
+from probekit.data.decoding import DEFAULT_DECODER, ImageDecoder
 from probekit.data.folders import FolderImages, split_folders
 from probekit.data.images import LabeledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
@@ -98,21 +98,25 @@ def load_data(
         (1797, ('0', '1', '2'), torch.Size([1, 8, 8]))
     """
     size = getattr(model, "input_size", None)
-    decode = ImageDecoder.of(model) or ImageDecoder((3, 224, 224))
+    decode = ImageDecoder.of(model) or DEFAULT_DECODER
     beside: list[Any] = []
     if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
         beside = list(source.values())
         source, split = _chosen(source, split), None
     columns = list(attributes or ())
+    name, here = type(source).__name__, Path()
+    listed = isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES
+    if listed and os.path.isfile(source):
+        file = Path(source)
+        name, here, source = str(file), file.parent, read_table(file)
     if is_table(source):
-        here = Path() if root is None else Path(root)
-        images = table_images(
-            source, type(source).__name__, here, decode,
+        images: LabeledImages = table_images(
+            source, name, here if root is None else Path(root), decode,
             split=split, skip_bad=skip_bad, attributes=columns,
         )  # fmt: skip
         images.split = split
         return images
-    if columns and not (isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES):
+    if columns and not listed:
         raise OptionError(
             f"attributes ({', '.join(columns)}) are label columns of a table of image files "
             f"({', '.join(TABLE_SUFFIXES)}), and {type(source).__name__} {str(source)[:60]!r} is none"
@@ -125,43 +129,42 @@ def load_data(
         if isinstance(source, LabeledImages):
             return source
         return PreparedImages(source, decode, skip_bad, beside)
-    if isinstance(source, str | Path):
-        if str(source) in list_data():
-            if split is None and str(source) == trained_on(model):
-                split = "test"
-            return _named(str(source), root, split, size, workers)
-        if os.path.isfile(source):
-            return _from_file(Path(source), size, decode, split, root, skip_bad, columns)
-        if os.path.isdir(source):
-            _refuse(
-                {"root": root}, f"the folder {str(source)!r}", "give the path of the folder itself"
+    if not isinstance(source, str | Path):
+        raise DataError(
+            "load_data takes a name, a folder, a file, a table or a map-style data set, not "
+            f"{type(source).__name__}; pass other iterables to analyze directly"
+        )
+    if str(source) in list_data():
+        if split is None:
+            everything = str(source) == "digits" and trained_on(model) != "digits"
+            split = "all" if everything else "test"
+        images = _named(str(source), root, split, size, workers)
+    elif os.path.isfile(source):
+        if Path(source).suffix not in ARRAY_SUFFIXES:
+            known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
+            raise DataError(
+                f"{str(source)!r} is a file of an unknown kind: data are read from {known} files and "
+                "folders"
             )
+        _refuse({"root": root}, f"the file {str(source)!r}", "give the path of the file itself")
+        images = array_file(Path(source), split, size)
+    elif os.path.isdir(source):
+        _refuse({"root": root}, f"the folder {str(source)!r}", "give the path of the folder itself")
         folder = Path(source, split or "")
-        if os.path.isdir(folder):
-            images = FolderImages(
-                folder,
-                decode.size,
-                decode.crop_pct,
-                decode.interpolation,
-                skip_bad,
-                decode.crop_mode,
-            )
-            images.split = split
-            return images
-        if os.path.isdir(source):
+        if not os.path.isdir(folder):
             there = split_folders(Path(source))
             raise DataError(
                 f"there is no folder {split!r} in {str(source)!r}"
                 + (f"; it holds {', '.join(there)}" if there else "")
             )
+        images = FolderImages(folder, decode, skip_bad)
+    else:
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder nor a file; "
             f"{close_matches(str(source), list_data(), what='data set')}"
         )
-    raise DataError(
-        "load_data takes a name, a folder, a file, a table or a map-style data set, not "
-        f"{type(source).__name__}; pass other iterables to analyze directly"
-    )
+    images.split = split
+    return images
 
 
 def _refuse(options: Mapping[str, Any], what: str, advice: str) -> None:
@@ -174,34 +177,6 @@ def _refuse(options: Mapping[str, Any], what: str, advice: str) -> None:
 def is_loadable(data: Any) -> bool:
     """Whether data is given to `load_data` before use: a name, a path or a table of image files."""
     return isinstance(data, str | os.PathLike) or is_table(data)
-
-
-def _from_file(
-    file: Path,
-    size: Size,
-    decode: ImageDecoder,
-    split: str | None,
-    root: str | Path | None,
-    skip_bad: bool,
-    attributes: Sequence[str],
-) -> LabeledImages:
-    found: LabeledImages
-    if file.suffix in ARRAY_SUFFIXES:
-        _refuse({"root": root}, f"the file {str(file)!r}", "give the path of the file itself")
-        found = array_file(file, split, size)
-    elif file.suffix in TABLE_SUFFIXES:
-        here = file.parent if root is None else Path(root)
-        table = read_table(file)
-        found = table_images(
-            table, str(file), here, decode, split=split, skip_bad=skip_bad, attributes=attributes
-        )
-    else:
-        known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
-        raise DataError(
-            f"{str(file)!r} is a file of an unknown kind: data are read from {known} files and folders"
-        )
-    found.split = split
-    return found
 
 
 def _chosen(splits: Mapping[str, Any], split: str | None) -> Any:
@@ -229,22 +204,21 @@ def trained_on(model: Any) -> str | None:
 
 
 def _named(
-    name: str, root: str | Path | None, split: str | None, size: Size, workers: int
+    name: str, root: str | Path | None, split: str, size: Size, workers: int
 ) -> TensorImages:
     splits = ("train", "test", "all") if name == "digits" else ("train", "test")
-    split = split if split is not None else ("all" if name == "digits" else "test")
     if split not in splits:
         raise OptionError(f"{name} has the splits {', '.join(splits)}, not {split!r}")
     non_negative_int("workers", workers)
     if name == "digits":
-        images = _digits(split, size)
-    elif name == "fashion-mnist" and root is None and split == "test":
-        images = _bundled_fashion_mnist(size)
-    else:
-        options = {"workers": workers} if name == "tiny-imagenet" else {}
-        images = _READERS[name](_folder_of(name, root), split, size=size, **options)
-    images.split = split
-    return images
+        return _digits(split, size)
+    if name == "fashion-mnist" and root is None and split == "test":
+        folder = resources.files("probekit.data") / "bundled"
+        images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
+        labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
+        return TensorImages(images, labels, FASHION_MNIST_CLASSES, name, size)
+    options = {"workers": workers} if name == "tiny-imagenet" else {}
+    return _READERS[name](_folder_of(name, root), split, size=size, **options)
 
 
 def _digits(split: str, size: Size) -> TensorImages:
@@ -262,13 +236,6 @@ def _digits(split: str, size: Size) -> TensorImages:
 def _parsed_digits(load: Callable[[], Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     digits = load()
     return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
-
-
-def _bundled_fashion_mnist(size: Size) -> TensorImages:
-    folder = resources.files("probekit.data") / "bundled"
-    images = read_idx(folder / "t10k-images-idx3-ubyte.gz")[:, None]
-    labels = read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-    return TensorImages(images, labels, FASHION_MNIST_CLASSES, "fashion-mnist", size)
 
 
 def _folder_of(name: str, root: str | Path | None) -> Path:

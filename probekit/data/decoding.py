@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -55,22 +55,18 @@ class ImageDecoder:
 
     def __call__(self, image: Any, what: str) -> Tensor:
         try:
-            with self._opened(image) as opened:
-                return self.prepared(opened)
+            return self.read(image)
         except Exception as error:  # damaged files may raise any exception
             raise DataError(f"{what} cannot be read: {first_line(error)}") from error
 
-    def prepared(self, image: Image.Image) -> Tensor:
-        """`prepare` with these options."""
-        return prepare(image, self.size, self.crop_pct, self.interpolation, self.crop_mode)
-
-    @staticmethod
-    def _opened(image: Any) -> AbstractContextManager[Image.Image]:
-        if isinstance(image, Image.Image):
-            return nullcontext(image)
+    def read(self, image: Any) -> Tensor:
+        """Opens and prepares an image; may raise any exception."""
         if isinstance(image, Mapping):
             image = image.get("bytes") or image["path"]
-        return Image.open(BytesIO(image) if isinstance(image, bytes) else image)
+        if not isinstance(image, Image.Image):
+            with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                return self.read(opened)
+        return prepare(image, self.size, self.crop_pct, self.interpolation, self.crop_mode)
 
     @staticmethod
     def reads(image: Any) -> bool:
@@ -78,6 +74,10 @@ class ImageDecoder:
         if isinstance(image, Mapping):
             return bool(image) and set(image) <= {"bytes", "path"}
         return isinstance(image, Image.Image | bytes | str | os.PathLike)
+
+
+# For data that is loaded without a model.
+DEFAULT_DECODER = ImageDecoder((3, 224, 224))
 
 
 def prepare(
@@ -142,7 +142,10 @@ def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
     """An upright image of 8 bits, gray or RGB, or of floats in [0, 1] (mode F)."""
     file_format = image.format
     image.load()  # damaged pixels raise here; reading EXIF data would load them and hide the error
-    if _orientation(image) != 1:
+    orientation = 1  # upright
+    with suppress(Exception):  # damaged EXIF data may raise any exception in Pillow
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if orientation != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in _INTEGER_MODES:
         return _from_integers(image, file_format)
@@ -156,14 +159,6 @@ def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
         return image
     target = "L" if channels == 1 else "RGB"
     return _on_background(image, target) if image.has_transparency_data else image.convert(target)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (upright) if the EXIF data is missing or damaged."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data may raise any exception in Pillow
-        return 1
 
 
 def _from_integers(image: Image.Image, file_format: str | None) -> Image.Image:

@@ -7,15 +7,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from probekit.data.decoding import ImageDecoder
+from probekit.data.decoding import DEFAULT_DECODER, ImageDecoder
 from probekit.data.images import Fetched, LabeledImages
 from probekit.errors import DataError, first_line, some_of, warn
 
@@ -31,7 +32,7 @@ _SYSTEM_NAMES = frozenset(
 )
 _SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "eval"])
 _TRAINING = frozenset(["train", "training"])
-_HASHED_BYTES = 2**24
+_HASHED_BYTES = 2**24  # more than most photographs have
 _MOST_THREADS = 8
 
 
@@ -51,60 +52,50 @@ class FileImages(LabeledImages):
         self.paths, self.labels, self.classes = list(paths), labels, tuple(classes)
         self.name, self.decode, self.skip_bad = name, decode, skip_bad
         self._keys = keys
-        self._fingerprint: str | None = None
-        self._threads: ThreadPoolExecutor | None = None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]  # computed on first use
         """Hash of the file names, sizes and preprocessing, and of the content of 64 of the files.
 
         Unreadable files count as empty, so data with skipped images has a fingerprint too.
         """
-        if self._fingerprint is None:
-            to = self.decode
-            mode = "" if to.crop_mode == "center" else f"|{to.crop_mode}"
-            digest = hashlib.sha256(f"{to.size}|{to.crop_pct}|{to.interpolation}{mode}".encode())
-            for key, path in zip(self._keys, self.paths, strict=True):
-                digest.update(key + f"|{_size(path)}|".encode())
-            for path in self.paths[:: max(1, len(self.paths) // 64)]:
-                digest.update(_beginning(path))
-            self._fingerprint = f"sha256:{digest.hexdigest()}"
-        return self._fingerprint
+        to = self.decode
+        mode = "" if to.crop_mode == "center" else f"|{to.crop_mode}"
+        digest = hashlib.sha256(f"{to.size}|{to.crop_pct}|{to.interpolation}{mode}".encode())
+        for key, path in zip(self._keys, self.paths, strict=True):
+            size = 0
+            with suppress(OSError):
+                size = path.stat().st_size
+            digest.update(key + f"|{size}|".encode())
+        for path in self.paths[:: max(1, len(self.paths) // 64)]:
+            with suppress(OSError), path.open("rb") as file:
+                digest.update(file.read(_HASHED_BYTES))
+        return f"sha256:{digest.hexdigest()}"
 
     def fetch(self, numbers: list[int]) -> Fetched:
-        images, kept = [], []
-        for number, image in zip(numbers, self._map(numbers), strict=True):
-            if isinstance(image, Tensor):
-                images.append(image)
-                kept.append(number)
-            elif not self.skip_bad:
-                return DataError(
-                    f"image {str(self.paths[number])!r} cannot be read ({image}); repair or remove "
-                    "it, or skip what cannot be read with skip_bad=True (--skip-bad)"
-                )
-        stacked = torch.stack(images) if images else torch.empty(0, *self.decode.size)
-        index = torch.tensor(kept, dtype=torch.long)
-        return stacked, self.labels[index], index
+        # Pillow releases the GIL while it decodes. Worker processes use no threads.
+        alone = len(numbers) == 1 or get_worker_info() is not None
+        count = 1 if alone else min(_MOST_THREADS, torch.get_num_threads() + 1)
+        with ThreadPoolExecutor(count, "probekit-decode") as threads:
+            read = (map if alone else threads.map)(self._read, numbers)
+            found = [
+                (at, image) for at, image in zip(numbers, read, strict=True) if image is not None
+            ]
+        images = [image for _, image in found] or [torch.empty(0, *self.decode.size)]
+        index = torch.tensor([at for at, _ in found], dtype=torch.long)
+        return (torch.stack if found else torch.cat)(images), self.labels[index], index
 
-    def _map(self, numbers: list[int]) -> Iterator[Tensor | str]:
-        """Decodes in threads, since Pillow releases the GIL; in a worker process, without threads."""
-        if len(numbers) == 1 or get_worker_info() is not None:
-            return map(self._read, numbers)
-        if self._threads is None:
-            count = min(_MOST_THREADS, torch.get_num_threads() + 1)
-            self._threads = ThreadPoolExecutor(count, "probekit-decode")
-        return self._threads.map(self._read, numbers)
-
-    def _read(self, number: int) -> Tensor | str:
-        """The image, or a message why it cannot be read."""
+    def _read(self, number: int) -> Tensor | None:
+        """The image; None if it cannot be read and is skipped."""
         try:
-            with Image.open(self.paths[number]) as image:
-                return self.decode.prepared(image)
+            return self.decode.read(self.paths[number])
         except Exception as error:  # damaged files may raise any exception
-            return first_line(error)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_threads": None}
+            if self.skip_bad:
+                return None
+            raise DataError(
+                f"image {str(self.paths[number])!r} cannot be read ({first_line(error)}); repair or "
+                "remove it, or skip what cannot be read with skip_bad=True (--skip-bad)"
+            ) from None
 
 
 class FolderImages(FileImages):
@@ -124,11 +115,8 @@ class FolderImages(FileImages):
     def __init__(
         self,
         root: str | Path,
-        size: tuple[int, int, int] = (3, 224, 224),
-        crop_pct: float = 1.0,
-        interpolation: str = "bicubic",
+        decode: ImageDecoder = DEFAULT_DECODER,
         skip_bad: bool = False,
-        crop_mode: str = "center",
     ) -> None:
         root = Path(root)
         if not os.path.isdir(root):
@@ -156,7 +144,7 @@ class FolderImages(FileImages):
             [os.fsencode(folder.name).decode("utf-8", "replace") for folder in folders],
             str(root),
             [os.fsencode(path.relative_to(root)) for path in paths],
-            ImageDecoder(size, crop_pct, interpolation, crop_mode),
+            decode,
             skip_bad,
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
@@ -253,19 +241,3 @@ def _is_image(path: Path) -> bool:
     if suffix in _OPTIONAL_SUFFIXES:
         return suffix in Image.registered_extensions()
     return suffix in _SUFFIXES
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _beginning(path: Path) -> bytes:
-    """The content of a file, up to a limit that photographs rarely reach."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_HASHED_BYTES)
-    except OSError:
-        return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from probekit.data.labels import ClassNames, all_names, declared_labels, dense_n
 from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None
-Fetched: TypeAlias = "tuple[Tensor, Tensor, Tensor] | DataError"
+Fetched: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class LabeledImages(Dataset[Any]):
@@ -59,16 +60,13 @@ class LabeledImages(Dataset[Any]):
         return len(self.labels)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Any]:
-        fetched = self.fetch([range(len(self))[number]])
-        if isinstance(fetched, DataError):
-            raise fetched
-        images, labels, _ = fetched
+        images, labels, _ = self.fetch([range(len(self))[number]])
         if not len(images):
             raise DataError(f"sample {number} of {self.name} is unreadable and skipped")
         return images[0], labels[0] if self.attributes else int(labels[0])
 
     def fetch(self, numbers: list[int]) -> Fetched:
-        """Returns images, labels and indices of several samples, or a description of the failure."""
+        """Returns images, labels and indices of several samples."""
         raise NotImplementedError
 
 
@@ -158,29 +156,26 @@ class PreparedImages(LabeledImages):
         return declared_labels(self.dataset, self._names)
 
     def fetch(self, numbers: list[int]) -> Fetched:
-        pairs = self._pairs(numbers)
-        if isinstance(pairs, DataError) and self.skip_bad:
-            each = {number: self._pairs([number]) for number in numbers}
-            read = {number: one[0] for number, one in each.items() if isinstance(one, list)}
+        try:
+            pairs = self._pairs(numbers)
+        except DataError:
+            if not self.skip_bad:
+                raise
+            read = {}
+            for number in numbers:
+                with suppress(DataError):
+                    (read[number],) = self._pairs([number])
             numbers, pairs = list(read), list(read.values())
-        if isinstance(pairs, DataError):
-            return pairs
         if not pairs:
             nothing = torch.empty(0, dtype=torch.long)
             return torch.empty(0, *self.decode.size), nothing, nothing
         images, labels = zip(*pairs, strict=True)
-        try:
-            found = stacked(images, self.name)
-            return found, label_numbers(list(labels), self._names), torch.tensor(numbers)
-        except DataError as error:
-            return error
+        found = stacked(images, self.name)
+        return found, label_numbers(list(labels), self._names), torch.tensor(numbers)
 
-    def _pairs(self, numbers: list[int]) -> list[tuple[Tensor, Any]] | DataError:
-        try:
-            items = read_items(self.dataset, numbers, self.name)
-            return [self._pair(item, number) for number, item in zip(numbers, items, strict=True)]
-        except DataError as error:
-            return error
+    def _pairs(self, numbers: list[int]) -> list[tuple[Tensor, Any]]:
+        items = read_items(self.dataset, numbers, self.name)
+        return [self._pair(item, number) for number, item in zip(numbers, items, strict=True)]
 
     def _pair(self, item: Any, number: int) -> tuple[Tensor, Any]:
         what = f"item {number} of {self.name}"

@@ -68,10 +68,7 @@ def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, 
     _check_range(wanted, len(source.data), source.name)
     for start in range(0, len(wanted), _AT_A_TIME):
         numbers = wanted[start : start + _AT_A_TIME]
-        fetched = source.fetch(numbers)
-        if isinstance(fetched, DataError):
-            raise fetched
-        images, labels, kept = fetched
+        images, labels, kept = source.fetch(numbers)
         if kept.tolist() != numbers:
             lost = next(number for number in numbers if number not in kept.tolist())
             raise DataError(f"sample {lost} of {source.name} is unreadable now; restore its file")

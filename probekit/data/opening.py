@@ -28,14 +28,14 @@ from probekit.data.labels import (
     label_table,
     names_of_text,
 )
-from probekit.data.sources import Indexed, Source, Stream
+from probekit.data.sources import Indexed, Stream
 from probekit.errors import DataError
 from probekit.runtime.processes import processes
 
 
-def open_source(data: Any, attributes: Any = None) -> Source:
+def open_source(data: Any, attributes: Any = None) -> Indexed | Stream:
     """Opens data as a source."""
-    source = data if isinstance(data, Source) else _opened(data, attributes)
+    source = data if isinstance(data, Indexed | Stream) else _opened(data, attributes)
     inner = getattr(source, "data", None)
     inner = inner.dataset if isinstance(inner, DataLoader) else inner
     found = declared_attributes(inner, attributes)
@@ -44,7 +44,7 @@ def open_source(data: Any, attributes: Any = None) -> Source:
     return source
 
 
-def _opened(data: Any, attributes: Any) -> Source:
+def _opened(data: Any, attributes: Any) -> Indexed | Stream:
     if isinstance(data, Tensor | np.ndarray):
         return _of_images(data)
     if isinstance(data, Mapping):
@@ -145,7 +145,7 @@ def _two_arrays(data: Any) -> Indexed | None:
     return source
 
 
-def _of_loader(loader: DataLoader[Any]) -> Source:
+def _of_loader(loader: DataLoader[Any]) -> Indexed | Stream:
     """The source that a loader reads from: samples by index if its sampler yields indices."""
     data = loader.dataset
     name = str(getattr(data, "name", None) or type(data).__name__)
@@ -154,47 +154,37 @@ def _of_loader(loader: DataLoader[Any]) -> Source:
         return Stream(loader, name, class_names(data))
     if isinstance(data, IterableDataset):
         # Each worker process would yield the whole stream, unless the stream divides itself.
-        alone = loader if not loader.num_workers else _in_this_process(loader)
-        return Stream(alone, name, class_names(data))
+        alone: DataLoader[Any] = DataLoader(
+            data,
+            batch_size=loader.batch_size,
+            drop_last=loader.drop_last,
+            collate_fn=loader.collate_fn,
+        )
+        return Stream(alone if loader.num_workers else loader, name, class_names(data))
     try:
         with _same_random_state(loader):
             (first, batch), (second, _) = _sampled(loader), _sampled(loader)
     except (TypeError, ValueError):  # the sampler yields keys that are no integers
         return Stream(loader, name, class_names(data))
     size = loader.batch_size or max(batch, 1)
-    indices = _each_once(first, name)
+    _check_once(first, name)
     ordered = torch.equal(first, second)
-    if not ordered:
-        indices = indices.sort().values
-    drawn = not torch.equal(indices.sort().values, second.sort().values)
+    indices = first if ordered else first.sort().values
+    drawn = not torch.equal(first.sort().values, second.sort().values)
     if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
         # Processes divide all samples among themselves anyway.
         indices = torch.arange(len(data))  # type: ignore[arg-type]  # a map-style data set has a length
-    reading = {
-        "num_workers": loader.num_workers,
-        "timeout": loader.timeout,
-        "worker_init_fn": loader.worker_init_fn,
-        "multiprocessing_context": loader.multiprocessing_context,
-        "prefetch_factor": loader.prefetch_factor,
-    }
-    collate = None if loader.collate_fn is default_collate else loader.collate_fn
+    options = (
+        "num_workers", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor",
+    )  # fmt: skip
     return Indexed(
         data,
         indices,
-        collate=collate,
+        collate=None if loader.collate_fn is default_collate else loader.collate_fn,
         batch_size=size,
-        reading=reading,
+        reading={option: getattr(loader, option) for option in options},
         drawn=drawn,
         ordered=ordered,
-    )
-
-
-def _in_this_process(loader: DataLoader[Any]) -> DataLoader[Any]:
-    return DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        drop_last=loader.drop_last,
-        collate_fn=loader.collate_fn,
     )
 
 
@@ -220,11 +210,10 @@ def _sampled(loader: DataLoader[Any]) -> tuple[Tensor, int]:
     return torch.tensor(numbers, dtype=torch.long), len(first)
 
 
-def _each_once(indices: Tensor, name: str) -> Tensor:
+def _check_once(indices: Tensor, name: str) -> None:
     values, counts = torch.unique(indices, return_counts=True)
     if len(values) < len(indices):
         raise DataError(
             f"the DataLoader of {name} yields sample {int(values[counts.argmax()])} more than once, but "
             "each sample counts once; give a loader that draws without replacement, or the data set"
         )
-    return indices

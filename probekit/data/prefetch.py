@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from probekit.data.images import Fetched
@@ -17,7 +16,6 @@ from probekit.errors import DataError, first_line
 
 _AHEAD = 2
 Fetch = Callable[[Sequence[int]], Fetched]
-Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def fetched(
@@ -26,36 +24,27 @@ def fetched(
     *,
     workers: int = 0,
     options: Mapping[str, Any] | None = None,
-) -> Iterator[Parts]:
+) -> Iterator[Fetched]:
     """Yields the samples of each chunk of indices, in order, with prefetching.
 
     Args:
-        fetch: Returns images, labels and indices of samples, or a description of the failure.
+        fetch: Returns images, labels and indices of samples.
         chunks: The indices of every batch.
         workers: Number of worker processes; 0 reads in a thread of this process. Data that can be read
             only in the thread that created it is read in the calling thread.
         options: Further options of the `DataLoader` that starts the processes.
     """
-    found = (
-        _in_processes(fetch, chunks, workers, options or {})
-        if workers
-        else _in_thread(fetch, chunks)
-    )
-    for parts in found:
-        if isinstance(parts, DataError):
-            raise parts
-        yield parts
+    if workers:
+        return _in_processes(fetch, chunks, workers, options or {})
+    return _in_thread(fetch, chunks)
 
 
 def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetched]:
     """Reads in a thread; after the first chunk that fails there, in the thread of the caller."""
 
     def read(chunk: Sequence[int]) -> Fetched:
-        parts = fetch(chunk)
-        if isinstance(parts, DataError) or not torch.cuda.is_available():
-            return parts
-        images, labels, index = parts
-        return images.pin_memory(), labels, index
+        images, labels, index = fetch(chunk)
+        return images.pin_memory() if torch.cuda.is_available() else images, labels, index
 
     context = contextvars.copy_context()
     pool = ThreadPoolExecutor(1, "probekit-read-ahead")
@@ -63,10 +52,8 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
     try:
         for place in range(len(chunks)):
             try:
-                parts: Fetched | None = waiting.popleft().result()
+                parts = waiting.popleft().result()
             except Exception:
-                parts = None
-            if parts is None or isinstance(parts, DataError):
                 pool.shutdown(cancel_futures=True)
                 yield from map(fetch, chunks[place:])
                 return
@@ -78,7 +65,10 @@ def _in_thread(fetch: Fetch, chunks: Sequence[Sequence[int]]) -> Iterator[Fetche
 
 
 class _Chunks(Dataset[Any]):
-    """A data set whose items are chunks of samples, for the worker processes of torch."""
+    """A data set whose items are chunks of samples, for the worker processes of torch.
+
+    An error of the data is returned, as torch would add the traceback of the process to its message.
+    """
 
     def __init__(self, fetch: Fetch, chunks: Sequence[Sequence[int]]) -> None:
         self.fetch, self.chunks = fetch, chunks
@@ -86,8 +76,11 @@ class _Chunks(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, number: int) -> Fetched:
-        return self.fetch(self.chunks[number])
+    def __getitem__(self, number: int) -> Fetched | DataError:
+        try:
+            return self.fetch(self.chunks[number])
+        except DataError as error:
+            return error
 
 
 def _identity(parts: Any) -> Any:
@@ -106,8 +99,10 @@ def _in_processes(
         **options,
     )
     try:
-        batches = iter(loader)
-        yield from batches
+        for parts in loader:
+            if isinstance(parts, DataError):
+                raise parts
+            yield parts
     except DataError:
         raise
     except Exception as error:

@@ -133,17 +133,13 @@ class Indexed(Source):
         return True
 
     def fetch(self, numbers: Sequence[int]) -> Fetched:
-        """Returns images, labels and indices of some samples, or a description of the failure."""
+        """Returns images, labels and indices of some samples."""
         numbers = list(numbers)
-        try:
-            if isinstance(self.data, LabeledImages) and self._collate is None:
-                return self.data.fetch(numbers)
-            items = read_items(self.data, numbers, self.name)
-            images, labels = self._collated(items)
-        except DataError as error:
-            return error
+        if isinstance(self.data, LabeledImages) and self._collate is None:
+            return self.data.fetch(numbers)
+        images, labels = self._collated(read_items(self.data, numbers, self.name))
         if len(images) != len(numbers):
-            return DataError(
+            raise DataError(
                 f"collate_fn of the DataLoader of {self.name} makes a batch of {len(images)} from "
                 f"{len(numbers)} samples, so samples and labels cannot be matched; leave samples out in "
                 "the data set instead"
@@ -151,15 +147,15 @@ class Indexed(Source):
         return images, labels, torch.tensor(numbers)
 
     def _collated(self, items: list[Any]) -> tuple[Any, Tensor]:
-        if self._collate is not None:
-            try:
-                batch = self._collate(items)
-            except Exception as error:
-                raise DataError(
-                    f"the samples of {self.name} cannot be put into one batch: {first_line(error)}"
-                ) from error
-            return self._batch(batch)
-        return self._stacked(items)
+        if self._collate is None:
+            return self._stacked(items)
+        try:
+            batch = self._collate(items)
+        except Exception as error:
+            raise DataError(
+                f"the samples of {self.name} cannot be put into one batch: {first_line(error)}"
+            ) from error
+        return self._batch(batch)
 
     def labels(self) -> Tensor | None:
         """The label of every sample, in the order of `indices`, if the data set declares them.
@@ -168,10 +164,9 @@ class Indexed(Source):
         items: the first of each of the most common labels, and some items between the first and the
         last.
         """
-        if isinstance(self.data, LabeledImages) and isinstance(
-            getattr(self.data, "labels", None), Tensor
-        ):
-            known = self.data.labels[self.indices]
+        known = getattr(self.data, "labels", None) if isinstance(self.data, LabeledImages) else None
+        if isinstance(known, Tensor):
+            known = known[self.indices]
             return None if len(known) and int(known.min()) < 0 else known
         if self.attributes:
             if type(self.data) is not TensorDataset or self._collate is not None:
@@ -183,8 +178,11 @@ class Indexed(Source):
             return None if labels is None else labels[self.indices]
         labels = labels[self.indices]
         for place in _some_places(labels):
-            fetched = self.fetch([int(self.indices[place])])
-            if isinstance(fetched, DataError) or int(fetched[1][0]) != int(labels[place]):
+            try:
+                _, (found, *_), _ = self.fetch([int(self.indices[place])])
+            except DataError:
+                return None
+            if int(found) != int(labels[place]):
                 return None
         return labels
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import probekit as pk
+from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FolderImages
 from probekit.errors import DataError, ProbekitWarning
 
@@ -34,7 +35,7 @@ def test_an_empty_class_keeps_its_number(root: Path) -> None:
     for file in (root / "b").iterdir():
         file.unlink()
     with pytest.warns(ProbekitWarning, match="1 of 3 class folders .* keep their numbers: b"):
-        data = FolderImages(root, (1, 4, 4))
+        data = FolderImages(root, ImageDecoder((1, 4, 4)))
     assert data.classes == ("a", "b", "c")
     assert data.labels.tolist() == labels_by_brightness(data) == [0, 0, 2, 2]
 
@@ -105,14 +106,14 @@ def test_links_are_followed_without_cycles(root: Path, tmp_path: Path) -> None:
     (root / "a" / "2.png").symlink_to(root / "a" / "0.png")
     (root / "d").symlink_to(elsewhere)
     with pytest.warns(ProbekitWarning, match="1 files"):  # the link to itself
-        data = FolderImages(root, (1, 4, 4))
+        data = FolderImages(root, ImageDecoder((1, 4, 4)))
     assert data.classes == ("a", "b", "c", "d")
     assert data.labels.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3]
 
 
 def test_a_broken_link_is_named(root: Path) -> None:
     (root / "b" / "2.png").symlink_to(root / "gone.png")
-    data = FolderImages(root, (1, 4, 4))
+    data = FolderImages(root, ImageDecoder((1, 4, 4)))
     assert len(data) == 7
     with pytest.raises(DataError, match=r"b/2\.png.*cannot be read"):
         data[4]
@@ -145,8 +146,8 @@ def test_a_class_may_be_called_train(root: Path) -> None:
 
 
 def test_threads_are_not_pickled(root: Path) -> None:
-    data = FolderImages(root, (1, 4, 4))
-    images = data.fetch([0, 5])[0]  # type: ignore[index]
+    data = FolderImages(root, ImageDecoder((1, 4, 4)))
+    images = data.fetch([0, 5])[0]
     again = pickle.loads(pickle.dumps(data)).fetch([0, 5])[0]
     assert torch.equal(images, again)
 
@@ -158,10 +159,10 @@ def test_a_split_numbers_its_classes_as_the_training_split(tmp_path: Path) -> No
             Image.new("L", (4, 4)).save(tmp_path / split / name / "0.png")
     assert FolderImages(tmp_path / "train").labels.tolist() == [0, 1, 2, 3]
     with pytest.warns(ProbekitWarning, match=r"1 of 4 class folders .* keep their numbers: c"):
-        data = FolderImages(tmp_path / "val", (1, 4, 4))
+        data = FolderImages(tmp_path / "val", ImageDecoder((1, 4, 4)))
     assert data.classes == ("b", "c", "d", "e")
     assert data.labels.tolist() == [0, 2, 3]
     with pytest.warns(ProbekitWarning, match=r"not in the training split .* its 4 classes: a"):
-        data = FolderImages(tmp_path / "test", (1, 4, 4))
+        data = FolderImages(tmp_path / "test", ImageDecoder((1, 4, 4)))
     assert data.classes == ("b", "c", "d", "e", "a")
     assert [path.parent.name for path in data.paths] == list("bcdea")

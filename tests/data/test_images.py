@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import probekit as pk
 from probekit.data.batches import Batches
-from probekit.data.decoding import prepare, resize
+from probekit.data.decoding import ImageDecoder, prepare, resize
 from probekit.data.folders import FolderImages
 from probekit.data.images import TensorImages
 from probekit.errors import DataError
 
 
 def test_folder_is_read_in_order_with_its_classes(folder: Path) -> None:
-    data = FolderImages(folder, (3, 16, 16))
+    data = FolderImages(folder, ImageDecoder((3, 16, 16)))
     assert data.classes == ("cat", "dog")
     assert data.labels.tolist() == [0] * 6 + [1] * 6
     image, label = data[7]
@@ -66,8 +66,8 @@ def test_an_unreadable_image_is_named_or_skipped(damage: str, folder: Path) -> N
         {"empty": b"", "text": b"hello", "truncated": content[: len(content) // 2]}[damage]
     )
     with pytest.raises(DataError, match=r"04\.png.*cannot be read.*--skip-bad"):
-        list(Batches(FolderImages(folder, (3, 8, 8)), batch_size=5))
-    batches = Batches(FolderImages(folder, (3, 8, 8), skip_bad=True), batch_size=5)
+        list(Batches(FolderImages(folder, ImageDecoder((3, 8, 8))), batch_size=5))
+    batches = Batches(FolderImages(folder, ImageDecoder((3, 8, 8)), skip_bad=True), batch_size=5)
     kept = torch.cat([batch.index for batch in batches])
     assert len(kept) == 11
     assert batches.skipped == 1
@@ -103,7 +103,10 @@ def test_fingerprint_depends_on_the_content(folder: Path) -> None:
     assert FolderImages(folder).fingerprint == before
     Image.new("RGB", (20, 30)).save(folder / "dog" / "04.png")
     assert FolderImages(folder).fingerprint != before
-    assert FolderImages(folder, (3, 8, 8)).fingerprint != FolderImages(folder).fingerprint
+    assert (
+        FolderImages(folder, ImageDecoder((3, 8, 8))).fingerprint
+        != FolderImages(folder).fingerprint
+    )
 
 
 class Pictures(Dataset[Any]):

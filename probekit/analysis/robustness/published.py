@@ -33,10 +33,7 @@ def published_images(
                     f"{published.root} holds {len(data)} images of {name!r}, and the data "
                     f"has a sample {max(index)}; give the test set that the files were made from"
                 )
-            fetched = data.fetch(index)
-            if isinstance(fetched, DataError):
-                raise fetched
-            images, labels, _ = fetched
+            images, labels, _ = data.fetch(index)
             if not torch.equal(labels, batch.labels.cpu()):
                 raise DataError(
                     f"{published.root} labels samples from {min(index)} to {max(index)} "

@@ -126,11 +126,8 @@ class ArrayImages(LabeledImages):
 
     def fetch(self, numbers: list[int]) -> Fetched:
         rows = np.unique(numbers)  # HDF5 selects distinct rows in increasing order
-        try:
-            with _reported(self.name):
-                found = self._images()[rows][np.searchsorted(rows, numbers)]
-        except DataError as error:
-            return error
+        with _reported(self.name):
+            found = self._images()[rows][np.searchsorted(rows, numbers)]
         images = torch.from_numpy(np.ascontiguousarray(found, found.dtype.newbyteorder("=")))
         if images.ndim == 3:
             images = images[:, None]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,71 +20,56 @@ Array: TypeAlias = npt.NDArray[Any]
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
-@dataclass(frozen=True)
-class _Format:
-    """The files of a data set, in the Python and in the binary version.
-
-    Attributes:
-        folders: The folders of the archives of both versions.
-        key: The key of the labels in the Python version.
-        labels: Number of label bytes of an image in the binary version.
-        names: The files with the names of the classes of both versions.
-        names_key: Their key in the Python version.
-    """
-
-    folders: tuple[str, str]
-    key: bytes
-    labels: int
-    names: tuple[str, str]
-    names_key: bytes
-
-
-_FORMATS = {
-    "cifar10": _Format(
-        ("cifar-10-batches-py", "cifar-10-batches-bin"),
-        b"labels",
-        1,
-        ("batches.meta", "batches.meta.txt"),
-        b"label_names",
-    ),
-    "cifar100": _Format(
-        ("cifar-100-python", "cifar-100-binary"),
-        b"fine_labels",
-        2,
-        ("meta", "fine_label_names.txt"),
-        b"fine_label_names",
-    ),
-}
-
-
 def cifar10(root: Path, split: str, *, size: Size = None, per_file: int = 10_000) -> TensorImages:
     """Reads CIFAR10 from the files of its Python or binary version, in `root` or the folder below."""
     batches = [f"data_batch_{number}" for number in range(1, 6)]
-    return _read("cifar10", root, batches if split == "train" else ["test_batch"], per_file, size)
+    stems = batches if split == "train" else ["test_batch"]
+    folders = ("cifar-10-batches-py", "cifar-10-batches-bin")
+    names = ("batches.meta", "batches.meta.txt")
+    return _read(
+        "cifar10", root, stems, per_file, size, folders, names, (b"labels", b"label_names")
+    )
 
 
 def cifar100(
     root: Path, split: str, *, size: Size = None, train: int = 50_000, test: int = 10_000
 ) -> TensorImages:
     """Reads CIFAR100 with its 100 fine labels, as `cifar10` does."""
-    return _read("cifar100", root, [split], train if split == "train" else test, size)
+    count = train if split == "train" else test
+    folders = ("cifar-100-python", "cifar-100-binary")
+    names = ("meta", "fine_label_names.txt")
+    keys = (b"fine_labels", b"fine_label_names")
+    return _read("cifar100", root, [split], count, size, folders, names, keys, label_bytes=2)
 
 
-def _read(name: str, root: Path, stems: Sequence[str], count: int, size: Size) -> TensorImages:
-    """Reads files with `count` images each, named without the ending of the binary version."""
-    form = _FORMATS[name]
-    folder, binary = _folder_of(name, root, form.folders, stems)
+def _read(
+    name: str,
+    root: Path,
+    stems: Sequence[str],
+    count: int,
+    size: Size,
+    folders: tuple[str, str],
+    names: tuple[str, str],
+    keys: tuple[bytes, bytes],
+    label_bytes: int = 1,
+) -> TensorImages:
+    """Reads files with `count` images each, named without the ending of the binary version.
+
+    `folders` and `names` (files of class names) are those of the Python and of the binary version;
+    `keys` are those of labels and class names in the Python version.
+    """
+    folder, binary = _folder_of(name, root, folders, stems)
     parts = []
     for stem in stems:
         file = needed(name, folder / (f"{stem}.bin" if binary else stem), _CIFAR_URL)
-        part = _from_binary(file, form.labels) if binary else _from_python(file, form.key)
+        part = _from_binary(file, label_bytes) if binary else _from_python(file, keys[0])
         if len(part[1]) != count:
             raise DataError(
                 f"{str(file)!r} holds {len(part[1])} images and not {count}; get the whole file"
             )
         parts.append(part)
-    listed = needed(name, folder / form.names[binary], _CIFAR_URL)
-    classes = words_of(listed) if binary else _class_names(listed, form.names_key)
+    listed = needed(name, folder / names[binary], _CIFAR_URL)
+    classes = words_of(listed) if binary else _class_names(listed, keys[1])
     images = np.concatenate([part[0] for part in parts]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([part[1] for part in parts]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -75,12 +75,10 @@ def _idx_images(
     return TensorImages(images[:, None], labels, classes, name, size)
 
 
-def _first_file(name: str, places: Iterable[Path], names: Sequence[str]) -> Path:
-    places = list(places)
-    for place in places:
-        for file in names:
-            if (place / file).is_file():
-                return place / file
+def _first_file(name: str, places: Sequence[Path], names: Sequence[str]) -> Path:
+    for file in (place / name for place in places for name in names):
+        if file.is_file():
+            return file
     raise DataError(
         f"{name} is not complete in {str(places[0])!r}: {' or '.join(names)} is missing; put the "
         "four IDX files there (gzipped or not)"

@@ -114,11 +114,6 @@ def _decode(files: Sequence[Path], workers: int) -> Tensor:
             raise DataError(f"image {str(file)!r} is {pixels.shape[:2]} and not 64 x 64 pixels")
         images[number] = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
-    if workers:
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(read, range(len(files)), chunksize=64):
-                pass
-    else:
-        for number in range(len(files)):
-            read(number)
+    with ThreadPoolExecutor(workers or 1) as pool:
+        list((pool.map if workers else map)(read, range(len(files))))
     return images
