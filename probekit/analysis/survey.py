@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,8 @@ def _measure(
             images = load_data(data, model, **loading) if is_loadable(data) else data
             result = analyze(model, images, **options)
         parameters = sum(one.numel() for one in model.module.parameters())
-        result.attrs["survey"] = json.dumps({"model": name, "parameters": parameters})
+        about = {"model": name, "parameters": parameters, "library": _library(name)}
+        result.attrs["survey"] = json.dumps(about)
         save_result(result, path, overwrite=True)
     except ProbekitError as error:
         return plain(error)
@@ -214,20 +216,38 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
-    """Whether the result of a model exists; a folder's and an own model may have changed since."""
+    """Whether the result of a model exists, as it is now.
+
+    A published model is the same in the same version of its library; any other is loaded to compare it.
+    """
     if not path.exists():
         return False
-    if not os.path.isdir(name) and not is_own_model(name):
-        return True
     with (
         foreign_file(f"{str(path)!r} is not a result of a survey", OutputError, "; remove it"),
         xr.open_dataset(path, engine="h5netcdf") as opened,
     ):
         before = json.loads(opened.attrs["provenance"])["model"]
+        library = json.loads(opened.attrs["survey"]).get("library")
+    if now := _library(name):
+        return bool(library == now)
     try:
         return not model_differences(before, describe(_load(_source(name), pretrained, seed)))
     except ProbekitError:
         return False
+
+
+def _library(name: str) -> str | None:
+    """The library of a published model and its version, which decide what the name loads.
+
+    >>> _library("probekit:resnet20-fashion-mnist") is None, _library("resnet18")[:5]
+    (True, 'timm ')
+    """
+    if os.path.isdir(name) or name.startswith("probekit:"):
+        return None
+    of_name = {"torchvision": "torchvision", "hf": "transformers"}.get(name.split(":")[0], "timm")
+    if of_name == "timm" and is_own_model(name):
+        return None
+    return f"{of_name} {version(of_name)}"
 
 
 def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -90,7 +90,7 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
 
 
 def _warn_of_training_images(model: Any, data: Any) -> None:
-    """Warns if a model of a training run is measured on images that it was trained on."""
+    """Warns if a model of a training run is measured on its training images or a changed test split."""
     while hasattr(data, "dataset"):
         data = data.dataset
     split, name, trained = (
@@ -106,6 +106,14 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
             f"the model was trained on images of {trained}, and its split {split or 'train'!r} contains "
             "them, so accuracy is too high; measure the split 'test'"
         )
+    known = str(model.provenance.get("data", ""))
+    if name == trained and split == "test" and known.startswith("sha256:"):
+        found = getattr(data, "fingerprint", known)
+        if found not in known.split():
+            warn(
+                f"the split 'test' of {name} holds other images than when the model was trained and tested; "
+                "give the same files, with root=DIR (--data-root)"
+            )
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:

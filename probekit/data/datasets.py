@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from probekit.checks import non_negative_int
 from probekit.data import readers
 from probekit.data.decoding import DEFAULT_DECODER, ImageDecoder
-from probekit.data.folders import FolderImages, split_folders
+from probekit.data.folders import FolderImages, split_folders, training_beside
 from probekit.data.images import LabeledImages, PreparedImages, Size, TensorImages
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
@@ -104,15 +104,17 @@ def load_data(
         beside = list(source.values())
         source, split = _chosen(source, split), None
     columns = list(attributes or ())
-    name, here = type(source).__name__, Path()
+    name, here, training = type(source).__name__, Path(), None
     listed = isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES
     if listed and os.path.isfile(source):
         file = Path(source)
         name, here, source = str(file), file.parent, read_table(file)
+        training = training_beside(file)
     if is_table(source):
         images: LabeledImages = table_images(
             source, name, here if root is None else Path(root), decode,
             split=split, skip_bad=skip_bad, attributes=columns,
+            beside=None if training is None else read_table(training),
         )  # fmt: skip
         images.split = split
         return images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -127,9 +127,10 @@ class FolderImages(FileImages):
                 f"{str(root)!r} holds the folders {', '.join(splits)}, which are splits of the data "
                 f"and not classes; choose one, as in split={splits[-1]!r} (--split {splits[-1]})"
             )
-        trained = _training_classes(root)
-        new = [name for name in own if name not in trained]
-        folders = [root / name for name in (*trained, *new)]
+        beside = training_beside(root)
+        trained = [] if beside is None else _folder_names(beside)
+        classes, unknown = numbered_after(trained, own, str(root))
+        folders = [root / name for name in classes]
         files = [sorted(_files(folder)) if folder.name in own else [] for folder in folders]
         found = [[path for path in paths if _is_image(path)] for paths in files]
         if not any(found):
@@ -150,11 +151,12 @@ class FolderImages(FileImages):
         others = [path for paths in files for path in paths if not _is_image(path)]
         top = [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
         others += [path for path in top if _is_image(path)]
-        self.notes = list(self._left_out(others, [len(paths) for paths in found]))
-        if trained and new:
+        self.notes = [*self._left_out(others, [len(paths) for paths in found]), *unknown]
+        if shared := _shared_subfolders(root, own):
             self.notes.append(
-                f"{len(new)} classes in {self.name!r} are not in the training split beside it and are "
-                f"numbered after its {len(trained)} classes: {some_of(new)}"
+                f"each of the {len(own)} folders in {self.name!r} holds folders named "
+                f"{some_of(shared)}; if these are the classes, choose the split, as in "
+                f"split={own[-1]!r} (--split {own[-1]})"
             )
         for sentence in self.notes:
             warn(sentence)
@@ -189,13 +191,47 @@ def split_folders(root: Path) -> list[str]:
     return splits if len(splits) > 1 else []
 
 
-def _training_classes(root: Path) -> list[str]:
-    """The class folders of the training split beside another split; empty if there is none."""
-    root = Path.cwd() / root
-    if root.name.lower() not in _SPLITS - _TRAINING:
-        return []
-    beside = [name for name in _folder_names(root.parent) if name.lower() in _TRAINING]
-    return _folder_names(root.parent / beside[0]) if len(beside) == 1 else []
+def training_beside(split: Path) -> Path | None:
+    """The training split beside another one: `train` beside `val`, `train.csv` beside `val.csv`."""
+    split = Path.cwd() / split
+    if split.stem.lower() not in _SPLITS - _TRAINING:
+        return None
+    entries = [one for one in _entries(split.parent) if _is_folder(one) == split.is_dir()]
+    paths = [Path(one.path) for one in entries]
+    beside = [one for one in paths if one.stem.lower() in _TRAINING and one.suffix == split.suffix]
+    return beside[0] if len(beside) == 1 else None
+
+
+def numbered_after(
+    trained: Iterable[str], own: Iterable[str], name: str
+) -> tuple[list[str], list[str]]:
+    """The classes of a training split followed by those that only another split has.
+
+    Args:
+        trained: The classes of the training split; empty if there is none.
+        own: The classes of the other split.
+        name: The other split's name, for the message.
+
+    Returns:
+        All classes, and a message if the training split lacks some.
+
+    >>> numbered_after(["b", "c"], ["a", "c"], "val.csv")[0]
+    ['b', 'c', 'a']
+    """
+    known = list(trained)
+    new = [one for one in own if one not in set(known)]
+    notes = [
+        f"{len(new)} classes in {name!r} are not in the training split beside it and are "
+        f"numbered after its {len(known)} classes: {some_of(new)}"
+    ]
+    return known + new, notes if known and new else []
+
+
+def _shared_subfolders(root: Path, classes: Sequence[str]) -> list[str]:
+    """The names of folders that each of several classes contains, if there are at least two."""
+    inside = [set(_folder_names(root / name)) for name in classes] if len(classes) > 1 else []
+    shared = sorted(set.intersection(*inside)) if inside else []
+    return shared if len(shared) > 1 else []
 
 
 def _folder_names(folder: Path) -> list[str]:

@@ -101,7 +101,8 @@ class TensorImages(LabeledImages):
         self.classes = tuple(classes)
         self.name = name
         self.size = size
-        digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{size}".encode())
+        fitted = size or tuple(images.shape[1:])
+        digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{fitted}".encode())
         for part in (images, self.labels):
             flat = part.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data)

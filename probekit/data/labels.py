@@ -102,9 +102,15 @@ def dense_names(names: ClassNames) -> tuple[str, ...]:
 def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
     """Names for labels that are text: their distinct values in alphabetical order.
 
+    The categories of a column of pandas keep their order, in which its codes count them.
+
     >>> names_of_text(["dog", "cat", "dog"]), names_of_text([3, 4])
     ({0: 'cat', 1: 'dog'}, {})
     """
+    categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    if isinstance(categories, Iterable):
+        named = dict(enumerate(categories))
+        return named if all(isinstance(name, str) for name in named.values()) else {}
     values = [] if labels is None or isinstance(labels, Tensor) else list(labels)
     if not values or not all(isinstance(value, str) for value in values):
         return {}
@@ -119,6 +125,8 @@ def all_names(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
     if names := class_names(data):
         return names
     parts = [names_of_text(_declared(one)) for one in (data, *beside)]
+    if all(part == parts[0] for part in parts):
+        return parts[0]
     return names_of_text([name for part in parts for name in part.values()]) if parts[0] else {}
 
 
@@ -153,7 +161,9 @@ def _declared(data: Any) -> Any:
         return data.tensors[1] if len(data.tensors) > 1 else None
     labels = next(filter(_is_column, (getattr(data, x, None) for x in ("labels", "targets"))), None)
     if hasattr(labels, "__array__") and not isinstance(labels, Tensor):
-        labels = np.asarray(labels)  # a column of pandas may have an index of its own
+        # A column of pandas may have an index of its own.
+        values = getattr(labels, "array", None)
+        labels = np.asarray(labels) if values is None else values
     if labels is None:
         columns = getattr(data, "column_names", None)
         if isinstance(columns, list):

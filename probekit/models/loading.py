@@ -26,7 +26,9 @@ from probekit.runtime.settings import on_own_device
 
 DEFAULT_MODEL = "probekit:resnet20-fashion-mnist"
 
-_FACTS = ("name", "recipe", "alpha", "alpha_schedule", "seed", "test_accuracy", "selectivity_mean")
+_FACTS = (
+    "name", "recipe", "alpha", "alpha_schedule", "seed", "data", "test_accuracy", "selectivity_mean",
+)  # fmt: skip
 
 
 @on_own_device

@@ -255,3 +255,25 @@ def test_a_model_of_the_same_weights_and_other_functions_is_measured_again(place
     sys.modules.pop("survey_nets")
     after = run(["survey_nets:a"])
     assert float(before["selectivity_mean"][0]) != float(after["selectivity_mean"][0])
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_other_weights_and_other_versions_of_a_library_are_measured_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["probekit:resnet20-fashion-mnist", "resnet10t"]
+
+    def measured() -> list[int]:
+        pk.survey(names, "fashion-mnist", "s", "layer*1", limit=4, pretrained=False, progress=False)
+        files = Path("s/results").glob("*.nc")
+        return [file.stat().st_mtime_ns for file in sorted(files)]
+
+    first = measured()
+    assert measured() == first
+    monkeypatch.setattr(surveying, "version", lambda library: "0.0")
+    second = measured()
+    assert [one == two for one, two in zip(first, second, strict=True)] == [True, False]
+    load = surveying._load
+    monkeypatch.setattr(surveying, "_load", lambda source, *_: load(source, False, 1))
+    third = measured()
+    assert [one == two for one, two in zip(second, third, strict=True)] == [False, True]

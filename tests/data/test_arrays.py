@@ -15,7 +15,7 @@ from torch import nn
 
 import probekit as pk
 from probekit.data.batches import Batches
-from probekit.errors import DataError
+from probekit.errors import DataError, ProbekitWarning
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 6, 3), dtype=np.uint8)
 LABELS = np.array([2, 0, 1, 1, 2, 0, 0])
@@ -191,3 +191,12 @@ def test_text_has_the_same_number_in_every_split(tmp_path: Path) -> None:
     data = pk.load_data(tmp_path / "data.npz", split="val")
     assert data.classes == ("a", "b", "c", "d")
     assert data.labels.tolist() == [3, 2, 0]
+
+
+def test_a_split_file_numbers_its_classes_as_the_training_file(tmp_path: Path) -> None:
+    for split, names in (("train", "cabdcab"), ("test", "dxadadd")):
+        np.savez(tmp_path / f"{split}.npz", images=IMAGES, labels=np.array(list(names)))
+    with pytest.warns(ProbekitWarning, match="not in the training split .* after its 4 classes: x"):
+        data = pk.load_data(tmp_path / "test.npz")
+    assert data.classes == ("a", "b", "c", "d", "x")
+    assert data.labels.tolist() == [3, 4, 0, 3, 0, 3, 3]

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 import probekit as pk
+from probekit.data.images import TensorImages
 from probekit.data.readers import read_idx
 from probekit.errors import DataError, OptionError, ProbekitWarning
 
@@ -97,3 +98,17 @@ def test_images_of_the_training_are_reported() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pk.record(model, "digits", "1", limit=40)
+
+
+def test_another_test_split_than_that_of_the_run_is_reported() -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    data = pk.load_data("digits", split="test")
+    provenance = {"recipe": {"data": "digits"}, "data": f"sha256:0 {data.fingerprint}"}
+    model = pk.ImageModel(module, input_size=(1, 8, 8), provenance=provenance)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.record(model, "digits", "1", limit=40)
+    changed = TensorImages(data.images.flip(0), data.labels, data.classes, "digits")
+    changed.split = "test"
+    with pytest.warns(ProbekitWarning, match="'test' of digits holds other images than when"):
+        pk.record(model, Subset(changed, range(60)), "1", limit=40)

@@ -191,3 +191,13 @@ def test_text_has_the_same_number_in_every_split() -> None:
     data = pk.load_data({"train": Text("abcd"), "val": Text("dca")}, split="val")
     assert data.classes == ("a", "b", "c", "d")
     assert [label for _, label in (data[number] for number in range(3))] == [3, 2, 0]
+
+
+def test_categories_of_pandas_are_numbered_by_their_codes() -> None:
+    sizes = pd.Series(pd.Categorical(["low", "high", "low"], ["low", "mid", "high"]), [7, 8, 9])
+    images = torch.rand(3, 1, 4, 4)
+    (batch,) = Batches((images, sizes))
+    assert batch.labels.tolist() == [0, 2, 0]
+    data = Named(None, [0, 2, 0])
+    data.targets = sizes  # type: ignore[attr-defined]
+    assert Batches(data).names == {0: "low", 1: "mid", 2: "high"}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import probekit as pk
 from probekit.cli.app import app
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 
 NAMES = ("NA", "cat", "NA", "dog", "cat")
 LABELS = [0, 1, 0, 2, 1]
@@ -169,3 +169,22 @@ def test_the_command_line_takes_attributes(root: Path) -> None:
     units = pk.open_result(out)["units"].to_dataset()
     assert units["attribute"].values.tolist() == ["color", "shape"]
     assert units["count"].sel(attribute="color").values.tolist()[:2] == [2, 3]
+
+
+def test_categories_keep_their_order(root: Path) -> None:
+    sizes = pd.Categorical(["low", "high", "mid", "low", "mid"], ["low", "mid", "high", "huge"])
+    data = pk.load_data(pd.DataFrame({"path": PATHS, "label": sizes}), root=root)
+    assert data.labels.tolist() == sizes.codes.tolist() == [0, 2, 1, 0, 1]
+    assert data.classes == ("low", "mid", "high", "huge")
+
+
+def test_a_split_file_numbers_its_classes_as_the_training_file(root: Path) -> None:
+    for split, names in (("train", "cabdc"), ("val", "dccda"), ("test", "dxada")):
+        pd.DataFrame({"path": PATHS, "label": list(names)}).to_csv(root / f"{split}.csv")
+    data = pk.load_data(root / "val.csv")
+    assert data.classes == ("a", "b", "c", "d")
+    assert data.labels.tolist() == [3, 2, 2, 3, 0]
+    with pytest.warns(ProbekitWarning, match="not in the training split .* after its 4 classes: x"):
+        data = pk.load_data(root / "test.csv")
+    assert data.classes == ("a", "b", "c", "d", "x")
+    assert data.labels.tolist() == [3, 4, 0, 3, 0]

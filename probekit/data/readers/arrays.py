@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from probekit.data.decoding import is_channels_last, resize
+from probekit.data.folders import numbered_after, training_beside
 from probekit.data.images import Fetched, LabeledImages, Size
 from probekit.data.items import IMAGE_KEYS
-from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
-from probekit.errors import DataError, first_line
+from probekit.data.labels import LABEL_KEYS, label_table, names_of_text
+from probekit.errors import DataError, first_line, warn
 
 ARRAY_SUFFIXES = (".npz", ".h5", ".hdf5")
 _IMAGES = (*IMAGE_KEYS, "x", "X")
@@ -54,16 +55,24 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
             f"{', '.join(_IMAGES)}" + ("" if split is None else f" of a split {split!r}")
         )
     label = _named(names, _LABELS, split)
-    others = {_named(names, _LABELS, one) for one in _SPLITS if one != split} - {None}
     with _reported(path):
         labels = None if label is None else np.array(read(path, label)[...])
-        texts = [
-            text
-            for other in others
-            if labels is not None and labels.dtype.kind in _TEXT
-            for text in _texts(np.array(read(path, str(other))[...]))
-        ]
-    return ArrayImages(partial(read, path, image), labels, str(path), size, texts)
+    classes: list[str] = []
+    notes: list[str] = []
+    if labels is not None and labels.dtype.kind in _TEXT:
+        labels = np.asarray(_texts(labels))
+        others = {_named(names, _LABELS, one) for one in _SPLITS if one != split} - {None}
+        with _reported(path):
+            texts = [text for one in others for text in _texts(np.array(read(path, str(one))[...]))]
+        classes = list(names_of_text([*labels, *texts]).values())
+        if beside := training_beside(path):
+            trained = array_file(beside, split, size).classes
+            classes, notes = numbered_after(trained, classes, str(path))
+    for sentence in notes:
+        warn(sentence)
+    images = ArrayImages(partial(read, path, image), labels, str(path), size, classes)
+    images.notes = notes
+    return images
 
 
 class ArrayImages(LabeledImages):
@@ -74,7 +83,7 @@ class ArrayImages(LabeledImages):
         labels: Labels as for `label_table`, or None.
         name: The name of the data.
         size: (channels, height, width) to resize images to.
-        texts: Labels of other splits that are text, which has the same number in all splits.
+        classes: The classes of labels that are text.
     """
 
     def __init__(
@@ -83,7 +92,7 @@ class ArrayImages(LabeledImages):
         labels: Any,
         name: str,
         size: Size,
-        texts: Sequence[str] = (),
+        classes: Sequence[str] = (),
     ) -> None:
         self.name, self.size = name, size
         self._opened, self._array = opened, None
@@ -100,12 +109,8 @@ class ArrayImages(LabeledImages):
                 f"{name!r} has {shape[0]} images and labels of shape {labels.shape}; give one label per "
                 "image"
             )
-        names: ClassNames = {}
-        if labels is not None and labels.dtype.kind in _TEXT:
-            labels = np.asarray(_texts(labels))
-            names = names_of_text([*labels, *texts])
-        self.labels = label_table(labels, shape[0], names, {})
-        self.classes = dense_names(names)
+        self.labels = label_table(labels, shape[0], dict(enumerate(classes)), {})
+        self.classes = tuple(classes)
         self._last = len(shape) == 4 and is_channels_last(shape[1:], _CHANNELS, size)
 
     def _images(self) -> Any:

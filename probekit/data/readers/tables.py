@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from probekit.data.decoding import ImageDecoder
-from probekit.data.folders import FileImages
+from probekit.data.folders import FileImages, numbered_after
 from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
-from probekit.errors import DataError, first_line, some_of
+from probekit.errors import DataError, first_line, some_of, warn
 from probekit.extras import optional
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -48,6 +48,7 @@ def table_images(
     split: str | None = None,
     skip_bad: bool = False,
     attributes: Sequence[str] = (),
+    beside: Any = None,
 ) -> FileImages:
     """The images that a table lists, in its order.
 
@@ -62,8 +63,10 @@ def table_images(
         split: The rows to use, by the column `split`.
         skip_bad: As for `load_data`.
         attributes: Columns of labels, instead of a single one.
+        beside: The table of the training split, whose classes come first.
     """
-    columns = {str(column): list(table[column]) for column in table.columns}
+    given = {str(column): table[column] for column in table.columns}
+    columns = {column: list(values) for column, values in given.items()}
     if missing := [column for column in attributes if column not in columns]:
         raise DataError(
             f"{name!r} has no column {missing[0]!r} for an attribute; its columns are "
@@ -72,7 +75,17 @@ def table_images(
     label = next((column for column in LABEL_KEYS if column in columns), None)
     chosen = attributes or ([] if label is None else [label])
     # A class has the same number in every split.
-    names_of = {column: names_of_text(columns[column]) for column in chosen}
+    names_of = {column: names_of_text(given[column]) for column in chosen}
+    notes: list[str] = []
+    for column in chosen:
+        if beside is None or column not in beside.columns or not names_of[column]:
+            continue
+        trained = names_of_text(beside[column]).values()
+        classes, unknown = numbered_after(trained, names_of[column].values(), name)
+        names_of[column] = dict(enumerate(classes))
+        notes += unknown
+    for sentence in notes:
+        warn(sentence)
     if "split" in columns or split is not None:
         columns = _rows_of(columns, split, name)
     found = next((column for column in _PATHS if column in columns), None)
@@ -117,6 +130,7 @@ def table_images(
         skip_bad,
     )
     images.attributes = names_of if attributes else {}
+    images.notes = notes
     return images
 
 

@@ -79,13 +79,14 @@ class TrainingLoop:
         )
         self.spread = machine.spread(self.module)
         self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
-        # If alpha is always 0, no hooks are registered: this is the baseline of the papers.
-        regularized = any(schedule.alpha(epoch) for epoch in range(recipe.epochs))
-        self.penalty = (
-            SelectivityRegularizer(self.module, 0.0, layers, classes=len(data.classes))
-            if regularized
-            else None
+        # Constructed in any case, which checks the layers.
+        self.penalty: SelectivityRegularizer | None = SelectivityRegularizer(
+            self.module, 0.0, layers, classes=len(data.classes)
         )
+        if not any(schedule.alpha(epoch) for epoch in range(recipe.epochs)):
+            # Without hooks: this is the baseline of the papers.
+            self.penalty.close()
+            self.penalty = None
         optimizer = torch.optim.SGD(
             self.module.parameters(),
             recipe.learning_rate,

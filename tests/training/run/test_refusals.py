@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,9 @@ def test_an_invalid_option_is_reported(
 def test_a_missing_data_file_is_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cifar10 is not in .*data_batch_1"):
         pk.train("resnet20-cifar10", out=tmp_path / "run", data_root=tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("layers", ["nonsense", "nons*"])
+def test_layers_are_checked_without_a_regularizer(layers: str, tmp_path: Path) -> None:
+    with pytest.raises(LayerError, match=re.escape(repr(layers))):
+        quick(tmp_path, alpha=0.0, layers=layers)
