@@ -21,7 +21,8 @@ def compared_classes(
     model: Any, output: Any, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
-    logits = required_logits(output, _TWO, purpose)
+    alone = batches.batch_size == 1 and logits_of(output, 1) is not None
+    logits = required_logits(output, 1 if alone else _TWO, purpose)
     first = batches.peek()
     if not first.labeled:
         found = "several attributes" if batches.attributes else "no labels"

@@ -80,6 +80,9 @@ def decide(
         if label.root in inside:
             return _batch(tracer, label.root, size, inputs)
     if guess is not None:
+        for label, size in declared:  # of a batch that the model assembles itself
+            if size == guess.size and guess.label not in tracer.votes:
+                return Batch(label, size, guess.source, certain=False)
         return guess
     for label, size in (*declared, *rows):
         return _batch(tracer, label, size, inputs)

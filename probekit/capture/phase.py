@@ -153,7 +153,8 @@ class Phase:
         if self.settings.grad and self.in_graph and not torch.is_grad_enabled():
             raise LayerError(
                 f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
-                "reentrant activation checkpointing does; use use_reentrant=False, or exclude the layer"
+                "under torch.no_grad or with reentrant activation checkpointing; remove it, use "
+                "use_reentrant=False, or exclude the layer"
             )
         maps = layer.arrange(tensor if self.settings.grad else tensor.detach())
         if maps.shape[1] != layer.units:

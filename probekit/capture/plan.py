@@ -17,7 +17,7 @@ from probekit.capture.scout import doubts
 from probekit.capture.verify import layers_at_larger_size, verify_layers
 from probekit.errors import LayerError, ModelError, first_line, some_of, warn
 from probekit.models.image_model import borrow
-from probekit.models.inputs import KeywordInputs, explained_failure
+from probekit.models.inputs import FAILURES, KeywordInputs, explained_failure
 from probekit.runtime.settings import in_own_settings
 
 
@@ -132,15 +132,46 @@ def _scout(
     tokens: Tokens,
     output: int | str | None,
 ) -> tuple[list[Layer], list[str], Any]:
-    """Returns the layers, messages about what is uncertain or missing, and the model's output."""
+    """Returns the layers, messages about what is uncertain or missing, and the model's output.
+
+    A single image whose pair with its mirror image fails is passed alone, for models that take one
+    sample at a time.
+    """
+    pair = images
     if len(images) == 1:
-        images = (
+        pair = (
             torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
         )
+    try:
+        return _found(model, pair, [1, 0, 1, 1], layers, tokens, output)
+    except FAILURES as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        try:
+            alone = _found(model, images[:1], [0], layers, tokens, output)
+        except FAILURES:
+            raise error from None
+        if len(images) == 1:
+            return alone
+        raise ModelError(
+            f"the model runs on one sample and fails on {len(images)} ({first_line(error)}); use "
+            "batch_size=1, and plan with one sample"
+        ) from error
+
+
+def _found(
+    model: Any,
+    images: Tensor | KeywordInputs,
+    order: list[int],
+    layers: Layers,
+    tokens: Tokens,
+    output: int | str | None,
+) -> tuple[list[Layer], list[str], Any]:
+    """`_scout` with these images; a second pass takes them in this order."""
     with _Finder(model, layers, tokens=tokens, output=output) as recorder:
         result = recorder(images)
         found = recorder.layers
-        mixed = _mixed(recorder, images)
+        mixed = _mixed(recorder, images, order)
     if not all(layer.certain for layer in found):
         found = _second_look(model, images, found, tokens, output)
     sentences = [*doubts(found), *([mixed] if mixed else [])]
@@ -186,10 +217,9 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-def _mixed(recorder: Recorder, images: Tensor | KeywordInputs) -> str:
+def _mixed(recorder: Recorder, images: Tensor | KeywordInputs, order: list[int]) -> str:
     """A message about layers whose values depend on the order and the other samples of the batch."""
     before = recorder.activations
-    order = [1, 0, 1, 1]
     try:
         recorder(images[order])
     except RuntimeError as error:

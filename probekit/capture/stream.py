@@ -132,9 +132,9 @@ def explore(
 
 
 def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
-    """Returns the model's output for two images, without searching for layers."""
+    """Returns the model's output for an image twice, or once if the batch size is 1."""
     with borrow(model, reading.device) as device, torch.no_grad():
-        images = batches.peek().images[[0, 0]].to(device)
+        images = batches.peek().images[[0] * min(2, batches.batch_size)].to(device)
         forward = unwrap(model) if isinstance(model, nn.Module) else model
         with explained_failure(images), uncompiled(), caller_device():
             return call(forward, images)

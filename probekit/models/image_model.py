@@ -177,7 +177,9 @@ def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[tor
         raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
     if target.type == "meta":
         raise ModelError("device 'meta' stores no values, so nothing can be computed on it")
-    modes = {child: child.training for child in module.modules()}
+    modes = {  # frozen TorchScript has none
+        child: child.training for child in module.modules() if hasattr(child, "training")
+    }
     state = State(module)
     try:
         with suppress(NotImplementedError):  # an exported program has only one mode

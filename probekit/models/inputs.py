@@ -14,6 +14,9 @@ from probekit.errors import DataError, first_line
 
 T = TypeVar("T")
 
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError)
+"""What models raise for inputs that they do not accept."""
+
 
 class KeywordInputs:
     """Inputs that a model takes by keyword, such as `input_ids` and `attention_mask`.
@@ -108,7 +111,7 @@ def explained_failure(images: Any) -> Iterator[None]:
     """Adds a description of the images to errors of the model."""
     try:
         yield
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except FAILURES as error:
         if not isinstance(images, Tensor):
             raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
         if images.dtype in (torch.uint8, torch.bool):
@@ -117,8 +120,8 @@ def explained_failure(images: Any) -> Iterator[None]:
                 "trained on (images / 255, normalized), or wrap it in an ImageModel"
             ) from error
         raise DataError(
-            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}): "
-            f"{first_line(error)}; {_advice(tuple(images.shape[1:]))}"
+            f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}, "
+            f"{len(images)} samples): {first_line(error)}; {_advice(tuple(images.shape[1:]))}"
         ) from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from probekit.errors import warn
 
@@ -28,6 +29,8 @@ class State:
         room = _ROOM
         for child in module.modules():
             foreign = not type(child).__module__.startswith("torch.")
+            if isinstance(child, ScriptModule):  # which keeps its state outside Python
+                continue
             for held in (child._buffers, vars(child) if foreign else {}):
                 values = {name: value for name, value in held.items() if name not in _OWN}
                 self._held.append((child, held, values))

@@ -21,6 +21,7 @@ from probekit.capture.gradients.private_copy import lend_private, unfused_attent
 from probekit.capture.layers import unwrap
 from probekit.errors import ProbekitError, first_line
 from probekit.models.image_model import as_module
+from probekit.models.inputs import FAILURES
 
 ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
 
@@ -62,10 +63,20 @@ class Differentiated:
             yield Differentiated(private, forward, images, memory)
 
     def check(self, images: Tensor) -> None:
-        """Checks, with the first batch of several samples, that samples are independent."""
-        if not self._checked and len(images) > 1:
-            check_separate(self._forward, images[:4], self._module)
-            self._checked = True
+        """Checks, with the first batch, that samples are independent.
+
+        A single sample is checked against its copy, if the model takes both at once.
+        """
+        if self._checked:
+            return
+        try:
+            several = images[:4] if len(images) > 1 else torch.cat([images, images])
+            check_separate(self._forward, several, self._module)
+        except FAILURES:
+            if len(images) > 1:
+                raise
+            self._memory = 0  # one row at a time
+        self._checked = True
 
     def forward_mode_fails(self, images: Tensor, names: Sequence[str]) -> dict[str, str]:
         """The layers whose forward-mode derivative differs from a backward pass, and the reasons.
