@@ -227,7 +227,7 @@ class Capturing(Phase):
         self.held[layer.name] = self.read(layer, tensor if changed is None else changed)
         if self.settings.stop and len(self.held) == len(self._sites):
             self._close()
-            raise Stop
+            raise Stop(self.functions)
         return changed
 
     def _close(self) -> None:

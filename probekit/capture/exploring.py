@@ -153,7 +153,7 @@ class Exploring(Phase):
             self.held[layer.name] = self.read(layer, tensor)
         if self.settings.stop and not scout.unsettled and scout.selection.only == self.held.keys():
             self._finish(None)
-            raise Stop
+            raise Stop(self.functions)
 
     def _finish(self, output: Any) -> None:
         scout, held = self._scout, self.held

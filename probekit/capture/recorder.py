@@ -183,7 +183,7 @@ class Recorder:
     ) -> bool:
         self._phase.unhook()
         self._phase.held = {}
-        return kind is Stop
+        return self._stopped(error)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model on a copy of its inputs; returns its output, or None if `stop` ended the pass."""
@@ -191,10 +191,16 @@ class Recorder:
         with uncompiled(), caller_device(), ended_interceptions():
             try:
                 return call(self._run, *args, **kwargs)
-            except Stop:
+            except Stop as stop:
+                if not self._stopped(stop):
+                    raise
                 return None
             finally:
                 self._phase.leave()
+
+    def _stopped(self, error: BaseException | None) -> bool:
+        """Whether this recorder, rather than another one on the same model, has ended the pass."""
+        return isinstance(error, Stop) and error.args[0] is self._functions
 
 
 def _escaped(tensor: Tensor) -> bool:

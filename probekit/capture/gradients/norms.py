@@ -257,8 +257,14 @@ def _differentiated(
         options: Any = reading
         with Recorder(one, list(layers), grad=True, stop=True, **options) as recorder:
 
+            recorder.paused = True  # in other passes of a model that could not be copied
+
             def forward(inputs: Tensor) -> dict[str, Tensor]:
-                recorder(inputs)
+                recorder.paused = False
+                try:
+                    recorder(inputs)
+                finally:
+                    recorder.paused = True
                 found = recorder.activations
                 if gone := [layer.name for layer in layers if layer.name not in found]:
                     raise LayerError(
