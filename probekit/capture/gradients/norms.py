@@ -256,7 +256,6 @@ def _differentiated(
     def read_out(one: Any) -> Iterator[Forward]:
         options: Any = reading
         with Recorder(one, list(layers), grad=True, stop=True, **options) as recorder:
-
             recorder.paused = True  # in other passes of a model that could not be copied
 
             def forward(inputs: Tensor) -> dict[str, Tensor]:
