@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from probekit.analysis.classes import Classifier
 from probekit.data.batches import Batch
+from probekit.errors import DataError
 from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.gradient import PGD
 from probekit.perturbations.corruptions.corruption import Corruption
+from probekit.perturbations.corruptions.published import PublishedCorruptions
 
 Outcomes: TypeAlias = Mapping[str, Tensor]
 Perturbed: TypeAlias = tuple[Tensor, Outcomes]
@@ -74,11 +77,6 @@ def unchanged(condition: Condition = CLEAN) -> Perturbation:
     return Perturbation((condition,), lambda model, batch, levels: [(batch.images, {})])
 
 
-def of_corruption(name: str, severities: Iterable[int], options: str) -> tuple[Condition, ...]:
-    """The conditions of a corruption type."""
-    return tuple(Condition("corruption", name, severity, options) for severity in severities)
-
-
 def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None) -> Perturbation:
     """One corruption type at several severities."""
 
@@ -87,7 +85,37 @@ def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None
             yield Corruption(name, int(level), seed, table)(batch.images, batch.index), {}
 
     options = f"computed, seed={seed}" + (f", table={table}" if table else "")
-    return Perturbation(of_corruption(name, severities, options), apply)
+    conditions = tuple(Condition("corruption", name, one, options) for one in severities)
+    return Perturbation(conditions, apply)
+
+
+def published_images(
+    published: PublishedCorruptions, name: str, severities: Iterable[int]
+) -> Perturbation:
+    """One corruption type from published files whose images match the data's one to one."""
+
+    def apply(model: Classifier, batch: Batch, levels: Sequence[float]) -> Iterator[Perturbed]:
+        index = batch.index.tolist()
+        channels, height, width = batch.images.shape[1:]
+        for level in levels:
+            data = published.dataset(name, int(level), (channels, height, width))
+            if max(index) >= len(data):
+                raise DataError(
+                    f"{published.root} holds {len(data)} images of {name!r}, and the data "
+                    f"has a sample {max(index)}; give the test set that the files were made from"
+                )
+            images, labels, _ = data.fetch(index)
+            if not torch.equal(labels, batch.labels.cpu()):
+                raise DataError(
+                    f"{published.root} labels samples from {min(index)} to {max(index)} "
+                    "differently from the data, so the images are not the same; give the "
+                    "test set that the files were made from, in its order"
+                )
+            yield images.to(batch.images), {}
+
+    options = f"published in {published.root}"
+    conditions = tuple(Condition("corruption", name, one, options) for one in severities)
+    return Perturbation(conditions, apply)
 
 
 def attacked(
@@ -118,7 +146,5 @@ def attacked(
                 outcomes["correct_by_step"] = ~evaluated.success_by_step[number].T
             yield images, outcomes
 
-    options = repr(attack)
-    return Perturbation(
-        tuple(Condition("attack", label, epsilon, options) for epsilon in epsilons), apply
-    )
+    conditions = tuple(Condition("attack", label, one, repr(attack)) for one in epsilons)
+    return Perturbation(conditions, apply)

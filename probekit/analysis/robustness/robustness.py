@@ -19,13 +19,14 @@ from probekit.analysis.robustness.choices import (
     choose_corruptions,
     choose_severities,
 )
-from probekit.analysis.robustness.conditions import CLEAN, Condition, corrupted, unchanged
-from probekit.analysis.robustness.measure import Measurement, Pass
-from probekit.analysis.robustness.published import (
-    one_to_one,
-    published_conditions,
+from probekit.analysis.robustness.conditions import (
+    CLEAN,
+    Condition,
+    corrupted,
     published_images,
+    unchanged,
 )
+from probekit.analysis.robustness.measure import Measurement, Pass
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.analysis.robustness.tables import (
     check_reference,
@@ -53,7 +54,7 @@ from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
 
-MANY_UNMOVED = 0.1
+_MANY_UNMOVED = 0.1
 
 
 @in_own_settings
@@ -156,11 +157,21 @@ def robustness(
     measurement = Measurement(
         model, found, dimensionality, selectivity, reading, memory, len(classes), match
     )
-    passes = [
-        Pass(batches, unchanged(), paired=False),
-        *_attacked(measurement, batches, attacks, epsilons),
-        *_corrupted(measurement, batches, corruptions, choose_severities(severities), seed, table),
-    ]
+    passes = [Pass(batches, unchanged(), paired=False)]
+    if attacks:
+        with borrow(model, device) as place:
+            few, move = batches.peek().to(place), bool(found)
+            classifier = measurement.classifier
+            chosen = choose_attacks(
+                attacks, epsilons, classifier, few.images, few.labels, move=move
+            )
+        passes += [Pass(batches, one) for one in chosen]
+    levels = choose_severities(severities)
+    if isinstance(corruptions, PublishedCorruptions):
+        passes += _published(model, batches, corruptions, levels)
+    elif corruptions:
+        names = choose_corruptions(corruptions, batches.peek().images, levels[0], table)
+        passes += [Pass(batches, corrupted(name, levels, seed, table)) for name in names]
     conditions = [condition for one in passes for condition in one.perturbation.conditions]
     baseline = _reference(reference, conditions, batches.provenance())
     facts: dict[str, Any] = {
@@ -224,58 +235,30 @@ def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -
         )
 
 
-def _compare_classes(models: Sequence[str], datas: Sequence[str], name: str) -> None:
-    """Rejects data whose labels do not match the model's; warns if only the names differ."""
-    if not models or not datas or tuple(models) == tuple(datas):
-        return
-    if len(models) != len(datas):
-        raise DataError(
-            f"the model has {len(models)} classes and {name} has {len(datas)}, so predictions "
-            "cannot be compared with labels; give data with the model's classes in their order"
-        )
-    differing = next(pair for pair in zip(models, datas, strict=True) if pair[0] != pair[1])
-    warn(
-        f"class {differing[0]!r} of the model is {differing[1]!r} in {name}; accuracy is not valid "
-        "unless both list the same classes in the same order"
-    )
-
-
-def _attacked(
-    measurement: Measurement, batches: Batches, attacks: Attacks, epsilons: Epsilons
-) -> list[Pass]:
-    if not attacks:
-        return []
-    with borrow(measurement.model, measurement.reading.device) as device:
-        few, model = batches.peek().to(device), measurement.classifier
-        move = bool(measurement.layers)
-        chosen = choose_attacks(attacks, epsilons, model, few.images, few.labels, move=move)
-    return [Pass(batches, one) for one in chosen]
-
-
-def _corrupted(
-    measurement: Measurement,
-    batches: Batches,
-    corruptions: Corruptions,
-    severities: tuple[int, ...],
-    seed: int,
-    table: int | None,
-) -> list[Pass]:
-    if isinstance(corruptions, PublishedCorruptions):
-        return _published(measurement.model, batches, corruptions, severities)
-    if not corruptions:
-        return []
-    names = choose_corruptions(corruptions, batches.peek().images, severities[0], table)
-    return [Pass(batches, corrupted(name, severities, seed, table)) for name in names]
-
-
 def _published(
     model: Any, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
 ) -> list[Pass]:
+    """The passes over published images, which replace those of the data or are separate data."""
     classes = batches.classes or getattr(model, "classes", ())
-    _compare_classes(classes, published.classes or (), str(published.root))
-    if one_to_one(published, batches):
-        names = published.corruptions
-        return [Pass(batches, published_images(published, name, severities)) for name in names]
+    theirs = published.classes or ()
+    if classes and theirs and len(classes) != len(theirs):
+        raise DataError(
+            f"the model has {len(classes)} classes and {published.root} has {len(theirs)}, so "
+            "predictions cannot be compared with labels; give data with the model's classes in their "
+            "order"
+        )
+    for mine, other in zip(classes, theirs, strict=False):
+        if mine != other:
+            warn(
+                f"class {mine!r} of the model is {other!r} in {published.root}; accuracy is not valid "
+                "unless both list the same classes in the same order"
+            )
+            break
+    perturbations = [
+        published_images(published, name, severities) for name in published.corruptions
+    ]
+    if _one_to_one(published, batches):
+        return [Pass(batches, one) for one in perturbations]
     size = getattr(model, "input_size", None)
     return [
         Pass(
@@ -289,9 +272,30 @@ def _published(
             unchanged(condition),
             paired=False,
         )
-        for name in published.corruptions
-        for condition in published_conditions(published, name, severities)
+        for one in perturbations
+        for condition in one.conditions
     ]
+
+
+def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
+    """Whether published images match those of the data, in the same order, judging by their labels."""
+    if published.layout != "npy":
+        return False
+    labels = published.dataset(published.corruptions[0], 1).labels
+    known = batches.known_labels()
+    if known is None:
+        return True
+    mine, index = known
+    index = torch.arange(len(mine)) if index is None else index
+    whole = batches.samples if batches.limit is None else None
+    same_size = whole is None or whole == len(labels)
+    if same_size and int(index.max()) < len(labels) and torch.equal(labels[index], mine):
+        return True
+    warn(
+        f"{published.root} has different labels than the data, or a different number of them, so its "
+        "images are not those of the data: accuracy is measured, the change of activations is not"
+    )
+    return False
 
 
 def _reference(
@@ -351,7 +355,7 @@ def _warn_of_unmoved(outcomes: xr.Dataset) -> None:
     unmoved = outcomes["attack_unmoved"].where(outcomes["epsilon"] > 0).max("epsilon")
     total = int(outcomes["n_samples"])
     for one in unmoved:
-        if one > MANY_UNMOVED * total:
+        if one > _MANY_UNMOVED * total:
             warn(
                 f"{one['attack'].item()} left up to {int(one)} of {total} images unchanged, so the "
                 "change of activations depends mostly on the number of images that it changed"

@@ -54,12 +54,22 @@ def outcome_tables(results: Results, classes: ClassNames) -> xr.Dataset:
             "n_samples": clean["samples_by_class"].sum(),
         }
     )
-    corrupted = _grid(results, "corruption", "/")
-    if corrupted:
-        table = _joined(table, _of_corruptions(corrupted, clean["accuracy"]))
-    attacked = _grid(results, "attack", "/")
-    if attacked:
-        table = _joined(table, _of_attacks(attacked, clean["accuracy"]))
+    grids = {kind: _grid(results, kind, "/") for kind in _AXES}
+    for kind, grid in grids.items():
+        if grid:
+            relative = _quotient(grid["accuracy"], clean["accuracy"])
+            grids[kind] = grid.drop_vars("samples_by_class").assign(accuracy_relative=relative)
+    if corrupted := grids["corruption"]:
+        by_severity = _over_types(corrupted["accuracy"])
+        corrupted = corrupted.assign(
+            accuracy_by_corruption=corrupted["accuracy"].mean("severity"),
+            accuracy_by_severity=by_severity,
+            accuracy_mean=by_severity.mean(),
+            accuracy_relative_mean=_over_types(corrupted["accuracy_relative"]).mean(),
+        )
+    attacked = grids["attack"].rename({name: f"attack_{name}" for name in grids["attack"]})
+    for grid in (corrupted, attacked):  # whose classes may differ
+        table = table.merge(grid, join="outer", compat="override")
     if classes:
         names = strings([classes[label] for label in table["class"].values.tolist()])
         table = table.assign_coords(class_name=("class", names))
@@ -106,10 +116,10 @@ def layer_tables(results: Results, units: xr.Dataset) -> xr.Dataset:
         change = grid.drop_vars(_OF_ACTIVATIONS, errors="ignore")
         context = f"of the change under {kind}"
         table = table.merge(_named(change, f"{kind}_change", context), compat="override")
-        for name, variable, function, long_name in _summaries(kind):
-            if variable in units:
-                table[name] = _by_layer(units, table, variable, function)
-                table[name].attrs = attributes(f"{long_name} under {kind}")
+        for name, variable, function, long_name in _SUMMARIES:
+            if (own := f"{kind}_{variable}") in units:
+                table[f"{kind}_{name}"] = _by_layer(units, table, own, function)
+                table[f"{kind}_{name}"].attrs = attributes(f"{long_name} under {kind}")
     return table.transpose("layer", ...)
 
 
@@ -161,30 +171,6 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
     )
 
 
-def _of_corruptions(corrupted: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
-    accuracy = corrupted["accuracy"]
-    relative = _quotient(accuracy, clean)
-    return corrupted.drop_vars("samples_by_class").assign(
-        accuracy_relative=relative,
-        accuracy_by_corruption=accuracy.mean("severity"),
-        accuracy_by_severity=_over_types(accuracy),
-        accuracy_mean=_over_types(accuracy).mean(),
-        accuracy_relative_mean=_over_types(relative).mean(),
-    )
-
-
-def _of_attacks(attacked: xr.Dataset, clean: xr.DataArray) -> xr.Dataset:
-    table = attacked.drop_vars("samples_by_class").assign(
-        accuracy_relative=_quotient(attacked["accuracy"], clean)
-    )
-    return table.rename({str(name): f"attack_{name}" for name in table.data_vars})
-
-
-def _joined(one: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
-    """Joins tables of different variables, whose classes may differ."""
-    return one.merge(other, join="outer", compat="override")
-
-
 def _over_types(values: xr.DataArray) -> xr.DataArray:
     """The mean over the standard corruption types, or over the others if there are none."""
     standard = np.isin(values["corruption"].values, CORRUPTIONS)
@@ -224,7 +210,10 @@ def _grid(results: Results, kind: str, node: str) -> xr.Dataset:
     ragged = len({tuple(one.level for one in levels) for levels in by_name.values()}) > 1
     for levels in by_name.values():
         parts = [_node(results[one], node) for one in levels]
-        parts = [_with_gaps(part) for part in parts] if ragged else parts
+        if ragged:  # booleans cannot be missing
+            parts = [
+                part.map(lambda x: x.astype(float) if x.dtype == bool else x) for part in parts
+            ]
         axis = xr.DataArray([one.level for one in levels], dims=_AXES[kind], name=_AXES[kind])
         rows.append(_concat(parts, axis, along))
     if not rows or not rows[0].data_vars:
@@ -236,11 +225,6 @@ def _node(tree: xr.DataTree, name: str) -> xr.Dataset:
     return (tree if name == "/" else tree.children[name]).to_dataset(inherit=False)
 
 
-def _with_gaps(table: xr.Dataset) -> xr.Dataset:
-    """Converts booleans to numbers, which can be missing."""
-    return table.map(lambda values: values.astype(float) if values.dtype == bool else values)
-
-
 def _concat(parts: Sequence[xr.Dataset], axis: xr.DataArray, along: Any) -> xr.Dataset:
     joined: xr.Dataset = xr.concat(parts, axis, **along)
     return joined.transpose("unit", "layer", axis.name, ..., missing_dims="ignore")
@@ -250,37 +234,6 @@ def _named(grid: xr.Dataset, prefix: str, context: str) -> xr.Dataset:
     """Adds a prefix to the name of every variable, and the context to its label."""
     labeled = {name: in_context(values, context) for name, values in grid.data_vars.items()}
     return grid.assign(labeled).rename({name: f"{prefix}_{name}" for name in labeled})
-
-
-def _summaries(kind: str) -> list[tuple[str, str, Summary, str]]:
-    """Name, unit variable, function and label of each summary over a layer's units."""
-    summaries = (
-        ("change_size_mean", "change_size", _mean, "mean size of the change in activation"),
-        ("selectivity_mean", "selectivity", _mean, "mean class selectivity index"),
-        (
-            "selectivity_correlation",
-            "selectivity",
-            partial(_compare, scale=np.asarray),
-            "correlation of selectivity",
-        ),
-        (
-            "preferred_class_kept_fraction",
-            "preferred_class_kept",
-            _alive_mean,
-            "fraction of units with the same preferred class",
-        ),
-        (
-            "change_size_by_selectivity",
-            "change_size",
-            partial(_compare, scale=rankdata),
-            "rank correlation of selectivity and change",
-        ),
-        ("negative_units", "negative_class_mean", _count, "units with negative class means"),
-    )
-    return [
-        (f"{kind}_{name}", f"{kind}_{variable}", function, long_name)
-        for name, variable, function, long_name in summaries
-    ]
 
 
 def _by_layer(
@@ -295,18 +248,6 @@ def _by_layer(
         parts, layers["layer"].drop_vars("layer"), coords="minimal", compat="override"
     )
     return joined.assign_coords(layer=layers["layer"])
-
-
-def _mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    return values.mean("unit")
-
-
-def _count(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    return values.sum("unit")
-
-
-def _alive_mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
-    return values.isel(unit=~units["dead"].values).mean("unit")
 
 
 def _compare(values: xr.DataArray, units: xr.Dataset, scale: Scale) -> xr.DataArray:
@@ -329,3 +270,32 @@ def _compare(values: xr.DataArray, units: xr.Dataset, scale: Scale) -> xr.DataAr
         correlate, values.astype(np.float64), input_core_dims=[["unit"]], vectorize=True
     )
     return result
+
+
+def _mean(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    return values.mean("unit")
+
+
+def _count(values: xr.DataArray, units: xr.Dataset) -> xr.DataArray:
+    return values.sum("unit")
+
+
+# Summaries over the units of a layer: name, variable of the units, function and label.
+_SUMMARIES: tuple[tuple[str, str, Summary, str], ...] = (
+    ("change_size_mean", "change_size", _mean, "mean size of the change in activation"),
+    ("selectivity_mean", "selectivity", _mean, "mean class selectivity index"),
+    (
+        "selectivity_correlation", "selectivity",
+        partial(_compare, scale=np.asarray), "correlation of selectivity",
+    ),
+    (
+        "preferred_class_kept_fraction", "preferred_class_kept",
+        lambda kept, units: kept.isel(unit=~units["dead"].values).mean("unit"),
+        "fraction of units with the same preferred class",
+    ),
+    (
+        "change_size_by_selectivity", "change_size",
+        partial(_compare, scale=rankdata), "rank correlation of selectivity and change",
+    ),
+    ("negative_units", "negative_class_mean", _count, "units with negative class means"),
+)  # fmt: skip
