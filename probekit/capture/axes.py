@@ -119,13 +119,13 @@ def constant(size: int) -> Axis:
     return new_axis(Kind.CONSTANT, size)
 
 
-def constants(shape: Sequence[int]) -> Axes:
-    return tuple(map(constant, shape))
+def size_of(axis: Axis) -> int:
+    return prod(part for _, part in axis)
 
 
-def lost(size: int) -> Axis:
-    """An axis of unknown origin."""
-    return new_axis(Kind.LOST, size)
+def new_axes(kind: Kind, shape: Sequence[int]) -> Axes:
+    """An axis of one kind for each size of a shape."""
+    return tuple(new_axis(kind, size) for size in shape)
 
 
 def kind(axis: Axis) -> Kind:
@@ -157,7 +157,7 @@ def read(axis: Axis) -> None:
 
 def resized(axis: Axis, size: int) -> Axis:
     """The same axis with another size, after a pad, crop, pool or interpolation."""
-    whole = prod(part for _, part in axis)
+    whole = size_of(axis)
     if whole == size:
         return axis
     inner = whole // max(axis[0][1], 1)
@@ -172,11 +172,16 @@ def resized(axis: Axis, size: int) -> Axis:
 def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
     """An axis cropped from `start` to `stop`, with the non-patch tokens that remain."""
     label = axis[0][0]
-    whole = prod(part for _, part in axis)
+    whole = size_of(axis)
     if size == whole:
         return axis
-    if len(axis) > 1:
-        return _cropped_parts(axis, start, step, size)
+    if len(axis) > 1:  # whole parts remain only if the crop begins at one
+        inner = size_of(axis[1:])
+        if step == inner and start < inner and size == axis[0][1]:  # one of each inner part
+            return axis[:1]
+        if kind(axis) is Kind.UNIT or (step == 1 and start % inner == size % inner == 0):
+            return resized(axis, size)
+        return new_axis(Kind.PLACE, size)
     if label.kind is Kind.INPUT and not label.tokens and step == 1:
         return ((label.cut(start), size),)
     if not label.tokens or step != 1:
@@ -190,41 +195,28 @@ def cropped(axis: Axis, start: int, stop: int, step: int, size: int) -> Axis:
     return ((Label(label.kind, before, after, place if inside else None), size),)
 
 
-def _cropped_parts(axis: Axis, start: int, step: int, size: int) -> Axis:
-    """A crop of an axis of several parts, which keeps whole parts only if it begins at one."""
-    inner = prod(part for _, part in axis[1:])
-    if step == inner and start < inner and size == axis[0][1]:  # one of each inner part
-        return axis[:1]
-    if kind(axis) is Kind.UNIT or (step == 1 and start % inner == size % inner == 0):
-        return resized(axis, size)
-    return new_axis(Kind.PLACE, size)
-
-
 def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
     """The axes after a reshape, which preserves the order of elements.
 
     An axis of positions may be split differently: 8 windows of 7 rows into 7 parts of 8 rows.
     """
-    whole = tuple(_one_place(axis) for axis in axes)
+    whole = tuple(
+        new_axis(Kind.PLACE, size_of(axis))
+        if len(axis) > 1 and all(label.kind is Kind.PLACE for label, _ in axis)
+        else axis
+        for axis in axes
+    )
     found = _regrouped(axes, shape) or _regrouped(whole, shape)
-    return found or tuple(map(lost, shape))
+    return found or new_axes(Kind.LOST, shape)
 
 
 def merged(one: Axes, other: Axes) -> Axes:
     """The axes of an elementwise operation on two tensors, aligned at the last one."""
     ndim = max(len(one), len(other))
-    first = (constant(1),) * (ndim - len(one)) + one
-    second = (constant(1),) * (ndim - len(other)) + other
-    return tuple(
-        _merged_axis(
-            a, b, [*zip(first[:i] + first[i + 1 :], second[:i] + second[i + 1 :], strict=True)]
-        )
-        for i, (a, b) in enumerate(zip(first, second, strict=True))
-    )
-
-
-def size_of(axis: Axis) -> int:
-    return prod(part for _, part in axis)
+    pairs = [
+        *zip(*((constant(1),) * (ndim - len(axes)) + axes for axes in (one, other)), strict=True)
+    ]
+    return tuple(_merged_axis(a, b, pairs[:i] + pairs[i + 1 :]) for i, (a, b) in enumerate(pairs))
 
 
 def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: bool) -> Axis:
@@ -244,7 +236,7 @@ def joined(parts: Sequence[Axis], names: Sequence[str | None], unit_elsewhere: b
     if units and (len(units) == len(known) or not unit_elsewhere):
         return ((max(units, key=lambda label: label.serial), size),)
     if any(kinds[i] is Kind.LOST for i in known):
-        return lost(size)
+        return new_axis(Kind.LOST, size)
     if len(known) == 1 == len(parts):
         return parts[0]
     first, last = newest(parts[known[0]]), newest(parts[known[-1]])
@@ -278,11 +270,6 @@ def _rejoined(parts: Sequence[Axis]) -> Axis | None:
     if len(set(sizes)) == len(set(starts)) == 1:
         return ((Label(Kind.PLACE), len(parts)), *parts[0])
     return new_axis(Kind.PLACE, sum(sizes))
-
-
-def _one_place(axis: Axis) -> Axis:
-    places = len(axis) > 1 and all(label.kind is Kind.PLACE for label, _ in axis)
-    return ((Label(Kind.PLACE), size_of(axis)),) if places else axis
 
 
 def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:

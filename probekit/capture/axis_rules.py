@@ -19,12 +19,11 @@ from probekit.capture.axes import (
     Kind,
     Label,
     constant,
-    constants,
     cropped,
     joined,
     kind,
-    lost,
     merged,
+    new_axes,
     new_axis,
     newest,
     read,
@@ -128,19 +127,14 @@ def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
     """The axes of the outputs of a call."""
     call.outputs = outputs
     if call.name.startswith("aten::new_"):
-        return [constants(one.shape) for one in outputs]
-    found = _rule_of(call)(call)
+        return [new_axes(Kind.CONSTANT, one.shape) for one in outputs]
+    rule = _reduction if {"dim", "keepdim"} <= call.given.keys() else _elementwise
+    if call.name.partition("::")[0] not in _NAMESPACES:
+        rule = _unknown
+    found = _RULES.get(call.operation, rule)(call)
     if isinstance(found, list):
         return found
-    return [found, *(_lost(one.shape) for one in outputs[1:])]
-
-
-def _rule_of(call: Call) -> Rule:
-    if call.operation in _RULES:
-        return _RULES[call.operation]
-    if call.name.partition("::")[0] not in _NAMESPACES:
-        return _unknown
-    return _reduction if {"dim", "keepdim"} <= call.given.keys() else _elementwise
+    return [found, *(new_axes(Kind.LOST, one.shape) for one in outputs[1:])]
 
 
 def _tensors_in(value: Any) -> list[Tensor]:
@@ -155,16 +149,8 @@ def _position(dim: int, ndim: int) -> int:
     return dim % max(ndim, 1)
 
 
-def _lost(shape: Sequence[int]) -> Axes:
-    return tuple(map(lost, shape))
-
-
 def _sizes(axes: Axes) -> tuple[int, ...]:
     return tuple(map(size_of, axes))
-
-
-def _places(shape: Sequence[int]) -> Axes:
-    return tuple(new_axis(Kind.PLACE, size) for size in shape)
 
 
 def _units(call: Call) -> Axis:
@@ -185,7 +171,7 @@ def _elementwise(call: Call) -> list[Axes]:
 
 
 def _like_arguments(call: Call, shape: tuple[int, ...]) -> Axes:
-    found = constants(shape)
+    found = new_axes(Kind.CONSTANT, shape)
     fits = not call.tensors
     for tensor in call.tensors:
         axes = call.axes(tensor)
@@ -204,7 +190,11 @@ def _like_arguments(call: Call, shape: tuple[int, ...]) -> Axes:
     if broadcast is not None and (fits or broadcast == shape):
         return found
     axes = next((call.axes(one) for one in call.tensors if call.moves(one)), call.input)
-    return _all_resized(axes, shape) if len(axes) == len(shape) and not fits else _lost(shape)
+    return (
+        _all_resized(axes, shape)
+        if len(axes) == len(shape) and not fits
+        else new_axes(Kind.LOST, shape)
+    )
 
 
 def _reduction(call: Call) -> list[Axes]:
@@ -220,7 +210,7 @@ def _reduction(call: Call) -> list[Axes]:
 
 
 def _unknown(call: Call) -> list[Axes]:
-    return [_lost(one.shape) for one in call.outputs]
+    return [new_axes(Kind.LOST, one.shape) for one in call.outputs]
 
 
 # Norms, copies and writes
@@ -251,9 +241,12 @@ def _like_first(call: Call) -> Axes:
     writes = call.name.startswith(("aten::index_", "aten::scatter", "aten::masked_scatter"))
     if writes and call.depends and not call.moves(call.tensors[0]):
         if all(kind(axis) is Kind.CONSTANT for axis in axes):
-            return _lost(call.shape)
+            return new_axes(Kind.LOST, call.shape)
         chosen = _written(call, len(axes))
-        return tuple(lost(size_of(axis)) if i in chosen else axis for i, axis in enumerate(axes))
+        return tuple(
+            new_axis(Kind.LOST, size_of(axis)) if i in chosen else axis
+            for i, axis in enumerate(axes)
+        )
     return axes
 
 
@@ -353,7 +346,7 @@ def _cat(call: Call) -> Axes:
     tensors = [one for one in call.tensors if one.ndim == len(shape)]
     dim = call.dim(len(shape))
     parts = [call.axes(one) for one in tensors]
-    rest = constants(shape)
+    rest = new_axes(Kind.CONSTANT, shape)
     for axes in parts:
         rest = merged(rest, (*axes[:dim], constant(shape[dim]), *axes[dim + 1 :]))
     units_elsewhere = any(kind(axis) is Kind.UNIT for axis in rest)
@@ -367,7 +360,7 @@ def _cat(call: Call) -> Axes:
 
 
 def _stack(call: Call) -> Axes:
-    rest = constants(call.tensors[0].shape)
+    rest = new_axes(Kind.CONSTANT, call.tensors[0].shape)
     for one in call.tensors:
         rest = merged(rest, call.axes(one))
     dim = call.dim(len(rest) + 1)
@@ -413,7 +406,7 @@ def _index(call: Call) -> Axes:
     places = [i for i, one in enumerate(indices) if one is not None]
     if any(indices[i].dtype in (torch.bool, torch.uint8) for i in places):
         if places != [0] or indices[0].ndim != 1:
-            return _lost(call.shape)
+            return new_axes(Kind.LOST, call.shape)
         return (_reordered(axes[0], call.shape[0]), *axes[1:])
     shape = broadcast_shapes(*(indices[i].shape for i in places))
     together = places == list(range(places[0], places[-1] + 1))
@@ -449,13 +442,17 @@ def _im2col(call: Call) -> Axes:
 
 def _col2im(call: Call) -> Axes:
     *_, units, height, width = call.shape
-    return (*call.input[:-2], resized(call.input[-2], units), *_places([height, width]))
+    return (
+        *call.input[:-2],
+        resized(call.input[-2], units),
+        *new_axes(Kind.PLACE, [height, width]),
+    )
 
 
 def _regions(call: Call) -> Axes:
     """Rows are boxes; those of a sample if the boxes list the samples in order, each as often."""
     boxes, units, *space = call.shape
-    (rows,) = _places([boxes])
+    (rows,) = new_axes(Kind.PLACE, [boxes])
     count = size_of(call.input[0])
     samples = call.given["rois"][:, 0]
     each = boxes // count
@@ -463,7 +460,7 @@ def _regions(call: Call) -> Axes:
         samples, torch.arange(count).to(samples).repeat_interleave(each)
     ):
         rows = call.input[0] if each == 1 else call.input[0] + new_axis(Kind.PLACE, each)
-    return (rows, resized(call.input[1], units), *_places(space))
+    return (rows, resized(call.input[1], units), *new_axes(Kind.PLACE, space))
 
 
 # Operations with weights
@@ -472,7 +469,7 @@ def _regions(call: Call) -> Axes:
 def _convolution(call: Call) -> Axes:
     weight, axes, shape = call.given["weight"], call.input, call.shape
     if len(axes) != len(shape):
-        return _lost(shape)
+        return new_axes(Kind.LOST, shape)
     call.tracer.vote(axes, 0)
     read(axes[1])
     rows = axes[0]
@@ -482,7 +479,7 @@ def _convolution(call: Call) -> Axes:
     if call.moves(weight):
         units = resized(call.axes(weight)[0], shape[1])
     elif axes[1][0][0].kind is Kind.INPUT and len(axes[1]) > 1:
-        units = lost(shape[1])
+        units = new_axis(Kind.LOST, shape[1])
     else:
         units = new_axis(Kind.UNIT, shape[1])
     places = (
@@ -568,13 +565,13 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     """slice_scatter select_scatter scatter scatter_add scatter_reduce masked_scatter
         index_add index_copy index_put _index_put_impl index_fill _native_multi_head_attention
         _transformer_encoder_layer_fwd""": _like_first,
-    "copy": lambda call: merged(constants(call.shape), call.axes(call.given["src"])),
+    "copy": lambda call: merged(new_axes(Kind.CONSTANT, call.shape), call.axes(call.given["src"])),
     "view _unsafe_view reshape _reshape_alias _view_copy view_copy _reshape_copy": _view,
     "permute permute_copy": lambda call: tuple(call.input[dim] for dim in call.given["dims"]),
     "transpose t numpy_T transpose_copy": _transpose,
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
-    "expand expand_copy": lambda call: merged(constants(call.shape), call.input),
+    "expand expand_copy": lambda call: merged(new_axes(Kind.CONSTANT, call.shape), call.input),
     "slice slice_copy": _slice,
     "select": _select,
     "unbind": lambda call: [_select(call)] * len(call.outputs),
@@ -582,9 +579,9 @@ _RULES_BY_NAMES: dict[str, Rule] = {
         tensor_split""": _split,
     "unfold": _unfold,
     "constant_pad_nd": _pad,
-    "randperm": lambda call: _places(call.shape),
+    "randperm": lambda call: new_axes(Kind.PLACE, call.shape),
     "as_strided": lambda call: (
-        call.input if call.shape == _sizes(call.input) else _lost(call.shape)
+        call.input if call.shape == _sizes(call.input) else new_axes(Kind.LOST, call.shape)
     ),
     "view_as_complex": lambda call: call.input[:-1],
     "view_as_real": lambda call: (*call.input, constant(2)),
@@ -600,7 +597,10 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     "im2col": _im2col,
     "col2im": _col2im,
     """grid_sampler_2d grid_sampler_3d cudnn_grid_sampler
-        _grid_sampler_2d_cpu_fallback""": lambda call: (*call.input[:2], *_places(call.shape[2:])),
+        _grid_sampler_2d_cpu_fallback""": lambda call: (
+        *call.input[:2],
+        *new_axes(Kind.PLACE, call.shape[2:]),
+    ),
     "roi_align roi_pool ps_roi_align ps_roi_pool": _regions,
     """convolution _convolution cudnn_convolution mkldnn_convolution deform_conv2d
         _conv_depthwise2d convolution_overrideable _slow_conv2d_forward conv_depthwise3d

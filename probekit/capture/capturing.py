@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,9 +76,9 @@ class Capturing(Phase):
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
                 self.before(modules[name], self._note_input)
-            self.after(modules[name], self._tap(name))
+            self.after(modules[name], partial(self._tap, name))
         for name in {one.after for one in self.layers if one.calls > 1} & modules.keys():
-            self.after(modules[name], self._follow(name))
+            self.after(modules[name], partial(self._follow, name))
             self._order.append(self._handles[-1])
         self.after(self.module, self._end)
 
@@ -158,40 +159,36 @@ class Capturing(Phase):
             self._note_new(self._names[module])
 
     def _note_new(self, name: str) -> None:
+        self._warn_once(
+            f"the layers are not complete: {name!r} runs in this forward pass but did not in the "
+            "first one, which found the layers; use a model whose calls do not depend on its inputs "
+            "or its state, or begin with inputs that reach every part"
+        )
+
+    def _warn_once(self, sentence: str) -> None:
         if not self._warned:
             self._warned = True
-            warn(
-                f"the layers are not complete: {name!r} runs in this forward pass but did not in the "
-                "first one, which found the layers; use a model whose calls do not depend on its inputs "
-                "or its state, or begin with inputs that reach every part"
-            )
+            warn(sentence)
 
-    def _tap(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def tap(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if not self.open or in_backward():
-                return None
-            changed = self._record(name, "", output)
-            if changed is not None and self._wrote_into_input(module, output):
-                output.copy_(changed)  # the caller may ignore the return value
-                return None
-            return changed
+    def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        if not self.open or in_backward():
+            return None
+        changed = self._record(name, "", output)
+        if changed is not None and self._wrote_into_input(module, output):
+            output.copy_(changed)  # the caller may ignore the return value
+            return None
+        return changed
 
-        return tap
-
-    def _follow(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def follow(module: nn.Module, args: Any, output: Any) -> None:
-            if not torch.compiler.is_compiling():
-                self._latest = name
-
-        return follow
+    def _follow(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._latest = name
 
     def _check_order(self, layer: Layer) -> None:
-        """Warns once if a call of a shared module follows other weights than in the first forward pass."""
-        if torch.compiler.is_compiling() or self._warned or not self._order or layer.calls == 1:
+        """Warns if a call of a shared module follows other weights than in the first forward pass."""
+        if torch.compiler.is_compiling() or not self._order or layer.calls == 1:
             return
         if self._latest != layer.after:
-            self._warned = True
-            warn(
+            self._warn_once(
                 f"layer {layer.name!r} is another part of the model than before: it runs after "
                 f"{self._latest!r} in this forward pass and ran after {layer.after!r} in the first; use a "
                 "module for each part, or a model whose calls do not depend on its inputs or its state"
@@ -242,28 +239,21 @@ class Capturing(Phase):
         self._done(held)
 
     def _compare_calls(self) -> None:
-        """Warns once if the number of calls of a module differs from the first forward pass."""
+        """Warns if the number of calls of a module differs from the first forward pass."""
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
             if calls != layer.calls:
-                self._warned = True
-                caller = layer.module or "the model"
-                what = (
-                    f"calls of {layer.function} in {caller}"
-                    if layer.function
-                    else f"calls of {caller}"
-                )
-                warn(
-                    f"layer {layer.name!r} {_MOVED[bool(calls)]} ({what}: {calls} in this forward pass, "
+                moved = "may be another part of the model than before" if calls else "is missing"
+                what = " in ".join(filter(None, (layer.function, layer.module or "the model")))
+                self._warn_once(
+                    f"layer {layer.name!r} {moved} (calls of {what}: {calls} in this forward pass, "
                     f"{layer.calls} in the first); use a model whose calls do not depend on its inputs, or "
                     "name layers that run in every pass"
                 )
-                return
 
 
 _WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _CHECKED = 16  # forward passes in which the order of shared modules is compared
-_MOVED = ("is missing", "may be another part of the model than before")
 
 
 def _changed(

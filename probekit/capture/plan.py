@@ -116,13 +116,19 @@ def plan(
     table.attrs["notes"] = notes
     if verify:
         with borrow(model) as device, torch.no_grad():
-            batch = images.to(device)
-            batch = torch.cat([batch, batch.flip(-1)]) if len(batch) == 1 else batch
+            batch = _several(images.to(device))
             report, about = verify_layers(model, batch, found, layers, tokens=tokens, output=output)
         attributes = table.attrs | about
         table = table.join(pd.DataFrame(report))
         table.attrs = attributes
     return table
+
+
+def _several(images: Any) -> Any:
+    """A single image with its mirror image, or a single sample of named inputs twice."""
+    if len(images) > 1:
+        return images
+    return torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
 
 
 def _scout(
@@ -137,13 +143,8 @@ def _scout(
     A single image whose pair with its mirror image fails is passed alone, for models that take one
     sample at a time.
     """
-    pair = images
-    if len(images) == 1:
-        pair = (
-            torch.cat([images, images.flip(-1)]) if isinstance(images, Tensor) else images[[0, 0]]
-        )
     try:
-        return _found(model, pair, [1, 0, 1, 1], layers, tokens, output)
+        return _found(model, _several(images), [1, 0, 1, 1], layers, tokens, output)
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -173,7 +174,10 @@ def _found(
         found = recorder.layers
         mixed = _mixed(recorder, images, order)
     if not all(layer.certain for layer in found):
-        found = _second_look(model, images, found, tokens, output)
+        # The number of units is the same for images of another size, if the model accepts one.
+        names = [layer.name for layer in found]
+        others = layers_at_larger_size(model, images, names, tokens, output, _Finder)
+        found = [_compared(layer, others.get(layer.name)) for layer in found]
     sentences = [*doubts(found), *([mixed] if mixed else [])]
     for sentence in sentences:
         warn(sentence)
@@ -187,25 +191,8 @@ class _Finder(Recorder):
         return []
 
 
-def _second_look(
-    model: Any,
-    images: Tensor | KeywordInputs,
-    layers: list[Layer],
-    tokens: Tokens,
-    output: int | str | None,
-) -> list[Layer]:
-    """Determines unit axes from images of another size, since the number of units does not change.
-
-    If the model does not accept another size, the layers are returned unchanged.
-    """
-    if isinstance(images, KeywordInputs):
-        return layers
-    names = [layer.name for layer in layers]
-    others = layers_at_larger_size(model, images, names, tokens, output, _Finder)
-    return [_compared(layer, others.get(layer.name)) for layer in layers]
-
-
 def _compared(layer: Layer, other: Layer | None) -> Layer:
+    """Determines the unit axis of a layer, if uncertain, from its shape for images of another size."""
     if layer.certain or other is None or len(other.shape) != len(layer.shape):
         return layer
     same = [i for i, size in enumerate(layer.shape) if size == other.shape[i]]

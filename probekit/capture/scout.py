@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal, TypeAlias
 
@@ -57,7 +57,6 @@ class Scout:
         self._calls: list[tuple[Call, nn.Module | None]] = []
         self._left_out: dict[str, str] = {}
         self._doubts: dict[str, str] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
         self.asked: dict[str, str] = {}
         self.notes: list[str] = []
         self._last: tuple[str, Tensor] | None = None
@@ -81,17 +80,22 @@ class Scout:
         kind = call.function if module is None else type(module).__name__
         self._calls.append((call, module))
         wanted = self.selection.wants(call, module, activation)
-        tensor = self._tensor(site, output, wanted)
+        try:
+            tensor = tensor_of(output, self._pick if wanted else None)
+        except LayerError as error:
+            raise LayerError(f"layer {site!r}: {error}") from None
         axes = () if tensor is None else self.tracer.axes(tensor)
         before = self._weighted
         if module is not None:
-            self._note_sequence(module, axes)
+            first = getattr(module, "batch_first", None)  # of sequence modules
+            if isinstance(first, bool) and len(axes) == 3:
+                self._sequences.append(axes[0 if first else 1][0])
             if any(True for _ in module.parameters(recurse=False)):
                 self._weights_after, self._weighted = True, call.module
         if not wanted:
             return None
-        if tensor is None or (why := _unreadable(tensor)):
-            self._leave_out(site, kind, _no_tensor(output) if tensor is None else why)
+        if (why := _unreadable(output, tensor)) or tensor is None:
+            self._leave_out(site, kind, why)
             return None
         shape, depends = tuple(tensor.shape), self.tracer.depends(tensor)
         size = tensor.element_size()
@@ -123,8 +127,9 @@ class Scout:
     def finish(self, output: Any) -> None:
         """Completes the analysis after the whole pass; `output` is None if the pass was stopped."""
         self.selection.check_reached(self._calls)
-        self._keep_chosen()
-        self._counts = Counter((call.module, call.function) for call, _ in self._calls)
+        names = {layer.name for layer in self.layers}
+        self.asked = self.selection.chosen([one for one in self._calls if one[0].name in names])
+        self.layers = [layer for layer in self.layers if layer.name in self.asked]
         self._decide(output)
         classifier = self._classifier(output) if self.selection.default else None
         self._last = None
@@ -141,26 +146,14 @@ class Scout:
             reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
             reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
             raise LayerError("no selected layer has units to record" + "".join(reasons[:3]))
-        self._report_missing()
-
-    def _keep_chosen(self) -> None:
-        """Keeps the layers that match the selection once all names are known."""
-        names = {layer.name for layer in self.layers}
-        pairs = [pair for pair in self._calls if pair[0].name in names]
-        self.asked = self.selection.chosen(pairs)
-        self.layers = [layer for layer in self.layers if layer.name in self.asked]
-
-    def _tensor(self, site: str, output: Any, wanted: bool) -> Tensor | None:
-        try:
-            return tensor_of(output, self._pick if wanted else None)
-        except LayerError as error:
-            raise LayerError(f"layer {site!r}: {error}") from None
-
-    def _note_sequence(self, module: nn.Module, axes: Axes) -> None:
-        """Records the batch axis that sequence modules declare."""
-        first = getattr(module, "batch_first", None)
-        if isinstance(first, bool) and len(axes) == 3:
-            self._sequences.append(axes[0 if first else 1][0])
+        if self._left_out:
+            name, why = next(iter(self._left_out.items()))
+            self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
+        if self._doubts and self.selection.default:
+            self._note(
+                f"layers may be missing{self._doubtful()}; name it as a layer if its output is that of "
+                "an activation function"
+            )
 
     def _guess(self, visit: _Visit) -> tuple[Layer, bool]:
         """Returns a layer with the axes known so far, and whether all are known."""
@@ -191,6 +184,7 @@ class Scout:
                 "has samples"
             )
         layers = []
+        calls = Counter((call.module, call.function) for call, _ in self._calls)
         for before in self.layers:
             visit = self._visits[before.name]
             try:
@@ -200,7 +194,7 @@ class Scout:
                 continue
             if before.name not in self.unsettled:
                 self._check_unmoved(before, layer)
-            layers.append(layer)
+            layers.append(replace(layer, calls=calls[layer.module, layer.function]))
         self.layers = layers
 
     def _layer(self, visit: _Visit, batch: Batch) -> Layer:
@@ -218,37 +212,23 @@ class Scout:
             call=visit.call.number,
             type=visit.kind,
             shape=tuple(size for i, size in enumerate(shape) if i != found.batch_axis),
-            unit_axis=found.unit_axis,
             units=units,
-            windows=found.windows,
-            outer=found.outer,
-            prefix=found.prefix,
             itemsize=visit.itemsize,
-            calls=self._counts[visit.call.module, visit.call.function],
             function=visit.call.function,
-            batch_axis=found.batch_axis,
-            suffix=found.suffix,
-            class_token=found.class_token,
-            evidence=found.evidence,
-            certain=found.certain and batch.certain,
             samples_from=batch.source,
-            split=found.split,
             after=visit.after,
+            **{name: value for name, value in vars(found).items() if name != "several"},
         )
-        if problem := self._without_tokens(layer, found.several):
-            raise Unplaced(problem)
-        return layer
-
-    def _without_tokens(self, layer: Layer, several: bool) -> str:
-        if self._tokens == "all" or not layer.positions:
-            return ""
-        if several:
-            return f"has the shape {layer.shape}, in which its tokens cannot be identified"
-        if self._tokens == "class" and layer.class_token is None:
-            return f"has the shape {layer.shape} and no class token"
-        if self._tokens == "patch" and layer.positions == (layer.prefix + layer.suffix,):
-            return "has no patch tokens"
-        return ""
+        if self._tokens != "all" and layer.positions:
+            if found.several:
+                raise Unplaced(
+                    f"has the shape {layer.shape}, in which its tokens cannot be identified"
+                )
+            if self._tokens == "class" and layer.class_token is None:
+                raise Unplaced(f"has the shape {layer.shape} and no class token")
+            if self._tokens == "patch" and layer.positions == (layer.prefix + layer.suffix,):
+                raise Unplaced("has no patch tokens")
+        return layer if batch.certain else replace(layer, certain=False)
 
     def _check_unmoved(self, before: Layer, after: Layer) -> None:
         """Checks that a layer recorded during the pass has the axes determined after the pass."""
@@ -275,16 +255,6 @@ class Scout:
         units = next((layer.units for layer in self.layers if layer.name == site), 0)
         pools = not self._weights_after and units == self._classes
         return site if returned or pools else None
-
-    def _report_missing(self) -> None:
-        if self._left_out:
-            name, why = next(iter(self._left_out.items()))
-            self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
-        if self._doubts and self.selection.default:
-            self._note(
-                f"layers may be missing{self._doubtful()}; name it as a layer if its output is that of "
-                "an activation function"
-            )
 
     def _doubtful(self) -> str:
         doubts = [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
@@ -321,14 +291,12 @@ class _Visit:
     after: str
 
 
-def _no_tensor(output: Any) -> str:
-    if isinstance(output, Tensor):
+def _unreadable(output: Any, tensor: Tensor | None) -> str:
+    """Why an output has no samples and units to record; empty if its tensor may have them."""
+    if tensor is None and isinstance(output, Tensor):
         return f"returns {output.dtype} of shape {tuple(output.shape)}, not a batch of floating-point numbers"
-    return f"returns {type(output).__name__} without a floating-point tensor in it"
-
-
-def _unreadable(tensor: Tensor) -> str:
-    """Why a floating-point tensor has no samples and units to record; empty if it may have them."""
+    if tensor is None:
+        return f"returns {type(output).__name__} without a floating-point tensor in it"
     if tensor.is_nested:
         return (
             "returns a nested tensor, whose samples have different numbers of tokens; build the "

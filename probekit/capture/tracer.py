@@ -18,7 +18,7 @@ from probekit.capture.axes import (
     constant,
     joined,
     kind,
-    lost,
+    new_axes,
     newest,
     resized,
     size_of,
@@ -80,8 +80,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         known = None if key is None else self._axes.get(key)
         if known is not None:
             return known
-        unknown = lost if key is None or self._depends.get(key[0]) else constant
-        return tuple(unknown(size) for size in _shape(tensor))
+        lost = key is None or self._depends.get(key[0])
+        return new_axes(Kind.LOST if lost else Kind.CONSTANT, _shape(tensor))
 
     def depends(self, tensor: Tensor) -> bool | None:
         key = _key(tensor)
@@ -145,12 +145,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         try:
             found = axis_rules.follow(call, tensors)
         except (IndexError, KeyError, TypeError, ValueError, RuntimeError):
-            found = [tuple(lost(size) for size in _shape(one)) for one in tensors]
+            found = [new_axes(Kind.LOST, _shape(one)) for one in tensors]
         if depends is False and call.tensors and all(map(self.learned, call.tensors)):
             self._learned |= {key[0] for one in tensors if (key := _key(one)) is not None}
         for tensor, axes in zip(tensors, found, strict=True):
             if len(axes) != len(_shape(tensor)):
-                axes = tuple(lost(size) for size in _shape(tensor))
+                axes = new_axes(Kind.LOST, _shape(tensor))
             self._note(tensor, axes, depends)
         if call.in_place:
             self._spread(tensors[0], found[0])
@@ -182,7 +182,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             if len(whole) == len(axes) and key[3] == mine[3]:
                 self._axes[key] = self._around(axes, key, mine[1] - key[1])
             else:
-                self._axes[key] = tuple(lost(size) for size in key[2])
+                self._axes[key] = new_axes(Kind.LOST, key[2])
 
     def _around(self, axes: Axes, whole: Key, offset: int) -> Axes:
         """The axes of a tensor of constants into which a tensor with these axes was written.

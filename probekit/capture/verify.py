@@ -19,6 +19,7 @@ from probekit.capture.layers import Layer, is_activation_function, uncompiled, u
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.models.image_model import as_module
+from probekit.models.inputs import KeywordInputs
 
 _FUNCTIONS = {
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
@@ -75,7 +76,13 @@ def verify_layers(
         }
         for layer in layers
     ]
-    per_sample = [key for key, one in all_outputs.items() if _grows(few_outputs.get(key), one)]
+    per_sample = [  # weights and tables do not grow with the number of samples
+        key
+        for key, many in all_outputs.items()
+        if many is not None
+        and (few := few_outputs.get(key)) is not None
+        and few.shape != many.shape
+    ]
     missing, classifier = _missing(per_sample, layers, modules) if choice is None else ([], "")
     return report, {
         "batch_sizes": [2, 3], "image_sizes": sizes, "missing": missing, "classifier": classifier
@@ -158,20 +165,18 @@ def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key,
 
 def layers_at_larger_size(
     model: Any,
-    images: Tensor,
+    images: Tensor | KeywordInputs,
     choice: Layers,
     tokens: Tokens,
     output: int | str | None,
     recorder_type: type[Recorder] = Recorder,
 ) -> dict[str, Layer]:
     """The same layers at a larger image size by name; empty if the model does not accept one."""
-    if images.ndim != 4:
+    if not isinstance(images, Tensor) or images.ndim != 4:
         return {}
     try:
-        with (
-            torch.no_grad(),
-            recorder_type(model, choice, tokens=tokens, output=output) as recorder,
-        ):
+        recorder = recorder_type(model, choice, tokens=tokens, output=output)
+        with torch.no_grad(), recorder:
             recorder(larger(images))
     except Exception:  # a model for a single size may raise any exception
         return {}
@@ -232,11 +237,6 @@ def _evidence(layer: Layer, other: Layer | None) -> str:
         if sum(same) == 1 and same[place]:
             return "image size"
     return layer.evidence if layer.certain else f"uncertain: {layer.evidence}"
-
-
-def _grows(few: Tensor | None, many: Tensor | None) -> bool:
-    """Whether an output grows with the number of samples; weights and tables do not."""
-    return few is not None and many is not None and few.shape != many.shape
 
 
 def _missing(
