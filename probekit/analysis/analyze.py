@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -205,25 +205,26 @@ def _assemble(
             _tables(labeled, passed, names, at, f"{attribute}: ")
             for at, (attribute, names) in enumerate(attributes.items())
         ]
-        tables = [
-            xr.merge(
-                [_labeled_alone(parts, table, attributes), table],
-                compat="no_conflicts",
-                join="outer",
-            )
-            for table, parts in zip(tables, zip(*each, strict=True), strict=True)
-        ]
+        for place, (table, parts) in enumerate(zip(tables, zip(*each, strict=True), strict=True)):
+            own = [part.drop_vars(list(table), errors="ignore") for part in parts]
+            joined = [by_attribute(own, list(attributes)), table]
+            tables[place] = xr.merge(joined, compat="no_conflicts", join="outer")
     units, layers, root = tables
-    layers = layers.assign(_axes(passed.layers))
+    found = passed.layers
+    columns = {
+        "unit_axis": ([layer.unit_axis for layer in found], "axis of the units in the output"),
+        "unit_axis_certain": (
+            [layer.certain for layer in found],
+            "whether the axes of samples and units are certain",
+        ),
+        "unit_axis_evidence": (
+            strings([layer.evidence for layer in found]),
+            "what the unit axis was decided by",
+        ),
+    }
+    for name, (values, long_name) in columns.items():
+        layers[name] = ("layer", values, {"long_name": long_name})
     return xr.DataTree.from_dict({"/": root, "units": units, "layers": layers, "samples": samples})
-
-
-def _labeled_alone(
-    parts: Sequence[xr.Dataset], table: xr.Dataset, attributes: Mapping[str, ClassNames]
-) -> xr.Dataset:
-    """The tables of all attributes, without the variables of metrics that use no labels."""
-    own = [part.drop_vars(list(table), errors="ignore") for part in parts]
-    return by_attribute(own, list(attributes))
 
 
 def _tables(
@@ -252,9 +253,15 @@ def _tables(
             if str(name).endswith("_mean")
         }
     )
-    if "class" in units.dims:
-        units = _name_classes(units, classes)
-        _warn_of_absent_classes(units, classes)
+    if classes and "class" in units.dims:
+        present = units["class"].values.tolist()
+        names = strings([classes[label] for label in present])
+        units = units.assign_coords(class_name=("class", names))
+        if absent := [name for label, name in classes.items() if label not in present]:
+            warn(
+                f"{len(absent)} of {len(classes)} classes have no sample and are left out: "
+                f"{some_of(absent)}"
+            )
     for metric in metrics:
         for table, more in zip((units, layers, root), metric.conclude(units, layers), strict=True):
             if more.variables:
@@ -280,31 +287,11 @@ def _evaluate(
                     "another metric gives already; ask for one of them"
                 )
             known.append(metric.with_attributes(table))
-    return [_joined(known) for known in tables]
-
-
-def _axes(layers: Sequence[Layer]) -> dict[str, xr.DataArray]:
-    """The unit axis of each layer, and the certainty of its detection."""
-    columns = {
-        "unit_axis": ([layer.unit_axis for layer in layers], "axis of the units in the output"),
-        "unit_axis_certain": (
-            [layer.certain for layer in layers],
-            "whether the axes of samples and units are certain",
-        ),
-        "unit_axis_evidence": (
-            strings([layer.evidence for layer in layers]),
-            "what the unit axis was decided by",
-        ),
-    }
-    return {
-        name: xr.DataArray(np.asarray(values), dims="layer", attrs={"long_name": long_name})
-        for name, (values, long_name) in columns.items()
-    }
-
-
-def _joined(tables: Sequence[xr.Dataset]) -> xr.Dataset:
-    filled = [table for table in tables if table.data_vars]
-    return filled[0] if len(filled) == 1 else xr.merge(filled, join="outer", compat="override")
+    filled = [[table for table in known if table.data_vars] for known in tables]
+    return [
+        known[0] if len(known) == 1 else xr.merge(known, join="outer", compat="override")
+        for known in filled
+    ]
 
 
 def _with_summaries(
@@ -331,36 +318,20 @@ def _summary(name: str, values: xr.DataArray, ends: npt.NDArray[np.int64]) -> xr
     means = [part.mean() if len(part) else np.nan for part in known]
     quartiles = [np.quantile(part, _QUARTILES) if len(part) else nothing for part in known]
     long_name = values.attrs.get("long_name") or name.replace("_", " ")
-    of_mean = {"long_name": f"mean {long_name}", "description": "Mean over the units of the layer."}
-    of_quartiles = {
-        "long_name": f"quartiles of {long_name}",
-        "description": "Quartiles over the units of the layer.",
-    }
+    of_mean, of_quartiles = (
+        values.attrs
+        | {"long_name": f"{what} {long_name}", "description": f"{of} over the units of the layer."}
+        for what, of in (("mean", "Mean"), ("quartiles of", "Quartiles"))
+    )
     if "short_name" in values.attrs:
         of_quartiles["short_name"] = "quartile"
     return xr.Dataset(
         {
-            f"{name}_mean": ("layer", means, values.attrs | of_mean),
-            f"{name}_quartiles": (("layer", "quantile"), quartiles, values.attrs | of_quartiles),
+            f"{name}_mean": ("layer", means, of_mean),
+            f"{name}_quartiles": (("layer", "quantile"), quartiles, of_quartiles),
         },
         coords={"quantile": list(_QUARTILES)},
     )
-
-
-def _name_classes(units: xr.Dataset, classes: ClassNames) -> xr.Dataset:
-    if not classes:
-        return units
-    names = strings([classes[label] for label in units["class"].values.tolist()])
-    return units.assign_coords(class_name=("class", names))
-
-
-def _warn_of_absent_classes(units: xr.Dataset, classes: ClassNames) -> None:
-    present = set(units["class"].values.tolist())
-    absent = [name for label, name in classes.items() if label not in present]
-    if absent:
-        warn(
-            f"{len(absent)} of {len(classes)} classes have no sample and are left out: {some_of(absent)}"
-        )
 
 
 def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:

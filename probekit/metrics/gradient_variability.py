@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.capture.gradients.norms import GradientNorms, Method
+from probekit.capture.gradients.norms import GradientNorms
 from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.statistics.gradient_moments import GradientMoments
@@ -158,7 +158,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class GradientVariability(Metric):
+class GradientVariability(GradientNorms, Metric):
     """The metric `gradient_variability`: the variation of input-unit gradients over samples.
 
     For unit u and sample x, g_u(x) = ||d activation_u / dx||_2, where the activation is pooled over
@@ -207,57 +207,22 @@ class GradientVariability(Metric):
     name = "gradient_variability"
     variables = _VARIABLES
 
-    method: Method = "auto"
-    probes: int = 32
-    units: int | None = None
-    samples: int | None = None
-    layers: str | Sequence[str] | None = None
-    seed: int = 0
-    memory: int = 2**30
-    exact_layers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._gradients()
-
     @property
     def needs(self) -> Sequence[GradientMoments]:
         """Moments of gradient norms."""
-        return (GradientMoments(self._gradients()),)
-
-    def _gradients(self) -> GradientNorms:
-        layers = (self.layers,) if isinstance(self.layers, str) else self.layers
-        return GradientNorms(
-            method=self.method,
-            probes=self.probes,
-            units=self.units,
-            samples=self.samples,
-            layers=None if layers is None else tuple(layers),
-            seed=self.seed,
-            memory=self.memory,
-            exact_layers=tuple(self.exact_layers),
-        )
-
-    def fitted(
-        self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
-    ) -> tuple[GradientVariability, str]:
-        """Adapts the metric to a model: layers where probes would be wrong are measured exactly."""
-        gradients, warning = self._gradients().fitted(model, images, layers, **reading)
-        return replace(self, exact_layers=gradients.exact_layers), warning
+        return (GradientMoments(self),)
 
     def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
         """The methods used for these layers, for the provenance."""
-        gradients = self._gradients()
-        units = gradients.chosen_units(layers)
+        units = self.chosen_units(layers)
         return {
-            "method_used": gradients.chosen_method(layers),
+            "method_used": self.chosen_method(layers),
             "units_measured": sum(map(len, units.values())),
             "layers_measured": list(units),
             "unit_sample": {
-                name: some.tolist()
-                for (name, some), layer in zip(
-                    units.items(), (one for one in layers if one.name in units), strict=True
-                )
-                if len(some) < layer.units
+                layer.name: units[layer.name].tolist()
+                for layer in layers
+                if len(units.get(layer.name, range(layer.units))) < layer.units
             },
         }
 
@@ -269,9 +234,7 @@ class GradientVariability(Metric):
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
         """Reports units with too few samples or with a variability below the probe noise."""
         sentences = []
-        measured = units["gradient_samples"] > 0
-        few = int((measured & (units["gradient_samples"] < 2)).sum())
-        if few:
+        if few := int((units["gradient_samples"] == 1).sum()):
             sentences.append(
                 f"{few} units have gradients of only one sample, and therefore no variability"
             )

@@ -80,9 +80,19 @@ class Statistic:
         """Moves the state to a device."""
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
-    def _require_samples(self) -> None:
+    def _on_cpu(self) -> dict[str, Tensor]:
+        """The state for NumPy: on the CPU, with half precision as float32.
+
+        Raises:
+            DataError: The statistic has no samples.
+        """
         if not self.state:
             raise DataError(f"{type(self).__name__} has no samples; update it first")
+        half = (torch.float16, torch.bfloat16)
+        return {
+            name: (values.float() if values.dtype in half else values).cpu()
+            for name, values in self.state.items()
+        }
 
 
 @dataclass

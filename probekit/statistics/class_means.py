@@ -75,8 +75,7 @@ class ClassMeans(SpatialStatistic):
         With `spatial="flatten"` the dimensions are (element, class), with the elements of the first
         unit, then those of the second, and so on.
         """
-        self._require_samples()
-        state = {name: values.cpu() for name, values in self.state.items()}
+        state = self._on_cpu()
         means = (state["sum"] / state["count"][:, None]).T
         return xr.DataArray(
             means.contiguous().numpy(),

@@ -42,10 +42,9 @@ class ClassMoments(Statistic):
 
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` and `squares` (unit, class) and `count` (class), for classes with samples."""
-        self._require_samples()
         state = {
-            name: values.cpu().movedim(0, -1).contiguous().numpy()
-            for name, values in self.state.items()
+            name: values.movedim(0, -1).contiguous().numpy()
+            for name, values in self._on_cpu().items()
         }
         return xr.Dataset(
             {

@@ -59,8 +59,8 @@ class GradientMoments(Statistic):
 
     def _join(self, count: Tensor, mean: Tensor, deviation: Tensor) -> None:
         if not self.state:
-            self.state = {"count": count, "mean": mean, "deviation": deviation}
-            self.state = {name: values.clone() for name, values in self.state.items()}
+            self.state |= {"count": count.clone(), "mean": mean.clone()}
+            self.state["deviation"] = deviation.clone()
             return
         home = self.state["mean"].device
         count, mean, deviation = (values.to(home) for values in (count, mean, deviation))
@@ -79,8 +79,7 @@ class GradientMoments(Statistic):
             `count`, the number of measured samples; `norm` and `square`, the means; `norm_variance`,
             `square_variance` and `norm_square_covariance` between samples, divided by count - 1.
         """
-        self._require_samples()
-        state = {name: values.cpu() for name, values in self.state.items()}
+        state = self._on_cpu()
         nan = torch.full((), torch.nan, dtype=torch.float64)
         count = state["count"]
         mean = torch.where(count > 0, state["mean"], nan)

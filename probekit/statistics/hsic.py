@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import DataError
-from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.base import Statistic, accumulator, add_to
 
 Array = npt.NDArray[np.float64]
 _LEAST = 4  # minimum number of samples; the unbiased estimate divides by n (n - 1) (n - 2) (n - 3)
@@ -56,14 +56,12 @@ class LinearHSIC(Statistic):
 
     def merge(self, other: LinearHSIC) -> None:
         """Adds the samples of another statistic, whose sums are about a different origin."""
+        if not self.state:
+            add_to(self.state, other.state)
+            return
         if not other.state:
             return
-        if not self.state:
-            self.state = {name: values.clone() for name, values in other.state.items()}
-            return
-        moved = self._about(other.state)
-        for name, values in moved.items():
-            self.state[name] = self.state[name] + values.to(self.state[name].device)
+        add_to(self.state, self._about(other.state))
 
     def estimates(self) -> Array:
         """The estimates (layer, other layer) from all samples."""
@@ -73,21 +71,16 @@ class LinearHSIC(Statistic):
         """The estimates (block, layer, other layer), each leaving out one block."""
         blocks = self._blocks()
         whole = {name: values.sum(0) for name, values in blocks.items()}
-        return np.stack(
-            [
-                self._hsic({name: whole[name] - values[number] for name, values in blocks.items()})
-                for number in range(self.blocks)
-            ]
+        parts = (
+            {name: whole[name] - values[number] for name, values in blocks.items()}
+            for number in range(self.blocks)
         )
+        return np.stack(list(map(self._hsic, parts)))
 
     def _blocks(self) -> dict[str, Tensor]:
         if not self.state:
             raise DataError("HSIC needs samples, and there are none")
-        return {
-            name: values.cpu()
-            for name, values in self.state.items()
-            if name not in ("origin_x", "origin_y")
-        }
+        return {x: one.cpu() for x, one in self.state.items() if not x.startswith("origin")}
 
     def _empty(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         units, others = sum(self.first), sum(self.second)

@@ -132,14 +132,18 @@ class PermutedClassMeans(Statistic):
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Updates the means with a batch (batch, units), its labels and its indices (batch,)."""
         index = checked_index(activations, labels, index)
-        if self.relabeling.counts is None:
+        if (counts := self.relabeling.counts) is None:
             raise OptionError(
                 "permuted labels need the number of samples of each class, and the labels of the "
                 "data are not known before the pass; pass class_counts=(..., ...)"
             )
         if not len(labels):
             return
-        self._reserve(activations)
+        if not self.state:
+            shape = (self.permutations, len(counts), activations.shape[1])
+            self._check(*shape[1:])
+            self.state["sum"] = accumulator(shape, activations)
+            self.state["count"] = accumulator(shape[:2], activations)
         total, count = self.state["sum"], self.state["count"]
         drawn = self.relabeling.draw.of(index.to(total.device), self._relabel)
         values = activations.detach().to(device=total.device).to(torch.float64)
@@ -151,10 +155,10 @@ class PermutedClassMeans(Statistic):
 
     def to_xarray(self) -> xr.DataArray:
         """`class_mean` (permutation, unit, class); NaN for a class without samples."""
-        self._require_samples()
-        count = self.state["count"].cpu()
+        state = self._on_cpu()
+        count = state["count"]
         present = count.sum(0).nonzero()[:, 0]
-        means = self.state["sum"].cpu()[:, present] / count[:, present, None]
+        means = state["sum"][:, present] / count[:, present, None]
         return xr.DataArray(
             means.transpose(1, 2).numpy(),
             dims=("permutation", "unit", "class"),
@@ -181,11 +185,3 @@ class PermutedClassMeans(Statistic):
 
     def _check(self, classes: int, units: int) -> None:
         check_replicates("permutations", self.permutations, classes, units, self.memory)
-
-    def _reserve(self, like: Tensor) -> None:
-        if not self.state:
-            assert self.relabeling.counts is not None
-            classes, units = len(self.relabeling.counts), like.shape[1]
-            self._check(classes, units)
-            self.state["sum"] = accumulator((self.permutations, classes, units), like)
-            self.state["count"] = accumulator((self.permutations, classes), like)

@@ -12,7 +12,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.checks import positive_int
 from probekit.statistics.base import SpatialStatistic, check_batch
-from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes, to_cpu
+from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes
 
 _REMEDY = "choose fewer layers or fewer samples (limit)"
 _PARTS = ("activation", "label", "index")
@@ -74,10 +74,8 @@ class Recorded(SpatialStatistic):
 
     def to_xarray(self) -> xr.Dataset:
         """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
-        self._require_samples()
-        table, label, index = (
-            torch.cat([to_cpu(part) for part in gather(self.state, name)]) for name in _PARTS
-        )
+        state = self._on_cpu()
+        table, label, index = (torch.cat(gather(state, name)) for name in _PARTS)
         order = index.argsort(stable=True)
         return xr.Dataset(
             {

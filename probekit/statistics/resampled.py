@@ -111,8 +111,7 @@ class ResampledClassMeans(Statistic):
 
         A class mean is NaN if all its samples have weight 0.
         """
-        self._require_samples()
-        state = {name: values.cpu() for name, values in self.state.items()}
+        state = self._on_cpu()
         weight, classes = state["weight"], len(state["label"])
         means = state["sum"] / weight[:, :, None]
         halves = ("half",) if self.weights == "halves" else ()

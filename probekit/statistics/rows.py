@@ -102,10 +102,3 @@ def format_bytes(size: int) -> str:
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     step = min(len(units) - 1, max(0, (int(size).bit_length() - 1) // 10))
     return f"{size / 1024**step:.1f} {units[step]}" if step else f"{size} bytes"
-
-
-def to_cpu(values: Tensor) -> Tensor:
-    """Converts values for NumPy: moves them to the CPU, and half precision to float32."""
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    return values.cpu()

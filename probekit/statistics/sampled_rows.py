@@ -12,7 +12,7 @@ from probekit.checks import positive_int
 from probekit.runtime import randomness
 from probekit.statistics.base import Statistic
 from probekit.statistics.resampled import checked_index
-from probekit.statistics.rows import lowest_rows, to_cpu
+from probekit.statistics.rows import lowest_rows
 
 
 @dataclass
@@ -47,13 +47,13 @@ class SampledRows(Statistic):
 
     def to_xarray(self) -> xr.Dataset:
         """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
-        self._require_samples()
-        index = self.state["index"].cpu()
+        state = self._on_cpu()
+        index = state["index"]
         order = index.argsort(stable=True)
         return xr.Dataset(
             {
-                "activation": (("sample", "unit"), to_cpu(self.state["rows"])[order].numpy()),
-                "label": ("sample", self.state["label"].cpu()[order].numpy()),
+                "activation": (("sample", "unit"), state["rows"][order].numpy()),
+                "label": ("sample", state["label"][order].numpy()),
             },
             coords={"sample": index[order].numpy()},
         )

@@ -34,6 +34,6 @@ class SilentCounts(Statistic):
 
     def to_xarray(self) -> xr.Dataset:
         """`silent` (unit) and `count`."""
-        self._require_samples()
-        silent = self.state["silent"].cpu().numpy()
-        return xr.Dataset({"silent": ("unit", silent), "count": int(self.state["count"])})
+        state = self._on_cpu()
+        silent = state["silent"].numpy()
+        return xr.Dataset({"silent": ("unit", silent), "count": int(state["count"])})

@@ -64,12 +64,9 @@ class TopSamples(Statistic):
         device = accumulator((0,), activations).device
         values = activations.detach().to(device).to(torch.float64)
         index, labels = index.to(device), labels.to(device)
-        each = values.shape[1]
-        top = {
-            "activation": values,
-            "sample": _columns(index, each),
-            "label": _columns(labels, each),
-        }
+        of_units = {"sample": index[:, None], "label": labels[:, None]}
+        top = {name: column.expand(values.shape) for name, column in of_units.items()}
+        top["activation"] = values
         order = streams.words(f"top samples {self.seed}", 1, index)[0]
         self._join(top, {"activation": values, "order": order, "sample": index, "label": labels})
 
@@ -85,8 +82,7 @@ class TopSamples(Statistic):
             ranks if there were fewer samples; `drawn_activation` (unit, drawn), whose coordinates
             `drawn` and `drawn_label` are the indices and labels of the random samples.
         """
-        self._require_samples()
-        state = {name: values.cpu() for name, values in self.state.items()}
+        state = self._on_cpu()
         best = {name: state[name].T.contiguous() for name in ("sample", "activation", "label")}
         order = state["drawn_sample"].argsort(stable=True)
         drawn = state["drawn_activation"][order].T.contiguous()
@@ -121,7 +117,3 @@ def _parts(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tenso
         name.removeprefix("drawn_"): x for name, x in state.items() if name.startswith("drawn_")
     }
     return {name: x for name, x in state.items() if not name.startswith("drawn_")}, drawn
-
-
-def _columns(values: Tensor, columns: int) -> Tensor:
-    return values[:, None].expand(-1, columns)

@@ -303,7 +303,7 @@ def test_a_custom_operator_is_not_taken_for_elementwise() -> None:
 
 
 def test_weights_that_read_an_axis_of_unknown_origin_mark_no_other() -> None:
-    first, second = axes.lost(8), axes.lost(8)
+    first, second = axes.new_axes(axes.Kind.LOST, (8, 8))
     axes.read(first)
     assert axes.newest(first).read
     assert not axes.newest(second).read

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import exp, lgamma, sqrt
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -71,31 +71,18 @@ class GradientNorms:
 
     Each table is (batch, 2 * units) in float64: for each unit, an unbiased estimate of the norm
     g = ||d activation / d image||_2, then for each unit, one of g squared. Units and samples that are
-    not measured have -1.
-
-    Args:
-        method: `"exact"` (one backward pass per unit), `"probes"` (derivatives along random
-            directions, all units at once), or `"auto"` for the one that takes fewer passes.
-        probes: Number of random directions per sample.
-        units: Maximum number of units per layer, drawn at random; None is all.
-        samples: Maximum number of samples: a random sample if the number of samples is known in
-            advance, otherwise the first ones; None is all.
-        layers: Names or globs of the analyzed layers to measure; None is all.
-        seed: Seed of the directions and of the drawn samples.
-        memory: Maximum number of bytes for intermediate results.
-        exact_layers: Names of layers that are measured exactly regardless of the method, as found by
-            `fitted`.
+    not measured have -1. The options are those of the metric `GradientVariability`.
     """
 
     method: Method = "auto"
     probes: int = 32
     units: int | None = None
     samples: int | None = None
-    layers: tuple[str, ...] | None = None
+    layers: str | Sequence[str] | None = None
     seed: int = 0
     memory: int = 2**30
     exact_layers: tuple[str, ...] = ()
-    own_pass: bool = field(default=True, init=False, repr=False)
+    own_pass = True
 
     def __post_init__(self) -> None:
         check_options(self.method, self.probes, self.memory)
@@ -110,17 +97,18 @@ class GradientNorms:
             LayerError: A name or glob matches no analyzed layer.
         """
         names = [layer.name for layer in layers]
-        for pattern in self.layers or ():
+        patterns = [self.layers] if isinstance(self.layers, str) else self.layers
+        for pattern in patterns or ():
             if not fnmatch.filter(names, pattern):
                 raise LayerError(
                     f"gradients were requested for layer {pattern!r}, which is not analyzed; "
                     f"{close_matches(pattern.strip('*.'), names, what='layer')}"
                 )
-        chosen: dict[str, Tensor] = {}
-        for layer in layers:
-            if self.layers is None or any(fnmatch.fnmatchcase(layer.name, x) for x in self.layers):
-                chosen[layer.name] = self._draw(layer.units, self.units)
-        return chosen
+        return {
+            layer.name: self._draw(layer.units, self.units)
+            for layer in layers
+            if patterns is None or any(fnmatch.fnmatchcase(layer.name, x) for x in patterns)
+        }
 
     def chosen_samples(self, known: Tensor | None) -> set[int] | None:
         """The indices of the samples to measure among all known ones; None if not limited in advance."""
@@ -143,7 +131,7 @@ class GradientNorms:
 
     def fitted(
         self, model: Any, images: Tensor, layers: Sequence[Layer], **reading: Any
-    ) -> tuple[GradientNorms, str]:
+    ) -> tuple[Self, str]:
         """Adapts the source to one model in eval mode, checking probes against backward passes.
 
         Returns:
