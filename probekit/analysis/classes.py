@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from probekit.capture.layers import unwrap
+from probekit.capture.layers import runnable
 from probekit.data.batches import Batches
 from probekit.errors import DataError, warn
 from probekit.models.image_model import as_module
@@ -65,9 +64,6 @@ class Classifier:
 
     def __call__(self, images: Tensor) -> Any:
         """The logits."""
-        run: Callable[[Tensor], Any] = (
-            unwrap(self.model) if isinstance(self.model, nn.Module) else self.model
-        )
-        output = run(images)
+        output = runnable(self.model)(images)
         logits = logits_of(output, len(images), self.match.outputs)
         return output if logits is None else self.match.arrange(logits)

@@ -86,7 +86,10 @@ def decide(
         return guess
     for label, size in (*declared, *rows):
         return _batch(tracer, label, size, inputs)
-    return _assumed(tracer, inputs)
+    for i, axes in enumerate(tracer.inputs):
+        if len(axes) > 1:
+            return Batch(*axes[0][0], (i, 0), certain=False)
+    return Batch(None, 0, None, certain=False)
 
 
 _CAN_BE_SAMPLES = (Kind.INPUT, Kind.PLACE)
@@ -98,11 +101,3 @@ def _batch(tracer: Tracer, label: Label, size: int, inputs: Sequence[Tensor]) ->
             if axis[0][0].root is label.root:
                 return Batch(label, size, (i, j))
     return Batch(label, size, (-1, 0) if len(inputs) == size else None)
-
-
-def _assumed(tracer: Tracer, inputs: Sequence[Tensor]) -> Batch:
-    """Axis 0 of the first input that has more than one axis."""
-    for i, axes in enumerate(tracer.inputs):
-        if len(axes) > 1:
-            return Batch(*axes[0][0], (i, 0), certain=False)
-    return Batch(None, 0, None, certain=False)

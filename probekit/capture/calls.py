@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Call:
         module: The first name of the module that is called, or that calls the function.
         number: Index of the call of the module, or of this function in the module, starting at 0.
         function: The name of the function; empty if a module is called.
+        called: The module that is called; None for a function.
     """
 
     name: str
@@ -33,6 +35,16 @@ class Call:
     module: str
     number: int
     function: str = ""
+    called: nn.Module | None = None
+
+    @property
+    def type(self) -> str:
+        """The class of the module that is called, or the name of the function."""
+        return self.function if self.called is None else type(self.called).__name__
+
+    def is_named(self, pattern: str) -> bool:
+        """Whether a glob matches one of the names of the call."""
+        return any(fnmatch.fnmatchcase(name, pattern) for name in (self.name, self.numbered))
 
 
 @dataclass
@@ -88,9 +100,7 @@ class Calls:
         running = self.stack.pop()
         while running.module is not module:
             running = self.stack.pop()
-        canonical = self._names[module][0]
-        numbered = self._numbered.setdefault(canonical, site_names(canonical, self._taken))
-        return self._made(running.name, next(numbered), canonical, ""), running.layers
+        return self._made(running.name, module), running.layers
 
     def canonical(self, module: nn.Module) -> str:
         """The first name of a module."""
@@ -100,9 +110,10 @@ class Calls:
         """Records that the running module has called an activation function."""
         running = self.stack[-1]
         series = f"{running.name}.{name}" if running.name else name
-        return self._made(series, None, self._names[running.module][0], name)
+        return self._made(series, running.module, name)
 
-    def _made(self, series: str, numbered: str | None, module: str, function: str) -> Call:
+    def _made(self, series: str, target: nn.Module, function: str = "") -> Call:
+        module = self._names[target][0]
         key = series, bool(function)
         names = self._series.setdefault(key, site_names(series, self._taken))
         name = next(
@@ -111,7 +122,10 @@ class Calls:
         self._given.add(name)
         number = self._numbers[module, function]
         self._numbers[module, function] += 1
-        return Call(name, series, numbered or name, module, number, function)
+        if function:
+            return Call(name, series, name, module, number, function)
+        numbered = self._numbered.setdefault(module, site_names(module, self._taken))
+        return Call(name, series, next(numbered), module, number, called=target)
 
     def _called_as(self, module: nn.Module) -> str:
         """The name under which a module is currently called."""

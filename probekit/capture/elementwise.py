@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,7 +55,14 @@ def _examine(module: nn.Module, shape: tuple[int, ...], like: Tensor) -> bool:
         warnings.simplefilter("ignore")
         one, other, mask = (_spread(shape, step, like) for step in (0.618034, 0.754878, 0.732051))
         other = other / 4 - 1  # another mean and variance, which a norm would remove
-        return _by_element(run, one, other, mask > 0) and not _affine(run, one, other)
+        of_one, of_other, mixed = run(one), run(other), run(torch.where(mask > 0, one, other))
+        expected = torch.where(mask > 0, of_one, of_other)
+        if mixed.shape != one.shape or not torch.allclose(mixed, expected, rtol=1e-2, atol=1e-3):
+            return False  # an element depends on others
+        middle = (of_one + of_other) / 2  # an affine function maps the midpoint there
+        apart = (run((one + other) / 2) - middle).abs().max()
+        affine = float(apart) < 2e-2 * (float(middle.abs().max()) + 1e-6)
+        return not affine
 
 
 def _spread(shape: tuple[int, ...], step: float, like: Tensor) -> Tensor:
@@ -64,17 +70,3 @@ def _spread(shape: tuple[int, ...], step: float, like: Tensor) -> Tensor:
     count = torch.Size(shape).numel()
     values = torch.arange(1, count + 1, dtype=torch.float64).mul_(step).remainder_(1.0) * 8 - 4
     return values.reshape(shape).to(like.device, like.dtype)
-
-
-def _by_element(run: Callable[[Tensor], Tensor], one: Tensor, other: Tensor, mask: Tensor) -> bool:
-    """Whether each element of the result depends only on the same element of the input."""
-    mixed = run(torch.where(mask, one, other))
-    expected = torch.where(mask, run(one), run(other))
-    return mixed.shape == one.shape and torch.allclose(mixed, expected, rtol=1e-2, atol=1e-3)
-
-
-def _affine(run: Callable[[Tensor], Tensor], one: Tensor, other: Tensor) -> bool:
-    """Whether the midpoint of two inputs maps to the midpoint of their results."""
-    middle = (run(one) + run(other)) / 2
-    scale = float(middle.abs().max()) + 1e-6
-    return float((run((one + other) / 2) - middle).abs().max()) < 2e-2 * scale

@@ -101,9 +101,15 @@ class Exploring(Phase):
         self.functions.paused = True
         try:
             activation = is_activation_function(module)
-            if not activation and self._selection.default:
-                activation = self._is_activation(self._scout, call, layers, module, args, output)
-            self._visit(self._scout, call, module, output, activation)
+            alone = activation or self._scout.is_last_output(layers, output)
+            if self._selection.default and not alone:  # perhaps a user-defined one
+                found = acts_like_activation(module, args, output)
+                if found is None:
+                    self._scout.doubt(call.name, f"({call.type}) cannot be examined alone")
+                elif found:
+                    self._scout.remove_since(layers, call.series)
+                activation = bool(found)
+            self._visit(self._scout, call, output, activation)
         finally:
             self.functions.paused = False
 
@@ -121,28 +127,13 @@ class Exploring(Phase):
             )
             self._scout.doubt(caller.name, why)
         elif name in FUNCTION_NAMES:
-            self._visit(self._scout, self._calls.function(name), None, result, True)
+            self._visit(self._scout, self._calls.function(name), result, True)
         elif not isinstance(result, Tensor) or self._scout.tracer.depends(result) is not False:
             self._scout.doubt(caller.name, f"computes {name} by itself")
         return None
 
-    def _is_activation(
-        self, scout: Scout, call: Call, layers: int, module: nn.Module, args: Any, output: Any
-    ) -> bool:
-        """Whether a user-defined module, including its submodules, is an activation function."""
-        if scout.is_last_output(layers, output):
-            return False
-        found = acts_like_activation(module, args, output)
-        if found is None:
-            scout.doubt(call.name, f"({type(module).__name__}) cannot be examined alone")
-        elif found:
-            scout.remove_since(layers, call.series)
-        return bool(found)
-
-    def _visit(
-        self, scout: Scout, call: Call, module: nn.Module | None, output: Any, activation: bool
-    ) -> None:
-        found = scout.visit(call, module, output, activation)
+    def _visit(self, scout: Scout, call: Call, output: Any, activation: bool) -> None:
+        found = scout.visit(call, output, activation)
         if found is None:
             return
         layer, tensor = found
@@ -192,7 +183,7 @@ class Exploring(Phase):
             and (
                 _may_activate(module)
                 if default
-                else self._selection.wants(Call(name, name, name, name, 0), module, False)
+                else self._selection.wants(Call(name, name, name, name, 0, called=module), False)
             )
         ]
         if not default:

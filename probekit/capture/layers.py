@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,6 +167,11 @@ def unwrap(module: nn.Module) -> nn.Module:
                 "recorded; pass the model that it was created from"
             )
     return module
+
+
+def runnable(model: Any) -> Callable[..., Any]:
+    """What to call to run a model as written: its own module, or an `ImageModel` with its normalization."""
+    return unwrap(model) if isinstance(model, nn.Module) else model
 
 
 def uncompiled() -> AbstractContextManager[None]:

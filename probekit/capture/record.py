@@ -18,7 +18,6 @@ from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, PassOptions, find_layers, open_subject, stream
-from probekit.data.batches import Batches
 from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import describe, model_identity
 from probekit.results.files import writer_of
@@ -113,7 +112,11 @@ def record(
     if notes:
         frame.attrs["notes"] = "\n".join(notes)
     if store is None:
-        return _in_memory(model, batches, found, source, reading, frame)
+        with stream(model, batches, found, [source], reading, "record") as observed:
+            tables, labels, index = map(torch.cat, zip(*_rows(observed), strict=True))
+        return frame.assign(
+            activation=(("sample", "unit"), tables.numpy()), label=("sample", labels.numpy())
+        ).assign_coords(sample=index.numpy())
     known = batches.identity() | {"batch_size": batches.batch_size}
     identity |= {"model": model_identity(model), "data": known}
     together = processes()
@@ -144,17 +147,16 @@ def columns(
     layers: Sequence[Layer], spatial: Literal["mean", "none"], tokens: Tokens = "all"
 ) -> xr.Dataset:
     """The unit coordinates of a recording of some layers, in the order of its columns."""
-    parts: dict[str, list[np.ndarray[Any, Any]]] = {"channel": [], "y": [], "x": [], "token": []}
     names: list[str] = []
+    rows = []
     for layer in layers:
-        places = _places(layer, tokens) if spatial == "none" else np.full((1, 3), -1)
+        places = _places(layer, tokens) if spatial == "none" else np.empty((1, 0), np.int64)
         names += [layer.name] * (layer.units * len(places))
-        parts["channel"].append(np.repeat(np.arange(layer.units), len(places)))
-        for name, values in zip(("y", "x", "token"), places.T, strict=True):
-            parts[name].append(np.tile(values, layer.units))
-    wanted = ("channel",) if spatial == "mean" else ("channel", "y", "x", "token")
-    joined = {name: ("unit", np.concatenate(parts[name]).astype(np.int64)) for name in wanted}
-    return xr.Dataset(coords={"layer": ("unit", strings(names)), **joined})
+        channels = np.repeat(np.arange(layer.units), len(places))
+        rows.append(np.column_stack([channels, np.tile(places, (layer.units, 1))]))
+    columns = zip(("channel", "y", "x", "token"), np.concatenate(rows).T, strict=False)
+    coords = {name: ("unit", values.astype(np.int64)) for name, values in columns}
+    return xr.Dataset(coords={"layer": ("unit", strings(names)), **coords})
 
 
 def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
@@ -170,7 +172,14 @@ def _places(layer: Layer, tokens: Tokens) -> np.ndarray[Any, Any]:
 
 def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Activations (batch, units), labels and indices of all processes, in the order of the data."""
-    own = ((_table(one), one.batch.of(None).labels.cpu(), one.batch.index) for one in observed)
+    own = (
+        (
+            torch.cat([table.float() for table in one.tables[0].values()], dim=1).cpu(),
+            one.batch.of(None).labels.cpu(),
+            one.batch.index,
+        )
+        for one in observed
+    )
     if processes().world == 1:
         yield from own
         return
@@ -178,24 +187,3 @@ def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor
         table, labels, index = (torch.cat(column) for column in zip(*parts, strict=True))
         order = index.argsort(stable=True)
         yield table[order], labels[order], index[order]
-
-
-def _table(observed: Observed) -> Tensor:
-    tables = observed.tables[0].values()
-    return torch.cat([table.float() for table in tables], dim=1).cpu()
-
-
-def _in_memory(
-    model: Any,
-    batches: Batches,
-    layers: Sequence[Layer],
-    source: Activations,
-    reading: PassOptions,
-    frame: xr.Dataset,
-) -> xr.Dataset:
-    with stream(model, batches, layers, [source], reading, "record") as observed:
-        tables, labels, index = zip(*_rows(observed), strict=True)
-    return frame.assign(
-        activation=(("sample", "unit"), torch.cat(tables).numpy()),
-        label=("sample", torch.cat(labels).numpy()),
-    ).assign_coords(sample=torch.cat(index).numpy())

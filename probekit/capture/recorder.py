@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from probekit.capture.capturing import Capturing
 from probekit.capture.exploring import Exploring
 from probekit.capture.functions import Interception, ended_interceptions
-from probekit.capture.layers import Layer, uncompiled, unwrap
+from probekit.capture.layers import Layer, runnable, uncompiled, unwrap
 from probekit.capture.phase import Change, Reduce, Settings, Stop
 from probekit.capture.pooling import pool
 from probekit.capture.scout import Tokens as Tokens
@@ -96,14 +96,16 @@ class Recorder:
             raise OptionError(f"spatial must be 'mean', 'none' or a function, not {spatial!r}")
         one_of("tokens", tokens, get_args(Tokens))
         self.module = unwrap(inner)
-        self._run = self.module if isinstance(model, nn.Module) else model
+        self._run = runnable(model)
         self.paused = False
         self.notes: list[str] = []
-        self._when = when
         self._subset = subset
         self._activations: dict[str, Tensor] | None = None
         reduce = _REDUCTIONS[spatial] if isinstance(spatial, str) else spatial
-        self._settings = Settings(reduce, tokens, grad, output, stop, change, self._wanted)
+        self._settings = Settings(
+            reduce, tokens, grad, output, stop, change,
+            when=lambda: not self.paused and (when is None or when()),
+        )  # fmt: skip
         self._functions = Interception(lambda name, result: self._phase.called(name, result))
         self._phase = self._first_phase(layers)
 
@@ -120,9 +122,6 @@ class Recorder:
 
     def _capturing(self, layers: Sequence[Layer]) -> Capturing:
         return Capturing(self.module, self._settings, self._functions, layers, self._captured)
-
-    def _wanted(self) -> bool:
-        return not self.paused and (self._when is None or self._when())
 
     def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
         """Ends the first pass; from now on, only the layers themselves are hooked."""

@@ -54,7 +54,7 @@ class Scout:
         self._pick = pick
         self._tokens = tokens
         self._classes = getattr(module, "num_classes", None)
-        self._calls: list[tuple[Call, nn.Module | None]] = []
+        self._calls: list[Call] = []
         self._left_out: dict[str, str] = {}
         self._doubts: dict[str, str] = {}
         self.asked: dict[str, str] = {}
@@ -68,18 +68,15 @@ class Scout:
         """The number of samples known so far."""
         return 0 if self._batch is None else self._batch.size
 
-    def visit(
-        self, call: Call, module: nn.Module | None, output: Any, activation: bool
-    ) -> tuple[Layer, Tensor] | None:
-        """Updates with one call of a module, or of a function (`module` is None).
+    def visit(self, call: Call, output: Any, activation: bool) -> tuple[Layer, Tensor] | None:
+        """Updates with one call of a module or of a function.
 
         Returns:
             The layer and its output if it is selected and may have units.
         """
-        site = call.name
-        kind = call.function if module is None else type(module).__name__
-        self._calls.append((call, module))
-        wanted = self.selection.wants(call, module, activation)
+        site, module = call.name, call.called
+        self._calls.append(call)
+        wanted = self.selection.wants(call, activation)
         try:
             tensor = tensor_of(output, self._pick if wanted else None)
         except LayerError as error:
@@ -95,11 +92,11 @@ class Scout:
         if not wanted:
             return None
         if (why := _unreadable(output, tensor)) or tensor is None:
-            self._leave_out(site, kind, why)
+            self._leave_out(call, why)
             return None
         shape, depends = tuple(tensor.shape), self.tracer.depends(tensor)
         size = tensor.element_size()
-        visit = _Visit(call, kind, module, shape, size, axes, depends, before)
+        visit = _Visit(call, shape, size, axes, depends, before)
         layer, settled = self._guess(visit)
         if activation and depends is not False:
             self._last, self._weights_after = (site, tensor), False
@@ -128,13 +125,13 @@ class Scout:
         """Completes the analysis after the whole pass; `output` is None if the pass was stopped."""
         self.selection.check_reached(self._calls)
         names = {layer.name for layer in self.layers}
-        self.asked = self.selection.chosen([one for one in self._calls if one[0].name in names])
+        self.asked = self.selection.chosen([call for call in self._calls if call.name in names])
         self.layers = [layer for layer in self.layers if layer.name in self.asked]
         self._decide(output)
         classifier = self._classifier(output) if self.selection.default else None
         self._last = None
         self.layers = [layer for layer in self.layers if layer.name != classifier]
-        for sentence in self.selection.first_of_several([call for call, _ in self._calls]):
+        for sentence in self.selection.first_of_several(self._calls):
             self._note(sentence)
         if not self.layers:
             if self.selection.default and not (self._left_out or classifier):
@@ -167,7 +164,7 @@ class Scout:
                 return layer, layer.certain and not later
         call = visit.call
         shape = visit.shape[1:]
-        return Layer(call.name, call.module, call.number, visit.kind, shape, 1, 1), False
+        return Layer(call.name, call.module, call.number, call.type, shape, 1, 1), False
 
     def _decide(self, output: Any) -> None:
         """Determines the batch and thereby the axes of all layers."""
@@ -184,13 +181,13 @@ class Scout:
                 "has samples"
             )
         layers = []
-        calls = Counter((call.module, call.function) for call, _ in self._calls)
+        calls = Counter((call.module, call.function) for call in self._calls)
         for before in self.layers:
             visit = self._visits[before.name]
             try:
                 layer = self._layer(visit, self._batch)
             except Unplaced as reason:
-                self._leave_out(before.name, visit.kind, str(reason))
+                self._leave_out(visit.call, str(reason))
                 continue
             if before.name not in self.unsettled:
                 self._check_unmoved(before, layer)
@@ -200,21 +197,22 @@ class Scout:
     def _layer(self, visit: _Visit, batch: Batch) -> Layer:
         beside = self.tracer.seen_tokens
         shape = visit.shape
+        call = visit.call
         found = place(
-            visit.module, shape, visit.axes, visit.depends, batch.label, batch.size, beside
+            call.called, shape, visit.axes, visit.depends, batch.label, batch.size, beside
         )
         units = prod(shape[axis] for axis in (found.unit_axis, *found.split) if axis < len(shape))
         if not units:
             raise Unplaced(f"has the shape {shape}, without units")
         layer = Layer(
-            name=visit.call.name,
-            module=visit.call.module,
-            call=visit.call.number,
-            type=visit.kind,
+            name=call.name,
+            module=call.module,
+            call=call.number,
+            type=call.type,
             shape=tuple(size for i, size in enumerate(shape) if i != found.batch_axis),
             units=units,
             itemsize=visit.itemsize,
-            function=visit.call.function,
+            function=call.function,
             samples_from=batch.source,
             after=visit.after,
             **{name: value for name, value in vars(found).items() if name != "several"},
@@ -241,10 +239,10 @@ class Scout:
                 "the layers first, with another Recorder on a few inputs, and pass its layers to this one"
             )
 
-    def _leave_out(self, site: str, kind: str, problem: str) -> None:
-        if site in self.selection.exact:
-            raise LayerError(f"layer {site!r} ({kind}) {problem}")
-        self._left_out[site] = problem
+    def _leave_out(self, call: Call, problem: str) -> None:
+        if call.name in self.selection.exact:
+            raise LayerError(f"layer {call.name!r} ({call.type}) {problem}")
+        self._left_out[call.name] = problem
 
     def _classifier(self, output: Any) -> str | None:
         """The activation function whose output, or pooled output, is the model's output."""
@@ -282,8 +280,6 @@ class _Visit:
     """A call of a selected layer, with the information that determines its axes."""
 
     call: Call
-    kind: str
-    module: nn.Module | None
     shape: tuple[int, ...]
     itemsize: int
     axes: Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from torch import nn
 
@@ -71,66 +71,59 @@ class Selection:
         """The types of the model's modules."""
         return sorted({type(child).__name__ for child in self._names.values()})
 
-    def wants(self, call: Call, module: nn.Module | None, activation: bool) -> bool:
+    def wants(self, call: Call, activation: bool) -> bool:
         """Whether a call that has just returned may be a selected layer."""
         if {call.name, call.numbered} & self.exact:
             return True
-        if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without):
+        if self._excludes(call):
             return False
         if self.default:
             return activation
-        return any(_matches(choice, call, module) for choice in self._with)
+        return any(_matches(choice, call) for choice in self._with)
 
-    def chosen(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> dict[str, str]:
+    def _excludes(self, call: Call) -> bool:
+        return any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without)
+
+    def chosen(self, calls: Sequence[Call]) -> dict[str, str]:
         """The requested name of each call that the selection matches, once all calls are known.
 
         A name or glob matches calls under that name. If there are none, it matches calls whose
         numbered name, based on the first name of their module, is that name.
         """
         if self.default:
-            return {call.name: call.name for call, _ in calls}
-        without = {
-            call.name
-            for call, _ in calls
-            if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self._without)
-        }
+            return {call.name: call.name for call in calls}
+        without = {call.name for call in calls if self._excludes(call)}
         found: dict[str, str] = {}
         for choice in self._with:
             found |= {name: name for name in _matching_calls(choice, calls) - without}
-        named = {call.name for call, _ in calls}
+        named = {call.name for call in calls}
         for asked in sorted(self.exact):
             if asked in named:
                 found[asked] = asked
                 continue
-            for call, _ in calls:
+            for call in calls:
                 if call.numbered == asked:
                     found.setdefault(call.name, asked)
         return found
 
-    def check_reached(self, calls: Sequence[tuple[Call, nn.Module | None]]) -> None:
+    def check_reached(self, calls: Sequence[Call]) -> None:
         """Raises `LayerError` for selected layers that a forward pass with these calls did not reach."""
-        made = {name for call, _ in calls for name in (call.name, call.numbered)}
+        made = {name for call in calls for name in (call.name, call.numbered)}
         for name in sorted(self.exact - made):
-            raise LayerError(self._not_reached(name, [call for call, _ in calls]))
+            raise LayerError(self._not_reached(name, calls))
         for choice in self._with:
             if not _matching_calls(choice, calls):
-                self._raise_unmatched(choice, calls)
+                raise LayerError(self._unmatched(choice, calls))
 
-    def _raise_unmatched(
-        self, choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]
-    ) -> NoReturn:
+    def _unmatched(self, choice: LayerChoice, calls: Sequence[Call]) -> str:
         asked = _format_choice(choice)
         names = [
             name for name, child in self._names.items() if _matches_module(choice, name, child)
         ]
         if not names:
-            functions = _some_functions([call for call, _ in calls])
-            raise LayerError(f"no call in the forward pass matches {asked}: {functions}")
+            return f"no call in the forward pass matches {asked}: {_some_functions(calls)}"
         others = f" (nor is any other of the {len(names)} that match {asked})"
-        called = {
-            name for call, _ in calls if not call.function for name in (call.name, call.numbered)
-        }
-        raise LayerError(self._never_called(names[0], called, others if len(names) > 1 else ""))
+        return self._never_called(names[0], calls, others if len(names) > 1 else "")
 
     def first_of_several(self, calls: Iterable[Call]) -> list[str]:
         """Messages about requested names that refer to the first of several calls."""
@@ -166,21 +159,18 @@ class Selection:
                 f"layer {name!r} was not reached under this name; the same module was called as "
                 f"{some_of(sorted(others))}"
             )
-        return self._never_called(module, {call.name for call in calls if not call.function})
+        return self._never_called(module, calls)
 
-    def _never_called(self, name: str, called: set[str], others: str = "") -> str:
+    def _never_called(self, name: str, calls: Sequence[Call], others: str = "") -> str:
+        called = {one for call in calls if call.called for one in (call.name, call.numbered)}
         parent = name
         while parent and parent not in called:
             parent = parent.rpartition(".")[0]
+        nearest = f"its nearest parent that is called is {parent!r}: record that instead"
         return (
             f"layer {name!r} ({type(self._names[name]).__name__}) exists but its forward is never "
             f"called{others}, as with fused attention, a functional call or a part that this input "
-            "does not use; "
-            + (
-                f"its nearest parent that is called is {parent!r}: record that instead"
-                if parent
-                else "no parent of it is called"
-            )
+            f"does not use; {nearest if parent else 'no parent of it is called'}"
         )
 
     def _check(self) -> None:
@@ -236,20 +226,17 @@ def _some_functions(calls: Sequence[Call]) -> str:
     return f"the activation functions that are called as functions are {some_of(names)}"
 
 
-def _matching_calls(
-    choice: LayerChoice, calls: Sequence[tuple[Call, nn.Module | None]]
-) -> set[str]:
-    if not isinstance(choice, str):
-        return {call.name for call, module in calls if _matches(choice, call, module)}
-    return {call.name for call, _ in calls if fnmatch.fnmatchcase(call.name, choice)} or {
-        call.name for call, _ in calls if fnmatch.fnmatchcase(call.numbered, choice)
-    }
-
-
-def _matches(choice: LayerChoice, call: Call, module: nn.Module | None) -> bool:
+def _matching_calls(choice: LayerChoice, calls: Sequence[Call]) -> set[str]:
+    found = {call.name for call in calls if _matches(choice, call)}
     if isinstance(choice, str):
-        return fnmatch.fnmatchcase(call.name, choice) or fnmatch.fnmatchcase(call.numbered, choice)
-    return module is not None and _matches_module(choice, call.name, module)
+        return {name for name in found if fnmatch.fnmatchcase(name, choice)} or found
+    return found
+
+
+def _matches(choice: LayerChoice, call: Call) -> bool:
+    if isinstance(choice, str):
+        return call.is_named(choice)
+    return call.called is not None and _matches_module(choice, call.name, call.called)
 
 
 def _matches_module(choice: LayerChoice, name: str, module: nn.Module) -> bool:

@@ -70,18 +70,15 @@ class RecordingStore:
         self.complete = False
         self.done = 0
         if os.path.lexists(self.path) and overwrite:
-            self._remove()
+            with writable(self.path):
+                if self.path.is_dir() and not self.path.is_symlink():
+                    shutil.rmtree(self.path)
+                else:
+                    self.path.unlink()
         if os.path.lexists(self.path):
             self._resume()
         else:
             self._begin(frame)
-
-    def _remove(self) -> None:
-        with writable(self.path):
-            if self.path.is_dir() and not self.path.is_symlink():
-                shutil.rmtree(self.path)
-            else:
-                self.path.unlink()
 
     def check_room(self) -> None:
         """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
@@ -100,21 +97,19 @@ class RecordingStore:
         """
         with whole(self.path) as draft:
             frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
-            self._make_arrays(zarr.open_group(draft, mode="r+"))
-            self._note(0, draft)
-
-    def _make_arrays(self, group: zarr.Group) -> None:
-        shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
-        group.create_array(
-            "activation", shape=shape, chunks=chunks, dtype="float32",
-            dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
-        )  # fmt: skip
-        for name, fill in (("label", -1), ("sample", -1)):
+            group = zarr.open_group(draft, mode="r+")
+            shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
             group.create_array(
-                name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
-                dimension_names=["sample"], fill_value=fill,
+                "activation", shape=shape, chunks=chunks, dtype="float32",
+                dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
             )  # fmt: skip
-        group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
+            for name in ("label", "sample"):
+                group.create_array(
+                    name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
+                    dimension_names=["sample"], fill_value=-1,
+                )  # fmt: skip
+            group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
+            self._note(0, draft)
 
     def _resume(self) -> None:
         progress = self.path / _PROGRESS
@@ -139,8 +134,7 @@ class RecordingStore:
             )
         self.complete, self.done = complete, done
 
-    def _note(self, done: int, folder: Path | None = None) -> None:
-        folder = folder or self.path
+    def _note(self, done: int, folder: Path) -> None:
         with whole(folder / _PROGRESS) as draft:
             draft.write_text(json.dumps({"done": done}))
         self.done = done
@@ -163,7 +157,7 @@ class RecordingStore:
         ):
             for name, values in columns.items():
                 group[name][region] = np.ascontiguousarray(values)  # type: ignore[index]  # it is an array
-            self._note(region.stop)
+            self._note(region.stop, self.path)
         self._pending = []
 
     def finish(self, notes: Sequence[str] = ()) -> None:

@@ -11,10 +11,10 @@ from time import perf_counter
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.capture.compiled import Forward
-from probekit.capture.layers import Layer, uncompiled, unwrap
+from probekit.capture.layers import Layer, runnable, uncompiled
 from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
@@ -93,11 +93,8 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
     """Warns if a model of a training run is measured on its training images or a changed test split."""
     while hasattr(data, "dataset"):
         data = data.dataset
-    split, name, trained = (
-        getattr(data, "split", None),
-        getattr(data, "name", None),
-        trained_on(model),
-    )
+    split, name = (getattr(data, fact, None) for fact in ("split", "name"))
+    trained = trained_on(model)
     if trained is None or not isinstance(name, str):
         return
     folder = Path(name).resolve() == Path(trained, "train").resolve()
@@ -135,9 +132,8 @@ def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
     """Returns the model's output for an image twice, or once if the batch size is 1."""
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0] * min(2, batches.batch_size)].to(device)
-        forward = unwrap(model) if isinstance(model, nn.Module) else model
         with explained_failure(images), uncompiled(), caller_device():
-            return call(forward, images)
+            return call(runnable(model), images)
 
 
 @contextmanager
@@ -193,8 +189,7 @@ def streams(
             nothing = torch.empty(0)
             return [tap(nothing, nothing) for tap in watching]
 
-        run = unwrap(model) if isinstance(model, nn.Module) else model
-        forward = Forward(run, layers, recorded, reading.compile)
+        forward = Forward(runnable(model), layers, recorded, reading.compile)
 
         def observe(
             batches: Batches,

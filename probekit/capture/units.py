@@ -22,7 +22,6 @@ _UNITS_FIRST = (
     nn.LocalResponseNorm,
 )
 _UNITS_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
-_ROOT_NORM: type[nn.Module] = getattr(nn, "RMSNorm", nn.LayerNorm)
 
 
 class Unplaced(Exception):
@@ -63,7 +62,7 @@ def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     if isinstance(module, _UNITS_LAST):
         return len(shape) - 1
     normalized = getattr(module, "normalized_shape", None)
-    plain = type(module).forward in (nn.LayerNorm.forward, _ROOT_NORM.forward)
+    plain = type(module).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
     if plain and isinstance(normalized, (tuple, list)) and len(normalized) == 1:
         return len(shape) - 1
     return None

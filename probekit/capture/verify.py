@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from probekit.capture.layers import Layer, is_activation_function, uncompiled, unwrap
+from probekit.capture.layers import Layer, is_activation_function, runnable, uncompiled, unwrap
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.models.image_model import as_module
@@ -159,7 +159,7 @@ def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key,
         for child in names:
             stack.callback(child.register_forward_pre_hook(before).remove)
             stack.callback(child.register_forward_hook(after).remove)
-        (module if isinstance(model, nn.Module) else model)(images)
+        runnable(model)(images)
     return outputs
 
 

@@ -44,7 +44,9 @@ def test_a_selection_matches_these_modules(layers: Any, expected: list[str]) -> 
         name
         for name, child in module.named_modules()
         if name
-        and selection.wants(Call(name, name, name, name, 0), child, is_activation_function(child))
+        and selection.wants(
+            Call(name, name, name, name, 0, called=child), is_activation_function(child)
+        )
     ]
     assert wanted == expected
 

@@ -54,7 +54,7 @@ def test_layer_patterns(patterns: list[str] | str) -> None:
         chosen = Selection(NETWORK, patterns)
     except ProbekitError:
         return
-    assert isinstance(chosen.wants(Call("1", "1", "1", "1", 0), NETWORK[1], True), bool)
+    assert isinstance(chosen.wants(Call("1", "1", "1", "1", 0, called=NETWORK[1]), True), bool)
 
 
 SEGMENT = st.from_regex(
