@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probekit.analysis.classes import compared_classes
-from probekit.capture.clamping import Clamped
 from probekit.capture.layers import Layer, unit_coordinates
+from probekit.capture.readouts import Activations, clamped
 from probekit.capture.recorder import Layers
 from probekit.capture.stream import PassOptions, explore, open_subject, stream
 from probekit.checks import non_negative_int, one_of
@@ -199,7 +199,7 @@ class _Ablation:
     def means(self) -> dict[str, Tensor]:
         """The mean activation of every unit over the data."""
         means = {layer.name: ClassMeans() for layer in self._layers}
-        with self._stream(Clamped({}, {})) as observed:
+        with self._stream(Activations()) as observed:
             for observation in observed:
                 for name, table in observation.tables[0].items():
                     means[name].update(table, torch.zeros(len(table), dtype=torch.int64))
@@ -219,7 +219,7 @@ class _Ablation:
         parts = torch.split(mask, [layer.units for layer in self._layers])
         by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
         outcomes = ClassMeans()
-        with self._stream(Clamped(by_layer, values)) as observed:
+        with self._stream(clamped(by_layer, values)) as observed:
             for observation in observed:
                 right = correct(
                     observation.output, observation.batch.labels, "ablation", self._match
@@ -230,7 +230,7 @@ class _Ablation:
             raise DataError(f"{self._batches.name} gave no samples the second time")
         return float(state["sum"].sum() / state["count"].sum())
 
-    def _stream(self, source: Clamped) -> Any:
+    def _stream(self, source: Activations) -> Any:
         return stream(self._model, self._batches, self._layers, [source], self._reading)
 
 

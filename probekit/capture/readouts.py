@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from probekit.capture.layers import Layer
+from probekit.capture.phase import Change
 from probekit.capture.pooling import pool
 from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError
 
 Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
 Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -47,9 +50,11 @@ class Activations:
     Args:
         spatial: `"mean"`: (batch, units), pooled over positions; `"positions"`: each position is a
             row; `"flatten"`: each element is a column.
+        change: Computes a replacement for a layer's output, as for `Recorder`.
     """
 
     spatial: Spatial = "mean"
+    change: Change | None = None
     own_pass = False
 
     @contextmanager
@@ -57,8 +62,35 @@ class Activations:
         self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
     ) -> Iterator[Tap]:
         """Observes the forward pass of the model."""
-        with Recorder(model, list(layers), spatial=_TABLES[self.spatial], **reading) as recorder:
+        reading |= {"spatial": _TABLES[self.spatial], "change": self.change}
+        with Recorder(model, list(layers), **reading) as recorder:
             yield lambda images, index: recorder.activations
+
+
+def clamped(held: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Activations:
+    """The activations while selected units are clamped to a value at all positions.
+
+    Args:
+        held: For each layer name, a boolean mask (units,) of the clamped units.
+        values: For each layer name, the values (units,); missing layers use zero.
+    """
+
+    def hold(layer: Layer, maps: Tensor) -> Tensor:
+        mask = held.get(layer.name)
+        if mask is None or not bool(mask.any()):
+            return maps
+        value = values.get(layer.name, maps.new_zeros(layer.units))
+        for column in (mask, value):
+            if len(column) != layer.units:
+                raise LayerError(
+                    f"{len(column)} units of layer {layer.name!r} were to be clamped, and the layer "
+                    f"has {layer.units}"
+                )
+        shape = (1, -1, *(1 for _ in maps.shape[2:]))
+        value = value.to(maps.device, maps.dtype).view(shape)
+        return torch.where(mask.to(maps.device).view(shape), value, maps)
+
+    return Activations(change=hold)
 
 
 def _positions(maps: Tensor) -> Tensor:

@@ -71,19 +71,26 @@ def load_model(
             f"load_model takes a name or a folder, not {type(name).__name__}; every function takes a module "
             "itself, and pk.ImageModel(module, mean=..., std=..., input_size=...) adds its normalization"
         )
-    text = os.fspath(name)
+    text, published = os.fspath(name), pretrained and not weights
     if text.startswith("probekit:"):
-        model = _bundled(text.removeprefix("probekit:"), pretrained and not weights)
+        model = _bundled(text.removeprefix("probekit:"), published)
     elif text.startswith("torchvision:"):
-        model = _torchvision(text.removeprefix("torchvision:"), pretrained and not weights, options)
+        model = _torchvision(text.removeprefix("torchvision:"), published, options)
     elif text.startswith("hf:") or is_saved_model(text):
-        model = hugging_face_model(text.removeprefix("hf:"), pretrained and not weights, options)
+        model = hugging_face_model(text.removeprefix("hf:"), published, options)
     elif is_own_model(text):
         model = own_model(text)
     elif os.path.isdir(text):
-        model = _from_card(_run_card(Path(text)), Path(text), pretrained and not weights)
+        folder = Path(text)
+        card = folder / "model.json"
+        if not card.is_file():
+            raise ModelError(
+                f"{str(folder)!r} is not a training run: it has no model.json; "
+                "give the model first, then the data"
+            )
+        model = _from_card(card, folder, published)
     else:
-        model = _timm(text, pretrained and not weights, options)
+        model = _timm(text, published, options)
     provenance = dict(model.provenance)
     if weights is not None:
         _fit(model.module, read_weights(weights), str(weights))
@@ -147,16 +154,6 @@ def _bundled(name: str, pretrained: bool) -> ImageModel:
     folder = resources.files("probekit.models") / "zoo"
     with resources.as_file(folder) as path:
         return _from_card(path / f"{name}.json", path, pretrained)
-
-
-def _run_card(folder: Path) -> Path:
-    card = folder / "model.json"
-    if not card.is_file():
-        raise ModelError(
-            f"{str(folder)!r} is not a training run: it has no model.json; "
-            "give the model first, then the data"
-        )
-    return card
 
 
 def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
