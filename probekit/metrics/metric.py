@@ -225,7 +225,12 @@ class FunctionMetric(Metric):
         table = self._table(returned)
         if self.level == "layer":
             return xr.Dataset(), table
-        self._check_units(table, statistics)
+        sizes = {given.sizes["unit"] for given in statistics if "unit" in given.dims}
+        if sizes and table.sizes["unit"] not in sizes:
+            given = " or ".join(map(str, sorted(sizes)))
+            raise OptionError(
+                self._must(f"as many units as it is given ({given})", table.sizes["unit"])
+            )
         return table, xr.Dataset()
 
     def _table(self, returned: Any) -> xr.Dataset:
@@ -257,14 +262,6 @@ class FunctionMetric(Metric):
                     + f"; for one number per {other} use {other}_metric"
                 )
         return table
-
-    def _check_units(self, table: xr.Dataset, statistics: tuple[Any, ...]) -> None:
-        sizes = {given.sizes["unit"] for given in statistics if "unit" in given.dims}
-        if sizes and table.sizes["unit"] not in sizes:
-            given = " or ".join(map(str, sorted(sizes)))
-            raise OptionError(
-                self._must(f"as many units as it is given ({given})", table.sizes["unit"])
-            )
 
     def _must(self, wanted: str, found: Any) -> str:
         return f"{self.level} metric {self.name!r} must return {wanted}, not {found}"
@@ -393,26 +390,20 @@ def _registrar(
             raise OptionError(f"the metric {called!r} is built in; choose another name")
 
         @wraps(function)
-        def on_recordings_too(*given: Any, **options: Any) -> Any:
-            recording = len(given) == 1 and isinstance(given[0], xr.Dataset)
-            if recording and "activation" in given[0] and not isinstance(wanted[0], Recorded):
-                given = tuple(feed(given[0], statistic.fresh()) for statistic in wanted)
-            return function(*given, **options)
+        def on_recordings_too(*values: Any, **options: Any) -> Any:
+            recording = len(values) == 1 and isinstance(values[0], xr.Dataset)
+            if recording and "activation" in values[0] and not isinstance(wanted[0], Recorded):
+                values = tuple(feed(values[0], statistic.fresh()) for statistic in wanted)
+            return function(*values, **options)
 
-        metric = FunctionMetric(
-            called, wanted, function, level, {called: _attributes(function, called, about)}
-        )
+        summary = " ".join((getdoc(function) or "").split("\n\n")[0].split())
+        given: Any = {"long_name": called.replace("_", " "), "description": summary, **about}
+        metric = FunctionMetric(called, wanted, function, level, {called: attributes(**given)})
         register(metric)
         on_recordings_too.metric = metric  # type: ignore[attr-defined]  # functions take attributes
         return cast(Function, on_recordings_too)
 
     return wrap
-
-
-def _attributes(function: Any, name: str, about: About) -> Attributes:
-    summary = " ".join((getdoc(function) or "").split("\n\n")[0].split())
-    given: Any = {"long_name": name.replace("_", " "), "description": summary, **about}
-    return attributes(**given)
 
 
 def _statistics(needs: Any) -> tuple[Any, ...]:

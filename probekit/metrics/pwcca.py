@@ -77,7 +77,12 @@ def pwcca_distance(
     choices = (weights,) if isinstance(weights, str) else tuple(weights)
     for choice in choices or ("none",):
         one_of("weights", choice, get_args(Weights))
-    found = _compared(first, second, choices, tolerance)
+    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
+        found = _by_layer(first, second, choices, tolerance)
+    else:
+        distances = _distances(_table(first), _table(second), choices, tolerance)
+        coords = {"weights": strings(choices)}
+        found = xr.DataArray(distances, coords, "weights", "pwcca_distance")
     return found.isel(weights=0, drop=True) if isinstance(weights, str) else found
 
 
@@ -157,21 +162,6 @@ def pwcca_ratio(
     )
 
 
-def _compared(
-    first: Any, second: Any, choices: tuple[Weights, ...], tolerance: float
-) -> xr.DataArray:
-    """Distances (weights,), or (layer, weights) for recordings."""
-    if isinstance(first, xr.Dataset) and isinstance(second, xr.Dataset):
-        return _by_layer(first, second, choices, tolerance)
-    tables = [_table(given) for given in (first, second)]
-    if len(tables[0]) != len(tables[1]):
-        raise DataError(
-            f"both sides need the same samples, and they have {len(tables[0])} and {len(tables[1])}"
-        )
-    found = _distances(tables[0], tables[1], choices, tolerance)
-    return xr.DataArray(found, {"weights": strings(choices)}, "weights", "pwcca_distance")
-
-
 def _from_others(
     networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
 ) -> xr.DataArray:
@@ -200,18 +190,15 @@ def _by_layer(
     names = [name for name in parts if name in others]
     if not names:
         raise DataError("the two recordings have no layer of the same name")
-    found = [
-        _distances(_layer(parts[name]), _layer(others[name]), choices, tolerance) for name in names
-    ]
+    tables = [[_table(one[name]["activation"]) for one in (parts, others)] for name in names]
+    found = [_distances(mine, theirs, choices, tolerance) for mine, theirs in tables]
     coords = {"layer": strings(names), "weights": strings(choices)}
     return xr.DataArray(found, coords, ("layer", "weights"), "pwcca_distance")
 
 
-def _layer(recording: xr.Dataset) -> Array:
-    return _table(recording["activation"].transpose("sample", "unit"))
-
-
 def _table(given: Any) -> Array:
+    if isinstance(given, xr.DataArray) and {"sample", "unit"} == set(given.dims):
+        given = given.transpose("sample", "unit")
     table = np.asarray(given, dtype=np.float64)
     if table.ndim != 2 or len(table) < 2:
         raise DataError(
@@ -226,6 +213,10 @@ def _distances(
     first: Array, second: Array, choices: Sequence[Weights], tolerance: float
 ) -> list[float]:
     """The distance for each choice of weights."""
+    if len(first) != len(second):
+        raise DataError(
+            f"both sides need the same samples, and they have {len(first)} and {len(second)}"
+        )
     tables = [table - table.mean(0) for table in (first, second)]
     bases = [_basis(table, tolerance) for table in tables]
     dimensions = [basis.shape[1] for basis in bases]
