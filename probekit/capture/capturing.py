@@ -40,8 +40,9 @@ class Capturing(Phase):
         self._sites = {(layer.module, layer.function, layer.call): layer for layer in layers}
         self._calls: dict[tuple[str, str], int] = {}
         self._callers: dict[nn.Module, str] = {}
-        self._running = 0
-        self._paused = 0
+        self._inside: list[
+            bool
+        ] = []  # whether to intercept, for each running module that decides it
         self._inputs: dict[nn.Module, Any] = {}
         self._warned = False
         self._first = layers[0].first_pass
@@ -60,8 +61,8 @@ class Capturing(Phase):
             raise LayerError(f"layer {foreign[0]!r} was planned for another model")
         self._callers = {modules[one.module]: one.module for one in self.layers if one.function}
         for caller in self._callers:
-            self.before(caller, self._enter)
-            self.after(caller, self._exit, always=True)
+            self.before(caller, partial(self._enter, True))
+            self.after(caller, partial(self._exit, True), always=True)
         self._names = {one: name for name, one in modules.items()}
         if self._first is not None:
             for name in modules.keys() & self._first.idle:
@@ -70,8 +71,8 @@ class Capturing(Phase):
                 self.after(self.module, self._after, always=True)
                 for module in modules.values():
                     if isinstance(module, _WITH_FAST_PATH):  # which interception would disable
-                        self.before(module, self._pause)
-                        self.after(module, self._resume, always=True)
+                        self.before(module, partial(self._enter, False))
+                        self.after(module, partial(self._exit, False), always=True)
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
@@ -84,13 +85,13 @@ class Capturing(Phase):
 
     def leave(self) -> None:
         super().leave()
-        self._running = self._paused = 0
+        self._inside = []
         self._everywhere = False
 
     def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if in_backward():
             return
-        if self._running or self._everywhere:  # an interrupted pass
+        if self._inside or self._everywhere:  # an interrupted pass
             self.leave()
         self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}
@@ -107,19 +108,9 @@ class Capturing(Phase):
         rare = self._passes > 16 and self._passes & (self._passes - 1)
         return self._first.may_branch or not rare
 
-    def _pause(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._everywhere:
-            self._paused += 1
-            self.functions.end()
-
-    def _resume(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._everywhere and self._paused:
-            self._paused -= 1
-            if self._running or not self._paused:
-                self.functions.start()
-
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._everywhere and not (torch.compiler.is_compiling() or in_backward()):
+            self._inside = []
             self._everywhere = False
             self.functions.end()
 
@@ -127,21 +118,26 @@ class Capturing(Phase):
         if self.open and not in_backward():
             self._close()
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, intercepts: bool, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Starts or ends interception while a module runs."""
         if torch.compiler.is_compiling():  # compiled code calls no functions
             return
-        if self.open and not in_backward():
-            self._running += 1
-            if not self.functions.on:
-                self.functions.start()
+        if self.open and not in_backward() and (intercepts or self._everywhere):
+            self._inside.append(intercepts)
+            self._switch()
 
-    def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _exit(self, intercepts: bool, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        if self._running and not in_backward():
-            self._running -= 1
-            if not self._running and (self._paused or not self._everywhere):
-                self.functions.end()
+        if self._inside and not in_backward() and (intercepts or self._everywhere):
+            self._inside.pop()
+            self._switch()
+
+    def _switch(self) -> None:
+        if not (self._inside[-1] if self._inside else self._everywhere):
+            self.functions.end()
+        elif not self.functions.on:
+            self.functions.start()
 
     def called(self, name: str, result: Any) -> Tensor | None:
         module = calling_module(self._names) if self.open and not in_backward() else None
