@@ -40,9 +40,9 @@ from .metrics.selectivity.split_half import SplitHalf as SplitHalf
 from .metrics.selectivity.variants import SelectivityPerElement as SelectivityPerElement
 from .metrics.selectivity.variants import selectivity_offset_free as selectivity_offset_free
 from .metrics.top_images import TopImages as TopImages
-from .models.bundled import list_models as list_models
 from .models.image_model import ImageModel as ImageModel
 from .models.loading import load_model as load_model
+from .models.names import list_models as list_models
 from .perturbations.attacks.auto_attack import AutoAttack as AutoAttack
 from .perturbations.attacks.gradient import FGSM as FGSM
 from .perturbations.attacks.gradient import PGD as PGD

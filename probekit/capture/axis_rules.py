@@ -54,8 +54,8 @@ class Known(Protocol):
     def learned(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or computed from parameters only."""
 
-    def vote(self, axes: Axes, position: int) -> None:
-        """Records that an operation treats an axis as the batch."""
+    def vote(self, axes: Axes) -> None:
+        """Records that an operation treats the first axis as the batch."""
 
 
 class Call:
@@ -221,7 +221,7 @@ def _norm(call: Call) -> Axes:
     axes = call.input
     per_sample = call.operation in ("native_layer_norm", "_fused_rms_norm")
     if not per_sample:
-        call.tracer.vote(axes, 0)
+        call.tracer.vote(axes)
     elif len(call.given.get("normalized_shape", ())) != 1:
         return axes
     scaled = len(axes) - 1 if per_sample else 1
@@ -470,12 +470,12 @@ def _convolution(call: Call) -> Axes:
     weight, axes, shape = call.given["weight"], call.input, call.shape
     if len(axes) != len(shape):
         return new_axes(Kind.LOST, shape)
-    call.tracer.vote(axes, 0)
+    call.tracer.vote(axes)
     read(axes[1])
     rows = axes[0]
     if kind(rows) is Kind.LOST:
         rows = new_axis(Kind.INPUT, shape[0])
-        call.tracer.vote((rows,), 0)
+        call.tracer.vote((rows,))
     if call.moves(weight):
         units = resized(call.axes(weight)[0], shape[1])
     elif axes[1][0][0].kind is Kind.INPUT and len(axes[1]) > 1:

@@ -96,9 +96,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         key = _key(tensor)
         return key is not None and key[0] in self._learned
 
-    def vote(self, axes: Axes, position: int) -> None:
-        if position < len(axes):
-            label, size = axes[position][0]
+    def vote(self, axes: Axes) -> None:
+        if axes:
+            label, size = axes[0][0]
             if label.kind in (Kind.INPUT, Kind.PLACE):
                 votes, _ = self.votes.get(label.root, (0, 0))
                 self.votes[label.root] = votes + 1, size

@@ -212,7 +212,7 @@ def record(
 @command(name="models", epilog="Example: probekit models 'resnet*'")
 def show_models(pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*") -> None:
     """List the bundled models."""
-    from probekit.models.bundled import list_models
+    from probekit.models.names import list_models
 
     found = list_models(pattern.removeprefix("probekit:"))
     if not found:

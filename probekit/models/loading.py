@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of
 from probekit.models.architectures import ARCHITECTURES
-from probekit.models.bundled import list_models
 from probekit.models.hugging_face import hugging_face_model, is_saved_model
 from probekit.models.image_model import ImageModel, content_hash
+from probekit.models.names import list_models
 from probekit.models.own import is_own_model, own_model
 from probekit.runtime.settings import on_own_device
 

@@ -1,4 +1,4 @@
-"""Names of models from globs."""
+"""Names of models, bundled or from globs, without importing torch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ import fnmatch
 import os
 from collections.abc import Iterable
 from glob import glob
+from importlib import resources
 from pathlib import Path
 
 from probekit.errors import ModelError, OptionError, close_matches
-from probekit.models.bundled import list_models
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Lists the bundled models whose names match a glob.
+
+    Example:
+        >>> list_models("resnet20-fashion-mnist")
+        ['resnet20-fashion-mnist']
+    """
+    files = (resources.files("probekit.models") / "zoo").iterdir()
+    names = [file.name.removesuffix(".json") for file in files if file.name.endswith(".json")]
+    return sorted(fnmatch.filter(names, pattern))
 
 
 def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool = True) -> list[str]:

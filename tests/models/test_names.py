@@ -8,8 +8,7 @@ import pytest
 import timm
 
 from probekit.errors import ModelError, OptionError
-from probekit.models.bundled import list_models
-from probekit.models.names import model_names
+from probekit.models.names import list_models, model_names
 
 
 def test_globs_of_every_source(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def preferred(means: Values) -> Any:
     return place if isinstance(means, Tensor) else place.numpy()
 
 
-def unit_blocks(units: int, elements: int, most: int = 2**20) -> list[slice]:
+def unit_blocks(units: int, elements: int) -> list[slice]:
     """Slices of units that limit the size of arrays with `elements` values per unit."""
-    step = max(1, most // max(elements, 1))
+    step = max(1, 2**20 // max(elements, 1))
     return [slice(start, start + step) for start in range(0, max(units, 1), step)]
 
 
