@@ -95,7 +95,9 @@ def jacobian_norm(
                 images = batch.images.to(home)
                 subject.check(images)
                 if used == "exact":
-                    norm, error = _exactly(subject, images, outputs)
+                    units = {"logits": torch.arange(outputs)}
+                    norm = subject.square_norms(images, units)["logits"].sum(1).sqrt()
+                    error = torch.zeros_like(norm)
                 else:
                     norm, error = _from_probes(subject, images, batch.index, probes, seed)
                 columns.append(jacobian_norm=norm, probe_error=error)
@@ -126,12 +128,6 @@ def _logits(model: Any) -> Iterator[Forward]:
         return {"logits": output}
 
     yield forward
-
-
-def _exactly(subject: Differentiated, images: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
-    square = subject.square_norms(images, {"logits": torch.arange(outputs)})["logits"]
-    norm = square.sum(1).sqrt()
-    return norm, torch.zeros_like(norm)
 
 
 def _from_probes(

@@ -49,10 +49,11 @@ class Pass:
         self.layers = list(layers)
         self.statistics = list(statistics)
         self.attributes = list(attributes)
-        self._prototypes = {
-            key: deepcopy(one) if self.attributes else one
+        several = range(len(self.attributes)) if self.attributes else [None]
+        self._prototypes: dict[_Key, Any] = {
+            (place, attribute): deepcopy(one) if self.attributes else one
             for place, one in enumerate(self.statistics)
-            for key in self._keys(place)
+            for attribute in (several if uses_labels(one) else [None])
         }
         self.fed: dict[str, dict[_Key, Any]] = {
             layer.name: {key: one.fresh() for key, one in self._prototypes.items()}
@@ -60,11 +61,6 @@ class Pass:
         }
         self._columns = Columns()
         self._outputs = 0
-
-    def _keys(self, place: int) -> list[_Key]:
-        """The keys of a statistic: its position with each attribute whose labels it uses, or None."""
-        each = self.attributes and uses_labels(self.statistics[place])
-        return [(place, at) for at in range(len(self.attributes))] if each else [(place, None)]
 
     def evaluated(
         self, layer: Layer, needs: Sequence[Any], attribute: int | None = None
@@ -116,17 +112,13 @@ class Pass:
                 self._note(observation.batch, observation.output)
             for feeder in feeders.values():
                 feeder.flush()
-        self._merge()
-        return self
-
-    def _merge(self) -> None:
-        """Merges the statistics of all processes, so that each process has those of all samples."""
         every = {(name, key): one for name, own in self.fed.items() for key, one in own.items()}
         for (name, key), whole in merged(every).items():
             self.fed[name][key] = whole
         together = processes()
         self._columns = Columns.joined(together.gather(self._columns))
         self._outputs = max(together.gather(self._outputs))
+        return self
 
     def _note(self, batch: Batch, output: Any) -> None:
         self._columns.append(sample=batch.index)

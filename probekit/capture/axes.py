@@ -297,7 +297,10 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 need //= part
             elif part % need == 0:
                 left[-1] = (label.part(), part // need)
-                taken.append((_outer(label), need))
+                outer = (
+                    Label(label.kind) if label.tokens else label
+                )  # as samples of (samples, frames)
+                taken.append((label.part() if label.kind is Kind.UNIT else outer, need))
                 need = 1
             else:
                 return None
@@ -306,13 +309,6 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
         named = tuple(part for part in taken if part[1] > 1 or part[0].kind is not Kind.CONSTANT)
         result.append(named or constant(size))
     return tuple(result)
-
-
-def _outer(label: Label) -> Label:
-    """The label of the outer part of a split axis, such as the samples of (samples, frames)."""
-    if label.kind is Kind.UNIT:
-        return label.part()
-    return Label(label.kind) if label.tokens else label
 
 
 def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:

@@ -98,9 +98,8 @@ def _positions(maps: Tensor) -> Tensor:
     return maps.flatten(2).movedim(1, 2).flatten(0, 1).clone() if maps.ndim > 2 else maps.clone()
 
 
-def _flatten(maps: Tensor) -> Tensor:
-    """(batch, units, *positions) as (batch, units * positions)."""
-    return maps.flatten(1).clone()
-
-
-_TABLES = {"mean": pool, "positions": _positions, "flatten": _flatten}
+_TABLES = {
+    "mean": pool,
+    "positions": _positions,
+    "flatten": lambda maps: maps.flatten(1).clone(),  # (batch, units * positions)
+}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from probekit.capture.axes import Axes, Axis, Kind, Label, kind, newest, size_of
+from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
 
 _UNITS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -90,8 +90,10 @@ def place(
     if samples is not None and any(axes[axis][0][0].root is samples.root for axis in rest):
         raise Unplaced("compares the samples of a batch with each other, so it has no units")
     units, evidence = _units(module, shape, axes, batch, rest)
-    if evidence == "weights before" and _share_units(axes[batch], axes[units[0]]):
-        raise Unplaced("has a part of its units in the batch axis, such as heads of attention")
+    if evidence == "weights before":
+        own = newest(axes[units[0]])
+        if any((one.kind, one.serial) == (Kind.UNIT, own.serial) for one, _ in axes[batch]):
+            raise Unplaced("has a part of its units in the batch axis, such as heads of attention")
     certain = known and evidence != "assumed"
     layout = Layout(
         batch, windows, units[0], evidence, certain, split=tuple(units[1:]), outer=outer
@@ -141,12 +143,6 @@ def _units(
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"
     return [rest[-1] if len(shape) == 3 else rest[0]], "assumed"
-
-
-def _share_units(batch: Axis, units: Axis) -> bool:
-    """Whether a batch axis holds a part of the units of another axis."""
-    latest = newest(units)
-    return any((label.kind, label.serial) == (Kind.UNIT, latest.serial) for label, _ in batch)
 
 
 def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:

@@ -128,11 +128,9 @@ class Covariance(SpatialStatistic):
             raise DataError(
                 f"a covariance needs at least {1 + self.centred} rows, and there are {count}"
             )
-        if "second" in self.state:
-            return self._from_moments(count - self.centred)
-        return self._from_rows(count - self.centred)
-
-    def _from_moments(self, degrees: int) -> xr.Dataset:
+        degrees = count - self.centred
+        if "second" not in self.state:
+            return self._from_rows(degrees)
         center = moments.mean(self.state)
         point = center if self.centred else torch.zeros_like(center)
         found = moments.about(self.state, point)

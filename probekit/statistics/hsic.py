@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +47,16 @@ class LinearHSIC(Statistic):
         home = self.state["count"].device
         x = x.detach().to(home).double() - self.state["origin_x"]
         y = y.detach().to(home).double() - self.state["origin_y"]
-        squares = _squares(x, self.first), _squares(y, self.second)
+        k, m = _squares(x, self.first), _squares(y, self.second)
         # The block of a sample does not depend on the order of the data.
         block = ((index * 2654435761 % 2**32 >> 16) % self.blocks).to(home)
         for number in torch.unique(block).tolist():
-            rows = block == number
-            for name, values in _sums(x[rows], y[rows], squares[0][rows], squares[1][rows]).items():
+            a, b, c, d = (table[block == number] for table in (x, y, k, m))
+            sums: dict[str, Any] = {
+                "count": len(a), "x": a.sum(0), "y": b.sum(0), "xy": a.T @ b, "k": c.sum(0),
+                "l": d.sum(0), "kl": c.T @ d, "xl": a.T @ d, "ky": c.T @ b,
+            }  # fmt: skip
+            for name, values in sums.items():
                 self.state[name][number] += values
 
     def merge(self, other: LinearHSIC) -> None:
@@ -145,14 +150,6 @@ class LinearHSIC(Statistic):
                 whole = trace + first * second / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)
                 found[i, j] = float(whole) / (n * (n - 3))
         return found
-
-
-def _sums(x: Tensor, y: Tensor, k: Tensor, m: Tensor) -> dict[str, Tensor]:
-    return {
-        "count": torch.tensor(float(len(x)), device=x.device).double(),
-        "x": x.sum(0), "y": y.sum(0), "xy": x.T @ y, "k": k.sum(0), "l": m.sum(0),
-        "kl": k.T @ m, "xl": x.T @ m, "ky": k.T @ y,
-    }  # fmt: skip
 
 
 def _squares(rows: Tensor, sizes: Sequence[int]) -> Tensor:
