@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _CODES = {torch.int64: "q", torch.float32: "f", torch.float64: "d"}
+_DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 
 
 class Columns:
@@ -55,7 +56,8 @@ class Columns:
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         """A column (samples,), a copy."""
-        return np.array(self._columns[name])
+        column = self._columns[name]
+        return np.array(column, _DTYPES[column.typecode])
 
     def __len__(self) -> int:
         return max(map(len, self._columns.values()), default=0)
