@@ -180,22 +180,17 @@ class SelectivityInterval(Metric):
         """Computes the intervals of the means of the layers and of the network."""
         fewest = int(layers["fewest_samples"].min())
         critical = _critical((1 - self.level) / 2, np.array(fewest))
-        parts = [
+        floor, ceiling, drawn = (
             layers[f"selectivity_mean_{name}"].transpose("layer", ...).values
             for name in ("floor", "ceiling", "replicate")
-        ]
-        found = [
-            _between(floor, ceiling, drawn, critical)
-            for floor, ceiling, drawn in zip(*parts, strict=True)
-        ]
-        low, high = zip(*found, strict=True)
-        floor, ceiling, drawn = (part.mean(0) for part in parts)
-        network = _between(floor, ceiling, drawn, critical)
+        )
+        low, high = _between(floor, ceiling, drawn, critical)
+        ends = _between(floor.mean(), ceiling.mean(), drawn.mean(0), critical)
         names = ("selectivity_mean_low", "selectivity_mean_high")
         return (
             xr.Dataset(),
-            xr.Dataset({names[0]: ("layer", list(low)), names[1]: ("layer", list(high))}),
-            xr.Dataset(dict(zip(names, network, strict=True))),
+            xr.Dataset({names[0]: ("layer", low), names[1]: ("layer", high)}),
+            xr.Dataset(dict(zip(names, ends, strict=True))),
         )
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
@@ -265,10 +260,10 @@ def _small_sample(counts: Array) -> Array:
     return factor
 
 
-def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[float, float]:
-    """A confidence interval for a value between two estimates that share a standard error."""
-    margin = critical * float(np.std(replicates, ddof=1))
-    return float(min(one, other)) - margin, float(max(one, other)) + margin
+def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[Any, Any]:
+    """A confidence interval for values between two estimates that share a standard error."""
+    margin = critical * np.std(replicates, -1, ddof=1)
+    return np.minimum(one, other) - margin, np.maximum(one, other) + margin
 
 
 def _mean_over_units(index: Array) -> Any:

@@ -156,24 +156,22 @@ class _Search:
         table, labels = table[~apart], labels[~apart]
         identity = torch.eye(table.shape[1], dtype=table.dtype)
         best, start = self._best(table, labels)
-        axes = self._selectivity(table, _shares(labels), identity).item()
         floors = [
             self._best(table, labels[torch.from_numpy(draws.permutation(len(labels)))])[0].value
             for _ in range(self.permutations)
         ]
-        outside = [float("nan")] * 2
-        if len(torch.unique(held_out_labels)) > 1:
-            shares = _shares(held_out_labels)
-            outside = [
-                self._selectivity(held_out, shares, basis).item()
-                for basis in (identity, best.rotation)
-            ]
+
+        def outside(basis: Tensor) -> float:
+            if len(torch.unique(held_out_labels)) < 2:
+                return float("nan")
+            return self._selectivity(held_out, _shares(held_out_labels), basis).item()
+
         return {
-            "selectivity_axes": axes,
+            "selectivity_axes": self._selectivity(table, _shares(labels), identity).item(),
             "selectivity_found": best.value,
             "selectivity_floor": float(np.mean(floors)) if floors else float("nan"),
-            "selectivity_axes_held_out": outside[0],
-            "selectivity_held_out": outside[1],
+            "selectivity_axes_held_out": outside(identity),
+            "selectivity_held_out": outside(best.rotation),
             "converged": best.converged,
             "steps_taken": best.steps,
             "start": start,
@@ -219,11 +217,11 @@ class _Search:
                 best = _Result(value, left @ right, False, step, float(departure.detach()))
             if value - before < self.tolerance:
                 if coolings == _COOLINGS:
-                    return _Result(best.value, best.rotation, True, step, best.error)
+                    return best._replace(converged=True, steps=step)
                 coolings += 1
                 optimizer.param_groups[0]["lr"] /= 4
             before = value
-        return _Result(best.value, best.rotation, False, self.steps, best.error)
+        return best._replace(converged=False, steps=self.steps)
 
     def _selectivity(self, table: Tensor, share: Tensor, matrix: Tensor) -> Tensor:
         """The mean index of the columns of table @ matrix."""
