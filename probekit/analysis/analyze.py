@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.analysis.attributes import Attributes, by_attribute
+from probekit.analysis.classes import warn_of_guess
 from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
@@ -141,10 +142,7 @@ def analyze(
         warn(f"accuracy is left out: {match.why_not}")
     else:
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
-    if match.guess:
-        warn(
-            f"accuracy is a guess: {match.guess}; confirm it with class_map='index', or give the mapping"
-        )
+    warn_of_guess(match)
     result.attrs["provenance"] = provenance(**facts)
     if batches.skipped:
         warn(f"{batches.skipped} images of {batches.name} could not be read and were left out")

@@ -38,11 +38,16 @@ def compared_classes(
             "class_map={class of the data: class or output of the model, ...}, or class_map='index' "
             "where label i is output i"
         )
+    warn_of_guess(match)
+    return match
+
+
+def warn_of_guess(match: ClassMatch) -> None:
+    """Warns if a match of outputs and classes rests on an assumption."""
     if match.guess:
         warn(
             f"accuracy is a guess: {match.guess}; confirm it with class_map='index', or give the mapping"
         )
-    return match
 
 
 @dataclass(frozen=True, eq=False)

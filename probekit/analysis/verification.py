@@ -78,12 +78,16 @@ def _append(path: Path, values: Sequence[Any]) -> None:
 
 
 def _verified(name: str, most_parameters: float) -> dict[str, Any]:
+    import timm
+
     start = time.monotonic()
     line: dict[str, Any] = {"architecture": name}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            line["parameters"] = _count(name)
+            with torch.device("meta"):
+                parameters = timm.create_model(name).parameters()
+            line["parameters"] = sum(one.numel() for one in parameters)
             if line["parameters"] > most_parameters:
                 return line | {"outcome": "too large"}
             module, images = _subject(name)
@@ -96,13 +100,6 @@ def _verified(name: str, most_parameters: float) -> dict[str, Any]:
             return line | {"outcome": "refused", "detail": first_line(error)[:200]}
     line |= _summary(table)
     return line | {"seconds": round(time.monotonic() - start, 1)}
-
-
-def _count(name: str) -> int:
-    import timm
-
-    with torch.device("meta"):
-        return sum(one.numel() for one in timm.create_model(name).parameters())
 
 
 def _subject(name: str) -> tuple[nn.Module, Tensor]:

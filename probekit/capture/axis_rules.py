@@ -31,6 +31,7 @@ from probekit.capture.axes import (
     resized,
     size_of,
 )
+from probekit.models.nested import all_tensors
 
 
 class Known(Protocol):
@@ -81,7 +82,7 @@ class Call:
             one.name: one.default_value for one in schema.arguments if one.has_default_value()
         }
         self.given |= dict(zip((one.name for one in schema.arguments), args, strict=False)) | kwargs
-        self.tensors = [tensor for value in self.given.values() for tensor in _tensors_in(value)]
+        self.tensors = all_tensors(self.given)
         self.outputs: Sequence[Tensor] = ()
         self._axes = {id(tensor): tracer.axes(tensor) for tensor in self.tensors}
         self._depends = {id(tensor): tracer.depends(tensor) for tensor in self.tensors}
@@ -135,14 +136,6 @@ def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
     if isinstance(found, list):
         return found
     return [found, *(new_axes(Kind.LOST, one.shape) for one in outputs[1:])]
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [one for one in value if isinstance(one, Tensor)]
-    return []
 
 
 def _position(dim: int, ndim: int) -> int:

@@ -1,25 +1,19 @@
-"""Inputs and outputs of modules: tensors, alone or nested in tuples, mappings and dataclasses.
-
-Hooks of compiled models use this code, and the compiler of torch 2.6 supports neither generators nor
-`isinstance` with a union.
-"""
+"""Inputs and outputs of modules: tensors, alone or nested in tuples, mappings and dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from probekit.errors import LayerError
+from probekit.models.nested import all_tensors
 
 
 def tensors_in(output: Any) -> list[Tensor]:
     """The floating-point tensors of any nested output, in order."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() and output.ndim else []
-    return [tensor for part in _parts(output) for tensor in tensors_in(part)]
+    return [one for one in all_tensors(output) if one.is_floating_point() and one.ndim]
 
 
 def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
@@ -46,13 +40,6 @@ def shares_memory(tensor: Tensor, output: Any) -> bool:
     return any(other.untyped_storage()._cdata == storage for other in tensors_in(output))
 
 
-def inputs_in(arguments: Any) -> list[Tensor]:
-    """All tensors among a module's arguments, in order."""
-    if isinstance(arguments, Tensor):
-        return [arguments]
-    return [tensor for part in _parts(arguments) for tensor in inputs_in(part)]
-
-
 def count_samples(inputs: Sequence[Tensor], place: tuple[int, int] | None) -> int:
     """The number of samples in a module's input tensors; 0 if unknown.
 
@@ -64,13 +51,3 @@ def count_samples(inputs: Sequence[Tensor], place: tuple[int, int] | None) -> in
     if which < 0:
         return len(inputs)
     return inputs[which].shape[axis] if which < len(inputs) and axis < inputs[which].ndim else 0
-
-
-def _parts(nested: Any) -> Iterable[Any]:
-    if isinstance(nested, Mapping):
-        return nested.values()
-    if isinstance(nested, (list, tuple)):
-        return nested
-    if is_dataclass(nested) and not isinstance(nested, type):
-        return [getattr(nested, field.name) for field in fields(nested)]
-    return ()

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from probekit.capture.functions import Interception
 from probekit.capture.layers import Layer
 from probekit.capture.masks import masked_mean, position_mask, token_mask
-from probekit.capture.outputs import count_samples, inputs_in, shares_memory
+from probekit.capture.outputs import count_samples, shares_memory
 from probekit.capture.pooling import pool
 from probekit.capture.scout import Tokens
 from probekit.errors import LayerError
+from probekit.models.nested import all_tensors
 
 Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
 Reduce: TypeAlias = Callable[[Tensor], Tensor]
@@ -128,7 +129,7 @@ class Phase:
         if not torch.compiler.is_compiling():
             for module in self._observed:
                 _move_to_end(module)
-        inputs = inputs_in((args, kwargs))
+        inputs = all_tensors((args, kwargs))
         self.mask = token_mask(kwargs)
         self.batch = count_samples(inputs, source)
         return inputs

@@ -23,6 +23,7 @@ from probekit.capture.axes import (
     resized,
     size_of,
 )
+from probekit.models.nested import all_tensors
 
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
@@ -137,7 +138,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         return output
 
     def _follow(self, call: axis_rules.Call, output: Any) -> None:
-        tensors = list(_tensors(output))
+        tensors = all_tensors(output)
         if not tensors:
             self.reads_values |= call.depends is True
             return
@@ -235,11 +236,3 @@ def _constants(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             for tensor in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(tensor, Tensor):
                     yield f"{prefix}.{name}", tensor
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for part in output:
-            yield from _tensors(part)

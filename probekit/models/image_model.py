@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
+from probekit.models.nested import all_tensors
 from probekit.models.state import State
 
 _MOST = 2**30
@@ -202,19 +203,10 @@ def content_hash(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and values of a module's state, as `sha256:...`."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        for tensor in _tensors_of(value):
+        for tensor in all_tensors(value):  # quantized layers store tuples
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(_bytes_of(tensor))
     return f"sha256:{digest.hexdigest()}"
-
-
-def _tensors_of(value: Any) -> Iterator[Tensor]:
-    """The tensors in an entry of a state dict; quantized layers store them in tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors_of(part)
 
 
 def _bytes_of(tensor: Tensor) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
+from probekit.models.nested import named_parts
 
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
 
@@ -38,7 +39,7 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
     """
     if isinstance(output, Tensor):
         return output if _is_logits(output, samples) else None
-    parts = _named_parts(output)
+    parts = named_parts(output)
     for name, part in parts:
         if name == "logits":
             return part if _is_logits(part, samples) else None
@@ -210,7 +211,7 @@ def _format(output: Any) -> str:
     if isinstance(output, Tensor):
         kind = "" if output.is_floating_point() else f" of {output.dtype}"
         return f"{tuple(output.shape)}{kind}"
-    parts = [f"{name} {_format(part)}" for name, part in _named_parts(output)]
+    parts = [f"{name} {_format(part)}" for name, part in named_parts(output)]
     return type(output).__name__ + (f" with {some_of(parts, 4)}" if parts else "")
 
 
@@ -222,18 +223,6 @@ def _is_logits(value: Any, samples: int) -> bool:
         and len(value) == samples
         and value.shape[1] > 1
     )
-
-
-def _named_parts(output: Any) -> list[tuple[str, Any]]:
-    if isinstance(output, Mapping):
-        return [(str(name), part) for name, part in output.items()]
-    if isinstance(output, tuple) and hasattr(output, "_fields"):
-        return list(zip(output._fields, output, strict=True))
-    if isinstance(output, list | tuple):
-        return [(str(place), part) for place, part in enumerate(output)]
-    if is_dataclass(output) and not isinstance(output, type):
-        return [(field.name, getattr(output, field.name)) for field in fields(output)]
-    return []
 
 
 def _declared(model: Any) -> int | None:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from probekit.capture.pooling import precise
 from probekit.capture.readouts import Activations, Source, Spatial
 from probekit.checks import one_of
 from probekit.errors import DataError
@@ -88,11 +89,7 @@ class Statistic:
         """
         if not self.state:
             raise DataError(f"{type(self).__name__} has no samples; update it first")
-        half = (torch.float16, torch.bfloat16)
-        return {
-            name: (values.float() if values.dtype in half else values).cpu()
-            for name, values in self.state.items()
-        }
+        return {name: one.to(precise(one.dtype)).cpu() for name, one in self.state.items()}
 
 
 @dataclass
