@@ -30,4 +30,6 @@ def all_tensors(nested: Any) -> list[Tensor]:
     """The tensors in a nested value, in order."""
     if isinstance(nested, Tensor):
         return [nested]
-    return [tensor for _, part in named_parts(nested) for tensor in all_tensors(part)]
+    sequence = isinstance(nested, (list, tuple))
+    parts = nested if sequence else [part for _, part in named_parts(nested)]
+    return [tensor for part in parts for tensor in all_tensors(part)]
