@@ -104,7 +104,8 @@ def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
     many = getattr(data, "__getitems__", None)
     if callable(many):
         try:
-            found = list(many(list(numbers)))
+            found = many(list(numbers))
+            found = [] if isinstance(found, Mapping) else list(found)
         except Exception:  # read the items one by one to find the faulty one
             found = []
         if len(found) == len(numbers):

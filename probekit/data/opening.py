@@ -22,6 +22,7 @@ from torch.utils.data import (
 from probekit.data.images import TensorImages
 from probekit.data.items import has_one_hot_label, image_tensor, is_sample, pair_of
 from probekit.data.labels import (
+    ClassNames,
     class_names,
     declared_attributes,
     label_numbers,
@@ -39,7 +40,13 @@ def open_source(data: Any, attributes: Any = None) -> Indexed | Stream:
     inner = getattr(source, "data", None)
     inner = inner.dataset if isinstance(inner, DataLoader) else inner
     found = declared_attributes(inner, attributes)
-    if found:
+    own = list(declared_attributes(inner))
+    if own != list(found) and sorted(own) == sorted(found):
+        raise DataError(
+            f"attributes were given in the order {', '.join(found)}, and the data has them in the order "
+            f"{', '.join(own)}; give them in this order"
+        )
+    if found and not source.attributes:
         source.attributes = found
     return source
 
@@ -55,7 +62,7 @@ def _opened(data: Any, attributes: Any) -> Indexed | Stream:
         if labels is None:
             return _of_images(images)
         data = images, labels
-    if arrays := _two_arrays(data):
+    if arrays := _two_arrays(data, attributes):
         return arrays
     if isinstance(data, DataLoader):
         return _of_loader(data)
@@ -107,7 +114,7 @@ def _dimensions(labels: Any) -> int:
         return 1
 
 
-def _two_arrays(data: Any) -> Indexed | None:
+def _two_arrays(data: Any, asked: Any) -> Indexed | None:
     """Images and labels in memory, with the attributes of labels in several columns."""
     if not isinstance(data, list | tuple) or len(data) != 2:
         return None
@@ -116,9 +123,13 @@ def _two_arrays(data: Any) -> Indexed | None:
         return None
     if hasattr(labels, "columns"):  # a table of pandas or polars
         labels = {str(name): np.asarray(labels[name]) for name in labels.columns}
-    attributes = {}
+    attributes: dict[str, ClassNames] = {}
     if isinstance(labels, Mapping):
-        attributes = {str(name): names_of_text(values) for name, values in labels.items()}
+        labels = {str(name): values for name, values in labels.items()}
+        wanted = declared_attributes(None, asked) or {name: {} for name in labels}
+        attributes = {
+            name: names or names_of_text(labels.get(name)) for name, names in wanted.items()
+        }
         labels = label_table(labels, len(images), {}, attributes)
     if images.ndim < 2 or not hasattr(labels, "__len__"):
         return None
@@ -207,6 +218,7 @@ def _sampled(loader: DataLoader[Any]) -> tuple[Tensor, int]:
     first = next(batches, [])
     most = len(loader.dataset) + 1  # type: ignore[arg-type]  # a map-style data set has a length
     numbers = [*first, *islice(chain.from_iterable(batches), most)]
+    numbers = [number + most - 1 if number < 0 else number for number in numbers]
     return torch.tensor(numbers, dtype=torch.long), len(first)
 
 

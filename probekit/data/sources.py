@@ -137,14 +137,30 @@ class Indexed(Source):
         numbers = list(numbers)
         if isinstance(self.data, LabeledImages) and self._collate is None:
             return self.data.fetch(numbers)
-        images, labels = self._collated(read_items(self.data, numbers, self.name))
+        items = read_items(self.data, numbers, self.name)
+        images, labels = self._collated(items)
         if len(images) != len(numbers):
             raise DataError(
                 f"collate_fn of the DataLoader of {self.name} makes a batch of {len(images)} from "
                 f"{len(numbers)} samples, so samples and labels cannot be matched; leave samples out in "
                 "the data set instead"
             )
+        if self._collate is not None and self._is_reordered(items, labels):
+            raise DataError(
+                f"collate_fn of the DataLoader of {self.name} changes the order of the samples, so "
+                "images and results cannot be matched; keep their order"
+            )
         return images, labels, torch.tensor(numbers)
+
+    def _is_reordered(self, items: list[Any], labels: Tensor) -> bool:
+        """Whether the labels of a batch are those of its items in another order."""
+        try:
+            own = self._labels([self._pair(item)[1] for item in items], len(items))
+        except DataError:  # collate_fn makes the labels from something else
+            return False
+        if own.shape != labels.shape or torch.equal(own, labels):
+            return False
+        return bool((own.sort(0).values == labels.sort(0).values).all())
 
     def _collated(self, items: list[Any]) -> tuple[Any, Tensor]:
         if self._collate is None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of
+from probekit.errors import ModelError, close_matches, first_line, foreign_file, some_of, warn
 from probekit.models.architectures import ARCHITECTURES
 from probekit.models.hugging_face import hugging_face_model, is_saved_model
 from probekit.models.image_model import ImageModel, content_hash
@@ -179,6 +179,16 @@ def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
             model, provenance={"name": model.provenance.get("name"), "weights": "random"}
         )
     _fit(module, read_weights(weights), str(weights))
+    if not card.get("finished", True):
+        warn(
+            f"the training run in {str(folder)!r} has not ended; these are the weights of its best epoch "
+            "so far"
+        )
+    elif card.get("hash", found := content_hash(module)) != found:
+        warn(
+            f"the weights in {str(weights)!r} are not those that {file.name} describes, so its accuracy and "
+            "selectivity are of other weights; restore the file"
+        )
     return model
 
 

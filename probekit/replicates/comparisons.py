@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -158,8 +159,7 @@ def equivalence(
         >>> round(float(result["p"]), 4), round(float(result["power"]), 2)
         (0.0016, 1.0)
     """
-    bounds = (-margin, margin) if isinstance(margin, int | float) else margin
-    bottom, top = (float(bound) for bound in bounds)
+    bottom, top = map(float, margin if isinstance(margin, Sequence) else (-margin, margin))
     if not bottom < 0 < top or (np.isinf(bottom) and np.isinf(top)):
         raise OptionError(
             "margin is a positive number, or a negative and a positive bound of which one may be "

@@ -285,3 +285,34 @@ def test_one_hot_samples_that_may_be_batches_are_refused() -> None:
     batches = [(torch.rand(2, 5, 6), torch.tensor([0, 1])), (torch.rand(2, 5, 6), torch.arange(2))]
     found = pk.analyze(nn.Sequential(nn.Linear(6, 4), nn.ReLU()), batches, progress=False)
     assert found["samples"]["label"].values.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["columns", "table"])
+def test_columns_are_chosen_by_name_in_any_order(kind: str, network: nn.Module) -> None:
+    data, _ = SEVERAL[kind]
+    options: Any = {"layers": "1", "progress": False}
+    expected = pk.analyze(network, data, attributes=["color", "shape"], **options)["units"]
+    found = pk.analyze(network, data, attributes=["shape", "color"], **options)["units"]
+    one = pk.analyze(network, data, attributes=["shape"], **options)["units"]
+    for name, result in (("color", found), ("shape", found), ("shape", one)):
+        values = result["selectivity"].sel(attribute=name)
+        np.testing.assert_array_equal(values, expected["selectivity"].sel(attribute=name))
+
+
+def test_names_of_values_number_labels_that_are_text(network: nn.Module) -> None:
+    text = np.array(["red", "blue"])[COLOR]
+    named = {"color": ["red", "blue"]}
+    result = pk.analyze(
+        network, (IMAGES, {"color": text}), layers="1", attributes=named, progress=False
+    )
+    by_number = pk.analyze(
+        network, (IMAGES, {"color": COLOR}), layers="1", attributes=named, progress=False
+    )
+    assert result["units"].to_dataset().equals(by_number["units"].to_dataset())
+
+
+def test_another_order_than_that_of_the_data_is_refused(network: nn.Module) -> None:
+    data = Items("row")
+    data.attr_names = ["color", "shape"]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="order shape, color, and the data has them in the order"):
+        pk.analyze(network, data, layers="1", attributes=["shape", "color"], progress=False)

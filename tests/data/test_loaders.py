@@ -306,3 +306,38 @@ class Broken(Dataset[Any]):
         if number == 2:
             raise KeyError("crop")
         return torch.zeros(1), 0
+
+
+def test_a_collate_function_that_changes_the_order_is_refused() -> None:
+    for sort in (lambda item: -item[1], lambda item: (item[1] % 5, item[1])):
+        loader = DataLoader(
+            DATA, 8, collate_fn=lambda items, sort=sort: default_collate(sorted(items, key=sort))
+        )
+        with pytest.raises(DataError, match="changes the order of the samples"):
+            list(Batches(loader))
+    loader = DataLoader(DATA, 8, collate_fn=lambda items: default_collate(sorted(items, key=len)))
+    assert torch.cat([batch.labels for batch in Batches(loader)]).tolist() == LABELS.tolist()
+
+
+def test_negative_indices_count_from_the_end() -> None:
+    loader = DataLoader(DATA, 2, sampler=[-1, 0, -3])  # type: ignore[arg-type]  # any iterable works
+    batches = list(Batches(loader))
+    assert torch.cat([batch.index for batch in batches]).tolist() == [N - 1, 0, N - 3]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [N - 1, 0, N - 3]
+    with pytest.raises(DataError, match=f"yields sample {N - 1} more than once"):
+        Batches(DataLoader(DATA, 2, sampler=[-1, N - 1]))  # type: ignore[arg-type]
+
+
+def test_columns_from_getitems_are_not_taken_for_samples() -> None:
+    class Columns(Dataset[Any]):
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, number: int) -> Any:
+            return {"image": IMAGES[number], "label": number}
+
+        def __getitems__(self, numbers: list[int]) -> Any:
+            return {"image": IMAGES[numbers], "label": LABELS[numbers]}
+
+    batches = list(Batches(Columns(), batch_size=2))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == LABELS.tolist()

@@ -65,6 +65,12 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
     used, held = hold_out(train.labels, recipe, seed)
     watched = held if len(held) else used[:_WATCHED]
+    labels = train.labels[watched]
+    if int(labels.min()) == int(labels.max()):
+        raise OptionError(
+            f"the {len(watched)} images that are evaluated after each epoch are of one class, which have no "
+            "selectivity; hold out more images (validation), or none (0)"
+        )
     return RunData(
         train=_some(train, used, "train"),
         validation=_some(train, held, "validation"),

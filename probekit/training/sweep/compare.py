@@ -17,11 +17,12 @@ from probekit.errors import OptionError, OutputError
 from probekit.models.identity import text_of
 from probekit.models.loading import load_model
 from probekit.results.files import whole, writable
+from probekit.results.identity import differences
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import netcdf
 from probekit.runtime.progress import hidden
-from probekit.training.run.directory import CARD, Run, read_card, read_run
+from probekit.training.run.directory import CARD, IGNORED, RUN, Run, read_card, read_run
 from probekit.training.run.log import read_log
 from probekit.training.sweep.table import grid, outcomes
 
@@ -65,7 +66,7 @@ def measure_runs(
         **options: Options for `measure`, as plain values that JSON can represent.
 
     Returns:
-        The measurements over `alpha` and `seed` if the runs belong to a sweep; over `variant` and
+        The measurements over `alpha` and `seed` if the runs differ in nothing else; over `variant` and
         `seed` if all are in folders `VARIANT/seed_N`; otherwise over `run`, the run's folder, with the
         coordinates `alpha` (NaN under a schedule) and `seed`.
 
@@ -194,6 +195,14 @@ def _write(found: Any, file: Path) -> None:
         draft.write_bytes(netcdf(found))
 
 
+def _same_training(runs: Sequence[Run]) -> bool:
+    """Whether runs differ in alpha and seed only, and in the precision that their machine selected."""
+    files = [run.folder / RUN for run in runs]
+    found = [json.loads(file.read_text()) if file.is_file() else {} for file in files]
+    ignored = [*IGNORED, "alpha_schedule", "seed", "recipe.precision"]
+    return not any(differences(found[0], one, ignored) for one in found)
+
+
 def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) -> xr.Dataset:
     """One table of all runs, over the axes that distinguish them."""
     plain = [table.drop_attrs() for table in found]
@@ -206,6 +215,7 @@ def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) ->
     ]
     if all(variant != name for variant, name in zip(variants, names, strict=True)):
         return grid(table, "variant", strings(variants), seeds)
-    if len(set(zip(alphas, seeds, strict=True))) == len(runs) and not np.isnan(alphas).any():
+    alone = len(set(zip(alphas, seeds, strict=True))) == len(runs)
+    if alone and not np.isnan(alphas).any() and _same_training(runs):
         return grid(table, "alpha", np.array(alphas), seeds)
     return table.assign_coords(run=strings(names), alpha=("run", alphas), seed=("run", seeds))

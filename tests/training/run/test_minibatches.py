@@ -52,3 +52,9 @@ def test_steps_are_reordered_each_epoch_and_can_start_anywhere() -> None:
     ):
         assert step == again
         assert torch.equal(images, same_images)
+
+
+def test_images_of_one_class_cannot_be_watched() -> None:
+    recipe = get_recipe("resnet20-digits", validation=1, stratified=False)
+    with pytest.raises(OptionError, match=r"the 1 images .* are of one class"):
+        load_run_data(recipe, 0, None, 0)

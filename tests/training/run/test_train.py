@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 import probekit as pk
 from children import Child, launched
+from probekit.errors import ProbekitWarning
 from probekit.models.architectures import ARCHITECTURES
 from probekit.runtime.randomness import key
 from probekit.training.run.directory import read_run
@@ -211,3 +213,15 @@ def test_two_processes_train_one_network(tmp_path: Path, start: Callable[..., Ch
     selectivity = pk.analyze(model, validation, progress=False)["layers"]["selectivity_mean"]
     logged = read_log(out / "log.jsonl")[run.best_epoch]["selectivity"]
     assert selectivity.values == pytest.approx(list(logged.values()), abs=1e-6)
+
+
+def test_unfinished_runs_and_other_weights_are_reported(tmp_path: Path, baseline: Any) -> None:
+    folder = Path(shutil.copytree(baseline.folder, tmp_path / "run"))
+    (best,) = folder.glob("best-*.safetensors")
+    save_file({name: 2 * value for name, value in load_file(best).items()}, best)
+    with pytest.warns(ProbekitWarning, match="are not those that model.json describes"):
+        pk.load_model(folder)
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**card, "finished": False}))
+    with pytest.warns(ProbekitWarning, match="has not ended; these are the weights of its best"):
+        pk.load_model(folder)

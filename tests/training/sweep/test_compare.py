@@ -168,3 +168,15 @@ def test_measures_without_a_name_of_their_own_are_told_apart_by_their_values(
         found = pk.measure_runs(folder, measure, tmp_path / "store", progress=False)["size"]
     assert CALLS == [1] * 4 + [2] * 4
     assert np.array_equal(found, expected)
+
+
+def test_runs_that_differ_in_more_than_alpha_and_seed_are_listed(tmp_path: Path) -> None:
+    options = QUICK | {"epochs": 1}
+    pk.train("resnet20-digits", 0.0, 0, tmp_path / "a", **options)
+    pk.train("resnet20-digits", 0.0, 1, tmp_path / "b", **options)
+    assert pk.run_outcomes(tmp_path)["test_accuracy"].dims == ("alpha", "seed")
+    pk.train("resnet20-digits", -1.0, 0, tmp_path / "c", **options, learning_rate=0.01)
+    found = pk.run_outcomes(tmp_path)
+    assert found["test_accuracy"].dims == ("run",)
+    assert found["run"].values.tolist() == ["a", "b", "c"]
+    assert found["alpha"].values.tolist() == [0.0, 0.0, -1.0]
