@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,11 @@ _ALWAYS = (
     "softshrink", "hardshrink", "logsigmoid", "threshold", "glu",
 )  # fmt: skip
 _SELECTIONS = ("where", "mul", "multiply", "__mul__", "masked_fill", "index_put", "__setitem__")
-_HINTS = ("erf", "sin", "sign", *_SELECTIONS)
+_MINIMA = ("minimum", "min", "fmin")
+_HINTS = (
+    "abs", "absolute", "erf", "sin", "sign", "atan", "arctan", "log1p", "logaddexp", "copysign",
+    *_MINIMA, *_SELECTIONS,
+)  # fmt: skip
 _CLAMPS = ("clamp", "clip", "clamp_min")
 _MAXIMA = ("maximum", "max", "fmax")
 
@@ -32,24 +37,56 @@ FUNCTION_NAMES = frozenset({*_ALWAYS, *_CLAMPS, *_MAXIMA})
 
 def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a clamp is a ReLU (from 0) or a ReLU6 (from 0 to 6)."""
-    low, high = [*args[1:3], None, None][:2]
-    low, high = kwargs.get("min", low), kwargs.get("max", high)
+    low, high = _limits(args, kwargs)
     if isinstance(low, Tensor):
         return high is None and _all_zero(low)
     numbers = isinstance(low, int | float) and (high is None or isinstance(high, int | float))
     return numbers and low == 0 and high in (None, 6, math.inf)
 
 
-def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a maximum bounds a tensor from below by zeros, a scalar or one number per channel."""
+def _limits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The lower and the upper limit of a clamp."""
+    low, high = [*args[1:3], None, None][:2]
+    return kwargs.get("min", low), kwargs.get("max", high)
+
+
+def _pair(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The two tensors that a function of two tensors was called with, the smaller one first."""
     pair = [*args, *(kwargs[name] for name in ("input", "other") if name in kwargs)]
     if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
+        return []
+    return sorted(pair, key=Tensor.numel)
+
+
+def _with_zeros(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether one of two tensors is zero."""
+    return any(map(_all_zero, _pair(args, kwargs)))
+
+
+def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a maximum bounds a tensor from below by zeros, a scalar or one number per channel.
+
+    A multiple of the tensor itself counts too, as in a leaky ReLU.
+    """
+    if not (pair := _pair(args, kwargs)):
         return False
-    small, large = sorted(pair, key=lambda one: one.numel())
+    small, large = pair
     if small.shape == large.shape:
-        return any(map(_all_zero, pair))
+        return any(map(_all_zero, pair)) or _multiples(small, large)
     per_sample = small.ndim == large.ndim and small.shape[:1] == large.shape[:1]
     return large.ndim > 0 and small.numel() < large.numel() and not per_sample
+
+
+def _multiples(one: Tensor, other: Tensor) -> bool:
+    """Whether two different tensors are multiples of each other."""
+    try:
+        parts = [part.detach() / part.detach().abs().max() for part in (one, other)]
+        close = 1e-5 if one.dtype in (torch.float32, torch.float64) else 1e-2
+        return not torch.equal(one, other) and any(
+            torch.allclose(parts[0], sign * parts[1], atol=close) for sign in (1, -1)
+        )
+    except RuntimeError:  # no numbers, or without values, as in torch.func.vmap
+        return False
 
 
 def _all_zero(tensor: Tensor) -> bool:
@@ -87,7 +124,7 @@ _COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal)
 def _watched() -> dict[Any, tuple[str, Callable[..., bool] | None]]:
     places = (functional, torch, Tensor, torch.special, torch._C._nn, torch.ops.aten)
     judges = dict.fromkeys(_CLAMPS, _clamps) | dict.fromkeys(_MAXIMA, _bounds)
-    judges |= dict.fromkeys(_SELECTIONS, _by_sign)
+    judges |= dict.fromkeys(_SELECTIONS, _by_sign) | dict.fromkeys(_MINIMA, _with_zeros)
     found: dict[Any, tuple[str, Callable[..., bool] | None]] = {}
     for name in (*FUNCTION_NAMES, *_HINTS):
         for place in places:
@@ -109,16 +146,19 @@ def called_activation(
 ) -> str | None:
     """The name of the activation function that a call of a torch function computes, or None.
 
-    `erf` is included because explicit implementations of GELU use it, and so are `sin`, `sign` and
-    selections by the sign of a tensor, such as `x * (x > 0)`. A clamp counts if it is a ReLU or a ReLU6. A
-    maximum counts if it bounds a tensor from below by zeros, a scalar or one number per channel, as a
-    thresholded linear unit does.
+    `erf` is included because explicit implementations of GELU use it, and so are `abs`, `sin`, `sign`, the
+    negative part of a tensor (`clamp_max`) and selections by its sign, such as `x * (x > 0)`. A clamp counts
+    if it is a ReLU or a ReLU6. A maximum counts if it bounds a tensor from below by zeros, a scalar, one
+    number per channel, as a thresholded linear unit does, or a multiple of itself.
     """
     known = _WATCHED.get(function)
     if known is None:
         return None
     name, judge = known
-    return name if judge is None or judge(args, kwargs or {}) else None
+    if judge is None or judge(args, kwargs or {}):
+        return name
+    negative = name in _CLAMPS and _limits(args, kwargs or {}) in ((None, 0), (-math.inf, 0))
+    return "clamp_max" if negative else None
 
 
 class Interception(TorchFunctionMode):
@@ -206,19 +246,44 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
 def named_functions(module: nn.Module) -> set[str]:
     """The activation functions named in the methods of a user-defined module, or among its attributes.
 
-    A name that is also that of a submodule, as in `self.relu(x)`, does not count.
+    The code of functions that these methods name counts too. A name that is also that of a submodule, as in
+    `self.relu(x)`, does not.
     """
     if type(module).__module__.startswith("torch."):
         return set()
     own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
-    codes = [
-        code
-        for kind in own
-        for method in vars(kind).values()
-        if (code := getattr(method, "__code__", None)) is not None
-    ]
-    names = {name for code in codes for name in code.co_names} - module._modules.keys()
+    methods = [one for kind in own for one in vars(kind).values() if isinstance(one, FunctionType)]
+    names = {name for one in methods for name in one.__code__.co_names} - module._modules.keys()
+    names |= {name for one in _helpers(methods) for name in one.__code__.co_names}
     known = (_WATCHED.get(value) for value in vars(module).values() if callable(value))
     return {name.removesuffix("_") for name in names if name.removesuffix("_") in _ALWAYS} | {
         one[0] for one in known if one is not None
     }
+
+
+def _helpers(methods: Sequence[FunctionType]) -> list[FunctionType]:
+    """The Python functions that methods call by name when they run, directly or through others."""
+    found: dict[FunctionType, None] = {}
+    todo = [one for one in methods if one.__name__ != "__init__"]
+    while todo and len(found) < _MOST_HELPERS:
+        named = [value for one in todo for value in _named(one) if isinstance(value, FunctionType)]
+        foreign = [one for one in named if not (one.__module__ or "").startswith("torch.")]
+        todo = [one for one in dict.fromkeys(foreign) if one not in found]
+        found |= dict.fromkeys(todo)
+    return list(found)
+
+
+_MOST_HELPERS = 200
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """What the names in the code of a function refer to, in its closure, its module and other modules."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # a cell without a value
+            yield cell.cell_contents
+    names = function.__code__.co_names
+    values = [function.__globals__.get(name) for name in names]
+    yield from values
+    for value in values:
+        if isinstance(value, ModuleType):
+            yield from (vars(value).get(name) for name in names)

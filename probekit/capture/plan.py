@@ -115,7 +115,7 @@ def plan(
     )
     table.attrs["notes"] = notes
     if verify:
-        with borrow(model) as device, torch.no_grad():
+        with borrow(model) as device, torch.no_grad(), explained_failure(images):
             batch = _several(images.to(device))
             report, about = verify_layers(model, batch, found, layers, tokens=tokens, output=output)
         attributes = table.attrs | about

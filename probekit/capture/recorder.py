@@ -104,7 +104,7 @@ class Recorder:
         reduce = _REDUCTIONS[spatial] if isinstance(spatial, str) else spatial
         self._settings = Settings(
             reduce, tokens, grad, output, stop, change,
-            when=lambda: not self.paused and (when is None or when()),
+            when=lambda: self._begins(when),
         )  # fmt: skip
         self._functions = Interception(lambda name, result: self._phase.called(name, result))
         self._phase = self._first_phase(layers)
@@ -122,6 +122,13 @@ class Recorder:
 
     def _capturing(self, layers: Sequence[Layer]) -> Capturing:
         return Capturing(self.module, self._settings, self._functions, layers, self._captured)
+
+    def _begins(self, when: Callable[[], bool] | None) -> bool:
+        """Whether to record the pass that begins; if so, the tensors of the pass before are released."""
+        wanted = not self.paused and (when is None or when())
+        if wanted:
+            self._activations = None
+        return wanted
 
     def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
         """Ends the first pass; from now on, only the layers themselves are hooked."""
@@ -152,8 +159,8 @@ class Recorder:
         """The recorded tensors of the last forward pass by layer, in execution order."""
         if self._activations is None:
             raise LayerError(
-                "nothing is recorded, because the module itself was not called; call the module (not its "
-                "forward, a method or its compiled copy), or recorder(x)"
+                "nothing is recorded, because the module itself was not called, or its last forward pass "
+                "failed; call the module (not its forward, a method or its compiled copy), or recorder(x)"
             )
         if any(_escaped(tensor) for tensor in self._activations.values()):
             raise LayerError(

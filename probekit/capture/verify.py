@@ -124,7 +124,9 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
             return False
         few, many = sorted(tensors, key=Tensor.numel)
         if few.shape == many.shape:
-            return 0 in (float(few.abs().max()), float(many.abs().max()))
+            cosine = torch.cosine_similarity(few.double().flatten(), many.double().flatten(), dim=0)
+            multiples = abs(float(cosine)) > 1 - 1e-6 and not torch.equal(few, many)
+            return multiples or 0 in (float(few.abs().max()), float(many.abs().max()))
         return few.numel() < many.numel() and (
             few.ndim < many.ndim or few.shape[0] != many.shape[0]
         )

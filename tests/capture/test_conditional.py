@@ -141,6 +141,7 @@ def test_an_unchanged_number_of_calls_does_not_warn() -> None:
 class Mixing(nn.Module):
     def __init__(self, middle: nn.Module) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.conv, self.middle, self.act, self.head = (
             nn.Conv2d(3, 4, 1), middle, nn.ReLU(), nn.Linear(4, 2)
         )  # fmt: skip
@@ -266,3 +267,25 @@ def test_an_interrupted_pass_leaves_the_device_of_the_caller() -> None:
         network(images)
         assert set(outer.activations) == {"1"}
     assert torch._C._len_torch_function_stack() == 0
+
+
+class Fragile(Looped):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        if len(x) == 1:
+            raise ValueError("one sample")
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_failed_pass_leaves_no_activations_of_the_pass_before() -> None:
+    net = Fragile([1]).eval()
+    with Recorder(net) as recorder, torch.no_grad():
+        net(X)
+        for run in (net, recorder):
+            with pytest.raises(ValueError, match="one sample"):
+                run(X[:1])
+            with pytest.raises(LayerError, match="or its last forward pass failed"):
+                _ = recorder.activations
+            net(X[1:])
+            expected = net.act(net.conv.forward(X[1:])).mean((2, 3))
+            torch.testing.assert_close(recorder.activations["act"], expected)

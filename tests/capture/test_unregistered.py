@@ -90,6 +90,28 @@ def test_maxima_with_zeros_are_recorded(function: Callable[[Tensor], Tensor], na
     torch.testing.assert_close(recorder.activations[name], expected)
 
 
+@pytest.mark.parametrize("slope", [0.1, -0.5])
+def test_a_leaky_relu_written_as_a_maximum_is_recorded(slope: float) -> None:
+    net = Calls(lambda x: torch.maximum(slope * x, x)).eval()
+    table = plan(net, X, verify=True)
+    assert table.layer.tolist() == ["maximum"]
+    assert table[["values", "complete"]].all(axis=None)
+    with Recorder(net) as recorder, torch.no_grad():
+        net(X)
+        x = net.conv(X)
+    expected = torch.where(x > 0, x, slope * x).mean((2, 3))
+    torch.testing.assert_close(recorder.activations["maximum"], expected)
+
+
+def test_maxima_of_other_tensors_and_bounds_are_not_reported() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for combine in (torch.maximum, torch.minimum):
+            net = Calls(lambda x, combine=combine: functional.relu(combine(x, x.flip(1))))
+            assert plan(net, X).layer.tolist() == ["relu"]
+        assert plan(Calls(lambda x: functional.relu(x.clamp(max=2))), X).layer.tolist() == ["relu"]
+
+
 def _zero_negative(x: Tensor) -> Tensor:
     x = x.clone()
     x[x < 0] = 0
@@ -104,6 +126,10 @@ def _zero_negative(x: Tensor) -> Tensor:
         (_zero_negative, "__setitem__"),
         (torch.sin, "sin"),
         (torch.sign, "sign"),
+        (lambda x: (x + x.abs()) / 2, "abs"),
+        (lambda x: x - x.clamp(max=0), "clamp_max"),
+        (lambda x: x - torch.minimum(x, torch.zeros(())), "minimum"),
+        (lambda x: torch.log1p(torch.exp(x)), "log1p"),
     ],
 )
 def test_activation_functions_written_by_hand_are_named(
@@ -150,6 +176,34 @@ class Rare(nn.Module):
         if self.count == self.at:
             x = torch.tanh(x)
         return self.head(x.mean(1))
+
+
+class Helped(Rare):
+    """Calls the function through other functions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = torch.relu(self.embed(x.flatten(1, 2)))
+        return self.head((outer(x) if self.count == self.at else x).mean(1))
+
+
+def outer(x: Tensor) -> Tensor:
+    return _inner(x)
+
+
+def _inner(x: Tensor) -> Tensor:
+    return x.tanh()
+
+
+def test_a_function_in_a_rare_call_of_a_helper_is_noted() -> None:
+    net = Helped(27, False).eval()
+    with Recorder(net), torch.no_grad():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(26):
+                net(X)
+        with pytest.warns(ProbekitWarning, match="'tanh in the model' runs in this forward pass"):
+            net(X)
 
 
 @pytest.mark.parametrize("attention", [False, True])
