@@ -124,6 +124,7 @@ def test_a_recording_resumes(start: Start, tmp_path: Path) -> None:
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
+@pytest.mark.filterwarnings("ignore:the training run in")
 def test_a_training_run_resumes_to_the_same_weights(start: Start, tmp_path: Path) -> None:
     code = (
         "import probekit as pk\n"

@@ -56,6 +56,7 @@ def test_weights_that_are_not_numbers(fails: Fails, tmp_path: Path) -> None:
     assert "gives NaN or infinity" in said
 
 
+@pytest.mark.filterwarnings("ignore:the training run in", "ignore:the weights in")
 def test_cards_of_models(tmp_path: Path) -> None:
     card = json.loads((ZOO / "resnet20-fashion-mnist.json").read_text())
     (tmp_path / "run").mkdir()

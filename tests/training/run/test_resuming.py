@@ -48,6 +48,7 @@ def test_an_interrupted_run_ends_bitwise_equal_to_an_uninterrupted_one(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the training run in")
 def test_a_run_that_fails_at_any_write_resumes_without_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: Any
 ) -> None:
