@@ -8,7 +8,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -41,11 +40,11 @@ from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
 from probekit.models.own import is_own_model
-from probekit.results.folders import claim, locked, note_failure
+from probekit.results.folders import claim, locked
 from probekit.results.identity import model_differences
-from probekit.results.trees import save_result, write_table
-from probekit.runtime.jobs import open_cluster, run_jobs
-from probekit.runtime.progress import progress_bar
+from probekit.results.stored_jobs import run_stored_jobs
+from probekit.results.trees import save_result
+from probekit.runtime.jobs import open_cluster
 from probekit.runtime.settings import own_settings
 
 # Options of `analyze` that do not change its numbers.
@@ -155,19 +154,12 @@ def survey(
             for name in names
             if not _is_stored(name, path := _file(folder, name), pretrained, seed)
         }
-        bar = progress_bar(
-            total=len(names), initial=len(names) - len(tasks), desc="survey", unit="model",
-            progress=progress,
+        for name in tasks:
+            _file(folder, name).unlink(missing_ok=True)  # a result of other weights
+        table = run_stored_jobs(
+            _measure, tasks, cluster, folder / TABLE, survey_table, name="survey",
+            retries=retries, done=len(names) - len(tasks), unit="model", progress=progress,
         )  # fmt: skip
-        ended = run_jobs(_measure, tasks, cluster, name="survey", retries=retries)
-        with bar, closing(ended):
-            for name, failure in ended:
-                if failure:  # the stored result, if any, is of other weights
-                    _file(folder, name).unlink(missing_ok=True)
-                note_failure(folder, name, failure)
-                write_table(folder / TABLE, survey_table(folder))
-                bar.update()
-        table = write_table(folder / TABLE, survey_table(folder))
     _warn_about(table, names)
     return table
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import read_failures
+from probekit.results.folders import read_failures, read_identity
 from probekit.results.labels import strings, with_variable_text
 from probekit.results.provenance import provenance
 
@@ -29,8 +29,7 @@ _LABELS = {
 def survey_table(out: str | Path) -> xr.DataTree:
     """The table of a survey, from the current state of its folder."""
     folder = Path(out)
-    if not (folder / IDENTITY).is_file():
-        raise OutputError(f"{str(folder)!r} is not a survey: it has no {IDENTITY}")
+    facts = read_identity(folder / IDENTITY, "survey")
     rows = dict(_row(path) for path in sorted((folder / RESULTS).glob("*.nc")))
     empty = (
         xr.Dataset(),
@@ -54,8 +53,6 @@ def survey_table(out: str | Path) -> xr.DataTree:
     for name, long_name in _LABELS.items():
         if name in table:
             table[name].attrs = attributes(long_name)
-    with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
-        facts = json.loads((folder / IDENTITY).read_text())
     tree = xr.DataTree.from_dict({"/": table, "layers": by_layer})
     tree.attrs["provenance"] = provenance(survey=facts)
     return tree

@@ -53,21 +53,14 @@ def survey(
     numbers = table.to_dataset()
     left_out = {"notes"} if any(numbers["failure"].values) else {"notes", "failure"}
     shown = [name for name in numbers if numbers[name].dims == ("model",) and name not in left_out]
-    rows: list[dict[str, Any]] = [
-        {"model": str(row["model"].values), **{str(name): row[name].item() for name in shown}}
-        for row in (numbers.isel(model=at) for at in range(numbers.sizes["model"]))
-    ]
+    rows = numbers[shown].to_dataframe()[shown].reset_index().to_dict("records")
     print_rows(rows, console())
     page = report(table, Path(out, "report.html"), overwrite=True)
-    written = [
-        str(Path(out, "survey.nc")),
-        *_survey_figure(table, Path(out, "survey.png")),
-        str(page),
-    ]
-    print(f"written: {', '.join(written)}")
+    figures = _survey_figure(table, Path(out, "survey.png"))
+    print(f"written: {', '.join(map(str, [Path(out, 'survey.nc'), *figures, page]))}")
 
 
-def _survey_figure(table: Any, file: Path) -> list[str]:
+def _survey_figure(table: Any, file: Path) -> list[Path]:
     """Draws selectivity over depth and against accuracy, if models were measured."""
     known = table.to_dataset()
     if "selectivity_mean" not in known or not known["selectivity_mean"].notnull().any():
@@ -86,7 +79,7 @@ def _survey_figure(table: Any, file: Path) -> list[str]:
     model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
     if left.get_legend() and right.get_legend():
         left.get_legend().remove()
-    return [str(path) for path in save_figure(figure, file)]
+    return save_figure(figure, file)
 
 
 @command(epilog="Example: probekit cka resnet18 resnet34 photos/ -o cka.nc -o cka.png")
@@ -159,16 +152,11 @@ def cka(
     rows = []
     for layer in values["layer"].values:
         row = values.sel(layer=layer)
-        if not row.notnull().any():
-            continue
-        near = row["other_layer"].values[int(np.nanargmax(row.values))]
-        found = table.sel(layer=layer, other_layer=near)
-        rows.append(
-            {"layer": str(layer), "most similar": str(near)}
-            | {
-                name: float(found[f"cka{end}"])
-                for name, end in (("CKA", ""), ("low", "_low"), ("high", "_high"))
-            }
-        )
+        if row.notnull().any():
+            near = row["other_layer"].values[int(np.nanargmax(row.values))]
+            found = table.sel(layer=layer, other_layer=near)
+            numbers = {"CKA": "cka", "low": "cka_low", "high": "cka_high"}
+            cells = {name: float(found[variable]) for name, variable in numbers.items()}
+            rows.append({"layer": str(layer), "most similar": str(near), **cells})
     print_rows(rows, console(), bars=["CKA"])
     print(f"written: {', '.join(out)}")

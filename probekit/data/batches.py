@@ -270,8 +270,6 @@ class Batches:
 
     def starting(self, first: int) -> Batches:
         """The same data without the first samples, which a resumed run has already processed."""
-        if not first:
-            return self
         rest = copy(self)
         rest.first = first
         return rest
@@ -351,7 +349,9 @@ class Batches:
         images = images.detach() if self.fit is None else self.fit(images.detach())
         for one in tensors_of(images):
             if one.is_floating_point() and not bool(one.sum(dtype=torch.float32).isfinite()):
-                self._refuse_not_finite(one, index)
+                finite = one.flatten(1).isfinite().all(1) if one.ndim > 1 else one.isfinite()
+                for bad in index.to(finite.device)[~finite][:1].tolist():
+                    raise DataError(f"sample {bad} of {self.name} has NaN or infinity in its image")
         return Batch(images, labels, index)
 
     def _check_labels(self, labels: Tensor, index: Tensor) -> None:
@@ -361,10 +361,11 @@ class Batches:
         if low < 0 or (self.classes and high >= len(self.classes)):
             beyond = f"{len(self.classes)} classes" if self.classes else "non-negative integers"
             raise DataError(f"label {low if low < 0 else high} is out of range: expected {beyond}")
-        if self.names and not self.classes:
-            unknown = set(labels.tolist()) - self.names.keys()
-            if unknown:
-                raise DataError(f"label {min(unknown)} is not among those that {self.name} names")
+        unknown = (
+            set(labels.tolist()) - self.names.keys() if self.names and not self.classes else ()
+        )
+        if unknown:
+            raise DataError(f"label {min(unknown)} is not among those that {self.name} names")
         if self._announced is None:
             return
         announced = self._announced.to(labels.device)[index.to(labels.device)]
@@ -374,12 +375,6 @@ class Batches:
                 f"sample {int(index[place])} of {self.name} has the label {labels[place].tolist()}, and its "
                 f"`labels` or `targets` say {announced[place].tolist()}; make them agree, or remove them"
             )
-
-    def _refuse_not_finite(self, images: Tensor, index: Tensor) -> None:
-        finite = images.flatten(1).isfinite().all(1) if images.ndim > 1 else images.isfinite()
-        if not bool(finite.all()):
-            bad = int(index.to(finite.device)[~finite][0])
-            raise DataError(f"sample {bad} of {self.name} has NaN or infinity in its image")
 
 
 def _hash(content: bytes) -> str:

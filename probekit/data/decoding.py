@@ -187,15 +187,9 @@ def _on_background(image: Image.Image, target: str) -> Image.Image:
 def is_channels_last(
     shape: Sequence[int], channels: Iterable[int], size: Sequence[int] | None
 ) -> bool:
-    """Whether images of some shape have their channels in the last axis.
+    """Whether images of some shape have their channels, one of several numbers, in the last axis.
 
-    Args:
-        shape: The shape of one image, three numbers.
-        channels: The numbers of channels that images may have.
-        size: (channels, height, width) that the model takes, which decides where both ends may be channels.
-
-    Raises:
-        DataError: Both the first and the last axis may be the channels.
+    Where both ends may be channels, `size` (channels, height, width) of the model decides.
 
     >>> is_channels_last((28, 28, 3), (1, 3), None), is_channels_last((3, 8, 3), (1, 3), (3, 8, 3))
     (True, False)

@@ -109,11 +109,9 @@ def _with_channels(images: Tensor, size: tuple[int, int, int]) -> Tensor:
         images = images.movedim(3, 1).contiguous()
     if images.shape[1] == channels:
         return images
-    if images.shape[1] == 1:
-        return images.expand(-1, channels, -1, -1).contiguous()
-    if images.shape[1] != channels:
+    if images.shape[1] != 1:
         raise DataError(
             f"images have the shape {tuple(images.shape)}, and the model takes {channels} channels; "
             f"give (batch, {channels}, height, width)"
         )
-    return images
+    return images.expand(-1, channels, -1, -1).contiguous()

@@ -150,7 +150,7 @@ class FolderImages(FileImages):
         )
         others = [path for paths in files for path in paths if not _is_image(path)]
         top = [Path(entry.path) for entry in _entries(root) if not _is_folder(entry)]
-        others += [path for path in top if _is_image(path)]
+        others += filter(_is_image, top)
         self.notes = [*self._left_out(others, [len(paths) for paths in found]), *unknown]
         if shared := _shared_subfolders(root, own):
             self.notes.append(

@@ -159,20 +159,20 @@ def _declared(data: Any) -> Any:
         return None if any(part is None for part in parts) else [x for part in parts for x in part]
     if isinstance(data, TensorDataset):
         return data.tensors[1] if len(data.tensors) > 1 else None
-    labels = next(filter(_is_column, (getattr(data, x, None) for x in ("labels", "targets"))), None)
+    known = (getattr(data, name, None) for name in ("labels", "targets"))
+    columns = (x for x in known if isinstance(x, list | tuple) or hasattr(x, "__array__"))
+    labels = next(columns, None)
     if hasattr(labels, "__array__") and not isinstance(labels, Tensor):
         # A column of pandas may have an index of its own.
         values = getattr(labels, "array", None)
         labels = np.asarray(labels) if values is None else values
     if labels is None:
-        columns = getattr(data, "column_names", None)
-        if isinstance(columns, list):
-            found = next((name for name in LABEL_KEYS if name in columns), None)
-            try:
-                return None if found is None else list(data[found])
-            except Exception:  # a transform of whole rows does not accept one column
-                return None
-        return None
+        names = getattr(data, "column_names", None)
+        there = [name for name in LABEL_KEYS if isinstance(names, list) and name in names]
+        try:
+            return list(data[there[0]]) if there else None
+        except Exception:  # a transform of whole rows does not accept one column
+            return None
     transform = getattr(data, "target_transform", None)
     try:
         return [transform(label) for label in labels] if callable(transform) else labels
@@ -180,16 +180,8 @@ def _declared(data: Any) -> Any:
         return None
 
 
-def _is_column(labels: Any) -> bool:
-    return isinstance(labels, list | tuple) or hasattr(labels, "__array__")
-
-
 def label_numbers(labels: Any, names: ClassNames) -> Tensor:
-    """Converts labels to int64 (samples,); text becomes the number of the class with that name.
-
-    Args:
-        labels: A tensor, array, pandas column or sequence of integers or text; a single column.
-        names: The names of the labels.
+    """Converts one column of labels to int64 (samples,); text becomes the number of its class.
 
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
     tensor([1, 0])
@@ -281,20 +273,18 @@ def _attribute_table(labels: Any, attributes: Mapping[str, ClassNames]) -> Tenso
         if missing := [name for name in attributes if any(name not in one for one in labels)]:
             raise DataError(f"a sample has no attribute {missing[0]!r}; each must have {wanted}")
         labels = {name: [one[name] for one in labels] for name in attributes}
-    if isinstance(labels, Mapping):
-        if missing := [name for name in attributes if name not in labels]:
-            raise DataError(f"the labels have no attribute {missing[0]!r}; they must have {wanted}")
-        columns = [_values(labels[name], names, name) for name, names in attributes.items()]
-        return torch.stack(columns, 1)
-    rows = _rows(labels)
-    if rows is None or rows.shape[1] != len(attributes):
-        shape = None if rows is None else tuple(rows.shape)
-        raise DataError(
-            f"the attributes {wanted} need labels (samples, {len(attributes)}), not "
-            f"{shape or type(labels).__name__}"
-        )
-    each = zip(rows.T, attributes.items(), strict=True)
-    return torch.stack([_values(values, names, name) for values, (name, names) in each], 1)
+    if not isinstance(labels, Mapping):
+        rows = _rows(labels)
+        if rows is None or rows.shape[1] != len(attributes):
+            found = type(labels).__name__ if rows is None else tuple(rows.shape)
+            raise DataError(
+                f"the attributes {wanted} need labels (samples, {len(attributes)}), not {found}"
+            )
+        labels = dict(zip(attributes, rows.T, strict=True))
+    if missing := [name for name in attributes if name not in labels]:
+        raise DataError(f"the labels have no attribute {missing[0]!r}; they must have {wanted}")
+    columns = [_values(labels[name], names, name) for name, names in attributes.items()]
+    return torch.stack(columns, 1)
 
 
 def _values(values: Any, names: ClassNames, attribute: str) -> Tensor:
@@ -325,15 +315,10 @@ def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
     {'color': {0: 'red', 1: 'blue'}}
     """
     if asked is None:
-        for name in ("attributes", "attr_names"):
-            given = getattr(data, name, None)
-            if isinstance(given, Mapping | list | tuple) and len(given):
-                asked = given
-                break
-    if asked is None:
-        return {}
-    if isinstance(asked, str):
-        asked = [asked]
+        given = (getattr(data, name, None) for name in ("attributes", "attr_names"))
+        named = (x for x in given if isinstance(x, Mapping | list | tuple) and len(x))
+        asked = next(named, ())
+    asked = [asked] if isinstance(asked, str) else asked
     if isinstance(asked, Mapping):
         return {str(name): _named(values) for name, values in asked.items()}
     return {str(name): {} for name in asked if str(name)}
@@ -358,12 +343,9 @@ def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
             f"the label {several[0]!r} is the name of {called.count(several[0])} classes; give the labels "
             "as integers"
         )
-    unknown = sorted(set(words) - number.keys())
-    if unknown:
-        known = (
-            f"the classes are {some_of(list(names.values()))}"
-            if names
-            else ("the data has no class names; give it `classes`, the names in label order")
-        )
+    if unknown := sorted(set(words) - number.keys()):
+        known = "the data has no class names; give it `classes`, the names in label order"
+        if names:
+            known = f"the classes are {some_of(called)}"
         raise DataError(f"the label {unknown[0]!r} is text but not the name of a class: {known}")
     return torch.tensor([number[word] for word in words], dtype=torch.long)

@@ -27,12 +27,8 @@ def fetched(
 ) -> Iterator[Fetched]:
     """Yields the samples of each chunk of indices, in order, with prefetching.
 
-    Args:
-        fetch: Returns images, labels and indices of samples.
-        chunks: The indices of every batch.
-        workers: Number of worker processes; 0 reads in a thread of this process. Data that can be read
-            only in the thread that created it is read in the calling thread.
-        options: Further options of the `DataLoader` that starts the processes.
+    Without worker processes, a thread of this process reads. Data that can be read only in the thread
+    that created it is read in the calling thread. `options` are further ones of the `DataLoader`.
     """
     if workers:
         return _in_processes(fetch, chunks, workers, options or {})

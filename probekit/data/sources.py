@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any
@@ -184,15 +185,16 @@ class Indexed(Source):
         if isinstance(known, Tensor):
             known = known[self.indices]
             return None if len(known) and int(known.min()) < 0 else known
+        in_memory = type(self.data) is TensorDataset and self._collate is None
         if self.attributes:
-            if type(self.data) is not TensorDataset or self._collate is not None:
+            if not in_memory:
                 return None
             rows = self.data.tensors[1][self.indices]
             return label_table(rows, len(rows), self.names, self.attributes)
         labels = declared_labels(self.data, self.names)
-        if labels is None or (type(self.data) is TensorDataset and self._collate is None):
-            return None if labels is None else labels[self.indices]
-        labels = labels[self.indices]
+        labels = None if labels is None else labels[self.indices]
+        if labels is None or in_memory:
+            return labels
         for place in _some_places(labels):
             try:
                 _, (found, *_), _ = self.fetch([int(self.indices[place])])
@@ -235,10 +237,9 @@ class Stream(Source):
 
     @staticmethod
     def _text_labels(batch: Any) -> list[Any]:
-        try:
+        labels = None
+        with suppress(DataError):
             labels = pair_of(batch)[1]
-        except DataError:
-            return []
         if isinstance(labels, str):
             return [labels]
         return list(labels) if isinstance(labels, list | tuple | np.ndarray) else []

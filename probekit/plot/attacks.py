@@ -62,10 +62,7 @@ def attack_accuracy(
         )
     compared = named_results(result)
     name = "attack_accuracy" if over == "epsilon" else "attack_accuracy_by_step"
-    tables = [
-        [_outcomes(one, name, attack) for one in replicates]
-        for replicates in compared.results.values()
-    ]
+    tables = compared.each(lambda one: _outcomes(one, name, attack))
     with canvas(ax, 3.2, 2.4) as ax:
         if over == "epsilon":
             _over_epsilon(ax, compared, tables)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from probekit.errors import DataError, LayerError, close_matches
 from probekit.plot.canvas import canvas
 from probekit.plot.data import Array, Results, missing_variable, named_results, table
-from probekit.plot.labels import name_axis, plain, room, shown, title
+from probekit.plot.labels import color_bar, name_axis, plain, room, shown, title
 from probekit.plot.series import name_results, result_colors
 from probekit.results.labels import strings
 
@@ -45,25 +45,20 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         ['1', '2', '0']
     """
     compared = named_results(result)
-    rows = [
-        [_tuning(one, layer, channel) for one in replicates]
-        for replicates in compared.results.values()
-    ]
+    rows = compared.each(lambda one: _unit(one, layer, channel))
     first = rows[0][0]
-    if any(
-        one["class"].values.tolist() != first["class"].values.tolist() for r in rows for one in r
-    ):
+    if any(not np.array_equal(one["class"], first["class"]) for each in rows for one in each):
         raise DataError("the results have different classes; compare tuning on the same data")
-    order = np.argsort(-first.values, kind="stable")
+    order = np.argsort(-first["class_mean"].values, kind="stable")
     names = _class_names(first)[order]
     colors = result_colors(compared)
     with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 1.6 + room(names)) as ax:
         handles: list[Any] = []
         for number, (replicates, color) in enumerate(zip(rows, colors, strict=True)):
-            means = np.stack([one.values for one in replicates]).mean(0)[order]
+            means = np.stack([one["class_mean"].values for one in replicates]).mean(0)[order]
             handles.append(_draw_tuning(ax, means, color, number, len(rows)))
         if compared.single:
-            rest = float(first.values[order][1:].mean())
+            rest = float(first["class_mean"].values[order][1:].mean())
             ax.axhline(rest, color="#333333", lw=0.8, ls="--")
             ax.text(
                 1, rest, "mean of the others", transform=ax.get_yaxis_transform(),
@@ -73,9 +68,10 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         name_axis(ax.xaxis, list(names), most=_BARS, rotation=90)
         ax.axhline(0, color="#333333", lw=0.7)
         ax.set_ylabel("class mean activation")
-        title(
-            ax, _heading(result, layer, channel) if compared.single else f"{layer}, unit {channel}"
-        )
+        heading = f"{layer}, unit {channel}"
+        if compared.single and "selectivity" in first and "channel" in first.coords:
+            heading = f"{plain(layer)}, unit {channel}: SI {float(first['selectivity']):.2f}"
+        title(ax, heading)
         name_results(ax, compared, colors, handles)
     return ax
 
@@ -112,8 +108,7 @@ def class_means(
     compared = named_results(result)
     tables = [
         _of_layer(one, layer)["class_mean"].transpose("unit", "class")
-        for replicates in compared.results.values()
-        for one in replicates[:1]
+        for one, *_ in compared.results.values()
     ]
     maps = [_ordered(means.values, scale) for means in tables]
     values, starts = _side_by_side(maps)
@@ -129,9 +124,8 @@ def class_means(
             vmax=high or 1.0,
             rasterized=True,
         )
-        bar = ax.figure.colorbar(image, ax=ax, fraction=0.06, aspect=24, pad=0.02)
+        bar = color_bar(ax, image, 0.06)
         bar.set_label("class mean / unit's largest" if scale else "class mean activation")
-        bar.outline.set_visible(False)
         _name_classes(ax, tables, starts, labels)
         units = " or ".join(f"{count:,}" for count in dict.fromkeys(map(len, maps)))
         ax.set_ylabel(f"{units} units, by preferred class")
@@ -147,11 +141,15 @@ def class_means(
 
 
 def _ordered(means: Array, scale: bool) -> Array:
-    """Class means (unit, class) with the units sorted by preferred class."""
+    """Class means (unit, class) with the units sorted by preferred class, and within it by selectivity."""
     size = np.abs(means).max(1, initial=0.0)
+    highest = means.max(1)
+    rest = (means.sum(1) - highest) / max(means.shape[1] - 1, 1)
+    total = np.abs(highest) + np.abs(rest)
+    contrast = (highest - rest) / np.where(total > 0, total, 1)
+    order = np.lexsort((-contrast, means.argmax(1), size == 0))
     values = means / np.where(size > 0, size, 1)[:, None] if scale else means
-    ordered: Array = values[_by_preference(means)]
-    return ordered
+    return np.asarray(values[order])
 
 
 def _side_by_side(maps: list[Array]) -> tuple[Array, list[int]]:
@@ -191,7 +189,7 @@ def _of_layer(result: Any, layer: str) -> xr.Dataset:
     return units.isel(unit=np.flatnonzero(names == layer))
 
 
-def _tuning(result: Any, layer: str, channel: int) -> xr.DataArray:
+def _unit(result: Any, layer: str, channel: int) -> xr.Dataset:
     units = _of_layer(result, layer)
     channels = (
         units["channel"].values if "channel" in units.coords else np.arange(units.sizes["unit"])
@@ -202,10 +200,10 @@ def _tuning(result: Any, layer: str, channel: int) -> xr.DataArray:
             f"layer {layer!r} has no unit {channel!r}; its channels go from {channels.min()} to "
             f"{channels.max()}"
         )
-    return units["class_mean"].isel(unit=int(found[0]))
+    return units.isel(unit=int(found[0]))
 
 
-def _class_names(means: xr.DataArray) -> Any:
+def _class_names(means: xr.DataArray | xr.Dataset) -> Any:
     coordinate = "class_name" if "class_name" in means.coords else "class"
     return strings(means[coordinate].values)
 
@@ -218,22 +216,3 @@ def _draw_tuning(ax: Axes, means: Array, color: str, number: int, several: int) 
         offset = (number - (several - 1) / 2) * 0.8 / several
         return ax.bar(x + offset, means, 0.8 / several, color=color)
     return ax.bar(x, means, 0.75, color=[color, *["#9AA5AE"] * (len(means) - 1)])
-
-
-def _heading(result: Any, layer: str, channel: int) -> str:
-    units = _of_layer(result, layer)
-    name = f"{plain(layer)}, unit {channel}"
-    if "selectivity" not in units or "channel" not in units.coords:
-        return name
-    row = int(np.flatnonzero(units["channel"].values == channel)[0])
-    return f"{name}: SI {float(units['selectivity'].values[row]):.2f}"
-
-
-def _by_preference(means: Array) -> Any:
-    """The order of units by preferred class, and within a class by selectivity."""
-    highest = means.max(1)
-    rest = (means.sum(1) - highest) / max(means.shape[1] - 1, 1)
-    total = np.abs(highest) + np.abs(rest)
-    contrast = (highest - rest) / np.where(total > 0, total, 1)
-    dead = np.abs(means).max(1) == 0
-    return np.lexsort((-contrast, means.argmax(1), dead))

@@ -43,9 +43,7 @@ def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | N
     """
     compared = named_results(result)
     name = "accuracy_relative" if relative else "accuracy"
-    found = [
-        [_accuracy(one, name) for one in replicates] for replicates in compared.results.values()
-    ]
+    found = compared.each(lambda one: _accuracy(one, name))
     label = "accuracy / clean accuracy" if relative else "accuracy"
     if compared.single:
         return _heat_map(found[0][0], table(result, "corruption"), label, ax)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,12 @@ import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
 from probekit.plot.labels import axis_label
-from probekit.results.attributes import Attributes
 from probekit.results.trees import open_result
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Result: TypeAlias = "xr.DataTree | xr.Dataset"
 Results: TypeAlias = "Result | Mapping[Any, Result | Sequence[Result]]"
+Item = TypeVar("Item")
 
 _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attack": "robustness"}
 
@@ -44,38 +44,40 @@ class NamedResults:
         """The names as text; values of alpha in their shortest form."""
         return [f"{name:g}" if self.alpha else str(name) for name in self.results]
 
+    @property
+    def first(self) -> Any:
+        """The first replicate of the first name."""
+        return next(iter(self.results.values()))[0]
+
+    def each(self, function: Callable[[Any], Item]) -> list[list[Item]]:
+        """Calls a function with every replicate of every name."""
+        return [[function(one) for one in replicates] for replicates in self.results.values()]
+
 
 def named_results(given: Any) -> NamedResults:
     """Converts one result or a mapping of several results, or their files, to a common form."""
-    if isinstance(given, str | os.PathLike):
-        given = open_result(given)
-    if isinstance(given, xr.DataTree | xr.Dataset):
-        return NamedResults({"": [given]}, single=True, alpha=False)
-    if not isinstance(given, Mapping):
+    return named_items(given, _result)
+
+
+def _result(given: Any, name: Any = None) -> xr.DataTree | xr.Dataset:
+    opened = open_result(given) if isinstance(given, str | os.PathLike) else given
+    if isinstance(opened, xr.DataTree | xr.Dataset):
+        return opened
+    kind = type(given).__name__
+    if name is None:
         raise OptionError(
-            "a figure takes a result, or several of them as {name: result}, not "
-            f"{type(given).__name__}"
+            f"a figure takes a result, or several of them as {{name: result}}, not {kind}"
         )
-    opened = {
-        name: [
-            open_result(one) if isinstance(one, str | os.PathLike) else one
-            for one in (value if isinstance(value, list | tuple) else [value])
-        ]
-        for name, value in given.items()
-    }
-    for name, value in opened.items():
-        for one in value:
-            if not isinstance(one, xr.DataTree | xr.Dataset):
-                raise OptionError(
-                    f"{name!r} must be a result or a list of results, not {type(one).__name__}"
-                )
-    return named_items(opened)
+    raise OptionError(f"{name!r} must be a result or a list of results, not {kind}")
 
 
-def named_items(given: Mapping[Any, Any]) -> NamedResults:
-    """Items or lists of replicates by name; values of alpha are sorted."""
+def named_items(given: Any, read: Callable[..., Any]) -> NamedResults:
+    """One item, or items or lists of replicates by name; values of alpha are sorted."""
+    # Data sets of xarray are mappings too.
+    if not isinstance(given, Mapping) or isinstance(given, xr.DataTree | xr.Dataset):
+        return NamedResults({"": [read(given)]}, single=True, alpha=False)
     results = {
-        name: list(value) if isinstance(value, list | tuple) else [value]
+        name: [read(one, name) for one in (value if isinstance(value, list | tuple) else [value])]
         for name, value in given.items()
     }
     if not results or not all(results.values()):
@@ -173,11 +175,10 @@ def shared_labels(tables: Sequence[xr.Dataset | xr.DataArray], axis: str) -> lis
 
 @dataclass(frozen=True)
 class UnitValues:
-    """A variable of all units: for each layer, in execution order, its values and channels."""
+    """A variable of all units: for each layer, in execution order, its values."""
 
     layers: list[str]
     values: list[Array]
-    channels: list[npt.NDArray[Any]]
     label: str
 
 
@@ -194,14 +195,8 @@ def unit_values(
     values = _numbers(_selected(units[name], "unit", at), name)
     of_layer = units["layer"].values.astype(str)
     chosen = match_layers(list(dict.fromkeys(of_layer.tolist())), layers)
-    channels = units["channel"].values if "channel" in units.coords else np.arange(len(of_layer))
-    rows = [np.flatnonzero(of_layer == layer) for layer in chosen]
-    return UnitValues(
-        chosen,
-        [values[row] for row in rows],
-        [channels[row] for row in rows],
-        axis_label(units[name]),
-    )
+    of_chosen = [values[of_layer == layer] for layer in chosen]
+    return UnitValues(chosen, of_chosen, axis_label(units[name]))
 
 
 def layer_values(
@@ -230,16 +225,12 @@ def layer_values(
         if name in units and "unit" in units[name].dims:
             own = unit_values(result, name, layers, at)
             means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in own.values]
-            mean = xr.DataArray(means, {"layer": own.layers}, "layer", name, _of_mean(units[name]))
-            return f"{name}_mean", mean
+            attrs = dict(units[name].attrs)
+            long_name = attrs.get("long_name") or name.replace("_", " ")
+            prefix = "fraction of" if units[name].dtype.kind == "b" else "mean"
+            attrs["long_name"] = f"{prefix} {long_name}"
+            return f"{name}_mean", xr.DataArray(means, {"layer": own.layers}, "layer", name, attrs)
     raise missing_variable(name, "layer", numbers_of)
-
-
-def _of_mean(values: xr.DataArray) -> Attributes:
-    """The attributes of a variable's mean over units, which is a fraction for boolean variables."""
-    long_name = values.attrs.get("long_name") or str(values.name).replace("_", " ")
-    prefix = "fraction of" if values.dtype.kind == "b" else "mean"
-    return {**values.attrs, "long_name": f"{prefix} {long_name}"}
 
 
 def _selected(

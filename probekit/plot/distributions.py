@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -78,10 +79,8 @@ def unit_distribution(
         (_ridges if ridges else _violins)(ax, units, names, colors)
         _limit(ax, units, clip, across=ridges)
         (ax.set_xlabel if ridges else ax.set_ylabel)(units[0].label)
-        patches = [Patch(color=color, alpha=0.6, lw=0) for color in colors]
-        name_results(
-            ax, compared, colors, patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
-        )
+        fills = [Patch(color=color, alpha=0.6, lw=0) for color in colors]
+        name_results(ax, compared, colors, fills, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return ax
 
 
@@ -96,12 +95,8 @@ def _pooled(
         raise DataError(
             "replicates under one name must have the same layers; give each its own name"
         )
-    return UnitValues(
-        parts[0].layers,
-        [np.concatenate(rows) for rows in zip(*(part.values for part in parts), strict=True)],
-        [np.concatenate(rows) for rows in zip(*(part.channels for part in parts), strict=True)],
-        parts[0].label,
-    )
+    values = [np.concatenate(rows) for rows in zip(*(part.values for part in parts), strict=True)]
+    return replace(parts[0], values=values)
 
 
 def _violins(

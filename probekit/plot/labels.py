@@ -97,31 +97,28 @@ def key(
         text.set_text(name)
 
 
+def color_bar(ax: Axes, colors: ScalarMappable, fraction: float, **options: Any) -> Any:
+    """Adds a color bar without a frame next to the axes."""
+    aspect = 24 if fraction > 0.05 else 28
+    bar = ax.figure.colorbar(colors, ax=ax, fraction=fraction, aspect=aspect, pad=0.02, **options)
+    bar.outline.set_visible(False)
+    return bar
+
+
 def alpha_bar(ax: Axes, alphas: Sequence[float], colors: Sequence[str]) -> None:
     """Adds a color bar next to the axes, with one field per value of alpha."""
-    edges = np.arange(len(alphas) + 1) - 0.5
-    bar = ax.figure.colorbar(
-        ScalarMappable(BoundaryNorm(edges, len(alphas)), ListedColormap(list(colors))),
-        ax=ax,
-        ticks=range(len(alphas)),
-        fraction=0.06,
-        aspect=24,
-        pad=0.02,
-    )
+    norm = BoundaryNorm(np.arange(len(alphas) + 1) - 0.5, len(alphas))
+    fields = ScalarMappable(norm, ListedColormap(list(colors)))
+    bar = color_bar(ax, fields, 0.06, ticks=range(len(alphas)))
     bar.ax.set_yticklabels([f"{alpha:g}".replace("-", "−") for alpha in alphas])
     bar.ax.tick_params(which="both", length=0, labelsize=7)
     bar.ax.set_title("α", fontsize=8, loc="center")
-    bar.outline.set_visible(False)
 
 
 def depth_bar(ax: Axes, layers: Sequence[str]) -> None:
     """Adds a color bar next to the axes, from the first to the last layer."""
-    bar = ax.figure.colorbar(
-        ScalarMappable(cmap=DEPTH), ax=ax, ticks=[0, 1], fraction=0.05, aspect=28, pad=0.02
-    )
-    bar.ax.set_yticklabels(
-        [plain(layers[0], 20), plain(layers[-1], 20)], parse_math=False, fontsize=7
-    )
+    bar = color_bar(ax, ScalarMappable(cmap=DEPTH), 0.05, ticks=[0, 1])
+    ends = [plain(layers[at], 20) for at in (0, -1)]
+    bar.ax.set_yticklabels(ends, parse_math=False, fontsize=7)
     bar.ax.tick_params(length=0)
     bar.ax.invert_yaxis()
-    bar.outline.set_visible(False)

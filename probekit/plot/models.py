@@ -16,7 +16,7 @@ from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette
 from probekit.plot.data import numbers_over
-from probekit.plot.labels import axis_label, key, layer_axis, name_axis, plain, room
+from probekit.plot.labels import axis_label, color_bar, key, layer_axis, name_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
 from probekit.results.provenance import facts_of
@@ -130,20 +130,15 @@ def layer_similarity(cka: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         raise OptionError(f"layer_similarity takes the output of pk.cka, not {type(cka).__name__}")
     values = cka["cka"].transpose("layer", "other_layer")
     names = [[str(name) for name in values[dim].values] for dim in ("layer", "other_layer")]
-    sides = [
-        max(0.14 * len(one), 1.6) + room(other)
-        for one, other in zip(names, names[::-1], strict=True)
-    ]
-    height, width = (min(side, 9.0) for side in sides)
+    pairs = zip(names, names[::-1], strict=True)
+    height, width = (min(max(0.14 * len(one), 1.6) + room(other), 9.0) for one, other in pairs)
     with canvas(ax, width + 1.1, height + 0.2) as ax:
         image = ax.imshow(values.values, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
         name_axis(ax.yaxis, names[0], most=40)
         name_axis(ax.xaxis, names[1], most=40, rotation=90)
         ax.set_ylabel(_side(cka, "model", "layer"), parse_math=False)
         ax.set_xlabel(_side(cka, "other", "other layer"), parse_math=False)
-        bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, aspect=28, pad=0.02)
-        bar.set_label(axis_label(values))
-        bar.outline.set_visible(False)
+        color_bar(ax, image, 0.05).set_label(axis_label(values))
     return ax
 
 
@@ -194,9 +189,4 @@ def _colors(survey: xr.DataTree, otherwise: xr.DataArray) -> list[str]:
     known = "accuracy" in models and models["accuracy"].notnull().any()
     order = np.argsort((models["accuracy"] if known else otherwise).values, kind="stable")
     own = palette(len(order))
-    if len(order) <= 7:
-        return own
-    colors = [""] * len(order)
-    for rank, at in enumerate(order.tolist()):
-        colors[at] = own[rank]
-    return colors
+    return own if len(order) <= 7 else [own[rank] for rank in order.argsort()]

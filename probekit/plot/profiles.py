@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -60,10 +61,7 @@ def layer_profile(
     """
     one_of("interval", interval, get_args(Interval))
     compared = named_results(result)
-    found = [
-        [layer_values(one, variable, layers, at) for one in replicates]
-        for replicates in compared.results.values()
-    ]
+    found = compared.each(lambda one: layer_values(one, variable, layers, at))
     names = union([_names(values) for replicates in found for _, values in replicates])
     several = next((dim for _, one in found[0] for dim in one.dims if dim != "layer"), None)
     if several and not compared.single:
@@ -82,8 +80,7 @@ def layer_profile(
                 x, stacked = _stacked([values for _, values in replicates], names)
                 handles.append(curve(ax, x, stacked, color, number=number))
             if len(found) == 1 and len(found[0]) == 1 and interval != "none":
-                only = next(iter(compared.results.values()))[0]
-                _around(ax, only, found[0][0], variable, layers, interval, at, colors[0])
+                _around(ax, compared.first, found[0][0], variable, layers, interval, at, colors[0])
             name_results(ax, compared, colors, handles)
         layer_axis(ax, names)
         name, values = found[0][0]
@@ -123,13 +120,7 @@ def gradient_cv(
     """
     compared = named_results(result)
     kinds = {"gradient_norm_cv_mean": "-", "gradient_norm_cv_across_units": "--"}
-    found = {
-        kind: [
-            [_known(layer_values(one, kind, layers)[1]) for one in replicates]
-            for replicates in compared.results.values()
-        ]
-        for kind in kinds
-    }
+    found = {kind: compared.each(partial(_known, kind=kind, layers=layers)) for kind in kinds}
     everything = [values for kind in found.values() for one in kind for values in one]
     names = union([_names(values) for values in everything])
     count = len(names or _names(everything[0]))
@@ -141,9 +132,8 @@ def gradient_cv(
                 x, stacked = _stacked(replicates, names)
                 line = curve(ax, x, stacked, color, number=number, dashes=dashes)
                 handles += [line] if dashes == "-" else []
-        only = next(iter(compared.results.values()))[0]
-        if compared.single and _has_units(only, "gradient_norm_cv"):
-            _quartile_band(ax, only, "gradient_norm_cv", _names(everything[0]), colors[0])
+        if compared.single and _has_units(compared.first, "gradient_norm_cv"):
+            _quartile_band(ax, compared.first, "gradient_norm_cv", _names(everything[0]), colors[0])
             _note(ax, _BAND)
         styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
         texts = ["over samples", "over units"]
@@ -162,8 +152,9 @@ def _names(values: xr.DataArray) -> list[str]:
     return [str(one) for one in values["layer"].values]
 
 
-def _known(values: xr.DataArray) -> xr.DataArray:
-    """The values without the layers that were not measured."""
+def _known(result: Any, kind: str, layers: str | Sequence[str] | None) -> xr.DataArray:
+    """The values of a variable without the layers that were not measured."""
+    _, values = layer_values(result, kind, layers)
     known = np.isfinite(values.values)
     return values.isel(layer=known) if known.any() else values
 
@@ -213,9 +204,7 @@ def _around(
         _quartile_band(ax, result, variable, _names(values), color, at)
         notes.append(_BAND)
     if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
-        low, high = (
-            layer_values(result, f"{name}_{end}", layers, at)[1] for end in ("low", "high")
-        )
+        low, high = (layer_values(result, f"{name}_{x}", layers, at)[1] for x in ("low", "high"))
         ax.vlines(np.arange(len(low)), low, high, color="black", lw=1.1, zorder=3)
         notes.append("bars: confidence interval of the mean")
     if not notes and interval == "confidence":

@@ -75,26 +75,20 @@ def unit_scatter(
         raise DataError(f"no unit has both {x!r} and {y!r}")
     order = np.random.default_rng(0).permutation(len(across))
     with canvas(ax, 3.4, 2.7) as ax:
-        size = float(np.clip(4000 / len(across), 1.5, 9.0))
+        size, alpha = np.clip(4000 / len(up), 1.5, 9.0), np.clip(1200 / len(up), 0.25, 0.8)
         ax.scatter(
-            across[order],
-            up[order],
-            s=size,
-            c=shade[order],
-            alpha=float(np.clip(1200 / len(across), 0.25, 0.8)),
-            lw=0,
+            across[order], up[order], float(size), shade[order], alpha=float(alpha), lw=0,
             rasterized=True,
-        )
+        )  # fmt: skip
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         beyond = _clip(ax, across, up, shade) if clip else 0
         _correlation(ax, across, up, beyond)
         if compared.single and len(names) > 1:
             depth_bar(ax, names)
-        dots = [
-            Line2D([], [], ls="", marker="o", mew=0, color=one) for one in result_colors(compared)
-        ]
-        name_results(ax, compared, result_colors(compared), dots)
+        colors = result_colors(compared)
+        handles = [Line2D([], [], ls="", marker="o", mew=0, color=color) for color in colors]
+        name_results(ax, compared, colors, handles)
     return ax
 
 
@@ -111,21 +105,11 @@ def _clip(ax: Axes, across: Array, up: Array, shade: Any) -> int:
     ax.set_xlim(*widened(left, right))
     ax.set_ylim(*widened(low, high))
     total = 0
-    for marker, beyond in (
-        ("<", across < left),
-        (">", across > right),
-        ("v", up < low),
-        ("^", up > high),
-    ):
+    sides = {"<": across < left, ">": across > right, "v": up < low, "^": up > high}
+    for marker, beyond in sides.items():
         inner = beyond & (((up >= low) & (up <= high)) if marker in "<>" else True)
-        ax.scatter(
-            across[inner].clip(left, right),
-            up[inner].clip(low, high),
-            s=14,
-            c=shade[inner],
-            marker=marker,
-            lw=0,
-        )
+        x, y = across[inner].clip(left, right), up[inner].clip(low, high)
+        ax.scatter(x, y, s=14, c=shade[inner], marker=marker, lw=0)
         total += int(inner.sum())
     return total
 

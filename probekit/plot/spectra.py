@@ -51,9 +51,7 @@ def eigenspectrum(
         array([1.  , 0.5 , 0.25])
     """
     compared = named_results(result)
-    spectra = [
-        [_spectra(one, layers) for one in replicates] for replicates in compared.results.values()
-    ]
+    spectra = compared.each(lambda one: _spectra(one, layers))
     names = list(spectra[0][0])
     colors = result_colors(compared)
     with canvas(ax, 3.5, 2.7) as ax:
@@ -112,11 +110,8 @@ def _of_recording(recording: xr.Dataset) -> xr.Dataset:
     for name in dict.fromkeys(of_layer.tolist()):
         part = recording.isel(unit=np.flatnonzero(of_layer == name))
         covariance = feed(part, Covariance("flatten"))
-        values = {"eigenvalue": eigenvalues(covariance)}
-        ratio = participation_ratio(covariance)
-        tables.append(
-            xr.Dataset(values).assign(participation_ratio=ratio).assign_coords(layer=name)
-        )
+        values = xr.Dataset({"eigenvalue": eigenvalues(covariance)}).assign_coords(layer=name)
+        tables.append(values.assign(participation_ratio=participation_ratio(covariance)))
     return xr.concat(tables, "layer", join="outer")
 
 

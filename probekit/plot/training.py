@@ -51,10 +51,9 @@ def training_curves(
         array([1., 2., 3.])
     """
     wanted = [variables] if isinstance(variables, str) else list(variables)
-    compared = _named_runs(run)
-    first = next(iter(compared.results.values()))[0]
-    if any(isinstance(first[0].get(name), Mapping) for name in wanted):
-        return _by_layer(compared, wanted, first, ax)
+    compared = named_items(run, _read)
+    if any(isinstance(compared.first[0].get(name), Mapping) for name in wanted):
+        return _by_layer(compared, wanted, ax)
     colors = palette(len(wanted)) if compared.single else result_colors(compared)
     with canvas(ax, 3.3, 2.4) as ax:
         handles = []
@@ -76,8 +75,8 @@ def training_curves(
     return ax
 
 
-def _by_layer(compared: NamedResults, wanted: list[str], records: Records, ax: Axes | None) -> Axes:
-    name = wanted[0]
+def _by_layer(compared: NamedResults, wanted: list[str], ax: Axes | None) -> Axes:
+    name, records = wanted[0], compared.first
     if len(wanted) > 1 or not compared.single:
         raise OptionError(
             f"{name!r} has a value for each layer and is drawn alone, for one run; its mean over layers "
@@ -109,14 +108,6 @@ def _label(name: str) -> str:
     return axis_label(f"training_{name}" if name in ("accuracy", "loss") else name)
 
 
-def _named_runs(run: Any) -> NamedResults:
-    if not isinstance(run, Mapping):
-        return NamedResults({"": [_read(run)]}, single=True, alpha=False)
-    compared = named_items(run)
-    read = {name: [_read(one) for one in runs] for name, runs in compared.results.items()}
-    return NamedResults(read, single=False, alpha=compared.alpha)
-
-
 def _column(records: Records, name: str) -> Array:
     if not any(name in record for record in records):
         raise DataError(
@@ -129,7 +120,7 @@ def _column(records: Records, name: str) -> Array:
         raise DataError(f"{name!r} in the log of the run is not a number in each epoch") from None
 
 
-def _read(run: Any) -> Records:
+def _read(run: Any, name: Any = None) -> Records:
     """The records of a run's log, one per epoch."""
     place = getattr(run, "folder", run)
     if not isinstance(place, str | Path):

@@ -13,7 +13,7 @@ from probekit.errors import DataError, LayerError, OptionError, close_matches
 from probekit.extras import optional
 from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.svg import number
-from probekit.results.attributes import heading, is_share
+from probekit.results.attributes import ends, heading, is_share
 from probekit.results.labels import shorten
 
 if TYPE_CHECKING:
@@ -75,26 +75,23 @@ def dossier(
         >>> figure.axes[0].get_title(loc="left")
         'tuning'
     """
-    results = _single_model(result)
+    results, *others = model_results(result)
+    if others:
+        raise OptionError(
+            f"a dossier shows a unit of one model, but there are results of {len(others) + 1} models: "
+            f"{', '.join(one.name for one in (results, *others))}"
+        )
     unit = _unit(results, layer, channel)
     here = results.units.isel(unit=unit)
     if images is None and data is not None and "top_sample" in here:
         images = _best_images(here, data, model, shown)
     if saliency is None and model is not None and images is not None:
-        saliency = _saliency(model, images[:shown], layer, channel, options)
+        from probekit.analysis.saliency import of_array
+
+        saliency = of_array(model, images[:shown], layer, channel, **options)
     if saliency is not None and (images is None or saliency.shape[0] > len(images)):
         raise OptionError("saliency needs its images: pass as many images, or data")
     return _draw(results, unit, images, saliency, shown)
-
-
-def _single_model(result: Any) -> ModelResults:
-    found = model_results(result)
-    if len(found) != 1:
-        raise OptionError(
-            f"a dossier shows a unit of one model, but there are results of {len(found)} models: "
-            f"{', '.join(one.name for one in found)}"
-        )
-    return found[0]
 
 
 def _unit(results: ModelResults, layer: str, channel: int) -> int:
@@ -124,13 +121,6 @@ def _best_images(here: xr.Dataset, data: Any, model: Any, shown: int) -> Array:
     return found.numpy(force=True)
 
 
-def _saliency(model: Any, images: Array, layer: str, channel: int, options: Any) -> Array:
-    from probekit.analysis import saliency
-
-    found: Array = saliency.of_array(model, images, layer, channel, **options)
-    return found
-
-
 def _draw(
     results: ModelResults, unit: int, images: Array | None, saliency: Array | None, shown: int
 ) -> Figure:
@@ -153,11 +143,12 @@ def _draw(
         halves: Any = figure.subfigures(1, 2, width_ratios=[3.0, right_width + 0.2])
         left, right = halves
         _draw_tuning(left.subplots(), here, results)
-        parts = [part for part in ("images" if rows else "", "ranked" if ranked else "") if part]
-        if parts:
-            ratios = [1.1 * rows if part == "images" else 0.62 * len(ranked) for part in parts]
-            boxes = right.subfigures(len(parts), 1, height_ratios=ratios, squeeze=False)[:, 0]
-            places = dict(zip(parts, boxes, strict=True))
+        heights = {"images": 1.1 * rows, "ranked": 0.62 * len(ranked)}
+        heights = {part: size for part, size in heights.items() if size}
+        if heights:
+            ratios = list(heights.values())
+            boxes = right.subfigures(len(heights), 1, height_ratios=ratios, squeeze=False)[:, 0]
+            places = dict(zip(heights, boxes, strict=True))
             if images is not None and columns:
                 tight = {"hspace": 0.0, "wspace": 0.04}
                 grid = places["images"].subplots(rows, columns, squeeze=False, gridspec_kw=tight)
@@ -192,10 +183,8 @@ def _draw_tuning(ax: Axes, here: xr.Dataset, results: ModelResults) -> None:
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(bool((means < 0).any()))
-    more = len(means) - len(order)
-    ax.set_xlabel(
-        "mean activation" + (f" (the {len(order)} highest of {len(means)})" if more else "")
-    )
+    more = f" (the {len(order)} highest of {len(means)})" if len(order) < len(means) else ""
+    ax.set_xlabel(f"mean activation{more}")
 
 
 def _draw_images(
@@ -204,8 +193,7 @@ def _draw_images(
     for ax in grid.ravel():
         ax.set_xticks([])
         ax.set_yticks([])
-        for side in ax.spines.values():
-            side.set_visible(False)
+        ax.spines[:].set_visible(False)
     own = _captions(here, results)
     for at, ax in enumerate(grid[0]):
         ax.imshow(_pixels(images[at]), cmap="gray", vmin=0, vmax=1)
@@ -224,11 +212,9 @@ def _draw_images(
 def _captions(here: xr.Dataset, results: ModelResults) -> Sequence[str]:
     if "top_label" not in here:
         return ()
-    pairs = zip(here["top_label"].values, here["top_activation"].values, strict=True)
-    return [
-        f"{shorten(results.class_names.get(int(label), str(label)), 13)}\n{number(value, 2)}"
-        for label, value in pairs
-    ]
+    names = [results.class_names.get(int(label), str(label)) for label in here["top_label"].values]
+    pairs = zip(names, here["top_activation"].values, strict=True)
+    return [f"{shorten(name, 13)}\n{number(value, 2)}" for name, value in pairs]
 
 
 def _pixels(image: Array) -> Array:
@@ -251,10 +237,9 @@ def _draw_rank(ax: Axes, results: ModelResults, unit: int, name: str) -> None:
     ax.spines["left"].set_visible(False)
     if is_share(units[name]):
         ax.set_xlim(min(0.0, float(np.nanmin(values))), max(1.0, float(np.nanmax(values))))
-    ends = [f"{name}_low", f"{name}_high"]
     interval = ""
-    if all(end in units for end in ends):
-        low, high = (float(units[end].values[unit]) for end in ends)
+    if found := ends(units, name):
+        low, high = (float(end.values[unit]) for end in found)
         ax.plot([low, high], [0, 0], color=_ACCENT, linewidth=2.5, alpha=0.45)
         interval = f" ({number(low)} to {number(high)})"
     rank = 1 + int((values > value).sum())

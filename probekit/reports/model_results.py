@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,8 @@ from probekit.results.labels import class_names, strings
 from probekit.results.merge import merge_results
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
+
+Opened: TypeAlias = tuple[xr.DataTree, str, str]  # a result, the name of its file, and a remark
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,16 @@ def model_results(results: Any, names: Sequence[str] | None = None) -> list[Mode
     given = list(results) if isinstance(results, list | tuple) else [results]
     if not given:
         raise OptionError("a report needs at least one result")
-    trees, remarks = _joined([_opened(one) for one in given])
-    model_names = list(names) if names is not None else _names(trees)
-    if len(model_names) != len(trees):
-        raise OptionError(f"{len(trees)} models need as many names, not {len(model_names)}")
+    found = _joined([_opened(one) for one in given])
+    names = list(names) if names is not None else _names(found)
+    if len(names) != len(found):
+        raise OptionError(f"{len(found)} models need as many names, not {len(names)}")
     return [
-        _of_model(name, tree, remark)
-        for name, (tree, _), remark in zip(model_names, trees, remarks, strict=True)
+        _of_model(name, tree, remark) for name, (tree, _, remark) in zip(names, found, strict=True)
     ]
 
 
-def _opened(given: Any) -> tuple[xr.DataTree, str]:
-    """Opens a result; returns the tree and the name of its file."""
+def _opened(given: Any) -> Opened:
     place = ""
     if not isinstance(given, xr.DataTree):
         if not isinstance(given, str) and not hasattr(given, "__fspath__"):
@@ -99,48 +99,41 @@ def _opened(given: Any) -> tuple[xr.DataTree, str]:
             f"{place or 'the tree'} has neither units nor robustness; give a result of analyze or "
             "robustness"
         )
-    return given, place
+    return given, place, ""
 
 
-def _joined(
-    opened: list[tuple[xr.DataTree, str]],
-) -> tuple[list[tuple[xr.DataTree, str]], list[str]]:
+def _joined(opened: list[Opened]) -> list[Opened]:
     """Merges each robustness result with the first analysis of its model, or adds a remark."""
     found = [one for one in opened if "robustness" not in one[0].children]
-    remarks = [""] * len(found)
-    for tree, place in opened:
+    for tree, place, _ in opened:
         if "robustness" not in tree.children:
             continue
         remark = "no analysis of this model was given" if found else ""
-        for number, (analysis, name) in enumerate(found):
+        for number, (analysis, name, _) in enumerate(found):
             if "robustness" in analysis.children:
                 continue
             try:
-                found[number] = (merge_results(analysis, tree), name)
+                found[number] = merge_results(analysis, tree), name, ""
                 break
             except DataError as error:
                 remark = str(error)
         else:
-            found.append((tree, place))
-            remarks.append(remark)
-    return found, remarks
+            found.append((tree, place, remark))
+    return found
 
 
-def _names(trees: Sequence[tuple[xr.DataTree, str]]) -> list[str]:
+def _names(opened: Sequence[Opened]) -> list[str]:
     """The names of the models, or of their files if several models have the same name."""
     names = []
-    for tree, place in trees:
+    for tree, place, _ in opened:
         model = facts_of(tree.attrs).get("model") or {}
         names.append(str(model.get("name") or model.get("type") or place or "model"))
     names = [
         place if names.count(name) > 1 and place else name
-        for name, (_, place) in zip(names, trees, strict=True)
+        for name, (_, place, _) in zip(names, opened, strict=True)
     ]
-    repeats = [names[: at + 1].count(name) for at, name in enumerate(names)]
-    return [
-        f"{name} ({repeat})" if repeat > 1 else name
-        for name, repeat in zip(names, repeats, strict=True)
-    ]
+    before = [names[:at].count(name) for at, name in enumerate(names)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(names, before, strict=True)]
 
 
 def _of_model(name: str, tree: xr.DataTree, remark: str) -> ModelResults:
@@ -152,10 +145,9 @@ def _of_model(name: str, tree: xr.DataTree, remark: str) -> ModelResults:
         if one not in units.coords:
             raise DataError(f"the units of {name!r} have no coordinate {one!r}, as a result has")
     own = list(dict.fromkeys(units["layer"].values.tolist()))
+    layers = xr.Dataset(coords={"layer": strings(own)})
     if "layers" in tree.children:
         layers = tree["layers"].to_dataset()
-    else:
-        layers = xr.Dataset(coords={"layer": strings(own)})
     if missing := set(own) - set(layers["layer"].values.tolist()):
         raise DataError(
             f"the table of layers of {name!r} lacks {some_of(sorted(map(str, missing)))}, which has "
@@ -173,38 +165,34 @@ def _with_derived(units: xr.Dataset) -> xr.Dataset:
         about = attributes("mean activation", "Mean over classes of the class means.")
         derived["mean_activation"] = (mean, {**about, "metric": "selectivity"})
     if "top_activation" in units:
-        highest = units["top_activation"].max("rank")
-        derived["highest_activation"] = (
-            highest,
-            attributes("highest activation", "Activation for the top image.", short_name="highest"),
+        about = attributes(
+            "highest activation", "Activation for the top image.", short_name="highest"
         )
+        derived["highest_activation"] = units["top_activation"].max("rank"), about
     for kind in ("corruption", "attack"):
         if f"{kind}_change_size" not in units:
             continue
         size = units[f"{kind}_change_size"]
         change = size.mean([dim for dim in size.dims if dim != "unit"])
-        about = attributes(
-            f"change under {kind}", "Mean |perturbed - clean| activation over all conditions."
-        )
-        derived[f"{kind}_change"] = (change, {**about, "metric": "robustness"})
+        text = "Mean |perturbed - clean| activation over all conditions."
+        derived[f"{kind}_change"] = change, attributes(f"change under {kind}", text)
         if "mean_activation" in derived:
             usual, _ = derived["mean_activation"]
-            about = attributes(
-                f"sensitivity to {kind}",
-                "Mean |perturbed - clean| activation over the mean activation of the unit.",
-                short_name=f"sensitivity to {kind}",
-            )
-            relative = change / usual.where(usual > 0)
-            derived[f"{kind}_change_relative"] = (relative, {**about, "metric": "robustness"})
+            relative, name = change / usual.where(usual > 0), f"sensitivity to {kind}"
+            text = "Mean |perturbed - clean| activation over the mean activation of the unit."
+            about = attributes(name, text, short_name=name)
+            derived[f"{kind}_change_relative"] = relative, about
+    for name, (_, about) in derived.items():
+        if "change" in name:
+            about["metric"] = "robustness"
     return units.assign({name: (v.dims, v.values, about) for name, (v, about) in derived.items()})
 
 
 def _with_means(layers: xr.Dataset, units: xr.Dataset) -> xr.Dataset:
     """The layers with the means over their units of the derived sensitivities."""
     for name in ("corruption_change_relative", "attack_change_relative"):
-        if name in units:
-            means = units[name].groupby(units["layer"]).mean() if units.sizes["unit"] else None
-            if means is not None:
-                own = means.reindex(layer=layers["layer"].values)
-                layers = layers.assign({f"{name}_mean": ("layer", own.values, units[name].attrs)})
+        if name in units and units.sizes["unit"]:
+            means = units[name].groupby(units["layer"]).mean()
+            own = means.reindex(layer=layers["layer"].values)
+            layers = layers.assign({f"{name}_mean": ("layer", own.values, units[name].attrs)})
     return layers

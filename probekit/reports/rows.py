@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from probekit.results.attributes import ends
 from probekit.results.tables import layers_table, units_table
 
 Row = dict[str, str | float | None]
@@ -105,17 +106,15 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     clean = float(table["clean_accuracy"])
     rows = [_row("clean", {}, clean, clean)]
     if "accuracy" in table:
-        rows += [
-            _condition_row(str(row["corruption"].item()), row, clean) for row in table["accuracy"]
-        ]
+        for values in table["accuracy"]:
+            name = str(values["corruption"].item())
+            rows.append(_row(name, _cells(values), float(values.mean()), clean))
         by_severity = _cells(table["accuracy_by_severity"])
         rows.append(_row("mean", by_severity, float(table["accuracy_mean"]), clean))
-    if "attack_accuracy" in table:
-        for values in table["attack_accuracy"]:
-            name = str(values["attack"].item())
-            rows.append(
-                {**_condition_row(name, values, clean), **_counts(table.sel(attack=name), clean)}
-            )
+    for values in table.get("attack_accuracy", ()):
+        name = str(values["attack"].item())
+        row = _row(name, _cells(values), float(values.mean()), clean)
+        rows.append(row | _counts(table.sel(attack=name), clean))
     return rows
 
 
@@ -129,10 +128,6 @@ def _counts(attacked: xr.Dataset, clean: float) -> Row:
     counts = fooled.values - round((1 - clean) * samples) if untargeted else fooled.values
     text = " ".join(str(int(count)) for count in counts)
     return {"newly wrong" if untargeted else "target reached": text}
-
-
-def _condition_row(name: str, values: xr.DataArray, clean: float) -> Row:
-    return _row(name, _cells(values), float(values.mean()), clean)
 
 
 def _row(name: str, cells: Row, mean: float, clean: float) -> Row:
@@ -163,10 +158,10 @@ def radius(epsilon: float) -> str:
 
 def interval_note(layers: xr.Dataset) -> str:
     """Explains intervals that do not contain the mean they are shown with; empty if there are none."""
-    ends = [f"selectivity_mean{end}" for end in ("", "_low", "_high")]
-    if not set(ends) <= set(layers.data_vars):
+    interval = ends(layers.data_vars, "selectivity_mean")
+    if interval is None or "selectivity_mean" not in layers.data_vars:
         return ""
-    mean, low, high = (layers[name].values for name in ends)
+    mean, (low, high) = layers["selectivity_mean"].values, (end.values for end in interval)
     outside = int(((mean < low) | (mean > high)).sum())
     if not outside:
         return ""

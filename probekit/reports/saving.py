@@ -13,7 +13,7 @@ from probekit.checks import one_of
 from probekit.errors import OptionError
 from probekit.extras import optional
 from probekit.results.files import whole, writable
-from probekit.results.provenance import with_provenance
+from probekit.results.provenance import Table, with_provenance
 from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
 
@@ -56,10 +56,10 @@ def save_figure(
 
     drawn = getattr(figure, "figure", figure)
     known = drawn.canvas.get_supported_filetypes()
-    if Path(stem).suffix[1:].lower() in known:
-        files = [Path(stem)]
-    else:
-        files = [Path(f"{stem}.{one_of('kind of figure', kind, known)}") for kind in _listed(kinds)]
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    files = [Path(stem)]
+    if files[0].suffix[1:].lower() not in known:
+        files = [Path(f"{stem}.{one_of('kind of figure', kind, known)}") for kind in kinds]
     try:
         with writable(files[0]):
             files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def save_figure(
 
 
 def save_tables(
-    table: xr.Dataset | xr.DataTree,
+    table: Table,
     stem: str | Path,
     *,
     kinds: str | Sequence[str] = ("csv",),
@@ -105,7 +105,7 @@ def save_tables(
         ...     [path.name for path in files], files[1].read_text().splitlines()
         (['sweep.nc', 'sweep.alpha.csv'], ['alpha,accuracy', '-1.0,0.5', '0.0,0.6'])
     """
-    kinds = _listed(kinds)
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     if unknown := set(kinds) - {"csv", "parquet"}:
         raise OptionError(f"kinds are csv and parquet, not {', '.join(sorted(map(str, unknown)))}")
     if "parquet" in kinds:
@@ -115,7 +115,7 @@ def save_tables(
     with writable(files[0]):
         files[0].parent.mkdir(parents=True, exist_ok=True)
     with whole(files[0]) as draft:
-        draft.write_bytes(netcdf(_with_facts(table, facts)))
+        draft.write_bytes(netcdf(with_provenance(table, **facts)))
     frames = _result_frames(table) if isinstance(table, xr.DataTree) else _frames(table)
     for name, frame in frames:
         rows = frame.reset_index() if any(frame.index.names) else frame
@@ -127,18 +127,6 @@ def save_tables(
                 else:
                     rows.to_parquet(draft, index=False)
     return files
-
-
-def _listed(kinds: str | Sequence[str]) -> Sequence[str]:
-    return [kinds] if isinstance(kinds, str) else kinds
-
-
-def _with_facts(table: xr.Dataset | xr.DataTree, facts: dict[str, Any]) -> xr.Dataset | xr.DataTree:
-    if isinstance(table, xr.Dataset):
-        return with_provenance(table, **facts)
-    tree = table.copy()
-    tree.attrs = with_provenance(table.to_dataset(), **facts).attrs
-    return tree
 
 
 def _result_frames(result: xr.DataTree) -> Iterator[tuple[str, pd.DataFrame]]:

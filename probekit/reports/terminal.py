@@ -16,7 +16,7 @@ from rich.table import Table
 
 from probekit.errors import plain, some_of
 from probekit.reports.rows import by_attribute, interval_note, most_selective
-from probekit.results.attributes import heading, is_share, label, summary_variables
+from probekit.results.attributes import ends, heading, is_share, label, summary_variables
 from probekit.results.provenance import facts_of
 
 # Maximum number of columns for a metric whose variables have no short names.
@@ -130,7 +130,7 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
         numbers = {str(name): float(value) for name, value in part.data_vars.items()}
         facts = [
             f"{label(part.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}"
-            + _interval(numbers, name)
+            + (f" ({found[0]:.4f} to {found[1]:.4f})" if (found := ends(numbers, name)) else "")
             for name, value in numbers.items()
             if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
         ]
@@ -150,11 +150,6 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
     for name, options in metrics.items():
         if "method_used" in options:
             to.print(f"{_spaced(name)}: measured by {_spaced(str(options['method_used']))}")
-
-
-def _interval(numbers: Mapping[str, float], name: str) -> str:
-    ends = [numbers.get(f"{name}_{end}") for end in ("low", "high")]
-    return "" if None in ends else f" ({ends[0]:.4f} to {ends[1]:.4f})"
 
 
 def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:
@@ -208,17 +203,15 @@ def print_verification(
 
 def print_sweep(table: xr.Dataset, to: Console) -> None:
     """Prints one row per run of a sweep."""
-    rows = [table.sel(alpha=a, seed=s) for a in table["alpha"].values for s in table["seed"].values]
-    selectivity = [float(row["selectivity_mean"]) for row in rows]
+    runs = table.stack(run=("alpha", "seed"), create_index=False)
     columns = [
-        Column("alpha", [f"{float(row['alpha']):g}" for row in rows]),
-        Column("seed", [str(int(row["seed"])) for row in rows]),
-        Column("test accuracy", [float(row["test_accuracy"]) for row in rows]),
-        Column("mean selectivity", selectivity, 1.0, always=True),
+        Column("alpha", [f"{alpha:g}" for alpha in runs["alpha"].values]),
+        Column("seed", [str(seed) for seed in runs["seed"].values]),
+        Column("test accuracy", runs["test_accuracy"].values.tolist()),
+        Column("mean selectivity", runs["selectivity_mean"].values.tolist(), 1.0, always=True),
     ]
-    failures = [str(row["failure"].values) if "failure" in row else "" for row in rows]
-    if any(failures):
-        columns.append(Column("failure", failures))
+    if "failure" in runs and any(runs["failure"].values):
+        columns.append(Column("failure", list(map(str, runs["failure"].values))))
     print_table(columns, to)
 
 

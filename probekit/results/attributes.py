@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import xarray as xr
@@ -62,6 +63,12 @@ def heading(variable: xr.DataArray) -> str:
 def is_share(variable: xr.DataArray) -> bool:
     """Whether the values of a variable are shares in [0, 1]."""
     return [float(end) for end in variable.attrs.get("valid_range", ())] == [0.0, 1.0]
+
+
+def ends(table: Mapping[Any, Any], name: str) -> tuple[Any, Any] | None:
+    """The ends of the interval of a variable, `NAME_low` and `NAME_high`, if a table has them."""
+    low, high = table.get(f"{name}_low"), table.get(f"{name}_high")
+    return None if low is None or high is None else (low, high)
 
 
 def in_context(variable: xr.DataArray, context: str) -> xr.DataArray:

@@ -59,6 +59,14 @@ def check_same(
         )
 
 
+def read_identity(file: Path, what: str) -> dict[str, Any]:
+    """The identity that `claim` wrote."""
+    if not file.is_file():
+        raise OutputError(f"{str(file.parent)!r} is not a {what}: it has no {file.name}")
+    with foreign_file(f"{str(file)!r} is damaged", OutputError):
+        return dict(json.loads(file.read_text()))
+
+
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Creates and locks the folder of a file for this process, and removes leftover drafts."""

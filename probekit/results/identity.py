@@ -23,12 +23,14 @@ def differences(
     ['model.weights was "a" and is "b"']
     """
     before, now = dict(_leaves(stored)), dict(_leaves(as_stored(asked)))
-    clauses = [
-        _clause(name, before.get(name), now.get(name))
-        for name in sorted({*before, *now} - {*ignored})
-        if before.get(name) != now.get(name)
-    ]
-    return sorted(clauses, key=lambda clause: clause.endswith(" differs"))
+    values, hashes = [], []
+    for name in sorted({*before, *now} - {*ignored}):
+        pair = before.get(name), now.get(name)
+        if all(isinstance(value, str) and value.startswith("sha256:") for value in pair):
+            hashes += [f"{name} differs"] if pair[0] != pair[1] else []
+        elif pair[0] != pair[1]:
+            values.append(f"{name} was {_short(pair[0])} and is {_short(pair[1])}")
+    return values + hashes
 
 
 def model_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -39,12 +41,6 @@ def model_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> li
     """
     both = [name for name in _OF_MODELS if name in first and name in second]
     return [name for name in both if first[name] != second[name]]
-
-
-def _clause(name: str, before: Any, now: Any) -> str:
-    if all(isinstance(value, str) and value.startswith("sha256:") for value in (before, now)):
-        return f"{name} differs"
-    return f"{name} was {_short(before)} and is {_short(now)}"
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

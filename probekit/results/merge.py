@@ -156,9 +156,11 @@ def _merge_tables(node: str, first: xr.Dataset, second: xr.Dataset) -> xr.Datase
     if along is None:
         new = [name for name in second.variables if name not in first.variables]
         return first.merge(second[new], compat="override", join="override")
-    keys = [_keys(table, _KEYS[along]) for table in tables]
+    columns = [[table[name].values.tolist() for name in _KEYS[along]] for table in tables]
+    keys = [list(zip(*parts, strict=True)) for parts in columns]
     order = _merge_order(*keys) if along == "layer" else _unit_order(*keys)
-    positions = [_positions(known, order) for known in keys]
+    place = {key: number for number, key in enumerate(order)}
+    positions = [np.array([place[key] for key in known], np.int64) for known in keys]
     names = list(dict.fromkeys([*first.variables, *second.variables]))
     merged = {name: _merge_variable(name, along, tables, positions, len(order)) for name in names}
     coords = [name for name in names if any(name in table.coords for table in tables)]
@@ -197,15 +199,9 @@ def _merge_variable(
 
 
 def _same_labels(first: xr.Dataset, second: xr.Dataset, dim: Hashable) -> bool:
-    if first.sizes[dim] != second.sizes[dim]:
-        return False
-    both = dim in first.coords and dim in second.coords
-    return not both or bool(np.array_equal(first[dim].values, second[dim].values))
-
-
-def _keys(table: xr.Dataset, names: Sequence[str]) -> list[Any]:
-    columns = [table[name].values.tolist() for name in names]
-    return list(zip(*columns, strict=True)) if len(names) > 1 else columns[0]
+    named = dim in first.coords and dim in second.coords
+    one, other = (x[dim].values if named else np.arange(x.sizes[dim]) for x in (first, second))
+    return np.array_equal(one, other)
 
 
 def _merge_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
@@ -232,8 +228,3 @@ def _unit_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     )
     place = {layer: number for number, layer in enumerate(layers)}
     return sorted(dict.fromkeys([*first, *second]), key=lambda unit: (place[unit[0]], unit[1]))
-
-
-def _positions(keys: Sequence[Any], order: Sequence[Any]) -> npt.NDArray[np.int64]:
-    place = {key: number for number, key in enumerate(order)}
-    return np.array([place[key] for key in keys], np.int64)

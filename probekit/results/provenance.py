@@ -6,12 +6,14 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from probekit._version import __version__
+
+Table = TypeVar("Table", xr.Dataset, xr.DataTree)
 
 
 def provenance(**facts: Any) -> str:
@@ -48,7 +50,7 @@ def facts_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
         return {}
 
 
-def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
+def with_provenance(table: Table, **facts: Any) -> Table:
     """Adds facts to the provenance of a table without overwriting existing ones.
 
     >>> table = with_provenance(xr.Dataset(attrs={"provenance": '{"seed": 3}'}), images=500)
@@ -58,6 +60,7 @@ def with_provenance(table: xr.Dataset, **facts: Any) -> xr.Dataset:
     """
     stored = table.attrs.get("provenance")
     known = facts_of(table.attrs) or ({} if stored in (None, "{}") else {"stored": stored})
-    return table.assign_attrs(
-        provenance=json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
-    )
+    copied = table.copy()
+    merged = json.dumps(json.loads(provenance(**facts)) | known, ensure_ascii=False)
+    copied.attrs = {**table.attrs, "provenance": merged}
+    return copied

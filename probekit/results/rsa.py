@@ -33,11 +33,9 @@ def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
     """
     with optional("rsatoolbox", "to_rsatoolbox"):
         import rsatoolbox
-    if isinstance(source, xr.DataTree):
-        part = source.children.get("units", source)
-        table = part.to_dataset()
-    else:
-        table = source
+    table = source
+    if isinstance(table, xr.DataTree):
+        table = table.children.get("units", table).to_dataset()
     if "attribute" in table.dims:
         raise DataError(
             "the result has several attributes; choose one with result.sel(attribute=...)"
@@ -73,10 +71,9 @@ def _observations(table: xr.Dataset, axis: str) -> dict[str, list[Any]]:
         return {"class": classes} | ({"class_name": named} if named else {})
     found = {"sample": table["sample"].values.tolist()}
     if "label" in table.variables:
-        labels = table["label"].values.tolist()
-        known = table["class"].values.tolist() if "class" in table.coords else range(len(named))
-        names = dict(zip(known, named, strict=True)) if named else {}
-        found["class"] = labels
-        if names:
+        labels = found["class"] = table["label"].values.tolist()
+        if named:
+            known = table["class"].values.tolist() if "class" in table.coords else range(len(named))
+            names = dict(zip(known, named, strict=True))
             found["class_name"] = [names.get(label, "") for label in labels]
     return found

@@ -151,9 +151,7 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
 
 def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:
     """A column for each value of the further dimensions."""
-    first, *others = [dim for dim in values.dims if dim in ("unit", "layer")] + [
-        dim for dim in values.dims if dim not in ("unit", "layer")
-    ]
+    first, *others = sorted(values.dims, key=lambda dim: dim not in ("unit", "layer"))
     stacked = values.transpose(first, *others)
     columns = {}
     for place in np.ndindex(*(values.sizes[dim] for dim in others)):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import xarray as xr
 
@@ -15,8 +15,7 @@ from probekit.errors import OptionError, OutputError, foreign_file
 from probekit.results.files import check_output_path, whole
 from probekit.results.folders import write_whole
 from probekit.results.labels import with_variable_text
-
-Table = TypeVar("Table", xr.Dataset, xr.DataTree)
+from probekit.results.provenance import Table
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -22,10 +22,7 @@ _TURN = threading.Lock()
 def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager[Any] | None:
     """The client of the cluster that runs the jobs, opened on entry; None to run them in this process.
 
-    Args:
-        jobs: Number of worker processes on this machine.
-        scheduler: The address of a dask scheduler, or a `distributed.Client`, which stays open.
-        what: Name of the whole work, such as "a sweep", for error messages.
+    A `distributed.Client` that is given as the scheduler stays open. `what` names the work in messages.
     """
     if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(
@@ -50,7 +47,7 @@ def run_jobs(
     name: str = "job",
     retries: int = 2,
 ) -> Generator[tuple[K, str]]:
-    """Calls a function once per task and yields the results in the order in which the jobs end.
+    """Calls a function once per task, and yields each key and result when the call ends.
 
     Args:
         work: The function; it returns the reason of a failure, or an empty string.
@@ -58,9 +55,6 @@ def run_jobs(
         cluster: The result of `open_cluster`.
         name: Prefix of the jobs' names on the cluster.
         retries: Maximum number of retries on the cluster after an exception or the death of a worker.
-
-    Yields:
-        The key of each task with the reason of its failure.
 
     Example:
         >>> dict(run_jobs(lambda n: "odd" if n % 2 else "", {"a": (1,), "b": (2,)}))
@@ -97,12 +91,12 @@ def _in_turn(work: Callable[..., str], *arguments: Any) -> str:
 
 
 def _outcome(future: Any) -> str:
-    error = future.exception()
-    if error is None:
+    try:
         return str(future.result())
-    if isinstance(error, DataError | LayerError | ModelError | OptionError):
-        raise error
-    return f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
+    except (DataError, LayerError, ModelError, OptionError):
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
 
 
 @contextmanager

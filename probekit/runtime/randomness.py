@@ -93,14 +93,7 @@ def keyed(name: str, index: Tensor) -> Tensor:
 
 
 def mix(counters: Tensor) -> Tensor:
-    """The finalizer of SplitMix64, a bijection of 64-bit words.
-
-    Args:
-        counters: int64, any shape.
-
-    Returns:
-        int64 of the same shape, whose bits all depend on all bits of the counter.
-    """
+    """The finalizer of SplitMix64, a bijection: all bits depend on all bits of the counter (int64)."""
     state = _shifted(counters, 30).bitwise_xor_(counters).mul_(_FIRST)
     state = _shifted(state, 27).bitwise_xor_(state).mul_(_SECOND)
     return _shifted(state, 31).bitwise_xor_(state)
@@ -112,15 +105,7 @@ def _shifted(words: Tensor, by: int) -> Tensor:
 
 
 def words(name: str, replicates: int, index: Tensor) -> Tensor:
-    """Random 64-bit words for resampling.
-
-    Args:
-        name: The purpose of the words, including the seed.
-        replicates: Number of words per sample.
-        index: The samples' indices (samples,).
-
-    Returns:
-        int64 (replicates, samples), on the device of the indices.
+    """Random 64-bit words for resampling, int64 (replicates, samples), from the samples' indices.
 
     >>> words("a", 2, torch.tensor([5, 7]))[:, 1].equal(words("a", 2, torch.tensor([7]))[:, 0])
     True
@@ -165,16 +150,8 @@ def permuted(name: str, replicates: int, ranks: Tensor, size: int) -> Tensor:
 
     A keyed Feistel network is a bijection of the next power of two. It is applied again to values
     outside the range until they are inside, which makes it a bijection of the range (cycle walking,
-    Black & Rogaway 2002).
-
-    Args:
-        name: The purpose of the permutations, including the seed.
-        replicates: Number of permutations.
-        ranks: Positions (samples,), from 0 to size - 1.
-        size: Number of positions.
-
-    Returns:
-        int64 (replicates, samples): the image of each position under each permutation.
+    Black & Rogaway 2002). `ranks` (samples,) are positions from 0 to size - 1; the result is the image
+    of each position under each permutation, int64 (replicates, samples).
 
     >>> permuted("a", 1, torch.arange(5), 5).sort().values.tolist()
     [[0, 1, 2, 3, 4]]

@@ -183,13 +183,12 @@ def test_numeric_names_are_sorted_alphas(result: xr.DataTree) -> None:
     assert not named_results({True: result}).alpha
 
 
-def test_units_keep_their_layers_and_channels(result: xr.DataTree) -> None:
+def test_units_keep_their_layers(result: xr.DataTree) -> None:
     seen = unit_values(result, "selectivity", "layer1*")
     assert seen.layers == ["layer1.0.relu", "layer1.0.relu_1"]
     np.testing.assert_array_equal(
         seen.values[1], result["units"]["selectivity"].values[16 + 24 : 16 + 24 + 6]
     )
-    np.testing.assert_array_equal(seen.channels[1], np.arange(6))
 
 
 def test_other_dimensions_are_selected_by_coordinate(result: xr.DataTree) -> None:

@@ -53,17 +53,9 @@ def table_images(
     """The images that a table lists, in its order.
 
     Paths are in a column `path`, `file`, `filename`, `image`, ...; labels, as numbers or text, in a
-    column `label`, `target`, `class`, ... Without one, images have no labels.
-
-    Args:
-        table: A table of pandas or polars.
-        name: The name of the data.
-        root: The folder that paths are relative to.
-        decode: Reads the files.
-        split: The rows to use, by the column `split`.
-        skip_bad: As for `load_data`.
-        attributes: Columns of labels, instead of a single one.
-        beside: The table of the training split, whose classes come first.
+    column `label`, `target`, `class`, ..., or in the columns `attributes`. Without any, images have no
+    labels. Paths are relative to `root`; `split` selects rows by the column `split`; the classes of
+    `beside`, the table of the training split, come first.
     """
     given = {str(column): table[column] for column in table.columns}
     columns = {column: list(values) for column, values in given.items()}

@@ -30,14 +30,8 @@ def tiny_imagenet(
 ) -> TensorImages:
     """Reads Tiny ImageNet from its official folder, with the official validation images as test split.
 
-    Args:
-        root: The folder with `wnids.txt`, or the parent of `tiny-imagenet-200`.
-        split: `train` (200 x 500) or `test` (10,000, labeled by `val/val_annotations.txt`).
-        size: The size to resize images to.
-        workers: Number of decoding threads; 0 decodes in the current thread.
-        classes: Number of classes.
-        per_class: Number of training images per class.
-        test: Number of test images.
+    `root` is the folder with `wnids.txt`, or the parent of `tiny-imagenet-200`. Images are decoded in
+    `workers` threads; 0 decodes in the current thread. The other arguments are expected numbers.
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262) test on the official validation set.

@@ -142,14 +142,13 @@ class Candidates:
         end.join(cls.clean(batch, steps))
         return end
 
-    def update(
-        self, step: int, rows: Tensor, x: Tensor, prediction: Tensor, objective: Tensor, goal: Goal
-    ) -> Tensor:
+    def update(self, step: int, rows: Tensor, x: Tensor, logits: Tensor, goal: Goal) -> Tensor:
         """Updates some of the rows with new images that fool the model or raise the objective.
 
         Returns:
             Positions, within these rows, of the images that do not fool the model.
         """
+        prediction, objective = logits.argmax(dim=1), goal.objective(logits)
         reached = goal.reached(prediction)
         better = reached | (objective > self.objective.index_select(0, rows))
         replaced = rows[better]
@@ -246,16 +245,13 @@ class Attack(ABC):
                 else Candidates.clean(batch, self.steps)
                 for radius in radii
             ]
-        by_step = [state.by_step for state in found]
+        names = ("images", "prediction", "success", "by_step")
+        stacked = (torch.stack([getattr(state, name) for state in found]) for name in names)
+        images, prediction, success, by_step = stacked
         return AttackResult(
-            epsilons=radii,
-            labels=labels,
-            clean_prediction=batch.prediction,
-            images=torch.stack([state.images for state in found]),
-            prediction=torch.stack([state.prediction for state in found]),
-            success=torch.stack([state.success for state in found]),
-            success_by_step=torch.stack(by_step) if self.steps else None,
-        )
+            radii, labels, batch.prediction, images, prediction, success,
+            by_step if self.steps else None,
+        )  # fmt: skip
 
     def _prepare(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -75,19 +75,6 @@ class AutoAttack(Attack):
                 "AutoAttack needs images of shape (n, channels, height, width), not "
                 f"{tuple(batch.images.shape)}"
             )
-        ensemble = self._ensemble(batch, epsilon)
-        tracer = sys.gettrace()
-        devices = [batch.images.device] if batch.images.is_cuda else []
-        try:
-            with torch.random.fork_rng(devices):
-                adversarial, _ = ensemble.run_standard_evaluation(
-                    batch.images, batch.goal.classes, batch_size=len(batch.images)
-                )
-        finally:
-            sys.settrace(tracer)  # the package disables tracing, which coverage and debuggers need
-        return Candidates.at_end(batch, ball.project(adversarial), self.steps)
-
-    def _ensemble(self, batch: Batch, epsilon: float) -> Any:
         with optional("pyautoattack", "AutoAttack"):
             package = importlib.import_module("pyautoattack")
         ensemble = package.AutoAttack(
@@ -98,10 +85,18 @@ class AutoAttack(Attack):
             version=self.version,
             device=batch.images.device,
         )
-        other_classes = batch.logits.shape[1] - 1
-        ensemble.apgd_targeted.n_target_classes = min(TARGET_CLASSES, other_classes)
-        ensemble.fab.n_target_classes = min(TARGET_CLASSES, other_classes)
-        return ensemble
+        for part in (ensemble.apgd_targeted, ensemble.fab):
+            part.n_target_classes = min(TARGET_CLASSES, n_classes - 1)
+        tracer = sys.gettrace()
+        devices = [batch.images.device] if batch.images.is_cuda else []
+        try:
+            with torch.random.fork_rng(devices):
+                adversarial, _ = ensemble.run_standard_evaluation(
+                    batch.images, batch.goal.classes, batch_size=len(batch.images)
+                )
+        finally:
+            sys.settrace(tracer)  # the package disables tracing, which coverage and debuggers need
+        return Candidates.at_end(batch, ball.project(adversarial), self.steps)
 
 
 class _Logits(nn.Module):

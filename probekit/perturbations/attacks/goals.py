@@ -76,12 +76,11 @@ def predicted_logits(model: Model, images: Tensor) -> Tensor:
         return model_logits(model, images)
 
 
-def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, classes), the objective of each image (n,), and its gradient."""
+def loss_gradient(model: Model, images: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes), and the gradient of the objective of each image."""
     x = images.detach().requires_grad_(True)
     logits = model_logits(model, x)
-    objective = goal.objective(logits)
-    return logits.detach(), objective.detach(), gradient_of(objective.sum(), x)
+    return logits.detach(), gradient_of(goal.objective(logits).sum(), x)
 
 
 def gradient_of(total: Tensor, x: Tensor) -> Tensor:

@@ -139,12 +139,10 @@ class PGD(Attack):
             start = self.start(batch, ball, restart)
             if self.keep == "best":
                 self._keep_best(candidates, batch, ball, start, step_size)
+            elif not restart:
+                candidates = self._keep_last(batch, ball, start, step_size)
             else:
-                end = self._keep_last(batch, ball, start, step_size)
-                if restart:
-                    candidates.join(end)
-                else:
-                    candidates = end
+                candidates.join(self._keep_last(batch, ball, start, step_size))
         return candidates
 
     def start(self, batch: Batch, ball: Ball, restart: int) -> Tensor:
@@ -166,22 +164,20 @@ class PGD(Attack):
         for step in range(self.steps):
             if not len(rows):
                 return
-            logits, objective, gradient = loss_gradient(batch.model, x, goal)
-            left = candidates.update(step, rows, x, logits.argmax(dim=1), objective, goal)
+            logits, gradient = loss_gradient(batch.model, x, goal)
+            left = candidates.update(step, rows, x, logits, goal)
             if len(left) < len(rows):
                 rows, x, gradient = (part.index_select(0, left) for part in (rows, x, gradient))
                 ball, goal = ball.select(left), goal.select(left)
             x = self.step(x, gradient, ball, step_size)
         if len(rows):
-            logits = predicted_logits(batch.model, x)
-            objective = goal.objective(logits)
-            candidates.update(self.steps, rows, x, logits.argmax(dim=1), objective, goal)
+            candidates.update(self.steps, rows, x, predicted_logits(batch.model, x), goal)
 
     def _keep_last(self, batch: Batch, ball: Ball, x: Tensor, step_size: float) -> Candidates:
         """Moves all images for all steps."""
         by_step = []
         for _ in range(self.steps):
-            logits, _, gradient = loss_gradient(batch.model, x, batch.goal)
+            logits, gradient = loss_gradient(batch.model, x, batch.goal)
             by_step.append(batch.goal.reached(logits.argmax(dim=1)))
             x = self.step(x, gradient, ball, step_size)
         end = Candidates.at_end(batch, x, self.steps)

@@ -47,10 +47,7 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], streams: Rando
     swap of the two pixels, but they assign through views of one array, so only one of the two changes.
     The published images were created this way.)
 
-    Args:
-        images: (n, channels, height, width).
-        constants: Sigma of the blurs, reach of the offsets, number of rounds.
-        streams: Random streams of the images; each round draws separate offsets.
+    The constants are the sigma of the blurs, the reach of the offsets and the number of rounds.
     """
     sigma, reach, rounds = constants
     height, width = images.shape[-2:]

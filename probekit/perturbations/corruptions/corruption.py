@@ -17,13 +17,7 @@ from torch import Tensor
 
 from probekit.checks import integer, one_of, sample_indices
 from probekit.errors import DataError, warn
-from probekit.perturbations.corruptions.blur import (
-    defocus_blur,
-    gaussian_blur,
-    glass_blur,
-    motion_blur,
-    zoom_blur,
-)
+from probekit.perturbations.corruptions import blur, digital, jpeg, noise, spatter, weather
 from probekit.perturbations.corruptions.constants import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -32,47 +26,21 @@ from probekit.perturbations.corruptions.constants import (
     constants_of,
     nearest_table,
 )
-from probekit.perturbations.corruptions.digital import (
-    contrast,
-    elastic_transform,
-    pixelate,
-    saturate,
-)
-from probekit.perturbations.corruptions.jpeg import jpeg_compression
-from probekit.perturbations.corruptions.noise import (
-    gaussian_noise,
-    impulse_noise,
-    shot_noise,
-    speckle_noise,
-)
-from probekit.perturbations.corruptions.spatter import spatter
-from probekit.perturbations.corruptions.weather import brightness, fog, frost, snow
 from probekit.runtime.randomness import RandomStreams
 from probekit.runtime.settings import in_own_settings
 
 Procedure = Callable[[Tensor, Any, RandomStreams], Tensor]
 
 _PROCEDURES: dict[str, Procedure] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "defocus_blur": defocus_blur,
-    "glass_blur": glass_blur,
-    "motion_blur": motion_blur,
-    "zoom_blur": zoom_blur,
-    "snow": snow,
-    "frost": frost,
-    "fog": fog,
-    "brightness": brightness,
-    "contrast": contrast,
-    "elastic_transform": elastic_transform,
-    "pixelate": pixelate,
-    "jpeg_compression": jpeg_compression,
-    "speckle_noise": speckle_noise,
-    "gaussian_blur": gaussian_blur,
-    "spatter": spatter,
-    "saturate": saturate,
-}
+    procedure.__name__: procedure
+    for procedure in (
+        noise.gaussian_noise, noise.shot_noise, noise.impulse_noise, noise.speckle_noise,
+        blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur, blur.gaussian_blur,
+        weather.snow, weather.frost, weather.fog, weather.brightness,
+        digital.contrast, digital.elastic_transform, digital.pixelate, digital.saturate,
+        jpeg.jpeg_compression, spatter.spatter,
+    )
+}  # fmt: skip
 # The published procedures truncate their results to 8 bits, except for these, which round.
 _ROUNDED = {"motion_blur", "pixelate", "jpeg_compression"}
 
@@ -142,11 +110,17 @@ class Corruption:
             images.device,
         )
         result = torch.empty_like(images, memory_format=torch.contiguous_format)
-        step = _images_at_once(images)
+        on_cpu = images.device.type == "cpu"
+        values = _VALUES_AT_ONCE_ON_CPUS if on_cpu else _VALUES_AT_ONCE_ON_ACCELERATORS
+        step = max(values // max(images[:1].numel(), 1), 1)
         with torch.no_grad():
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
-                clean = _working_copy(images[part], self.quantize)
+                clean = images[part].contiguous()
+                if images.dtype not in (torch.float32, torch.float64):
+                    clean = clean.float()
+                    # Half precision is too coarse to truncate k/255 to 8-bit levels.
+                    clean = (clean * 255).round() / 255 if self.quantize else clean
                 damaged = _PROCEDURES[self.name](clean, constants, streams[part]).clamp(0, 1)
                 if self.quantize:
                     slack = 0.5 if self.name in _ROUNDED else _SLACK
@@ -198,24 +172,6 @@ def corrupt(
         True
     """
     return Corruption(corruption, severity, seed, table, quantize)(images, index)
-
-
-def _images_at_once(images: Tensor) -> int:
-    on_cpu = images.device.type == "cpu"
-    values = _VALUES_AT_ONCE_ON_CPUS if on_cpu else _VALUES_AT_ONCE_ON_ACCELERATORS
-    return max(values // max(images[:1].numel(), 1), 1)
-
-
-def _working_copy(images: Tensor, quantize: bool) -> Tensor:
-    """Converts images to the working precision.
-
-    Half precision is too coarse to truncate k/255 to 8-bit levels, so such images are first rounded to
-    the nearest level.
-    """
-    if images.dtype in (torch.float32, torch.float64):
-        return images.contiguous()
-    images = images.float().contiguous()
-    return (images * 255).round() / 255 if quantize else images
 
 
 def _reported_nearest_table(images: Tensor) -> int:

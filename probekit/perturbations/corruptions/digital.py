@@ -68,13 +68,8 @@ def elastic_transform(
 
     Both interpolate bilinearly. The affine map mirrors at the centers of the outer pixels, and the
     displacement at their edges. The affine map moves three points by uniform amounts; the displacement
-    is smoothed uniform noise.
-
-    Args:
-        images: (n, channels, height, width).
-        constants: Amplitude and smoothing of the displacement, and size of the affine map's moves, all
-            in units of the image side.
-        streams: Random streams of the images.
+    is smoothed uniform noise. The constants are amplitude and smoothing of the displacement and the
+    size of the affine map's moves, all in units of the image side.
     """
     height, width = images.shape[-2:]
     side = min(height, width)

@@ -25,7 +25,10 @@ def edges(levels: Tensor, low: float, high: float) -> Tensor:
     gx = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
     size = gx.abs() + gy.abs()
     ridges = _is_ridge(gx, gy, size) & (size > low)
-    return _joined(ridges & (size > high), ridges)
+    neighbors = np.ones((1, 3, 3), dtype=bool)  # within an image, diagonals included
+    sure, possible = ((ridges & (size > limit)).cpu().numpy() for limit in (high, low))
+    joined = ndimage.binary_propagation(sure, structure=neighbors, mask=possible)
+    return torch.from_numpy(joined).to(levels.device)
 
 
 def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
@@ -46,15 +49,6 @@ def _is_ridge(gx: Tensor, gy: Tensor, size: Tensor) -> Tensor:
     opposite = (gx * gy) < 0
     diagonal = (opposite & rising) | (~opposite & falling)
     return (flat & along_x) | (steep & along_y) | (~flat & ~steep & diagonal)
-
-
-def _joined(sure: Tensor, possible: Tensor) -> Tensor:
-    """All possible pixels that are connected to a sure one through possible ones."""
-    neighbors = np.ones((1, 3, 3), dtype=bool)  # within an image, diagonals included
-    joined = ndimage.binary_propagation(
-        sure.cpu().numpy(), structure=neighbors, mask=possible.cpu().numpy()
-    )
-    return torch.from_numpy(joined).to(sure.device)
 
 
 def distance_to(marked: Tensor, limit: float) -> Tensor:

@@ -16,13 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 def smooth(images: Tensor, sigma: float, *, truncate: float = 4, mode: str = "nearest") -> Tensor:
     """Gaussian blur over the last two axes, as `scipy.ndimage.gaussian_filter` defines it.
 
-    The defaults are those of `skimage.filters.gaussian`.
-
-    Args:
-        images: (..., height, width).
-        sigma: Standard deviation in pixels.
-        truncate: Kernel radius in units of sigma.
-        mode: Extension at the borders, as in SciPy: `nearest` or `reflect`.
+    The defaults are those of `skimage.filters.gaussian`; `sigma` is in pixels.
     """
     height, width = images.shape[-2:]
     down = _smoothing_matrix(height, sigma, truncate, mode).to(images)
@@ -73,11 +67,7 @@ def correlate(images: Tensor, kernel: Tensor) -> Tensor:
 def smear(images: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     """Smear along a line, with the weights of half a Gaussian, as ImageMagick's motion blur does.
 
-    Args:
-        images: (n, channels, height, width).
-        radius: Radius of the line, which has 2·radius + 1 pixels.
-        sigma: Standard deviation in pixels.
-        angle: Angle of each image's line in degrees, (n,).
+    The line has 2·radius + 1 pixels; `angle` (n,) is that of each image's line in degrees.
     """
     height, width = images.shape[-2:]
     taps = 2 * radius + 1

@@ -112,23 +112,16 @@ def load_published(
             f"{root} is not complete: {', '.join(missing)} missing; download the rest, or name "
             f"the types wanted (there: {', '.join(places)})"
         )
-    if arrays:
-        classes = _check_arrays(root, arrays)
-        return PublishedCorruptions(root, "npy", tuple(places), classes, _places=places)
-    classes = _check_folders(folders)
-    return PublishedCorruptions(root, "folders", tuple(places), classes, _places=places)
+    classes = _check_arrays(root, arrays) if arrays else _check_folders(folders)
+    layout = "npy" if arrays else "folders"
+    return PublishedCorruptions(root, layout, tuple(places), classes, _places=places)
 
 
 def _type_folders(root: Path) -> dict[str, Path]:
     """The folder of each type, directly under the root or in a group."""
     groups = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    found: dict[str, Path] = {}
-    for name in _ALL:
-        for group in groups:
-            if (group / name).is_dir():
-                found[name] = group / name
-                break
-    return found
+    places = {name: [group / name for group in groups if (group / name).is_dir()] for name in _ALL}
+    return {name: found[0] for name, found in places.items() if found}
 
 
 def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None:
@@ -159,7 +152,7 @@ def _check_arrays(root: Path, arrays: dict[str, Path]) -> tuple[str, ...] | None
 
 def _check_folders(folders: dict[str, Path]) -> tuple[str, ...]:
     """Checks that every type has five severities with the same classes; returns the classes."""
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] = ()
     for folder in folders.values():
         missing = [str(s) for s in SEVERITIES if not (folder / str(s)).is_dir()]
         if missing:
@@ -174,7 +167,6 @@ def _check_folders(folders: dict[str, Path]) -> tuple[str, ...]:
                     f"{here} is not complete: it holds {len(found)} classes where the folders "
                     f"before it hold {len(classes)}; they differ in {differing}"
                 )
-    assert classes is not None
     return classes
 
 

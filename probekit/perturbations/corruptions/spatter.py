@@ -12,19 +12,15 @@ from probekit.runtime.randomness import RandomStreams
 
 _WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 _MUD = (63 / 255, 42 / 255, 20 / 255)
-# Row, column and weight of each tap that is not zero.
-_EMBOSS = ((0, 0, -2), (0, 1, -1), (1, 0, -1), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2))
+_EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
 def spatter(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
     """Cover part of the image with a liquid, in the shape of smoothed noise above a threshold.
 
-    Args:
-        images: (n, channels, height, width).
-        constants: Mean, standard deviation and smoothing of the noise; threshold; strength; and 0 for
-            water, which adds light shaded by the distance from the drops' edges, or 1 for mud, which
-            is opaque.
-        streams: Random streams of the images.
+    The constants are mean, standard deviation and smoothing of the noise; threshold; strength; and 0
+    for water, which adds light shaded by the distance from the drops' edges, or 1 for mud, which is
+    opaque.
     """
     mean, deviation, sigma, threshold, strength, is_mud = constants
     noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
@@ -51,12 +47,8 @@ def _shading(levels: Tensor) -> Tensor:
     """
     distance = distance_to(edges(levels[:, 0], 50, 150), limit=20).unsqueeze(1)
     distance = _mean3(distance).add_(1e-4).floor_()
-    shade = _equalized(distance)
-    around = _mirror(shade)
-    height, width = shade.shape[-2:]
-    shade = torch.zeros_like(shade)
-    for dy, dx, weight in _EMBOSS:
-        shade.add_(around[..., dy : dy + height, dx : dx + width], alpha=weight)
+    kernel = torch.tensor(_EMBOSS)[None, None].to(distance)
+    shade = F.conv2d(_mirror(_equalized(distance)), kernel)
     return _mean3(shade.clamp_(0, 255)).round_()
 
 
@@ -65,9 +57,7 @@ def _mirror(images: Tensor) -> Tensor:
 
 
 def _mean3(images: Tensor) -> Tensor:
-    around = _mirror(images)
-    rows = around[..., :-2].add(around[..., 1:-1]).add_(around[..., 2:])
-    return rows[..., :-2, :].add(rows[..., 1:-1, :]).add_(rows[..., 2:, :]).div_(9)
+    return F.avg_pool2d(_mirror(images), 3, stride=1)
 
 
 def _equalized(levels: Tensor) -> Tensor:

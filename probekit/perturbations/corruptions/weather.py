@@ -21,11 +21,9 @@ _PHOTOGRAPHS = 5  # the generators use only the first five of the six photograph
 def snow(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -> Tensor:
     """Whiten the image and add a layer of snow and the same layer rotated by 180°.
 
-    Args:
-        images: (n, channels, height, width).
-        constants: Mean and standard deviation of the layer's noise; its zoom; the threshold below which
-            there are no flakes; radius and sigma of the motion blur; weight of the original image.
-        streams: Random streams of the images; the blur angle is uniform from −135° to −45°.
+    The constants are mean and standard deviation of the layer's noise; its zoom; the threshold below
+    which there are no flakes; radius and sigma of the motion blur, whose angle is uniform from −135° to
+    −45°; and the weight of the original image.
     """
     mean, deviation, zoom, threshold, radius, sigma, share = constants
     noise = streams.normal(1, *images.shape[-2:]).to(images.dtype)
@@ -39,13 +37,7 @@ def snow(images: Tensor, constants: tuple[float, ...], streams: RandomStreams) -
 
 
 def frost(images: Tensor, constants: tuple[float, float, float], streams: RandomStreams) -> Tensor:
-    """Mix with random crops of frost photographs: a·x + b·frost.
-
-    Args:
-        images: (n, channels, height, width).
-        constants: a, b and the scale of the photographs.
-        streams: Random streams of the images.
-    """
+    """Mix with random crops of frost photographs: a·x + b·frost; the last constant is their scale."""
     share, frost_share, scale = constants
     crops = frost_crops(streams, scale, *images.shape[-2:]).to(images)
     return images * share + (luma(crops) if images.shape[1] == 1 else crops) * frost_share
@@ -53,9 +45,12 @@ def frost(images: Tensor, constants: tuple[float, float, float], streams: Random
 
 def frost_crops(streams: RandomStreams, scale: float, height: int, width: int) -> Tensor:
     """A random crop of one of the frost photographs per stream, (n, 3, height, width)."""
-    photographs = [
-        _at_least(photograph, height + 1, width + 1) for photograph in frost_photographs(scale)
-    ]
+    photographs = list(frost_photographs(scale))
+    for number, photograph in enumerate(photographs):
+        factor = max((height + 1) / photograph.shape[1], (width + 1) / photograph.shape[2])
+        if factor > 1:
+            size = [math.ceil(side * factor) for side in photograph.shape[1:]]
+            photographs[number] = interpolate(photograph[None], size=size, mode="bilinear")[0]
     crops = torch.empty(len(streams), 3, height, width)
     which = streams.integers(len(photographs), 1)[:, 0].tolist()
     corners = streams.uniform(2, field=1).tolist()
@@ -82,15 +77,9 @@ def plasma(uniform: Tensor, decay: float) -> Tensor:
     """Fractal landscapes in [0, 1] by diamond-square on a torus (Fournier et al., CACM 25, 1982).
 
     Every point is the mean of four known points plus a random amount in ±wibble². The wibble starts at
-    100 and is divided by the decay at each level; each level halves the step.
-
-    Args:
-        uniform: Random numbers in [0, 1), (n, side² − 1) for a side that is a power of two, in the
-            order in which points are computed.
-        decay: Divisor of the wibble at each level.
-
-    Returns:
-        (n, side, side).
+    100 and is divided by the decay at each level; each level halves the step. `uniform` are numbers in
+    [0, 1), (n, side² − 1) for a side that is a power of two, in the order in which points are computed;
+    the result is (n, side, side).
     """
     n = len(uniform)
     noise = uniform * 2 - 1
@@ -179,12 +168,3 @@ def _subsampled(values: Tensor, size: list[int], scale: float) -> Tensor:
         high = values.index_select(axis, (lower.long() + 1).clamp(max=side - 1))
         values = low + (high - low) * share
     return values.mul(255).round().div(255)
-
-
-def _at_least(photograph: Tensor, height: int, width: int) -> Tensor:
-    """Enlarges the photograph if it is smaller than the images."""
-    factor = max(height / photograph.shape[1], width / photograph.shape[2])
-    if factor <= 1:
-        return photograph
-    size = [math.ceil(side * factor) for side in photograph.shape[1:]]
-    return interpolate(photograph[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 from markupsafe import Markup
 
@@ -50,9 +49,13 @@ def line_chart(
 ) -> Markup:
     """Lines on shared axes."""
     xs = np.concatenate([np.asarray(line.xs, float) for line in lines])
-    ys = np.concatenate([_all_of(line) for line in lines])
+    parts = [part for line in lines for part in (line.ys, line.low, line.high) if part is not None]
+    ys = np.concatenate([np.asarray(part, float) for part in parts])
     ys = ys[np.isfinite(ys)]
-    y_low, y_high = (0.0, 1.0) if share else _nice(ys)
+    y_low, y_high = 0.0, 1.0
+    if not share and len(ys):
+        y_low, y_high = min(float(ys.min()), 0.0), float(ys.max())
+        y_high = y_high * 1.05 if y_high > y_low else y_low + 1.0
     x_low, x_high = float(xs.min()), float(xs.max())
     place_x = scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
     place_y = scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
@@ -60,7 +63,14 @@ def line_chart(
     return element(
         "svg",
         element("title", title),
-        _grid(place_y, ticks(y_low, y_high)),
+        *[
+            shape
+            for mark, y in ((mark, place_y(mark)) for mark in ticks(y_low, y_high))
+            for shape in (
+                element("line", class_="gridline", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y),
+                text(f"{mark:g}", _LEFT - 8, y + 4, "tick", "end"),
+            )
+        ],
         *[
             text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", anchor)
             for x, mark in marks
@@ -76,27 +86,6 @@ def line_chart(
     )
 
 
-def _all_of(line: Line) -> npt.NDArray[np.float64]:
-    parts = [line.ys, line.low, line.high]
-    return np.concatenate([np.asarray(part, float) for part in parts if part is not None])
-
-
-def _nice(ys: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if not len(ys):
-        return 0.0, 1.0
-    low, high = min(float(ys.min()), 0.0), float(ys.max())
-    return (low, high * 1.05) if high > low else (low, low + 1.0)
-
-
-def _grid(place_y: Scale, marks: Sequence[float]) -> Markup:
-    right = _WIDTH - _RIGHT
-    heights = [(y, place_y(y)) for y in marks]
-    return join(
-        [element("line", class_="gridline", x1=_LEFT, x2=right, y1=y, y2=y) for _, y in heights]
-        + [text(f"{mark:g}", _LEFT - 8, y + 4, "tick", "end") for mark, y in heights]
-    )
-
-
 def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:
     if line.low is None or line.high is None:
         return None
@@ -108,7 +97,7 @@ def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:
 
 def _line(line: Line, place_x: Scale, place_y: Scale) -> Markup:
     points = [(place_x(x), place_y(y), y) for x, y in zip(line.xs, line.ys, strict=True)]
-    known = [(x, y, value) for x, y, value in points if np.isfinite(value)]
+    known = [point for point in points if np.isfinite(point[2])]
     dots = [
         element("circle", element("title", f"{line.name}: {number(value)}"), cx=x, cy=y, r=2.6)
         for x, y, value in known

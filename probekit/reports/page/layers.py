@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import axis, element, number, ridge
-from probekit.results.attributes import heading, is_share, summary_variables
+from probekit.results.attributes import ends, heading, is_share, summary_variables
 from probekit.results.labels import shorten
 
 _HEIGHT = 34
@@ -114,8 +114,10 @@ def _row(
     values = units[variable].values.astype(np.float64) if variable else np.empty(0)
     known = values[np.isfinite(values)]
     mean = float(known.mean()) if len(known) else np.nan
-    ends = _interval(layer) if variable == "selectivity" else None
-    interval = f"{number(ends[0])} to {number(ends[1])}" if ends else ""
+    found = ends(layer, "selectivity_mean") if variable == "selectivity" else None
+    sure = (float(found[0]), float(found[1])) if found else None
+    sure = sure if np.isfinite(sure or np.nan).all() else None
+    interval = f"{number(sure[0])} to {number(sure[1])}" if sure else ""
     height = _DENSE_HEIGHT if len(model.layer_names) > _DENSE_FROM else _HEIGHT
     name = model.layer_names[at]
     summary = f"{name}: {units.sizes['unit']} units"
@@ -127,7 +129,7 @@ def _row(
         "name": name,
         "short": shorten(name, _NAME_LENGTH),
         "units": units.sizes["unit"],
-        "ridge": ridge(values, *limits, mean, ends, height),
+        "ridge": ridge(values, *limits, mean, sure, height),
         "mean": number(mean),
         "interval": interval,
         "summary": summary,
@@ -136,7 +138,7 @@ def _row(
 
 
 def _cell(value: float, high: float) -> dict[str, str]:
-    share = max(0.0, min(value / high, 1.0)) if np.isfinite(value) else 0.0
+    share = float(np.clip(value / high, 0.0, 1.0)) if np.isfinite(value) else 0.0
     bar = element(
         "svg",
         element("rect", class_="trough", width="100%", height=4, rx=2),
@@ -147,11 +149,3 @@ def _cell(value: float, high: float) -> dict[str, str]:
         aria_hidden="true",
     )
     return {"text": number(value), "bar": bar}
-
-
-def _interval(layer: xr.Dataset) -> tuple[float, float] | None:
-    names = ("selectivity_mean_low", "selectivity_mean_high")
-    if not all(name in layer for name in names):
-        return None
-    low, high = (float(layer[name]) for name in names)
-    return (low, high) if np.isfinite(low) and np.isfinite(high) else None

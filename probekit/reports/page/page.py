@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib import resources
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,8 @@ def _fitted(
     left_out = []
     bare = len(_page(models, extra, {"models": tables}, title, budget, ""))
     if bare > budget:
-        for table in tables:
-            table.pop("tuning", None)
-            table.pop("drawn", None)
+        for table, name in product(tables, ("tuning", "drawn")):
+            table.pop(name, None)
         left_out.append("class means and random samples are left out to keep within it")
         bare = len(_page(models, extra, {"models": tables}, title, budget, left_out[0]))
     if bare > budget:
@@ -136,10 +136,9 @@ def _images(
         missing = "the data was not given" if shown else "the metric top_images was not measured"
         return {}, f"no images, as {missing}"
     ranked = [wanted_samples(one) for one in shown]
-    longest = max(map(len, ranked))
     # Alternate between models, so that each gets its top images.
-    wanted = [row[at] for at in range(longest) for row in ranked if at < len(row)]
-    wanted = list(dict.fromkeys(wanted))
+    mixed = (one for together in zip_longest(*ranked) for one in together if one is not None)
+    wanted = list(dict.fromkeys(mixed))
     found = thumbnails(wanted, _labels(shown), data, model, max(room, 0))
     for table in tables:
         if "top" in table:
@@ -158,10 +157,8 @@ def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
     for one in models:
         if "top_label" not in one.units:
             continue
-        samples, labels = (
-            one.units[f"top_{x}"].values.ravel().tolist() for x in ("sample", "label")
-        )
-        for sample, label in zip(samples, labels, strict=True):
+        both = (one.units[f"top_{x}"].values.ravel().tolist() for x in ("sample", "label"))
+        for sample, label in zip(*both, strict=True):
             if known.setdefault(sample, label) != label:
                 raise DataError(
                     "the results are of different data, whose images one report cannot show; make the "
@@ -191,6 +188,9 @@ def _page(
     style = _asset("report.css")
     parts = "\n".join(_asset(f"{name}.js") for name in ("page", "table", "dossier"))
     script = f'(() => {{\n"use strict";\n{parts}}})();'
+    embedded = json.dumps(payload, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":  # so that it cannot end the script element
+        embedded = embedded.replace(character, f"\\u{ord(character):04x}")
     text = environment.get_template("report.html.j2").render(
         sections(models),
         extra=extra,
@@ -200,7 +200,7 @@ def _page(
         script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
-        payload=Markup(_embedded(payload)),
+        payload=Markup(embedded),
         size=_SIZE,
         budget=_mib(budget),
         left_out=left_out,
@@ -227,14 +227,6 @@ def _asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode('ascii')}"
-
-
-def _embedded(payload: Any) -> str:
-    """JSON for a script element, escaped so that it cannot end the element."""
-    text = json.dumps(payload, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _mib(size: int) -> str:

@@ -28,7 +28,7 @@ from probekit.reports.page.summary import (
 )
 from probekit.reports.page.svg import number, ticks
 from probekit.reports.rows import radius
-from probekit.results.attributes import heading
+from probekit.results.attributes import ends, heading
 
 _MOST_RIDGES = 4
 
@@ -54,18 +54,12 @@ def _model(model: ModelResults) -> dict[str, Any]:
 
 def _sentences(model: ModelResults) -> dict[str, Any] | None:
     """The most and the least selective layer, and the data used."""
-    layers = model.layers
-    data = (model.facts.get("data") or {}).get("name") or ""
-    found: dict[str, Any] = {"data": str(data)}
-    if "selectivity_mean" in layers and layers["selectivity_mean"].notnull().any():
-        means = layers["selectivity_mean"].values
-        high, low = int(np.nanargmax(means)), int(np.nanargmin(means))
-        names = model.layer_names
-        found |= {
-            "highest": (names[high], number(means[high])),
-            "lowest": (names[low], number(means[low])),
-            "single": len(names) == 1,
-        }
+    found: dict[str, Any] = {"data": str((model.facts.get("data") or {}).get("name") or "")}
+    means, names = model.layers.get("selectivity_mean"), model.layer_names
+    if means is not None and means.notnull().any():
+        high, low = (names[int(at)] for at in (np.nanargmax(means), np.nanargmin(means)))
+        found |= {"highest": (high, number(means.max())), "lowest": (low, number(means.min()))}
+        found["single"] = len(names) == 1
     return found
 
 
@@ -83,10 +77,11 @@ def _robustness(model: ModelResults) -> dict[str, Any] | None:
 def _attacks(table: xr.Dataset, clean: float) -> tuple[Markup, list[str]]:
     accuracy = table["attack_accuracy"].transpose("attack", "epsilon")
     epsilons = accuracy["epsilon"].values.tolist()
-    lines = []
-    for at, name in enumerate(accuracy["attack"].values):
-        ys = accuracy.values[at].tolist()
-        lines.append(Line(str(name), [0.0, *epsilons], [clean, *ys], at % 8))
+    pairs = zip(accuracy["attack"].values, accuracy.values.tolist(), strict=True)
+    lines = [
+        Line(str(name), [0.0, *epsilons], [clean, *ys], at % 8)
+        for at, (name, ys) in enumerate(pairs)
+    ]
     marks = [(0.0, "0"), *((epsilon, radius(epsilon)) for epsilon in epsilons)]
     chart = line_chart(
         lines,
@@ -165,9 +160,5 @@ def _depth_line(model: ModelResults, name: str, color: int, same: bool) -> Line:
     ys = model.layers[name].values.astype(np.float64).tolist()
     last = max(len(ys) - 1, 1)
     xs = [float(at + 1) if same else at / last for at in range(len(ys))]
-    ends = [f"{name}_low", f"{name}_high"]
-    low, high = (
-        model.layers[end].values.tolist() if all(x in model.layers for x in ends) else None
-        for end in ends
-    )
-    return Line(model.name, xs, ys, color, low, high)
+    interval = [end.values.tolist() for end in ends(model.layers, name) or ()]
+    return Line(model.name, xs, ys, color, *interval)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import number
 from probekit.reports.rows import interval_note
+from probekit.results.attributes import ends
 
 # The corrected ratio comes first; the second name is its former name, used in older files.
 _PARTICIPATION_RATIOS = (
@@ -31,15 +32,8 @@ class Fact:
 
 def key_numbers(model: ModelResults) -> list[Fact]:
     """The key numbers of a model, the most important first."""
-    found: list[Fact | None] = [
-        _selectivity(model),
-        _accuracy(model),
-        _dimensions(model),
-        _gradients(model),
-        *_perturbed(model),
-        _units(model),
-    ]
-    return [fact for fact in found if fact]
+    parts = (_selectivity, _accuracy, _dimensions, _gradients, _perturbed, _units)
+    return [fact for part in parts for fact in part(model)]
 
 
 def comparison(models: Sequence[ModelResults]) -> list[tuple[str, list[Fact | None]]]:
@@ -59,20 +53,20 @@ def mean_selectivity(model: ModelResults) -> float:
     return float("nan")
 
 
-def _selectivity(model: ModelResults) -> Fact | None:
+def _selectivity(model: ModelResults) -> Iterator[Fact]:
     root, value = model.result.to_dataset(inherit=False), mean_selectivity(model)
     if not np.isfinite(value):
-        return None
+        return
     detail = "mean over layers of the units' means"
-    if "selectivity_mean_low" in root:
-        low, high = (float(root[f"selectivity_mean_{end}"]) for end in ("low", "high"))
+    if interval := ends(root, "selectivity_mean"):
+        low, high = interval
         metrics = model.facts.get("metrics") or {}
         level = (metrics.get("selectivity_interval") or {}).get("level", 0.95)
         detail = f"{100 * level:g}% interval {number(low)} to {number(high)}"
-    return Fact(number(value), "mean class selectivity", detail)
+    yield Fact(number(value), "mean class selectivity", detail)
 
 
-def _accuracy(model: ModelResults) -> Fact | None:
+def _accuracy(model: ModelResults) -> Iterator[Fact]:
     root = model.result.to_dataset(inherit=False)
     outcomes = model.table("robustness")
     if "accuracy" in root:
@@ -80,67 +74,49 @@ def _accuracy(model: ModelResults) -> Fact | None:
     elif "clean_accuracy" in outcomes:
         value = float(outcomes["clean_accuracy"])
     else:
-        return None
-    samples = _samples(model)
+        return
+    samples = int(outcomes["n_samples"]) if "n_samples" in outcomes else 0
+    if "samples" in model.result.children:
+        samples = int(model.table("samples").sizes["sample"])
     error = np.sqrt(value * (1 - value) / samples) * 100 if samples else np.nan
     detail = f"± {error:.1f} (standard error), {samples:,} images" if samples else ""
-    return Fact(f"{100 * value:.1f}%", "accuracy", detail)
+    yield Fact(f"{100 * value:.1f}%", "accuracy", detail)
 
 
-def _samples(model: ModelResults) -> int:
-    if "samples" in model.result.children:
-        return int(model.table("samples").sizes["sample"])
-    outcomes = model.table("robustness")
-    return int(outcomes["n_samples"]) if "n_samples" in outcomes else 0
-
-
-def _dimensions(model: ModelResults) -> Fact | None:
+def _dimensions(model: ModelResults) -> Iterator[Fact]:
     for name in _PARTICIPATION_RATIOS:
         if name in model.layers and model.layers[name].notnull().all():
-            values = model.layers[name].values
-            return Fact(
-                f"{100 * values.mean():.0f}%",
-                "dimensions used",
-                f"participation ratio over units; {100 * values.min():.0f}% to "
-                f"{100 * values.max():.0f}% by layer",
-            )
-    return None
+            values = 100 * model.layers[name].values
+            detail = f"participation ratio over units; {values.min():.0f}% to {values.max():.0f}% by layer"
+            yield Fact(f"{values.mean():.0f}%", "dimensions used", detail)
+            return
 
 
-def _gradients(model: ModelResults) -> Fact | None:
-    if "gradient_norm_cv_mean" not in model.layers:
-        return None
-    values = model.layers["gradient_norm_cv_mean"].values
-    if not np.isfinite(values).any():
-        return None
-    return Fact(number(np.nanmean(values), 2), "gradient CV", "over images, mean over layers")
+def _gradients(model: ModelResults) -> Iterator[Fact]:
+    values = model.layers.get("gradient_norm_cv_mean")
+    if values is not None and values.notnull().any():
+        yield Fact(number(values.mean(), 2), "gradient CV", "over images, mean over layers")
 
 
-def _perturbed(model: ModelResults) -> list[Fact]:
+def _perturbed(model: ModelResults) -> Iterator[Fact]:
     outcomes = model.table("robustness")
-    found = []
     if "accuracy_mean" in outcomes:
         types, levels = (outcomes["accuracy"].sizes[dim] for dim in ("corruption", "severity"))
         mean = 100 * float(outcomes["accuracy_mean"])
-        detail = f"{types} types at {levels} severities"
-        found.append(Fact(f"{mean:.1f}%", "accuracy under corruption", detail))
-    if "attack_accuracy" in outcomes:
-        worst = outcomes["attack_accuracy"]
-        if worst.notnull().any():
-            mean = 100 * float(worst.min())
-            found.append(
-                Fact(f"{mean:.1f}%", "accuracy under attack", "lowest over attacks and radii")
-            )
-    return found
+        yield Fact(
+            f"{mean:.1f}%", "accuracy under corruption", f"{types} types at {levels} severities"
+        )
+    attacked = outcomes.get("attack_accuracy")
+    if attacked is not None and attacked.notnull().any():
+        worst = 100 * float(attacked.min())
+        yield Fact(f"{worst:.1f}%", "accuracy under attack", "lowest over attacks and radii")
 
 
-def _units(model: ModelResults) -> Fact | None:
-    count = model.units.sizes.get("unit", 0)
-    if not count:
-        return None
-    dead = int(model.units["dead"].sum()) if "dead" in model.units else 0
-    detail = f"in {len(model.layer_names)} layers" + (f", {dead:,} dead" if dead else "")
-    return Fact(f"{count:,}", "units", detail)
+def _units(model: ModelResults) -> Iterator[Fact]:
+    if count := model.units.sizes.get("unit", 0):
+        dead = int(model.units["dead"].sum()) if "dead" in model.units else 0
+        detail = f"in {len(model.layer_names)} layers" + (f", {dead:,} dead" if dead else "")
+        yield Fact(f"{count:,}", "units", detail)
 
 
 def notes(model: ModelResults) -> list[str]:
@@ -207,7 +183,6 @@ def _images(data: dict[str, Any]) -> str:
 
 
 def _options(options: Any) -> str:
-    if not isinstance(options, dict) or not options:
-        return "no options"
-    shown = {name: value for name, value in options.items() if not isinstance(value, list | dict)}
-    return ", ".join(f"{name}={value!r}" for name, value in shown.items()) or "no options"
+    given = options.items() if isinstance(options, dict) else ()
+    shown = [f"{name}={value!r}" for name, value in given if not isinstance(value, list | dict)]
+    return ", ".join(shown) or "no options"

@@ -77,13 +77,8 @@ def scale(low: float, high: float, start: float, stop: float) -> Scale:
     >>> scale(0, 2, 100, 200)(1.0)
     150.0
     """
-    width = high - low or 1.0
-
-    def place(value: float) -> float:
-        share = min(max((float(value) - low) / width, 0.0), 1.0)
-        return start + share * (stop - start)
-
-    return place
+    ends = [low, high if high > low else low + 1.0]
+    return lambda value: float(np.interp(value, ends, [start, stop]))
 
 
 def ticks(low: float, high: float) -> list[float]:

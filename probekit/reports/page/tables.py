@@ -16,7 +16,7 @@ from markupsafe import Markup
 from probekit.errors import some_of
 from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import UNKNOWN, number
-from probekit.results.attributes import label
+from probekit.results.attributes import ends, label
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
@@ -84,16 +84,15 @@ def _comparison(tree: xr.DataTree) -> Section:
     charts = []
     for name in variables[:_MOST_CHARTS]:
         values = layers[f"{name}_difference"]
-        ends = [layers.get(f"{name}_{end}") for end in ("low", "high")]
-        low, high = (None if end is None else end.values.tolist() for end in ends)
+        interval = [end.values.tolist() for end in ends(layers, name) or ()]
         xs = [float(at + 1) for at in range(len(names))]
-        line = Line(label(values), xs, values.values.tolist(), 0, low, high)
+        line = Line(label(values), xs, values.values.tolist(), 0, *interval)
         chart = line_chart(
             [line, Line("no difference", [xs[0], xs[-1]], [0.0, 0.0], 7)],
             x_ticks=[(x, f"{x:g}") for x in xs[:: max(1, len(xs) // 10)]],
             x_label="layer, in execution order", y_label=label(values), title=label(values),
         )  # fmt: skip
-        charts.append((label(values), "band: interval over units" if low else "", chart))
+        charts.append((label(values), "band: interval over units" if interval else "", chart))
     models = [(facts[side].get("model") or {}) for side in ("first", "second")]
     called = [str(one.get("name") or one.get("type") or "unknown") for one in models]
     tables = [_layer_differences(layers, names, variables)]
@@ -114,27 +113,25 @@ def _comparison(tree: xr.DataTree) -> Section:
 def _layer_differences(
     layers: xr.Dataset, names: Sequence[str], variables: Sequence[str]
 ) -> tuple[str, list[str], list[list[str]]]:
-    head = ["layer", "units"]
+    def text(name: str) -> list[str]:
+        return [number(value) for value in layers[name].values]
+
+    sides = zip(*(layers[f"n_units_{side}"].values for side in ("first", "second")), strict=True)
+    units = [" / ".join(dict.fromkeys(f"{int(count):,}" for count in both)) for both in sides]
+    columns = [("layer", list(names)), ("units", units)]
     for name in variables:
-        about = name.replace("_", " ")
-        with_interval = f"{name}_low" in layers
-        head += (
-            [f"{about}: first", "second", "difference"]
-            if with_interval
-            else [f"{about}: difference"]
-        )
-    rows = []
-    for at, layer in enumerate(names):
-        counts = [f"{int(layers[f'n_units_{side}'].values[at]):,}" for side in ("first", "second")]
-        row = [layer, " / ".join(dict.fromkeys(counts))]
-        for name in variables:
-            first, second, difference, low, high = (
-                number(layers[f"{name}_{end}"].values[at]) if f"{name}_{end}" in layers else ""
-                for end in ("first", "second", "difference", "low", "high")
-            )
-            row += [first, second, f"{difference} ({low} to {high})"] if low else [difference]
-        rows.append(row)
-    return "Layers", head, rows
+        about, difference = name.replace("_", " "), text(f"{name}_difference")
+        if f"{name}_low" not in layers:
+            columns.append((f"{about}: difference", difference))
+            continue
+        parts = zip(difference, text(f"{name}_low"), text(f"{name}_high"), strict=True)
+        columns += [
+            (f"{about}: first", text(f"{name}_first")),
+            ("second", text(f"{name}_second")),
+            ("difference", [f"{x} ({low} to {high})" for x, low, high in parts]),
+        ]
+    head, values = zip(*columns, strict=True)
+    return "Layers", list(head), [list(row) for row in zip(*values, strict=True)]
 
 
 def _unit_differences(
@@ -145,17 +142,12 @@ def _unit_differences(
     sizes = np.nan_to_num(np.abs(units[name].values), nan=-1.0)
     order = np.argsort(-sizes, kind="stable")[:_MOST_UNITS]
     rows = [
-        [
-            str(units["layer"].values[at]),
-            str(int(units["channel"].values[at])),
-            number(units[name].values[at]),
-        ]
-        for at in order.tolist()
+        [str(one["layer"].values), str(int(one["channel"])), number(one[name])]
+        for one in (units.isel(unit=at) for at in order.tolist())
     ]
-    title = (
-        f"Units with the largest difference of {name.removesuffix('_difference').replace('_', ' ')}"
-    )
-    return title, ["layer", "channel", "difference"], rows
+    about = name.removesuffix("_difference").replace("_", " ")
+    head = ["layer", "channel", "difference"]
+    return f"Units with the largest difference of {about}", head, rows
 
 
 def _survey(tree: xr.DataTree) -> Section:
@@ -165,57 +157,45 @@ def _survey(tree: xr.DataTree) -> Section:
     if variable not in layers:
         means = (str(name) for name in layers if str(name).endswith("_mean"))
         variable = next(means, "n_units")
-    lines = []
     measured = variable in layers  # False if all models failed
-    for at, name in enumerate(names if measured else []):
-        known = layers["layer_name"].values[at] != ""
-        ys = layers[variable].values[at][known].astype(float).tolist()
-        if ys:
-            lines.append(Line(name, layers["depth"].values[at][known].tolist(), ys, at % 8))
     text = label(layers[variable]) if measured else variable
     charts = []
+    lines = []
+    for at, name in enumerate(names if measured else []):
+        known = layers["layer_name"].values[at] != ""
+        if known.any():
+            xs, ys = (layers[one].values[at][known].astype(float) for one in ("depth", variable))
+            lines.append(Line(name, xs.tolist(), ys.tolist(), at % 8))
     if lines:
-        depth = line_chart(
-            lines, x_label="depth: fraction of the layers passed", y_label=text, title=f"{text} over depth"
-        )  # fmt: skip
-        charts.append((f"{text} over depth", "", depth))
-    across = (
-        "accuracy" if "accuracy" in models and models["accuracy"].notnull().any() else "parameters"
-    )
-    if variable in models and models[variable].notnull().any():
+        title, about = f"{text} over depth", "depth: fraction of the layers passed"
+        drawn = line_chart(lines, x_label=about, y_label=text, title=title)
+        charts.append((title, "", drawn))
+    has_accuracy = "accuracy" in models and models["accuracy"].notnull().any()
+    across = "accuracy" if has_accuracy else "parameters"
+    if variable in models:
+        values = (models[one].values.tolist() for one in (across, variable))
         dots = [
             Line(name, [x], [y], at % 8)
-            for at, (name, x, y) in enumerate(
-                zip(
-                    names,
-                    models[across].values.tolist(),
-                    models[variable].values.tolist(),
-                    strict=True,
-                )
-            )
+            for at, (name, x, y) in enumerate(zip(names, *values, strict=True))
             if np.isfinite(x) and np.isfinite(y)
         ]
         if dots:
-            chart = line_chart(dots, x_label=across, y_label=text, title=f"{text} against {across}")
-            charts.append((f"{text} against {across}", "one dot per model", chart))
+            title = f"{text} against {across}"
+            drawn = line_chart(dots, x_label=across, y_label=text, title=title)
+            charts.append((title, "one dot per model", drawn))
+    first = ["accuracy", "parameters", "n_layers", "n_units"]
     shown = [
         str(name) for name in models
         if models[name].dims == ("model",) and models[name].dtype.kind in "fiu"
     ]  # fmt: skip
-    order = [name for name in ("accuracy", "parameters", "n_layers", "n_units") if name in shown]
-    shown = order + [name for name in shown if name not in order]
+    shown.sort(key=lambda name: first.index(name) if name in first else len(first))
+    cells = [[_cell(value) for value in models[name].values] for name in shown]
     rows = [
-        [
-            name,
-            *(_cell(models[column].values[at]) for column in shown),
-            str(models["failure"].values[at]),
-        ]
-        for at, name in enumerate(names)
+        list(row) for row in zip(names, *cells, map(str, models["failure"].values), strict=True)
     ]
     by_text: dict[str, list[str]] = {}
-    for name, notes in zip(
-        names, models["notes"].values if "notes" in models else [], strict=False
-    ):
+    notes_of = models["notes"].values if "notes" in models else [""] * len(names)
+    for name, notes in zip(names, notes_of, strict=True):
         for sentence in str(notes).splitlines():
             by_text.setdefault(sentence, []).append(name)
     remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,14 +62,9 @@ def thumbnails(
 def _encode(
     index: Iterable[int], labels: Mapping[int, int], data: Any, model: Any
 ) -> dict[int, str]:
-    return {number: encoded(image) for number, image in _arrays(index, labels, data, model)}
-
-
-def _arrays(
-    index: Iterable[int], labels: Mapping[int, int], data: Any, model: Any
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     from probekit.data.lookup import find_images
 
+    found = {}
     for number, image, label in find_images(data, index, model):
         # Without a label, or with several attributes, results store -1.
         if labels.get(number, -1) not in (-1, label):
@@ -77,7 +72,8 @@ def _arrays(
                 f"the data is not that of the result: sample {number} has the label {label} in it and "
                 f"{labels[number]} in the result; give the data that was analyzed"
             )
-        yield number, image.numpy(force=True)
+        found[number] = encoded(image.numpy(force=True))
+    return found
 
 
 def encoded(image: npt.NDArray[Any]) -> str:

@@ -67,19 +67,17 @@ def _columns(units: xr.Dataset) -> list[dict[str, Any]]:
         for name, values in units.data_vars.items()
         if values.dims == ("unit",) and values.dtype.kind in "fiub"
     ]
-    ordered = sorted(names, key=lambda name: name not in shown)
-    return [_column(units[name], name in shown) for name in ordered]
-
-
-def _column(values: xr.DataArray, shown: bool) -> dict[str, Any]:
-    return {
-        "name": values.name,
-        "label": heading(values),
-        "about": values.attrs.get("description", ""),
-        "kind": _kind(values),
-        "shown": shown,
-        "values": packed(values.values.astype(np.float64), "<f4"),
-    }
+    return [
+        {
+            "name": name,
+            "label": heading(units[name]),
+            "about": units[name].attrs.get("description", ""),
+            "kind": _kind(units[name]),
+            "shown": name in shown,
+            "values": packed(units[name].values.astype(np.float64), "<f4"),
+        }
+        for name in sorted(names, key=lambda name: name not in shown)
+    ]
 
 
 def _kind(values: xr.DataArray) -> str:

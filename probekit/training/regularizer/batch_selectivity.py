@@ -65,19 +65,9 @@ def batch_selectivity(
 
     The formula and its options are those of `class_selectivity`. The device is not synchronized.
 
-    Args:
-        sums: Class sums of the batch.
-        eps: Keeps the quotient and its gradient finite for units with very small activations.
-        negative: Treatment of class means below zero: `"clip"` sets them to zero, `"keep"` applies
-            the unmodified formula, `"shift"` subtracts the unit's lowest class mean if it is below
-            zero.
-
     Returns:
         The index (units,), all zero if fewer than two classes are present, and a boolean tensor that
         is true if at least two are. The index of a dead unit is zero and has no gradient.
-
-    Source:
-        Leavitt & Morcos 2020 (arXiv 2003.01262).
 
     Example:
         >>> sums = ClassSums(torch.tensor([[8.0], [0.0], [2.0]]), torch.tensor([2.0, 0.0, 2.0]))

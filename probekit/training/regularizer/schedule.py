@@ -28,20 +28,19 @@ class Segment:
     epochs: int | None
 
     def __post_init__(self) -> None:
-        for value in (self.first, self.last):
-            number("alpha", value)
+        for name in ("first", "last"):
+            object.__setattr__(self, name, number("alpha", getattr(self, name)))
         if not math.isfinite(self.last - self.first):
             raise OptionError(
                 f"alpha cannot go from {self.first:g} to {self.last:g}: it is too far"
             )
-        if self.epochs is None:
-            if self.first != self.last:
-                raise OptionError(
-                    f"alpha from {written(self.first)} to {written(self.last)} needs a number of "
-                    "epochs, such as '0>-1*5'"
-                )
-        else:
+        if self.epochs is not None:
             positive_int("epochs of a segment", self.epochs)
+        elif self.first != self.last:
+            raise OptionError(
+                f"alpha from {written(self.first)} to {written(self.last)} needs a number of "
+                "epochs, such as '0>-1*5'"
+            )
 
     def __str__(self) -> str:
         goal = "" if self.first == self.last else f">{written(self.last)}"
@@ -118,10 +117,9 @@ class AlphaSchedule:
                     f"{part!r} in the alpha schedule {text!r} is not ALPHA, ALPHA*EPOCHS or "
                     "ALPHA>ALPHA*EPOCHS, as in '0*5 -20*15'"
                 )
-            first = float(found["first"])
-            last = first if found["last"] is None else float(found["last"])
             epochs = None if found["epochs"] is None else int(found["epochs"])
-            segments.append(Segment(first, last, epochs))
+            last = found["last"] or found["first"]
+            segments.append(Segment(float(found["first"]), float(last), epochs))
         return cls(tuple(segments))
 
     def alpha(self, epoch: int) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2.functional import equalize
 
 from probekit.checks import integer
 from probekit.runtime.randomness import RandomStreams
@@ -113,7 +114,8 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
     share = levels.float() / (_STRONGEST - 1)
     matrices = _matrices(operations, share * signs, images.shape[2], images.shape[3])
     bits = 4 - (levels * 4 / (_STRONGEST - 1)).round().int()
-    thresholds = 255 - 255 * share
+    masks = (256 - 2 ** (8 - bits)).to(torch.uint8).view(-1, 1, 1, 1)
+    thresholds = (255 - 255 * share).view(-1, 1, 1, 1)
     changed = images.clone()
 
     def change(chosen: Tensor, run: Callable[..., Tensor], *amounts: Tensor) -> None:
@@ -124,15 +126,11 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
             changed.index_copy_(0, rows, run(images.index_select(0, rows), *given))
 
     change((operations >= 0) & (operations < _SIGNED), _moved, matrices)
-    change(operations == OPERATIONS.index("Posterize"), _posterized, bits)
+    change(operations == OPERATIONS.index("Posterize"), torch.bitwise_and, masks)
     change(operations == OPERATIONS.index("Solarize"), _solarized, thresholds)
     change(operations == OPERATIONS.index("AutoContrast"), _autocontrast)
-    change(operations == OPERATIONS.index("Equalize"), _equalized)
+    change(operations == OPERATIONS.index("Equalize"), equalize)
     return changed
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
 
 
 def _matrices(operations: Tensor, amount: Tensor, height: int, width: int) -> Tensor:
@@ -159,13 +157,8 @@ def _moved(images: Tensor, matrix: Tensor) -> Tensor:
     return moved.to(torch.uint8)
 
 
-def _posterized(images: Tensor, bits: Tensor) -> Tensor:
-    masks = 256 - 2 ** (8 - bits)
-    return images & _column(masks.to(torch.uint8))
-
-
 def _solarized(images: Tensor, thresholds: Tensor) -> Tensor:
-    return torch.where(images >= _column(thresholds), 255 - images, images)
+    return torch.where(images >= thresholds, 255 - images, images)
 
 
 def _autocontrast(images: Tensor) -> Tensor:
@@ -175,16 +168,3 @@ def _autocontrast(images: Tensor) -> Tensor:
     flat = high == low
     low, scale = torch.where(flat, 0, low), torch.where(flat, 1, scale)
     return ((images - low) * scale).clamp(0, 255).to(torch.uint8)
-
-
-def _equalized(images: Tensor) -> Tensor:
-    """Equalizes the histogram of each channel."""
-    values = images.flatten(2).long()
-    counts = values.new_zeros(*values.shape[:2], 256)
-    counts.scatter_add_(2, values, torch.ones_like(values))
-    highest = values.amax(2, keepdim=True)
-    step = (values.shape[2] - counts.gather(2, highest)) // 255
-    table = (counts.cumsum(2) + step // 2) // step.clamp(min=1)
-    table = functional.pad(table, (1, 0))[..., :-1].clamp(0, 255)
-    equal = table.gather(2, values).to(torch.uint8).view_as(images)
-    return torch.where((step == 0)[..., None], images, equal)

@@ -174,16 +174,17 @@ def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
         callbacks = [callbacks]
     found = []
     for one in callbacks:
-        if isinstance(one, str) and one not in _BY_NAME:
-            raise OptionError(
-                f"there is no callback {one!r}; {close_matches(one, _BY_NAME, what='callback')}"
-            )
-        if not isinstance(one, str | Callback):
+        if isinstance(one, str):
+            if one not in _BY_NAME:
+                near = close_matches(one, _BY_NAME, what="callback")
+                raise OptionError(f"there is no callback {one!r}; {near}")
+            one = _BY_NAME[one]()
+        if not isinstance(one, Callback):
             raise OptionError(
                 f"callbacks are objects of subclasses of Callback, or names "
                 f"({', '.join(_BY_NAME)}), not {type(one).__name__}"
             )
-        found.append(_BY_NAME[one]() if isinstance(one, str) else one)
+        found.append(one)
     return found
 
 

@@ -109,16 +109,6 @@ class RunDirectory:
         """The file of the weights of the best epoch."""
         return self.folder / f"best-{state.best_epoch:04d}.safetensors"
 
-    def save_best(self, state: TrainingState) -> None:
-        """Writes the weights as those of the best epoch."""
-        facts = {"epoch": state.best_epoch}
-        write_checkpoint(self.best_weights(state), state.module.state_dict(), facts)
-
-    def save_final(self, state: TrainingState) -> None:
-        """Writes the weights of the last epoch."""
-        path = self.folder / "final.safetensors"
-        write_checkpoint(path, state.module.state_dict(), {"epoch": state.epoch - 1})
-
     def save(self, state: TrainingState) -> None:
         tensors, facts = state.to_checkpoint()
         write_checkpoint(self.checkpoint, tensors, {**facts, "data": self.data})

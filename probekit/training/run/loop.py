@@ -28,7 +28,7 @@ from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, StartedRun
 from probekit.training.run.captured import CapturedGradients, can_capture
-from probekit.training.run.directory import RunDirectory, read_run
+from probekit.training.run.directory import RunDirectory, read_run, write_checkpoint
 from probekit.training.run.evaluation import EpochMetrics, evaluate
 from probekit.training.run.log import RunLog, measures_of
 from probekit.training.run.minibatches import Minibatches, RunData, stream_name
@@ -87,13 +87,8 @@ class TrainingLoop:
             # Without hooks: this is the baseline of the papers.
             self.penalty.close()
             self.penalty = None
-        optimizer = torch.optim.SGD(
-            self.module.parameters(),
-            recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-        )
+        options = {x: getattr(recipe, x) for x in ("momentum", "weight_decay", "nesterov")}
+        optimizer = torch.optim.SGD(self.module.parameters(), recipe.learning_rate, **options)
         scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         losses = torch.zeros(self.batches.steps, 2, device=device)
         hits = torch.zeros((), dtype=torch.int64, device=device)
@@ -235,7 +230,8 @@ class TrainingLoop:
         if improved:
             state.best_epoch, state.best_accuracy = state.epoch, accuracy
             if log is not None:
-                self.directory.save_best(state)
+                best = self.directory.best_weights(state)
+                write_checkpoint(best, self.module.state_dict(), {"epoch": state.epoch})
         if log is not None:
             log.add(record)
         for callback in self.callbacks:
@@ -284,7 +280,11 @@ class TrainingLoop:
     def _finish(self) -> None:
         """Evaluates the best epoch on the test split, once, and completes the card."""
         if self.machine.is_main:
-            self.directory.save_final(self.state)
+            path, last = (
+                self.directory.folder / "final.safetensors",
+                {"epoch": self.state.epoch - 1},
+            )
+            write_checkpoint(path, self.module.state_dict(), last)
         # Other processes must not read the best weights before the first process has written them.
         self.machine.wait()
         self.module.load_state_dict(read_weights(self.directory.best_weights(self.state)))

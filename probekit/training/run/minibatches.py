@@ -108,16 +108,15 @@ def _stratified(labels: Tensor, order: Tensor, recipe: Recipe) -> Tensor:
             "stratified=True needs"
         )
     ranked = labels[order]
-    rank = torch.empty_like(ranked)
+    first = torch.zeros_like(ranked, dtype=torch.bool)
     for label in range(classes):
-        places = (ranked == label).nonzero()[:, 0]
+        places = (ranked == label).nonzero()[:each, 0]
         if len(places) < each:
             raise OptionError(
                 f"validation={recipe.validation} needs {each} images of class {label}, which has "
                 f"{len(places)}"
             )
-        rank[places] = torch.arange(len(places))
-    first = rank < each
+        first[places] = True
     return torch.cat([order[first], order[~first]])
 
 
@@ -167,11 +166,12 @@ class Minibatches:
         self._device = device
         self._augmentation = recipe.augmentation
         self._mixture = recipe.mixture
-        self._channels_last = recipe.channels_last
+        self._layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._images, self._labels = _near(data, device)
-        shape = (1, -1, 1, 1)
-        self._mean = 255 * torch.tensor(recipe.mean, device=device).view(shape)
-        self._std = 255 * torch.tensor(recipe.std, device=device).view(shape)
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=device).view(1, -1, 1, 1)
+            for values in (recipe.mean, recipe.std)
+        )
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yields step, images (batch, channels, height, width) and labels, starting at step `first`."""
@@ -188,12 +188,8 @@ class Minibatches:
             if self._mixture is not None:
                 own = order[here][self._own]
                 images = self._mixture(images, RandomStreams(f"augmix, {name}", own))
-            yield step, self._normalized(images), labels
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
-        kind = torch.channels_last if self._channels_last else torch.contiguous_format
-        return values.contiguous(memory_format=kind)
+            values = images.to(torch.float32, copy=True).sub_(self._mean).div_(self._std)
+            yield step, values.contiguous(memory_format=self._layout), labels
 
 
 def _near(data: TensorImages, device: torch.device) -> tuple[Tensor, Tensor]:

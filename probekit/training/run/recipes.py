@@ -198,16 +198,13 @@ def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     if recipe.schedule == "milestones":
         passed = sum(step // steps_an_epoch >= epoch for epoch in recipe.milestones)
         return peak * recipe.decay**passed
-    first = peak / 25
+    start, end = peak / 25, peak
     top = recipe.rise * recipe.epochs * steps_an_epoch - 1
-    end = recipe.epochs * steps_an_epoch - 1
-    if step <= top:
-        return _half_cosine(first, peak, step / top if top else 1.0)
-    return _half_cosine(peak, first * 1e-4, (step - top) / (end - top))
-
-
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+    share = step / top if top else 1.0
+    if step > top:
+        start, end = peak, peak / 25 * 1e-4
+        share = (step - top) / (recipe.epochs * steps_an_epoch - 1 - top)
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))  # half a cosine
 
 
 _PAPERS = "Leavitt & Morcos 2020 (arXiv 2003.01262)"

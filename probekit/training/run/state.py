@@ -53,9 +53,10 @@ class TrainingState:
         parts = {
             "model": self.module.state_dict(),
             "momentum": {
-                name: self.optimizer.state[parameter]["momentum_buffer"]
+                name: momentum
                 for name, parameter in self.module.named_parameters()
-                if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+                if (momentum := self.optimizer.state.get(parameter, {}).get("momentum_buffer"))
+                is not None
             },
             "random": {"cpu": torch.get_rng_state()},
             "place": {"losses": self.losses, "hits": self.hits},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +161,7 @@ def train(
                 "batch_size, or use precision='bfloat16' (into a new folder)"
             ) from None
         machine.wait()
-    finished = read_run(folder)
-    if finished is None:
+    if (finished := read_run(folder)) is None:
         raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
     return finished
 
@@ -191,13 +189,11 @@ def _absolute(root: str | Path | None) -> str | None:
     return None if root is None else str(Path(root).resolve())
 
 
-def _schedule(alpha: Any, schedule: str | AlphaSchedule | None) -> AlphaSchedule:
-    if isinstance(alpha, Real) and not isinstance(alpha, bool):
-        alpha = float(alpha)
+def _schedule(alpha: float, schedule: str | AlphaSchedule | None) -> AlphaSchedule:
     constant = AlphaSchedule.constant(alpha)
     if schedule is None:
         return constant
-    if constant.alpha(0) != 0:
+    if alpha != 0:
         raise OptionError(
             f"alpha={alpha} and alpha_schedule={str(schedule)!r} exclude each other; give one"
         )

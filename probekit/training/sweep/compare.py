@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 from probekit.errors import OptionError, OutputError
 from probekit.models.identity import text_of
 from probekit.models.loading import load_model
-from probekit.results.files import whole, writable
+from probekit.results.files import writable
 from probekit.results.identity import differences
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
-from probekit.results.trees import netcdf
+from probekit.results.trees import write_table
 from probekit.runtime.progress import hidden
 from probekit.training.run.directory import CARD, IGNORED, RUN, Run, read_card, read_run
 from probekit.training.run.log import read_log
@@ -98,7 +98,14 @@ def measure_runs(
         digest = hashlib.sha256(f"{network}|{asked}".encode()).hexdigest()[:16]
         file = place / f"{name}-{digest}.nc"
         if not file.is_file():
-            _write(measure(load_model(str(run.folder)), **options), file)
+            measured = measure(load_model(str(run.folder)), **options)
+            if not isinstance(measured, xr.Dataset):
+                raise OptionError(
+                    f"a measure of runs returns an xarray Dataset, not {type(measured).__name__}"
+                )
+            with writable(file):
+                place.mkdir(parents=True, exist_ok=True)
+            write_table(file, measured)
         with xr.open_dataset(file, engine="h5netcdf") as stored:
             found.append(stored.load())
     table = _gathered(runs, found, Path(folder))
@@ -162,13 +169,10 @@ def run_outcomes(folder: str | Path) -> xr.Dataset:
 
 def _history(run: Run) -> xr.Dataset:
     records = read_log(run.folder / "log.jsonl")
-    layers = list(run.selectivity)
-    table = xr.Dataset(
-        coords={"epoch": [record["epoch"] for record in records], "layer": strings(layers)}
-    )
+    layers, epochs = list(run.selectivity), [record["epoch"] for record in records]
+    table = xr.Dataset(coords={"epoch": epochs, "layer": strings(layers)})
     for name in _OF_EPOCHS:
-        column = [record.get(name) for record in records]
-        values = np.array([np.nan if value is None else value for value in column], dtype=float)
+        values = np.array([record.get(name) for record in records], dtype=float)  # None becomes NaN
         table["alpha_of_epoch" if name == "alpha" else name] = ("epoch", values)
     for name in ("selectivity", "dead_units"):
         rows = [[record[name][layer] for layer in layers] for record in records]
@@ -182,17 +186,6 @@ def _full_name(measure: Callable[..., Any]) -> str:
     if named and not measure.__closure__:
         return f"{measure.__module__}.{measure.__qualname__}"
     return text_of(measure)
-
-
-def _write(found: Any, file: Path) -> None:
-    if not isinstance(found, xr.Dataset):
-        raise OptionError(
-            f"a measure of runs returns an xarray Dataset, not {type(found).__name__}"
-        )
-    with writable(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    with whole(file) as draft:
-        draft.write_bytes(netcdf(found))
 
 
 def _same_training(runs: Sequence[Run]) -> bool:
@@ -210,10 +203,8 @@ def _gathered(runs: Sequence[Run], found: Sequence[xr.Dataset], folder: Path) ->
     names = [run.folder.relative_to(folder).as_posix() for run in runs]
     alphas = [np.nan if run.alpha is None else run.alpha for run in runs]
     seeds = [run.seed for run in runs]
-    variants = [
-        name.removesuffix(f"/seed_{run.seed}") for name, run in zip(names, runs, strict=True)
-    ]
-    if all(variant != name for variant, name in zip(variants, names, strict=True)):
+    if all(name.endswith(f"/seed_{seed}") for name, seed in zip(names, seeds, strict=True)):
+        variants = [name.rpartition("/")[0] for name in names]
         return grid(table, "variant", strings(variants), seeds)
     alone = len(set(zip(alphas, seeds, strict=True))) == len(runs)
     if alone and not np.isnan(alphas).any() and _same_training(runs):

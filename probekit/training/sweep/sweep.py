@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from tqdm.auto import tqdm
 
 from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claim, locked, note_failure
-from probekit.results.trees import write_table
-from probekit.runtime.jobs import open_cluster, run_jobs
-from probekit.runtime.progress import hidden
+from probekit.results.folders import claim, locked
+from probekit.results.stored_jobs import run_stored_jobs
+from probekit.runtime.jobs import open_cluster
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.directory import IGNORED
 from probekit.training.run.recipes import Recipe, get_recipe
@@ -105,52 +101,32 @@ def sweep(
         claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
         (folder / "runs").mkdir(exist_ok=True)
         ended = ended_runs(folder)
-        check_same_data(
-            [run.folder for run in ended],
-            chosen,
-            of_train.get("data_root"),
-            of_train.get("workers", 0),
-        )
+        root, workers = of_train.get("data_root"), of_train.get("workers", 0)
+        check_same_data([run.folder for run in ended], chosen, root, workers)
         known = {(run.alpha, run.seed) for run in ended}
         tasks = {
-            (alpha, seed): (
+            run_key(alpha, seed): (
                 chosen.facts(), alpha, seed, str(run_folder(folder.resolve(), alpha, seed)), of_train
             )
             for alpha, seed in grid
             if (alpha, seed) not in known
         }  # fmt: skip
-        trained = run_jobs(_one_run, tasks, cluster, name=chosen.name, retries=retries)
-        bar = tqdm(
-            trained,
-            total=len(grid),
-            initial=len(grid) - len(tasks),
-            desc=f"sweep {chosen.name}",
-            unit="run",
-            disable=hidden(progress),
-        )
-        with bar, closing(trained):
-            for (alpha, seed), failure in bar:
-                note_failure(folder, run_key(alpha, seed), failure)
-                write_table(folder / TABLE, sweep_table(folder))
-        table = write_table(folder / TABLE, sweep_table(folder))
-    _warn_of_failures(table, grid)
-    return table
-
-
-def _warn_of_failures(table: xr.Dataset, grid: Sequence[tuple[float, int]]) -> None:
+        table = run_stored_jobs(
+            _one_run, tasks, cluster, folder / TABLE, sweep_table, name=f"sweep {chosen.name}",
+            retries=retries, done=len(grid) - len(tasks), unit="run", progress=progress,
+        )  # fmt: skip
     every = [(a, s, str(table["failure"].sel(alpha=a, seed=s).values)) for a, s in grid]
-    bad = [(alpha, seed, why) for alpha, seed, why in every if why]
-    if bad:
+    if bad := [one for one in every if one[2]]:
         alpha, seed, why = bad[0]
         warn(f"{len(bad)} of {len(grid)} runs failed; alpha {alpha:g}, seed {seed}: {why}")
+    return table
 
 
 def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
     for name, values in (("alphas", alphas), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise OptionError(f"{name} is a list of numbers, not {values!r}")
-    plain = [float(a) if isinstance(a, Real) and not isinstance(a, bool) else a for a in alphas]
-    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in plain]
+    numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in alphas]
     whole = [non_negative_int("every seed", seed) for seed in seeds]
     for name, found in (("alphas", numbers), ("seeds", whole)):
         if not found or len(set(found)) < len(found):

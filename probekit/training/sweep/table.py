@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
 from probekit.results.attributes import attributes
-from probekit.results.folders import FAILURES, check_same, read_failures
+from probekit.results.folders import FAILURES, check_same, read_failures, read_identity
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.training.regularizer.schedule import written
@@ -50,11 +49,12 @@ def run_key(alpha: float, seed: int) -> str:
 def sweep_table(out: str | Path) -> xr.Dataset:
     """The table of a sweep, from the current state of the runs in its folder."""
     folder = Path(out)
-    if not (folder / IDENTITY).is_file():
-        raise OutputError(f"{str(folder)!r} is not a sweep: it has no {IDENTITY}")
     ended = ended_runs(folder)
+    failures = {}
     with foreign_file(f"{str(folder / FAILURES)!r} is damaged", OutputError, "; remove it"):
-        failures = {_alpha_and_seed(key): why for key, why in read_failures(folder).items()}
+        for key, why in read_failures(folder).items():
+            alpha, _, seed = key.partition("|")
+            failures[float(alpha), int(seed)] = why
     runs: dict[tuple[float, int], Run | None] = dict.fromkeys(failures)
     runs |= {(run.alpha or 0.0, run.seed): run for run in ended}
     if not runs:
@@ -70,15 +70,14 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     table["failure"] = table["failure"].astype(object).fillna("")
     for name, long_name in _LABELS.items():
         table[name].attrs = attributes(long_name)
-    with foreign_file(f"{str(folder / IDENTITY)!r} is damaged", OutputError):
-        table.attrs["provenance"] = provenance(**json.loads((folder / IDENTITY).read_text()))
-    return table
+    identity = read_identity(folder / IDENTITY, "sweep")
+    return table.assign_attrs(provenance=provenance(**identity))
 
 
 def ended_runs(out: str | Path) -> list[Run]:
     """The finished runs of a sweep, each checked to belong to it and to be in the folder of its name."""
+    identity = read_identity(Path(out, IDENTITY), "sweep")
     with foreign_file(f"{str(Path(out, IDENTITY))!r} is damaged", OutputError):
-        identity = json.loads(Path(out, IDENTITY).read_text())
         # Each run has the precision of its machine.
         chosen = ["recipe.precision"] if identity["recipe"]["precision"] == "auto" else []
     runs = []
@@ -114,9 +113,3 @@ def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.
     table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
     found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
     return found.transpose(axis, "seed", ...)
-
-
-def _alpha_and_seed(key: str) -> tuple[float, int]:
-    """The inverse of `run_key`."""
-    alpha, _, seed = key.partition("|")
-    return float(alpha), int(seed)
