@@ -127,13 +127,24 @@ class Selection:
 
     def first_of_several(self, calls: Iterable[Call]) -> list[str]:
         """Messages about requested names that refer to the first of several calls."""
-        series: dict[tuple[str, str, str], list[str]] = {}
+        series: dict[tuple[str, ...], list[str]] = {}
+        aliases: dict[
+            tuple[str, ...], list[str]
+        ] = {}  # the first call by the first name of its module
+        named = set()
         for call in calls:
+            named.add(call.name)
             series.setdefault((call.series, call.module, call.function), []).append(call.name)
+            other = aliases.setdefault((call.module, call.function), [])
+            other.append(call.name if other else call.numbered)
         return [
             f"layer {names[0]!r} is the first of {len(names)} calls in a forward pass; the others are "
-            f"{some_of(names[1:])}, and the glob '{names[0]}*' matches all of them"
-            for names in series.values()
+            f"{some_of(names[1:])}"
+            + ("" if names[0] not in named else f", and the glob '{names[0]}*' matches all of them")
+            for names in (
+                *series.values(),
+                *(one for one in aliases.values() if one[0] not in named),
+            )
             if len(names) > 1 and self.only and names[0] in self.only
             if not self.only & set(names[1:])
         ]

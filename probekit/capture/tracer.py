@@ -85,8 +85,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         return new_axes(Kind.LOST if lost else Kind.CONSTANT, _shape(tensor))
 
     def depends(self, tensor: Tensor) -> bool | None:
+        """Whether a tensor depends on the inputs; None if unknown, but an unknown scalar is a number."""
         key = _key(tensor)
-        return None if key is None else self._depends.get(key[0])
+        return None if key is None else self._depends.get(key[0], None if tensor.ndim else False)
 
     def name(self, tensor: Tensor) -> str | None:
         key = _key(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hook_recording import X, conv, hooks, record
-from probekit.errors import LayerError
+from probekit.capture.recorder import Recorder
+from probekit.errors import LayerError, ProbekitWarning
 
 
 class Reused(nn.Module):
@@ -130,3 +132,34 @@ def test_a_shared_module_is_found_under_both_names() -> None:
     for name in ("first", "alias"):
         found = record(net, [name], torch.rand(4, 3))
         assert list(found) == [name]
+
+
+class Listed(nn.Module):
+    """Calls one activation function three times, under the names of a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+        self.acts = nn.ModuleList([self.act] * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for act in self.acts:
+            x = act(self.conv(x))
+        return x.mean((2, 3))
+
+
+def test_a_name_whose_calls_have_other_names_is_the_first_of_them() -> None:
+    net, images = Listed().eval(), torch.rand(2, 3, 4, 4)
+    with (
+        pytest.warns(ProbekitWarning, match=r"'act' is the first of 3 calls .* acts.1, acts.2$"),
+        torch.no_grad(),
+        Recorder(net, ["act"]) as recorder,
+    ):
+        net(images)
+    with torch.no_grad():
+        expected = net.conv(images).relu().mean((2, 3))
+    torch.testing.assert_close(recorder.activations["act"], expected)
+    with warnings.catch_warnings(), torch.no_grad(), Recorder(net, ["acts.0"]) as recorder:
+        warnings.simplefilter("error")
+        net(images)
+    torch.testing.assert_close(recorder.activations["acts.0"], expected)

@@ -148,6 +148,18 @@ def test_sines_of_positions_are_not_reported() -> None:
         plan(Calls(lambda x: functional.relu(x + torch.sin(torch.arange(6.0)))), X)
 
 
+def test_masks_of_attention_are_not_reported() -> None:
+    def masked(x: Tensor) -> Tensor:
+        mask = x.new_zeros(x.shape[-2:])
+        for number, row in enumerate((slice(2), slice(2, None))):
+            mask[row] = number
+        return functional.relu(x + mask.masked_fill(mask != 0, -100.0))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan(Calls(masked), X)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_functions_in_torchscript_are_reported() -> None:
     scripted: Any = torch.jit.script(_scripted)
