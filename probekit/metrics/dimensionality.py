@@ -17,6 +17,7 @@ from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
+from probekit.statistics.base import StatisticLike
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import feed, split_by_layer
 from probekit.statistics.sampled_rows import SampledRows
@@ -265,7 +266,7 @@ class Dimensionality(Metric):
         Covariance(self.spatial, self.centred, self.memory)
 
     @property
-    def needs(self) -> Sequence[Any]:
+    def needs(self) -> Sequence[StatisticLike]:
         """The covariance, and a sample of rows for the jackknife."""
         covariance = Covariance(self.spatial, self.centred, self.memory)
         if self.jackknife and self.spatial == "mean":

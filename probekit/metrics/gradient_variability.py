@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.gradients.norms import GradientNorms
+from probekit.capture.layers import Layer
 from probekit.metrics.metric import Metric, register
 from probekit.results.attributes import attributes
 from probekit.statistics.gradient_moments import GradientMoments
@@ -212,7 +213,7 @@ class GradientVariability(GradientNorms, Metric):
         """Moments of gradient norms."""
         return (GradientMoments(self),)
 
-    def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
+    def describe(self, layers: Sequence[Layer]) -> dict[str, Any]:
         """The methods used for these layers, for the provenance."""
         units = self.chosen_units(layers)
         return {

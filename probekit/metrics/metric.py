@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
 import xarray as xr
 
 import probekit.metrics
+from probekit.capture.layers import Layer
 from probekit.errors import OptionError, ProbekitError, close_matches
 from probekit.results.attributes import Attributes, attributes
 from probekit.statistics.base import StatisticLike
@@ -72,7 +73,7 @@ class Metric(ABC):
 
     @property
     @abstractmethod
-    def needs(self) -> Sequence[Any]:
+    def needs(self) -> Sequence[StatisticLike]:
         """The statistics that the metric is computed from."""
 
     @abstractmethod
@@ -84,12 +85,12 @@ class Metric(ABC):
         """
 
     def fitted(
-        self, model: Any, images: Any, layers: Sequence[Any], **reading: Any
+        self, model: Any, images: Any, layers: Sequence[Layer], **reading: Any
     ) -> tuple[Metric, str]:
         """Adapts the metric to a model, given a few images; also returns a warning or `""`."""
         return self, ""
 
-    def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
+    def describe(self, layers: Sequence[Layer]) -> dict[str, Any]:
         """Additional facts for the provenance: how these layers are measured."""
         return {}
 
@@ -193,7 +194,7 @@ class FunctionMetric(Metric):
     """
 
     called: str
-    statistics: tuple[Any, ...]
+    statistics: tuple[StatisticLike, ...]
     function: Callable[..., Any]
     level: Level
     variables: Mapping[str, Attributes] = field(default_factory=dict)
@@ -204,10 +205,10 @@ class FunctionMetric(Metric):
         return self.called
 
     @property
-    def needs(self) -> tuple[Any, ...]:
+    def needs(self) -> tuple[StatisticLike, ...]:
         return self.statistics
 
-    def describe(self, layers: Sequence[Any]) -> dict[str, Any]:
+    def describe(self, layers: Sequence[Layer]) -> dict[str, Any]:
         """The options that the function is called with."""
         known = list(signature(self.function).parameters.values())[len(self.statistics) :]
         defaults = {one.name: one.default for one in known if one.default is not one.empty}
@@ -406,7 +407,7 @@ def _registrar(
     return wrap
 
 
-def _statistics(needs: Any) -> tuple[Any, ...]:
+def _statistics(needs: Any) -> tuple[StatisticLike, ...]:
     """Statistics as configured objects; classes are instantiated."""
     made = tuple(need() if isinstance(need, type) else need for need in needs)
     for statistic in made:

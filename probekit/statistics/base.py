@@ -17,6 +17,7 @@ from probekit.errors import DataError
 from probekit.runtime.processes import processes
 
 Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @runtime_checkable
@@ -135,12 +136,12 @@ def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True
         raise DataError(f"label {int(labels.min())} is below 0")
 
 
-def distinct(statistics: Iterable[Any]) -> list[Any]:
-    """The statistics without duplicates."""
-    found: list[Any] = []
-    for statistic in statistics:
-        if statistic not in found:
-            found.append(statistic)
+def distinct(values: Iterable[Value]) -> list[Value]:
+    """The values without those that equal an earlier one; statistics cannot be hashed."""
+    found: list[Value] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
     return found
 
 

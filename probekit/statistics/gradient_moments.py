@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -30,7 +30,7 @@ class GradientMoments(Statistic):
     gradients: GradientNorms = field(default_factory=GradientNorms)
 
     @property
-    def source(self) -> Any:
+    def source(self) -> GradientNorms:
         return self.gradients
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,6 +19,7 @@ from probekit.metrics.selectivity.index import (
 )
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.results.attributes import attributes
+from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans
 
@@ -112,7 +112,7 @@ class SelectivityChance(Metric):
         integer("permutations", self.permutations, least=2)
 
     @property
-    def needs(self) -> Sequence[Any]:
+    def needs(self) -> Sequence[StatisticLike]:
         """The class means, and the class means under permuted labels."""
         counts = None if self.class_counts is None else tuple(self.class_counts)
         return (

@@ -21,6 +21,7 @@ from probekit.metrics.selectivity.index import (
 )
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.results.attributes import attributes
+from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 from probekit.statistics.silent import SilentCounts
@@ -123,7 +124,7 @@ class SelectivityInterval(Metric):
         integer("splits", self.splits, least=2)
 
     @property
-    def needs(self) -> Sequence[Any]:
+    def needs(self) -> Sequence[StatisticLike]:
         """The class means of all samples, of the bootstrap replicates and of the halves."""
         return (
             ClassMeans(),

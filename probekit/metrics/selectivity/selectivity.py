@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -79,11 +78,11 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
             "class means must be an xr.DataArray (unit, class), such as result['units']['class_mean'], not "
             f"{found}"
         )
-    means: Any = given if given.dtype == np.float64 else given.astype(np.float64)
+    means: xr.DataArray = given.astype(np.float64, copy=False)
     if not np.isfinite(means.values).all():
         raise DataError("the class means contain NaN or infinity, so they have no selectivity")
     enough_classes(means.sizes["class"])
-    return cast(xr.DataArray, means)
+    return means
 
 
 # Below this many samples per class the bias of the index is large (docs/uncertainty.md).

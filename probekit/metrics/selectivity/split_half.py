@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,6 +19,7 @@ from probekit.metrics.selectivity.index import (
     unit_blocks,
 )
 from probekit.results.attributes import attributes
+from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans
 
@@ -98,7 +98,7 @@ class SplitHalf(Metric):
         integer("splits", self.splits, least=2)
 
     @property
-    def needs(self) -> Sequence[Any]:
+    def needs(self) -> Sequence[StatisticLike]:
         """The class means of all samples and of the halves."""
         halves = ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory)
         return (ClassMeans(), halves)
