@@ -116,10 +116,11 @@ def ablate(
     with bar:
         for row, order in enumerate(orders.values()):
             for column, count in enumerate(counts):
-                held = run.held(order[:count])
-                if held not in known:  # ablating no units or all units is the same in every order
-                    known[held] = run.accuracy(held, held_at)
-                table[row, column] = known[held]
+                held = np.isin(np.arange(run.units), order[:count])
+                key = held.tobytes()
+                if key not in known:  # ablating no units or all units is the same in every order
+                    known[key] = run.accuracy(torch.from_numpy(held), held_at)
+                table[row, column] = known[key]
                 bar.update()
     result = xr.Dataset(
         {
@@ -207,16 +208,9 @@ class _Ablation:
             name: one.state["sum"][0] / one.state["count"][0] for name, one in merged(means).items()
         }
 
-    def held(self, ablated: Order) -> bytes:
-        """Whether each unit is held, one byte per unit."""
-        mask = np.zeros(self.units, np.bool_)
-        mask[ablated] = True
-        return mask.tobytes()
-
-    def accuracy(self, held: bytes, values: Mapping[str, Tensor]) -> float:
-        """Fraction of correct predictions while some units are held."""
-        mask = torch.frombuffer(bytearray(held), dtype=torch.bool)
-        parts = torch.split(mask, [layer.units for layer in self._layers])
+    def accuracy(self, held: Tensor, values: Mapping[str, Tensor]) -> float:
+        """Fraction of correct predictions while some of the units (units,) are held."""
+        parts = torch.split(held, [layer.units for layer in self._layers])
         by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
         outcomes = ClassMeans()
         with self._stream(clamped(by_layer, values)) as observed:

@@ -58,15 +58,12 @@ class TopImages(Metric):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._samples()
+        _ = self.needs  # which checks the options
 
     @property
     def needs(self) -> Sequence[TopSamples]:
         """The top samples of each unit."""
-        return (self._samples(),)
-
-    def _samples(self) -> TopSamples:
-        return TopSamples(self.top, self.drawn, self.seed)
+        return (TopSamples(self.top, self.drawn, self.seed),)
 
     def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
         return best, xr.Dataset()
