@@ -35,9 +35,8 @@ def position_mask(mask: Tensor, layer: Layer, output: Tensor, model: nn.Module) 
     if len(shape) == 1 and len(output) and layer.windows == 1:
         if shape[0] == mask.shape[1]:
             return mask
-        if (
-            found := _after_convolutions(mask, shape[0], getattr(model, "config", None))
-        ) is not None:
+        found = _after_convolutions(mask, shape[0], getattr(model, "config", None))
+        if found is not None:
             return found
     raise LayerError(
         f"layer {layer.name!r} has the positions {tuple(shape)} for {mask.shape[1]} tokens, and it is "

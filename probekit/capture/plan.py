@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -187,8 +186,7 @@ def _found(
 class _Finder(Recorder):
     """A recorder that does not warn about uncertain layers; the caller does."""
 
-    def _review(self, layers: Sequence[Layer]) -> list[str]:
-        return []
+    _reports_doubts = False
 
 
 def _compared(layer: Layer, other: Layer | None) -> Layer:

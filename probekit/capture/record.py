@@ -124,8 +124,6 @@ def record(
         writer = None
         if together.is_main:
             writer = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
-            if not writer.complete:
-                writer.check_room()
         state = (writer.done, writer.complete) if writer else (0, False)
         done, complete = together.gather(state)[0]
         if not complete:

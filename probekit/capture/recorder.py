@@ -75,6 +75,8 @@ class Recorder:
         {'layer3.0.relu2': (2, 64), 'layer3.1.relu2': (2, 64), 'layer3.2.relu2': (2, 64)}
     """
 
+    _reports_doubts = True
+
     def __init__(
         self,
         model: Any,
@@ -133,18 +135,14 @@ class Recorder:
     def _explored(self, exploring: Exploring, found: list[Layer], held: dict[str, Tensor]) -> None:
         """Ends the first pass; from now on, only the layers themselves are hooked."""
         exploring.unhook()
-        self.notes = exploring.notes + self._review(found)
+        sentences = doubts(found) if self._reports_doubts else []
+        for sentence in sentences:
+            warn(sentence)
+        self.notes = exploring.notes + sentences
         chosen = found if self._subset is None else self._subset(found)
         self._phase = self._capturing(chosen)
         self._phase.hook()
         self._captured({layer.name: held[layer.name] for layer in chosen})
-
-    def _review(self, layers: Sequence[Layer]) -> list[str]:
-        """Warns about layers whose axes are guesses; returns the messages."""
-        sentences = doubts(layers)
-        for sentence in sentences:
-            warn(sentence)
-        return sentences
 
     def _captured(self, held: dict[str, Tensor]) -> None:
         self._activations = held

@@ -79,8 +79,10 @@ class RecordingStore:
             self._resume()
         else:
             self._begin(frame)
+        if not self.complete:
+            self._check_room()
 
-    def check_room(self) -> None:
+    def _check_room(self) -> None:
         """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
         needed = 4 * self.units * (self.samples - self.done)
         free = shutil.disk_usage(self.path).free

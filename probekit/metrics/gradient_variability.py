@@ -48,16 +48,9 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
         >>> over_samples(moments.to_xarray())["gradient_norm_cv"].values.round(4)
         array([0.7071])
     """
+    names = "count norm square norm_variance norm_square_covariance square_variance"
     count, mean, square, spread, joint, wide = (
-        moments[name].values.astype(np.float64)
-        for name in (
-            "count",
-            "norm",
-            "square",
-            "norm_variance",
-            "norm_square_covariance",
-            "square_variance",
-        )
+        moments[name].values.astype(np.float64) for name in names.split()
     )
     dead = (square == 0) & (count > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -92,15 +85,8 @@ def across_units(units: xr.Dataset) -> xr.Dataset:
     Source:
         Our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
     """
-    mean, error, cv, dead = (
-        units[name].values
-        for name in (
-            "gradient_norm_mean",
-            "gradient_norm_probe_error",
-            "gradient_norm_cv",
-            "gradient_dead",
-        )
-    )
+    names = ("norm_mean", "norm_probe_error", "norm_cv", "dead")
+    mean, error, cv, dead = (units[f"gradient_{name}"].values for name in names)
     measured = ~np.isnan(mean)
     live = measured & ~dead
     spread, known = np.nan, live & ~np.isnan(cv)

@@ -86,11 +86,10 @@ class ClassMeans(SpatialStatistic):
 
     def _rows(self, labels: Tensor, like: Tensor) -> Tensor:
         columns = like.shape[1]
-
-        def check(classes: int) -> None:
-            self._check_memory(classes, columns, "a layer")
-
-        return rows_of(self.state, labels, like, check, sum=(columns,))
+        return rows_of(
+            self.state, labels, like,
+            lambda classes: self._check_memory(classes, columns, "a layer"), sum=(columns,),
+        )  # fmt: skip
 
     def _check_memory(self, classes: int, columns: int, layers: str) -> None:
         check_memory(

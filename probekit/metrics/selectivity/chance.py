@@ -26,7 +26,6 @@ from probekit.statistics.permuted import PermutedClassMeans
 # Indices closer than this count as equal: a different order of summation changes them by less.
 _SAME = 1e-9
 
-
 _VARIABLES = {
     "selectivity_chance": attributes(
         "chance level of selectivity",

@@ -31,7 +31,6 @@ _NEAR = 2.5
 _FEW = 5
 _RARE_SHARE = 0.05
 
-
 _POPULATION = (
     "end of the confidence interval for the mean index of the population, which may lie below the "
     "plain mean: noise in the class means raises the latter."

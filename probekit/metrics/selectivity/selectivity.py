@@ -13,6 +13,7 @@ from probekit.metrics.metric import Metric, register
 from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.feeding import feed
 
 
 def class_selectivity(
@@ -69,8 +70,6 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
                 "class selectivity needs class means (unit, class) or a recording with activation"
                 f"(sample, unit) and label(sample), not a dataset of {', '.join(map(str, given))}"
             )
-        from probekit.statistics.feeding import feed
-
         given = feed(given, ClassMeans())
     if not isinstance(given, xr.DataArray) or "class" not in given.dims:
         found = given.dims if isinstance(given, xr.DataArray) else type(given).__name__
@@ -87,7 +86,6 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
 
 # Below this many samples per class the bias of the index is large (docs/uncertainty.md).
 _FEW_SAMPLES = 20
-
 
 _VARIABLES = {
     "selectivity": attributes(
