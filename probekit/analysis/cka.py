@@ -97,13 +97,10 @@ def cka(
     number("level", level, above=0, below=1)
     options: Any = {"batch_size": batch_size, "limit": limit, "seed": seed}
     reading = PassOptions(tokens, None, device, progress)
-    chosen = (
-        [layers] if other is None else [layers, layers if other_layers is None else other_layers]
-    )
-    sides = [
-        open_subject(one, data, **options)
-        for one in ((model,) if other is None else (model, other))
-    ]
+    models, chosen = [model], [layers]
+    if other is not None:
+        models, chosen = [model, other], [layers, layers if other_layers is None else other_layers]
+    sides = [open_subject(one, data, **options) for one in models]
     if len(sides) > 1 and not sides[0][1].repeatable:
         raise DataError(
             f"{sides[0][1].name} can be read only once, and two models need it twice; give a list of "

@@ -51,7 +51,11 @@ def verify_layers(
     batches = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
     outputs = [_observe(model, batch, output) for batch in batches]
     recorded = [_recorded(model, batch, layers, tokens, output) for batch in batches]
-    worst: dict[str, float] = {}
+    other = layers_at_larger_size(model, images[:2], choice, tokens, output)
+    sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
+    few_outputs, all_outputs = outputs
+    calls = Counter(key[:2] for key in all_outputs)
+    report = []
     for layer in layers:
         errors = [
             _distance(
@@ -62,20 +66,14 @@ def verify_layers(
         few, many = (tables.get(layer.name) for tables in recorded)
         if few is not None and many is not None:
             errors.append(_distance(many[:2], few.double()) / 100)
-        worst[layer.name] = max(errors)
-    other = layers_at_larger_size(model, images[:2], choice, tokens, output)
-    sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
-    few_outputs, all_outputs = outputs
-    calls = Counter(key[:2] for key in all_outputs)
+        report.append(
+            {
+                "values": max(errors) < _CLOSE,
+                "axis": _evidence(layer, other.get(layer.name)),
+                "complete": calls[layer.module, layer.function] == layer.calls,
+            }
+        )
     modules = dict(unwrap(as_module(model)).named_modules())
-    report = [
-        {
-            "values": worst[layer.name] < _CLOSE,
-            "axis": _evidence(layer, other.get(layer.name)),
-            "complete": calls[layer.module, layer.function] == layer.calls,
-        }
-        for layer in layers
-    ]
     per_sample = [  # weights and tables do not grow with the number of samples
         key
         for key, many in all_outputs.items()
