@@ -72,7 +72,7 @@ def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
             [x for x in layers if layers[x].dims == ("layer",) and x != "unit_axis"]
         ].drop_vars("layer")
         numbers = numbers[[name for name in numbers if numbers[name].dtype.kind in "fiu"]]
-        numbers = numbers.astype(float)  # NaN stands for layers that a model lacks
+        numbers = numbers.astype(float)  # NaN for layers that a model lacks
         numbers = numbers.assign_coords(layer=np.arange(len(names)))
         numbers["layer_name"] = ("layer", strings(names))
         depth = np.linspace(0, 1, len(names)) if len(names) > 1 else np.zeros(1)

@@ -30,7 +30,7 @@ def subset_of(layers: Any) -> Subset | None:
         return None
     end, number = match.groups()
     if not number.isdecimal() or int(number) < 1:
-        raise OptionError(f"layers={layers!r} needs a whole number from 1, as in '{end}:3'")
+        raise OptionError(f"layers={layers!r} needs a positive integer, as in '{end}:3'")
     count = int(number)
 
     def ends(found: Sequence[Layer]) -> list[Layer]:

@@ -71,7 +71,7 @@ def test_requesting_too_many_layers_is_an_error_that_lists_them(resnet20):
 
 @pytest.mark.parametrize("text", ["first:0", "last:-1", "first:", "last:two", "first:1.5"])
 def test_an_invalid_number_is_refused(text):
-    with pytest.raises(OptionError, match="whole number from 1"):
+    with pytest.raises(OptionError, match="needs a positive integer"):
         subset_of(text)
 
 
