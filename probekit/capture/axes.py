@@ -129,7 +129,7 @@ def new_axes(kind: Kind, shape: Sequence[int]) -> Axes:
 
 
 def kind(axis: Axis) -> Kind:
-    """The kind of a whole axis: `UNIT` if any part is units, otherwise that of its first known part."""
+    """The kind of a whole axis: the first of these kinds that one of its parts has."""
     kinds = [label.kind for label, _ in axis]
     for one in (Kind.LOST, Kind.INPUT, Kind.UNIT, Kind.PLACE):
         if one in kinds:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -213,11 +214,7 @@ def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:
     """
     taken = set(taken)
     yield module
-    call = 0
-    while True:
-        call += 1
-        if (name := f"{module}_{call}") not in taken:
-            yield name
+    yield from (name for call in count(1) if (name := f"{module}_{call}") not in taken)
 
 
 def unit_coordinates(layers: Sequence[Layer]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
