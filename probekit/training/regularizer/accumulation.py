@@ -17,7 +17,7 @@ class TrainingRecorder(Recorder):
 
     def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
         self.without_gradients = False
-        super().__init__(model, layers, grad=True, subset=subset, **options)
+        super().__init__(model, layers, grad=True, subset=subset, when=self._trains, **options)
 
     def take(self) -> dict[str, Tensor]:
         activations = super().take()
@@ -42,7 +42,7 @@ class TrainingRecorder(Recorder):
     def drop(self) -> None:
         super().take()
 
-    def _wanted(self) -> bool:
+    def _trains(self) -> bool:
         return torch.is_grad_enabled() != self.without_gradients
 
 

@@ -114,7 +114,7 @@ def test_a_label_beyond_the_classes_is_refused():
         ({"negative": "nan"}, "negative must be 'clip', 'keep' or 'shift'"),
         ({"classes": 1}, "classes must be an integer of at least 2"),
         ({"accumulation": "add"}, "'refuse' or 'each'"),
-        ({"layers": "first:0"}, "from 1"),
+        ({"layers": "first:0"}, "a positive integer"),
         ({"layers": "nowhere"}, "no layer is named"),
     ],
 )
