@@ -134,12 +134,11 @@ def _from_probes(
     subject: Differentiated, images: Tensor, index: Tensor, probes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Norms and their standard errors, (batch,)."""
-    squares: list[list[Tensor]] = [[] for _ in images]
+    squares: dict[int, list[Tensor]] = {}  # (probes, samples), by the first sample
     for part, derivatives in subject.derivatives(images, index, probes, seed):
         found = derivatives["logits"].cpu().double().square().sum(2)
-        for row, values in zip(range(*part.indices(len(images))), found.T, strict=True):
-            squares[row].append(values)
-    table = torch.stack([torch.cat(values) for values in squares])
+        squares.setdefault(part.start, []).append(found)
+    table = torch.cat([torch.cat(chunks) for chunks in squares.values()], 1).T
     mean, spread = table.mean(1), table.var(1) / probes
     root = mean.sqrt()
     safe = torch.where(mean > 0, mean, torch.ones_like(mean))

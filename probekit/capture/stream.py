@@ -18,11 +18,12 @@ from probekit.capture.layers import Layer, runnable, uncompiled
 from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source
 from probekit.capture.recorder import Layers, Tokens
+from probekit.checks import one_of
 from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import is_loadable, load_data, trained_on
 from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError, LayerError, OptionError, warn
+from probekit.errors import DataError, LayerError, warn
 from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import call, explained_failure
 from probekit.models.loading import load_model
@@ -55,10 +56,7 @@ class PassOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision is not None and self.precision not in get_args(Precision):
-            raise OptionError(
-                f"precision must be None, 'bfloat16' or 'float16', not {self.precision!r}"
-            )
+        one_of("precision", self.precision, (None, *get_args(Precision)))
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """The context of one forward pass, which casts copies of the weights."""

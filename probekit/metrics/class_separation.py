@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from scipy.stats import rankdata
 
 from probekit.errors import DataError
 from probekit.metrics.metric import unit_metric
@@ -108,8 +109,6 @@ def _area(
     table: npt.NDArray[Any], place: npt.NDArray[np.int64], classes: int
 ) -> npt.NDArray[np.float64]:
     """Computes the AUC of each unit's preferred class from the rank sum of that class."""
-    from scipy.stats import rankdata
-
     member = np.zeros((classes, len(place)))
     member[place, np.arange(len(place))] = 1
     count = member.sum(1)
