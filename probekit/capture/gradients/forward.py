@@ -52,18 +52,13 @@ class Differentiator:
             warnings.filterwarnings("ignore", ".*torch.jit.script. is deprecated", FutureWarning)
             if self._together:
                 try:
-                    return self._at_once(images, along)
+                    found: dict[str, Tensor] = torch.func.vmap(
+                        lambda one: torch.func.jvp(self._forward, (images,), (one,))[1]
+                    )(along)
+                    return found
                 except (RuntimeError, NotImplementedError, ValueError, TypeError):
                     self._together = False
             return self._one_by_one(images, along)
-
-    def _at_once(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
-        def derivative(direction: Tensor) -> dict[str, Tensor]:
-            found: dict[str, Tensor] = torch.func.jvp(self._forward, (images,), (direction,))[1]
-            return found
-
-        found: dict[str, Tensor] = torch.func.vmap(derivative)(along)
-        return found
 
     def _one_by_one(self, images: Tensor, along: Tensor) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from math import exp, lgamma, sqrt
 from typing import Any, Literal, Self, TypeAlias, get_args
@@ -161,44 +161,42 @@ class GradientNorms:
             yield _Tap(self, model, layers, samples, reading, stack)
 
 
+@dataclass
 class _Tap:
     """Measures successive batches; closing the stack releases resources created for the model."""
 
-    def __init__(
-        self,
-        source: GradientNorms,
-        model: Any,
-        layers: Sequence[Layer],
-        samples: Tensor | None,
-        reading: Mapping[str, Any],
-        stack: ExitStack,
-    ) -> None:
-        self._source, self._model, self._layers = source, model, layers
-        self._reading, self._stack = reading, stack
-        self._units = source.chosen_units(layers)
-        everything = source.chosen_method(layers) == "exact"
-        self._exact = set(self._units if everything else source.exact_layers)
-        self._wanted = [layer for layer in layers if layer.name in self._units]
-        self._samples = source.chosen_samples(samples)
-        self._left = source.samples
+    source: GradientNorms
+    model: Any
+    layers: Sequence[Layer]
+    samples: Tensor | None
+    reading: Mapping[str, Any]
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self._units = self.source.chosen_units(self.layers)
+        everything = self.source.chosen_method(self.layers) == "exact"
+        self._exact = set(self._units if everything else self.source.exact_layers)
+        self._wanted = [layer for layer in self.layers if layer.name in self._units]
+        self._samples = self.source.chosen_samples(self.samples)
+        self._left = self.source.samples
         self._subject: Differentiated | None = None
 
     def __call__(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
         rows = self._rows(index)
         tables = {
             layer.name: torch.full((len(images), 2 * layer.units), NOT_MEASURED, dtype=torch.double)
-            for layer in self._layers
+            for layer in self.layers
         }
         if len(rows):
             if self._subject is None:
                 opened = _differentiated(
-                    self._model, images, self._wanted, self._source.memory, self._reading
+                    self.model, images, self._wanted, self.source.memory, self.reading
                 )
-                self._subject = self._stack.enter_context(opened)
+                self._subject = self.stack.enter_context(opened)
             self._subject.check(images)
             squares = self._squares(self._subject, images[rows.to(images.device)], index[rows])
             for layer in self._wanted:
-                scale = 1.0 if layer.name in self._exact else mean_chi(self._source.probes)
+                scale = 1.0 if layer.name in self._exact else mean_chi(self.source.probes)
                 units, square = self._units[layer.name], squares[layer.name]
                 tables[layer.name][rows[:, None], units] = square.sqrt() / scale
                 tables[layer.name][rows[:, None], units + layer.units] = square
@@ -222,7 +220,7 @@ class _Tap:
         squares = {name: values.cpu() for name, values in found.items()}
         if not probed:
             return squares
-        probes, seed = self._source.probes, self._source.seed
+        probes, seed = self.source.probes, self.source.seed
         sums = {
             name: torch.zeros(len(images), len(units), dtype=torch.double)
             for name, units in probed.items()
@@ -234,11 +232,10 @@ class _Tap:
         return squares | {name: total / probes for name, total in sums.items()}
 
 
-@contextmanager
 def _differentiated(
     model: Any, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
-) -> Iterator[Differentiated]:
-    """Yields a model prepared to differentiate the pooled activations of some layers."""
+) -> AbstractContextManager[Differentiated]:
+    """A model prepared to differentiate the pooled activations of some layers."""
 
     @contextmanager
     def read_out(one: Any) -> Iterator[Forward]:
@@ -261,5 +258,4 @@ def _differentiated(
 
             yield forward
 
-    with Differentiated.open(model, images, read_out, memory) as subject:
-        yield subject
+    return Differentiated.open(model, images, read_out, memory)
