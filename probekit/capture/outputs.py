@@ -19,8 +19,8 @@ def tensors_in(output: Any) -> list[Tensor]:
 def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
     """The tensor of a module's output to record; None if the output contains none.
 
-    `pick` is the index, key or field to select; None selects the first floating-point tensor. An output
-    that is a tensor is returned unchanged.
+    `pick` is the index, key or field to select; None selects the first floating-point tensor with units,
+    that is, of two axes or more, or else the first. An output that is a tensor is returned unchanged.
     """
     if pick is not None and not isinstance(output, Tensor):
         try:
@@ -31,7 +31,8 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
                 f"output={pick!r} names nothing in an output of type {type(output).__name__}"
             ) from None
     found = tensors_in(output)
-    return found[0] if found else None
+    with_units = [tensor for tensor in found if tensor.ndim > 1]
+    return next(iter(with_units or found), None)
 
 
 def shares_memory(tensor: Tensor, output: Any) -> bool:

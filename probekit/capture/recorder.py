@@ -44,7 +44,7 @@ class Recorder:
             copied if it is a view of the layer's output.
         tokens: For sequences of tokens: `"all"`, only the `"patch"` tokens, or the `"class"` token.
         output: The index, key or field of the tensor to record from layers that return several;
-            None selects the first floating-point tensor.
+            None selects the first floating-point tensor of two axes or more.
         grad: Keep the recorded tensors in the autograd graph.
         stop: End the forward pass at the last selected layer. Inside the context, `recorder(x)` then
             returns None; `module(x)` leaves the `with` block.

@@ -58,6 +58,7 @@ def double(x: Tensor) -> Tensor:
         (lambda x: Pair(x, double(x)), "logits", 2),
         (lambda x: Pair(x, double(x)), 0, 1),
         (lambda x: Output(None, double(x)), None, 2),
+        (lambda x: Pair(x.flatten(1).sum(1), double(x)), None, 2),
         (lambda x: Output(x, double(x)), "logits", 2),
         (lambda x: (x, {"deep": [double(x)]}), 1, 2),
         (lambda x: double(x), "logits", 2),
