@@ -64,10 +64,15 @@ def save_figure(
         with writable(files[0]):
             files[0].parent.mkdir(parents=True, exist_ok=True)
         with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probekit"}):
+            # The layout is computed once, which takes longer than drawing.
+            drawn.set_dpi(dpi)
+            drawn.draw_without_rendering()
+            drawn.set_layout_engine("none")
+            bounds = drawn.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
             for file in files:
                 dated = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
                 with whole(file) as draft:
-                    drawn.savefig(draft, dpi=dpi, bbox_inches="tight", **dated)
+                    drawn.savefig(draft, dpi=dpi, bbox_inches=bounds, **dated)
     finally:
         plt.close(drawn)
     return files
