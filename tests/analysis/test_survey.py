@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import probekit as pk
+from children import Child
 from probekit.analysis import survey as surveying
 from probekit.cli.app import app
 from probekit.errors import DataError, ModelError, OptionError, OutputError, ProbekitWarning
@@ -63,21 +62,18 @@ def run(names: list[str], out: str = "s", **options: Any) -> xr.DataTree:
 
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
-def test_a_killed_survey_resumes_and_names_the_model_that_fails(place: Path) -> None:
-    command = [sys.executable, "-m", "probekit", "survey", *NAMES, "fashion-mnist", "-o", "s"]
-    path = os.pathsep.join([str(Path(pk.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [*command, "--limit", "60"], stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
-    )
-    while len(list(place.glob("s/results/*.nc"))) < 2 and process.poll() is None:
+def test_a_killed_survey_resumes_and_names_the_model_that_fails(
+    place: Path, start: Callable[..., Child]
+) -> None:
+    command = ["survey", *NAMES, "fashion-mnist", "-o", "s", "--limit", "60"]
+    child = start(command)
+    while len(list(place.glob("s/results/*.nc"))) < 2 and child.process.is_alive():
         time.sleep(0.05)
-    assert process.poll() is None, process.communicate()[1]
-    os.kill(process.pid, signal.SIGKILL)  # while the third model is loaded
-    process.communicate()
+    assert child.kill()  # while the third model is loaded
     before = {path.name: path.stat().st_mtime_ns for path in place.glob("s/results/*.nc")}
     assert len(before) == 2
     Path("go").touch()
-    done = CliRunner().invoke(app, [*command[3:], "--limit", "60", "--no-progress"])
+    done = CliRunner().invoke(app, [*command, "--no-progress"])
     assert done.exit_code == 0, done.output
     assert "RuntimeError: no weights today" in done.output or "no weights today" in done.stderr
     after = {path.name: path.stat().st_mtime_ns for path in place.glob("s/results/*.nc")}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,26 +26,22 @@ Start = Callable[..., Child]
 BUNDLED = "probekit:resnet20-fashion-mnist"
 
 
-def test_analyze_from_the_command_line(tmp_path: Path) -> None:
-    command = "analyze -o result.nc --limit 600 --batch-size 200"
-    done = subprocess.run(
-        [sys.executable, "-m", "probekit", *command.split()],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_analyze_from_the_command_line(tmp_path: Path, start: Start) -> None:
+    status, printed, errors = start("analyze -o result.nc --limit 600 --batch-size 200").wait()
+    assert status == 0, errors
     result = pk.open_result(tmp_path / "result.nc")
     layers = result["layers"].to_dataset()
     assert layers.sizes["layer"] == 19
     for name, units in zip(layers["layer"].values, layers["n_units"].values, strict=True):
-        row = next(line for line in done.stdout.splitlines() if line.startswith(f"{name} "))
+        row = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
         assert row.split()[1] == str(units)
-    assert "most selective units" in done.stdout
+    assert "most selective units" in printed
     best = (
         result["units"].to_dataset().isel(unit=int(result["units"]["selectivity"].values.argmax()))
     )
-    assert str(best["class_name"].values[int(best["preferred_class"])]) in done.stdout
-    assert f"accuracy {float(result['accuracy']):.4f}" in done.stdout
-    assert "\x1b[" not in done.stdout
+    assert str(best["class_name"].values[int(best["preferred_class"])]) in printed
+    assert f"accuracy {float(result['accuracy']):.4f}" in printed
+    assert "\x1b[" not in printed
 
 
 def test_json_output_is_machine_readable(tmp_path: Path, start: Start) -> None:
@@ -81,11 +76,11 @@ def test_all_architectures_require_a_file_and_no_model() -> None:
 
 def test_record_resumes_after_a_kill(tmp_path: Path, start: Start) -> None:
     def record(name: str, code: str = COMMAND) -> Child:
-        arguments = f"record {BUNDLED} fashion-mnist --layers layer* --batch-size 50 --limit 2000"
+        arguments = f"record {BUNDLED} fashion-mnist --layers layer* --batch-size 50 --limit 600"
         return start(f"{arguments} -o {name}", code=code)
 
-    small_blocks = f"import probekit.capture.store as s; s._BLOCK_BYTES = 2**18\n{COMMAND}"
-    assert store._BLOCK_BYTES > 2**18
+    small_blocks = f"import probekit.capture.store as s; s._BLOCK_BYTES = 2**16\n{COMMAND}"
+    assert store._BLOCK_BYTES > 2**16
     assert record("whole.zarr").wait()[0] == 0
     assert record("blocks.zarr", small_blocks).wait()[0] == 0
     broken = tmp_path / "broken.zarr"
@@ -195,6 +190,8 @@ def test_overwrite_replaces(hostile: Path, start: Start) -> None:
 
 
 TELLS_OF_EACH_BATCH = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which children of background jobs ignore
 from probekit.cli.app import main
 from probekit.statistics.feeding import Feeder
 
@@ -207,18 +204,12 @@ main()
 """
 
 
-def test_interrupt_leaves_no_files_behind(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", TELLS_OF_EACH_BATCH, "analyze", "-o", "r.nc", "--batch-size", "1"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # Background jobs of a shell, and their children, ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "a batch\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+def test_interrupt_leaves_no_files_behind(tmp_path: Path, start: Start) -> None:
+    child = start("analyze -o r.nc --batch-size 1", code=TELLS_OF_EACH_BATCH)
+    assert os.read(child.out.fileno(), 100).startswith(b"a batch\n")
+    os.kill(child.process.pid, signal.SIGINT)
+    status, _, errors = child.wait()
+    assert status == 130
     assert errors.strip().splitlines()[-1] == "probekit: interrupted"
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())

@@ -165,7 +165,7 @@ def test_a_sweep_resumes(start: Start, tmp_path: Path) -> None:
 
 def test_a_robustness_run_keeps_completed_conditions(start: Start, tmp_path: Path) -> None:
     arguments = (
-        f"robustness {DATA} --limit 40 --corruptions contrast,brightness --severities 1,5 "
+        f"robustness {DATA} --limit 40 --corruptions contrast,brightness --severities 5 "
         "--attacks fgsm --epsilons 1/255 --store OUT --overwrite -o OUT.nc"
     )
     known: dict[str, int] = {}

@@ -32,6 +32,8 @@ sys.argv = ["probekit", *arguments]
 exec(code, {"__name__": "__main__"})
 """
 COMMAND = "from probekit.cli.app import main; main()"
+# Workers of dask are forked from the server of the fixture `server`, where everything is imported.
+FORKS = {"distributed.worker.multiprocessing-method": "forkserver"}
 
 
 def fork_server() -> Any:

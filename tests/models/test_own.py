@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import probekit as pk
+from children import Child
 from probekit.errors import ModelError
 
 CODE = """
@@ -61,9 +63,10 @@ def test_objects_that_are_not_models_are_refused(code: Path, name: str, message:
 
 
 @pytest.mark.slow
-def test_user_models_work_on_the_command_line(code: Path) -> None:
+def test_user_models_work_on_the_command_line(code: Path, start: Callable[..., Child]) -> None:
     command = "analyze own_models_of_a_test:make fashion-mnist --limit 20 --layers 2 -o r.nc"
-    subprocess.run([sys.executable, "-m", "probekit", *command.split()], check=True)
+    status, _, errors = start(command).wait()
+    assert status == 0, errors
     assert pk.open_result("r.nc")["layers"].sizes["layer"] == 1
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,18 @@ import probekit
 
 PACKAGE = Path(__file__).parent / "package"
 
-ANALYSIS = """
+COMMAND = [
+    "analyze", "--limit", "20", "--layers", "layer3.2", "--metrics", "selectivity,response_range",
+    "--json", "-o", "result.nc",
+]  # fmt: skip
+ANALYSIS = (
+    f"""
+from typer.testing import CliRunner
+from probekit.cli.app import app
+done = CliRunner().invoke(app, {COMMAND})
+assert done.exit_code == 0, done.output
+"""
+    + """
 import json, torch, probekit as pk
 assert "response_range" in pk.list_metrics()
 torch.manual_seed(0)
@@ -34,6 +44,7 @@ json.dump({
 from response_range import Extremes
 pk.check_statistic(Extremes())
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +60,28 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run(command: list[str], installed: Path, folder: Path) -> Any:
+@pytest.fixture(scope="module")
+def folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a process that runs a command and an analysis, to which only the folder was given."""
     paths = [str(Path(probekit.__file__).parents[1]), str(installed)]
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
+    made = tmp_path_factory.mktemp("made")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", ANALYSIS]
+    done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return made
 
 
 @pytest.mark.slow
-def test_plugin_metrics_are_available_by_name(installed: Path, tmp_path: Path) -> None:
-    done = run(["-c", ANALYSIS], installed, tmp_path)
-    assert not done.returncode, done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
+def test_plugin_metrics_are_available_by_name(folder: Path) -> None:
+    found = json.loads((folder / "found.json").read_text())
     assert found["units"] == pytest.approx(found["expected"], rel=1e-6)
     assert found["layer"] == max(found["units"])
     assert found["mean"] == pytest.approx(sum(found["units"]) / 3)
 
 
 @pytest.mark.slow
-def test_plugin_metrics_are_available_on_the_command_line(installed: Path, tmp_path: Path) -> None:
-    command = ["-m", "probekit", "analyze", "--limit", "20", "--layers", "layer3.2"]
-    command += ["--metrics", "selectivity,response_range", "--json", "-o", "result.nc"]
-    done = run(command, installed, tmp_path)
-    assert not done.returncode, done.stderr
-    units = probekit.open_result(tmp_path / "result.nc")["units"]
+def test_plugin_metrics_are_available_on_the_command_line(folder: Path) -> None:
+    units = probekit.open_result(folder / "result.nc")["units"]
     assert units.sizes["unit"] == 64
     assert (units["response_range"] > 0).all()

@@ -1,6 +1,7 @@
 """Several processes compute the same results as one.
 
 One launch computes everything that is compared, since starting processes takes longer than the work.
+`torchrun` starts two processes; three are forked with the environment that it would give them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import probekit as pk
-from children import start_child
+from children import launched, start_child
 
 SCRIPT = """
 import sys, torch
@@ -76,54 +77,66 @@ for job in sys.argv[1:]:
         pk.save_result(result, job + ".nc")
 """
 JOBS = {
-    2: ["analyze-dataset", "analyze-batches", "robustness-dataset", "store-dataset"],
-    3: [
+    "torchrun": ["analyze-dataset", "analyze-batches", "robustness-dataset", "store-dataset"],
+    "three forks": [
         "analyze-dataset", "analyze-few", "robustness-dataset", "ablate-dataset", "record-batches",
     ],
 }  # fmt: skip
 
 
-def launch(world: int, jobs: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(jobs: list[str], folder: Path) -> tuple[int, str]:
+    """Starts two processes; returns the exit status and the messages."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, *torchrun, str(script), *jobs],
+    done = subprocess.run(
+        [sys.executable, *command, str(script), *jobs],
         cwd=folder, env=environment, timeout=300, capture_output=True, text=True,
     )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def forks(server: Any, world: int, jobs: list[str], folder: Path) -> tuple[int, str]:
+    """Forks processes; returns the highest exit status and their messages."""
+    children = [
+        start_child(server, folder, jobs, code=SCRIPT, environment=one) for one in launched(world)
+    ]
+    ends = [child.wait() for child in children]
+    return max((status for status, _, _ in ends), key=abs), "".join(said for _, _, said in ends)
 
 
 @pytest.fixture(scope="module")
 def alone(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    jobs = list(dict.fromkeys(JOBS[2] + JOBS[3]))
+    jobs = list({job: None for how in JOBS for job in JOBS[how]})
     status, printed, errors = start_child(server, folder, jobs, code=SCRIPT).wait()
     assert status == 0, printed + errors
     return folder
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Any]:
-    """The folder and the end of a launch of several processes, in two of which one fails at last."""
+def together(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The folder of several processes, their exit status and messages; with `torchrun` one fails at last."""
 
     @functools.cache
-    def results(world: int) -> tuple[Path, subprocess.CompletedProcess[str]]:
-        folder = tmp_path_factory.mktemp(f"together{world}")
-        last = ["failing-dataset"] if world == 2 else []
-        return folder, launch(world, JOBS[world] + last, folder)
+    def results(how: str) -> tuple[Path, tuple[int, str]]:
+        folder = tmp_path_factory.mktemp("together")
+        if how == "torchrun":
+            return folder, torchrun([*JOBS[how], "failing-dataset"], folder)
+        return folder, forks(server, 3, JOBS[how], folder)
 
     return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "job"), [(world, job) for world in JOBS for job in JOBS[world]])
+@pytest.mark.parametrize(("how", "job"), [(how, job) for how in JOBS for job in JOBS[how]])
 def test_processes_share_the_data_and_agree(
-    world: int, job: str, alone: Path, together: Callable[[int], Any]
+    how: str, job: str, alone: Path, together: Callable[[str], Any]
 ) -> None:
-    folder, done = together(world)
-    assert (folder / f"{job}.nc").exists(), done.stderr
+    folder, (_, messages) = together(how)
+    assert (folder / f"{job}.nc").exists(), messages
     one_process, several = (pk.open_result(place / f"{job}.nc") for place in (alone, folder))
     assert several.groups == one_process.groups
     for group in one_process.groups:
@@ -141,9 +154,10 @@ def test_processes_share_the_data_and_agree(
 
 
 @pytest.mark.slow
-def test_a_failing_process_ends_all_processes(together: Callable[[int], Any]) -> None:
-    folder, done = together(2)
-    assert done.returncode != 0
-    assert "exitcode  : 3" in done.stderr
+def test_a_failing_process_ends_all_processes(together: Callable[[str], Any]) -> None:
+    folder, (status, messages) = together("torchrun")
+    assert status != 0
+    assert "exitcode  : 3" in messages
     assert not (folder / "failing-dataset.nc").exists()
-    assert together(3)[1].returncode == 0, together(3)[1].stderr
+    status, messages = together("three forks")[1]
+    assert status == 0, messages

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probekit as pk
+from children import FORKS, Child
 from probekit.errors import DataError
 from probekit.metrics.unit_metrics import precision_selectivity
 
@@ -55,10 +55,12 @@ def test_labels_that_are_not_classes_are_refused(labels: list[Any], message: str
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_statistics(stored: Path) -> None:
+def test_a_cluster_gives_the_same_statistics(stored: Path, server: Any) -> None:
+    dask = pytest.importorskip("dask")
     distributed = pytest.importorskip("distributed")
     recording = pk.open_recording(stored)
     with (
+        dask.config.set(FORKS),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
@@ -76,7 +78,7 @@ def test_a_cluster_gives_the_same_statistics(stored: Path) -> None:
 
 
 MEMORY = """
-import resource, sys, numpy as np, xarray as xr, zarr, probekit as pk
+import resource, sys, probekit as pk
 path, samples = sys.argv[1], int(sys.argv[2])
 recording = pk.open_recording(path).isel(sample=slice(0, samples))
 pk.class_selectivity(recording)
@@ -86,7 +88,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_length_of_a_recording(
+    tmp_path: Path, start: Callable[..., Child]
+) -> None:
     units, samples = 64, 200_000
     frame = xr.Dataset(
         {
@@ -96,15 +100,9 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path: Path) -> 
         coords={"layer": ("unit", np.array(["a"] * units, object)), "channel": ("unit", np.arange(units))},
     )  # fmt: skip
     frame.chunk(sample=4096).to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
-    peaks = [
-        float(
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", MEMORY, str(tmp_path / "a.zarr"), str(count)],
-                capture_output=True, text=True, check=True,
-            ).stdout
-        )
-        for count in (20_000, samples)
-    ]  # fmt: skip
+    ends = [start(f"a.zarr {count}", code=MEMORY).wait() for count in (20_000, samples)]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    peaks = [float(printed) for _, printed, _ in ends]
     whole = samples * units * 4 / 2**20
     assert peaks[1] - peaks[0] < 0.5 * whole, (peaks, whole)
 

@@ -226,6 +226,7 @@ def test_the_bundled_network_with_every_type_and_two_attacks() -> None:
         attacks=["fgsm", pk.PGD(steps=5)],
         severities=(1, 5),
         epsilons=[1 / 255, 8 / 255],
+        layers="layer[13].2.relu?",
         limit=70,
         table=32,
         progress=False,

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 
 import probekit as pk
+from children import FORKS
 from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
 from probekit.runtime import jobs
 from probekit.training.run.directory import read_run
@@ -30,8 +31,6 @@ QUICK: dict[str, Any] = {
     "device": "cpu",
     "progress": False,
 }
-# Workers are forked from the server of the fixture `server`, where everything is imported.
-FORKS = {"distributed.worker.multiprocessing-method": "forkserver"}
 VARIABLES = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
 
 
