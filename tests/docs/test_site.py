@@ -40,7 +40,9 @@ ELSEWHERE = re.compile(r"^\s*(https?:)?//", re.I)
 
 BUILD = "import sys; from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"
 # The amounts in the notebooks that decide how long they run, and those that tests use.
-AMOUNTS = {"limit": 40, "epochs": 1, "probes": 4, "samples": 8}
+AMOUNTS = {
+    "limit": 40, "epochs": 1, "probes": 2, "samples": 4, "steps": 2, "permutations": 20, "replicates": 20,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def with_small_amounts(notebook: str) -> str:
         rf"\b({names})=\d+", lambda found: f"{found[1]}={AMOUNTS[found[1]]}", notebook
     )
     assert count > 2
-    return smaller
+    return smaller.replace("alphas = [-1.0, 0.0, 1.0]", "alphas = [0.0, 1.0]")
 
 
 class Requests(HTMLParser):
