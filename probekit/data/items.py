@@ -76,6 +76,8 @@ def image_tensor(image: Any, what: str, decode: ImageDecoder | None = None) -> A
     if isinstance(image, Tensor):
         return image
     if isinstance(image, np.ndarray) and image.dtype.kind in "biuf":
+        if np.ma.is_masked(image):
+            raise DataError(f"images of {what} have masked pixels; fill them in, as in x.filled(0)")
         return torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="))))
     if ImageDecoder.reads(image):
         raise DataError(

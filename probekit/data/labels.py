@@ -186,10 +186,13 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
     tensor([1, 0])
     """
+    if np.ma.is_masked(labels):
+        raise DataError("some labels are masked; leave out the samples without a label")
     if isinstance(labels, Tensor):
         found = labels.detach()
         if found.is_meta:
             raise DataError("labels are on the meta device, which holds no values")
+        found = found.to_dense()
     else:
         try:
             array = np.asarray(
@@ -260,7 +263,9 @@ def _rows(labels: Any) -> Tensor | None:
     """Numeric labels (samples, columns); None for other shapes or text."""
     try:
         parts = [torch.as_tensor(one) for one in labels] if isinstance(labels, list) else []
-        rows = torch.stack(parts) if parts else torch.as_tensor(labels)
+        # A column of pandas may have an index of its own.
+        plain = labels if isinstance(labels, Tensor) else np.asarray(labels)
+        rows = torch.stack(parts) if parts else torch.as_tensor(plain)
     except (TypeError, ValueError, RuntimeError):
         return None
     return rows.detach() if rows.ndim == 2 and not rows.is_meta else None

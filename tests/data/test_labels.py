@@ -201,3 +201,22 @@ def test_categories_of_pandas_are_numbered_by_their_codes() -> None:
     data = Named(None, [0, 2, 0])
     data.targets = sizes  # type: ignore[attr-defined]
     assert Batches(data).names == {0: "low", 1: "mid", 2: "high"}
+
+
+@pytest.mark.parametrize("form", ["arrays", "batches"])
+def test_columns_with_another_index_and_sparse_labels(form: str) -> None:
+    images, numbers = torch.rand(6, 1, 4, 4), [2, 0, 1, 1, 0, 2]
+    column = pd.Series(numbers, index=[5, 3, 1, 0, 4, 2])
+    for labels in (column, torch.tensor(numbers).to_sparse()):
+        data: Any = (images, labels) if form == "arrays" else [(images, labels)]
+        assert torch.cat([batch.labels for batch in Batches(data)]).tolist() == numbers
+
+
+def test_masked_values_are_refused() -> None:
+    images = np.random.default_rng(0).random((4, 1, 4, 4))
+    with pytest.raises(DataError, match="some labels are masked"):
+        list(Batches((images, np.ma.array([0, 1, 0, 1], mask=[0, 0, 1, 0]))))
+    with pytest.raises(DataError, match="masked pixels"):
+        list(Batches((np.ma.array(images, mask=images > 0.9), [0, 1, 0, 1])))
+    (batch,) = Batches((np.ma.array(images), np.ma.array([0, 1, 0, 1])))
+    assert batch.labels.tolist() == [0, 1, 0, 1]
