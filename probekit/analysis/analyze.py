@@ -124,7 +124,11 @@ def analyze(
     facts = {
         "model": describe(model),
         "data": batches.provenance()
-        | {"seen": samples.sizes["sample"], "skipped": batches.skipped},
+        | {
+            "seen": samples.sizes["sample"],
+            "skipped": batches.skipped,
+            "images": passed.images,
+        },
         "layers": [layer.name for layer in found],
         "metrics": {metric.name: _options(metric, found) for metric in chosen},
         "tokens": tokens,

@@ -101,7 +101,7 @@ def compare(
 def _check_images(trees: list[xr.DataTree]) -> None:
     data = [facts_of(tree.attrs).get("data") or {} for tree in trees]
     names = ["fingerprint", "samples", "limit"]
-    names += ["first_image"] if all(one.get("first_image") for one in data) else []
+    names += [name for name in ("first_image", "images") if all(one.get(name) for one in data)]
     facts = [tuple(one.get(name) for name in names) for one in data]
     samples = [
         tree["samples"].to_dataset()["sample"].values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -16,6 +17,7 @@ from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError
+from probekit.models.inputs import tensors_of
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, predicted
 from probekit.results.labels import strings
 from probekit.runtime.processes import processes
@@ -24,6 +26,7 @@ from probekit.statistics.feeding import Feeder
 
 NO_CLASSES = "the data has no labels of classes"
 _Key = tuple[int, int | None]
+_CHECKED_VALUES = 64  # of each image
 
 
 def uses_labels(statistic: Any) -> bool:
@@ -121,7 +124,7 @@ class Pass:
         return self
 
     def _note(self, batch: Batch, output: Any) -> None:
-        self._columns.append(sample=batch.index)
+        self._columns.append(sample=batch.index, image=_checksums(batch.images))
         if batch.labeled:
             self._columns.append(label=batch.labels)
         for attribute in range(len(self.attributes)):
@@ -130,6 +133,13 @@ class Pass:
         if logits is not None:
             self._columns.append(prediction=predicted(logits))
             self._outputs = logits.shape[1]
+
+    @property
+    def images(self) -> str:
+        """A hash of some values of each image, in the order of the samples; equal for equal images."""
+        order = self._columns["sample"].argsort(kind="stable")
+        digest = hashlib.sha256(self._columns["image"][order].tobytes())
+        return f"sha256:{digest.hexdigest()}"
 
     def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
         """Matches the model's outputs to the data's classes."""
@@ -158,3 +168,15 @@ class Pass:
             predicted = match.labels(torch.from_numpy(self._columns["prediction"]))
             table["prediction"] = ("sample", predicted.numpy())
         return table.sortby("sample") if processes().world > 1 else table
+
+
+def _checksums(images: Any) -> torch.Tensor:
+    """An integer for each sample, computed from evenly spaced values of its image."""
+    found: list[torch.Tensor] = []
+    for tensor in tensors_of(images):
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        flat = real.detach().reshape(len(tensor), -1)
+        some = flat[:, :: max(1, flat.shape[1] // _CHECKED_VALUES)].float().contiguous()
+        weights = 2 * torch.arange(some.shape[1], device=some.device) + 1
+        found.append((some.view(torch.int32) * weights).sum(1))
+    return sum(found[1:], found[0])

@@ -264,7 +264,7 @@ def _rows(labels: Any) -> Tensor | None:
     try:
         parts = [torch.as_tensor(one) for one in labels] if isinstance(labels, list) else []
         # A column of pandas may have an index of its own.
-        plain = labels if isinstance(labels, Tensor) else np.asarray(labels)
+        plain = labels if isinstance(labels, Tensor) else np.array(labels)
         rows = torch.stack(parts) if parts else torch.as_tensor(plain)
     except (TypeError, ValueError, RuntimeError):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]
         >>> images.shape, labels
         (torch.Size([3, 1, 28, 28]), tensor([2, 2, 9]))
     """
-    wanted = torch.as_tensor(index).flatten().tolist()
+    wanted = np.asarray(index).ravel().tolist()
     if not wanted:
         raise DataError("no indices were given; give at least one")
     found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}

@@ -115,8 +115,10 @@ def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
     )
     data = [_facts(one).get("data") or {} for one in (first, second)]
     same &= data[0].get("fingerprint") == data[1].get("fingerprint")
-    images = [one.get("first_image") for one in data]
-    if not same or (all(images) and images[0] != images[1]):
+    for name in ("first_image", "images"):
+        hashes = [one.get(name) for one in data]
+        same &= not all(hashes) or hashes[0] == hashes[1]
+    if not same:
         sizes = " and ".join(str(table.sizes.get("sample", 0)) for table in tables)
         raise DataError(
             f"the results are of different images ({sizes} samples); analyze the same images with the "

@@ -11,10 +11,10 @@ import pytest
 import torch
 import xarray as xr
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import probekit as pk
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,43 @@ def test_other_images_with_the_same_labels_are_refused(network: nn.Module, data:
     pk.merge_results(one, same)
     with pytest.raises(DataError, match="of different images"):
         pk.merge_results(one, other)
+
+
+class Images(Dataset[Any]):
+    """Images whose content has no hash."""
+
+    def __init__(self, images: Any) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, number: int) -> Any:
+        return self.images[number], number % 3
+
+
+FORMS: dict[str, Any] = {
+    "data set": Images,
+    "loader": lambda images: DataLoader(Images(images), 7),
+    "batches": lambda images: [
+        (images[:20], torch.arange(20) % 3),
+        (images[20:], torch.arange(20, 30) % 3),
+    ],
+    "stream": lambda images: iter([(images, torch.arange(30) % 3)]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", [1, 15, 29])
+def test_any_other_image_is_noticed(form: str, place: int, network: nn.Module, data: Any) -> None:
+    images = data[0][0]
+    changed = images.clone()
+    changed[place] *= 0.5
+    one = analyze(network, FORMS[form](images), "1.1")
+    other = analyze(network, FORMS[form](changed), "1.1", ["dimensionality"])
+    with pytest.raises(DataError, match="of different images"):
+        pk.merge_results(one, other)
+    with pytest.warns(ProbekitWarning, match="of different images"):
+        pk.compare(one, analyze(network, FORMS[form](changed), "1.1"))
+    same = analyze(network, FORMS[form](images.clone()), "1.1", ["dimensionality"])
+    assert "participation_ratio" in pk.merge_results(one, same)["layers"]
