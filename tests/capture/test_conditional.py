@@ -82,7 +82,7 @@ class Later(nn.Module):
 
 RUNS: dict[str, Callable[[int, Tensor], bool]] = {
     "after a warm-up": lambda count, x: count > 4,
-    "for bright images": lambda count, x: bool(x.mean() > 1),
+    "for bright images": lambda count, x: bool(x.mean() > 10),
 }
 BRIGHT = torch.cat([X, X + 100 * (1 + torch.arange(6.0)).reshape(6, 1, 1, 1)])
 BRIGHT[..., 0, 0] = -1  # as in normalized images, so that they are not taken for bytes
