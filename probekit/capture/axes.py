@@ -213,9 +213,8 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes:
 def merged(one: Axes, other: Axes) -> Axes:
     """The axes of an elementwise operation on two tensors, aligned at the last one."""
     ndim = max(len(one), len(other))
-    pairs = [
-        *zip(*((constant(1),) * (ndim - len(axes)) + axes for axes in (one, other)), strict=True)
-    ]
+    first, second = ((constant(1),) * (ndim - len(axes)) + axes for axes in (one, other))
+    pairs = list(zip(first, second, strict=True))
     return tuple(_merged_axis(a, b, pairs[:i] + pairs[i + 1 :]) for i, (a, b) in enumerate(pairs))
 
 
@@ -297,10 +296,12 @@ def _regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 need //= part
             elif part % need == 0:
                 left[-1] = (label.part(), part // need)
-                outer = (
-                    Label(label.kind) if label.tokens else label
-                )  # as samples of (samples, frames)
-                taken.append((label.part() if label.kind is Kind.UNIT else outer, need))
+                outer = label  # such as the samples of (samples, frames)
+                if label.kind is Kind.UNIT:
+                    outer = label.part()
+                elif label.tokens:
+                    outer = Label(label.kind)
+                taken.append((outer, need))
                 need = 1
             else:
                 return None

@@ -40,9 +40,8 @@ class Capturing(Phase):
         self._sites = {(layer.module, layer.function, layer.call): layer for layer in layers}
         self._calls: dict[tuple[str, str], int] = {}
         self._callers: dict[nn.Module, str] = {}
-        self._inside: list[
-            bool
-        ] = []  # whether to intercept, for each running module that decides it
+        # For each running module that decides it, whether to intercept functions.
+        self._inside: list[bool] = []
         self._inputs: dict[nn.Module, Any] = {}
         self._warned = False
         self._first = layers[0].first_pass

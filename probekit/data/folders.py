@@ -77,13 +77,12 @@ class FileImages(LabeledImages):
         alone = len(numbers) == 1 or get_worker_info() is not None
         count = 1 if alone else min(_MOST_THREADS, torch.get_num_threads() + 1)
         with ThreadPoolExecutor(count, "probekit-decode") as threads:
-            read = (map if alone else threads.map)(self._read, numbers)
-            found = [
-                (at, image) for at, image in zip(numbers, read, strict=True) if image is not None
-            ]
-        images = [image for _, image in found] or [torch.empty(0, *self.decode.size)]
-        index = torch.tensor([at for at, _ in found], dtype=torch.long)
-        return (torch.stack if found else torch.cat)(images), self.labels[index], index
+            read = list(map(self._read, numbers) if alone else threads.map(self._read, numbers))
+        images = [image for image in read if image is not None]
+        kept = [at for at, image in zip(numbers, read, strict=True) if image is not None]
+        stacked = torch.stack(images) if images else torch.empty(0, *self.decode.size)
+        index = torch.tensor(kept, dtype=torch.long)
+        return stacked, self.labels[index], index
 
     def _read(self, number: int) -> Tensor | None:
         """The image; None if it cannot be read and is skipped."""

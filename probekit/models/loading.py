@@ -184,7 +184,7 @@ def _from_card(file: Path, folder: Path, pretrained: bool) -> ImageModel:
             f"the training run in {str(folder)!r} has not ended; these are the weights of its best epoch "
             "so far"
         )
-    elif card.get("hash", found := content_hash(module)) != found:
+    elif "hash" in card and card["hash"] != content_hash(module):
         warn(
             f"the weights in {str(weights)!r} are not those that {file.name} describes, so its accuracy and "
             "selectivity are of other weights; restore the file"

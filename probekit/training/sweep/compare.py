@@ -17,6 +17,7 @@ from probekit.errors import OptionError, OutputError
 from probekit.models.identity import text_of
 from probekit.models.loading import load_model
 from probekit.results.files import writable
+from probekit.results.folders import read_identity
 from probekit.results.identity import differences
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -191,7 +192,7 @@ def _full_name(measure: Callable[..., Any]) -> str:
 def _same_training(runs: Sequence[Run]) -> bool:
     """Whether runs differ in alpha and seed only, and in the precision that their machine selected."""
     files = [run.folder / RUN for run in runs]
-    found = [json.loads(file.read_text()) if file.is_file() else {} for file in files]
+    found = [read_identity(one, "training run") if one.is_file() else {} for one in files]
     ignored = [*IGNORED, "alpha_schedule", "seed", "recipe.precision"]
     return not any(differences(found[0], one, ignored) for one in found)
 
