@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import attacks
+import compiled
 import corruptions
 import covariance
 import dimensionality
@@ -35,6 +36,7 @@ QUESTIONS = [
         attacks,
         corruptions,
         robustness,
+        compiled,
     )
 ]
 

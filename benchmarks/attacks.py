@@ -99,7 +99,7 @@ def compared(subject: Subject, threat: Threat, setting: Setting) -> Iterator[Row
     contenders: dict[str, Contender | Missing] = {
         name: way if isinstance(way, Missing) else always(way) for name, way in ways.items()
     }
-    times = setting.take_turns(contenders, seconds=5)
+    times = setting.take_turns(contenders, seconds=4)
     note = f"accuracy under attack: {accuracy}"
     asked = {"foolbox": cost(BOUND), "torchattacks": cost(BOUND)}
     yield from versus(times, "probekit", asked, note)

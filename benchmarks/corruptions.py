@@ -76,7 +76,7 @@ def one_severity(name: str, severity: int, setting: Setting) -> Row:
     except OptionError as error:
         mine = Missing(str(error))
     contenders = {"pk.corrupt": mine, "imagecorruptions": peer("imagecorruptions", theirs)}
-    times = setting.take_turns(contenders, seconds=2, least=3)
+    times = setting.take_turns(contenders, seconds=1)
     bound = gain(4 if name in FOURFOLD else 1)
     return next(versus(times, "pk.corrupt", {"imagecorruptions": bound}))
 

@@ -38,8 +38,7 @@ def one_batch(setting: Setting) -> Iterator[Row]:
         {
             "bare forward pass": always(lambda: bare_loop(model, batches), warm=True),
             "both metrics, a batch": Contender(watched.opened),
-        },
-        seconds=15,
+        }
     ).plus("both metrics, a batch", watched.share_of_update(setting))
     yield from versus(times, "both metrics, a batch", {"bare forward pass": cost(BOUND)})
 
@@ -50,7 +49,7 @@ def whole_call(images: int, metrics: Sequence[Any], setting: Setting) -> Iterato
     ours = "both metrics" if metrics == TWO else "dimensionality of positions"
     call = partial(pk.analyze, model, batches, metrics=metrics, progress=False)
     times = setting.take_turns(
-        {FLOOR: always(lambda: bare_loop(model, batches)), ours: always(call)}, seconds=25
+        {FLOOR: always(lambda: bare_loop(model, batches)), ours: always(call)}
     )
     yield from versus(times, ours, {FLOOR: cost(BOUND if metrics == TWO else POSITIONS_BOUND)})
 

@@ -43,9 +43,7 @@ def compared(name: str, setting: Setting) -> Iterator[Row]:
                 DECODING: always(lambda: list(Batches(data, batch_size=BATCH))),
                 FORWARD: always(lambda: bare_loop(model, batches)),
                 OURS: always(lambda: pk.analyze(model, data, batch_size=BATCH, progress=False)),
-            },
-            seconds=20,
-            least=3,
+            }
         )
     rounds = [
         {

@@ -76,7 +76,7 @@ def compared(batch: int, setting: Setting) -> Iterator[Row]:
             for run in peers.values()
             if not isinstance(run, Missing)
         ]
-        times = setting.take_turns(contenders, seconds=20, least=3)
+        times = setting.take_turns(contenders)
     note = (
         f"{len(measured)} units; norms differ from the peers' by {max(apart):.0e} of the largest; "
         "times are for one unit"

@@ -25,7 +25,7 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
     "an analysis of a folder of photographs": (
         "folder", "resnet18, 192 photographs", "pk.analyze", "one after the other"),
     "memory for ten times as many images": (
-        "memory", "small network, selectivity", "50,000 samples", "5,000 samples"),
+        "memory", "small network, selectivity", "20,000 samples", "2,000 samples"),
     "selectivity and dimensionality, whole call": (
         "dimensionality", "resnet18, 224 px, 128 images, whole call", "both metrics",
         "bare forward loop"),
@@ -37,7 +37,7 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
     "gradients of all units from 32 probes": (
         "probes", "resnet18, 32 px, all layers, batch 64", "probes, all units", "forward pass"),
     "robustness to all corruptions": (
-        "robustness", "bundled ResNet20, 400 images of 32 px", "pk.robustness",
+        "robustness", "bundled ResNet20, 200 images of 32 px", "pk.robustness",
         "bare passes and corruptions alone"),
     "a PGD attack on a ResNet20": (
         "attacks", "ResNet20, 64 digits, PGD-10 linf 0.01", "probekit", "foolbox"),

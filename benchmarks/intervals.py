@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from harness import Case, Question, Row, Setting, always, cost, main, versus
 from networks import bare_loop, bundled
+from overhead import once_per_call
 
 import probekit as pk
 
@@ -45,14 +46,13 @@ def compared(setting: Setting) -> Iterator[Row]:
                 name: always(partial(pk.analyze, model, batches, metrics=metrics, progress=False))
                 for name, metrics in calls.items()
             },
-        },
-        seconds=45,
-        least=4,
+        }
     )
+    note = once_per_call(model, batches, setting)
     for name in calls:
         floors = (BARE,) if name == PLAIN else (BARE, PLAIN)
         asked = dict.fromkeys(floors, cost()) | {BARE: cost(BOUNDS.get(name))}
-        yield from versus(times, name, asked)
+        yield from versus(times, name, asked, note)
 
 
 QUESTION = Question(

@@ -27,11 +27,11 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 def grown(metric: str, setting: Setting) -> Iterator[Row]:
     """The peak with many samples relative to that with few, each in a separate process."""
-    few, many = setting.size((5_000, 50_000), (250, 500))
+    few, many = setting.size((2_000, 20_000), (250, 500))
     least, most = (peak_of(analysis, metric, samples, setting.threads) for samples in (few, many))
     yield Row(
-        "50,000 samples",
-        "5,000 samples",
+        "20,000 samples",
+        "2,000 samples",
         "cost",
         value=most.whole,
         ratio=Spread.of([most.whole / least.whole]),
@@ -68,8 +68,8 @@ class Generated:
 QUESTION = Question(
     "memory",
     "Does memory grow with the number of samples?",
-    "Peak memory of a process that analyzes 50,000 images of 16 px, divided by that of a process that "
-    "analyzes 5,000. Images are created on demand, so only the analysis itself can use more memory.",
+    "Peak memory of a process that analyzes 20,000 images of 16 px, divided by that of a process that "
+    "analyzes 2,000. Images are created on demand, so only the analysis itself can use more memory.",
     cases,
 )
 

@@ -6,10 +6,10 @@ python benchmarks/overhead.py [--quick]
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import median
+from typing import Any
 
 from harness import Case, Contender, Question, Row, Run, Setting, always, cost, main, versus
 from networks import (
@@ -59,16 +59,12 @@ def one_batch(name: str, setting: Setting) -> Iterator[Row]:
             "bare forward pass": always(bare, warm=True),
             "hooks that take the mean": Contender(partial(hooked, net, watched.layers, bare)),
             "pk.analyze, a batch": Contender(watched.opened),
-        },
-        seconds=15,
+        }
     )
     times = times.plus("pk.analyze, a batch", watched.share_of_update(setting))
-    once = [
-        setting.seconds(lambda: analyze(net, batches, progress=False))
-        - times.median("bare forward pass")
-        for _ in range(setting.size(3, 1))
-    ]
-    note = f"finding the layers and assembling the result took {median(once):.2f} s more, once per call"
+    whole = setting.seconds(lambda: analyze(net, batches, progress=False))
+    once = whole - times.median("bare forward pass")
+    note = f"finding the layers and assembling the result took {once:.2f} s more, once per call"
     floor = {"bare forward pass": cost()}
     yield from versus(times, "hooks that take the mean", floor)
     functions = any(layer.function for layer in watched.layers)
@@ -99,17 +95,21 @@ def whole_call(setting: Setting) -> Iterator[Row]:
         {
             "bare forward loop": always(lambda: bare_loop(model, batches)),
             "pk.analyze": always(lambda: analyze(model, batches, progress=False)),
-        },
-        seconds=25,
+        }
     )
+    note = once_per_call(model, batches, setting)
+    yield from versus(times, "pk.analyze", {"bare forward loop": cost(BOUND)}, note)
+
+
+def once_per_call(model: Any, batches: Sequence[tuple[Tensor, Tensor]], setting: Setting) -> str:
+    """The duration of the parts of an analysis that do not depend on the number of images."""
     few = [(images[:2], labels[:2]) for images, labels in batches[:1]]
     finding = setting.seconds(lambda: find_layers(model, Batches(few), None, QUIET))
     tables = setting.seconds(lambda: analyze(model, few, progress=False)) - finding
-    note = (
+    return (
         f"besides the batches, a call takes {finding:.2f} s to find the layers and {tables:.2f} s for "
         "the tables, the model's hash and threads"
     )
-    yield from versus(times, "pk.analyze", {"bare forward loop": cost(BOUND)}, note)
 
 
 QUESTION = Question(

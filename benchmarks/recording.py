@@ -44,7 +44,7 @@ def timed(setting: Setting) -> Iterator[Row]:
     runs = ways(model, batches)
     tables = {name: runs[name]() for name in runs if name != BARE}
     apart = max(float((table - tables[OURS]).abs().max()) for table in tables.values())
-    times = setting.take_turns({name: always(run) for name, run in runs.items()}, seconds=25)
+    times = setting.take_turns({name: always(run) for name, run in runs.items()})
     others = {name: gain(1) for name in runs if name not in (OURS, STORED, BARE, KNOWN)}
     note = (
         f"all record the same pooled activations, up to {apart:.0e}; `pk.record` finds the layers, and "

@@ -72,7 +72,7 @@ def compared(one: Subject, setting: Setting) -> Iterator[Row]:
         "hooks, mean and autograd": PlainWay,
     }
     steps = {name: always(step(one, setting, way)) for name, way in ways.items()}
-    times = setting.take_turns(steps, seconds=15)
+    times = setting.take_turns(steps)
     _, ours, usual = ways
     yield from versus(times, ours, {PLAIN: cost(one.bound)})
     yield from versus(times, usual, {PLAIN: cost()})

@@ -33,11 +33,17 @@ class WatchedBatch:
     """
 
     def __init__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, metrics: Sequence[Any]
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        metrics: Sequence[Any],
+        reading: PassOptions = QUIET,
     ) -> None:
         self._model = model
+        self._reading = reading
         self._batches = Batches(_Repeated(images, labels))
-        self.layers = find_layers(model, self._batches, None, QUIET)
+        self.layers = find_layers(model, self._batches, None, reading)
         self._needs = distinct(need for metric in resolve(metrics) for need in metric.needs)
         self._batches_an_update = max(ROWS // len(labels), 1)
 
@@ -45,7 +51,9 @@ class WatchedBatch:
     def opened(self) -> Iterator[Run]:
         """Yields the step of one batch, after the first batch has run."""
         waiting = self._feeder()
-        with stream(self._model, self._batches, self.layers, waiting.sources, QUIET) as observed:
+        with stream(
+            self._model, self._batches, self.layers, waiting.sources, self._reading
+        ) as observed:
             batches = 0
 
             def step() -> None:

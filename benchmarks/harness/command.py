@@ -67,7 +67,7 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
         description="Measures the cost of probekit compared with the unavoidable work and its peers.",
-        epilog="A full run of all questions takes about 15 minutes on two quiet cores.",
+        epilog="A full run takes about 13 minutes on two quiet cores. Slow questions run only if named.",
     )
     help_ = f"{', '.join(names)}, or QUESTION/CASE with * and ? (all by default)"
     parser.add_argument("asked", nargs="*", metavar="QUESTION", help=help_)
@@ -129,9 +129,9 @@ def measure(
 
 def _chosen(question: Question, case: Case, options: argparse.Namespace) -> bool:
     names = (question.name, f"{question.name}/{case.name}")
-    return not options.asked or any(
-        fnmatch.fnmatch(name, pattern) for name in names for pattern in options.asked
-    )
+    if not options.asked:
+        return not question.slow
+    return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in options.asked)
 
 
 def show(screen: Console, rows: Sequence[Row]) -> None:

@@ -15,7 +15,7 @@ FOLDER = str(Path(__file__).parents[1])
 
 
 class Peak(NamedTuple):
-    """The peak memory of the process, and its growth during the task, in MiB."""
+    """The peak memory of the process, and its growth during the task (at least 1), in MiB."""
 
     whole: float
     grown: float
@@ -44,7 +44,7 @@ def measure() -> None:
     before = memory("VmRSS")
     run()
     most = memory("VmHWM")
-    print(most, most - before)
+    print(most, max(most - before, 1))
 
 
 def memory(kind: str) -> float:

@@ -151,9 +151,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Question:
-    """The question of one benchmark file, how it is answered, and its cases for a setting."""
+    """The question of one benchmark file, how it is answered, and its cases for a setting.
+
+    A `slow` question is measured only if it is named.
+    """
 
     name: str
     title: str
     about: str
     cases: Callable[[Setting], Iterator[Case]]
+    slow: bool = False

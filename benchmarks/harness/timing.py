@@ -106,28 +106,33 @@ def take_turns(
     contenders: Mapping[str, Contender | Missing],
     clock: Callable[[], float],
     *,
-    least: int = 5,
+    least: int = 3,
     most: int = 25,
-    seconds: float = 12.0,
+    seconds: float = 6.0,
     shortest: float = 0.02,
 ) -> Times:
     """Measures contenders in turns; each round starts with a different one.
 
-    Other load on the machine and its temperature affect adjacent turns equally. A first round is not
-    counted; it warms up and determines how often a short call is repeated.
+    Other load on the machine and its temperature affect adjacent turns equally. A first round warms up
+    and determines how often a short call is repeated. It counts only if every call takes more than a
+    second, so that warming up is negligible.
 
     There are at least `least` rounds, and no new one after `seconds`. Calls shorter than `shortest`
     seconds are repeated and averaged.
     """
     missing = {name: one for name, one in contenders.items() if isinstance(one, Missing)}
     present = {name: one for name, one in contenders.items() if isinstance(one, Contender)}
-    calls = {}
+    calls: dict[str, int] = {}
+    warm: dict[str, float] = {}
     for name, one in present.items():
         taken = one.turn(1, clock) * one.per
         if taken < 10 * shortest:  # the first call may include one-time work
             taken = one.turn(1, clock) * one.per
         calls[name] = max(1, math.ceil(shortest / max(taken, 1e-6)))
+        warm[name] = taken
     order, rounds, begun = list(present), [], time.perf_counter()
+    if warm and min(warm.values()) > 1:
+        rounds.append({name: taken / present[name].per for name, taken in warm.items()})
     while len(rounds) < least or (len(rounds) < most and time.perf_counter() - begun < seconds):
         first = len(rounds) % max(1, len(order))
         names = order[first:] + order[:first]
@@ -158,7 +163,7 @@ class Setting:
         return always(run).turn(1, self.clock)
 
     def take_turns(
-        self, contenders: Mapping[str, Contender | Missing], *, seconds: float = 12, least: int = 5
+        self, contenders: Mapping[str, Contender | Missing], *, seconds: float = 6, least: int = 3
     ) -> Times:
         """Measures contenders in turns for about the given number of seconds."""
         # Threads can be limited only for loaded libraries, so this must follow the peers' imports.
