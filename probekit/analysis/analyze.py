@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from probekit.capture.stream import PassOptions, Precision, find_layers, open_su
 from probekit.data.batches import Batches
 from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
-from probekit.metrics.metric import Metric, resolve
-from probekit.models.identity import describe, options_of
+from probekit.metrics.metric import Metric, metric_options, resolve
+from probekit.models.identity import describe
 from probekit.models.image_model import borrow
 from probekit.models.logits import ClassMap
 from probekit.results.attributes import attributes
@@ -130,7 +129,9 @@ def analyze(
             "images": passed.images,
         },
         "layers": [layer.name for layer in found],
-        "metrics": {metric.name: _options(metric, found) for metric in chosen},
+        "metrics": {
+            metric.name: metric_options(metric) | metric.describe(found) for metric in chosen
+        },
         "tokens": tokens,
         "output": output,
         "seed": seed,
@@ -334,13 +335,3 @@ def _summary(name: str, values: xr.DataArray, ends: npt.NDArray[np.int64]) -> xr
         },
         coords={"quantile": list(_QUARTILES)},
     )
-
-
-def _options(metric: Metric, layers: Sequence[Layer]) -> dict[str, Any]:
-    """The options of a metric, with the metric's description for these layers."""
-    options: dict[str, Any] = asdict(metric) if is_dataclass(metric) else options_of(metric)
-    return {
-        name: value
-        for name, value in options.items()
-        if isinstance(value, str | int | float | bool | list | tuple | None)
-    } | metric.describe(layers)

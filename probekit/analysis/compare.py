@@ -13,7 +13,7 @@ import xarray as xr
 from probekit.errors import DataError, some_of, warn
 from probekit.metrics.metric import FunctionMetric, get_metric, list_metrics
 from probekit.replicates.comparisons import compare_means
-from probekit.results.identity import differences
+from probekit.results.identity import differences, same_images
 from probekit.results.provenance import facts_of, provenance
 from probekit.results.trees import open_result
 
@@ -79,7 +79,8 @@ def compare(
         )
     if left_out := [name for name in dict.fromkeys(names[0] + names[1]) if name not in common]:
         warn(f"layers that only one result has are left out: {some_of(left_out, 3)}")
-    _check_images(trees)
+    if not same_images(*trees):
+        warn("the results are of different images, which may be what makes the difference")
     _check_options(trees)
     table = _layer_differences(*(one.sel(layer=common) for one in layers))
     by_unit = [name for name in units[0] if _is_number(units[0], units[1], name, ("unit",))]
@@ -96,20 +97,6 @@ def compare(
         first=facts[0], second=facts[1], paired=paired, level=level
     )
     return result
-
-
-def _check_images(trees: list[xr.DataTree]) -> None:
-    data = [facts_of(tree.attrs).get("data") or {} for tree in trees]
-    names = ["fingerprint", "samples", "limit"]
-    names += [name for name in ("first_image", "images") if all(one.get(name) for one in data)]
-    facts = [tuple(one.get(name) for name in names) for one in data]
-    samples = [
-        tree["samples"].to_dataset()["sample"].values
-        for tree in trees
-        if "samples" in tree.children
-    ]
-    if facts[0] != facts[1] or not all(np.array_equal(samples[0], one) for one in samples):
-        warn("the results are of different images, which may be what makes the difference")
 
 
 def _check_options(trees: list[xr.DataTree]) -> None:
@@ -142,7 +129,7 @@ def _fields(name: str, options: Mapping[str, Any]) -> set[str]:
     metric = get_metric(name) if name in list_metrics() else None
     if metric is None or isinstance(metric, FunctionMetric) or not is_dataclass(metric):
         return set(options)
-    return {one.name for one in fields(metric)}
+    return {one.name for one in fields(metric)} | {"code"}
 
 
 def _is_number(one: xr.Dataset, other: xr.Dataset, name: Hashable, dims: tuple[str, ...]) -> bool:

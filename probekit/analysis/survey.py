@@ -34,13 +34,12 @@ from probekit.errors import (
     plain,
     warn,
 )
-from probekit.metrics.metric import FunctionMetric, Metric, resolve
-from probekit.models.identity import describe, options_of, own_code
+from probekit.metrics.metric import Metric, metric_options, resolve
+from probekit.models.identity import describe
 from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
-from probekit.models.own import is_own_model
-from probekit.results.folders import claim, locked
+from probekit.results.folders import claim, locked, note_failure
 from probekit.results.identity import model_differences
 from probekit.results.stored_jobs import run_stored_jobs
 from probekit.results.trees import save_result
@@ -49,6 +48,8 @@ from probekit.runtime.settings import own_settings
 
 # Options of `analyze` that do not change its numbers.
 _FREE = ("device", "workers", "compile")
+_LIBRARIES = ("timm", "torchvision", "transformers")
+_OUTDATED = "the stored result is of other weights or another version of the library"
 
 
 def survey(
@@ -139,7 +140,7 @@ def survey(
     identity = {
         "data": _data_identity(data, loading, work),
         "layers": layer_names(layers, "a survey"),
-        "metrics": {metric.name: _options(metric) for metric in chosen},
+        "metrics": {metric.name: metric_options(metric) for metric in chosen},
         "pretrained": pretrained,
         "options": {name: value for name, value in work.items() if name not in _FREE},
     }
@@ -154,8 +155,9 @@ def survey(
             for name in names
             if not _is_stored(name, path := _file(folder, name), pretrained, seed)
         }
-        for name in tasks:
-            _file(folder, name).unlink(missing_ok=True)  # a result of other weights
+        for name in names:
+            if _file(folder, name).exists():  # kept until the new result replaces it
+                note_failure(folder, name, _OUTDATED if name in tasks else "")
         table = run_stored_jobs(
             _measure, tasks, cluster, folder / TABLE, survey_table, name="survey",
             retries=retries, done=len(names) - len(tasks), unit="model", progress=progress,
@@ -181,7 +183,7 @@ def _measure(
             images = load_data(data, model, **loading) if is_loadable(data) else data
             result = analyze(model, images, **options)
         parameters = sum(one.numel() for one in model.module.parameters())
-        about = {"model": name, "parameters": parameters, "library": _library(name)}
+        about = {"model": name, "parameters": parameters, "library": _library(model)}
         result.attrs["survey"] = json.dumps(about)
         save_result(result, path, overwrite=True)
     except ProbekitError as error:
@@ -208,10 +210,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
-    """Whether the result of a model exists, as it is now.
-
-    A published model is the same in the same version of its library; any other is loaded to compare it.
-    """
+    """Whether the result of a model exists, as it is now: its weights and the version of its library."""
     if not path.exists():
         return False
     with (
@@ -220,26 +219,21 @@ def _is_stored(name: str, path: Path, pretrained: bool, seed: int) -> bool:
     ):
         before = json.loads(opened.attrs["provenance"])["model"]
         library = json.loads(opened.attrs["survey"]).get("library")
-    if now := _library(name):
-        return bool(library == now)
     try:
-        return not model_differences(before, describe(_load(_source(name), pretrained, seed)))
+        model = _load(_source(name), pretrained, seed)
     except ProbekitError:
         return False
+    return library == _library(model) and not model_differences(before, describe(model))
 
 
-def _library(name: str) -> str | None:
-    """The library of a published model and its version, which decide what the name loads.
+def _library(model: ImageModel) -> str | None:
+    """The library that defines a model and its version; None for other models.
 
-    >>> _library("probekit:resnet20-fashion-mnist") is None, _library("resnet18")[:5]
-    (True, 'timm ')
+    >>> _library(load_model("resnet10t", pretrained=False))[:5]
+    'timm '
     """
-    if os.path.isdir(name) or name.startswith("probekit:"):
-        return None
-    of_name = {"torchvision": "torchvision", "hf": "transformers"}.get(name.split(":")[0], "timm")
-    if of_name == "timm" and is_own_model(name):
-        return None
-    return f"{of_name} {version(of_name)}"
+    library = type(model.module).__module__.split(".")[0]
+    return f"{library} {version(library)}" if library in _LIBRARIES else None
 
 
 def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -263,13 +257,6 @@ def _data_identity(data: Any, loading: Mapping[str, Any], options: Mapping[str, 
             "compares models by one; give the data with one of them"
         )
     return identity
-
-
-def _options(metric: Metric) -> dict[str, Any]:
-    """The options of a metric and, for one of the user's own, the hash of its code."""
-    options = dict(metric.options) if isinstance(metric, FunctionMetric) else options_of(metric)
-    code = own_code(metric.function if isinstance(metric, FunctionMetric) else metric)
-    return options | ({"code": code} if code else {})
 
 
 def _warn_about(table: xr.DataTree, names: Sequence[str]) -> None:

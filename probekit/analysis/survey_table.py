@@ -30,12 +30,13 @@ def survey_table(out: str | Path) -> xr.DataTree:
     """The table of a survey, from the current state of its folder."""
     folder = Path(out)
     facts = read_identity(folder / IDENTITY, "survey")
-    rows = dict(_row(path) for path in sorted((folder / RESULTS).glob("*.nc")))
+    found = dict(_row(path) for path in sorted((folder / RESULTS).glob("*.nc")))
     empty = (
         xr.Dataset(),
         xr.Dataset({"layer_name": ("layer", strings([]))}, {"layer": np.arange(0)}),
     )
     failures = read_failures(folder)
+    rows = {name: row for name, row in found.items() if name not in failures}  # others are outdated
     names = sorted({*rows, *failures})
     if not names:
         raise OutputError(f"no model of the survey in {str(folder)!r} has ended")

@@ -15,6 +15,8 @@ import torch
 import xarray as xr
 import zarr
 from torch import Tensor
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
 
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError, foreign_file
@@ -69,23 +71,18 @@ class RecordingStore:
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.complete = False
         self.done = 0
-        if os.path.lexists(self.path) and overwrite:
-            with writable(self.path):
-                if self.path.is_dir() and not self.path.is_symlink():
-                    shutil.rmtree(self.path)
-                else:
-                    self.path.unlink()
-        if os.path.lexists(self.path):
+        resumes = os.path.lexists(self.path) and not overwrite
+        if resumes:
             self._resume()
-        else:
-            self._begin(frame)
         if not self.complete:
             self._check_room()
+        if not resumes:
+            self._begin(frame)
 
     def _check_room(self) -> None:
         """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
         needed = 4 * self.units * (self.samples - self.done)
-        free = shutil.disk_usage(self.path).free
+        free = shutil.disk_usage(self.path.parent).free
         if needed > 4 * free:
             raise OutputError(
                 f"the recording takes up to {needed / 2**30:.1f} GiB and {str(self.path)!r} has "
@@ -174,13 +171,37 @@ class RecordingStore:
         self.complete = True
 
 
+class _OpenedStore(LocalStore):
+    """An opened recording, whose chunks are not read once another recording has replaced it."""
+
+    def __init__(self, root: Path, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self._opened = self._version()
+
+    def _version(self) -> tuple[int, int] | None:
+        try:
+            status = (self.root / "zarr.json").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+        found = await super().get(*args, **options)
+        if self._version() != self._opened:  # a recording is replaced as a whole
+            raise OutputError(
+                f"the recording {str(self.root)!r} was replaced or removed after it was opened; open it again"
+            )
+        return found
+
+
 def open_recording(path: str | Path) -> xr.Dataset:
     """Opens a stored recording, with lazy activations and all other variables in memory.
 
     With dask installed (the `cluster` extra) the activations are a dask array.
 
     Raises:
-        OutputError: The recording does not exist, or is incomplete.
+        OutputError: The recording does not exist, or is incomplete. If another recording replaces it later,
+            reading its activations raises this error too.
 
     Example:
         >>> import tempfile
@@ -200,7 +221,7 @@ def open_recording(path: str | Path) -> xr.Dataset:
         )
     with foreign_file(f"{str(path)!r} is not a recording", OutputError):
         chunks: Any = {} if find_spec("dask") else None
-        lazy = xr.open_zarr(path, consolidated=False, chunks=chunks)
+        lazy = xr.open_zarr(_OpenedStore(path), consolidated=False, chunks=chunks)
         small = lazy.drop_vars("activation").load()
         _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
     found: xr.Dataset = with_variable_text(small).assign(activation=lazy["activation"])

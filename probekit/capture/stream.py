@@ -23,6 +23,7 @@ from probekit.data.batches import Batch, Batches
 from probekit.data.datasets import is_loadable, load_data, trained_on
 from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
+from probekit.data.images import LabeledImages
 from probekit.errors import DataError, LayerError, warn
 from probekit.models.image_model import as_module, borrow
 from probekit.models.inputs import call, explained_failure
@@ -95,20 +96,23 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
     trained = trained_on(model)
     if trained is None or not isinstance(name, str):
         return
-    folder = Path(name).resolve() == Path(trained, "train").resolve()
-    if folder or (name == trained and split in ("train", "all")):
+    folder = Path(name).resolve()
+    if folder == Path(trained, "train").resolve() or (
+        name == trained and split in ("train", "all")
+    ):
         warn(
             f"the model was trained on images of {trained}, and its split {split or 'train'!r} contains "
             "them, so accuracy is too high; measure the split 'test'"
         )
     known = str(model.provenance.get("data", ""))
-    if name == trained and split == "test" and known.startswith("sha256:"):
-        found = getattr(data, "fingerprint", known)
-        if found not in known.split():
-            warn(
-                f"the split 'test' of {name} holds other images than when the model was trained and tested; "
-                "give the same files, with root=DIR (--data-root)"
-            )
+    tested = folder == Path(trained, "test").resolve() or (name == trained and split == "test")
+    if not (tested and isinstance(data, LabeledImages) and known.startswith("sha256:")):
+        return
+    if data.content_of(range(len(data))) not in known.split():
+        warn(
+            f"the split 'test' of {name} holds other images than when the model was trained and tested; "
+            "give the same files, with root=DIR (--data-root)"
+        )
 
 
 def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from probekit.checks import integer, positive_int
 from probekit.data.decoding import ImageDecoder
@@ -186,8 +187,9 @@ class Batches:
     def identity(self) -> dict[str, Any]:
         """The identity of the data, as plain values; computing it reads some images.
 
-        It includes the first, the last and some images between, the known labels and indices, the
-        class names, and the samples that `limit` draws.
+        It includes the first, the last and some images between, the content of all image files that
+        `load_data` found, the known labels and indices, the class names, and the samples that `limit`
+        draws.
         """
         labels, indices = self.source.labels(), self.indices()
         known = {
@@ -202,7 +204,19 @@ class Batches:
         return known | {
             "first_image": _hash(digest_of(some[0][:1], some[1][:1])),
             "some_images": _hash(digest_of(*some)),
+            "content": self._content(),
         }
+
+    def _content(self) -> str | None:
+        """A hash of all samples of a data set of ours, also inside subsets; None for other data."""
+        if not isinstance(self.source, Indexed):
+            return None
+        data: Any = self.source.data
+        numbers = self._order_of_all().tolist()
+        while isinstance(data, Subset):
+            numbers = [int(data.indices[number]) for number in numbers]
+            data = data.dataset
+        return data.content_of(numbers) if isinstance(data, LabeledImages) else None
 
     def _some_samples(self) -> tuple[Any, ...]:
         """The first, the last and some samples between; for a stream, the first samples."""

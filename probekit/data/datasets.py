@@ -114,7 +114,7 @@ def load_data(
         images: LabeledImages = table_images(
             source, name, here if root is None else Path(root), decode,
             split=split, skip_bad=skip_bad, attributes=columns,
-            beside=None if training is None else read_table(training),
+            beside=training,
         )  # fmt: skip
         images.split = split
         return images

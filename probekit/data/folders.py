@@ -72,6 +72,13 @@ class FileImages(LabeledImages):
                 digest.update(file.read(_HASHED_BYTES))
         return f"sha256:{digest.hexdigest()}"
 
+    def content_of(self, numbers: Iterable[int]) -> str:
+        digest = hashlib.sha256()
+        for number in numbers:
+            with suppress(OSError), self.paths[number].open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return f"sha256:{digest.hexdigest()}"
+
     def fetch(self, numbers: list[int]) -> Fetched:
         # Pillow releases the GIL while it decodes. Worker processes use no threads.
         alone = len(numbers) == 1 or get_worker_info() is not None
@@ -130,7 +137,8 @@ class FolderImages(FileImages):
         trained = [] if beside is None else _folder_names(beside)
         classes, unknown = numbered_after(trained, own, str(root))
         folders = [root / name for name in classes]
-        files = [sorted(_files(folder)) if folder.name in own else [] for folder in folders]
+        above = frozenset(_identity(one) for one in (root.resolve(), *root.resolve().parents))
+        files = [sorted(_files(folder, above)) if folder.name in own else [] for folder in folders]
         found = [[path for path in paths if _is_image(path)] for paths in files]
         if not any(found):
             raise DataError(
@@ -258,10 +266,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _files(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """All files in a folder and its subfolders; links are followed, except to a parent folder."""
+def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
-    here = (status.st_dev, status.st_ino)
+    return status.st_dev, status.st_ino
+
+
+def _files(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """All files in a folder and its subfolders; links are followed, except to a folder above them."""
+    here = _identity(folder)
     if here in above:
         return
     for entry in _entries(folder):

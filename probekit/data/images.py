@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -68,6 +68,10 @@ class LabeledImages(Dataset[Any]):
     def fetch(self, numbers: list[int]) -> Fetched:
         """Returns images, labels and indices of several samples."""
         raise NotImplementedError
+
+    def content_of(self, numbers: Iterable[int]) -> str:
+        """A hash of the whole content of several samples; the fingerprint if it is such a hash."""
+        return self.fingerprint
 
 
 class TensorImages(LabeledImages):

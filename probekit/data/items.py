@@ -143,12 +143,17 @@ def is_sample(raw: Any) -> bool:
     if has_one_hot_label(image, label):
         return not hasattr(image, "shape") or len(image) != len(label)
     values = list(label.values()) if isinstance(label, Mapping) else [label]
-    return all(isinstance(value, str) or np.ndim(value) == 0 for value in values)
+    return all(
+        isinstance(value, str) or (not isinstance(value, list | tuple) and np.ndim(value) == 0)
+        for value in values
+    )
 
 
 def has_one_hot_label(image: Any, label: Any) -> bool:
     """Whether an item may be one image with a one-hot label."""
     if isinstance(image, Mapping | list) or getattr(image, "ndim", _IMAGE_AXES) != _IMAGE_AXES:
+        return False
+    if not hasattr(image, "ndim") and not ImageDecoder.reads(image):
         return False
     if not isinstance(label, Tensor | np.ndarray | list | tuple) or np.ndim(label) != 1:
         return False

@@ -30,7 +30,7 @@ from probekit.data.labels import (
     names_of_text,
 )
 from probekit.data.sources import Indexed, Stream
-from probekit.errors import DataError
+from probekit.errors import DataError, warn
 from probekit.runtime.processes import processes
 
 
@@ -182,9 +182,16 @@ def _of_loader(loader: DataLoader[Any]) -> Indexed | Stream:
     ordered = torch.equal(first, second)
     indices = first if ordered else first.sort().values
     drawn = not torch.equal(first.sort().values, second.sort().values)
-    if isinstance(loader.sampler, DistributedSampler) and processes().world > 1:
-        # Processes divide all samples among themselves anyway.
-        indices = torch.arange(len(data))  # type: ignore[arg-type]  # a map-style data set has a length
+    whole = len(data)  # type: ignore[arg-type]  # a map-style data set has a length
+    if isinstance(loader.sampler, DistributedSampler) and len(indices) < whole:
+        if processes().world > 1:
+            # Processes divide all samples among themselves anyway.
+            indices = torch.arange(whole)
+        else:
+            warn(
+                f"the DistributedSampler of {name} selects the share of one of {loader.sampler.num_replicas} "
+                f"processes: {len(indices)} of {whole} samples; leave it out to measure all"
+            )
     options = (
         "num_workers", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor",
     )  # fmt: skip

@@ -18,6 +18,7 @@ import xarray as xr
 import probekit.metrics
 from probekit.capture.layers import Layer
 from probekit.errors import OptionError, ProbekitError, close_matches
+from probekit.models.identity import options_of, own_code
 from probekit.results.attributes import Attributes, attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
@@ -316,6 +317,17 @@ def layer_metric(
         'layer'
     """
     return _registrar(needs, name, "layer", about)
+
+
+def metric_options(metric: Metric) -> dict[str, Any]:
+    """The options of a metric and, for one of the user's own, the hash of its code.
+
+    >>> metric_options(get_metric("selectivity"))["negative"]
+    'clip'
+    """
+    options = dict(metric.options) if isinstance(metric, FunctionMetric) else options_of(metric)
+    code = own_code(metric.function if isinstance(metric, FunctionMetric) else metric)
+    return options | ({"code": code} if code else {})
 
 
 def configured(given: Any) -> FunctionMetric | None:

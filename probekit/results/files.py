@@ -67,7 +67,7 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
     """Yields a temporary path in the same folder, which replaces the path at the end of the block.
 
     If the block raises an exception, the path is unchanged and the temporary path is removed. A folder
-    replaces an existing folder, which is then removed. Errors are converted as by `writable`.
+    replaces whatever exists, which is then removed. Errors are converted as by `writable`.
 
     Example:
         >>> import tempfile
@@ -81,19 +81,16 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
     try:
         with writable(path, advice):
             yield draft
-            if draft.is_dir() and path.is_dir():
-                _replace_folder(draft, path)
+            if draft.is_dir() and os.path.lexists(path):
+                _replace(draft, path)
             else:
                 os.replace(draft, path)
     finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)
+        _remove(draft)
 
 
-def _replace_folder(draft: Path, path: Path) -> None:
-    """Replaces a folder by another, or leaves it unchanged if that fails."""
+def _replace(draft: Path, path: Path) -> None:
+    """Replaces a file or folder by a folder, or leaves it unchanged if that fails."""
     old = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
     os.replace(path, old)
     try:
@@ -101,7 +98,14 @@ def _replace_folder(draft: Path, path: Path) -> None:
     except OSError:
         os.replace(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

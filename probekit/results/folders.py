@@ -86,6 +86,11 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
+def holds_only(file: Path) -> bool:
+    """Whether the folder of a file that `claim` wrote holds nothing else."""
+    return os.path.isfile(file) and not _other_files(file.parent, [file.name])
+
+
 def _make(folder: Path) -> None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import xarray as xr
+
+from probekit.results.provenance import facts_of
+
 _OF_MODELS = ("hash", "modules", "mean", "std")
 
 
@@ -41,6 +46,26 @@ def model_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> li
     """
     both = [name for name in _OF_MODELS if name in first and name in second]
     return [name for name in both if first[name] != second[name]]
+
+
+def same_images(first: xr.DataTree, second: xr.DataTree) -> bool:
+    """Whether results are of the same images and labels, by what both say about them.
+
+    These are the hashes in the provenance, and the samples and labels in `/samples` or, without these,
+    the number of samples.
+    """
+    trees = (first, second)
+    facts = [facts_of(one.attrs).get("data") or {} for one in trees]
+    names = ["fingerprint", "first_image", "images"]
+    if all("samples" in one.children for one in trees):
+        one, other = (tree["samples"].to_dataset() for tree in trees)
+        columns = one.variables.keys() & other.variables.keys() & {"sample", "label"}
+        if not all(np.array_equal(one[name].values, other[name].values) for name in columns):
+            return False
+    else:
+        names.append("samples")
+    both = [name for name in names if all(one.get(name) for one in facts)]
+    return all(facts[0][name] == facts[1][name] for name in both)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

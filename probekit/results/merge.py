@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, OptionError
-from probekit.results.identity import model_differences
+from probekit.results.identity import model_differences, same_images
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
 
@@ -107,19 +107,8 @@ def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
     """Checks the samples of analyses; robustness results do not list theirs and may use a subset."""
     if "samples" not in first.children or "samples" not in second.children:
         return
-    tables = [one["samples"].to_dataset() for one in (first, second)]
-    same = all(
-        np.array_equal(tables[0][name].values, tables[1][name].values)
-        for name in ("sample", "label")
-        if all(name in table.variables for table in tables)
-    )
-    data = [_facts(one).get("data") or {} for one in (first, second)]
-    same &= data[0].get("fingerprint") == data[1].get("fingerprint")
-    for name in ("first_image", "images"):
-        hashes = [one.get(name) for one in data]
-        same &= not all(hashes) or hashes[0] == hashes[1]
-    if not same:
-        sizes = " and ".join(str(table.sizes.get("sample", 0)) for table in tables)
+    if not same_images(first, second):
+        sizes = " and ".join(str(one["samples"].sizes.get("sample", 0)) for one in (first, second))
         raise DataError(
             f"the results are of different images ({sizes} samples); analyze the same images with the "
             "same limit and seed, then merge"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -272,4 +273,26 @@ def test_other_weights_and_other_versions_of_a_library_are_measured_again(
     load = surveying._load
     monkeypatch.setattr(surveying, "_load", lambda source, *_: load(source, False, 1))
     third = measured()
-    assert [one == two for one, two in zip(second, third, strict=True)] == [False, True]
+    assert [one == two for one, two in zip(second, third, strict=True)] == [False, False]
+
+
+def test_an_outdated_result_is_kept_and_not_shown_until_the_new_one_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["survey_nets:a", "survey_nets:b"]
+    with pytest.warns(ProbekitWarning):
+        before = run(names)
+    files = {file: file.read_bytes() for file in Path("s/results").glob("*.nc")}
+    with monkeypatch.context() as cut:
+        cut.setattr(surveying, "_load", lambda *_: pk.load_model("survey_nets:d"))
+        cut.setattr(surveying, "_measure", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(names)
+    assert {file: file.read_bytes() for file in Path("s/results").glob("*.nc")} == files
+    shown = surveying.survey_table("s")
+    assert "n_units" not in shown
+    assert "other weights" in shown["failure"].values[0]
+    with pytest.warns(ProbekitWarning):
+        again = run(names)
+    assert (again["failure"] == "").all()
+    assert again["n_units"].equals(before["n_units"])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import probekit as pk
 from probekit.capture import store as store_module
@@ -227,3 +230,62 @@ def test_a_pass_measures_how_long_it_waited_for_images(network: nn.Module) -> No
     batches = Batches(slow())
     pk.record(network, batches, progress=False)
     assert 0.2 <= batches.waited <= batches.seconds
+
+
+def test_an_opened_recording_that_was_replaced_is_not_read(
+    network: nn.Module, labeled: Labelled, tmp_path: Path
+) -> None:
+    place = tmp_path / "a.zarr"
+    opened = [pk.record(network, labeled, store=place), pk.open_recording(place)]
+    values = opened[0]["activation"].values
+    other = pk.record(network, (labeled[0] * 2, labeled[1]), store=place, overwrite=True)
+    assert not np.allclose(other["activation"].values, values)
+    for one in (opened[0].copy(deep=False), opened[1]):
+        with pytest.raises(OutputError, match="was replaced or removed after it was opened"):
+            one["activation"][3:5].load()
+    shutil.rmtree(place)
+    with pytest.raises(OutputError, match="was replaced or removed after it was opened"):
+        pk.feed(other, pk.ClassMeans())
+
+
+def test_a_recording_that_does_not_fit_leaves_the_old_one(
+    network: nn.Module, labeled: Labelled, tmp_path: Path, monkeypatch: Any
+) -> None:
+    place = tmp_path / "a.zarr"
+    pk.record(network, labeled, store=place)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+        with pytest.raises(OutputError, match="choose fewer layers"):
+            pk.record(network, labeled, layers="4", store=place, overwrite=True)
+    pk.open_recording(place)
+    (tmp_path / "b.zarr").write_text("a file")
+    (tmp_path / "c.zarr").symlink_to(place)
+    for name in ("b.zarr", "c.zarr"):
+        pk.record(network, labeled, layers="4", store=tmp_path / name, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr", "b.zarr", "c.zarr"]
+    assert pk.open_recording(place)["layer"].values[0] != "4"
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_a_file_that_changed_in_the_middle_is_noticed(tmp_path: Path, subset: bool) -> None:
+    folder = tmp_path / "images"
+    files = [folder / name / f"{at:03}.bmp" for name in "ab" for at in range(90)]
+    for at, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), at).save(file)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    model = pk.ImageModel(net, (0.0,), (1.0,), (1, 4, 4))
+
+    def data() -> Any:
+        found = pk.load_data(folder, model)
+        return Subset(found, range(0, 180, 3)) if subset else found
+
+    fingerprint = pk.load_data(folder, model).fingerprint
+    pk.record(model, data(), store=tmp_path / "a.zarr")
+    pk.robustness(model, data(), ["contrast"], 1, table=32, store=tmp_path / "b")
+    Image.new("L", (4, 4), 255).save(files[33])  # of the same size, and not among those hashed
+    assert pk.load_data(folder, model).fingerprint == fingerprint
+    with pytest.raises(OutputError, match=r"data\.content differs"):
+        pk.record(model, data(), store=tmp_path / "a.zarr")
+    with pytest.raises(OutputError, match=r"data\.content differs"):
+        pk.robustness(model, data(), ["contrast"], 1, table=32, store=tmp_path / "b")

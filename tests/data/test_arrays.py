@@ -172,6 +172,18 @@ def test_the_fingerprint_depends_on_content_labels_and_size(name: str, tmp_path:
     assert len({plain, *others}) == 4
 
 
+@KINDS
+def test_an_image_that_changed_in_the_middle_is_noticed(name: str, tmp_path: Path) -> None:
+    found = []
+    images = np.zeros((200, 4, 4, 1), np.uint8)
+    for shade in (0, 1):
+        images[33] = shade
+        WRITERS[name](tmp_path / f"{shade}{name}", images=images)
+        data = pk.load_data(tmp_path / f"{shade}{name}")
+        found.append([data.fingerprint, data.content_of(range(200)), data.content_of(range(33))])
+    assert [one == other for one, other in zip(*found, strict=True)][1:] == [False, True]
+
+
 def test_the_input_size_tells_which_axis_is_the_channels(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((4, 3, 5, 3), np.float32)  # of 3 by 5 pixels
     np.savez(tmp_path / "last.npz", images=images)

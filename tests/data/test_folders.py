@@ -102,6 +102,8 @@ def test_links_are_followed_without_cycles(root: Path, tmp_path: Path) -> None:
     Image.new("L", (4, 4), 200).save(elsewhere / "0.png")
     (root / "c" / "more").symlink_to(elsewhere)
     (root / "c" / "up").symlink_to(root / "c")
+    (root / "c" / "all").symlink_to(root)
+    (root / "c" / "above").symlink_to(root.parent)
     (root / "c" / "self").symlink_to(root / "c" / "self")
     (root / "a" / "2.png").symlink_to(root / "a" / "0.png")
     (root / "d").symlink_to(elsewhere)

@@ -15,6 +15,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -27,7 +28,7 @@ from torch.utils.data import (
 )
 
 from probekit.data.batches import Batches
-from probekit.errors import DataError
+from probekit.errors import DataError, ProbekitWarning
 
 N = 23
 IMAGES = torch.arange(N).float().view(N, 1, 1, 1) / N
@@ -341,3 +342,16 @@ def test_columns_from_getitems_are_not_taken_for_samples() -> None:
 
     batches = list(Batches(Columns(), batch_size=2))
     assert torch.cat([batch.labels for batch in batches]).tolist() == LABELS.tolist()
+
+
+def test_an_enumerated_loader_is_refused() -> None:
+    loader = DataLoader(TensorDataset(torch.rand(7, 1, 4, 4), torch.arange(7)), 4)
+    with pytest.raises(DataError, match="must be tensors, not int"):
+        list(Batches(enumerate(loader)))
+
+
+def test_the_share_of_one_process_is_reported() -> None:
+    data = TensorDataset(torch.rand(7, 1, 4, 4), torch.arange(7))
+    loader = DataLoader(data, sampler=DistributedSampler(data, 2, 1, shuffle=False))
+    with pytest.warns(ProbekitWarning, match="one of 2 processes: 4 of 7 samples"):
+        assert Batches(loader).samples == 4

@@ -188,3 +188,7 @@ def test_a_split_file_numbers_its_classes_as_the_training_file(root: Path) -> No
         data = pk.load_data(root / "test.csv")
     assert data.classes == ("a", "b", "c", "d", "x")
     assert data.labels.tolist() == [3, 4, 0, 3, 0]
+    (root / "train.csv").write_bytes(b'a,b\n"1,2\n3,4,5')
+    with pytest.warns(ProbekitWarning, match="train.csv' cannot be read .* numbered without it"):
+        data = pk.load_data(root / "val.csv")
+    assert (data.classes, len(data.notes)) == (("a", "c", "d"), 1)

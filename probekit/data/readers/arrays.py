@@ -129,6 +129,12 @@ class ArrayImages(LabeledImages):
             digest.update(np.ascontiguousarray(array[row]).tobytes())
         return f"sha256:{digest.hexdigest()}"
 
+    def content_of(self, numbers: Iterable[int]) -> str:
+        digest = hashlib.sha256()
+        for number in numbers:
+            digest.update(np.ascontiguousarray(self._images()[number]).data)
+        return f"sha256:{digest.hexdigest()}"
+
     def fetch(self, numbers: list[int]) -> Fetched:
         rows = np.unique(numbers)  # HDF5 selects distinct rows in increasing order
         with _reported(self.name):

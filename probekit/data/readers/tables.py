@@ -48,14 +48,14 @@ def table_images(
     split: str | None = None,
     skip_bad: bool = False,
     attributes: Sequence[str] = (),
-    beside: Any = None,
+    beside: Path | None = None,
 ) -> FileImages:
     """The images that a table lists, in its order.
 
     Paths are in a column `path`, `file`, `filename`, `image`, ...; labels, as numbers or text, in a
     column `label`, `target`, `class`, ..., or in the columns `attributes`. Without any, images have no
     labels. Paths are relative to `root`; `split` selects rows by the column `split`; the classes of
-    `beside`, the table of the training split, come first.
+    `beside`, the file with the table of the training split, come first.
     """
     given = {str(column): table[column] for column in table.columns}
     columns = {column: list(values) for column, values in given.items()}
@@ -69,10 +69,16 @@ def table_images(
     # A class has the same number in every split.
     names_of = {column: names_of_text(given[column]) for column in chosen}
     notes: list[str] = []
+    training = pd.DataFrame()
+    if beside is not None and any(names_of.values()):
+        try:
+            training = read_table(beside)
+        except DataError as error:
+            notes.append(f"{error}; the classes in {name!r} are numbered without it")
     for column in chosen:
-        if beside is None or column not in beside.columns or not names_of[column]:
+        if column not in training.columns or not names_of[column]:
             continue
-        trained = names_of_text(beside[column]).values()
+        trained = names_of_text(training[column]).values()
         classes, unknown = numbered_after(trained, names_of[column].values(), name)
         names_of[column] = dict(enumerate(classes))
         notes += unknown

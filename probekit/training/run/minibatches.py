@@ -39,7 +39,7 @@ class RunData:
         test: The test split.
         watched: The images that are evaluated after each epoch: the validation images, or some of the
             training images if there are none.
-        fingerprint: Hash of the training and of the test split.
+        fingerprint: Hashes of the training and of the test split, and of the content of their files.
     """
 
     train: TensorImages
@@ -56,11 +56,12 @@ class RunData:
 def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: int) -> RunData:
     """Loads the data of a recipe and draws the held-out images."""
     fit = ImageModel(torch.nn.Identity(), recipe.mean, recipe.std, recipe.input_size)
-    loaded = (
+    loaded = [
         load_data(recipe.data, fit, root=root, split=split, workers=workers)
         for split in ("train", "test")
-    )
+    ]
     train, test = (_in_memory(data, recipe, workers) for data in loaded)
+    content = [data.content_of(range(len(data))) for data in loaded]
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
     used, held = hold_out(train.labels, recipe, seed)
@@ -76,7 +77,7 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         validation=_some(train, held, "validation"),
         test=test,
         watched=_some(train, watched, "watched"),
-        fingerprint=f"{train.fingerprint} {test.fingerprint}",
+        fingerprint=" ".join(dict.fromkeys([train.fingerprint, test.fingerprint, *content])),
     )
 
 

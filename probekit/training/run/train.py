@@ -13,8 +13,9 @@ import torch
 from probekit._version import __version__
 from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
+from probekit.data.datasets import list_data
 from probekit.errors import OptionError, OutputError, ProbekitError
-from probekit.results.folders import claim, locked
+from probekit.results.folders import claim, holds_only, locked
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
@@ -126,6 +127,10 @@ def train(
     with ExitStack() as stack:
         if machine.is_main:
             stack.enter_context(locked(folder / RUN))
+            if holds_only(
+                folder / RUN
+            ):  # of a call that was refused or ended before its first epoch
+                (folder / RUN).unlink()
             claim(folder / RUN, identity, "training run", ignored=IGNORED)
         machine.wait()
         done = read_run(folder)
@@ -169,19 +174,23 @@ def train(
 def check_same_data(
     folders: Iterable[Path], recipe: Recipe, root: str | Path | None, workers: int
 ) -> None:
-    """Checks that finished runs were trained on the images in a folder, if it is not the one they name."""
+    """Checks that finished runs were trained on the images found now, if these may be others.
+
+    They may be in a folder of images, and in another folder of a named data set than the runs name.
+    """
     cards = {folder: read_card(folder) for folder in folders}
-    moved = [
+    files = recipe.data not in list_data()
+    others = [
         folder
         for folder, card in cards.items()
-        if root is not None and "data" in card and _absolute(root) != card["data_root"]
+        if "data" in card and (files or (root is not None and _absolute(root) != card["data_root"]))
     ]
-    found = load_run_data(recipe, 0, root, workers).fingerprint if moved else ""
-    for folder in moved:
-        if cards[folder]["data"] != found:
+    found = load_run_data(recipe, 0, root, workers).fingerprint if others else ""
+    for folder in others:
+        if not found.startswith(cards[folder]["data"]):  # older cards have fewer hashes
             raise OutputError(
-                f"the run in {str(folder)!r} was trained on other images than those in {str(root)!r}; give "
-                "the same data_root, or choose another folder"
+                f"the run in {str(folder)!r} was trained on other images than those in "
+                f"{str(root or recipe.data)!r}; give the same images, or choose another folder"
             )
 
 

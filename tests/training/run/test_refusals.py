@@ -147,3 +147,12 @@ def test_a_missing_data_file_is_named_before_training(tmp_path: Path) -> None:
 def test_layers_are_checked_without_a_regularizer(layers: str, tmp_path: Path) -> None:
     with pytest.raises(LayerError, match=re.escape(repr(layers))):
         quick(tmp_path, alpha=0.0, layers=layers)
+
+
+def test_a_refused_call_does_not_claim_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="leaves nothing to train on"):
+        quick(tmp_path / "run", validation=5000)
+    run = quick(tmp_path / "run", epochs=1)
+    with pytest.raises(OutputError, match="holds another training run"):
+        quick(tmp_path / "run", epochs=1, validation=5000)
+    assert pk.load_model(run).classes[0] == "0"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import probekit as pk
 from probekit.errors import (
     OutputError,
+    ProbekitWarning,
 )
 from probekit.training.run.directory import read_checkpoint, read_run, write_checkpoint
 from quick_runs import QUICK, cut_after, quick, same, timeless, weights
@@ -185,3 +189,22 @@ def test_a_finished_run_of_other_images_is_refused(tmp_path: Path) -> None:
     (out / "model.json").write_text(json.dumps(card | {"data": "sha256:of other images"}))
     with pytest.raises(OutputError, match="trained on other images than those in"):
         quick(out, epochs=1, data_root=tmp_path)
+
+
+def test_a_run_on_a_folder_whose_files_changed_is_refused(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for split, class_name, shade in itertools.product(("train", "test"), "ab", range(100)):
+        file = images / split / class_name / f"{shade:03}.bmp"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), shade + 100 * (class_name == "b")).save(file)
+    run = quick(tmp_path / "run", epochs=1, data=str(images), validation=8)
+    assert quick(tmp_path / "run", epochs=1, data=str(images), validation=8) == run
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.analyze(run, images / "test", progress=False)
+    changed = images / "test" / "a" / "037.bmp"  # of the same size as before
+    Image.new("L", (8, 8), 255).save(changed)
+    with pytest.warns(ProbekitWarning, match="holds other images than when the model was trained"):
+        pk.analyze(run, images / "test", progress=False)
+    with pytest.raises(OutputError, match="trained on other images than those in"):
+        quick(tmp_path / "run", epochs=1, data=str(images), validation=8)
