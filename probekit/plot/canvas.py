@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from probekit.errors import OptionError
+
+_STYLE = Path(__file__).with_name("probekit.mplstyle")
 
 
 def style() -> dict[Any, Any]:
@@ -23,40 +26,7 @@ def style() -> dict[Any, Any]:
         ...     plt.rcParams["axes.spines.top"]
         False
     """
-    return {
-        "axes.axisbelow": True,
-        "axes.edgecolor": "#333333",
-        "axes.labelcolor": "#111111",
-        "axes.labelpad": 3.0,
-        "axes.labelsize": 8.0,
-        "axes.linewidth": 0.7,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlelocation": "left",
-        "axes.titlepad": 5.0,
-        "axes.titlesize": 8.5,
-        "figure.dpi": 150.0,
-        "font.size": 8.0,
-        "hatch.linewidth": 0.6,
-        "legend.borderaxespad": 0.3,
-        "legend.fontsize": 7.5,
-        "legend.frameon": False,
-        "legend.handlelength": 1.6,
-        "legend.handletextpad": 0.5,
-        "legend.title_fontsize": 7.5,
-        "lines.linewidth": 1.3,
-        "lines.markersize": 3.5,
-        "xtick.color": "#333333",
-        "xtick.labelsize": 7.0,
-        "xtick.major.size": 2.5,
-        "xtick.major.width": 0.7,
-        "xtick.minor.visible": False,
-        "ytick.color": "#333333",
-        "ytick.labelsize": 7.0,
-        "ytick.major.size": 2.5,
-        "ytick.major.width": 0.7,
-        "ytick.minor.visible": False,
-    }
+    return dict(mpl.rc_params_from_file(_STYLE, use_default_template=False))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import tomllib
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib import resources
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -207,117 +209,13 @@ def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))  # half a cosine
 
 
-_PAPERS = "Leavitt & Morcos 2020 (arXiv 2003.01262)"
-# The papers specify networks, data and splits; values that they do not give are marked as guessed.
-_GUESSED = (
-    "epochs", "batch_size", "learning_rate", "milestones", "momentum", "weight_decay",
-    "flip", "shift", "mean", "std", "nesterov",
-)  # fmt: skip
-_CIFAR10 = Recipe(
-    name="resnet20-cifar10",
-    architecture="resnet20",
-    data="cifar10",
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2470, 0.2435, 0.2616),
-    input_size=(3, 32, 32),
-    epochs=200,
-    batch_size=256,
-    learning_rate=0.1,
-    milestones=(100, 150),
-    flip=True,
-    shift=4,
-    validation=5000,
-    guessed=(*_GUESSED, "stratified"),
-    source=_PAPERS,
-)
-_TINY_IMAGENET = Recipe(
-    name="resnet18-tiny-imagenet",
-    architecture="resnet18",
-    data="tiny-imagenet",
-    mean=(0.4802, 0.4481, 0.3975),
-    std=(0.2770, 0.2691, 0.2821),
-    input_size=(3, 64, 64),
-    epochs=90,
-    batch_size=4096,
-    learning_rate=0.1,
-    milestones=(35, 50, 65, 80),
-    flip=True,
-    shift=8,
-    validation=10_000,
-    stratified=True,
-    guessed=_GUESSED,
-    source=_PAPERS,
-)
-_RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        _CIFAR10,
-        replace(
-            _CIFAR10,
-            name="resnet20-cifar10-short",
-            learning_rate=0.2,
-            epochs=15,
-            schedule="one-cycle",
-            milestones=(),
-            nesterov=True,
-            weight_decay=5e-4,
-            precision="auto",
-            channels_last=True,
-            guessed=(),
-            source="probekit, for a network that converges in a tenth of the papers' epochs",
-        ),
-        replace(_CIFAR10, name="vgg16-cifar10", architecture="vgg16", learning_rate=0.01),
-        _TINY_IMAGENET,
-        replace(
-            _TINY_IMAGENET, name="resnet50-tiny-imagenet", architecture="resnet50", batch_size=1400
-        ),
-        Recipe(
-            name="resnet20-fashion-mnist",
-            architecture="resnet20",
-            data="fashion-mnist",
-            mean=(0.2860,),
-            std=(0.3530,),
-            input_size=(1, 28, 28),
-            epochs=12,
-            batch_size=256,
-            learning_rate=0.2,
-            schedule="one-cycle",
-            nesterov=True,
-            weight_decay=5e-4,
-            flip=True,
-            shift=2,
-            validation=5000,
-            precision="auto",
-            channels_last=True,
-            source="probekit, for a network that is quick to train",
-        ),
-        Recipe(
-            name="resnet20-digits",
-            architecture="resnet20",
-            data="digits",
-            mean=(0.3053,),
-            std=(0.3760,),
-            input_size=(1, 8, 8),
-            epochs=5,
-            batch_size=64,
-            learning_rate=0.1,
-            schedule="one-cycle",
-            weight_decay=5e-4,
-            shift=1,
-            validation=180,
-            source="probekit, for first contact: seconds on any machine",
-        ),
-    )
-}
-
-
 def list_recipes() -> list[str]:
     """The names of all recipes.
 
     >>> list_recipes()[0]
     'resnet18-tiny-imagenet'
     """
-    return sorted(_RECIPES)
+    return sorted(_recipes())
 
 
 def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
@@ -337,8 +235,17 @@ def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
             f"a recipe is a name or a pk.Recipe, not {type(name).__name__}; to train your own model, add "
             "pk.SelectivityRegularizer to the loss of your loop"
         )
-    if name not in _RECIPES:
+    if name not in _recipes():
         raise OptionError(
             f"no recipe is named {name!r}; {close_matches(name, list_recipes(), what='recipe')}"
         )
-    return _RECIPES[name].with_options(**options)
+    return _recipes()[name].with_options(**options)
+
+
+@cache
+def _recipes() -> dict[str, Recipe]:
+    file = resources.files("probekit.training.run") / "recipes.toml"
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in tomllib.loads(file.read_text("utf-8")).items():
+        found[name] = found.get(values.pop("like", ""), {}) | values
+    return {name: Recipe(name, **values) for name, values in found.items()}
