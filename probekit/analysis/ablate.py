@@ -21,6 +21,7 @@ from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes
 from probekit.models.identity import describe
+from probekit.models.image_model import Model, ModelOrName
 from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -38,7 +39,7 @@ _TENTHS = tuple(tenth / 10 for tenth in range(11))
 @in_own_settings
 @keep_notes
 def ablate(
-    model: Any,
+    model: ModelOrName,
     data: Any,
     by: xr.DataArray | Mapping[str, xr.DataArray],
     layers: Layers = None,
@@ -146,7 +147,7 @@ class _Ablation:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         batches: Batches,
         layers: Sequence[Layer],
         reading: PassOptions,

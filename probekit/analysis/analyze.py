@@ -22,7 +22,7 @@ from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
 from probekit.metrics.metric import Metric, metric_options, resolve
 from probekit.models.identity import describe
-from probekit.models.image_model import borrow
+from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.logits import ClassMap
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
@@ -39,7 +39,7 @@ _N_UNITS = attributes("units", "Number of units.", short_name="units")
 @in_own_settings
 @keep_notes
 def analyze(
-    model: Any,
+    model: ModelOrName,
     data: Any,
     layers: Layers = None,
     metrics: str | Metric | Sequence[str | Metric] = ("selectivity",),
@@ -156,7 +156,7 @@ def analyze(
 
 def _fitted(
     metrics: Sequence[Metric],
-    model: Any,
+    model: Model,
     batches: Batches,
     layers: Sequence[Layer],
     reading: PassOptions,

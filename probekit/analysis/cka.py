@@ -19,6 +19,7 @@ from probekit.checks import integer, number
 from probekit.data.batches import Batch
 from probekit.errors import DataError, OptionError
 from probekit.models.identity import describe
+from probekit.models.image_model import ModelOrName
 from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -30,7 +31,7 @@ from probekit.statistics.rows import check_memory
 
 @in_own_settings
 def cka(
-    model: Any,
+    model: ModelOrName,
     other: Any = None,
     data: Any = None,
     layers: Layers = None,

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from probekit.capture.layers import runnable
 from probekit.data.batches import Batches
 from probekit.errors import DataError, warn
-from probekit.models.image_model import as_module
+from probekit.models.image_model import Model, as_module
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, required_logits
 
 _TWO = 2
 
 
 def compared_classes(
-    model: Any, output: Any, batches: Batches, class_map: ClassMap, purpose: str
+    model: Model, output: Any, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
     alone = batches.batch_size == 1 and logits_of(output, 1) is not None
@@ -59,7 +59,7 @@ class Classifier:
         match: The output of each class.
     """
 
-    model: Any
+    model: Model
     match: ClassMatch
 
     @property

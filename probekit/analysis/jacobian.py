@@ -18,7 +18,7 @@ from probekit.capture.gradients.subject import Differentiated
 from probekit.capture.outputs import tensor_of
 from probekit.capture.stream import open_subject
 from probekit.errors import ModelError, OptionError, warn
-from probekit.models.image_model import borrow
+from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import copied, one_tensor
 from probekit.models.logits import logits_of
 from probekit.runtime.progress import hidden
@@ -27,7 +27,7 @@ from probekit.runtime.settings import caller_device, in_own_settings
 
 @in_own_settings
 def jacobian_norm(
-    model: Any,
+    model: ModelOrName,
     data: Any,
     *,
     method: Method = "auto",
@@ -114,7 +114,7 @@ def jacobian_norm(
 
 
 @contextmanager
-def _logits(model: Any) -> Iterator[Forward]:
+def _logits(model: Model) -> Iterator[Forward]:
     def forward(images: Tensor) -> dict[str, Tensor]:
         with caller_device():
             output = model(copied(images))

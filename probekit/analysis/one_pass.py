@@ -17,6 +17,7 @@ from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError
+from probekit.models.image_model import Model
 from probekit.models.inputs import tensors_of
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, predicted
 from probekit.results.labels import strings
@@ -74,7 +75,7 @@ class Pass:
         keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
         return [fed[key].to_xarray() for key in keys]
 
-    def run(self, model: Any, batches: Batches, reading: PassOptions) -> Pass:
+    def run(self, model: Model, batches: Batches, reading: PassOptions) -> Pass:
         """Streams the data through the model once.
 
         If a statistic has a method `expect`, it first receives the labels, if they are known in
@@ -141,7 +142,7 @@ class Pass:
         digest = hashlib.sha256(self._columns["image"][order].tobytes())
         return f"sha256:{digest.hexdigest()}"
 
-    def match(self, model: Any, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
+    def match(self, model: Model, classes: ClassNames, class_map: ClassMap) -> ClassMatch:
         """Matches the model's outputs to the data's classes."""
         if "label" not in self._columns:
             some = self._columns.count("label")

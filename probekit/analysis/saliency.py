@@ -12,7 +12,7 @@ from probekit.checks import one_of, positive_int
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError
 from probekit.extras import optional
-from probekit.models.image_model import as_module, borrow, check_differentiable
+from probekit.models.image_model import Model, as_module, borrow, check_differentiable
 from probekit.models.inputs import check_continuous, explained_failure
 from probekit.runtime.settings import in_own_settings
 
@@ -23,7 +23,7 @@ _AT_A_TIME = 256
 
 @in_own_settings
 def unit_saliency(
-    model: Any,
+    model: Model,
     images: Tensor,
     layer: str,
     channel: int,
@@ -111,7 +111,7 @@ def unit_saliency(
     return torch.cat(parts) if parts else images.detach().cpu().clone()
 
 
-def of_array(model: Any, images: Any, layer: str, channel: int, **options: Any) -> Any:
+def of_array(model: Model, images: Any, layer: str, channel: int, **options: Any) -> Any:
     """`unit_saliency` for NumPy arrays."""
     found = unit_saliency(model, torch.from_numpy(images), layer, channel, **options)
     return found.numpy()

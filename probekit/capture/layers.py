@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from probekit.errors import ModelError
+from probekit.models.image_model import Model
 from probekit.results.labels import strings
 
 
@@ -170,7 +171,7 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
-def runnable(model: Any) -> Callable[..., Any]:
+def runnable(model: Model) -> Callable[..., Any]:
     """What to call to run a model as written: its own module, or an `ImageModel` with its normalization."""
     return unwrap(model) if isinstance(model, nn.Module) else model
 

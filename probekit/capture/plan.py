@@ -15,14 +15,14 @@ from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.capture.scout import doubts
 from probekit.capture.verify import layers_at_larger_size, verify_layers
 from probekit.errors import LayerError, ModelError, first_line, some_of, warn
-from probekit.models.image_model import borrow
+from probekit.models.image_model import Model, borrow
 from probekit.models.inputs import FAILURES, KeywordInputs, explained_failure
 from probekit.runtime.settings import in_own_settings
 
 
 @in_own_settings
 def scout_layers(
-    model: Any,
+    model: Model,
     images: Tensor | KeywordInputs,
     layers: Layers = None,
     *,
@@ -44,7 +44,7 @@ def scout_layers(
 
 
 def plan(
-    model: Any,
+    model: Model,
     images: Any,
     layers: Layers = None,
     *,
@@ -131,7 +131,7 @@ def _several(images: Any) -> Any:
 
 
 def _scout(
-    model: Any,
+    model: Model,
     images: Tensor | KeywordInputs,
     layers: Layers,
     tokens: Tokens,
@@ -160,7 +160,7 @@ def _scout(
 
 
 def _found(
-    model: Any,
+    model: Model,
     images: Tensor | KeywordInputs,
     order: list[int],
     layers: Layers,

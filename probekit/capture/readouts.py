@@ -15,6 +15,7 @@ from probekit.capture.phase import Change
 from probekit.capture.pooling import pool
 from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError
+from probekit.models.image_model import Model
 
 Spatial: TypeAlias = Literal["mean", "positions", "flatten"]
 Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -31,7 +32,12 @@ class Source(Protocol):
     own_pass: bool
 
     def open(
-        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
+        self,
+        model: Model,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
     ) -> AbstractContextManager[Tap]:
         """Yields a function from a batch of images and their indices to {layer: (rows, columns)}.
 
@@ -59,7 +65,12 @@ class Activations:
 
     @contextmanager
     def open(
-        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
+        self,
+        model: Model,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
     ) -> Iterator[Tap]:
         """Observes the forward pass of the model."""
         reading |= {"spatial": _TABLES[self.spatial], "change": self.change}

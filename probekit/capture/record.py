@@ -20,6 +20,7 @@ from probekit.capture.store import RecordingStore, open_recording
 from probekit.capture.stream import Observed, PassOptions, find_layers, open_subject, stream
 from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import describe, model_identity
+from probekit.models.image_model import ModelOrName
 from probekit.results.files import writer_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -30,7 +31,7 @@ from probekit.runtime.settings import in_own_settings
 @in_own_settings
 @keep_notes
 def record(
-    model: Any,
+    model: ModelOrName,
     data: Any,
     layers: Layers = None,
     *,

@@ -20,6 +20,7 @@ from probekit.capture.scout import doubts
 from probekit.capture.selection import LayerChoice, Selection
 from probekit.checks import one_of
 from probekit.errors import LayerError, ModelError, OptionError, warn
+from probekit.models.image_model import Model
 from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
@@ -79,7 +80,7 @@ class Recorder:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         layers: Layers = None,
         *,
         spatial: Literal["mean", "none"] | Reduce = "mean",

@@ -25,7 +25,7 @@ from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
 from probekit.data.images import LabeledImages
 from probekit.errors import DataError, LayerError, warn
-from probekit.models.image_model import as_module, borrow
+from probekit.models.image_model import Model, ModelOrName, as_module, borrow
 from probekit.models.inputs import call, explained_failure
 from probekit.models.loading import load_model
 from probekit.runtime.processes import processes
@@ -75,7 +75,7 @@ class Observed:
     tables: Sequence[dict[str, Tensor]]
 
 
-def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
+def open_subject(model: ModelOrName, data: Any, **options: Any) -> tuple[Model, Batches]:
     """Returns a model and batches of data, from objects or from their names."""
     if isinstance(model, str | os.PathLike):
         model = load_model(model)
@@ -88,7 +88,7 @@ def open_subject(model: Any, data: Any, **options: Any) -> tuple[Any, Batches]:
     return model, data
 
 
-def _warn_of_training_images(model: Any, data: Any) -> None:
+def _warn_of_training_images(model: Model, data: Any) -> None:
     """Warns if a model of a training run is measured on its training images or a changed test split."""
     while hasattr(data, "dataset"):
         data = data.dataset
@@ -104,7 +104,7 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
             f"the model was trained on images of {trained}, and its split {split or 'train'!r} contains "
             "them, so accuracy is too high; measure the split 'test'"
         )
-    known = str(model.provenance.get("data", ""))
+    known = str(getattr(model, "provenance", {}).get("data", ""))
     tested = folder == Path(trained, "test").resolve() or (name == trained and split == "test")
     if not (tested and isinstance(data, LabeledImages) and known.startswith("sha256:")):
         return
@@ -115,13 +115,15 @@ def _warn_of_training_images(model: Any, data: Any) -> None:
         )
 
 
-def find_layers(model: Any, batches: Batches, layers: Layers, reading: PassOptions) -> list[Layer]:
+def find_layers(
+    model: Model, batches: Batches, layers: Layers, reading: PassOptions
+) -> list[Layer]:
     """Returns the selected layers, found with one forward pass over the first two images."""
     return explore(model, batches, layers, reading)[0]
 
 
 def explore(
-    model: Any, batches: Batches, layers: Layers, reading: PassOptions
+    model: Model, batches: Batches, layers: Layers, reading: PassOptions
 ) -> tuple[list[Layer], Any]:
     """Returns the selected layers and the model's output for two images."""
     with borrow(model, reading.device):
@@ -130,7 +132,7 @@ def explore(
             return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
 
 
-def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
+def peek_output(model: Model, batches: Batches, reading: PassOptions) -> Any:
     """Returns the model's output for an image twice, or once if the batch size is 1."""
     with borrow(model, reading.device) as device, torch.no_grad():
         images = batches.peek().images[[0] * min(2, batches.batch_size)].to(device)
@@ -140,7 +142,7 @@ def peek_output(model: Any, batches: Batches, reading: PassOptions) -> Any:
 
 @contextmanager
 def stream(
-    model: Any,
+    model: Model,
     batches: Batches,
     layers: Sequence[Layer],
     sources: Sequence[Source],
@@ -161,7 +163,7 @@ def stream(
 
 @contextmanager
 def streams(
-    model: Any,
+    model: Model,
     layers: Sequence[Layer],
     sources: Sequence[Source],
     reading: PassOptions,

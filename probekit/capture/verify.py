@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from probekit.capture.layers import Layer, is_activation_function, runnable, uncompiled, unwrap
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
-from probekit.models.image_model import as_module
+from probekit.models.image_model import Model, as_module
 from probekit.models.inputs import KeywordInputs
 
 _FUNCTIONS = {
@@ -33,7 +33,7 @@ _Key = tuple[str, str, int]
 
 
 def verify_layers(
-    model: Any,
+    model: Model,
     images: Tensor,
     layers: Sequence[Layer],
     choice: Layers,
@@ -131,7 +131,7 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
     return False
 
 
-def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key, Any]:
+def _observe(model: Model, images: Tensor, output: int | str | None) -> dict[_Key, Any]:
     """Clones of the outputs of every call of every module and activation function."""
     module = unwrap(as_module(model))
     names = {child: name for name, child in module.named_modules()}
@@ -164,7 +164,7 @@ def _observe(model: Any, images: Tensor, output: int | str | None) -> dict[_Key,
 
 
 def layers_at_larger_size(
-    model: Any,
+    model: Model,
     images: Tensor | KeywordInputs,
     choice: Layers,
     tokens: Tokens,
@@ -191,7 +191,7 @@ def larger(images: Tensor) -> Tensor:
 
 
 def _recorded(
-    model: Any, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
+    model: Model, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
 ) -> dict[str, Tensor]:
     with torch.no_grad(), Recorder(model, list(layers), tokens=tokens, output=output) as recorder:
         recorder(images)

@@ -19,6 +19,7 @@ import probekit.metrics
 from probekit.capture.layers import Layer
 from probekit.errors import OptionError, ProbekitError, close_matches
 from probekit.models.identity import options_of, own_code
+from probekit.models.image_model import Model
 from probekit.results.attributes import Attributes, attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
@@ -86,7 +87,7 @@ class Metric(ABC):
         """
 
     def fitted(
-        self, model: Any, images: Any, layers: Sequence[Layer], **reading: Any
+        self, model: Model, images: Any, layers: Sequence[Layer], **reading: Any
     ) -> tuple[Metric, str]:
         """Adapts the metric to a model, given a few images; also returns a warning or `""`."""
         return self, ""

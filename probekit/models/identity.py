@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probekit.models.image_model import as_module, content_hash
+from probekit.models.image_model import Model, as_module, content_hash
 
 _LIBRARIES = ("torch", "torchvision", "timm")
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -24,7 +24,7 @@ _DEEPEST = 4
 _MUTATORS = ("add", "append", "extend", "insert", "pop", "setdefault", "update")
 
 
-def model_identity(model: Any) -> dict[str, Any]:
+def model_identity(model: Model) -> dict[str, Any]:
     """Returns what identifies a model, as plain values, without file locations.
 
     The identity includes the values of the weights; the names, types and options of modules; the names
@@ -49,7 +49,7 @@ def model_identity(model: Any) -> dict[str, Any]:
     }
 
 
-def describe(model: Any) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
     """Describes a model for a result's provenance: its identity, and its origin if known."""
     identity = model_identity(model)
     known = dict(getattr(model, "provenance", None) or {})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,23 @@ from probekit.models.nested import all_tensors
 from probekit.models.state import State
 
 _MOST = 2**30
+
+
+class Wrapper(Protocol):
+    """A model that runs a module after preprocessing of its own, such as an `ImageModel`."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module."""
+        ...
+
+    def __call__(self, images: Tensor, /) -> Any:
+        """The output of the module for images."""
+        ...
+
+
+Model: TypeAlias = "nn.Module | Wrapper"
+ModelOrName: TypeAlias = "Model | str | os.PathLike[str]"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,7 +114,7 @@ class ImageModel:
         return self.module(normalized)
 
 
-def as_module(model: Any) -> nn.Module:
+def as_module(model: Model) -> nn.Module:
     """Returns the bare module of an `ImageModel`, or a module unchanged; raises `ModelError` for others."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     if not isinstance(module, nn.Module):
@@ -162,7 +180,7 @@ def check_weights(module: nn.Module) -> None:
 
 
 @contextmanager
-def borrow(model: Any, device: str | torch.device | None = None) -> Iterator[torch.device]:
+def borrow(model: Model, device: str | torch.device | None = None) -> Iterator[torch.device]:
     """Puts a model in eval mode on a device, and restores it at exit, also after an exception.
 
     Yields:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
+from probekit.models.image_model import Model
 from probekit.models.nested import named_parts
 
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
@@ -118,7 +119,7 @@ class ClassMatch:
 
 
 def match_classes(
-    model: Any,
+    model: Model,
     classes: Sequence[str] | Mapping[int, str],
     outputs: int,
     labels: Tensor | None = None,
@@ -225,13 +226,13 @@ def _is_logits(value: Any, samples: int) -> bool:
     )
 
 
-def _declared(model: Any) -> int | None:
+def _declared(model: Model) -> int | None:
     """The number of classes that a model declares."""
     declared = getattr(_module(model), "num_classes", None)
     return declared if isinstance(declared, int) else None
 
 
-def _module(model: Any) -> Any:
+def _module(model: Model) -> Any:
     return model if isinstance(model, nn.Module) else getattr(model, "module", model)
 
 
@@ -276,7 +277,7 @@ def _guessed_order(names: Sequence[str]) -> str:
 
 
 def _by_name(
-    model: Any, named: Sequence[str], names: Mapping[int, str], outputs: int
+    model: Model, named: Sequence[str], names: Mapping[int, str], outputs: int
 ) -> ClassMatch:
     classes = list(names.values())
     ways = {
@@ -313,7 +314,7 @@ def _outputs_by_name(named: Sequence[str]) -> dict[str, int]:
     return {part: at for at, some in enumerate(parts) for part in some if count[part] == 1}
 
 
-def _outputs_by_wordnet(model: Any, classes: Sequence[str], outputs: int) -> dict[str, int]:
+def _outputs_by_wordnet(model: Model, classes: Sequence[str], outputs: int) -> dict[str, int]:
     """The output of each WordNet id, for a model of one of the ImageNet class sets."""
     if not all(map(_WORDNET.fullmatch, classes)):
         return {}

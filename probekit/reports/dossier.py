@@ -11,6 +11,7 @@ import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches
 from probekit.extras import optional
+from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.svg import number
 from probekit.results.attributes import ends, heading, is_share
@@ -33,7 +34,7 @@ def dossier(
     channel: int,
     *,
     data: Any = None,
-    model: Any = None,
+    model: Model | None = None,
     images: Array | None = None,
     saliency: Array | None = None,
     shown: int = 6,
@@ -106,7 +107,7 @@ def _unit(results: ModelResults, layer: str, channel: int) -> int:
     return int(np.flatnonzero(there)[0])
 
 
-def _best_images(here: xr.Dataset, data: Any, model: Any, shown: int) -> Array:
+def _best_images(here: xr.Dataset, data: Any, model: Model | None, shown: int) -> Array:
     from probekit.data.lookup import images_at
 
     numbers = here["top_sample"].values[:shown]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
 from probekit.analysis.robustness.conditions import Perturbation, attacked
 from probekit.errors import OptionError, close_matches, warn
+from probekit.models.image_model import Model
 from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
 from probekit.perturbations.attacks.gradient import get_attack
@@ -64,7 +65,7 @@ def choose_severities(asked: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def choose_attacks(
-    asked: Attacks, epsilons: Epsilons, model: Any, images: Tensor, labels: Tensor, *, move: bool
+    asked: Attacks, epsilons: Epsilons, model: Model, images: Tensor, labels: Tensor, *, move: bool
 ) -> list[Perturbation]:
     """Selects attacks, and checks whether the model can be attacked."""
     listed = [asked] if isinstance(asked, str | Attack | type) else list(asked or ())

@@ -27,6 +27,7 @@ from probekit.data.batches import Batch, Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
+from probekit.models.image_model import Model
 from probekit.models.logits import ClassMatch, correct
 from probekit.results.attributes import attributes
 from probekit.results.labels import strings
@@ -69,7 +70,7 @@ class Measurement:
             quarter of the memory. Otherwise, each pass computes them again.
     """
 
-    model: Any
+    model: Model
     layers: list[Layer]
     dimensionality: bool
     selectivity: bool

@@ -45,7 +45,7 @@ from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.metric import Metric
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.identity import describe, model_identity
-from probekit.models.image_model import borrow
+from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
@@ -60,7 +60,7 @@ _MANY_UNMOVED = 0.1
 @in_own_settings
 @keep_notes
 def robustness(
-    model: Any,
+    model: ModelOrName,
     data: Any,
     corruptions: Corruptions = "all",
     severities: int | Sequence[int] = (1, 2, 3, 4, 5),
@@ -236,7 +236,7 @@ def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -
 
 
 def _published(
-    model: Any, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
+    model: Model, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
 ) -> list[Pass]:
     """The passes over published images, which replace those of the data or are separate data."""
     classes = batches.classes or getattr(model, "classes", ())

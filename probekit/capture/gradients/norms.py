@@ -20,6 +20,7 @@ from probekit.capture.recorder import Recorder
 from probekit.checks import one_of, positive_int
 from probekit.data.batches import draw
 from probekit.errors import LayerError, ModelError, close_matches, some_of
+from probekit.models.image_model import Model
 from probekit.models.inputs import one_tensor
 
 Method: TypeAlias = Literal["auto", "exact", "probes"]
@@ -130,7 +131,7 @@ class GradientNorms:
         return choose_method(self.method, count, self.probes)
 
     def fitted(
-        self, model: Any, images: Tensor, layers: Sequence[Layer], **reading: Any
+        self, model: Model, images: Tensor, layers: Sequence[Layer], **reading: Any
     ) -> tuple[Self, str]:
         """Adapts the source to one model in eval mode, checking probes against backward passes.
 
@@ -154,7 +155,12 @@ class GradientNorms:
 
     @contextmanager
     def open(
-        self, model: Any, layers: Sequence[Layer], *, samples: Tensor | None = None, **reading: Any
+        self,
+        model: Model,
+        layers: Sequence[Layer],
+        *,
+        samples: Tensor | None = None,
+        **reading: Any,
     ) -> Iterator[Tap]:
         """Yields a function from images and their indices to the tables of all layers."""
         with ExitStack() as stack:
@@ -166,7 +172,7 @@ class _Tap:
     """Measures successive batches; closing the stack releases resources created for the model."""
 
     source: GradientNorms
-    model: Any
+    model: Model
     layers: Sequence[Layer]
     samples: Tensor | None
     reading: Mapping[str, Any]
@@ -233,7 +239,7 @@ class _Tap:
 
 
 def _differentiated(
-    model: Any, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
+    model: Model, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
 ) -> AbstractContextManager[Differentiated]:
     """A model prepared to differentiate the pooled activations of some layers."""
 

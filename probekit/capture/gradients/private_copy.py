@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.layers import unwrap
-from probekit.models.image_model import as_module, check_differentiable
+from probekit.models.image_model import Model, as_module, check_differentiable
 
 Forward = Callable[[Any, Tensor], dict[str, Tensor]]
 
@@ -20,7 +20,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 @contextmanager
-def lend_private(model: Any, images: Tensor, forward: Forward) -> Iterator[Any]:
+def lend_private(model: Model, images: Tensor, forward: Forward) -> Iterator[Any]:
     """Yields an equivalent of a model, without weight gradients, whose passes no other hook observes.
 
     This is a copy that shares the model's memory, if it computes the same activations. Otherwise it is
@@ -47,7 +47,7 @@ def lend_private(model: Any, images: Tensor, forward: Forward) -> Iterator[Any]:
 
 
 @contextmanager
-def unfused_attention(model: Any) -> Iterator[None]:
+def unfused_attention(model: Model) -> Iterator[None]:
     """Computes attention by matrix products inside the context, as forward mode requires."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -77,7 +77,7 @@ def _hooked(module: nn.Module) -> bool:
     return any(getattr(hook, "__module__", "") != "probekit.capture.phase" for hook in hooks)
 
 
-def _private(model: Any, module: nn.Module) -> Any:
+def _private(model: Model, module: nn.Module) -> Any:
     """The user's model with a copy of its module; None if it cannot be copied."""
     try:
         twin = _copy(module, {}, {})
@@ -121,7 +121,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _same(private: Any, model: Any, images: Tensor, forward: Forward) -> bool:
+def _same(private: Any, model: Model, images: Tensor, forward: Forward) -> bool:
     with torch.no_grad():
         expected = forward(model, images)
         try:

@@ -20,7 +20,7 @@ from probekit.capture.gradients.forward import Differentiator, directional_deriv
 from probekit.capture.gradients.private_copy import lend_private, unfused_attention
 from probekit.capture.layers import unwrap
 from probekit.errors import ProbekitError, first_line
-from probekit.models.image_model import as_module
+from probekit.models.image_model import Model, as_module
 from probekit.models.inputs import FAILURES
 
 ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
@@ -36,7 +36,7 @@ class Differentiated:
         memory: Maximum number of bytes for intermediate results.
     """
 
-    def __init__(self, model: Any, forward: Forward, images: Tensor, memory: int) -> None:
+    def __init__(self, model: Model, forward: Forward, images: Tensor, memory: int) -> None:
         self._model = model
         self._module = unwrap(as_module(model))
         self._forward = forward
@@ -48,7 +48,7 @@ class Differentiated:
     @staticmethod
     @contextmanager
     def open(
-        model: Any, images: Tensor, read_out: ReadOut, memory: int
+        model: Model, images: Tensor, read_out: ReadOut, memory: int
     ) -> Iterator[Differentiated]:
         """Yields a private copy of a model, or the model itself if it cannot be copied.
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from probekit.capture.layers import Layer
 from probekit.capture.plan import scout_layers
 from probekit.errors import LayerError, OptionError
-from probekit.models.image_model import ImageModel, as_module
+from probekit.models.image_model import ImageModel, Model, as_module
 
 
-def add_constants(model: Any, constants: Mapping[str, Any], images: Tensor) -> Any:
+def add_constants(model: Model, constants: Mapping[str, Any], images: Tensor) -> Any:
     """A copy of a network that adds constants to units and subtracts them again after the layer.
 
     The copy computes the same function, up to rounding. The affine maps of the following layers can

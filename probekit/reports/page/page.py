@@ -13,6 +13,7 @@ from typing import Any
 
 from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
+from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, model_results
 from probekit.reports.page.sections import sections
 from probekit.reports.page.svg import number
@@ -32,7 +33,7 @@ def report(
     out: str | Path = "report.html",
     *,
     data: Any = None,
-    model: Any = None,
+    model: Model | None = None,
     names: Sequence[str] | None = None,
     title: str | None = None,
     budget: int = BUDGET,
@@ -100,7 +101,7 @@ def _fitted(
     models: Sequence[ModelResults],
     extra: Sequence[Section],
     data: Any,
-    model: Any,
+    model: Model | None,
     title: str | None,
     budget: int,
 ) -> bytes:
@@ -127,7 +128,7 @@ def _images(
     models: Sequence[ModelResults],
     tables: Sequence[dict[str, Any]],
     data: Any,
-    model: Any,
+    model: Model | None,
     room: int,
 ) -> tuple[dict[int, str], str]:
     """Thumbnails by sample, shared by all models, and a note on those left out."""

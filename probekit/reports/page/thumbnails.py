@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probekit.errors import DataError
+from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults
 
 _SIDE = 96
@@ -37,7 +38,7 @@ def wanted_samples(model: ModelResults) -> list[int]:
 
 
 def thumbnails(
-    wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Any, room: int
+    wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Model | None, room: int
 ) -> dict[int, str]:
     """Encodes images of samples, in order, until the available space is used.
 
@@ -60,7 +61,7 @@ def thumbnails(
 
 
 def _encode(
-    index: Iterable[int], labels: Mapping[int, int], data: Any, model: Any
+    index: Iterable[int], labels: Mapping[int, int], data: Any, model: Model | None
 ) -> dict[int, str]:
     from probekit.data.lookup import find_images
 

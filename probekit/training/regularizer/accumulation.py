@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from probekit.capture.recorder import Layers, Recorder
 from probekit.capture.subsets import Subset
 from probekit.errors import LayerError, OptionError
+from probekit.models.image_model import Model
 
 
 class TrainingRecorder(Recorder):
     """A recorder that stays on a model; it records only passes with gradients, or only others."""
 
-    def __init__(self, model: Any, layers: Layers, subset: Subset | None, **options: Any) -> None:
+    def __init__(self, model: Model, layers: Layers, subset: Subset | None, **options: Any) -> None:
         self.without_gradients = False
         super().__init__(model, layers, grad=True, subset=subset, when=self._trains, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.subsets import subset_of
 from probekit.checks import integer, number, one_of
 from probekit.errors import DataError, LayerError, some_of, warn
+from probekit.models.image_model import Model
 from probekit.training.regularizer.accumulation import Accumulation, TrainingRecorder
 from probekit.training.regularizer.batch_selectivity import (
     ClassSums,
@@ -83,7 +84,7 @@ class SelectivityRegularizer:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         alpha: float,
         layers: Layers = None,
         *,
