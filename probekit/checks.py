@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from probekit.errors import DataError, OptionError, close_matches
 
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 _MOST_LISTED = 8
 
 
-def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+def integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
     """Checks for an integer within bounds; numpy integers are allowed, `True` is not.
 
     Example:
@@ -24,7 +24,7 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
         ...
         probekit.errors.OptionError: splits must be an integer of at least 2, not 1
     """
-    if not isinstance(value, bool) and hasattr(value, "__index__"):
+    if not isinstance(value, bool) and isinstance(value, SupportsIndex):
         found = operator.index(value)
         if (least is None or found >= least) and (most is None or found <= most):
             return found
@@ -33,19 +33,19 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
     raise OptionError(f"{name} must be {kind}, not {value!r}")
 
 
-def non_negative_int(name: str, value: Any) -> int:
+def non_negative_int(name: str, value: object) -> int:
     """Checks for a non-negative integer, as `integer` does."""
     return integer(name, value, least=0)
 
 
-def positive_int(name: str, value: Any) -> int:
+def positive_int(name: str, value: object) -> int:
     """Checks for a positive integer, as `integer` does."""
     return integer(name, value, least=1)
 
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     *,
     least: float | None = None,
     above: float | None = None,

@@ -380,7 +380,7 @@ def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int)
     return float(np.sqrt((_GROUPS - 1) * np.var(found)))
 
 
-def _matrix(given: Any) -> np.ndarray[Any, Any]:
+def _matrix(given: object) -> np.ndarray[Any, Any]:
     """The matrix whose eigenvalues are the variances of the layer."""
     if isinstance(given, xr.Dataset):
         if "covariance" not in given and "gram" not in given:
@@ -399,7 +399,7 @@ def _matrix(given: Any) -> np.ndarray[Any, Any]:
     return matrix
 
 
-def _is_recording(given: Any) -> bool:
+def _is_recording(given: object) -> bool:
     return isinstance(given, xr.Dataset) and "activation" in given
 
 

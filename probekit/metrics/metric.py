@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import getdoc, signature
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, SupportsFloat, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import xarray as xr
 
@@ -236,11 +236,11 @@ class FunctionMetric(Metric):
             )
         return table, xr.Dataset()
 
-    def _table(self, returned: Any) -> xr.Dataset:
+    def _table(self, returned: object) -> xr.Dataset:
         values = returned
         if self.level == "layer" and not isinstance(values, xr.Dataset | xr.DataArray):
             try:
-                values = xr.DataArray(float(values))
+                values = xr.DataArray(float(cast(SupportsFloat, values)))
             except (TypeError, ValueError):
                 raise OptionError(
                     self._must("a number or xarray", type(returned).__name__)
@@ -266,7 +266,7 @@ class FunctionMetric(Metric):
                 )
         return table
 
-    def _must(self, wanted: str, found: Any) -> str:
+    def _must(self, wanted: str, found: object) -> str:
         return f"{self.level} metric {self.name!r} must return {wanted}, not {found}"
 
 
@@ -331,7 +331,7 @@ def metric_options(metric: Metric) -> dict[str, Any]:
     return options | ({"code": code} if code else {})
 
 
-def configured(given: Any) -> FunctionMetric | None:
+def configured(given: object) -> FunctionMetric | None:
     """The metric of a decorated function, with the options of a `functools.partial`."""
     options: dict[str, Any] = {}
     while isinstance(given, partial):

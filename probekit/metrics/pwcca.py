@@ -15,14 +15,15 @@ from probekit.results.labels import strings
 from probekit.statistics.feeding import split_by_layer
 
 Array: TypeAlias = npt.NDArray[np.float64]
+Table: TypeAlias = "npt.ArrayLike | xr.DataArray | xr.Dataset"
 Weights: TypeAlias = Literal["fewer", "first", "second", "uniform"]
 # With fewer rows per dimension, canonical correlations are high by chance alone.
 _ROWS_A_DIMENSION = 2
 
 
 def pwcca_distance(
-    first: Any,
-    second: Any,
+    first: Table,
+    second: Table,
     *,
     weights: Weights | Sequence[Weights] = "fewer",
     tolerance: float = 1e-6,
@@ -87,8 +88,8 @@ def pwcca_distance(
 
 
 def pwcca_ratio(
-    regularized: Sequence[Any],
-    unregularized: Sequence[Any],
+    regularized: Sequence[Table],
+    unregularized: Sequence[Table],
     *,
     weights: Weights | Sequence[Weights] = "fewer",
     tolerance: float = 1e-6,
@@ -163,7 +164,7 @@ def pwcca_ratio(
 
 
 def _from_others(
-    networks: Sequence[Any], others: Sequence[Any], place: int, **options: Any
+    networks: Sequence[Table], others: Sequence[Table], place: int, **options: Any
 ) -> xr.DataArray:
     """Distances (other, ...) of one network from the others, except the one with the same seed."""
     found = [
@@ -196,7 +197,7 @@ def _by_layer(
     return xr.DataArray(found, coords, ("layer", "weights"), "pwcca_distance")
 
 
-def _table(given: Any) -> Array:
+def _table(given: Table) -> Array:
     if isinstance(given, xr.DataArray) and {"sample", "unit"} == set(given.dims):
         given = given.transpose("sample", "unit")
     table = np.asarray(given, dtype=np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -142,7 +141,7 @@ def alpha_profile(
     return ax
 
 
-def _values(sweep: Any, variable: str, *others: str) -> tuple[Array, list[float]]:
+def _values(sweep: object, variable: str, *others: str) -> tuple[Array, list[float]]:
     """Values (seed, alpha, ...) and the alphas, without alphas that have no values."""
     if not isinstance(sweep, xr.Dataset):
         raise OptionError(f"a sweep is the dataset that sweep returns, not {type(sweep).__name__}")

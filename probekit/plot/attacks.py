@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
@@ -14,8 +15,9 @@ from probekit.errors import DataError, OptionError, close_matches, some_of
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette, shades
 from probekit.plot.data import Array, NamedResults, Results, named_results, shared_labels, table
-from probekit.plot.labels import key
+from probekit.plot.labels import Handle, key
 from probekit.plot.series import DASHES, curve, name_dashes, name_results, result_colors
+from probekit.results.trees import Result
 
 Over: TypeAlias = Literal["epsilon", "step"]
 Tables: TypeAlias = list[list[xr.Dataset]]
@@ -73,7 +75,7 @@ def attack_accuracy(
     return ax
 
 
-def _outcomes(result: Any, name: str, attack: str | None) -> xr.Dataset:
+def _outcomes(result: Result, name: str, attack: str | None) -> xr.Dataset:
     outcomes = table(result, "attack")
     if name not in outcomes:
         raise DataError(
@@ -89,7 +91,7 @@ def _outcomes(result: Any, name: str, attack: str | None) -> xr.Dataset:
     return outcomes.isel(attack=[at for at, one in enumerate(names) if attack in (None, one)])
 
 
-def _over_epsilon(ax: Axes, compared: NamedResults, tables: Tables) -> None:
+def _over_epsilon(ax: Axes, compared: NamedResults[Result], tables: Tables) -> None:
     every = [one for replicates in tables for one in replicates]
     attacks = shared_labels(every, "attack")
     scale, unit = _radius_unit(np.concatenate([one["epsilon"].values for one in every]))
@@ -123,7 +125,9 @@ def _with_clean(outcomes: xr.Dataset, attack: str) -> dict[float, float]:
     return clean | dict(zip(values["epsilon"].values.tolist(), values.values.tolist(), strict=True))
 
 
-def _over_steps(ax: Axes, compared: NamedResults, tables: Tables, epsilon: float | None) -> None:
+def _over_steps(
+    ax: Axes, compared: NamedResults[Result], tables: Tables, epsilon: float | None
+) -> None:
     every = [one for replicates in tables for one in replicates]
     steps = {
         name: [one["attack_accuracy_by_step"].sel(attack=name) for one in every]
@@ -152,7 +156,7 @@ def _over_steps(ax: Axes, compared: NamedResults, tables: Tables, epsilon: float
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if compared.single:
         texts = [f"{radius * scale:g}" for radius in radii]
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+        place = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
         key(ax, handles[: len(radii)], texts, heading=f"ε{unit}", **place)
         _name_attacks(ax, attacks)
     else:
@@ -185,7 +189,11 @@ def _radius_unit(radii: Array) -> tuple[float, str]:
 
 
 def _name_all(
-    ax: Axes, compared: NamedResults, colors: list[str], handles: list[Any], attacks: list[str]
+    ax: Axes,
+    compared: NamedResults[Result],
+    colors: list[str],
+    handles: Sequence[Handle],
+    attacks: list[str],
 ) -> None:
     """Adds a legend of the results, and one of the attacks."""
     name_results(ax, compared, colors, handles[:: max(1, len(handles) // len(colors))])

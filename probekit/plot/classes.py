@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -11,9 +9,9 @@ from matplotlib.axes import Axes
 from probekit.errors import DataError, LayerError, close_matches
 from probekit.plot.canvas import canvas
 from probekit.plot.data import Array, Results, missing_variable, named_results, table
-from probekit.plot.labels import color_bar, name_axis, plain, room, shown, title
+from probekit.plot.labels import Handle, color_bar, name_axis, plain, room, shown, title
 from probekit.plot.series import name_results, result_colors
-from probekit.results.labels import strings
+from probekit.results.trees import Result
 
 # More classes than this are drawn as a line, and only its ends are labeled.
 _BARS = 40
@@ -50,10 +48,11 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
     if any(not np.array_equal(one["class"], first["class"]) for each in rows for one in each):
         raise DataError("the results have different classes; compare tuning on the same data")
     order = np.argsort(-first["class_mean"].values, kind="stable")
-    names = _class_names(first)[order]
+    known = _class_names(first)
+    names = [known[at] for at in order]
     colors = result_colors(compared)
     with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 1.6 + room(names)) as ax:
-        handles: list[Any] = []
+        handles: list[Handle] = []
         for number, (replicates, color) in enumerate(zip(rows, colors, strict=True)):
             means = np.stack([one["class_mean"].values for one in replicates]).mean(0)[order]
             handles.append(_draw_tuning(ax, means, color, number, len(rows)))
@@ -65,7 +64,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
                 ha="right", va="bottom", fontsize=6.5,
             )  # fmt: skip
             ax.set_xlim(-0.7, len(names) - 0.3)
-        name_axis(ax.xaxis, list(names), most=_BARS, rotation=90)
+        name_axis(ax.xaxis, names, most=_BARS, rotation=90)
         ax.axhline(0, color="#333333", lw=0.7)
         ax.set_ylabel("class mean activation")
         heading = f"{layer}, unit {channel}"
@@ -176,7 +175,7 @@ def _name_classes(ax: Axes, tables: list[xr.DataArray], starts: list[int], most:
     ax.set_xticks(ticks, texts, rotation=90, parse_math=False)
 
 
-def _of_layer(result: Any, layer: str) -> xr.Dataset:
+def _of_layer(result: Result, layer: str) -> xr.Dataset:
     units = table(result, "unit")
     if "class_mean" not in units:
         raise missing_variable("class_mean", "unit", units)
@@ -189,7 +188,7 @@ def _of_layer(result: Any, layer: str) -> xr.Dataset:
     return units.isel(unit=np.flatnonzero(names == layer))
 
 
-def _unit(result: Any, layer: str, channel: int) -> xr.Dataset:
+def _unit(result: Result, layer: str, channel: int) -> xr.Dataset:
     units = _of_layer(result, layer)
     channels = (
         units["channel"].values if "channel" in units.coords else np.arange(units.sizes["unit"])
@@ -203,12 +202,12 @@ def _unit(result: Any, layer: str, channel: int) -> xr.Dataset:
     return units.isel(unit=int(found[0]))
 
 
-def _class_names(means: xr.DataArray | xr.Dataset) -> Any:
+def _class_names(means: xr.DataArray | xr.Dataset) -> list[str]:
     coordinate = "class_name" if "class_name" in means.coords else "class"
-    return strings(means[coordinate].values)
+    return [str(name) for name in means[coordinate].values]
 
 
-def _draw_tuning(ax: Axes, means: Array, color: str, number: int, several: int) -> Any:
+def _draw_tuning(ax: Axes, means: Array, color: str, number: int, several: int) -> Handle:
     x = np.arange(len(means))
     if len(means) > _BARS:
         return ax.plot(x, means, color=color, lw=1)[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -15,6 +13,7 @@ from probekit.plot.data import NamedResults, Results, named_results, shared_labe
 from probekit.plot.labels import name_axis, title
 from probekit.plot.series import name_results, result_colors
 from probekit.replicates.intervals import resampled_mean
+from probekit.results.trees import Result
 
 
 def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | None = None) -> Axes:
@@ -46,11 +45,11 @@ def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | N
     found = compared.each(lambda one: _accuracy(one, name))
     label = "accuracy / clean accuracy" if relative else "accuracy"
     if compared.single:
-        return _heat_map(found[0][0], table(result, "corruption"), label, ax)
+        return _heat_map(found[0][0], table(compared.first, "corruption"), label, ax)
     return _rows(compared, found, label, ax)
 
 
-def _accuracy(result: Any, name: str) -> xr.DataArray:
+def _accuracy(result: Result, name: str) -> xr.DataArray:
     outcomes = table(result, "corruption")
     if name not in outcomes:
         raise DataError(
@@ -86,7 +85,7 @@ def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes
 
 
 def _rows(
-    compared: NamedResults, found: list[list[xr.DataArray]], label: str, ax: Axes | None
+    compared: NamedResults[Result], found: list[list[xr.DataArray]], label: str, ax: Axes | None
 ) -> Axes:
     every = [one for replicates in found for one in replicates]
     shared = {axis: shared_labels(every, axis) for axis in ("corruption", "severity")}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +15,20 @@ import xarray as xr
 
 from probekit.errors import DataError, LayerError, OptionError, close_matches, some_of
 from probekit.plot.labels import axis_label
-from probekit.results.trees import open_result
+from probekit.results.trees import Result, ResultOrFile, open_result
 
 Array: TypeAlias = npt.NDArray[np.float64]
-Result: TypeAlias = "xr.DataTree | xr.Dataset"
-Results: TypeAlias = "Result | Mapping[Any, Result | Sequence[Result]]"
+Results: TypeAlias = "ResultOrFile | Mapping[Any, ResultOrFile | Sequence[ResultOrFile]]"
+At: TypeAlias = "Mapping[str, str | float] | None"
 Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attack": "robustness"}
 
 
 @dataclass(frozen=True)
-class NamedResults:
-    """Results by name.
+class NamedResults(Generic[Item]):
+    """Results, or the logs of runs, by name.
 
     Attributes:
         results: The replicates of each name (one or more results).
@@ -35,7 +36,7 @@ class NamedResults:
         alpha: Whether the names are numbers, which are values of alpha.
     """
 
-    results: dict[Any, list[Any]]
+    results: dict[Any, list[Item]]
     single: bool
     alpha: bool
 
@@ -45,21 +46,21 @@ class NamedResults:
         return [f"{name:g}" if self.alpha else str(name) for name in self.results]
 
     @property
-    def first(self) -> Any:
+    def first(self) -> Item:
         """The first replicate of the first name."""
         return next(iter(self.results.values()))[0]
 
-    def each(self, function: Callable[[Any], Item]) -> list[list[Item]]:
+    def each(self, function: Callable[[Item], Other]) -> list[list[Other]]:
         """Calls a function with every replicate of every name."""
         return [[function(one) for one in replicates] for replicates in self.results.values()]
 
 
-def named_results(given: Any) -> NamedResults:
+def named_results(given: Results) -> NamedResults[Result]:
     """Converts one result or a mapping of several results, or their files, to a common form."""
     return named_items(given, _result)
 
 
-def _result(given: Any, name: Any = None) -> xr.DataTree | xr.Dataset:
+def _result(given: object, name: object = None) -> Result:
     opened = open_result(given) if isinstance(given, str | os.PathLike) else given
     if isinstance(opened, xr.DataTree | xr.Dataset):
         return opened
@@ -71,7 +72,7 @@ def _result(given: Any, name: Any = None) -> xr.DataTree | xr.Dataset:
     raise OptionError(f"{name!r} must be a result or a list of results, not {kind}")
 
 
-def named_items(given: Any, read: Callable[..., Any]) -> NamedResults:
+def named_items(given: object, read: Callable[..., Item]) -> NamedResults[Item]:
     """One item, or items or lists of replicates by name; values of alpha are sorted."""
     # Data sets of xarray are mappings too.
     if not isinstance(given, Mapping) or isinstance(given, xr.DataTree | xr.Dataset):
@@ -90,14 +91,14 @@ def named_items(given: Any, read: Callable[..., Any]) -> NamedResults:
     return NamedResults(results, single=False, alpha=alpha)
 
 
-def table(result: Any, dimension: str) -> xr.Dataset:
+def table(result: Result, dimension: str) -> xr.Dataset:
     """The table of a result that has a given dimension: units, layers or robustness."""
     node = _NODES[dimension]
     if isinstance(result, xr.Dataset):
         return result
     if node in result.children:
-        return cast(xr.Dataset, result.children[node].to_dataset())
-    own = cast(xr.Dataset, result.to_dataset())
+        return result.children[node].to_dataset()
+    own = result.to_dataset()
     if dimension in own.dims:
         return own
     there = ", ".join(f"/{name}" for name in result.children) or "nothing"
@@ -183,10 +184,10 @@ class UnitValues:
 
 
 def unit_values(
-    result: Any,
+    result: Result,
     name: str,
     layers: str | Sequence[str] | None = None,
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
 ) -> UnitValues:
     """Returns a unit variable by name."""
     units = table(result, "unit")
@@ -200,10 +201,10 @@ def unit_values(
 
 
 def layer_values(
-    result: Any,
+    result: Result,
     name: str,
     layers: str | Sequence[str] | None = None,
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
 ) -> tuple[str, xr.DataArray]:
     """Returns a layer variable by name, or the mean over units of a unit variable.
 
@@ -233,9 +234,7 @@ def layer_values(
     raise missing_variable(name, "layer", numbers_of)
 
 
-def _selected(
-    values: xr.DataArray, along: str, at: Mapping[str, Any] | None, most: int = 1
-) -> xr.DataArray:
+def _selected(values: xr.DataArray, along: str, at: At, most: int = 1) -> xr.DataArray:
     """The values at given coordinates along their other dimensions."""
     for dimension, place in (at or {}).items():
         if dimension not in values.dims:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from probekit.checks import one_of
 from probekit.errors import DataError
 from probekit.plot.canvas import canvas
-from probekit.plot.data import Array, Results, UnitValues, named_results, unit_values
+from probekit.plot.data import Array, At, Results, UnitValues, named_results, unit_values
 from probekit.plot.density import density
 from probekit.plot.labels import layer_axis, name_axis, room
 from probekit.plot.ranges import most, widened
@@ -31,7 +31,7 @@ def unit_distribution(
     *,
     layers: str | Sequence[str] | None = None,
     kind: Kind = "violin",
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
     clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -88,7 +88,7 @@ def _pooled(
     replicates: Sequence[Any],
     variable: str,
     layers: str | Sequence[str] | None,
-    at: Mapping[str, Any] | None,
+    at: At,
 ) -> UnitValues:
     parts = [unit_values(one, variable, layers, at) for one in replicates]
     if any(part.layers != parts[0].layers for part in parts):

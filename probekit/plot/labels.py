@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
@@ -15,6 +16,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from probekit.plot.colors import DEPTH
 from probekit.results.attributes import label
 from probekit.results.labels import shorten
+
+Handle: TypeAlias = "Artist | tuple[Artist, ...]"
 
 
 def axis_label(variable: xr.DataArray | str) -> str:
@@ -29,7 +32,7 @@ def axis_label(variable: xr.DataArray | str) -> str:
     return plain(text, 60)
 
 
-def plain(name: Any, most: int = 32) -> str:
+def plain(name: object, most: int = 32) -> str:
     """A name on one line, shortened in the middle if it is long.
 
     >>> plain("a" * 50, most=9)
@@ -39,7 +42,7 @@ def plain(name: Any, most: int = 32) -> str:
     return shorten(text, most)
 
 
-def room(names: Sequence[Any] | None) -> float:
+def room(names: Sequence[object] | None) -> float:
     """The space in inches that vertical names need below the axes; None for a title only.
 
     >>> room(["relu"]) < room(["layer1.0.relu"]) == room(["layer1.0.relu", "relu"])
@@ -59,7 +62,7 @@ def shown(number: int, most: int) -> list[int]:
     return list(range(0, number, max(1, -(-number // most))))
 
 
-def name_axis(axis: Axis, names: Sequence[Any], *, most: int, **options: Any) -> None:
+def name_axis(axis: Axis, names: Sequence[object], *, most: int, **options: Any) -> None:
     """Labels the positions along an axis with names, which are shown literally."""
     which = shown(len(names), most)
     # A dollar sign in the name of a layer or class does not start a formula.
@@ -82,7 +85,7 @@ def title(ax: Axes, text: str) -> None:
 
 
 def key(
-    ax: Axes, handles: Sequence[Any], names: Sequence[str], *, heading: str = "", **options: Any
+    ax: Axes, handles: Sequence[Handle], names: Sequence[str], *, heading: str = "", **options: Any
 ) -> None:
     """Adds a legend, in which names are shown literally."""
     texts = [plain(name) for name in names]

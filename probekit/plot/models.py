@@ -16,7 +16,16 @@ from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import palette
 from probekit.plot.data import numbers_over
-from probekit.plot.labels import axis_label, color_bar, key, layer_axis, name_axis, plain, room
+from probekit.plot.labels import (
+    Handle,
+    axis_label,
+    color_bar,
+    key,
+    layer_axis,
+    name_axis,
+    plain,
+    room,
+)
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
 from probekit.results.provenance import facts_of
@@ -148,7 +157,7 @@ def _side(cka: xr.Dataset, side: str, otherwise: str) -> str:
     return plain(about.get("name") or about.get("type") or otherwise, 40)
 
 
-def _survey(survey: Any) -> xr.DataTree:
+def _survey(survey: object) -> xr.DataTree:
     if not isinstance(survey, xr.DataTree):
         raise OptionError(
             f"a survey is the tree that pk.survey returns, not {type(survey).__name__}"
@@ -175,7 +184,7 @@ def _width(names: Sequence[str]) -> float:
     return 3.4 + (0.062 * longest if len(names) <= _MOST_NAMES else 0.0)
 
 
-def _model_key(ax: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+def _model_key(ax: Axes, handles: Sequence[Handle], names: Sequence[str]) -> None:
     """Adds a legend of few models next to the axes."""
     if len(names) <= _MOST_NAMES:
         heading, short = _shortened(names)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import xarray as xr
@@ -15,10 +15,11 @@ from probekit.checks import one_of
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import shades
-from probekit.plot.data import Array, Results, layer_values, named_results, table, unit_values
+from probekit.plot.data import Array, At, Results, layer_values, named_results, table, unit_values
 from probekit.plot.labels import axis_label, key, layer_axis, plain, room
 from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve, name_results, places, result_colors, union
+from probekit.results.trees import Result
 
 Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
 _BAND = "band: middle half of the units"
@@ -30,7 +31,7 @@ def layer_profile(
     *,
     layers: str | Sequence[str] | None = None,
     interval: Interval = "auto",
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One value per layer, in execution order.
@@ -152,7 +153,7 @@ def _names(values: xr.DataArray) -> list[str]:
     return [str(one) for one in values["layer"].values]
 
 
-def _known(result: Any, kind: str, layers: str | Sequence[str] | None) -> xr.DataArray:
+def _known(result: Result, kind: str, layers: str | Sequence[str] | None) -> xr.DataArray:
     """The values of a variable without the layers that were not measured."""
     _, values = layer_values(result, kind, layers)
     known = np.isfinite(values.values)
@@ -188,12 +189,12 @@ def _lines(ax: Axes, values: xr.DataArray, along: str) -> None:
 
 def _around(
     ax: Axes,
-    result: Any,
+    result: Result,
     found: tuple[str, xr.DataArray],
     variable: str,
     layers: str | Sequence[str] | None,
     interval: Interval,
-    at: Mapping[str, Any] | None,
+    at: At,
     color: str,
 ) -> None:
     """Draws the intervals around a single line, with a legend."""
@@ -224,7 +225,7 @@ def _note(ax: Axes, *lines: str) -> None:
     ax.set_title("\n".join(lines), fontsize=6.5, color="#555555")
 
 
-def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) -> bool:
+def _has_units(result: Result, variable: str, at: At = None) -> bool:
     if not isinstance(result, xr.DataTree) or "units" not in result.children:
         return False
     units = result.children["units"].to_dataset()
@@ -237,11 +238,11 @@ def _has_units(result: Any, variable: str, at: Mapping[str, Any] | None = None) 
 
 def _quartile_band(
     ax: Axes,
-    result: Any,
+    result: Result,
     variable: str,
     layers: list[str],
     color: str,
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
 ) -> None:
     units = unit_values(result, variable, layers, at)
     ends = [

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import shades
-from probekit.plot.data import Array, Results, named_results, table, unit_values
+from probekit.plot.data import Array, At, Results, named_results, table, unit_values
 from probekit.plot.labels import depth_bar
 from probekit.plot.ranges import most, widened
 from probekit.plot.series import name_results, result_colors
+from probekit.results.trees import Result
 
 
 def unit_scatter(
@@ -24,7 +25,7 @@ def unit_scatter(
     y: str = "gradient_norm_cv",
     *,
     layers: str | Sequence[str] | None = None,
-    at: Mapping[str, Any] | None = None,
+    at: At = None,
     clip: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
@@ -58,7 +59,7 @@ def unit_scatter(
         'ρ = 1.00, 3 units'
     """
     compared = named_results(result)
-    parts: list[tuple[Array, Array, Any]] = []
+    parts: list[tuple[Array, Array, list[str]]] = []
     names: list[str] = []
     labels: list[str] = []
     for replicates, color in zip(compared.results.values(), result_colors(compared), strict=True):
@@ -92,14 +93,14 @@ def unit_scatter(
     return ax
 
 
-def _own(result: Any, name: str, at: Mapping[str, Any] | None) -> dict[str, Any]:
+def _own(result: Result, name: str, at: At) -> dict[str, str | float]:
     """The coordinates along those dimensions that a variable has."""
     units = table(result, "unit")
     dims = units[name].dims if name in units else ()
     return {dim: place for dim, place in (at or {}).items() if dim in dims}
 
 
-def _clip(ax: Axes, across: Array, up: Array, shade: Any) -> int:
+def _clip(ax: Axes, across: Array, up: Array, shade: npt.NDArray[np.str_]) -> int:
     """Limits the axes to the range of most units, and marks the others at the edge."""
     (left, right), (low, high) = (most(values) for values in (across, up))
     ax.set_xlim(*widened(left, right))

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from probekit.plot.colors import alpha_map, alpha_norm, palette
 from probekit.plot.data import Array, NamedResults
-from probekit.plot.labels import alpha_bar, key
+from probekit.plot.labels import Handle, alpha_bar, key
 from probekit.replicates.intervals import resampled_mean
 
 _MARKERS = "osD^vPX"
@@ -25,7 +25,7 @@ def alpha_colors(alphas: Sequence[float]) -> list[str]:
     return [to_hex(colors(norm(alpha))) for alpha in alphas]
 
 
-def result_colors(compared: NamedResults) -> list[str]:
+def result_colors(compared: NamedResults[Any]) -> list[str]:
     """One color per result."""
     if compared.alpha:
         return alpha_colors(list(compared.results))
@@ -77,7 +77,11 @@ def curve(
 
 
 def name_results(
-    ax: Axes, compared: NamedResults, colors: Sequence[str], handles: Sequence[Any], **options: Any
+    ax: Axes,
+    compared: NamedResults[Any],
+    colors: Sequence[str],
+    handles: Sequence[Handle],
+    **options: Any,
 ) -> None:
     """Adds a color bar of alphas, or a legend of names; nothing for a single result."""
     if compared.alpha:

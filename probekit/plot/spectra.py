@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,8 +14,9 @@ from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas
 from probekit.plot.colors import shades
 from probekit.plot.data import Array, Results, match_layers, missing_variable, named_results, table
-from probekit.plot.labels import depth_bar, key
+from probekit.plot.labels import Handle, depth_bar, key
 from probekit.plot.series import name_results, result_colors
+from probekit.results.trees import Result
 
 _FEW = 6
 
@@ -55,7 +55,7 @@ def eigenspectrum(
     names = list(spectra[0][0])
     colors = result_colors(compared)
     with canvas(ax, 3.5, 2.7) as ax:
-        handles: list[Any] = []
+        handles: list[Handle] = []
         if compared.single:
             for values, color in zip(spectra[0][0].values(), shades(len(names)), strict=True):
                 handles.append(_draw(ax, *values, color))
@@ -72,7 +72,7 @@ def eigenspectrum(
     return ax
 
 
-def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple[Array, float]]:
+def _spectra(result: Result, layers: str | Sequence[str] | None) -> dict[str, tuple[Array, float]]:
     """The positive eigenvalues in descending order, and the participation ratio of each layer."""
     numbers = _measured(result)
     names = [str(name) for name in np.atleast_1d(numbers["layer"].values)]
@@ -89,7 +89,7 @@ def _spectra(result: Any, layers: str | Sequence[str] | None) -> dict[str, tuple
     return found
 
 
-def _measured(result: Any) -> xr.Dataset:
+def _measured(result: Result) -> xr.Dataset:
     if isinstance(result, xr.Dataset) and "activation" in result:
         return _of_recording(result)
     numbers = table(result, "layer")

@@ -75,7 +75,7 @@ def training_curves(
     return ax
 
 
-def _by_layer(compared: NamedResults, wanted: list[str], ax: Axes | None) -> Axes:
+def _by_layer(compared: NamedResults[Records], wanted: list[str], ax: Axes | None) -> Axes:
     name, records = wanted[0], compared.first
     if len(wanted) > 1 or not compared.single:
         raise OptionError(
@@ -120,7 +120,7 @@ def _column(records: Records, name: str) -> Array:
         raise DataError(f"{name!r} in the log of the run is not a number in each epoch") from None
 
 
-def _read(run: Any, name: Any = None) -> Records:
+def _read(run: object, name: object = None) -> Records:
     """The records of a run's log, one per epoch."""
     place = getattr(run, "folder", run)
     if not isinstance(place, str | Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import DataError, OptionError, some_of
@@ -60,7 +61,7 @@ class ModelResults:
         """A table of the result, or an empty dataset if there is none."""
         return self.result[node].to_dataset() if node in self.result.children else xr.Dataset()
 
-    def of_layer(self, number: int) -> Any:
+    def of_layer(self, number: int) -> npt.NDArray[np.int64]:
         """The positions of the units of a layer."""
         return np.flatnonzero(self.units["layer"].values == self.layer_names[number])
 
@@ -87,7 +88,7 @@ def model_results(results: Any, names: Sequence[str] | None = None) -> list[Mode
     ]
 
 
-def _opened(given: Any) -> Opened:
+def _opened(given: object) -> Opened:
     place = ""
     if not isinstance(given, xr.DataTree):
         if not isinstance(given, str) and not hasattr(given, "__fspath__"):

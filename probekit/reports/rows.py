@@ -60,7 +60,7 @@ def result_json(result: xr.DataTree) -> str:
     )
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """Formats plain values as JSON, which has no NaN and no infinity: they are null.
 
     >>> to_json([{"layer": "relu", "selectivity": float("nan")}])
@@ -69,7 +69,7 @@ def to_json(value: Any) -> str:
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

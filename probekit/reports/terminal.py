@@ -234,7 +234,7 @@ def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

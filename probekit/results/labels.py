@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 
-def strings(values: Iterable[Any]) -> np.ndarray[Any, Any]:
+def strings(values: Iterable[object]) -> npt.NDArray[np.object_]:
     """Converts strings to variable-length text, in the type that netCDF and zarr both preserve.
 
     >>> strings(["relu", "layer1.0.relu1"])

@@ -13,13 +13,13 @@ import xarray as xr
 
 from probekit.errors import DataError, OptionError, close_matches
 from probekit.results.labels import class_names
-from probekit.results.trees import open_result
+from probekit.results.trees import ResultOrFile, open_result
 
 # In the table of layers, further dimensions of at most this length become columns.
 _FEW = 5
 
 
-def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
+def units_table(result: ResultOrFile, widen: str | Sequence[str] = ()) -> pd.DataFrame:
     """Converts the units of a result to a data frame with one row per unit.
 
     `to_dataframe()` of the whole dataset would repeat each unit for every class, rank and condition.
@@ -83,7 +83,7 @@ def units_table(result: Any, widen: str | Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
-def layers_table(result: Any) -> pd.DataFrame:
+def layers_table(result: ResultOrFile) -> pd.DataFrame:
     """Converts the layers of a result to a data frame with one row per layer, in execution order.
 
     Args:
@@ -120,7 +120,7 @@ def layers_table(result: Any) -> pd.DataFrame:
     return table
 
 
-def _table(result: Any, node: str, dimension: str) -> xr.Dataset:
+def _table(result: ResultOrFile, node: str, dimension: str) -> xr.Dataset:
     table = result = open_result(result) if isinstance(result, str | os.PathLike) else result
     if isinstance(result, xr.DataTree):
         table = result[node].to_dataset() if node in result.children else result.to_dataset()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import xarray as xr
 
@@ -16,6 +16,9 @@ from probekit.results.files import check_output_path, whole
 from probekit.results.folders import write_whole
 from probekit.results.labels import with_variable_text
 from probekit.results.provenance import Table
+
+Result: TypeAlias = "xr.DataTree | xr.Dataset"
+ResultOrFile: TypeAlias = "Result | str | os.PathLike[str]"
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

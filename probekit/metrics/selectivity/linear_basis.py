@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,8 @@ _COOLINGS = 3  # number of times that the learning rate is divided by four befor
 
 
 def linear_basis_selectivity(
-    activations: Any,
-    labels: Any = None,
+    activations: npt.ArrayLike | xr.DataArray | xr.Dataset,
+    labels: npt.ArrayLike | None = None,
     *,
     negative: NegativeProjection = "absolute",
     penalty: float = 1.0,
@@ -266,7 +266,7 @@ def _by_layer(recording: xr.Dataset, search: _Search) -> xr.Dataset:
     )
 
 
-def _tensors(activations: Any, labels: Any) -> tuple[Tensor, Tensor]:
+def _tensors(activations: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Tensor, Tensor]:
     table = np.asarray(activations, dtype=np.float64)
     classes = np.asarray(labels)
     if table.ndim != 2 or classes.shape != table.shape[:1]:

@@ -154,7 +154,7 @@ def facts_about(model: ModelResults) -> list[tuple[str, str]]:
     about, data = facts.get("model") or {}, facts.get("data") or {}
     versions = facts.get("versions") or {}
     metrics = facts.get("metrics") or {}
-    rows: list[tuple[str, Any]] = [
+    rows: list[tuple[str, object]] = [
         ("Model", _and(about.get("name"), about.get("type"))),
         ("Weights", _and(about.get("weights"), about.get("hash"))),
         ("Data", _and(data.get("name"), data.get("fingerprint"))),
@@ -170,7 +170,7 @@ def facts_about(model: ModelResults) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
-def _and(*parts: Any) -> str:
+def _and(*parts: object) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
@@ -182,7 +182,7 @@ def _images(data: dict[str, Any]) -> str:
     return f"{used:,}" + (f" of {known:,}" if known and known != used else "") + limit
 
 
-def _options(options: Any) -> str:
+def _options(options: object) -> str:
     given = options.items() if isinstance(options, dict) else ()
     shown = [f"{name}={value!r}" for name, value in given if not isinstance(value, list | dict)]
     return ", ".join(shown) or "no options"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import floor, isfinite, log10
-from typing import Any, TypeAlias
+from typing import SupportsFloat, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ _THIN = 0.004
 _POINTS = 97
 
 
-def element(name: str, *children: Any, **attributes: Any) -> Markup:
+def element(name: str, *children: object, **attributes: object) -> Markup:
     """An element with escaped text and attributes; attributes that are None are omitted.
 
     >>> element("text", "<b>", x=1.23456, class_="name")
@@ -39,24 +39,24 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup("").join(parts)
 
 
-def text(content: Any, x: float | str, y: float, class_: str | None, anchor: str) -> Markup:
+def text(content: object, x: float | str, y: float, class_: str | None, anchor: str) -> Markup:
     """A text anchored at a position by its start, middle or end."""
     children = content if isinstance(content, tuple) else (content,)
     return element("text", *children, class_=class_, x=x, y=y, text_anchor=anchor)
 
 
-def join(parts: Any) -> Markup:
+def join(parts: Iterable[object]) -> Markup:
     """Concatenates parts; plain text is escaped."""
     return Markup("").join(escape(part) for part in parts if part is not None)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".") if isfinite(value) else "0"
     return str(value)
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: SupportsFloat, digits: int = 3) -> str:
     """A number as a page shows it.
 
     >>> number(0.23456), number(1234.5), number(1e-7), number(1.5e9)

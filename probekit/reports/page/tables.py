@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import xarray as xr
@@ -59,7 +59,7 @@ def take_sections(results: Any) -> tuple[Any, list[Section]]:
     return (rest if isinstance(results, dict) else list(rest.values())), sections
 
 
-def _kind(given: Any) -> str | None:
+def _kind(given: object) -> str | None:
     """`first` for the output of `compare`, `survey` for that of `survey`, otherwise None."""
     attrs: Mapping[Any, Any] = {}
     if isinstance(given, xr.DataTree):
@@ -207,7 +207,7 @@ def _survey(tree: xr.DataTree) -> Section:
     )  # fmt: skip
 
 
-def _cell(value: Any) -> str:
+def _cell(value: SupportsFloat) -> str:
     value = float(value)
     if not np.isfinite(value):
         return UNKNOWN

@@ -50,7 +50,7 @@ def unit_table(model: ModelResults) -> dict[str, Any]:
     return table
 
 
-def packed(values: Any, kind: str) -> str:
+def packed(values: npt.ArrayLike, kind: str) -> str:
     """Encodes numbers as base64.
 
     >>> packed([1, 2], "<i4")
