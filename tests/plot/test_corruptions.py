@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
+import probekit as pk
 from probekit import plot
 from probekit.errors import DataError
 
@@ -18,6 +21,14 @@ def test_the_map_shows_each_accuracy_in_percent_and_the_mean(robust: xr.DataTree
     assert shown == [int(f"{100 * value:.0f}") for value in expected.ravel()]
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["gaussian noise", "fog", "contrast", "pixelate", "", "mean"]
+
+
+def test_a_result_may_be_given_as_a_file(robust: xr.DataTree, tmp_path: Path) -> None:
+    file = pk.save_result(robust, tmp_path / "robust.nc")
+    shown = [
+        [text.get_text() for text in plot.corruption_accuracy(one).texts] for one in (robust, file)
+    ]
+    assert shown[0] == shown[1]
 
 
 def test_relative_accuracy_is_divided_by_the_clean_accuracy(robust: xr.DataTree) -> None:
