@@ -158,7 +158,7 @@ class _Ablation:
         self._layers = list(layers)
         self.units = sum(layer.units for layer in layers)
 
-    def orders(self, by: Any, random: int, seed: int) -> dict[str, Order]:
+    def orders(self, by: object, random: int, seed: int) -> dict[str, Order]:
         """The unit numbers in order of ablation, by the name of the order."""
         if not isinstance(by, xr.DataArray | Mapping):
             raise OptionError(

@@ -17,7 +17,7 @@ _TWO = 2
 
 
 def compared_classes(
-    model: Model, output: Any, batches: Batches, class_map: ClassMap, purpose: str
+    model: Model, output: object, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
     alone = batches.batch_size == 1 and logits_of(output, 1) is not None

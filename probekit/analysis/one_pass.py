@@ -30,7 +30,7 @@ _Key = tuple[int, int | None]
 _CHECKED_VALUES = 64  # of each image
 
 
-def uses_labels(statistic: Any) -> bool:
+def uses_labels(statistic: object) -> bool:
     """Whether a statistic uses labels; True if it has no attribute `uses_labels`."""
     return bool(getattr(statistic, "uses_labels", True))
 
@@ -124,7 +124,7 @@ class Pass:
         self._outputs = max(together.gather(self._outputs))
         return self
 
-    def _note(self, batch: Batch, output: Any) -> None:
+    def _note(self, batch: Batch, output: object) -> None:
         self._columns.append(sample=batch.index, image=_checksums(batch.images))
         if batch.labeled:
             self._columns.append(label=batch.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -111,7 +112,9 @@ def unit_saliency(
     return torch.cat(parts) if parts else images.detach().cpu().clone()
 
 
-def of_array(model: Model, images: Any, layer: str, channel: int, **options: Any) -> Any:
+def of_array(
+    model: Model, images: npt.NDArray[Any], layer: str, channel: int, **options: Any
+) -> npt.NDArray[Any]:
     """`unit_saliency` for NumPy arrays."""
     found = unit_saliency(model, torch.from_numpy(images), layer, channel, **options)
     return found.numpy()

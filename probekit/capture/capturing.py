@@ -87,7 +87,7 @@ class Capturing(Phase):
         self._inside = []
         self._everywhere = False
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin(self, module: nn.Module, args: object, kwargs: Any) -> None:
         if in_backward():
             return
         if self._inside or self._everywhere:  # an interrupted pass
@@ -107,17 +107,17 @@ class Capturing(Phase):
         rare = self._passes > 16 and self._passes & (self._passes - 1)
         return self._first.may_branch or not rare
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after(self, module: nn.Module, args: object, output: object) -> None:
         if self._everywhere and not (torch.compiler.is_compiling() or in_backward()):
             self._inside = []
             self._everywhere = False
             self.functions.end()
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
         if self.open and not in_backward():
             self._close()
 
-    def _enter(self, intercepts: bool, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, intercepts: bool, module: nn.Module, args: object, kwargs: Any) -> None:
         """Starts or ends interception while a module runs."""
         if torch.compiler.is_compiling():  # compiled code calls no functions
             return
@@ -125,7 +125,7 @@ class Capturing(Phase):
             self._inside.append(intercepts)
             self._switch()
 
-    def _exit(self, intercepts: bool, module: nn.Module, args: Any, output: Any) -> None:
+    def _exit(self, intercepts: bool, module: nn.Module, args: object, output: object) -> None:
         if torch.compiler.is_compiling():
             return
         if self._inside and not in_backward() and (intercepts or self._everywhere):
@@ -138,7 +138,7 @@ class Capturing(Phase):
         elif not self.functions.on:
             self.functions.start()
 
-    def called(self, name: str, result: Any) -> Tensor | None:
+    def called(self, name: str, result: object) -> Tensor | None:
         module = calling_module(self._names) if self.open and not in_backward() else None
         if module is None:
             return None
@@ -148,7 +148,7 @@ class Capturing(Phase):
             self._note_new(f"{name} in {caller or 'the model'}")
         return self._record(caller, name, result) if module in self._callers else None
 
-    def _awake(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _awake(self, module: nn.Module, args: object, kwargs: Any) -> None:
         """Notes a module that runs but did not in the first forward pass."""
         if not torch.compiler.is_compiling() and self.open and not in_backward():
             self._note_new(self._names[module])
@@ -165,7 +165,7 @@ class Capturing(Phase):
             self._warned = True
             warn(sentence)
 
-    def _tap(self, name: str, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    def _tap(self, name: str, module: nn.Module, args: object, output: Any) -> Tensor | None:
         if not self.open or in_backward():
             return None
         changed = self._record(name, "", output)
@@ -174,7 +174,7 @@ class Capturing(Phase):
             return None
         return changed
 
-    def _follow(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _follow(self, name: str, module: nn.Module, args: object, output: object) -> None:
         if not torch.compiler.is_compiling():
             self._latest = name
 
@@ -203,7 +203,7 @@ class Capturing(Phase):
             return bool(getattr(module, "inplace", False))
         return bool(given._version != version)
 
-    def _record(self, module: str, function: str, output: Any) -> Tensor | None:
+    def _record(self, module: str, function: str, output: object) -> Tensor | None:
         """Records an output; returns its replacement, or None if the output is unchanged."""
         call = self._calls.get((module, function), 0)
         self._calls[module, function] = call + 1
@@ -252,7 +252,7 @@ _CHECKED = 16  # forward passes in which the order of shared modules is compared
 
 
 def _changed(
-    change: Callable[[Layer, Tensor], Tensor], layer: Layer, tensor: Tensor, output: Any
+    change: Callable[[Layer, Tensor], Tensor], layer: Layer, tensor: Tensor, output: object
 ) -> Tensor:
     if tensor is not output:
         raise LayerError(

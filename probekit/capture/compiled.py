@@ -58,11 +58,11 @@ class Forward:
             return self._first(images)
         return call(self._compiled, images)
 
-    def _as_written(self, images: Any) -> Any:
+    def _as_written(self, images: object) -> Any:
         with uncompiled():
             return call(self._run, images)
 
-    def _first(self, images: Any) -> Any:
+    def _first(self, images: object) -> Any:
         """Compiles the model and runs the first batch both ways."""
         compiled, self._compiled = self._compiled, None
         assert compiled is not None
@@ -86,7 +86,7 @@ class Forward:
         return output
 
 
-def _alike(found: Any, expected: Tensor) -> bool:
+def _alike(found: object, expected: Tensor) -> bool:
     if not isinstance(found, Tensor) or found.shape != expected.shape:
         return False
     scale = expected.abs().max() if expected.numel() else 0

@@ -14,7 +14,7 @@ from probekit.capture.layers import is_activation_function
 _HARMLESS = (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd)
 
 
-def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: Any) -> bool | None:
+def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: object) -> bool | None:
     """Whether a module maps each element independently, by a function that is not affine.
 
     Modules of torch are known by type and are not tested. The test runs a copy of the module on

@@ -60,7 +60,7 @@ class Exploring(Phase):
             self._scout.tracer.stop()
         self._scout = None
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin(self, module: nn.Module, args: object, kwargs: Any) -> None:
         if in_backward():
             return
         self.leave()
@@ -77,15 +77,15 @@ class Exploring(Phase):
             self.functions.start()
             self._scout.tracer.start()
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _end(self, module: nn.Module, args: object, output: object) -> None:
         if self.open and not in_backward():
             self._finish(output)
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _after(self, module: nn.Module, args: object, output: object) -> None:
         if not in_backward():
             self.leave()
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _enter(self, module: nn.Module, args: object, kwargs: Any) -> None:
         if self._scout is not None and not in_backward():
             self._calls.enter(module, len(self._scout.layers))
             self._ran.add(module)
@@ -113,7 +113,7 @@ class Exploring(Phase):
         finally:
             self.functions.paused = False
 
-    def called(self, name: str, result: Any) -> Tensor | None:
+    def called(self, name: str, result: object) -> Tensor | None:
         """Handles a call of an activation function, and leaves its result unchanged."""
         if self._scout is None or in_backward():
             return None
@@ -132,7 +132,7 @@ class Exploring(Phase):
             self._scout.doubt(caller.name, f"computes {name} by itself")
         return None
 
-    def _visit(self, scout: Scout, call: Call, output: Any, activation: bool) -> None:
+    def _visit(self, scout: Scout, call: Call, output: object, activation: bool) -> None:
         found = scout.visit(call, output, activation)
         if found is None:
             return
@@ -146,7 +146,7 @@ class Exploring(Phase):
             self._finish(None)
             raise Stop(self.functions)
 
-    def _finish(self, output: Any) -> None:
+    def _finish(self, output: object) -> None:
         scout, held = self._scout, self.held
         assert scout is not None
         self.functions.paused = True
@@ -204,7 +204,7 @@ def _may_activate(module: nn.Module) -> bool:
     return is_activation_function(module) or own
 
 
-def _eager(hook: Any) -> Any:
+def _eager(hook: object) -> Any:
     """Excludes a hook from compilation, since tracing the first pass would take minutes."""
     if "torch._dynamo" not in sys.modules:
         return hook

@@ -114,7 +114,7 @@ def _by_sign(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     )
 
 
-def _listed(given: Any) -> Any:
+def _listed(given: object) -> Any:
     return given if isinstance(given, list | tuple) else (given,)
 
 
@@ -142,7 +142,7 @@ _WATCHED = _watched()
 
 
 def called_activation(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    function: object, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> str | None:
     """The name of the activation function that a call of a torch function computes, or None.
 

@@ -60,7 +60,7 @@ def masked_mean(maps: Tensor, mask: Tensor) -> Tensor:
     return kept.sum(2, dtype=precise(maps.dtype)) / counts[:, None]
 
 
-def _after_convolutions(mask: Tensor, positions: int, config: Any) -> Tensor | None:
+def _after_convolutions(mask: Tensor, positions: int, config: object) -> Tensor | None:
     """The mask after the first convolutions of a model that produce this number of positions."""
     total, lengths = mask.shape[1], mask.sum(1)
     prefix = torch.arange(total, device=mask.device) < lengths[:, None]

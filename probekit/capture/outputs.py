@@ -11,7 +11,7 @@ from probekit.errors import LayerError
 from probekit.models.nested import all_tensors
 
 
-def tensors_in(output: Any) -> list[Tensor]:
+def tensors_in(output: object) -> list[Tensor]:
     """The floating-point tensors of any nested output, in order."""
     return [one for one in all_tensors(output) if one.is_floating_point() and one.ndim]
 
@@ -35,7 +35,7 @@ def tensor_of(output: Any, pick: int | str | None = None) -> Tensor | None:
     return next(iter(with_units or found), None)
 
 
-def shares_memory(tensor: Tensor, output: Any) -> bool:
+def shares_memory(tensor: Tensor, output: object) -> bool:
     """Whether any tensor of an output shares memory with another tensor."""
     storage = tensor.untyped_storage()._cdata
     return any(other.untyped_storage()._cdata == storage for other in tensors_in(output))

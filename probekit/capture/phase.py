@@ -100,7 +100,7 @@ class Phase:
         self.open = False
         self.functions.end()
 
-    def called(self, name: str, result: Any) -> Tensor | None:
+    def called(self, name: str, result: object) -> Tensor | None:
         """Handles a call of an activation function; returns a replacement for its result, or None."""
         raise NotImplementedError
 
@@ -121,7 +121,9 @@ class Phase:
         self._observed.append(module)
         self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
 
-    def begin(self, args: Any, kwargs: Any, source: tuple[int, int] | None = None) -> list[Tensor]:
+    def begin(
+        self, args: object, kwargs: Any, source: tuple[int, int] | None = None
+    ) -> list[Tensor]:
         """Starts a forward pass, whose number of samples is read from `source`; returns its inputs."""
         self.open = self.hooked and self.settings.when()
         self.in_graph = torch.is_grad_enabled()

@@ -46,7 +46,6 @@ class Source(Protocol):
         The function is called once per batch, after its forward pass. A sample has one row, or several
         contiguous rows.
         """
-        ...
 
 
 @dataclass(frozen=True)

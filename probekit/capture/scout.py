@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Scout:
         """The number of samples known so far."""
         return 0 if self._batch is None else self._batch.size
 
-    def visit(self, call: Call, output: Any, activation: bool) -> tuple[Layer, Tensor] | None:
+    def visit(self, call: Call, output: object, activation: bool) -> tuple[Layer, Tensor] | None:
         """Updates with one call of a module or of a function.
 
         Returns:
@@ -106,7 +106,7 @@ class Scout:
         self.layers.append(layer)
         return layer, tensor
 
-    def is_last_output(self, layers: int, output: Any) -> bool:
+    def is_last_output(self, layers: int, output: object) -> bool:
         """Whether an output is already recorded, as that of the last layer found since `layers`."""
         return len(self.layers) > layers and self._last is not None and self._last[1] is output
 
@@ -121,7 +121,7 @@ class Scout:
             self.unsettled.discard(layer.name)
         del self.layers[layers:]
 
-    def finish(self, output: Any) -> None:
+    def finish(self, output: object) -> None:
         """Completes the analysis after the whole pass; `output` is None if the pass was stopped."""
         self.selection.check_reached(self._calls)
         names = {layer.name for layer in self.layers}
@@ -166,7 +166,7 @@ class Scout:
         shape = visit.shape[1:]
         return Layer(call.name, call.module, call.number, call.type, shape, 1, 1), False
 
-    def _decide(self, output: Any) -> None:
+    def _decide(self, output: object) -> None:
         """Determines the batch and thereby the axes of all layers."""
         if self._tokens == "class" and not self.tracer.seen_tokens:
             raise OptionError(
@@ -244,7 +244,7 @@ class Scout:
             raise LayerError(f"layer {call.name!r} ({call.type}) {problem}")
         self._left_out[call.name] = problem
 
-    def _classifier(self, output: Any) -> str | None:
+    def _classifier(self, output: object) -> str | None:
         """The activation function whose output, or pooled output, is the model's output."""
         if self._last is None:
             return None
@@ -287,7 +287,7 @@ class _Visit:
     after: str
 
 
-def _unreadable(output: Any, tensor: Tensor | None) -> str:
+def _unreadable(output: object, tensor: Tensor | None) -> str:
     """Why an output has no samples and units to record; empty if its tensor may have them."""
     if tensor is None and isinstance(output, Tensor):
         return f"returns {output.dtype} of shape {tuple(output.shape)}, not a batch of floating-point numbers"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from probekit.capture.layers import Layer
 from probekit.errors import LayerError, OptionError
@@ -15,7 +15,7 @@ BUT_LAST_STAGE = "but-last-stage"
 _ENDS = re.compile(r"(first|last):(\S*)")
 
 
-def subset_of(layers: Any) -> Subset | None:
+def subset_of(layers: object) -> Subset | None:
     """Returns the subset of the default layers that a string describes, or None for other strings.
 
     Args:

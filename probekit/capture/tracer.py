@@ -138,7 +138,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self._follow(call, output)
         return output
 
-    def _follow(self, call: axis_rules.Call, output: Any) -> None:
+    def _follow(self, call: axis_rules.Call, output: object) -> None:
         tensors = all_tensors(output)
         if not tensors:
             self.reads_values |= call.depends is True

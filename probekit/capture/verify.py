@@ -139,19 +139,19 @@ def _observe(model: Model, images: Tensor, output: int | str | None) -> dict[_Ke
     calls: Counter[tuple[str, str]] = Counter()
     running = [module]
 
-    def keep(name: str, function: str, result: Any) -> None:
+    def keep(name: str, function: str, result: object) -> None:
         tensor = tensor_of(result, output)
         outputs[name, function, calls[name, function]] = None if tensor is None else tensor.clone()
         calls[name, function] += 1
 
-    def before(child: nn.Module, args: Any) -> None:
+    def before(child: nn.Module, args: object) -> None:
         running.append(child)
 
-    def after(child: nn.Module, args: Any, result: Any) -> None:
+    def after(child: nn.Module, args: object, result: object) -> None:
         running.pop()
         keep(names[child], "", result)
 
-    def called(function: str, result: Any) -> None:
+    def called(function: str, result: object) -> None:
         if not any(map(is_activation_function, running)):
             keep(names[running[-1]], function, result)
 

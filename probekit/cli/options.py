@@ -162,7 +162,7 @@ def _metric(text: str) -> Any:
         raise OptionError(f"metric {text!r} is not valid: {error}") from None
 
 
-def _value(metric: str, option: str, text: str, default: Any) -> Any:
+def _value(metric: str, option: str, text: str, default: object) -> Any:
     """Parses a literal, or a bare word if the option is a string."""
     words = {"true": True, "false": False, "none": None}
     try:

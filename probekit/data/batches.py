@@ -116,7 +116,7 @@ class Batches:
         seed: int = 0,
         workers: int | None = None,
         fit: Callable[[Any], Any] | None = None,
-        attributes: Any = None,
+        attributes: object = None,
         decode: ImageDecoder | None = None,
     ) -> None:
         batch_size = integer("batch_size", batch_size, least=1, most=sys.maxsize)

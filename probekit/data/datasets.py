@@ -191,7 +191,7 @@ def _chosen(splits: Mapping[str, Any], split: str | None) -> Any:
     return splits[split]
 
 
-def _is_map_style(source: Any) -> bool:
+def _is_map_style(source: object) -> bool:
     if isinstance(source, Dataset):
         return not isinstance(source, IterableDataset)
     indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")

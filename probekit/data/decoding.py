@@ -53,7 +53,7 @@ class ImageDecoder:
         names = ("crop_pct", "interpolation", "crop_mode")
         return size and cls(size, **{x: getattr(model, x) for x in names if hasattr(model, x)})
 
-    def __call__(self, image: Any, what: str) -> Tensor:
+    def __call__(self, image: object, what: str) -> Tensor:
         try:
             return self.read(image)
         except Exception as error:  # damaged files may raise any exception
@@ -69,7 +69,7 @@ class ImageDecoder:
         return prepare(image, self.size, self.crop_pct, self.interpolation, self.crop_mode)
 
     @staticmethod
-    def reads(image: Any) -> bool:
+    def reads(image: object) -> bool:
         """Whether a value is an image of one of these kinds."""
         if isinstance(image, Mapping):
             return bool(image) and set(image) <= {"bytes", "path"}

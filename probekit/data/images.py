@@ -182,7 +182,7 @@ class PreparedImages(LabeledImages):
         items = read_items(self.dataset, numbers, self.name)
         return [self._pair(item, number) for number, item in zip(numbers, items, strict=True)]
 
-    def _pair(self, item: Any, number: int) -> tuple[Tensor, Any]:
+    def _pair(self, item: object, number: int) -> tuple[Tensor, Any]:
         what = f"item {number} of {self.name}"
         try:
             image, label = pair_of(item, what)

@@ -21,7 +21,7 @@ TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "input_values", "
 _IMAGE_AXES = 3
 
 
-def pair_of(raw: Any, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
+def pair_of(raw: object, what: str = "a batch", attributes: Sequence[str] = ()) -> tuple[Any, Any]:
     """The image and the label of a sample, or the images and labels of a batch.
 
     Further elements of a tuple (weights, paths, other metadata) are ignored. For an image alone, the
@@ -56,7 +56,7 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
     )
 
 
-def image_tensor(image: Any, what: str, decode: ImageDecoder | None = None) -> Any:
+def image_tensor(image: object, what: str, decode: ImageDecoder | None = None) -> Any:
     """Converts an image or images to a tensor; for a mapping, each of its arrays.
 
     Args:
@@ -125,7 +125,7 @@ def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
     return items
 
 
-def is_sample(raw: Any) -> bool:
+def is_sample(raw: object) -> bool:
     """Whether an item is one sample rather than a batch: its label is a single value.
 
     Without a label, or with a one-hot label of another length than the image, an image with three axes
@@ -149,7 +149,7 @@ def is_sample(raw: Any) -> bool:
     )
 
 
-def has_one_hot_label(image: Any, label: Any) -> bool:
+def has_one_hot_label(image: object, label: object) -> bool:
     """Whether an item may be one image with a one-hot label."""
     if isinstance(image, Mapping | list) or getattr(image, "ndim", _IMAGE_AXES) != _IMAGE_AXES:
         return False

@@ -62,7 +62,7 @@ def _joined_names(parts: list[ClassNames]) -> ClassNames:
     return joined if all(parts) else {}
 
 
-def _named(classes: Any) -> ClassNames:
+def _named(classes: object) -> ClassNames:
     if isinstance(classes, Mapping):
         if classes and all(_is_integer(key) for key in classes):
             return {int(key): _name(value) for key, value in classes.items()}
@@ -78,11 +78,11 @@ def _named(classes: Any) -> ClassNames:
     return {label: _name(name) for label, name in enumerate(found)}
 
 
-def _is_integer(value: Any) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _name(name: Any) -> str:
+def _name(name: object) -> str:
     """A name as text; the first of several synonyms, as in torchvision's ImageNet."""
     first = name[0] if isinstance(name, list | tuple) and name else name
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
@@ -180,7 +180,7 @@ def _declared(data: Any) -> Any:
         return None
 
 
-def label_numbers(labels: Any, names: ClassNames) -> Tensor:
+def label_numbers(labels: object, names: ClassNames) -> Tensor:
     """Converts one column of labels to int64 (samples,); text becomes the number of its class.
 
     >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
@@ -215,7 +215,7 @@ def label_numbers(labels: Any, names: ClassNames) -> Tensor:
 
 
 def label_table(
-    labels: Any, count: int, names: ClassNames, attributes: Mapping[str, ClassNames]
+    labels: object, count: int, names: ClassNames, attributes: Mapping[str, ClassNames]
 ) -> Tensor:
     """Converts the labels of some samples: one per sample, none, or one per attribute.
 
@@ -246,7 +246,7 @@ def label_table(
     return found
 
 
-def _from_one_hot(labels: Any) -> Tensor | None:
+def _from_one_hot(labels: object) -> Tensor | None:
     """The labels of one-hot rows; None if there is one number per sample."""
     rows = _rows(labels)
     if rows is None or rows.shape[1] == 1:
@@ -259,7 +259,7 @@ def _from_one_hot(labels: Any) -> Tensor | None:
     return rows.int().argmax(1)
 
 
-def _rows(labels: Any) -> Tensor | None:
+def _rows(labels: object) -> Tensor | None:
     """Numeric labels (samples, columns); None for other shapes or text."""
     try:
         parts = [torch.as_tensor(one) for one in labels] if isinstance(labels, list) else []
@@ -271,7 +271,7 @@ def _rows(labels: Any) -> Tensor | None:
     return rows.detach() if rows.ndim == 2 and not rows.is_meta else None
 
 
-def _attribute_table(labels: Any, attributes: Mapping[str, ClassNames]) -> Tensor:
+def _attribute_table(labels: object, attributes: Mapping[str, ClassNames]) -> Tensor:
     """(samples, attributes), from columns, rows or mappings."""
     wanted = ", ".join(attributes)
     if isinstance(labels, list) and labels and all(isinstance(one, Mapping) for one in labels):
@@ -292,7 +292,7 @@ def _attribute_table(labels: Any, attributes: Mapping[str, ClassNames]) -> Tenso
     return torch.stack(columns, 1)
 
 
-def _values(values: Any, names: ClassNames, attribute: str) -> Tensor:
+def _values(values: object, names: ClassNames, attribute: str) -> Tensor:
     """One attribute as integers; booleans and integer-valued floats are accepted."""
     rows = _rows([[value] for value in values]) if isinstance(values, list) else None
     found: Any = values if rows is None else rows[:, 0]
@@ -329,7 +329,7 @@ def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
     return {str(name): {} for name in asked if str(name)}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A label as a Python value: the element of a tensor or array with one element."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         count = value.numel() if isinstance(value, Tensor) else value.size

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ _AT_A_TIME = 64
 
 
 @on_own_device
-def images_at(data: Any, index: Any, model: Any = None) -> tuple[Tensor, Tensor]:
+def images_at(data: Any, index: npt.ArrayLike | Tensor, model: Any = None) -> tuple[Tensor, Tensor]:
     """Returns the images with the given sample indices of a result.
 
     Args:

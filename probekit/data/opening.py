@@ -34,7 +34,7 @@ from probekit.errors import DataError, warn
 from probekit.runtime.processes import processes
 
 
-def open_source(data: Any, attributes: Any = None) -> Indexed | Stream:
+def open_source(data: Any, attributes: object = None) -> Indexed | Stream:
     """Opens data as a source."""
     source = data if isinstance(data, Indexed | Stream) else _opened(data, attributes)
     inner = getattr(source, "data", None)
@@ -51,7 +51,7 @@ def open_source(data: Any, attributes: Any = None) -> Indexed | Stream:
     return source
 
 
-def _opened(data: Any, attributes: Any) -> Indexed | Stream:
+def _opened(data: Any, attributes: object) -> Indexed | Stream:
     if isinstance(data, Tensor | np.ndarray):
         return _of_images(data)
     if isinstance(data, Mapping):
@@ -100,7 +100,7 @@ def _is_map_style(data: Any) -> bool:
         return False
 
 
-def _of_images(images: Any) -> Indexed:
+def _of_images(images: object) -> Indexed:
     """Images in memory without labels."""
     made: Any = TensorDataset(image_tensor(images, "the data"))
     made.name = "tensors"
@@ -114,7 +114,7 @@ def _dimensions(labels: Any) -> int:
         return 1
 
 
-def _two_arrays(data: Any, asked: Any) -> Indexed | None:
+def _two_arrays(data: Any, asked: object) -> Indexed | None:
     """Images and labels in memory, with the attributes of labels in several columns."""
     if not isinstance(data, list | tuple) or len(data) != 2:
         return None

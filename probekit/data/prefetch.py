@@ -79,7 +79,7 @@ class _Chunks(Dataset[Any]):
             return error
 
 
-def _identity(parts: Any) -> Any:
+def _identity(parts: object) -> Any:
     return parts
 
 

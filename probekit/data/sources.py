@@ -62,10 +62,10 @@ class Source:
         """Whether the data can be read several times."""
         raise NotImplementedError
 
-    def _pair(self, raw: Any, what: str = "a batch") -> tuple[Any, Any]:
+    def _pair(self, raw: object, what: str = "a batch") -> tuple[Any, Any]:
         return pair_of(raw, what, list(self.attributes))
 
-    def _batch(self, raw: Any) -> tuple[Any, Tensor]:
+    def _batch(self, raw: object) -> tuple[Any, Tensor]:
         """Images and labels of a batch of the data."""
         images, labels = self._pair(raw)
         images = image_tensor(images, self.name, self.decode)
@@ -81,7 +81,7 @@ class Source:
         images = [image_tensor(image, self.name, self.decode) for image, _ in pairs]
         return stacked(images, self.name), self._labels([label for _, label in pairs], len(pairs))
 
-    def _labels(self, labels: Any, count: int) -> Tensor:
+    def _labels(self, labels: object, count: int) -> Tensor:
         if not self.attributes:
             first = labels[0] if isinstance(labels, list) and labels else labels
             if isinstance(first, Mapping):
@@ -236,7 +236,7 @@ class Stream(Source):
             self.names = names_of_text(chain.from_iterable(found))
 
     @staticmethod
-    def _text_labels(batch: Any) -> list[Any]:
+    def _text_labels(batch: object) -> list[Any]:
         labels = None
         with suppress(DataError):
             labels = pair_of(batch)[1]
@@ -260,7 +260,7 @@ class Stream(Source):
         whole = torch.cat(found) if len(axes) == 1 else None
         return None if whole is None or (len(whole) and int(whole.min()) < 0) else whole
 
-    def _labels_of(self, raw: Any) -> Tensor:
+    def _labels_of(self, raw: object) -> Tensor:
         images, labels = self._pair(raw)
         single = is_sample(raw)
         return self._labels([labels] if single else labels, 1 if single else len(images))
@@ -332,7 +332,7 @@ class Stream(Source):
                 self._compare(*batch)
             yield batch
 
-    def _compare(self, images: Any, labels: Tensor) -> None:
+    def _compare(self, images: object, labels: Tensor) -> None:
         """Raises `DataError` if the first batch differs from that of the first pass."""
         digest = digest_of(images, labels)
         if self._digest not in (None, digest):

@@ -363,7 +363,7 @@ def _built_in() -> frozenset[str]:
     return frozenset(name for name in sources if sources[name].__module__.startswith(prefix))
 
 
-def _from_object(given: Any) -> Any:
+def _from_object(given: object) -> Any:
     """An instance of a class, the metric of a decorated function, or the object itself."""
     return given() if isinstance(given, type) else configured(given) or given
 

@@ -94,7 +94,7 @@ def _size(processor: Any, name: str) -> tuple[tuple[int, int], float, str]:
     return shown, float(share), "squash" if squashed else "center"
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
+def _pair(size: object) -> tuple[int, int] | None:
     known = _known(size)
     if known.get("height") and known.get("width"):
         return int(known["height"]), int(known["width"])
@@ -102,7 +102,7 @@ def _pair(size: Any) -> tuple[int, int] | None:
     return (int(edge), int(edge)) if edge else None
 
 
-def _known(size: Any) -> dict[str, Any]:
+def _known(size: object) -> dict[str, Any]:
     """The given numbers of a size, which may be an object with None for the others."""
     named = size if isinstance(size, Mapping) else vars(size)
     return {name: value for name, value in named.items() if value is not None}

@@ -56,7 +56,7 @@ def describe(model: Model) -> dict[str, Any]:
     return identity | known | {"hash": identity["hash"]}
 
 
-def options_of(value: Any) -> dict[str, Any]:
+def options_of(value: object) -> dict[str, Any]:
     """The options of an object, its fields or attributes; values that JSON cannot represent as text."""
     named = (
         {field.name: getattr(value, field.name) for field in fields(value)}
@@ -66,7 +66,7 @@ def options_of(value: Any) -> dict[str, Any]:
     return {name: one if _is_json(one) else text_of(one) for name, one in named.items()}
 
 
-def own_code(value: Any) -> str:
+def own_code(value: object) -> str:
     """A hash of the code of a function, or of the methods of an object; empty for those of this package."""
     methods = [value] if isinstance(value, FunctionType) else _own_methods(type(value))
     own = [one for one in methods if not one.__module__.startswith("probekit.")]
@@ -74,7 +74,7 @@ def own_code(value: Any) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if own else ""
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and _is_json(one) for key, one in value.items())
     if isinstance(value, list | tuple):
@@ -122,7 +122,7 @@ def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
     return names, mutated
 
 
-def text_of(value: Any, depth: int = 0) -> str:
+def text_of(value: object, depth: int = 0) -> str:
     """A text for a value that is equal in every process; an object by its type and attributes.
 
     >>> text_of(max), text_of([1, 0.5])

@@ -27,11 +27,9 @@ class Wrapper(Protocol):
     @property
     def module(self) -> nn.Module:
         """The module."""
-        ...
 
     def __call__(self, images: Tensor, /) -> Any:
         """The output of the module for images."""
-        ...
 
 
 Model: TypeAlias = "nn.Module | Wrapper"

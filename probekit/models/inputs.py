@@ -57,7 +57,7 @@ def tensors_of(inputs: Tensor | KeywordInputs) -> list[Tensor]:
     return list(inputs.tensors.values()) if isinstance(inputs, KeywordInputs) else [inputs]
 
 
-def one_tensor(inputs: Any, asker: str) -> Tensor:
+def one_tensor(inputs: object, asker: str) -> Tensor:
     """Returns inputs that must be one tensor of images; raises `DataError` for others, such as tokens."""
     if isinstance(inputs, Tensor):
         return inputs
@@ -107,7 +107,7 @@ def check_continuous(inputs: Tensor) -> None:
 
 
 @contextmanager
-def explained_failure(images: Any) -> Iterator[None]:
+def explained_failure(images: object) -> Iterator[None]:
     """Adds a description of the images to errors of the model."""
     try:
         yield

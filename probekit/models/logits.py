@@ -25,7 +25,7 @@ _WORDNET = re.compile(r"n\d{8}")
 _REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
 
 
-def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor | None:
+def logits_of(output: object, samples: int, classes: int | None = None) -> Tensor | None:
     """Finds the logits in the output of a model: a tensor, or a nested output that contains tensors.
 
     Args:
@@ -53,7 +53,7 @@ def logits_of(output: Any, samples: int, classes: int | None = None) -> Tensor |
     return logits
 
 
-def required_logits(output: Any, samples: int, asker: str, classes: int | None = None) -> Tensor:
+def required_logits(output: object, samples: int, asker: str, classes: int | None = None) -> Tensor:
     """`logits_of` that raises `ModelError` if there are none; `asker` is the feature that needs them."""
     logits = logits_of(output, samples, classes)
     if logits is None:
@@ -174,7 +174,7 @@ def match_classes(
     return _by_name(model, named, names, outputs)
 
 
-def correct(output: Any, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
+def correct(output: object, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
     """Whether each prediction is correct, as a boolean tensor (batch,).
 
     Args:
@@ -207,7 +207,7 @@ def predicted(logits: Tensor) -> Tensor:
     return logits.argmax(1)
 
 
-def _format(output: Any) -> str:
+def _format(output: object) -> str:
     """The shape and type of an output, or of its parts, for messages."""
     if isinstance(output, Tensor):
         kind = "" if output.is_floating_point() else f" of {output.dtype}"
@@ -216,7 +216,7 @@ def _format(output: Any) -> str:
     return type(output).__name__ + (f" with {some_of(parts, 4)}" if parts else "")
 
 
-def _is_logits(value: Any, samples: int) -> bool:
+def _is_logits(value: object, samples: int) -> bool:
     return (
         isinstance(value, Tensor)
         and value.is_floating_point()

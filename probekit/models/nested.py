@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 
-def named_parts(nested: Any) -> list[tuple[str, Any]]:
+def named_parts(nested: object) -> list[tuple[str, Any]]:
     """The parts of a nested value by key, field or position; empty for any other value."""
     if isinstance(nested, Mapping):
         return [(str(name), part) for name, part in nested.items()]

@@ -79,7 +79,7 @@ def _parts(module: nn.Module) -> list[tuple[str, int]]:
     return [(name, id(one)) for name, one in (*module.named_modules(), *module.named_parameters())]
 
 
-def _replaced(before: Any, now: Any) -> bool:
+def _replaced(before: object, now: object) -> bool:
     """Whether another value has replaced a tensor, or a tensor another value."""
     if isinstance(now, Tensor) and isinstance(before, Tensor):
         return now is not before and not _equal(now, before)

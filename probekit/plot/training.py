@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,11 +18,12 @@ from probekit.plot.data import Array, NamedResults, named_items
 from probekit.plot.labels import axis_label, depth_bar, key
 from probekit.plot.series import DASHES, curve, name_dashes, name_results, result_colors
 
-Records = list[dict[str, Any]]
+Records: TypeAlias = "list[dict[str, Any]]"
+Run: TypeAlias = "str | os.PathLike[str]"  # a run, its folder or its log
 
 
 def training_curves(
-    run: Any,
+    run: Run | Mapping[Any, Run | Sequence[Run]],
     variables: str | Sequence[str] = ("accuracy", "validation_accuracy"),
     *,
     ax: Axes | None = None,

@@ -12,7 +12,7 @@ import xarray as xr
 from probekit.errors import DataError, LayerError, OptionError, close_matches
 from probekit.extras import optional
 from probekit.models.image_model import Model
-from probekit.reports.model_results import ModelResults, model_results
+from probekit.reports.model_results import ModelResults, Results, model_results
 from probekit.reports.page.svg import number
 from probekit.results.attributes import ends, heading, is_share
 from probekit.results.labels import shorten
@@ -29,7 +29,7 @@ _MOST_CLASSES = 15
 
 
 def dossier(
-    result: Any,
+    result: Results,
     layer: str,
     channel: int,
     *,

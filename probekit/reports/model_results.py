@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +16,9 @@ from probekit.results.attributes import attributes
 from probekit.results.labels import class_names, strings
 from probekit.results.merge import merge_results
 from probekit.results.provenance import facts_of
-from probekit.results.trees import open_result
+from probekit.results.trees import ResultOrFile, open_result
 
+Results: TypeAlias = "ResultOrFile | Sequence[ResultOrFile] | Mapping[str, ResultOrFile]"
 Opened: TypeAlias = tuple[xr.DataTree, str, str]  # a result, the name of its file, and a remark
 
 
@@ -66,7 +67,7 @@ class ModelResults:
         return np.flatnonzero(self.units["layer"].values == self.layer_names[number])
 
 
-def model_results(results: Any, names: Sequence[str] | None = None) -> list[ModelResults]:
+def model_results(results: Results, names: Sequence[str] | None = None) -> list[ModelResults]:
     """Groups results by model: robustness runs are merged with the analyses of their models.
 
     Raises:

@@ -68,7 +68,7 @@ def same_images(first: xr.DataTree, second: xr.DataTree) -> bool:
     return all(facts[0][name] == facts[1][name] for name in both)
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested mappings, by dotted names."""
     if not isinstance(value, Mapping):
         yield name, value
@@ -77,6 +77,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f"{name}.{key}" if name else key)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

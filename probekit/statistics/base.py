@@ -26,7 +26,6 @@ class StatisticLike(Protocol):
 
     def fresh(self) -> Self:
         """An empty statistic with the same options."""
-        ...
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Updates the statistic with a batch.
@@ -40,11 +39,9 @@ class StatisticLike(Protocol):
             DataError: The batch does not have this form.
             OptionError: The state would exceed the memory allowed.
         """
-        ...
 
     def merge(self, other: Self) -> None:
         """Adds the samples of another statistic with the same options."""
-        ...
 
     def to_xarray(self) -> xr.DataArray | xr.Dataset:
         """The statistic as a labeled array or dataset, with a `unit` dimension if it is per unit.
@@ -52,7 +49,6 @@ class StatisticLike(Protocol):
         Raises:
             DataError: The statistic has no samples.
         """
-        ...
 
 
 @dataclass

@@ -186,7 +186,7 @@ class ConditionStatistics:
     def update(
         self,
         batch: PerturbedBatch,
-        output: Any,
+        output: object,
         activations: Mapping[str, Tensor],
         clean: Mapping[str, Tensor] | None,
     ) -> None:

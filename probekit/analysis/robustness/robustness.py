@@ -299,7 +299,7 @@ def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
 
 
 def _reference(
-    given: Any, conditions: Sequence[Condition], data: Mapping[str, Any]
+    given: object, conditions: Sequence[Condition], data: Mapping[str, Any]
 ) -> xr.Dataset | None:
     if given is None:
         return None

@@ -80,7 +80,7 @@ def differentiable(outputs: dict[str, Tensor], names: Collection[str]) -> dict[s
     return {name: outputs[name] for name in names}
 
 
-def check_separate(forward: Forward, images: Tensor, module: Any = None) -> None:
+def check_separate(forward: Forward, images: Tensor, module: object = None) -> None:
     """Checks that no sample's activations depend on another sample's image.
 
     The activations of each half of the images are differentiated with respect to the other half; the

@@ -121,7 +121,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _same(private: Any, model: Model, images: Tensor, forward: Forward) -> bool:
+def _same(private: object, model: Model, images: Tensor, forward: Forward) -> bool:
     with torch.no_grad():
         expected = forward(model, images)
         try:

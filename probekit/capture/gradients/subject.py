@@ -55,7 +55,7 @@ class Differentiated:
         `read_out` is a context manager that yields, for a model, the function `forward`.
         """
 
-        def once(one: Any, inputs: Tensor) -> dict[str, Tensor]:
+        def once(one: object, inputs: Tensor) -> dict[str, Tensor]:
             with read_out(one) as forward:
                 return dict(forward(inputs))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,9 @@ from probekit.errors import LayerError, OptionError
 from probekit.models.image_model import ImageModel, Model, as_module
 
 
-def add_constants(model: Model, constants: Mapping[str, Any], images: Tensor) -> Any:
+def add_constants(
+    model: Model, constants: Mapping[str, npt.ArrayLike | Tensor], images: Tensor
+) -> Any:
     """A copy of a network that adds constants to units and subtracts them again after the layer.
 
     The copy computes the same function, up to rounding. The affine maps of the following layers can
@@ -68,7 +71,7 @@ def add_constants(model: Model, constants: Mapping[str, Any], images: Tensor) ->
     return replace(model, module=made) if isinstance(model, ImageModel) else made
 
 
-def _added(values: Any, layer: Layer) -> Tensor:
+def _added(values: npt.ArrayLike | Tensor, layer: Layer) -> Tensor:
     """The constants of one layer, in a shape that broadcasts to its output."""
     given = torch.as_tensor(values, dtype=torch.float32).detach().clone()
     if given.shape not in ((), (layer.units,)) or not given.isfinite().all():

@@ -54,7 +54,7 @@ class SelectivityIndex:
         given = torch.as_tensor(means)
         return _like(self._of(given, None), means)
 
-    def at(self, means: Values, place: Any = None) -> Values:
+    def at(self, means: Values, place: npt.ArrayLike | Tensor | None = None) -> Values:
         """The index (...,) of the preferred class, or of the classes with the indices `place` (...,).
 
         Class means (..., class) are NaN where a class has no samples. A dead unit, whose class means are

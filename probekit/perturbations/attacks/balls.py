@@ -27,19 +27,15 @@ class Ball(Protocol):
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """The unit step that increases the loss most, in the gradient's shape; zero where it is NaN."""
-        ...
 
     def project(self, x: Tensor) -> Tensor:
         """The points of the balls nearest to `x`, inside [0, 1]."""
-        ...
 
     def random_points(self, seed: int, index: Sequence[int] | Tensor, restart: int) -> Tensor:
         """A draw from each ball, clipped to [0, 1], that depends only on (seed, index, restart)."""
-        ...
 
     def select(self, chosen: Tensor) -> Self:
         """The balls of the images at some positions of the batch."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

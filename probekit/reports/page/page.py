@@ -14,7 +14,7 @@ from typing import Any
 from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
 from probekit.models.image_model import Model
-from probekit.reports.model_results import ModelResults, model_results
+from probekit.reports.model_results import ModelResults, Results, model_results
 from probekit.reports.page.sections import sections
 from probekit.reports.page.svg import number
 from probekit.reports.page.tables import Section, take_sections
@@ -29,7 +29,7 @@ _SIZE = "@@@ size @@@"
 
 
 def report(
-    results: Any,
+    results: Results,
     out: str | Path = "report.html",
     *,
     data: Any = None,

@@ -14,6 +14,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from probekit.errors import some_of
+from probekit.reports.model_results import Results
 from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import UNKNOWN, number
 from probekit.results.attributes import ends, label
@@ -37,7 +38,7 @@ class Section:
     notes: Sequence[str] = ()
 
 
-def take_sections(results: Any) -> tuple[Any, list[Section]]:
+def take_sections(results: Results) -> tuple[Results, list[Section]]:
     """Separates the outputs of `compare` and `survey` from results of models, and describes them."""
     sections: list[Section] = []
     if isinstance(results, dict):

@@ -83,7 +83,7 @@ def batch_selectivity(
     return torch.where(enough, index, 0), enough
 
 
-def check_labels(labels: Any, batch: int) -> None:
+def check_labels(labels: object, batch: int) -> None:
     """Checks that there is one integer for each sample."""
     if not isinstance(labels, Tensor):
         raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")

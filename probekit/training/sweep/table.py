@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
@@ -108,7 +108,7 @@ def outcomes(run: Run | None, layers: Sequence[str]) -> xr.Dataset:
     return table
 
 
-def grid(table: xr.Dataset, axis: str, values: Any, seeds: Sequence[int]) -> xr.Dataset:
+def grid(table: xr.Dataset, axis: str, values: npt.ArrayLike, seeds: Sequence[int]) -> xr.Dataset:
     """Reshapes a table over `run` to one over an axis and `seed`."""
     table = table.assign_coords({axis: ("run", values), "seed": ("run", list(seeds))})
     found: xr.Dataset = table.set_index(run=[axis, "seed"]).unstack("run")
