@@ -70,12 +70,8 @@ def ablate(
         fractions: Fractions of all units to ablate, from 0 to 1, in increasing order.
         random: Number of random orders to compare with.
         value: The value of ablated units: `"zero"`, or their `"mean"` over the data.
-        batch_size: Samples per forward pass, for data that does not come in batches.
-        limit: Number of samples, as for `analyze`.
-        device: Where to run; None uses the model's device.
         seed: Seed of the random orders, of ties, and of the sample that `limit` draws.
-        progress: Show a progress bar when on a terminal.
-        class_map: As for `analyze`.
+        batch_size, limit, device, progress, class_map: As for `analyze`.
 
     Returns:
         `accuracy` (order, fraction), where the orders are the names in `by` and `random_0`, ...;

@@ -63,12 +63,8 @@ def cka(
         level: Coverage of the intervals.
         blocks: Number of blocks of samples, which the jackknife leaves out one at a time.
         memory: Maximum number of bytes for the sums of all pairs of layers.
-        batch_size: As for `analyze`.
-        limit: As for `analyze`.
-        device: As for `analyze`.
         seed: Seed of the sample that `limit` draws.
-        progress: Show a progress bar when on a terminal.
-        tokens: As for `analyze`.
+        batch_size, limit, device, progress, tokens: As for `analyze`.
 
     Returns:
         `cka`, `cka_low`, `cka_high` and `cka_error` (layer, other_layer): the estimate, the ends of its

@@ -50,12 +50,9 @@ def jacobian_norm(
         method: `"exact"`: one backward pass per logit; `"probes"`: forward-mode derivatives along random
             directions; `"auto"`: probes if there are more logits than probes.
         probes: Number of directions per sample; they depend only on the seed and the sample's index.
-        batch_size: Samples per forward pass, for data that does not come in batches.
-        limit: Number of samples, as for `analyze`.
-        device: Where to run; None uses the model's device.
         seed: Seed of the directions and of the sample that `limit` draws.
         memory: Maximum number of bytes for intermediate results.
-        progress: Show a progress bar when on a terminal.
+        batch_size, limit, device, progress: As for `analyze`.
 
     Returns:
         `jacobian_norm` (sample), with `label` (sample); `probe_error` (sample), the standard error due

@@ -51,23 +51,15 @@ def record(
     """Records the activations of a model's layers for every sample.
 
     Args:
-        model: As for `analyze`.
         data: As for `analyze`; with `store`, the number of samples must be known in advance.
-        layers: As for `analyze`.
         spatial: `"mean"` records one number per unit; `"none"` records every element of the map, with its
             position.
-        tokens: As for `analyze`.
-        output: As for `analyze`.
         store: A folder (`.zarr`) to record into, block by block. An interrupted recording resumes where it
             stopped. None keeps everything in memory.
         overwrite: Start over if the store exists.
-        batch_size: Samples per forward pass.
-        limit: As for `analyze`.
-        device: As for `analyze`.
         seed: Seed of the sample that `limit` draws.
-        progress: Show a progress bar if the output is a terminal.
-        workers: Number of worker processes for reading.
-        compile: As for `analyze`.
+        model, layers, tokens, output: As for `analyze`.
+        batch_size, limit, device, progress, workers, compile: As for `analyze`.
 
     Returns:
         `activation` (sample, unit) and `label` (sample; -1 for samples without a label or with several

@@ -127,14 +127,10 @@ def equivalence(
     Choose the margin before you see the data.
 
     Args:
-        values: As for `compare_means`.
-        baseline: As for `compare_means`.
         margin: The largest difference that does not matter, in the unit of `values`, or a lower and an
             upper bound. With an infinite bound only the other one is tested: `(-0.005, inf)` tests
             that `values` are not inferior by more than 0.005.
-        dim: The dimension of the replicates.
-        paired: As for `compare_means`.
-        correction: As for `adjust_p_values`.
+        values, baseline, dim, paired, correction: As for `compare_means`.
         level: 1 minus the level of each of the two tests.
 
     Returns:

@@ -104,21 +104,15 @@ def robustness(
         selectivity: Measure class selectivity on the perturbed images. If this and `dimensionality`
             are both off, no layer is recorded.
         reference: A result of another model (or its file), for mCE and relative mCE.
-        batch_size: Samples per forward pass, for data that does not come in batches.
-        limit: Number of samples, as for `analyze`.
-        device: Where to run; None uses the model's device.
         seed: Seed of the data sample and of the corruptions; each attack has a seed of its own.
-        progress: Show a progress bar when on a terminal.
         store: A folder for finished conditions, from which an interrupted run resumes. Only one run
             at a time can write to it.
-        tokens: As for `analyze`.
-        workers: Number of worker processes for reading; None uses the data set's own number.
         table: The published image size, 32, 64 or 224, whose constants the corruptions use. None uses
             the nearest size, with a warning if it is not that of the images.
         memory: Maximum number of bytes for the statistics of one pass. If they would need more, fewer
             severities or epsilons share a pass. Up to a quarter of it is used for the clean activations,
             which are otherwise computed again for each type and attack.
-        class_map: As for `analyze`.
+        batch_size, limit, device, progress, tokens, workers, class_map: As for `analyze`.
         compile: As for `analyze`. The model is compiled once for all conditions; attacks compute their
             gradients with the uncompiled model.
 

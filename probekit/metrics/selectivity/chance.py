@@ -75,8 +75,7 @@ class SelectivityChance(Metric):
         seed: Seed of the permutations.
         class_counts: Number of samples of each class, in label order. Required only for data that can be
             read only once; other data that does not declare its labels is read twice.
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
+        eps, negative: As for `class_selectivity`.
         memory: Maximum number of bytes for the sums: 8 * permutations * classes * units.
 
     Raises:

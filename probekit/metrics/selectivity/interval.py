@@ -83,8 +83,7 @@ class SelectivityInterval(Metric):
         level: Coverage probability of the intervals.
         splits: Number of random splits for the split-half index.
         seed: Seed of the replicates and the splits.
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
+        eps, negative: As for `class_selectivity`.
         memory: Maximum number of bytes for the sums: 8 * replicates * classes * units for the
             replicates, and at most the same amount again for the halves.
 

@@ -125,8 +125,7 @@ class Selectivity(Metric):
     are `dead_units` and `negative_units`, the numbers of such units.
 
     Args:
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
+        eps, negative: As for `class_selectivity`.
         dead_below: The largest absolute value of the class means of a dead unit.
 
     Example:

@@ -64,8 +64,7 @@ class SplitHalf(Metric):
     Args:
         splits: Number of random splits.
         seed: Seed of the splits.
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
+        eps, negative: As for `class_selectivity`.
         memory: Maximum number of bytes for the sums: 16 * splits * classes * units.
 
     Raises:

@@ -65,8 +65,7 @@ class SelectivityPerElement(Metric):
     that is always zero is 0. For layers without positions, this is the plain index.
 
     Args:
-        eps: As for `class_selectivity`.
-        negative: As for `class_selectivity`.
+        eps, negative: As for `class_selectivity`.
         memory: Maximum number of bytes for the class means of all elements of all layers:
             8 * classes * units * positions.
 
