@@ -184,10 +184,7 @@ class UnitValues:
 
 
 def unit_values(
-    result: Result,
-    name: str,
-    layers: str | Sequence[str] | None = None,
-    at: At = None,
+    result: Result, name: str, layers: str | Sequence[str] | None = None, at: At = None
 ) -> UnitValues:
     """Returns a unit variable by name."""
     units = table(result, "unit")
@@ -201,10 +198,7 @@ def unit_values(
 
 
 def layer_values(
-    result: Result,
-    name: str,
-    layers: str | Sequence[str] | None = None,
-    at: At = None,
+    result: Result, name: str, layers: str | Sequence[str] | None = None, at: At = None
 ) -> tuple[str, xr.DataArray]:
     """Returns a layer variable by name, or the mean over units of a unit variable.
 

@@ -85,10 +85,7 @@ def unit_distribution(
 
 
 def _pooled(
-    replicates: Sequence[Any],
-    variable: str,
-    layers: str | Sequence[str] | None,
-    at: At,
+    replicates: Sequence[Any], variable: str, layers: str | Sequence[str] | None, at: At
 ) -> UnitValues:
     parts = [unit_values(one, variable, layers, at) for one in replicates]
     if any(part.layers != parts[0].layers for part in parts):

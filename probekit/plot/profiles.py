@@ -237,12 +237,7 @@ def _has_units(result: Result, variable: str, at: At = None) -> bool:
 
 
 def _quartile_band(
-    ax: Axes,
-    result: Result,
-    variable: str,
-    layers: list[str],
-    color: str,
-    at: At = None,
+    ax: Axes, result: Result, variable: str, layers: list[str], color: str, at: At = None
 ) -> None:
     units = unit_values(result, variable, layers, at)
     ends = [

@@ -19,11 +19,7 @@ from probekit.results.trees import netcdf
 
 
 def save_figure(
-    figure: Any,
-    stem: str | Path,
-    *,
-    kinds: str | Sequence[str] = ("png", "svg"),
-    dpi: int = 150,
+    figure: Any, stem: str | Path, *, kinds: str | Sequence[str] = ("png", "svg"), dpi: int = 150
 ) -> list[Path]:
     """Writes a figure in several formats, and closes it.
 
@@ -79,11 +75,7 @@ def save_figure(
 
 
 def save_tables(
-    table: Table,
-    stem: str | Path,
-    *,
-    kinds: str | Sequence[str] = ("csv",),
-    **facts: Any,
+    table: Table, stem: str | Path, *, kinds: str | Sequence[str] = ("csv",), **facts: Any
 ) -> list[Path]:
     """Writes tables of numbers to netCDF and to CSV or Parquet.
 
