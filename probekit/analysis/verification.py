@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -72,7 +73,7 @@ def verify_architectures(
         yield line
 
 
-def _append(path: Path, values: Sequence[Any]) -> None:
+def _append(path: Path, values: Sequence[object]) -> None:
     with path.open("a", newline="") as file:
         csv.writer(file, lineterminator="\n").writerow(values)
 
@@ -125,7 +126,7 @@ def _subject(name: str) -> tuple[nn.Module, Tensor]:
     return module, images
 
 
-def _summary(table: Any) -> dict[str, Any]:
+def _summary(table: pd.DataFrame) -> dict[str, Any]:
     values, complete = table["values"], table["complete"]
     certain = ~table["axis"].str.startswith("uncertain")
     notes = "; ".join(table.attrs["notes"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probekit.cli import options
 from probekit.cli.command import command
 from probekit.errors import OptionError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @command(epilog="Example: probekit survey 'resnet*' 'vit_tiny*' photos/ -o survey/ --limit 1000")
@@ -60,7 +63,7 @@ def survey(
     print(f"written: {', '.join(map(str, [Path(out, 'survey.nc'), *figures, page]))}")
 
 
-def _survey_figure(table: Any, file: Path) -> list[Path]:
+def _survey_figure(table: xr.DataTree, file: Path) -> list[Path]:
     """Draws selectivity over depth and against accuracy, if models were measured."""
     known = table.to_dataset()
     if "selectivity_mean" not in known or not known["selectivity_mean"].notnull().any():

@@ -7,11 +7,19 @@ from ast import literal_eval
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from probekit.errors import OptionError, close_matches
+
+if TYPE_CHECKING:
+    from probekit.data.images import LabeledImages
+    from probekit.metrics.metric import Metric
+    from probekit.models.image_model import ImageModel
+
+
+Number = TypeVar("Number", int, float)
 
 Model = Annotated[
     str | None,
@@ -96,7 +104,7 @@ Callbacks = Annotated[
 ]
 
 
-def numbers(option: str, given: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+def numbers(option: str, given: Sequence[str], kind: Callable[[str], Number]) -> list[Number]:
     """Parses the numbers of an option that is separated by commas or repeated."""
     text = ",".join(given)
     try:
@@ -111,7 +119,7 @@ def names(given: str | Sequence[str]) -> list[str] | None:
     return None if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def metric_list(given: str | Sequence[str]) -> list[Any]:
+def metric_list(given: str | Sequence[str]) -> list[Metric]:
     """Parses metrics such as `selectivity(negative=shift),dimensionality`."""
     from probekit.metrics.metric import resolve
 
@@ -132,7 +140,7 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _metric(text: str) -> Any:
+def _metric(text: str) -> Metric:
     """Parses a metric name with optional options in parentheses, without executing any code."""
     from probekit.metrics.metric import FunctionMetric, get_metric
 
@@ -208,7 +216,7 @@ def load(
     split: str | None = None,
     data_root: str | None = None,
     attributes: str | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[ImageModel, LabeledImages]:
     """Loads the model and the data of a command, by default the bundled ones."""
     import torch
 

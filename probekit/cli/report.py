@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probekit.cli.command import command
 from probekit.cli.options import Overwrite
+
+if TYPE_CHECKING:
+    from probekit.models.image_model import ImageModel
 
 
 @command(
@@ -39,7 +42,7 @@ def report(
     from probekit.reports.page.page import report as run
 
     check_page(out, overwrite=overwrite)
-    network: Any = None
+    network: ImageModel | None = None
     if model is not None and data is not None:
         from probekit.models.loading import load_model
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -106,7 +104,7 @@ def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
 
 
 def _area(
-    table: npt.NDArray[Any], place: npt.NDArray[np.int64], classes: int
+    table: npt.NDArray[np.floating], place: npt.NDArray[np.int64], classes: int
 ) -> npt.NDArray[np.float64]:
     """Computes the AUC of each unit's preferred class from the rank sum of that class."""
     member = np.zeros((classes, len(place)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -165,7 +163,7 @@ def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
 
 
 def _information(
-    values: npt.NDArray[Any], labels: npt.NDArray[np.int64], bins: int, corrected: bool
+    values: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], bins: int, corrected: bool
 ) -> float:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
     places = np.searchsorted(edges, values, side="left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _result_frames(result: xr.DataTree) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _frames(table: xr.Dataset) -> Iterator[tuple[str, pd.DataFrame]]:
     """A data frame for all variables with the same axes, one row per element."""
-    by_axes: dict[tuple[str, ...], list[Any]] = {}
+    by_axes: dict[tuple[str, ...], list[Hashable]] = {}
     for name, values in table.data_vars.items():
         by_axes.setdefault(tuple(map(str, values.dims)), []).append(name)
     for axes, names in by_axes.items():

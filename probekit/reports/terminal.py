@@ -169,7 +169,7 @@ def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:
             yield Column(title, values.sel({others[0]: place}).values.tolist())
 
 
-def _highest(values: Sequence[Any]) -> float:
+def _highest(values: Sequence[float | None]) -> float:
     return max((value for value in values if value is not None and np.isfinite(value)), default=0.0)
 
 

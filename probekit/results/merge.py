@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from probekit.errors import DataError, OptionError
 from probekit.results.identity import model_differences, same_images
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
+
+Key = TypeVar("Key", bound=Hashable)
 
 # The coordinates that identify an element of a dimension.
 _KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
@@ -195,7 +197,7 @@ def _same_labels(first: xr.Dataset, second: xr.Dataset, dim: Hashable) -> bool:
     return np.array_equal(one, other)
 
 
-def _merge_order(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+def _merge_order(first: Sequence[Key], second: Sequence[Key]) -> list[Key]:
     """Merges two sequences in the order of the first; new elements come before the next common one.
 
     >>> _merge_order(["a", "c", "e"], ["b", "c", "d"])
