@@ -1,4 +1,4 @@
-"""The style of figures, applied only while they are drawn."""
+"""The style of figures, applied only while they are drawn, and the ranges of their axes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from probekit.errors import OptionError
+from probekit.plot.data import Array
 
 _STYLE = Path(__file__).with_name("probekit.mplstyle")
 
@@ -64,3 +66,32 @@ def _styled(ax: Axes, settings: dict[Any, Any]) -> Axes:
             labelcolor=settings[f"{axis}tick.color"],
         )
     return ax
+
+
+def most(values: Array) -> tuple[float, float]:
+    """The range of the values without outliers.
+
+    An outlier is farther beyond the 1st or 99th percentile than the distance between the two.
+
+    >>> most(np.array([*np.linspace(0, 1, 1000), 50.0]))[1] < 2.1
+    True
+    """
+    low, high = np.percentile(values, [1, 99])
+    return float(max(values.min(), 2 * low - high)), float(min(values.max(), 2 * high - low))
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """The range with a margin at both ends.
+
+    >>> widened(0.0, 1.0)
+    (-0.04, 1.04)
+    """
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def from_zero(ax: Axes) -> None:
+    """Starts the vertical axis at zero if no value is negative."""
+    low, high = ax.dataLim.intervaly
+    if 0 <= low < high and np.isfinite(high):
+        ax.set_ylim(0, high * 1.06)

@@ -12,11 +12,10 @@ from matplotlib.patches import Patch
 
 from probekit.checks import one_of
 from probekit.errors import DataError
-from probekit.plot.canvas import canvas
+from probekit.plot.canvas import canvas, most, widened
 from probekit.plot.data import Array, At, Results, UnitValues, named_results, unit_values
 from probekit.plot.density import density
 from probekit.plot.labels import layer_axis, name_axis, room
-from probekit.plot.ranges import most, widened
 from probekit.plot.series import name_results, places, result_colors, union
 
 Kind: TypeAlias = Literal["violin", "ridge"]

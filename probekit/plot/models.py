@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError, OptionError
-from probekit.plot.canvas import canvas
+from probekit.plot.canvas import canvas, from_zero
 from probekit.plot.colors import palette
 from probekit.plot.data import numbers_over
 from probekit.plot.labels import (
@@ -26,7 +26,6 @@ from probekit.plot.labels import (
     plain,
     room,
 )
-from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve
 from probekit.results.provenance import facts_of
 

@@ -13,11 +13,10 @@ from matplotlib.lines import Line2D
 
 from probekit.checks import one_of
 from probekit.errors import DataError, OptionError
-from probekit.plot.canvas import canvas
+from probekit.plot.canvas import canvas, from_zero
 from probekit.plot.colors import shades
 from probekit.plot.data import Array, At, Results, layer_values, named_results, table, unit_values
 from probekit.plot.labels import axis_label, key, layer_axis, plain, room
-from probekit.plot.ranges import from_zero
 from probekit.plot.series import curve, name_results, places, result_colors, union
 from probekit.results.trees import Result
 

@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probekit.errors import DataError
-from probekit.plot.canvas import canvas
+from probekit.plot.canvas import canvas, most, widened
 from probekit.plot.colors import shades
 from probekit.plot.data import Array, At, Results, named_results, table, unit_values
 from probekit.plot.labels import depth_bar
-from probekit.plot.ranges import most, widened
 from probekit.plot.series import name_results, result_colors
 from probekit.results.trees import Result
 

@@ -2,8 +2,8 @@
 
 Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
 perturbations, ICLR 2019, define 15 types and 4 extra ones with five severities each. Their constants
-depend on the image size (`constants`); the procedures are in `noise`, `blur`, `weather`, `digital`,
-`jpeg` and `spatter`.
+depend on the image size (`constants`); the procedures are in `noise`, `blur`, `weather`, `digital`
+and `spatter`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probekit.checks import integer, one_of, sample_indices
 from probekit.errors import DataError, warn
-from probekit.perturbations.corruptions import blur, digital, jpeg, noise, spatter, weather
+from probekit.perturbations.corruptions import blur, digital, noise, spatter, weather
 from probekit.perturbations.corruptions.constants import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
@@ -38,7 +38,7 @@ _PROCEDURES: dict[str, Procedure] = {
         blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur, blur.gaussian_blur,
         weather.snow, weather.frost, weather.fog, weather.brightness,
         digital.contrast, digital.elastic_transform, digital.pixelate, digital.saturate,
-        jpeg.jpeg_compression, spatter.spatter,
+        digital.jpeg_compression, spatter.spatter,
     )
 }  # fmt: skip
 # The published procedures truncate their results to 8 bits, except for these, which round.
