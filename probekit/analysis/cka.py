@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
@@ -16,10 +17,10 @@ from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.stream import PassOptions, find_layers, open_subject, stream
 from probekit.checks import integer, number
-from probekit.data.batches import Batch
+from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError
 from probekit.models.identity import describe
-from probekit.models.image_model import ModelOrName
+from probekit.models.image_model import Model, ModelOrName
 from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -28,11 +29,13 @@ from probekit.statistics.base import merged
 from probekit.statistics.hsic import LinearHSIC
 from probekit.statistics.rows import check_memory
 
+Key: TypeAlias = "Literal['both'] | tuple[int, int]"  # or the sums of one layer of a side
+
 
 @in_own_settings
 def cka(
     model: ModelOrName,
-    other: Any = None,
+    other: ModelOrName | None = None,
     data: Any = None,
     layers: Layers = None,
     other_layers: Layers = None,
@@ -92,12 +95,13 @@ def cka(
         raise OptionError("data is missing; for a single model, write cka(model, data=data)")
     integer("blocks", blocks, least=2)
     number("level", level, above=0, below=1)
-    options: Any = {"batch_size": batch_size, "limit": limit, "seed": seed}
     reading = PassOptions(tokens, None, device, progress)
     models, chosen = [model], [layers]
     if other is not None:
         models, chosen = [model, other], [layers, layers if other_layers is None else other_layers]
-    sides = [open_subject(one, data, **options) for one in models]
+    sides = [
+        open_subject(one, data, batch_size=batch_size, limit=limit, seed=seed) for one in models
+    ]
     if len(sides) > 1 and not sides[0][1].repeatable:
         raise DataError(
             f"{sides[0][1].name} can be read only once, and two models need it twice; give a list of "
@@ -147,14 +151,14 @@ def cka(
 
 
 def _stream_both(
-    sides: Sequence[Any],
+    sides: Sequence[tuple[Model, Batches]],
     found: Sequence[Sequence[Layer]],
     widths: Sequence[tuple[int, ...]],
     blocks: int,
     reading: PassOptions,
-) -> dict[Any, LinearHSIC]:
+) -> dict[Key, LinearHSIC]:
     """The sums of all pairs of layers as `both` and, for two models, of each layer with itself."""
-    sums: dict[Any, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}
+    sums: dict[Key, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}
     if len(sides) > 1:
         for side, sizes in enumerate(widths):
             for place, width in enumerate(sizes):
@@ -174,7 +178,7 @@ def _stream_both(
             wide = [torch.cat([table.cpu().double() for table in side], 1) for side in tables]
             sums["both"].update(wide[0], wide[-1], index)
             for key, one in sums.items():
-                if key != "both":
+                if isinstance(key, tuple):
                     side, place = key
                     one.update(tables[side][place].cpu(), tables[side][place].cpu(), index)
     return merged(sums)
@@ -194,7 +198,7 @@ def _is_same(one: Batch, other: Batch) -> bool:
     )
 
 
-def _ratio(sums: dict[Any, LinearHSIC], kind: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _ratio(sums: dict[Key, LinearHSIC], kind: str) -> npt.NDArray[np.float64]:
     """CKA (..., layer, other layer) from all samples, or without each of the blocks."""
     both = getattr(sums["both"], kind)()
     if len(sums) == 1:
@@ -208,6 +212,6 @@ def _ratio(sums: dict[Any, LinearHSIC], kind: str) -> np.ndarray[Any, np.dtype[n
         ]
     product = own[0][..., :, None] * own[1][..., None, :]
     positive = (own[0] > 0)[..., :, None] & (own[1] > 0)[..., None, :]
-    result: np.ndarray[Any, np.dtype[np.float64]] = np.full(both.shape, np.nan)
+    result: npt.NDArray[np.float64] = np.full(both.shape, np.nan)
     np.divide(both, np.sqrt(np.abs(product)), out=result, where=positive)
     return result

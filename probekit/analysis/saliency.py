@@ -81,11 +81,10 @@ def unit_saliency(
     with optional("captum", "unit_saliency"):
         from captum.attr import IntegratedGradients, Saliency
 
-    reading: Any = {"tokens": tokens, "output": output}
     with (
         explained_failure(images),
         borrow(model, device) as place,
-        Recorder(model, [layer], grad=True, stop=True, **reading) as recorder,
+        Recorder(model, [layer], grad=True, stop=True, tokens=tokens, output=output) as recorder,
         torch.enable_grad(),
     ):
 
