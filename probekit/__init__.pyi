@@ -5,6 +5,7 @@ from .analysis.analyze import analyze as analyze
 from .analysis.cka import cka as cka
 from .analysis.compare import compare as compare
 from .analysis.jacobian import jacobian_norm as jacobian_norm
+from .analysis.merge import merge_results as merge_results
 from .analysis.robustness.robustness import robustness as robustness
 from .analysis.saliency import unit_saliency as unit_saliency
 from .analysis.survey import survey as survey
@@ -62,7 +63,6 @@ from .reports.dossier import dossier as dossier
 from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
 from .reports.saving import save_tables as save_tables
-from .results.merge import merge_results as merge_results
 from .results.rsa import to_rsatoolbox as to_rsatoolbox
 from .results.tables import layers_table as layers_table
 from .results.tables import units_table as units_table

@@ -81,7 +81,11 @@ def compare(
         warn(f"layers that only one result has are left out: {some_of(left_out, 3)}")
     if not same_images(*trees):
         warn("the results are of different images, which may be what makes the difference")
-    _check_options(trees)
+    if differing := option_differences(*trees):
+        warn(
+            "the results were measured with different options, which may be what makes the difference: "
+            + "; ".join(differing)
+        )
     table = _layer_differences(*(one.sel(layer=common) for one in layers))
     by_unit = [name for name in units[0] if _is_number(units[0], units[1], name, ("unit",))]
     for name in by_unit:
@@ -99,29 +103,24 @@ def compare(
     return result
 
 
-def _check_options(trees: list[xr.DataTree]) -> None:
-    asked: list[dict[str, Any]] = [
+def option_differences(first: xr.DataTree, second: xr.DataTree) -> list[str]:
+    """The options of two results, and of the metrics of both, that differ."""
+    facts = [facts_of(tree.attrs) for tree in (first, second)]
+    metrics = [
         {
-            "tokens": facts.get("tokens"),
-            "output": facts.get("output"),
-            "precision": facts.get("precision"),
-            "metrics": {
-                name: {
-                    key: value for key, value in options.items() if key in _fields(name, options)
-                }
-                for name, options in (facts.get("metrics") or {}).items()
-            },
+            f"metrics.{name}": {
+                key: value for key, value in options.items() if key in _fields(name, options)
+            }
+            for name, options in (one.get("metrics") or {}).items()
         }
-        for facts in (facts_of(tree.attrs) for tree in trees)
+        for one in facts
     ]
-    both = asked[0]["metrics"].keys() & asked[1]["metrics"].keys()
-    for one in asked:
-        one["metrics"] = {name: one["metrics"][name] for name in sorted(both)}
-    if differing := differences(*asked):
-        warn(
-            "the results were measured with different options, which may be what makes the difference: "
-            + "; ".join(differing)
-        )
+    asked = [
+        {name: one[name] for name in ("tokens", "output", "precision") if name in one} | options
+        for one, options in zip(facts, metrics, strict=True)
+    ]
+    both = asked[0].keys() & asked[1].keys()
+    return differences(*({name: one[name] for name in both} for one in asked))
 
 
 def _fields(name: str, options: Mapping[str, Any]) -> set[str]:

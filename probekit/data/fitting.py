@@ -14,6 +14,9 @@ from probekit.errors import DataError, warn
 from probekit.models.inputs import KeywordInputs, one_tensor
 
 _LOWEST, _HIGHEST = -0.5, 1.5
+_NEGATIVE, _MOST_NEGATIVE = -0.1, 0.1  # interpolation leaves fewer values below
+_DARKEST = 0.004  # just above 1/255
+_SEVERAL = 16  # images, of which one would be brighter
 _IMAGES = 4
 _BYTES = 16  # images in [0, 255] have brighter pixels than this
 
@@ -94,11 +97,17 @@ def _pixels(images: Tensor, size: tuple[int, int, int], scaled: bool) -> Tensor:
         images = _with_channels(images, size)
     if scaled and images.numel():
         low, high = (float(end) for end in images.aminmax())
-        if low < _LOWEST or high > _HIGHEST:
+        negative = low < _NEGATIVE and float((images < _NEGATIVE).float().mean()) > _MOST_NEGATIVE
+        if low < _LOWEST or high > _HIGHEST or negative:
             raise DataError(
                 f"images lie from {low:.4g} to {high:.4g}, and an ImageModel takes images in [0, 1] and "
                 "normalizes them itself; divide 0 to 255 by 255, and give images that are not "
                 "normalized yet"
+            )
+        if 0 < high <= _DARKEST and len(images) >= _SEVERAL:
+            warn(
+                "images lie from 0 to 1/255, so they are almost black; if they are binary (uint8 images of 0 "
+                "and 1), give them as bool or as floats of 0 and 1"
             )
     return images
 

@@ -77,6 +77,14 @@ class LabeledImages(Dataset[Any]):
 class TensorImages(LabeledImages):
     """Images in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
 
+    Args:
+        images: Images (n, channels, height, width).
+        labels: Labels (n,).
+        classes: Names of the classes, in label order.
+        name: The name of the data set.
+        size: The size that images are resized to.
+        scaled: Whether uint8 images are divided by 255; otherwise, they are returned unchanged.
+
     Raises:
         DataError: The shapes or ranges are not valid for images and labels.
 
@@ -94,6 +102,8 @@ class TensorImages(LabeledImages):
         classes: Sequence[str] = (),
         name: str = "tensors",
         size: tuple[int, int, int] | None = None,
+        *,
+        scaled: bool = True,
     ) -> None:
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise DataError(
@@ -104,7 +114,7 @@ class TensorImages(LabeledImages):
         self.labels = labels.long()
         self.classes = tuple(classes)
         self.name = name
-        self.size = size
+        self.size, self.scaled = size, scaled
         fitted = size or tuple(images.shape[1:])
         digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{fitted}".encode())
         for part in (images, self.labels):
@@ -115,7 +125,8 @@ class TensorImages(LabeledImages):
     def fetch(self, numbers: list[int]) -> Fetched:
         index = torch.as_tensor(numbers)
         images = self.images[index]
-        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        if images.dtype == torch.uint8 and self.scaled:
+            images = images.float().div_(255)
         return resize(images, self.size), self.labels[index], index
 
 

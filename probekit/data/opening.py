@@ -147,7 +147,8 @@ def _two_arrays(data: Any, asked: object) -> Indexed | None:
     if numbers.ndim not in (1, 2):
         return None
     if images.ndim == 4 and numbers.ndim == 1:
-        made: Any = TensorImages(images, numbers, [names[label] for label in sorted(names)])
+        classes = [names[label] for label in sorted(names)]
+        made: Any = TensorImages(images, numbers, classes, scaled=False)
     else:
         made = TensorDataset(images, numbers)
         made.classes, made.name = names, "tensors"

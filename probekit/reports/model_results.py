@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from probekit.analysis.merge import merge_results
 from probekit.errors import DataError, OptionError, some_of
 from probekit.results.attributes import attributes
 from probekit.results.labels import class_names, strings
-from probekit.results.merge import merge_results
 from probekit.results.provenance import facts_of
 from probekit.results.trees import ResultOrFile, open_result
 

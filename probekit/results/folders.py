@@ -86,9 +86,9 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def holds_only(file: Path) -> bool:
-    """Whether the folder of a file that `claim` wrote holds nothing else."""
-    return os.path.isfile(file) and not _other_files(file.parent, [file.name])
+def holds_only(file: Path, *own: str) -> bool:
+    """Whether the folder of a file that `claim` wrote holds nothing but it and names of its own."""
+    return os.path.isfile(file) and not _other_files(file.parent, [file.name, *own])
 
 
 def _make(folder: Path) -> None:

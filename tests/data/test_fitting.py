@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import probekit as pk
+from probekit.data.batches import Batches
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, ProbekitWarning
 
@@ -130,3 +132,26 @@ def test_bright_images_after_a_dark_batch_are_reported() -> None:
         fit(torch.rand(4, 3, 6, 5))
     with pytest.warns(ProbekitWarning, match="divide them by 255"):
         fit(torch.rand(4, 3, 6, 5) * 255)
+
+
+def test_bytes_in_memory_reach_a_plain_module_unchanged() -> None:
+    labels = torch.arange(PIXELS.shape[0]) % 2
+    for data in (
+        (PIXELS, labels),
+        {"image": PIXELS, "label": labels},
+        TensorDataset(PIXELS, labels),
+    ):
+        (batch,) = Batches(data, fit=fit_to(nn.ReLU()))
+        assert torch.equal(batch.images, PIXELS)
+        (batch,) = Batches(data, fit=fit_to(image_model()))
+        torch.testing.assert_close(batch.images, SHARES)
+
+
+def test_normalized_and_binary_images_are_noticed() -> None:
+    with pytest.raises(DataError, match="not normalized yet"):
+        fit_to(image_model())(SHARES - 0.5)
+    fit_to(image_model())(SHARES - 0.09)  # as an interpolation may leave them
+    bits = SHARES.repeat(4, 1, 1, 1) > 0.5
+    for binary in (bits.to(torch.uint8), bits.float() / 255):
+        with pytest.warns(ProbekitWarning, match="almost black; if they are binary"):
+            fit_to(image_model())(binary)

@@ -39,7 +39,7 @@ class RunData:
         test: The test split.
         watched: The images that are evaluated after each epoch: the validation images, or some of the
             training images if there are none.
-        fingerprint: Hashes of the training and of the test split, and of the content of their files.
+        fingerprint: Hashes of the training and of the test split, and then of the content of their files.
     """
 
     train: TensorImages
@@ -61,7 +61,9 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         for split in ("train", "test")
     ]
     train, test = (_in_memory(data, recipe, workers) for data in loaded)
-    content = [data.content_of(range(len(data))) for data in loaded]
+    hashes = [train.fingerprint, test.fingerprint]
+    if (content := [data.content_of(range(len(data))) for data in loaded]) != hashes:
+        hashes += content
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
     used, held = hold_out(train.labels, recipe, seed)
@@ -77,7 +79,7 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         validation=_some(train, held, "validation"),
         test=test,
         watched=_some(train, watched, "watched"),
-        fingerprint=" ".join(dict.fromkeys([train.fingerprint, test.fingerprint, *content])),
+        fingerprint=" ".join(hashes),
     )
 
 

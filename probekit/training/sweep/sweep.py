@@ -11,11 +11,11 @@ import xarray as xr
 from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claim, locked
+from probekit.results.folders import claim, holds_only, locked
 from probekit.results.stored_jobs import run_stored_jobs
 from probekit.runtime.jobs import open_cluster
 from probekit.training.regularizer.schedule import AlphaSchedule
-from probekit.training.run.directory import IGNORED
+from probekit.training.run.directory import IGNORED, RUN
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.run.train import check_same_data, train
 from probekit.training.sweep.table import (
@@ -98,6 +98,9 @@ def sweep(
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"), "a sweep")}
     with locked(folder / IDENTITY):
+        unstarted = all(holds_only(run / RUN) for run in folder.glob("runs/*"))
+        if unstarted and holds_only(folder / IDENTITY, "runs"):  # of a call that was refused
+            (folder / IDENTITY).unlink()
         claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
         (folder / "runs").mkdir(exist_ok=True)
         ended = ended_runs(folder)

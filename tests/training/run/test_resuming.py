@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import time
 import warnings
@@ -196,12 +197,15 @@ def test_a_run_on_a_folder_whose_files_changed_is_refused(tmp_path: Path) -> Non
     for split, class_name, shade in itertools.product(("train", "test"), "ab", range(100)):
         file = images / split / class_name / f"{shade:03}.bmp"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), shade + 100 * (class_name == "b")).save(file)
+        Image.new("L", (8, 8), shade + 100 * (class_name == "b") + (split == "test")).save(file)
     run = quick(tmp_path / "run", epochs=1, data=str(images), validation=8)
     assert quick(tmp_path / "run", epochs=1, data=str(images), validation=8) == run
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pk.analyze(run, images / "test", progress=False)
+    shutil.copytree(images / "train", tmp_path / "copy")
+    with pytest.warns(ProbekitWarning, match="the model was trained on images of"):
+        pk.analyze(run, tmp_path / "copy", progress=False)
     changed = images / "test" / "a" / "037.bmp"  # of the same size as before
     Image.new("L", (8, 8), 255).save(changed)
     with pytest.warns(ProbekitWarning, match="holds other images than when the model was trained"):

@@ -318,3 +318,9 @@ def test_runs_of_another_sweep_are_refused(small: tuple[Path, xr.Dataset], tmp_p
     shutil.copytree(run_folder(small[0], 1.0, 0), run_folder(tmp_path / "renamed", 2.0, 0))
     with pytest.raises(OutputError, match="holds a run with alpha 1 and seed 0"):
         quick(tmp_path / "renamed", [2.0], [0])
+
+
+def test_a_refused_sweep_does_not_claim_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="leaves nothing to train on"):
+        quick(tmp_path, [0.0], [0], validation=5000)
+    assert quick(tmp_path, [0.0], [0])["failure"].values.tolist() == [[""]]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.errors import DataError, OptionError
+from probekit.analysis.compare import option_differences
+from probekit.errors import DataError, OptionError, keep_notes, warn
 from probekit.results.identity import model_differences, same_images
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
@@ -22,6 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 _KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
 
 
+@keep_notes
 def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
     """Merges results of one model with different metrics or layers, or from `robustness`.
 
@@ -38,6 +40,9 @@ def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
     Returns:
         One result. The provenance has the metrics of all results and, under `merged`, the provenance of
         each result after the first.
+
+    Warns:
+        ProbekitWarning: The results were measured with different options.
 
     Raises:
         OptionError: There are fewer than two results.
@@ -60,6 +65,11 @@ def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
     trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in results]
     merged = trees[0]
     for other in trees[1:]:
+        if differing := option_differences(merged, other):
+            warn(
+                "the results were measured with different options, so columns of both hold numbers of "
+                f"both: {'; '.join(differing)}"
+            )
         merged = _merge_two(merged, other)
     return merged
 
@@ -130,7 +140,9 @@ def _merge_root(first: xr.DataTree, second: xr.DataTree) -> xr.Dataset:
     if layers[0] and layers[1]:
         facts["layers"] = _merge_order(layers[0], layers[1])
     facts["merged"] = [*facts.get("merged", []), more]
-    return merged.assign_attrs(mine.attrs, provenance=json.dumps(facts, ensure_ascii=False))
+    notes = [line for one in (mine, other) for line in one.attrs.get("notes", "").splitlines()]
+    merged.attrs = mine.attrs | {"provenance": json.dumps(facts, ensure_ascii=False)}
+    return merged.assign_attrs({"notes": "\n".join(dict.fromkeys(notes))} if notes else {})
 
 
 def _merge_tables(node: str, first: xr.Dataset, second: xr.Dataset) -> xr.Dataset:
@@ -192,9 +204,12 @@ def _merge_variable(
 
 
 def _same_labels(first: xr.Dataset, second: xr.Dataset, dim: Hashable) -> bool:
-    named = dim in first.coords and dim in second.coords
-    one, other = (x[dim].values if named else np.arange(x.sizes[dim]) for x in (first, second))
-    return np.array_equal(one, other)
+    if first.sizes[dim] != second.sizes[dim]:
+        return False
+    names = [
+        name for name in (dim, f"{dim}_name") if name in first.coords and name in second.coords
+    ]
+    return all(np.array_equal(first[name].values, second[name].values) for name in names)
 
 
 def _merge_order(first: Sequence[Key], second: Sequence[Key]) -> list[Key]:

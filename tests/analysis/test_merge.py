@@ -173,3 +173,19 @@ def test_any_other_image_is_noticed(form: str, place: int, network: nn.Module, d
         pk.compare(one, analyze(network, FORMS[form](changed), "1.1"))
     same = analyze(network, FORMS[form](images.clone()), "1.1", ["dimensionality"])
     assert "participation_ratio" in pk.merge_results(one, same)["layers"]
+
+
+def test_other_options_and_class_names_are_noticed(network: nn.Module, data: Any) -> None:
+    one = analyze(network, data, "1.1")
+    other = analyze(network, data, "2.1", [pk.Selectivity(negative="shift")])
+    said = 'metrics.selectivity.negative was "clip" and is "shift"'
+    with pytest.warns(ProbekitWarning, match=f"so columns of both hold numbers of both: {said}"):
+        merged = pk.merge_results(one, other)
+    notes = merged.attrs["notes"].splitlines()
+    assert {*one.attrs["notes"].splitlines(), *other.attrs["notes"].splitlines()} < {*notes}
+    assert any(said in note for note in notes)
+    named = [TensorDataset(*data[0]) for _ in "ab"]
+    for images, classes in zip(named, ("abc", "cba"), strict=True):
+        images.classes = list(classes)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="different labels along 'class'"):
+        pk.merge_results(*(analyze(network, images, "1.1") for images in named))
