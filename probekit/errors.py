@@ -19,7 +19,16 @@ _MOST_NAMED = 5
 
 
 class ProbekitError(Exception):
-    """An error that the user can fix; the command line shows the message and exits with 2."""
+    """An error that the user can fix; the command line shows the message and exits with 2.
+
+    Example:
+        >>> import probekit as pk
+        >>> try:
+        ...     pk.load_data("photoz")
+        ... except pk.ProbekitError as error:
+        ...     print(type(error).__name__)
+        DataError
+    """
 
 
 class ModelError(ProbekitError):
@@ -47,7 +56,11 @@ class OutputError(ProbekitError):
 
 
 class ProbekitWarning(UserWarning):
-    """A warning about something that changes the meaning of a number."""
+    """A warning about something that changes the meaning of a number.
+
+    Example:
+        >>> warnings.simplefilter("error", ProbekitWarning)  # raise it instead
+    """
 
 
 @contextmanager

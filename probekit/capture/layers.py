@@ -16,6 +16,7 @@ from torch.jit import ScriptModule
 
 from probekit.errors import ModelError
 from probekit.models.image_model import Model
+from probekit.models.inputs import taking_images
 from probekit.results.labels import strings
 
 
@@ -173,7 +174,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def runnable(model: Model) -> Callable[..., Any]:
     """What to call to run a model as written: its own module, or an `ImageModel` with its normalization."""
-    return unwrap(model) if isinstance(model, nn.Module) else model
+    return taking_images(unwrap(model)) if isinstance(model, nn.Module) else model
 
 
 def uncompiled() -> AbstractContextManager[None]:

@@ -114,7 +114,18 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
 
 
 def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
-    """Deprecated former name of `participation_ratio_corrected`: the ratio is not unbiased."""
+    """Deprecated former name of `participation_ratio_corrected`: the ratio is not unbiased.
+
+    Example:
+        >>> import torch
+        >>> from probekit.statistics.covariance import Covariance
+        >>> statistic = Covariance()
+        >>> rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> statistic.update(rows, torch.zeros(500, dtype=torch.long))
+        >>> found = statistic.to_xarray()
+        >>> bool(participation_ratio_unbiased(found) == participation_ratio_corrected(found))
+        True
+    """
     return participation_ratio_corrected(covariance).rename("participation_ratio_unbiased")
 
 

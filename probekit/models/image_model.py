@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
+from probekit.models.inputs import taking_images
 from probekit.models.nested import all_tensors
 from probekit.models.state import State
 
@@ -109,7 +110,7 @@ class ImageModel:
         first = next(self.module.parameters(), None)
         if first is not None and first.is_floating_point():
             normalized = normalized.to(first.dtype)
-        return self.module(normalized)
+        return taking_images(self.module)(normalized)
 
 
 def as_module(model: Model) -> nn.Module:

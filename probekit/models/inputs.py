@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probekit.errors import DataError, first_line
 
 T = TypeVar("T")
 
-FAILURES = (RuntimeError, ValueError, AssertionError, IndexError)
+FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 """What models raise for inputs that they do not accept."""
 
 
@@ -73,6 +74,32 @@ def call(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if isinstance(first, KeywordInputs):
         args, kwargs = (), {**first.tensors, **kwargs}
     return model(*copied(args), **copied(kwargs))
+
+
+def taking_images(module: nn.Module) -> Callable[..., Any]:
+    """A module that is called with images; by keyword if `pixel_values` is not its first argument.
+
+    Example:
+        >>> class Late(nn.Module):
+        ...     def forward(self, *, labels=None, pixel_values=None):
+        ...         return pixel_values.flatten(1)
+        >>> taking_images(Late())(torch.ones(1, 1, 2, 2))
+        tensor([[1., 1., 1., 1.]])
+    """
+    try:
+        names = list(signature(module.forward).parameters.values())
+    except (TypeError, ValueError):  # not written in Python
+        return module
+    late = names if names and names[0].kind is names[0].KEYWORD_ONLY else names[1:]
+    if "pixel_values" not in [one.name for one in late]:
+        return module
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1:
+            return module(*args, **kwargs)
+        return module(pixel_values=args[0], **kwargs)
+
+    return run
 
 
 def copied(inputs: T) -> T:

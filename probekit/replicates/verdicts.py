@@ -112,6 +112,15 @@ def verdicts(claims: Sequence[Claim], *, level: float = 0.95) -> xr.Dataset:
     Source:
         Holm 1979 (Scandinavian Journal of Statistics 6); Shaffer 1986 (Journal of the American
         Statistical Association 81).
+
+    Example:
+        >>> from probekit.replicates.comparisons import compare_means
+        >>> low = xr.DataArray([0.11, 0.12, 0.10, 0.13], dims="seed")  # selectivity of four networks
+        >>> usual = xr.DataArray([0.31, 0.30, 0.32, 0.34], dims="seed")
+        >>> lower = compare_means(low, usual, paired=True)
+        >>> found = verdicts([Claim("it falls", "decrease", lower), Claim("it rises", "increase", lower)])
+        >>> found["verdict"].values.tolist()
+        ['supported', 'contradicted']
     """
     names = [claim.name for claim in claims]
     if not names or len(set(names)) < len(names):

@@ -203,7 +203,7 @@ def print_verification(
 
 def print_sweep(table: xr.Dataset, to: Console) -> None:
     """Prints one row per run of a sweep."""
-    runs = table.stack(run=("alpha", "seed"), create_index=False)
+    runs = table.drop_dims("layer").stack(run=("alpha", "seed"), create_index=False)
     columns = [
         Column("alpha", [f"{alpha:g}" for alpha in runs["alpha"].values]),
         Column("seed", [str(seed) for seed in runs["seed"].values]),

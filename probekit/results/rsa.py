@@ -30,6 +30,15 @@ def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
 
     Source:
         Nili et al. 2014 (doi:10.1371/journal.pcbi.1003553).
+
+    Example:
+        >>> from probekit import analyze, load_data, load_model
+        >>> model = load_model("probekit:resnet20-fashion-mnist")
+        >>> data = load_data("fashion-mnist", model)
+        >>> result = analyze(model, data, "layer3.2.relu2", limit=200, progress=False)
+        >>> found = to_rsatoolbox(result)["layer3.2.relu2"]  # doctest: +SKIP
+        >>> found.measurements.shape, found.obs_descriptors["class_name"][0]  # doctest: +SKIP
+        ((10, 64), 'T-shirt/top')
     """
     with optional("rsatoolbox", "to_rsatoolbox"):
         import rsatoolbox

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from probekit.checks import positive_int
-from probekit.errors import DataError, LayerError, ModelError, OptionError, first_line
+from probekit.errors import (
+    DataError,
+    LayerError,
+    ModelError,
+    OptionError,
+    ProbekitError,
+    first_line,
+)
 from probekit.extras import optional
 
 K = TypeVar("K", bound=Hashable)
@@ -56,6 +65,9 @@ def run_jobs(
         name: Prefix of the jobs' names on the cluster.
         retries: Maximum number of retries on the cluster after an exception or the death of a worker.
 
+    Raises:
+        ProbekitError: The connection to the scheduler is lost, or others cancel the jobs.
+
     Example:
         >>> dict(run_jobs(lambda n: "odd" if n % 2 else "", {"a": (1,), "b": (2,)}))
         {'a': 'odd', 'b': ''}
@@ -95,6 +107,11 @@ def _outcome(future: Any) -> str:
         return str(future.result())
     except (DataError, LayerError, ModelError, OptionError):
         raise
+    except CancelledError:
+        raise ProbekitError(
+            "the dask scheduler was lost, or it cancelled the work; what has ended is stored, and the same "
+            "call with a scheduler that runs does the rest"
+        ) from None
     except Exception as error:
         return f"{type(error).__name__}: {first_line(error) if str(error) else ''}"
 
@@ -114,8 +131,14 @@ def _client(scheduler: Any) -> Iterator[Any]:
             f"no dask scheduler answers at {scheduler!r} ({error}); start one with `dask scheduler`, "
             "or leave scheduler out to run here"
         ) from None
-    with client:
-        yield client
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it prints a traceback when the scheduler is lost
+    try:
+        with client:
+            yield client
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

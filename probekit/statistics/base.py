@@ -59,6 +59,29 @@ class Statistic:
     share it. `uses_labels` states whether the statistic depends on labels; if not, data without labels
     can be used. `state` holds only tensors, so it can be saved and loaded as safetensors.
     `StatisticLike` describes the methods.
+
+    Example:
+        >>> @dataclass
+        ... class Peak(Statistic):
+        ...     "The highest activation of each unit."
+        ...
+        ...     def update(self, activations, labels, index=None):
+        ...         if len(activations):
+        ...             self._keep(activations.detach().amax(0))
+        ...
+        ...     def merge(self, other):
+        ...         if other.state:
+        ...             self._keep(other.state["peak"])
+        ...
+        ...     def _keep(self, peak):
+        ...         self.state = {"peak": torch.maximum(self.state.get("peak", peak), peak)}
+        ...
+        ...     def to_xarray(self):
+        ...         return xr.DataArray(self._on_cpu()["peak"].numpy(), dims="unit", name="peak")
+        >>> statistic = Peak()
+        >>> statistic.update(torch.tensor([[1.0, 5.0], [3.0, 2.0]]), torch.tensor([0, 1]))
+        >>> statistic.to_xarray().values
+        array([3., 5.], dtype=float32)
     """
 
     uses_labels: ClassVar[bool] = True

@@ -19,6 +19,7 @@ from probekit.analysis.robustness.robustness import robustness
 from probekit.analysis.saliency import unit_saliency
 from probekit.capture.plan import plan
 from probekit.capture.record import record
+from probekit.errors import DataError
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.models.image_model import ImageModel
 from probekit.models.inputs import copied
@@ -164,3 +165,40 @@ def test_a_copy_preserves_types_gradients_and_non_tensors() -> None:
     twin["x"][0].sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.tolist() == [1, 1]
+
+
+class ByKeyword(nn.Module):
+    """Takes its images by keyword only, and returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.act, self.head = nn.ReLU(), nn.Linear(3, 3)
+
+    def forward(self, *, labels: Any = None, pixel_values: Any = None) -> dict[str, Tensor]:
+        return {"logits": self.head(self.act(pixel_values - 0.5).mean((2, 3)))}
+
+
+@pytest.mark.filterwarnings("ignore:the model is right on")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_images_are_given_by_keyword_where_a_model_asks_for_it(wrapped: bool) -> None:
+    network = ByKeyword().eval()
+    model: Any = ImageModel(network, input_size=(3, 8, 8)) if wrapped else network
+    batch = {"pixel_values": IMAGES, "labels": LABELS}
+    found = record(model, [batch], "act", progress=False).activation.values
+    assert found == pytest.approx((IMAGES - 0.5).relu().mean((2, 3)).numpy(), abs=1e-6)
+    right = network(pixel_values=IMAGES)["logits"].argmax(1) == LABELS
+    result = quiet(analyze, model, [batch])
+    assert float(result["accuracy"]) == pytest.approx(float(right.float().mean()))
+    if wrapped:
+        attacked = quiet(robustness, model, (IMAGES, LABELS), None, attacks=FGSM(), epsilons=[0.1])
+        assert attacked["robustness"]["attack_accuracy"].notnull().all()
+
+
+def test_a_model_with_other_arguments_is_refused_in_one_sentence() -> None:
+    class Tokens(nn.Module):
+        def forward(self, batch: Any, *, more: Any) -> Any:
+            return batch
+
+    with pytest.raises(DataError, match=r"fails on images of the shape.*argument: 'more'"):
+        analyze(Tokens(), (IMAGES, LABELS), progress=False)

@@ -20,8 +20,16 @@ from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.reports.rows import interval_note
-from probekit.reports.terminal import bar, console, print_plan, print_result, print_rows
+from probekit.reports.terminal import (
+    bar,
+    console,
+    print_plan,
+    print_result,
+    print_rows,
+    print_sweep,
+)
 from probekit.results.attributes import attributes
+from probekit.training.sweep.table import grid, outcomes
 
 BLOCKS = "▏▎▍▌▋▊▉█"
 PLAN = [
@@ -200,6 +208,15 @@ def test_abbreviated_headings_are_explained() -> None:
     tree = xr.DataTree.from_dict({"layers": layers, "units": xr.Dataset()})
     lines = printed(print_result, tree, terminal=False).splitlines()
     assert lines[2] == "PR: participation ratio"
+
+
+def test_a_sweep_without_any_trained_run_is_printed() -> None:
+    failed = outcomes(None, []).assign(failure="the loss became NaN")
+    table = grid(xr.concat([failed, failed], "run"), "alpha", np.array([-1.0, 0.0]), [3, 3])
+    to = Console(file=io.StringIO(), width=100)
+    print_sweep(table, to)
+    rows = [line.split() for line in to.file.getvalue().splitlines()[1:]]
+    assert rows == [[alpha, "3", "-", "-", "the", "loss", "became", "NaN"] for alpha in ("-1", "0")]
 
 
 def test_layers_that_contain_others_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import sys
 
 import numpy as np
@@ -80,3 +81,13 @@ def test_what_cannot_be_converted_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     several = xr.Dataset({"class_mean": (("attribute", "unit", "class"), np.zeros((2, 3, 2)))})
     with pytest.raises(DataError, match=r"choose one with result\.sel"):
         pk.to_rsatoolbox(several)
+
+
+def test_the_example_runs_where_rsatoolbox_is_installed() -> None:
+    pytest.importorskip("rsatoolbox")
+    text = str(pk.to_rsatoolbox.__doc__).replace("  # doctest: +SKIP", "")
+    names = {"to_rsatoolbox": pk.to_rsatoolbox}
+    example = doctest.DocTestParser().get_doctest(text, names, "to_rsatoolbox", None, None)
+    found = doctest.DocTestRunner().run(example)
+    assert found.attempted == 6
+    assert found.failed == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 
 import pytest
 
-from probekit.errors import OptionError
+from probekit.errors import OptionError, ProbekitError
 from probekit.runtime.jobs import open_cluster, run_jobs
 
 
@@ -36,6 +38,27 @@ def test_jobs_on_a_cluster_give_the_same_and_report_their_errors() -> None:
         with pytest.raises(OptionError, match="nine is not valid"):
             list(run_jobs(halved, {"nine": (9,)}, open_cluster(1, client, "a test"), retries=0))
         assert client.status == "running"
+
+
+def late(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+def test_a_lost_scheduler_ends_the_jobs_in_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(processes=False, n_workers=1, dashboard_address=None) as cluster:
+        there = open_cluster(1, cluster.scheduler_address, "a test")
+        ended = run_jobs(late, {"now": (0.0,), "never": (3.0,)}, there)
+        assert next(ended) == ("now", "")
+        caplog.clear()
+        cluster.close()
+        with pytest.raises(ProbekitError, match="scheduler was lost, or it cancelled the work"):
+            next(ended)
+    logger = logging.getLogger("distributed.client")
+    assert not [one for one in caplog.records if one.name == logger.name]
+    assert logger.level != logging.CRITICAL
 
 
 def test_a_cluster_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,18 @@ def load_published(
     Raises:
         DataError: There is no such data set, or it is incomplete; the message names what is missing.
 
-    >>> load_published("no/such/folder")
-    Traceback (most recent call last):
-    ...
-    probekit.errors.DataError: there is no folder no/such/folder
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:  # as Tiny ImageNet-C is stored
+        ...     for severity in range(1, 6):
+        ...         inside = Path(folder, "fog", str(severity), "n02124075")
+        ...         inside.mkdir(parents=True)
+        ...         Image.new("RGB", (64, 64)).save(inside / "test_1.JPEG")
+        ...     published = load_published(folder, corruptions=["fog"])
+        ...     image, label = published.dataset("fog", severity=3)[0]
+        >>> published.classes, tuple(image.shape), int(label)
+        (('n02124075',), (3, 64, 64), 0)
     """
     root = Path(root)
     if not os.path.isdir(root):

@@ -68,6 +68,15 @@ class TensorBoard(Callback):
 
     Raises:
         MissingPackageError: (on start) tensorboard is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from probekit import train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train("resnet20-digits", out=folder, epochs=1, limit=64, architecture="resnet8",
+        ...               device="cpu", progress=False, callbacks=[TensorBoard()])
+        ...     len(list(Path(folder, "tensorboard").iterdir()))
+        1
     """
 
     def on_start(self, run: StartedRun) -> None:
@@ -94,6 +103,11 @@ class WeightsAndBiases(Callback):
 
     Raises:
         MissingPackageError: (on start) wandb is not installed.
+
+    Example:
+        >>> callback = WeightsAndBiases("selectivity", mode="offline")  # train(..., callbacks=[callback])
+        >>> callback.options
+        {'project': 'selectivity', 'mode': 'offline'}
     """
 
     def __init__(self, project: str = "probekit", **options: Any) -> None:
@@ -127,6 +141,11 @@ class MLflow(Callback):
 
     Raises:
         MissingPackageError: (on start) mlflow is not installed.
+
+    Example:
+        >>> callback = MLflow("selectivity", "sqlite:///mlflow.db")  # train(..., callbacks=[callback])
+        >>> callback.experiment, callback.tracking_uri
+        ('selectivity', 'sqlite:///mlflow.db')
     """
 
     def __init__(self, experiment: str = "probekit", tracking_uri: str | None = None) -> None:
