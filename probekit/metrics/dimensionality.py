@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -54,10 +54,7 @@ def participation_ratio(covariance: Given) -> xr.DataArray:
     """
     if _is_recording(covariance):
         return _by_layer(participation_ratio, covariance)
-    matrix = _matrix(covariance)
-    squares = float(np.vdot(matrix, matrix))
-    ratio = float(np.trace(matrix) ** 2 / squares) if squares else 0.0
-    return xr.DataArray(ratio, name="participation_ratio")
+    return xr.DataArray(_ratio(_matrix(covariance)), name="participation_ratio")
 
 
 def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
@@ -142,7 +139,7 @@ def eigenvalues(covariance: Given) -> xr.DataArray:
         >>> eigenvalues(np.diag([1.0, 3.0])).values
         array([3., 1.])
     """
-    values = np.linalg.eigvalsh(_matrix(covariance))[::-1].clip(min=0)
+    values = _spectrum(_matrix(covariance))
     return xr.DataArray(
         values, dims="component", coords={"component": np.arange(len(values))}, name="eigenvalue"
     )
@@ -169,7 +166,10 @@ def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99))
     _check_shares(variance)
     if _is_recording(covariance):
         return _by_layer(partial(components, variance=variance), covariance)
-    return _count_components(eigenvalues(covariance), variance)
+    counts = _count_components(_spectrum(_matrix(covariance)), variance)
+    return xr.DataArray(
+        counts, dims="variance", coords={"variance": list(variance)}, name="components"
+    )
 
 
 _RATIO = "Participation ratio of the covariance of the units"
@@ -287,28 +287,45 @@ class Dimensionality(Metric):
     def evaluate(
         self, covariance: xr.Dataset, sampled: xr.Dataset | None = None
     ) -> tuple[xr.Dataset, xr.Dataset]:
+        spectrum = _spectrum(_matrix(covariance))
+        found = self._values(covariance, spectrum)
+        found["participation_ratio_corrected_error"] = self._error(covariance, sampled)
+        shown = spectrum[: self.spectrum]
+        return xr.Dataset(), self._table(found).assign(
+            eigenvalue=("component", shown), component=np.arange(len(shown))
+        ).set_coords("component")
+
+    def over_layers(self, covariances: Iterable[xr.Dataset]) -> xr.Dataset:
+        """The variables (layer, ...) of several layers, without eigenvalues and errors."""
+        each = [self._values(one, _spectrum(_matrix(one))) for one in covariances]
+        return self._table({name: [one[name] for one in each] for name in each[0]}, "layer")
+
+    def _values(self, covariance: xr.Dataset, spectrum: npt.NDArray[np.float64]) -> dict[str, Any]:
+        """The variables of one layer as numbers and arrays."""
         dimensions, count = int(covariance["n_dimensions"]), int(covariance["count"])
-        spectrum = eigenvalues(covariance)
         counts = _count_components(spectrum, self.variance)
         corrected = participation_ratio_corrected(covariance).item()
         ratios = {
-            "participation_ratio": participation_ratio(covariance).item(),
+            "participation_ratio": _ratio(_matrix(covariance)),
             "participation_ratio_corrected": corrected,
             "participation_ratio_unbiased": corrected,
         }
-        return xr.Dataset(), xr.Dataset(
-            {
-                "n_dimensions": dimensions,
-                "n_samples": count,
-                **ratios,
-                "participation_ratio_corrected_error": self._error(covariance, sampled),
-                **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
-                "components": counts,
-                "components_fraction": counts / dimensions,
-                "eigenvalue": spectrum[: self.spectrum],
-                "too_few_samples": count <= dimensions,
-            }
-        )
+        return {
+            "n_dimensions": dimensions,
+            "n_samples": count,
+            **ratios,
+            "participation_ratio_corrected_error": float("nan"),
+            **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
+            "components": counts,
+            "components_fraction": counts / dimensions,
+            "too_few_samples": count <= dimensions,
+        }
+
+    def _table(self, values: Mapping[str, Any], *dims: str) -> xr.Dataset:
+        """Numbers and arrays as variables; those of components have the dimension `variance`."""
+        of = {"components": (*dims, "variance"), "components_fraction": (*dims, "variance")}
+        variables = {name: (of.get(name, dims), value) for name, value in values.items()}
+        return xr.Dataset(variables, coords={"variance": list(self.variance)})
 
     def review(self, units: xr.Dataset, layers: xr.Dataset) -> list[str]:
         """Reports the layers that have too few samples for their number of dimensions."""
@@ -341,14 +358,23 @@ class Dimensionality(Metric):
         return _jackknife_error(gram, self.centred, varying) * float(np.sqrt(len(gram) / count))
 
 
-def _count_components(spectrum: xr.DataArray, variance: Sequence[float]) -> xr.DataArray:
-    explained = spectrum.values.cumsum()
+def _ratio(matrix: npt.NDArray[np.float64]) -> float:
+    squares = float(np.vdot(matrix, matrix))
+    return float(np.trace(matrix) ** 2 / squares) if squares else 0.0
+
+
+def _spectrum(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The eigenvalues in descending order; rounding errors below zero count as zero."""
+    return np.linalg.eigvalsh(matrix)[::-1].clip(min=0)
+
+
+def _count_components(
+    spectrum: npt.NDArray[np.float64], variance: Sequence[float]
+) -> npt.NDArray[np.int64]:
+    explained = spectrum.cumsum()
     total = explained[-1]
     wanted = (np.array(variance, dtype=np.float64) - _ROUNDING) * total
-    counts = np.searchsorted(explained, wanted) + 1 if total > 0 else np.zeros(len(wanted), int)
-    return xr.DataArray(
-        counts, dims="variance", coords={"variance": list(variance)}, name="components"
-    )
+    return np.searchsorted(explained, wanted) + 1 if total > 0 else np.zeros(len(wanted), int)
 
 
 def _corrected(

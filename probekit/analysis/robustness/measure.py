@@ -174,13 +174,15 @@ class ConditionStatistics:
     def __init__(self, condition: Condition, options: Measurement, *, paired: bool) -> None:
         self._options = options
         clean = condition.kind == "clean"
+        self._has_covariance = options.dimensionality and (paired or clean)
+        # Means are those of the units of all layers together.
         self._statistics: dict[tuple[str, str], Any] = {}
-        for layer in options.layers:
-            if options.selectivity:
-                self._statistics["mean", layer.name] = ClassMeans()
-            if paired and not clean:
-                self._statistics["size", layer.name] = ClassMeans()
-            if options.dimensionality and (paired or clean):
+        if options.layers and options.selectivity:
+            self._statistics["mean", ""] = ClassMeans(memory=options.memory)
+        if options.layers and paired and not clean:
+            self._statistics["size", ""] = ClassMeans(memory=options.memory)
+        if self._has_covariance:
+            for layer in options.layers:
                 self._statistics["covariance", layer.name] = Covariance()
 
     def update(
@@ -196,16 +198,27 @@ class ConditionStatistics:
         for name, table in outcomes.items():
             known = self._statistics.setdefault(("outcome", name), ClassMeans())
             known.update(table, batch.labels)
-        for name, table in activations.items():
-            if known := self._statistics.get(("mean", name)):
-                known.update(table, batch.labels)
-            change = table
-            if clean is not None:
-                zero = accumulator((1,), table)
-                change = clean[name].to(zero) - table.to(zero)
-                self._statistics["size", name].update(change.abs(), torch.zeros_like(batch.labels))
+        if not activations:
+            return
+        units = self._all_units(activations)
+        if known := self._statistics.get(("mean", "")):
+            known.update(units, batch.labels)
+        changes = dict(activations)
+        if clean is not None:
+            change = self._all_units(clean) - units
+            self._statistics["size", ""].update(change.abs(), torch.zeros_like(batch.labels))
+            each = change.split([layer.units for layer in self._options.layers], 1)
+            changes = {
+                layer.name: part for layer, part in zip(self._options.layers, each, strict=True)
+            }
+        for name, table in changes.items():
             if known := self._statistics.get(("covariance", name)):
-                known.update(change, batch.labels)
+                known.update(table, batch.labels)
+
+    def _all_units(self, tables: Mapping[str, Tensor]) -> Tensor:
+        """The activations (batch, units) of all layers, in the precision of the statistics."""
+        zero = accumulator((1,), next(iter(tables.values())))
+        return torch.cat([tables[layer.name].to(zero) for layer in self._options.layers], 1)
 
     def to_tree(self) -> xr.DataTree:
         """A tree with the outcomes at the root, `/units` and `/layers`, merged over processes."""
@@ -238,20 +251,12 @@ class ConditionStatistics:
 
     def _unit_table(self) -> xr.Dataset:
         units = xr.Dataset(coords=unit_coordinates(self._options.layers))
-        if sizes := self._over_layers("size"):
+        if sizes := self._statistics.get(("size", "")):
             units["change_size"] = ("unit", sizes.to_xarray().values[:, 0], _CHANGE_SIZE)
-        if means := self._over_layers("mean"):
+        if means := self._statistics.get(("mean", "")):
             found = _SELECTIVITY.with_attributes(_SELECTIVITY.evaluate(means.to_xarray())[0])
             units.update(found[["selectivity", "preferred_class", "dead", "negative_class_mean"]])
         return units
-
-    def _over_layers(self, kind: str) -> ClassMeans | None:
-        """The class means of the units of all layers, which were updated with the same samples."""
-        states = [one.state for (name, _), one in self._statistics.items() if name == kind]
-        if not states:
-            return None
-        sums = torch.cat([state["sum"] for state in states], 1)
-        return ClassMeans(state=states[0] | {"sum": sums})
 
     def _layer_table(self) -> xr.Dataset:
         layers = self._options.layers
@@ -259,11 +264,10 @@ class ConditionStatistics:
             {"n_units": ("layer", [layer.units for layer in layers])},
             coords={"layer": strings([layer.name for layer in layers])},
         )
-        parts = []
-        for layer in layers:
-            if covariance := self._statistics.pop(("covariance", layer.name), None):
-                _, found = _DIMENSIONALITY.evaluate(covariance.to_xarray())
-                parts.append(found.drop_dims("component"))
-        if parts:
-            table.update(_DIMENSIONALITY.with_attributes(xr.concat(parts, "layer")))
+        if self._has_covariance:
+            covariances = (
+                self._statistics.pop(("covariance", layer.name)).to_xarray() for layer in layers
+            )
+            found = _DIMENSIONALITY.over_layers(covariances)
+            table.update(_DIMENSIONALITY.with_attributes(found))
         return table

@@ -240,7 +240,8 @@ def _by_layer(
     units: xr.Dataset, layers: xr.Dataset, variable: str, function: Summary
 ) -> xr.DataArray:
     """Applies a function to the units of each layer (unit, ...); the result is along the layer axis."""
-    parts = []
+    needed = [name for name in {variable, "dead", "selectivity"} if name in units]
+    units, parts = units[needed], []
     for name in layers["layer"].values:
         own = units.isel(unit=np.flatnonzero(units["layer"].values == name))
         parts.append(function(own[variable], own))
