@@ -207,7 +207,7 @@ class ConditionStatistics:
         if clean is not None:
             change = self._all_units(clean) - units
             self._statistics["size", ""].update(change.abs(), torch.zeros_like(batch.labels))
-            each = change.split([layer.units for layer in self._options.layers], 1)
+            each = torch.split(change, [layer.units for layer in self._options.layers], 1)
             changes = {
                 layer.name: part for layer, part in zip(self._options.layers, each, strict=True)
             }
