@@ -38,9 +38,11 @@ class Known(Protocol):
     """The information about tensors collected so far.
 
     Attributes:
+        inputs: The axes of the inputs of the model.
         seen_tokens: Whether non-patch tokens were concatenated with others.
     """
 
+    inputs: list[Axes]
     seen_tokens: bool
 
     def axes(self, tensor: Tensor) -> Axes:
@@ -616,3 +618,6 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     "cdist _cdist_forward _euclidean_dist": _distances,
 }
 _RULES = {name: rule for names, rule in _RULES_BY_NAMES.items() for name in names.split()}
+
+FOLLOWED = _RULES.keys()
+"""The operations with a rule of their own, which are not elementwise, except for copies."""

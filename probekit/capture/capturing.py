@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.functions import FUNCTION_NAMES, Interception, calling_module
+from probekit.capture.functions import Interception, calling_module
 from probekit.capture.layers import Layer
 from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
@@ -53,7 +53,6 @@ class Capturing(Phase):
         self._everywhere = False
 
     def _hook(self) -> None:
-        self.functions.hints = False
         self._closed = 0
         modules = dict(self.module.named_modules())
         if foreign := [layer.name for layer in self.layers if layer.module not in modules]:
@@ -144,7 +143,7 @@ class Capturing(Phase):
             return None
         caller = self._names[module]
         known = None if self._first is None else self._first.functions
-        if known is not None and name in FUNCTION_NAMES and (caller, name) not in known:
+        if known is not None and (caller, name) not in known:
             self._note_new(f"{name} in {caller or 'the model'}")
         return self._record(caller, name, result) if module in self._callers else None
 

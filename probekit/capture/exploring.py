@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from probekit.capture.calls import Call, Calls
 from probekit.capture.elementwise import acts_like_activation
-from probekit.capture.functions import FUNCTION_NAMES, Interception, named_functions
+from probekit.capture.functions import Interception, named_functions
 from probekit.capture.layers import FirstPass, Layer, is_activation_function
+from probekit.capture.nonlinear import Nonlinearities
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
@@ -74,6 +75,10 @@ class Exploring(Phase):
             self._calls.watch_names()
             self._calls.enter(self.module)
             self._ran, self._functions = {self.module}, set()
+            if self._selection.default:
+                self._scout.tracer.nonlinearities = Nonlinearities(
+                    lambda: self._calls.stack[-1].name, self._scout.doubt_operation
+                )
             self.functions.start()
             self._scout.tracer.start()
 
@@ -126,10 +131,8 @@ class Exploring(Phase):
                 f"computes {name} outside Python, as TorchScript does, where it cannot be recorded"
             )
             self._scout.doubt(caller.name, why)
-        elif name in FUNCTION_NAMES:
+        else:
             self._visit(self._scout, self._calls.function(name), result, True)
-        elif not isinstance(result, Tensor) or self._scout.tracer.depends(result) is not False:
-            self._scout.doubt(caller.name, f"computes {name} by itself")
         return None
 
     def _visit(self, scout: Scout, call: Call, output: object, activation: bool) -> None:

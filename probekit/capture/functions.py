@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,12 +21,6 @@ _ALWAYS = (
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
     "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "tanhshrink",
     "softshrink", "hardshrink", "logsigmoid", "threshold", "glu",
-)  # fmt: skip
-_SELECTIONS = ("where", "mul", "multiply", "__mul__", "masked_fill", "index_put", "__setitem__")
-_MINIMA = ("minimum", "min", "fmin")
-_HINTS = (
-    "abs", "absolute", "erf", "sin", "sign", "atan", "arctan", "log1p", "logaddexp", "copysign",
-    *_MINIMA, *_SELECTIONS,
 )  # fmt: skip
 _CLAMPS = ("clamp", "clip", "clamp_min")
 _MAXIMA = ("maximum", "max", "fmax")
@@ -56,11 +50,6 @@ def _pair(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     if len(pair) != 2 or not all(isinstance(one, Tensor) for one in pair):
         return []
     return sorted(pair, key=Tensor.numel)
-
-
-def _with_zeros(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether one of two tensors is zero."""
-    return any(map(_all_zero, _pair(args, kwargs)))
 
 
 def _bounds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -96,37 +85,11 @@ def _all_zero(tensor: Tensor) -> bool:
         return False
 
 
-def _by_sign(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether one tensor is masked by the sign of another, as in `x * (x > 0)`."""
-    given = [part for one in (*args, *kwargs.values()) for part in _listed(one)]
-    tensors = [one.detach() for one in given if isinstance(one, Tensor)]
-    try:
-        arrays = [one.float().cpu().numpy() for one in tensors if one.numel() > 1]
-    except RuntimeError:  # without values, as in torch.func.vmap
-        return False
-    binary = [one for one in arrays if ((one == 0) | (one == 1)).all()]
-    masks = [one for one in binary if one.any() and not one.all()]
-    return any(
-        mask is not one and np.array_equal(mask, compare(one, 0))
-        for mask in masks
-        for one in arrays
-        for compare in _COMPARISONS
-    )
-
-
-def _listed(given: object) -> Any:
-    return given if isinstance(given, list | tuple) else (given,)
-
-
-_COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal)
-
-
 def _watched() -> dict[Any, tuple[str, Callable[..., bool] | None]]:
     places = (functional, torch, Tensor, torch.special, torch._C._nn, torch.ops.aten)
     judges = dict.fromkeys(_CLAMPS, _clamps) | dict.fromkeys(_MAXIMA, _bounds)
-    judges |= dict.fromkeys(_SELECTIONS, _by_sign) | dict.fromkeys(_MINIMA, _with_zeros)
     found: dict[Any, tuple[str, Callable[..., bool] | None]] = {}
-    for name in (*FUNCTION_NAMES, *_HINTS):
+    for name in FUNCTION_NAMES:
         for place in places:
             for form in (name, f"{name}_"):
                 function = getattr(place, form, None)
@@ -146,32 +109,26 @@ def called_activation(
 ) -> str | None:
     """The name of the activation function that a call of a torch function computes, or None.
 
-    `erf` is included because explicit implementations of GELU use it, and so are `abs`, `sin`, `sign`, the
-    negative part of a tensor (`clamp_max`) and selections by its sign, such as `x * (x > 0)`. A clamp counts
-    if it is a ReLU or a ReLU6. A maximum counts if it bounds a tensor from below by zeros, a scalar, one
-    number per channel, as a thresholded linear unit does, or a multiple of itself.
+    A clamp counts if it is a ReLU or a ReLU6. A maximum counts if it bounds a tensor from below by zeros, a
+    scalar, one number per channel, as a thresholded linear unit does, or a multiple of itself.
     """
     known = _WATCHED.get(function)
     if known is None:
         return None
     name, judge = known
-    if judge is None or judge(args, kwargs or {}):
-        return name
-    negative = name in _CLAMPS and _limits(args, kwargs or {}) in ((None, 0), (-math.inf, 0))
-    return "clamp_max" if negative else None
+    return name if judge is None or judge(args, kwargs or {}) else None
 
 
 class Interception(TorchFunctionMode):
     """While active and not `paused`, intercepts calls of activation functions as torch functions.
 
     `called` receives the name of the function and its result; unless it returns None, its return value
-    replaces the result. With `hints`, functions that only hint at an activation function are intercepted too.
+    replaces the result.
     """
 
     def __init__(self, called: Called) -> None:
         super().__init__()
         self.paused = False
-        self.hints = True
         self._called = called
 
     def __torch_function__(
@@ -179,8 +136,7 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         """Runs a torch function and, if it is an activation function, reports its result."""
         result = func(*args, **kwargs) if kwargs else func(*args)
-        known = _WATCHED.get(func)
-        if known is None or self.paused or not (self.hints or known[0] in FUNCTION_NAMES):
+        if self.paused:
             return result
         name = called_activation(func, args, kwargs)
         changed = None if name is None else self._called(name, result)
@@ -246,31 +202,77 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
 def named_functions(module: nn.Module) -> set[str]:
     """The activation functions named in the methods of a user-defined module, or among its attributes.
 
-    The code of functions that these methods name counts too. A name that is also that of a submodule, as in
-    `self.relu(x)`, does not.
+    The code of functions that these methods name counts too, and that of objects among the attributes or
+    named by the methods. A name that is also that of a submodule, as in `self.relu(x)`, does not.
     """
     if type(module).__module__.startswith("torch."):
         return set()
-    own = [kind for kind in type(module).__mro__ if not kind.__module__.startswith("torch.")]
-    methods = [one for kind in own for one in vars(kind).values() if isinstance(one, FunctionType)]
+    methods = _methods(module)
     names = {name for one in methods for name in one.__code__.co_names} - module._modules.keys()
-    names |= {name for one in _helpers(methods) for name in one.__code__.co_names}
-    known = (_WATCHED.get(value) for value in vars(module).values() if callable(value))
+    held = [one for value in vars(module).values() for one in _listed(value)]
+    held += [one for value in held if _plain(value) for one in _attributes(value)]
+    helpers = [one for value in held if _plain(value) for one in _methods(value)]
+    names |= _names_in_helpers((*methods, *helpers), tuple(methods))
+    known = (_WATCHED.get(value) for value in held if callable(value))
     return {name.removesuffix("_") for name in names if name.removesuffix("_") in _ALWAYS} | {
         one[0] for one in known if one is not None
     }
 
 
-def _helpers(methods: Sequence[FunctionType]) -> list[FunctionType]:
-    """The Python functions that methods call by name when they run, directly or through others."""
+@lru_cache(maxsize=1000)
+def _names_in_helpers(
+    functions: tuple[FunctionType, ...], methods: tuple[FunctionType, ...]
+) -> frozenset[str]:
+    """The names in the code of functions and of those that they call, directly or through others.
+
+    The code of the `methods` of the module itself is excluded.
+    """
     found: dict[FunctionType, None] = {}
-    todo = [one for one in methods if one.__name__ != "__init__"]
+    todo = [one for one in functions if one.__name__ != "__init__"]
     while todo and len(found) < _MOST_HELPERS:
-        named = [value for one in todo for value in _named(one) if isinstance(value, FunctionType)]
-        foreign = [one for one in named if not (one.__module__ or "").startswith("torch.")]
-        todo = [one for one in dict.fromkeys(foreign) if one not in found]
-        found |= dict.fromkeys(todo)
-    return list(found)
+        found |= dict.fromkeys(one for one in todo if one not in methods)
+        values = [value for one in todo for value in _named(one) if _plain(value)]
+        named = dict.fromkeys(one for value in values for one in _methods(value))
+        todo = [one for one in named if one not in found and one not in methods]
+    return frozenset(name for one in found for name in one.__code__.co_names)
+
+
+def _methods(value: Any) -> list[FunctionType]:
+    """A user-defined Python function, or those of the class of an object, or of a class."""
+    if isinstance(value, FunctionType):
+        return [value] if _foreign(value) else []
+    kind = value if isinstance(value, type) else type(value)
+    own = [one for one in kind.__mro__ if _foreign(one)]
+    functions = [getattr(one, "__func__", one) for base in own for one in vars(base).values()]
+    return [one for one in functions if isinstance(one, FunctionType)]
+
+
+def _foreign(value: Any) -> bool:
+    """Whether a function or class is defined by the user, not by Python, torch or numpy."""
+    package = (getattr(value, "__module__", None) or "builtins").partition(".")[0]
+    return package not in _LIBRARIES
+
+
+_LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
+
+
+def _listed(value: Any) -> Collection[Any]:
+    """The elements of a collection, or the value itself."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple | set) else [value]
+
+
+def _attributes(value: Any) -> Collection[Any]:
+    """The attributes of a user-defined object."""
+    own = not isinstance(value, type) and _foreign(type(value))
+    return getattr(value, "__dict__", {}).values() if own else ()
+
+
+def _plain(value: Any) -> bool:
+    """Whether an object or class is no module, whose code is examined by itself."""
+    kind = value if isinstance(value, type) else type(value)
+    return not issubclass(kind, nn.Module)
 
 
 _MOST_HELPERS = 200

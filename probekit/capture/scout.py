@@ -97,6 +97,8 @@ class Scout:
         shape, depends = tuple(tensor.shape), self.tracer.depends(tensor)
         size = tensor.element_size()
         visit = _Visit(call, shape, size, axes, depends, before)
+        if activation and self.tracer.nonlinearities is not None:
+            self.tracer.nonlinearities.settle(tensor)
         layer, settled = self._guess(visit)
         if activation and depends is not False:
             self._last, self._weights_after = (site, tensor), False
@@ -114,6 +116,10 @@ class Scout:
         """Notes that a module may be or contain an activation function that is not recorded."""
         self._doubts[name] = why
 
+    def doubt_operation(self, name: str, operation: str) -> None:
+        """Notes that a module computes a nonlinear operation that may be an activation function."""
+        self._doubts.setdefault(name, f"computes {operation} by itself")
+
     def remove_since(self, layers: int, name: str) -> None:
         """Removes all selected layers except the first `layers`, as parts of the module `name`."""
         self._doubts.pop(name, None)
@@ -128,6 +134,12 @@ class Scout:
         self.asked = self.selection.chosen([call for call in self._calls if call.name in names])
         self.layers = [layer for layer in self.layers if layer.name in self.asked]
         self._decide(output)
+        if (
+            self.tracer.nonlinearities is not None
+            and isinstance(output, Tensor)
+            and output.ndim > 2
+        ):
+            self.tracer.nonlinearities.read(output)
         classifier = self._classifier(output) if self.selection.default else None
         self._last = None
         self.layers = [layer for layer in self.layers if layer.name != classifier]

@@ -23,6 +23,7 @@ from probekit.capture.axes import (
     resized,
     size_of,
 )
+from probekit.capture.nonlinear import Nonlinearities
 from probekit.models.nested import all_tensors
 
 Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -41,6 +42,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         seen_tokens: Whether non-patch tokens were concatenated with others.
         reads_values: Whether the model read values of tensors that depend on the inputs.
         running: Whether an operation is running.
+        nonlinearities: Follows the operations too, if given.
     """
 
     supports_higher_order_operators = True
@@ -62,6 +64,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self.seen_tokens = False
         self.reads_values = False
         self.running = False
+        self.nonlinearities: Nonlinearities | None = None
         self.active = False
         for name, tensor in _constants(module):
             if (key := _key(tensor)) is not None:
@@ -154,6 +157,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             if len(axes) != len(_shape(tensor)):
                 axes = new_axes(Kind.LOST, _shape(tensor))
             self._note(tensor, axes, depends)
+        if self.nonlinearities is not None:
+            self.nonlinearities.follow(call, tensors)
         if call.in_place:
             self._spread(tensors[0], found[0])
 

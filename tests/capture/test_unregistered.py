@@ -122,14 +122,22 @@ def _zero_negative(x: Tensor) -> Tensor:
     ("function", "what"),
     [
         (lambda x: x * (x > 0).float(), "mul"),
-        (lambda x: x * torch.heaviside(x, torch.zeros(())), "mul"),
-        (_zero_negative, "__setitem__"),
+        (lambda x: x * torch.heaviside(x, torch.zeros(())), "heaviside"),
+        (_zero_negative, "index_put"),
         (torch.sin, "sin"),
         (torch.sign, "sign"),
         (lambda x: (x + x.abs()) / 2, "abs"),
-        (lambda x: x - x.clamp(max=0), "clamp_max"),
+        (lambda x: x - x.clamp(max=0), "clamp"),
         (lambda x: x - torch.minimum(x, torch.zeros(())), "minimum"),
-        (lambda x: torch.log1p(torch.exp(x)), "log1p"),
+        (lambda x: torch.log1p(torch.exp(x)), "exp"),
+        (lambda x: x * x, "square"),
+        (lambda x: x * (x + 1), "square"),
+        (lambda x: x**2, "pow"),
+        (lambda x: 1 / (1 + torch.exp(-x)), "exp"),
+        (lambda x: torch.lerp(0.1 * x, x, (x > 0).float()), "lerp"),
+        (lambda x: torch.stack([x, x.flip(1)]).amax(0), "amax"),
+        (lambda x: torch.maximum(x, x.flip(1)), "maximum"),
+        (lambda x: _Square.apply(x), "pow"),
     ],
 )
 def test_activation_functions_written_by_hand_are_named(
@@ -140,6 +148,38 @@ def test_activation_functions_written_by_hand_are_named(
     net = Calls(lambda x: function(functional.relu(x) - 0.1))
     with pytest.warns(ProbekitWarning, match=f"may be missing: 'the model' computes {what}"):
         assert plan(net, X).layer.tolist() == ["relu"]
+
+
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.pow(2)
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: functional.normalize(x, dim=1),
+        lambda x: x * (x.pow(2).mean(1, keepdim=True) + 1e-6).rsqrt(),
+        lambda x: x * (x.pow(2).mean((2, 3), keepdim=True) - x.mean((2, 3), keepdim=True) ** 2),
+        lambda x: x / (1 + functional.avg_pool2d(x * x, 3, 1, 1)) ** 0.75,
+        lambda x: functional.local_response_norm(x, 3),
+        lambda x: x + x * x.norm(dim=(2, 3), keepdim=True),
+        lambda x: x[..., :1, :1] * (1 + x[..., :1, :1].norm(dim=(2, 3), keepdim=True)),
+        lambda x: x * torch.tanh(functional.softplus(x)),
+        lambda x: x * functional.relu6(x + 3) / 6,
+        lambda x: x * torch.cat([x.mean(1, True), x.amax(1, True)], 1).sum(1, True).sigmoid(),
+        lambda x: ((x @ x.mT).exp() / (x @ x.mT).exp().sum(-1, keepdim=True)) @ x,
+        lambda x: functional.dropout(x, 0.5) * 0.1 + x.masked_fill(torch.arange(6) > 4, 0),
+    ],
+)
+def test_norms_gates_and_attention_are_not_reported(function: Callable[[Tensor], Tensor]) -> None:
+    net = Calls(lambda x: functional.relu(rest(function(x))))
+    net.rest = rest = nn.Conv2d(5, 5, 1)
+    with torch.no_grad(), Recorder(net) as recorder:
+        recorder(X)
+    assert "may be missing" not in " ".join(recorder.notes)
 
 
 def test_sines_of_positions_are_not_reported() -> None:
@@ -199,6 +239,31 @@ class Helped(Rare):
         return self.head((outer(x) if self.count == self.at else x).mean(1))
 
 
+class _Operations:
+    """A plain object whose methods call activation functions."""
+
+    def act(self, x: Tensor) -> Tensor:
+        return x.tanh()
+
+
+_OPERATIONS = _Operations()
+
+
+class Held(Rare):
+    """Calls the function through an object among its attributes, or a global one."""
+
+    def __init__(self, at: int, operations: Any) -> None:
+        super().__init__(at, False)
+        self.operations = operations
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = torch.relu(self.embed(x.flatten(1, 2)))
+        if self.count == self.at:
+            x = (self.operations or [_OPERATIONS])[0].act(x)
+        return self.head(x.mean(1))
+
+
 def outer(x: Tensor) -> Tensor:
     return _inner(x)
 
@@ -207,8 +272,13 @@ def _inner(x: Tensor) -> Tensor:
     return x.tanh()
 
 
-def test_a_function_in_a_rare_call_of_a_helper_is_noted() -> None:
-    net = Helped(27, False).eval()
+@pytest.mark.parametrize(
+    "net",
+    [Helped(27, False), Held(27, [_Operations()]), Held(27, None)],
+    ids=["helper", "attribute", "global"],
+)
+def test_a_function_in_a_rare_call_of_a_helper_is_noted(net: nn.Module) -> None:
+    net.eval()
     with Recorder(net), torch.no_grad():
         with warnings.catch_warnings():
             warnings.simplefilter("error")

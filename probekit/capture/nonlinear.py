@@ -1,0 +1,204 @@
+"""Finds nonlinear computations between weights that no recorded activation function explains.
+
+A tensor of a model is linear in the output of the last weights or activation function before it until an
+elementwise operation bends it. If weights then read it, an activation function may have been written out
+in arithmetic, such as `x * x` or `1 / (1 + exp(-x))`. A statistic of a tensor, such as the mean square in a
+norm, only scales other tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from numpy import broadcast_shapes
+from torch import Tensor
+
+from probekit.capture.axes import Kind, kind
+from probekit.capture.axis_rules import FOLLOWED, Call
+
+_LINEAR = {
+    "add", "sub", "rsub", "neg", "mul", "div", "addcmul", "addcdiv", "lerp", "where", "masked_fill",
+    "clone", "_to_copy", "copy", "native_dropout", "nan_to_num", "fill", "zero",
+}  # fmt: skip
+_FACTORS = {
+    "mul": ("self", "other"), "div": ("self", "other"), "lerp": ("end", "weight"),
+    "addcmul": ("tensor1", "tensor2"), "addcdiv": ("tensor1", "tensor2"),
+}  # fmt: skip
+_MOVES = {
+    "cat", "stack", "repeat", "roll", "flip", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+    "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im",
+    "native_channel_shuffle", "index_put", "_index_put_impl", "masked_scatter", "as_strided",
+}  # fmt: skip
+_MASKS_MISSING = {"eq", "ne", "isnan", "isinf"}
+_MIXES = ("norm", "pool", "pad", "upsample", "sample", "quant", "linalg", "shuffle")
+_CHOOSES = {"index", "_unsafe_index", "index_select", "gather"}
+_MAXIMA = {"max", "amax", "min", "amin"}
+_POOLS = {"mean", "sum", *_MAXIMA}
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known about the elements of a tensor.
+
+    Attributes:
+        root: Identifies the tensor of which the elements are an affine function.
+        bent: The module and the operation that made it a nonlinear function; None if it is linear. The
+            operation of a mask is empty until it is applied.
+        statistic: Whether it is a statistic of other tensors.
+    """
+
+    root: Any = field(default_factory=object)
+    bent: tuple[str, str] | None = None
+    statistic: bool = False
+
+
+class Nonlinearities:
+    """Follows all operations of a forward pass.
+
+    Args:
+        caller: Returns the name of the running module.
+        report: Called with the name of a module and of the operation for each nonlinear computation
+            that weights read.
+    """
+
+    def __init__(self, caller: Callable[[], str], report: Callable[[str, str], None]) -> None:
+        self._caller = caller
+        self._report = report
+        self._states: dict[int, _State] = {}  # by storage, which the tracer keeps from being reused
+
+    def settle(self, tensor: Tensor) -> None:
+        """Records that a tensor is the output of a known activation function."""
+        self._states[_storage(tensor)] = _State()
+
+    def read(self, tensor: Tensor) -> None:
+        """Records that weights, or the caller of the model, read a tensor."""
+        state = self._states.get(_storage(tensor))
+        if state is not None and state.bent is not None:
+            self._report(*state.bent)
+
+    def follow(self, call: Call, outputs: Sequence[Tensor]) -> None:
+        """Updates with one operation that has run."""
+        given = {_storage(one) for one in call.tensors}
+        views = not call.in_place and any(_storage(one) in given for one in outputs)
+        nested = any(one.is_nested for one in (*call.tensors, *outputs))
+        if call.depends is False or views or nested:
+            return
+        known = [one for one in call.tensors if _storage(one) in self._states]
+        operation = call.operation
+        state: _State | None
+        if operation in _MASKS_MISSING:
+            state = None
+        elif operation in _MOVES:
+            state = self._combined(known)
+        elif operation in _CHOOSES:
+            state = self._combined([one for one in known if one is call.tensors[0]])
+        elif _elementwise(call, outputs):
+            state = self._bent(call, known)
+        elif any(map(call.tracer.learned, call.tensors)):
+            for tensor in known:
+                self.read(tensor)
+            state = _State()
+        else:
+            state = self._reduced(call, known, outputs)
+        for tensor in outputs:
+            if state is not None and state.bent is not None and not state.bent[1]:
+                state = self._named(state, operation, tensor)
+            if state is None:
+                self._states.pop(_storage(tensor), None)
+            else:
+                self._states[_storage(tensor)] = state
+
+    def _state(self, tensor: Tensor) -> _State:
+        """The state of a tensor, whose root depends on its place in memory."""
+        state = self._states[_storage(tensor)]
+        offset = int(tensor.storage_offset())
+        return replace(state, root=(state.root, offset)) if offset else state
+
+    def _combined(self, known: Sequence[Tensor]) -> _State | None:
+        """The state of a linear combination of tensors, of which statistics are only factors."""
+        states = [self._state(one) for one in known]
+        states = [one for one in states if not one.statistic] or states
+        if not states:
+            return None
+        bent = next((one.bent for one in states if one.bent is not None), None)
+        same = all(one.root == states[0].root for one in states)
+        return _State(states[0].root if same else object(), bent, states[0].statistic)
+
+    def _bent(self, call: Call, known: Sequence[Tensor]) -> _State | None:
+        """The state of the result of an elementwise operation."""
+        state = self._combined(known)
+        if state is None or state.bent is not None or state.statistic:
+            return state
+        operation = call.operation
+        factors = [call.given[name] for name in _FACTORS.get(operation, ())]
+        pair = [self._state(one) for one in factors if any(one is other for other in known)]
+        square = len(pair) == 2 and pair[0].root == pair[1].root
+        if operation in _LINEAR and not square:
+            return state
+        return replace(state, bent=(self._caller(), "square" if square else ""))
+
+    @staticmethod
+    def _named(state: _State, operation: str, result: Tensor) -> _State:
+        """Names a nonlinear function after an operation; for a mask, it is the one that applies it."""
+        assert state.bent is not None
+        if not result.is_floating_point() or operation in ("clone", "_to_copy"):
+            return state
+        return replace(state, bent=(state.bent[0], operation.strip("_").removesuffix("_impl")))
+
+    def _reduced(
+        self, call: Call, known: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> _State | None:
+        """The state after an operation that mixes elements, such as a pool, a norm or a softmax."""
+        state = self._combined(known)
+        if state is None:
+            return None
+        operation = call.operation
+        pools = "pool" in operation or "upsample" in operation
+        reduces = {"dim", "keepdim"} <= call.given.keys()
+        if reduces and operation in _POOLS:
+            dims = call.given["dim"]
+            dims = [dims] if isinstance(dims, int) else dims or range(len(call.input))
+            gone = [call.input[dim] for dim in dims]
+            pools = all(kind(axis) is Kind.PLACE for axis in gone)
+            if operation in _MAXIMA and self._maxout(call, dims):
+                return _State(bent=state.bent or (self._caller(), operation))
+        if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
+            return state
+        smaller = outputs[0].numel() < known[0].numel()
+        return _State(bent=state.bent if pools else None, statistic=pools or reduces or smaller)
+
+    @staticmethod
+    def _maxout(call: Call, dims: Sequence[int]) -> bool:
+        """Whether a maximum is taken over alternatives of each unit, not over positions or all units."""
+        inputs = {label.root for axes in call.tracer.inputs for axis in axes for label, _ in axis}
+        gone = {dim % len(call.input) for dim in dims}
+        left = [axis for dim, axis in enumerate(call.input) if dim not in gone]
+        return any(kind(axis) is Kind.UNIT for axis in left) and all(
+            kind(call.input[dim]) in (Kind.UNIT, Kind.INPUT)
+            and not any(label.root in inputs for label, _ in call.input[dim])
+            for dim in gone
+        )
+
+
+def _elementwise(call: Call, outputs: Sequence[Tensor]) -> bool:
+    """Whether each element of the output is a function of the elements at its place."""
+    name = call.operation
+    if name in _LINEAR:
+        return True
+    if name in FOLLOWED or "dim" in call.given or any(word in name for word in _MIXES):
+        return False
+    try:
+        shape = tuple(broadcast_shapes(*(one.shape for one in call.tensors)))
+    except ValueError:
+        return False
+    return shape == tuple(outputs[0].shape)
+
+
+def _storage(tensor: Tensor) -> int:
+    """The identity of the memory of a tensor; 0 if it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return 0
