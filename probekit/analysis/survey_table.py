@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def survey_table(out: str | Path) -> xr.DataTree:
     """The table of a survey, from the current state of its folder."""
     folder = Path(out)
     facts = read_identity(folder / IDENTITY, "survey")
-    found = dict(_row(path) for path in sorted((folder / RESULTS).glob("*.nc")))
+    files = sorted((folder / RESULTS).glob("*.nc"))
+    found = dict(_row(path, path.stat().st_mtime_ns) for path in files)
     empty = (
         xr.Dataset(),
         xr.Dataset({"layer_name": ("layer", strings([]))}, {"layer": np.arange(0)}),
@@ -59,7 +61,8 @@ def survey_table(out: str | Path) -> xr.DataTree:
     return tree
 
 
-def _row(path: Path) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
+@lru_cache(maxsize=4096)  # the table is written again whenever a model ends
+def _row(path: Path, changed: int) -> tuple[str, tuple[xr.Dataset, xr.Dataset]]:
     """The name of a model, its numbers, and those of its layers by position."""
     with foreign_file(f"{str(path)!r} is not a result of a survey", OutputError, "; remove it"):
         parts = []

@@ -37,9 +37,10 @@ def run_stored_jobs(
     bar = progress_bar(
         total=done + len(tasks), initial=done, desc=name, unit=unit, progress=progress
     )
+    written = None
     with bar, closing(ended):
         for key, failure in ended:
             note_failure(folder, key, failure)
-            write_table(file, table(folder))
+            written = write_table(file, table(folder))
             bar.update()
-    return write_table(file, table(folder))
+    return written if written is not None else write_table(file, table(folder))

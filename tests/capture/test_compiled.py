@@ -46,13 +46,19 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 def test_compiled_numbers_equal_those_of_the_original_model(
-    network: nn.Module, labeled: Labelled
+    network: nn.Module, labeled: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from torch._inductor import config, cpu_vec_isa
+
+    # Compiling C++ takes long: no vector instructions, for which torch compiles several programs to
+    # find out whether they run, and no header for kernels that are compiled later.
+    monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", list)
     before = list(network.modules())
     expected = pk.analyze(network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8)
-    found = pk.analyze(
-        network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
-    )
+    with config.patch(cpp_cache_precompile_headers=False):
+        found = pk.analyze(
+            network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
+        )
     for table in ("units", "layers"):
         for name, values in expected[table].to_dataset().data_vars.items():
             if values.dtype.kind == "f":

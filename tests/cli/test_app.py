@@ -27,7 +27,7 @@ BUNDLED = "probekit:resnet20-fashion-mnist"
 
 
 def test_analyze_from_the_command_line(tmp_path: Path, start: Start) -> None:
-    status, printed, errors = start("analyze -o result.nc --limit 600 --batch-size 200").wait()
+    status, printed, errors = start("analyze -o result.nc --limit 300 --batch-size 100").wait()
     assert status == 0, errors
     result = pk.open_result(tmp_path / "result.nc")
     layers = result["layers"].to_dataset()
@@ -76,7 +76,7 @@ def test_all_architectures_require_a_file_and_no_model() -> None:
 
 def test_record_resumes_after_a_kill(tmp_path: Path, start: Start) -> None:
     def record(name: str, code: str = COMMAND) -> Child:
-        arguments = f"record {BUNDLED} fashion-mnist --layers layer* --batch-size 50 --limit 600"
+        arguments = f"record {BUNDLED} fashion-mnist --layers layer* --batch-size 50 --limit 400"
         return start(f"{arguments} -o {name}", code=code)
 
     small_blocks = f"import probekit.capture.store as s; s._BLOCK_BYTES = 2**16\n{COMMAND}"

@@ -11,6 +11,7 @@ Hidden comments on the line before a block change how it runs:
     <!-- warns: TEXT -->        a warning with this text must be issued
     <!-- about: 0.1 -->         numbers agree to this tolerance, since they come from a training run
     <!-- run: KIND -->          it runs separately, in the loop that KIND selects below
+    <!-- amounts: limit=9 -->   it runs with these amounts in place of those shown, to take less time
     <!-- setup: CODE -->        Python code that runs at this position
 """
 
@@ -119,7 +120,12 @@ class Program:
 
     def python(self, block: Block) -> None:
         # Line numbers match the page, so that a traceback points to it.
-        source = "\n" * block.line + block.code
+        code = block.code
+        for amount in block.marks.get("amounts", "").split():
+            name = amount.partition("=")[0]
+            code, changed = re.subn(rf"\b{name}=\d+", amount, code)
+            assert changed, f"{block.place} has no {name}"
+        source = "\n" * block.line + code
         exec(compile(source, str(block.page), "exec"), self.names)
 
     def shell(self, block: Block) -> None:

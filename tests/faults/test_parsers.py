@@ -24,7 +24,7 @@ from probekit.metrics.metric import resolve
 from probekit.perturbations.attacks.checks import check_epsilons
 
 QUICK = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 # Mostly text that is valid somewhere, occasionally arbitrary text.
 MEANINGFUL = st.text("abc019._-+*?![]()>/:, eE\\\n\0\x1b\udcff", max_size=12)

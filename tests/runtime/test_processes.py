@@ -49,7 +49,7 @@ def compute(what, kind, out):
     if what == "robustness":
         attacks = [pk.PGD(steps=3, random_start=True)]
         return pk.robustness(
-            network, data, ["fog", "shot_noise"], (1, 3), attacks, [0.1], store=out + ".store", **options
+            network, data, ["fog", "shot_noise"], (3,), attacks, [0.1], store=out + ".store", **options
         )
     if what == "ablate":
         units = pk.analyze(network, data, **options)["units"].to_dataset()
