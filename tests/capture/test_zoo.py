@@ -56,7 +56,7 @@ class Case:
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        if "vgg" in self.name:
+        if self.name.startswith("tv:vgg"):
             return narrow_vgg(self.name.removeprefix("tv:"))
         make: Callable[..., nn.Module] = timm.create_model
         options = {"num_classes": 7, **self.options}
