@@ -61,7 +61,9 @@ def sweep_table(out: str | Path) -> xr.Dataset:
         raise OutputError(f"no run of the sweep in {str(folder)!r} has ended")
     layers = list(ended[0].selectivity) if ended else []
     rows = [
-        outcomes(run, layers).assign(failure=failures.get(place, "")) for place, run in runs.items()
+        # A run may have ended on a cluster after this process noted a failure of an earlier try.
+        outcomes(run, layers).assign(failure="" if run else failures[place])
+        for place, run in runs.items()
     ]
     alphas, seeds = zip(*runs, strict=True)
     table = grid(xr.concat(rows, "run"), "alpha", np.array(alphas), seeds)

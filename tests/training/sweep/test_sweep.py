@@ -324,3 +324,12 @@ def test_a_refused_sweep_does_not_claim_the_folder(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="leaves nothing to train on"):
         quick(tmp_path, [0.0], [0], validation=5000)
     assert quick(tmp_path, [0.0], [0])["failure"].values.tolist() == [[""]]
+
+
+def test_a_run_that_has_ended_has_no_failure_of_an_earlier_try(
+    small: tuple[Path, xr.Dataset], tmp_path: Path
+) -> None:
+    shutil.copytree(small[0], tmp_path / "s")
+    (tmp_path / "s" / "failures.json").write_text('{"1|0": "out of memory", "2|0": "no luck"}')
+    failures = sweep_table(tmp_path / "s")["failure"].sel(seed=0)
+    assert failures.sel(alpha=[1.0, 2.0]).values.tolist() == ["", "no luck"]
