@@ -77,10 +77,15 @@ class Exploring(Phase):
             self._ran, self._functions = {self.module}, set()
             if self._selection.default:
                 self._scout.tracer.nonlinearities = Nonlinearities(
-                    lambda: self._calls.stack[-1].name, self._scout.doubt_operation
+                    self._caller, self._scout.doubt_operation
                 )
             self.functions.start()
             self._scout.tracer.start()
+
+    def _caller(self) -> str | None:
+        """The name of the running module; None if it is one of torch."""
+        running = self._calls.stack[-1]
+        return None if type(running.module).__module__.startswith("torch.nn.") else running.name
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
         if self.open and not in_backward():

@@ -58,12 +58,14 @@ class Nonlinearities:
     """Follows all operations of a forward pass.
 
     Args:
-        caller: Returns the name of the running module.
+        caller: Returns the name of the running module; None for modules of torch, such as `nn.GRU`.
         report: Called with the name of a module and of the operation for each nonlinear computation
             that weights read.
     """
 
-    def __init__(self, caller: Callable[[], str], report: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, caller: Callable[[], str | None], report: Callable[[str, str], None]
+    ) -> None:
         self._caller = caller
         self._report = report
         self._states: dict[int, _State] = {}  # by storage, which the tracer keeps from being reused
@@ -135,9 +137,10 @@ class Nonlinearities:
         factors = [call.given[name] for name in _FACTORS.get(operation, ())]
         pair = [self._state(one) for one in factors if any(one is other for other in known)]
         square = len(pair) == 2 and pair[0].root == pair[1].root
-        if operation in _LINEAR and not square:
+        caller = self._caller()
+        if caller is None or (operation in _LINEAR and not square):
             return state
-        return replace(state, bent=(self._caller(), "square" if square else ""))
+        return replace(state, bent=(caller, "square" if square else ""))
 
     @staticmethod
     def _named(state: _State, operation: str, result: Tensor) -> _State:
@@ -162,8 +165,9 @@ class Nonlinearities:
             dims = [dims] if isinstance(dims, int) else dims or range(len(call.input))
             gone = [call.input[dim] for dim in dims]
             pools = all(kind(axis) is Kind.PLACE for axis in gone)
-            if operation in _MAXIMA and self._maxout(call, dims):
-                return _State(bent=state.bent or (self._caller(), operation))
+            caller = self._caller()
+            if caller is not None and operation in _MAXIMA and self._maxout(call, dims):
+                return _State(bent=state.bent or (caller, operation))
         if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
             return state
         smaller = outputs[0].numel() < known[0].numel()

@@ -150,8 +150,9 @@ class Phase:
         if rows != self.batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
             raise LayerError(
                 f"layer {layer.name!r} returned {rows} rows for {self.batch} samples, and "
-                f"{self.batch * layer.windows} were expected; inputs of another size need a new "
-                "recorder, and a layer without a batch axis cannot be recorded"
+                f"{self.batch * layer.windows} were expected; exclude it with "
+                f"'!{layer.name}' if it runs on regions or other parts whose number varies; inputs of "
+                "another size need a new recorder, and a layer without a batch axis cannot be recorded"
             )
         if self.settings.grad and self.in_graph and not torch.is_grad_enabled():
             raise LayerError(

@@ -182,6 +182,15 @@ def test_norms_gates_and_attention_are_not_reported(function: Callable[[Tensor],
     assert "may be missing" not in " ".join(recorder.notes)
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_recurrent_modules_are_not_reported(kind: type[nn.Module]) -> None:
+    net = Calls(lambda x: functional.relu(rnn(x.mean(2).transpose(1, 2))[0][..., None]).mT[:, :5])
+    net.rnn = rnn = kind(5, 5, num_layers=2, batch_first=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "may be missing" not in " ".join(plan(net, X).attrs["notes"])
+
+
 def test_sines_of_positions_are_not_reported() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
