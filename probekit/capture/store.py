@@ -15,7 +15,6 @@ import torch
 import xarray as xr
 import zarr
 from torch import Tensor
-from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from probekit.data.batches import Batches
@@ -185,7 +184,7 @@ class _OpenedStore(LocalStore):
             return None
         return status.st_ino, status.st_mtime_ns
 
-    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+    async def get(self, *args: Any, **options: Any) -> Any:
         found = await super().get(*args, **options)
         if self._version() != self._opened:  # a recording is replaced as a whole
             raise OutputError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.capture.compiled import Forward
 from probekit.capture.layers import Layer, runnable, uncompiled
 from probekit.capture.plan import scout_layers
-from probekit.capture.readouts import Source
+from probekit.capture.readouts import Source, Tap
 from probekit.capture.recorder import Layers, Tokens
 from probekit.checks import one_of
 from probekit.data.batches import Batch, Batches
@@ -34,6 +34,8 @@ from probekit.runtime.settings import caller_device
 
 Precision: TypeAlias = Literal["bfloat16", "float16"]
 Observe: TypeAlias = "Callable[..., Iterator[Observed]]"
+
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def streams(
                     leave=False,
                 )
             )
-            begun, waited = perf_counter(), 0.0
+            begun, waited, done = perf_counter(), 0.0, 0
             coming = iter(share)
             while True:
                 asked = perf_counter()
@@ -221,16 +223,31 @@ def streams(
                 for batch in expand(read.to(device)):
                     with _failing_batch(batch), reading.autocast(device), caller_device():
                         output = forward(batch.images)
-                    tables = {i: tap(batch.images, batch.index) for i, tap in taps.items()}
+                    begins = not done and len(batch) > _FEW and isinstance(batch.images, Tensor)
+                    tables = {
+                        i: _few_first(tap, batch, bar.update)
+                        if begins and sources[i].own_pass
+                        else tap(batch.images, batch.index)
+                        for i, tap in taps.items()
+                    }
                     for table in tables.values():
                         _check(table, layers, batch, reading.precision)
                     yield Observed(batch, output, [tables[i] for i in range(len(sources))])
-                    bar.update(len(batch))
+                    done += len(batch)
+                    bar.update(done - bar.n)
             bar.close()
             batches.skipped = share.skipped
             batches.seconds, batches.waited = perf_counter() - begun, waited
 
         yield observe
+
+
+def _few_first(tap: Tap, batch: Batch, update: Callable[[int], object]) -> dict[str, Tensor]:
+    """The table of a tap with passes of its own, which may be long: the bar advances after a few samples."""
+    few = tap(batch.images[:_FEW], batch.index[:_FEW])
+    update(_FEW)
+    rest = tap(batch.images[_FEW:], batch.index[_FEW:])
+    return {name: torch.cat([few[name], rest[name]]) for name in few}
 
 
 @contextmanager

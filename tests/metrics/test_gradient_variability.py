@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import xarray as xr
 from captum.attr import NeuronGradient
 from torch import Tensor, nn
+from tqdm import std
 
 import probekit as pk
 from probekit.capture.gradients.norms import mean_chi
@@ -36,6 +38,32 @@ class Quadratic(nn.Module):
 def units_of(model: Any, data: Any, **options: Any) -> xr.Dataset:
     metric = pk.GradientVariability(**options)
     return pk.analyze(model, data, ["out"], metric, batch_size=512)["units"].to_dataset()
+
+
+@pytest.mark.parametrize(
+    ("metric", "updates"),
+    [("selectivity", [20, 20]), (pk.GradientVariability(method="exact"), [4, 16, 20])],
+)
+def test_the_time_left_is_known_after_a_few_gradients(
+    metric: Any, updates: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bar(std.tqdm):  # type: ignore[misc]  # tqdm has no types
+        def update(self, n: float | None = 1) -> None:
+            found.append(n)
+            super().update(n)
+
+    found: list[float | None] = []
+
+    def open_bar(*, progress: bool, **options: Any) -> Any:
+        return Bar(file=io.StringIO(), **options)
+
+    monkeypatch.setattr("probekit.capture.stream.progress_bar", open_bar)
+    model, data = (
+        Quadratic(torch.tensor([0.5, 3.0])),
+        (torch.rand(40, 1, 4, 4), torch.arange(40) % 2),
+    )
+    pk.analyze(model, data, ["out"], metric, batch_size=20)
+    assert found == updates
 
 
 @pytest.mark.parametrize("probes", [1, 2, 8])
