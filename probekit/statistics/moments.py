@@ -129,18 +129,10 @@ def _of_block(block: Tensor) -> Moments:
         return _of_block(block.double())
     sums = {
         "first": centered.sum(0),
-        "second": _products(centered),
+        "second": centered.T @ centered,
         "third": squares @ centered,
         "fourth": fourth,
         "shift": middle,
     }
     count = torch.tensor(len(block), device=block.device)
     return {"count": count, **{name: values.double() for name, values in sums.items()}}
-
-
-def _products(rows: Tensor) -> Tensor:
-    """The sum of x x' over rows x; NumPy computes only half of this symmetric matrix, unlike PyTorch."""
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
