@@ -127,9 +127,7 @@ def train(
     with ExitStack() as stack:
         if machine.is_main:
             stack.enter_context(locked(folder / RUN))
-            if holds_only(
-                folder / RUN
-            ):  # of a call that was refused or ended before its first epoch
+            if holds_only(folder / RUN):  # a call was refused, or ended before its first epoch
                 (folder / RUN).unlink()
             claim(folder / RUN, identity, "training run", ignored=IGNORED)
         machine.wait()
