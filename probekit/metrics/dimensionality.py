@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import xarray as xr
 
 from probekit.capture.readouts import Spatial
@@ -19,6 +20,7 @@ from probekit.results.attributes import attributes
 from probekit.results.labels import strings
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.covariance import Covariance
+from probekit.statistics.decompositions import symmetric_eigenvalues
 from probekit.statistics.feeding import feed, split_by_layer
 from probekit.statistics.sampled_rows import SampledRows
 
@@ -102,7 +104,7 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
     found = _corrected(
         int(covariance["count"]),
         float(np.trace(matrix)),
-        float(np.vdot(matrix, matrix)),
+        float(np.square(matrix).sum()),
         float(covariance["fourth_moment"]),
         bool(covariance["centred"]),
         int((covariance["variance"] > 0).sum()),
@@ -359,13 +361,14 @@ class Dimensionality(Metric):
 
 
 def _ratio(matrix: npt.NDArray[np.float64]) -> float:
-    squares = float(np.vdot(matrix, matrix))
+    squares = float(np.square(matrix).sum())
     return float(np.trace(matrix) ** 2 / squares) if squares else 0.0
 
 
 def _spectrum(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The eigenvalues in descending order; rounding errors below zero count as zero."""
-    return np.linalg.eigvalsh(matrix)[::-1].clip(min=0)
+    values: npt.NDArray[np.float64] = symmetric_eigenvalues(torch.tensor(matrix)).numpy()
+    return values[::-1].clip(min=0)
 
 
 def _count_components(
@@ -411,7 +414,7 @@ def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int)
         if centred:
             part = part - part.mean(0) - part.mean(1)[:, None] + part.mean()
         degrees = count - centred
-        trace, norm = float(np.trace(part)) / degrees, float(np.vdot(part, part)) / degrees**2
+        trace, norm = float(np.trace(part)) / degrees, float(np.square(part).sum()) / degrees**2
         fourth = float((np.diag(part) ** 2).sum() / degrees)
         found.append(_corrected(count, trace, norm, fourth, centred, varying))
     return float(np.sqrt((_GROUPS - 1) * np.var(found)))

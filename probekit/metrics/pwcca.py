@@ -7,11 +7,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import xarray as xr
 
 from probekit.checks import one_of
 from probekit.errors import DataError, warn
 from probekit.results.labels import strings
+from probekit.statistics.decompositions import singular_vectors
 from probekit.statistics.feeding import split_by_layer
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -228,7 +230,7 @@ def _distances(
             f"{len(first)} samples are few for {dimensions[0]} and {dimensions[1]} dimensions: the "
             "distance is too low"
         )
-    left, correlations, right = np.linalg.svd(bases[0].T @ bases[1], full_matrices=False)
+    left, correlations, right = _svd(bases[0].T @ bases[1])
     correlations = correlations.clip(0, 1)
     fewer = "first" if dimensions[0] <= dimensions[1] else "second"
     weight = {
@@ -245,7 +247,11 @@ def _distances(
 
 def _basis(table: Array, tolerance: float) -> Array:
     """An orthonormal basis, over samples, of the space that the units span."""
-    left, values, _ = np.linalg.svd(table, full_matrices=False)
+    left, values, _ = _svd(table)
     kept = values > tolerance * values[:1] if values[0] > 0 else np.zeros(len(values), bool)
     basis: Array = left[:, kept]
     return basis
+
+
+def _svd(matrix: Array) -> list[Array]:
+    return [part.numpy() for part in singular_vectors(torch.tensor(matrix))]

@@ -15,6 +15,7 @@ from probekit.checks import integer, number, one_of
 from probekit.errors import DataError
 from probekit.metrics.selectivity.index import SelectivityIndex, enough_classes
 from probekit.results.labels import strings
+from probekit.statistics.decompositions import singular_vectors
 from probekit.statistics.feeding import split_by_layer, table_and_labels
 
 NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
@@ -211,7 +212,7 @@ class _Search:
             optimizer.step()
             if step % _BLOCK and step < self.steps:
                 continue
-            left, _, right = torch.linalg.svd(matrix.detach())
+            left, _, right = singular_vectors(matrix.detach())
             value = self._selectivity(table, share, left @ right).item()
             if value > best.value:
                 best = _Result(value, left @ right, False, step, float(departure.detach()))
