@@ -16,14 +16,7 @@ _MOST_LISTED = 8
 
 
 def integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
-    """Checks for an integer within bounds; numpy integers are allowed, `True` is not.
-
-    Example:
-        >>> integer("splits", 1, least=2)
-        Traceback (most recent call last):
-        ...
-        probekit.errors.OptionError: splits must be an integer of at least 2, not 1
-    """
+    """Checks for an integer within bounds; numpy integers are allowed, `True` is not."""
     if not isinstance(value, bool) and isinstance(value, SupportsIndex):
         found = operator.index(value)
         if (least is None or found >= least) and (most is None or found <= most):
@@ -34,12 +27,10 @@ def integer(name: str, value: object, *, least: int | None = None, most: int | N
 
 
 def non_negative_int(name: str, value: object) -> int:
-    """Checks for a non-negative integer, as `integer` does."""
     return integer(name, value, least=0)
 
 
 def positive_int(name: str, value: object) -> int:
-    """Checks for a positive integer, as `integer` does."""
     return integer(name, value, least=1)
 
 
@@ -52,14 +43,7 @@ def number(
     most: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Checks for a finite number within bounds and returns a float; `True` is not a number.
-
-    Example:
-        >>> number("level", 1, least=0.5, below=1)
-        Traceback (most recent call last):
-        ...
-        probekit.errors.OptionError: level must be a number of at least 0.5 and below 1, not 1
-    """
+    """Checks for a finite number within bounds and returns a float; `True` is not a number."""
     if isinstance(value, Real) and not isinstance(value, bool):
         found = float(value)
         if (
@@ -80,14 +64,6 @@ def number(
 
 
 def one_of(name: str, value: Value, known: Iterable[Value]) -> Value:
-    """Checks for one of several allowed values.
-
-    Example:
-        >>> one_of("norm", "l1", ["linf", "l2"])
-        Traceback (most recent call last):
-        ...
-        probekit.errors.OptionError: norm must be 'linf' or 'l2', not 'l1'
-    """
     values = list(known)
     if any(isinstance(value, type(one)) and value == one for one in values):
         return value

@@ -30,17 +30,7 @@ EXTRAS = {
 def optional(package: str, purpose: str) -> Iterator[None]:
     """Raises `MissingPackageError` if an import in the block fails for lack of an optional package.
 
-    Args:
-        package: The import name of the package, such as `sklearn`.
-        purpose: What needs it: the subject of the error message.
-
-    Example:
-        >>> with optional("captum", "unit_saliency"):
-        ...     raise ModuleNotFoundError(name="captum.attr")
-        Traceback (most recent call last):
-        ...
-        probekit.errors.MissingPackageError: unit_saliency needs the package captum, which is not \
-installed; install it with: pip install "probekit[captum]"
+    `package` is its import name, such as `sklearn`; `purpose`, which needs it, is the subject of the message.
     """
     try:
         yield

@@ -52,23 +52,16 @@ def warn_of_guess(match: ClassMatch) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model that returns logits (batch, outputs) with the data's classes first, in their order.
-
-    Attributes:
-        model: A module, or an `ImageModel`.
-        match: The output of each class.
-    """
+    """A model that returns logits (batch, outputs) with the data's classes first, in their order."""
 
     model: Model
     match: ClassMatch
 
     @property
     def module(self) -> nn.Module:
-        """The bare module."""
         return as_module(self.model)
 
     def __call__(self, images: Tensor) -> Any:
-        """The logits."""
         output = runnable(self.model)(images)
         logits = logits_of(output, len(images), self.match.outputs)
         return output if logits is None else self.match.arrange(logits)

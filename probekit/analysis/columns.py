@@ -19,13 +19,6 @@ class Columns:
 
     Small tensors, one per batch, would fragment memory between the large ones, and memory use would
     grow with the number of batches.
-
-    Example:
-        >>> columns = Columns()
-        >>> columns.append(label=torch.tensor([1, 0]))
-        >>> columns.append(label=torch.tensor([2]))
-        >>> columns["label"], len(columns), "score" in columns
-        (array([1, 0, 2]), 3, False)
     """
 
     def __init__(self) -> None:

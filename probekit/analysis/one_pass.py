@@ -38,13 +38,8 @@ def uses_labels(statistic: object) -> bool:
 class Pass:
     """One pass of a model over data that updates statistics.
 
-    If samples have several labels (attributes), statistics that use labels are computed separately for
-    each attribute.
-
-    Attributes:
-        layers: The layers, found by a preliminary forward pass.
-        statistics: Prototypes of the statistics of each layer.
-        attributes: The names of the attributes; empty if samples have at most one label.
+    If samples have several labels (`attributes`), statistics that use labels are computed separately for
+    each of them. `statistics` holds prototypes of the statistics of each layer.
     """
 
     def __init__(

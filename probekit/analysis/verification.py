@@ -39,23 +39,11 @@ def verify_architectures(
 ) -> Iterator[dict[str, Any]]:
     """Verifies timm architectures with random weights, as `plan(model, images, verify=True)` does.
 
-    Args:
-        names: Names of timm architectures.
-        out: A CSV file with one line per architecture; architectures that have a line are skipped.
-        most_parameters: Maximum number of parameters; larger architectures get a line without
-            measurements.
-
-    Yields:
-        Each line as it is written. `outcome` is `right`, `uncertain` (a unit axis is not certain),
-        `wrong` (values or calls differ from a pass without hooks, or an activation function is missing),
-        `refused` (by probekit, with its message in `detail`), `too large` or `cannot run`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     lines = list(verify_architectures(["test_resnet"], f"{folder}/timm.csv"))
-        >>> lines[0]["outcome"]
-        'right'
+    Yields each line as it is written to `out`, a CSV file; architectures that have a line are skipped, and
+    those with more parameters than `most_parameters` get a line without measurements. `outcome` is
+    `right`, `uncertain` (a unit axis is not certain), `wrong` (values or calls differ from a pass without
+    hooks, or an activation function is missing), `refused` (by probekit, with its message in `detail`),
+    `too large` or `cannot run`.
     """
     path = Path(out)
     done: set[str] = set()

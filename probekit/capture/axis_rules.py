@@ -35,12 +35,7 @@ from probekit.models.nested import all_tensors
 
 
 class Known(Protocol):
-    """The information about tensors collected so far.
-
-    Attributes:
-        inputs: The axes of the inputs of the model.
-        seen_tokens: Whether non-patch tokens were concatenated with others.
-    """
+    """The information about tensors collected so far."""
 
     inputs: list[Axes]
     seen_tokens: bool

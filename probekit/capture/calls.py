@@ -165,11 +165,9 @@ class _Watched(dict[str, Any]):
         return module
 
     def values(self) -> Any:
-        """The submodules, each tracked while it is the current one."""
         return (module for _, module in self.items())
 
     def items(self) -> Any:
-        """The submodules with their names, each tracked while it is the current one."""
         for key, module in super().items():
             notes = self._note(key, module)
             newest = notes[-1]

@@ -117,7 +117,6 @@ class Capturing(Phase):
             self._close()
 
     def _enter(self, intercepts: bool, module: nn.Module, args: object, kwargs: Any) -> None:
-        """Starts or ends interception while a module runs."""
         if torch.compiler.is_compiling():  # compiled code calls no functions
             return
         if self.open and not in_backward() and (intercepts or self._everywhere):

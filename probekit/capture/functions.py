@@ -39,7 +39,6 @@ def _clamps(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _limits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The lower and the upper limit of a clamp."""
     low, high = [*args[1:3], None, None][:2]
     return kwargs.get("min", low), kwargs.get("max", high)
 
@@ -152,7 +151,6 @@ class Interception(TorchFunctionMode):
         return any(mode is self for mode in _modes())
 
     def start(self) -> None:
-        """Activates this mode in this thread."""
         torch._C._push_on_torch_function_stack(self)
 
     def end(self) -> None:
@@ -264,7 +262,6 @@ def _listed(value: Any) -> Collection[Any]:
 
 
 def _attributes(value: Any) -> Collection[Any]:
-    """The attributes of a user-defined object."""
     own = not isinstance(value, type) and _foreign(type(value))
     return getattr(value, "__dict__", {}).values() if own else ()
 

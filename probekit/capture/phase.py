@@ -88,7 +88,6 @@ class Phase:
         self.hooked = True
 
     def unhook(self) -> None:
-        """Removes the hooks."""
         self.hooked = False
         self._observed = []
         while self._handles:

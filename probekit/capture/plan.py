@@ -29,14 +29,11 @@ def scout_layers(
     tokens: Tokens = "all",
     output: int | str | None = None,
 ) -> tuple[list[Layer], Any]:
-    """Finds the layers that a selection matches, with one forward pass over a few images.
+    """Finds the layers that a selection matches, and the model's output, with one forward pass.
 
     A single image is batched with its mirror image, since finding the batch axis requires several
     samples. Layers that fold windows into the batch axis are recorded only if each sample's windows
     are contiguous there; passes over the images in both orders check this.
-
-    Returns:
-        The layers in execution order, and the model's output for the images.
     """
     with borrow(model) as device, torch.no_grad():
         found, _, result = _scout(model, images.to(device), layers, tokens, output)

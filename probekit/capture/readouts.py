@@ -25,8 +25,7 @@ Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 class Source(Protocol):
     """Defines the table of each layer that updates a statistic.
 
-    Attributes:
-        own_pass: Whether its tap runs the model itself instead of observing the shared forward pass.
+    `own_pass` is whether its tap runs the model itself instead of observing the shared forward pass.
     """
 
     own_pass: bool
@@ -78,11 +77,9 @@ class Activations:
 
 
 def clamped(held: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Activations:
-    """The activations while selected units are clamped to a value at all positions.
+    """The activations while units are clamped to a value at all positions.
 
-    Args:
-        held: For each layer name, a boolean mask (units,) of the clamped units.
-        values: For each layer name, the values (units,); missing layers use zero.
+    `held` is a mask (units,) of the clamped units, and `values` holds theirs; missing layers use zero.
     """
 
     def hold(layer: Layer, maps: Tensor) -> Tensor:

@@ -69,11 +69,7 @@ class Scout:
         return 0 if self._batch is None else self._batch.size
 
     def visit(self, call: Call, output: object, activation: bool) -> tuple[Layer, Tensor] | None:
-        """Updates with one call of a module or of a function.
-
-        Returns:
-            The layer and its output if it is selected and may have units.
-        """
+        """Updates with one call of a module or of a function; returns a selected layer and its output."""
         site, module = call.name, call.called
         self._calls.append(call)
         wanted = self.selection.wants(call, activation)

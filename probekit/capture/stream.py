@@ -171,9 +171,8 @@ def streams(
 ) -> Iterator[Observe]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
 
-    Yields:
-        A function from data and the title of the progress bar to the results of each batch. The model
-        runs on the batches that `expand` makes of each batch of the data, `times` of them.
+    Yields a function from data and the title of the progress bar to the results of each batch. The model
+    runs on the batches that `expand` makes of each batch of the data, `times` of them.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
     with ExitStack() as stack:

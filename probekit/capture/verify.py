@@ -43,10 +43,8 @@ def verify_layers(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Compares recorded layers with an independent pass, at two batch sizes and, if possible, image sizes.
 
-    A `choice` of None also checks that no activation function is missing.
-
-    Returns:
-        For each layer, the columns `values`, `axis` and `complete` of `plan`; and its attributes.
+    A `choice` of None also checks that no activation function is missing. Returns, for each layer, the
+    columns `values`, `axis` and `complete` of `plan`; and its attributes.
     """
     batches = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
     outputs = [_observe(model, batch, output) for batch in batches]

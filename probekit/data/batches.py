@@ -66,11 +66,7 @@ class Batch:
 
 
 def draw(count: int, most: int, seed: int) -> Tensor:
-    """Draws at most `most` of the integers below `count` at random, in increasing order.
-
-    >>> draw(3, 3, seed=0)
-    tensor([0, 1, 2])
-    """
+    """Draws at most `most` of the integers below `count` at random, in increasing order."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[:most].sort().values
 
@@ -226,16 +222,11 @@ class Batches:
         return self.source.fetch(indices[spread(len(indices), _IDENTIFYING)].tolist())[:2]
 
     def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
-        """The labels and indices of all samples, if they are known in advance.
+        """The labels (samples,) and indices of all samples, if they are known in advance.
 
-        A pass that yields a different label for a sample raises `DataError`.
-
-        Returns:
-            Labels (samples,) and indices in increasing order (None if they are 0, 1, 2, ...); or None
-            for streams, and for data sets without `labels` or `targets`.
-
-        >>> Batches([(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))]).known_labels()
-        (tensor([0, 1]), None)
+        A pass that yields a different label for a sample raises `DataError`. Indices are in increasing order,
+        None if they are 0, 1, 2, ...; the result is None for streams, and for data sets without `labels` or
+        `targets`.
         """
         labels = self.source.labels()
         if labels is None:
@@ -251,11 +242,7 @@ class Batches:
         return by_index[index], None if plain else index
 
     def read_labels(self) -> tuple[Tensor, Tensor] | None:
-        """The labels and indices (in increasing order) of all samples, by reading the data once more.
-
-        Returns:
-            As `known_labels`; None if the data can be read only once, or labels are missing.
-        """
+        """As `known_labels`, by reading the data once more; None if impossible or labels are missing."""
         if not self.repeatable:
             return None
         whole = self.share(0, 1)

@@ -35,10 +35,6 @@ class ImageDecoder:
 
     These are PIL images, the contents (bytes) or the path of an image file, and mappings with one of
     both, as in undecoded columns of Hugging Face data sets.
-
-    Example:
-        >>> ImageDecoder((3, 8, 8))(Image.new("L", (20, 10)), "a sample").shape
-        torch.Size([3, 8, 8])
     """
 
     size: tuple[int, int, int]
@@ -91,17 +87,8 @@ def prepare(
 
     The image is rotated according to its EXIF orientation. Only the first frame of an animation is
     used. 16-bit values are divided by 65535. Transparent pixels are shown on white, or on black if all
-    visible pixels are white. See the table in `docs/data.md`.
-
-    Args:
-        image: An image of any mode except those below.
-        size: (1 or 3, height, width) of the result.
-        crop_pct: Share of the resized image that the crop keeps.
-        interpolation: nearest, bilinear, bicubic or lanczos.
-        crop_mode: `center` preserves the aspect ratio, `squash` does not.
-
-    >>> prepare(Image.new("RGB", (30, 20)), (3, 8, 8)).shape
-    torch.Size([3, 8, 8])
+    visible pixels are white. See the table in `docs/data.md`. `crop_pct` is the share of the resized image
+    that the crop keeps; the `crop_mode` `center` preserves the aspect ratio, `squash` does not.
     """
     channels, height, width = size
     if channels not in (1, 3):

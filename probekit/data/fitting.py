@@ -29,9 +29,6 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     boolean images become floats in [0, 1]; arrays (batch, height, width, channels) become (batch,
     channels, height, width), as do gray images (batch, height, width); and gray images are repeated for
     a model that takes RGB.
-
-    >>> fit_to(nn.Conv2d(1, 1, 1).double())(torch.ones(1, 1, 2, 2)).dtype
-    torch.float64
     """
     size = getattr(model, "input_size", None)
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)

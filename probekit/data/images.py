@@ -77,22 +77,7 @@ class LabeledImages(Dataset[Any]):
 class TensorImages(LabeledImages):
     """Images in memory, as uint8 (n, channels, height, width) or floats in [0, 1].
 
-    Args:
-        images: Images (n, channels, height, width).
-        labels: Labels (n,).
-        classes: Names of the classes, in label order.
-        name: The name of the data set.
-        size: The size that images are resized to.
-        scaled: Whether uint8 images are divided by 255; otherwise, they are returned unchanged.
-
-    Raises:
-        DataError: The shapes or ranges are not valid for images and labels.
-
-    Example:
-        >>> data = TensorImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4))
-        >>> image, label = data[2]
-        >>> image.shape, label
-        (torch.Size([1, 8, 8]), 2)
+    They are resized to `size`. If `scaled`, uint8 images are divided by 255.
     """
 
     def __init__(
@@ -134,13 +119,7 @@ class PreparedImages(LabeledImages):
     """Any map-style data set of (image, label), fitted to a model.
 
     PIL images, and contents or paths of image files, are resized, cropped and scaled to [0, 1]; tensors
-    and arrays are unchanged.
-
-    Args:
-        dataset: The data set.
-        decode: Reads images that are not arrays.
-        skip_bad: Skip items that raise an exception, or whose image cannot be read.
-        beside: Other splits of the data, whose text labels have the same numbers.
+    and arrays are unchanged. `beside` are other splits of the data, whose text labels have the same numbers.
     """
 
     def __init__(

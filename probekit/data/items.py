@@ -59,10 +59,8 @@ def column(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> Any:
 def image_tensor(image: object, what: str, decode: ImageDecoder | None = None) -> Any:
     """Converts an image or images to a tensor; for a mapping, each of its arrays.
 
-    Args:
-        image: An array or tensor, an image that `decode` reads, or a list of such images.
-        what: A description of the image for the message.
-        decode: Reads images that are not arrays; None refuses them, as their target size is not known.
+    `decode` reads images that are not arrays; None refuses them, as their target size is not known. `what`
+    describes the image for the message.
     """
     if ImageDecoder.reads(image) and decode is not None:
         return decode(image, what)

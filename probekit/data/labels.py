@@ -23,13 +23,7 @@ def class_names(data: Any) -> ClassNames:
 
     Names come from `classes`, `class_to_idx` or the label feature of a Hugging Face data set. A
     sequence names the labels 0, 1, 2, ...; a mapping goes from label to name or from name to label.
-    `Subset` and `ConcatDataset` use the names of their underlying data sets.
-
-    Raises:
-        DataError: Parts of a `ConcatDataset` give the same label different names.
-
-    >>> class_names(type("Data", (), {"classes": {"cat": 1, "dog": 0}}))
-    {1: 'cat', 0: 'dog'}
+    `Subset` and `ConcatDataset` use the names of their underlying data sets, which must not differ.
     """
     if isinstance(data, Subset):
         return class_names(data.dataset)
@@ -181,11 +175,7 @@ def _declared(data: Any) -> Any:
 
 
 def label_numbers(labels: object, names: ClassNames) -> Tensor:
-    """Converts one column of labels to int64 (samples,); text becomes the number of its class.
-
-    >>> label_numbers(["dog", "cat"], {0: "cat", 1: "dog"})
-    tensor([1, 0])
-    """
+    """Converts one column of labels to int64 (samples,); text becomes the number of its class."""
     if np.ma.is_masked(labels):
         raise DataError("some labels are masked; leave out the samples without a label")
     if isinstance(labels, Tensor):

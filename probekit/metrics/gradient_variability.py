@@ -22,31 +22,17 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
 
     Let y and q be unbiased estimates of g and g^2 for each sample. The mean of g is mean(y). Its
     variance, without the noise of the estimates, is mean(q) - mean(y)^2 + var(y) / n, which is
-    unbiased. With exact gradients this is the sample variance with n - 1.
+    unbiased. With exact gradients this is the sample variance with n - 1. A negative estimate, which noise
+    can cause, is set to zero.
 
-    Args:
-        moments: `GradientMoments.to_xarray()`.
-
-    Returns:
-        Variables per unit: `gradient_norm_mean`, `gradient_norm_std`, `gradient_norm_cv`;
-        `gradient_norm_sem` and `gradient_norm_cv_sem`, the standard errors of the mean and of the CV
-        (delta method), which include the variation between samples and the noise of the probes;
-        `gradient_norm_probe_error`, the part of the standard error due to the probes (0 for exact
-        gradients); `gradient_dead`, whether the gradient is zero for every sample. The CV of a dead
-        unit is NaN, and so are all values of a unit that was not measured. A negative variance
-        estimate, which noise can cause, is set to zero.
+    `gradient_norm_sem` and `gradient_norm_cv_sem`, the standard errors of the mean and of the CV (delta
+    method), include the variation between samples and the noise of the probes;
+    `gradient_norm_probe_error` is the part due to the probes (0 for exact gradients). The CV of a dead
+    unit is NaN, and so are all values of a unit that was not measured.
 
     Source:
         g and its CV over samples: our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693).
         Norm, pooling and n - 1 are probekit's choices.
-
-    Example:
-        >>> from probekit.statistics.gradient_moments import GradientMoments
-        >>> import torch
-        >>> norms, moments = torch.tensor([[1.0], [3.0]]), GradientMoments()
-        >>> moments.update(torch.cat([norms, norms**2], 1), torch.zeros(2, dtype=torch.int64))
-        >>> over_samples(moments.to_xarray())["gradient_norm_cv"].values.round(4)
-        array([0.7071])
     """
     names = "count norm square norm_variance norm_square_covariance square_variance"
     count, mean, square, spread, joint, wide = (

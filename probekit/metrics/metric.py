@@ -184,16 +184,7 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> list[Metric]:
 
 @dataclass(frozen=True)
 class FunctionMetric(Metric):
-    """A metric made from a pure function.
-
-    Attributes:
-        called: Name of the metric.
-        statistics: The statistics whose `to_xarray()` output is passed to the function.
-        function: Returns one or more values per unit or per layer.
-        level: Whether the values are per unit or per layer.
-        variables: The attributes of the variable of that name.
-        options: Keyword arguments of the function.
-    """
+    """A metric made from a pure function of the `to_xarray()` output of its statistics."""
 
     called: str
     statistics: tuple[StatisticLike, ...]

@@ -14,13 +14,7 @@ from torch.nn import functional
 
 
 class CifarResNet(nn.Module):
-    """ResNet for small images (He et al. 2016, section 4.2): a 3x3 stem and three stages.
-
-    Args:
-        depth: Number of weighted layers, 6n + 2: 20, 32, 44, 56.
-        classes: Number of classes.
-        channels: Number of image channels.
-    """
+    """ResNet for small images (He et al. 2016, section 4.2), of depth 6n + 2: a 3x3 stem and three stages."""
 
     def __init__(self, depth: int = 20, classes: int = 10, channels: int = 3) -> None:
         super().__init__()

@@ -54,7 +54,6 @@ class KeywordInputs:
 
 
 def tensors_of(inputs: Tensor | KeywordInputs) -> list[Tensor]:
-    """The tensors of a batch of inputs."""
     return list(inputs.tensors.values()) if isinstance(inputs, KeywordInputs) else [inputs]
 
 

@@ -28,15 +28,9 @@ _REPRESENTATION = re.compile(r"pool|embed|hidden|feature", re.IGNORECASE)
 def logits_of(output: object, samples: int, classes: int | None = None) -> Tensor | None:
     """Finds the logits in the output of a model: a tensor, or a nested output that contains tensors.
 
-    Args:
-        output: A tensor, or a mapping, tuple, dataclass or ModelOutput that contains tensors.
-        samples: Number of samples in the batch.
-        classes: Number of outputs of the model, if known.
-
-    Returns:
-        The tensor itself, the one named `logits`, or the only one of shape (samples, classes) with at
-        least two classes; None if there is none, or more than one. A tensor with the name of a
-        representation (`pooler_output`, `image_embeds`, `last_hidden_state`) is never returned.
+    Returns the tensor itself, the one named `logits`, or the only one of shape (samples, classes) with at
+    least two classes; None if there is none, or more than one. A tensor with the name of a representation
+    (`pooler_output`, `image_embeds`, `last_hidden_state`) is never returned.
     """
     if isinstance(output, Tensor):
         return output if _is_logits(output, samples) else None
@@ -177,11 +171,7 @@ def match_classes(
 def correct(output: object, labels: Tensor, asker: str, match: ClassMatch | None = None) -> Tensor:
     """Whether each prediction is correct, as a boolean tensor (batch,).
 
-    Args:
-        output: The model's output, which contains logits (batch, classes).
-        labels: Class numbers (batch,).
-        asker: The feature that needs the logits, for the message.
-        match: The output of each label; None if label i is output i.
+    `asker` is the feature that needs the logits, for the message; `match` the output of each label.
     """
     logits = required_logits(output, len(labels), asker, match.outputs if match else None)
     if match is not None:
@@ -194,11 +184,7 @@ def correct(output: object, labels: Tensor, asker: str, match: ClassMatch | None
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """The output with the highest logit for each sample (batch,).
-
-    Raises:
-        DataError: A logit is NaN.
-    """
+    """The output with the highest logit for each sample (batch,); `DataError` for a NaN."""
     if bool(logits.isnan().any()):
         raise DataError(
             f"the model's output is NaN for {int(logits.isnan().any(1).sum())} of {len(logits)} samples; "

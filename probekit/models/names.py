@@ -25,19 +25,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool = True) -> list[str]:
-    """The names of models, with globs replaced by the names that they match.
+    """The names of models in order, once each, with globs replaced by the names that they match.
 
-    Args:
-        models: Names as for `load_model`, and globs of folders (`sweep/runs/*`), of bundled models
-            (`probekit:*`), of torchvision (`torchvision:resnet*`), or of timm (`resnet*`).
-        pretrained: Whether globs match the names of timm's pretrained weights, or of all architectures.
-
-    Returns:
-        The names in order, without repetitions; folders without a trailing slash.
-
-    Example:
-        >>> model_names(["resnet18", "probekit:resnet20-fashion*st"])
-        ['resnet18', 'probekit:resnet20-fashion-mnist']
+    Globs match folders (`sweep/runs/*`), bundled models (`probekit:*`), torchvision
+    (`torchvision:resnet*`) or timm (`resnet*`): the names of its `pretrained` weights, or of all
+    architectures.
     """
     given = [models] if isinstance(models, str | Path) else list(models)
     if not given or not all(isinstance(one, str | Path) for one in given):

@@ -28,12 +28,9 @@ _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attac
 
 @dataclass(frozen=True)
 class NamedResults(Generic[Item]):
-    """Results, or the logs of runs, by name.
+    """Replicates (results, or the logs of runs) by name.
 
-    Attributes:
-        results: The replicates of each name (one or more results).
-        single: Whether one result was given, without a name.
-        alpha: Whether the names are numbers, which are values of alpha.
+    `single` is whether one result was given, without a name; `alpha`, whether the names are values of alpha.
     """
 
     results: dict[Any, list[Item]]
@@ -186,7 +183,6 @@ class UnitValues:
 def unit_values(
     result: Result, name: str, layers: str | Sequence[str] | None = None, at: At = None
 ) -> UnitValues:
-    """Returns a unit variable by name."""
     units = table(result, "unit")
     if name not in units or "unit" not in units[name].dims:
         raise missing_variable(name, "unit", units)
@@ -202,9 +198,7 @@ def layer_values(
 ) -> tuple[str, xr.DataArray]:
     """Returns a layer variable by name, or the mean over units of a unit variable.
 
-    Returns:
-        The name of the variable in the result, and its values: (layer), or (layer, other) if the
-        variable has another dimension.
+    The values are (layer), or (layer, other) if the variable has another dimension.
     """
     numbers_of = table(result, "layer")
     for found in (name, f"{name}_mean"):

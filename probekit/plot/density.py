@@ -11,9 +11,7 @@ Array = npt.NDArray[np.float64]
 def density(values: Array, points: Array) -> Array:
     """A Gaussian kernel density estimate, scaled to a maximum of 1.
 
-    Args:
-        values: Finite numbers; if all are equal, the density is 1 at the nearest point and 0 elsewhere.
-        points: The points at which to evaluate the density.
+    If all values are equal, it is 1 at the nearest point and 0 elsewhere.
 
     Source:
         Bandwidth: Silverman 1986, Density Estimation, equation 3.30, with the factor for normal data.

@@ -33,21 +33,13 @@ def axis_label(variable: xr.DataArray | str) -> str:
 
 
 def plain(name: object, most: int = 32) -> str:
-    """A name on one line, shortened in the middle if it is long.
-
-    >>> plain("a" * 50, most=9)
-    'aaaa…aaaa'
-    """
+    """A name on one line, shortened in the middle if it is long."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(name))
     return shorten(text, most)
 
 
 def room(names: Sequence[object] | None) -> float:
-    """The space in inches that vertical names need below the axes; None for a title only.
-
-    >>> room(["relu"]) < room(["layer1.0.relu"]) == room(["layer1.0.relu", "relu"])
-    True
-    """
+    """The space in inches that vertical names need below the axes; None for a title only."""
     if names is None:
         return 0.3
     return 0.06 * max((len(plain(name)) for name in names), default=0)

@@ -26,7 +26,6 @@ def alpha_colors(alphas: Sequence[float]) -> list[str]:
 
 
 def result_colors(compared: NamedResults[Any]) -> list[str]:
-    """One color per result."""
     if compared.alpha:
         return alpha_colors(list(compared.results))
     return palette(len(compared.results))
@@ -36,11 +35,6 @@ def union(layers: Sequence[Sequence[str]]) -> list[str] | None:
     """The layers of several results in a common order; None if the results are of different networks.
 
     Results belong to the same network if one of them has all layers of the others, in the same order.
-
-    >>> union([["a", "b", "c"], ["a", "c"]])
-    ['a', 'b', 'c']
-    >>> union([["a", "b"], ["x", "y"]]) is None
-    True
     """
     longest = max(layers, key=len)
     for names in layers:

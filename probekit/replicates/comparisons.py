@@ -186,19 +186,8 @@ def power(
 ) -> Array:
     """Computes the power of a two-sided t-test: the probability of detecting a true difference.
 
-    Args:
-        error: Standard error of the difference, as returned by `compare_means`.
-        df: Its degrees of freedom.
-        effect: The true difference. Choose a relevant one in advance: the power at the observed
-            difference adds no information to its p-value.
-        level: 1 minus the level of the test.
-
-    Returns:
-        Probabilities in the broadcast shape of the arguments; NaN where `error` is NaN.
-
-    Example:
-        >>> power(error=1.0, df=[2, 7, 19], effect=3.0).round(2)
-        array([0.39, 0.73, 0.81])
+    Choose a relevant `effect` in advance: the power at the observed difference adds no information to its
+    p-value. NaN where the standard error `error` is NaN.
     """
     from scipy import stats
 
@@ -214,15 +203,7 @@ def power(
 def equivalence_power(
     error: npt.ArrayLike, df: npt.ArrayLike, margin: tuple[float, float], *, level: float = 0.95
 ) -> Array:
-    """Computes the power of `equivalence`: the probability of success if there is no difference.
-
-    Returns:
-        Probabilities in the broadcast shape of `error` and `df`; NaN where `error` is NaN.
-
-    Example:
-        >>> equivalence_power(1.0, [2, 7, 19], (-4.0, 4.0)).round(2)
-        array([0.68, 0.95, 0.97])
-    """
+    """Computes the power of `equivalence`: the probability of success if there is no difference."""
     from scipy import stats
 
     freedom = np.asarray(df, np.float64)[..., None]

@@ -26,15 +26,10 @@ Opened: TypeAlias = tuple[xr.DataTree, str, str]  # a result, the name of its fi
 class ModelResults:
     """The results of one model.
 
-    Attributes:
-        name: Name of the model in the report.
-        result: Its tables, including those of a robustness run if there is one.
-        units: `/units`, with derived variables if they can be computed: `corruption_change` and
-            `attack_change`, both also with the suffix `_relative`; `mean_activation` and
-            `highest_activation`.
-        layers: `/layers`, with the means of derived variables.
-        facts: The provenance.
-        remark: The reason why a robustness result is shown as a separate model, or an empty string.
+    `result` includes the tables of a robustness run, if there is one; `remark` is the reason why it is
+    shown as a separate model instead. Derived variables of `units`, if they can be computed, are
+    `corruption_change` and `attack_change`, both also with the suffix `_relative`; `mean_activation` and
+    `highest_activation`. `layers` has the means of those, and `facts` is the provenance.
     """
 
     name: str
@@ -46,7 +41,6 @@ class ModelResults:
 
     @property
     def layer_names(self) -> list[str]:
-        """The layers in execution order."""
         return [str(name) for name in self.layers["layer"].values]
 
     @property

@@ -47,7 +47,6 @@ def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
 
 
 def result_json(result: xr.DataTree) -> str:
-    """A summary of a result as JSON."""
     return to_json(
         {
             "network": {
@@ -145,11 +144,7 @@ def _cells(values: xr.DataArray) -> Row:
 
 
 def radius(epsilon: float) -> str:
-    """The radius of an attack as text; multiples of 1/255 are shown as fractions.
-
-    >>> radius(8 / 255), radius(0.5)
-    ('8/255', '0.5')
-    """
+    """The radius of an attack as text; multiples of 1/255 are shown as fractions."""
     steps = epsilon * 255
     if 1 <= steps < 255 and abs(steps - round(steps)) < 1e-6:
         return f"{round(steps)}/255"

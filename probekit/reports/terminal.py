@@ -27,13 +27,10 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table in the terminal.
+    """A column of a table in the terminal, with right-aligned numbers or left-aligned text.
 
-    Attributes:
-        heading: Heading of the column.
-        values: Numbers (right-aligned), text (left-aligned), or None for empty cells.
-        full: The value of a full bar; None for no bars.
-        always: Draw the bars even if output is piped or the terminal is narrow.
+    `full` is the value of a full bar, None for no bars; `always` draws the bars even if output is piped or
+    the terminal is narrow.
     """
 
     heading: str
@@ -49,20 +46,11 @@ def console() -> Console:
 
 
 def escape(text: str) -> str:
-    """Escapes text for a table cell, so that markup in it is not interpreted.
-
-    >>> escape("[red]cat")
-    '\\\\[red]cat'
-    """
+    """Escapes text for a table cell, so that markup in it is not interpreted."""
     return markup.escape(plain(text))
 
 
 def bar(share: float, width: int = 10) -> str:
-    """A bar for a fraction in [0, 1].
-
-    >>> bar(0.25, 4)
-    '█   '
-    """
     if not np.isfinite(share):
         return " " * width
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)

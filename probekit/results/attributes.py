@@ -20,17 +20,9 @@ def attributes(
 ) -> Attributes:
     """Attributes of a variable, used in figures, in the terminal and in HTML reports.
 
-    Args:
-        long_name: Its label on axes.
-        description: One sentence on what it measures.
-        short_name: Its column heading in summary tables. If some variables of a metric have one, the
-            tables show only these; otherwise, they show all variables.
-        units: Units of its values; empty if dimensionless.
-        share: Whether the values are shares in [0, 1], which tables show with a bar (`valid_range`).
-
-    Example:
-        >>> attributes("class information", units="bits")
-        {'long_name': 'class information', 'units': 'bits'}
+    `description` is one sentence on what it measures, `short_name` its column heading in summary tables. If
+    some variables of a metric have one, the tables show only these; otherwise, they show all variables.
+    A `share` is a value in [0, 1], which tables show with a bar (`valid_range`).
     """
     texts = {
         "long_name": long_name,

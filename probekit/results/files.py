@@ -68,14 +68,6 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
 
     If the block raises an exception, the path is unchanged and the temporary path is removed. A folder
     replaces whatever exists, which is then removed. Errors are converted as by `writable`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with whole(Path(folder, "notes.txt")) as draft:
-        ...         _ = draft.write_text("all of it")
-        ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
-        [('notes.txt', 'all of it')]
     """
     draft = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
     try:

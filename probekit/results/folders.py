@@ -26,12 +26,8 @@ def claim(
 ) -> None:
     """Creates a folder with a file that describes its contents, or checks that they are the same.
 
-    Args:
-        file: The file that holds the identity, as JSON; its folder may already exist.
-        identity: Everything that determines the contents.
-        what: What the folder contains, such as "sweep", for error messages.
-        own: Names in the folder that may exist before the file.
-        ignored: Dotted names in the identity that may differ.
+    The `identity` is everything that determines the contents, of which the dotted names `ignored` may
+    differ; `own` are names in the folder that may exist before the file.
     """
     folder = file.parent
     if not os.path.isfile(file):

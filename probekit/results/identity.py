@@ -22,11 +22,7 @@ def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
 def differences(
     stored: Mapping[str, Any], asked: Mapping[str, Any], ignored: Iterable[str] = ()
 ) -> list[str]:
-    """The differences between two identities, one clause per value; hashes last and not shown.
-
-    >>> differences({"model": {"weights": "a"}, "seed": 0}, {"model": {"weights": "b"}, "seed": 0})
-    ['model.weights was "a" and is "b"']
-    """
+    """The differences between two identities, one clause per value; hashes last and not shown."""
     before, now = dict(_leaves(stored)), dict(_leaves(as_stored(asked)))
     values, hashes = [], []
     for name in sorted({*before, *now} - {*ignored}):

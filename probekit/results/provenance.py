@@ -17,11 +17,7 @@ Table = TypeVar("Table", xr.Dataset, xr.DataTree)
 
 
 def provenance(**facts: Any) -> str:
-    """Formats facts about the origin of a result, with versions and command.
-
-    >>> json.loads(provenance(seed=3))["seed"]
-    3
-    """
+    """Formats facts about the origin of a result, with versions and command."""
     import torch  # which figures of stored results, reading only `facts_of`, do without
 
     versions = {

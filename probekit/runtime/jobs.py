@@ -58,19 +58,9 @@ def run_jobs(
 ) -> Generator[tuple[K, str]]:
     """Calls a function once per task, and yields each key and result when the call ends.
 
-    Args:
-        work: The function; it returns the reason of a failure, or an empty string.
-        tasks: The arguments of each call, by key.
-        cluster: The result of `open_cluster`.
-        name: Prefix of the jobs' names on the cluster.
-        retries: Maximum number of retries on the cluster after an exception or the death of a worker.
-
-    Raises:
-        ProbekitError: The connection to the scheduler is lost, or others cancel the jobs.
-
-    Example:
-        >>> dict(run_jobs(lambda n: "odd" if n % 2 else "", {"a": (1,), "b": (2,)}))
-        {'a': 'odd', 'b': ''}
+    The function returns the reason of a failure, or an empty string. `tasks` are its arguments by key;
+    `cluster` comes from `open_cluster`, on which jobs have names that begin with `name`, and `retries` limits
+    retries after an exception or the death of a worker.
     """
     if cluster is None:
         for key, arguments in tasks.items():

@@ -50,11 +50,7 @@ class Processes:
 
 
 def processes() -> Processes:
-    """The processes started by `torchrun` or `accelerate launch`; otherwise a single process.
-
-    >>> processes()
-    Processes(rank=0, world=1)
-    """
+    """The processes started by `torchrun` or `accelerate launch`; otherwise a single process."""
     if not torch.distributed.is_available():
         return Processes()
     if not torch.distributed.is_initialized():

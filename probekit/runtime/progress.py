@@ -70,12 +70,6 @@ def hidden(progress: bool) -> bool | None:
 
     With None, tqdm checks whether it writes to a terminal. Its notebook bar is always shown, but the
     text bar that replaces it without ipywidgets treats a notebook as a file.
-
-    Example:
-        >>> hidden(False)
-        True
-        >>> hidden(True) is None
-        True
     """
     if not progress:
         return True

@@ -17,11 +17,6 @@ def own_settings(*, restore_random: bool = True) -> Iterator[None]:
     """Runs outside inference mode, with the CPU as default device and numpy's default error handling.
 
     At exit, all settings are restored, including the states of torch's random generators.
-
-    Example:
-        >>> with torch.inference_mode(), own_settings():
-        ...     torch.ones(1).is_inference()
-        False
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))

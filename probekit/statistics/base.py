@@ -44,11 +44,7 @@ class StatisticLike(Protocol):
         """Adds the samples of another statistic with the same options."""
 
     def to_xarray(self) -> xr.DataArray | xr.Dataset:
-        """The statistic as a labeled array or dataset, with a `unit` dimension if it is per unit.
-
-        Raises:
-            DataError: The statistic has no samples.
-        """
+        """The statistic as a labeled array or dataset, with a `unit` dimension if it is per unit."""
 
 
 @dataclass
@@ -102,11 +98,7 @@ class Statistic:
         self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
     def _on_cpu(self) -> dict[str, Tensor]:
-        """The state for NumPy: on the CPU, with half precision as float32.
-
-        Raises:
-            DataError: The statistic has no samples.
-        """
+        """The state for NumPy: on the CPU, with half precision as float32; `DataError` without samples."""
         if not self.state:
             raise DataError(f"{type(self).__name__} has no samples; update it first")
         return {name: one.to(precise(one.dtype)).cpu() for name, one in self.state.items()}

@@ -24,7 +24,6 @@ class ClassMoments(Statistic):
     """
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Updates the moments with a batch (batch, units) and its labels (batch,)."""
         check_batch(activations, labels)
         if not len(labels):
             return

@@ -20,16 +20,11 @@ ROWS = 1024  # number of samples that trigger an update
 
 
 class Feeder:
-    """Buffers the tables of batches, and updates the statistics when there are enough samples.
+    """Buffers the tables of batches, and updates the statistics when there are enough samples (`rows`).
 
     An update takes about as long for 16 rows as for a thousand, and each layer needs one. Statistics do
     not depend on how samples are divided into batches, so the tables of small batches are combined.
-    The size of the buffer is bounded, whatever the number of samples.
-
-    Args:
-        fed: The statistics of each layer.
-        rows: Number of samples that trigger an update.
-        nbytes: Maximum size of the buffered tables.
+    The buffer takes at most `nbytes`, whatever the number of samples.
     """
 
     def __init__(

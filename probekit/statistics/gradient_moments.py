@@ -34,7 +34,6 @@ class GradientMoments(Statistic):
         return self.gradients
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Updates the moments with norms and squares (batch, 2 * units)."""
         columns = activations.shape[1]
         if columns % 2:
             raise DataError(
@@ -73,12 +72,7 @@ class GradientMoments(Statistic):
         self.state["count"] = total
 
     def to_xarray(self) -> xr.Dataset:
-        """The moments over samples, each (unit).
-
-        Returns:
-            `count`, the number of measured samples; `norm` and `square`, the means; `norm_variance`,
-            `square_variance` and `norm_square_covariance` between samples, divided by count - 1.
-        """
+        """The moments over samples, each (unit), with variances and covariances divided by count - 1."""
         state = self._on_cpu()
         nan = torch.full((), torch.nan, dtype=torch.float64)
         count = state["count"]

@@ -22,13 +22,10 @@ _LEAST = 4  # minimum number of samples; the unbiased estimate divides by n (n -
 class LinearHSIC(Statistic):
     """The unbiased linear HSIC of every layer of one side with every layer of the other side.
 
-    All sums are computed in float64 about the mean of the first batch. Samples are assigned to blocks by
-    their indices only. Memory: 8 * blocks * (units of one side) * (units of the other) bytes.
-
-    Args:
-        first: Number of units of each layer of the first side.
-        second: Number of units of each layer of the second side.
-        blocks: Number of blocks, which the jackknife leaves out one at a time.
+    `first` and `second` are the numbers of units of the layers of each side. All sums are computed in
+    float64 about the mean of the first batch. Samples are assigned to `blocks`, which the jackknife leaves
+    out one at a time, by their indices only. Memory: 8 * blocks * (units of one side) * (units of the other)
+    bytes.
 
     Source:
         Song et al. 2012 (JMLR 13), the unbiased estimate of HSIC.

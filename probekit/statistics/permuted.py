@@ -22,12 +22,9 @@ from probekit.statistics.resampled import CachedDraw, check_replicates, checked_
 class Relabeling:
     """The label of each sample under each permutation, computed batch by batch.
 
-    Attributes:
-        counts: Number of samples of each class (classes,).
-        exact: Whether the labels are permuted exactly, preserving the size of each class; otherwise
-            every sample draws a label independently, with probabilities proportional to `counts`.
-        index: The indices of the samples in increasing order; None if they are 0, 1, 2, ...
-        draw: The labels of the last batch.
+    Labels are permuted exactly, preserving the size of each class (`counts`), or drawn independently for
+    every sample, with probabilities proportional to `counts`. `index` holds the indices of the samples in
+    increasing order; None if they are 0, 1, 2, ...
     """
 
     counts: Tensor | None = None

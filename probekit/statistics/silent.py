@@ -24,7 +24,6 @@ class SilentCounts(Statistic):
     threshold: float = 0.0
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Updates the counts with a batch (batch, units)."""
         if len(activations):
             silent = (activations.detach() <= self.threshold).sum(0)
             add_to(self.state, {"silent": silent, "count": torch.tensor(len(activations))})
@@ -33,7 +32,6 @@ class SilentCounts(Statistic):
         add_to(self.state, other.state)
 
     def to_xarray(self) -> xr.Dataset:
-        """`silent` (unit) and `count`."""
         state = self._on_cpu()
         silent = state["silent"].numpy()
         return xr.Dataset({"silent": ("unit", silent), "count": int(state["count"])})

@@ -54,12 +54,10 @@ class PerturbedBatch(Batch):
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A function applied to batches before the model, for one or more conditions.
+    """A function applied to batches before the model, for one or more conditions, in their order.
 
-    Attributes:
-        conditions: The conditions, in the order in which they are applied.
-        apply: Takes the model, a batch and the levels of the conditions. It yields, for each level,
-            the images and the outcomes that are already known.
+    `apply` takes the model, a batch and the levels of the conditions. It yields, for each level, the
+    images and the outcomes that are already known.
     """
 
     conditions: tuple[Condition, ...]

@@ -124,33 +124,16 @@ def layer_tables(results: Results, units: xr.Dataset) -> xr.Dataset:
 
 
 def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset:
-    """Computes errors under corruption relative to those of a reference model.
+    """Computes errors under corruption relative to those of a reference model (Hendrycks & Dietterich 2019).
 
     CE_c = sum_s E_(s,c) / sum_s E*_(s,c), where E is the error (1 - accuracy) at severity s and E* is
     the error of the reference. The relative CE_c subtracts the clean error from each E. The means
     over types, mCE and relative mCE, are over the standard types that were measured, or over the
     other types if there are no standard ones.
 
-    Args:
-        outcomes: `accuracy` (corruption, severity) and `clean_accuracy` of the model.
-        reference: The same variables of the reference, for at least the same types and severities.
-
-    Returns:
-        `corruption_error` and `relative_corruption_error` (corruption), `mce` and `relative_mce`, as
-        fractions; 1 for the reference itself. NaN where the reference makes no errors or, for relative
-        errors, no more than on clean images.
-
-    Source:
-        Hendrycks & Dietterich 2019 (arXiv 1903.12261), section 3.
-
-    Example:
-        >>> axes = {"corruption": ["fog"], "severity": [1, 5]}
-        >>> accuracy = xr.DataArray([[0.8, 0.4]], axes, name="accuracy")
-        >>> model = accuracy.to_dataset().assign(clean_accuracy=0.9)
-        >>> reference = (accuracy - 0.2).to_dataset(name="accuracy").assign(clean_accuracy=0.8)
-        >>> found = corruption_errors(model, reference)
-        >>> round(float(found["mce"]), 3), round(float(found["relative_mce"]), 3)
-        (0.667, 0.75)
+    All are fractions, 1 for the reference itself. They are NaN where the reference makes no errors or,
+    for relative errors, no more than on clean images. The reference has at least the same types and
+    severities.
     """
     accuracy = outcomes["accuracy"]
     axes = {axis: accuracy[axis].values.tolist() for axis in ("corruption", "severity")}

@@ -20,20 +20,12 @@ _ROWS = 128
 def square_norms(
     forward: Forward, images: Tensor, units: Mapping[str, Tensor], memory: int, per_row: int
 ) -> dict[str, Tensor]:
-    """Squared norms of the gradients of units with respect to each sample's image.
+    """Squared norms of the gradients of units with respect to each sample's image, in float64.
 
     Samples are independent, so one backward pass from a unit gives its gradient for every sample.
     The batch is repeated, and each backward pass starts from one unit, of any layer, per repetition.
-
-    Args:
-        forward: Maps images to {layer: (batch, units)}, differentiable.
-        images: (batch, ...).
-        units: The units of each layer to differentiate, (some,).
-        memory: Maximum number of bytes for the graph of a forward pass.
-        per_row: Bytes of the graph for one sample, as returned by `footprint`.
-
-    Returns:
-        {layer: (batch, some)} in float64.
+    `memory` is the maximum number of bytes for the graph of a forward pass, which takes `per_row` bytes per
+    sample (`footprint`).
     """
     rows = max(1, min(memory // max(per_row, 1), max(_ROWS, len(images))))
     parts = [_part(forward, part, units, rows // len(part)) for part in torch.split(images, rows)]
@@ -45,8 +37,7 @@ def backward_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of a sum of each layer's units, weighted by (batch, units), with respect to the images.
 
-    Returns:
-        {layer: (batch, ...)}, zero if a layer does not depend on the images.
+    It is zero if a layer does not depend on the images.
     """
     with torch.enable_grad():
         inputs = _leaf(images)

@@ -101,8 +101,7 @@ def directional_derivatives(
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Derivatives along each sample's own directions, in chunks of at most `rows` rows.
 
-    Yields:
-        The slice of samples, and {layer: (some directions, those samples, units)}.
+    Yields the slice of samples, and {layer: (some directions, those samples, units)}.
     """
     for start in range(0, len(images), rows):
         part = slice(start, min(start + rows, len(images)))

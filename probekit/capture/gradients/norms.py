@@ -38,7 +38,6 @@ def mean_chi(probes: int) -> float:
 
 
 def check_options(method: str, probes: int, memory: int) -> None:
-    """Raises `OptionError` for invalid options."""
     one_of("method", method, get_args(Method))
     positive_int("probes", probes)
     positive_int("memory", memory)
@@ -92,11 +91,7 @@ class GradientNorms:
                 positive_int(name, value)
 
     def chosen_units(self, layers: Sequence[Layer]) -> dict[str, Tensor]:
-        """The units to measure of each layer, in order.
-
-        Raises:
-            LayerError: A name or glob matches no analyzed layer.
-        """
+        """The units to measure of each layer, in order."""
         names = [layer.name for layer in layers]
         patterns = [self.layers] if isinstance(self.layers, str) else self.layers
         for pattern in patterns or ():
@@ -123,7 +118,6 @@ class GradientNorms:
         return draw(count, most, self.seed)
 
     def chosen_method(self, layers: Sequence[Layer]) -> Literal["exact", "probes"]:
-        """The method used for these layers."""
         units = self.chosen_units(layers)
         if units.keys() <= set(self.exact_layers):
             return "exact"
@@ -135,12 +129,7 @@ class GradientNorms:
     ) -> tuple[Self, str]:
         """Adapts the source to one model in eval mode, checking probes against backward passes.
 
-        Returns:
-            The source with `exact_layers` set, and a message about them, empty if there are none.
-
-        Raises:
-            ModelError: `method="probes"`, and forward-mode derivatives are missing or wrong.
-            DataError: The inputs are not a tensor.
+        Returns the source with `exact_layers` set, and a message about them, empty if there are none.
         """
         one_tensor(images, "a gradient in the input")
         if self.chosen_method(layers) == "exact":

@@ -23,13 +23,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def lend_private(model: Model, images: Tensor, forward: Forward) -> Iterator[Any]:
     """Yields an equivalent of a model, without weight gradients, whose passes no other hook observes.
 
-    This is a copy that shares the model's memory, if it computes the same activations. Otherwise it is
-    the model itself, with weight gradients disabled until the context exits.
-
-    Args:
-        model: A module in eval mode, or an object with one as `module`.
-        images: A few inputs for the comparison.
-        forward: Computes the recorded activations of a model for images.
+    This is a copy that shares the model's memory, if it computes the same activations of a few `images`.
+    Otherwise it is the model itself, with weight gradients disabled until the context exits.
     """
     module = unwrap(as_module(model))
     if not _hooked(module):

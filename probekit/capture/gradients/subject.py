@@ -29,11 +29,8 @@ ReadOut: TypeAlias = Callable[[Any], AbstractContextManager[Forward]]
 class Differentiated:
     """A function of a model's activations, differentiable in backward and forward mode.
 
-    Args:
-        model: A module in eval mode, or an `ImageModel` with one.
-        forward: Maps images to {name: (batch, units)}.
-        images: A few inputs, used to estimate the required memory.
-        memory: Maximum number of bytes for intermediate results.
+    `forward` maps images to {name: (batch, units)}; a few `images` are used to estimate the memory that is
+    required, and `memory` is the maximum number of bytes for intermediate results.
     """
 
     def __init__(self, model: Model, forward: Forward, images: Tensor, memory: int) -> None:

@@ -78,12 +78,7 @@ def array_file(path: Path, split: str | None = None, size: Size = None) -> Array
 class ArrayImages(LabeledImages):
     """Images in an array that is read row by row, and labels in memory.
 
-    Args:
-        opened: Returns the array; called once in every process.
-        labels: Labels as for `label_table`, or None.
-        name: The name of the data.
-        size: (channels, height, width) to resize images to.
-        classes: The classes of labels that are text.
+    `opened` returns the array; it is called once in every process.
     """
 
     def __init__(

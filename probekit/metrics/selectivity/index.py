@@ -30,12 +30,6 @@ class SelectivityIndex:
 
     Source:
         Leavitt & Morcos 2020 (arXiv 2003.01262), after Morcos et al. 2018 (arXiv 1803.06959).
-
-    Example:
-        >>> SelectivityIndex(eps=0).of_classes(np.array([3.0, 1.0, 1.0])).round(2)
-        array([ 0.5 , -0.33, -0.33])
-        >>> SelectivityIndex(eps=0).at(torch.tensor([[3.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
-        tensor([0.5000, 0.0000])
     """
 
     eps: float = 1e-6
@@ -48,8 +42,7 @@ class SelectivityIndex:
     def of_classes(self, means: Values) -> Values:
         """The index (..., class) that each class would have if it were the preferred one.
 
-        It increases with the mean of the class, so the index of a unit is the highest of these. Class means
-        (..., class) are NaN where a class has no samples, and so is the index.
+        It increases with the mean of the class, so the index of a unit is the highest of these.
         """
         given = torch.as_tensor(means)
         return _like(self._of(given, None), means)
@@ -57,8 +50,7 @@ class SelectivityIndex:
     def at(self, means: Values, place: npt.ArrayLike | Tensor | None = None) -> Values:
         """The index (...,) of the preferred class, or of the classes with the indices `place` (...,).
 
-        Class means (..., class) are NaN where a class has no samples. A dead unit, whose class means are
-        all zero, has the index 0 and no gradient.
+        A dead unit, whose class means are all zero, has the index 0 and no gradient.
         """
         given = torch.as_tensor(means)
         chosen = _preferred(given) if place is None else torch.as_tensor(place)
@@ -109,7 +101,6 @@ def unit_blocks(units: int, elements: int) -> list[slice]:
 
 
 def enough_classes(classes: int) -> None:
-    """Raises `DataError` if there are fewer than two classes."""
     if classes < 2:
         raise DataError(
             f"class selectivity needs samples of at least two classes, and the data has {classes}"

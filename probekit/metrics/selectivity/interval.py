@@ -218,14 +218,8 @@ def bounds_of_highest(
 ) -> tuple[Array, Array]:
     """A confidence interval for the maximum of several quantities that are estimated with errors.
 
-    Args:
-        estimates: The estimates (unit, class).
-        replicates: Their bootstrap replicates (replicate, unit, class).
-        counts: Number of samples per class (class,), for Student's t and the small-sample factor.
-        level: Coverage probability of the interval.
-
-    Returns:
-        Lower and upper ends, (unit,) each; NaN where the estimates are NaN.
+    The ends are (unit,), from `estimates` (unit, class) and their bootstrap `replicates` (replicate, unit,
+    class); `counts` are the samples per class, for Student's t and the small-sample factor.
     """
     scale = _small_sample(counts)
     error = replicates.std(0, ddof=1) * scale

@@ -134,11 +134,6 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     variance of a class mean is modeled as its square times one factor per unit, which is estimated
     from the differences between halves. The variance of the selected class alone would be too high,
     because outliers make a class more likely to be selected.
-
-    Args:
-        whole: Class means of all samples (unit, class).
-        parts: Class means of the halves (split, 2, unit, class), NaN where a half has no samples.
-        formula: The formula of the index.
     """
     found = []
     for block in unit_blocks(len(whole), parts[:, :, :1].size):

@@ -37,12 +37,9 @@ CHECKED_IMAGES = 32
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """The result of an attack on a batch, for each epsilon.
+    """The result of an attack on n images, along `epsilons` where it depends on them.
 
     Attributes:
-        epsilons: The radii, in the order given.
-        labels: (n,) true classes.
-        clean_prediction: (n,) classes predicted without attack.
         images: (epsilons, n, channels, height, width) adversarial images.
         prediction: (epsilons, n) classes predicted for `images`.
         success: (epsilons, n) whether the model is fooled; for a targeted attack, whether it
@@ -82,15 +79,8 @@ class AttackResult:
 class Batch:
     """A checked batch with the model's output on the clean images.
 
-    Attributes:
-        model: A function from images to logits.
-        images: (n, ...) clean images.
-        goal: The goal of the attack for each image.
-        index: Index of each image in its data set.
-        logits: (n, classes) on the clean images.
-        prediction: (n,) classes predicted for the clean images.
-        gradient: Gradient of the attack's objective at the clean images, including any NaN that the
-            model produces; None if not needed.
+    `gradient` is that of the attack's objective at the clean images, including any NaN that the model
+    produces; None if not needed.
     """
 
     model: Model
@@ -106,12 +96,7 @@ class Batch:
 class Candidates:
     """The best image found so far for each image of a batch, at one epsilon.
 
-    Attributes:
-        images: (n, ...) the candidates.
-        prediction: (n,) classes predicted for the candidates.
-        objective: (n,) the attack's objective at the candidates.
-        success: (n,) whether the candidates fool the model.
-        by_step: (steps + 1, n) whether the model was fooled after each number of steps.
+    `by_step` (steps + 1, n) is whether the model was fooled after each number of steps.
     """
 
     images: Tensor
@@ -145,8 +130,7 @@ class Candidates:
     def update(self, step: int, rows: Tensor, x: Tensor, logits: Tensor, goal: Goal) -> Tensor:
         """Updates some of the rows with new images that fool the model or raise the objective.
 
-        Returns:
-            Positions, within these rows, of the images that do not fool the model.
+        Returns the positions, within these rows, of the images that do not fool the model.
         """
         prediction, objective = logits.argmax(dim=1), goal.objective(logits)
         reached = goal.reached(prediction)
@@ -174,14 +158,8 @@ class Attack(ABC):
 
     A subclass is a frozen dataclass that implements `search`. This class checks the arguments, puts
     the model in eval mode, disables the gradients of its parameters, and restores it afterwards.
-
-    Attributes:
-        name: The name for `get_attack`.
-        needs_clean_gradient: Whether the batch must hold the gradient at the clean images.
-        norm: `linf` or `l2`.
-        steps: Number of steps in `success_by_step`; 0 for none.
-        targeted: Whether the attack aims at a target class.
-        loss: The loss that the attack maximizes.
+    `needs_clean_gradient` is whether the batch must hold the gradient at the clean images; `steps` is the
+    number of steps in `success_by_step`, 0 for none.
     """
 
     name: ClassVar[str]

@@ -40,14 +40,7 @@ class Ball(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinfBall:
-    """The L-infinity ball: every pixel within epsilon of its original value.
-
-    Attributes:
-        images: Centers, (n, ...) in [0, 1].
-        radius: Epsilon, rounded down to the images' precision.
-        lower: The minimum value of each pixel.
-        upper: The maximum value of each pixel.
-    """
+    """The L-infinity ball: every pixel within epsilon, rounded down to the images' precision."""
 
     images: Tensor
     radius: float
@@ -81,9 +74,7 @@ class LinfBall:
 class L2Ball:
     """The L2 ball: Euclidean distance from the image at most epsilon.
 
-    Attributes:
-        images: Centers, (n, ...) in [0, 1].
-        radius: Epsilon minus the maximum rounding error of a norm and a sum.
+    `radius` is epsilon minus the maximum rounding error of a norm and a sum.
     """
 
     images: Tensor
@@ -121,13 +112,7 @@ class L2Ball:
 
 
 def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:
-    """The balls of radius `epsilon` around images in [0, 1].
-
-    Example:
-        >>> ball = ball_around(torch.tensor([[0.0, 0.5]]), 0.25, "linf")
-        >>> ball.project(torch.tensor([[-1.0, 1.0]]))
-        tensor([[0.0000, 0.7500]])
-    """
+    """The balls of radius `epsilon` around images in [0, 1]."""
     return LinfBall.around(images, epsilon) if norm == "linf" else L2Ball.around(images, epsilon)
 
 

@@ -52,25 +52,10 @@ def check_model_for_attack(
 ) -> tuple[str, ...]:
     """Warns about a model for which a gradient attack does not measure robustness.
 
-    It runs one forward and one backward pass over the images; a few dozen images are enough.
-
-    Args:
-        model: A function from images in [0, 1] to logits (n, classes).
-        images: (n, channels, height, width) in [0, 1].
-        labels: (n,) class indices.
-        loss: The loss that the attack maximizes, `cross_entropy` or `margin`.
-
-    Returns:
-        The warnings: the model is in training mode (attacks run it in eval mode and restore it),
-        the outputs are probabilities, the gradient is zero for correctly classified images, or the
-        clean accuracy does not exceed chance.
-
-    >>> import warnings
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(dim=1)).eval()
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore")
-    ...     check_model_for_attack(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))[0][:42]
-    'the model returns probabilities, not logit'
+    It runs one forward and one backward pass over the images; a few dozen images are enough. It returns the
+    warnings: the model is in training mode (attacks run it in eval mode and restore it), the outputs are
+    probabilities, the gradient is zero for correctly classified images, or the clean accuracy does not
+    exceed chance.
     """
     check_images(images)
     messages = []

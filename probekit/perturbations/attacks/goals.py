@@ -21,13 +21,10 @@ Loss: TypeAlias = Literal["cross_entropy", "margin"]
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """The goal of an attack: to leave the label, or to reach a target class.
+    """The goal of an attack: to leave the label (n,), or to reach a target class.
 
-    Attributes:
-        classes: (n,) labels to leave, or targets to reach.
-        targeted: Whether `classes` are to be reached.
-        loss: `cross_entropy`, or `margin`: the highest other logit minus that of the class (Carlini &
-            Wagner 2017, f6), whose gradient does not vanish if the softmax is saturated.
+    The `margin` loss is the highest other logit minus that of the class (Carlini & Wagner 2017, f6), whose
+    gradient does not vanish if the softmax is saturated.
     """
 
     classes: Tensor

@@ -189,12 +189,7 @@ ATTACKS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, PGD
 
 
 def get_attack(attack: str | Attack | type[Attack]) -> Attack:
-    """Returns an attack by name or class with its defaults, or the given attack itself.
-
-    Example:
-        >>> get_attack("fgsm")
-        FGSM(targeted=False, loss='cross_entropy')
-    """
+    """Returns an attack by name or class with its defaults, or the given attack itself."""
     if isinstance(attack, type) and issubclass(attack, Attack):
         return attack()
     if isinstance(attack, Attack):

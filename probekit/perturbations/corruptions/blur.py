@@ -14,7 +14,6 @@ _SLACK = 1e-3  # in 8-bit levels; smaller rounding errors do not lower a value b
 
 
 def gaussian_blur(images: Tensor, sigma: float, streams: RandomStreams) -> Tensor:
-    """Gaussian blur with sigma in pixels."""
     return smooth(images, sigma)
 
 

@@ -38,11 +38,7 @@ TABLE_SIZES: Final = (32, 64, 224)
 
 
 def constants_of(corruption: str, severity: int, table: int) -> Any:
-    """The published constants of a type: one number, or a tuple if there are several.
-
-    >>> constants_of("fog", 3, 64)
-    (1, 2.5)
-    """
+    """The published constants of a type: one number, or a tuple if there are several."""
     found = _tables()[corruption][str(table)][severity - 1]
     if corruption == "zoom_blur":
         count, step = found
@@ -59,10 +55,6 @@ def _tables() -> dict[str, dict[str, list[Any]]]:
 
 
 def nearest_table(height: int, width: int) -> int:
-    """The published image size nearest to the shorter side; ties go to the larger size.
-
-    >>> nearest_table(28, 28), nearest_table(48, 48), nearest_table(299, 299)
-    (32, 64, 224)
-    """
+    """The published image size nearest to the shorter side; ties go to the larger size."""
     side = min(height, width)
     return min(TABLE_SIZES, key=lambda size: (abs(size - side), -size))

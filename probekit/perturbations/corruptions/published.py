@@ -37,14 +37,9 @@ _CIFAR10 = (
 
 @dataclass(frozen=True)
 class PublishedCorruptions:
-    """A published corrupted data set on disk.
+    """A published corrupted data set on disk, in the layout `npy` or `folders`.
 
-    Attributes:
-        root: Folder of the data set.
-        layout: `npy` or `folders`.
-        corruptions: The available types, the standard ones first.
-        severities: 1 to 5.
-        classes: Class names in the order of the labels, or None if they are unknown.
+    The standard corruptions come first; `classes` is None if their names are unknown.
     """
 
     root: Path
@@ -55,13 +50,7 @@ class PublishedCorruptions:
     _places: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     def dataset(self, corruption: str, severity: int, size: Size = None) -> LabeledImages:
-        """The images of one type and severity: (float (channels, height, width) in [0, 1], label).
-
-        Args:
-            corruption: One of `corruptions`.
-            severity: 1 to 5.
-            size: (channels, height, width) to resize images to.
-        """
+        """The images of one type and severity: (float (channels, height, width) in [0, 1], label)."""
         if corruption not in self.corruptions:
             raise OptionError(
                 f"{self.root} has no corruption {corruption!r}; "

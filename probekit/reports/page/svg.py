@@ -24,11 +24,7 @@ _POINTS = 97
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """An element with escaped text and attributes; attributes that are None are omitted.
-
-    >>> element("text", "<b>", x=1.23456, class_="name")
-    Markup('<text x="1.23" class="name">&lt;b&gt;</text>')
-    """
+    """An element with escaped text and attributes; attributes that are None are omitted."""
     parts = [Markup("<"), Markup(name)]
     for key, value in attributes.items():
         if value is not None:
@@ -72,21 +68,13 @@ def number(value: SupportsFloat, digits: int = 3) -> str:
 
 
 def scale(low: float, high: float, start: float, stop: float) -> Scale:
-    """A function that maps [low, high] to [start, stop] and clips values outside.
-
-    >>> scale(0, 2, 100, 200)(1.0)
-    150.0
-    """
+    """A function that maps [low, high] to [start, stop] and clips values outside."""
     ends = [low, high if high > low else low + 1.0]
     return lambda value: float(np.interp(value, ends, [start, stop]))
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, about five of them.
-
-    >>> ticks(0, 1)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
+    """Round numbers from `low` to `high`, about five of them."""
     span = high - low
     if not (isfinite(span) and span > 0):
         return [low] if isfinite(low) else []
@@ -99,11 +87,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def path(xs: Sequence[float] | Array, ys: Sequence[float] | Array, close: bool = False) -> str:
-    """The `d` attribute of a line through points.
-
-    >>> path([0, 1.5], [2, 3])
-    'M0 2L1.5 3'
-    """
+    """The `d` attribute of a line through points."""
     points = [f"{_shown(float(x))} {_shown(float(y))}" for x, y in zip(xs, ys, strict=True)]
     return "M" + "L".join(points) + ("Z" if close else "")
 

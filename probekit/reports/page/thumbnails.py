@@ -40,11 +40,7 @@ def wanted_samples(model: ModelResults) -> list[int]:
 def thumbnails(
     wanted: Sequence[int], labels: Mapping[int, int], data: Any, model: Model | None, room: int
 ) -> dict[int, str]:
-    """Encodes images of samples, in order, until the available space is used.
-
-    Raises:
-        DataError: The data does not match the result, or contains no images.
-    """
+    """Encodes images of samples, in order, until the available space is used."""
     first = _encode(wanted[:_TRIAL], labels, data, model)
     if not first:
         return {}
@@ -80,8 +76,7 @@ def _encode(
 def encoded(image: npt.NDArray[Any]) -> str:
     """An image as the part of a data URL after `data:image/`: PNG if it is small, otherwise JPEG.
 
-    Args:
-        image: (channels, height, width) in [0, 1]; an image outside this range is scaled to it.
+    An image outside [0, 1] is scaled to it.
     """
     from PIL import Image
 

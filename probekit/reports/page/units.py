@@ -51,11 +51,6 @@ def unit_table(model: ModelResults) -> dict[str, Any]:
 
 
 def packed(values: npt.ArrayLike, kind: str) -> str:
-    """Encodes numbers as base64.
-
-    >>> packed([1, 2], "<i4")
-    'AQAAAAIAAAA='
-    """
     return b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode("ascii")
 
 

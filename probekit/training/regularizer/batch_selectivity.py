@@ -19,12 +19,7 @@ TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
 
 @dataclass(frozen=True)
 class ClassSums:
-    """Sums of activations by class, and the number of samples of each.
-
-    Attributes:
-        sum: (classes, units), in the graph.
-        count: (classes,), in the type of the sums.
-    """
+    """Sums of activations by class (classes, units), and the number of samples of each (classes,)."""
 
     sum: Tensor
     count: Tensor
@@ -61,19 +56,11 @@ class ClassSums:
 def batch_selectivity(
     sums: ClassSums, *, eps: float = 1e-6, negative: TrainingNegative = "clip"
 ) -> tuple[Tensor, Tensor]:
-    """Computes the class selectivity index of every unit over the classes that are present.
+    """Computes the class selectivity index of every unit (units,) over the classes that are present.
 
-    The formula and its options are those of `class_selectivity`. The device is not synchronized.
-
-    Returns:
-        The index (units,), all zero if fewer than two classes are present, and a boolean tensor that
-        is true if at least two are. The index of a dead unit is zero and has no gradient.
-
-    Example:
-        >>> sums = ClassSums(torch.tensor([[8.0], [0.0], [2.0]]), torch.tensor([2.0, 0.0, 2.0]))
-        >>> index, enough = batch_selectivity(sums, eps=0.0)
-        >>> index, bool(enough)
-        (tensor([0.6000]), True)
+    The formula and its options are those of `class_selectivity`. The device is not synchronized. The
+    index of a dead unit is zero and has no gradient. With fewer than two classes, all are zero and the
+    returned boolean tensor is false.
     """
     present = sums.count > 0
     enough = present.sum() > 1

@@ -17,10 +17,8 @@ _SEGMENT = re.compile(rf"(?P<first>{_NUMBER})(?:>(?P<last>{_NUMBER}))?(?:\*(?P<e
 class Segment:
     """A sequence of consecutive epochs.
 
-    Attributes:
-        first: Alpha in the first epoch.
-        last: The value that alpha approaches in equal steps and reaches just after the last epoch.
-        epochs: Number of epochs; None for a segment without an end.
+    `last` is the value that alpha approaches in equal steps from `first`, and reaches just after the last
+    epoch; `epochs` is None for a segment without an end.
     """
 
     first: float
@@ -145,9 +143,4 @@ class AlphaSchedule:
 
 
 def written(number: float) -> str:
-    """The shortest text of a number.
-
-    >>> written(-1.0), written(-0.0)
-    ('-1', '0')
-    """
     return repr(float(number) + 0.0).removesuffix(".0")

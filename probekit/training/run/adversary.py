@@ -12,24 +12,11 @@ from probekit.checks import number, positive_int
 
 @dataclass(frozen=True)
 class Adversary:
-    """Replaces the images of a training step with PGD adversarial images.
+    """Replaces the images of a training step with PGD adversarial images (Madry et al. 2018).
 
     The attack is `probekit.PGD` on images in [0, 1] (L-infinity, cross-entropy, a
     random start, steps of 2.5 epsilon / steps, the image after the last step). It runs in eval mode,
     so that it neither uses nor changes the batch's statistics in batch norm.
-
-    Source:
-        Madry et al. 2018 (arXiv 1706.06083).
-
-    Example:
-        >>> import torch
-        >>> from probekit.models.image_model import ImageModel
-        >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-        >>> model = ImageModel(module, (0.5,), (0.5,), (1, 2, 2))
-        >>> images, labels = model.normalize(torch.rand(3, 1, 2, 2)), torch.tensor([0, 1, 0])
-        >>> attacked = Adversary(epsilon=0.1, steps=2)(model, images, labels, seed=0)
-        >>> bool(((attacked - images).abs() <= 0.1 / 0.5 + 1e-5).all())
-        True
     """
 
     epsilon: float

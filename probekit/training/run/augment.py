@@ -14,19 +14,7 @@ from probekit.runtime.randomness import RandomStreams
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Mirrors images at random and shifts them by a few pixels, padding with black.
-
-    Args:
-        flip: Mirror each image left to right with probability 1/2.
-        shift: Maximum shift in pixels in each direction (a crop of the padded image).
-
-    Example:
-        >>> images = torch.arange(4, dtype=torch.uint8).view(1, 1, 2, 2)
-        >>> Augmentation(flip=True)(images, RandomStreams("flips", [0])).flatten().tolist()
-        [0, 1, 2, 3]
-        >>> Augmentation(flip=True)(images, RandomStreams("flips", [1])).flatten().tolist()
-        [1, 0, 3, 2]
-    """
+    """Mirrors images at random and shifts them by up to `shift` pixels, padding with black."""
 
     flip: bool = False
     shift: int = 0

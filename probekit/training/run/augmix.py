@@ -47,18 +47,9 @@ class AugMix:
     corruptions (brightness, contrast, color, sharpness). The loss is the plain cross-entropy, without
     the paper's consistency term between three views, which triples the cost of a step.
 
-    Args:
-        severity: Strength of the operations, from 1 to 10.
-
     Source:
         Hendrycks et al. 2020 (arXiv 1912.02781), with the operations and strengths of
         `torchvision.transforms.AugMix(all_ops=False)`.
-
-    Example:
-        >>> images = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8).repeat(4, 1, 1, 1)
-        >>> mixed = AugMix(severity=3)(images, RandomStreams("seed 0", range(4)))
-        >>> mixed.shape, mixed.dtype
-        (torch.Size([4, 1, 8, 8]), torch.uint8)
     """
 
     severity: int = 3
@@ -103,13 +94,9 @@ class AugMix:
 
 
 def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: Tensor) -> Tensor:
-    """Applies one operation to each image of a batch.
+    """Applies one operation to each image (batch, channels, height, width), uint8.
 
-    Args:
-        images: (batch, channels, height, width), uint8.
-        operations: (batch,) indices of `OPERATIONS`, on the CPU; -1 leaves the image unchanged.
-        levels: (batch,) from 0 to 9.
-        signs: (batch,) 1 or -1, the direction of the operations that move pixels.
+    `operations` (batch,) are indices of `OPERATIONS`, -1 to leave an image unchanged; `levels` are 0 to 9.
     """
     share = levels.float() / (_STRONGEST - 1)
     matrices = _matrices(operations, share * signs, images.shape[2], images.shape[3])

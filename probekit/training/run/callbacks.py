@@ -183,12 +183,7 @@ _BY_NAME = {"mlflow": MLflow, "tensorboard": TensorBoard, "wandb": WeightsAndBia
 
 
 def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
-    """The callbacks, with each name replaced by its adapter.
-
-    Example:
-        >>> [type(one).__name__ for one in chosen_callbacks(["tensorboard", Callback()])]
-        ['TensorBoard', 'Callback']
-    """
+    """The callbacks, with each name replaced by its adapter."""
     if isinstance(callbacks, str | Callback):
         callbacks = [callbacks]
     found = []

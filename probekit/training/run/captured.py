@@ -13,12 +13,7 @@ SetGradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def can_capture(device: torch.device, processes: int, precision: str) -> bool:
-    """Whether a step can be a CUDA graph: one process on a CUDA GPU, without float16 loss scaling.
-
-    Example:
-        >>> can_capture(torch.device("cpu"), 1, "float32")
-        False
-    """
+    """Whether a step can be a CUDA graph: one process on a CUDA GPU, without float16 loss scaling."""
     return device.type == "cuda" and processes == 1 and precision != "float16"
 
 
@@ -29,11 +24,8 @@ class CapturedGradients:
     Every later batch must have the shape of the first one. The next call overwrites the memory of the
     gradients and of the returned tensors.
 
-    Args:
-        set_gradients: Takes images and labels, clears and recomputes the module's gradients, and
-            returns two tensors. It may synchronize with the device only in its first call, and must do
-            the same work for every batch.
-        module: The module; a call changes its buffers as one forward pass does.
+    `set_gradients` takes images and labels, clears and recomputes the gradients, and returns two tensors. It
+    may synchronize with the device only in its first call, and must do the same work for every batch.
     """
 
     def __init__(self, set_gradients: SetGradients, module: nn.Module) -> None:
@@ -42,7 +34,6 @@ class CapturedGradients:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Calls `set_gradients` through the graph."""
         if self._graph is None:
             self._graph = self._capture(images, labels)
         self._images.copy_(images)

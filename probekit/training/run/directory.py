@@ -83,11 +83,6 @@ def read_run(folder: str | Path) -> Run | None:
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """Reads the card of a run.
-
-    Raises:
-        OutputError: It is damaged.
-    """
     card = Path(folder, CARD)
     with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
         return dict(json.loads(card.read_text()))
@@ -149,16 +144,7 @@ class RunDirectory:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Writes tensors, and plain data in the file's header, as one safetensors file.
-
-    Example:
-        >>> import tempfile, torch
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "last.safetensors")
-        ...     write_checkpoint(path, {"model.w": torch.ones(2)}, {"epoch": 3})
-        ...     read_checkpoint(path)
-        ({'model.w': tensor([1., 1.])}, {'epoch': 3})
-    """
+    """Writes tensors, and plain data in the file's header, as one safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(plain, {"facts": json.dumps(dict(facts))}))
 

@@ -55,11 +55,7 @@ class RunLog:
 
 
 def measures_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """The known numbers of a record, except the epoch; those of layers are named `NAME/LAYER`.
-
-    >>> measures_of({"epoch": 0, "loss": 0.5, "validation_loss": None, "selectivity": {"relu": 0.1}})
-    {'loss': 0.5, 'selectivity/relu': 0.1}
-    """
+    """The known numbers of a record, except the epoch; those of layers are named `NAME/LAYER`."""
     row = pd.json_normalize([dict(record)], sep="/").drop(columns="epoch").iloc[0]
     known = pd.to_numeric(row, errors="coerce").dropna()
     return {str(name): float(value) for name, value in known.items()}

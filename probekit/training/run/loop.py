@@ -101,7 +101,6 @@ class TrainingLoop:
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Removes the hooks from the module."""
         if self.penalty is not None:
             self.penalty.close()
 

@@ -21,11 +21,6 @@ _WATCHED = 2000
 
 
 def stream_name(seed: int, purpose: str, *numbers: int) -> str:
-    """The name of the random stream of a purpose, epoch and step.
-
-    >>> stream_name(0, "order", 3)
-    'order, seed 0, (3,)'
-    """
     return f"{purpose}, seed {seed}, {numbers}"
 
 
@@ -84,11 +79,7 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
 
 
 def hold_out(labels: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    """Draws the training and the validation images of a run.
-
-    Returns:
-        The indices of the training and of the validation images, in random order.
-    """
+    """Draws the indices of the training and of the validation images of a run, in random order."""
     order = shuffled(stream_name(seed, "split"), len(labels))
     if recipe.validation + 2 > len(labels):
         raise OptionError(

@@ -190,11 +190,6 @@ def learning_rate(recipe: Recipe, step: int, steps_an_epoch: int) -> float:
     Source:
         One cycle: Smith & Topin 2019 (arXiv 1708.07120), with the defaults of PyTorch's `OneCycleLR`:
         the rate begins at 1/25 of the peak and ends at 1e-4 of its initial value.
-
-    Example:
-        >>> recipe = get_recipe("resnet20-cifar10")
-        >>> [round(learning_rate(recipe, 10 * epoch, 10), 6) for epoch in (0, 99, 100, 150)]
-        [0.1, 0.1, 0.01, 0.001]
     """
     peak = recipe.learning_rate
     if recipe.schedule == "milestones":
@@ -219,15 +214,7 @@ def list_recipes() -> list[str]:
 
 
 def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
-    """A recipe by name, with some of its fields replaced.
-
-    Raises:
-        OptionError: The recipe or field does not exist, or a value is invalid.
-
-    Example:
-        >>> get_recipe("vgg16-cifar10", epochs=10).learning_rate
-        0.01
-    """
+    """A recipe by name, with some of its fields replaced."""
     if isinstance(name, Recipe):
         return name.with_options(**options)
     if not isinstance(name, str):

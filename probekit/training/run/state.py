@@ -16,18 +16,8 @@ _PROGRESS = ("epoch", "step", "seconds", "best_epoch", "best_accuracy")
 class TrainingState:
     """Network, optimizer, random generators and progress of a run.
 
-    Attributes:
-        module: The network.
-        optimizer: Its optimizer.
-        scaler: Scales the loss in float16.
-        device: Device whose random generator is used in addition to the CPU's.
-        losses: (steps, 2) cross-entropy and penalty of each step of this epoch.
-        hits: Number of correct predictions in this epoch.
-        epoch: The current or next epoch, counted from 0.
-        step: Number of completed steps of this epoch.
-        seconds: Duration of these steps.
-        best_epoch: The best epoch so far; -1 if there is none yet.
-        best_accuracy: Its validation accuracy; None if no images are held out.
+    `losses` (steps, 2) are cross-entropy and penalty of each step of this `epoch`, the current or next one.
+    `best_epoch` is -1 if there is none yet, `best_accuracy` None if no images are held out.
     """
 
     module: nn.Module

@@ -33,11 +33,6 @@ _LABELS = {
 
 
 def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
-    """The folder of one run of a sweep.
-
-    >>> run_folder("sweep", -0.5, 3).name
-    'alpha_-0.5_seed_3'
-    """
     return Path(out, "runs", f"alpha_{written(alpha)}_seed_{seed}")
 
 
