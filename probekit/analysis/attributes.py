@@ -19,11 +19,6 @@ def by_attribute(tables: Sequence[xr.Dataset], attributes: Sequence[str]) -> xr.
     Attributes may have different values; `class` is their union. A value that an attribute does not
     have gets no samples (`count` 0), no name and a NaN mean. `preferred_value` is the name of the
     preferred class, or its number as text; it is empty for a dead unit.
-
-    Example:
-        >>> one = xr.Dataset({"preferred_class": ("unit", [1, -1])}, {"class": [0, 1]})
-        >>> by_attribute([one, one], ["color", "shape"])["preferred_value"].values.tolist()
-        [['1', '1'], ['', '']]
     """
     tables = [_with_preferred_value(table) for table in tables]
     same = [name for name in tables[0].coords if name not in ("count", "class_name")]

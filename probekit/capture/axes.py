@@ -36,13 +36,8 @@ class Kind(Enum):
 class Label:
     """The identity of an axis.
 
-    Attributes:
-        kind: The kind of the axis.
-        serial: The creation order of labels; the newest units are a layer's own.
-        before: Number of non-patch tokens before the patches.
-        after: Number of non-patch tokens after the patches.
-        class_token: The position of the class token on the axis, if there is one.
-        start: Where a part of an input axis begins on that axis.
+    `serial` is the creation order of labels; the newest units are a layer's own. `before` and `after` are the
+    numbers of tokens beside the patches, and `start` is where a part of an input axis begins on it.
     """
 
     def __init__(

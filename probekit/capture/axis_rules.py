@@ -59,13 +59,8 @@ class Known(Protocol):
 class Call:
     """One call of an operation, with what was known about its tensors before it ran.
 
-    Attributes:
-        name: The name of the operation, without its overload.
-        given: Its arguments by name.
-        tensors: The tensors among them, in order.
-        outputs: The tensors that it returned, once it has run.
-        depends: Whether any argument depends on the inputs of the model; None if unknown.
-        in_place: Whether it writes into its first argument.
+    `name` has no overload, `given` are the arguments by name, `tensors` those that are tensors.
+    `depends` is whether any argument depends on the inputs of the model; None if unknown.
     """
 
     def __init__(

@@ -15,11 +15,8 @@ from probekit.capture.tracer import Tracer
 class Batch:
     """The samples of a forward pass.
 
-    Attributes:
-        label: The label of their axis; None if unknown.
-        size: Number of samples.
-        source: Where to read the number of samples from, in the format of `count_samples`.
-        certain: Whether the model confirms that this is the batch.
+    `source` is where to read their number, in the format of `count_samples`; `certain`, whether the model
+    confirms that this is the batch.
     """
 
     label: Label | None
@@ -47,17 +44,11 @@ def decide(
     guess: Batch | None,
     inputs: Sequence[Tensor],
 ) -> Batch:
-    """The batch after the model has run.
+    """The batch after the model has run, given the axes of its outputs and the batch that its inputs suggest.
 
     A table that the model returns has one row per sample. Otherwise, the batch is the axis that the
-    model's convolutions, batch norms and sequence modules treat as such, or axis 0 of the images.
-
-    Args:
-        tracer: The tracer that followed the forward pass.
-        outputs: The axes of the tensors that the model returned.
-        sequences: The axes that modules with a `batch_first` attribute declared as the batch.
-        guess: The batch that the inputs suggest.
-        inputs: The tensors that the model was called with.
+    model's convolutions, batch norms and sequence modules (`batch_first`) treat as such, or axis 0 of the
+    images.
     """
     lengths = {axis[0][0].root: axis[0][1] for axes in tracer.inputs for axis in axes}
     rows = [

@@ -17,7 +17,7 @@ _Reached: TypeAlias = "dict[nn.Module, list[tuple[nn.Module, str]]]"
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module, or of an activation function inside a module.
+    """One call of a module, or of an activation function inside a module (`function`).
 
     Attributes:
         name: The name under which it was called, with the suffix `_1`, `_2`, ... from the second call on.
@@ -25,8 +25,6 @@ class Call:
         numbered: For a module, the first of its names with the number of the call; otherwise `name`.
         module: The first name of the module that is called, or that calls the function.
         number: Index of the call of the module, or of this function in the module, starting at 0.
-        function: The name of the function; empty if a module is called.
-        called: The module that is called; None for a function.
     """
 
     name: str

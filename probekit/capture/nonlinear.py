@@ -57,10 +57,8 @@ class _State:
 class Nonlinearities:
     """Follows all operations of a forward pass.
 
-    Args:
-        caller: Returns the name of the running module; None for modules of torch, such as `nn.GRU`.
-        report: Called with the name of a module and of the operation for each nonlinear computation
-            that weights read.
+    `caller` returns the name of the running module, None for modules of torch, such as `nn.GRU`; `report` is
+    called with it and an operation for each nonlinear computation that weights read.
     """
 
     def __init__(

@@ -51,10 +51,8 @@ class Source(Protocol):
 class Activations:
     """The activations of the layers in the forward pass.
 
-    Args:
-        spatial: `"mean"`: (batch, units), pooled over positions; `"positions"`: each position is a
-            row; `"flatten"`: each element is a column.
-        change: Computes a replacement for a layer's output, as for `Recorder`.
+    They are pooled over positions (`"mean"`); or each position is a row (`"positions"`), or each element a
+    column (`"flatten"`). `change` computes a replacement for a layer's output, as for `Recorder`.
     """
 
     spatial: Spatial = "mean"

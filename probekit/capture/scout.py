@@ -27,12 +27,8 @@ Tokens: TypeAlias = Literal["all", "patch", "class"]
 class Scout:
     """Follows one forward pass and finds its layers.
 
-    Attributes:
-        layers: The selected layers so far, in execution order.
-        unsettled: The names of layers whose axes depend on the rest of the pass.
-        tracer: Follows the axes of tensors while it is started.
-        asked: After the pass, the requested name of each layer.
-        notes: Messages about what is uncertain or missing, which are also issued as warnings.
+    The axes of `unsettled` layers depend on the rest of the pass. `asked` is, after it, the requested name
+    of each layer; `notes` are messages about what is uncertain or missing, also issued as warnings.
     """
 
     def __init__(

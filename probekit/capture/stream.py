@@ -151,10 +151,8 @@ def stream(
 ) -> Iterator[Iterator[Observed]]:
     """Runs a model over data once, with hooks that are removed when the context exits.
 
-    With several processes, each process runs over its share of the data.
-
-    Yields:
-        An iterator over the results of each batch, with tables in the order of `sources`.
+    With several processes, each process runs over its share of the data. Yields an iterator over the
+    results of each batch, with tables in the order of `sources`.
     """
     with streams(model, layers, sources, reading, batches.indices()) as observe:
         yield observe(batches, title)

@@ -18,10 +18,8 @@ _ENDS = re.compile(r"(first|last):(\S*)")
 def subset_of(layers: object) -> Subset | None:
     """Returns the subset of the default layers that a string describes, or None for other strings.
 
-    Args:
-        layers: `"first:3"` and `"last:3"` are the first and last three layers in execution order;
-            `"but-last-stage"` selects those before the last stage, where a stage is a sequence of
-            consecutive layers with maps of the same size.
+    `"first:3"` and `"last:3"` are the first and last three layers in execution order; `"but-last-stage"`
+    selects those before the last stage, a sequence of consecutive layers with maps of the same size.
     """
     if layers == BUT_LAST_STAGE:
         return _before_last_stage

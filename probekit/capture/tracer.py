@@ -41,8 +41,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             and its size.
         seen_tokens: Whether non-patch tokens were concatenated with others.
         reads_values: Whether the model read values of tensors that depend on the inputs.
-        running: Whether an operation is running.
-        nonlinearities: Follows the operations too, if given.
     """
 
     supports_higher_order_operators = True

@@ -80,10 +80,8 @@ def place(
     """Finds the axes of an output, given its traced axes and the label and number of samples.
 
     `depends` is whether the output depends on the inputs of the model; None if unknown. `beside` is
-    whether the model concatenates patches with other tokens.
-
-    Raises:
-        Unplaced: The output has no units to record per sample.
+    whether the model concatenates patches with other tokens. `Unplaced` is raised if it has no units to
+    record per sample.
     """
     batch, outer, windows, known = _samples(shape, axes, depends, samples, count)
     rest = [axis for axis in range(len(shape)) if axis != batch]

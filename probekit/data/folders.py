@@ -212,18 +212,9 @@ def training_beside(split: Path) -> Path | None:
 def numbered_after(
     trained: Iterable[str], own: Iterable[str], name: str
 ) -> tuple[list[str], list[str]]:
-    """The classes of a training split followed by those that only another split has.
+    """The classes of a training split followed by those that only another split (`name`) has.
 
-    Args:
-        trained: The classes of the training split; empty if there is none.
-        own: The classes of the other split.
-        name: The other split's name, for the message.
-
-    Returns:
-        All classes, and a message if the training split lacks some.
-
-    >>> numbered_after(["b", "c"], ["a", "c"], "val.csv")[0]
-    ['b', 'c', 'a']
+    The message is not empty if the training split, where there is one, lacks some.
     """
     known = list(trained)
     new = [one for one in own if one not in set(known)]

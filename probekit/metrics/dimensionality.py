@@ -133,13 +133,6 @@ def eigenvalues(covariance: Given) -> xr.DataArray:
 
     If the statistic stored the rows, only as many eigenvalues as rows are returned; the others are
     zero.
-
-    Args:
-        covariance: The output of the statistic `Covariance`, or a covariance matrix.
-
-    Example:
-        >>> eigenvalues(np.diag([1.0, 3.0])).values
-        array([3., 1.])
     """
     values = _spectrum(_matrix(covariance))
     return xr.DataArray(
@@ -150,20 +143,8 @@ def eigenvalues(covariance: Given) -> xr.DataArray:
 def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99)) -> xr.DataArray:
     """The number of principal components that explain at least a fraction of the variance.
 
-    Args:
-        covariance: The output of the statistic `Covariance`, a covariance matrix, or a recording.
-        variance: Fractions of the variance, in (0, 1].
-
-    Returns:
-        Integers (variance), or (layer, variance) for a recording of several layers. All are 0 if
-        there is no variance.
-
-    Raises:
-        OptionError: A fraction is outside (0, 1].
-
-    Example:
-        >>> components(np.diag([6.0, 3.0, 1.0]), variance=(0.5, 0.9)).values
-        array([1, 2])
+    Integers (variance) for fractions in (0, 1], or (layer, variance) for a recording of several layers. All
+    are 0 if there is no variance.
     """
     _check_shares(variance)
     if _is_recording(covariance):

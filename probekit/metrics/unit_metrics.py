@@ -23,20 +23,8 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
     S = (1 - a) / (1 - 1/n) with a = (mean r)^2 / mean(r^2) over n samples. It is defined for
     non-negative activations. It is NaN for units that are always zero and for a single sample.
 
-    Args:
-        covariance: The output of the statistic `Covariance`, or a recording of one layer.
-
-    Returns:
-        The sparsity (unit).
-
     Source:
         a: Treves & Rolls 1991 (Network 2); S: Vinje & Gallant 2000 (Science 287).
-
-    Example:
-        >>> rows = [[0.0, 1.0], [4.0, 1.0]]
-        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
-        >>> lifetime_sparsity(recording.assign(label=("sample", [0, 1]))).values
-        array([1., 0.])
     """
     count = int(covariance["count"])
     squared_mean = covariance["mean"] ** 2
@@ -55,30 +43,11 @@ def class_information(
     Activations are divided into bins with the same number of samples, as far as ties (such as the
     zeros of a ReLU) allow. The estimate from a finite sample is too high: for a unit that is
     independent of the classes, by about (bins - 1)(classes - 1) / (2 n ln 2) bits. This bias is
-    subtracted, with the numbers of bins and classes that are not empty (Miller 1955).
-
-    Args:
-        recording: `activation` (sample, unit) and `label` (sample).
-        bins: Number of bins; the default is probekit's choice.
-        corrected: Subtract the bias; the result can then be negative.
-
-    Returns:
-        The mutual information (unit), at most the entropy of the classes.
-
-    Raises:
-        OptionError: There are fewer than two bins.
+    subtracted, with the numbers of bins and classes that are not empty (Miller 1955), unless `corrected` is
+    false; the result can then be negative. The default number of bins is probekit's choice.
 
     Source:
         Morcos et al. 2018 (arXiv 1803.06959) compare it with class selectivity.
-
-    Example:
-        >>> rows = [[0.0, 1.0], [0.0, 5.0], [2.0, 1.0], [2.0, 5.0]]
-        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
-        >>> recording = recording.assign(label=("sample", [0, 0, 1, 1]))
-        >>> class_information(recording, bins=2, corrected=False).values
-        array([1., 0.])
-        >>> class_information(recording, bins=2).values.round(2)
-        array([ 0.82, -0.18])
     """
     integer("bins", bins, least=2)
     table, labels = table_and_labels(recording)
@@ -90,29 +59,13 @@ def class_information(
 def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
     """The largest fraction of one class among the samples that activate a unit most.
 
-    Samples with the same activation as the last of the top samples share its rank. The lowest value
+    Samples with the same activation as the last of the `top` samples share its rank. The lowest value
     is about 1 / classes, and higher for few samples. For a unit with the same activation for all
     samples, the value is the fraction of samples in the largest class.
-
-    Args:
-        recording: `activation` (sample, unit) and `label` (sample).
-        top: Number of top samples; all samples are used if there are fewer.
-
-    Returns:
-        The fraction (unit).
-
-    Raises:
-        OptionError: `top` is below 1.
 
     Source:
         After Zhou et al. 2015 (arXiv 1412.6856), with the classes of the data instead of concepts named
         by people.
-
-    Example:
-        >>> rows = [[3.0, 3.0], [2.0, 0.0], [1.0, 2.0], [0.0, 0.0]]
-        >>> recording = xr.Dataset({"activation": (("sample", "unit"), rows)})
-        >>> precision_selectivity(recording.assign(label=("sample", [0, 0, 1, 1])), top=2).values
-        array([1. , 0.5])
     """
     positive_int("top", top)
     activations, labels = table_and_labels(recording)
@@ -130,16 +83,6 @@ def class_rank(class_mean: xr.DataArray) -> xr.DataArray:
     """The rank of each class for a unit: 1 for the preferred class, the one with the highest mean.
 
     Classes with equal means share the mean of their ranks.
-
-    Args:
-        class_mean: Class means (unit, class), or a recording.
-
-    Returns:
-        The ranks (unit, class).
-
-    Example:
-        >>> class_rank(xr.DataArray([[0.1, 0.7, 0.1]], dims=("unit", "class"))).values
-        array([[2.5, 1. , 2.5]])
     """
     class_mean = class_mean.transpose("unit", "class")
     return class_mean.copy(data=rankdata(-class_mean.values, axis=1))
@@ -147,18 +90,7 @@ def class_rank(class_mean: xr.DataArray) -> xr.DataArray:
 
 @unit_metric(needs=SilentCounts, share=True)
 def silent_fraction(counts: xr.Dataset) -> xr.DataArray:
-    """The share of samples for which a unit is silent: its activation is not above zero.
-
-    Args:
-        counts: The output of the statistic `SilentCounts`, or a recording.
-
-    Returns:
-        The fraction (unit); 1 for a dead unit.
-
-    Example:
-        >>> silent_fraction(xr.Dataset({"silent": ("unit", [0, 3]), "count": 4})).values
-        array([0.  , 0.75])
-    """
+    """The share of samples for which a unit is silent: its activation is not above zero."""
     return counts["silent"] / counts["count"]
 
 

@@ -78,11 +78,6 @@ def most(values: Array) -> tuple[float, float]:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """The range with a margin at both ends.
-
-    >>> widened(0.0, 1.0)
-    (-0.04, 1.04)
-    """
     margin = 0.04 * (high - low) or 0.5
     return low - margin, high + margin
 

@@ -62,13 +62,7 @@ class ModelResults:
 
 
 def model_results(results: Results, names: Sequence[str] | None = None) -> list[ModelResults]:
-    """Groups results by model: robustness runs are merged with the analyses of their models.
-
-    Raises:
-        OutputError: A file is missing or is not a result.
-        DataError: A tree has neither units nor robustness, or its tables do not match.
-        OptionError: The number of names differs from the number of models, or there is no result.
-    """
+    """Groups results by model: robustness runs are merged with the analyses of their models."""
     if isinstance(results, dict):
         names, results = list(results), list(results.values())
     given = list(results) if isinstance(results, list | tuple) else [results]

@@ -99,7 +99,7 @@ def _outcome(future: Any) -> str:
         raise
     except CancelledError:
         raise ProbekitError(
-            "the dask scheduler was lost, or it cancelled the work; what has ended is stored, and the same "
+            "the dask scheduler was lost, or it canceled the work; what has ended is stored, and the same "
             "call with a scheduler that runs does the rest"
         ) from None
     except Exception as error:

@@ -106,11 +106,8 @@ class Statistic:
 
 @dataclass
 class SpatialStatistic(Statistic):
-    """A statistic of activations, optionally pooled over the positions of a map.
-
-    Args:
-        spatial: The columns: `"mean"`, units pooled over positions; `"positions"`, units with every
-            position as a row; `"flatten"`, the elements of the map.
+    """A statistic of activations: units pooled over the positions of a map (`spatial="mean"`), with every
+    position as a row (`"positions"`), or the elements of the map (`"flatten"`).
     """
 
     spatial: Spatial = "mean"

@@ -45,7 +45,6 @@ class Feeder:
             self.flush()
 
     def flush(self) -> None:
-        """Updates the statistics with all buffered tables."""
         if not self._waiting:
             return
         labels = torch.cat([labels for labels, _, _ in self._waiting])

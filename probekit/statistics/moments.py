@@ -53,7 +53,6 @@ def add(moments: Moments, rows: Tensor) -> None:
 
 
 def mean(moments: Moments) -> Tensor:
-    """The mean row (columns,)."""
     return moments["shift"] + moments["first"] / moments["count"]
 
 

@@ -65,15 +65,8 @@ class PermutedClassMeans(Statistic):
     few samples. In both cases a label depends only on (seed, permutation, sample), not on batch size,
     order or the number of processes.
 
-    State: `sum` (permutations, classes, units) and `count` (permutations, classes):
-    8 * permutations * classes * units bytes, whatever the number of samples.
-
-    Args:
-        permutations: Number of permutations.
-        seed: Seed of the permutations.
-        class_counts: Number of samples of each class, in label order, for data whose labels are not
-            known in advance.
-        memory: Maximum number of bytes for the states of all layers of a pass.
+    State: `sum` (permutations, classes, units) and `count` (permutations, classes), which in all layers of a
+    pass take at most `memory` bytes, whatever the number of samples.
 
     Source:
         Permutation tests: Phipson & Smyth 2010; the bijection: Black & Rogaway 2002.
@@ -107,14 +100,11 @@ class PermutedClassMeans(Statistic):
     def expect(
         self, labels: Tensor | None, index: Tensor | None = None, layers: Sequence[Layer] = ()
     ) -> None:
-        """Receives the labels of all samples before a pass, and checks that the states fit into memory.
+        """Receives the labels of all samples, and checks that the states fit into memory.
 
-        The labels apply to all statistics that were created from this one with `fresh`.
-
-        Args:
-            labels: (samples,), of all processes together; None if they are not known.
-            index: Their indices in increasing order; None if they are 0, 1, 2, ...
-            layers: The layers, each of which updates one statistic.
+        They are those of all processes, and apply to all statistics that were created from this one
+        with `fresh`. `index` is in increasing order, None for 0, 1, 2, ...; each layer updates one
+        statistic.
         """
         known = self.relabeling
         known.draw.index, known.index, known.exact = None, index, labels is not None

@@ -49,14 +49,8 @@ class ResampledClassMeans(Statistic):
     split assigns each sample to one half or the other with equal probability.
 
     State: `sum` (classes, rows, units), `weight` (classes, rows) and `count` (classes,) for the classes
-    in `label` (classes,), with one row per replicate, or two per split. Memory: 8 * rows * classes *
-    units bytes, whatever the number of samples.
-
-    Args:
-        replicates: Number of bootstrap replicates or splits.
-        weights: `"poisson"` or `"halves"`.
-        seed: Seed of the weights.
-        memory: Maximum number of bytes for the states of all layers of a pass.
+    in `label` (classes,), with one row per replicate, or two per split. In all layers of a pass, they take
+    at most `memory` bytes, whatever the number of samples.
     """
 
     replicates: int = 200

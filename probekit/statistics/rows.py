@@ -22,13 +22,9 @@ def rows_of(
 ) -> Tensor:
     """The row of each label in tables with one row per class; new labels get a row.
 
-    Args:
-        state: `label` (classes,), in increasing order, `count` (classes,) and tables (classes, ...),
-            changed in place; an empty state gets empty tables.
-        labels: (batch,), of any magnitude.
-        like: A tensor on the device of the tables.
-        check: Called with the new number of classes before the tables grow.
-        **shapes: The shape of a row of each table.
+    `state` holds `label` (classes,), in increasing order, `count` (classes,) and tables (classes, ...) whose
+    rows have the `shapes`; it is changed in place, on the device of `like`. `check` is called with the new
+    number of classes before the tables grow.
     """
     if not state:
         state |= {name: accumulator((0, *shape), like) for name, shape in shapes.items()}
@@ -79,12 +75,10 @@ def gather(state: dict[str, Tensor], name: str) -> list[Tensor]:
 
 
 def nbytes(state: dict[str, Tensor]) -> int:
-    """The memory that a state takes."""
     return sum(values.nbytes for values in state.values())
 
 
 def columns_of(layer: Layer, spatial: str) -> int:
-    """The number of columns of a layer's table."""
     return layer.units * (prod(layer.positions) if spatial == "flatten" else 1)
 
 
@@ -98,7 +92,6 @@ def check_memory(needed: int, memory: int, what: str, remedy: str) -> None:
 
 
 def format_bytes(size: int) -> str:
-    """Formats a number of bytes with its unit."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     step = min(len(units) - 1, max(0, (int(size).bit_length() - 1) // 10))
     return f"{size / 1024**step:.1f} {units[step]}" if step else f"{size} bytes"

@@ -34,7 +34,6 @@ class SampledRows(Statistic):
         positive_int("rows", self.rows)
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
-        """Updates the subset with a batch (batch, units), its labels and its indices."""
         index = checked_index(activations, labels, index, uses_labels=False).cpu()
         if len(index):
             order = randomness.keyed(f"sampled rows {self.seed}", index)

@@ -54,7 +54,7 @@ def test_a_lost_scheduler_ends_the_jobs_in_one_sentence(caplog: pytest.LogCaptur
         assert next(ended) == ("now", "")
         caplog.clear()
         cluster.close()
-        with pytest.raises(ProbekitError, match="scheduler was lost, or it cancelled the work"):
+        with pytest.raises(ProbekitError, match="scheduler was lost, or it canceled the work"):
             next(ended)
     logger = logging.getLogger("distributed.client")
     assert not [one for one in caplog.records if one.name == logger.name]

@@ -23,13 +23,9 @@ Perturbed: TypeAlias = tuple[Tensor, Outcomes]
 
 @dataclass(frozen=True)
 class Condition:
-    """A corruption at a severity, an attack at an epsilon, or none.
+    """A corruption at a severity, an attack at an epsilon, or none (`clean`, at level 0).
 
-    Attributes:
-        kind: `clean`, `corruption` or `attack`.
-        name: The corruption type, or the attack's label.
-        level: The severity, or the epsilon; 0 for clean images.
-        options: All other options that the results depend on, as text.
+    `options` are all other options that the results depend on, as text.
     """
 
     kind: Literal["clean", "corruption", "attack"]

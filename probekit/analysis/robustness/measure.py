@@ -57,17 +57,9 @@ class Pass:
 class Measurement:
     """The options that all passes share.
 
-    Attributes:
-        model: The model.
-        layers: Its layers; if empty, only outcomes are measured.
-        dimensionality: Whether covariances are computed.
-        selectivity: Whether class means are computed.
-        reading: How the model is run.
-        memory: Maximum number of bytes for the statistics of one pass and for `clean`.
-        classes: Number of classes, if known.
-        match: The model's output for each class.
-        clean: The clean activations of every batch, once a pass has computed them, if they fit into a
-            quarter of the memory. Otherwise, each pass computes them again.
+    Without layers, only outcomes are measured. `memory` is the maximum number of bytes for the statistics
+    of one pass and for `clean`: the clean activations of every batch, once a pass has computed them, if they
+    fit into a quarter of it. Otherwise, each pass computes them again.
     """
 
     model: Model

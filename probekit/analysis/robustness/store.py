@@ -27,10 +27,6 @@ class ConditionStore:
 
     A folder holds `identity.json` and one netCDF file per condition, written atomically. With several
     processes, only the first one writes.
-
-    Raises:
-        OutputError: The folder belongs to another run (the message names the differences), holds
-            something else, or cannot be written.
     """
 
     def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:

@@ -58,17 +58,12 @@ def glass_blur(images: Tensor, constants: tuple[float, int, int], streams: Rando
 
 
 def _origins(offsets: Tensor, reach: int) -> Tensor:
-    """The source pixel of each pixel after one round.
+    """The source pixel of each pixel after one round: positions in row-major order, int64 (n, height·width).
 
     A pixel whose neighbor was already replaced takes the neighbor's new value. Following these links
     for all pixels at once, twice as far in each step, gives the result of the sequential procedure.
-
-    Args:
-        offsets: Vertical and horizontal offsets, (n, 2, height, width).
-        reach: Reach of the offsets; the generators leave a border of about this width unchanged.
-
-    Returns:
-        Positions in row-major order, int64 (n, height·width).
+    `offsets` are vertical and horizontal, up to a `reach`; the generators leave a border of about this width
+    unchanged.
     """
     height, width = offsets.shape[-2:]
     replaced = offsets.new_zeros(height, width)

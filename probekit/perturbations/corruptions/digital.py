@@ -52,9 +52,8 @@ def pixelate(images: Tensor, share: float, streams: RandomStreams) -> Tensor:
 def _box_resize(length: int, share: float) -> tuple[Tensor, Tensor]:
     """A box resize of a line to a fraction of its pixels and back.
 
-    Returns:
-        The weights of the reduction, which are means of whole pixels, float64 (smaller, length), and the
-        reduced pixel shown by each pixel of the enlarged line, (length,).
+    Returns the weights of the reduction, which are means of whole pixels, float64 (smaller, length), and the
+    reduced pixel shown by each pixel of the enlarged line, (length,).
     """
     smaller = max(int(length * share), 1)
     scale = length / smaller

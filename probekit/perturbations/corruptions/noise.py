@@ -76,9 +76,8 @@ def _small_counts(rates: Tensor, uniform: Tensor) -> Tensor:
 def _alias_tables(photons: float) -> tuple[Tensor, Tensor]:
     """Tables of the alias method for Poisson(level·photons/255), one row per 8-bit level.
 
-    Returns:
-        The probability of keeping a column, float32 (256, counts), and the count that replaces it
-        otherwise, int32 (256, counts). Tails beyond 12 standard deviations are left out.
+    Returns the probability of keeping a column, float32 (256, counts), and the count that replaces it
+    otherwise, int32. Tails beyond 12 standard deviations are left out.
     """
     counts = np.arange(int(photons + 12 * photons**0.5 + 16))
     rates = np.linspace(0, photons, _LEVELS)[:, None]

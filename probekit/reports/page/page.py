@@ -212,11 +212,6 @@ def _page(
 
 
 def _title(names: Sequence[str]) -> str:
-    """The title of a page.
-
-    >>> _title(["a", "b", "c"])
-    'a, b and c'
-    """
     if len(names) > 4:
         return f"{len(names)} models"
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

@@ -17,12 +17,7 @@ MOST_CLASSES = 40
 
 
 def unit_table(model: ModelResults) -> dict[str, Any]:
-    """A model's units for the script; numbers are base64-encoded little-endian arrays.
-
-    Returns:
-        `name`, `layers`, `classes` (label, name), `units`, `layer` and `channel` of every unit,
-        `columns`; and, if the result contains them, `tuning`, `top`, `drawn` and `perturbed`.
-    """
+    """A model's units for the script; numbers are base64-encoded little-endian arrays."""
     units = model.units
     count = units.sizes.get("unit", 0)
     places = {name: number for number, name in enumerate(model.layer_names)}

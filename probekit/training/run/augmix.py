@@ -29,8 +29,6 @@ class Mixture:
     Attributes:
         weights: (batch, 1 + chains) of the image itself and of each chain; the rows sum to 1.
         operations: (batch, chains, longest chain) indices of `OPERATIONS`; -1 past a chain's end.
-        levels: (batch, chains, longest chain) from 0 to the severity - 1.
-        signs: (batch, chains, longest chain) 1 or -1.
     """
 
     weights: Tensor

@@ -26,15 +26,10 @@ def stream_name(seed: int, purpose: str, *numbers: int) -> str:
 
 @dataclass(frozen=True)
 class RunData:
-    """The images of a run.
+    """The images of a run: those of the training, the held-out images (may be empty), and the test split.
 
-    Attributes:
-        train: The training images.
-        validation: The held-out images; may be empty.
-        test: The test split.
-        watched: The images that are evaluated after each epoch: the validation images, or some of the
-            training images if there are none.
-        fingerprint: Hashes of the training and of the test split, and then of the content of their files.
+    `watched` are evaluated after each epoch: the validation images, or some of the training images.
+    `fingerprint` holds hashes of both splits, and then of the content of their files.
     """
 
     train: TensorImages
