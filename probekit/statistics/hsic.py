@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,9 @@ class LinearHSIC(Statistic):
     out one at a time, by their indices only. Memory: 8 * blocks * (units of one side) * (units of the other)
     bytes.
 
+    State: in each block, the `count` of samples and the sums of their rows `x` and `y` and of the
+    products `xy` of both. A row holds the units, and then the squared norm of each layer's units.
+
     Source:
         Song et al. 2012 (JMLR 13), the unbiased estimate of HSIC.
     """
@@ -40,30 +42,28 @@ class LinearHSIC(Statistic):
         if not len(x):
             return
         if not self.state:
-            self.state = self._empty(x.detach(), y.detach())
+            columns = [sum(sizes) + len(sizes) for sizes in (self.first, self.second)]
+            shapes = {"count": (), "x": columns[:1], "y": columns[1:], "xy": columns}
+            for name, shape in shapes.items():
+                self.state[name] = accumulator((self.blocks, *shape), x)
+            for name, units in (("origin_x", x), ("origin_y", y)):
+                self.state[name] = units.detach().to(self.state["count"].device).double().mean(0)
         home = self.state["count"].device
-        x = x.detach().to(home).double() - self.state["origin_x"]
-        y = y.detach().to(home).double() - self.state["origin_y"]
-        k, m = _squares(x, self.first), _squares(y, self.second)
+        x = _rows(x.detach().to(home).double() - self.state["origin_x"], self.first)
+        y = _rows(y.detach().to(home).double() - self.state["origin_y"], self.second)
         # The block of a sample does not depend on the order of the data.
         block = ((index * 2654435761 % 2**32 >> 16) % self.blocks).to(home)
         for number in torch.unique(block).tolist():
-            a, b, c, d = (table[block == number] for table in (x, y, k, m))
-            sums: dict[str, Any] = {
-                "count": len(a), "x": a.sum(0), "y": b.sum(0), "xy": a.T @ b, "k": c.sum(0),
-                "l": d.sum(0), "kl": c.T @ d, "xl": a.T @ d, "ky": c.T @ b,
-            }  # fmt: skip
-            for name, values in sums.items():
-                self.state[name][number] += values
+            one, other = x[block == number], y[block == number]
+            self.state["count"][number] += len(one)
+            self.state["x"][number] += one.sum(0)
+            self.state["y"][number] += other.sum(0)
+            self.state["xy"][number] += one.T @ other
 
     def merge(self, other: LinearHSIC) -> None:
         """Adds the samples of another statistic, whose sums are about a different origin."""
-        if not self.state:
-            add_to(self.state, other.state)
-            return
-        if not other.state:
-            return
-        add_to(self.state, self._about(other.state))
+        if other.state:
+            add_to(self.state, self._about(other.state) if self.state else other.state)
 
     def estimates(self) -> Array:
         """The estimates (layer, other layer) from all samples."""
@@ -84,77 +84,53 @@ class LinearHSIC(Statistic):
             raise DataError("HSIC needs samples, and there are none")
         return {x: one.cpu() for x, one in self.state.items() if not x.startswith("origin")}
 
-    def _empty(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        units, others = sum(self.first), sum(self.second)
-        shapes = {
-            "count": (), "x": (units,), "y": (others,), "xy": (units, others),
-            "k": (len(self.first),), "l": (len(self.second),),
-            "kl": (len(self.first), len(self.second)), "xl": (units, len(self.second)),
-            "ky": (len(self.first), others),
-        }  # fmt: skip
-        sums = {name: accumulator((self.blocks, *shape), x) for name, shape in shapes.items()}
-        home = sums["count"].device
-        origins = {"origin_x": x.to(home).double().mean(0), "origin_y": y.to(home).double().mean(0)}
-        return sums | origins
-
     def _about(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Moves the sums of another statistic to the origins of this one."""
-        d = (self.state["origin_x"].cpu() - state["origin_x"].cpu()).double()
-        e = (self.state["origin_y"].cpu() - state["origin_y"].cpu()).double()
-        s = {name: values.cpu() for name, values in state.items()}
-        n, x, y, xy = s["count"][:, None], s["x"], s["y"], s["xy"]
-        dd, ee = _squares(d[None], self.first)[0], _squares(e[None], self.second)[0]
-        # Scalar products of every layer with its shift, for vectors, matrices and their columns.
-        dx, ey = _products(x, d, self.first), _products(y, e, self.second)
-        d_xy = _products(xy.movedim(1, -1), d, self.first).movedim(-1, 1)
-        xy_e = _products(xy, e, self.second)
-        d_xl = _products(s["xl"].movedim(1, -1), d, self.first).movedim(-1, 1)
-        ky_e = _products(s["ky"], e, self.second)
-        d_xy_e = _products(d_xy, e, self.second)
-        squares_y = s["l"] - 2 * ey + n * ee
-        squares_x = s["k"] - 2 * dx + n * dd
-        wide_d = d[:, None]
-        xl = s["xl"] - 2 * xy_e + x[:, :, None] * ee - wide_d * squares_y[:, None, :]
-        ky = s["ky"] - 2 * d_xy + dd[:, None] * y[:, None, :] - squares_x[:, :, None] * e
-        kl = (
-            s["kl"] - 2 * ky_e + s["k"][:, :, None] * ee
-            - 2 * d_xl + 4 * d_xy_e - 2 * dx[:, :, None] * ee
-            + dd[:, None] * squares_y[:, None, :]
-        )  # fmt: skip
-        return {
-            "count": s["count"], "x": x - n * d, "y": y - n * e, "k": squares_x, "l": squares_y, "kl": kl,
-            "xl": xl, "ky": ky,
-            "xy": xy - wide_d * y[:, None, :] - x[:, :, None] * e + n[:, :, None] * wide_d * e,
-        }  # fmt: skip
+        """Moves the sums of another statistic to the origins of this one.
 
-    def _hsic(self, s: dict[str, Tensor]) -> Array:
-        n = float(s["count"])
+        This maps a row linearly (`_turned`) and adds a constant row: minus the step, and its squares.
+        """
+        state = {name: values.cpu() for name, values in state.items()}
+        step_x, step_y = (self.state[name].cpu() - state[name] for name in ("origin_x", "origin_y"))
+        add_x, add_y = _rows(-step_x, self.first), _rows(-step_y, self.second)
+        count = state["count"][:, None]
+        x, y = _turned(state["x"], step_x, self.first), _turned(state["y"], step_y, self.second)
+        xy = _turned(_turned(state["xy"], step_y, self.second).mT, step_x, self.first).mT
+        y = y + count * add_y
+        xy = xy + x[:, :, None] * add_y + add_x[:, None] * y[:, None]
+        return {"count": state["count"], "x": x + count * add_x, "y": y, "xy": xy}
+
+    def _hsic(self, sums: dict[str, Tensor]) -> Array:
+        n = float(sums["count"])
         if n < _LEAST:
             raise DataError(f"unbiased HSIC needs at least {_LEAST} samples, and there are {n:.0f}")
         found = np.empty((len(self.first), len(self.second)))
-        sizes = (list(self.first), list(self.second))
-        columns = zip(torch.split(s["x"], sizes[0]), torch.split(s["xl"], sizes[0]), strict=True)
-        blocks = [torch.split(row, sizes[1], 1) for row in torch.split(s["xy"], sizes[0])]
-        y = torch.split(s["y"], sizes[1])
-        for i, (x, xl) in enumerate(columns):
-            ky = torch.split(s["ky"][i], sizes[1])
-            for j, xy in enumerate(blocks[i]):
-                kl = s["kl"][i, j]
-                trace = xy.square().sum() - kl
-                first = x.square().sum() - s["k"][i]
-                second = y[j].square().sum() - s["l"][j]
-                rows = x @ xy @ y[j] - x @ xl[:, j] - ky[j] @ y[j] + kl
+        *xs, x_squares = torch.split(sums["x"], [*self.first, len(self.first)])
+        *ys, y_squares = torch.split(sums["y"], [*self.second, len(self.second)])
+        *tables, of_squares = torch.split(sums["xy"], [*self.first, len(self.first)])
+        for i, (x, table) in enumerate(zip(xs, tables, strict=True)):
+            *products, x_by_squares = torch.split(table, [*self.second, len(self.second)], 1)
+            *squares_by_y, squares = torch.split(of_squares[i], [*self.second, len(self.second)])
+            for j, (y, xy) in enumerate(zip(ys, products, strict=True)):
+                trace = xy.square().sum() - squares[j]
+                first = x.square().sum() - x_squares[i]
+                second = y.square().sum() - y_squares[j]
+                rows = x @ xy @ y - x @ x_by_squares[:, j] - squares_by_y[j] @ y + squares[j]
                 whole = trace + first * second / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)
                 found[i, j] = float(whole) / (n * (n - 3))
         return found
 
 
-def _squares(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The squared norm of each layer's part of each row, (rows, layers)."""
-    return torch.stack([part.square().sum(1) for part in torch.split(rows, list(sizes), 1)], 1)
+def _rows(units: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The units (..., units), followed by the squared norm of each layer's units."""
+    return torch.cat([units, _by_layer(units.square(), sizes)], -1)
 
 
-def _products(values: Tensor, shift: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Scalar products of each layer's part of the last axis with the same part of a shift."""
-    parts = torch.split(values * shift, list(sizes), -1)
-    return torch.stack([part.sum(-1) for part in parts], -1)
+def _turned(rows: Tensor, step: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Rows (..., units and squares), minus twice the scalar product with a step (units,) in the squares."""
+    units, squares = torch.split(rows, [sum(sizes), len(sizes)], -1)
+    return torch.cat([units, squares - 2 * _by_layer(units * step, sizes)], -1)
+
+
+def _by_layer(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The sum over the units of each layer, (..., layers)."""
+    return torch.stack([part.sum(-1) for part in torch.split(values, list(sizes), -1)], -1)
