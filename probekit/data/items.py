@@ -13,9 +13,8 @@ from torch import Tensor
 from probekit.data.decoding import ImageDecoder
 from probekit.data.labels import LABEL_KEYS
 from probekit.errors import DataError, first_line
-from probekit.models.inputs import KeywordInputs
+from probekit.models.inputs import IMAGE_KEYS, KeywordInputs
 
-IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "jpeg", "png", "webp")
 # Names of model arguments in the output of tokenizers and feature extractors.
 TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "input_values", "input_features")
 _IMAGE_AXES = 3

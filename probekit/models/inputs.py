@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from probekit.errors import DataError, first_line
 
 T = TypeVar("T")
 
-FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "jpg", "jpeg", "png", "webp")
+"""Names of images in mappings."""
+
+FAILURES = (RuntimeError, ValueError, AssertionError, LookupError, TypeError)
 """What models raise for inputs that they do not accept."""
 
 
@@ -78,6 +81,9 @@ def call(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def taking_images(module: nn.Module) -> Callable[..., Any]:
     """A module that is called with images; by keyword if `pixel_values` is not its first argument.
 
+    A module whose first argument is annotated as a mapping receives one, with the images under each of
+    `IMAGE_KEYS`, or with all named inputs.
+
     Example:
         >>> class Late(nn.Module):
         ...     def forward(self, *, labels=None, pixel_values=None):
@@ -89,6 +95,14 @@ def taking_images(module: nn.Module) -> Callable[..., Any]:
         names = list(signature(module.forward).parameters.values())
     except (TypeError, ValueError):  # not written in Python
         return module
+    if names and names[0].kind is not names[0].KEYWORD_ONLY and _is_mapping(names[0].annotation):
+
+        def take(*args: Any, **kwargs: Any) -> Any:
+            if args and isinstance(args[0], Tensor):
+                args = (dict.fromkeys(IMAGE_KEYS, args[0]), *args[1:])
+            return module(*args, **kwargs) if args else module(kwargs)
+
+        return take
     late = names if names and names[0].kind is names[0].KEYWORD_ONLY else names[1:]
     if "pixel_values" not in [one.name for one in late]:
         return module
@@ -99,6 +113,15 @@ def taking_images(module: nn.Module) -> Callable[..., Any]:
         return module(pixel_values=args[0], **kwargs)
 
     return run
+
+
+def _is_mapping(annotation: object) -> bool:
+    """Whether an annotation, evaluated or not, is a mapping, such as `dict[str, Tensor]`."""
+    if isinstance(annotation, str):
+        name = annotation.partition("[")[0].rpartition(".")[2]
+        return name in ("dict", "Dict", "Mapping", "MutableMapping")
+    kind = get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, Mapping)
 
 
 def copied(inputs: T) -> T:
@@ -147,12 +170,18 @@ def explained_failure(images: object) -> Iterator[None]:
             ) from error
         raise DataError(
             f"the model fails on images of the shape {tuple(images.shape[1:])} ({images.dtype}, "
-            f"{len(images)} samples): {first_line(error)}; {_advice(tuple(images.shape[1:]))}"
+            f"{len(images)} samples): {first_line(error)}; "
+            f"{_advice(tuple(images.shape[1:]), isinstance(error, LookupError))}"
         ) from error
 
 
-def _advice(shape: tuple[int, ...]) -> str:
-    """What to do about images of a shape that the model does not accept."""
+def _advice(shape: tuple[int, ...], lookup: bool) -> str:
+    """What to do about images that the model does not accept."""
+    if lookup:
+        return (
+            "give images of the shape that it takes; a model that takes a mapping must be annotated so, "
+            f"as in forward(self, batch: dict), and find its images under one of {', '.join(IMAGE_KEYS)}"
+        )
     wrapped = "or wrap the model in an ImageModel, which does so"
     if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
         return (

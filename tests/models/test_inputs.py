@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -179,15 +179,23 @@ class ByKeyword(nn.Module):
         return {"logits": self.head(self.act(pixel_values - 0.5).mean((2, 3)))}
 
 
+class ByMapping(ByKeyword):
+    """Takes one mapping, and returns a dict."""
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        return super().forward(pixel_values=batch["pixel_values"])
+
+
 @pytest.mark.filterwarnings("ignore:the model is right on")
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_images_are_given_by_keyword_where_a_model_asks_for_it(wrapped: bool) -> None:
-    network = ByKeyword().eval()
+@pytest.mark.parametrize("make", [ByKeyword, ByMapping])
+def test_images_are_given_as_the_model_asks_for_them(make: type[ByKeyword], wrapped: bool) -> None:
+    network = make().eval()
     model: Any = ImageModel(network, input_size=(3, 8, 8)) if wrapped else network
     batch = {"pixel_values": IMAGES, "labels": LABELS}
     found = record(model, [batch], "act", progress=False).activation.values
     assert found == pytest.approx((IMAGES - 0.5).relu().mean((2, 3)).numpy(), abs=1e-6)
-    right = network(pixel_values=IMAGES)["logits"].argmax(1) == LABELS
+    right = ByKeyword().eval()(pixel_values=IMAGES)["logits"].argmax(1) == LABELS
     result = quiet(analyze, model, [batch])
     assert float(result["accuracy"]) == pytest.approx(float(right.float().mean()))
     if wrapped:
@@ -202,3 +210,35 @@ def test_a_model_with_other_arguments_is_refused_in_one_sentence() -> None:
 
     with pytest.raises(DataError, match=r"fails on images of the shape.*argument: 'more'"):
         analyze(Tokens(), (IMAGES, LABELS), progress=False)
+
+
+def test_a_mapping_of_named_inputs_is_given_as_a_whole() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+            found: Tensor = self.act(batch["input_values"] * batch["attention_mask"])
+            return found
+
+    values, mask = torch.randn(24, 5), (torch.arange(5) < 3).float().expand(24, 5)
+    batch = {"input_values": values, "attention_mask": mask, "labels": LABELS}
+    found = record(Tokens(), [batch], "act", progress=False).activation.values
+    assert found == pytest.approx((values * mask).relu().numpy())
+
+
+def test_an_image_under_another_name_is_refused_in_one_sentence() -> None:
+    class Named(nn.Module):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            return functional.relu(batch["picture"])
+
+    with pytest.raises(DataError, match=r"'picture'; give images.*under one of image, images"):
+        analyze(Named(), (IMAGES, LABELS), progress=False)
+
+    class Unannotated(nn.Module):
+        def forward(self, batch):  # type: ignore[no-untyped-def]
+            return functional.relu(batch["image"])
+
+    with pytest.raises(DataError, match=r"annotated so, as in forward\(self, batch: dict\)"):
+        analyze(Unannotated(), (IMAGES, LABELS), progress=False)

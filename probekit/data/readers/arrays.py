@@ -17,9 +17,9 @@ import torch
 from probekit.data.decoding import is_channels_last, resize
 from probekit.data.folders import numbered_after, training_beside
 from probekit.data.images import Fetched, LabeledImages, Size
-from probekit.data.items import IMAGE_KEYS
 from probekit.data.labels import LABEL_KEYS, label_table, names_of_text
 from probekit.errors import DataError, first_line, warn
+from probekit.models.inputs import IMAGE_KEYS
 
 ARRAY_SUFFIXES = (".npz", ".h5", ".hdf5")
 _IMAGES = (*IMAGE_KEYS, "x", "X")
