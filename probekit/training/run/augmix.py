@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.functional import autocontrast  # that of v2 rounds differently
 from torchvision.transforms.v2.functional import equalize
 
 from probekit.checks import integer
@@ -113,7 +114,7 @@ def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: 
     change((operations >= 0) & (operations < _SIGNED), _moved, matrices)
     change(operations == OPERATIONS.index("Posterize"), torch.bitwise_and, masks)
     change(operations == OPERATIONS.index("Solarize"), _solarized, thresholds)
-    change(operations == OPERATIONS.index("AutoContrast"), _autocontrast)
+    change(operations == OPERATIONS.index("AutoContrast"), autocontrast)
     change(operations == OPERATIONS.index("Equalize"), equalize)
     return changed
 
@@ -144,12 +145,3 @@ def _moved(images: Tensor, matrix: Tensor) -> Tensor:
 
 def _solarized(images: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(images >= thresholds, 255 - images, images)
-
-
-def _autocontrast(images: Tensor) -> Tensor:
-    """Stretches each channel to the range from 0 to 255."""
-    low, high = (end.float() for end in (images.amin((2, 3), True), images.amax((2, 3), True)))
-    scale = 255 / (high - low)
-    flat = high == low
-    low, scale = torch.where(flat, 0, low), torch.where(flat, 1, scale)
-    return ((images - low) * scale).clamp(0, 255).to(torch.uint8)
