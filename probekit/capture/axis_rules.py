@@ -435,15 +435,14 @@ def _col2im(call: Call) -> Axes:
 
 
 def _regions(call: Call) -> Axes:
-    """Rows are boxes; those of a sample if the boxes list the samples in order, each as often."""
+    """Rows are boxes; those of a sample if fixed boxes list the samples in order, each as often."""
     boxes, units, *space = call.shape
     (rows,) = new_axes(Kind.PLACE, [boxes])
     count = size_of(call.input[0])
     samples = call.given["rois"][:, 0]
     each = boxes // count
-    if samples.device.type != "meta" and torch.equal(
-        samples, torch.arange(count).to(samples).repeat_interleave(each)
-    ):
+    fixed = not call.moves(call.given["rois"]) and samples.device.type != "meta"
+    if fixed and torch.equal(samples, torch.arange(count).to(samples).repeat_interleave(each)):
         rows = call.input[0] if each == 1 else call.input[0] + new_axis(Kind.PLACE, each)
     return (rows, resized(call.input[1], units), *new_axes(Kind.PLACE, space))
 
@@ -592,7 +591,7 @@ _RULES_BY_NAMES: dict[str, Rule] = {
         slow_conv3d_forward slow_conv_transpose2d miopen_convolution""": _convolution,
     "linear mkldnn_linear _mkldnn_linear": _linear,
     "embedding": lambda call: (*call.axes(call.given["indices"]), _units(call)),
-    "mkldnn_rnn_layer _cudnn_rnn miopen_rnn": lambda call: (
+    "mkldnn_rnn_layer _cudnn_rnn miopen_rnn quantized_lstm quantized_gru": lambda call: (
         *call.input[: len(call.shape) - 1],
         _units(call),
     ),

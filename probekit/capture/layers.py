@@ -114,8 +114,14 @@ class Layer:
             return slice(self.prefix, self.positions[0] - self.suffix)
         return slice(None)
 
+    def with_samples(self, output: Tensor) -> Tensor:
+        """An output of this layer with its batch axis, which `squeeze()` removes from a batch of one."""
+        squeezed = self.windows == 1 and output.shape == self.shape
+        return output.unsqueeze(self.batch_axis) if squeezed else output
+
     def arrange(self, output: Tensor) -> Tensor:
         """Views an output of this layer as (batch, units, *positions)."""
+        output = self.with_samples(output)
         if self.batch_axis:
             output = output.movedim(self.batch_axis, 0)
         axes = self._unit_axes
@@ -134,8 +140,8 @@ class Layer:
 
     def restore(self, maps: Tensor, output: Tensor) -> Tensor:
         """Views (batch, units, *positions) as an output of this layer, the inverse of `arrange`."""
-        first = output.movedim(self.batch_axis, 0).shape
-        axes = self._unit_axes if output.ndim > 1 else [1]
+        first = self.with_samples(output).movedim(self.batch_axis, 0).shape
+        axes = self._unit_axes if len(first) > 1 else [1]
         if self.split:
             maps = maps.reshape(len(maps), *(first[axis] for axis in axes), *maps.shape[2:])
         if self.windows > 1:
@@ -144,7 +150,7 @@ class Layer:
         if self.windows > 1:
             inner = self.windows // self.outer
             whole = whole.reshape(len(whole), self.outer, inner, *whole.shape[2:]).movedim(1, 0)
-        return whole.reshape(first).movedim(0, self.batch_axis)
+        return whole.reshape(first).movedim(0, self.batch_axis).reshape(output.shape)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -143,6 +143,7 @@ class Phase:
                 "tokens, so its samples have different numbers of tokens; build the encoder with "
                 "enable_nested_tensor=False, or set encoder.use_nested_tensor = False"
             )
+        tensor = layer.with_samples(tensor)
         rows = tensor.shape[layer.batch_axis] if tensor.ndim > layer.batch_axis else 0
         self.batch = self.batch or rows // layer.windows  # only the layers may show it
         mask = None if self.mask is None else position_mask(self.mask, layer, tensor, self.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -140,12 +141,12 @@ def _scout(
     sample at a time.
     """
     try:
-        return _found(model, _several(images), [1, 0, 1, 1], layers, tokens, output)
+        return _found(model, _several(images), _ORDERS, layers, tokens, output)
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         try:
-            alone = _found(model, images[:1], [0], layers, tokens, output)
+            alone = _found(model, images[:1], [[0]], layers, tokens, output)
         except FAILURES:
             raise error from None
         if len(images) == 1:
@@ -159,22 +160,32 @@ def _scout(
 def _found(
     model: Model,
     images: Tensor | KeywordInputs,
-    order: list[int],
+    orders: Sequence[list[int]],
     layers: Layers,
     tokens: Tokens,
     output: int | str | None,
 ) -> tuple[list[Layer], list[str], Any]:
-    """`_scout` with these images; a second pass takes them in this order."""
+    """`_scout` with these images; more passes take them in these orders."""
     with _Finder(model, layers, tokens=tokens, output=output) as recorder:
         result = recorder(images)
         found = recorder.layers
-        mixed = _mixed(recorder, images, order)
+        first = recorder.activations
+        mixed = {name for order in orders for name in _mixed(recorder, images, first, order)}
+    found = [
+        replace(layer, certain=True) if _follows_images(layer, first) else layer for layer in found
+    ]
     if not all(layer.certain for layer in found):
         # The number of units is the same for images of another size, if the model accepts one.
         names = [layer.name for layer in found]
         others = layers_at_larger_size(model, images, names, tokens, output, _Finder)
         found = [_compared(layer, others.get(layer.name)) for layer in found]
-    sentences = [*doubts(found), *([mixed] if mixed else [])]
+    sentences = doubts(found)
+    if mixed:
+        sentences.append(
+            f"the values of {some_of([one.name for one in found if one.name in mixed])} depend on the "
+            "other samples of the batch or on chance, as with batch norm without running statistics or "
+            "dropout that is always on; they change with batch_size, the order of the samples and the seed"
+        )
     for sentence in sentences:
         warn(sentence)
     return found, recorder.notes + sentences, result
@@ -199,9 +210,17 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-def _mixed(recorder: Recorder, images: Tensor | KeywordInputs, order: list[int]) -> str:
-    """A message about layers whose values depend on the order and the other samples of the batch."""
-    before = recorder.activations
+_ORDERS = ([1, 0, 1, 1], [0, 0], [1, 1])
+"""Two images in another order and in other company, and each without the other."""
+
+
+def _mixed(
+    recorder: Recorder,
+    images: Tensor | KeywordInputs,
+    before: dict[str, Tensor],
+    order: list[int],
+) -> list[str]:
+    """The layers whose values depend on the order and the other samples of the batch."""
     try:
         recorder(images[order])
     except RuntimeError as error:
@@ -230,10 +249,11 @@ def _mixed(recorder: Recorder, images: Tensor | KeywordInputs, order: list[int])
                 "assigned to samples; exclude it"
             )
         mixed.append(layer.name)
-    if not mixed:
-        return ""
-    return (
-        f"the values of {some_of(mixed)} depend on the other samples of the batch or on chance, as with "
-        "batch norm without running statistics or dropout that is always on; they change with "
-        "batch_size, the order of the samples and the seed"
-    )
+    return mixed
+
+
+def _follows_images(layer: Layer, values: dict[str, Tensor]) -> bool:
+    """Whether a layer's values, which `_mixed` compared in several orders, show where its samples are."""
+    rows = values[layer.name]
+    differ = len(rows) > 1 and not torch.equal(rows[0], rows[1])
+    return differ and layer.windows == 1 and layer.evidence not in ("", "assumed")

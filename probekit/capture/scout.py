@@ -297,6 +297,8 @@ def _unreadable(output: object, tensor: Tensor | None) -> str:
         return f"returns {output.dtype} of shape {tuple(output.shape)}, not a batch of floating-point numbers"
     if tensor is None:
         return f"returns {type(output).__name__} without a floating-point tensor in it"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "runs inside torch.func or torch.vmap, outside of which its values do not exist"
     if tensor.is_nested:
         return (
             "returns a nested tensor, whose samples have different numbers of tokens; build the "

@@ -19,6 +19,7 @@ from probekit.capture.axes import (
     joined,
     kind,
     new_axes,
+    new_axis,
     newest,
     resized,
     size_of,
@@ -186,6 +187,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
                 continue
             if len(whole) == len(axes) and key[3] == mine[3]:
                 self._axes[key] = self._around(axes, key, mine[1] - key[1])
+            elif (
+                len(whole) == 1 + len(axes) > 3 and key[3][1:] == mine[3]
+            ):  # one of a list of images
+                rest = (resized(axis, size) for axis, size in zip(axes, key[2][1:], strict=True))
+                self._axes[key] = (new_axis(Kind.INPUT, key[2][0]), *rest)
             else:
                 self._axes[key] = new_axes(Kind.LOST, key[2])
 

@@ -111,9 +111,8 @@ def _samples(
                 if label.root is samples.root and size == count:
                     return axis, size_of(parts[:place]), shape[axis] // count, True
     untraced = depends is None or (axes and kind(axes[0]) is Kind.LOST)
-    whole = bool(shape) and count > 0 and shape[0] > 0 and shape[0] % count == 0
-    if untraced and whole and (depends or shape[0] == count):
-        return 0, 1, shape[0] // count, False
+    if untraced and count > 0 and shape[:1] == (count,):
+        return 0, 1, 1, False
     raise Unplaced(
         f"has the shape {shape}, no axis of which is the batch of {count} samples in their order"
     )

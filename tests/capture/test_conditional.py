@@ -162,10 +162,18 @@ class ByBatch(nn.Module):
         return x / x.mean().abs().clamp_min(1e-3)
 
 
+class ByMaximum(nn.Module):
+    """A scale that another order of the samples does not change."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.amax()
+
+
 @pytest.mark.parametrize(
     ("middle", "mixes"),
     [
         (nn.BatchNorm2d(4, track_running_stats=False), True),
+        (ByMaximum(), True),
         (AlwaysDropout(), True),
         (ByBatch(), True),
         (nn.BatchNorm2d(4), False),

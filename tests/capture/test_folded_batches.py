@@ -285,7 +285,7 @@ def test_experts_that_run_on_some_samples_are_left_out(like: bool) -> None:
         last = torch.tanh(every[net.gate(first).argmax(1), torch.arange(len(X))])
     assert_same(rows(net, X), {"first": first, "last": last})
     table = plan(net, X)
-    assert table.set_index("layer").unit_axis_certain.to_dict() == {"first": True, "last": False}
+    assert table.set_index("layer").unit_axis_certain.to_dict() == {"first": True, "last": True}
 
 
 def test_rows_written_in_another_order_are_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import probekit as pk
@@ -147,12 +148,33 @@ class Detector(nn.Module):
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_batch_assembled_from_single_images(size: int) -> None:
     net = Detector().eval()
-    with pytest.warns(pk.ProbekitWarning, match="relu is not certain"):
-        recording = pk.record(net, (X, Y), batch_size=size, progress=False)
+    recording = pk.record(net, (X, Y), batch_size=size, progress=False)
     padded = torch.zeros(6, 3, 10, 10)
     padded[:, :, :8, :8] = X - X.mean((1, 2, 3), keepdim=True)
     with torch.no_grad():
         expected = net.relu(net.conv(padded)).mean((2, 3))
+    np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-4, atol=1e-6)
+
+
+class RegionDetector(Detector):
+    """Runs layers on regions, some of each image."""
+
+    def forward(self, images: Any) -> list[dict[str, Tensor]]:
+        maps = self.relu(self.conv(torch.stack(list(images))))
+        corners = maps.mean((1, 2, 3)).sign().abs()  # of the same number of regions, here
+        boxes = [torch.stack([0 * one, 0 * one, 4 * one, 4 * one]).repeat(2, 1) for one in corners]
+        regions = torchvision.ops.roi_align(maps, boxes, 2).mean((2, 3))
+        return [{"boxes": self.boxes(torch.tanh(regions))}]
+
+
+def test_layers_of_regions_are_left_out_and_the_others_recorded() -> None:
+    net = RegionDetector().eval()
+    with pytest.warns(
+        pk.ProbekitWarning, match=r"not recorded: tanh; 'tanh' has the shape \(4, 5\)"
+    ):
+        recording = pk.record(net, (X, Y), batch_size=4, progress=False)
+    with torch.no_grad():
+        expected = net.relu(net.conv(X)).mean((2, 3))
     np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -111,6 +111,30 @@ def test_a_batch_of_one_is_recorded() -> None:
     torch.testing.assert_close(record(net, ["1"], X[:1])["1"], record(net, ["1"])["1"][:1])
 
 
+class Squeezed(nn.Module):
+    """Removes all axes of one element, and thereby the samples of a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 6, 8), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x).squeeze()) + 0
+
+
+def test_a_batch_of_one_without_its_batch_axis_is_recorded_and_changed() -> None:
+    net, images = Squeezed(), torch.rand(4, 3, 8, 8)
+    expected = torch.tanh(net.conv(images)).flatten(1).detach()
+    with torch.no_grad(), Recorder(net, ["act"]) as recorder:
+        net(images)
+        net(images[:1])
+    torch.testing.assert_close(recorder.activations["act"], expected[:1])
+    with torch.no_grad(), Recorder(net, ["act"], change=lambda layer, maps: maps * 2) as changing:
+        net(images)
+        torch.testing.assert_close(net(images[:1]), 2 * expected[0])
+    torch.testing.assert_close(changing.activations["act"], 2 * expected[:1])
+
+
 def test_training_flags_of_every_part_are_unchanged() -> None:
     net = nn.Sequential(conv(), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout())
     net.train()

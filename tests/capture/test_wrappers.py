@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hook_recording import X, conv, hooks, record
 from probekit.capture.recorder import Recorder
-from probekit.errors import LayerError, ModelError
+from probekit.errors import LayerError, ModelError, ProbekitWarning
 
 
 def test_a_compiled_model_is_recorded_through_its_original() -> None:
@@ -110,6 +110,36 @@ def test_torch_script_is_refused_with_a_fix() -> None:
     scripted = torch.jit.trace(net.eval(), X)
     with pytest.raises(ModelError, match=r"TorchScript.* pass the model that it was created from"):
         Recorder(scripted)
+
+
+class Mapped(nn.Module):
+    """Runs a part of the model under `torch.vmap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = conv(), nn.ReLU()
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x)).mean((2, 3))
+        return self.head(torch.vmap(self.inner)(x))
+
+
+def test_layers_under_vmap_are_left_out_with_a_note() -> None:
+    net = Mapped().eval()
+    with (
+        pytest.warns(ProbekitWarning, match=r"not recorded: inner\.1.* inside torch\.func"),
+        Recorder(net) as recorder,
+    ):
+        net(X)
+    assert list(recorder.activations) == ["act"]
+    torch.testing.assert_close(recorder.activations["act"], net.conv(X).relu().mean((2, 3)))
+    with (
+        pytest.raises(LayerError, match=r"runs inside torch\.func or torch\.vmap"),
+        Recorder(net, ["inner.1"]),
+    ):
+        net(X)
 
 
 class Checkpointed(nn.Module):
