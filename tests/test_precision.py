@@ -29,7 +29,7 @@ def test_layers_run_in_half_precision_and_indices_stay_close(
         for kind in (None, precision)
     ]
     handle.remove()
-    # The first two passes find the layers, before any batch is analyzed.
+    # The first passes find the layers, before any batch is analyzed.
     assert seen[-1] == getattr(torch, precision)
     assert torch.float32 in seen
     assert content_hash(model.module) == before

@@ -81,7 +81,7 @@ def test_a_killed_run_resumes_and_gives_the_same_numbers(
     assert counting.seen == total - 2 * 12  # fog is not measured again; clean images are
     scouted = counting.seen = 0
     equal(run(counting, images, tmp_path), whole)
-    assert counting.seen - scouted <= 6, "a finished run only looks for the layers"
+    assert counting.seen - scouted <= 10, "a finished run only looks for the layers"
 
 
 class WarmedUp(Counting):
@@ -157,7 +157,7 @@ def test_batching_does_not_change_the_identity_of_a_run(
     robustness(counting, images, "fog", 1, batch_size=4, store=tmp_path, progress=False)
     counting.seen = 0
     robustness(counting, images, "fog", 1, batch_size=12, store=tmp_path, progress=False)
-    assert counting.seen <= 6  # two images and four rows of them, to find the layers
+    assert counting.seen <= 10  # two images in four passes, to find the layers
 
 
 def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None:
