@@ -55,7 +55,8 @@ def record(
         spatial: `"mean"` records one number per unit; `"none"` records every element of the map, with its
             position.
         store: A folder (`.zarr`) to record into, block by block. An interrupted recording resumes where it
-            stopped. None keeps everything in memory.
+            stopped, for the same model and data; to compare all of it, the data is read once before the
+            pass. None keeps everything in memory.
         overwrite: Start over if the store exists.
         seed: Seed of the sample that `limit` draws.
         model, layers, tokens, output: As for `analyze`.
@@ -110,8 +111,7 @@ def record(
         return frame.assign(
             activation=(("sample", "unit"), tables.numpy()), label=("sample", labels.numpy())
         ).assign_coords(sample=index.numpy())
-    known = batches.identity() | {"batch_size": batches.batch_size}
-    identity |= {"model": model_identity(model), "data": known}
+    identity |= {"model": model_identity(model)}
     together = processes()
     with writer_of(store) if together.is_main else nullcontext():
         writer = None

@@ -66,7 +66,8 @@ class RecordingStore:
         self.units = frame.sizes["unit"]
         block = max(1, _BLOCK_BYTES // (4 * self.units * batches.batch_size))
         self.rows = block * batches.batch_size
-        self._identity = as_stored(identity)
+        data = batches.identity() | {"batch_size": batches.batch_size}
+        self._identity = as_stored(identity | {"data": data})
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.complete = False
         self.done = 0

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from probekit.checks import integer, positive_int
 from probekit.data.decoding import ImageDecoder
@@ -19,12 +18,11 @@ from probekit.data.images import LabeledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.opening import open_source
 from probekit.data.prefetch import fetched
-from probekit.data.sources import Indexed, Stream, digest_of, spread
+from probekit.data.sources import Indexed, Stream, digest_of
 from probekit.errors import DataError, remember
 from probekit.models.inputs import tensors_of
 
 _WORKERS = 4096
-_IDENTIFYING = 8
 _PEEKED = 32
 
 
@@ -181,45 +179,34 @@ class Batches:
         } | ({"attributes": list(self.source.attributes)} if self.source.attributes else {})
 
     def identity(self) -> dict[str, Any]:
-        """The identity of the data, as plain values; computing it reads some images.
+        """The identity of the data, as plain values; computing it reads all samples once.
 
-        It includes the first, the last and some images between, the content of all image files that
-        `load_data` found, the known labels and indices, the class names, and the samples that `limit`
-        draws.
+        It includes the content of all samples, the known labels and indices, the class names, and the
+        samples that `limit` draws.
         """
         labels, indices = self.source.labels(), self.indices()
-        known = {
+        return {
             "fingerprint": self.source.fingerprint or "unknown",
             "samples": self.samples,
             "limit": self.limit,
             "classes": _hash(repr(sorted(self.names.items())).encode()),
             "labels": None if labels is None else _hash(digest_of(labels)),
             "index": None if indices is None else _hash(digest_of(indices)),
-        }
-        some = self._some_samples()
-        return known | {
-            "first_image": _hash(digest_of(some[0][:1], some[1][:1])),
-            "some_images": _hash(digest_of(*some)),
             "content": self._content(),
         }
 
-    def _content(self) -> str | None:
-        """A hash of all samples of a data set of ours, also inside subsets; None for other data."""
-        if not isinstance(self.source, Indexed):
-            return None
-        data: Any = self.source.data
-        numbers = self._order_of_all().tolist()
-        while isinstance(data, Subset):
-            numbers = [int(data.indices[number]) for number in numbers]
-            data = data.dataset
-        return data.content_of(numbers) if isinstance(data, LabeledImages) else None
-
-    def _some_samples(self) -> tuple[Any, ...]:
-        """The first, the last and some samples between; for a stream, the first samples."""
-        if not isinstance(self.source, Indexed):
-            return self.source.some(self.batch_size, _IDENTIFYING)
-        indices = self._order_of_all()
-        return self.source.fetch(indices[spread(len(indices), _IDENTIFYING)].tolist())[:2]
+    def _content(self) -> str:
+        """A hash of all samples: of the files of a data set of ours, or else of images and labels."""
+        if isinstance(self.source, Indexed):
+            known = self.source.content_of(self._order_of_all().tolist())
+            if known is not None:
+                return known
+        digest = hashlib.sha256()
+        for batch in self.share(0, 1):
+            for at in range(len(batch)):
+                one = slice(at, at + 1)
+                digest.update(digest_of(batch.images[one], batch.labels[one], batch.index[one]))
+        return f"sha256:{digest.hexdigest()}"
 
     def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
         """The labels (samples,) and indices of all samples, if they are known in advance.

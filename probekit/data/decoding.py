@@ -128,6 +128,11 @@ def prepare(
 def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:
     """An upright image of 8 bits, gray or RGB, or of floats in [0, 1] (mode F)."""
     file_format = image.format
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in (*_INTEGER_MODES, "F") and (tags.get(262) == 0 or 12 in tags.get(258, ())):
+        raise DataError(
+            "it is a TIFF of 12 bits, or one whose 0 is white; save it with 8 or 16 bits as PNG"
+        )
     image.load()  # damaged pixels raise here; reading EXIF data would load them and hide the error
     orientation = 1  # upright
     with suppress(Exception):  # damaged EXIF data may raise any exception in Pillow

@@ -161,9 +161,8 @@ class FolderImages(FileImages):
         self.notes = [*self._left_out(others, [len(paths) for paths in found]), *unknown]
         if shared := _shared_subfolders(root, own):
             self.notes.append(
-                f"each of the {len(own)} folders in {self.name!r} holds folders named "
-                f"{some_of(shared)}; if these are the classes, choose the split, as in "
-                f"split={own[-1]!r} (--split {own[-1]})"
+                f"all class folders in {self.name!r} hold folders named {some_of(shared)}; if these are "
+                f"the classes, give the folder above them, such as {str(root / own[-1])!r}"
             )
         for sentence in self.notes:
             warn(sentence)
@@ -226,8 +225,8 @@ def numbered_after(
 
 
 def _shared_subfolders(root: Path, classes: Sequence[str]) -> list[str]:
-    """The names of folders that each of several classes contains, if there are at least two."""
-    inside = [set(_folder_names(root / name)) for name in classes] if len(classes) > 1 else []
+    """The names of folders that every class contains, if there are at least two."""
+    inside = [set(_folder_names(root / name)) for name in classes]
     shared = sorted(set.intersection(*inside)) if inside else []
     return shared if len(shared) > 1 else []
 

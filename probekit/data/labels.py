@@ -56,14 +56,19 @@ def _joined_names(parts: list[ClassNames]) -> ClassNames:
     return joined if all(parts) else {}
 
 
-def _named(classes: object) -> ClassNames:
+def _named(classes: Any) -> ClassNames:
+    if hasattr(classes, "to_dict"):  # a series of pandas names the labels in its index
+        classes = classes.to_dict()
     if isinstance(classes, Mapping):
         if classes and all(_is_integer(key) for key in classes):
             return {int(key): _name(value) for key, value in classes.items()}
         if classes and all(_is_integer(value) for value in classes.values()):
             return {int(value): _name(key) for key, value in classes.items()}
         return {}
-    if classes is None or isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+    # Sets and types have no order that could name labels.
+    if isinstance(classes, str | bytes | set | frozenset | type) or not isinstance(
+        classes, Iterable
+    ):
         return {}
     found = list(classes)
     # Numbers may be labels or names of labels, which cannot be distinguished.

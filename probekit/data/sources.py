@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 from probekit.data.decoding import ImageDecoder
-from probekit.data.images import Fetched, LabeledImages
+from probekit.data.images import Fetched, LabeledImages, PreparedImages
 from probekit.data.items import image_tensor, is_sample, pair_of, read_items, stacked
 from probekit.data.labels import ClassNames, all_names, declared_labels, label_table, names_of_text
 from probekit.errors import DataError, first_line
@@ -174,6 +174,16 @@ class Indexed(Source):
             ) from error
         return self._batch(batch)
 
+    def content_of(self, numbers: Sequence[int]) -> str | None:
+        """A hash of some samples without decoding them, also inside subsets; None for other data."""
+        data = self.data
+        while isinstance(data, Subset):
+            numbers = [int(data.indices[number]) for number in numbers]
+            data = data.dataset
+        if not isinstance(data, LabeledImages) or isinstance(data, PreparedImages) or self._collate:
+            return None
+        return data.content_of(numbers)
+
     def labels(self) -> Tensor | None:
         """The label of every sample, in the order of `indices`, if the data set declares them.
 
@@ -207,13 +217,14 @@ class Indexed(Source):
 
 def _some_places(labels: Tensor) -> list[int]:
     """Positions of the first sample of some labels, and some evenly spaced ones including the last."""
-    even = spread(len(labels), _CHECKED_PLACES)
-    if not even:
+    count = len(labels)
+    if not count:
         return []
+    even = torch.linspace(0, count - 1, min(_CHECKED_PLACES, count)).long()
     _, inverse = torch.unique(labels, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), len(labels))
-    first.scatter_reduce_(0, inverse, torch.arange(len(labels)), "amin")
-    return sorted({*even, *first[:_CHECKED_CLASSES].tolist()})
+    first = torch.full((int(inverse.max()) + 1,), count)
+    first.scatter_reduce_(0, inverse, torch.arange(count), "amin")
+    return sorted({*even.tolist(), *first[:_CHECKED_CLASSES].tolist()})
 
 
 class Stream(Source):
@@ -282,17 +293,6 @@ class Stream(Source):
         self._look(min(size, _PEEKED))
         return self._stacked(self._head)
 
-    def some(self, size: int, most: int) -> tuple[Any, ...]:
-        """Images and labels of some samples: of a list, up to the last; otherwise, of the first ones."""
-        if not isinstance(self.data, list | tuple) or not self.data:
-            return self.head(size)
-        found: list[Any] = []
-        for place in spread(len(self.data), most):
-            images, labels = self._batch(self.data[place])
-            rows = spread(len(labels), most)
-            found += [images[rows], labels[rows]]
-        return tuple(found)
-
     def _look(self, count: int) -> None:
         """Reads the first items, unless already done, and keeps them for the next pass."""
         if not self._head:
@@ -351,8 +351,3 @@ def digest_of(*inputs: Any) -> bytes:
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.digest()
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` evenly spaced integers below `count`, with the first and the last."""
-    return sorted(set(torch.linspace(0, count - 1, min(most, count)).long().tolist()))

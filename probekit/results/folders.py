@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,22 @@ def claim(
     *,
     own: Sequence[str] = (),
     ignored: Sequence[str] = (),
+    inner: str = "",
 ) -> None:
     """Creates a folder with a file that describes its contents, or checks that they are the same.
 
     The `identity` is everything that determines the contents, of which the dotted names `ignored` may
-    differ; `own` are names in the folder that may exist before the file.
+    differ; `own` are names in the folder that may exist before the file. A folder without contents, of
+    a call that was refused, may be claimed for others; `inner` are such files in folders below.
     """
     folder = file.parent
-    if not os.path.isfile(file):
-        if others := _other_files(folder, own):
+    if not os.path.isfile(file) or _is_empty(folder, (file.name, inner)):
+        _make(folder)
+        if others := _others((path.name for path in folder.iterdir()), [file.name, *own]):
             raise OutputError(
                 f"{str(folder)!r} is no {what} and not empty (it holds {others[0]}); choose another "
                 "folder"
             )
-        _make(folder)
         write_whole(file, json.dumps(as_stored(identity), indent=2) + "\n")
         return
     check_same(file, identity, what, ignored)
@@ -82,19 +84,18 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def holds_only(file: Path, *own: str) -> bool:
-    """Whether the folder of a file that `claim` wrote holds nothing but it and names of its own."""
-    return os.path.isfile(file) and not _other_files(file.parent, [file.name, *own])
-
-
 def _make(folder: Path) -> None:
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _other_files(folder: Path, own: Sequence[str]) -> list[str]:
-    """The files in a folder, except those that an interrupted start may have left."""
-    names = (path.name for path in folder.iterdir()) if os.path.isdir(folder) else ()
+def _is_empty(folder: Path, claims: Sequence[str]) -> bool:
+    """Whether a folder holds no files, at any depth, but those that `claim` writes."""
+    return not any(_others(files, claims) for _, _, files in os.walk(folder))
+
+
+def _others(names: Iterable[str], own: Sequence[str]) -> list[str]:
+    """The names of files, except those that an interrupted start may have left."""
     return sorted(
         x for x in names if x not in own and not x.startswith(DRAFT) and not x.endswith(".lock")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def test_floats_in_the_unit_range_are_read_and_others_refused() -> None:
     for wrong in (values * 255, values - 0.5, values * np.nan):
         with pytest.raises(DataError, match=r"floating-point values.*\[0, 1\]"):
             value_of(Image.fromarray(wrong))
+
+
+@pytest.mark.parametrize(("tag", "value"), [(258, 12), (262, 0)])
+def test_tiff_files_whose_values_pillow_does_not_convert_are_refused(tag: int, value: int) -> None:
+    file = BytesIO()
+    Image.fromarray(np.full((1, 2), 4095, np.uint16)).save(file, "TIFF")
+    one = struct.pack("<HHI", tag, 3, 1)  # an entry with one short integer
+    before, after = file.getvalue().split(one, 1)
+    changed = before + one + struct.pack("<H", value) + after[2:]
+    with pytest.raises(DataError, match="TIFF of 12 bits, or one whose 0 is white"):
+        value_of(Image.open(BytesIO(changed)))
 
 
 def test_integers_of_unknown_scale_are_refused() -> None:

@@ -38,6 +38,7 @@ class Named(Dataset[Any]):
         np.array(["a", "b", "c"]),
         pd.Index(["a", "b", "c"]),
         pd.Series(["a", "b", "c"]),
+        pd.Series(["c", "a", "b"], index=[2, 0, 1]),
         [("a", "first"), ("b", "second"), ("c",)],
         [b"a", b"b", b"c"],
         {"c": 2, "a": 0, "b": 1},
@@ -50,7 +51,7 @@ def test_class_names_belong_to_their_labels(classes: Any) -> None:
     assert Batches(Named(classes)).classes == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("classes", [None, 3, "abc", [], [3, 7], {"n01": "dog"}])
+@pytest.mark.parametrize("classes", [None, 3, "abc", [], [3, 7], {"n01": "dog"}, {"b", "a"}])
 def test_invalid_label_names_are_refused(classes: Any) -> None:
     assert class_names(Named(classes)) == {}
 

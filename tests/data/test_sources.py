@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import probekit as pk
@@ -110,11 +111,42 @@ def test_a_sampler_of_keys_is_read_in_its_order() -> None:
     assert torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == [5, 3, 1, 0, 2, 4]
 
 
-def test_the_identity_of_a_list_of_batches_depends_on_all_of_some_batches() -> None:
-    images = torch.rand(6, 10, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    known = Batches([(batch, torch.arange(10)) for batch in images]).identity()
-    for place in ((3, 0), (5, 9)):
-        other = images.clone()
-        other[place] += 1
-        found = Batches([(batch, torch.arange(10)) for batch in other]).identity()
-        assert {name for name in known if known[name] != found[name]} == {"some_images"}
+@pytest.mark.parametrize("kind", ["batches", "loader", "items", "stream"])
+def test_the_identity_of_data_depends_on_every_image_and_label(kind: str) -> None:
+    class Items(Dataset[Any]):
+        def __init__(self, images: Tensor, labels: Tensor) -> None:
+            self.images, self.numbers = images, labels
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, number: int) -> Any:
+            return self.images[number], int(self.numbers[number])
+
+    class Streamed(IterableDataset[Any]):
+        def __init__(self, items: Items) -> None:
+            self.items = items
+
+        def __iter__(self) -> Any:
+            return (self.items[number] for number in range(len(self.items)))
+
+    def identity(images: Tensor, labels: Tensor) -> dict[str, Any]:
+        items = Items(images, labels)
+        forms = {
+            "batches": list(zip(images.split(10), labels.split(10), strict=True)),
+            "loader": DataLoader(items, 10),
+            "items": items,
+            "stream": Streamed(items),
+        }
+        return Batches(forms[kind]).identity()
+
+    images = torch.rand(60, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60) % 3
+    known = identity(images, labels)
+    assert known == identity(images.clone(), labels.clone())
+    for place in (1, 30, 59):
+        other, others = images.clone(), labels.clone()
+        other[place, 0, 1, 1] += 0.5
+        others[place] = 0 if others[place] else 1
+        for found in (identity(other, labels), identity(images, others)):
+            assert found["content"] != known["content"]

@@ -13,9 +13,11 @@ from probekit.results.folders import claim, locked, note_failure, read_failures
 
 def test_a_folder_is_created_once_and_checked_afterwards(tmp_path: Path) -> None:
     file = tmp_path / "new" / "work.json"
+    claim(file, {"seed": 2}, "work")
     for _ in range(2):
-        claim(file, {"seed": 0}, "work")
+        claim(file, {"seed": 0}, "work")  # nothing was stored for seed 2
         assert json.loads(file.read_text()) == {"seed": 0}
+        (file.parent / "part.nc").touch()
     with pytest.raises(
         OutputError, match="holds another work: seed was 0 and is 1; choose another"
     ):

@@ -94,7 +94,7 @@ def test_stored_recordings_are_read(
     recording = open_recording(stored / "recording.zarr")
     np.testing.assert_allclose(recording["activation"], activations, atol=1e-6)
     assert recording["label"].values.tolist() == [0, 1, 2] * 4
-    with pytest.raises(OutputError, match=r"data\.first_image"):
+    with pytest.raises(OutputError, match=r"data\.content was null"):
         pk.record(network, data, layers="1", store=stored / "recording.zarr", progress=False)
 
 

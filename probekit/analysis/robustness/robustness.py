@@ -178,7 +178,7 @@ def robustness(
         "seed": seed,
         "classes": match.describe(),
     }
-    stored = ConditionStore(store, facts | {"data": batches.identity()})
+    stored = ConditionStore(store, lambda: facts | {"data": batches.identity()})
     sources = [Activations()] if found else []
     with stored.writing(), streams(model, found, sources, reading) as observe:
         for one in passes:

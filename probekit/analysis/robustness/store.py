@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 import xarray as xr
 
 from probekit.analysis.robustness.conditions import Condition
-from probekit.results.files import writer_of
-from probekit.results.folders import claim
+from probekit.results.folders import claim, locked
 from probekit.results.trees import open_result, save_result
 from probekit.runtime.processes import processes
 
@@ -29,12 +28,13 @@ class ConditionStore:
     processes, only the first one writes.
     """
 
-    def __init__(self, folder: str | Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | Path | None, identity: Callable[[], Mapping[str, Any]]
+    ) -> None:
         self.folder = None if folder is None else Path(folder)
+        self._identity = identity
         self._found: dict[Condition, xr.DataTree] = {}
         self._writes = processes().is_main
-        if self.folder is not None and self._writes:
-            claim(self.folder / IDENTITY, identity, "robustness run")
 
     def __contains__(self, condition: Condition) -> bool:
         return condition in self._found or (
@@ -54,8 +54,17 @@ class ConditionStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Prevents other runs from writing to the folder."""
-        with writer_of(self.folder) if self.folder and self._writes else nullcontext():
+        """Prevents other runs from writing to the folder.
+
+        Raises:
+            OutputError: The folder belongs to another run (the message names the differences), holds
+                something else, or cannot be written.
+        """
+        if self.folder is None or not self._writes:
+            yield
+            return
+        with locked(self.folder / IDENTITY):
+            claim(self.folder / IDENTITY, self._identity(), "robustness run")
             yield
 
     def _path(self, folder: Path, condition: Condition) -> Path:

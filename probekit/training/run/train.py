@@ -15,7 +15,7 @@ from probekit.capture.selection import layer_names
 from probekit.checks import integer, number
 from probekit.data.datasets import list_data
 from probekit.errors import OptionError, OutputError, ProbekitError
-from probekit.results.folders import claim, holds_only, locked
+from probekit.results.folders import claim, locked
 from probekit.runtime.machine import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
@@ -127,8 +127,6 @@ def train(
     with ExitStack() as stack:
         if machine.is_main:
             stack.enter_context(locked(folder / RUN))
-            if holds_only(folder / RUN):  # a call was refused, or ended before its first epoch
-                (folder / RUN).unlink()
             claim(folder / RUN, identity, "training run", ignored=IGNORED)
         machine.wait()
         done = read_run(folder)

@@ -11,7 +11,7 @@ import xarray as xr
 from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
-from probekit.results.folders import claim, holds_only, locked
+from probekit.results.folders import claim, locked
 from probekit.results.stored_jobs import run_stored_jobs
 from probekit.runtime.jobs import open_cluster
 from probekit.training.regularizer.schedule import AlphaSchedule
@@ -98,10 +98,7 @@ def sweep(
     grid = [(alpha, seed) for seed in seeds for alpha in alphas]
     identity = {"recipe": chosen.facts(), "layers": layer_names(of_train.get("layers"), "a sweep")}
     with locked(folder / IDENTITY):
-        unstarted = all(holds_only(run / RUN) for run in folder.glob("runs/*"))
-        if unstarted and holds_only(folder / IDENTITY, "runs"):  # of a call that was refused
-            (folder / IDENTITY).unlink()
-        claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED)
+        claim(folder / IDENTITY, identity, "sweep", own=["runs"], ignored=IGNORED, inner=RUN)
         (folder / "runs").mkdir(exist_ok=True)
         ended = ended_runs(folder)
         root, workers = of_train.get("data_root"), of_train.get("workers", 0)

@@ -54,6 +54,13 @@ def images() -> tuple[Tensor, Tensor]:
     return torch.rand(12, 1, 32, 32, generator=generator), torch.arange(12) % 3
 
 
+def store_in(folder: Path | None) -> ConditionStore:
+    """The store of a folder that a call has claimed."""
+    store = ConditionStore(folder, lambda: {"seed": 0})
+    with store.writing():
+        return store
+
+
 def run(model: Any, images: Any, store: Path | None, **options: Any) -> xr.DataTree:
     given: dict[str, Any] = {"corruptions": ["fog", "contrast"], "severities": (1, 5)}
     return robustness(model, images, **(given | options), store=store, progress=False, batch_size=6)
@@ -142,7 +149,7 @@ def test_a_folder_of_another_model_or_other_data_is_refused(
     counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     run(counting, images, tmp_path)
-    with pytest.raises(OutputError, match=r"data\.first_image differs"):
+    with pytest.raises(OutputError, match=r"data\.content differs"):
         run(counting, [(images[0].flip(0), images[1])], tmp_path)
     with pytest.raises(OutputError, match=r"model\.mean was .*; model\.std was"):
         run(ImageModel(counting, (0.5,), (0.5,), (1, 32, 32)), images, tmp_path)
@@ -163,43 +170,44 @@ def test_batching_does_not_change_the_identity_of_a_run(
 def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="is no robustness run and not empty"):
-        ConditionStore(tmp_path, {"seed": 0})
+        store_in(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_damaged_identity_is_reported(tmp_path: Path) -> None:
-    ConditionStore(tmp_path, {"seed": 0})
+    store_in(tmp_path)
     (tmp_path / "identity.json").write_text("{")
+    (tmp_path / "fog.nc").touch()
     with pytest.raises(OutputError, match="is damaged"):
-        ConditionStore(tmp_path, {"seed": 0})
+        store_in(tmp_path)
 
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
-    store = ConditionStore(tmp_path, {"seed": 0})
+    store = store_in(tmp_path)
     store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
     (path,) = tmp_path.glob("*.nc")
     path.write_bytes(b"no netCDF")
-    again = ConditionStore(tmp_path, {"seed": 0})
+    again = store_in(tmp_path)
     assert FOG in again
     with pytest.raises(OutputError, match=path.name):
         again[FOG]
 
 
 def test_conditions_are_distinguished_by_everything_they_depend_on(tmp_path: Path) -> None:
-    store = ConditionStore(tmp_path, {"seed": 0})
+    store = store_in(tmp_path)
     store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
     other = Condition("corruption", "fog", 3, "published in elsewhere")
     assert other not in store
     assert CLEAN not in store
     store[other] = xr.DataTree(xr.Dataset({"accuracy": 0.25}))
-    again = ConditionStore(tmp_path, {"seed": 0})
+    again = store_in(tmp_path)
     found = [again[one]["accuracy"].item() for one in (FOG, other)]
     assert found == [0.5, 0.25]
     assert json.loads(again[other].attrs["condition"])["options"] == "published in elsewhere"
 
 
 def test_without_a_folder_conditions_stay_in_memory() -> None:
-    store = ConditionStore(None, {"seed": 0})
+    store = store_in(None)
     assert FOG not in store
     store[FOG] = xr.DataTree(xr.Dataset({"accuracy": 0.5}))
     assert np.isclose(store[FOG]["accuracy"], 0.5)
@@ -208,7 +216,7 @@ def test_without_a_folder_conditions_stay_in_memory() -> None:
 def test_a_file_at_the_path_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "robust").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        ConditionStore(tmp_path / "robust", {})
+        store_in(tmp_path / "robust")
 
 
 def test_the_public_function_accepts_the_store(
@@ -223,9 +231,9 @@ def test_a_second_writer_is_refused(
 ) -> None:
     folder = tmp_path / "robust"
     with (
-        ConditionStore(folder, {}).writing(),
+        store_in(folder).writing(),
         pytest.raises(OutputError, match="is being written by another process"),
-        ConditionStore(folder, {}).writing(),
+        store_in(folder).writing(),
     ):
         pass
     (folder / "identity.json").unlink()
