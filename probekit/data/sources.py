@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -230,15 +230,20 @@ def _some_places(labels: Tensor) -> list[int]:
 class Stream(Source):
     """Batches, or single samples that are grouped into batches, in their original order.
 
-    The first pass includes items that were inspected before it, so data that can be read only once
-    loses nothing.
+    The first pass includes items that were inspected before it, also by an earlier call that was
+    refused, so data that can be read only once loses nothing.
     """
+
+    # The last iterator that was inspected and not yet read, with its first items.
+    _inspected: ClassVar[tuple[object, list[Any]]] = (None, [])
 
     def __init__(self, data: Iterable[Any], name: str, names: ClassNames) -> None:
         self.data = data
         self.name = name
         self.names = names
-        self._head: list[Any] = []
+        self._head: list[Any] = Stream._inspected[1] if data is Stream._inspected[0] else []
+        if isinstance(data, Iterator):
+            Stream._inspected = (data, self._head)
         self._begun: Iterator[Any] | None = None
         self._used: Iterator[Any] | None = None
         self._digest: bytes | None = None
@@ -295,7 +300,7 @@ class Stream(Source):
 
     def _look(self, count: int) -> None:
         """Reads the first items, unless already done, and keeps them for the next pass."""
-        if not self._head:
+        if self._used is None:
             self._begun = self._open()
         if self._begun is not None:
             self._head += islice(self._begun, max(count - len(self._head), 0))
@@ -317,6 +322,8 @@ class Stream(Source):
             yield from self._open()
             return
         rest, self._begun = self._begun, None
+        if self.data is Stream._inspected[0]:
+            Stream._inspected = (None, [])
         yield from self._head
         yield from rest
 

@@ -111,6 +111,21 @@ def test_a_sampler_of_keys_is_read_in_its_order() -> None:
     assert torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == [5, 3, 1, 0, 2, 4]
 
 
+@pytest.mark.parametrize(
+    "made", [iter, lambda batches: zip(*zip(*batches, strict=True), strict=True)]
+)
+def test_an_iterator_loses_nothing_to_a_refused_call(made: Any) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU())
+    batches = made([(IMAGES[:4], LABELS[:4]), (IMAGES[4:], LABELS[4:])])
+    for _ in range(2):
+        with pytest.raises(pk.ProbekitError, match="no layer is named"):
+            pk.record(network, batches, "nothing", progress=False)
+    found = pk.record(network, batches, "1", progress=False)
+    assert found["label"].values.tolist() == LABELS.tolist()
+    with pytest.raises(pk.ProbekitError, match="is empty"):
+        pk.record(network, batches, "1", progress=False)
+
+
 @pytest.mark.parametrize("kind", ["batches", "loader", "items", "stream"])
 def test_the_identity_of_data_depends_on_every_image_and_label(kind: str) -> None:
     class Items(Dataset[Any]):

@@ -233,9 +233,10 @@ def test_a_second_writer_is_refused(
     with (
         store_in(folder).writing(),
         pytest.raises(OutputError, match="is being written by another process"),
-        store_in(folder).writing(),
+        ConditionStore(folder, lambda: {"seed": 1}).writing(),
     ):
         pass
+    assert json.loads((folder / "identity.json").read_text()) == {"seed": 0}
     (folder / "identity.json").unlink()
     robustness(counting, images, "fog", 1, store=folder, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["robust"]
