@@ -15,7 +15,7 @@ from probekit.models.inputs import call
 _TOLERANCE = 1e-3
 
 
-class Forward:
+class ForwardPass:
     """Runs a model eagerly or, on request, compiled.
 
     The first batch runs both ways and the results are compared. Batches of another size run

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from probekit.capture.compiled import Forward
+from probekit.capture.compiled import ForwardPass
 from probekit.capture.layers import Layer, runnable, uncompiled
 from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Source, Tap
@@ -190,7 +190,7 @@ def streams(
             nothing = torch.empty(0)
             return [tap(nothing, nothing) for tap in watching]
 
-        forward = Forward(runnable(model), layers, recorded, reading.compile)
+        forward = ForwardPass(runnable(model), layers, recorded, reading.compile)
 
         def observe(
             batches: Batches,

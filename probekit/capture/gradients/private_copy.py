@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from probekit.capture.layers import unwrap
 from probekit.models.image_model import Model, as_module, check_differentiable
 
-Forward = Callable[[Any, Tensor], dict[str, Tensor]]
+ModelForward = Callable[[Any, Tensor], dict[str, Tensor]]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @contextmanager
-def lend_private(model: Model, images: Tensor, forward: Forward) -> Iterator[Any]:
+def lend_private(model: Model, images: Tensor, forward: ModelForward) -> Iterator[Any]:
     """Yields an equivalent of a model, without weight gradients, whose passes no other hook observes.
 
     This is a copy that shares the model's memory, if it computes the same activations of a few `images`.
@@ -116,7 +116,7 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
-def _same(private: object, model: Model, images: Tensor, forward: Forward) -> bool:
+def _same(private: object, model: Model, images: Tensor, forward: ModelForward) -> bool:
     with torch.no_grad():
         expected = forward(model, images)
         try:

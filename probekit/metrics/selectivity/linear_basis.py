@@ -116,7 +116,7 @@ def linear_basis_selectivity(
     return found.assign(selectivity_bound=found["selectivity_found"]).assign_attrs(asdict(search))
 
 
-class _Result(NamedTuple):
+class _SearchResult(NamedTuple):
     """The result of one search: a rotation, its selectivity, and how the search ended."""
 
     value: float
@@ -179,7 +179,7 @@ class _Search:
             "orthogonality_error": best.error,
         }
 
-    def _best(self, table: Tensor, labels: Tensor) -> tuple[_Result, int]:
+    def _best(self, table: Tensor, labels: Tensor) -> tuple[_SearchResult, int]:
         """The best result of all starts, and the number of that start."""
         share = _shares(labels)
         ends = [self._descend(table, share, first) for first in self._first(table)]
@@ -198,11 +198,11 @@ class _Search:
             found.append(torch.linalg.qr(drawn)[0])
         return found
 
-    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> _Result:
+    def _descend(self, table: Tensor, share: Tensor, first: Tensor) -> _SearchResult:
         matrix = first.clone().requires_grad_(True)
         identity = torch.eye(len(first), dtype=first.dtype)
         optimizer = torch.optim.Adam([matrix], self.learning_rate)
-        best = _Result(self._selectivity(table, share, first).item(), first, False, 0, 0.0)
+        best = _SearchResult(self._selectivity(table, share, first).item(), first, False, 0, 0.0)
         before, coolings = -1.0, 0
         for step in range(1, self.steps + 1):
             with torch.enable_grad():
@@ -215,7 +215,7 @@ class _Search:
             left, _, right = singular_vectors(matrix.detach())
             value = self._selectivity(table, share, left @ right).item()
             if value > best.value:
-                best = _Result(value, left @ right, False, step, float(departure.detach()))
+                best = _SearchResult(value, left @ right, False, step, float(departure.detach()))
             if value - before < self.tolerance:
                 if coolings == _COOLINGS:
                     return best._replace(converged=True, steps=step)

@@ -76,7 +76,7 @@ class AttackResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class AttackBatch:
     """A checked batch with the model's output on the clean images.
 
     `gradient` is that of the attack's objective at the clean images, including any NaN that the model
@@ -106,7 +106,7 @@ class Candidates:
     by_step: Tensor
 
     @classmethod
-    def clean(cls, batch: Batch, steps: int) -> Candidates:
+    def clean(cls, batch: AttackBatch, steps: int) -> Candidates:
         """The clean images, which count as a success if they already fool the model."""
         success = batch.goal.reached(batch.prediction)
         return cls(
@@ -118,7 +118,7 @@ class Candidates:
         )
 
     @classmethod
-    def at_end(cls, batch: Batch, x: Tensor, steps: int) -> Candidates:
+    def at_end(cls, batch: AttackBatch, x: Tensor, steps: int) -> Candidates:
         """The final images; the clean one instead if `x` would restore a correct classification."""
         logits = predicted_logits(batch.model, x)
         prediction, objective = logits.argmax(dim=1), batch.goal.objective(logits)
@@ -171,7 +171,7 @@ class Attack(ABC):
     loss: Loss
 
     @abstractmethod
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+    def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         """Adversarial images in the ball, for one epsilon above zero."""
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
@@ -238,7 +238,7 @@ class Attack(ABC):
         labels: Tensor,
         targets: Tensor | None,
         index: Sequence[int] | Tensor | None,
-    ) -> tuple[Batch, Tensor]:
+    ) -> tuple[AttackBatch, Tensor]:
         numbers = sample_indices(index, len(images))
         x = images.requires_grad_(self.needs_clean_gradient)
         with torch.set_grad_enabled(self.needs_clean_gradient):
@@ -256,4 +256,6 @@ class Attack(ABC):
             gradient = gradient_of(goal.objective(logits, reduction="sum"), x)
         logits = logits.detach()
         prediction = logits.argmax(dim=1)
-        return Batch(model, images.detach(), goal, numbers, logits, prediction, gradient), labels
+        return AttackBatch(
+            model, images.detach(), goal, numbers, logits, prediction, gradient
+        ), labels

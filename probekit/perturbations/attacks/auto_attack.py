@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from probekit.checks import one_of
 from probekit.errors import DataError, OptionError
 from probekit.extras import optional
-from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
+from probekit.perturbations.attacks.attack import Attack, AttackBatch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, Model, model_logits
 
@@ -63,7 +63,7 @@ class AutoAttack(Attack):
         one_of("norm", self.norm, get_args(Norm))
         one_of("version", self.version, get_args(Version))
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+    def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         n_classes = batch.logits.shape[1]
         if n_classes < FEWEST_CLASSES:
             raise OptionError(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probekit.checks import integer, number, one_of, positive_int
 from probekit.errors import OptionError, close_matches
-from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
+from probekit.perturbations.attacks.attack import Attack, AttackBatch, Candidates
 from probekit.perturbations.attacks.auto_attack import AutoAttack
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, loss_gradient, predicted_logits
@@ -62,7 +62,7 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         one_of("loss", self.loss, get_args(Loss))
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+    def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         assert batch.gradient is not None
         stepped = ball.project(batch.images + epsilon * ball.ascent(batch.gradient))
         return Candidates.at_end(batch, stepped, self.steps)
@@ -132,7 +132,7 @@ class PGD(Attack):
                     "images are in [0, 1]; for 2 steps of 255 pass 2/255"
                 )
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+    def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         step_size = self.step_size or 2.5 * epsilon / self.steps
         candidates = Candidates.clean(batch, self.steps)
         for restart in range(self.restarts):
@@ -145,7 +145,7 @@ class PGD(Attack):
                 candidates.join(self._keep_last(batch, ball, start, step_size))
         return candidates
 
-    def start(self, batch: Batch, ball: Ball, restart: int) -> Tensor:
+    def start(self, batch: AttackBatch, ball: Ball, restart: int) -> Tensor:
         """The images from which a run starts."""
         if not self.random_start:
             return batch.images
@@ -156,7 +156,12 @@ class PGD(Attack):
         return ball.project(x + step_size * ball.ascent(gradient))
 
     def _keep_best(
-        self, candidates: Candidates, batch: Batch, ball: Ball, start: Tensor, step_size: float
+        self,
+        candidates: Candidates,
+        batch: AttackBatch,
+        ball: Ball,
+        start: Tensor,
+        step_size: float,
     ) -> None:
         """Attacks images until they fool the model; those that do are removed from the batch."""
         rows = torch.nonzero(~candidates.success)[:, 0]
@@ -173,7 +178,7 @@ class PGD(Attack):
         if len(rows):
             candidates.update(self.steps, rows, x, predicted_logits(batch.model, x), goal)
 
-    def _keep_last(self, batch: Batch, ball: Ball, x: Tensor, step_size: float) -> Candidates:
+    def _keep_last(self, batch: AttackBatch, ball: Ball, x: Tensor, step_size: float) -> Candidates:
         """Moves all images for all steps."""
         by_step = []
         for _ in range(self.steps):

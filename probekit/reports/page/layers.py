@@ -25,7 +25,7 @@ _SMALL = 0.3
 
 
 @dataclass(frozen=True)
-class Column:
+class LayerColumn:
     """A variable of the layers; `high` is the value of a full bar."""
 
     name: str
@@ -40,7 +40,7 @@ class LayerTable:
 
     heading: str
     axis: Markup
-    columns: Sequence[Column]
+    columns: Sequence[LayerColumn]
     rows: Sequence[Mapping[str, Any]]
     dense: bool
 
@@ -94,12 +94,12 @@ def column_names(layers: xr.Dataset) -> list[str]:
     ]
 
 
-def _column(values: xr.DataArray) -> Column:
+def _column(values: xr.DataArray) -> LayerColumn:
     highest = float(values.max())
     if is_share(values) and _SMALL <= highest <= 1:
         highest = 1.0
     description = str(values.attrs.get("description", ""))
-    return Column(str(values.name), heading(values), description, max(highest, 1e-12))
+    return LayerColumn(str(values.name), heading(values), description, max(highest, 1e-12))
 
 
 def _row(
@@ -107,7 +107,7 @@ def _row(
     at: int,
     variable: str,
     limits: tuple[float, float],
-    columns: Sequence[Column],
+    columns: Sequence[LayerColumn],
 ) -> dict[str, Any]:
     units = model.units.isel(unit=model.of_layer(at))
     layer = model.layers.isel(layer=at)

@@ -13,7 +13,7 @@ import probekit as pk
 from probekit.analysis.robustness.robustness import robustness
 from probekit.errors import OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
-from probekit.perturbations.attacks.attack import Attack, Batch, Candidates
+from probekit.perturbations.attacks.attack import Attack, AttackBatch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS
@@ -49,7 +49,7 @@ class Idle(Attack):
 
     name: ClassVar[str] = "idle"
 
-    def search(self, batch: Batch, ball: Ball, epsilon: float) -> Candidates:
+    def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         return Candidates.clean(batch, self.steps)
 
 
