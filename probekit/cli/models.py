@@ -80,8 +80,9 @@ def _survey_figure(table: xr.DataTree, file: Path) -> list[Path]:
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
     model_profile(table, ax=left)
     model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
-    if left.get_legend() and right.get_legend():
-        left.get_legend().remove()
+    keys = [ax.get_legend() for ax in (left, right)]
+    if all(keys):  # the one without the models that have no accuracy
+        min(keys, key=lambda one: len(one.get_texts())).remove()
     return save_figure(figure, file)
 
 

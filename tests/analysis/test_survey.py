@@ -20,6 +20,7 @@ import probekit as pk
 from children import Child
 from probekit.analysis import survey as surveying
 from probekit.cli.app import app
+from probekit.cli.models import _survey_figure
 from probekit.errors import DataError, ModelError, OptionError, OutputError, ProbekitWarning
 
 # Six networks of different widths with random weights; the one called `slow` waits for a file.
@@ -87,6 +88,39 @@ def test_a_killed_survey_resumes_and_names_the_model_that_fails(
     page = Path("s/report.html").read_text()
     assert "no weights today" in page
     assert page.count("<circle") >= 5
+    assert "6 models on the same data" in page
+    assert "<h2>6 models" not in page
+
+
+def test_a_model_without_accuracy_is_named_in_figure_and_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    models = xr.Dataset(
+        {
+            "accuracy": ("model", [0.5, np.nan]),
+            "selectivity_mean": ("model", [0.2, 0.3]),
+            "n_layers": ("model", [1.0, 1.0]),
+            "failure": ("model", ["", ""]),
+        },
+        {"model": ["known", "unknown"]},
+        {"provenance": json.dumps({"survey": {}})},
+    )
+    layers = xr.Dataset(
+        {
+            "depth": (("model", "layer"), [[0.0], [0.0]]),
+            "selectivity_mean": (("model", "layer"), [[0.2], [0.3]]),
+            "layer_name": (("model", "layer"), [["a"], ["b"]]),
+        },
+        {"model": ["known", "unknown"]},
+    )
+    table = xr.DataTree.from_dict({"/": models, "layers": layers})
+    drawn = []
+    monkeypatch.setattr("probekit.reports.saving.save_figure", lambda one, _: drawn.append(one))
+    _survey_figure(table, tmp_path / "a.png")
+    keys = [ax.get_legend() for ax in drawn[0].axes if ax.get_legend()]
+    assert [[text.get_text() for text in key.get_texts()] for key in keys] == [["known", "unknown"]]
+    page = pk.report(table, tmp_path / "a.html").read_text()
+    assert "<td>1</td>" in page
 
 
 def test_the_table_has_the_numbers_of_single_analyses() -> None:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from probekit.errors import some_of
 from probekit.reports.model_results import Results
 from probekit.reports.page.charts import Line, line_chart
-from probekit.reports.page.svg import UNKNOWN, number
+from probekit.reports.page.svg import number
 from probekit.results.attributes import ends, label
 from probekit.results.provenance import facts_of
 from probekit.results.trees import open_result
@@ -190,7 +190,7 @@ def _survey(tree: xr.DataTree) -> Section:
         if models[name].dims == ("model",) and models[name].dtype.kind in "fiu"
     ]  # fmt: skip
     shown.sort(key=lambda name: first.index(name) if name in first else len(first))
-    cells = [[_cell(value) for value in models[name].values] for name in shown]
+    cells = [[_cell(value, name in first[1:]) for value in models[name].values] for name in shown]
     rows = [
         list(row) for row in zip(names, *cells, map(str, models["failure"].values), strict=True)
     ]
@@ -208,8 +208,5 @@ def _survey(tree: xr.DataTree) -> Section:
     )  # fmt: skip
 
 
-def _cell(value: SupportsFloat) -> str:
-    value = float(value)
-    if not np.isfinite(value):
-        return UNKNOWN
-    return f"{value:,.0f}" if value == int(value) and abs(value) > 1 else number(value)
+def _cell(value: SupportsFloat, whole: bool) -> str:
+    return f"{value:,.0f}" if whole and np.isfinite(float(value)) else number(value)
