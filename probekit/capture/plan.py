@@ -142,12 +142,13 @@ def _scout(
     """
     try:
         return _found(model, _several(images), _ORDERS, layers, tokens, output)
-    except FAILURES as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except (*FAILURES, LayerError) as error:
+        several = len(images) > 1 and isinstance(error, LayerError)
+        if isinstance(error, torch.OutOfMemoryError) or several:
             raise
         try:
             alone = _found(model, images[:1], [[0]], layers, tokens, output)
-        except FAILURES:
+        except (*FAILURES, LayerError):
             raise error from None
         if len(images) == 1:
             return alone

@@ -110,7 +110,7 @@ def _samples(
             for place, (label, size) in enumerate(parts):
                 if label.root is samples.root and size == count:
                     return axis, size_of(parts[:place]), shape[axis] // count, True
-    untraced = depends is None or (axes and kind(axes[0]) is Kind.LOST)
+    untraced = depends is None or count == 1 or (axes and kind(axes[0]) is Kind.LOST)
     if untraced and count > 0 and shape[:1] == (count,):
         return 0, 1, 1, False
     raise Unplaced(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from probekit.models.image_model import Model, as_module, content_hash
 
 _LIBRARIES = ("torch", "torchvision", "timm")
-_INTERNAL = frozenset(vars(nn.Module()))
+_INTERNAL = frozenset(vars(nn.Module())) | {"_hf_hook"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _DEEPEST = 4
 _MUTATORS = ("add", "append", "extend", "insert", "pop", "setdefault", "update")
@@ -92,6 +92,12 @@ def _parts_of(module: nn.Module) -> Iterator[str]:
         state = name in written or (mutated and isinstance(value, list | dict | set))
         if name not in _INTERNAL and not state:
             yield f"{name}={text_of(value)}|"
+    loader = getattr(module, "_hf_hook", None)  # of accelerate, for offloaded weights
+    for one in getattr(loader, "hooks", [loader]):
+        stored = getattr(one, "weights_map", None)
+        for name, weight in module.named_parameters(recurse=False):
+            if stored is not None and weight.is_meta:
+                yield f"{name}={text_of(stored[name])}|"
     for hooks in _HOOKS:
         for hook in getattr(module, hooks).values():
             yield f"{hooks}:{text_of(hook)}|"

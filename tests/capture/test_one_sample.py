@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.errors import ModelError
+from probekit.errors import LayerError, ModelError
 
 X = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 2
@@ -153,6 +153,23 @@ def test_a_batch_assembled_from_single_images(size: int) -> None:
     padded[:, :, :8, :8] = X - X.mean((1, 2, 3), keepdim=True)
     with torch.no_grad():
         expected = net.relu(net.conv(padded)).mean((2, 3))
+    np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-4, atol=1e-6)
+
+
+class Loop(Small):
+    """Runs on each image of a batch in turn."""
+
+    def forward(self, images: Any) -> Tensor:
+        return torch.cat([super(Loop, self).forward(image[None]) for image in images])
+
+
+def test_a_model_that_loops_over_images_is_recorded_with_batch_size_1() -> None:
+    net = Loop(torch.clone).eval()
+    with pytest.raises(LayerError, match="no selected layer has units"):
+        pk.record(net, (X, Y), batch_size=4, progress=False)
+    recording = pk.record(net, (X, Y), batch_size=1, progress=False)
+    with torch.no_grad():
+        expected = net.features(X)
     np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -108,6 +110,28 @@ def test_offloaded_weights_give_correct_values(by: str) -> None:
         equal_nan=True,
     )
     assert all(one.is_meta for one in net.parameters())
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_weights_offloaded_by_accelerate_are_recorded_and_identify_the_model(
+    disk: bool, tmp_path: Path
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    found = []
+    for scale in (1, 1, 2):
+        net = network()
+        with torch.no_grad():
+            net[0].weight *= scale
+        expected = by_hand(net, "1")
+        if disk:
+            folder = tmp_path / str(len(found))
+            accelerate.disk_offload(net, folder, execution_device=torch.device("cpu"))
+        else:
+            accelerate.cpu_offload(net, execution_device=torch.device("cpu"))
+        recording = pk.record(net, (X, Y), "1", progress=False)
+        np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-5, atol=1e-6)
+        found.append(model_identity(net))
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize("whole", [True, False])
