@@ -12,8 +12,8 @@ from probekit.capture.tracer import Tracer
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The samples of a forward pass.
+class BatchAxis:
+    """The axis of the samples of a forward pass.
 
     `source` is where to read their number, in the format of `count_samples`; `certain`, whether the model
     confirms that this is the batch.
@@ -25,7 +25,7 @@ class Batch:
     certain: bool = True
 
 
-def first_guess(inputs: Sequence[Axes]) -> Batch | None:
+def first_guess(inputs: Sequence[Axes]) -> BatchAxis | None:
     """The batch that the inputs suggest: axis 0 of the first images, if there are any.
 
     For lists of images and inputs with fewer axes, the batch is known only after the model has run.
@@ -34,16 +34,16 @@ def first_guess(inputs: Sequence[Axes]) -> Batch | None:
     if len({inputs[i][0][0][1] for i in images}) != 1:
         return None
     label, size = inputs[images[0]][0][0]
-    return Batch(label, size, (images[0], 0))
+    return BatchAxis(label, size, (images[0], 0))
 
 
 def decide(
     tracer: Tracer,
     outputs: Sequence[Axes],
     sequences: Sequence[tuple[Label, int]],
-    guess: Batch | None,
+    guess: BatchAxis | None,
     inputs: Sequence[Tensor],
-) -> Batch:
+) -> BatchAxis:
     """The batch after the model has run, given the axes of its outputs and the batch that its inputs suggest.
 
     A table that the model returns has one row per sample. Otherwise, the batch is the axis that the
@@ -73,22 +73,22 @@ def decide(
     if guess is not None:
         for label, size in declared:  # of a batch that the model assembles itself
             if size == guess.size and guess.label not in tracer.votes:
-                return Batch(label, size, guess.source, certain=False)
+                return BatchAxis(label, size, guess.source, certain=False)
         return guess
     for label, size in (*declared, *rows):
         return _batch(tracer, label, size, inputs)
     for i, axes in enumerate(tracer.inputs):
         if len(axes) > 1:
-            return Batch(*axes[0][0], (i, 0), certain=False)
-    return Batch(None, 0, None, certain=False)
+            return BatchAxis(*axes[0][0], (i, 0), certain=False)
+    return BatchAxis(None, 0, None, certain=False)
 
 
 _CAN_BE_SAMPLES = (Kind.INPUT, Kind.PLACE)
 
 
-def _batch(tracer: Tracer, label: Label, size: int, inputs: Sequence[Tensor]) -> Batch:
+def _batch(tracer: Tracer, label: Label, size: int, inputs: Sequence[Tensor]) -> BatchAxis:
     for i, axes in enumerate(tracer.inputs):
         for j, axis in enumerate(axes):
             if axis[0][0].root is label.root:
-                return Batch(label, size, (i, j))
-    return Batch(label, size, (-1, 0) if len(inputs) == size else None)
+                return BatchAxis(label, size, (i, j))
+    return BatchAxis(label, size, (-1, 0) if len(inputs) == size else None)

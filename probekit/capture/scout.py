@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.axes import Axes, Label
-from probekit.capture.batch_axis import Batch, decide, first_guess
+from probekit.capture.batch_axis import BatchAxis, decide, first_guess
 from probekit.capture.calls import Call
 from probekit.capture.layers import Layer
 from probekit.capture.outputs import shares_memory, tensor_of, tensors_in
@@ -198,7 +198,7 @@ class Scout:
             layers.append(replace(layer, calls=calls[layer.module, layer.function]))
         self.layers = layers
 
-    def _layer(self, visit: _Visit, batch: Batch) -> Layer:
+    def _layer(self, visit: _Visit, batch: BatchAxis) -> Layer:
         beside = self.tracer.seen_tokens
         shape = visit.shape
         call = visit.call

@@ -45,7 +45,7 @@ _CHANGE_SIZE = attributes(
 
 
 @dataclass(frozen=True)
-class Pass:
+class ConditionPass:
     """One pass over some data; if `paired`, each clean batch precedes the perturbed ones."""
 
     batches: Batches
@@ -77,7 +77,7 @@ class Measurement:
         """The model with its outputs in the order of the data's classes."""
         return Classifier(self.model, self.match)
 
-    def run(self, one: Pass, store: ConditionStore, observe: Observe) -> None:
+    def run(self, one: ConditionPass, store: ConditionStore, observe: Observe) -> None:
         """Measures the conditions of a pass that are not in the store."""
         own = [condition for condition in one.perturbation.conditions if condition not in store]
         missing = processes().gather(own)[0]
@@ -91,7 +91,7 @@ class Measurement:
                 store[condition] = tree
 
     def _measured(
-        self, one: Pass, conditions: tuple[Condition, ...], observe: Observe
+        self, one: ConditionPass, conditions: tuple[Condition, ...], observe: Observe
     ) -> dict[Condition, xr.DataTree]:
         paired = one.paired and bool(self.layers)
         known = iter(self.clean) if paired and self.clean else None

@@ -26,7 +26,7 @@ from probekit.analysis.robustness.conditions import (
     published_images,
     unchanged,
 )
-from probekit.analysis.robustness.measure import Measurement, Pass
+from probekit.analysis.robustness.measure import ConditionPass, Measurement
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.analysis.robustness.tables import (
     check_reference,
@@ -151,7 +151,7 @@ def robustness(
     measurement = Measurement(
         model, found, dimensionality, selectivity, reading, memory, len(classes), match
     )
-    passes = [Pass(batches, unchanged(), paired=False)]
+    passes = [ConditionPass(batches, unchanged(), paired=False)]
     if attacks:
         with borrow(model, device) as place:
             few, move = batches.peek().to(place), bool(found)
@@ -159,13 +159,13 @@ def robustness(
             chosen = choose_attacks(
                 attacks, epsilons, classifier, few.images, few.labels, move=move
             )
-        passes += [Pass(batches, one) for one in chosen]
+        passes += [ConditionPass(batches, one) for one in chosen]
     levels = choose_severities(severities)
     if isinstance(corruptions, PublishedCorruptions):
         passes += _published(model, batches, corruptions, levels)
     elif corruptions:
         names = choose_corruptions(corruptions, batches.peek().images, levels[0], table)
-        passes += [Pass(batches, corrupted(name, levels, seed, table)) for name in names]
+        passes += [ConditionPass(batches, corrupted(name, levels, seed, table)) for name in names]
     conditions = [condition for one in passes for condition in one.perturbation.conditions]
     baseline = _reference(reference, conditions, batches.provenance())
     facts: dict[str, Any] = {
@@ -231,7 +231,7 @@ def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -
 
 def _published(
     model: Model, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
-) -> list[Pass]:
+) -> list[ConditionPass]:
     """The passes over published images, which replace those of the data or are separate data."""
     classes = batches.classes or getattr(model, "classes", ())
     theirs = published.classes or ()
@@ -252,10 +252,10 @@ def _published(
         published_images(published, name, severities) for name in published.corruptions
     ]
     if _one_to_one(published, batches):
-        return [Pass(batches, one) for one in perturbations]
+        return [ConditionPass(batches, one) for one in perturbations]
     size = getattr(model, "input_size", None)
     return [
-        Pass(
+        ConditionPass(
             Batches(
                 published.dataset(condition.name, int(condition.level), size),
                 batch_size=batches.batch_size,
