@@ -56,6 +56,11 @@ def load_run_data(recipe: Recipe, seed: int, root: str | Path | None, workers: i
         hashes += content
     if train.classes != test.classes:
         raise DataError(f"the train and test splits of {recipe.data} have different classes")
+    if len(train.classes) < 2:
+        raise DataError(
+            f"training needs the names of two or more classes, and {recipe.data} names "
+            f"{len(train.classes)}; give a folder per class, or labels that are text"
+        )
     used, held = hold_out(train.labels, recipe, seed)
     watched = held if len(held) else used[:_WATCHED]
     labels = train.labels[watched]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -141,6 +142,14 @@ def test_an_invalid_option_is_reported(
 def test_a_missing_data_file_is_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cifar10 is not in .*data_batch_1"):
         pk.train("resnet20-cifar10", out=tmp_path / "run", data_root=tmp_path, device="cpu")
+
+
+def test_data_without_class_names_is_refused(tmp_path: Path) -> None:
+    images, labels = np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 3
+    file = tmp_path / "data.npz"
+    np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(DataError, match=r"names of two or more classes.* names 0; give a folder"):
+        quick(tmp_path / "run", data=str(file), validation=0, limit=None)
 
 
 @pytest.mark.parametrize("layers", ["nonsense", "nons*"])
