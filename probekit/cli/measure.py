@@ -63,7 +63,7 @@ def analyze(
 
         check_page(report, overwrite=overwrite)
     from probekit.analysis.analyze import analyze as run
-    from probekit.reports.rows import by_attribute, result_json
+    from probekit.reports.rows import result_json
     from probekit.reports.terminal import console, print_result
     from probekit.runtime.processes import processes
 
@@ -85,9 +85,7 @@ def analyze(
     if report:
         from probekit.reports.page.page import report as write_report
 
-        parts = by_attribute(result)
-        shown = result if "" in parts else parts
-        write_report(shown, report, data=images, overwrite=overwrite)
+        write_report(result, report, data=images, overwrite=overwrite)
     if as_json:
         print(result_json(result))
         return

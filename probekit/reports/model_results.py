@@ -13,6 +13,7 @@ import xarray as xr
 
 from probekit.analysis.merge import merge_results
 from probekit.errors import DataError, OptionError, some_of
+from probekit.reports.rows import by_attribute
 from probekit.results.attributes import attributes
 from probekit.results.labels import class_names, strings
 from probekit.results.provenance import facts_of
@@ -62,7 +63,10 @@ class ModelResults:
 
 
 def model_results(results: Results, names: Sequence[str] | None = None) -> list[ModelResults]:
-    """Groups results by model: robustness runs are merged with the analyses of their models."""
+    """Groups results by model: robustness runs are merged with the analyses of their models.
+
+    Each attribute of a result is shown like a model of its own.
+    """
     if isinstance(results, dict):
         names, results = list(results), list(results.values())
     given = list(results) if isinstance(results, list | tuple) else [results]
@@ -73,8 +77,15 @@ def model_results(results: Results, names: Sequence[str] | None = None) -> list[
     if len(names) != len(found):
         raise OptionError(f"{len(found)} models need as many names, not {len(names)}")
     return [
-        _of_model(name, tree, remark) for name, (tree, _, remark) in zip(names, found, strict=True)
+        _of_model(_attribute_name(name, attribute, len(found)), part, remark)
+        for name, (tree, _, remark) in zip(names, found, strict=True)
+        for attribute, part in by_attribute(tree).items()
     ]
+
+
+def _attribute_name(model: str, attribute: str, models: int) -> str:
+    """The name of one attribute of a model; that of the model if it has none."""
+    return (attribute if models == 1 else f"{model}: {attribute}") if attribute else model
 
 
 def _opened(given: object) -> Opened:

@@ -39,10 +39,9 @@ def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
 
 def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
     """The result of each attribute by name; the whole result under `""` if there are no attributes."""
-    units = result["units"].to_dataset()
-    if "attribute" not in units.dims:
+    if "units" not in result.children or "attribute" not in result["units"].dims:
         return {"": result}
-    names = [str(name) for name in units["attribute"].values]
+    names = [str(name) for name in result["units"].to_dataset()["attribute"].values]
     return {name: result.sel(attribute=name) for name in names}
 
 

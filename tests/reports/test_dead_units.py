@@ -129,3 +129,10 @@ def test_attributes(subject: Any) -> None:
         assert one["layers"]["dead_units"].values.tolist() == [2, 0, 3]
         assert int(one["units"]["dead"].sum()) == 5
         assert pk.units_table(found)[f"dead[{attribute}]"].sum() == 5
+    pages = model_results(found)
+    assert [page.name for page in pages] == ["animal", "side"]
+    for page in pages:
+        expected = found["units"]["class_mean"].sel(attribute=page.name).values
+        np.testing.assert_array_equal(page.units["class_mean"].values, expected)
+        assert unit_table(page)["columns"]
+    assert [page.name for page in model_results([found, found], ["a", "b"])][1] == "a: side"
