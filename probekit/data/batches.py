@@ -20,7 +20,7 @@ from probekit.data.opening import open_source
 from probekit.data.prefetch import fetched
 from probekit.data.sources import Indexed, Stream, digest_of
 from probekit.errors import DataError, remember
-from probekit.models.inputs import tensors_of
+from probekit.models.inputs import tensors_of, without_padding
 
 _WORKERS = 4096
 _PEEKED = 32
@@ -205,7 +205,11 @@ class Batches:
         for batch in self.share(0, 1):
             for at in range(len(batch)):
                 one = slice(at, at + 1)
-                digest.update(digest_of(batch.images[one], batch.labels[one], batch.index[one]))
+                digest.update(
+                    digest_of(
+                        without_padding(batch.images[one]), batch.labels[one], batch.index[one]
+                    )
+                )
         return f"sha256:{digest.hexdigest()}"
 
     def known_labels(self) -> tuple[Tensor, Tensor | None] | None:
@@ -275,7 +279,7 @@ class Batches:
         """Returns the first samples, which the next pass yields again."""
         if not isinstance(self.source, Indexed):
             images, labels = self.source.head(self.batch_size)
-            self._first_image = _hash(digest_of(images[:1], labels[:1]))
+            self._first_image = _hash(digest_of(without_padding(images[:1]), labels[:1]))
             return self._checked(images, labels, torch.arange(len(images)))
         if self._peeked is not None:
             return self._peeked
@@ -283,7 +287,7 @@ class Batches:
         for part in torch.split(order, min(self.batch_size, _PEEKED)) if len(order) else ():
             found = self.source.fetch(part.tolist())
             if len(found[0]):
-                self._first_image = _hash(digest_of(found[0][:1], found[1][:1]))
+                self._first_image = _hash(digest_of(without_padding(found[0][:1]), found[1][:1]))
                 self._peeked = self._checked(*found)
                 return self._peeked
         raise DataError(f"{self.name} has no samples that can be read")

@@ -56,6 +56,15 @@ class KeywordInputs:
         return self.map(lambda one: one.pin_memory())
 
 
+def without_padding(sample: Tensor | KeywordInputs) -> Tensor | KeywordInputs:
+    """One sample without the tokens that its `attention_mask` hides, which depend on its batch."""
+    mask = sample.tensors.get("attention_mask") if isinstance(sample, KeywordInputs) else None
+    if not isinstance(sample, KeywordInputs) or mask is None or mask.ndim != 2:
+        return sample
+    kept = mask[0] != 0
+    return sample.map(lambda one: one[:, kept] if one.shape[1:2] == kept.shape else one)
+
+
 def tensors_of(inputs: Tensor | KeywordInputs) -> list[Tensor]:
     return list(inputs.tensors.values()) if isinstance(inputs, KeywordInputs) else [inputs]
 

@@ -189,3 +189,39 @@ def test_other_options_and_class_names_are_noticed(network: nn.Module, data: Any
         images.classes = list(classes)  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="different labels along 'class'"):
         pk.merge_results(*(analyze(network, images, "1.1") for images in named))
+
+
+class Sentences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.middle = nn.Embedding(20, 4), nn.Linear(4, 4)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.middle(self.embed(input_ids))).mean(1)
+
+
+def padded(samples: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Pads to the longest sample of a batch."""
+    tokens, labels = zip(*samples, strict=True)
+    ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.tensor(labels)
+
+
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
+def test_samples_padded_for_other_batches_are_the_same_and_other_tokens_are_not() -> None:
+    torch.manual_seed(0)
+    net = Sentences()
+    tokens = [torch.arange(1, 1 + length) for length in (3, 2, 4, 9, 5, 6)]
+    changed = [tokens[0].flip(0), *tokens[1:]]
+
+    def measure(tokens: Any, size: int, metric: str) -> xr.DataTree:
+        samples = [(one, number % 2) for number, one in enumerate(tokens)]
+        loader = DataLoader(samples, size, collate_fn=padded)  # type: ignore[arg-type]
+        return pk.analyze(net, loader, "middle", metric, progress=False)
+
+    first = measure(tokens, 3, "selectivity")
+    merged = pk.merge_results(first, measure(tokens, 4, "dimensionality"))
+    assert "selectivity" in merged["units"]
+    assert "participation_ratio" in merged["layers"]
+    with pytest.raises(DataError, match="different images"):
+        pk.merge_results(first, measure(changed, 3, "dimensionality"))
