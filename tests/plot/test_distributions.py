@@ -99,3 +99,8 @@ def test_ten_thousand_units_are_drawn_fast_and_small(result: xr.DataTree) -> Non
     )
     ax = plot.unit_distribution(units, "v")
     assert sum(len(one.get_paths()[0].vertices) for one in ax.collections) < 10_000
+
+
+def test_the_density_of_values_between_two_points_is_at_the_nearest_one() -> None:
+    values = np.linspace(0.31, 0.3101, 40)
+    assert density(values, np.array([0.0, 0.25, 0.5])).tolist() == [0, 1, 0]
