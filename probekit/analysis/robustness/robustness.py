@@ -335,8 +335,9 @@ def _assemble(
         nodes |= {"units": units, "layers": layers}
         metrics: list[Metric] = [Selectivity()] if "selectivity" in units else []
         metrics += [Dimensionality()] if "participation_ratio" in layers else []
+        counted = units.assign_coords(count=outcomes["samples_by_class"])
         for metric in metrics:
-            for sentence in metric.review(units, layers):
+            for sentence in metric.review(counted, layers):
                 warn(sentence)
         _warn_of_unmoved(outcomes)
     return xr.DataTree.from_dict(nodes)

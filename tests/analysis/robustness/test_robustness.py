@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import probekit as pk
@@ -19,6 +19,7 @@ from probekit.capture.readouts import Activations
 from probekit.capture.stream import PassOptions, find_layers, stream
 from probekit.data.batches import Batches
 from probekit.data.fitting import fit_to
+from probekit.errors import ProbekitWarning
 from probekit.models.image_model import ImageModel
 from probekit.models.logits import ClassMatch
 from robustness_by_hand import (
@@ -290,3 +291,11 @@ def test_the_memory_of_clean_activations_is_that_of_their_tables(dtype: torch.dt
         needed = sum(table.nbytes for one in observed for table in one.tables[0].values())
     measurement = Measurement(model, layers, False, False, reading, 2**30, 2, ClassMatch(8))
     assert measurement._bytes_of_clean(batches) == needed == 10 * 8 * 4
+
+
+def test_few_images_per_class_are_reported() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2))
+    images, labels = torch.rand(25, 1, 32, 32), torch.tensor([0] * 21 + [1] * 4)
+    with pytest.warns(ProbekitWarning, match=r"1 of 2 classes .* 20 samples \(the fewest 4\)"):
+        result = robustness(network, (images, labels), "contrast", 1, layers="1", progress=False)
+    assert "1 of 2 classes have fewer than 20 samples" in result.attrs["notes"]
