@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, cast, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,9 @@ from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
 Layers: TypeAlias = "LayerChoice | Sequence[LayerChoice] | Sequence[Layer] | None"
+
+_THREADS: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+"""The thread of each open recorder of a model."""
 
 
 class Recorder:
@@ -62,7 +67,8 @@ class Recorder:
             also issued as warnings.
 
     Raises:
-        LayerError: A layer does not exist, is never called, or has no units.
+        LayerError: A layer does not exist, is never called, or has no units; or another thread is
+            recording the model.
         ModelError: `nn.DataParallel`.
 
     Example:
@@ -177,7 +183,15 @@ class Recorder:
     def __enter__(self) -> Recorder:
         if self._phase.hooked:
             raise LayerError("this recorder is already in use; create a second one")
+        threads = _THREADS.setdefault(self.module, [])
+        if set(threads) - {get_ident()}:
+            raise LayerError(
+                "another thread is recording this model, and would record the passes of this thread too; "
+                "give each thread its own copy (copy.deepcopy(model))"
+            )
         self._phase.hook()
+        self._thread = get_ident()
+        threads.append(self._thread)
         return self
 
     def __exit__(
@@ -188,6 +202,7 @@ class Recorder:
     ) -> bool:
         self._phase.unhook()
         self._phase.held = {}
+        _THREADS[self.module].remove(self._thread)
         return self._stopped(error)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

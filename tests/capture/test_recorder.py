@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -171,3 +173,21 @@ def test_hooks_set_after_the_recorder_count(prepend: bool, layers: Any) -> None:
             torch.testing.assert_close(recorder.activations["1"], expected.mean((2, 3)))
             net[1].register_forward_hook(lambda module, args, out: out * 3, prepend=prepend)
     assert len(net[1]._forward_hooks) == 3
+
+
+def test_another_thread_cannot_record_the_same_model() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    images = torch.randn(5, 3)
+
+    def recorded(module: nn.Module) -> Tensor:
+        with Recorder(module, "1") as recorder:
+            recorder(images)
+        return recorder.activations["1"]
+
+    with ThreadPoolExecutor(1) as other, Recorder(model, "1"):
+        with pytest.raises(LayerError, match="another thread is recording this model"):
+            other.submit(recorded, model).result()
+        expected = recorded(model)  # in the same thread
+        assert torch.equal(other.submit(recorded, deepcopy(model)).result(), expected)
+    with ThreadPoolExecutor(1) as other:
+        assert torch.equal(other.submit(recorded, model).result(), expected)
