@@ -31,9 +31,9 @@ def training_curves(
     """Variables in the log of a training run over epochs.
 
     Args:
-        run: The output of `train`, the folder of a run, its `log.jsonl` or its `log.csv`; `{name: run}`
-            compares several runs, `{alpha: run}` colors them by alpha, `{name: [run, ...]}` draws the
-            mean over seeds with its bootstrapped 95% interval.
+        run: The output of `train`, the folder of a run, its `log.jsonl`, or the `log.csv` beside it;
+            `{name: run}` compares several runs, `{alpha: run}` colors them by alpha, `{name: [run, ...]}`
+            draws the mean over seeds with its bootstrapped 95% interval.
         variables: Names in the log, such as `loss`, `validation_accuracy`, `selectivity_mean`, `alpha`;
             or one variable logged per layer, `selectivity` or `dead_units`, which is drawn as one line
             per layer.
@@ -130,32 +130,16 @@ def _read(run: object, name: object = None) -> Records:
             f"a training run is the output of train, a run's folder or its log, not {type(run).__name__}"
         )
     path = Path(place)
+    path = path.parent if path.name == "log.csv" else path
     path = path / "log.jsonl" if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"there is no log of a training run at {str(path)!r}")
     try:
         from probekit.training.run.log import read_log
 
-        records = _read_csv(path) if path.suffix == ".csv" else read_log(path)
+        records = read_log(path)
     except (OSError, ValueError):
         records = []
     if not records or any("epoch" not in record for record in records):
         raise DataError(f"{str(path)!r} holds no finished epoch of a training run")
-    return records
-
-
-def _read_csv(path: Path) -> Records:
-    """The records of a CSV log, in which per-layer variables have columns `name/layer`."""
-    import pandas as pd
-
-    records: Records = []
-    for row in pd.read_csv(path).to_dict("records"):
-        record: dict[str, Any] = {}
-        for column, value in row.items():
-            name, slash, layer = str(column).partition("/")
-            if slash:
-                record.setdefault(name, {})[layer] = value
-            else:
-                record[name] = value
-        records.append(record)
     return records
