@@ -236,8 +236,7 @@ def _mixed(
     for layer in recorder.layers:
         if layer.name not in recorder.activations:
             raise LayerError(
-                f"layer {layer.name!r} was reached in the first forward pass but not in the second; "
-                "exclude it"
+                f"layer {layer.name!r} was reached in one forward pass but not in another; exclude it"
             )
         one, other = before[layer.name][order], recorder.activations[layer.name]
         close = 1e-2 * float(one.abs().nan_to_num(0, 0).max()) if one.numel() else 0
