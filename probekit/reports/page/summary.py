@@ -103,9 +103,8 @@ def _perturbed(model: ModelResults) -> Iterator[Fact]:
     if "accuracy_mean" in outcomes:
         types, levels = (outcomes["accuracy"].sizes[dim] for dim in ("corruption", "severity"))
         mean = 100 * float(outcomes["accuracy_mean"])
-        yield Fact(
-            f"{mean:.1f}%", "accuracy under corruption", f"{types} types at {levels} severities"
-        )
+        of = f"mean over types ({types}) and severities ({levels})"
+        yield Fact(f"{mean:.1f}%", "accuracy under corruption", of)
     attacked = outcomes.get("attack_accuracy")
     if attacked is not None and attacked.notnull().any():
         worst = 100 * float(attacked.min())
