@@ -382,6 +382,6 @@ class ByChance(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
-def test_a_layer_that_the_second_pass_does_not_reach_is_refused() -> None:
-    with pytest.raises(LayerError, match="'act' was reached in the first forward pass but not in"):
+def test_a_layer_that_another_pass_does_not_reach_is_refused() -> None:
+    with pytest.raises(LayerError, match="'act' was reached in one forward pass but not in another"):
         plan(ByChance(), X)
