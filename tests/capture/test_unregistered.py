@@ -383,5 +383,7 @@ class ByChance(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
 def test_a_layer_that_another_pass_does_not_reach_is_refused() -> None:
-    with pytest.raises(LayerError, match="'act' was reached in one forward pass but not in another"):
+    with pytest.raises(
+        LayerError, match="'act' was reached in one forward pass but not in another"
+    ):
         plan(ByChance(), X)
