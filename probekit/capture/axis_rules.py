@@ -56,8 +56,8 @@ class Known(Protocol):
         """Records that an operation treats the first axis as the batch."""
 
 
-class Call:
-    """One call of an operation, with what was known about its tensors before it ran.
+class OperatorCall:
+    """One call of an operator, with what was known about its tensors before it ran.
 
     `name` has no overload, `given` are the arguments by name, `tensors` those that are tensors.
     `depends` is whether any argument depends on the inputs of the model; None if unknown.
@@ -113,10 +113,10 @@ class Call:
         return _position(self.given.get("dim", 0), ndim)
 
 
-Rule: TypeAlias = Callable[[Call], "Axes | list[Axes]"]
+Rule: TypeAlias = Callable[[OperatorCall], "Axes | list[Axes]"]
 
 
-def follow(call: Call, outputs: Sequence[Tensor]) -> list[Axes]:
+def follow(call: OperatorCall, outputs: Sequence[Tensor]) -> list[Axes]:
     """The axes of the outputs of a call."""
     call.outputs = outputs
     if call.name.startswith("aten::new_"):
@@ -138,7 +138,7 @@ def _sizes(axes: Axes) -> tuple[int, ...]:
     return tuple(map(size_of, axes))
 
 
-def _units(call: Call) -> Axis:
+def _units(call: OperatorCall) -> Axis:
     """New units on the last axis of the first output."""
     return new_axis(Kind.UNIT, call.shape[-1])
 
@@ -150,12 +150,12 @@ def _all_resized(axes: Axes, shape: Sequence[int]) -> Axes:
 # Operations without a rule of their own
 
 
-def _elementwise(call: Call) -> list[Axes]:
+def _elementwise(call: OperatorCall) -> list[Axes]:
     """Elementwise operations; and pads, pools and interpolations, which only change sizes."""
     return [_like_arguments(call, tuple(output.shape)) for output in call.outputs]
 
 
-def _like_arguments(call: Call, shape: tuple[int, ...]) -> Axes:
+def _like_arguments(call: OperatorCall, shape: tuple[int, ...]) -> Axes:
     found = new_axes(Kind.CONSTANT, shape)
     fits = not call.tensors
     for tensor in call.tensors:
@@ -182,7 +182,7 @@ def _like_arguments(call: Call, shape: tuple[int, ...]) -> Axes:
     )
 
 
-def _reduction(call: Call) -> list[Axes]:
+def _reduction(call: OperatorCall) -> list[Axes]:
     axes = call.input
     dims = call.given["dim"]
     dims = range(len(axes)) if dims is None or dims == [] else dims
@@ -194,14 +194,14 @@ def _reduction(call: Call) -> list[Axes]:
     return [left] * len(call.outputs)
 
 
-def _unknown(call: Call) -> list[Axes]:
+def _unknown(call: OperatorCall) -> list[Axes]:
     return [new_axes(Kind.LOST, one.shape) for one in call.outputs]
 
 
 # Norms, copies and writes
 
 
-def _norm(call: Call) -> Axes:
+def _norm(call: OperatorCall) -> Axes:
     """A norm scales units; if none are known yet, they are on the axis that it scales."""
     axes = call.input
     per_sample = call.operation in ("native_layer_norm", "_fused_rms_norm")
@@ -220,7 +220,7 @@ def _norm(call: Call) -> Axes:
     return (*axes[:scaled], new_axis(Kind.UNIT, size_of(axes[scaled])), *axes[scaled + 1 :])
 
 
-def _like_first(call: Call) -> Axes:
+def _like_first(call: OperatorCall) -> Axes:
     """The axes of a tensor that is written into; in a new one, rows may be written in any order."""
     axes = call.input
     writes = call.name.startswith(("aten::index_", "aten::scatter", "aten::masked_scatter"))
@@ -235,7 +235,7 @@ def _like_first(call: Call) -> Axes:
     return axes
 
 
-def _written(call: Call, ndim: int) -> Sequence[int]:
+def _written(call: OperatorCall, ndim: int) -> Sequence[int]:
     """The axes along which a write chooses elements."""
     if "dim" in call.given:
         return [call.dim(ndim)]
@@ -250,13 +250,13 @@ def _written(call: Call, ndim: int) -> Sequence[int]:
 # Views
 
 
-def _view(call: Call) -> Axes:
+def _view(call: OperatorCall) -> Axes:
     if call.overload == "dtype":
         return _all_resized(call.input, call.shape)
     return regrouped(call.input, call.shape)
 
 
-def _transpose(call: Call) -> Axes:
+def _transpose(call: OperatorCall) -> Axes:
     axes = list(call.input)
     if len(axes) > 1:
         one, other = call.given.get("dim0", 0), call.given.get("dim1", 1)
@@ -264,20 +264,20 @@ def _transpose(call: Call) -> Axes:
     return tuple(axes)
 
 
-def _unsqueeze(call: Call) -> Axes:
+def _unsqueeze(call: OperatorCall) -> Axes:
     axes = list(call.input)
     axes.insert(call.dim(len(axes) + 1), constant(1))
     return tuple(axes)
 
 
-def _squeeze(call: Call) -> Axes:
+def _squeeze(call: OperatorCall) -> Axes:
     axes = call.input
     dims = call.given.get("dim", range(len(axes)))
     chosen = {_position(dim, len(axes)) for dim in ([dims] if isinstance(dims, int) else dims)}
     return tuple(axis for i, axis in enumerate(axes) if i not in chosen or size_of(axis) != 1)
 
 
-def _slice(call: Call) -> Axes:
+def _slice(call: OperatorCall) -> Axes:
     axes = list(call.input)
     dim = call.dim(len(axes))
     bounds = slice(call.given.get("start"), call.given.get("end"))
@@ -286,13 +286,13 @@ def _slice(call: Call) -> Axes:
     return tuple(axes)
 
 
-def _select(call: Call) -> Axes:
+def _select(call: OperatorCall) -> Axes:
     axes = list(call.input)
     del axes[call.dim(len(axes))]
     return tuple(axes)
 
 
-def _split(call: Call) -> list[Axes]:
+def _split(call: OperatorCall) -> list[Axes]:
     axes = call.input
     dim = call.dim(len(axes))
     found, start = [], 0
@@ -304,7 +304,7 @@ def _split(call: Call) -> list[Axes]:
     return found
 
 
-def _pad(call: Call) -> list[Axes]:
+def _pad(call: OperatorCall) -> list[Axes]:
     """Tokens added to a sequence are not patches; otherwise, a pad changes only sizes."""
     left, right = (*call.given["pad"][2:], 0, 0)[:2]
     axes = call.input
@@ -318,7 +318,7 @@ def _pad(call: Call) -> list[Axes]:
     return [(axes[0], padded, resized(axes[2], call.shape[2]))]
 
 
-def _unfold(call: Call) -> Axes:
+def _unfold(call: OperatorCall) -> Axes:
     *front, window = call.shape
     return (*_all_resized(call.input, front), new_axis(Kind.PLACE, window))
 
@@ -326,7 +326,7 @@ def _unfold(call: Call) -> Axes:
 # Concatenation, repetition and reordering
 
 
-def _cat(call: Call) -> Axes:
+def _cat(call: OperatorCall) -> Axes:
     shape = call.shape
     tensors = [one for one in call.tensors if one.ndim == len(shape)]
     dim = call.dim(len(shape))
@@ -344,7 +344,7 @@ def _cat(call: Call) -> Axes:
     return (*rest[:dim], axis, *rest[dim + 1 :])
 
 
-def _stack(call: Call) -> Axes:
+def _stack(call: OperatorCall) -> Axes:
     rest = new_axes(Kind.CONSTANT, call.tensors[0].shape)
     for one in call.tensors:
         rest = merged(rest, call.axes(one))
@@ -352,7 +352,7 @@ def _stack(call: Call) -> Axes:
     return (*rest[:dim], new_axis(Kind.INPUT, len(call.tensors)), *rest[dim:])
 
 
-def _repeat(call: Call) -> Axes:
+def _repeat(call: OperatorCall) -> Axes:
     times = list(call.given["repeats"])
     axes = (constant(1),) * (len(times) - len(call.input)) + call.input
     return tuple(
@@ -368,7 +368,7 @@ def _reordered(axis: Axis, size: int) -> Axis:
     return new_axis(Kind.CONSTANT if kind(axis) is Kind.CONSTANT else Kind.PLACE, size)
 
 
-def _reorder(call: Call) -> list[Axes]:
+def _reorder(call: OperatorCall) -> list[Axes]:
     axes = list(call.input)
     dims = call.given.get("dims", call.given.get("dim", 1))
     random = call.depends is False and "sort" in call.name  # perhaps of random numbers
@@ -379,14 +379,14 @@ def _reorder(call: Call) -> list[Axes]:
     return [tuple(axes)] * len(call.outputs)
 
 
-def _gather(call: Call) -> Axes:
+def _gather(call: OperatorCall) -> Axes:
     axes = list(_all_resized(call.input, call.shape))
     dim = call.dim(len(axes))
     axes[dim] = _reordered(axes[dim], call.shape[dim])
     return tuple(axes)
 
 
-def _index(call: Call) -> Axes:
+def _index(call: OperatorCall) -> Axes:
     axes, indices = call.axes(call.given["self"]), call.given["indices"]
     places = [i for i, one in enumerate(indices) if one is not None]
     if any(indices[i].dtype in (torch.bool, torch.uint8) for i in places):
@@ -420,12 +420,12 @@ def _in_order(index: Tensor, size: int) -> bool:
 # Patches, grids and regions
 
 
-def _im2col(call: Call) -> Axes:
+def _im2col(call: OperatorCall) -> Axes:
     *_, units, positions = call.shape
     return (*call.input[:-3], resized(call.input[-3], units), new_axis(Kind.PLACE, positions))
 
 
-def _col2im(call: Call) -> Axes:
+def _col2im(call: OperatorCall) -> Axes:
     *_, units, height, width = call.shape
     return (
         *call.input[:-2],
@@ -434,7 +434,7 @@ def _col2im(call: Call) -> Axes:
     )
 
 
-def _regions(call: Call) -> Axes:
+def _regions(call: OperatorCall) -> Axes:
     """Rows are boxes; those of a sample if fixed boxes list the samples in order, each as often."""
     boxes, units, *space = call.shape
     (rows,) = new_axes(Kind.PLACE, [boxes])
@@ -450,7 +450,7 @@ def _regions(call: Call) -> Axes:
 # Operations with weights
 
 
-def _convolution(call: Call) -> Axes:
+def _convolution(call: OperatorCall) -> Axes:
     weight, axes, shape = call.given["weight"], call.input, call.shape
     if len(axes) != len(shape):
         return new_axes(Kind.LOST, shape)
@@ -473,12 +473,12 @@ def _convolution(call: Call) -> Axes:
     return (rows, units, *places)
 
 
-def _linear(call: Call) -> Axes:
+def _linear(call: OperatorCall) -> Axes:
     read(call.input[-1])
     return (*call.input[:-1], _units(call))
 
 
-def _product(call: Call) -> Axes:
+def _product(call: OperatorCall) -> Axes:
     left, right = _factors(call)
     rows, columns, shape = call.axes(left), call.axes(right), call.shape
     first: list[Axis] = list(rows[:-1])
@@ -492,7 +492,7 @@ def _product(call: Call) -> Axes:
     return (*first, *last)
 
 
-def _batched_product(call: Call) -> Axes:
+def _batched_product(call: OperatorCall) -> Axes:
     left, right = _factors(call)
     one, other, shape = call.axes(left), call.axes(right), call.shape
     (batch,) = merged(one[:1], other[:1])
@@ -506,7 +506,7 @@ def _batched_product(call: Call) -> Axes:
     return (batch, rows, columns)
 
 
-def _mapped(call: Call, weight: Tensor, axis: Axis, others: Axes, size: int) -> Axis:
+def _mapped(call: OperatorCall, weight: Tensor, axis: Axis, others: Axes, size: int) -> Axis:
     """The axis that a matrix maps an axis to: units, or positions if it is fixed and others are units.
 
     Such a matrix, as the adjacency of a graph, mixes positions.
@@ -517,7 +517,7 @@ def _mapped(call: Call, weight: Tensor, axis: Axis, others: Axes, size: int) -> 
     return new_axis(Kind.UNIT, size)
 
 
-def _factors(call: Call) -> tuple[Tensor, Tensor]:
+def _factors(call: OperatorCall) -> tuple[Tensor, Tensor]:
     for left, right in (("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec"), ("self", "mat2"),
                         ("self", "vec"), ("self", "tensor"), ("self", "other")):  # fmt: skip
         if left in call.given and right in call.given:
@@ -525,13 +525,13 @@ def _factors(call: Call) -> tuple[Tensor, Tensor]:
     raise ValueError(call.name)
 
 
-def _attention(call: Call) -> Axes:
+def _attention(call: OperatorCall) -> Axes:
     query, key, value = (call.axes(call.given[name]) for name in ("query", "key", "value"))
     front = merged(merged(query[:-2], key[:-2]), value[:-2])
     return (*front, query[-2], value[-1])
 
 
-def _distances(call: Call) -> Axes:
+def _distances(call: OperatorCall) -> Axes:
     one, other = (call.axes(tensor) for tensor in call.tensors[:2])
     return (*merged(one[:-2], other[:-2]), one[-2], other[-2])
 

@@ -16,7 +16,7 @@ from numpy import broadcast_shapes
 from torch import Tensor
 
 from probekit.capture.axes import Kind, kind
-from probekit.capture.axis_rules import FOLLOWED, Call
+from probekit.capture.axis_rules import FOLLOWED, OperatorCall
 
 _LINEAR = {
     "add", "sub", "rsub", "neg", "mul", "div", "addcmul", "addcdiv", "lerp", "where", "masked_fill",
@@ -78,7 +78,7 @@ class Nonlinearities:
         if state is not None and state.bent is not None:
             self._report(*state.bent)
 
-    def follow(self, call: Call, outputs: Sequence[Tensor]) -> None:
+    def follow(self, call: OperatorCall, outputs: Sequence[Tensor]) -> None:
         """Updates with one operation that has run."""
         given = {_storage(one) for one in call.tensors}
         views = not call.in_place and any(_storage(one) in given for one in outputs)
@@ -126,7 +126,7 @@ class Nonlinearities:
         same = all(one.root == states[0].root for one in states)
         return _State(states[0].root if same else object(), bent, states[0].statistic)
 
-    def _bent(self, call: Call, known: Sequence[Tensor]) -> _State | None:
+    def _bent(self, call: OperatorCall, known: Sequence[Tensor]) -> _State | None:
         """The state of the result of an elementwise operation."""
         state = self._combined(known)
         if state is None or state.bent is not None or state.statistic:
@@ -149,7 +149,7 @@ class Nonlinearities:
         return replace(state, bent=(state.bent[0], operation.strip("_").removesuffix("_impl")))
 
     def _reduced(
-        self, call: Call, known: Sequence[Tensor], outputs: Sequence[Tensor]
+        self, call: OperatorCall, known: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> _State | None:
         """The state after an operation that mixes elements, such as a pool, a norm or a softmax."""
         state = self._combined(known)
@@ -172,7 +172,7 @@ class Nonlinearities:
         return _State(bent=state.bent if pools else None, statistic=pools or reduces or smaller)
 
     @staticmethod
-    def _maxout(call: Call, dims: Sequence[int]) -> bool:
+    def _maxout(call: OperatorCall, dims: Sequence[int]) -> bool:
         """Whether a maximum is taken over alternatives of each unit, not over positions or all units."""
         inputs = {label.root for axes in call.tracer.inputs for axis in axes for label, _ in axis}
         gone = {dim % len(call.input) for dim in dims}
@@ -184,7 +184,7 @@ class Nonlinearities:
         )
 
 
-def _elementwise(call: Call, outputs: Sequence[Tensor]) -> bool:
+def _elementwise(call: OperatorCall, outputs: Sequence[Tensor]) -> bool:
     """Whether each element of the output is a function of the elements at its place."""
     name = call.operation
     if name in _LINEAR:

@@ -131,7 +131,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         if torch.is_inference_mode_enabled() and _composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        call = axis_rules.Call(self, func, args, kwargs)
+        call = axis_rules.OperatorCall(self, func, args, kwargs)
         self.running = True
         try:
             output = func(*args, **kwargs)
@@ -140,7 +140,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self._follow(call, output)
         return output
 
-    def _follow(self, call: axis_rules.Call, output: object) -> None:
+    def _follow(self, call: axis_rules.OperatorCall, output: object) -> None:
         tensors = all_tensors(output)
         if not tensors:
             self.reads_values |= call.depends is True
