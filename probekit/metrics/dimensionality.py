@@ -106,7 +106,7 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
         float(np.trace(matrix)),
         float(np.square(matrix).sum()),
         float(covariance["fourth_moment"]),
-        bool(covariance["centred"]),
+        bool(covariance["centered" if "centered" in covariance else "centred"]),
         int((covariance["variance"] > 0).sum()),
     )
     return xr.DataArray(found, name="participation_ratio_corrected")
@@ -224,7 +224,7 @@ class Dimensionality(Metric):
     Args:
         spatial: The dimensions: `"mean"`, units pooled over positions; `"positions"`, units with every
             position as a sample; `"flatten"`, the elements of the feature map.
-        centred: Subtract the mean activation.
+        centered: Subtract the mean activation.
         variance: Fractions of the variance for `components`.
         spectrum: Maximum number of eigenvalues in the result.
         memory: Maximum number of bytes for covariances; see `Covariance`.
@@ -247,7 +247,7 @@ class Dimensionality(Metric):
     variables = _VARIABLES
 
     spatial: Spatial = "mean"
-    centred: bool = True
+    centered: bool = True
     variance: Sequence[float] = (0.9, 0.95, 0.99)
     spectrum: int = 128
     memory: int = 4 * 2**30
@@ -257,12 +257,12 @@ class Dimensionality(Metric):
         _check_shares(self.variance)
         non_negative_int("jackknife", self.jackknife)
         non_negative_int("spectrum", self.spectrum)
-        Covariance(self.spatial, self.centred, self.memory)
+        Covariance(self.spatial, self.centered, self.memory)
 
     @property
     def needs(self) -> Sequence[StatisticLike]:
         """The covariance, and a sample of rows for the jackknife."""
-        covariance = Covariance(self.spatial, self.centred, self.memory)
+        covariance = Covariance(self.spatial, self.centered, self.memory)
         if self.jackknife and self.spatial == "mean":
             return (covariance, SampledRows(self.jackknife))
         return (covariance,)
@@ -317,7 +317,7 @@ class Dimensionality(Metric):
             return []
         shown = some_of(few)
         low = int(layers["n_samples"].min())
-        least = 4 if self.centred else 2
+        least = 4 if self.centered else 2
         which = (
             "participation_ratio and components are too low there; see participation_ratio_corrected "
             "and its error"
@@ -332,13 +332,13 @@ class Dimensionality(Metric):
         varying = int((covariance["variance"] > 0).sum())
         if sampled is not None:
             rows = sampled["activation"].values.astype(np.float64)
-            rows -= rows.mean(0) if self.centred else 0.0
+            rows -= rows.mean(0) if self.centered else 0.0
             gram = rows @ rows.T
         elif self.jackknife and "gram" in covariance:
-            gram = covariance["gram"].values * (count - self.centred)
+            gram = covariance["gram"].values * (count - self.centered)
         else:
             return float("nan")
-        return _jackknife_error(gram, self.centred, varying) * float(np.sqrt(len(gram) / count))
+        return _jackknife_error(gram, self.centered, varying) * float(np.sqrt(len(gram) / count))
 
 
 def _ratio(matrix: npt.NDArray[np.float64]) -> float:
@@ -362,7 +362,7 @@ def _count_components(
 
 
 def _corrected(
-    count: int, trace: float, norm: float, fourth: float, centred: bool, varying: int
+    count: int, trace: float, norm: float, fourth: float, centered: bool, varying: int
 ) -> float:
     """The corrected ratio, clipped to its limits, from the trace and squared norm of a covariance.
 
@@ -371,11 +371,11 @@ def _corrected(
     """
     if trace == 0:
         return 0.0
-    if count < (4 if centred else 2):
+    if count < (4 if centered else 2):
         return float("nan")
     squared_trace = count * trace**2 - fourth
     trace_of_square = count * norm - fourth
-    if centred:
+    if centered:
         squared_trace = 2 * norm + (count**2 - 3 * count + 1) * trace**2 - count * fourth
         trace_of_square = (count - 1) * (count - 2) * norm + trace**2 - count * fourth
     if trace_of_square <= 0:  # the estimate is smaller than its error
@@ -383,7 +383,7 @@ def _corrected(
     return float(np.clip(squared_trace / trace_of_square, 1, varying))
 
 
-def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int) -> float:
+def _jackknife_error(gram: npt.NDArray[np.float64], centered: bool, varying: int) -> float:
     """The grouped jackknife error of the corrected ratio, from the inner products of rows."""
     if len(gram) < 2 * _GROUPS:
         return float("nan")
@@ -392,12 +392,12 @@ def _jackknife_error(gram: npt.NDArray[np.float64], centred: bool, varying: int)
     for left_out in range(_GROUPS):
         kept = group != left_out
         part, count = gram[np.ix_(kept, kept)], int(kept.sum())
-        if centred:
+        if centered:
             part = part - part.mean(0) - part.mean(1)[:, None] + part.mean()
-        degrees = count - centred
+        degrees = count - centered
         trace, norm = float(np.trace(part)) / degrees, float(np.square(part).sum()) / degrees**2
         fourth = float((np.diag(part) ** 2).sum() / degrees)
-        found.append(_corrected(count, trace, norm, fourth, centred, varying))
+        found.append(_corrected(count, trace, norm, fourth, centered, varying))
     return float(np.sqrt((_GROUPS - 1) * np.var(found)))
 
 

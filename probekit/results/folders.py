@@ -12,6 +12,7 @@ from typing import Any
 from probekit.errors import OutputError, foreign_file, some_of
 from probekit.results.files import DRAFT, remove_drafts, whole, writable, writer_of
 from probekit.results.identity import as_stored, differences
+from probekit.results.provenance import parsed
 
 FAILURES = "failures.json"
 
@@ -36,7 +37,7 @@ def claim(
         _make(folder)
         if others := _others((path.name for path in folder.iterdir()), [file.name, *own]):
             raise OutputError(
-                f"{str(folder)!r} is no {what} and not empty (it holds {others[0]}); choose another "
+                f"{str(folder)!r} is not a {what} and not empty (it holds {others[0]}); choose another "
                 "folder"
             )
         write_whole(file, json.dumps(as_stored(identity), indent=2) + "\n")
@@ -49,7 +50,7 @@ def check_same(
 ) -> None:
     """Checks that a folder has the contents that the file in it describes, as `claim` does."""
     with foreign_file(f"{str(file)!r} is damaged", OutputError, "; choose another folder"):
-        differing = differences(dict(json.loads(file.read_text())), identity, ignored)
+        differing = differences(parsed(file.read_text()), identity, ignored)
     if differing:
         raise OutputError(
             f"{str(file.parent)!r} holds another {what}: {some_of(differing, separator='; ')}; choose "

@@ -41,9 +41,14 @@ def facts_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
     (3, {})
     """
     try:
-        return dict(json.loads(attributes["provenance"]))
+        return parsed(attributes["provenance"])
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A stored JSON object, with the current names of options that had others."""
+    return dict(json.loads(str(text).replace('"centred"', '"centered"')))
 
 
 def with_provenance(table: Table, **facts: Any) -> Table:

@@ -39,7 +39,7 @@ class Covariance(SpatialStatistic):
     Args:
         spatial: `"mean"`: units pooled over positions; `"positions"`: units with every position as
             a row; `"flatten"`: the elements of the map.
-        centred: Compute moments about the mean (divided by n - 1) rather than about zero (divided by n).
+        centered: Compute moments about the mean (divided by n - 1) rather than about zero (divided by n).
         memory: Maximum number of bytes for all layers of a pass together; checked before the pass from
             the number of samples, and during the pass.
 
@@ -54,7 +54,7 @@ class Covariance(SpatialStatistic):
 
     uses_labels: ClassVar[bool] = False
 
-    centred: bool = True
+    centered: bool = True
     memory: int = 4 * 2**30
 
     def __post_init__(self) -> None:
@@ -117,22 +117,22 @@ class Covariance(SpatialStatistic):
             `covariance` (unit, other_unit), or `gram` (row, other_row) if the rows were stored: the
             inner products of the rows divided by n - 1 (by n if not centered); `mean` and `variance`
             (unit), where the variance is the diagonal of the covariance; `count`, the number of rows;
-            `n_dimensions`; `centred`; and `fourth_moment`, the mean fourth power of the rows' distance
+            `n_dimensions`; `centered`; and `fourth_moment`, the mean fourth power of the rows' distance
             from the mean (divided by n - 1), or from zero (divided by n) if not centered.
 
         Raises:
             DataError: There are no rows, or only one if the covariance is centered.
         """
         count = self._count()
-        if count < 1 + self.centred:
+        if count < 1 + self.centered:
             raise DataError(
-                f"a covariance needs at least {1 + self.centred} rows, and there are {count}"
+                f"a covariance needs at least {1 + self.centered} rows, and there are {count}"
             )
-        degrees = count - self.centred
+        degrees = count - self.centered
         if "second" not in self.state:
             return self._from_rows(degrees)
         center = moments.mean(self.state)
-        point = center if self.centred else torch.zeros_like(center)
+        point = center if self.centered else torch.zeros_like(center)
         found = moments.about(self.state, point)
         matrix = found["second"]
         matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
@@ -156,7 +156,7 @@ class Covariance(SpatialStatistic):
             origin = block[0].clone()
             middle = (block - origin).mean(0) + origin
             center[start:stop] = middle
-            if self.centred:
+            if self.centered:
                 block -= middle
             variance[start:stop] = block.square().sum(0) / degrees
             gram.addmm_(block, block.T)
@@ -179,7 +179,7 @@ class Covariance(SpatialStatistic):
                 "variance": ("unit", variance.cpu().numpy().copy()),
                 "count": self._count(),
                 "n_dimensions": len(center),
-                "centred": self.centred,
+                "centered": self.centered,
                 "fourth_moment": float(fourth),
             }
         )

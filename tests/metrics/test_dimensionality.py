@@ -33,8 +33,8 @@ from probekit.statistics.sampled_rows import SampledRows
 FUNCTIONS = (participation_ratio, participation_ratio_corrected, components)
 
 
-def covariance_of(rows: np.ndarray, spatial: Any = "mean", centred: bool = True) -> xr.Dataset:
-    statistic = Covariance(spatial, centred=centred)
+def covariance_of(rows: np.ndarray, spatial: Any = "mean", centered: bool = True) -> xr.Dataset:
+    statistic = Covariance(spatial, centered=centered)
     for part in torch.from_numpy(np.ascontiguousarray(rows)).split(50):
         statistic.update(part, torch.zeros(len(part)))
     return statistic.to_xarray()
@@ -110,7 +110,7 @@ def test_corrected_traces_about_zero_are_u_statistics(count: int) -> None:
     pairs = list(permutations(rows, 2))
     square_of_trace = sum((a @ a) * (b @ b) for a, b in pairs)
     expected = within_limits(square_of_trace, sum((a @ b) ** 2 for a, b in pairs), 4)
-    found = participation_ratio_corrected(covariance_of(rows, centred=False)).item()
+    found = participation_ratio_corrected(covariance_of(rows, centered=False)).item()
     assert found == pytest.approx(expected, rel=1e-8)
 
 
@@ -232,10 +232,10 @@ def test_constant_data_has_no_dimension() -> None:
         assert [function(found).max().item() for function in FUNCTIONS] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("centred", "least"), [(True, 4), (False, 2)])
-def test_correction_needs_a_minimum_number_of_rows(centred: bool, least: int) -> None:
-    for count in range(1 + centred, 7):
-        found = covariance_of(table(1, count, 5), centred=centred)
+@pytest.mark.parametrize(("centered", "least"), [(True, 4), (False, 2)])
+def test_correction_needs_a_minimum_number_of_rows(centered: bool, least: int) -> None:
+    for count in range(1 + centered, 7):
+        found = covariance_of(table(1, count, 5), centered=centered)
         assert np.isnan(participation_ratio_corrected(found)) == (count < least)
 
 
@@ -291,10 +291,10 @@ class TestInAnAnalysis:
                 found[str(number)] = images.detach().double().numpy()
         return found
 
-    @pytest.mark.parametrize("centred", [True, False])
+    @pytest.mark.parametrize("centered", [True, False])
     @pytest.mark.parametrize("spatial", ["mean", "positions", "flatten"])
-    def test_equals_numpy_for_each_meaning_of_dimension(self, spatial: Any, centred: bool) -> None:
-        metric = Dimensionality(spatial=spatial, centred=centred, variance=(0.5, 0.9))
+    def test_equals_numpy_for_each_meaning_of_dimension(self, spatial: Any, centered: bool) -> None:
+        metric = Dimensionality(spatial=spatial, centered=centered, variance=(0.5, 0.9))
         with warnings_of_few_samples(spatial == "flatten"):
             result = analyze(self.net(), self.batches(), metrics=metric, progress=False)
         layers = result["layers"].to_dataset()
@@ -304,7 +304,7 @@ class TestInAnAnalysis:
                 "positions": maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1]),
                 "flatten": maps.reshape(len(maps), -1),
             }[spatial]
-            matrix = np.cov(rows, rowvar=False) if centred else rows.T @ rows / len(rows)
+            matrix = np.cov(rows, rowvar=False) if centered else rows.T @ rows / len(rows)
             values = np.linalg.eigvalsh(matrix)[::-1]
             found = layers.sel(layer=name)
             width = rows.shape[1]

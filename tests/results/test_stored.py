@@ -22,6 +22,8 @@ from torch.utils.data import TensorDataset
 import probekit as pk
 from probekit.capture.store import open_recording
 from probekit.errors import OutputError
+from probekit.results.folders import check_same
+from probekit.results.provenance import facts_of
 
 ARCHIVE = Path(__file__).parent / "stored" / "2026-11-26.zip"
 
@@ -86,6 +88,34 @@ def test_results_of_both_versions_can_be_merged(
     new = pk.analyze(network, data, layers="1", metrics="lifetime_sparsity", progress=False)
     merged = pk.merge_results(stored / "result.nc", new)
     assert {"selectivity", "lifetime_sparsity"} <= set(map(str, merged["units"].data_vars))
+
+
+def test_a_renamed_option_is_read_by_its_former_name(
+    stored: Path, network: nn.Sequential, data: TensorDataset, tmp_path: Path
+) -> None:
+    result = pk.open_result(stored / "result.nc")
+    assert '"centred": true' in result.attrs["provenance"]
+    assert facts_of(result.attrs)["metrics"]["dimensionality"]["centered"] is True
+    about_zero = pk.Dimensionality(centered=False)
+    new = pk.analyze(network, data, layers="1", metrics=about_zero, progress=False)
+    with pytest.warns(pk.ProbekitWarning, match="dimensionality.centered was true and is false"):
+        pk.merge_results(result, new)
+    identity = {"metrics": {"dimensionality": {"centered": False}}}
+    file = tmp_path / "survey.json"
+    file.write_text(json.dumps(identity).replace("centered", "centred"))
+    check_same(file, identity, "survey")
+    identity["metrics"]["dimensionality"]["centered"] = True
+    with pytest.raises(OutputError, match="centered was false and is true"):
+        check_same(file, identity, "survey")
+
+
+def test_a_stored_covariance_is_read_by_the_former_name_of_its_option() -> None:
+    covariance = pk.Covariance(centered=False)
+    covariance.update(torch.rand(9, 3), None)
+    found = covariance.to_xarray()
+    stored = found.rename(centered="centred")
+    ratio = pk.participation_ratio_corrected
+    assert ratio(stored).item() == ratio(found).item()
 
 
 def test_stored_recordings_are_read(

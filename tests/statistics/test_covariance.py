@@ -37,8 +37,8 @@ def test_covariance_equals_numpy(spatial: Any, columns: int, batch: int) -> None
     expected = np.cov(rows, rowvar=False).reshape(columns, columns)
     if "gram" in found:
         assert (spatial, columns) == ("flatten", 300)
-        centred = rows - rows.mean(0)
-        np.testing.assert_allclose(found["gram"], centred @ centred.T / 199, atol=1e-10)
+        centered = rows - rows.mean(0)
+        np.testing.assert_allclose(found["gram"], centered @ centered.T / 199, atol=1e-10)
         np.testing.assert_allclose(np.trace(found["gram"]), np.trace(expected), rtol=1e-12)
         np.testing.assert_allclose((found["gram"] ** 2).sum(), (expected**2).sum(), rtol=1e-12)
     else:
@@ -56,7 +56,7 @@ def test_moments_about_zero(columns: int) -> None:
     rows = cube(offset=2.0, columns=columns)
     expected = rows.T @ rows / len(rows)
     for spatial in ("mean", "flatten"):
-        found = stream(Covariance(spatial, centred=False), rows, 50).to_xarray()
+        found = stream(Covariance(spatial, centered=False), rows, 50).to_xarray()
         if "gram" in found:
             np.testing.assert_allclose(found["gram"], rows @ rows.T / len(rows), rtol=1e-11)
         else:
@@ -134,10 +134,10 @@ def test_mismatched_column_counts_and_shapes_are_refused() -> None:
         statistic.update(torch.ones(2, 4, 4), torch.zeros(2))
 
 
-@pytest.mark.parametrize(("centred", "least"), [(True, 2), (False, 1)])
-def test_too_few_rows_for_a_covariance_are_refused(centred: bool, least: int) -> None:
+@pytest.mark.parametrize(("centered", "least"), [(True, 2), (False, 1)])
+def test_too_few_rows_for_a_covariance_are_refused(centered: bool, least: int) -> None:
     for spatial in ("mean", "flatten"):
-        statistic = Covariance(spatial, centred=centred)
+        statistic = Covariance(spatial, centered=centered)
         for count in range(least):
             assert count < least
             with pytest.raises(DataError, match=f"at least {least} rows, and there are {count}"):

@@ -100,14 +100,14 @@ def test_wide_float32_rows_preserve_their_spectrum(name: str, dtype: torch.dtype
     for batch in rows.split(100):
         moments.add(found, batch)
     exact = np.cov(values, rowvar=False)
-    centred = moments.about(found, moments.mean(found))
-    covariance = centred["second"].numpy() / (len(rows) - 1)
+    centered = moments.about(found, moments.mean(found))
+    covariance = centered["second"].numpy() / (len(rows) - 1)
     scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
     assert (abs(covariance - exact) <= 1e-6 * scale).all()
     ratio = [np.trace(x) ** 2 / (x**2).sum() for x in (covariance, exact)]
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-6)
     fourth = (((values - values.mean(0)) ** 2).sum(1) ** 2).sum()
-    assert float(centred["fourth"]) == pytest.approx(fourth, rel=1e-5)
+    assert float(centered["fourth"]) == pytest.approx(fourth, rel=1e-5)
 
 
 def test_constant_columns_of_wide_rows_have_no_variance() -> None:

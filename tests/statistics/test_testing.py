@@ -20,10 +20,10 @@ from probekit.statistics.testing import check_statistic
 STATISTICS = [
     ClassMeans(),
     Covariance(),
-    Covariance(centred=False),
+    Covariance(centered=False),
     Covariance("positions"),
     Covariance("flatten"),
-    Covariance("flatten", centred=False),
+    Covariance("flatten", centered=False),
     Recorded(),
     SilentCounts(threshold=0.5),
 ]
