@@ -1,4 +1,4 @@
-"""Sources of the tables that update statistics: one (rows, columns) tensor per layer."""
+"""Readouts of layers: the tables that update statistics, one (rows, columns) tensor per layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tap: TypeAlias = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 @runtime_checkable
-class Source(Protocol):
+class Readout(Protocol):
     """Defines the table of each layer that updates a statistic.
 
     `own_pass` is whether its tap runs the model itself instead of observing the shared forward pass.

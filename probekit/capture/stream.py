@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.capture.compiled import ForwardPass
 from probekit.capture.layers import Layer, runnable, uncompiled
 from probekit.capture.plan import scout_layers
-from probekit.capture.readouts import Source, Tap
+from probekit.capture.readouts import Readout, Tap
 from probekit.capture.recorder import Layers, Tokens
 from probekit.checks import one_of
 from probekit.data.batches import Batch, Batches
@@ -26,7 +26,7 @@ from probekit.data.fitting import fit_to
 from probekit.data.images import LabeledImages
 from probekit.errors import DataError, LayerError, warn
 from probekit.models.image_model import Model, ModelOrName, as_module, borrow
-from probekit.models.inputs import call, explained_failure
+from probekit.models.inputs import call, explained_failure, not_finite
 from probekit.models.loading import load_model
 from probekit.runtime.processes import processes
 from probekit.runtime.progress import progress_bar
@@ -145,16 +145,16 @@ def stream(
     model: Model,
     batches: Batches,
     layers: Sequence[Layer],
-    sources: Sequence[Source],
+    readouts: Sequence[Readout],
     reading: PassOptions,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
     """Runs a model over data once, with hooks that are removed when the context exits.
 
     With several processes, each process runs over its share of the data. Yields an iterator over the
-    results of each batch, with tables in the order of `sources`.
+    results of each batch, with tables in the order of `readouts`.
     """
-    with streams(model, layers, sources, reading, batches.indices()) as observe:
+    with streams(model, layers, readouts, reading, batches.indices()) as observe:
         yield observe(batches, title)
     batches.skipped = sum(processes().gather(batches.skipped))
 
@@ -163,7 +163,7 @@ def stream(
 def streams(
     model: Model,
     layers: Sequence[Layer],
-    sources: Sequence[Source],
+    readouts: Sequence[Readout],
     reading: PassOptions,
     samples: Tensor | None = None,
 ) -> Iterator[Observe]:
@@ -172,19 +172,19 @@ def streams(
     Yields a function from data and the title of the progress bar to the results of each batch. The model
     runs on the batches that `expand` makes of each batch of the data, `times` of them.
     """
-    order = sorted(range(len(sources)), key=lambda i: sources[i].own_pass)
+    order = sorted(range(len(readouts)), key=lambda i: readouts[i].own_pass)
     with ExitStack() as stack:
         device = stack.enter_context(borrow(model, reading.device))
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(
-                sources[i].open(
+                readouts[i].open(
                     model, layers, samples=samples, tokens=reading.tokens, output=reading.output
                 )
             )
             for i in order
         }
-        watching = [taps[i] for i in order if not sources[i].own_pass]
+        watching = [taps[i] for i in order if not readouts[i].own_pass]
 
         def recorded() -> list[dict[str, Tensor]]:
             nothing = torch.empty(0)
@@ -223,13 +223,13 @@ def streams(
                     begins = not done and len(batch) > _FEW and isinstance(batch.images, Tensor)
                     tables = {
                         i: _few_first(tap, batch, bar.update)
-                        if begins and sources[i].own_pass
+                        if begins and readouts[i].own_pass
                         else tap(batch.images, batch.index)
                         for i, tap in taps.items()
                     }
                     for table in tables.values():
                         _check(table, layers, batch, reading.precision)
-                    yield Observed(batch, output, [tables[i] for i in range(len(sources))])
+                    yield Observed(batch, output, [tables[i] for i in range(len(readouts))])
                     done += len(batch)
                     bar.update(done - bar.n)
             bar.close()
@@ -268,22 +268,10 @@ def _check(
             raise LayerError(
                 f"layer {layer.name!r} was reached in the first batch but not now; exclude it"
             )
-    for name in _not_finite(tables):
+    for place in not_finite(list(tables.values())):
+        name = list(tables)[place]
         raise DataError(
             f"layer {name!r} gives NaN or infinity for samples between {int(batch.index.min())} "
             f"and {int(batch.index.max())}; check the images and the weights"
             + (f", or run without precision={precision!r}" if precision else "")
         )
-
-
-def _not_finite(tables: dict[str, Tensor]) -> list[str]:
-    """The layers with NaN or infinity; the device is synchronized once for all tables.
-
-    Every table is summed first: this is twenty times as fast as looking at each number.
-    """
-    if not tables:
-        return []
-    sums = torch.stack([table.sum(dtype=torch.float32) for table in tables.values()])
-    if bool(sums.isfinite().all()):
-        return []
-    return [name for name, table in tables.items() if not bool(table.isfinite().all())]

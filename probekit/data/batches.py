@@ -17,13 +17,11 @@ from probekit.data.decoding import ImageDecoder
 from probekit.data.images import LabeledImages
 from probekit.data.labels import NO_LABEL, ClassNames, dense_names
 from probekit.data.opening import open_source
-from probekit.data.prefetch import fetched
-from probekit.data.sources import Indexed, Stream, digest_of
+from probekit.data.sources import Part, digest_of
 from probekit.errors import DataError, remember
-from probekit.models.inputs import tensors_of, without_padding
+from probekit.models.inputs import not_finite, tensors_of, without_padding
 
 _WORKERS = 4096
-_PEEKED = 32
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,6 @@ class Batch:
             self.labels.to(device, non_blocking=True),
             self.index,
         )
-
-
-def draw(count: int, most: int, seed: int) -> Tensor:
-    """Draws at most `most` of the integers below `count` at random, in increasing order."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[:most].sort().values
 
 
 class Batches:
@@ -132,7 +124,6 @@ class Batches:
         self.seconds = self.waited = 0.0
         self.first = 0
         self.rank, self.world = 0, 1
-        self._indices: Tensor | None = None
         self._peeked: Batch | None = None
         self._announced: Tensor | None = None
         self._first_image: str | None = None
@@ -158,7 +149,7 @@ class Batches:
     @property
     def drawn(self) -> bool:
         """Whether a `DataLoader` drew the samples at random, so the next pass would draw others."""
-        return isinstance(self.source, Indexed) and self.source.drawn
+        return self.source.drawn
 
     @property
     def skips(self) -> bool:
@@ -197,10 +188,10 @@ class Batches:
 
     def _content(self) -> str:
         """A hash of all samples: of the files of a data set of ours, or else of images and labels."""
-        if isinstance(self.source, Indexed):
-            known = self.source.content_of(self._order_of_all().tolist())
-            if known is not None:
-                return known
+        index = self.indices()
+        known = None if index is None else self.source.content_of(index.tolist())
+        if known is not None:
+            return known
         digest = hashlib.sha256()
         for batch in self.share(0, 1):
             for at in range(len(batch)):
@@ -219,18 +210,15 @@ class Batches:
         None if they are 0, 1, 2, ...; the result is None for streams, and for data sets without `labels` or
         `targets`.
         """
-        labels = self.source.labels()
-        if labels is None:
+        labels, whole, index = self.source.labels(), self.source.selected(), self.indices()
+        if labels is None or whole is None or index is None:
             return None
-        if not isinstance(self.source, Indexed):
-            self._announced = labels
-            return labels[: self.limit], None
-        by_index = torch.full((len(self.source.data), *labels.shape[1:]), NO_LABEL)
-        by_index[self.source.indices] = labels
-        self._announced = by_index
-        index = self._order_of_all().sort().values
+        size = int(whole.max()) + 1 if len(whole) else 0
+        self._announced = torch.full((size, *labels.shape[1:]), NO_LABEL)
+        self._announced[whole] = labels
+        index = index.sort().values
         plain = torch.equal(index, torch.arange(len(index)))
-        return by_index[index], None if plain else index
+        return self._announced[index], None if plain else index
 
     def read_labels(self) -> tuple[Tensor, Tensor] | None:
         """As `known_labels`, by reading the data once more; None if impossible or labels are missing."""
@@ -244,21 +232,7 @@ class Batches:
 
     def indices(self) -> Tensor | None:
         """The indices of all samples in order; None if they are not known in advance."""
-        if isinstance(self.source, Indexed):
-            return self._order_of_all()
-        return None if self.samples is None else torch.arange(self.samples)
-
-    def _order_of_all(self) -> Tensor:
-        assert isinstance(self.source, Indexed)
-        if self._indices is None:
-            indices = self.source.indices
-            if self.limit is not None and self.limit < len(indices):
-                if self.source.ordered:
-                    indices = indices[: self.limit]
-                else:
-                    indices = indices[draw(len(indices), self.limit, self.seed)]
-            self._indices = indices
-        return self._indices
+        return self.source.selected(self.limit, self.seed)
 
     def starting(self, first: int) -> Batches:
         """The same data without the first samples, which a resumed run has already processed."""
@@ -277,58 +251,25 @@ class Batches:
 
     def peek(self) -> Batch:
         """Returns the first samples, which the next pass yields again."""
-        if not isinstance(self.source, Indexed):
-            images, labels = self.source.head(self.batch_size)
+        if self._peeked is None:
+            images, labels, index = self.source.head(self._part())
             self._first_image = _hash(digest_of(without_padding(images[:1]), labels[:1]))
-            return self._checked(images, labels, torch.arange(len(images)))
-        if self._peeked is not None:
-            return self._peeked
-        order = self._order_of_all()
-        for part in torch.split(order, min(self.batch_size, _PEEKED)) if len(order) else ():
-            found = self.source.fetch(part.tolist())
-            if len(found[0]):
-                self._first_image = _hash(digest_of(without_padding(found[0][:1]), found[1][:1]))
-                self._peeked = self._checked(*found)
-                return self._peeked
-        raise DataError(f"{self.name} has no samples that can be read")
+            self._peeked = self._checked(images, labels, index)
+        return self._peeked
+
+    def _part(self) -> Part:
+        size, workers = self.batch_size, self.workers
+        return Part(size, self.limit, self.seed, self.first, self.rank, self.world, workers)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.skipped = 0
-        count = 0
-        for batch in self._indexed() if isinstance(self.source, Indexed) else self._streamed():
-            count += len(batch)
-            if len(batch):
-                yield batch
+        self.skipped = count = 0
+        for asked, (images, labels, index) in self.source.read(self._part()):
+            self.skipped += asked - len(index)
+            if len(index):
+                count += len(index)
+                yield self._checked(images, labels, index)
         if not count and self.world == 1 and not self.first:
             raise DataError(f"{self.name} has no samples that can be read")
-
-    def _indexed(self) -> Iterator[Batch]:
-        assert isinstance(self.source, Indexed)
-        order = self._order_of_all()[self.first :][self.rank :: self.world]
-        chunks = (
-            [part.tolist() for part in torch.split(order, self.batch_size)] if len(order) else []
-        )
-        options = dict(self.source.reading)
-        workers = options.pop("num_workers", 0) if self.workers is None else self.workers
-        options = options if workers else {}
-        parts = fetched(self.source.fetch, chunks, workers=workers, options=options)
-        for chunk, (images, labels, index) in zip(chunks, parts, strict=True):
-            self.skipped += len(chunk) - len(index)
-            yield self._checked(images, labels, index)
-
-    def _streamed(self) -> Iterator[Batch]:
-        assert isinstance(self.source, Stream)
-        place = 0
-        for number, (images, labels) in enumerate(self.source.batches(self.batch_size)):
-            left = len(images) if self.limit is None else min(len(images), self.limit - place)
-            index = torch.arange(place, place + len(images))
-            new = slice(min(max(self.first - place, 0), left), left)
-            place += left
-            if number % self.world == self.rank:
-                batch = self._checked(images, labels, index)
-                yield Batch(batch.images[new], batch.labels[new], batch.index[new])
-            if self.limit is not None and place >= self.limit:
-                return
 
     def _checked(self, images: Any, labels: Tensor, index: Tensor) -> Batch:
         if labels.ndim != (2 if self.source.attributes else 1) or len(labels) != len(images):
@@ -339,11 +280,11 @@ class Batches:
         if len(labels):
             self._check_labels(labels, index)
         images = images.detach() if self.fit is None else self.fit(images.detach())
-        for one in tensors_of(images):
-            if one.is_floating_point() and not bool(one.sum(dtype=torch.float32).isfinite()):
-                finite = one.flatten(1).isfinite().all(1) if one.ndim > 1 else one.isfinite()
-                for bad in index.to(finite.device)[~finite][:1].tolist():
-                    raise DataError(f"sample {bad} of {self.name} has NaN or infinity in its image")
+        numbers = [one for one in tensors_of(images) if one.is_floating_point()]
+        for place in not_finite(numbers):
+            finite = numbers[place].reshape(len(index), -1).isfinite().all(1)
+            bad = int(index[int(finite.int().argmin())])
+            raise DataError(f"sample {bad} of {self.name} has NaN or infinity in its image")
         return Batch(images, labels, index)
 
     def _check_labels(self, labels: Tensor, index: Tensor) -> None:

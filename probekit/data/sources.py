@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -18,12 +20,37 @@ from probekit.data.decoding import ImageDecoder
 from probekit.data.images import Fetched, LabeledImages, PreparedImages
 from probekit.data.items import image_tensor, is_sample, pair_of, read_items, stacked
 from probekit.data.labels import ClassNames, all_names, declared_labels, label_table, names_of_text
+from probekit.data.prefetch import fetched
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs, tensors_of
 
 _CHECKED_CLASSES = 32
 _CHECKED_PLACES = 8
+_FIRST = 32
 _PEEKED = 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of the data that one process reads in one pass.
+
+    Of at most `limit` samples, those from `first` on, and of these every `world`-th, or for a stream
+    every `world`-th batch. `size` is the size of batches, for data that is not already batched.
+    """
+
+    size: int
+    limit: int | None
+    seed: int
+    first: int
+    rank: int
+    world: int
+    workers: int | None
+
+
+def draw(count: int, most: int, seed: int) -> Tensor:
+    """Draws at most `most` of the integers below `count` at random, in increasing order."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:most].sort().values
 
 
 class Source:
@@ -35,6 +62,7 @@ class Source:
         fingerprint: Hash of the content, or None.
         batch_size: The batch size that the data itself defines, or None.
         skip_bad: Whether to skip unreadable images instead of raising an error.
+        drawn: Whether the samples are a random draw, which differs the next time.
         decode: Reads images that are not arrays; None refuses them.
         attributes: The meaning of labels with several columns, with the names of their values; known
             after the first samples at the latest.
@@ -46,6 +74,7 @@ class Source:
     fingerprint: str | None = None
     batch_size: int | None = None
     skip_bad: bool = False
+    drawn: bool = False
     decode: ImageDecoder | None = None
 
     @property
@@ -60,6 +89,22 @@ class Source:
     @property
     def repeatable(self) -> bool:
         """Whether the data can be read several times."""
+        raise NotImplementedError
+
+    def selected(self, limit: int | None = None, seed: int = 0) -> Tensor | None:
+        """The indices of at most `limit` samples, in order; None if they are not known in advance."""
+        raise NotImplementedError
+
+    def content_of(self, numbers: Sequence[int]) -> str | None:
+        """A hash of some samples that needs no decoding; None if there is none."""
+        return None
+
+    def head(self, part: Part) -> Fetched:
+        """Images, labels and indices of the first samples, which the next pass yields again."""
+        raise NotImplementedError
+
+    def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
+        """Yields batches: the number of samples that were to be read, and those that could be read."""
         raise NotImplementedError
 
     def _pair(self, raw: object, what: str = "a batch") -> tuple[Any, Any]:
@@ -97,7 +142,7 @@ class Indexed(Source):
         indices: The indices to use, in order; None for all.
         collate: Converts a list of items to a batch; None stacks images and labels.
         reading: Options of the `DataLoader` that reads in worker processes.
-        drawn: Whether `indices` are a random draw, which differs the next time.
+        drawn: Whether `indices` are a random draw.
         ordered: Whether a limit takes the first of `indices` instead of a random subset.
     """
 
@@ -132,6 +177,34 @@ class Indexed(Source):
     @property
     def repeatable(self) -> bool:
         return True
+
+    def selected(self, limit: int | None = None, seed: int = 0) -> Tensor:
+        if limit is None or limit >= len(self.indices):
+            return self.indices
+        if self.ordered:
+            return self.indices[:limit]
+        return self.indices[draw(len(self.indices), limit, seed)]
+
+    def head(self, part: Part) -> Fetched:
+        for numbers in self._chunks(part, min(part.size, _FIRST)):
+            found = self.fetch(numbers)
+            if len(found[2]):
+                return found
+        raise DataError(f"{self.name} has no samples that can be read")
+
+    def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
+        chunks = list(self._chunks(part, part.size, part.first, part.rank, part.world))
+        options = dict(self.reading)
+        own = options.pop("num_workers", 0)
+        workers = own if part.workers is None else part.workers
+        found = fetched(self.fetch, chunks, workers=workers, options=options if workers else {})
+        yield from zip(map(len, chunks), found, strict=True)
+
+    def _chunks(
+        self, part: Part, size: int, first: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[list[int]]:
+        order = self.selected(part.limit, part.seed)[first:][rank::world]
+        return (chunk.tolist() for chunk in torch.split(order, size)) if len(order) else iter(())
 
     def fetch(self, numbers: Sequence[int]) -> Fetched:
         """Returns images, labels and indices of some samples."""
@@ -290,13 +363,18 @@ class Stream(Source):
         inner = self.data.dataset if isinstance(self.data, DataLoader) else self.data
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
-    def head(self, size: int) -> tuple[Any, Tensor]:
-        """Returns images and labels of the first batch, which the next pass yields again."""
+    def selected(self, limit: int | None = None, seed: int = 0) -> Tensor | None:
+        count = self.samples
+        return None if count is None else torch.arange(count)[:limit]
+
+    def head(self, part: Part) -> Fetched:
         self._look(1)
-        if not is_sample(self._head[0]):
-            return self._batch(self._head[0])
-        self._look(min(size, _PEEKED))
-        return self._stacked(self._head)
+        if is_sample(self._head[0]):
+            self._look(min(part.size, _PEEKED))
+            images, labels = self._stacked(self._head)
+        else:
+            images, labels = self._batch(self._head[0])
+        return images, labels, torch.arange(len(images))
 
     def _look(self, count: int) -> None:
         """Reads the first items, unless already done, and keeps them for the next pass."""
@@ -327,7 +405,18 @@ class Stream(Source):
         yield from self._head
         yield from rest
 
-    def batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
+    def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
+        place = 0
+        for number, (images, labels) in enumerate(self._batches(part.size)):
+            index = torch.arange(place, place + len(images))
+            new = slice(*(max(end - place, 0) for end in (part.first, part.limit or sys.maxsize)))
+            if number % part.world == part.rank:
+                yield len(index[new]), (images[new], labels[new], index[new])
+            place += len(images)
+            if part.limit is not None and place >= part.limit:
+                return
+
+    def _batches(self, size: int) -> Iterator[tuple[Any, Tensor]]:
         """Yields images and labels of every batch; single samples are grouped into batches of `size`."""
         self._look(1)
         single = is_sample(self._head[0])

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.pooling import precise
-from probekit.capture.readouts import Activations, Source, Spatial
+from probekit.capture.readouts import Activations, Readout, Spatial
 from probekit.checks import one_of
 from probekit.errors import DataError
 from probekit.runtime.processes import processes
@@ -85,7 +85,7 @@ class Statistic:
     state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
     @property
-    def source(self) -> Source:
+    def source(self) -> Readout:
         """The table of a layer that updates it: by default, the activations pooled over positions."""
         return Activations()
 

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.capture.readouts import Source
+from probekit.capture.readouts import Readout
 from probekit.data.batches import Batch
 from probekit.errors import DataError
 from probekit.statistics.base import distinct
@@ -32,7 +32,7 @@ class Feeder:
     ) -> None:
         self._fed = fed
         self._rows, self._nbytes = rows, nbytes
-        self.sources: list[Source] = distinct(one.source for own in fed.values() for one in own)
+        self.sources: list[Readout] = distinct(one.source for own in fed.values() for one in own)
         self._waiting: list[tuple[Tensor, Tensor, Sequence[Mapping[str, Tensor]]]] = []
         self._waiting_rows = self._waiting_bytes = 0
 
@@ -111,7 +111,7 @@ def table_and_labels(
     """The activations (sample, unit) and the labels (sample,) of a recording."""
     if not isinstance(recording, xr.Dataset):
         raise DataError(
-            f"a recording is the dataset that pk.record returns, not {type(recording).__name__}"
+            f"recording must be the dataset that pk.record returns, not {type(recording).__name__}"
         )
     if "activation" not in recording or "label" not in recording.variables:
         raise DataError(

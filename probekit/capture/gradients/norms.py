@@ -18,7 +18,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
 from probekit.checks import one_of, positive_int
-from probekit.data.batches import draw
+from probekit.data.sources import draw
 from probekit.errors import LayerError, ModelError, close_matches, some_of
 from probekit.models.image_model import Model
 from probekit.models.inputs import one_tensor
