@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import probekit
+from children import start_child
 
 PACKAGE = Path(__file__).parent / "package"
 
@@ -21,6 +22,11 @@ COMMAND = [
 ]  # fmt: skip
 ANALYSIS = (
     f"""
+import os, sys
+# As in a new process into whose path the package was installed.
+sys.path.insert(0, os.environ["INSTALLED"])
+for name in [name for name in sys.modules if name.split(".")[0] == "probekit"]:
+    del sys.modules[name]
 from typer.testing import CliRunner
 from probekit.cli.app import app
 done = CliRunner().invoke(app, {COMMAND})
@@ -61,14 +67,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(server: Any, installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a process that runs a command and an analysis, to which only the folder was given."""
-    paths = [str(Path(probekit.__file__).parents[1]), str(installed)]
     made = tmp_path_factory.mktemp("made")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", ANALYSIS]
-    done = subprocess.run(command, cwd=made, env=environment, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
+    environment = {"INSTALLED": str(installed)}
+    child = start_child(server, made, code=ANALYSIS, environment=environment)
+    status, _, errors = child.wait()
+    assert status == 0, errors
     return made
 
 
