@@ -62,10 +62,10 @@ _MARKUP = re.compile(r"(?<!\\)([*|]|(?<=\w)_(?!\w))")
 def plain_docstring(
     app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Keeps signs that are markup in reStructuredText what they are in our docstrings: themselves."""
+    """Escapes characters that docstrings use literally and reStructuredText reads as markup."""
     for number, line in enumerate(lines):
         if number and lines[number - 1].strip() in _PROSE:
-            # Napoleon takes what stands before the first colon of these sections for a type.
+            # Napoleon reads the text before the first colon of these sections as a type.
             indent = len(line) - len(line.lstrip())
             line = f"{line[:indent]}: {line[indent:]}"
         if line.lstrip().startswith((">>>", "...")):
@@ -76,27 +76,27 @@ def plain_docstring(
 
 
 class PublicNames(SphinxDirective):
-    """Documents every public name that lives in one of some rooms: `{public-names} models data`."""
+    """Documents every public name of some subpackages: `{public-names} models data`."""
 
     required_arguments = 1
     final_argument_whitespace = True
 
     def run(self) -> list[Node]:
-        rooms = self.arguments[0].split()
+        subpackages = self.arguments[0].split()
         lines: list[str] = []
         for module in ("probekit", "probekit.plot"):
             homes = homes_of(module)
             prefix = module.removeprefix("probekit").lstrip(".")
             for name, home in sorted(homes.items(), key=lambda pair: (pair[1], pair[0])):
-                if (prefix or home.split(".")[0]) in rooms:
+                if (prefix or home.split(".")[0]) in subpackages:
                     lines += documented(module, name)
         if not lines:
-            raise self.error(f"no public name lives in {self.arguments[0]}")
+            raise self.error(f"no public name is defined in {self.arguments[0]}")
         return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(lines) + "\n```")
 
 
 def homes_of(package: str) -> dict[str, str]:
-    """Where each public name of a package is defined, by its stub."""
+    """The module that defines each public name of a package, read from its stub."""
     stub = Path(str(import_module(package).__file__)).with_suffix(".pyi")
     return {
         alias.name: node.module
@@ -119,7 +119,7 @@ def documented(module: str, name: str) -> list[str]:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Docstrings are treated before napoleon, which knows no such signs."""
+    """Connects the extensions; docstrings are escaped before napoleon reads them."""
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
     return {"parallel_read_safe": True}

@@ -158,8 +158,8 @@ class _Ablation:
         """The unit numbers in order of ablation, by the name of the order."""
         if not isinstance(by, xr.DataArray | Mapping):
             raise OptionError(
-                "by is a variable of units, such as result['units']['selectivity'], or several as a mapping, "
-                f"not {type(by).__name__}"
+                "by must be a variable of units, such as result['units']['selectivity'], or several as a "
+                f"mapping, not {type(by).__name__}"
             )
         named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
         found: dict[str, Order] = {}
@@ -179,7 +179,7 @@ class _Ablation:
         """A variable's values in the order of this model's units."""
         if not {"layer", "channel"} <= set(variable.coords) or variable.dims != ("unit",):
             raise OptionError(
-                f"an order comes from a variable (unit) with the coordinates layer and channel, not "
+                f"by must be a variable (unit) with the coordinates layer and channel, not "
                 f"from one of {variable.dims} with {', '.join(map(str, variable.coords)) or 'none'}"
             )
         pairs = zip(variable["layer"].values, variable["channel"].values, strict=True)
@@ -229,5 +229,7 @@ def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
     shares = np.asarray(fractions, dtype=np.float64)
     rising = shares.ndim == 1 and len(shares) > 1 and bool((np.diff(shares) > 0).all())
     if not rising or shares[0] < 0 or shares[-1] > 1:
-        raise OptionError(f"fractions rise from 0 to 1 and are two or more, not {fractions!r}")
+        raise OptionError(
+            f"fractions must be two or more numbers that rise from 0 to 1, not {fractions!r}"
+        )
     return shares

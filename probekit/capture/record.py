@@ -80,7 +80,7 @@ def record(
         (20, 64)
     """
     if spatial not in ("mean", "none"):
-        raise OptionError(f"spatial is 'mean' or 'none' in a recording, not {spatial!r}")
+        raise OptionError(f"spatial must be 'mean' or 'none' in a recording, not {spatial!r}")
     reading = PassOptions(
         tokens=tokens, output=output, device=device, progress=progress, compile=compile
     )

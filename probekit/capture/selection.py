@@ -45,8 +45,8 @@ class Selection:
         for choice in choices:
             if not isinstance(choice, str | nn.Module) and not callable(choice):
                 raise LayerError(
-                    "a layer is a name, a glob, a module, a module type or a function of (name, module), "
-                    f"not {type(choice).__name__}"
+                    "a layer must be a name, a glob, a module, a module type or a function of "
+                    f"(name, module), not {type(choice).__name__}"
                 )
             if not isinstance(choice, str):
                 self._with.append(choice)
@@ -270,6 +270,6 @@ def layer_names(layers: object, what: str) -> list[str] | None:
     names = [name for name in chosen if isinstance(name, str)]
     if len(names) < len(chosen):
         raise OptionError(
-            f"layers of {what} are names or globs, which can be written to its folder, not {layers!r}"
+            f"layers of {what} must be names or globs, which can be written to its folder, not {layers!r}"
         )
     return names

@@ -14,15 +14,13 @@ from probekit.cli.options import Json, Level, Overwrite
 @command(epilog="Example: probekit compare before.nc after.nc --paired -o difference.nc")
 def compare(
     first: Annotated[str, typer.Argument(help="File that analyze wrote.")],
-    second: Annotated[str, typer.Argument(help="File that analyze wrote of another model.")],
+    second: Annotated[str, typer.Argument(help="Result of another model, as analyze wrote it.")],
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="File for the differences, .nc or .zarr.")
     ] = None,
-    variable: Annotated[
-        str, typer.Option(help="Number per unit to print and to draw.")
-    ] = "selectivity",
+    variable: Annotated[str, typer.Option(help="Unit variable to print and draw.")] = "selectivity",
     paired: Annotated[
-        bool, typer.Option("--paired", help="Unit i is the same in both, as in checkpoints.")
+        bool, typer.Option("--paired", help="Pair units by index, as for checkpoints of one run.")
     ] = False,
     level: Level = 0.95,
     figure: Annotated[
@@ -59,7 +57,7 @@ def compare(
     if f"{variable}_low" not in layers:
         known = [str(name).removesuffix("_low") for name in layers if str(name).endswith("_low")]
         near = close_matches(variable, known, what="variable")
-        raise OptionError(f"the results have no number per unit named {variable!r}; {near}")
+        raise OptionError(f"the results have no unit variable named {variable!r}; {near}")
     rows: list[dict[str, Any]] = [
         {"layer": layer, **{end: float(layers[f"{variable}_{end}"].values[at]) for end in ends}}
         for at, layer in enumerate(layers["layer"].values.tolist())

@@ -208,7 +208,9 @@ def record(
 
 
 @command(name="models", epilog="Example: probekit models 'resnet*'")
-def show_models(pattern: Annotated[str, typer.Argument(help="Glob over the names.")] = "*") -> None:
+def show_models(
+    pattern: Annotated[str, typer.Argument(help="Glob that names must match.")] = "*",
+) -> None:
     """List the bundled models."""
     from probekit.models.names import list_models
 

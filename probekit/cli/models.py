@@ -95,7 +95,7 @@ def cka(
     out: Annotated[
         list[str],
         typer.Option(
-            "-o", "--out", help="Table (.nc, .zarr) or figure (.png, .pdf, .svg); repeat."
+            "-o", "--out", help="Table (.nc, .zarr) or figure (.png, .pdf, .svg); may be repeated."
         ),
     ],
     layers: options.LayerGlobs = None,

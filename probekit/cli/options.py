@@ -56,11 +56,11 @@ Random = Annotated[bool, typer.Option("--random", help="Random weights, drawn fr
 Limit = Annotated[int | None, typer.Option(help="Number of samples, drawn at random.")]
 BatchSize = Annotated[int, typer.Option(help="Samples per forward pass.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Tokens = Annotated[
     Any, typer.Option(parser=str, metavar="all|patch|class", help="Which tokens to use.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")]
 Split = Annotated[
     str | None, typer.Option(help="train, test, val, ...: a split of the data set or folder.")
@@ -76,10 +76,12 @@ Attributes = Annotated[
     typer.Option(help="Label columns of a table, separated by commas, such as color,shape."),
 ]
 Progress = Annotated[bool, typer.Option(help="Show a progress bar on a terminal.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Compile = Annotated[
     bool,
-    typer.Option("--compile", help="Compile the model first: takes minutes, pays for long runs."),
+    typer.Option(
+        "--compile", help="Compile the model first: takes minutes, worthwhile for long runs."
+    ),
 ]
 Level = Annotated[float, typer.Option(help="Coverage of the intervals.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler.")]
@@ -179,7 +181,7 @@ def _value(metric: str, option: str, text: str, default: object) -> Any:
         value = text
     if isinstance(value, str) and isinstance(default, bool | int | float):
         kind = type(default).__name__
-        raise OptionError(f"option {option!r} of metric {metric!r} is a {kind}, not {text!r}")
+        raise OptionError(f"option {option!r} of metric {metric!r} must be a {kind}, not {text!r}")
     return value
 
 
@@ -195,7 +197,7 @@ def class_mapping(text: str | None) -> Any:
     pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
     if not pairs or not all(equals for _, equals, _ in pairs):
         raise OptionError(
-            f"--class-map is index, pairs such as cat=281,dog=207, or a .json file, not {text!r}"
+            f"--class-map must be index, pairs such as cat=281,dog=207, or a .json file, not {text!r}"
         )
     return {name.strip(): int(of) if of.strip().isdigit() else of.strip() for name, _, of in pairs}
 

@@ -33,7 +33,7 @@ def train(
     ] = None,
     pgd: Annotated[
         str | None,
-        typer.Option(help="Train against PGD of this radius and number of steps, such as 8/255,7."),
+        typer.Option(help="Train on images attacked by PGD: radius and steps, such as 8/255,7."),
     ] = None,
     device: options.Device = None,
     precision: options.Precision = None,

@@ -144,7 +144,9 @@ def alpha_profile(
 def _values(sweep: object, variable: str, *others: str) -> tuple[Array, list[float]]:
     """Values (seed, alpha, ...) and the alphas, without alphas that have no values."""
     if not isinstance(sweep, xr.Dataset):
-        raise OptionError(f"a sweep is the dataset that sweep returns, not {type(sweep).__name__}")
+        raise OptionError(
+            f"sweep must be the dataset that pk.sweep returns, not {type(sweep).__name__}"
+        )
     values = numbers_over(sweep, "sweep", variable, "alpha", *others).sortby("alpha")
     if "seed" not in values.dims:
         values = values.expand_dims("seed")

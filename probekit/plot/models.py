@@ -159,7 +159,7 @@ def _side(cka: xr.Dataset, side: str, otherwise: str) -> str:
 def _survey(survey: object) -> xr.DataTree:
     if not isinstance(survey, xr.DataTree):
         raise OptionError(
-            f"a survey is the tree that pk.survey returns, not {type(survey).__name__}"
+            f"survey must be the tree that pk.survey returns, not {type(survey).__name__}"
         )
     return survey
 

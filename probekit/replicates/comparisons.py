@@ -46,7 +46,7 @@ def adjust_p_values(p: npt.ArrayLike, method: Correction = "holm") -> Array:
     known = ~np.isnan(given)
     values = given[known]
     if ((values < 0) | (values > 1)).any():
-        raise OptionError("p-values lie between 0 and 1")
+        raise OptionError("p-values must be between 0 and 1")
     result = np.full(given.shape, np.nan)
     if method == "bh" and len(values):
         result[known] = stats.false_discovery_control(values)
@@ -158,7 +158,7 @@ def equivalence(
     bottom, top = map(float, margin if isinstance(margin, Sequence) else (-margin, margin))
     if not bottom < 0 < top or (np.isinf(bottom) and np.isinf(top)):
         raise OptionError(
-            "margin is a positive number, or a negative and a positive bound of which one may be "
+            "margin must be a positive number, or a negative and a positive bound of which one may be "
             f"infinite, not {margin!r}"
         )
     number("level", level, above=0.5, below=1)

@@ -124,7 +124,7 @@ def verdicts(claims: Sequence[Claim], *, level: float = 0.95) -> xr.Dataset:
     """
     names = [claim.name for claim in claims]
     if not names or len(set(names)) < len(names):
-        raise OptionError(f"claims have a name each, and no two the same, not {names}")
+        raise OptionError(f"claims must be one or more with different names, not {names}")
     number("level", level, above=0.5, below=1)
     size = 1 - level
     p = np.array([_p_values(claim) for claim in claims])

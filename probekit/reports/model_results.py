@@ -92,7 +92,7 @@ def _opened(given: object) -> Opened:
     place = ""
     if not isinstance(given, xr.DataTree):
         if not isinstance(given, str) and not hasattr(given, "__fspath__"):
-            raise OptionError(f"a result is a DataTree or a file, not {type(given).__name__}")
+            raise OptionError(f"a result must be a DataTree or a file, not {type(given).__name__}")
         place = Path(given).stem
         given = open_result(given)
     if not {"units", "robustness"} & set(given.children):

@@ -104,7 +104,9 @@ def save_tables(
     """
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if unknown := set(kinds) - {"csv", "parquet"}:
-        raise OptionError(f"kinds are csv and parquet, not {', '.join(sorted(map(str, unknown)))}")
+        raise OptionError(
+            f"kinds must be csv or parquet, not {', '.join(sorted(map(str, unknown)))}"
+        )
     if "parquet" in kinds:
         with optional("pyarrow", "a Parquet file"):
             import pyarrow.parquet  # noqa: F401

@@ -91,7 +91,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
         64
     """
     if not isinstance(path, str | os.PathLike):
-        raise OptionError(f"a result is opened by its path, not {type(path).__name__}")
+        raise OptionError(f"open_result takes a path, not {type(path).__name__}")
     path = Path(path)
     if not os.path.exists(path):
         raise OutputError(f"there is no result {str(path)!r}")

@@ -35,7 +35,7 @@ def open_cluster(jobs: int, scheduler: Any, what: str) -> AbstractContextManager
     """
     if scheduler is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(
-            f"{what} is started as one process, not under torchrun or accelerate launch; pass "
+            f"{what} must be started as one process, not under torchrun or accelerate launch; pass "
             "scheduler=ADDRESS (--scheduler) to use several"
         )
     positive_int("jobs", jobs)
@@ -99,8 +99,8 @@ def _outcome(future: Any) -> str:
         raise
     except CancelledError:
         raise ProbekitError(
-            "the dask scheduler was lost, or it canceled the work; what has ended is stored, and the same "
-            "call with a scheduler that runs does the rest"
+            "the dask scheduler was lost, or it canceled the work; finished work is stored; repeat the "
+            "call with a running scheduler to do the rest"
         ) from None
     except Exception as error:
         return f"{type(error).__name__}: {first_line(error) if str(error) else ''}"

@@ -213,7 +213,7 @@ def test_mistakes_are_found_before_any_model_is_loaded(monkeypatch: pytest.Monke
     for error, message, options in (
         (OptionError, "no option 'limits'; close matches: limit", {"limits": 3}),
         (OptionError, "no metric is named", {"metrics": "selectivit"}),
-        (OptionError, "layers of a survey are names or globs", {"layers": [torch.nn.ReLU]}),
+        (OptionError, "layers of a survey must be names or globs", {"layers": [torch.nn.ReLU]}),
     ):
         with pytest.raises(error, match=message):
             run(["survey_nets:a"], **options)

@@ -41,7 +41,7 @@ def test_each_architecture_gets_one_line_and_is_not_run_again(
     ["lcnet_050", "starnet_s050", "cpubone_nano", "cspnext_tiny", "ese_vovnet19b_slim_dw", "test_byobnet",
      "selecsls42", "test_coatnet"],
 )  # fmt: skip
-def test_further_families_are_right(name: str, tmp_path: Path) -> None:
+def test_other_families_are_recorded_correctly(name: str, tmp_path: Path) -> None:
     (line,) = verify_architectures([name], tmp_path / "timm.csv")
     assert line["outcome"] == "right", line
 

@@ -154,5 +154,5 @@ def test_a_module_chooses_itself_under_all_its_names() -> None:
 
 
 def test_other_objects_are_not_taken_for_layers() -> None:
-    with pytest.raises(LayerError, match=r"a layer is a name, .* not Tensor"):
+    with pytest.raises(LayerError, match=r"a layer must be a name, .* not Tensor"):
         pk.analyze(net(), (torch.rand(4, 3, 8, 8), [0, 1, 0, 1]), torch.zeros(4))

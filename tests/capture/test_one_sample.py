@@ -68,7 +68,7 @@ def test_a_model_of_one_sample_is_recorded_with_batch_size_1(
 
 
 @ONE
-def test_a_model_of_one_sample_says_so_for_larger_batches(
+def test_a_model_of_one_sample_explains_its_failure_for_larger_batches(
     prepare: Callable[[Tensor], Tensor], alike: Callable[[Tensor], Tensor]
 ) -> None:
     net = Small(prepare).eval()

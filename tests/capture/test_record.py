@@ -164,7 +164,7 @@ def test_invalid_stores_are_refused(network: nn.Module, labeled: Labelled, tmp_p
     (tmp_path / "b.zarr").mkdir()
     with pytest.raises(OutputError, match="is not a recording that can be resumed"):
         pk.record(network, labeled, store=tmp_path / "b.zarr")
-    with pytest.raises(OptionError, match="spatial is 'mean' or 'none'"):
+    with pytest.raises(OptionError, match="spatial must be 'mean' or 'none'"):
         pk.record(network, labeled, spatial="all")  # type: ignore[arg-type]
 
 

@@ -132,8 +132,8 @@ def test_the_input_may_be_a_keyword_argument_or_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"model": "resnet18"}, ModelError, "a model is a torch module, not str"),
-        ({"model": print}, ModelError, "a model is a torch module, not builtin_function"),
+        ({"model": "resnet18"}, ModelError, "a model must be a torch.nn.Module, not str"),
+        ({"model": print}, ModelError, "a model must be a torch.nn.Module, not builtin_function"),
         (
             {"spatial": "max"},
             OptionError,

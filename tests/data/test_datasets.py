@@ -83,7 +83,7 @@ def test_options_that_do_not_apply_to_data_are_refused(tmp_path: Path) -> None:
             pk.load_data(source, **options)
 
 
-def test_images_of_the_training_are_reported() -> None:
+def test_training_images_are_reported() -> None:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     model = pk.ImageModel(
         module, input_size=(1, 8, 8), provenance={"recipe": {"data": "digits"}}

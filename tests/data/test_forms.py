@@ -88,7 +88,7 @@ def check(data: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_is_read_like_tensors(form: str) -> None:
+def test_every_form_of_data_is_read_like_tensors(form: str) -> None:
     result = check(FORMS[form])
     assert result["samples"]["label"].values.tolist() == LABELS
 

@@ -87,7 +87,7 @@ def test_a_broken_link_is_not_an_image(fails: Fails, photos: Path) -> None:
     assert data.fingerprint.startswith("sha256:")
 
 
-def test_a_line_is_an_image_too(photos: Path) -> None:
+def test_an_image_one_pixel_wide_is_read(photos: Path) -> None:
     Image.new("L", (1, 100_000), 255).save(photos / "dog" / "line.png")
     Image.new("L", (100_000, 1), 255).save(photos / "dog" / "row.png")
     data = load_data(photos, pk.load_model(BUNDLED))
@@ -183,7 +183,7 @@ def test_published_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("measure", ["analyze", "record", "robustness"])
-def test_a_model_comes_back_when_data_breaks_off(
+def test_a_model_is_restored_when_its_data_fails(
     measure: str, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "dog" / "z.png").write_bytes(b"broken")

@@ -72,7 +72,7 @@ def test_cards_of_models(tmp_path: Path) -> None:
     assert refused > 30
 
 
-def test_a_card_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
+def test_a_card_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     card = json.loads((ZOO / "resnet20-fashion-mnist.json").read_text())
     (tmp_path / "run").mkdir()
     (tmp_path / "secret.safetensors").write_bytes(sound_weights())

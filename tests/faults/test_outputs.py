@@ -13,7 +13,7 @@ from damaged_files import BUNDLED, LAST, Fails
     "out", ["no/such/folder/r.nc", "r.txt", "null\0byte.nc", "x" * 300 + ".nc", "photos", "old.nc"]
 )
 @pytest.mark.parametrize("command", ["analyze", "robustness"])
-def test_places_that_cannot_be_written(
+def test_paths_that_cannot_be_written(
     command: str, out: str, fails: Fails, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "old.nc").write_bytes(b"precious")

@@ -189,7 +189,9 @@ class ByMapping(ByKeyword):
 @pytest.mark.filterwarnings("ignore:the model is right on")
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("make", [ByKeyword, ByMapping])
-def test_images_are_given_as_the_model_asks_for_them(make: type[ByKeyword], wrapped: bool) -> None:
+def test_images_are_passed_by_the_names_of_the_arguments(
+    make: type[ByKeyword], wrapped: bool
+) -> None:
     network = make().eval()
     model: Any = ImageModel(network, input_size=(3, 8, 8)) if wrapped else network
     batch = {"pixel_values": IMAGES, "labels": LABELS}

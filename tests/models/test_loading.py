@@ -221,7 +221,7 @@ def test_weights_without_batch_norm_counters_load_as_in_torch(tmp_path: Path) ->
         torch.testing.assert_close(value, state.get(key, torch.tensor(0)))
 
 
-def test_what_is_not_a_name_is_explained(tmp_path: Path) -> None:
+def test_an_argument_that_is_not_a_name_is_explained(tmp_path: Path) -> None:
     weights = tmp_path / "whole.pt"
     weights.touch()
     for given, message in [

@@ -28,7 +28,7 @@ def test_names_keep_their_order_without_repetition() -> None:
     assert model_names(names) == ["resnet18", "hf:org/model", "own:make", "missing"]
 
 
-def test_what_matches_nothing_is_refused() -> None:
+def test_a_selection_that_matches_nothing_is_refused() -> None:
     with pytest.raises(ModelError, match=r"no model matches 'resnex1\*'; close matches: .*resnet1"):
         model_names("resnex1*", pretrained=False)
     with pytest.raises(ModelError, match="no model matches 'probekit:vgg"):

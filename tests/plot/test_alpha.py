@@ -73,7 +73,7 @@ def test_mistakes_are_reported(swept: xr.Dataset) -> None:
         plot.alpha_curve(swept, "failure")
     with pytest.raises(DataError, match="'test_accuracy' over alpha and layer, it has selectivity"):
         plot.alpha_profile(swept, "test_accuracy")
-    with pytest.raises(OptionError, match="a sweep is the dataset that sweep returns, not dict"):
+    with pytest.raises(OptionError, match=r"sweep must be the dataset that .* returns, not dict"):
         plot.alpha_curve({})  # type: ignore[arg-type]
     with pytest.raises(LayerError, match="no layer 'relux'"):
         plot.alpha_profile(swept, layers="relux")

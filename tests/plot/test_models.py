@@ -99,7 +99,7 @@ def test_missing_numbers_are_refused() -> None:
         plot.model_scatter(xr.Dataset())  # type: ignore[arg-type]
 
 
-def test_what_all_names_begin_with_is_the_heading() -> None:
+def test_the_common_prefix_of_all_names_is_the_heading() -> None:
     ax = plot.model_profile(survey(4))
     assert ax.get_legend().get_title().get_text() == ""  # net0, net1, ... share no whole word
     table = survey(3)

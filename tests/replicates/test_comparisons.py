@@ -230,7 +230,11 @@ BAD: list[tuple[Any, type[Exception], str]] = [
         "occurs twice",
     ),
     (lambda: compare_means(replicates(2, 3), replicates(2, 3), level=95), OptionError, "level"),
-    (lambda: equivalence(replicates(2, 3), replicates(2, 3), -1), OptionError, "margin is a pos"),
+    (
+        lambda: equivalence(replicates(2, 3), replicates(2, 3), -1),
+        OptionError,
+        "margin must be a pos",
+    ),
     (
         lambda: equivalence(replicates(2, 3), replicates(2, 3), (-np.inf, np.inf)),
         OptionError,

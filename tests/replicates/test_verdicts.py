@@ -144,8 +144,11 @@ BAD: list[tuple[Any, str]] = [
     (lambda: Claim("a", "increase", SAME), "result of compare_means"),
     (lambda: Claim("a", "increase", TEST, TEST), "result of equivalence"),
     (lambda: Claim("a", "increase", TEST.expand_dims(alpha=2)), "choose one with sel"),
-    (lambda: verdicts([]), "have a name each"),
-    (lambda: verdicts([Claim("a", "increase"), Claim("a", "decrease")]), "no two the same"),
+    (lambda: verdicts([]), "one or more with different names"),
+    (
+        lambda: verdicts([Claim("a", "increase"), Claim("a", "decrease")]),
+        "one or more with different names",
+    ),
 ]
 
 

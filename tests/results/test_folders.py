@@ -30,7 +30,7 @@ def test_other_files_are_refused_but_not_its_own(tmp_path: Path) -> None:
     with locked(tmp_path / "work.json"):
         claim(tmp_path / "work.json", {}, "work", own=["parts"])
     (tmp_path / "work.json").unlink()
-    with pytest.raises(OutputError, match=r"is no work and not empty \(it holds parts\)"):
+    with pytest.raises(OutputError, match=r"is not a work and not empty \(it holds parts\)"):
         claim(tmp_path / "work.json", {}, "work")
 
 

@@ -70,7 +70,7 @@ def test_single_elements_keep_their_place() -> None:
     assert found.measurements.shape == (12, 20)
 
 
-def test_what_cannot_be_converted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_cannot_be_converted_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "rsatoolbox", None)
         with pytest.raises(MissingPackageError, match=r'pip install "probekit\[rsatoolbox\]"'):

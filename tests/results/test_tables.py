@@ -125,7 +125,9 @@ def test_a_result_without_units_is_refused(given: object) -> None:
         pk.layers_table(given)
 
 
-def test_a_file_is_as_good_as_its_result(result: xr.DataTree, tmp_path: Path) -> None:
+def test_the_file_of_a_result_gives_the_same_as_the_result(
+    result: xr.DataTree, tmp_path: Path
+) -> None:
     file = pk.save_result(result, tmp_path / "result.nc")
     pd.testing.assert_frame_equal(pk.units_table(str(file)), pk.units_table(result))
     pd.testing.assert_frame_equal(pk.layers_table(file), pk.layers_table(result))

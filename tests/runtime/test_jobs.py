@@ -63,5 +63,5 @@ def test_a_lost_scheduler_ends_the_jobs_in_one_sentence(caplog: pytest.LogCaptur
 
 def test_a_cluster_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(OptionError, match="a test is started as one process"):
+    with pytest.raises(OptionError, match="a test must be started as one process"):
         open_cluster(1, None, "a test")

@@ -313,7 +313,7 @@ def _reference(
         given = given["robustness"].to_dataset()
     if not isinstance(given, xr.Dataset):
         raise OptionError(
-            "a reference is a result of robustness, its file, or its table /robustness, not "
+            "reference must be a result of robustness, its file, or its table /robustness, not "
             f"{type(given).__name__}"
         )
     corrupted = [one for one in conditions if one.kind == "corruption"]

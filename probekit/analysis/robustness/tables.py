@@ -166,8 +166,8 @@ def check_reference(
     """Checks that a reference has all types and severities of a comparison."""
     if "accuracy" not in reference or "clean_accuracy" not in reference:
         raise OptionError(
-            "a reference has accuracy(corruption, severity) and clean_accuracy, as the table "
-            f"/robustness has, and this one has {', '.join(map(str, reference)) or 'nothing'}"
+            "reference must have accuracy(corruption, severity) and clean_accuracy, as the table "
+            f"/robustness has, and it has {', '.join(map(str, reference)) or 'nothing'}"
         )
     for axis, wanted in (("corruption", corruptions), ("severity", severities)):
         there = reference[axis].values.tolist() if axis in reference.coords else []

@@ -76,7 +76,7 @@ def _added(values: npt.ArrayLike | Tensor, layer: Layer) -> Tensor:
     given = torch.as_tensor(values, dtype=torch.float32).detach().clone()
     if given.shape not in ((), (layer.units,)) or not given.isfinite().all():
         raise OptionError(
-            f"the constants of {layer.name!r} are one finite number or {layer.units}, not of the "
+            f"the constants of {layer.name!r} must be one finite number or {layer.units}, not of the "
             f"shape {tuple(given.shape)}"
         )
     shape = [1] * (len(layer.shape) + 1)

@@ -138,7 +138,9 @@ def check_epsilons(
 ) -> tuple[float, ...]:
     """Returns the radii as a tuple, in the order given."""
     if isinstance(epsilons, str):
-        raise OptionError(f"epsilons are numbers, such as 8/255 without quotes, not {epsilons!r}")
+        raise OptionError(
+            f"epsilons must be numbers, such as 8/255 without quotes, not {epsilons!r}"
+        )
     asked = (epsilons,) if isinstance(epsilons, int | float) else tuple(epsilons)
     radii = tuple(float(epsilon) for epsilon in asked)
     if not radii:

@@ -73,7 +73,7 @@ def batch_selectivity(
 def check_labels(labels: object, batch: int) -> None:
     """Checks that there is one integer for each sample."""
     if not isinstance(labels, Tensor):
-        raise DataError(f"labels are a tensor of integers, not {type(labels).__name__}")
+        raise DataError(f"labels must be a tensor of integers, not {type(labels).__name__}")
     if labels.ndim == 2 or labels.is_floating_point():
         raise DataError(
             f"labels {tuple(labels.shape)} of {labels.dtype} are soft, as mixup makes them, and have no "

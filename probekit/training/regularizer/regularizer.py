@@ -229,7 +229,7 @@ class SelectivityRegularizer:
         if lowest < 0 or (self._classes is not None and highest >= self._classes):
             wanted = "from 0" if self._classes is None else f"from 0 to {self._classes - 1}"
             raise DataError(
-                f"labels are integers {wanted}, not {lowest if lowest < 0 else highest}"
+                f"labels must be integers {wanted}, not {lowest if lowest < 0 else highest}"
             )
         if self._classes is not None:
             return self._classes

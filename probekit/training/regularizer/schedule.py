@@ -106,7 +106,7 @@ class AlphaSchedule:
             OptionError: The text is not of this form; the message names the invalid part.
         """
         if not isinstance(text, str):
-            raise OptionError(f"an alpha schedule is text such as '0*5 -20*15', not {text!r}")
+            raise OptionError(f"an alpha schedule must be text such as '0*5 -20*15', not {text!r}")
         segments = []
         for part in text.split():
             found = _SEGMENT.fullmatch(part)

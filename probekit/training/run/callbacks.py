@@ -195,7 +195,7 @@ def chosen_callbacks(callbacks: Sequence[Callback | str]) -> list[Callback]:
             one = _BY_NAME[one]()
         if not isinstance(one, Callback):
             raise OptionError(
-                f"callbacks are objects of subclasses of Callback, or names "
+                f"callbacks must be objects of subclasses of Callback, or names "
                 f"({', '.join(_BY_NAME)}), not {type(one).__name__}"
             )
         found.append(one)

@@ -215,7 +215,7 @@ class TrainingLoop:
         return ProbekitError(
             f"the loss is not finite in epoch {self.state.epoch}, step {step} (both from 0) at alpha "
             f"{self.schedule.alpha(self.state.epoch):g}; {last}; lower the learning rate or the "
-            "size of alpha"
+            "absolute value of alpha"
         )
 
     def _end_epoch(self, log: RunLog | None, bar: Any) -> None:

@@ -122,7 +122,9 @@ class Recipe:
             positive_int("every milestone", epoch)
         one_of("precision", self.precision, get_args(Precision))
         if self.pgd is not None and (not isinstance(self.pgd, tuple) or len(self.pgd) != 2):
-            raise OptionError(f"pgd is (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}")
+            raise OptionError(
+                f"pgd must be (epsilon, steps), such as (8 / 255, 7), not {self.pgd!r}"
+            )
         _ = self.augmentation, self.mixture, self.adversary  # check their options
 
     def on(self, device: torch.device) -> Recipe:
@@ -219,8 +221,8 @@ def get_recipe(name: str | Recipe, /, **options: Any) -> Recipe:
         return name.with_options(**options)
     if not isinstance(name, str):
         raise OptionError(
-            f"a recipe is a name or a pk.Recipe, not {type(name).__name__}; to train your own model, add "
-            "pk.SelectivityRegularizer to the loss of your loop"
+            f"a recipe must be a name or a pk.Recipe, not {type(name).__name__}; to train your own model, "
+            "add pk.SelectivityRegularizer to the loss of your loop"
         )
     if name not in _recipes():
         raise OptionError(

@@ -90,7 +90,7 @@ def measure_runs(
     try:
         asked = f"{_full_name(measure)}|{json.dumps(options, sort_keys=True)}"
     except TypeError as error:
-        raise OptionError(f"options of {name} are plain values: {error}") from None
+        raise OptionError(f"options of {name} must be plain values: {error}") from None
     runs = find_runs(folder)
     place = Path(store)
     found = []

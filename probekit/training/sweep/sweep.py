@@ -88,7 +88,7 @@ def sweep(
     alphas, seeds = _checked(alphas, seeds)
     of_train = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
     if "alpha_schedule" in options:
-        raise OptionError("a sweep goes over constant alphas; train a schedule with train()")
+        raise OptionError("a sweep takes constant alphas; use train() for a schedule")
     chosen = get_recipe(recipe, **{name: x for name, x in options.items() if x is not None})
     if of_train.get("data_root") is not None:
         # Workers on other machines may have another working directory.
@@ -125,7 +125,7 @@ def sweep(
 def _checked(alphas: Any, seeds: Any) -> tuple[list[float], list[int]]:
     for name, values in (("alphas", alphas), ("seeds", seeds)):
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise OptionError(f"{name} is a list of numbers, not {values!r}")
+            raise OptionError(f"{name} must be a list of numbers, not {values!r}")
     numbers = [AlphaSchedule.constant(alpha).alpha(0) + 0.0 for alpha in alphas]
     whole = [non_negative_int("every seed", seed) for seed in seeds]
     for name, found in (("alphas", numbers), ("seeds", whole)):

@@ -169,7 +169,7 @@ def test_batching_does_not_change_the_identity_of_a_run(
 
 def test_a_folder_with_unrelated_content_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="is no robustness run and not empty"):
+    with pytest.raises(OutputError, match="is not a robustness run and not empty"):
         store_in(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

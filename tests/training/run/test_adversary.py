@@ -103,8 +103,8 @@ BAD = [
     ((0.0, 7), "epsilon of adversarial training"),
     ((8, 7), "units of images in"),
     ((0.1, 0), "steps of adversarial training"),
-    ((0.1,), r"pgd is \(epsilon, steps\)"),
-    (0.1, r"pgd is \(epsilon, steps\)"),
+    ((0.1,), r"pgd must be \(epsilon, steps\)"),
+    (0.1, r"pgd must be \(epsilon, steps\)"),
 ]
 
 

@@ -102,7 +102,7 @@ def test_a_process_with_one_class_is_not_skipped_if_the_batch_has_more(found):
     assert [process["a class that one process lacks"][3] for process in found] == [0, 0]
 
 
-def test_each_for_itself_averages_the_gradients_of_the_processes(found):
+def test_without_gathering_the_gradients_of_the_processes_are_averaged(found):
     x, y = batch()
     parts = [alone(x[rows], y[rows]) for rows in (slice(0, 6), slice(6, 12))]
     expected = [(one + two) / 2 for one, two in zip(parts[0][0], parts[1][0], strict=True)]

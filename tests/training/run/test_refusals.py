@@ -79,7 +79,7 @@ def test_the_folder_of_another_recipe_is_refused(baseline: Any) -> None:
 
 def test_a_folder_with_unrelated_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"no training run and not empty \(it holds thesis"):
+    with pytest.raises(OutputError, match=r"not a training run and not empty \(it holds thesis"):
         quick(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
     with pytest.raises(OutputError, match="cannot be written: Not a directory"):

@@ -128,7 +128,7 @@ def test_history_equals_the_logs(folder: Path) -> None:
 def test_invalid_arguments_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no finished training run"):
         find_runs(tmp_path)
-    with pytest.raises(OptionError, match="options of size are plain values"):
+    with pytest.raises(OptionError, match="options of size must be plain values"):
         pk.measure_runs(folder, size, tmp_path, progress=False, power=object())
     with pytest.raises(OptionError, match="returns an xarray Dataset, not dict"):
         pk.measure_runs(folder, nothing, tmp_path, progress=False)
@@ -158,7 +158,7 @@ MEASURES = {
 
 
 @pytest.mark.parametrize("kind", MEASURES)
-def test_measures_without_a_name_of_their_own_are_told_apart_by_their_values(
+def test_measures_without_a_name_are_distinguished_by_their_values(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
     expected = pk.measure_runs(folder, size, tmp_path / "named", progress=False, power=2)["size"]

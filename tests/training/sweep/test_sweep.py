@@ -141,13 +141,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"alphas": [0.0, -0.0]}, "alphas must be one or more different"),
     ({"alphas": [float("nan")]}, "alpha must be a finite number"),
     ({"alphas": ["low"]}, "alpha must be a finite number"),
-    ({"alphas": "-1,0"}, "alphas is a list of numbers"),
-    ({"seeds": 3}, "seeds is a list"),
+    ({"alphas": "-1,0"}, "alphas must be a list of numbers"),
+    ({"seeds": 3}, "seeds must be a list"),
     ({"seeds": [0, 0]}, "seeds must be one or more different"),
     ({"seeds": [-1]}, "every seed must be a non-negative integer"),
     ({"alpha_schedule": "0*1 -1"}, "constant alphas"),
     ({"epoch": 1}, "no option 'epoch'"),
-    ({"layers": [torch.nn.ReLU]}, "layers of a sweep are names"),
+    ({"layers": [torch.nn.ReLU]}, "layers of a sweep must be names"),
     ({"scheduler": "tcp://127.0.0.1:1"}, "no dask scheduler answers"),
 ]
 
@@ -169,7 +169,7 @@ def test_the_folder_of_another_sweep_is_refused(
     with pytest.raises(OutputError, match="holds another sweep: layers was null and is"):
         quick(small[0], [0.0], [0], layers="first:3")
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"is no sweep and not empty \(it holds notes\.txt\)"):
+    with pytest.raises(OutputError, match=r"is not a sweep and not empty \(it holds notes\.txt\)"):
         quick(tmp_path, [0.0], [0])
     assert os.listdir(tmp_path) == ["notes.txt"]
     with pytest.raises(OutputError, match="is not a sweep"):
@@ -326,7 +326,7 @@ def test_a_refused_sweep_does_not_claim_the_folder(tmp_path: Path) -> None:
     assert quick(tmp_path, [0.0], [0])["failure"].values.tolist() == [[""]]
 
 
-def test_a_run_that_has_ended_has_no_failure_of_an_earlier_try(
+def test_a_finished_run_keeps_no_failure_of_an_earlier_attempt(
     small: tuple[Path, xr.Dataset], tmp_path: Path
 ) -> None:
     shutil.copytree(small[0], tmp_path / "s")
