@@ -186,25 +186,21 @@ class Indexed(Source):
         return self.indices[draw(len(self.indices), limit, seed)]
 
     def head(self, part: Part) -> Fetched:
-        for numbers in self._chunks(part, min(part.size, _FIRST)):
+        order = self.selected(part.limit, part.seed)
+        for numbers in _chunks(order, min(part.size, _FIRST)):
             found = self.fetch(numbers)
             if len(found[2]):
                 return found
         raise DataError(f"{self.name} has no samples that can be read")
 
     def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
-        chunks = list(self._chunks(part, part.size, part.first, part.rank, part.world))
+        order = self.selected(part.limit, part.seed)[part.first :]
+        chunks = _chunks(order[part.rank :: part.world], part.size)
         options = dict(self.reading)
         own = options.pop("num_workers", 0)
         workers = own if part.workers is None else part.workers
         found = fetched(self.fetch, chunks, workers=workers, options=options if workers else {})
         yield from zip(map(len, chunks), found, strict=True)
-
-    def _chunks(
-        self, part: Part, size: int, first: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[list[int]]:
-        order = self.selected(part.limit, part.seed)[first:][rank::world]
-        return (chunk.tolist() for chunk in torch.split(order, size)) if len(order) else iter(())
 
     def fetch(self, numbers: Sequence[int]) -> Fetched:
         """Returns images, labels and indices of some samples."""
@@ -286,6 +282,10 @@ class Indexed(Source):
             if int(found) != int(labels[place]):
                 return None
         return labels
+
+
+def _chunks(order: Tensor, size: int) -> list[list[int]]:
+    return [chunk.tolist() for chunk in torch.split(order, size)] if len(order) else []
 
 
 def _some_places(labels: Tensor) -> list[int]:

@@ -51,11 +51,11 @@ def test_compiled_numbers_equal_those_of_the_original_model(
     from torch._inductor import config, cpu_vec_isa
 
     # Compiling C++ takes long: no vector instructions, for which torch compiles several programs to
-    # find out whether they run, and no header for kernels that are compiled later.
+    # find out whether they run, no header for kernels that are compiled later, and no other processes.
     monkeypatch.setattr(cpu_vec_isa, "valid_vec_isa_list", list)
     before = list(network.modules())
     expected = pk.analyze(network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8)
-    with config.patch(cpp_cache_precompile_headers=False):
+    with config.patch(cpp_cache_precompile_headers=False, compile_threads=1):
         found = pk.analyze(
             network, labeled, metrics=["selectivity", "dimensionality"], batch_size=8, compile=True
         )
