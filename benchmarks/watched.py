@@ -52,7 +52,7 @@ class WatchedBatch:
         """Yields the step of one batch, after the first batch has run."""
         waiting = self._feeder()
         with stream(
-            self._model, self._batches, self.layers, waiting.sources, self._reading
+            self._model, self._batches, self.layers, waiting.readouts, self._reading
         ) as observed:
             batches = 0
 

@@ -221,8 +221,8 @@ class _Ablation:
             raise DataError(f"{self._batches.name} gave no samples the second time")
         return float(state["sum"].sum() / state["count"].sum())
 
-    def _stream(self, source: Activations) -> Any:
-        return stream(self._model, self._batches, self._layers, [source], self._reading)
+    def _stream(self, readout: Activations) -> Any:
+        return stream(self._model, self._batches, self._layers, [readout], self._reading)
 
 
 def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -100,13 +100,11 @@ class Pass:
             })
             for attribute in dict.fromkeys(attribute for _, attribute in self._prototypes)
         }  # fmt: skip
-        sources = distinct(source for feeder in feeders.values() for source in feeder.sources)
-        with stream(model, batches, self.layers, sources, reading) as observed:
+        readouts = distinct(one for feeder in feeders.values() for one in feeder.readouts)
+        with stream(model, batches, self.layers, readouts, reading) as observed:
             for observation in observed:
                 for attribute, feeder in feeders.items():
-                    tables = [
-                        observation.tables[sources.index(source)] for source in feeder.sources
-                    ]
+                    tables = [observation.tables[readouts.index(one)] for one in feeder.readouts]
                     feeder.update(observation.batch.of(attribute), tables)
                 self._note(observation.batch, observation.output)
             for feeder in feeders.values():

@@ -89,7 +89,7 @@ def record(
             model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
         )
         found = find_layers(model, batches, layers, reading)
-    source = Activations("mean" if spatial == "mean" else "flatten")
+    readout = Activations("mean" if spatial == "mean" else "flatten")
     identity = {
         "model": describe(model),
         "data": batches.provenance(),
@@ -106,7 +106,7 @@ def record(
     if notes:
         frame.attrs["notes"] = "\n".join(notes)
     if store is None:
-        with stream(model, batches, found, [source], reading, "record") as observed:
+        with stream(model, batches, found, [readout], reading, "record") as observed:
             tables, labels, index = map(torch.cat, zip(*_rows(observed), strict=True))
         return frame.assign(
             activation=(("sample", "unit"), tables.numpy()), label=("sample", labels.numpy())
@@ -123,7 +123,7 @@ def record(
             todo = batches.starting(done)
             with (
                 noted() as more,
-                stream(model, todo, found, [source], reading, "record") as observed,
+                stream(model, todo, found, [readout], reading, "record") as observed,
             ):
                 for table, labels, index in _rows(observed):
                     if writer:

@@ -173,8 +173,8 @@ class FolderImages(FileImages):
             kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
             listed = [f"{count} {kind}" for kind, count in kinds.most_common()]
             yield (
-                f"{len(others)} files in {self.name!r} are left out: images of a kind that is not "
-                f"read here, no images, or in no class folder ({some_of(listed)})"
+                f"{len(others)} files in {self.name!r} are left out: unsupported image types, files "
+                f"that are not images, or images outside class folders ({some_of(listed)})"
             )
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
@@ -213,7 +213,7 @@ def numbered_after(
 ) -> tuple[list[str], list[str]]:
     """The classes of a training split followed by those that only another split (`name`) has.
 
-    The message is not empty if the training split, where there is one, lacks some.
+    Also returns a message if there is a training split and it lacks some of the classes.
     """
     known = list(trained)
     new = [one for one in own if one not in set(known)]

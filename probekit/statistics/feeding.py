@@ -32,12 +32,12 @@ class Feeder:
     ) -> None:
         self._fed = fed
         self._rows, self._nbytes = rows, nbytes
-        self.sources: list[Readout] = distinct(one.source for own in fed.values() for one in own)
+        self.readouts: list[Readout] = distinct(one.source for own in fed.values() for one in own)
         self._waiting: list[tuple[Tensor, Tensor, Sequence[Mapping[str, Tensor]]]] = []
         self._waiting_rows = self._waiting_bytes = 0
 
     def update(self, batch: Batch, tables: Sequence[Mapping[str, Tensor]]) -> None:
-        """Adds the tables of one batch, in the order of `sources`."""
+        """Adds the tables of one batch, in the order of `readouts`."""
         self._waiting.append((batch.labels, batch.index, tables))
         self._waiting_rows += len(batch)
         self._waiting_bytes += sum(table.nbytes for own in tables for table in own.values())
@@ -51,14 +51,14 @@ class Feeder:
         index = torch.cat([index for _, index, _ in self._waiting])
         waiting = [tables for _, _, tables in self._waiting]
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
-        for place, source in enumerate(self.sources):
+        for place, readout in enumerate(self.readouts):
             for name in waiting[0][place]:
                 parts = [tables[place][name] for tables in waiting]
                 table = parts[0] if len(parts) == 1 else torch.cat(parts)
                 each = max(len(table) // max(len(labels), 1), 1)  # rows per sample
                 own = (labels.repeat_interleave(each), index.repeat_interleave(each))
                 for one in self._fed[name]:
-                    if one.source == source:
+                    if one.source == readout:
                         one.update(table, *own)
 
 

@@ -179,8 +179,8 @@ def robustness(
         "classes": match.describe(),
     }
     stored = ConditionStore(store, lambda: facts | {"data": batches.identity()})
-    sources = [Activations()] if found else []
-    with stored.writing(), streams(model, found, sources, reading) as observe:
+    readouts = [Activations()] if found else []
+    with stored.writing(), streams(model, found, readouts, reading) as observe:
         for one in passes:
             measurement.run(one, stored, observe)
     for one in passes:
