@@ -3,7 +3,7 @@
 A tensor of a model is linear in the output of the last weights or activation function before it until an
 elementwise operation bends it. If weights then read it, an activation function may have been written out
 in arithmetic, such as `x * x` or `1 / (1 + exp(-x))`. A statistic of a tensor, such as the mean square in a
-norm, only scales other tensors.
+norm, only scales that tensor, except in a gate, such as the sigmoid of a pooled map.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _MIXES = ("norm", "pool", "pad", "upsample", "sample", "quant", "linalg", "shuff
 _CHOOSES = {"index", "_unsafe_index", "index_select", "gather"}
 _MAXIMA = {"max", "amax", "min", "amin"}
 _POOLS = {"mean", "sum", *_MAXIMA}
+_GATES = {"exp", "expm1", "erf", "atan", "sin", "cos"}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class _State:
         root: Identifies the tensor of which the elements are an affine function.
         bent: The module and the operation that made it a nonlinear function; None if it is linear. The
             operation of a mask is empty until it is applied.
-        statistic: Whether it is a statistic of other tensors.
+        level: How many times it is a statistic: 1 for a pooled map, 2 for the norm of one.
+        gate: Whether it was bent in such a way that what it scales is bent too.
     """
 
     root: Any = field(default_factory=object)
     bent: tuple[str, str] | None = None
-    statistic: bool = False
+    level: int = 0
+    gate: bool = False
 
 
 class Nonlinearities:
@@ -117,28 +120,32 @@ class Nonlinearities:
         return replace(state, root=(state.root, offset)) if offset else state
 
     def _combined(self, known: Sequence[Tensor]) -> _State | None:
-        """The state of a linear combination of tensors, of which statistics are only factors."""
+        """The state of a linear combination of tensors, of which statistics of others are only factors."""
         states = [self._state(one) for one in known]
-        states = [one for one in states if not one.statistic] or states
         if not states:
             return None
-        bent = next((one.bent for one in states if one.bent is not None), None)
-        same = all(one.root == states[0].root for one in states)
-        return _State(states[0].root if same else object(), bent, states[0].statistic)
+        level = min(one.level for one in states)
+        whole = [one for one in states if one.level == level]
+        bents = [one.bent for one in states if one.bent and (one.level == level or one.gate)]
+        same = all(one.root == whole[0].root for one in whole)
+        gate = any(one.gate for one in states)
+        return _State(whole[0].root if same else object(), next(iter(bents), None), level, gate)
 
     def _bent(self, call: OperatorCall, known: Sequence[Tensor]) -> _State | None:
         """The state of the result of an elementwise operation."""
         state = self._combined(known)
-        if state is None or state.bent is not None or state.statistic:
-            return state
         operation = call.operation
+        limits = operation == "clamp" and None not in (call.given.get("min"), call.given.get("max"))
+        gate = operation in _GATES or limits
+        if state is None or (state.bent is not None and not gate):
+            return state
         factors = [call.given[name] for name in _FACTORS.get(operation, ())]
         pair = [self._state(one) for one in factors if any(one is other for other in known)]
         square = len(pair) == 2 and pair[0].root == pair[1].root
         caller = self._caller()
         if caller is None or (operation in _LINEAR and not square):
             return state
-        return replace(state, bent=(caller, "square" if square else ""))
+        return replace(state, bent=(caller, "square" if square else ""), gate=gate)
 
     @staticmethod
     def _named(state: _State, operation: str, result: Tensor) -> _State:
@@ -169,7 +176,8 @@ class Nonlinearities:
         if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
             return state
         smaller = outputs[0].numel() < known[0].numel()
-        return _State(bent=state.bent if pools else None, statistic=pools or reduces or smaller)
+        level = state.level + 1 if pools or reduces or smaller else 0
+        return _State(bent=state.bent if pools else None, level=level)
 
     @staticmethod
     def _maxout(call: OperatorCall, dims: Sequence[int]) -> bool:

@@ -127,6 +127,61 @@ def test_an_activation_function_written_by_hand_is_reported_as_missing(
     assert name in str(told[0].message)
 
 
+def logistic(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x * logistic(x.mean((2, 3), keepdim=True)), "exp"),
+        (lambda x: x * logistic(functional.adaptive_max_pool2d(x, 1)), "exp"),
+        (lambda x: x * (x.mean((2, 3), keepdim=True) / 6 + 0.5).clamp(0, 1), "clamp"),
+        (lambda x: functional.max_pool2d(x, 2) * logistic(functional.max_pool2d(x, 2)), "exp"),
+        (lambda x: torch.exp(-((x - 0.1) ** 2)), "exp"),
+    ],
+)
+def test_a_gate_or_curve_written_by_hand_is_named_after_the_operation_that_shapes_it(
+    function: Callable[[Tensor], Tensor], name: str
+) -> None:
+    net = Calls(lambda x: function(functional.relu(x) - 0.1))
+    with pytest.warns(ProbekitWarning, match=f"may be missing: 'the model' computes {name} by"):
+        assert plan(net, X)["layer"].tolist() == ["relu"]
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+def _instance(x: Tensor) -> Tensor:
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) / ((x - mean) ** 2).mean((2, 3), keepdim=True).add(1e-5).sqrt()
+
+
+def _response(x: Tensor) -> Tensor:
+    norm = x.norm(dim=(2, 3), keepdim=True)
+    return x + x * norm / (norm.mean(1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        _rms,
+        _instance,
+        _response,
+        lambda x: _rms(functional.avg_pool2d(x, 2)),
+        lambda x: functional.normalize(_rms(x.mean((2, 3), keepdim=True))),
+        lambda x: functional.local_response_norm(x, 3),
+    ],
+)
+@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
+def test_norms_of_maps_and_of_pooled_maps_are_not_reported(
+    function: Callable[[Tensor], Tensor],
+) -> None:
+    net = Calls(lambda x: function(functional.relu(x) - 0.1))
+    assert plan(net, X)["layer"].tolist() == ["relu"]
+
+
 @pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
 def test_other_masks_are_not_reported() -> None:
     mask = torch.arange(6) > 2
