@@ -178,7 +178,7 @@ def _found(
     if not all(layer.certain for layer in found):
         # The number of units is the same for images of another size, if the model accepts one.
         names = [layer.name for layer in found]
-        others = layers_at_larger_size(model, images, names, tokens, output, _Finder)
+        others = layers_at_larger_size(model, images, names, tokens, output)
         found = [_compared(layer, others.get(layer.name)) for layer in found]
     sentences = doubts(found)
     if mixed:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from probekit.capture.layers import Layer, is_activation_function, runnable, uncompiled, unwrap
 from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
+from probekit.errors import noted
 from probekit.models.image_model import Model, as_module
 from probekit.models.inputs import KeywordInputs
 
@@ -167,14 +169,13 @@ def layers_at_larger_size(
     choice: Layers,
     tokens: Tokens,
     output: int | str | None,
-    recorder_type: type[Recorder] = Recorder,
 ) -> dict[str, Layer]:
     """The same layers at a larger image size by name; empty if the model does not accept one."""
     if not isinstance(images, Tensor) or images.ndim != 4:
         return {}
+    recorder = Recorder(model, choice, tokens=tokens, output=output)
     try:
-        recorder = recorder_type(model, choice, tokens=tokens, output=output)
-        with torch.no_grad(), recorder:
+        with noted(), catch_warnings(action="ignore"), torch.no_grad(), recorder:
             recorder(larger(images))
     except Exception:  # a model for a single size may raise any exception
         return {}

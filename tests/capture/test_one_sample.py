@@ -138,7 +138,8 @@ class Detector(nn.Module):
         self.conv, self.relu, self.boxes = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Linear(5, 4)
 
     def forward(self, images: Any) -> list[dict[str, Tensor]]:
-        batch = images[0].new_zeros(len(images), 3, 10, 10)
+        height, width = images[0].shape[1:]
+        batch = images[0].new_zeros(len(images), 3, height + 2, width + 2)
         for padded, image in zip(batch, images, strict=True):
             padded[:, : image.shape[1], : image.shape[2]].copy_(image - image.mean())
         found = self.boxes(self.relu(self.conv(batch)).mean((2, 3)))
@@ -154,6 +155,14 @@ def test_a_batch_assembled_from_single_images(size: int) -> None:
     with torch.no_grad():
         expected = net.relu(net.conv(padded)).mean((2, 3))
     np.testing.assert_allclose(recording["activation"].values, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
+def test_verification_does_not_doubt_what_the_plan_has_settled() -> None:
+    table = pk.plan(Detector().eval(), X[:2], verify=True)
+    assert table[["values", "unit_axis_certain", "complete"]].all(axis=None)
+    assert not table["axis"].str.contains("uncertain").any()
+    assert len(table.attrs["image_sizes"]) == 2
 
 
 class Loop(Small):
