@@ -35,8 +35,8 @@ class State:
                 values = {name: value for name, value in held.items() if name not in _OWN}
                 self._held.append((child, held, values))
                 for value in values.values():
-                    if isinstance(value, Tensor) and value.nbytes <= room:
-                        room -= value.nbytes
+                    if isinstance(value, Tensor) and (size := _bytes(value)) <= room:
+                        room -= size
                         self._tensors.append((value, value.detach().clone()))
                     if type(value) in (dict, list, set):
                         self._containers.append((value, copy(value)))
@@ -77,6 +77,11 @@ class State:
 def _parts(module: nn.Module) -> list[tuple[str, int]]:
     """The names and identities of submodules and parameters."""
     return [(name, id(one)) for name, one in (*module.named_modules(), *module.named_parameters())]
+
+
+def _bytes(tensor: Tensor) -> int:
+    """The size of a tensor, or of the dense one that a sparse one stands for."""
+    return tensor.nelement() * tensor.element_size()
 
 
 def _replaced(before: object, now: object) -> bool:

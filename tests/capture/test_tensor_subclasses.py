@@ -1,4 +1,4 @@
-"""Weights of the user's own tensor classes, such as those of quantization libraries, give right numbers."""
+"""Weights of the user's own tensor classes, such as those of quantization libraries, and sparse buffers."""
 
 from __future__ import annotations
 
@@ -115,3 +115,26 @@ def test_gradients_and_attacks(net: nn.Sequential) -> None:
     accuracy = (net(moved).argmax(1) == labels).double().mean().item()
     assert accuracy < 1
     assert robust["robustness"]["attack_accuracy"].item() == pytest.approx(accuracy)
+
+
+class Graph(nn.Module):
+    """Sums the features of neighbors, which a sparse buffer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features, self.act, self.head = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)
+        self.register_buffer("neighbors", (torch.rand(3, 3) > 0.4).float().to_sparse())
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed = [torch.sparse.mm(self.neighbors, one) for one in self.features(x)]
+        logits: Tensor = self.head(self.act(torch.stack(summed)).mean(1))
+        return logits
+
+
+@torch.no_grad()
+def test_a_model_with_a_sparse_buffer_is_recorded() -> None:
+    net, x = Graph().eval(), X.view(-1, 3, 4)
+    found = pk.record(net, (x, Y), progress=False)["activation"].values
+    summed = torch.einsum("ij,bjk->bik", net.neighbors.to_dense(), net.features(x))
+    np.testing.assert_allclose(found, summed.relu().mean(1), atol=1e-6)
