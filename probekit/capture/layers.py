@@ -186,9 +186,10 @@ def runnable(model: Model) -> Callable[..., Any]:
 def uncompiled() -> AbstractContextManager[None]:
     """Runs compiled models and compiled submodules eagerly.
 
-    Compiled code ignores hooks that are set after `torch.compile`.
+    Compiled code ignores hooks that are set after `torch.compile`. flex_attention compiles itself, and would
+    compile the code that follows the first pass with it.
     """
-    if "torch._dynamo" in sys.modules:
+    if sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}:
         eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
         return eager
     return nullcontext()

@@ -111,7 +111,10 @@ def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        forward(_leaf(images))
+        try:
+            forward(_leaf(images))
+        except NotImplementedError as error:
+            raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
     own = images.nelement() * images.element_size()
     largest = max(sizes.values(), default=0)
     return (sum(sizes.values()) + 2 * largest + own) // len(images), max(largest, own) // len(

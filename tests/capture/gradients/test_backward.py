@@ -120,6 +120,16 @@ def test_the_footprint_counts_what_the_graph_stores() -> None:
     assert 2 * maps <= graph <= 5 * maps
 
 
+def test_a_forward_pass_that_refuses_gradients_is_reported(images: Tensor) -> None:
+    def forward(x: Tensor) -> dict[str, Tensor]:
+        if x.requires_grad:  # as flex_attention does on a CPU
+            raise NotImplementedError("this attention does not support backward")
+        return {"y": x.mean((2, 3))}
+
+    with pytest.raises(ModelError, match="cannot be differentiated: this attention does not"):
+        footprint(forward, images)
+
+
 class Rolled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.1 * x.roll(1, 0)
