@@ -107,6 +107,7 @@ def analyze(
         array([0.3, 0.5, 0.7])
     """
     chosen = resolve(metrics)
+    _check_index(chosen)
     model, batches = open_subject(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers,
         attributes=attributes,
@@ -169,6 +170,22 @@ def _fitted(
     for sentence in (sentence for _, sentence in fitted if sentence):
         warn(sentence)
     return [metric for metric, _ in fitted]
+
+
+def _check_index(metrics: Sequence[Metric]) -> None:
+    """Warns if metrics of the selectivity index, such as its interval, define it in different ways."""
+    for option in ("eps", "negative"):
+        values = {
+            metric.name: getattr(metric, option)
+            for metric in metrics
+            if hasattr(metric, "eps") and hasattr(metric, "negative")
+        }
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} has {value!r}" for name, value in values.items())
+            warn(
+                f"{option} differs between metrics of one index, so an interval or chance level may not "
+                f"fit the index beside it: {listed}; give all the same"
+            )
 
 
 def _check_labels(metrics: Sequence[Metric], batches: Batches) -> None:

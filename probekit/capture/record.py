@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from math import prod
@@ -22,7 +23,7 @@ from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import describe, model_identity
 from probekit.models.image_model import ModelOrName
 from probekit.results.files import writer_of
-from probekit.results.labels import strings
+from probekit.results.labels import strings, with_sample_names
 from probekit.results.provenance import provenance
 from probekit.runtime.processes import processes
 from probekit.runtime.settings import in_own_settings
@@ -65,7 +66,8 @@ def record(
     Returns:
         `activation` (sample, unit) and `label` (sample; -1 for samples without a label or with several
         attributes), with the coordinates `layer` and `channel` of every unit and, for whole maps, `y`
-        and `x` or `token` (-1 if a layer has none). With a store, the dataset is lazy.
+        and `x` or `token` (-1 if a layer has none), and `class_name` of every sample if classes have
+        names. With a store, the dataset is lazy.
 
     Raises:
         OutputError: The store holds another recording, or cannot be written.
@@ -100,17 +102,19 @@ def record(
         "seed": seed,
     }
     frame = columns(found, spatial, tokens)
-    if batches.classes:
-        frame["class_name"] = ("class", strings(batches.classes))
+    if batches.names:
+        frame.attrs["class_names"] = json.dumps(batches.names)
     frame.attrs["provenance"] = provenance(**identity)
     if notes:
         frame.attrs["notes"] = "\n".join(notes)
     if store is None:
         with stream(model, batches, found, [readout], reading, "record") as observed:
             tables, labels, index = map(torch.cat, zip(*_rows(observed), strict=True))
-        return frame.assign(
-            activation=(("sample", "unit"), tables.numpy()), label=("sample", labels.numpy())
-        ).assign_coords(sample=index.numpy())
+        return with_sample_names(
+            frame.assign(
+                activation=(("sample", "unit"), tables.numpy()), label=("sample", labels.numpy())
+            ).assign_coords(sample=index.numpy())
+        )
     identity |= {"model": model_identity(model)}
     together = processes()
     with writer_of(store) if together.is_main else nullcontext():

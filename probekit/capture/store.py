@@ -21,7 +21,7 @@ from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError, foreign_file
 from probekit.results.files import whole, writable
 from probekit.results.identity import as_stored, differences
-from probekit.results.labels import with_variable_text
+from probekit.results.labels import with_sample_names, with_variable_text
 
 _BLOCK_BYTES = 32 * 2**20
 _PROGRESS = "recording-in-progress.json"
@@ -224,5 +224,4 @@ def open_recording(path: str | Path) -> xr.Dataset:
         lazy = xr.open_zarr(_OpenedStore(path), consolidated=False, chunks=chunks)
         small = lazy.drop_vars("activation").load()
         _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
-    found: xr.Dataset = with_variable_text(small).assign(activation=lazy["activation"])
-    return found
+    return with_sample_names(with_variable_text(small).assign(activation=lazy["activation"]))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset, TensorDataset
@@ -181,8 +182,8 @@ def _declared(data: Any) -> Any:
 
 def label_numbers(labels: object, names: ClassNames) -> Tensor:
     """Converts one column of labels to int64 (samples,); text becomes the number of its class."""
-    if np.ma.is_masked(labels):
-        raise DataError("some labels are masked; leave out the samples without a label")
+    if np.ma.is_masked(labels) or _has_missing(labels):
+        raise DataError("some labels are missing or masked; leave out the samples without a label")
     if isinstance(labels, Tensor):
         found = labels.detach()
         if found.is_meta:
@@ -330,6 +331,15 @@ def _plain(value: object) -> Any:
         count = value.numel() if isinstance(value, Tensor) else value.size
         return value.item() if count == 1 else value
     return value
+
+
+def _has_missing(labels: object) -> bool:
+    """Whether a column has None, NaN, NaT or NA. As text, NaN would be the class of the name `nan`."""
+    values = [*map(_plain, labels)] if isinstance(labels, list | tuple) else labels
+    try:
+        return not isinstance(values, Tensor) and bool(np.any(pd.isna(values)))
+    except (TypeError, ValueError, RuntimeError):  # no column of single values
+        return False
 
 
 def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:

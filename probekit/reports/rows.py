@@ -160,6 +160,6 @@ def interval_note(layers: xr.Dataset) -> str:
     if not outside:
         return ""
     return (
-        f"in {outside} of {len(mean)} layers the interval leaves out the plain mean, which noise in the "
-        "class means raises; the interval is for the index without that noise"
+        f"in {outside} of {len(mean)} layers the interval leaves out the plain mean: it is for the index "
+        "without noise in the class means, as the options of selectivity_interval define it"
     )

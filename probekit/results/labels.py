@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import numpy as np
@@ -23,6 +24,26 @@ def class_names(table: xr.Dataset) -> dict[int, str]:
     named = table["class_name"] if "class_name" in table.coords else table["class"]
     pairs = zip(table["class"].values.tolist(), named.values.tolist(), strict=True)
     return {int(label): str(name) for label, name in pairs}
+
+
+def with_sample_names(recording: xr.Dataset) -> xr.Dataset:
+    """Adds the coordinate `class_name` (sample) to a recording whose attribute `class_names` has them.
+
+    Early recordings have a variable `class_name` (class) instead, which would repeat all rows of
+    `to_dataframe()` for every class.
+
+    >>> recording = xr.Dataset({"label": ("sample", [1, 0])}, attrs={"class_names": '{"0": "a", "1": "b"}'})
+    >>> with_sample_names(recording)["class_name"].values.tolist()
+    ['b', 'a']
+    """
+    names = json.loads(recording.attrs.get("class_names", "{}"))
+    if "class_name" in recording.data_vars:
+        names = {str(label): name for label, name in enumerate(recording["class_name"].values)}
+        recording = recording.drop_vars("class_name")
+    if not names:
+        return recording
+    found = strings(names.get(str(label), "") for label in recording["label"].values.tolist())
+    return recording.assign_coords(class_name=("sample", found))
 
 
 def with_variable_text(table: xr.Dataset) -> xr.Dataset:

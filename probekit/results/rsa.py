@@ -9,6 +9,7 @@ import xarray as xr
 
 from probekit.errors import DataError
 from probekit.extras import optional
+from probekit.results.labels import with_sample_names
 
 
 def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
             f"and this has {', '.join(map(str, table.data_vars)) or 'no variables'}"
         )
     (axis,) = (dim for dim in values.dims if dim != "unit")
-    observations = _observations(table, str(axis))
+    observations = _observations(with_sample_names(table) if axis == "sample" else table, str(axis))
     layers = table["layer"].values
     found = {}
     for layer in dict.fromkeys(layers.tolist()):
@@ -74,15 +75,12 @@ def to_rsatoolbox(source: xr.Dataset | xr.DataTree) -> dict[str, Any]:
 
 
 def _observations(table: xr.Dataset, axis: str) -> dict[str, list[Any]]:
-    named = table["class_name"].values.tolist() if "class_name" in table.variables else []
+    names = (
+        {"class_name": table["class_name"].values.tolist()} if "class_name" in table.coords else {}
+    )
     if axis == "class":
-        classes = table["class"].values.tolist()
-        return {"class": classes} | ({"class_name": named} if named else {})
+        return {"class": table["class"].values.tolist()} | names
     found = {"sample": table["sample"].values.tolist()}
     if "label" in table.variables:
-        labels = found["class"] = table["label"].values.tolist()
-        if named:
-            known = table["class"].values.tolist() if "class" in table.coords else range(len(named))
-            names = dict(zip(known, named, strict=True))
-            found["class_name"] = [names.get(label, "") for label in labels]
-    return found
+        found["class"] = table["label"].values.tolist()
+    return found | names

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -289,3 +290,32 @@ def test_a_file_that_changed_in_the_middle_is_noticed(tmp_path: Path, subset: bo
         pk.record(model, data(), store=tmp_path / "a.zarr")
     with pytest.raises(OutputError, match=r"data\.content differs"):
         pk.robustness(model, data(), ["contrast"], 1, table=32, store=tmp_path / "b")
+
+
+def test_class_names_of_a_recording_do_not_repeat_its_rows(tmp_path: Path) -> None:
+    images, labels = torch.rand(6, 4, 1, 1), torch.tensor([7, 2, 2, 7, 7, 2])
+    data = TensorDataset(images, labels)
+    data.classes = {2: "bee", 7: "ant"}  # type: ignore[attr-defined]  # as torchvision's data sets do
+    names = ["ant", "bee", "bee", "ant", "ant", "bee"]
+    network = nn.Sequential(nn.Flatten(), nn.ReLU())
+    store = tmp_path / "acts.zarr"
+    pk.record(network, data, "1", store=store, batch_size=4, progress=False)
+    for found in (pk.record(network, data, "1", progress=False), pk.open_recording(store)):
+        assert found["class_name"].values.tolist() == names
+        frame = found.to_dataframe()
+        assert len(frame) == 6 * 4
+        means = frame.groupby(["class_name", "channel"]).activation.mean()
+        expected = torch.stack([images[labels == 7].mean(0), images[labels == 2].mean(0)]).flatten()
+        np.testing.assert_allclose(means.values, expected, rtol=1e-6)
+
+
+def test_a_recording_with_one_name_per_class_opens(tmp_path: Path) -> None:
+    """Early recordings have this variable instead of the attribute `class_names`."""
+    data, store = (torch.rand(4, 3, 1, 1), torch.tensor([1, 0, 1, 1])), tmp_path / "acts.zarr"
+    network = nn.Sequential(nn.Flatten(), nn.ReLU())
+    pk.record(network, data, "1", store=store, progress=False)
+    names = xr.Dataset({"class_name": ("class", np.array(["ant", "bee"], dtype=object))})
+    names.to_zarr(store, mode="a", zarr_format=3, consolidated=False)
+    found = pk.open_recording(store)
+    assert found["class_name"].values.tolist() == ["bee", "ant", "bee", "bee"]
+    assert len(found.to_dataframe()) == 4 * 3

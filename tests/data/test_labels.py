@@ -94,7 +94,7 @@ def test_labels_of_every_type_are_accepted(labels: Any) -> None:
     assert batch.labels.tolist() == [1, 0, 2]
 
 
-@pytest.mark.parametrize("labels", [[0.5, 1.0], [True, False], torch.rand(2, 3), [None, 1]])
+@pytest.mark.parametrize("labels", [[0.5, 1.0], [True, False], torch.rand(2, 3)])
 def test_invalid_labels_are_refused(labels: Any) -> None:
     with pytest.raises(DataError, match="integers"):
         label_numbers(labels, {})
@@ -213,9 +213,28 @@ def test_columns_with_another_index_and_sparse_labels(form: str) -> None:
         assert torch.cat([batch.labels for batch in Batches(data)]).tolist() == numbers
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [None, 1],
+        ["a", float("nan")],  # as text, `nan` would be the class of that name
+        pd.Series(pd.Categorical(["nan", None])),
+        pd.Series([1, None], dtype="Int64"),
+        pd.Series(["a", None], dtype="string"),
+        pd.Series(pd.to_datetime(["2026-01-01", None])),
+        np.array([0.0, np.nan]),
+    ],
+)
+def test_missing_labels_are_refused(labels: Any) -> None:
+    with pytest.raises(DataError, match="some labels are missing or masked"):
+        label_numbers(labels, {0: "a", 1: "nan"})
+    with pytest.raises(DataError, match="some labels are missing or masked"):
+        list(Batches((torch.rand(2, 1, 4, 4), labels)))
+
+
 def test_masked_values_are_refused() -> None:
     images = np.random.default_rng(0).random((4, 1, 4, 4))
-    with pytest.raises(DataError, match="some labels are masked"):
+    with pytest.raises(DataError, match="some labels are missing or masked"):
         list(Batches((images, np.ma.array([0, 1, 0, 1], mask=[0, 0, 1, 0]))))
     with pytest.raises(DataError, match="masked pixels"):
         list(Batches((np.ma.array(images, mask=images > 0.9), [0, 1, 0, 1])))

@@ -31,10 +31,7 @@ _NEAR = 2.5
 _FEW = 5
 _RARE_SHARE = 0.05
 
-_POPULATION = (
-    "end of the confidence interval for the mean index of the population, which may lie below the "
-    "plain mean: noise in the class means raises the latter."
-)
+_POPULATION = "end of the confidence interval for the mean index without noise in the class means."
 _VARIABLES = {
     "selectivity_low": attributes(
         "class selectivity index, lower bound", "Lower end of the confidence interval."
@@ -73,10 +70,10 @@ class SelectivityInterval(Metric):
       classes whose means cannot be distinguished from the highest. The lower critical value is
       corrected for the number of these classes (intersection bounds).
     - A layer's mean lies between a floor and a ceiling. The floor is the mean split-half index, which
-      is biased downward. The ceiling is the plain mean or the plain mean minus its bootstrap bias,
-      whichever is higher, which is biased upward. `selectivity_mean_low` and `selectivity_mean_high`
-      account for the error of both. The network's mean is treated the same way, with the replicates of
-      all layers together (`selectivity_mean_replicate`).
+      is biased downward, or the plain mean if that is lower. The ceiling is the plain mean or the plain
+      mean minus its bootstrap bias, whichever is higher, which is biased upward. `selectivity_mean_low`
+      and `selectivity_mean_high` account for the error of both. The network's mean is treated the same
+      way, with the replicates of all layers together (`selectivity_mean_replicate`).
 
     Args:
         replicates: Number of bootstrap replicates.
@@ -157,11 +154,14 @@ class SelectivityInterval(Metric):
             low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
         indices = np.concatenate(plain, 1)
         means = _mean_over_units(indices)
+        plain_mean = _mean_over_units(found)
         layer = {
-            "selectivity_mean_floor": _mean_over_units(cross_index(whole, parts, formula)),
+            "selectivity_mean_floor": min(
+                _mean_over_units(cross_index(whole, parts, formula)), plain_mean
+            ),
             # The bias is subtracted only if this raises the mean: for sparse units it is overestimated.
             "selectivity_mean_ceiling": max(
-                _mean_over_units(2 * found - indices.mean(0)), _mean_over_units(found)
+                _mean_over_units(2 * found - indices.mean(0)), plain_mean
             ),
             "selectivity_mean_replicate": (
                 "replicate",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 import probekit as pk
@@ -99,3 +102,46 @@ def test_bootstrap_percentiles_miss_values_that_the_interval_covers() -> None:
     percentile = np.quantile(SelectivityIndex().at(bootstrap["class_mean"].values), 0.025, axis=0)
     assert (percentile > 0).all()
     assert (evaluate(metric, sample)[0]["selectivity_low"] == 0).mean() > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::probekit.ProbekitWarning")
+@pytest.mark.parametrize("per_class", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["constant", "exponential", "heavy"])
+def test_intervals_contain_the_index_of_sparse_units_with_few_samples(
+    per_class: int, kind: str
+) -> None:
+    labels = torch.arange(6 * per_class) % 6
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU())
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        size = (len(labels), 20)
+        drawn = {
+            "constant": np.ones(size),
+            "exponential": random.exponential(size=size),
+            "heavy": random.pareto(0.7, size),
+        }[kind] * (random.random(size) < [0.01, 0.05, 0.3, 0.9, 1][seed])
+        data = (torch.from_numpy(drawn).float()[:, :, None, None], labels)
+        metrics = ["selectivity", pk.SelectivityInterval(replicates=20, splits=4)]
+        result = pk.analyze(network, data, "1", metrics, progress=False)
+        for node, name in (("units", ""), ("layers", "_mean"), ("/", "_mean")):
+            table = result[node].to_dataset()
+            index, low, high = (table[f"selectivity{name}{end}"] for end in ("", "_low", "_high"))
+            assert bool(((low <= index) & (index <= high)).all()), (node, seed)
+
+
+@pytest.mark.filterwarnings("ignore::probekit.ProbekitWarning")
+def test_an_interval_of_another_index_than_the_one_beside_it_is_reported() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Identity())
+    images = torch.linspace(-2, 1, 240).reshape(80, 3, 1, 1)
+    data = (images, torch.arange(80) % 4)
+    metrics = "negative differs between metrics .* selectivity has 'shift', selectivity_interval has 'clip'"
+    with pytest.warns(pk.ProbekitWarning, match=metrics):
+        found = pk.analyze(
+            network, data, "1", [pk.Selectivity(negative="shift"), "selectivity_interval"]
+        )
+    assert "negative differs" in found.attrs["notes"]
+    same = [pk.Selectivity(negative="shift"), pk.SelectivityInterval(negative="shift")]
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        pk.analyze(network, data, "1", [*same, "eta_squared"])
+    assert not [one for one in given if "differs between metrics" in str(one.message)]
