@@ -132,8 +132,13 @@ def _fields(name: str, options: Mapping[str, Any]) -> set[str]:
 
 
 def _is_number(one: xr.Dataset, other: xr.Dataset, name: Hashable, dims: tuple[str, ...]) -> bool:
-    return name in other and all(
-        table[name].dims == dims and table[name].dtype.kind == "f" for table in (one, other)
+    # Labels of merged results are floats, and have no mean.
+    return (
+        name != "preferred_class"
+        and name in other
+        and all(
+            table[name].dims == dims and table[name].dtype.kind == "f" for table in (one, other)
+        )
     )
 
 

@@ -33,7 +33,8 @@ def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
             for name, part in by_attribute(result).items()
         ]
     )
-    highest = units.sort_values("selectivity", ascending=False, kind="stable").head(_MOST_SELECTIVE)
+    known = units[units["selectivity"].notna()]  # a merged result may lack others
+    highest = known.sort_values("selectivity", ascending=False, kind="stable").head(_MOST_SELECTIVE)
     return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # as above
 
 

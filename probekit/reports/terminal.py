@@ -112,12 +112,11 @@ def print_result(result: xr.DataTree, to: Console) -> None:
 
 
 def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> None:
-    over = f" over {len(layers)} layer{'s' * (len(layers) != 1)}"
     facts: list[str] = []
     for attribute, part in by_attribute(result).items():
         numbers = {str(name): float(value) for name, value in part.data_vars.items()}
         facts = [
-            f"{label(part.data_vars[name])} {value:.4f}{over * name.endswith('_mean')}"
+            f"{label(part.data_vars[name])} {value:.4f}{_over(part['layers'].to_dataset(), name)}"
             + (f" ({found[0]:.4f} to {found[1]:.4f})" if (found := ends(numbers, name)) else "")
             for name, value in numbers.items()
             if name.removesuffix("_low").removesuffix("_high") not in numbers.keys() - {name}
@@ -138,6 +137,14 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
     for name, options in metrics.items():
         if "method_used" in options:
             to.print(f"{_spaced(name)}: measured by {_spaced(str(options['method_used']))}")
+
+
+def _over(layers: xr.Dataset, name: str) -> str:
+    """The number of layers that a mean over layers includes; a merged result may lack some."""
+    if not name.endswith("_mean"):
+        return ""
+    count = int(layers[name].notnull().sum()) if name in layers else layers.sizes["layer"]
+    return f" over {count} layer{'s' * (count != 1)}"
 
 
 def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:

@@ -70,7 +70,7 @@ def units_table(result: ResultOrFile, widen: str | Sequence[str] = ()) -> pd.Dat
             else:
                 left_out.append(str(name))
         elif name == "preferred_class":
-            labels = values.values.astype(np.int64)
+            labels = np.nan_to_num(values.values, nan=-1).astype(np.int64)
             known = [names.get(label) for label in labels.tolist()]
             columns["preferred_class"] = np.array(known, dtype=object)
             columns["preferred_label"] = pd.array(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import probekit as pk
 from probekit.errors import DataError, OptionError, ProbekitWarning
+from probekit.reports.terminal import console, print_result
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +227,29 @@ def test_samples_padded_for_other_batches_are_the_same_and_other_tokens_are_not(
     assert "participation_ratio" in merged["layers"]
     with pytest.raises(DataError, match="different images"):
         pk.merge_results(first, measure(changed, 3, "dimensionality"))
+
+
+def test_numbers_of_some_layers_are_shown_and_compared_as_such(
+    network: nn.Module, data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = analyze(network, data, ["1.1", "2.1"])
+    merged = pk.merge_results(one, analyze(network, data, ["3.1"], ["eta_squared"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NaN as an integer is another number on each processor
+        table = pk.units_table(merged)
+    absent = table["preferred_label"].isna().tolist()
+    assert absent == [*pk.units_table(one)["dead"], *[True] * 5]
+    print_result(merged, console())
+    printed = capsys.readouterr().out
+    mean = float(one["layers"]["selectivity_mean"].mean())
+    assert f"network: mean class selectivity index {mean:.4f} over 2 layers" in printed
+    assert "over 1 layer" in printed  # eta squared
+    shown = printed.partition("most selective units")[2].partition("network")[0]
+    assert "3.1" not in shown
+    differences = pk.compare(merged, merged, paired=True)
+    # Labels became floats, whose mean says nothing.
+    for node in ("units", "layers"):
+        assert not [name for name in differences[node].data_vars if "preferred" in str(name)]
+    assert float(differences["layers"]["selectivity_first"][0]) == pytest.approx(
+        float(one["layers"]["selectivity_mean"][0])
+    )
