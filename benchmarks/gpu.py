@@ -134,7 +134,7 @@ def many_images(setting: Setting) -> Iterator[dict[str, Any]]:
     name, cuda = setting.size("resnet50", "test_resnet"), setting.device.startswith("cuda")
     net = timm_model(name, setting.device)
     for count in (setting.size(5_000, 16), setting.size(50_000, 32)):
-        images, labels = random_data(64, setting.size(224, 64), setting.device)
+        images, labels = random_data(min(count, 64), setting.size(224, 64), setting.device)
         data = [(images, labels)] * (count // 64 or 1)
         if cuda:
             torch.cuda.reset_peak_memory_stats()
