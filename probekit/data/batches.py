@@ -131,10 +131,8 @@ class Batches:
     @property
     def samples(self) -> int | None:
         """The number of samples; None if it is not known in advance."""
-        known = self.source.samples
-        if known is None:
-            return None
-        return known if self.limit is None else min(known, self.limit)
+        index = self.indices()
+        return None if index is None else len(index)
 
     @property
     def attributes(self) -> dict[str, ClassNames]:

@@ -32,10 +32,8 @@ _PEEKED = 8
 
 @dataclass(frozen=True)
 class Part:
-    """The part of the data that one process reads in one pass.
-
-    Of at most `limit` samples, those from `first` on, and of these every `world`-th, or for a stream
-    every `world`-th batch. `size` is the size of batches, for data that is not already batched.
+    """The part of the data that one process reads: of at most `limit` samples, those from `first` on, and of
+    these every `world`-th, or for a stream every `world`-th batch, in batches of `size`.
     """
 
     size: int
@@ -76,11 +74,6 @@ class Source:
     skip_bad: bool = False
     drawn: bool = False
     decode: ImageDecoder | None = None
-
-    @property
-    def samples(self) -> int | None:
-        """The number of samples; None if it is not known in advance."""
-        raise NotImplementedError
 
     def labels(self) -> Tensor | None:
         """The label of every sample, in order; None if they are not known in advance."""
@@ -169,10 +162,6 @@ class Indexed(Source):
         self.fingerprint = getattr(data, "fingerprint", None)
         self.skip_bad = bool(getattr(data, "skip_bad", False))
         self.indices = torch.arange(len(data)) if indices is None else indices
-
-    @property
-    def samples(self) -> int:
-        return len(self.indices)
 
     @property
     def repeatable(self) -> bool:
@@ -333,11 +322,6 @@ class Stream(Source):
             return [labels]
         return list(labels) if isinstance(labels, list | tuple | np.ndarray) else []
 
-    @property
-    def samples(self) -> int | None:
-        labels = self.labels()
-        return None if labels is None else len(labels)
-
     def labels(self) -> Tensor | None:
         if not isinstance(self.data, list | tuple):
             return None
@@ -364,8 +348,8 @@ class Stream(Source):
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
     def selected(self, limit: int | None = None, seed: int = 0) -> Tensor | None:
-        count = self.samples
-        return None if count is None else torch.arange(count)[:limit]
+        labels = self.labels()
+        return None if labels is None else torch.arange(len(labels))[:limit]
 
     def head(self, part: Part) -> Fetched:
         self._look(1)
