@@ -29,13 +29,14 @@ _FACTORS = {
 _MOVES = {
     "cat", "stack", "repeat", "roll", "flip", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
     "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im",
-    "native_channel_shuffle", "index_put", "_index_put_impl", "masked_scatter", "as_strided",
+    "native_channel_shuffle", "index_put", "_index_put_impl", "masked_scatter", "as_strided", "scatter",
 }  # fmt: skip
 _MASKS_MISSING = {"eq", "ne", "isnan", "isinf"}
 _MIXES = ("norm", "pool", "pad", "upsample", "sample", "quant", "linalg", "shuffle")
 _CHOOSES = {"index", "_unsafe_index", "index_select", "gather"}
 _MAXIMA = {"max", "amax", "min", "amin"}
 _POOLS = {"mean", "sum", *_MAXIMA}
+_ORDERS = {"sort", "topk", "cummax", "cummin"}
 _GATES = {"exp", "expm1", "erf", "atan", "sin", "cos"}
 
 
@@ -165,14 +166,17 @@ class Nonlinearities:
         operation = call.operation
         pools = "pool" in operation or "upsample" in operation
         reduces = {"dim", "keepdim"} <= call.given.keys()
+        caller = self._caller()
         if reduces and operation in _POOLS:
             dims = call.given["dim"]
             dims = [dims] if isinstance(dims, int) else dims or range(len(call.input))
             gone = [call.input[dim] for dim in dims]
             pools = all(kind(axis) is Kind.PLACE for axis in gone)
-            caller = self._caller()
             if caller is not None and operation in _MAXIMA and self._maxout(call, dims):
                 return _State(bent=state.bent or (caller, operation))
+        orders = operation in _ORDERS and kind(call.input[call.given["dim"]]) is Kind.UNIT
+        if orders and caller is not None:
+            return _State(bent=state.bent or (caller, operation))
         if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
             return state
         smaller = outputs[0].numel() < known[0].numel()

@@ -139,9 +139,15 @@ def logistic(x: Tensor) -> Tensor:
         (lambda x: x * (x.mean((2, 3), keepdim=True) / 6 + 0.5).clamp(0, 1), "clamp"),
         (lambda x: functional.max_pool2d(x, 2) * logistic(functional.max_pool2d(x, 2)), "exp"),
         (lambda x: torch.exp(-((x - 0.1) ** 2)), "exp"),
+        (lambda x: x.sort(1).values, "sort"),
+        (lambda x: x.cummax(1).values, "cummax"),
+        (
+            lambda x: torch.zeros_like(x).scatter(1, x.topk(2, 1).indices, x.topk(2, 1).values),
+            "topk",
+        ),
     ],
 )
-def test_a_gate_or_curve_written_by_hand_is_named_after_the_operation_that_shapes_it(
+def test_other_functions_written_by_hand_are_named_after_the_operation_that_shapes_them(
     function: Callable[[Tensor], Tensor], name: str
 ) -> None:
     net = Calls(lambda x: function(functional.relu(x) - 0.1))
