@@ -37,6 +37,7 @@ _CHOOSES = {"index", "_unsafe_index", "index_select", "gather"}
 _MAXIMA = {"max", "amax", "min", "amin"}
 _POOLS = {"mean", "sum", *_MAXIMA}
 _ORDERS = {"sort", "topk", "cummax", "cummin"}
+_CONTROL = {"cond", "while_loop", "scan", "associative_scan", "map_impl"}
 _GATES = {"exp", "expm1", "erf", "atan", "sin", "cos"}
 
 
@@ -81,6 +82,12 @@ class Nonlinearities:
         state = self._states.get(_storage(tensor))
         if state is not None and state.bent is not None:
             self._report(*state.bent)
+
+    def run(self, operator: str) -> None:
+        """Updates with an operator that runs operations of its own, which are not followed."""
+        caller = self._caller()
+        if operator in _CONTROL and caller is not None:
+            self._report(caller, operator)
 
     def follow(self, call: OperatorCall, outputs: Sequence[Tensor]) -> None:
         """Updates with one operation that has run."""

@@ -127,6 +127,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
     ) -> Any:
         kwargs = kwargs or {}
         if not isinstance(func, torch._ops.OpOverload):
+            if self.nonlinearities is not None:
+                self.nonlinearities.run(func.name())
             return func(*args, **kwargs)
         if torch.is_inference_mode_enabled() and _composite(func):
             with self:
