@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import probekit as pk
+from probekit.cli.app import app
 from probekit.errors import MissingPackageError, OptionError
 from probekit.extras import EXTRAS, optional
 
@@ -70,6 +72,39 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     message = str(caught.value)
     assert f"needs the package {package}, which is not installed" in message
     assert message.endswith(f"pip install {install}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "compare a.nc b.nc --figure both.png",
+        "cka probekit:resnet20-fashion-mnist fashion-mnist -o similar.nc -o similar.svg",
+    ],
+)
+def test_a_command_whose_figure_cannot_be_drawn_says_so_before_it_starts(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(app, command.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.endswith('; install it with: pip install "probekit[plot]"\n')
+
+
+def test_a_survey_without_matplotlib_leaves_its_figure_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    model = "probekit:resnet20-fashion-mnist"
+    command = f"survey {model} fashion-mnist -o out --layers layer3.2.relu2 --limit 20"
+    done = CliRunner().invoke(app, command.split())
+    assert done.exit_code == 0, done.stderr
+    assert (
+        'needs the package matplotlib, which is not installed; install it with: pip install "probekit[plot]"'
+        in (done.stderr)
+    )
+    assert {"survey.nc", "report.html"} < {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_another_missing_package_is_not_hidden() -> None:

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode,
+    _push_mode,
+)
 
 from probekit.capture import axis_rules
 from probekit.capture.axes import (
@@ -116,7 +121,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         """Stops following operations; safe to call twice."""
         if self.active:
             self.active = False
+            # Torch 2.6 crashes if modes end out of order, as tracers of two recorders may.
+            inner = []
+            while _get_current_dispatch_mode() not in (self, None):
+                inner.append(_pop_mode())
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # untyped in torch
+            for mode in reversed(inner):
+                _push_mode(mode)
 
     def __torch_dispatch__(
         self,

@@ -34,18 +34,18 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two results by layer: the second minus the first, with intervals over units."""
+    from probekit import plot
     from probekit.analysis.compare import compare as run
     from probekit.errors import OptionError, close_matches
     from probekit.reports.rows import to_json
+    from probekit.reports.saving import check_figure, save_figure
     from probekit.reports.terminal import console, print_rows
-    from probekit.results.files import check_output_path
     from probekit.results.trees import check_output, open_result, save_result
 
     if out:
         check_output(out, overwrite=overwrite)
     if figure:
-        kinds = (".png", ".pdf", ".svg")
-        check_output_path(figure, kinds, "a figure", overwrite=overwrite)
+        check_figure(figure, overwrite=overwrite)
     if report:
         from probekit.reports.page.page import check_page
 
@@ -68,10 +68,7 @@ def compare(
     if names[0] == names[1]:
         names = [first, second]
     if figure:
-        from probekit.plot.profiles import layer_profile
-        from probekit.reports.saving import save_figure
-
-        axes = layer_profile(dict(zip(names, results, strict=True)), variable)
+        axes = plot.layer_profile(dict(zip(names, results, strict=True)), variable)
         save_figure(axes, figure)
     if report:
         from probekit.reports.page.page import report as write_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from probekit.cli import options
 from probekit.cli.command import command
-from probekit.errors import OptionError
+from probekit.errors import MissingPackageError, OptionError, ProbekitWarning
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,18 +69,21 @@ def _survey_figure(table: xr.DataTree, file: Path) -> list[Path]:
     known = table.to_dataset()
     if "selectivity_mean" not in known or not known["selectivity_mean"].notnull().any():
         return []
+    from probekit import plot
     from probekit.extras import optional
-    from probekit.plot.canvas import style
-    from probekit.plot.models import model_profile, model_scatter
     from probekit.reports.saving import save_figure
 
-    with optional("matplotlib", "the figure of a survey"):
-        from matplotlib import pyplot as plt
+    try:
+        with optional("matplotlib", "the figure of a survey"):
+            from matplotlib import pyplot as plt
+    except MissingPackageError as error:
+        warnings.warn(f"not drawn: {error}", ProbekitWarning, stacklevel=2)
+        return []
     has_accuracy = "accuracy" in known and known["accuracy"].notnull().any()
-    with plt.rc_context(style()):
+    with plt.rc_context(plot.style()):
         figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
-    model_profile(table, ax=left)
-    model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
+    plot.model_profile(table, ax=left)
+    plot.model_scatter(table, "accuracy" if has_accuracy else "parameters", ax=right)
     keys = [ax.get_legend() for ax in (left, right)]
     if all(keys):  # the one without the models that have no accuracy
         min(keys, key=lambda one: len(one.get_texts())).remove()
@@ -118,8 +122,9 @@ def cka(
     import numpy as np
     import xarray as xr
 
+    from probekit import plot
     from probekit.analysis.cka import cka as run
-    from probekit.reports.saving import save_figure
+    from probekit.reports.saving import check_figure, save_figure
     from probekit.reports.terminal import console, print_rows
     from probekit.results.files import check_output_path
     from probekit.results.trees import save_result
@@ -129,6 +134,8 @@ def cka(
     for file in out:
         kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
         check_output_path(file, kinds, "CKA", overwrite=overwrite)
+        if Path(file).suffix not in (".nc", ".zarr"):
+            check_figure(file, overwrite=overwrite)
     loaded = [
         options.load(one, data, None, random, False, seed, split, data_root) for one in models
     ]
@@ -147,9 +154,7 @@ def cka(
         if Path(file).suffix in (".nc", ".zarr"):
             save_result(xr.DataTree(table), file, overwrite=overwrite)
         else:
-            from probekit.plot.models import layer_similarity
-
-            save_figure(layer_similarity(table), file)
+            save_figure(plot.layer_similarity(table), file)
     values = table["cka"]
     if len(loaded) == 1:
         values = values.where(table["layer"] != table["other_layer"])

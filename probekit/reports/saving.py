@@ -12,10 +12,17 @@ import xarray as xr
 from probekit.checks import one_of
 from probekit.errors import OptionError
 from probekit.extras import optional
-from probekit.results.files import whole, writable
+from probekit.results.files import check_output_path, whole, writable
 from probekit.results.provenance import Table, with_provenance
 from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
+
+
+def check_figure(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Checks, before any computation, that a figure can be drawn and written."""
+    with optional("matplotlib", "a figure"):
+        import matplotlib  # noqa: F401
+    return check_output_path(path, (".png", ".pdf", ".svg"), "a figure", overwrite=overwrite)
 
 
 def save_figure(

@@ -14,6 +14,14 @@ from uuid import uuid4
 from probekit.errors import OutputError, first_line
 
 DRAFT = ".draft-"
+# What writes files with other endings, which are often asked of a function that writes results.
+_WRITERS = {
+    **dict.fromkeys([".csv", ".parquet"], "; tables: pk.save_tables"),
+    **dict.fromkeys(
+        [".png", ".pdf", ".svg"], "; figures: pk.save_figure, or --figure of probekit compare"
+    ),
+    ".html": "; pages: pk.report, or probekit report",
+}
 
 
 def check_output_path(
@@ -27,8 +35,9 @@ def check_output_path(
     """Checks, before any computation, that a path can be written."""
     path = Path(path)
     if (path.suffix.lower() if any_case else path.suffix) not in endings:
+        advice = _WRITERS.get(path.suffix.lower(), "")
         raise OutputError(
-            f"{what} is written to a {' or '.join(endings)} file, not to {str(path)!r}"
+            f"{what} is written to a {' or '.join(endings)} file, not to {str(path)!r}{advice}"
         )
     if os.path.isdir(path) and path.suffix != ".zarr":
         raise OutputError(f"{str(path)!r} is a folder")

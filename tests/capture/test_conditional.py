@@ -263,18 +263,32 @@ def test_notes_are_saved_with_a_result(tmp_path: Any) -> None:
     assert any("fewer than 20 samples" in sentence for sentence in notes)
 
 
+SMALL = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+SMALL_IMAGES = torch.rand(2, 1, 8, 8)
+
+
+def modes() -> tuple[int, int]:
+    return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+
+
 def test_an_interrupted_pass_leaves_the_device_of_the_caller() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
-    images = torch.rand(2, 1, 8, 8)
-    with pk.Recorder(network) as outer, pk.Recorder(network, ["1"], stop=True) as inner:
-        network(images)
-        inner(images)
+    with pk.Recorder(SMALL), pk.Recorder(SMALL, ["1"], stop=True) as inner:
+        inner(SMALL_IMAGES)
         with torch.device("meta"):
-            inner(images)
+            inner(SMALL_IMAGES)
         assert torch.empty(0).device.type == "cpu"
-        network(images)
+        assert set(inner.activations) == {"1"}
+    assert modes() == (0, 0)
+
+
+def test_a_pass_that_another_recorder_ends_leaves_no_modes() -> None:
+    with pk.Recorder(SMALL) as outer:
+        with pk.Recorder(SMALL, ["1"], stop=True):
+            SMALL(SMALL_IMAGES)
+            pytest.fail("the pass was not stopped")
+        SMALL(SMALL_IMAGES)
         assert set(outer.activations) == {"1"}
-    assert torch._C._len_torch_function_stack() == 0
+    assert modes() == (0, 0)
 
 
 class Fragile(Looped):
