@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, TypeAlias
@@ -20,7 +21,7 @@ from probekit.checks import integer, number
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError
 from probekit.models.identity import describe
-from probekit.models.image_model import Model, ModelOrName
+from probekit.models.image_model import Model, ModelOrName, as_module
 from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -91,6 +92,9 @@ def cka(
     """
     from scipy import stats
 
+    for one in (model, other):
+        if one is not None and not isinstance(one, str | os.PathLike):
+            as_module(one)
     if data is None:
         raise OptionError("data is missing; for a single model, write cka(model, data=data)")
     integer("blocks", blocks, least=2)

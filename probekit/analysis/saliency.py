@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.checks import one_of, positive_int
@@ -26,7 +26,7 @@ _AT_A_TIME = 256
 def unit_saliency(
     model: Model,
     images: Tensor,
-    layer: str,
+    layer: str | nn.Module,
     channel: int,
     *,
     method: SaliencyMethod = "integrated_gradients",
@@ -41,7 +41,7 @@ def unit_saliency(
     Args:
         model: A module, or an `ImageModel`; it is not changed.
         images: (n, channels, height, width), in the form that the model expects.
-        layer: The layer's name, as in a result.
+        layer: The layer's name, as in a result, or its module, whose first call is used.
         channel: The unit's number in the layer.
         method: `"integrated_gradients"`: the mean gradient along the line from a constant baseline
             image to this one, times the difference; the values of an image add up to its activation
@@ -90,7 +90,8 @@ def unit_saliency(
 
         def activation(inputs: Tensor) -> Tensor:
             recorder(inputs)
-            table = recorder.activations[layer]
+            tables = recorder.activations
+            table = tables[layer] if isinstance(layer, str) else next(iter(tables.values()))
             if not 0 <= channel < table.shape[1]:
                 raise LayerError(
                     f"layer {layer!r} has no unit {channel}, only units 0 to {table.shape[1] - 1}"

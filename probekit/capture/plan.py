@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -16,8 +17,9 @@ from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.capture.scout import doubts
 from probekit.capture.verify import layers_at_larger_size, verify_layers
 from probekit.errors import LayerError, ModelError, first_line, some_of, warn
-from probekit.models.image_model import Model, borrow
+from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import FAILURES, KeywordInputs, explained_failure
+from probekit.models.loading import load_model
 from probekit.runtime.settings import in_own_settings
 
 
@@ -42,7 +44,7 @@ def scout_layers(
 
 
 def plan(
-    model: Model,
+    model: ModelOrName,
     images: Any,
     layers: Layers = None,
     *,
@@ -54,7 +56,7 @@ def plan(
     """Lists the layers that would be recorded, as a table.
 
     Args:
-        model: A module or an `ImageModel`.
+        model: A module, an `ImageModel` or a name, as for `analyze`.
         images: A few model inputs (two are enough), or data as for `analyze`.
         layers: The layers, as for `Recorder`.
         spatial: Whether `bytes_per_sample` counts pooled activations or whole maps.
@@ -87,6 +89,8 @@ def plan(
         1  layer3.1.relu2  ReLU  (64, 7, 7)     64
         2  layer3.2.relu2  ReLU  (64, 7, 7)     64
     """
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model)
     if not hasattr(images, "to"):  # neither tensors nor named inputs
         from probekit.capture.stream import open_subject  # which imports this module
 

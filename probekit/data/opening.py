@@ -54,6 +54,10 @@ def open_source(data: Any, attributes: object = None) -> Indexed | Stream:
 def _opened(data: Any, attributes: object) -> Indexed | Stream:
     if isinstance(data, Tensor | np.ndarray):
         return _of_images(data)
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Mapping):
+        inputs, labels = data  # such as the output of a processor or tokenizer, and labels
+        if isinstance(labels, Tensor | np.ndarray | list):
+            data = {**inputs, "label": labels}
     if isinstance(data, Mapping):
         what = f"the mapping {type(data).__name__}"
         images, labels = pair_of(data, what, list(declared_attributes(None, attributes)))

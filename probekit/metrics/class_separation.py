@@ -45,6 +45,11 @@ def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
         >>> eta_squared(recording.assign(label=("sample", [0, 0, 1, 1]))).values
         array([1., 0.])
     """
+    if not isinstance(moments, xr.Dataset):
+        raise DataError(
+            "eta squared needs a recording with activation (sample, unit) and label (sample), not "
+            f"{type(moments).__name__}"
+        )
     mean = moments["class_mean"].transpose("unit", "class").values
     count = moments["count"].values.astype(np.float64)
     if len(count) < 2:

@@ -414,7 +414,10 @@ def _matrix(given: object) -> np.ndarray[Any, Any]:
         raise DataError("a result has the participation ratio of each layer in its table /layers")
     matrix = np.asarray(given, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise DataError(f"a covariance must be a square matrix, not of the shape {matrix.shape}")
+        raise DataError(
+            f"a covariance must be a square matrix, not of the shape {matrix.shape}; for a table of "
+            "activations (samples, units), give numpy.cov(table.T)"
+        )
     if not np.isfinite(matrix).all():
         raise DataError("the covariance contains NaN or infinity, so it has no dimensionality")
     return matrix

@@ -117,9 +117,14 @@ def as_module(model: Model) -> nn.Module:
     """Returns the bare module of an `ImageModel`, or a module unchanged; raises `ModelError` for others."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
     if not isinstance(module, nn.Module):
+        advice = ""
+        if isinstance(model, str | os.PathLike):
+            advice = f"; load it first, with pk.load_model({os.fspath(model)!r})"
+        elif isinstance(getattr(model, "model", None), nn.Module):
+            advice = "; give its attribute 'model'"
         raise ModelError(
             "a model must be a torch.nn.Module, an ImageModel or a name to load, not "
-            f"{type(model).__name__}"
+            f"{type(model).__name__}{advice}"
         )
     return module
 

@@ -43,7 +43,7 @@ def load_model(
     """Loads a model by name, with the preprocessing it was trained with.
 
     Args:
-        name: A timm name (`resnet18.a1_in1k`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
+        name: A timm name (`resnet18.a1_in1k`, `timm:NAME`, `hf-hub:...`), `torchvision:NAME`, `probekit:NAME`
             (bundled), the folder of a training run, `module:function` of your own code that
             returns an `ImageModel`, `hf:NAME` for a vision model of Hugging Face transformers, or a
             folder written by its `save_pretrained`.
@@ -71,7 +71,7 @@ def load_model(
             f"load_model takes a name or a folder, not {type(name).__name__}; every function takes a module "
             "itself, and pk.ImageModel(module, mean=..., std=..., input_size=...) adds its normalization"
         )
-    text, published = os.fspath(name), pretrained and not weights
+    text, published = os.fspath(name).removeprefix("timm:"), pretrained and not weights
     if text.startswith("probekit:"):
         model = _bundled(text.removeprefix("probekit:"), published)
     elif text.startswith("torchvision:"):

@@ -39,6 +39,7 @@ def model_names(models: str | Path | Iterable[str | Path], *, pretrained: bool =
 
 
 def _matching(text: str, pretrained: bool) -> list[str]:
+    text = text.removeprefix("timm:")
     if os.path.isdir(text):
         return [os.path.normpath(text)]
     if not any(mark in text for mark in "*?["):

@@ -40,7 +40,7 @@ def own_model(name: str) -> ImageModel:
             "probekit in its folder, or install it"
         ) from error
     if not hasattr(module, attribute):
-        near = close_matches(attribute, vars(module), what="name")
+        near = close_matches(attribute, [one for one in vars(module) if one[0] != "_"], what="name")
         raise ModelError(f"model {name!r}: {module_name!r} has no {attribute!r}; {near}")
     found: Any = getattr(module, attribute)
     if not isinstance(found, nn.Module | ImageModel):

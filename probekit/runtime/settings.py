@@ -25,7 +25,8 @@ def own_settings(*, restore_random: bool = True) -> Iterator[None]:
             used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # untyped in torch
             devices = list(range(torch.cuda.device_count())) if used else []
             stack.enter_context(torch.random.fork_rng(devices))
-        default = torch.get_default_device()
+        # In torch 2.6, get_default_device ignores contexts, and fails after set_default_device(None).
+        default = torch.empty(0).device
         if default.type != "cpu":
             token = _CALLER_DEVICE.set(default)
             stack.callback(_CALLER_DEVICE.reset, token)

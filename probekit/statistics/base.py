@@ -134,12 +134,19 @@ def add_to(state: dict[str, Tensor], parts: Mapping[str, Tensor]) -> None:
 
 
 def check_batch(activations: Tensor, labels: Tensor, *, uses_labels: bool = True) -> None:
-    """Raises `DataError` unless a batch has one label per row, and no negative label if labels are used."""
+    """Raises `DataError` unless a batch has one label per row, and labels that are used are class numbers."""
+    for name, given in (("activations", activations), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise DataError(
+                f"{name} must be a tensor, not {type(given).__name__}; convert them with torch.as_tensor"
+            )
     if labels.shape != activations.shape[:1]:
         raise DataError(
             f"{tuple(activations.shape)} activations need one label per row, not "
             f"{tuple(labels.shape)}"
         )
+    if uses_labels and (labels.is_floating_point() or labels.is_complex()):
+        raise DataError(f"labels must be integers, not {labels.dtype}")
     if uses_labels and len(labels) and int(labels.min()) < 0:
         raise DataError(f"label {int(labels.min())} is below 0")
 

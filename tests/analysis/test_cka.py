@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import probekit as pk
 from probekit.cli.app import app
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, ModelError, OptionError
 from probekit.statistics.hsic import LinearHSIC
 
 
@@ -142,6 +142,11 @@ def test_the_interval_contains_the_estimate_and_narrows_with_samples() -> None:
             ((found["cka_low"] <= found["cka"]) & (found["cka"] <= found["cka_high"])).all()
         )
     assert float(narrow["cka_error"].mean()) < float(wide["cka_error"].mean())
+
+
+def test_arrays_are_not_taken_for_models() -> None:
+    with pytest.raises(ModelError, match="not ndarray"):
+        pk.cka(np.zeros((20, 3)), np.zeros((20, 4)))  # type: ignore[arg-type]
 
 
 def test_invalid_comparisons_are_refused() -> None:

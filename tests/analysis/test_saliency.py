@@ -40,6 +40,13 @@ def test_saliency_equals_captums_neuron_methods(model: ImageModel, layer: str, m
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-7)
 
 
+def test_a_module_names_its_layer(model: ImageModel) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    by_name = pk.unit_saliency(model, images, "4", 1)
+    assert by_name.abs().max() > 0
+    assert torch.equal(pk.unit_saliency(model, images, model.module[4], 1), by_name)
+
+
 def test_saliency_of_a_linear_unit_is_weight_and_weight_times_difference() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     weight = net[1].weight.detach()[2].view(1, 1, 8, 8)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from probekit.analysis import verification
 from probekit.analysis.verification import timm_architectures, verify_architectures
 from probekit.errors import LayerError
 
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 
 
 def lines(path: Path) -> dict[str, dict[str, str]]:
@@ -23,6 +24,11 @@ def lines(path: Path) -> dict[str, dict[str, str]]:
 def test_each_architecture_gets_one_line_and_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    try:
+        with torch.device("meta"):
+            timm.create_model("vit_giant_patch14_224")
+    except RuntimeError:
+        pytest.skip(f"timm {timm.__version__} creates no transformer without memory")
     path = tmp_path / "timm.csv"
     names = ["test_resnet", "no_such_network", "vit_giant_patch14_224", "test_vit"]
     first = [line["outcome"] for line in verify_architectures(names[:3], path)]

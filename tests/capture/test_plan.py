@@ -76,3 +76,8 @@ def test_modules_without_a_batch_axis_are_not_taken_for_layers(samples: int) -> 
 def test_an_invalid_layer_selection_is_reported() -> None:
     with pytest.raises(LayerError, match="no layer is named 'conv'"):
         plan(NET, torch.rand(2, 3, 6, 6), "conv")
+
+
+def test_a_model_is_planned_by_its_name() -> None:
+    table = plan("probekit:resnet20-fashion-mnist", "fashion-mnist", "layer3")
+    assert table[["layer", "units"]].values.tolist() == [["layer3", 64]]

@@ -55,6 +55,7 @@ def samples(images: Any, image: str = "jpg", label: str = "cls", labels: Any = L
 
 
 FORMS: dict[str, Any] = {
+    "the output of a processor, and labels": ({"pixel_values": TENSORS}, LABELS),
     "tuples of tensors": Again(lambda: iter(zip(TENSORS, LABELS, strict=True))),
     "tuples of PIL images": Again(lambda: iter(zip(PILS, LABELS, strict=True))),
     "a list of PIL images": list(zip(PILS, LABELS, strict=True)),

@@ -101,6 +101,8 @@ def test_one_class_and_invalid_recordings_are_refused(metric: Any) -> None:
 def test_data_that_is_not_a_recording_is_refused() -> None:
     with pytest.raises(DataError, match="a recording must have activation"):
         preferred_class_auc(xr.Dataset({"activation": 1.0}))
+    with pytest.raises(DataError, match=r"needs a recording .* not ndarray"):
+        eta_squared(np.zeros((4, 2)))  # type: ignore[arg-type]
 
 
 def test_an_analysis_by_name_equals_the_recording(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 import probekit as pk
 from probekit.errors import ModelError, ProbekitWarning
-from probekit.models.image_model import borrow, content_hash
+from probekit.models.image_model import as_module, borrow, content_hash
 
 
 def test_each_channel_is_normalized() -> None:
@@ -210,3 +212,16 @@ def test_exported_programs_are_measured() -> None:
     recorded = pk.record(program, (x, torch.arange(6)), progress=False)
     expected = net[0](x).relu().mean((2, 3)).detach()
     torch.testing.assert_close(torch.from_numpy(recorded["activation"].values), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("resnet18", r"load it first, with pk\.load_model\('resnet18'\)"),
+        (SimpleNamespace(model=nn.Linear(2, 2)), "give its attribute 'model'"),
+        (np.zeros(3), "a name to load, not ndarray$"),
+    ],
+)
+def test_what_is_not_a_model_is_refused_with_advice(given: Any, advice: str) -> None:
+    with pytest.raises(ModelError, match=advice):
+        as_module(given)

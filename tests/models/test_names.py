@@ -20,6 +20,7 @@ def test_globs_of_every_source(tmp_path: Path) -> None:
     assert model_names("probekit:*") == [f"probekit:{name}" for name in list_models()]
     assert model_names("torchvision:resnet18*") == ["torchvision:resnet18"]
     assert model_names("test_vit*", pretrained=False) == timm.list_models("test_vit*")
+    assert model_names("timm:test_vit*", pretrained=False) == timm.list_models("test_vit*")
     assert all("." in name for name in model_names("test_vit*"))
 
 

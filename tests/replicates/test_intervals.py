@@ -51,7 +51,11 @@ def test_the_interval_agrees_with_scipy() -> None:
     np.testing.assert_allclose(mean, values.mean(0), rtol=1e-12)
     for column in range(3):
         theirs = stats.bootstrap(
-            (values[:, column],), np.mean, method="percentile", n_resamples=5000, rng=1
+            (values[:, column],),
+            np.mean,
+            method="percentile",
+            n_resamples=5000,
+            random_state=np.random.default_rng(1),
         ).confidence_interval
         width = theirs.high - theirs.low
         assert low[column] == pytest.approx(theirs.low, abs=0.06 * width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,19 @@ def test_sums_of_half_precision_do_not_overflow() -> None:
 def test_invalid_labels_are_refused(labels: list[int], words: str) -> None:
     with pytest.raises(DataError, match=words):
         ClassMeans().update(torch.ones(2, 3), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("activations", "labels", "words"),
+    [
+        (np.zeros((2, 3)), torch.tensor([0, 1]), "activations must be a tensor, not ndarray"),
+        (torch.zeros(2, 3), [0, 1], "labels must be a tensor, not list"),
+        (torch.zeros(2, 3), torch.tensor([0.2, 1.7]), "labels must be integers, not torch.float32"),
+    ],
+)
+def test_other_types_are_refused(activations: Any, labels: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        ClassMeans().update(activations, labels)
 
 
 def test_no_samples_give_no_means() -> None:

@@ -51,7 +51,7 @@ def test_memory_is_checked_before_and_during_a_pass() -> None:
         with pytest.raises(OptionError, match=r"2 layers for 50 samples.*limit"):
             Recorded(spatial, memory=needed - 1).check(layers, 50)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="memory=100 allows 100 bytes"):
-        Recorded(memory=100).update(torch.ones(10, 10), torch.zeros(10))
+        Recorded(memory=100).update(torch.ones(10, 10), torch.zeros(10).long())
 
 
 def test_invalid_arguments_are_refused() -> None:

@@ -61,6 +61,11 @@ class FGSM(Attack):
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, get_args(Loss))
+        if not isinstance(self.targeted, bool):  # as a model is, which other libraries take first
+            raise OptionError(
+                f"targeted must be True or False, not {type(self.targeted).__name__}; the model is an "
+                "argument of the call, as in pk.FGSM()(model, images, labels, epsilon)"
+            )
 
     def search(self, batch: AttackBatch, ball: Ball, epsilon: float) -> Candidates:
         assert batch.gradient is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacked_networks import EVERY, Scaled, Trained, distance, linear_batch
-from probekit.errors import ProbekitWarning
+from probekit.errors import OptionError, ProbekitWarning
 from probekit.perturbations.attacks.gradient import FGSM, PGD
 
 
@@ -181,3 +181,9 @@ def test_global_generators_are_unchanged() -> None:
     before = torch.random.get_rng_state()
     PGD(steps=2, restarts=2).run(model, images, labels, 0.1)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("attack", [FGSM, PGD])
+def test_a_model_is_not_taken_for_an_option(attack: Any) -> None:
+    with pytest.raises(OptionError, match=r"True or False, not Linear|must be a positive integer"):
+        attack(torch.nn.Linear(2, 2))

@@ -90,6 +90,8 @@ def test_a_missing_tracker_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
+    for module in [one for one in sys.modules if one.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, module)
     with pytest.raises(MissingPackageError, match=rf'pip install "probekit\[{name}\]"'):
         train(tmp_path, name)
 
