@@ -64,7 +64,7 @@ class Run:
     @property
     def log(self) -> pd.DataFrame:
         """One row per epoch."""
-        return pd.read_csv(self.folder / "log.csv", float_precision="round_trip")
+        return pd.read_csv(self.folder / "log.csv")
 
 
 def read_run(folder: str | Path) -> Run | None:

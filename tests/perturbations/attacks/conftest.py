@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
@@ -21,7 +20,7 @@ def torchattacks() -> Any:
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    bunch = load_digits()
+    bunch = pytest.importorskip("sklearn.datasets").load_digits()
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(bunch.target), generator=generator)
     images = torch.from_numpy(bunch.images / 16).float()[order, None]

@@ -75,7 +75,10 @@ def test_the_log_has_one_record_per_epoch(baseline: Any) -> None:
     assert len(layers) == 7
     assert log[layers].mean(axis=1).to_numpy() == pytest.approx(log["selectivity_mean"].to_numpy())
     best = log.loc[baseline.best_epoch, "validation_accuracy"]
-    assert best == log["validation_accuracy"].max() == baseline.validation_accuracy
+    assert best == log["validation_accuracy"].max()
+    assert best == pytest.approx(
+        baseline.validation_accuracy, rel=1e-14
+    )  # pandas 2 reads 16 digits
     assert len(list(baseline.folder.glob("best-*.safetensors"))) == 1
 
 
