@@ -101,6 +101,7 @@ class RecordingStore:
             group.create_array(
                 "activation", shape=shape, chunks=chunks, dtype="float32",
                 dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
+                fill_value=np.nan,  # so that a lost chunk is not read as zeros
             )  # fmt: skip
             for name in ("label", "sample"):
                 group.create_array(
@@ -224,4 +225,11 @@ def open_recording(path: str | Path) -> xr.Dataset:
         lazy = xr.open_zarr(_OpenedStore(path), consolidated=False, chunks=chunks)
         small = lazy.drop_vars("activation").load()
         _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
+        array: Any = zarr.open_group(path, mode="r")["activation"]
+        lost = array.nchunks - array.nchunks_initialized if np.isnan(array.fill_value) else 0
+    if lost:
+        raise OutputError(
+            f"the recording {str(path)!r} lacks {lost} of {array.nchunks} files of its activations; copy "
+            "all of it again, or record with overwrite=True (--overwrite)"
+        )
     return with_sample_names(with_variable_text(small).assign(activation=lazy["activation"]))

@@ -109,17 +109,43 @@ def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
             found = []
         if len(found) == len(numbers):
             return found
-    items = []
+    items: list[Any] = []
+    first: list[tuple[Any, Any]] = []
     for number in numbers:
         try:
             items.append(data[number])
+            first = first or _copies(items[0])
         except DataError:
             raise
         except Exception as error:
             raise DataError(
                 f"item {number} of {name} cannot be read: {type(error).__name__}: {first_line(error)}"
             ) from error
+    for now, before in first:
+        same = torch.equal(now, before) if isinstance(now, Tensor) else np.array_equal(now, before)
+        if not same and not bool((now != now).any()):  # NaN is refused later
+            raise DataError(
+                f"the items of {name} share memory: reading one changes those read before; return copies, "
+                "as in image.clone()"
+            )
     return items
+
+
+def _copies(item: Any) -> list[tuple[Any, Any]]:
+    """The tensors and arrays of the image and the label of an item, each with a copy."""
+    parts = list(item.values()) if isinstance(item, Mapping) else [item]
+    parts = list(item[:2]) if isinstance(item, list | tuple) else parts
+    return [
+        (one, one.clone() if isinstance(one, Tensor) else one.copy())
+        for one in parts
+        if _is_array(one)
+    ]
+
+
+def _is_array(one: Any) -> bool:
+    if isinstance(one, Tensor):
+        return one.device.type == "cpu" and one.layout == torch.strided
+    return isinstance(one, np.ndarray) and one.dtype.kind in "biuf"
 
 
 def is_sample(raw: object) -> bool:

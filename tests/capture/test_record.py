@@ -319,3 +319,16 @@ def test_a_recording_with_one_name_per_class_opens(tmp_path: Path) -> None:
     found = pk.open_recording(store)
     assert found["class_name"].values.tolist() == ["bee", "ant", "bee", "bee"]
     assert len(found.to_dataframe()) == 4 * 3
+
+
+def test_a_recording_without_one_of_its_chunks_is_refused(tmp_path: Path) -> None:
+    """Chunks of zeros only are written, too, so that a lost one differs."""
+    network = nn.Sequential(nn.Flatten(), nn.ReLU())
+    images, store = -torch.rand(6, 3, 1, 1), tmp_path / "acts.zarr"
+    found = pk.record(network, (images, torch.arange(6) % 2), "1", store=store, progress=False)
+    assert found["activation"].values.tolist() == [[0.0] * 3] * 6
+    assert found["activation"].dtype == np.float32
+    (chunk,) = (one for one in (store / "activation" / "c").rglob("*") if one.is_file())
+    chunk.unlink()
+    with pytest.raises(OutputError, match="lacks 1 of 1 files of its activations"):
+        pk.open_recording(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 import probekit as pk
+from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError
 
 LABELS = [2, 0, 1, 1, 2, 0]
@@ -183,3 +186,27 @@ def test_a_pipeline_of_webdataset(tmp_path: Path) -> None:
     check(opened().decode("pil"))
     check(opened().decode("pil").to_tuple("png", "cls"))
     check(opened().decode("torchrgb").to_tuple("png", "cls").batched(4))
+
+
+@pytest.mark.parametrize("form", ["tensor", "array", "mapping"])
+def test_items_that_share_memory_are_refused(form: str) -> None:
+    class Reused(Dataset[Any]):
+        def __init__(self, copies: bool) -> None:
+            self.buffer: Any = np.zeros((1, 2, 2), np.float32)
+            self.buffer = self.buffer if form == "array" else torch.from_numpy(self.buffer)
+            self.copies = copies
+
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, number: int) -> Any:
+            self.buffer[...] = number / 10
+            image = copy.deepcopy(self.buffer) if self.copies else self.buffer
+            return (
+                {"image": image, "label": number % 2} if form == "mapping" else (image, number % 2)
+            )
+
+    with pytest.raises(DataError, match="items of Reused share memory"):
+        list(Batches(Reused(copies=False), batch_size=3))
+    read = torch.cat([batch.images for batch in Batches(Reused(copies=True), batch_size=3)])
+    assert torch.equal(read[:, 0, 0, 0], torch.arange(6) / 10)
