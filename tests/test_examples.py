@@ -227,9 +227,51 @@ def test_single_units_are_ablated_and_followed_under_corruption(
     published = runpy.run_path(str(EXAMPLES / "published_units.py"))
     named = {f"module.{k.replace('fc.', 'linear.')}": v for k, v in module.state_dict().items()}
     torch.save({"state_dict": named}, tmp_path / "resnet20.th")
-    other = published["published_resnet20"](tmp_path / "resnet20.th", tuple("0123456789"))
-    same = other.module(images)
-    torch.testing.assert_close(same, module(images))
+    other = published["resnet20"](tmp_path / "resnet20.th", tuple("0123456789"))
+    torch.testing.assert_close(other.module(images), module(images))
+    own = published["vit"](None, None)
+    torch.save(own.module.state_dict(), tmp_path / "vit.pth")
+    other = published["vit"](tmp_path / "vit.pth", None)
+    torch.testing.assert_close(other(images), own(images))
+    found = published["recording"](own, [(images, labels)])
+    assert found["pooled"].shape == (20, 6 * 256)
+    tokens = torch.relu(own.module.transformer.layers[0].linear1(first_tokens(own, images)))
+    torch.testing.assert_close(torch.tensor(found["pooled"][:, :256]), tokens.mean(1))
+
+
+def first_tokens(model: Any, images: torch.Tensor) -> torch.Tensor:
+    """What the first block's perceptron reads, written out."""
+    module, block = model.module, model.module.transformer.layers[0]
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (model.mean, model.std))
+    tokens = module.patch_embed["proj"]((images - mean) / std).flatten(2).transpose(1, 2)
+    tokens = torch.cat([module.cls_token.expand(len(images), -1, -1), tokens], 1)
+    tokens = tokens + module.pos_embed
+    return block.norm1(tokens + block.self_attn(tokens, tokens, tokens)[0])
+
+
+def test_a_small_convnext_resumes_after_its_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "small_convnext.py"))
+    train = example["train"]
+    monkeypatch.setitem(train.__globals__, "BATCH", 8)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(16) % 10
+    (tmp_path / "whole").mkdir()
+    whole = train(tmp_path / "whole", images, labels, 2)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setitem(train.__globals__, "print", stop)
+        train(tmp_path, images, labels, 2)
+    resumed = train(tmp_path, images, labels, 2)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
+    right = resumed(example["normalized"](images)).argmax(1) == labels
+    assert example["accuracy"](resumed, images, labels) == pytest.approx(right.double().mean().item())
 
 
 @pytest.mark.parametrize(
@@ -243,6 +285,7 @@ def test_single_units_are_ablated_and_followed_under_corruption(
         "cifar10_selectivity",
         "cifar10_units",
         "published_units",
+        "small_convnext",
     ],
 )
 def test_an_example_is_short(name: str) -> None:
