@@ -28,6 +28,10 @@ PUBLISHED = {
     "random": "ResNet20, random",
     "efficientnet-lite0-package": "EfficientNet-lite0, trained",
     "efficientnet-lite0-random": "EfficientNet-lite0, random",
+    "vit-trained": "small ViT, trained",
+    "vit-random": "small ViT, random",
+    "convnext-trained": "small ConvNeXt, trained",
+    "convnext-random": "small ConvNeXt, random",
 }
 MEASURES = {
     "index": "class selectivity index",
