@@ -1,6 +1,7 @@
-"""Record pooled activations of networks of several families, and of the same networks with random weights.
+r"""Record pooled activations of networks of several families, and of the same networks with random weights.
 
-    python examples/published_units.py OUT --data-root DIR --resnet20 FILE --vit FILE --convnext FILE --photos PHOTOS
+    python examples/published_units.py OUT --data-root DIR --resnet20 FILE --vit FILE --convnext FILE \
+        --photos PHOTOS
 
 Every network that a file is given for is recorded. DIR contains `cifar-10-batches-py`. The files are
 `resnet20-12fca82f.th` of github.com/akamaster/pytorch_resnet_cifar10, `vit_cifar10.pth` of

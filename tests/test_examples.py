@@ -264,14 +264,17 @@ def test_a_small_convnext_resumes_after_its_last_epoch(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setitem(train.__globals__, "print", stop)
-        train(tmp_path, images, labels, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, images, labels, 2)
     resumed = train(tmp_path, images, labels, 2)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0)
     right = resumed(example["normalized"](images)).argmax(1) == labels
-    assert example["accuracy"](resumed, images, labels) == pytest.approx(right.double().mean().item())
+    assert example["accuracy"](resumed, images, labels) == pytest.approx(
+        right.double().mean().item()
+    )
 
 
 @pytest.mark.parametrize(

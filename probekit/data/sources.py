@@ -111,7 +111,13 @@ class Source:
             images = KeywordInputs(images)
         elif not images.ndim:
             raise DataError("the images of a batch must be a tensor of at least one axis")
-        return images, self._labels(labels, len(images))
+        found = self._labels(labels, len(images))
+        if found.shape[:1] != (len(images),):
+            raise DataError(
+                f"a batch of {self.name} has {len(images)} images and labels of shape "
+                f"{tuple(found.shape)}; give one label per image"
+            )
+        return images, found
 
     def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
         """Images and labels of single samples."""

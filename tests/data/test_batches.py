@@ -167,3 +167,10 @@ def test_numpy_numbers_are_accepted() -> None:
     data = TensorDataset(torch.rand(9, 1, 4, 4), torch.arange(9))
     batches = Batches(data, batch_size=np.int64(2), limit=np.int32(5))  # type: ignore[arg-type]
     assert [len(batch) for batch in batches] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+def test_a_batch_with_fewer_labels_is_refused_also_beyond_the_limit(limit: int | None) -> None:
+    batches = [(torch.rand(4, 1, 2, 2), torch.arange(4)), (torch.rand(4, 1, 2, 2), torch.arange(3))]
+    with pytest.raises(DataError, match=r"4 images and labels of shape \(3,\)"):
+        list(Batches(batches, limit=limit))
