@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from probekit.models.image_model import ImageModel
 torch.set_num_threads(1)
 
 collect_ignore = ["helpers"]  # they have no tests, and one runs commands when it is imported
+if find_spec("accelerate") is None:
+    collect_ignore += ["training/run", "training/sweep"]  # they need the extra `train`
 
 
 def pytest_collection() -> None:

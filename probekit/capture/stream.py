@@ -35,7 +35,7 @@ from probekit.runtime.settings import caller_device
 Precision: TypeAlias = Literal["bfloat16", "float16"]
 Observe: TypeAlias = "Callable[..., Iterator[Observed]]"
 
-_FEW = 4
+_FEW = 2
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def units_of(model: Any, data: Any, **options: Any) -> xr.Dataset:
 
 @pytest.mark.parametrize(
     ("metric", "updates"),
-    [("selectivity", [20, 20]), (pk.GradientVariability(method="exact"), [4, 16, 20])],
+    [("selectivity", [20, 20]), (pk.GradientVariability(method="exact"), [2, 18, 20])],
 )
 def test_the_time_left_is_known_after_a_few_gradients(
     metric: Any, updates: list[int], monkeypatch: pytest.MonkeyPatch

@@ -116,7 +116,7 @@ def test_parquet_opens_in_polars_and_pandas_with_equal_values(
 
 
 def test_other_formats_of_tables_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="csv and parquet, not xlsx"):
+    with pytest.raises(OptionError, match="csv or parquet, not xlsx"):
         pk.save_tables(xr.Dataset({"a": 1.0}), tmp_path / "a", kinds=["xlsx"])
 
 
