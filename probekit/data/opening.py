@@ -52,6 +52,8 @@ def open_source(data: Any, attributes: object = None) -> Indexed | Stream:
 
 
 def _opened(data: Any, attributes: object) -> Indexed | Stream:
+    if isinstance(data, tuple) and len(data) == 2 and data[1] is None:
+        data = data[0]  # (images, labels) without labels
     if isinstance(data, Tensor | np.ndarray):
         return _of_images(data)
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Mapping):

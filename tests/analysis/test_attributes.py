@@ -83,6 +83,8 @@ WITHOUT: dict[str, Any] = {
     "loader": DataLoader(TensorDataset(IMAGES), batch_size=7, shuffle=True),
     "mappings": [{"pixel_values": images} for (images,) in batches()],
     "no labels": [(images, None) for (images,) in batches()],
+    "a pair with no labels": (IMAGES, None),
+    "a mapping with no labels": ({"pixel_values": IMAGES}, None),
 }
 
 
