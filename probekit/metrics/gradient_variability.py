@@ -168,13 +168,12 @@ class GradientVariability(GradientNorms, Metric):
         Our interpretation of Leavitt & Morcos 2020 (arXiv 2010.07693); the methods are probekit's.
 
     Example:
-        >>> from probekit.analysis.analyze import analyze
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, bias=False), torch.nn.Softplus())
-        >>> batch = (torch.rand(8, 1, 5, 5), torch.arange(8) % 2)
-        >>> result = analyze(net, [batch], layers=["0"], metrics=GradientVariability())
-        >>> result["units"]["gradient_norm_cv"].values.round(6)
-        array([0., 0.])
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> result = pk.analyze(model, data, "layer3.2.relu2", GradientVariability(), limit=50)
+        >>> result["layers"]["gradient_norm_cv_mean"].values.round(1)
+        array([0.8])
     """
 
     name = "gradient_variability"

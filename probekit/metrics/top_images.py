@@ -41,13 +41,11 @@ class TopImages(Metric):
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Identity(), torch.nn.ReLU())
-        >>> images = torch.tensor([0.1, 0.9, 0.4]).view(3, 1, 1, 1)
-        >>> batch = (images, torch.tensor([0, 1, 0]))
-        >>> result = pk.analyze(net, [batch], layers=["1"], metrics=TopImages(top=2))
-        >>> result["units"]["top_sample"].values
-        array([[1, 2]])
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", TopImages(top=3), limit=50)["units"]
+        >>> [data[index][1] for index in units["top_sample"].values[4]]  # the labels of these images
+        [1, 1, 1]
     """
 
     name = "top_images"

@@ -77,13 +77,12 @@ class SelectivityPerElement(Metric):
 
     Example:
         >>> import probekit as pk
-        >>> import torch
-        >>> net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU(), torch.nn.Flatten())
-        >>> images = torch.eye(2).view(2, 1, 1, 2)  # each position responds to one class
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
         >>> metrics = ["selectivity", SelectivityPerElement()]
-        >>> units = pk.analyze(net, [(images, torch.tensor([0, 1]))], layers=["1"], metrics=metrics)["units"]
-        >>> float(units["selectivity"].item()), round(units["selectivity_per_element"].item(), 3)
-        (0.0, 1.0)
+        >>> layers = pk.analyze(model, data, "layer1.0.relu1", metrics, limit=500)["layers"]
+        >>> [round(layers[name].item(), 1) for name in ("selectivity_mean", "selectivity_per_element_mean")]
+        [0.2, 0.5]
     """
 
     name = "selectivity_per_element"
