@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import probekit as pk
 from pages import BLOCKS, LOOPS, PAGES, ROOT, RUN, SHOWN, blocks
 from probekit.cli.app import app
 
@@ -23,7 +26,10 @@ def test_all_code_is_in_executed_block_types(page: Path) -> None:
             assert not re.match(r"(\$|probekit|import|pip|python) ", block.code), block.place
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+LINKED = [*PAGES, ROOT / "docs" / "llms.txt"]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_paths_exist(page: Path) -> None:
     text = page.read_text()
     for link in re.findall(r"\]\(([^)#\s]+)", text):
@@ -31,6 +37,20 @@ def test_links_and_paths_exist(page: Path) -> None:
             assert (page.parent / link).exists(), link
     for path in re.findall(r"`((?:probekit|tests|benchmarks|examples|docs)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_and_options_in_text_and_tables_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"\bpk\.((?:plot\.)?\w+)", text):
+        operator.attrgetter(name)(pk)
+    commands = typer.main.get_command(app).commands
+    for name, rest in re.findall(r"\bprobekit (\w+)([^`|#\n]*)", text):
+        if name in commands:
+            known = {
+                option for one in commands[name].params for option in one.opts + one.secondary_opts
+            }
+            assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", rest)) <= known | {"--help"}, rest
 
 
 def test_the_readme_shows_every_command() -> None:
