@@ -389,3 +389,26 @@ def test_a_phone_shows_the_navigation_and_the_preferred_class(
     assert layer.inner_text() in ("stem.relu", "block1.relu", "block2.relu")
     assert layer.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
     assert seen.quiet()
+
+
+def test_long_names_of_layers_stay_distinct_on_a_phone(
+    look: Any, page_of: Any, result: xr.DataTree
+) -> None:
+    names = [f"blocks.5.{number}.bn3.act" for number in range(result["layers"].sizes["layer"])]
+    rename = dict(zip(result["layers"]["layer"].values.tolist(), names, strict=True))
+
+    def renamed(table: xr.Dataset) -> xr.Dataset:
+        layer = table["layer"]
+        return table.assign_coords(layer=(layer.dims, [rename[name] for name in layer.values]))
+
+    tables = {name: renamed(result[name].to_dataset()) for name in ("units", "layers")}
+    page = page_of(xr.DataTree.from_dict(tables))
+    seen = look(page, viewport={"width": 390, "height": 844})
+    shown = set(column(seen.page, "layer"))
+    assert len(shown) > 1
+    assert all("\N{HORIZONTAL ELLIPSIS}" in name and name.endswith(".bn3.act") for name in shown)
+    assert {name.removesuffix(".bn3.act")[-1] for name in shown} <= set("012")
+    assert len({name.removesuffix(".bn3.act")[-1] for name in shown}) == len(shown)
+    cell = seen.page.locator("#body tr[data-place] td").first
+    assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+    assert seen.quiet()

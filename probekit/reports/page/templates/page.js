@@ -40,8 +40,7 @@ function shown(value, kind) {
   return (size >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(3)).replace("-", "−");
 }
 
-// The end of a layer's name is more informative than its middle.
-const middle = (text, most) => (text.length > most ? `${text.slice(0, most >> 1)}…${text.slice(1 + (most >> 1) - most)}` : text);
+const middle = (text, most, head = most >> 1) => (text.length > most ? `${text.slice(0, head)}…${text.slice(1 + head - most)}` : text);
 const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 class Model {
@@ -69,6 +68,14 @@ class Model {
   }
   value(name, unit) {
     return this.column.has(name) ? this.column.get(name).values[unit] : NaN;
+  }
+  // Names of layers, cut in the middle where that keeps them distinct.
+  layerNames(most) {
+    for (let head = most >> 1; head >= 0; head--) {
+      const names = this.layers.map((name) => middle(name, most, head));
+      if (new Set(names).size === names.length) return names;
+    }
+    return this.layers.map((name) => middle(name, most));
   }
   className(label) {
     return label < 0 ? "none" : this.classes.get(label) ?? String(label);
@@ -145,14 +152,14 @@ function showBest() {
     if (!best.has(label) || index.values[unit] > index.values[best.get(label)]) best.set(label, unit);
   }
   const units = [...best.values()].sort((a, b) => index.values[b] - index.values[a]).slice(0, MOST_CARDS);
+  const layerNames = model.layerNames(24);
   const cards = units.map((unit) => {
     const shots = model.images(unit, 3).filter((image) => image.address).map((image) => picture(image, model));
-    const layer = model.layers[model.layer[unit]];
     return el("button", { type: "button", class: "card", on: { click: () => showUnit(unit) } },
       shots.length ? el("span", { class: "pics" }, ...shots) : null,
       el("b", {}, el("bdi", { text: model.className(model.preferred(unit)) })),
       el("small", { text: `selectivity ${shown(index.values[unit])}` }),
-      el("small", {}, el("bdi", { text: middle(layer, 24) }), ` · ${model.channel[unit]}`));
+      el("small", {}, el("bdi", { text: layerNames[model.layer[unit]] }), ` · ${model.channel[unit]}`));
   });
   const whose = models.length > 1 ? ` in ${model.name}` : "";
   const classes = best.size > MOST_CARDS ? `${MOST_CARDS} of ${best.size} classes` : "each class";

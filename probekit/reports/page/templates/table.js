@@ -29,8 +29,9 @@ function toggle(name) {
 
 function arrange() {
   const narrow = innerWidth < 720;
+  const layerNames = model.layerNames(narrow ? 13 : 23);
   const fixed = [
-    { name: "layer", label: "layer", width: narrow ? 108 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: middle(model.layers[model.layer[unit]], narrow ? 15 : 23) })] },
+    { name: "layer", label: "layer", width: narrow ? 108 : 190, text: true, value: (unit) => model.layer[unit], cell: (unit) => [el("bdi", { text: layerNames[model.layer[unit]] })] },
     { name: "channel", label: narrow ? "unit" : "channel", width: narrow ? 40 : 84, right: true, value: (unit) => model.channel[unit], cell: (unit) => [String(model.channel[unit])] },
   ];
   const pictured = Object.keys(images).length && model.top;
