@@ -48,7 +48,7 @@ def facts_of(attributes: Mapping[Any, Any]) -> dict[str, Any]:
 
 def parsed(text: str) -> dict[str, Any]:
     """A stored JSON object, with the current names of options that had others."""
-    return dict(json.loads(str(text).replace('"centred"', '"centered"')))
+    return dict(json.loads(str(text).replace('"centred":', '"centered":')))
 
 
 def with_provenance(table: Table, **facts: Any) -> Table:
