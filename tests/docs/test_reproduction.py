@@ -175,8 +175,8 @@ SETTINGS = (
     r"\d+/255|L2 norm|seeds 0( (to|and) \d)?|a ratio of 1\b|severity \d",
 )
 SETTINGS_SECTIONS = (
-    "How CIFAR-10 was done",
-    "How Fashion-MNIST was done",
+    "How the CIFAR-10 networks were made and measured",
+    "How the Fashion-MNIST networks were made and measured",
     "Published networks side by side",
 )
 
