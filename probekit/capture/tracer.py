@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _get_current_dispatch_mode,
-    _pop_mode,
-    _push_mode,
-)
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
 from probekit.capture import axis_rules
 from probekit.capture.axes import (
@@ -115,19 +111,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
     def start(self) -> None:
         if not self.active:
             self.active = True
+            if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):  # torch 2.6
+                for operator in torch._ops._higher_order_ops.values():
+                    operator.python_key_table[Tracer] = partial(_run_higher_order, operator)
             self.__enter__()  # type: ignore[no-untyped-call]  # untyped in torch
 
     def stop(self) -> None:
         """Stops following operations; safe to call twice."""
         if self.active:
             self.active = False
-            # Torch 2.6 crashes if modes end out of order, as tracers of two recorders may.
+            # Tracers of two recorders may end out of order, after which torch 2.6 crashes, or compiles
+            # nothing any more, since each mode restores the global flags that it found at its start.
             inner = []
-            while _get_current_dispatch_mode() not in (self, None):
-                inner.append(_pop_mode())
+            while (mode := _get_current_dispatch_mode()) not in (self, None):
+                TorchDispatchMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+                inner.append(mode)
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # untyped in torch
             for mode in reversed(inner):
-                _push_mode(mode)
+                TorchDispatchMode.__enter__(mode)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
@@ -227,6 +228,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             else:
                 found.append(resized(axis, size))
         return tuple(found)
+
+
+def _run_higher_order(operator: Any, tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
+    return tracer.__torch_dispatch__(operator, (), args, kwargs)
 
 
 def _key(tensor: Tensor) -> Key | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import probekit as pk
 from probekit.capture.plan import plan
@@ -271,7 +272,7 @@ def modes() -> tuple[int, int]:
     return torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
 
 
-def test_an_interrupted_pass_leaves_the_device_of_the_caller() -> None:
+def test_an_interrupted_pass_leaves_the_device_and_the_compiler_of_the_caller() -> None:
     with pk.Recorder(SMALL), pk.Recorder(SMALL, ["1"], stop=True) as inner:
         inner(SMALL_IMAGES)
         with torch.device("meta"):
@@ -279,6 +280,11 @@ def test_an_interrupted_pass_leaves_the_device_of_the_caller() -> None:
         assert torch.empty(0).device.type == "cpu"
         assert set(inner.activations) == {"1"}
     assert modes() == (0, 0)
+    assert not is_in_torch_dispatch_mode()
+    graphs: list[Any] = []
+    torch._dynamo.reset()
+    torch.compile(SMALL, backend=lambda graph, _: graphs.append(graph) or graph.forward)(SMALL_IMAGES)
+    assert len(graphs) == 1
 
 
 def test_a_pass_that_another_recorder_ends_leaves_no_modes() -> None:
