@@ -82,8 +82,8 @@ def plan(
     Example:
         >>> import probekit as pk
         >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
-        >>> pk.plan(model, torch.rand(2, *model.input_size), "layer3.*.relu2")[
-        ...     ["layer", "type", "shape", "units"]]
+        >>> images, _ = pk.images_at(pk.load_data("fashion-mnist", model), [0, 1])
+        >>> pk.plan(model, images, "layer3.*.relu2")[["layer", "type", "shape", "units"]]
                     layer  type       shape  units
         0  layer3.0.relu2  ReLU  (64, 7, 7)     64
         1  layer3.1.relu2  ReLU  (64, 7, 7)     64

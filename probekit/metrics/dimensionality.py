@@ -85,13 +85,13 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
         under non-normality (Journal of Multivariate Analysis 130).
 
     Example:
-        >>> import torch
-        >>> statistic = Covariance()
-        >>> rows = torch.randn(20, 200, generator=torch.Generator().manual_seed(0))
-        >>> statistic.update(rows, torch.zeros(20))
-        >>> found = statistic.to_xarray()
-        >>> round(participation_ratio(found).item()), round(participation_ratio_corrected(found).item())
-        (17, 179)
+        >>> import probekit as pk
+        >>> model, data = "probekit:resnet20-fashion-mnist", "fashion-mnist"
+        >>> few, more = (pk.record(model, data, "layer3.2.relu2", limit=limit) for limit in (30, 300))
+        >>> [round(pk.participation_ratio(images).item(), 1) for images in (few, more)]
+        [5.3, 6.9]
+        >>> round(participation_ratio_corrected(few).item(), 1)
+        6.4
     """
     if _is_recording(covariance):
         return _by_layer(participation_ratio_corrected, covariance)
@@ -116,13 +116,10 @@ def participation_ratio_unbiased(covariance: xr.Dataset) -> xr.DataArray:
     """Deprecated former name of `participation_ratio_corrected`: the ratio is not unbiased.
 
     Example:
-        >>> import torch
-        >>> from probekit.statistics.covariance import Covariance
-        >>> statistic = Covariance()
-        >>> rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
-        >>> statistic.update(rows, torch.zeros(500, dtype=torch.long))
-        >>> found = statistic.to_xarray()
-        >>> bool(participation_ratio_unbiased(found) == participation_ratio_corrected(found))
+        >>> import probekit as pk
+        >>> model, data = "probekit:resnet20-fashion-mnist", "fashion-mnist"
+        >>> images = pk.record(model, data, "layer3.2.relu2", limit=30)
+        >>> bool(participation_ratio_unbiased(images) == participation_ratio_corrected(images))
         True
     """
     return participation_ratio_corrected(covariance).rename("participation_ratio_unbiased")

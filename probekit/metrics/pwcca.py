@@ -71,11 +71,12 @@ def pwcca_distance(
         Morcos, Raghu & Bengio 2018 (arXiv 1806.05759), equation 6.
 
     Example:
-        >>> draws = np.random.default_rng(0)
-        >>> x = draws.normal(size=(200, 5))
-        >>> turned = x @ draws.normal(size=(5, 5)) + 3
-        >>> abs(round(pwcca_distance(x, turned).item(), 6))
-        0.0
+        >>> import probekit as pk
+        >>> models = ("probekit:resnet20-fashion-mnist", "probekit:resnet20-fashion-mnist-a1")
+        >>> first, second = (
+        ...     pk.record(model, "fashion-mnist", "layer1.2.relu2", limit=200) for model in models)
+        >>> round(pwcca_distance(first, second).item(), 2)
+        0.22
     """
     choices = (weights,) if isinstance(weights, str) else tuple(weights)
     for choice in choices or ("none",):
