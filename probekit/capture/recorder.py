@@ -100,7 +100,10 @@ class Recorder:
     ) -> None:
         inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
         if not callable(model) or not isinstance(inner, nn.Module):
-            raise ModelError(f"a model must be a torch.nn.Module, not {type(model).__name__}")
+            advice = "; load one by its name with pk.load_model" if isinstance(model, str) else ""
+            raise ModelError(
+                f"a model must be a torch.nn.Module, not {type(model).__name__}{advice}"
+            )
         if isinstance(spatial, str) and spatial not in _REDUCTIONS:
             raise OptionError(f"spatial must be 'mean', 'none' or a function, not {spatial!r}")
         one_of("tokens", tokens, get_args(Tokens))

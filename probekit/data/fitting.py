@@ -117,7 +117,7 @@ def _with_channels(images: Tensor, size: tuple[int, int, int]) -> Tensor:
         return images
     if images.shape[1] != 1:
         raise DataError(
-            f"images have the shape {tuple(images.shape)}, and the model takes {channels} channels; "
-            f"give (batch, {channels}, height, width)"
+            f"images have the shape {tuple(images.shape)}, and the model takes "
+            f"{channels} channel{'s' * (channels != 1)}; give (batch, {channels}, height, width)"
         )
     return images.expand(-1, channels, -1, -1).contiguous()

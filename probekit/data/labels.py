@@ -85,7 +85,7 @@ def _is_integer(value: object) -> bool:
 def _name(name: object) -> str:
     """A name as text; the first of several synonyms, as in torchvision's ImageNet."""
     first = name[0] if isinstance(name, list | tuple) and name else name
-    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+    return first.decode("utf-8", "backslashreplace") if isinstance(first, bytes) else str(first)
 
 
 def dense_names(names: ClassNames) -> tuple[str, ...]:
@@ -112,9 +112,9 @@ def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
         named = dict(enumerate(categories))
         return named if all(isinstance(name, str) for name in named.values()) else {}
     values = [] if labels is None or isinstance(labels, Tensor) else list(labels)
-    if not values or not all(isinstance(value, str) for value in values):
+    if not values or not all(isinstance(value, str | bytes) for value in values):
         return {}
-    return dict(enumerate(sorted({str(value) for value in values})))
+    return dict(enumerate(sorted({_name(value) for value in values})))
 
 
 def all_names(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
@@ -245,7 +245,7 @@ def label_table(
 def _from_one_hot(labels: object) -> Tensor | None:
     """The labels of one-hot rows; None if there is one number per sample."""
     rows = _rows(labels)
-    if rows is None or rows.shape[1] == 1:
+    if rows is None or rows.shape[1] == 1 or _has_missing(rows):
         return None
     if not bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()):
         raise DataError(
@@ -334,17 +334,19 @@ def _plain(value: object) -> Any:
 
 
 def _has_missing(labels: object) -> bool:
-    """Whether a column has None, NaN, NaT or NA. As text, NaN would be the class of the name `nan`."""
+    """Whether labels have None, NaN, NaT or NA. As text, NaN would be the class of the name `nan`."""
     values = [*map(_plain, labels)] if isinstance(labels, list | tuple) else labels
     try:
-        return not isinstance(values, Tensor) and bool(np.any(pd.isna(values)))
+        if isinstance(values, Tensor):
+            return values.is_floating_point() and bool(values.isnan().any())
+        return bool(np.any(pd.isna(values)))
     except (TypeError, ValueError, RuntimeError):  # no column of single values
         return False
 
 
 def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
     number = {name: label for label, name in reversed(names.items())}
-    words = [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+    words = [_name(value) for value in values]
     if not names and all(word.isdecimal() for word in words):  # as in the files of WebDataset
         return torch.tensor([int(word) for word in words], dtype=torch.long)
     called = list(names.values())

@@ -132,7 +132,11 @@ def test_the_input_may_be_a_keyword_argument_or_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"model": "resnet18"}, ModelError, "a model must be a torch.nn.Module, not str"),
+        (
+            {"model": "resnet18"},
+            ModelError,
+            "a model must be a torch.nn.Module, not str; load one by its name with pk.load_model",
+        ),
         ({"model": print}, ModelError, "a model must be a torch.nn.Module, not builtin_function"),
         (
             {"spatial": "max"},

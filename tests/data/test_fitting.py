@@ -52,6 +52,11 @@ def test_ambiguous_images_are_refused(images: Tensor, words: str) -> None:
         fit_to(image_model())(images)
 
 
+def test_the_message_counts_the_channels() -> None:
+    with pytest.raises(DataError, match=r"the model takes 1 channel; give \(batch, 1, height"):
+        fit_to(image_model(1))(torch.rand(4, 3, 6, 5))
+
+
 def test_networks_of_other_dtypes_receive_their_dtype() -> None:
     images = torch.randn(2, 3, 4, 4) * 100
     for kind in (torch.float64, torch.bfloat16):

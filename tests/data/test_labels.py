@@ -223,6 +223,7 @@ def test_columns_with_another_index_and_sparse_labels(form: str) -> None:
         pd.Series(["a", None], dtype="string"),
         pd.Series(pd.to_datetime(["2026-01-01", None])),
         np.array([0.0, np.nan]),
+        torch.tensor([0.0, float("nan")]),
     ],
 )
 def test_missing_labels_are_refused(labels: Any) -> None:
@@ -230,6 +231,19 @@ def test_missing_labels_are_refused(labels: Any) -> None:
         label_numbers(labels, {0: "a", 1: "nan"})
     with pytest.raises(DataError, match="some labels are missing or masked"):
         list(Batches((torch.rand(2, 1, 4, 4), labels)))
+
+
+def test_a_one_hot_row_of_nan_is_a_missing_label() -> None:
+    rows = torch.tensor([[1, 0], [float("nan"), float("nan")]])
+    with pytest.raises(DataError, match="some labels are missing or masked"):
+        list(Batches((torch.rand(2, 1, 4, 4), rows)))
+
+
+@pytest.mark.parametrize("form", [list, np.array, lambda words: np.array(words, dtype=object)])
+def test_bytes_are_text(form: Any) -> None:
+    data = Batches((torch.rand(4, 1, 4, 4), form([b"dog", b"caf\xe9", b"dog", b"caf\xea"])))
+    assert torch.cat([batch.labels for batch in data]).tolist() == [2, 0, 2, 1]
+    assert data.classes == ("caf\\xe9", "caf\\xea", "dog")
 
 
 def test_masked_values_are_refused() -> None:
