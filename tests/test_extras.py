@@ -77,7 +77,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 @pytest.mark.parametrize(
     "command",
     [
-        "compare a.nc b.nc --figure both.png",
+        "compare a.nc b.nc -o both.png",
         "cka probekit:resnet20-fashion-mnist fashion-mnist -o similar.nc -o similar.svg",
     ],
 )

@@ -8,24 +8,28 @@ from typing import Annotated, Any
 import typer
 
 from probekit.cli.command import command
-from probekit.cli.options import Json, Level, Overwrite
+from probekit.cli.options import Json, Level, Overwrite, check_out
 
 
-@command(epilog="Example: probekit compare before.nc after.nc --paired -o difference.nc")
+@command(
+    epilog="Example: probekit compare before.nc after.nc --paired -o difference.nc -o both.png"
+)
 def compare(
     first: Annotated[str, typer.Argument(help="File that analyze wrote.")],
     second: Annotated[str, typer.Argument(help="Result of another model, as analyze wrote it.")],
     out: Annotated[
-        str | None, typer.Option("-o", "--out", help="File for the differences, .nc or .zarr.")
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Differences (.nc, .zarr), or figure of both by layer (.png, .pdf, .svg); may be repeated.",
+        ),
     ] = None,
     variable: Annotated[str, typer.Option(help="Unit variable to print and draw.")] = "selectivity",
     paired: Annotated[
         bool, typer.Option("--paired", help="Pair units by index, as for checkpoints of one run.")
     ] = False,
     level: Level = 0.95,
-    figure: Annotated[
-        str | None, typer.Option(help="File for a figure of both by layer, .png, .pdf or .svg.")
-    ] = None,
     report: Annotated[
         str | None,
         typer.Option(help="File for a page of the differences and of both side by side, .html."),
@@ -38,14 +42,11 @@ def compare(
     from probekit.analysis.compare import compare as run
     from probekit.errors import OptionError, close_matches
     from probekit.reports.rows import to_json
-    from probekit.reports.saving import check_figure, save_figure
+    from probekit.reports.saving import save_figure
     from probekit.reports.terminal import console, print_rows
-    from probekit.results.trees import check_output, open_result, save_result
+    from probekit.results.trees import open_result, save_result
 
-    if out:
-        check_output(out, overwrite=overwrite)
-    if figure:
-        check_figure(figure, overwrite=overwrite)
+    tables, figures = check_out(out or (), "a comparison", overwrite=overwrite)
     if report:
         from probekit.reports.page.page import check_page
 
@@ -62,14 +63,14 @@ def compare(
         {"layer": layer, **{end: float(layers[f"{variable}_{end}"].values[at]) for end in ends}}
         for at, layer in enumerate(layers["layer"].values.tolist())
     ]
-    if out:
-        save_result(found, out, overwrite=overwrite)
+    for file in tables:
+        save_result(found, file, overwrite=overwrite)
     names = [Path(file).stem for file in (first, second)]
     if names[0] == names[1]:
         names = [first, second]
-    if figure:
+    for file in figures:
         axes = plot.layer_profile(dict(zip(names, results, strict=True)), variable)
-        save_figure(axes, figure)
+        save_figure(axes, file)
     if report:
         from probekit.reports.page.page import report as write_report
 
@@ -78,6 +79,5 @@ def compare(
         print(to_json(rows))
         return
     print_rows(rows, console())
-    for what, written in (("differences", out), ("figure", figure), ("report", report)):
-        if written:
-            print(f"{what}: {written}")
+    if written := [*(out or ()), *([report] if report else [])]:
+        print(f"written: {', '.join(written)}")

@@ -124,18 +124,13 @@ def cka(
 
     from probekit import plot
     from probekit.analysis.cka import cka as run
-    from probekit.reports.saving import check_figure, save_figure
+    from probekit.reports.saving import save_figure
     from probekit.reports.terminal import console, print_rows
-    from probekit.results.files import check_output_path
     from probekit.results.trees import save_result
 
     if len(models) > 2:
         raise OptionError(f"cka compares one model or two, not {len(models)}")
-    for file in out:
-        kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
-        check_output_path(file, kinds, "CKA", overwrite=overwrite)
-        if Path(file).suffix not in (".nc", ".zarr"):
-            check_figure(file, overwrite=overwrite)
+    tables, figures = options.check_out(out, "CKA", overwrite=overwrite)
     loaded = [
         options.load(one, data, None, random, False, seed, split, data_root) for one in models
     ]
@@ -150,11 +145,10 @@ def cka(
         layers or None, level=level, limit=limit,
         batch_size=batch_size, device=device, seed=seed, tokens=tokens, progress=progress,
     )  # fmt: skip
-    for file in out:
-        if Path(file).suffix in (".nc", ".zarr"):
-            save_result(xr.DataTree(table), file, overwrite=overwrite)
-        else:
-            save_figure(plot.layer_similarity(table), file)
+    for file in tables:
+        save_result(xr.DataTree(table), file, overwrite=overwrite)
+    for file in figures:
+        save_figure(plot.layer_similarity(table), file)
     values = table["cka"]
     if len(loaded) == 1:
         values = values.where(table["layer"] != table["other_layer"])

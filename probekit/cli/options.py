@@ -106,6 +106,21 @@ Callbacks = Annotated[
 ]
 
 
+def check_out(files: Sequence[str], what: str, *, overwrite: bool) -> tuple[list[str], list[str]]:
+    """Checks the files of `-o` before any computation; returns those of tables, and those of figures."""
+    from probekit.reports.saving import check_figure
+    from probekit.results.files import check_output_path
+
+    tables = [file for file in files if Path(file).suffix in (".nc", ".zarr")]
+    figures = [file for file in files if file not in tables]
+    for file in files:
+        kinds = (".nc", ".zarr", ".png", ".pdf", ".svg")
+        check_output_path(file, kinds, what, overwrite=overwrite)
+    for file in figures:
+        check_figure(file, overwrite=overwrite)
+    return tables, figures
+
+
 def numbers(option: str, given: Sequence[str], kind: Callable[[str], Number]) -> list[Number]:
     """Parses the numbers of an option that is separated by commas or repeated."""
     text = ",".join(given)

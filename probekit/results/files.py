@@ -18,7 +18,7 @@ DRAFT = ".draft-"
 _WRITERS = {
     **dict.fromkeys([".csv", ".parquet"], "; tables: pk.save_tables"),
     **dict.fromkeys(
-        [".png", ".pdf", ".svg"], "; figures: pk.save_figure, or --figure of probekit compare"
+        [".png", ".pdf", ".svg"], "; figures: pk.save_figure, or -o of probekit compare and cka"
     ),
     ".html": "; pages: pk.report, or probekit report",
 }

@@ -100,17 +100,7 @@ def test_the_command_prints_and_writes_differences(
     out, figure, page = (tmp_path / name for name in ("difference.nc", "figure.png", "page.html"))
     done = CliRunner().invoke(
         app,
-        [
-            "compare",
-            *files,
-            "-o",
-            str(out),
-            "--figure",
-            str(figure),
-            "--report",
-            str(page),
-            "--json",
-        ],
+        ["compare", *files, "-o", str(out), "-o", str(figure), "--report", str(page), "--json"],
     )
     assert done.exit_code == 0, done.output
     expected = pk.compare(*results)["layers"]["selectivity_difference"].values

@@ -283,7 +283,9 @@ def test_an_interrupted_pass_leaves_the_device_and_the_compiler_of_the_caller() 
     assert not is_in_torch_dispatch_mode()
     graphs: list[Any] = []
     torch._dynamo.reset()
-    torch.compile(SMALL, backend=lambda graph, _: graphs.append(graph) or graph.forward)(SMALL_IMAGES)
+    torch.compile(SMALL, backend=lambda graph, _: graphs.append(graph) or graph.forward)(
+        SMALL_IMAGES
+    )
     assert len(graphs) == 1
 
 

@@ -101,7 +101,7 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path: Path, start: Callable[...,
 def test_unwritable_paths_are_reported(tmp_path: Path) -> None:
     for path, message in (
         ("r.csv", "to a .nc or .zarr file, .*; tables: pk.save_tables"),
-        ("r.png", "; figures: pk.save_figure, or --figure of probekit compare"),
+        ("r.png", "; figures: pk.save_figure, or -o of probekit compare and cka"),
         ("r.html", "; pages: pk.report, or probekit report"),
         ("r.NC", "to a .nc or .zarr file"),
         ("no/folder/r.nc", "cannot be written"),
