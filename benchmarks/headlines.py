@@ -36,8 +36,8 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
         "gradients", "resnet18, 32 px, layer3, batch 64", "exact", "captum, a unit at a time"),
     "gradients of all units from 32 probes": (
         "probes", "resnet18, 32 px, all layers, batch 64", "probes, all units", "forward pass"),
-    "robustness to all corruptions": (
-        "robustness", "bundled ResNet20, 200 images of 32 px", "pk.robustness",
+    "robustness to corruptions": (
+        "robustness", "bundled ResNet20, 1,000 images of 32 px", "pk.robustness",
         "bare passes and corruptions alone"),
     "a PGD attack on a ResNet20": (
         "attacks", "ResNet20, 64 digits, PGD-10 linf 0.01", "probekit", "foolbox"),

@@ -20,7 +20,7 @@ from probekit.models.architectures import CifarResNet
 from probekit.training.regularizer.batch_selectivity import ClassSums, batch_selectivity
 
 ALPHA = -1.0
-PLAIN = "plain step"
+PLAIN, COMPILED = "plain step", "compiled plain step"
 
 
 class Subject(NamedTuple):
@@ -32,11 +32,13 @@ class Subject(NamedTuple):
     channels: int
     size: int
     bound: float
+    compiled: bool = False
 
 
 SUBJECTS = (
     Subject("ResNet20", "float32", 256, 1, 28, 1.10),
     Subject("ResNet20", "bfloat16", 256, 1, 28, 1.15),
+    Subject("ResNet20", "float32", 256, 3, 32, 1.10, compiled=True),
     Subject("ResNet18", "float32", 128, 3, 64, 1.10),
 )
 
@@ -72,9 +74,17 @@ def compared(one: Subject, setting: Setting) -> Iterator[Row]:
         "hooks, mean and autograd": PlainWay,
     }
     steps = {name: always(step(one, setting, way)) for name, way in ways.items()}
+    if one.compiled:
+        steps[COMPILED] = always(step(one, setting, ways[PLAIN], compiled=True), warm=True)
     times = setting.take_turns(steps)
     _, ours, usual = ways
-    yield from versus(times, ours, {PLAIN: cost(one.bound)})
+    batch = setting.size(one.batch, 8)
+    speeds = (f"{name} {batch / times.median(name):.0f}" for name in steps)
+    yield from versus(
+        times, ours, {PLAIN: cost(one.bound)}, "images per second: " + ", ".join(speeds)
+    )
+    if one.compiled:
+        yield from versus(times, ours, {COMPILED: cost()})
     yield from versus(times, usual, {PLAIN: cost()})
 
 
@@ -82,6 +92,8 @@ def step(
     one: Subject,
     setting: Setting,
     regularize: Callable[[nn.Module], Callable[[Tensor], Tensor] | None],
+    *,
+    compiled: bool = False,
 ) -> Run:
     """A complete training step of a new network, in channels-last memory format."""
     from torchvision.models import resnet18
@@ -97,11 +109,12 @@ def step(
     labels = torch.arange(batch, device=device) % 10
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     penalty = regularize(model)
+    forward = torch.compile(model, dynamic=False) if compiled else model
 
     def run() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=one.dtype == "bfloat16"):
-            loss = functional.cross_entropy(model(images), labels)
+            loss = functional.cross_entropy(forward(images), labels)
         if penalty is not None:
             loss = loss + penalty(labels)
         loss.backward()
@@ -114,7 +127,8 @@ QUESTION = Question(
     "regularizer",
     "What does a regularized training step cost?",
     "Forward pass, loss, backward pass and optimizer step in channels-last layout, for ResNet20 on gray "
-    "images and torchvision's ResNet18, compared with the same step without a regularizer. The usual "
+    "and color images and torchvision's ResNet18, compared with the same step without a regularizer, and "
+    "once with such a step of the model compiled by `torch.compile`. The usual "
     "way to regularize is a forward hook that computes the mean over positions, with plain autograd.",
     cases,
 )

@@ -7,7 +7,7 @@ from ast import literal_eval
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -128,6 +128,16 @@ def numbers(option: str, given: Sequence[str], kind: Callable[[str], Number]) ->
         return [kind(part) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError):
         raise OptionError(f"{option} takes numbers separated by commas, not {text!r}") from None
+
+
+def jobs_or_auto(given: str) -> int | Literal["auto"]:
+    """Parses a number of jobs, or `auto`."""
+    if given == "auto":
+        return "auto"
+    try:
+        return int(given)
+    except ValueError:
+        raise OptionError(f"--jobs takes a number or auto, not {given!r}") from None
 
 
 def names(given: str | Sequence[str]) -> list[str] | None:

@@ -76,8 +76,12 @@ def sweep(
     device: options.Device = None,
     precision: options.Precision = None,
     jobs: Annotated[
-        int, typer.Option(help="Number of runs to train at the same time on this machine.")
-    ] = 1,
+        str,
+        typer.Option(
+            help="Number of runs to train at the same time on this machine; auto uses the faster of "
+            "one run with all cores and one run per core."
+        ),
+    ] = "auto",
     scheduler: options.Scheduler = None,
     callbacks: options.Callbacks = "none",
     progress: options.Progress = True,
@@ -89,8 +93,8 @@ def sweep(
     given: dict[str, Any] = {"epochs": epochs, "precision": precision, "layers": layers or None}
     table = run(
         recipe, options.numbers("--alphas", alphas, float), options.numbers("--seeds", seeds, int), out,
-        jobs=jobs, scheduler=scheduler, progress=progress, data_root=data_root, device=device,
-        callbacks=options.names(callbacks) or (),
+        jobs=options.jobs_or_auto(jobs), scheduler=scheduler, progress=progress,
+        data_root=data_root, device=device, callbacks=options.names(callbacks) or (),
         **{name: value for name, value in given.items() if value is not None},
     )  # fmt: skip
     print_sweep(table, console())

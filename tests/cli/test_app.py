@@ -158,6 +158,8 @@ def hostile(tmp_path: Path, folder: Path) -> Path:
         ("layers torchvision:resnet1", "close matches: resnet18"),
         ("train resnet20-digits -o run --pgd 8/255", "--pgd takes a radius and a number of steps"),
         ("train resnet20-digits -o run --augmix 11", "severity of AugMix"),
+        ("sweep resnet20-digits -o run --jobs many", "--jobs takes a number or auto, not 'many'"),
+        ("sweep resnet20-digits -o run --jobs 0", "jobs must be a positive integer, not 0"),
         ("record BUNDLED fashion-mnist -o acts.nc", ".zarr folder"),
         ("record BUNDLED photos -o acts.zarr", "99.png"),
         ("frobnicate", "frobnicate"),
