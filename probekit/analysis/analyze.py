@@ -21,6 +21,7 @@ from probekit.data.batches import Batches
 from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
 from probekit.metrics.metric import Metric, metric_options, resolve
+from probekit.metrics.selectivity.index import IndexMetric
 from probekit.models.identity import describe
 from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.logits import ClassMap
@@ -174,12 +175,9 @@ def _fitted(
 
 def _check_index(metrics: Sequence[Metric]) -> None:
     """Warns if metrics of the selectivity index, such as its interval, define it in different ways."""
+    of_index = [metric for metric in metrics if isinstance(metric, IndexMetric)]
     for option in ("eps", "negative"):
-        values = {
-            metric.name: getattr(metric, option)
-            for metric in metrics
-            if hasattr(metric, "eps") and hasattr(metric, "negative")
-        }
+        values = {metric.name: getattr(metric, option) for metric in of_index}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} has {value!r}" for name, value in values.items())
             warn(

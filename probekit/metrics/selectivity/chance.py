@@ -9,11 +9,11 @@ import numpy as np
 import xarray as xr
 
 from probekit.checks import integer
-from probekit.metrics.metric import Metric, register
+from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
+    IndexMetric,
     Negative,
-    SelectivityIndex,
     enough_classes,
     unit_blocks,
 )
@@ -52,7 +52,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class SelectivityChance(Metric):
+class SelectivityChance(IndexMetric):
     """The metric `selectivity_chance`: the index under permuted labels.
 
     The highest of several noisy class means exceeds their average. Hence a unit that carries no class
@@ -106,7 +106,7 @@ class SelectivityChance(Metric):
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        SelectivityIndex(self.eps, self.negative)
+        super().__post_init__()
         integer("permutations", self.permutations, least=2)
 
     @property
@@ -122,7 +122,7 @@ class SelectivityChance(Metric):
         self, class_mean: xr.DataArray, permuted: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
         enough_classes(class_mean.sizes["class"])
-        formula = SelectivityIndex(self.eps, self.negative)
+        formula = self.formula
         found = formula.at(class_mean.transpose("unit", "class").values)
         tables = permuted.transpose("permutation", "unit", "class").values
         blocks = unit_blocks(len(found), tables[:, :1].size)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probekit.checks import number, one_of
 from probekit.errors import DataError, some_of
+from probekit.metrics.metric import Metric
 
 Array: TypeAlias = npt.NDArray[np.float64]
 Negative: TypeAlias = Literal["clip", "keep", "shift", "nan"]
@@ -86,6 +87,21 @@ class SelectivityIndex:
         }[self.negative]
         where = f", in {some_of(layers)}" if len(layers) else ""
         return f"{units} units have class means below zero{where}; {done}"
+
+
+class IndexMetric(Metric):
+    """The base class of metrics of the index, each of which has the fields `eps` and `negative`."""
+
+    eps: float
+    negative: Negative
+
+    def __post_init__(self) -> None:
+        SelectivityIndex(self.eps, self.negative)
+
+    @property
+    def formula(self) -> SelectivityIndex:
+        """The index with the options of this metric."""
+        return SelectivityIndex(self.eps, self.negative)
 
 
 def preferred(means: Values) -> Any:

@@ -11,11 +11,11 @@ import xarray as xr
 
 from probekit.checks import integer, number
 from probekit.errors import some_of
-from probekit.metrics.metric import Metric, register
+from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
+    IndexMetric,
     Negative,
-    SelectivityIndex,
     enough_classes,
     unit_blocks,
 )
@@ -57,7 +57,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class SelectivityInterval(Metric):
+class SelectivityInterval(IndexMetric):
     """The metric `selectivity_interval`: confidence intervals of the index and of its means.
 
     The intervals are for the index of the population's class means. The plain index and its bootstrap
@@ -113,7 +113,7 @@ class SelectivityInterval(Metric):
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        SelectivityIndex(self.eps, self.negative)
+        super().__post_init__()
         number("level", self.level, least=0.5, below=1)
         integer("replicates", self.replicates, least=20)
         integer("splits", self.splits, least=2)
@@ -136,7 +136,7 @@ class SelectivityInterval(Metric):
         silent: xr.Dataset,
     ) -> tuple[xr.Dataset, xr.Dataset]:
         enough_classes(class_mean.sizes["class"])
-        formula = SelectivityIndex(self.eps, self.negative)
+        formula = self.formula
         whole, parts = tables(class_mean, halves)
         counts = class_mean["count"].values.astype(np.float64)
         replicates = bootstrap["class_mean"].transpose("replicate", "unit", "class").values

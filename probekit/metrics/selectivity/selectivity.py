@@ -9,8 +9,13 @@ import numpy as np
 import xarray as xr
 
 from probekit.errors import DataError, warn
-from probekit.metrics.metric import Metric, register
-from probekit.metrics.selectivity.index import Negative, SelectivityIndex, enough_classes
+from probekit.metrics.metric import register
+from probekit.metrics.selectivity.index import (
+    IndexMetric,
+    Negative,
+    SelectivityIndex,
+    enough_classes,
+)
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.feeding import feed
@@ -116,7 +121,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class Selectivity(Metric):
+class Selectivity(IndexMetric):
     """The metric `selectivity`: the class selectivity index of every unit, and its class means.
 
     Variables per unit are `selectivity`; `preferred_class`, the label of the highest class mean (-1 for
@@ -145,9 +150,6 @@ class Selectivity(Metric):
     negative: Negative = "clip"
     dead_below: float = 0.0
 
-    def __post_init__(self) -> None:
-        SelectivityIndex(self.eps, self.negative)
-
     @property
     def needs(self) -> Sequence[ClassMeans]:
         """The class means."""
@@ -156,7 +158,7 @@ class Selectivity(Metric):
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
         means = checked_means(class_mean).transpose("unit", "class")
         values, labels = means.values, means["class"].values
-        index = SelectivityIndex(self.eps, self.negative).at(values)
+        index = self.formula.at(values)
         dead = np.abs(values).max(1) <= self.dead_below
         below = (values < 0).any(1)
         units = xr.Dataset(
@@ -178,8 +180,7 @@ class Selectivity(Metric):
         below = layers["layer"].values[layers["negative_units"].values > 0].tolist()
         if below:
             units_below = int(layers["negative_units"].sum())
-            index = SelectivityIndex(self.eps, self.negative)
-            sentences.append(index.describe_negative(units_below, below))
+            sentences.append(self.formula.describe_negative(units_below, below))
         counts = units["count"].values if "count" in units.coords else np.array([])
         if few := int((counts < _FEW_SAMPLES).sum()):
             sentences.append(

@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from probekit.checks import integer
-from probekit.metrics.metric import Metric, register
+from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
+    IndexMetric,
     Negative,
     SelectivityIndex,
     enough_classes,
@@ -45,7 +46,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class SplitHalf(Metric):
+class SplitHalf(IndexMetric):
     """The metric `selectivity_split_half`: an index that selecting the best class does not inflate.
 
     Each sample is assigned to one of two halves at random. The preferred class is the class with the
@@ -93,7 +94,7 @@ class SplitHalf(Metric):
     memory: int = 2**31
 
     def __post_init__(self) -> None:
-        SelectivityIndex(self.eps, self.negative)
+        super().__post_init__()
         integer("splits", self.splits, least=2)
 
     @property
@@ -106,7 +107,7 @@ class SplitHalf(Metric):
         self, class_mean: xr.DataArray, halves: xr.Dataset
     ) -> tuple[xr.Dataset, xr.Dataset]:
         enough_classes(class_mean.sizes["class"])
-        formula = SelectivityIndex(self.eps, self.negative)
+        formula = self.formula
         whole, parts = tables(class_mean, halves)
         blocks = unit_blocks(len(whole), parts[:, :, :1].size)
         plain = np.concatenate([formula.at(parts[:, :, block]) for block in blocks], 2)

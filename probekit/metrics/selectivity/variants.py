@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from probekit.metrics.metric import Metric, register, unit_metric
-from probekit.metrics.selectivity.index import Negative, SelectivityIndex
+from probekit.metrics.metric import register, unit_metric
+from probekit.metrics.selectivity.index import IndexMetric, Negative, SelectivityIndex
 from probekit.metrics.selectivity.selectivity import checked_means
 from probekit.results.attributes import attributes
 from probekit.statistics.class_means import ClassMeans
@@ -56,7 +56,7 @@ _VARIABLES = {
 
 
 @dataclass(frozen=True)
-class SelectivityPerElement(Metric):
+class SelectivityPerElement(IndexMetric):
     """The metric `selectivity_per_element`: the mean of the indices of a feature map's elements.
 
     The papers pool each feature map over its positions before computing class means, so a unit whose
@@ -92,9 +92,6 @@ class SelectivityPerElement(Metric):
     negative: Negative = "clip"
     memory: int = 2**31
 
-    def __post_init__(self) -> None:
-        SelectivityIndex(self.eps, self.negative)
-
     @property
     def needs(self) -> Sequence[ClassMeans]:
         """The class means of units and of elements."""
@@ -104,7 +101,7 @@ class SelectivityPerElement(Metric):
         self, class_mean: xr.DataArray, element_mean: xr.DataArray
     ) -> tuple[xr.Dataset, xr.Dataset]:
         means = checked_means(element_mean).transpose("element", "class").values
-        index = SelectivityIndex(self.eps, self.negative).at(means)
+        index = self.formula.at(means)
         by_unit = index.reshape(class_mean.sizes["unit"], -1).mean(1)
         return xr.Dataset({self.name: ("unit", by_unit)}), xr.Dataset()
 
