@@ -270,11 +270,6 @@ class Batches:
             raise DataError(f"{self.name} has no samples that can be read")
 
     def _checked(self, images: Any, labels: Tensor, index: Tensor) -> Batch:
-        if labels.ndim != (2 if self.source.attributes else 1) or len(labels) != len(images):
-            raise DataError(
-                f"a batch must be (images, labels) with one label per image, not of the shapes "
-                f"{tuple(images.shape)} and {tuple(labels.shape)}"
-            )
         if len(labels):
             self._check_labels(labels, index)
         images = images.detach() if self.fit is None else self.fit(images.detach())

@@ -111,13 +111,7 @@ class Source:
             images = KeywordInputs(images)
         elif not images.ndim:
             raise DataError("the images of a batch must be a tensor of at least one axis")
-        found = self._labels(labels, len(images))
-        if found.shape[:1] != (len(images),):
-            raise DataError(
-                f"a batch of {self.name} has {len(images)} images and labels of shape "
-                f"{tuple(found.shape)}; give one label per image"
-            )
-        return images, found
+        return images, self._labels(labels, len(images))
 
     def _stacked(self, samples: list[Any]) -> tuple[Any, Tensor]:
         """Images and labels of single samples."""
@@ -130,7 +124,17 @@ class Source:
             first = labels[0] if isinstance(labels, list) and labels else labels
             if isinstance(first, Mapping):
                 self.attributes = {name: {} for name in sorted(map(str, first))}
-        return label_table(labels, count, self.names, self.attributes)
+        found = label_table(labels, count, self.names, self.attributes)
+        self._check_count(found, count)
+        return found
+
+    def _check_count(self, labels: Tensor, count: int) -> None:
+        """Raises `DataError` if there is not one label per image, or one per image and attribute."""
+        if labels.ndim != (2 if self.attributes else 1) or len(labels) != count:
+            raise DataError(
+                f"a batch of {self.name} has {count} images and labels of shape {tuple(labels.shape)}; "
+                "give one label per image"
+            )
 
 
 class Indexed(Source):
@@ -201,7 +205,10 @@ class Indexed(Source):
         """Returns images, labels and indices of some samples."""
         numbers = list(numbers)
         if isinstance(self.data, LabeledImages) and self._collate is None:
-            return self.data.fetch(numbers)
+            images, labels, index = self.data.fetch(numbers)
+            if len(index):
+                self._check_count(labels, len(images))
+            return images, labels, index
         items = read_items(self.data, numbers, self.name)
         images, labels = self._collated(items)
         if len(images) != len(numbers):
