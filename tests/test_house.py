@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,11 +64,16 @@ def imports_in(source: str, module: str, is_package: bool, lazy: bool = True) ->
     return found
 
 
+@cache
+def named_in(module: str, lazy: bool = True) -> set[str]:
+    """Every module that the imports of a module name."""
+    path = MODULES[module]
+    return imports_in(path.read_text(), module, path.name == "__init__.py", lazy)
+
+
 def imported(module: str, lazy: bool = True) -> set[str]:
     """The modules of the package that a module imports."""
-    path = MODULES[module]
-    named = imports_in(path.read_text(), module, path.name == "__init__.py", lazy)
-    return {name for name in named if name in MODULES} - {module, "probekit"}
+    return {name for name in named_in(module, lazy) if name in MODULES} - {module, "probekit"}
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -123,10 +129,8 @@ def test_subpackages_have_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("module", INSIDE)
 def test_no_module_imports_the_public_names_of_the_package(module: str) -> None:
-    path = MODULES[module]
-    named = imports_in(path.read_text(), module, path.name == "__init__.py")
     face = {f"probekit.{name}" for name in probekit.__all__} - {"probekit.__version__"}
-    assert not named & (face - MODULES.keys())
+    assert not named_in(module) & (face - MODULES.keys())
 
 
 def test_a_lazy_import_inside_a_function_is_detected() -> None:

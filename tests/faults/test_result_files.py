@@ -11,7 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import probekit as pk
-from damaged_files import BUNDLED, LAST, Fails
+from damaged_files import SMALL, Fails
 from probekit.capture.store import _PROGRESS
 from probekit.cli.app import app
 from probekit.data.datasets import load_data
@@ -36,14 +36,14 @@ def test_results(damage: str, ending: str, fails: Fails, tmp_path: Path) -> None
         whole = file.read_bytes()
         content = {"truncated": whole[: len(whole) // 2], "text": b"hello", "nothing": b""}
         file.write_bytes(content.get(damage, whole))
-    reference = ["--reference", path.name, "--corruptions", "contrast", "--limit", "4", *LAST]
-    said = fails("robustness", BUNDLED, "fashion-mnist", *reference, "-o", "r.nc")
+    reference = ["--reference", path.name, "--corruptions", "contrast", "--limit", "4"]
+    said = fails("robustness", SMALL, "fashion-mnist", *reference, "-o", "r.nc")
     assert damage == "another table" or f"other{ending}" in said
 
 
 def recording_of(tmp_path: Path) -> Path:
-    data = load_data("fashion-mnist", pk.load_model(BUNDLED))
-    pk.record(BUNDLED, data, LAST[1], store=tmp_path / "a.zarr", limit=20, progress=False)
+    data = load_data("fashion-mnist", pk.load_model(SMALL))
+    pk.record(SMALL, data, store=tmp_path / "a.zarr", limit=20, progress=False)
     return tmp_path / "a.zarr"
 
 
@@ -56,7 +56,7 @@ ODD_JSON = (
 @pytest.mark.slow
 def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
     store = recording_of(tmp_path)
-    again = ["record", BUNDLED, "fashion-mnist", *LAST, "--limit", "20", "-o", "a.zarr"]
+    again = ["record", SMALL, "fashion-mnist", "--limit", "20", "-o", "a.zarr"]
     (store / _PROGRESS).write_text('{"done": 0}')
     sound = {file: file.read_bytes() for file in store.rglob("*.json")}
     for name in (_PROGRESS, "zarr.json", "activation/zarr.json", "layer/zarr.json"):
@@ -73,8 +73,8 @@ def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
 
 
 def test_stores_of_conditions(fails: Fails, tmp_path: Path) -> None:
-    command = ["robustness", BUNDLED, "fashion-mnist", "--corruptions", "contrast", "--severities", "1",
-               "--limit", "40", "--store", "kept", *LAST]  # fmt: skip
+    command = ["robustness", SMALL, "fashion-mnist", "--corruptions", "contrast", "--severities", "1",
+               "--limit", "40", "--store", "kept"]  # fmt: skip
     done = CliRunner().invoke(app, [*command, "-o", "r.nc"])
     assert done.exit_code == 0, done.output
     identity = tmp_path / "kept" / "identity.json"

@@ -10,15 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
+from torch import nn
 
 import probekit as pk
 
 Fails = Callable[..., str]
 
 BUNDLED = "probekit:resnet20-fashion-mnist"
+SMALL = "damaged_files:small_network"
 ZOO = Path(pk.__file__).parent / "models" / "zoo"
 LAST = ("--layers", "layer3.2.relu2")
+
+
+def small_network() -> pk.ImageModel:
+    """A network for files that do not depend on it, which takes a tenth of the time of `BUNDLED`."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+    return pk.ImageModel(network, (0.3,), (0.35,), (1, 28, 28))
 
 
 class Evil:
