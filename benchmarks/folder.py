@@ -80,7 +80,7 @@ QUESTION = Question(
     "folder",
     "What does an analysis of a folder of photographs cost?",
     "JPEG files of 500 x 375 pixels, resized and cropped to 224 pixels: `pk.analyze` of the folder, "
-    "beside decoding alone by the same threads and forward passes alone over images in memory. "
+    "compared with decoding alone by the same threads, and with forward passes alone over images in memory. "
     "On a CPU both share the cores, so an analysis cannot be much faster than one after the other; "
     "on a GPU, it should take as long as the larger of both.",
     cases,

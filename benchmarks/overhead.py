@@ -119,8 +119,8 @@ QUESTION = Question(
     "forward pass with its hooks, the check for NaN, and the batch's share of updating the class means. "
     "Hooks that only compute the mean of each map show the unavoidable cost of reading the maps once. "
     "Networks have random weights, and images are in memory, so loading does not hide any cost. All "
-    "activation functions of googlenet are calls of `F.relu`, which must be intercepted. The last row is "
-    "the whole call, including one-time work.",
+    "activation functions of googlenet are calls of `F.relu`, which must be intercepted. The row of a "
+    "whole call includes one-time work.",
     cases,
 )
 

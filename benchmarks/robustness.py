@@ -72,7 +72,7 @@ QUESTION = Question(
     "robustness",
     "What does robustness to corruptions cost?",
     "Accuracy, class selectivity and the change of every layer under every third corruption at five "
-    "severities, beside the forward passes and corruptions that this needs: one pass over clean "
+    "severities, compared with the forward passes and corruptions that it needs: one pass over clean "
     "images and one for each condition, without recording anything.",
     cases,
 )
