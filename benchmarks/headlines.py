@@ -30,7 +30,7 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
         "dimensionality", "resnet18, 224 px, 128 images, whole call", "both metrics",
         "bare forward loop"),
     "a recording of activations": (
-        "recording", "resnet18, 224 px, 64 images, 17 layers, time", "pk.record",
+        "recording", "resnet18, 224 px, 17 layers, 256 images, time", "pk.record",
         "torchvision feature extractor, pooled"),
     "exact gradients of units": (
         "gradients", "resnet18, 32 px, layer3, batch 64", "exact", "captum, a unit at a time"),

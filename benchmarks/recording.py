@@ -34,21 +34,22 @@ LAYERS = ["relu"] + [
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    subject = "resnet18, 224 px, 64 images, 17 layers"
-    yield Case(f"{subject}, time", partial(timed, setting))
-    yield Case(f"{subject}, peak memory", partial(peaks, setting))
+    network = "resnet18, 224 px, 17 layers"
+    yield Case(f"{network}, 64 images, time", partial(timed, 64, setting))
+    yield Case(f"{network}, 256 images, time", partial(timed, 256, setting))
+    yield Case(f"{network}, 64 images, peak memory", partial(peaks, setting))
 
 
-def timed(setting: Setting) -> Iterator[Row]:
-    model, batches = subject(setting.quick, setting.device)
+def timed(images: int, setting: Setting) -> Iterator[Row]:
+    model, batches = subject(setting.quick, setting.device, images)
     runs = ways(model, batches)
     tables = {name: runs[name]() for name in runs if name != BARE}
     apart = max(float((table - tables[OURS]).abs().max()) for table in tables.values())
     times = setting.take_turns({name: always(run) for name, run in runs.items()})
     others = {name: gain(1) for name in runs if name not in (OURS, STORED, BARE, KNOWN)}
     note = (
-        f"all record the same pooled activations, up to {apart:.0e}; `pk.record` finds the layers, and "
-        "torchvision builds its extractor, in each call except where it was built before"
+        f"all record the same pooled activations, up to {apart:.0e}; `pk.record` finds the layers in "
+        "each call, with 10 images, and torchvision builds its extractor except where it was built before"
     )
     yield from versus(times, OURS, {BARE: cost(), **others, KNOWN: gain()}, note)
     yield from versus(times, STORED, {EXTRACTOR: gain(1)})
@@ -67,9 +68,9 @@ def peaks(setting: Setting) -> Iterator[Row]:
             yield Row(OURS, other, "cost", value=found[OURS], ratio=ratio, unit="MiB")
 
 
-def subject(quick: bool, device: str) -> tuple[nn.Module, Batches]:
+def subject(quick: bool, device: str, images: int = 64) -> tuple[nn.Module, Batches]:
     """A network and images, smaller if quick."""
-    images, batch, size = (4, 2, 64) if quick else (64, 16, 224)
+    images, batch, size = (4, 2, 64) if quick else (images, 16, 224)
     batches = random_batches(images, batch, (3, size, size), device)
     return torchvision_resnet18(device), batches
 
