@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 import probekit as pk
+from damaged_files import SMALL
 
 pytestmark = pytest.mark.slow
 
 Start = Callable[..., Any]
 
-DATA = "probekit:resnet20-fashion-mnist fashion-mnist --layers layer3.2.relu2 --limit 60"
+DATA = f"{SMALL} fashion-mnist --limit 60"
 QUICK = 'epochs=2, architecture="resnet8", limit=64, batch_size=16, device="cpu", progress=False'
 IN_ONE_SENTENCE = """
 import sys
@@ -63,9 +64,7 @@ JOBS: dict[str, tuple[dict[str, str], str, int]] = {
 def test_a_full_disk(name: str, start: Start, tmp_path: Path) -> None:
     job, out, size = JOBS[name]
     if name == "report":
-        data = pk.load_data("fashion-mnist", pk.load_model("probekit:resnet20-fashion-mnist"))
-        model = "probekit:resnet20-fashion-mnist"
-        result = pk.analyze(model, data, "layer3.2.relu2", limit=50, progress=False)
+        result = pk.analyze(SMALL, "fashion-mnist", limit=50, progress=False)
         pk.save_result(result, tmp_path / "given.nc")
     before = None
     if out in ("out.nc", "out.html"):
