@@ -15,7 +15,9 @@ import torch
 import xarray as xr
 import zarr
 from torch import Tensor
-from zarr.storage import LocalStore
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.codecs import ZstdCodec
 
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError, foreign_file
@@ -95,18 +97,23 @@ class RecordingStore:
         If the process dies meanwhile, no incomplete store remains that a later call could open.
         """
         with whole(self.path) as draft:
-            frame.to_zarr(draft, mode="w-", zarr_format=3, consolidated=False)
+            checked = {"compressors": ZstdCodec(checksum=True)}  # damaged chunks are not read
+            frame.to_zarr(
+                draft, mode="w-", zarr_format=3, consolidated=False,
+                encoding=dict.fromkeys(map(str, frame.variables), checked),
+            )  # fmt: skip
             group = zarr.open_group(draft, mode="r+")
             shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
             group.create_array(
                 "activation", shape=shape, chunks=chunks, dtype="float32",
                 dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
                 fill_value=np.nan,  # so that a lost chunk is not read as zeros
+                **checked,
             )  # fmt: skip
             for name in ("label", "sample"):
                 group.create_array(
                     name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
-                    dimension_names=["sample"], fill_value=-1,
+                    dimension_names=["sample"], fill_value=-1, **checked,
                 )  # fmt: skip
             group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
             self._note(0, draft)
@@ -172,25 +179,41 @@ class RecordingStore:
         self.complete = True
 
 
-class _OpenedStore(LocalStore):
-    """An opened recording, whose chunks are not read once another recording has replaced it."""
+class _StoredActivations(BackendArray):
+    """The activations of an opened recording, which are read lazily.
 
-    def __init__(self, root: Path, *, read_only: bool = True) -> None:
-        super().__init__(root, read_only=read_only)
+    They are not read if they are damaged, or once another recording has replaced theirs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._opened = self._version()
+        self.array: Any = zarr.open_group(path, mode="r")["activation"]
+        self.shape = self.array.shape
+        self.dtype = self.array.dtype
 
     def _version(self) -> tuple[int, int] | None:
         try:
-            status = (self.root / "zarr.json").stat()
+            status = (self._path / "zarr.json").stat()
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns
 
-    async def get(self, *args: Any, **options: Any) -> Any:
-        found = await super().get(*args, **options)
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        support = indexing.IndexingSupport.OUTER
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> Any:
+        with foreign_file(
+            f"the activations of {str(self._path)!r} cannot be read",
+            OutputError,
+            "; copy all of it again, or record with overwrite=True (--overwrite)",
+        ):
+            found = self.array.oindex[key]
         if self._version() != self._opened:  # a recording is replaced as a whole
             raise OutputError(
-                f"the recording {str(self.root)!r} was replaced or removed after it was opened; open it again"
+                f"the recording {str(self._path)!r} was replaced or removed after it was opened; open it "
+                "again"
             )
         return found
 
@@ -221,15 +244,18 @@ def open_recording(path: str | Path) -> xr.Dataset:
             f"the recording {str(path)!r} is not complete; run the same command again to resume it"
         )
     with foreign_file(f"{str(path)!r} is not a recording", OutputError):
-        chunks: Any = {} if find_spec("dask") else None
-        lazy = xr.open_zarr(_OpenedStore(path), consolidated=False, chunks=chunks)
-        small = lazy.drop_vars("activation").load()
-        _ = lazy["activation"].sizes["sample"], lazy["label"], lazy["layer"], lazy["channel"]
-        array: Any = zarr.open_group(path, mode="r")["activation"]
+        activations = _StoredActivations(path)
+        array = activations.array
+        small = xr.open_zarr(path, consolidated=False, chunks=None).drop_vars("activation").load()
+        lazy = xr.Variable(("sample", "unit"), indexing.LazilyIndexedArray(activations))
+        if find_spec("dask"):
+            lazy = lazy.chunk(dict(zip(lazy.dims, array.chunks, strict=True)))
+        _ = small["label"], small["layer"], small["channel"]
         lost = array.nchunks - array.nchunks_initialized if np.isnan(array.fill_value) else 0
+        recording = with_sample_names(with_variable_text(small).assign(activation=lazy))
     if lost:
         raise OutputError(
             f"the recording {str(path)!r} lacks {lost} of {array.nchunks} files of its activations; copy "
             "all of it again, or record with overwrite=True (--overwrite)"
         )
-    return with_sample_names(with_variable_text(small).assign(activation=lazy["activation"]))
+    return recording

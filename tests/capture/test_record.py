@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -332,3 +332,17 @@ def test_a_recording_without_one_of_its_chunks_is_refused(tmp_path: Path) -> Non
     chunk.unlink()
     with pytest.raises(OutputError, match="lacks 1 of 1 files of its activations"):
         pk.open_recording(store)
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-5], lambda x: x[:-9] + b"?" + x[-8:]])
+@pytest.mark.parametrize("array", ["activation", "label", "layer"])
+def test_a_damaged_chunk_is_refused(
+    damage: Callable[[bytes], bytes], array: str, tmp_path: Path
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.ReLU())
+    images, store = torch.rand(6, 3, 4, 4), tmp_path / "acts.zarr"
+    pk.record(network, (images, torch.arange(6) % 2), "1", store=store, progress=False)
+    (chunk,) = (one for one in (store / array / "c").rglob("*") if one.is_file())
+    chunk.write_bytes(damage(chunk.read_bytes()))
+    with pytest.raises(OutputError, match=r"acts.zarr' (cannot be read|is not a recording)"):
+        pk.open_recording(store).load()
