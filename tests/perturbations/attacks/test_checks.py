@@ -42,6 +42,28 @@ def test_a_valid_model_gives_no_warning() -> None:
     assert check_model_for_attack(Picks().eval(), *pictures()) == ()
 
 
+class Refusing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        raise NotImplementedError("no backward on a CPU")
+
+
+def refusing(logits: Tensor) -> Tensor:
+    if logits.requires_grad:
+        raise NotImplementedError("no backward on a CPU")
+    return logits
+
+
+@pytest.mark.parametrize("after", [refusing, Refusing.apply])
+def test_a_model_that_refuses_gradients_is_reported(after: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ModelError, match="model cannot be differentiated: no backward on a CPU"):
+        check_model_for_attack(Picks(after).eval(), *pictures())
+
+
 def rounded(logits: Tensor) -> Tensor:
     return (logits * 100).round()
 
