@@ -456,6 +456,8 @@ def _convolution(call: OperatorCall) -> Axes:
         return new_axes(Kind.LOST, shape)
     call.tracer.vote(axes)
     read(axes[1])
+    for axis in axes[2:]:
+        newest(axis).root.scanned = True
     rows = axes[0]
     if kind(rows) is Kind.LOST:
         rows = new_axis(Kind.INPUT, shape[0])

@@ -135,7 +135,10 @@ def _units(
         last = max(labels[axis].serial for axis in made)
         made = [axis for axis in made if labels[axis].serial == last]
         read = [axis for axis in made if labels[axis].read]
-        return (read, "weights after") if len(read) == 1 < len(made) else (made, "weights before")
+        if not len(read) == 1 < len(made):
+            return made, "weights before"
+        positions = all(labels[axis].root.scanned for axis in made if axis not in read)
+        return read, "weights after" if positions else "assumed"
     read = [axis for axis in rest if labels[axis].read]
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"

@@ -218,6 +218,31 @@ def test_a_map_made_from_a_vector_has_the_units_of_its_consumer(norm: bool, conv
     torch.testing.assert_close(found, watched(net, "act", x).mean((2, 3)))
 
 
+class Groups(nn.Module):
+    """Two groups of four filters, which are combined before weights read them."""
+
+    def __init__(self, combine: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.combine(self.act(self.conv(x).unflatten(1, (2, 4))))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "combine", [lambda x: x.mean(1), lambda x: x.sum(1), lambda x: x[:, 0] - x[:, 1]]
+)
+def test_units_of_which_weights_read_one_part_are_uncertain(
+    combine: Callable[[Tensor], Tensor],
+) -> None:
+    """They are eight units, or four with two positions each."""
+    with pytest.warns(ProbekitWarning, match="axis of act is not certain"):
+        table = plan(Groups(combine), X)
+    assert table["unit_axis_certain"].tolist() == [False]
+
+
 def _untraceable(x: Tensor) -> Tensor:
     return torch.from_numpy(x.detach().numpy().copy())
 
