@@ -118,16 +118,20 @@ def called_activation(
     return name if judge is None or judge(args, kwargs or {}) else None
 
 
+_EXPORTS = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+
+
 class Interception(TorchFunctionMode):
     """While active and not `paused`, intercepts calls of activation functions as torch functions.
 
     `called` receives the name of the function and its result; unless it returns None, its return value
-    replaces the result.
+    replaces the result. `exported` receives tensors that leave torch, for NumPy.
     """
 
     def __init__(self, called: Called) -> None:
         super().__init__()
         self.paused = False
+        self.exported: Callable[[Tensor], None] | None = None
         self._called = called
 
     def __torch_function__(
@@ -137,6 +141,8 @@ class Interception(TorchFunctionMode):
         result = func(*args, **kwargs) if kwargs else func(*args)
         if self.paused:
             return result
+        if func in _EXPORTS and self.exported is not None:
+            self.exported(args[0])
         name = called_activation(func, args, kwargs)
         changed = None if name is None else self._called(name, result)
         if changed is None:

@@ -2,8 +2,9 @@
 
 A tensor of a model is linear in the output of the last weights or activation function before it until an
 elementwise operation bends it. If weights then read it, an activation function may have been written out
-in arithmetic, such as `x * x` or `1 / (1 + exp(-x))`. A statistic of a tensor, such as the mean square in a
-norm, only scales that tensor, except in a gate, such as the sigmoid of a pooled map.
+in arithmetic, such as `x * x`, `1 / (1 + exp(-x))` or the product of two halves. A statistic of a tensor,
+such as the mean square in a norm, only scales that tensor, except in a gate, such as the sigmoid of a
+pooled map.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from probekit.capture.axis_rules import FOLLOWED, OperatorCall
 
 _LINEAR = {
     "add", "sub", "rsub", "neg", "mul", "div", "addcmul", "addcdiv", "lerp", "where", "masked_fill",
-    "clone", "_to_copy", "copy", "native_dropout", "nan_to_num", "fill", "zero",
+    "clone", "_to_copy", "copy", "native_dropout", "nan_to_num", "fill", "zero", "complex", "_conj",
 }  # fmt: skip
 _FACTORS = {
     "mul": ("self", "other"), "div": ("self", "other"), "lerp": ("end", "weight"),
@@ -51,12 +52,14 @@ class _State:
             operation of a mask is empty until it is applied.
         level: How many times it is a statistic: 1 for a pooled map, 2 for the norm of one.
         gate: Whether it was bent in such a way that what it scales is bent too.
+        active: Whether an activation function or a softmax made it, or a part of it.
     """
 
     root: Any = field(default_factory=object)
     bent: tuple[str, str] | None = None
     level: int = 0
     gate: bool = False
+    active: bool = False
 
 
 class Nonlinearities:
@@ -75,7 +78,13 @@ class Nonlinearities:
 
     def settle(self, tensor: Tensor) -> None:
         """Records that a tensor is the output of a known activation function."""
-        self._states[_storage(tensor)] = _State()
+        self._states[_storage(tensor)] = _State(active=True)
+
+    def leave_torch(self, tensor: Tensor) -> None:
+        """Records that NumPy reads a tensor, whose operations are not followed."""
+        state, caller = self._states.get(_storage(tensor)), self._caller()
+        if state is not None and state.level == 0 and caller is not None:
+            self._report(caller, "with NumPy")
 
     def read(self, tensor: Tensor) -> None:
         """Records that weights, or the caller of the model, read a tensor."""
@@ -136,8 +145,13 @@ class Nonlinearities:
         whole = [one for one in states if one.level == level]
         bents = [one.bent for one in states if one.bent and (one.level == level or one.gate)]
         same = all(one.root == whole[0].root for one in whole)
-        gate = any(one.gate for one in states)
-        return _State(whole[0].root if same else object(), next(iter(bents), None), level, gate)
+        return _State(
+            whole[0].root if same else object(),
+            next(iter(bents), None),
+            level,
+            gate=any(one.gate for one in states),
+            active=any(one.active for one in states),
+        )
 
     def _bent(self, call: OperatorCall, known: Sequence[Tensor]) -> _State | None:
         """The state of the result of an elementwise operation."""
@@ -149,17 +163,23 @@ class Nonlinearities:
             return state
         factors = [call.given[name] for name in _FACTORS.get(operation, ())]
         pair = [self._state(one) for one in factors if any(one is other for other in known)]
-        square = len(pair) == 2 and pair[0].root == pair[1].root
+        product = ""
+        if len(pair) == 2 and pair[0].root == pair[1].root:
+            product = "square"
+        elif len(pair) == 2 and factors[0].shape == factors[1].shape:
+            plain = not any(one.level or one.active for one in pair)
+            product = "product" if plain else ""
         caller = self._caller()
-        if caller is None or (operation in _LINEAR and not square):
+        if caller is None or (operation in _LINEAR and not product):
             return state
-        return replace(state, bent=(caller, "square" if square else ""), gate=gate)
+        return replace(state, bent=(caller, product), gate=gate)
 
     @staticmethod
     def _named(state: _State, operation: str, result: Tensor) -> _State:
         """Names a nonlinear function after an operation; for a mask, it is the one that applies it."""
         assert state.bent is not None
-        if not result.is_floating_point() or operation in ("clone", "_to_copy"):
+        number = result.is_floating_point() or result.is_complex()
+        if not number or operation in ("clone", "_to_copy"):
             return state
         return replace(state, bent=(state.bent[0], operation.strip("_").removesuffix("_impl")))
 
@@ -186,9 +206,16 @@ class Nonlinearities:
             return _State(bent=state.bent or (caller, operation))
         if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
             return state
+        bent = state.bent if pools else None
+        if (
+            "fake_quant" in operation
+            and caller is not None
+            and _cuts_negative(known[0], outputs[0])
+        ):
+            bent = bent or (caller, operation)
         smaller = outputs[0].numel() < known[0].numel()
         level = state.level + 1 if pools or reduces or smaller else 0
-        return _State(bent=state.bent if pools else None, level=level)
+        return _State(bent=bent, level=level, active="softmax" in operation)
 
     @staticmethod
     def _maxout(call: OperatorCall, dims: Sequence[int]) -> bool:
@@ -215,6 +242,10 @@ def _elementwise(call: OperatorCall, outputs: Sequence[Tensor]) -> bool:
     except ValueError:
         return False
     return shape == tuple(outputs[0].shape)
+
+
+def _cuts_negative(before: Tensor, after: Tensor) -> bool:
+    return bool((before < 0).any()) and not bool((after < 0).any())
 
 
 def _storage(tensor: Tensor) -> int:

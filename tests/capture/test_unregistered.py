@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,6 +149,58 @@ def test_activation_functions_written_by_hand_are_named(
     net = Calls(lambda x: function(functional.relu(x) - 0.1))
     with pytest.warns(ProbekitWarning, match=f"may be missing: 'the model' computes {what}"):
         assert plan(net, X).layer.tolist() == ["relu"]
+
+
+def _polar(x: Tensor) -> Tensor:
+    return torch.polar(x, x.flip(1)).real
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (lambda x, rest: x * rest(x), "product"),
+        (lambda x, rest: torch.addcmul(x, rest(x), x), "product"),
+        (lambda x, rest: rest(x)[:, :, 1:] * rest(x)[:, :, :-1], "product"),
+        (lambda x, rest: _polar(rest(x)), "polar"),
+        (lambda x, rest: torch.complex(rest(x), x).abs(), "abs"),
+        (lambda x, rest: torch.from_numpy(np.maximum(rest(x).detach().numpy(), 0)), "with NumPy"),
+        (lambda x, rest: torch.as_tensor(np.tanh(rest(x).detach())), "with NumPy"),
+        (
+            lambda x, rest: torch.fake_quantize_per_tensor_affine(rest(x), 0.01, 0, 0, 255),
+            "fake_quantize_per_tensor_affine",
+        ),
+    ],
+)
+def test_products_numpy_and_quantization_that_bend_are_named(
+    function: Callable[[Tensor, nn.Module], Tensor], what: str
+) -> None:
+    net = Calls(lambda x: function(first(functional.relu(x)), rest))
+    net.first, net.rest = first, rest = nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)
+    with pytest.warns(ProbekitWarning, match=f"may be missing: 'the model' computes {what}"):
+        assert "relu" in plan(net, X).layer.tolist()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, rest: x * rest(x).softmax(1),
+        lambda x, rest: x * rest(x.mean((2, 3), keepdim=True)),
+        lambda x, rest: x.sigmoid() * rest(x),
+        lambda x, rest: functional.relu(x) * rest(functional.relu(x)),
+        lambda x, rest: torch.view_as_real(torch.complex(x, rest(x)) * 2j).sum(-1),
+        lambda x, rest: torch.fft.irfft2(torch.fft.rfft2(x) * 2j, s=x.shape[2:]),
+        lambda x, rest: torch.fake_quantize_per_tensor_affine(rest(x), 0.01, 0, -128, 127),
+        lambda x, rest: x + 0 * float(x.mean().detach().numpy()),
+    ],
+)
+def test_other_products_complex_numbers_and_quantization_are_not_reported(
+    function: Callable[[Tensor, nn.Module], Tensor],
+) -> None:
+    net = Calls(lambda x: function(first(functional.relu(x)), rest))
+    net.first, net.rest = first, rest = nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)
+    with torch.no_grad(), Recorder(net) as recorder:
+        recorder(X)
+    assert "may be missing" not in " ".join(recorder.notes)
 
 
 class _Square(torch.autograd.Function):
