@@ -227,15 +227,22 @@ class Capturing(Phase):
             self._closed += 1
             while self._order and self._closed == _CHECKED:
                 self._order.pop().remove()
-        if not (self._warned or self.settings.stop or torch.compiler.is_compiling()):
+        unfinished = not self.settings.stop or len(held) < len(self.layers)
+        if unfinished and not (self._warned or torch.compiler.is_compiling()):
             self._compare_calls()
         self._done(held)
 
     def _compare_calls(self) -> None:
         """Warns if the number of calls of a module differs from the first forward pass."""
+        modules = dict(self.module.named_modules(remove_duplicate=False))
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
-            if calls != layer.calls:
+            if calls < layer.calls and self._names.get(modules.get(layer.module)) != layer.module:
+                self._warn_once(
+                    f"layer {layer.name!r} is missing, because its module {layer.module!r} was replaced "
+                    "while it was recorded; open a new Recorder after the change"
+                )
+            elif calls != layer.calls:
                 moved = "may be another part of the model than before" if calls else "is missing"
                 what = " in ".join(filter(None, (layer.function, layer.module or "the model")))
                 self._warn_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from probekit.capture.calls import Call, Calls
 from probekit.capture.elementwise import acts_like_activation
 from probekit.capture.functions import Interception, named_functions
-from probekit.capture.layers import FirstPass, Layer, is_activation_function
+from probekit.capture.layers import FirstPass, Layer, is_activation_function, uncompiled
 from probekit.capture.nonlinear import Nonlinearities
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
@@ -44,15 +45,21 @@ class Exploring(Phase):
         self.notes: list[str] = []
         self._ran: set[nn.Module] = set()
         self._functions: set[tuple[str, str]] = set()
+        self._eager = ExitStack()
 
     def _hook(self) -> None:
-        for module in self.module.modules():
-            if module is not self.module:
-                self.before(module, _eager(self._enter))
-                self.after(module, _eager(self._exit))
+        self._hook_parts()
         self.before(self.module, _eager(self._begin))
         self.after(self.module, _eager(self._end))
         self.after(self.module, _eager(self._after), always=True)
+
+    def _hook_parts(self) -> None:
+        """Sets the hooks of all submodules that have none yet, such as those that replaced others."""
+        hooked = {self.module, *self._observed}
+        for module in self.module.modules():
+            if module not in hooked:
+                self.before(module, _eager(self._enter))
+                self.after(module, _eager(self._exit))
 
     def leave(self) -> None:
         super().leave()
@@ -60,12 +67,15 @@ class Exploring(Phase):
         if self._scout is not None:
             self._scout.tracer.stop()
         self._scout = None
+        self.functions.exported = None
+        self._eager.close()
 
     def _begin(self, module: nn.Module, args: object, kwargs: Any) -> None:
         if in_backward():
             return
         self.leave()
         check_weights(self.module)
+        self._hook_parts()
         inputs = self.begin(args, kwargs)
         if self.open:
             self._scout = Scout(
@@ -76,9 +86,10 @@ class Exploring(Phase):
             self._calls.enter(self.module)
             self._ran, self._functions = {self.module}, set()
             if self._selection.default:
-                self._scout.tracer.nonlinearities = Nonlinearities(
-                    self._caller, self._scout.doubt_operation
-                )
+                nonlinearities = Nonlinearities(self._caller, self._scout.doubt_operation)
+                self._scout.tracer.nonlinearities = nonlinearities
+                self.functions.exported = nonlinearities.leave_torch
+            self._eager.enter_context(uncompiled())
             self.functions.start()
             self._scout.tracer.start()
 

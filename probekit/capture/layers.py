@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -183,16 +184,26 @@ def runnable(model: Model) -> Callable[..., Any]:
     return taking_images(unwrap(model)) if isinstance(model, nn.Module) else model
 
 
-def uncompiled() -> AbstractContextManager[None]:
+_EAGER: ContextVar[bool] = ContextVar("eager", default=False)
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
     """Runs compiled models and compiled submodules eagerly.
 
     Compiled code ignores hooks that are set after `torch.compile`. flex_attention compiles itself, and would
-    compile the code that follows the first pass with it.
+    compile the code that follows the first pass with it. Such contexts may end in any order.
     """
-    if sys.modules.keys() & {"torch._dynamo", "torch.nn.attention.flex_attention"}:
-        eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-        return eager
-    return nullcontext()
+    compilers = {"torch._dynamo", "torch.nn.attention.flex_attention"}
+    if _EAGER.get() or not sys.modules.keys() & compilers:
+        yield
+        return
+    _EAGER.set(True)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _EAGER.set(False)
 
 
 _NOT_RECORDED = (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.MultiheadAttention)

@@ -33,19 +33,28 @@ class Net(nn.Module):
         return self.head(self.act(out.transpose(1, 2).reshape(x.shape)).mean(1))
 
 net, x = Net().eval(), torch.rand(6, 5, 8)
-found = pk.record(net, (x, torch.arange(6) % 2), batch_size=4, progress=False)["activation"].values
+if by_recorder:
+    with torch.no_grad(), pk.Recorder(net) as recorder:
+        net(x)
+    found = recorder.activations["act"]
+else:
+    found = pk.record(net, (x, torch.arange(6) % 2), batch_size=4, progress=False)["activation"].values
 with torch.no_grad():
     q, k, v = net.attend(x)
     place = torch.arange(5)
     scores = q @ k.transpose(2, 3) / 2 + 0.1 * (place[:, None] - place)
     out = (scores.softmax(-1) @ v).transpose(1, 2).reshape(x.shape)
-    torch.testing.assert_close(torch.tensor(found), net.act(out).mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.as_tensor(found), net.act(out).mean(1), rtol=1e-4, atol=1e-5)
 """
 
 
 @pytest.mark.slow
-def test_the_first_pass_of_a_process_records_the_values_of_plain_attention() -> None:
+@pytest.mark.parametrize("by_recorder", [False, True])
+def test_the_first_pass_of_a_process_records_the_values_of_plain_attention(
+    by_recorder: bool,
+) -> None:
+    code = f"by_recorder = {by_recorder}\n{CODE}"
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-500:]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fragile_network import Fragile, X, assert_same, snapshot
 from probekit.capture.recorder import Recorder
-from probekit.errors import LayerError, ModelError, OptionError, ProbekitError
+from probekit.errors import LayerError, ModelError, OptionError, ProbekitError, ProbekitWarning
 from probekit.models.image_model import ImageModel
 
 
@@ -41,6 +41,31 @@ def test_the_activation_function_after_a_classifier_of_maps_is_excluded() -> Non
     with Recorder(net) as recorder:
         net(X)
     assert list(recorder.activations) == ["1"]
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("layers", [None, ["1", "3"]])
+def test_a_layer_whose_module_is_replaced_is_reported(stop: bool, layers: list[str] | None) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    x = torch.rand(4, 3)
+    with Recorder(net, layers, stop=stop) as recorder:
+        recorder(x)
+        net[3] = nn.Identity()
+        with pytest.warns(ProbekitWarning, match="'3' is missing, because its module '3' was repl"):
+            recorder(x)
+    assert list(recorder.activations) == ["1"]
+
+
+@pytest.mark.parametrize("layers", [None, ["1", "3"]])
+def test_a_module_replaced_before_the_first_pass_is_recorded(layers: list[str] | None) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    x = torch.rand(4, 3)
+    with torch.no_grad(), Recorder(net, layers) as recorder:
+        net[3] = nn.GELU()
+        net(x)
+    assert list(recorder.activations) == ["1", "3"]
+    torch.testing.assert_close(recorder.activations["3"], net[:4](x).detach())
+    assert not any(module._forward_hooks for module in net.modules())
 
 
 def test_the_last_activation_function_of_a_headless_model_is_included() -> None:
