@@ -237,7 +237,9 @@ class Capturing(Phase):
         modules = dict(self.module.named_modules(remove_duplicate=False))
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
-            if calls < layer.calls and self._names.get(modules.get(layer.module)) != layer.module:
+            module = modules.get(layer.module)
+            replaced = module is None or self._names.get(module) != layer.module
+            if replaced and calls < layer.calls:
                 self._warn_once(
                     f"layer {layer.name!r} is missing, because its module {layer.module!r} was replaced "
                     "while it was recorded; open a new Recorder after the change"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -175,7 +176,10 @@ def _found(
         result = recorder(images)
         found = recorder.layers
         first = recorder.activations
-        mixed = {name for order in orders for name in _mixed(recorder, images, first, order)}
+        mixed = {name for order in orders for name in _mixed(recorder, images[order], first, order)}
+        if len(images) > 1:
+            for place in (0, 1):
+                mixed |= _mixed_by_company(recorder, images, first, place)
     found = [
         replace(layer, certain=True) if _follows_images(layer, first) else layer for layer in found
     ]
@@ -215,24 +219,27 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-_ORDERS = ([1, 0, 1, 1], [0, 0], [1, 1])
-"""Two images in another order and in other company, and each without the other."""
+_ORDERS = ([1, 0, 1, 1],)
+"""Two images in another order and in other company."""
 
 
 def _mixed(
     recorder: Recorder,
-    images: Tensor | KeywordInputs,
+    batch: Tensor | KeywordInputs,
     before: dict[str, Tensor],
-    order: list[int],
+    order: Sequence[int],
 ) -> list[str]:
-    """The layers whose values depend on the order and the other samples of the batch."""
+    """The layers whose values depend on the order and the other samples of the batch.
+
+    The first samples of the batch are those that were at the places in `order` before.
+    """
     try:
-        recorder(images[order])
+        recorder(batch)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(
-            f"the model runs on {len(images)} samples and then fails on {len(order)} "
+            f"the model runs on {len(next(iter(before.values())))} samples and then fails on {len(batch)} "
             f"({first_line(error)}): it keeps tensors from one forward pass to the next, or accepts only "
             "some numbers of samples; reset its state in forward, or wrap it"
         ) from error
@@ -242,11 +249,11 @@ def _mixed(
             raise LayerError(
                 f"layer {layer.name!r} was reached in one forward pass but not in another; exclude it"
             )
-        one, other = before[layer.name][order], recorder.activations[layer.name]
+        one, other = before[layer.name][order], recorder.activations[layer.name][: len(order)]
         close = 1e-2 * float(one.abs().nan_to_num(0, 0).max()) if one.numel() else 0
         if torch.allclose(one, other, rtol=0, atol=close, equal_nan=True):
             continue
-        if layer.windows > 1 or not layer.certain:
+        if len(order) > 1 and (layer.windows > 1 or not layer.certain):
             raise LayerError(
                 f"layer {layer.name!r} has {layer.windows * len(order)} rows for {len(order)} "
                 "samples, which change with the order of the samples, so its activations cannot be "
@@ -254,6 +261,21 @@ def _mixed(
             )
         mixed.append(layer.name)
     return mixed
+
+
+def _mixed_by_company(
+    recorder: Recorder, images: Tensor | KeywordInputs, before: dict[str, Tensor], place: int
+) -> set[str]:
+    """The layers in which an image has other values beside ten times the other one, or beside itself.
+
+    The larger range reveals scales that are taken from the whole batch, as in dynamic quantization.
+    """
+    with suppress(Exception):  # models that refuse images of another range
+        if isinstance(images, Tensor) and images.is_floating_point():
+            company = (10 - 20 * place) * images[[1 - place]]
+            batch = torch.cat([images[[place]], company])
+            return set(_mixed(recorder, batch, before, [place]))
+    return set(_mixed(recorder, images[[place, place]], before, [place]))
 
 
 def _follows_images(layer: Layer, values: dict[str, Tensor]) -> bool:

@@ -27,6 +27,7 @@ from probekit.results.labels import with_sample_names, with_variable_text
 
 _BLOCK_BYTES = 32 * 2**20
 _PROGRESS = "recording-in-progress.json"
+_COMPRESSOR = ZstdCodec(checksum=True)  # so that damaged chunks are not read
 
 
 class RecordingStore:
@@ -97,10 +98,10 @@ class RecordingStore:
         If the process dies meanwhile, no incomplete store remains that a later call could open.
         """
         with whole(self.path) as draft:
-            checked = {"compressors": ZstdCodec(checksum=True)}  # damaged chunks are not read
+            codec = {"compressors": _COMPRESSOR}
             frame.to_zarr(
                 draft, mode="w-", zarr_format=3, consolidated=False,
-                encoding=dict.fromkeys(map(str, frame.variables), checked),
+                encoding=dict.fromkeys(map(str, frame.variables), codec),
             )  # fmt: skip
             group = zarr.open_group(draft, mode="r+")
             shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
@@ -108,12 +109,12 @@ class RecordingStore:
                 "activation", shape=shape, chunks=chunks, dtype="float32",
                 dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
                 fill_value=np.nan,  # so that a lost chunk is not read as zeros
-                **checked,
+                compressors=_COMPRESSOR,
             )  # fmt: skip
             for name in ("label", "sample"):
                 group.create_array(
                     name, shape=shape[:1], chunks=chunks[:1], dtype="int64",
-                    dimension_names=["sample"], fill_value=-1, **checked,
+                    dimension_names=["sample"], fill_value=-1, compressors=_COMPRESSOR,
                 )  # fmt: skip
             group.attrs["identity"] = json.dumps(self._identity, sort_keys=True)
             self._note(0, draft)
@@ -188,7 +189,8 @@ class _StoredActivations(BackendArray):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._opened = self._version()
-        self.array: Any = zarr.open_group(path, mode="r")["activation"]
+        group: Any = zarr.open_group(path, mode="r")
+        self.array = group["activation"]
         self.shape = self.array.shape
         self.dtype = self.array.dtype
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -193,6 +194,51 @@ def test_values_that_depend_on_other_samples_warn(middle: nn.Module, mixes: bool
     assert any("depend on the other samples" in sentence for sentence in said) == mixes
     assert any("act depend" in sentence for sentence in table.attrs["notes"]) == mixes
     assert ("act depend" in result.attrs["notes"]) == mixes
+
+
+def _stretched(x: Tensor) -> Tensor:
+    return x / x.amax()
+
+
+def _limited(x: Tensor) -> Tensor:
+    if x.amax() > 1:
+        raise ArithmeticError("images must not exceed 1")
+    return x
+
+
+@pytest.mark.parametrize(("first", "mixes"), [(_stretched, True), (_limited, False)])
+def test_a_scale_of_the_batch_is_noticed_where_two_images_have_the_same(
+    first: Callable[[Tensor], Tensor], mixes: bool
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    net(X)
+    images = X.clamp(0, 1)
+    images[:2, :, 0, 0] = 1
+    images[2:] /= 4
+    model = Before(first, net)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = [pk.record(model, (images, Y), batch_size=n, progress=False) for n in (1, 4)]
+    values = [one["activation"].values for one in found]
+    assert np.allclose(*values, atol=1e-5) != mixes
+    assert any("depend on the other samples" in str(one.message) for one in caught) == mixes
+
+
+class Before(nn.Module):
+    def __init__(self, first: Callable[[Tensor], Tensor], net: nn.Module) -> None:
+        super().__init__()
+        self.first, self.net = first, net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.first(x))
+
+
+def test_dynamic_quantization_warns() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    small = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    with pytest.warns(ProbekitWarning, match="values of 2 depend on the other samples"):
+        plan(small, torch.rand(2, 3, 6, 6))
 
 
 def test_an_empty_batch_is_an_error_first_and_has_no_rows_later() -> None:

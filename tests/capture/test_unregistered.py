@@ -164,7 +164,7 @@ def _polar(x: Tensor) -> Tensor:
         (lambda x, rest: _polar(rest(x)), "polar"),
         (lambda x, rest: torch.complex(rest(x), x).abs(), "abs"),
         (lambda x, rest: torch.from_numpy(np.maximum(rest(x).detach().numpy(), 0)), "with NumPy"),
-        (lambda x, rest: torch.as_tensor(np.tanh(rest(x).detach())), "with NumPy"),
+        (lambda x, rest: torch.as_tensor(np.tanh(np.asarray(rest(x).detach()))), "with NumPy"),
         (
             lambda x, rest: torch.fake_quantize_per_tensor_affine(rest(x), 0.01, 0, 0, 255),
             "fake_quantize_per_tensor_affine",
