@@ -230,6 +230,10 @@ def _assemble(
     units, layers, root = tables
     found = passed.layers
     columns = {
+        "type": (
+            strings([layer.type for layer in found]),
+            "class of the module, or name of the function",
+        ),
         "unit_axis": ([layer.unit_axis for layer in found], "axis of the units in the output"),
         "unit_axis_certain": (
             [layer.certain for layer in found],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from rich import markup
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -59,13 +59,23 @@ def bar(share: float, width: int = 10) -> str:
 
 
 def print_table(columns: Sequence[Column], to: Console, *, title: str | None = None) -> None:
-    """Prints columns; bars need a wide enough terminal unless `always` is set.
+    """Prints columns; those for which a narrow terminal has no room follow in further tables.
 
-    Piped output may be read by other programs and has no such bars.
+    Bars need a wide enough terminal unless `always` is set. Piped output may be read by other programs and
+    has no such bars.
     """
-    table = _table(columns, title, to.is_terminal)
-    needed = Measurement.get(to, to.options.update(max_width=10_000), table).maximum
-    to.print(_table(columns, title, False) if needed > to.width else table)
+    count = len(columns)
+    while count > 2 and not _fits(_table(columns[:count], title, False), to):
+        count -= 1
+    table = _table(columns[:count], title, to.is_terminal)
+    to.print(table if _fits(table, to) else _table(columns[:count], title, False))
+    if count < len(columns):
+        to.print()
+        print_table([columns[0], *columns[count:]], to)
+
+
+def _fits(table: Table, to: Console) -> bool:
+    return Measurement.get(to, to.options.update(max_width=10_000), table).maximum <= to.width
 
 
 def _table(columns: Sequence[Column], title: str | None, all_bars: bool) -> Table:
@@ -73,7 +83,8 @@ def _table(columns: Sequence[Column], title: str | None, all_bars: bool) -> Tabl
     cells: list[list[str]] = []
     for column in columns:
         text = all(isinstance(value, str) for value in column.values)
-        table.add_column(escape(column.heading), justify="left" if text else "right", no_wrap=True)
+        side: JustifyMethod = "left" if text else "right"
+        table.add_column(escape(column.heading), justify=side, no_wrap=not text, overflow="fold")
         cells.append(["" if value is None else _cell(value) for value in column.values])
         if column.full is not None and (all_bars or column.always):
             table.add_column("", no_wrap=True, style="cyan")
@@ -140,11 +151,17 @@ def _print_network(result: xr.DataTree, layers: Sequence[str], to: Console) -> N
 
 
 def _over(layers: xr.Dataset, name: str) -> str:
-    """The number of layers that a mean over layers includes; a merged result may lack some."""
+    """The number of layers that a mean over layers includes, and their types if they differ.
+
+    A merged result may lack some layers.
+    """
     if not name.endswith("_mean"):
         return ""
-    count = int(layers[name].notnull().sum()) if name in layers else layers.sizes["layer"]
-    return f" over {count} layer{'s' * (count != 1)}"
+    measured = layers.sel(layer=layers[name].notnull()) if name in layers else layers
+    count = measured.sizes["layer"]
+    types = Counter(measured["type"].values.tolist() if "type" in layers else ())
+    listed = ", ".join(f"{number} {plain(kind)}" for kind, number in types.items())
+    return f" over {count} layer{'s' * (count != 1)}" + (f" ({listed})" if len(types) > 1 else "")
 
 
 def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:

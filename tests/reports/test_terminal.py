@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import probekit as pk
 from probekit.cli.app import app
 from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.gradient_variability import GradientVariability
@@ -123,11 +125,23 @@ def test_bars_are_to_scale() -> None:
     assert [line.count("█") for line in text.splitlines()[1:4]] == [8, 4, 0]
 
 
-@pytest.mark.parametrize("width", [40, 66])
-def test_a_narrow_terminal_shows_numbers_instead_of_bars(width: int) -> None:
-    text = printed(print_plan, PLAN, terminal=True, width=width)
-    assert lines_with_bars(text) == 0
-    assert max(map(len, text.splitlines()[:3])) <= width
+def test_a_narrow_terminal_shows_numbers_instead_of_bars() -> None:
+    plain = printed(print_plan, PLAN, terminal=False)
+    width = max(map(len, plain.splitlines()))
+    assert printed(print_plan, PLAN, terminal=True, width=width + 5) == plain
+    assert lines_with_bars(printed(print_plan, PLAN, terminal=True, width=width + 12)) == 2
+
+
+@pytest.mark.parametrize("width", [80, 60, 40, 20])
+def test_a_narrow_terminal_shows_all_numbers_whole(width: int) -> None:
+    numbers = {f"column {count}": 1111.1 * count for count in range(1, 10)}
+    text = printed(
+        print_rows, [{"layer": "blocks.11.mlp.act", **numbers}], terminal=True, width=width
+    )
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(text.count(f"{value:,.1f}") for value in numbers.values()) == 9
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 def test_markup_in_names_is_not_interpreted() -> None:
@@ -225,6 +239,18 @@ def test_layers_that_contain_others_are_named() -> None:
     tree = xr.DataTree.from_dict({"/": root, "layers": layers, "units": xr.Dataset()})
     piped = printed(print_result, tree, terminal=False)
     assert "note: 1 of the layers contain others (layer3)" in piped
+
+
+def test_a_mean_over_layers_of_several_types_names_them() -> None:
+    model = "probekit:resnet20-fashion-mnist"
+    for layers, said in (
+        ("layer3.2.*", "6 layers (2 Conv2d, 2 BatchNorm2d, 2 ReLU)"),
+        ("layer3.*.relu2", "3 layers, accuracy"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pk.ProbekitWarning)  # that 20 images are few
+            result = pk.analyze(model, "fashion-mnist", layers, limit=20, progress=False)
+        assert f"over {said}" in printed(print_result, result, terminal=False, width=200)
 
 
 def test_an_interval_that_leaves_out_its_mean_is_explained(
