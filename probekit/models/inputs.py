@@ -184,7 +184,10 @@ def explained_failure(images: object) -> Iterator[None]:
         yield
     except FAILURES as error:
         if not isinstance(images, Tensor):
-            raise DataError(f"the model fails on {images!r}: {first_line(error)}") from error
+            advice = f"; name the inputs as its arguments; {_MAPPING}" if _misnamed(error) else ""
+            raise DataError(
+                f"the model fails on {images!r}: {first_line(error)}{advice}"
+            ) from error
         if images.dtype in (torch.uint8, torch.bool):
             raise DataError(
                 f"the images are {images.dtype}, which the model does not accept; use floats as it was "
@@ -197,12 +200,19 @@ def explained_failure(images: object) -> Iterator[None]:
         ) from error
 
 
+_MAPPING = "a model that takes a mapping must be annotated so, as in forward(self, batch: dict)"
+
+
+def _misnamed(error: BaseException) -> bool:
+    return isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+
+
 def _advice(shape: tuple[int, ...], lookup: bool) -> str:
     """What to do about images that the model does not accept."""
     if lookup:
         return (
-            "give images of the shape that it takes; a model that takes a mapping must be annotated so, "
-            f"as in forward(self, batch: dict), and find its images under one of {', '.join(IMAGE_KEYS)}"
+            f"give images of the shape that it takes; {_MAPPING}, and find its images under one of "
+            f"{', '.join(IMAGE_KEYS)}"
         )
     wrapped = "or wrap the model in an ImageModel, which does so"
     if len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):

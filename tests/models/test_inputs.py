@@ -242,5 +242,7 @@ def test_an_image_under_another_name_is_refused_in_one_sentence() -> None:
         def forward(self, batch):  # type: ignore[no-untyped-def]
             return functional.relu(batch["image"])
 
-    with pytest.raises(DataError, match=r"annotated so, as in forward\(self, batch: dict\)"):
-        analyze(Unannotated(), (IMAGES, LABELS), progress=False)
+    named = [({"image": IMAGES}, LABELS)]
+    for data in ((IMAGES, LABELS), named):
+        with pytest.raises(DataError, match=r"annotated so, as in forward\(self, batch: dict\)"):
+            analyze(Unannotated(), data, progress=False)
