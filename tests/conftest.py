@@ -47,6 +47,17 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def built_once() -> None:
+    """Builds the command line once and reads the bundled images once, as hundreds of tests do."""
+    import typer.testing
+
+    from probekit.data import datasets
+
+    typer.testing._get_command = functools.cache(typer.testing._get_command)
+    datasets.read_idx = functools.cache(datasets.read_idx)
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """Three nonlinearities on 8 px gray images, in train mode."""
