@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Run:
 def read_run(folder: str | Path) -> Run | None:
     """Reads the finished run in a folder; None if there is no run or it has not ended."""
     card = Path(folder, CARD)
-    if not card.is_file():
+    if not os.path.isfile(card):
         return None
     facts = read_card(folder)
     with foreign_file(f"{str(card)!r} is not the card of a training run", OutputError):
