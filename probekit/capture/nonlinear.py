@@ -33,7 +33,7 @@ _MOVES = {
     "native_channel_shuffle", "index_put", "_index_put_impl", "masked_scatter", "as_strided", "scatter",
 }  # fmt: skip
 _MASKS_MISSING = {"eq", "ne", "isnan", "isinf"}
-_MIXES = ("norm", "pool", "pad", "upsample", "sample", "quant", "linalg", "shuffle")
+_MIXES = ("norm", "pool", "pad", "upsample", "sample", "quant", "_fq_", "linalg", "shuffle")
 _CHOOSES = {"index", "_unsafe_index", "index_select", "gather"}
 _MAXIMA = {"max", "amax", "min", "amin"}
 _POOLS = {"mean", "sum", *_MAXIMA}

@@ -203,6 +203,21 @@ def test_other_products_complex_numbers_and_quantization_are_not_reported(
     assert "may be missing" not in " ".join(recorder.notes)
 
 
+def _observed(x: Tensor) -> Tensor:
+    number, whole = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    return torch.fused_moving_avg_obs_fake_quant(
+        x, whole, whole + 1, -number, number, number / 64, whole.int(), 0.01, -128, 127, 0
+    )
+
+
+def test_quantization_that_observes_ranges_is_not_reported() -> None:
+    net = Calls(lambda x: rest(_observed(first(functional.relu(x)))))
+    net.first, net.rest = first, rest = nn.Conv2d(5, 5, 1), nn.Conv2d(5, 5, 1)
+    with torch.no_grad(), Recorder(net) as recorder:
+        recorder(X)
+    assert "may be missing" not in " ".join(recorder.notes)
+
+
 class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
