@@ -9,6 +9,7 @@ pooled map.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +40,7 @@ _MAXIMA = {"max", "amax", "min", "amin"}
 _POOLS = {"mean", "sum", *_MAXIMA}
 _ORDERS = {"sort", "topk", "cummax", "cummin"}
 _CONTROL = {"cond", "while_loop", "scan", "associative_scan", "map_impl"}
+_FUSED = re.compile(r"_(relu|tanh)(_dynamic)?$")  # such as quantized::conv2d_relu
 _GATES = {"exp", "expm1", "erf", "atan", "sin", "cos"}
 
 
@@ -106,7 +108,9 @@ class Nonlinearities:
         if call.depends is False or views or nested:
             return
         known = [one for one in call.tensors if _storage(one) in self._states]
-        operation = call.operation
+        operation, caller = call.operation, self._caller()
+        if _FUSED.search(operation) and operation != "leaky_relu" and caller is not None:
+            self._report(caller, operation)
         state: _State | None
         if operation in _MASKS_MISSING:
             state = None

@@ -218,6 +218,24 @@ def test_quantization_that_observes_ranges_is_not_reported() -> None:
     assert "may be missing" not in " ".join(recorder.notes)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_an_activation_function_fused_into_a_quantized_layer_is_named() -> None:
+    quantization = torch.ao.quantization
+    net = nn.Sequential(
+        quantization.QuantStub(), nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3),
+        quantization.DeQuantStub(), nn.GELU(), nn.AdaptiveAvgPool2d(1),
+    ).eval()  # fmt: skip
+    net = quantization.fuse_modules(net, [["1", "2"]])
+    net.qconfig = quantization.default_qconfig
+    net = quantization.prepare(net)
+    net(X)
+    with torch.no_grad(), Recorder(quantization.convert(net)) as recorder:
+        recorder(X)
+    assert list(recorder.activations) == ["5"]
+    (note,) = recorder.notes
+    assert note.startswith("layers may be missing: '1' computes conv2d_relu by itself; name it")
+
+
 class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
