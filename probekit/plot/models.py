@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from probekit.errors import DataError, OptionError
 from probekit.plot.canvas import canvas, from_zero
@@ -80,7 +81,8 @@ def model_scatter(
 
     Args:
         survey: The output of `survey`.
-        x: Name of a variable (model); the axis is logarithmic for `parameters`.
+        x: Name of a variable (model); the axis is logarithmic for `parameters` that differ by
+            more than a factor of 5.
         y: Name of another variable (model).
         ax: Axes to draw on; None creates a figure.
 
@@ -104,10 +106,14 @@ def model_scatter(
     across, up = across[known], up[known]
     with canvas(ax, _width(_names(across)), 2.6) as ax:
         ax.scatter(across, up, s=18, c=colors, lw=0)
-        if x == "parameters":
+        if x == "parameters" and across.max() > 5 * across.min():
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.minorticks_off()
         else:
             ax.locator_params(axis="x", nbins=4)
+        if x == "parameters":
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.set_xlabel(axis_label(across))
         ax.set_ylabel(axis_label(up))
         if int(known.sum()) > 3:

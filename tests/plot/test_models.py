@@ -64,6 +64,26 @@ def test_a_scatter_shows_known_models_with_their_rank_correlation() -> None:
     assert plot.model_scatter(table, "parameters").get_xscale() == "log"
 
 
+@pytest.mark.parametrize(
+    ("counts", "scale", "labels"),
+    [
+        ([1.6e6, 2.0e6, 5.4e6, 1.0e7], "log", {"2M", "5M", "10M"}),
+        ([2e6, 2.5e6, 3e6, 3.5e6], "linear", {"2M", "2.5M", "3M", "3.5M"}),
+    ],
+)
+def test_numbers_of_parameters_have_short_labels(
+    counts: list[float], scale: str, labels: set[str]
+) -> None:
+    table = survey(5, parameters=("model", [1e6, *counts]))  # the first model has no accuracy
+    ax = plot.model_scatter(table, "parameters", "accuracy")
+    assert ax.get_xscale() == scale
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in ax.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert {tick.label1.get_text() for tick in ticks} == labels
+    assert not [place for place in ax.xaxis.get_minorticklocs() if low <= place <= high]
+
+
 def test_many_models_are_colored_by_accuracy_without_names() -> None:
     table = survey(14)
     ax = plot.model_scatter(table)
