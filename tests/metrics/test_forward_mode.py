@@ -97,7 +97,7 @@ class Applied(nn.Module):
         return self.function.apply(x)
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Any] = {
     "deform_conv2d": Deformed,
     "roi_align": lambda: Regions(torchvision.ops.roi_align),
     "roi_pool": lambda: Regions(torchvision.ops.roi_pool),
@@ -105,6 +105,8 @@ OPERATIONS = {
     "no jvp": lambda: Applied(NoForwardMode),
     "zero jvp": lambda: Applied(ZeroForward),
 }
+if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15):  # it has a forward mode since then
+    del OPERATIONS["grid_sample"]
 
 
 class Net(nn.Module):
