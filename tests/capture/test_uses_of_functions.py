@@ -61,7 +61,9 @@ def test_analyze_treats_functions_like_modules(twins: tuple[nn.Module, nn.Module
     metrics = ["selectivity", "dimensionality", GradientVariability(method="exact")]
     results = [analyze(net, DATA, metrics=metrics, progress=False) for net in twins]
     for group in ("units", "layers"):
-        xr.testing.assert_allclose(*(one[group].to_dataset() for one in results))
+        xr.testing.assert_allclose(
+            *(one[group].to_dataset().drop_vars("type", errors="ignore") for one in results)
+        )
     probes = [
         analyze(net, DATA, metrics=[GradientVariability(method="probes", probes=4)], progress=False)
         for net in twins
