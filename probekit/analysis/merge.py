@@ -24,7 +24,9 @@ _KEYS = {"unit": ("layer", "channel"), "layer": ("layer",)}
 
 
 @keep_notes
-def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
+def merge_results(
+    *results: xr.DataTree | str | Path | Sequence[xr.DataTree | str | Path],
+) -> xr.DataTree:
     """Merges results of one model with different metrics or layers, or from `robustness`.
 
     The merged result contains the units and layers of all results. If a result did not measure a unit
@@ -35,7 +37,8 @@ def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
     omitted.
 
     Args:
-        *results: At least two results, or their files; the provenance of the first is extended.
+        *results: At least two results or their files, or one list of them; the provenance of the first
+            is extended.
 
     Returns:
         One result. The provenance has the metrics of all results and, under `merged`, the provenance of
@@ -60,9 +63,12 @@ def merge_results(*results: xr.DataTree | str | Path) -> xr.DataTree:
         >>> merged["layer"].values.tolist(), merged["participation_ratio"].isnull().values.tolist()
         (['layer3.1.relu2', 'layer3.2.relu2'], [True, False])
     """
-    if len(results) < 2:
-        raise OptionError(f"merging needs at least two results, not {len(results)}")
-    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in results]
+    given: Any = (
+        results[0] if len(results) == 1 and isinstance(results[0], list | tuple) else results
+    )
+    if len(given) < 2:
+        raise OptionError(f"merging needs at least two results, not {len(given)}")
+    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in given]
     merged = trees[0]
     for other in trees[1:]:
         if differing := option_differences(merged, other):

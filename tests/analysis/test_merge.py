@@ -98,7 +98,9 @@ def test_merged_files_are_saved_and_reopened(network: nn.Module, data: Any, tmp_
 
 def test_three_results_are_merged_and_fewer_than_two_refused(network: nn.Module, data: Any) -> None:
     one = [analyze(network, data, [layer]) for layer in ("1.1", "2.1", "3.1")]
-    assert pk.merge_results(*one)["layers"]["layer"].values.tolist() == ["1.1", "2.1", "3.1"]
+    merged = pk.merge_results(*one)
+    assert merged["layers"]["layer"].values.tolist() == ["1.1", "2.1", "3.1"]
+    xr.testing.assert_equal(pk.merge_results(one), merged)
     with pytest.raises(OptionError, match="at least two"):
         pk.merge_results(one[0])
 
