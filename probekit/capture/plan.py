@@ -146,13 +146,13 @@ def _scout(
     sample at a time.
     """
     try:
-        return _found(model, _several(images), _ORDERS, layers, tokens, output)
+        return _found(model, _several(images), layers, tokens, output)
     except (*FAILURES, LayerError) as error:
         several = len(images) > 1 and isinstance(error, LayerError)
         if isinstance(error, torch.OutOfMemoryError) or several:
             raise
         try:
-            alone = _found(model, images[:1], [[0]], layers, tokens, output)
+            alone = _found(model, images[:1], layers, tokens, output)
         except (*FAILURES, LayerError):
             raise error from None
         if len(images) == 1:
@@ -166,7 +166,6 @@ def _scout(
 def _found(
     model: Model,
     images: Tensor | KeywordInputs,
-    orders: Sequence[list[int]],
     layers: Layers,
     tokens: Tokens,
     output: int | str | None,
@@ -176,7 +175,8 @@ def _found(
         result = recorder(images)
         found = recorder.layers
         first = recorder.activations
-        mixed = {name for order in orders for name in _mixed(recorder, images[order], first, order)}
+        order = _OTHER_ORDER if len(images) > 1 else [0]
+        mixed = set(_mixed(recorder, images[order], first, order))
         if len(images) > 1:
             for place in (0, 1):
                 mixed |= _mixed_by_company(recorder, images, first, place)
@@ -219,7 +219,7 @@ def _compared(layer: Layer, other: Layer | None) -> Layer:
     )
 
 
-_ORDERS = ([1, 0, 1, 1],)
+_OTHER_ORDER = [1, 0, 1, 1]
 """Two images in another order and in other company."""
 
 

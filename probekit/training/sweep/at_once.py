@@ -9,9 +9,9 @@ from importlib.util import find_spec
 import torch
 from torch.nn import functional
 
+from probekit.data.datasets import load_data
 from probekit.models.architectures import ARCHITECTURES
 from probekit.runtime.machine import Machine
-from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Recipe
 
 _WORTH_STARTING = 120.0
@@ -31,7 +31,9 @@ def runs_at_once(
         return 1
     recipe = recipe.on(machine.device)
     alone = _seconds(recipe, 1, threads)
-    images = recipe.limit or len(load_run_data(recipe, 0, root, workers).train)
+    images = recipe.limit or (
+        len(load_data(recipe.data, root=root, split="train", workers=workers)) - recipe.validation
+    )
     batches = images / min(recipe.batch_size, _LARGEST_BATCH)
     if alone * batches * recipe.epochs * runs < _WORTH_STARTING:
         return 1
