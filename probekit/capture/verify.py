@@ -1,7 +1,7 @@
 """Verifies recorded activations against an independent pass that shares no code with the recorder.
 
-The independent pass clones outputs in plain hooks and intercepts functions itself. It computes means
-in float64.
+The independent pass reads outputs in plain hooks and intercepts functions itself. It computes means in
+float64.
 """
 
 from __future__ import annotations
@@ -49,19 +49,17 @@ def verify_layers(
     columns `values`, `axis` and `complete` of `plan`; and its attributes.
     """
     batches = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
-    outputs = [_observe(model, batch, output) for batch in batches]
+    observed = [_observe(model, batch, layers, tokens, output) for batch in batches]
     recorded = [_recorded(model, batch, layers, tokens, output) for batch in batches]
     other = layers_at_larger_size(model, images[:2], choice, tokens, output)
     sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
-    few_outputs, all_outputs = outputs
-    calls = Counter(key[:2] for key in all_outputs)
+    (few_shapes, _), (many_shapes, _) = observed
+    calls = Counter(key[:2] for key in many_shapes)
     report = []
     for layer in layers:
         errors = [
-            _distance(
-                tables.get(layer.name), _pooled(layer, clones.get(_key(layer)), len(batch), tokens)
-            )
-            for batch, clones, tables in zip(batches, outputs, recorded, strict=True)
+            _distance(tables.get(layer.name), means.get(layer.name))
+            for (_, means), tables in zip(observed, recorded, strict=True)
         ]
         few, many = (tables.get(layer.name) for tables in recorded)
         if few is not None and many is not None:
@@ -76,10 +74,8 @@ def verify_layers(
     modules = dict(unwrap(as_module(model)).named_modules())
     per_sample = [  # weights and tables do not grow with the number of samples
         key
-        for key, many in all_outputs.items()
-        if many is not None
-        and (few := few_outputs.get(key)) is not None
-        and few.shape != many.shape
+        for key, many in many_shapes.items()
+        if many is not None and (few := few_shapes.get(key)) is not None and few != many
     ]
     missing, classifier = _missing(per_sample, layers, modules) if choice is None else ([], "")
     return report, {
@@ -131,18 +127,25 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
     return False
 
 
-def _observe(model: Model, images: Tensor, output: int | str | None) -> dict[_Key, Any]:
-    """Clones of the outputs of every call of every module and activation function."""
+def _observe(
+    model: Model, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
+) -> tuple[dict[_Key, torch.Size | None], dict[str, Tensor]]:
+    """The shapes of the outputs of all calls of modules and activation functions, and the layers' means."""
     module = unwrap(as_module(model))
     names = {child: name for name, child in module.named_modules()}
-    outputs: dict[_Key, Any] = {}
+    sites = {_key(layer): layer for layer in layers}
+    shapes: dict[_Key, torch.Size | None] = {}
+    means: dict[str, Tensor] = {}
     calls: Counter[tuple[str, str]] = Counter()
     running = [module]
 
     def keep(name: str, function: str, result: object) -> None:
         tensor = tensor_of(result, output)
-        outputs[name, function, calls[name, function]] = None if tensor is None else tensor.clone()
+        key = name, function, calls[name, function]
         calls[name, function] += 1
+        shapes[key] = None if tensor is None else tensor.shape
+        if tensor is not None and (layer := sites.get(key)):
+            means[layer.name] = _pooled(layer, tensor, len(images), tokens)
 
     def before(child: nn.Module, args: object) -> None:
         running.append(child)
@@ -160,7 +163,7 @@ def _observe(model: Model, images: Tensor, output: int | str | None) -> dict[_Ke
             stack.callback(child.register_forward_pre_hook(before).remove)
             stack.callback(child.register_forward_hook(after).remove)
         runnable(model)(images)
-    return outputs
+    return shapes, means
 
 
 def layers_at_larger_size(
@@ -197,10 +200,8 @@ def _recorded(
     return recorder.activations
 
 
-def _pooled(layer: Layer, result: Tensor | None, batch: int, tokens: Tokens) -> Tensor | None:
+def _pooled(layer: Layer, result: Tensor, batch: int, tokens: Tokens) -> Tensor:
     """The mean over positions and windows of each sample, in float64."""
-    if result is None:
-        return None
     result = result.double().movedim(layer.batch_axis, 0)
     if layer.outer > 1:
         result = torch.stack(result.chunk(layer.outer), 1).reshape(result.shape)
