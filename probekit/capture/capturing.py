@@ -13,7 +13,7 @@ from probekit.capture.functions import Interception, calling_module
 from probekit.capture.layers import Layer
 from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
-from probekit.errors import LayerError, warn
+from probekit.errors import LayerError, some_of, warn
 
 
 class Capturing(Phase):
@@ -233,25 +233,34 @@ class Capturing(Phase):
         self._done(held)
 
     def _compare_calls(self) -> None:
-        """Warns if the number of calls of a module differs from the first forward pass."""
+        """Warns of the layers whose module is called less or more often than in the first forward pass."""
         modules = dict(self.module.named_modules(remove_duplicate=False))
+        changed: dict[str, str] = {}
         for layer in self.layers:
             calls = self._calls.get((layer.module, layer.function), 0)
             module = modules.get(layer.module)
             replaced = module is None or self._names.get(module) != layer.module
             if replaced and calls < layer.calls:
-                self._warn_once(
-                    f"layer {layer.name!r} is missing, because its module {layer.module!r} was replaced "
-                    "while it was recorded; open a new Recorder after the change"
+                changed[layer.name] = (
+                    f"is missing, because its module {layer.module!r} was replaced while it was recorded; "
+                    "open a new Recorder after the change"
                 )
             elif calls != layer.calls:
                 moved = "may be another part of the model than before" if calls else "is missing"
                 what = " in ".join(filter(None, (layer.function, layer.module or "the model")))
-                self._warn_once(
-                    f"layer {layer.name!r} {moved} (calls of {what}: {calls} in this forward pass, "
-                    f"{layer.calls} in the first); use a model whose calls do not depend on its inputs, or "
-                    "name layers that run in every pass"
+                changed[layer.name] = (
+                    f"{moved} (calls of {what}: {calls} in this forward pass, {layer.calls} in the first); "
+                    "use a model whose calls do not depend on its inputs, or name layers that run in every "
+                    "pass"
                 )
+        if changed:
+            (name, why), *others = changed.items()
+            also = (
+                f"; the calls of {some_of([one for one, _ in others])} changed too"
+                if others
+                else ""
+            )
+            self._warn_once(f"layer {name!r} {why}{also}")
 
 
 _WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)

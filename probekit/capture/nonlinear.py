@@ -55,6 +55,7 @@ class _State:
         level: How many times it is a statistic: 1 for a pooled map, 2 for the norm of one.
         gate: Whether it was bent in such a way that what it scales is bent too.
         active: Whether an activation function or a softmax made it, or a part of it.
+        source: The root of the tensor to which the first of these activation functions was applied.
     """
 
     root: Any = field(default_factory=object)
@@ -62,6 +63,7 @@ class _State:
     level: int = 0
     gate: bool = False
     active: bool = False
+    source: Any = None
 
 
 class Nonlinearities:
@@ -80,7 +82,8 @@ class Nonlinearities:
 
     def settle(self, tensor: Tensor) -> None:
         """Records that a tensor is the output of a known activation function."""
-        self._states[_storage(tensor)] = _State(active=True)
+        before = self._states.get(_storage(tensor), _State())
+        self._states[_storage(tensor)] = _State(active=True, source=before.source or before.root)
 
     def leave_torch(self, tensor: Tensor) -> None:
         """Records that NumPy reads a tensor, whose operations are not followed."""
@@ -155,6 +158,7 @@ class Nonlinearities:
             level,
             gate=any(one.gate for one in states),
             active=any(one.active for one in states),
+            source=whole[0].source if same else None,
         )
 
     def _bent(self, call: OperatorCall, known: Sequence[Tensor]) -> _State | None:
@@ -170,6 +174,10 @@ class Nonlinearities:
         product = ""
         if len(pair) == 2 and pair[0].root == pair[1].root:
             product = "square"
+        elif len(pair) == 2 and {pair[0].root, pair[0].source} & {pair[1].root, pair[1].source} - {
+            None
+        }:
+            product = "product"  # with an activation function of itself, as in x * sigmoid(x)
         elif len(pair) == 2 and factors[0].shape == factors[1].shape:
             plain = not any(one.level or one.active for one in pair)
             product = "product" if plain else ""

@@ -239,7 +239,7 @@ def _mixed(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(
-            f"the model runs on {len(next(iter(before.values())))} samples and then fails on {len(batch)} "
+            f"the model runs on one batch and then fails on one of {len(batch)} samples "
             f"({first_line(error)}): it keeps tensors from one forward pass to the next, or accepts only "
             "some numbers of samples; reset its state in forward, or wrap it"
         ) from error

@@ -53,8 +53,8 @@ def verify_layers(
     recorded = [_recorded(model, batch, layers, tokens, output) for batch in batches]
     other = layers_at_larger_size(model, images[:2], choice, tokens, output)
     sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
-    (few_shapes, _), (many_shapes, _) = observed
-    calls = Counter(key[:2] for key in many_shapes)
+    shapes = [of_calls for of_calls, _ in observed]
+    calls = Counter(key[:2] for key in shapes[1])
     report = []
     for layer in layers:
         errors = [
@@ -74,8 +74,8 @@ def verify_layers(
     modules = dict(unwrap(as_module(model)).named_modules())
     per_sample = [  # weights and tables do not grow with the number of samples
         key
-        for key, many in many_shapes.items()
-        if many is not None and (few := few_shapes.get(key)) is not None and few != many
+        for key, shape in shapes[1].items()
+        if shape is not None and shapes[0].get(key) not in (None, shape)
     ]
     missing, classifier = _missing(per_sample, layers, modules) if choice is None else ([], "")
     return report, {

@@ -129,6 +129,19 @@ def test_a_layer_that_is_missing_later_is_noted_or_refused(function: bool) -> No
             pk.analyze(net, (BRIGHT, Y.repeat(2)), metrics=metrics, batch_size=3, progress=False)
 
 
+def test_all_layers_that_are_missing_later_are_named_in_one_warning() -> None:
+    second = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Tanh())
+    net = Later(lambda count, x: count < 2, second)
+    with Recorder(net) as recorder, torch.no_grad():
+        net(X)
+        with pytest.warns(ProbekitWarning) as told:
+            net(X)
+    assert list(recorder.activations) == ["act"]
+    (message,) = (str(one.message) for one in told)
+    assert message.startswith("layer 'second.1' is missing")
+    assert message.endswith("; the calls of second.2 changed too")
+
+
 def test_an_unchanged_number_of_calls_does_not_warn() -> None:
     net = Looped([2])
     with Recorder(net) as recorder, torch.no_grad(), warnings.catch_warnings():

@@ -156,6 +156,40 @@ def test_other_functions_written_by_hand_are_named_after_the_operation_that_shap
         assert plan(net, X)["layer"].tolist() == ["relu"]
 
 
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda x: x * torch.sigmoid(1.702 * x), ["sigmoid"]),
+        (lambda x: x.mul_(x.sigmoid()), ["sigmoid"]),
+        (lambda x: x * functional.softplus(x).tanh(), ["softplus", "tanh"]),
+        (lambda x: functional.relu6(x + 3) * (x / 6), ["relu6"]),
+        (lambda x: functional.relu(x) * functional.relu(x), ["relu", "relu_1"]),
+    ],
+)
+def test_a_product_with_an_activation_function_of_itself_is_reported_as_missing(
+    function: Callable[[Tensor], Tensor], names: list[str]
+) -> None:
+    net = Calls(lambda x: function(x - 0.1))
+    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes product by"):
+        assert plan(net, X)["layer"].tolist() == names
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda x: x[:, :2] * x[:, 2:4].sigmoid(),
+        lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+        lambda x: x + x.sigmoid(),
+    ],
+)
+@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
+def test_gates_of_other_units_and_of_pooled_maps_are_not_reported(
+    gate: Callable[[Tensor], Tensor],
+) -> None:
+    net = Calls(lambda x: functional.pad(gate(x), (0, 0, 0, 0, 0, 5 - gate(x).shape[1])))
+    assert plan(net, X)["layer"].tolist()[0] == "sigmoid"
+
+
 def _rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
 
