@@ -107,7 +107,7 @@ def participation_ratio_corrected(covariance: xr.Dataset) -> xr.DataArray:
         float(np.square(matrix).sum()),
         float(covariance["fourth_moment"]),
         bool(covariance["centered" if "centered" in covariance else "centred"]),
-        int((covariance["variance"] > 0).sum()),
+        int((covariance["variance"].values > 0).sum()),
     )
     return xr.DataArray(found, name="participation_ratio_corrected")
 
@@ -326,7 +326,7 @@ class Dimensionality(Metric):
     def _error(self, covariance: xr.Dataset, sampled: xr.Dataset | None) -> float:
         """The standard error of the corrected participation ratio of one layer."""
         count = int(covariance["count"])
-        varying = int((covariance["variance"] > 0).sum())
+        varying = int((covariance["variance"].values > 0).sum())
         if sampled is not None:
             rows = sampled["activation"].values.astype(np.float64)
             rows -= rows.mean(0) if self.centered else 0.0

@@ -18,7 +18,7 @@ from probekit.statistics.base import accumulator
 
 Moments: TypeAlias = Mapping[str, Tensor]
 
-_BLOCK_ELEMENTS = 2**21
+_BLOCK_BYTES = 2**22  # a larger block no longer fits into the processor's cache
 _SAFE = (1e-20, 1e30)
 _HEAVIEST = 64
 _NARROW = 128
@@ -102,13 +102,25 @@ def join(one: Moments, other: Moments) -> dict[str, Tensor]:
     return joined
 
 
+def inner_products(rows: Tensor) -> Tensor:
+    """The inner products of all pairs of columns: `rows.T @ rows`.
+
+    On the CPU, NumPy recognizes that the product is symmetric and computes only half of it.
+    """
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    table = rows.numpy()
+    return torch.from_numpy(table.T @ table)
+
+
 def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Blocks of bounded size, in the precision in which `add` sums them."""
     exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
     precise = torch.get_float32_matmul_precision() == "highest"
     wide = rows.shape[1] >= _NARROW
     dtype = torch.float32 if wide and exact and precise else torch.float64
-    for block in torch.split(rows.to(device), max(256, _BLOCK_ELEMENTS // rows.shape[1])):
+    size = _BLOCK_BYTES // (dtype.itemsize * rows.shape[1])
+    for block in torch.split(rows.to(device), max(256, size)):
         yield block.to(dtype)
 
 
@@ -121,14 +133,14 @@ def _of_block(block: Tensor) -> Moments:
     """The moments of one block about a row near its mean, summed in its precision."""
     middle = _middle(block)
     centered = block - middle
-    squares = centered.square().sum(1)
+    squares = torch.linalg.vecdot(centered, centered)
     total, fourth = squares.sum(dtype=torch.float64), squares.double().square().sum()
     even = _SAFE[0] < total < _SAFE[1] and len(block) * fourth < _HEAVIEST * total**2
     if block.dtype == torch.float32 and not even:
         return _of_block(block.double())
     sums = {
         "first": centered.sum(0),
-        "second": centered.T @ centered,
+        "second": inner_products(centered),
         "third": squares @ centered,
         "fourth": fourth,
         "shift": middle,

@@ -60,8 +60,22 @@ def test_merging_in_any_order_gives_the_moments_of_all_rows(seed: int, sizes: li
 def test_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     table = np.random.default_rng(0).normal(size=(1000, 4))
     whole = fed(table)
-    monkeypatch.setattr(moments, "_BLOCK_ELEMENTS", 4 * 300)
+    monkeypatch.setattr(moments, "_BLOCK_BYTES", 8 * 4 * 300)
     compare(moments.about(fed(table), whole["shift"]), {k: v.numpy() for k, v in whole.items()})
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "every other row"])
+def test_inner_products_of_columns(layout: str) -> None:
+    table = np.random.default_rng(0).normal(size=(40, 6))
+    rows = {
+        "rows": torch.tensor(table),
+        "columns": torch.tensor(table.T.copy()).T,
+        "every other row": torch.tensor(np.repeat(table, 2, 0))[::2],
+    }[layout]
+    found = moments.inner_products(rows)
+    expected = [[float(one @ other) for other in table.T] for one in table.T]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found, found.T)
 
 
 def test_constant_columns_have_no_variance() -> None:

@@ -35,10 +35,12 @@ from probekit.runtime.processes import processes
 from probekit.statistics.base import accumulator, merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
+from probekit.statistics.feeding import Feeder
 from probekit.statistics.rows import format_bytes
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()
+_BUFFER = 2**23
 _CHANGE_SIZE = attributes(
     "size of the change in activation", "Mean over images of |perturbed - clean| activation."
 )
@@ -103,7 +105,8 @@ class Measurement:
             for step in steps:
                 yield from step(classifier, batch)
 
-        found = {x: ConditionStatistics(x, self, paired=paired) for x in conditions}
+        buffer = self._buffer(one.batches, len(conditions))
+        found = {x: ConditionStatistics(x, self, buffer, paired=paired) for x in conditions}
         keeps = self._bytes_of_clean(one.batches) > 0
         clean, computed = None, []
         for observation in observe(one.batches, conditions[0].name, under_each, times):
@@ -136,6 +139,12 @@ class Measurement:
             )
         return (self.memory - working - self._bytes_of_clean(batches)) // max(each, 1)
 
+    def _buffer(self, batches: Batches, conditions: int) -> int:
+        """The bytes of activations that each condition may collect, in the memory that is left."""
+        each, working = self._bytes_of_statistics()
+        left = self.memory - working - self._bytes_of_clean(batches) - each * conditions
+        return min(_BUFFER, left // conditions)
+
     def _bytes_of_clean(self, batches: Batches) -> int:
         """The bytes of the clean activations; 0 if they are too many to be stored."""
         # Half precision is averaged to float32.
@@ -163,7 +172,9 @@ class ConditionStatistics:
     the clean activations minus the perturbed activations of the same images.
     """
 
-    def __init__(self, condition: Condition, options: Measurement, *, paired: bool) -> None:
+    def __init__(
+        self, condition: Condition, options: Measurement, buffer: int, *, paired: bool
+    ) -> None:
         self._options = options
         clean = condition.kind == "clean"
         self._has_covariance = options.dimensionality and (paired or clean)
@@ -176,6 +187,10 @@ class ConditionStatistics:
         if self._has_covariance:
             for layer in options.layers:
                 self._statistics["covariance", layer.name] = Covariance()
+        covariances = {
+            name: [known] for (kind, name), known in self._statistics.items() if kind == "covariance"
+        }
+        self._feeder = Feeder(covariances, nbytes=buffer)
 
     def update(
         self,
@@ -203,9 +218,8 @@ class ConditionStatistics:
             changes = {
                 layer.name: part for layer, part in zip(self._options.layers, each, strict=True)
             }
-        for name, table in changes.items():
-            if known := self._statistics.get(("covariance", name)):
-                known.update(table, batch.labels)
+        if self._has_covariance:
+            self._feeder.update(batch, [changes])
 
     def _all_units(self, tables: Mapping[str, Tensor]) -> Tensor:
         """The activations (batch, units) of all layers, in the precision of the statistics."""
@@ -214,6 +228,7 @@ class ConditionStatistics:
 
     def to_tree(self) -> xr.DataTree:
         """A tree with the outcomes at the root, `/units` and `/layers`, merged over processes."""
+        self._feeder.flush()
         self._statistics = merged(self._statistics)
         nodes = {"/": self._outcome_table()}
         if self._options.layers:
