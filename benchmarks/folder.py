@@ -27,14 +27,14 @@ BATCH = 32
 
 def cases(setting: Setting) -> Iterator[Case]:
     for name in ("resnet18", "tf_efficientnet_lite0"):
-        yield Case(f"{name}, 192 photographs", partial(compared, name, setting))
+        yield Case(f"{name}, 1,000 photographs", partial(compared, name, setting))
 
 
 def compared(name: str, setting: Setting) -> Iterator[Row]:
     net = timm_model(name, setting.device)
     model = pk.ImageModel(net, mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=0.875)
     with TemporaryDirectory() as place:
-        write_photographs(Path(place), setting.size(192, 8))
+        write_photographs(Path(place), setting.size(1000, 8))
         data = pk.load_data(place, model)
         batches = [(x.images, x.labels) for x in Batches(data, batch_size=BATCH)]
         batches = [tuple(one.to(setting.device) for one in pair) for pair in batches]

@@ -23,7 +23,7 @@ HEADLINES: dict[str, tuple[str, str, str, str]] = {
         "intervals", "bundled ResNet20, 2,500 images, whole call", "all of these",
         "bare forward loop"),
     "an analysis of a folder of photographs": (
-        "folder", "resnet18, 192 photographs", "pk.analyze", "one after the other"),
+        "folder", "resnet18, 1,000 photographs", "pk.analyze", "one after the other"),
     "memory for ten times as many images": (
         "memory", "small network, selectivity", "20,000 samples", "2,000 samples"),
     "selectivity and dimensionality, whole call": (

@@ -11,14 +11,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import Case, Question, Row, Setting, always, cost, main, versus
+from harness import Case, Contender, Question, Row, Setting, always, cost, main, versus
 from networks import bare_loop, bundled
-from overhead import once_per_call
+from overhead import hooked, once_per_call
 
 import probekit as pk
+from probekit.capture.plan import scout_layers
 
 BARE = "bare forward loop"
 PLAIN = "selectivity alone"
+HOOKS = "hooks that take the mean"
 
 BOUNDS = {PLAIN: 1.1, "all of these": 1.5}
 
@@ -39,9 +41,12 @@ def compared(setting: Setting) -> Iterator[Row]:
     calls: dict[str, list[Any]] = {PLAIN: ["selectivity"]}
     calls |= {name: ["selectivity", metric] for name, metric in extras.items()}
     calls["all of these"] = ["selectivity", *extras.values()]
+    layers, _ = scout_layers(model, batches[0][0][:2])
+    bare = partial(bare_loop, model, batches)
     times = setting.take_turns(
         {
-            BARE: always(lambda: bare_loop(model, batches)),
+            BARE: always(bare),
+            HOOKS: Contender(partial(hooked, model.module, layers, bare)),
             **{
                 name: always(partial(pk.analyze, model, batches, metrics=metrics, progress=False))
                 for name, metrics in calls.items()
@@ -49,6 +54,7 @@ def compared(setting: Setting) -> Iterator[Row]:
         }
     )
     note = once_per_call(model, batches, setting)
+    yield from versus(times, HOOKS, {BARE: cost()})
     for name in calls:
         floors = (BARE,) if name == PLAIN else (BARE, PLAIN)
         asked = dict.fromkeys(floors, cost()) | {BARE: cost(BOUNDS.get(name))}

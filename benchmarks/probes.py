@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from harness import Case, Question, Row, Setting, always, cost, gain, main, versus
 from networks import torchvision_resnet18
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from probekit.capture.gradients.norms import GradientNorms
 from probekit.capture.layers import Layer
@@ -21,6 +22,7 @@ from probekit.metrics.gradient_variability import over_samples
 from probekit.statistics.gradient_moments import GradientMoments
 
 Tables = dict[str, Tensor]
+DUAL = "forward-mode passes"
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -46,6 +48,7 @@ def compared(setting: Setting) -> Iterator[Row]:
             {
                 "probes, all units": always(lambda: probe(images, index)),
                 "forward pass": always(lambda: model(images)),
+                DUAL: always(lambda: dual_passes(model, images, probing.probes)),
                 "exact, all units": always(
                     lambda: differentiate(images, index), per=measured / units
                 ),
@@ -56,8 +59,15 @@ def compared(setting: Setting) -> Iterator[Row]:
         f"{probing.probes} probes of {units:,} units; exact gradients of {measured} of them, their "
         f"time multiplied up; {differences(found, truth, chosen, layers, index)}"
     )
-    asked = {"forward pass": cost(40), "exact, all units": gain()}
+    asked = {"forward pass": cost(40), DUAL: gain(), "exact, all units": gain()}
     yield from versus(times, "probes, all units", asked, note)
+
+
+def dual_passes(model: nn.Module, images: Tensor, probes: int) -> None:
+    """PyTorch's own derivatives along as many random directions, without reading any layer."""
+    for _ in range(probes):
+        with forward_ad.dual_level():
+            model(forward_ad.make_dual(images, torch.randn_like(images)))
 
 
 def differences(
@@ -89,7 +99,8 @@ QUESTION = Question(
     "What do gradients of all units from random probes cost?",
     "Norms of the gradients of every unit of every activation function of torchvision's resnet18 with "
     "respect to the image, from derivatives along random directions. The cost is relative to plain "
-    "forward passes over the same batch, and to exact gradients.",
+    "forward passes over the same batch, to as many forward-mode passes of PyTorch that read no layer, "
+    "and to exact gradients.",
     cases,
 )
 

@@ -188,7 +188,9 @@ class ConditionStatistics:
             for layer in options.layers:
                 self._statistics["covariance", layer.name] = Covariance()
         covariances = {
-            name: [known] for (kind, name), known in self._statistics.items() if kind == "covariance"
+            name: [known]
+            for (kind, name), known in self._statistics.items()
+            if kind == "covariance"
         }
         self._feeder = Feeder(covariances, nbytes=buffer)
 
