@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,7 +111,8 @@ def inner_products(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return rows.T @ rows
     table = rows.numpy()
-    return torch.from_numpy(table.T @ table)
+    with np.errstate(all="ignore"):  # as PyTorch
+        return torch.from_numpy(table.T @ table)
 
 
 def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -78,6 +78,15 @@ def test_inner_products_of_columns(layout: str) -> None:
     assert torch.equal(found, found.T)
 
 
+def test_products_too_small_for_a_float_raise_no_error() -> None:
+    rows = torch.ones(300, 200)
+    rows[::2] = 0
+    rows[:, :100] *= 1e-25
+    with np.errstate(all="raise"):
+        found = fed(rows.numpy())
+    np.testing.assert_allclose(found["second"].diagonal()[100:], 75)
+
+
 def test_constant_columns_have_no_variance() -> None:
     table = np.full((37, 3), 0.1, np.float32)
     found = moments.join(fed(table), fed(table[:5]))
