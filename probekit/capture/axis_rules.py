@@ -499,10 +499,12 @@ def _batched_product(call: OperatorCall) -> Axes:
     one, other, shape = call.axes(left), call.axes(right), call.shape
     (batch,) = merged(one[:1], other[:1])
     rows, columns = one[1], other[2]
-    if call.moves(left) and not call.moves(right) and call.tracer.name(right):
+    if call.moves(left) and not call.moves(right) and _stored(call, right):
         columns = _mapped(call, right, one[2], one[:2], shape[2])
-    elif call.moves(right) and not call.moves(left) and call.tracer.name(left):
+        batch = _with_own_weights(batch, right, columns)
+    elif call.moves(right) and not call.moves(left) and _stored(call, left):
         rows = _mapped(call, left, other[1], other[::2], shape[1])
+        batch = _with_own_weights(batch, left, rows)
     elif kind(columns) is Kind.UNIT and kind(rows) is Kind.UNIT:
         rows = tuple(part for _, size in rows for part in new_axis(Kind.PLACE, size))
     return (batch, rows, columns)
@@ -517,6 +519,21 @@ def _mapped(call: OperatorCall, weight: Tensor, axis: Axis, others: Axes, size: 
         return new_axis(Kind.PLACE, size)
     read(axis)
     return new_axis(Kind.UNIT, size)
+
+
+def _stored(call: OperatorCall, tensor: Tensor) -> bool:
+    """Whether a tensor is a parameter or a buffer, or computed from parameters only."""
+    return call.tracer.name(tensor) is not None or call.tracer.learned(tensor)
+
+
+def _with_own_weights(batch: Axis, weight: Tensor, made: Axis) -> Axis:
+    """The batch axis of a product, of which parts with matrices of their own, as experts, are units too."""
+    if kind(made) is not Kind.UNIT or weight.device.type == "meta":
+        return batch
+    parts = weight.detach().reshape(*(size for _, size in batch), *weight.shape[1:])
+    own = [bool((parts != parts.narrow(i, 0, 1)).any()) for i in range(len(batch))]
+    label = newest(made)
+    return tuple((label, part[1]) if mine else part for part, mine in zip(batch, own, strict=True))
 
 
 def _factors(call: OperatorCall) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from probekit.capture.layers import is_activation_function
 
-_HARMLESS = (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd)
+_HARMLESS = (
+    nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd, nn.ParameterList, nn.ParameterDict
+)  # fmt: skip
 
 
 def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: object) -> bool | None:

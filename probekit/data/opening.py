@@ -86,6 +86,8 @@ def _opened(data: Any, attributes: object) -> Indexed | Stream:
             )
         return Stream(data, name, {})
     if _is_map_style(data):
+        if not hasattr(data, "__len__"):
+            raise DataError(f"{name} has no length; define __len__, or make it an IterableDataset")
         return Indexed(data)
     if isinstance(data, Iterable):
         return Stream(data, name, class_names(data))

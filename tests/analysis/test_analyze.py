@@ -250,6 +250,7 @@ GOOD = (torch.rand(6, 1, 8, 8), torch.arange(6) % 3)
         ([], DataError, "no samples"),
         (iter(()), DataError, "is empty"),
         (5, DataError, "data must be a data set"),
+        (torch.utils.data.Dataset(), DataError, "Dataset has no length; define __len__"),
         ([torch.rand(3)], DataError, "selectivity needs labels, and list has none"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0, -1]))], DataError, "label -1 is out of range"),
         ([(torch.rand(2, 1, 8, 8), torch.tensor([0.5, 1]))], DataError, "non-negative integers"),

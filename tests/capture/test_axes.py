@@ -196,6 +196,48 @@ def test_units_over_heads_and_features_include_all_of_them() -> None:
     torch.testing.assert_close(layer.restore(layer.arrange(output), output), output)
 
 
+class OwnMatrices(nn.Module):
+    """Multiplies the two halves of each token by matrices of their own, or by the same one."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], same: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        weight = torch.randn(2, 4, 5)
+        self.weight = nn.Parameter(weight[:1].repeat(2, 1, 1) if same else weight)
+        self.product, self.head = product, nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.gelu(self.product(x.unflatten(2, (2, 4)), self.weight)).mean((1, 2)))
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, w: torch.einsum("bnkd,kde->bnke", x, w),
+        lambda x, w: (
+            torch.bmm(x.flatten(0, 1).transpose(0, 1), w).transpose(0, 1).unflatten(0, (-1, 6))
+        ),
+        lambda x, w: (x.transpose(1, 2) @ w).transpose(1, 2),
+        lambda x, w: (w.mT @ x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    ],
+)
+def test_parts_with_matrices_of_their_own_have_units_of_their_own(
+    product: Callable[[Tensor, Tensor], Tensor], same: bool
+) -> None:
+    """As experts, heads or the blocks of a block-diagonal matrix; with the same matrix they share units."""
+    x = torch.randn(3, 6, 8)
+    net = OwnMatrices(product, same)
+    parts = torch.stack([x[..., :4] @ net.weight[0], x[..., 4:] @ net.weight[1]], 2)
+    values = F.gelu(parts)
+    expected = values.mean((1, 2)) if same else values.mean(1).flatten(1)
+    with torch.no_grad(), Recorder(net) as recorder:
+        for _ in range(2):
+            net(x)
+            found = recorder.activations["gelu"]
+            torch.testing.assert_close(found, expected.detach())
+
+
 class Decoder(nn.Module):
     """Reshapes a vector to a map, so that each of its elements has its own weights."""
 

@@ -43,6 +43,10 @@ ACTIVATIONS = {
         lambda own, x: x * torch.sigmoid(x * per_channel(x, own.slope)),
         slope=nn.Parameter(torch.ones(4)),
     ),
+    "weights in a list": Own(
+        lambda own, x: x.relu() + per_channel(x, own.slopes[0]) * (-x).relu(),
+        slopes=nn.ParameterList([nn.Parameter(torch.rand(4))]),
+    ),
     "in place": Own(lambda own, x: x.mul_(x.sigmoid())),
     "sine": Own(lambda own, x: torch.sin(30 * x)),
     "leaky": Own(lambda own, x: torch.where(x > 0, x, 0.1 * x)),
