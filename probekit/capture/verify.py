@@ -21,7 +21,7 @@ from probekit.capture.outputs import tensor_of
 from probekit.capture.recorder import Layers, Recorder, Tokens
 from probekit.errors import noted
 from probekit.models.image_model import Model, as_module
-from probekit.models.inputs import KeywordInputs
+from probekit.models.inputs import KeywordInputs, call
 
 _FUNCTIONS = {
     "relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish",
@@ -36,7 +36,7 @@ _Key = tuple[str, str, int]
 
 def verify_layers(
     model: Model,
-    images: Tensor,
+    images: Tensor | KeywordInputs,
     layers: Sequence[Layer],
     choice: Layers,
     *,
@@ -48,11 +48,11 @@ def verify_layers(
     A `choice` of None also checks that no activation function is missing. Returns, for each layer, the
     columns `values`, `axis` and `complete` of `plan`; and its attributes.
     """
-    batches = [images[:2], torch.cat([images[:2], images[:1].flip(-1)])]
+    batches = [images[:2], _with_another(images[:2])]
     observed = [_observe(model, batch, layers, tokens, output) for batch in batches]
     recorded = [_recorded(model, batch, layers, tokens, output) for batch in batches]
     other = layers_at_larger_size(model, images[:2], choice, tokens, output)
-    sizes = [tuple(images.shape[2:]), *([tuple(larger(images).shape[2:])] if other else [])]
+    shown = [images, *([larger(images)] if other else [])] if isinstance(images, Tensor) else []
     shapes = [of_calls for of_calls, _ in observed]
     calls = Counter(key[:2] for key in shapes[1])
     report = []
@@ -79,8 +79,18 @@ def verify_layers(
     ]
     missing, classifier = _missing(per_sample, layers, modules) if choice is None else ([], "")
     return report, {
-        "batch_sizes": [2, 3], "image_sizes": sizes, "missing": missing, "classifier": classifier
-    }  # fmt: skip
+        "batch_sizes": [2, 3],
+        "image_sizes": [tuple(one.shape[2:]) for one in shown],
+        "missing": missing,
+        "classifier": classifier,
+    }
+
+
+def _with_another(images: Any) -> Any:
+    """Two samples and a third one: the mirror image of the first, or the first again."""
+    if isinstance(images, KeywordInputs):
+        return images[[0, 1, 0]]
+    return torch.cat([images, images[:1].flip(-1)])
 
 
 def _key(layer: Layer) -> _Key:
@@ -128,7 +138,7 @@ def _limits(name: str, args: Any, kwargs: Any) -> bool:
 
 
 def _observe(
-    model: Model, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
+    model: Model, images: Any, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
 ) -> tuple[dict[_Key, torch.Size | None], dict[str, Tensor]]:
     """The shapes of the outputs of all calls of modules and activation functions, and the layers' means."""
     module = unwrap(as_module(model))
@@ -145,7 +155,7 @@ def _observe(
         calls[name, function] += 1
         shapes[key] = None if tensor is None else tensor.shape
         if tensor is not None and (layer := sites.get(key)):
-            means[layer.name] = _pooled(layer, tensor, len(images), tokens)
+            means[layer.name] = _pooled(layer, tensor, images, tokens)
 
     def before(child: nn.Module, args: object) -> None:
         running.append(child)
@@ -162,7 +172,7 @@ def _observe(
         for child in names:
             stack.callback(child.register_forward_pre_hook(before).remove)
             stack.callback(child.register_forward_hook(after).remove)
-        runnable(model)(images)
+        call(runnable(model), images)
     return shapes, means
 
 
@@ -193,15 +203,16 @@ def larger(images: Tensor) -> Tensor:
 
 
 def _recorded(
-    model: Model, images: Tensor, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
+    model: Model, images: Any, layers: Sequence[Layer], tokens: Tokens, output: int | str | None
 ) -> dict[str, Tensor]:
     with torch.no_grad(), Recorder(model, list(layers), tokens=tokens, output=output) as recorder:
         recorder(images)
     return recorder.activations
 
 
-def _pooled(layer: Layer, result: Tensor, batch: int, tokens: Tokens) -> Tensor:
-    """The mean over positions and windows of each sample, in float64."""
+def _pooled(layer: Layer, result: Tensor, images: Any, tokens: Tokens) -> Tensor:
+    """The mean over positions and windows of each sample, without padding, in float64."""
+    batch = len(images)
     result = result.double().movedim(layer.batch_axis, 0)
     if layer.outer > 1:
         result = torch.stack(result.chunk(layer.outer), 1).reshape(result.shape)
@@ -214,6 +225,9 @@ def _pooled(layer: Layer, result: Tensor, batch: int, tokens: Tokens) -> Tensor:
         return rows[:, layer.class_token]
     if tokens == "patch" and (layer.prefix or layer.suffix):
         rows = rows[:, layer.prefix : rows.shape[1] - layer.suffix]
+    mask = images.tensors.get("attention_mask") if isinstance(images, KeywordInputs) else None
+    if mask is not None and mask.shape == rows.shape[:2]:
+        return torch.stack([row[real != 0].mean(0) for row, real in zip(rows, mask, strict=True)])
     return rows.mean(1)
 
 

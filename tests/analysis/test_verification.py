@@ -14,6 +14,7 @@ from probekit.analysis.verification import timm_architectures, verify_architectu
 from probekit.errors import LayerError
 
 timm = pytest.importorskip("timm")
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def lines(path: Path) -> dict[str, dict[str, str]]:
@@ -68,3 +69,15 @@ def test_families_are_interleaved() -> None:
     assert len(names) > 1000
     assert len(set(names)) == len(names)
     assert len({name[:4] for name in names[:60]}) > 30
+
+
+def test_the_documented_numbers_are_those_of_the_table() -> None:
+    table = lines(DOCS / "verification/timm.csv").values()
+    right = sum(row["outcome"] == "right" for row in table)
+    layers, units = (sum(int(row[name]) for row in table) for name in ("layers", "units"))
+    two_sizes = sum(row["sizes"] == "2" for row in table)
+    numbers = (len(table), right, len(table) - right, layers, units, two_sizes)
+    text = (DOCS / "verification.md").read_text()
+    assert f"| {' | '.join(f'{number:,}' for number in numbers)} |" in text
+    assert f"all {len(table):,} of timm's" in text
+    assert f"For {right:,} of timm's" in (DOCS.parent / "README.md").read_text()

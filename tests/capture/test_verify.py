@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from probekit.capture import phase
 from probekit.capture.layers import Layer
 from probekit.capture.plan import plan, scout_layers
 from probekit.capture.verify import verify_layers
@@ -105,3 +106,28 @@ def test_a_model_with_a_fixed_image_size_is_verified_at_that_size() -> None:
     assert table["values"].all()
     assert table.attrs["image_sizes"] == [(12, 12)]
     assert table["axis"].tolist()[1] == "only axis"
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.fc, self.act = nn.Embedding(9, 4), nn.Linear(4, 6), nn.GELU()
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.head(self.act(self.fc(self.embed(input_ids))).mean(1))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_named_inputs_with_padding_are_verified(
+    padded: bool, wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids > 0).long()} if padded else ids
+    if wrong:
+        monkeypatch.setattr(phase, "masked_mean", lambda maps, mask: maps.mean(2))
+    table = plan(Tokens().eval(), inputs, verify=True)
+    assert table["layer"].tolist() == ["act"]
+    assert table["values"].tolist() == [not (wrong and padded)]
