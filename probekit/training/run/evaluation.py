@@ -55,10 +55,10 @@ def evaluate(
             outcomes = torch.stack([loss, (logits.argmax(1) == labels).to(loss)], 1)
             for name, table in (observation.tables[0] | {_OUTCOMES: outcomes}).items():
                 means[name].update(table, labels)
-    tables = {name: one.to_xarray() for name, one in merged(means).items()}
-    by_class = tables.pop(_OUTCOMES)
-    loss, accuracy = by_class.weighted(by_class["count"]).mean("class").values.tolist()
-    found = {name: Selectivity().evaluate(table) for name, table in tables.items()}
+    whole = merged(means)
+    totals = whole.pop(_OUTCOMES).state
+    loss, accuracy = (totals["sum"].sum(0) / totals["count"].sum()).tolist()
+    found = {name: Selectivity().evaluate(one.to_xarray()) for name, one in whole.items()}
     return EpochMetrics(
         loss=loss,
         accuracy=accuracy,

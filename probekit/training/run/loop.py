@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from probekit.analysis.analyze import analyze
 from probekit.capture.stream import PassOptions, find_layers
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, ProbekitError
@@ -287,22 +286,17 @@ class TrainingLoop:
         # Other processes must not read the best weights before the first process has written them.
         self.machine.wait()
         self.module.load_state_dict(read_weights(self.directory.best_weights(self.state)))
-        result = analyze(
-            self.model, self.data.test, metrics=["selectivity"], batch_size=500, progress=False
-        )
-        if not self.machine.is_main:
-            return
-        layers = result["layers"].to_dataset()
-        names = layers["layer"].values.tolist()
-        self.directory.write_card(
-            self.state,
-            finished=True,
-            test_accuracy=float(result["accuracy"]),
-            selectivity_mean=float(result["selectivity_mean"]),
-            selectivity=dict(zip(names, layers["selectivity_mean"].values.tolist(), strict=True)),
-            dead_units=dict(zip(names, map(int, layers["dead_units"].values), strict=True)),
-            hash=content_hash(self.module),
-        )
+        metrics = evaluate(self.model, self.data.test, self.layers, "float32")
+        if self.machine.is_main:
+            self.directory.write_card(
+                self.state,
+                finished=True,
+                test_accuracy=metrics.accuracy,
+                selectivity_mean=metrics.selectivity_mean,
+                selectivity=metrics.selectivity,
+                dead_units=metrics.dead_units,
+                hash=content_hash(self.module),
+            )
 
 
 def _card(recipe: Recipe, schedule: AlphaSchedule, seed: int, data: RunData) -> dict[str, Any]:
