@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError, some_of, warn
-from probekit.metrics.metric import FunctionMetric, get_metric, list_metrics
+from probekit.errors import DataError, OptionError, some_of, warn
+from probekit.metrics.metric import FunctionMetric, get_metric
 from probekit.replicates.comparisons import compare_means
 from probekit.results.identity import differences, same_images
 from probekit.results.provenance import facts_of, provenance
@@ -125,8 +125,11 @@ def option_differences(first: xr.DataTree, second: xr.DataTree) -> list[str]:
 
 def _fields(name: str, options: Mapping[str, Any]) -> set[str]:
     """The options of a metric, without what its provenance describes of the layers."""
-    metric = get_metric(name) if name in list_metrics() else None
-    if metric is None or isinstance(metric, FunctionMetric) or not is_dataclass(metric):
+    try:
+        metric = get_metric(name)
+    except OptionError:  # not registered
+        return set(options)
+    if isinstance(metric, FunctionMetric) or not is_dataclass(metric):
         return set(options)
     return {one.name for one in fields(metric)} | {"code"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,18 @@ def counting() -> Counting:
     return Counting()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(12, 1, 32, 32, generator=generator), torch.arange(12) % 3
+
+
+@pytest.fixture(scope="module")
+def finished(images: tuple[Tensor, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, which refused calls leave unchanged."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(Counting(), images, folder)
+    return folder
 
 
 def store_in(folder: Path | None) -> ConditionStore:
@@ -114,9 +123,9 @@ def test_notes_of_stored_conditions_are_those_of_the_result(
 
 
 def test_more_severities_and_attacks_reuse_stored_conditions(
-    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+    counting: Counting, images: tuple[Tensor, Tensor], finished: Path, tmp_path: Path
 ) -> None:
-    run(counting, images, tmp_path)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.nc")}
     more = run(counting, images, tmp_path, severities=(1, 3, 5), attacks="fgsm", epsilons=[0.01])
     equal(more, run(counting, images, None, severities=(1, 3, 5), attacks="fgsm", epsilons=[0.01]))
@@ -138,24 +147,22 @@ def test_a_folder_with_other_options_is_refused(
     named: str,
     counting: Counting,
     images: tuple[Tensor, Tensor],
-    tmp_path: Path,
+    finished: Path,
 ) -> None:
-    run(counting, images, tmp_path)
     with pytest.raises(OutputError, match=named):
-        run(counting, images, tmp_path, **options)
+        run(counting, images, finished, **options)
 
 
 def test_a_folder_of_another_model_or_other_data_is_refused(
-    counting: Counting, images: tuple[Tensor, Tensor], tmp_path: Path
+    counting: Counting, images: tuple[Tensor, Tensor], finished: Path
 ) -> None:
-    run(counting, images, tmp_path)
     with pytest.raises(OutputError, match=r"data\.content differs"):
-        run(counting, [(images[0].flip(0), images[1])], tmp_path)
+        run(counting, [(images[0].flip(0), images[1])], finished)
     with pytest.raises(OutputError, match=r"model\.mean was .*; model\.std was"):
-        run(ImageModel(counting, (0.5,), (0.5,), (1, 32, 32)), images, tmp_path)
+        run(ImageModel(counting, (0.5,), (0.5,), (1, 32, 32)), images, finished)
     counting.head[1].weight.data.mul_(2)
     with pytest.raises(OutputError, match=r"model\.hash differs"):
-        run(counting, images, tmp_path)
+        run(counting, images, finished)
 
 
 def test_batching_does_not_change_the_identity_of_a_run(
