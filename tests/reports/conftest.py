@@ -87,7 +87,7 @@ def _make_result(
     return tree
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> Callable[..., xr.DataTree]:
     """Makes synthetic results."""
     return _make_result

@@ -32,6 +32,14 @@ def page_of(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="module")
+def usual(
+    make_result: Callable[..., xr.DataTree], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The report of the usual result, which most tests only open."""
+    return pk.report(make_result(), tmp_path_factory.mktemp("usual") / "report.html")
+
+
 def column(page: Any, name: str) -> list[str]:
     """The contents of a column in the visible rows."""
     heads = page.locator("#head th")
@@ -57,9 +65,9 @@ def test_opens_without_errors_or_requests(
 
 
 def test_sorts_by_any_column_in_both_directions_with_missing_values_last(
-    look: Any, page_of: Any, result: xr.DataTree
+    look: Any, usual: Path, result: xr.DataTree
 ) -> None:
-    seen = look(page_of(result))
+    seen = look(usual)
     first = numbers(seen.page, "selectivity")
     assert first == sorted(first, reverse=True)
     expected = np.sort(result["units"]["selectivity"].values)[::-1][: len(first)]
@@ -99,12 +107,12 @@ def test_sorts_by_any_column_in_both_directions_with_missing_values_last(
     ],
 )
 def test_filters_rows(
-    look: Any, page_of: Any, result: xr.DataTree, query: str, wanted: Callable[[Any], Any]
+    look: Any, usual: Path, result: xr.DataTree, query: str, wanted: Callable[[Any], Any]
 ) -> None:
     units = result["units"].to_dataset().drop_dims(["class", "rank", "drawn"]).to_dataframe()
     names = dict(enumerate(result["units"]["class_name"].values))
     units["name"] = units["preferred_class"].map(names)
-    seen = look(page_of(result))
+    seen = look(usual)
     seen.page.fill("#query", query)
     count = int(wanted(units).sum())
     said = f"{count} of 60 units" if count else "No unit matches the filter."
@@ -115,10 +123,8 @@ def test_filters_rows(
     assert seen.quiet()
 
 
-def test_filters_by_selection_and_from_the_layers(
-    look: Any, page_of: Any, result: xr.DataTree
-) -> None:
-    page = look(page_of(result)).page
+def test_filters_by_selection_and_from_the_layers(look: Any, usual: Path) -> None:
+    page = look(usual).page
     page.select_option("#class", label="bag")
     assert set(column(page, "preferred_class")) == {"bag"}
     page.select_option("#class", "")
@@ -165,10 +171,8 @@ def test_a_click_opens_the_dossier_of_the_unit(
     assert seen.quiet()
 
 
-def test_all_controls_are_reachable_by_keyboard(
-    look: Any, page_of: Any, result: xr.DataTree
-) -> None:
-    seen = look(page_of(result))
+def test_all_controls_are_reachable_by_keyboard(look: Any, usual: Path) -> None:
+    seen = look(usual)
     page = seen.page
     page.locator("#body tr[tabindex='0']").focus()
     assert page.locator("#body tr[tabindex='0']").count() == 1
@@ -240,10 +244,8 @@ def test_hostile_names_are_only_text(
     assert seen.quiet(), (seen.said, seen.asked)
 
 
-def test_the_page_forbids_external_scripts_and_requests(
-    look: Any, page_of: Any, result: xr.DataTree
-) -> None:
-    seen = look(page_of(result))
+def test_the_page_forbids_external_scripts_and_requests(look: Any, usual: Path) -> None:
+    seen = look(usual)
     seen.page.evaluate(
         """() => {
             const script = document.createElement("script");
@@ -302,14 +304,14 @@ def test_models_are_shown_side_by_side(look: Any, page_of: Any, make_result: Any
     assert seen.quiet()
 
 
-def test_a_link_opens_a_unit(look: Any, page_of: Any, result: xr.DataTree) -> None:
-    page = look(page_of(result), "#unit=0.2.7").page
+def test_a_link_opens_a_unit(look: Any, usual: Path) -> None:
+    page = look(usual, "#unit=0.2.7").page
     assert page.inner_text("#dossier h2") == "Unit 7"
     assert page.inner_text("#dossier .where") == "block2.relu"
 
 
-def test_the_theme_can_be_switched(look: Any, page_of: Any, result: xr.DataTree) -> None:
-    seen = look(page_of(result))
+def test_the_theme_can_be_switched(look: Any, usual: Path) -> None:
+    seen = look(usual)
     paper = "getComputedStyle(document.body).backgroundColor"
     before = seen.page.evaluate(paper)
     seen.page.click("#theme")
@@ -347,9 +349,9 @@ def test_the_page_never_scrolls_horizontally(
 
 
 def test_without_scripts_figures_are_shown_and_the_table_is_explained(
-    look: Any, page_of: Any, result: xr.DataTree
+    look: Any, usual: Path
 ) -> None:
-    page = look(page_of(result), java_script_enabled=False).page
+    page = look(usual, java_script_enabled=False).page
     assert page.locator("#layers .ridge").count() == 3
     assert "needs JavaScript" in page.inner_text("#units")
 
