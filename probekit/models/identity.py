@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dis
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -87,7 +87,7 @@ def _parts_of(module: nn.Module) -> Iterator[str]:
     for name, buffer in module.named_buffers(recurse=False):
         if name not in saved:
             yield f"{name}={text_of(buffer)}|"
-    written, mutated = _written(_own_methods(type(module)))
+    written, mutated = _written(tuple(_own_methods(type(module))))
     for name, value in sorted(vars(module).items()):
         state = name in written or (mutated and isinstance(value, list | dict | set))
         if name not in _INTERNAL and not state:
@@ -114,7 +114,8 @@ def _own_methods(kind: type) -> list[FunctionType]:
     ]
 
 
-def _written(methods: Iterable[FunctionType]) -> tuple[set[str], bool]:
+@lru_cache(maxsize=1000)  # a network has many modules of one class
+def _written(methods: tuple[FunctionType, ...]) -> tuple[set[str], bool]:
     """The attributes that methods assign, which are state rather than options, and whether lists change."""
     names: set[str] = set()
     mutated = False
