@@ -120,17 +120,12 @@ class Program:
 
     def python(self, block: Block) -> None:
         # Line numbers match the page, so that a traceback points to it.
-        code = block.code
-        for amount in block.marks.get("amounts", "").split():
-            name = amount.partition("=")[0]
-            code, changed = re.subn(rf"\b{name}=\d+", amount, code)
-            assert changed, f"{block.place} has no {name}"
-        source = "\n" * block.line + code
+        source = "\n" * block.line + with_amounts(block)
         exec(compile(source, str(block.page), "exec"), self.names)
 
     def shell(self, block: Block) -> None:
         status = int(block.marks.get("exit", 0))
-        for command in block.code.replace("\\\n", " ").splitlines():
+        for command in with_amounts(block).replace("\\\n", " ").splitlines():
             words = shlex.split(command, comments=True)
             if not words:
                 continue
@@ -148,6 +143,16 @@ class Program:
         return max((status for status, _, _ in ends), key=abs), "".join(
             out + err for _, out, err in ends
         )
+
+
+def with_amounts(block: Block) -> str:
+    """The code of a block with the amounts of its mark, as `limit=9` or `--limit 9`."""
+    code = block.code
+    for amount in block.marks.get("amounts", "").split():
+        name, _, number = amount.partition("=")
+        code, changed = re.subn(rf"(\b{name}=|--{name} )\d+", rf"\g<1>{number}", code)
+        assert changed, f"{block.place} has no {name}"
+    return code
 
 
 def _ours(one: warnings.WarningMessage) -> bool:
