@@ -31,10 +31,15 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Converts images that are not arrays yet to tensors that fit a model.
+    """Converts images that are not arrays yet to tensors (channels, height, width) in [0, 1] for a model.
 
     These are PIL images, the contents (bytes) or the path of an image file, and mappings with one of
     both, as in undecoded columns of Hugging Face data sets.
+
+    The image is rotated according to its EXIF orientation. Only the first frame of an animation is
+    used. 16-bit values are divided by 65535. Transparent pixels are shown on white, or on black if all
+    visible pixels are white. See the table in `docs/data.md`. `crop_pct` is the share of the resized image
+    that the crop keeps; the `crop_mode` `center` preserves the aspect ratio, `squash` does not.
     """
 
     size: tuple[int, int, int]
@@ -62,7 +67,7 @@ class ImageDecoder:
         if not isinstance(image, Image.Image):
             with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 return self.read(opened)
-        return prepare(image, self.size, self.crop_pct, self.interpolation, self.crop_mode)
+        return self._prepared(image)
 
     @staticmethod
     def reads(image: object) -> bool:
@@ -71,58 +76,46 @@ class ImageDecoder:
             return bool(image) and set(image) <= {"bytes", "path"}
         return isinstance(image, Image.Image | bytes | str | os.PathLike)
 
+    def _prepared(self, image: Image.Image) -> Tensor:
+        channels, height, width = self.size
+        if channels not in (1, 3):
+            raise DataError(
+                f"images are read as 1 (gray) or 3 (RGB) channels, and the model takes {channels}; give "
+                "tensors of its own channels"
+            )
+        if self.crop_mode not in ("center", "squash"):
+            raise DataError(
+                f"images cannot be prepared with crop_mode {self.crop_mode!r}; give tensors"
+            )
+        image = _of_known_scale(image, channels)
+        whole = int(height / self.crop_pct), int(width / self.crop_pct)
+        if image.size != (width, height) or whole != (height, width):
+            if self.crop_mode == "squash":
+                high, wide = whole
+            else:
+                scale = max(whole[0] / image.height, whole[1] / image.width)
+                wide = max(width, int(image.width * scale + 1e-4))
+                high = max(height, int(image.height * scale + 1e-4))
+            left, top = round((wide - width) / 2), round((high - height) / 2)
+            if wide * high <= _MOST_PIXELS:
+                image = image.resize((wide, high), _RESAMPLING[self.interpolation])
+                image = image.crop((left, top, left + width, top + height))
+            else:  # for a very narrow image, only the cropped part is enlarged
+                across, up = image.width / wide, image.height / high
+                part = (left * across, top * up, (left + width) * across, (top + height) * up)
+                image = image.resize((width, height), _RESAMPLING[self.interpolation], box=part)
+        array: np.ndarray[Any, np.dtype[np.float32]] = np.array(image, dtype=np.float32)
+        if image.mode == "F":
+            array = array.clip(0, 1)  # bicubic and lanczos overshoot
+            array = np.repeat(array[None], channels, 0)
+        else:
+            array /= 255
+            array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy()
+        return torch.from_numpy(array)
+
 
 # For data that is loaded without a model.
 DEFAULT_DECODER = ImageDecoder((3, 224, 224))
-
-
-def prepare(
-    image: Image.Image,
-    size: tuple[int, int, int],
-    crop_pct: float = 1.0,
-    interpolation: str = "bicubic",
-    crop_mode: str = "center",
-) -> Tensor:
-    """Converts a PIL image to a resized, center-cropped tensor (channels, height, width) in [0, 1].
-
-    The image is rotated according to its EXIF orientation. Only the first frame of an animation is
-    used. 16-bit values are divided by 65535. Transparent pixels are shown on white, or on black if all
-    visible pixels are white. See the table in `docs/data.md`. `crop_pct` is the share of the resized image
-    that the crop keeps; the `crop_mode` `center` preserves the aspect ratio, `squash` does not.
-    """
-    channels, height, width = size
-    if channels not in (1, 3):
-        raise DataError(
-            f"images are read as 1 (gray) or 3 (RGB) channels, and the model takes {channels}; give "
-            "tensors of its own channels"
-        )
-    if crop_mode not in ("center", "squash"):
-        raise DataError(f"images cannot be prepared with crop_mode {crop_mode!r}; give tensors")
-    image = _of_known_scale(image, channels)
-    whole = int(height / crop_pct), int(width / crop_pct)
-    if image.size != (width, height) or whole != (height, width):
-        if crop_mode == "squash":
-            high, wide = whole
-        else:
-            scale = max(whole[0] / image.height, whole[1] / image.width)
-            wide = max(width, int(image.width * scale + 1e-4))
-            high = max(height, int(image.height * scale + 1e-4))
-        left, top = round((wide - width) / 2), round((high - height) / 2)
-        if wide * high <= _MOST_PIXELS:
-            image = image.resize((wide, high), _RESAMPLING[interpolation])
-            image = image.crop((left, top, left + width, top + height))
-        else:  # for a very narrow image, only the cropped part is enlarged
-            across, up = image.width / wide, image.height / high
-            part = (left * across, top * up, (left + width) * across, (top + height) * up)
-            image = image.resize((width, height), _RESAMPLING[interpolation], box=part)
-    array: np.ndarray[Any, np.dtype[np.float32]] = np.array(image, dtype=np.float32)
-    if image.mode == "F":
-        array = array.clip(0, 1)  # bicubic and lanczos overshoot
-        array = np.repeat(array[None], channels, 0)
-    else:
-        array /= 255
-        array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy()
-    return torch.from_numpy(array)
 
 
 def _of_known_scale(image: Image.Image, channels: int) -> Image.Image:

@@ -13,7 +13,7 @@ import timm
 import torch
 from PIL import Image
 
-from probekit.data.decoding import prepare
+from probekit.data.decoding import ImageDecoder
 from probekit.errors import DataError
 
 SIZE = (3, 2, 2)
@@ -27,7 +27,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> Image.Image:
 
 
 def value_of(image: Image.Image, channels: int = 3) -> np.ndarray[Any, Any]:
-    return prepare(image, (channels, image.height, image.width)).numpy()
+    return ImageDecoder((channels, image.height, image.width)).read(image).numpy()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -42,7 +42,9 @@ def test_sixteen_bit_images_keep_their_values(kind: str) -> None:
 
 def test_sixteen_bit_images_are_resized_without_clipping() -> None:
     values = np.full((8, 8), 30_000, np.uint16)
-    np.testing.assert_allclose(prepare(Image.fromarray(values), SIZE), 30_000 / 65535, atol=1e-5)
+    np.testing.assert_allclose(
+        ImageDecoder(SIZE).read(Image.fromarray(values)), 30_000 / 65535, atol=1e-5
+    )
 
 
 def test_floats_in_the_unit_range_are_read_and_others_refused() -> None:
@@ -77,7 +79,7 @@ def test_photographs_are_oriented_upright(orientation: int, turned: int) -> None
     exif[0x0112] = orientation
     image = saved(Image.fromarray(pixels), "PNG", exif=exif)
     expected = np.rot90(pixels, turned) / 255
-    found = prepare(image, (1, *expected.shape))
+    found = ImageDecoder((1, *expected.shape)).read(image)
     np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
 
@@ -123,7 +125,7 @@ def test_the_first_frame_of_an_animation_is_used() -> None:
 
 def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the model takes 4"):
-        prepare(Image.new("RGB", (4, 4)), (4, 2, 2))
+        ImageDecoder((4, 2, 2)).read(Image.new("RGB", (4, 4)))
 
 
 def test_an_image_of_the_input_size_is_cropped_like_any_other() -> None:
@@ -131,9 +133,9 @@ def test_an_image_of_the_input_size_is_cropped_like_any_other() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
     larger = image.resize((20, 20), Image.Resampling.BICUBIC).crop((2, 2, 18, 18))
-    found = prepare(image, (3, 16, 16), crop_pct=0.8).permute(1, 2, 0) * 255
+    found = ImageDecoder((3, 16, 16), crop_pct=0.8).read(image).permute(1, 2, 0) * 255
     np.testing.assert_allclose(found.numpy(), np.asarray(larger), atol=1e-4)
-    whole = prepare(image, (3, 16, 16)).permute(1, 2, 0) * 255
+    whole = ImageDecoder((3, 16, 16)).read(image).permute(1, 2, 0) * 255
     np.testing.assert_allclose(whole.numpy(), pixels, atol=1e-4)
 
 
@@ -147,14 +149,14 @@ def test_photographs_are_prepared_as_by_timm(name: str) -> None:
     expected = timm.data.create_transform(**config, is_training=False, normalize=False)(photograph)
     if expected.dtype == torch.uint8:
         expected = expected / 255
-    found = prepare(
-        photograph,
+    decoder = ImageDecoder(
         config["input_size"],
         config["crop_pct"],
         config["interpolation"],
         config["crop_mode"],
     )
+    found = decoder.read(photograph)
     assert config["crop_mode"] == ("squash" if "384" in name else "center")
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     with pytest.raises(DataError, match="crop_mode 'border'"):
-        prepare(photograph, (3, 8, 8), crop_mode="border")
+        ImageDecoder((3, 8, 8), crop_mode="border").read(photograph)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 import probekit as pk
 from probekit.data.batches import Batches
-from probekit.data.decoding import ImageDecoder, prepare, resize
+from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.folders import FolderImages
 from probekit.data.images import TensorImages
 from probekit.errors import DataError
@@ -42,20 +42,24 @@ def test_preprocessing_equals_that_of_torchvision(crop: float, size: int) -> Non
             transforms.ToTensor(),
         ]
     )(image)
-    found = prepare(image, (3, size, size), crop, "bicubic")
+    found = ImageDecoder((3, size, size), crop, "bicubic").read(image)
     torch.testing.assert_close(found, reference, atol=1e-6, rtol=0)
 
 
 def test_an_image_of_the_right_size_is_unchanged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    found = prepare(Image.fromarray(pixels), (3, 8, 8))
+    found = ImageDecoder((3, 8, 8)).read(Image.fromarray(pixels))
     np.testing.assert_allclose(found.numpy().transpose(1, 2, 0) * 255, pixels, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "I;16", "1"])
 def test_images_of_any_mode_are_read(mode: str) -> None:
     for channels in (1, 3):
-        assert prepare(Image.new(mode, (9, 7)), (channels, 4, 4)).shape == (channels, 4, 4)
+        assert ImageDecoder((channels, 4, 4)).read(Image.new(mode, (9, 7))).shape == (
+            channels,
+            4,
+            4,
+        )
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
