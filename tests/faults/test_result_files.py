@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import probekit as pk
 from damaged_files import SMALL, Fails
 from probekit.capture.store import _PROGRESS
-from probekit.cli.app import app
 from probekit.data.datasets import load_data
 from probekit.errors import ProbekitError
 
@@ -41,12 +39,6 @@ def test_results(damage: str, ending: str, fails: Fails, tmp_path: Path) -> None
     assert damage == "another table" or f"other{ending}" in said
 
 
-def recording_of(tmp_path: Path) -> Path:
-    data = load_data("fashion-mnist", pk.load_model(SMALL))
-    pk.record(SMALL, data, store=tmp_path / "a.zarr", limit=20, progress=False)
-    return tmp_path / "a.zarr"
-
-
 ODD_JSON = (
     "", "[]", "null", '{"done": -5}', '{"done": "x"}', '{"zarr_format": 3, "node_type": "group"}',
     "[" * 3000,
@@ -55,8 +47,11 @@ ODD_JSON = (
 
 @pytest.mark.slow
 def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
-    store = recording_of(tmp_path)
-    again = ["record", SMALL, "fashion-mnist", "--limit", "20", "-o", "a.zarr"]
+    model = pk.load_model(SMALL)
+    data = load_data("fashion-mnist", model)
+    again = {"store": tmp_path / "a.zarr", "limit": 20, "progress": False}
+    pk.record(model, data, **again)
+    store = tmp_path / "a.zarr"
     (store / _PROGRESS).write_text('{"done": 0}')
     sound = {file: file.read_bytes() for file in store.rglob("*.json")}
     for name in (_PROGRESS, "zarr.json", "activation/zarr.json", "layer/zarr.json"):
@@ -69,20 +64,35 @@ def test_stores_of_recordings(fails: Fails, tmp_path: Path) -> None:
                 with pytest.raises(ProbekitError, match=r"a\.zarr"):
                     pk.open_recording(store)
             else:
-                assert "overwrite" in fails(*again)
+                with pytest.raises(ProbekitError, match="overwrite"):
+                    pk.record(model, data, **again)
+                assert (store / name).read_text() == odd
+    for file, content in sound.items():
+        file.write_bytes(content)
+    (store / _PROGRESS).write_text("")
+    said = fails("record", SMALL, "fashion-mnist", "--limit", "20", "-o", "a.zarr")
+    assert "overwrite" in said
 
 
+@pytest.mark.filterwarnings("ignore::probekit.errors.ProbekitWarning")
 def test_stores_of_conditions(fails: Fails, tmp_path: Path) -> None:
-    command = ["robustness", SMALL, "fashion-mnist", "--corruptions", "contrast", "--severities", "1",
-               "--limit", "40", "--store", "kept"]  # fmt: skip
-    done = CliRunner().invoke(app, [*command, "-o", "r.nc"])
-    assert done.exit_code == 0, done.output
+    model = pk.load_model(SMALL)
+    data = load_data("fashion-mnist", model)
+
+    def again() -> None:
+        pk.robustness(model, data, "contrast", 1, limit=40, store=tmp_path / "kept", progress=False)
+
+    again()
     identity = tmp_path / "kept" / "identity.json"
     sound = identity.read_text()
     for odd in ("", "hello", "[]", "null", '{"model": 1}', "[" * 3000, "\udcff"):
         identity.write_bytes(odd.encode(errors="surrogateescape"))
-        assert "another folder" in fails(*command, "-o", "s.nc")
+        with pytest.raises(ProbekitError, match="another folder"):
+            again()
+        assert identity.read_bytes() == odd.encode(errors="surrogateescape")
     identity.write_text(sound)
     for kept in (tmp_path / "kept").glob("corruption*.nc"):
         kept.write_bytes(kept.read_bytes()[:1000])
+    command = ["robustness", SMALL, "fashion-mnist", "--corruptions", "contrast", "--severities", "1",
+               "--limit", "40", "--store", "kept"]  # fmt: skip
     assert "is not a result" in fails(*command, "-o", "s.nc")

@@ -27,7 +27,7 @@ def turn(units: int, seed: int = 0) -> np.ndarray:
 
 
 def search(table: Any, labels: Any = LABELS, **options: Any) -> xr.Dataset:
-    options = {"starts": 2, "steps": 300, "permutations": 0, "held_out": 0.0} | options
+    options = {"starts": 2, "steps": 150, "permutations": 0, "held_out": 0.0} | options
     return pk.linear_basis_selectivity(table, labels, **options)
 
 
