@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,7 @@ def test_a_model_without_accuracy_is_named_in_figure_and_table(
     _survey_figure(table, tmp_path / "a.png")
     keys = [ax.get_legend() for ax in drawn[0].axes if ax.get_legend()]
     assert [[text.get_text() for text in key.get_texts()] for key in keys] == [["known", "unknown"]]
+    plt.close(drawn[0])  # as save_figure does
     page = pk.report(table, tmp_path / "a.html").read_text()
     assert "<td>1</td>" in page
 
