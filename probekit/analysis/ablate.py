@@ -16,7 +16,7 @@ from probekit.analysis.classes import compared_classes
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.readouts import Activations, clamped
 from probekit.capture.recorder import Layers
-from probekit.capture.stream import PassOptions, explore, open_subject, stream
+from probekit.capture.stream import PassOptions, explore, open_model_and_data, stream
 from probekit.checks import non_negative_int, one_of
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes
@@ -99,11 +99,11 @@ def ablate(
     shares = _checked_fractions(fractions)
     non_negative_int("random", random)
     one_of("value", value, get_args(Value))
-    model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
-    reading = PassOptions(device=device, progress=False)
-    found, output = explore(model, batches, layers, reading)
+    model, batches = open_model_and_data(model, data, batch_size=batch_size, limit=limit, seed=seed)
+    options = PassOptions(device=device, progress=False)
+    found, output = explore(model, batches, layers, options)
     match = compared_classes(model, output, batches, class_map, "ablation")
-    run = _Ablation(model, batches, found, reading, match)
+    run = _Ablation(model, batches, found, options, match)
     orders = run.orders(by, random, seed)
     held_at = run.means() if value == "mean" else {}
     counts = np.round(shares * run.units).astype(np.int64)
@@ -146,11 +146,11 @@ class _Ablation:
         model: Model,
         batches: Batches,
         layers: Sequence[Layer],
-        reading: PassOptions,
+        options: PassOptions,
         match: ClassMatch,
     ) -> None:
         self._match = match
-        self._model, self._batches, self._reading = model, batches, reading
+        self._model, self._batches, self._options = model, batches, options
         self._layers = list(layers)
         self.units = sum(layer.units for layer in layers)
 
@@ -222,7 +222,7 @@ class _Ablation:
         return float(state["sum"].sum() / state["count"].sum())
 
     def _stream(self, readout: Activations) -> Any:
-        return stream(self._model, self._batches, self._layers, [readout], self._reading)
+        return stream(self._model, self._batches, self._layers, [readout], self._options)
 
 
 def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:

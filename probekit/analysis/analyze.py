@@ -16,7 +16,7 @@ from probekit.analysis.classes import warn_of_guess
 from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import PassOptions, Precision, find_layers, open_subject
+from probekit.capture.stream import PassOptions, Precision, find_layers, open_model_and_data
 from probekit.data.batches import Batches
 from probekit.data.labels import LABEL_KEYS, ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, some_of, warn
@@ -109,16 +109,16 @@ def analyze(
     """
     chosen = resolve(metrics)
     _check_index(chosen)
-    model, batches = open_subject(
+    model, batches = open_model_and_data(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers,
         attributes=attributes,
     )  # fmt: skip
     _check_labels(chosen, batches)
-    reading = PassOptions(tokens, output, device, progress, precision, compile)
-    found = find_layers(model, batches, layers, reading)
-    chosen = _fitted(chosen, model, batches, found, reading)
+    options = PassOptions(tokens, output, device, progress, precision, compile)
+    found = find_layers(model, batches, layers, options)
+    chosen = _fitted(chosen, model, batches, found, options)
     wanted = distinct(statistic for metric in chosen for statistic in metric.needs)
-    passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, reading)
+    passed = Pass(found, wanted, list(batches.attributes)).run(model, batches, options)
     print_speed(batches.samples or 0, batches.seconds, batches.waited, progress=progress)
     match = passed.match(model, batches.names, class_map)
     samples = passed.samples(match)
@@ -161,13 +161,15 @@ def _fitted(
     model: Model,
     batches: Batches,
     layers: Sequence[Layer],
-    reading: PassOptions,
+    options: PassOptions,
 ) -> list[Metric]:
     """The metrics fitted to this model; some inspect it with a few images before the pass."""
-    with borrow(model, reading.device) as device:
+    with borrow(model, options.device) as device:
         images = batches.peek().images[:2].to(device)
-        options = {"tokens": reading.tokens, "output": reading.output}
-        fitted = [metric.fitted(model, images, layers, **options) for metric in metrics]
+        fitted = [
+            metric.fitted(model, images, layers, tokens=options.tokens, output=options.output)
+            for metric in metrics
+        ]
     for sentence in (sentence for _, sentence in fitted if sentence):
         warn(sentence)
     return [metric for metric, _ in fitted]

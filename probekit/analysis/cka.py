@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import PassOptions, find_layers, open_subject, stream
+from probekit.capture.stream import PassOptions, find_layers, open_model_and_data, stream
 from probekit.checks import integer, number
 from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError, OptionError
@@ -99,12 +99,13 @@ def cka(
         raise OptionError("data is missing; for a single model, write cka(model, data=data)")
     integer("blocks", blocks, least=2)
     number("level", level, above=0, below=1)
-    reading = PassOptions(tokens, None, device, progress)
+    options = PassOptions(tokens, None, device, progress)
     models, chosen = [model], [layers]
     if other is not None:
         models, chosen = [model, other], [layers, layers if other_layers is None else other_layers]
     sides = [
-        open_subject(one, data, batch_size=batch_size, limit=limit, seed=seed) for one in models
+        open_model_and_data(one, data, batch_size=batch_size, limit=limit, seed=seed)
+        for one in models
     ]
     if len(sides) > 1 and not sides[0][1].repeatable:
         raise DataError(
@@ -112,7 +113,7 @@ def cka(
             "batches, a DataLoader or a data set"
         )
     found = [
-        find_layers(one, batches, choice, reading)
+        find_layers(one, batches, choice, options)
         for (one, batches), choice in zip(sides, chosen, strict=True)
     ]
     widths = [tuple(layer.units for layer in side) for side in found]
@@ -121,7 +122,7 @@ def cka(
         needed += sum(width**2 for side in widths for width in side)
     what = f"CKA of {len(found[0])} with {len(found[-1])} layers"
     check_memory(8 * blocks * needed, memory, what, "choose fewer layers")
-    sums = _stream_both(sides, found, widths, blocks, reading)
+    sums = _stream_both(sides, found, widths, blocks, options)
     values = _ratio(sums, "estimates")
     left_out = _ratio(sums, "left_out")
     spread = (left_out - left_out.mean(0)) ** 2
@@ -159,7 +160,7 @@ def _stream_both(
     found: Sequence[Sequence[Layer]],
     widths: Sequence[tuple[int, ...]],
     blocks: int,
-    reading: PassOptions,
+    options: PassOptions,
 ) -> dict[Key, LinearHSIC]:
     """The sums of all pairs of layers as `both` and, for two models, of each layer with itself."""
     sums: dict[Key, LinearHSIC] = {"both": LinearHSIC(widths[0], widths[-1], blocks)}
@@ -169,7 +170,7 @@ def _stream_both(
                 sums[side, place] = LinearHSIC((width,), (width,), blocks)
     with ExitStack() as stack:
         streams = [
-            stack.enter_context(stream(one, batches, layers, [Activations()], reading, "cka"))
+            stack.enter_context(stream(one, batches, layers, [Activations()], options, "cka"))
             for (one, batches), layers in zip(sides, found, strict=True)
         ]
         for observations in zip(*streams, strict=True):

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from probekit.analysis.columns import Columns
 from probekit.capture.gradients.backward import Forward
+from probekit.capture.gradients.differentiated import Differentiated
 from probekit.capture.gradients.norms import Method, check_options, choose_method, why_exact
-from probekit.capture.gradients.subject import Differentiated
 from probekit.capture.outputs import tensor_of
-from probekit.capture.stream import open_subject
+from probekit.capture.stream import open_model_and_data
 from probekit.errors import ModelError, OptionError, warn
 from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import copied, one_tensor
@@ -75,7 +75,7 @@ def jacobian_norm(
     check_options(method, probes, memory)
     if method != "exact" and probes < 2:
         raise OptionError(f"the norm of a Jacobian needs at least 2 probes, not {probes}")
-    model, batches = open_subject(model, data, batch_size=batch_size, limit=limit, seed=seed)
+    model, batches = open_model_and_data(model, data, batch_size=batch_size, limit=limit, seed=seed)
     columns = Columns()
     with borrow(model, device) as home, torch.no_grad():
         first = one_tensor(batches.peek().images, "the Jacobian")[:4].to(home)
@@ -83,19 +83,21 @@ def jacobian_norm(
             outputs = forward(first)["logits"].shape[1]
         used = choose_method(method, outputs, probes)
         bar = tqdm(total=batches.samples, disable=hidden(progress), leave=False)
-        with Differentiated.open(model, first, _logits, memory) as subject, bar:
-            if used == "probes" and (reasons := subject.forward_mode_fails(first[:2], ["logits"])):
+        with Differentiated.open(model, first, _logits, memory) as differentiated, bar:
+            if used == "probes" and (
+                reasons := differentiated.forward_mode_fails(first[:2], ["logits"])
+            ):
                 warn(why_exact(reasons, method))
                 used = "exact"
             for batch in batches:
                 images = batch.images.to(home)
-                subject.check(images)
+                differentiated.check(images)
                 if used == "exact":
                     units = {"logits": torch.arange(outputs)}
-                    norm = subject.square_norms(images, units)["logits"].sum(1).sqrt()
+                    norm = differentiated.square_norms(images, units)["logits"].sum(1).sqrt()
                     error = torch.zeros_like(norm)
                 else:
-                    norm, error = _from_probes(subject, images, batch.index, probes, seed)
+                    norm, error = _from_probes(differentiated, images, batch.index, probes, seed)
                 columns.append(jacobian_norm=norm, probe_error=error)
                 columns.append(label=batch.of(None).labels, sample=batch.index)
                 bar.update(len(batch))
@@ -127,11 +129,11 @@ def _logits(model: Model) -> Iterator[Forward]:
 
 
 def _from_probes(
-    subject: Differentiated, images: Tensor, index: Tensor, probes: int, seed: int
+    differentiated: Differentiated, images: Tensor, index: Tensor, probes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Norms and their standard errors, (batch,)."""
     squares: dict[int, list[Tensor]] = {}  # (probes, samples), by the first sample
-    for part, derivatives in subject.derivatives(images, index, probes, seed):
+    for part, derivatives in differentiated.derivatives(images, index, probes, seed):
         found = derivatives["logits"].cpu().double().square().sum(2)
         squares.setdefault(part.start, []).append(found)
     table = torch.cat([torch.cat(chunks) for chunks in squares.values()], 1).T

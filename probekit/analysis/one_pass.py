@@ -70,7 +70,7 @@ class Pass:
         keys = [(place, attribute if (place, attribute) in fed else None) for place in places]
         return [fed[key].to_xarray() for key in keys]
 
-    def run(self, model: Model, batches: Batches, reading: PassOptions) -> Pass:
+    def run(self, model: Model, batches: Batches, options: PassOptions) -> Pass:
         """Streams the data through the model once.
 
         If a statistic has a method `expect`, it first receives the labels, if they are known in
@@ -101,7 +101,7 @@ class Pass:
             for attribute in dict.fromkeys(attribute for _, attribute in self._prototypes)
         }  # fmt: skip
         readouts = distinct(one for feeder in feeders.values() for one in feeder.readouts)
-        with stream(model, batches, self.layers, readouts, reading) as observed:
+        with stream(model, batches, self.layers, readouts, options) as observed:
             for observation in observed:
                 for attribute, feeder in feeders.items():
                     tables = [observation.tables[readouts.index(one)] for one in feeder.readouts]

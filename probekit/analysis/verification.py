@@ -79,7 +79,7 @@ def _verified(name: str, most_parameters: float) -> dict[str, Any]:
             line["parameters"] = sum(one.numel() for one in parameters)
             if line["parameters"] > most_parameters:
                 return line | {"outcome": "too large"}
-            module, images = _subject(name)
+            module, images = _model_and_images(name)
         except Exception as error:  # the architecture itself does not run here
             return line | {"outcome": "cannot run", "detail": first_line(error)[:200]}
         line["image_size"] = "x".join(map(str, images.shape[2:]))
@@ -91,7 +91,7 @@ def _verified(name: str, most_parameters: float) -> dict[str, Any]:
     return line | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def _subject(name: str) -> tuple[nn.Module, Tensor]:
+def _model_and_images(name: str) -> tuple[nn.Module, Tensor]:
     """The model and two images, of the smallest of the sizes tried that the model accepts."""
     import timm
 

@@ -93,9 +93,9 @@ def plan(
     if isinstance(model, str | os.PathLike):
         model = load_model(model)
     if not hasattr(images, "to"):  # neither tensors nor named inputs
-        from probekit.capture.stream import open_subject  # which imports this module
+        from probekit.capture.stream import open_model_and_data  # which imports this module
 
-        model, batches = open_subject(model, images)
+        model, batches = open_model_and_data(model, images)
         images = batches.peek().images[:2]
     with borrow(model) as device, torch.no_grad(), explained_failure(images):
         found, notes, _ = _scout(model, images.to(device), layers, tokens, output)

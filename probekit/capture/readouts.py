@@ -36,7 +36,7 @@ class Readout(Protocol):
         layers: Sequence[Layer],
         *,
         samples: Tensor | None = None,
-        **reading: Any,
+        **options: Any,
     ) -> AbstractContextManager[Tap]:
         """Yields a function from a batch of images and their indices to {layer: (rows, columns)}.
 
@@ -66,11 +66,11 @@ class Activations:
         layers: Sequence[Layer],
         *,
         samples: Tensor | None = None,
-        **reading: Any,
+        **options: Any,
     ) -> Iterator[Tap]:
         """Observes the forward pass of the model."""
-        reading |= {"spatial": _TABLES[self.spatial], "change": self.change}
-        with Recorder(model, list(layers), **reading) as recorder:
+        options |= {"spatial": _TABLES[self.spatial], "change": self.change}
+        with Recorder(model, list(layers), **options) as recorder:
             yield lambda images, index: recorder.activations
 
 

@@ -18,7 +18,7 @@ from probekit.capture.layers import Layer
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.store import RecordingStore, open_recording
-from probekit.capture.stream import Observed, PassOptions, find_layers, open_subject, stream
+from probekit.capture.stream import Observed, PassOptions, find_layers, open_model_and_data, stream
 from probekit.errors import OptionError, keep_notes, noted
 from probekit.models.identity import describe, model_identity
 from probekit.models.image_model import ModelOrName
@@ -83,14 +83,14 @@ def record(
     """
     if spatial not in ("mean", "none"):
         raise OptionError(f"spatial must be 'mean' or 'none' in a recording, not {spatial!r}")
-    reading = PassOptions(
+    options = PassOptions(
         tokens=tokens, output=output, device=device, progress=progress, compile=compile
     )
     with noted() as notes:
-        model, batches = open_subject(
+        model, batches = open_model_and_data(
             model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
         )
-        found = find_layers(model, batches, layers, reading)
+        found = find_layers(model, batches, layers, options)
     readout = Activations("mean" if spatial == "mean" else "flatten")
     identity = {
         "model": describe(model),
@@ -108,7 +108,7 @@ def record(
     if notes:
         frame.attrs["notes"] = "\n".join(notes)
     if store is None:
-        with stream(model, batches, found, [readout], reading, "record") as observed:
+        with stream(model, batches, found, [readout], options, "record") as observed:
             tables, labels, index = map(torch.cat, zip(*_rows(observed), strict=True))
         return with_sample_names(
             frame.assign(
@@ -127,7 +127,7 @@ def record(
             todo = batches.starting(done)
             with (
                 noted() as more,
-                stream(model, todo, found, [readout], reading, "record") as observed,
+                stream(model, todo, found, [readout], options, "record") as observed,
             ):
                 for table, labels, index in _rows(observed):
                     if writer:

@@ -77,7 +77,7 @@ class Observed:
     tables: Sequence[dict[str, Tensor]]
 
 
-def open_subject(model: ModelOrName, data: Any, **options: Any) -> tuple[Model, Batches]:
+def open_model_and_data(model: ModelOrName, data: Any, **options: Any) -> tuple[Model, Batches]:
     """Returns a model and batches of data, from objects or from their names."""
     if isinstance(model, str | os.PathLike):
         model = load_model(model)
@@ -116,25 +116,25 @@ def _warn_of_training_images(model: Model, data: Any) -> None:
 
 
 def find_layers(
-    model: Model, batches: Batches, layers: Layers, reading: PassOptions
+    model: Model, batches: Batches, layers: Layers, options: PassOptions
 ) -> list[Layer]:
     """Returns the selected layers, found with one forward pass over the first two images."""
-    return explore(model, batches, layers, reading)[0]
+    return explore(model, batches, layers, options)[0]
 
 
 def explore(
-    model: Model, batches: Batches, layers: Layers, reading: PassOptions
+    model: Model, batches: Batches, layers: Layers, options: PassOptions
 ) -> tuple[list[Layer], Any]:
     """Returns the selected layers and the model's output for two images."""
-    with borrow(model, reading.device):
+    with borrow(model, options.device):
         images = batches.peek().images[:2]
         with explained_failure(images):
-            return scout_layers(model, images, layers, tokens=reading.tokens, output=reading.output)
+            return scout_layers(model, images, layers, tokens=options.tokens, output=options.output)
 
 
-def peek_output(model: Model, batches: Batches, reading: PassOptions) -> Any:
+def peek_output(model: Model, batches: Batches, options: PassOptions) -> Any:
     """Returns the model's output for an image twice, or once if the batch size is 1."""
-    with borrow(model, reading.device) as device, torch.no_grad():
+    with borrow(model, options.device) as device, torch.no_grad():
         images = batches.peek().images[[0] * min(2, batches.batch_size)].to(device)
         with explained_failure(images), uncompiled(), caller_device():
             return call(runnable(model), images)
@@ -146,7 +146,7 @@ def stream(
     batches: Batches,
     layers: Sequence[Layer],
     readouts: Sequence[Readout],
-    reading: PassOptions,
+    options: PassOptions,
     title: str = "analyze",
 ) -> Iterator[Iterator[Observed]]:
     """Runs a model over data once, with hooks that are removed when the context exits.
@@ -154,7 +154,7 @@ def stream(
     With several processes, each process runs over its share of the data. Yields an iterator over the
     results of each batch, with tables in the order of `readouts`.
     """
-    with streams(model, layers, readouts, reading, batches.indices()) as observe:
+    with streams(model, layers, readouts, options, batches.indices()) as observe:
         yield observe(batches, title)
     batches.skipped = sum(processes().gather(batches.skipped))
 
@@ -164,7 +164,7 @@ def streams(
     model: Model,
     layers: Sequence[Layer],
     readouts: Sequence[Readout],
-    reading: PassOptions,
+    options: PassOptions,
     samples: Tensor | None = None,
 ) -> Iterator[Observe]:
     """Like `stream`, for several passes that share the hooks and the compiled model.
@@ -174,12 +174,12 @@ def streams(
     """
     order = sorted(range(len(readouts)), key=lambda i: readouts[i].own_pass)
     with ExitStack() as stack:
-        device = stack.enter_context(borrow(model, reading.device))
+        device = stack.enter_context(borrow(model, options.device))
         stack.enter_context(torch.no_grad())
         taps = {
             i: stack.enter_context(
                 readouts[i].open(
-                    model, layers, samples=samples, tokens=reading.tokens, output=reading.output
+                    model, layers, samples=samples, tokens=options.tokens, output=options.output
                 )
             )
             for i in order
@@ -190,7 +190,7 @@ def streams(
             nothing = torch.empty(0)
             return [tap(nothing, nothing) for tap in watching]
 
-        forward = ForwardPass(runnable(model), layers, recorded, reading.compile)
+        forward = ForwardPass(runnable(model), layers, recorded, options.compile)
 
         def observe(
             batches: Batches,
@@ -205,7 +205,7 @@ def streams(
                     total=None if batches.samples is None else batches.samples * times,
                     unit="image",
                     desc=f"{title}, compiling first" if forward.compiles else title,
-                    progress=reading.progress,
+                    progress=options.progress,
                     leave=False,
                 )
             )
@@ -218,7 +218,7 @@ def streams(
                 if read is None:
                     break
                 for batch in expand(read.to(device)):
-                    with _failing_batch(batch), reading.autocast(device), caller_device():
+                    with _failing_batch(batch), options.autocast(device), caller_device():
                         output = forward(batch.images)
                     begins = not done and len(batch) > _FEW and isinstance(batch.images, Tensor)
                     tables = {
@@ -228,7 +228,7 @@ def streams(
                         for i, tap in taps.items()
                     }
                     for table in tables.values():
-                        _check(table, layers, batch, reading.precision)
+                        _check(table, layers, batch, options.precision)
                     yield Observed(batch, output, [tables[i] for i in range(len(readouts))])
                     done += len(batch)
                     bar.update(done - bar.n)

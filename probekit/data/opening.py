@@ -209,7 +209,7 @@ def _of_loader(loader: DataLoader[Any]) -> Indexed | Stream:
         indices,
         collate=None if loader.collate_fn is default_collate else loader.collate_fn,
         batch_size=size,
-        reading={option: getattr(loader, option) for option in options},
+        loader_options={option: getattr(loader, option) for option in options},
         drawn=drawn,
         ordered=ordered,
     )

@@ -144,7 +144,7 @@ class Indexed(Source):
         data: A map-style data set.
         indices: The indices to use, in order; None for all.
         collate: Converts a list of items to a batch; None stacks images and labels.
-        reading: Options of the `DataLoader` that reads in worker processes.
+        loader_options: Options of the `DataLoader` that reads in worker processes.
         drawn: Whether `indices` are a random draw.
         ordered: Whether a limit takes the first of `indices` instead of a random subset.
     """
@@ -156,7 +156,7 @@ class Indexed(Source):
         *,
         collate: Callable[[list[Any]], Any] | None = None,
         batch_size: int | None = None,
-        reading: Mapping[str, Any] | None = None,
+        loader_options: Mapping[str, Any] | None = None,
         drawn: bool = False,
         ordered: bool = False,
     ) -> None:
@@ -164,7 +164,7 @@ class Indexed(Source):
         self.drawn = drawn
         self.ordered = ordered
         self.batch_size = batch_size
-        self.reading = dict(reading or {})
+        self.loader_options = dict(loader_options or {})
         self._collate = collate
         own = isinstance(data, LabeledImages)
         self.name = str(getattr(data, "name", None) or type(data).__name__)
@@ -195,7 +195,7 @@ class Indexed(Source):
     def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
         order = self.selected(part.limit, part.seed)[part.first :]
         chunks = _chunks(order[part.rank :: part.world], part.size)
-        options = dict(self.reading)
+        options = dict(self.loader_options)
         own = options.pop("num_workers", 0)
         workers = own if part.workers is None else part.workers
         found = fetched(self.fetch, chunks, workers=workers, options=options if workers else {})

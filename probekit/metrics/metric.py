@@ -87,7 +87,7 @@ class Metric(ABC):
         """
 
     def fitted(
-        self, model: Model, images: Any, layers: Sequence[Layer], **reading: Any
+        self, model: Model, images: Any, layers: Sequence[Layer], **options: Any
     ) -> tuple[Metric, str]:
         """Adapts the metric to a model, given a few images; also returns a warning or `""`."""
         return self, ""

@@ -22,7 +22,7 @@ from probekit.analysis.robustness.conditions import (
 )
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
-from probekit.capture.stream import Observe, PassOptions
+from probekit.capture.stream import Observe
 from probekit.data.batches import Batch, Batches
 from probekit.errors import OptionError, noted
 from probekit.metrics.dimensionality import Dimensionality
@@ -68,7 +68,6 @@ class Measurement:
     layers: list[Layer]
     dimensionality: bool
     selectivity: bool
-    reading: PassOptions
     memory: int
     classes: int
     match: ClassMatch

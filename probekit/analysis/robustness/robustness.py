@@ -37,7 +37,7 @@ from probekit.analysis.robustness.tables import (
 )
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
-from probekit.capture.stream import PassOptions, explore, open_subject, peek_output, streams
+from probekit.capture.stream import PassOptions, explore, open_model_and_data, peek_output, streams
 from probekit.data.batches import Batches
 from probekit.data.labels import ClassNames
 from probekit.errors import DataError, OptionError, keep_notes, remember, warn
@@ -136,20 +136,20 @@ def robustness(
         >>> dict(result["robustness"]["accuracy"].sizes)
         {'corruption': 2, 'severity': 2}
     """
-    model, batches = open_subject(
+    model, batches = open_model_and_data(
         model, data, batch_size=batch_size, limit=limit, seed=seed, workers=workers
     )
     _check_input(batches, corruptions, attacks)
-    reading = PassOptions(tokens, None, device, progress, compile=compile)
+    options = PassOptions(tokens, None, device, progress, compile=compile)
     found, output = (
-        explore(model, batches, layers, reading)
+        explore(model, batches, layers, options)
         if dimensionality or selectivity
-        else ([], peek_output(model, batches, reading))
+        else ([], peek_output(model, batches, options))
     )
     match = compared_classes(model, output, batches, class_map, "robustness")
     classes = batches.names or match.names(tuple(getattr(model, "classes", ())))
     measurement = Measurement(
-        model, found, dimensionality, selectivity, reading, memory, len(classes), match
+        model, found, dimensionality, selectivity, memory, len(classes), match
     )
     passes = [ConditionPass(batches, unchanged(), paired=False)]
     if attacks:
@@ -180,7 +180,7 @@ def robustness(
     }
     stored = ConditionStore(store, lambda: facts | {"data": batches.identity()})
     readouts = [Activations()] if found else []
-    with stored.writing(), streams(model, found, readouts, reading) as observe:
+    with stored.writing(), streams(model, found, readouts, options) as observe:
         for one in passes:
             measurement.run(one, stored, observe)
     for one in passes:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probekit.capture.gradients.backward import Forward
-from probekit.capture.gradients.subject import Differentiated
+from probekit.capture.gradients.differentiated import Differentiated
 from probekit.capture.layers import Layer
 from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
@@ -125,7 +125,7 @@ class GradientNorms:
         return choose_method(self.method, count, self.probes)
 
     def fitted(
-        self, model: Model, images: Tensor, layers: Sequence[Layer], **reading: Any
+        self, model: Model, images: Tensor, layers: Sequence[Layer], **options: Any
     ) -> tuple[Self, str]:
         """Adapts the source to one model in eval mode, checking probes against backward passes.
 
@@ -135,9 +135,9 @@ class GradientNorms:
         if self.chosen_method(layers) == "exact":
             return self, ""
         wanted = [layer for layer in layers if layer.name in self.chosen_units(layers)]
-        with _differentiated(model, images, wanted, self.memory, reading) as subject:
-            subject.check(images)
-            reasons = subject.forward_mode_fails(images, [layer.name for layer in wanted])
+        with _differentiated(model, images, wanted, self.memory, options) as differentiated:
+            differentiated.check(images)
+            reasons = differentiated.forward_mode_fails(images, [layer.name for layer in wanted])
         if not reasons:
             return self, ""
         return replace(self, exact_layers=tuple(reasons)), why_exact(reasons, self.method)
@@ -149,11 +149,11 @@ class GradientNorms:
         layers: Sequence[Layer],
         *,
         samples: Tensor | None = None,
-        **reading: Any,
+        **options: Any,
     ) -> Iterator[Tap]:
         """Yields a function from images and their indices to the tables of all layers."""
         with ExitStack() as stack:
-            yield _Tap(self, model, layers, samples, reading, stack)
+            yield _Tap(self, model, layers, samples, options, stack)
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Tap:
     model: Model
     layers: Sequence[Layer]
     samples: Tensor | None
-    reading: Mapping[str, Any]
+    options: Mapping[str, Any]
     stack: ExitStack
 
     def __post_init__(self) -> None:
@@ -174,7 +174,7 @@ class _Tap:
         self._wanted = [layer for layer in self.layers if layer.name in self._units]
         self._samples = self.source.chosen_samples(self.samples)
         self._left = self.source.samples
-        self._subject: Differentiated | None = None
+        self._differentiated: Differentiated | None = None
 
     def __call__(self, images: Tensor, index: Tensor) -> dict[str, Tensor]:
         rows = self._rows(index)
@@ -183,13 +183,15 @@ class _Tap:
             for layer in self.layers
         }
         if len(rows):
-            if self._subject is None:
+            if self._differentiated is None:
                 opened = _differentiated(
-                    self.model, images, self._wanted, self.source.memory, self.reading
+                    self.model, images, self._wanted, self.source.memory, self.options
                 )
-                self._subject = self.stack.enter_context(opened)
-            self._subject.check(images)
-            squares = self._squares(self._subject, images[rows.to(images.device)], index[rows])
+                self._differentiated = self.stack.enter_context(opened)
+            self._differentiated.check(images)
+            squares = self._squares(
+                self._differentiated, images[rows.to(images.device)], index[rows]
+            )
             for layer in self._wanted:
                 scale = 1.0 if layer.name in self._exact else mean_chi(self.source.probes)
                 units, square = self._units[layer.name], squares[layer.name]
@@ -207,11 +209,13 @@ class _Tap:
         self._left -= len(rows)
         return rows
 
-    def _squares(self, subject: Differentiated, images: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def _squares(
+        self, differentiated: Differentiated, images: Tensor, index: Tensor
+    ) -> dict[str, Tensor]:
         """Squared norms, or unbiased estimates of them, {layer: (batch, measured units)}."""
         exact = {name: units for name, units in self._units.items() if name in self._exact}
         probed = {name: units for name, units in self._units.items() if name not in self._exact}
-        found = subject.square_norms(images, exact) if exact else {}
+        found = differentiated.square_norms(images, exact) if exact else {}
         squares = {name: values.cpu() for name, values in found.items()}
         if not probed:
             return squares
@@ -220,7 +224,7 @@ class _Tap:
             name: torch.zeros(len(images), len(units), dtype=torch.double)
             for name, units in probed.items()
         }
-        for part, derivatives in subject.derivatives(images, index, probes, seed):
+        for part, derivatives in differentiated.derivatives(images, index, probes, seed):
             for name, units in probed.items():
                 values = derivatives[name][..., units.to(images.device)]
                 sums[name][part] += values.cpu().double().square().sum(0)
@@ -228,13 +232,12 @@ class _Tap:
 
 
 def _differentiated(
-    model: Model, images: Tensor, layers: Sequence[Layer], memory: int, reading: Mapping[str, Any]
+    model: Model, images: Tensor, layers: Sequence[Layer], memory: int, options: Mapping[str, Any]
 ) -> AbstractContextManager[Differentiated]:
     """A model prepared to differentiate the pooled activations of some layers."""
 
     @contextmanager
     def read_out(one: Any) -> Iterator[Forward]:
-        options: Any = reading
         with Recorder(one, list(layers), grad=True, stop=True, **options) as recorder:
             recorder.paused = True  # in other passes of a model that could not be copied
 

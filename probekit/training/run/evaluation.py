@@ -46,8 +46,8 @@ def evaluate(
     means = {name: ClassMeans() for name in (_OUTCOMES, *(layer.name for layer in layers))}
     batches = Batches(data, batch_size=_BATCH_SIZE)
     half = precision if precision in ("bfloat16", "float16") else None
-    reading = PassOptions(progress=False, precision=half)
-    with stream(model, batches, layers, [Activations()], reading) as observed:
+    options = PassOptions(progress=False, precision=half)
+    with stream(model, batches, layers, [Activations()], options) as observed:
         for observation in observed:
             labels = observation.batch.labels
             logits = required_logits(observation.output, len(labels), "training").float()

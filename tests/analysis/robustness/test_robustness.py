@@ -284,12 +284,12 @@ def test_names_of_classes_follow_the_labels_of_the_data() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_memory_of_clean_activations_is_that_of_their_tables(dtype: torch.dtype) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU()).to(dtype)
-    reading = PassOptions(progress=False)
+    options = PassOptions(progress=False)
     batches = Batches((torch.rand(10, 1, 6, 6), torch.arange(10) % 2), fit=fit_to(model))
-    layers = find_layers(model, batches, None, reading)
-    with stream(model, batches, layers, [Activations()], reading) as observed:
+    layers = find_layers(model, batches, None, options)
+    with stream(model, batches, layers, [Activations()], options) as observed:
         needed = sum(table.nbytes for one in observed for table in one.tables[0].values())
-    measurement = Measurement(model, layers, False, False, reading, 2**30, 2, ClassMatch(8))
+    measurement = Measurement(model, layers, False, False, 2**30, 2, ClassMatch(8))
     assert measurement._bytes_of_clean(batches) == needed == 10 * 8 * 4
 
 
