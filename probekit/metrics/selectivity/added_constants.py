@@ -80,7 +80,9 @@ def _added(values: npt.ArrayLike | Tensor, layer: Layer) -> Tensor:
             f"shape {tuple(given.shape)}"
         )
     shape = [1] * (len(layer.shape) + 1)
-    shape[layer.unit_axis] = layer.units
+    for axis in (layer.unit_axis, *layer.split):
+        if axis < len(shape):  # otherwise, each sample has one number
+            shape[axis] = layer.shape[axis - (axis > layer.batch_axis)]
     return given.expand(layer.units).reshape(shape)
 
 

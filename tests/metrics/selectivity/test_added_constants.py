@@ -57,6 +57,32 @@ def test_the_bias_of_the_next_layer_can_absorb_the_constants() -> None:
     torch.testing.assert_close(by_bias, shifted(rows), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (12,), ()])
+def test_units_on_several_axes_or_on_none_have_constants(shape: tuple[int, ...]) -> None:
+    class Reshaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            units = int(np.prod(shape))
+            self.first, self.act, self.last = nn.Linear(6, units), nn.ReLU(), nn.Linear(units, 3)
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.act(self.first(rows).reshape(len(rows), *shape))
+            output: torch.Tensor = self.last(hidden.reshape(len(rows), -1))
+            return output
+
+    torch.manual_seed(0)
+    net, rows = Reshaped(), torch.rand(5, 6)
+    constants = torch.arange(1.0, 1 + np.prod(shape))
+    shifted = add_constants(net, {"act": constants}, rows[:2])
+    torch.testing.assert_close(shifted(rows), net(rows), atol=1e-5, rtol=1e-5)
+    expected = net.act(net.first(rows)) + constants
+    outputs: list[torch.Tensor] = []
+    handle = shifted.act.shifted.register_forward_hook(lambda *given: outputs.append(given[2]))
+    shifted(rows)
+    handle.remove()
+    torch.testing.assert_close(outputs[0].reshape(5, -1), expected)
+
+
 def test_a_residual_network_with_padding_keeps_its_function() -> None:
     model = load_model("probekit:resnet20-fashion-mnist")
     generator = torch.Generator().manual_seed(0)
