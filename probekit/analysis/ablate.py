@@ -179,8 +179,9 @@ class _Ablation:
         """A variable's values in the order of this model's units."""
         if not {"layer", "channel"} <= set(variable.coords) or variable.dims != ("unit",):
             raise OptionError(
-                f"by must be a variable (unit) with the coordinates layer and channel, not "
-                f"from one of {variable.dims} with {', '.join(map(str, variable.coords)) or 'none'}"
+                "by must be a variable (unit) with the coordinates layer and channel, not one of the "
+                f"dimensions {variable.dims} with the coordinates "
+                f"{', '.join(map(str, variable.coords)) or 'none'}"
             )
         pairs = zip(variable["layer"].values, variable["channel"].values, strict=True)
         known = dict(zip(pairs, variable.values.astype(np.float64), strict=True))
