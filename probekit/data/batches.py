@@ -68,22 +68,11 @@ class Batches:
     `batch_size` and keep their index. A loader keeps its own batch size, `collate_fn` and worker
     processes. Streams of batches keep their batches; their samples are numbered in order.
 
-    Args:
-        data: A map-style data set, a `DataLoader`, two arrays (images, labels), or any iterable of
-            batches or samples: pairs (images, labels), or mappings with `label`/`labels` and either
-            `image`/`images`/`pixel_values` or the output of a tokenizer or feature extractor
-            (`input_ids` and `attention_mask`, `input_values`, ...). Inputs that are a mapping
-            themselves, as in ({"input_ids": ...}, labels), are passed to the model by keyword.
-        batch_size: Samples per batch, for data that is not already batched.
-        limit: Number of samples to use. For a data set, arrays or a loader that shuffles, a random
-            sample is drawn, so data sorted by class stays representative. For a stream, or a loader
-            with its own order, the first samples are used.
-        seed: Seed of that sample.
-        workers: Number of worker processes for reading; None uses the number of a `DataLoader`, and
-            none otherwise.
-        fit: Converts images (batch, ...) to what the model expects, or raises `DataError`.
-        attributes: The meaning of labels with several columns, as for `analyze`.
-        decode: Reads images that are not arrays (PIL images, contents or paths of image files).
+    `docs/data.md` lists all forms of data. `limit` draws a random sample of a data set, of arrays or of a
+    loader that shuffles, so data sorted by class stays representative; it uses the first samples of a
+    stream, or of a loader with its own order. `fit` converts images (batch, ...) to what the model expects,
+    or raises `DataError`; `decode` reads images that are not arrays. The other arguments are those of
+    `analyze`.
 
     Attributes:
         names: The name of each label.

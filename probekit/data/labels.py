@@ -215,15 +215,9 @@ def label_table(
 ) -> Tensor:
     """Converts the labels of some samples: one per sample, none, or one per attribute.
 
-    Args:
-        labels: Labels as for `label_numbers`, one-hot rows, or None (also a list of None). With
-            attributes: a mapping of columns, a list of mappings, or rows with one number per attribute.
-        count: Number of samples.
-        names: The names of the labels.
-        attributes: The names of the attributes, each with the names of its values.
-
-    Returns:
-        (samples,), -1 for missing labels; (samples, attributes) if there are attributes.
+    They are labels as for `label_numbers`, one-hot rows, or None (also a list of None); with attributes, a
+    mapping of columns, a list of mappings, or rows with one number per attribute. The result is (samples,),
+    -1 for missing labels, or (samples, attributes).
 
     >>> label_table([[0, 1], [1, 0]], 2, {}, {}), label_table(None, 2, {}, {})
     (tensor([1, 0]), tensor([-1, -1]))
@@ -307,10 +301,8 @@ def _values(values: object, names: ClassNames, attribute: str) -> Tensor:
 def declared_attributes(data: Any, asked: Any = None) -> dict[str, ClassNames]:
     """The attributes of labels, with the names of their values.
 
-    Args:
-        data: Data that may declare its attributes in `attributes` or `attr_names`: names, or a mapping
-            from each name to the names of its values.
-        asked: The same, given by the user; takes precedence.
+    The data may declare them in `attributes` or `attr_names`, as names or as a mapping from each name to the
+    names of its values; `asked` is the same, given by the user, and takes precedence.
 
     >>> declared_attributes(None, {"color": ["red", "blue"]})
     {'color': {0: 'red', 1: 'blue'}}

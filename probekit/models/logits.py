@@ -131,14 +131,8 @@ def match_classes(
     - the WordNet id, for the classes of ImageNet;
     - the index, if the data's classes are named by numbers.
 
-    Args:
-        model: A module, or an `ImageModel`, whose `classes` name its outputs.
-        classes: The names of the data's classes, in the order of their labels or by label; empty if
-            they have none.
-        outputs: Number of outputs of the model.
-        labels: The known labels.
-        class_map: Maps each class of the data, by name or label, to an output, by name or index; or
-            `"index"`: label i is output i.
+    `classes` are the names of the data's classes, in the order of their labels or by label; empty if they
+    have none. `labels` are those that are known.
 
     Example:
         >>> match_classes(nn.Identity(), ["2", "0"], 3).order

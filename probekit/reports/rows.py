@@ -79,16 +79,11 @@ def _finite(value: object) -> object:
 def robustness_rows(result: xr.DataTree) -> list[Row]:
     """The accuracies of a robustness result, one row per perturbation.
 
-    Args:
-        result: The output of `robustness`.
-
-    Returns:
-        Rows with `perturbation`, the accuracy at each severity (`1` to `5`) or epsilon (`4/255`), their
-        `mean`, and `relative` (the mean divided by the clean accuracy). Attacks also have `newly wrong`,
-        the number of images at each epsilon that are misclassified only under the attack; targeted
-        attacks have `target reached` instead, the number of images classified as the target. The first
-        row is `clean`. The row `mean`, over the standard types, follows the corruptions. Keys without a
-        value are omitted.
+    They have `perturbation`, the accuracy at each severity (`1` to `5`) or epsilon (`4/255`), their `mean`,
+    and `relative` (the mean divided by the clean accuracy). Attacks also have `newly wrong`, the number of
+    images at each epsilon that are misclassified only under the attack; targeted attacks have `target
+    reached` instead, the number of images classified as the target. The first row is `clean`. The row
+    `mean`, over the standard types, follows the corruptions. Keys without a value are omitted.
 
     Example:
         >>> table = xr.Dataset(
