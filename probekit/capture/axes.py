@@ -37,8 +37,8 @@ class Label:
     """The identity of an axis.
 
     `serial` is the creation order of labels; the newest units are a layer's own. `before` and `after` are the
-    numbers of tokens beside the patches, `start` is where a part of an input axis begins on it, and
-    `scanned` is whether a convolution runs along the axis.
+    numbers of tokens beside the patches, `start` is where a part of an input axis begins on it, `scanned` is
+    whether a convolution runs along the axis, and `mixes` whether its elements are combinations of units.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Label:
         self.class_token = class_token
         self.start = 0
         self.scanned = False
+        self.mixes = False
         self._read = False
         self._same: Label = self
 

@@ -505,9 +505,36 @@ def _batched_product(call: OperatorCall) -> Axes:
     elif call.moves(right) and not call.moves(left) and _stored(call, left):
         rows = _mapped(call, left, other[1], other[::2], shape[1])
         batch = _with_own_weights(batch, left, rows)
-    elif kind(columns) is Kind.UNIT and kind(rows) is Kind.UNIT:
-        rows = tuple(part for _, size in rows for part in new_axis(Kind.PLACE, size))
+    elif kind(columns) is Kind.UNIT:
+        rows = _mixing(rows) if kind(rows) is Kind.UNIT else rows
+        batch = _beside_units(batch, other[0], columns)
+    elif kind(rows) is Kind.UNIT:
+        batch = _beside_units(batch, one[0], rows)
+    elif newest(rows).mixes and kind(other[1]) is Kind.UNIT and size_of(rows) == size_of(other[1]):
+        rows = other[1]
+        batch = _beside_units(batch, other[0], rows)
     return (batch, rows, columns)
+
+
+def _mixing(axis: Axis) -> Axis:
+    """The rows of a matrix (units, units), as in attention between channels."""
+    parts = tuple(new_axis(Kind.PLACE, size)[0] for _, size in axis)
+    for label, _ in parts:
+        label.mixes = True
+    return parts
+
+
+def _beside_units(axis: Axis, source: Axis, units: Axis) -> Axis:
+    """An axis of a product of activations: the units there are those of the factor that has the `units`.
+
+    Others, such as heads of queries that have other weights, are positions.
+    """
+    serial = newest(units).serial
+    if newest(source).kind is Kind.UNIT and newest(source).serial == serial:
+        return source if kind(axis) is not Kind.INPUT or kind(source) is Kind.INPUT else axis
+    return tuple(
+        new_axis(Kind.PLACE, part[1])[0] if part[0].kind is Kind.UNIT else part for part in axis
+    )
 
 
 def _mapped(call: OperatorCall, weight: Tensor, axis: Axis, others: Axes, size: int) -> Axis:
@@ -547,6 +574,9 @@ def _factors(call: OperatorCall) -> tuple[Tensor, Tensor]:
 def _attention(call: OperatorCall) -> Axes:
     query, key, value = (call.axes(call.given[name]) for name in ("query", "key", "value"))
     front = merged(merged(query[:-2], key[:-2]), value[:-2])
+    if kind(value[-1]) is Kind.UNIT:
+        pairs = zip(front, value[:-2], strict=True)
+        front = tuple(_beside_units(axis, own, value[-1]) for axis, own in pairs)
     return (*front, query[-2], value[-1])
 
 

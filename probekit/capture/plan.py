@@ -192,8 +192,9 @@ def _found(
     if mixed:
         sentences.append(
             f"the values of {some_of([one.name for one in found if one.name in mixed])} depend on the "
-            "other samples of the batch or on chance, as with batch norm without running statistics or "
-            "dropout that is always on; they change with batch_size, the order of the samples and the seed"
+            "other samples of the batch or on chance, as with a maximum over the batch, batch norm without "
+            "running statistics or dropout that is always on; they change with batch_size, the order of "
+            "the samples and the seed"
         )
     for sentence in sentences:
         warn(sentence)

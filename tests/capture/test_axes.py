@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from axis_networks import Chain, Tower, X, record, watched
+from axis_networks import Chain, Lambda, Tower, X, record, watched
 from probekit.capture import axes
 from probekit.capture.plan import plan, scout_layers
 from probekit.capture.recorder import Recorder
@@ -236,6 +236,67 @@ def test_parts_with_matrices_of_their_own_have_units_of_their_own(
             net(x)
             found = recorder.activations["gelu"]
             torch.testing.assert_close(found, expected.detach())
+
+
+class ValuesOfHeads(nn.Module):
+    """Attention whose queries, keys and values come from different weights, in any order."""
+
+    def __init__(self, order: str, attend: Callable[..., Tensor], own: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.order, self.attend, self.own = order, attend, own
+        self.weights = nn.ParameterDict({name: torch.randn(2, 8, 4) for name in "qkv"})
+        self.head = nn.Linear(8, 2)
+
+    def values(self, x: Tensor) -> Tensor:
+        made = {}
+        for name in self.order:
+            weight = self.weights[name]
+            if self.own:
+                made[name] = torch.einsum("bnd,hde->bhne", x, weight)
+            else:
+                joint = F.linear(x, weight.transpose(1, 2).flatten(0, 1))
+                made[name] = joint.unflatten(2, (2, 4)).transpose(1, 2)
+        return F.gelu(self.attend(made["q"], made["k"], made["v"]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.values(x).transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("order", ["qkv", "vqk"])
+@pytest.mark.parametrize(
+    "attend",
+    [
+        F.scaled_dot_product_attention,
+        lambda q, k, v: (q @ k.mT).softmax(-1) @ v,
+        lambda q, k, v: torch.einsum("bhnm,bhme->bhne", (q @ k.mT).softmax(-1), v),
+        lambda q, k, v: q.softmax(-1) @ (k.softmax(-2).mT @ v),
+        lambda q, k, v: ((q.mT @ k).softmax(-1) @ v.mT).mT,
+    ],
+)
+def test_units_of_attention_are_those_of_its_values(
+    attend: Callable[..., Tensor], order: str, own: bool
+) -> None:
+    net, x = ValuesOfHeads(order, attend, own), torch.randn(3, 6, 8)
+    expected = net.values(x).mean(2).flatten(1).detach()
+    found = record(net, x)["gelu"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_matrices_for_each_position_leave_the_units_of_the_values() -> None:
+    torch.manual_seed(0)
+    keys = nn.Parameter(torch.randn(4, 5, 8))
+
+    def attend(x: Tensor) -> Tensor:
+        scores = torch.einsum("byxc,ykc->byxk", x, keys).softmax(-1)
+        return F.gelu(torch.einsum("byxk,bykc->byxc", scores, x[:, :, :5]))
+
+    embed, head = nn.Linear(3, 8), nn.Linear(8, 2)
+    net = Lambda(lambda x: head(attend(embed(x)).mean((1, 2))))
+    net.embed, net.head, net.keys = embed, head, keys
+    x = torch.randn(3, 4, 6, 3)
+    torch.testing.assert_close(record(net, x)["gelu"], attend(embed(x)).mean((1, 2)).detach())
 
 
 class Decoder(nn.Module):
