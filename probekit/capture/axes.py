@@ -320,6 +320,12 @@ def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
     if a == b:
         return a
     if {one, other} == {Kind.UNIT}:
+        split = [
+            _continues(a, [pair[0] for pair in others]),
+            _continues(b, [pair[1] for pair in others]),
+        ]
+        if split[0] is not split[1]:  # as heads and features, of which the other has only heads
+            return a if split[0] else b
         return a if newest(a).serial > newest(b).serial else b
     if Kind.UNIT in (one, other):
         return _units_or_places(a, b, others)
@@ -330,6 +336,12 @@ def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
     if one is other:
         return b if newest(b).tokens and not newest(a).tokens else a
     return a if one is Kind.INPUT else b
+
+
+def _continues(axis: Axis, others: Sequence[Axis]) -> bool:
+    """Whether the units of an axis are split over other axes too."""
+    serial = newest(axis).serial
+    return any(kind(one) is Kind.UNIT and newest(one).serial == serial for one in others)
 
 
 def _units_or_places(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
