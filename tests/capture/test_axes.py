@@ -273,6 +273,10 @@ class ValuesOfHeads(nn.Module):
         lambda q, k, v: torch.einsum("bhnm,bhme->bhne", (q @ k.mT).softmax(-1), v),
         lambda q, k, v: q.softmax(-1) @ (k.softmax(-2).mT @ v),
         lambda q, k, v: ((q.mT @ k).softmax(-1) @ v.mT).mT,
+        lambda q, k, v: ((q[:, :, :, None] * k[:, :, None]).sum(-1)[..., None] * v[:, :, None]).sum(
+            3
+        ),
+        lambda q, k, v: v * q.sum(-1, keepdim=True).sigmoid(),
     ],
 )
 def test_units_of_attention_are_those_of_its_values(
