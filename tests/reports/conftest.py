@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -121,6 +122,7 @@ def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=found, args=rights)
         yield started
+        gc.collect()  # ends reading processes that were forked meanwhile and hold the pipes of the browser
         started.close()
 
 
