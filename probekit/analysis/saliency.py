@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.recorder import Recorder, Tokens
-from probekit.checks import one_of, positive_int
+from probekit.checks import integer, one_of, positive_int
 from probekit.data.fitting import fit_to
 from probekit.errors import DataError, LayerError
 from probekit.extras import optional
@@ -57,7 +57,7 @@ def unit_saliency(
 
     Raises:
         LayerError: The layer does not exist, or it has no such unit.
-        OptionError: An unknown method, or fewer than one step.
+        OptionError: An unknown method, fewer than one step, or a channel that is no integer.
 
     Source:
         Sundararajan et al. 2017 (arXiv 1703.01365); Simonyan et al. 2013 (arXiv 1312.6034).
@@ -72,6 +72,7 @@ def unit_saliency(
     """
     one_of("method", method, get_args(SaliencyMethod))
     positive_int("steps", steps)
+    channel = integer("channel", channel)
     check_differentiable(as_module(model))
     if not isinstance(images, Tensor):
         raise DataError(
@@ -91,6 +92,8 @@ def unit_saliency(
         def activation(inputs: Tensor) -> Tensor:
             recorder(inputs)
             tables = recorder.activations
+            if isinstance(layer, str) and layer not in tables:
+                raise LayerError(f"{layer!r} is a pattern of names; give the name of one layer")
             table = tables[layer] if isinstance(layer, str) else next(iter(tables.values()))
             if not 0 <= channel < table.shape[1]:
                 raise LayerError(

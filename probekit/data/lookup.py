@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit.data.batches import Batches
 from probekit.data.datasets import is_loadable, load_data
 from probekit.data.decoding import ImageDecoder
+from probekit.data.items import stacked
 from probekit.data.sources import Indexed
 from probekit.errors import DataError
 from probekit.runtime.settings import on_own_device
@@ -31,10 +32,11 @@ def images_at(data: Any, index: npt.ArrayLike | Tensor, model: Any = None) -> tu
         model: The model that images are fitted to, as for `load_data`.
 
     Returns:
-        Images (n, ...) in the order of the indices, as the model receives them, and labels (n,).
+        Images (n, ...) in the order of the indices, as the model receives them, and labels (n,), or
+        (n, attributes) if samples have several.
 
     Raises:
-        DataError: The data does not have an index, or can be read only once.
+        DataError: The data does not have an index, or can be read only once; an index is no integer.
 
     Example:
         >>> import probekit as pk
@@ -43,17 +45,32 @@ def images_at(data: Any, index: npt.ArrayLike | Tensor, model: Any = None) -> tu
         >>> images.shape, labels
         (torch.Size([3, 1, 28, 28]), tensor([2, 2, 9]))
     """
-    wanted = np.asarray(index).ravel().tolist()
+    wanted = _integers(index)
     if not wanted:
         raise DataError("no indices were given; give at least one")
     found = {number: (image, label) for number, image, label in find_images(data, wanted, model)}
     images, labels = zip(*(found[number] for number in wanted), strict=True)
-    return torch.stack(images), torch.tensor(labels)
+    return stacked(images, "the data"), torch.tensor(labels)
+
+
+def _integers(index: npt.ArrayLike | Tensor) -> list[int]:
+    """Checks indices; whole numbers in floats are allowed, as merged results contain them."""
+    given = np.asarray(index)
+    numbers = given.ravel().tolist()
+    if numbers and given.dtype.kind not in "iuf":
+        raise DataError(
+            f"indices must be integers, not {numbers[:3]}; for a mask, give the indices at which it is "
+            "true"
+        )
+    fraction = next((number for number in numbers if not float(number).is_integer()), None)
+    if fraction is not None:
+        raise DataError(f"indices must be integers, not {fraction}")
+    return [int(number) for number in numbers]
 
 
 def find_images(
     data: Any, index: Iterable[int], model: Any = None
-) -> Iterator[tuple[int, Tensor, int]]:
+) -> Iterator[tuple[int, Tensor, Any]]:
     """Yields index, image and label of some samples, each once, in increasing order."""
     if is_loadable(data):
         data = load_data(data, model)
@@ -65,7 +82,7 @@ def find_images(
         yield from _searched(batches, wanted)
 
 
-def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, Any]]:
     """Reads samples by index, several at a time."""
     _check_range(wanted, len(source.data), source.name)
     for start in range(0, len(wanted), _AT_A_TIME):
@@ -74,10 +91,10 @@ def _fetched(source: Indexed, wanted: list[int]) -> Iterator[tuple[int, Tensor, 
         if kept.tolist() != numbers:
             lost = next(number for number in numbers if number not in kept.tolist())
             raise DataError(f"sample {lost} of {source.name} is unreadable now; restore its file")
-        yield from zip(numbers, images, labels.tolist(), strict=True)
+        yield from zip(numbers, _images(images), labels.tolist(), strict=True)
 
 
-def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor, int]]:
+def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor, Any]]:
     """Iterates over a stream up to the last requested sample."""
     if not batches.repeatable:
         raise DataError(
@@ -89,11 +106,18 @@ def _searched(batches: Batches, wanted: list[int]) -> Iterator[tuple[int, Tensor
         end = int(batch.index[-1]) + 1
         while place < len(wanted) and 0 <= wanted[place] < end:
             row = wanted[place] - int(batch.index[0])
-            yield wanted[place], batch.images[row], int(batch.labels[row])
+            images = _images(batch.images)
+            yield wanted[place], images[row], batch.labels[row].tolist()
             place += 1
         if place == len(wanted):
             return
     _check_range(wanted, end, batches.name)
+
+
+def _images(inputs: object) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return inputs
+    raise DataError(f"the data contains {inputs!r}, not images, so no images can be read from it")
 
 
 def _check_range(wanted: list[int], count: int, name: str) -> None:

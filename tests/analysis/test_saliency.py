@@ -110,13 +110,15 @@ def test_the_model_is_restored(model: ImageModel, fails: bool) -> None:
         ("nosuch", {}, LayerError, "no layer"),
         ("4", {"method": "guess"}, OptionError, "method must be"),
         ("4", {"steps": 0}, OptionError, "steps must be"),
+        ("4", {"channel": 1.5}, OptionError, "channel must be an integer"),
+        ("*", {}, LayerError, r"'\*' is a pattern of names"),
     ],
 )
 def test_invalid_arguments_are_refused(
     model: ImageModel, layer: str, options: dict, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        pk.unit_saliency(model, IMAGES, layer, 0, **options)
+        pk.unit_saliency(model, IMAGES, layer, **{"channel": 0} | options)
 
 
 def test_images_in_another_precision_than_the_model_are_converted() -> None:

@@ -87,3 +87,40 @@ def test_an_index_outside_the_data_is_refused(source: str, number: int) -> None:
 def test_data_that_can_be_read_only_once_is_refused() -> None:
     with pytest.raises(DataError, match="only once"):
         pk.images_at(iter(batches()), [0])
+
+
+@pytest.mark.parametrize("index", [[True, False], LABELS == 1, ["3"], [0.5], [3, float("nan")]])
+def test_an_index_that_is_no_integer_is_refused(index: Any) -> None:
+    with pytest.raises(DataError, match="indices must be integers, not"):
+        pk.images_at((IMAGES, LABELS), index)
+
+
+def test_whole_numbers_in_floats_are_indices() -> None:
+    assert pk.images_at((IMAGES, LABELS), [4.0, 1.0])[1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_images_with_several_attributes_return_all_of_them(in_batches: bool) -> None:
+    size = torch.arange(20) % 5
+    parts = zip(*(column.split(6) for column in (IMAGES, LABELS, size)), strict=True)
+    data: Any = [(x, {"shape": shape, "size": size}) for x, shape, size in parts]
+    if not in_batches:
+        data = (IMAGES, {"shape": LABELS, "size": size})
+    images, labels = pk.images_at(data, [13, 4])
+    assert torch.equal(images, IMAGES[[13, 4]])
+    assert labels.tolist() == [[1, 3], [1, 4]]
+
+
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_samples_that_are_no_images_are_refused(in_batches: bool) -> None:
+    tokens = {"input_ids": LABELS[:, None], "attention_mask": torch.ones(20, 1)}
+    data: Any = [(tokens, LABELS)] if in_batches else {**tokens, "label": LABELS}
+    with pytest.raises(DataError, match=r"contains .*input_ids.*, not images"):
+        pk.images_at(data, [1, 2])
+
+
+def test_images_of_different_sizes_are_refused() -> None:
+    data = [(torch.rand(2, 1, size, size), torch.arange(2)) for size in (8, 9)]
+    assert pk.images_at(data, [2])[0].shape == (1, 1, 9, 9)
+    with pytest.raises(DataError, match=r"different shapes, such as \(1, 8, 8\) and \(1, 9, 9\)"):
+        pk.images_at(data, [0, 3])
