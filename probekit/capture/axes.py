@@ -39,6 +39,7 @@ class Label:
     `serial` is the creation order of labels; the newest units are a layer's own. `before` and `after` are the
     numbers of tokens beside the patches, `start` is where a part of an input axis begins on it, `scanned` is
     whether a convolution runs along the axis, and `mixes` whether its elements are combinations of units.
+    `weights` are the names of the weights that made units, as far as they are known.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Label:
         self.start = 0
         self.scanned = False
         self.mixes = False
+        self.weights: frozenset[str] = frozenset()
         self._read = False
         self._same: Label = self
 
@@ -84,7 +86,7 @@ class Label:
             return self
         label = Label(self.kind if self.kind is Kind.UNIT else Kind.PLACE)
         if self.kind is Kind.UNIT:
-            label.serial = self.serial
+            label.serial, label.weights = self.serial, self.weights
         return label
 
     def unite(self, other: Label) -> None:
@@ -320,6 +322,7 @@ def _merged_axis(a: Axis, b: Axis, others: list[tuple[Axis, Axis]]) -> Axis:
     if a == b:
         return a
     if {one, other} == {Kind.UNIT}:
+        newest(a).weights = newest(b).weights = newest(a).weights | newest(b).weights
         split = [
             _continues(a, [pair[0] for pair in others]),
             _continues(b, [pair[1] for pair in others]),

@@ -143,6 +143,14 @@ def _units(call: OperatorCall) -> Axis:
     return new_axis(Kind.UNIT, call.shape[-1])
 
 
+def _units_of(call: OperatorCall, weight: Tensor, size: int) -> Axis:
+    """New units that a weight makes."""
+    axis = new_axis(Kind.UNIT, size)
+    if name := call.tracer.name(weight):
+        newest(axis).weights = frozenset([name])
+    return axis
+
+
 def _all_resized(axes: Axes, shape: Sequence[int]) -> Axes:
     return tuple(resized(axis, size) for axis, size in zip(axes, shape, strict=True))
 
@@ -345,11 +353,30 @@ def _cat(call: OperatorCall) -> Axes:
 
 
 def _stack(call: OperatorCall) -> Axes:
+    of_other_weights = _of_other_weights(call)
     rest = new_axes(Kind.CONSTANT, call.tensors[0].shape)
     for one in call.tensors:
         rest = merged(rest, call.axes(one))
     dim = call.dim(len(rest) + 1)
-    return (*rest[:dim], new_axis(Kind.INPUT, len(call.tensors)), *rest[dim:])
+    units = [newest(axis) for axis in rest if kind(axis) is Kind.UNIT]
+    stacked = new_axis(Kind.INPUT, len(call.tensors))
+    if units and of_other_weights:
+        stacked = ((max(units, key=lambda label: label.serial), len(call.tensors)),)
+    return (*rest[:dim], stacked, *rest[dim:])
+
+
+def _of_other_weights(call: OperatorCall) -> bool:
+    """Whether each tensor has units of weights of its own, unlike the steps of a recurrent network."""
+    made = [
+        {
+            name
+            for axis in call.axes(one)
+            if kind(axis) is Kind.UNIT
+            for name in newest(axis).weights
+        }
+        for one in call.tensors
+    ]
+    return all(made) and len(made) > 1 and sum(map(len, made)) == len(set().union(*made))
 
 
 def _repeat(call: OperatorCall) -> Axes:
@@ -467,7 +494,7 @@ def _convolution(call: OperatorCall) -> Axes:
     elif axes[1][0][0].kind is Kind.INPUT and len(axes[1]) > 1:
         units = new_axis(Kind.LOST, shape[1])
     else:
-        units = new_axis(Kind.UNIT, shape[1])
+        units = _units_of(call, weight, shape[1])
     places = (
         axis if size_of(axis) == size and kind(axis) is Kind.PLACE else new_axis(Kind.PLACE, size)
         for axis, size in zip(axes[2:], shape[2:], strict=True)
@@ -477,7 +504,7 @@ def _convolution(call: OperatorCall) -> Axes:
 
 def _linear(call: OperatorCall) -> Axes:
     read(call.input[-1])
-    return (*call.input[:-1], _units(call))
+    return (*call.input[:-1], _units_of(call, call.given["weight"], call.shape[-1]))
 
 
 def _product(call: OperatorCall) -> Axes:
@@ -545,7 +572,7 @@ def _mapped(call: OperatorCall, weight: Tensor, axis: Axis, others: Axes, size: 
     if not call.tracer.learned(weight) and any(newest(one).kind is Kind.UNIT for one in others):
         return new_axis(Kind.PLACE, size)
     read(axis)
-    return new_axis(Kind.UNIT, size)
+    return _units_of(call, weight, size)
 
 
 def _stored(call: OperatorCall, tensor: Tensor) -> bool:

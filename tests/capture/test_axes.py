@@ -303,6 +303,39 @@ def test_matrices_for_each_position_leave_the_units_of_the_values() -> None:
     torch.testing.assert_close(record(net, x)["gelu"], attend(embed(x)).mean((1, 2)).detach())
 
 
+class Stacked(nn.Module):
+    """Stacks the outputs of two layers, of one layer for two inputs, or of the steps of a loop."""
+
+    def __init__(self, how: str, place: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.place = how, place
+        self.one, self.other, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def parts(self, x: Tensor) -> list[Tensor]:
+        if self.how == "two layers":
+            return [self.one(x), self.other(x)]
+        if self.how == "two inputs":
+            return [self.one(x), self.one(-x)]
+        steps = [torch.zeros(len(x), 6, 8)]
+        for _ in range(2):
+            steps.append(self.one(x) + self.other(steps[-1]))
+        return steps[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        stacked = torch.stack(self.parts(x), self.place).relu()
+        return self.head(stacked.sum(self.place).mean(1))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("how", ["two layers", "two inputs", "steps"])
+def test_stacked_outputs_of_two_layers_are_units_of_both(how: str, place: int) -> None:
+    net, x = Stacked(how, place), torch.randn(3, 6, 8)
+    values = torch.stack(net.parts(x), 1).relu().mean(2).detach()
+    expected = values.flatten(1) if how == "two layers" else values.mean(1)
+    torch.testing.assert_close(record(net, x)["relu"], expected)
+
+
 class Decoder(nn.Module):
     """Reshapes a vector to a map, so that each of its elements has its own weights."""
 
