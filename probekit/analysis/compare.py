@@ -15,7 +15,7 @@ from probekit.metrics.metric import FunctionMetric, get_metric
 from probekit.replicates.comparisons import compare_means
 from probekit.results.identity import differences, same_images
 from probekit.results.provenance import facts_of, provenance
-from probekit.results.trees import open_result
+from probekit.results.trees import as_tree
 
 
 def compare(
@@ -62,7 +62,7 @@ def compare(
         >>> pk.compare(plain, high)["layers"]["selectivity_difference"].values.round(1)
         array([0.6, 0.4, 0.2])
     """
-    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in (first, second)]
+    trees = [as_tree(first), as_tree(second)]
     for tree in trees:
         if not {"units", "layers"} <= tree.children.keys():
             raise DataError(

@@ -15,7 +15,7 @@ from probekit.analysis.compare import option_differences
 from probekit.errors import DataError, OptionError, keep_notes, warn
 from probekit.results.identity import model_differences, same_images
 from probekit.results.provenance import facts_of
-from probekit.results.trees import open_result
+from probekit.results.trees import as_tree
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -68,7 +68,7 @@ def merge_results(
     )
     if len(given) < 2:
         raise OptionError(f"merging needs at least two results, not {len(given)}")
-    trees = [one if isinstance(one, xr.DataTree) else open_result(one) for one in given]
+    trees = [as_tree(one) for one in given]
     merged = trees[0]
     for other in trees[1:]:
         if differing := option_differences(merged, other):

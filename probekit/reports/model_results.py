@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from probekit.reports.rows import by_attribute
 from probekit.results.attributes import attributes
 from probekit.results.labels import class_names, strings
 from probekit.results.provenance import facts_of
-from probekit.results.trees import ResultOrFile, open_result
+from probekit.results.trees import ResultOrFile, as_tree
 
 Results: TypeAlias = "ResultOrFile | Sequence[ResultOrFile] | Mapping[str, ResultOrFile]"
 Opened: TypeAlias = tuple[xr.DataTree, str, str]  # a result, the name of its file, and a remark
@@ -89,18 +90,14 @@ def _attribute_name(model: str, attribute: str, models: int) -> str:
 
 
 def _opened(given: object) -> Opened:
-    place = ""
-    if not isinstance(given, xr.DataTree):
-        if not isinstance(given, str) and not hasattr(given, "__fspath__"):
-            raise OptionError(f"a result must be a DataTree or a file, not {type(given).__name__}")
-        place = Path(given).stem
-        given = open_result(given)
-    if not {"units", "robustness"} & set(given.children):
+    tree = as_tree(given)
+    place = Path(given).stem if isinstance(given, str | os.PathLike) else ""
+    if not {"units", "robustness"} & set(tree.children):
         raise DataError(
             f"{place or 'the tree'} has neither units nor robustness; give a result of analyze or "
             "robustness"
         )
-    return given, place, ""
+    return tree, place, ""
 
 
 def _joined(opened: list[Opened]) -> list[Opened]:

@@ -74,6 +74,15 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
     return path
 
 
+def as_tree(result: object) -> xr.DataTree:
+    """Returns a result that is given itself or as its file."""
+    if isinstance(result, xr.DataTree):
+        return result
+    if isinstance(result, str | os.PathLike):
+        return open_result(result)
+    raise OptionError(f"a result must be a DataTree or a file, not {type(result).__name__}")
+
+
 def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
     """Reads a result written by `save_result`, `to_netcdf` or `to_zarr`.
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import probekit as pk
 from probekit.cli.app import app
-from probekit.errors import DataError, ProbekitWarning
+from probekit.errors import DataError, OptionError, ProbekitWarning
 
 DATA = [
     (torch.rand(120, 2, 6, 6, generator=torch.Generator().manual_seed(0)), torch.arange(120) % 3)
@@ -89,6 +89,8 @@ def test_results_that_are_not_comparable_are_reported(
     linear = pk.analyze(nn.Sequential(nn.Flatten(), nn.Linear(72, 9)), DATA, layers=["0"])
     with pytest.raises(DataError, match="no layer in common"):
         pk.compare(results[0], linear)
+    with pytest.raises(OptionError, match="a result must be a DataTree or a file, not Dataset"):
+        pk.compare(results[0], results[1]["units"].to_dataset())
 
 
 def test_the_command_prints_and_writes_differences(

@@ -116,6 +116,8 @@ def test_incompatible_results_are_refused(network: nn.Module, data: Any) -> None
         pk.merge_results(one, analyze(other, data, ["1.1"]))
     with pytest.raises(DataError, match="without provenance"):
         pk.merge_results(one, xr.DataTree.from_dict({"units": one["units"].to_dataset()}))
+    with pytest.raises(OptionError, match="a result must be a DataTree or a file, not Dataset"):
+        pk.merge_results(one, one["units"].to_dataset())
 
 
 def test_models_that_differ_in_more_than_weights_are_refused(network: nn.Module, data: Any) -> None:

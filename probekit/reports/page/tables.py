@@ -19,7 +19,7 @@ from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import number
 from probekit.results.attributes import ends, label
 from probekit.results.provenance import facts_of
-from probekit.results.trees import open_result
+from probekit.results.trees import as_tree
 
 _MOST_CHARTS = 4
 _MOST_UNITS = 10
@@ -53,7 +53,7 @@ def take_sections(results: Results) -> tuple[Results, list[Section]]:
         if kind is None:
             rest[key] = one
             continue
-        tree = one if isinstance(one, xr.DataTree) else open_result(one)
+        tree = as_tree(one)
         sections.append(_comparison(tree) if kind == "first" else _survey(tree))
     if not sections:
         return results, []
