@@ -159,7 +159,7 @@ class Covariance(SpatialStatistic):
             if self.centered:
                 block -= middle
             variance[start:stop] = block.square().sum(0) / degrees
-            gram += moments.inner_products(block.T)
+            gram.addmm_(block, block.T)
         fourth = gram.diagonal().square().sum() / degrees
         matrix = ("gram", ("row", "other_row"), gram.div_(degrees))
         return self._to_dataset(matrix, center, variance, fourth)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,18 +102,6 @@ def join(one: Moments, other: Moments) -> dict[str, Tensor]:
     return joined
 
 
-def inner_products(rows: Tensor) -> Tensor:
-    """The inner products of all pairs of columns: `rows.T @ rows`.
-
-    On the CPU, NumPy recognizes that the product is symmetric and computes only half of it.
-    """
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    table = rows.numpy()
-    with np.errstate(all="ignore"):  # as PyTorch
-        return torch.from_numpy(table.T @ table)
-
-
 def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Blocks of bounded size, in the precision in which `add` sums them."""
     exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
@@ -142,7 +129,7 @@ def _of_block(block: Tensor) -> Moments:
         return _of_block(block.double())
     sums = {
         "first": centered.sum(0),
-        "second": inner_products(centered),
+        "second": centered.T @ centered,
         "third": squares @ centered,
         "fourth": fourth,
         "shift": middle,

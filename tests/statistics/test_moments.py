@@ -64,29 +64,6 @@ def test_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None
     compare(moments.about(fed(table), whole["shift"]), {k: v.numpy() for k, v in whole.items()})
 
 
-@pytest.mark.parametrize("layout", ["rows", "columns", "every other row"])
-def test_inner_products_of_columns(layout: str) -> None:
-    table = np.random.default_rng(0).normal(size=(40, 6))
-    rows = {
-        "rows": torch.tensor(table),
-        "columns": torch.tensor(table.T.copy()).T,
-        "every other row": torch.tensor(np.repeat(table, 2, 0))[::2],
-    }[layout]
-    found = moments.inner_products(rows)
-    expected = [[float(one @ other) for other in table.T] for one in table.T]
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(found, found.T)
-
-
-def test_products_too_small_for_a_float_raise_no_error() -> None:
-    rows = torch.ones(300, 200)
-    rows[::2] = 0
-    rows[:, :100] *= 1e-25
-    with np.errstate(all="raise"):
-        found = fed(rows.numpy())
-    np.testing.assert_allclose(found["second"].diagonal()[100:], 75)
-
-
 def test_constant_columns_have_no_variance() -> None:
     table = np.full((37, 3), 0.1, np.float32)
     found = moments.join(fed(table), fed(table[:5]))
