@@ -110,8 +110,8 @@ QUESTION = Question(
     "updated with batches of 1,024 and sums in float64. scikit-learn's `IncrementalPCA` uses batches of "
     'the same size in float32; `PCA` (`svd_solver="covariance_eigh"`) needs the whole table at once, and '
     "NumPy computes only half of its product of the table with itself, since that is symmetric. PyTorch "
-    "computes all of it, which is our floor: with products by NumPy between the operations of PyTorch it took two to "
-    "ten times as long, because the threads of both compete for the cores.",
+    "computes all of it, which is our floor: with products by NumPy between the operations of PyTorch it "
+    "took two to ten times as long, because the threads of both compete for the cores.",
     cases,
 )
 

@@ -63,7 +63,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_rows_are_stored_with_the_facts_of_their_run(asked: tuple[Path, Path]) -> None:
     stored = json.loads(asked[0].read_text())
     rows = stored["rows"]
-    assert [row["question"] for row in rows] == ["covariance"] * 4 + ["attacks"] * 6
+    assert [row["question"] for row in rows] == ["covariance"] * 6 + ["attacks"] * 6
     for row in rows:
         facts = stored["runs"][row["run"]]
         assert (facts["quick"], facts["threads"], facts["device"]) == (True, 1, "cpu")
