@@ -26,9 +26,11 @@ FLOOR = "bare forward loop"
 def cases(setting: Setting) -> Iterator[Case]:
     yield Case("resnet18, 224 px, batch 16", partial(one_batch, setting))
     yield Case("resnet18, 224 px, 128 images, whole call", partial(whole_call, 128, TWO, setting))
-    yield Case(
-        "resnet18, 224 px, 32 images, whole call", partial(whole_call, 32, POSITIONS, setting)
-    )
+    for images in (32, 128):
+        yield Case(
+            f"resnet18, 224 px, {images} images, whole call",
+            partial(whole_call, images, POSITIONS, setting),
+        )
 
 
 def one_batch(setting: Setting) -> Iterator[Row]:

@@ -91,19 +91,22 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_wide_float32_rows_preserve_their_spectrum(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("samples", "columns", "batch"), [(700, 150, 100), (20_000, 32, 10_000)])
+def test_large_float32_tables_preserve_their_spectrum(
+    name: str, dtype: torch.dtype, samples: int, columns: int, batch: int
+) -> None:
     rng = np.random.default_rng(0)
-    table = np.maximum(rng.normal(size=(700, 150)) @ rng.normal(size=(150, 150)), 0)
+    table = np.maximum(rng.normal(size=(samples, columns)) @ rng.normal(size=(columns,) * 2), 0)
     rows = torch.from_numpy(HARD[name](table)).to(dtype)
     values = rows.double().numpy()
     found = moments.begin(rows[:100])
-    for batch in rows.split(100):
-        moments.add(found, batch)
+    for part in rows.split(batch):
+        moments.add(found, part)
     exact = np.cov(values, rowvar=False)
     centered = moments.about(found, moments.mean(found))
     covariance = centered["second"].numpy() / (len(rows) - 1)
     scale = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
-    assert (abs(covariance - exact) <= 1e-6 * scale).all()
+    assert (abs(covariance - exact) <= 2e-6 * scale).all()
     ratio = [np.trace(x) ** 2 / (x**2).sum() for x in (covariance, exact)]
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-6)
     fourth = (((values - values.mean(0)) ** 2).sum(1) ** 2).sum()
