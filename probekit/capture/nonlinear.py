@@ -120,7 +120,7 @@ class Nonlinearities:
         elif operation in _MOVES:
             state = self._combined(known)
         elif operation in _CHOOSES:
-            state = self._combined([one for one in known if one is call.tensors[0]])
+            state = self._chosen(call, known, outputs[0])
         elif _elementwise(call, outputs):
             state = self._bent(call, known)
         elif any(map(call.tracer.learned, call.tensors)):
@@ -160,6 +160,19 @@ class Nonlinearities:
             active=any(one.active for one in states),
             source=whole[0].source if same else None,
         )
+
+    def _chosen(
+        self, call: OperatorCall, known: Sequence[Tensor], result: Tensor
+    ) -> _State | None:
+        """The state of chosen elements: those of a tensor, or of a table with a value for each index."""
+        table, *indices = call.tensors
+        if not any(one is table for one in known):
+            looked_up = [one for one in known if any(one is index for index in indices)]
+            caller = self._caller()
+            if caller is None or not any(one.shape == result.shape for one in looked_up):
+                return None
+            return _State(bent=(caller, ""))
+        return self._combined([table])
 
     def _bent(self, call: OperatorCall, known: Sequence[Tensor]) -> _State | None:
         """The state of the result of an elementwise operation."""

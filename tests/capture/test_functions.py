@@ -141,6 +141,7 @@ def logistic(x: Tensor) -> Tensor:
         (lambda x: torch.exp(-((x - 0.1) ** 2)), "exp"),
         (lambda x: x.sort(1).values, "sort"),
         (lambda x: x.cummax(1).values, "cummax"),
+        (lambda x: torch.arange(9.0)[torch.bucketize(x, torch.arange(8.0))], "index"),
         (lambda x: torch.stack([x, torch.zeros_like(x)]).logsumexp(0), "logsumexp"),
         (lambda x: torch.cond(x.sum() < 1e9, torch.tanh, torch.relu, (x,)), "cond"),
         (
