@@ -161,9 +161,7 @@ class Nonlinearities:
             source=whole[0].source if same else None,
         )
 
-    def _chosen(
-        self, call: OperatorCall, known: Sequence[Tensor], result: Tensor
-    ) -> _State | None:
+    def _chosen(self, call: OperatorCall, known: Sequence[Tensor], result: Tensor) -> _State | None:
         """The state of chosen elements: those of a tensor, or of a table with a value for each index."""
         table, *indices = call.tensors
         if not any(one is table for one in known):
