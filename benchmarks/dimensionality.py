@@ -28,7 +28,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     yield Case("resnet18, 224 px, 128 images, whole call", partial(whole_call, 128, TWO, setting))
     for images in (32, 128):
         yield Case(
-            f"resnet18, 224 px, {images} images, whole call",
+            f"resnet18, 224 px, {images} images, whole call, positions",
             partial(whole_call, images, POSITIONS, setting),
         )
 
