@@ -67,7 +67,7 @@ def parse(questions: Sequence[Question], arguments: Sequence[str] | None) -> arg
     parser = argparse.ArgumentParser(
         prog="python benchmarks" if len(names) > 1 else f"python benchmarks/{names[0]}.py",
         description="Measures the cost of probekit compared with the unavoidable work and its peers.",
-        epilog="A full run takes about 13 minutes on two quiet cores. Slow questions run only if named.",
+        epilog="A full run takes about 25 minutes on two quiet cores. Slow questions run only if named.",
     )
     help_ = f"{', '.join(names)}, or QUESTION/CASE with * and ? (all by default)"
     parser.add_argument("asked", nargs="*", metavar="QUESTION", help=help_)
