@@ -18,8 +18,9 @@ from probekit.statistics.base import accumulator
 
 Moments: TypeAlias = Mapping[str, Tensor]
 
-_BLOCK_BYTES = 2**22  # a larger block no longer fits into the processor's cache
+_BLOCK_BYTES = 2**22  # a larger block no longer fits into the cache of a CPU
 _BLOCK_ROWS = 2**11  # more rows raise the error of their sum
+_BLOCK_ELEMENTS = 2**21  # on a GPU, which starts many kernels for each block
 _SAFE = (1e-20, 1e30)
 _HEAVIEST = 64
 _WIDE, _NARROW = 128, 32  # columns
@@ -45,9 +46,9 @@ def add(moments: Moments, rows: Tensor) -> None:
 
     Each block of rows is summed about a point near its mean; the sums are then moved and added in
     float64. Sums within a block are also in float64, except for tables in float32 or lower precision
-    with at least 128 columns, or 32 if there are 8,192 rows. These are summed in float32, with an error
-    of less than 2e-6 times the product of two standard deviations, unless the range of float32 or an
-    outlier increases it.
+    with at least 128 columns, or on a CPU 32 if there are 8,192 rows. These are summed in float32,
+    with an error of less than 2e-6 times the product of two standard deviations, unless the range of
+    float32 or an outlier increases it.
     """
     for block in _blocks(rows, moments["shift"].device):
         for name, values in about(_of_block(block), moments["shift"]).items():
@@ -109,10 +110,13 @@ def _blocks(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Blocks of bounded size, in the precision in which `add` sums them."""
     exact = rows.dtype in (torch.float32, torch.float16, torch.bfloat16)
     precise = torch.get_float32_matmul_precision() == "highest"
-    large = rows.shape[1] >= (_NARROW if len(rows) >= _MANY else _WIDE)
+    columns, on_cpu = rows.shape[1], device.type == "cpu"
+    large = columns >= (_NARROW if on_cpu and len(rows) >= _MANY else _WIDE)
     dtype = torch.float32 if large and exact and precise else torch.float64
-    size = _BLOCK_BYTES // (dtype.itemsize * rows.shape[1])
-    for block in torch.split(rows.to(device), min(max(256, size), _BLOCK_ROWS)):
+    size = _BLOCK_ELEMENTS // columns
+    if on_cpu:
+        size = min(_BLOCK_BYTES // (dtype.itemsize * columns), _BLOCK_ROWS)
+    for block in torch.split(rows.to(device), max(256, size)):
         yield block.to(dtype)
 
 

@@ -64,6 +64,17 @@ def test_block_size_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None
     compare(moments.about(fed(table), whole["shift"]), {k: v.numpy() for k, v in whole.items()})
 
 
+def test_accelerators_sum_few_large_blocks() -> None:
+    rows = torch.zeros(100_000, 64)
+    blocks = {
+        device: [len(one) for one in moments._blocks(rows, torch.device(device))]
+        for device in ("cpu", "meta")  # which stands for an accelerator
+    }
+    assert sum(blocks["cpu"]) == sum(blocks["meta"]) == 100_000
+    assert len(blocks["meta"]) == 4
+    assert len(blocks["cpu"]) == 49
+
+
 def test_constant_columns_have_no_variance() -> None:
     table = np.full((37, 3), 0.1, np.float32)
     found = moments.join(fed(table), fed(table[:5]))

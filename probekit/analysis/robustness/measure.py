@@ -183,15 +183,12 @@ class ConditionStatistics:
             self._statistics["mean", ""] = ClassMeans(memory=options.memory)
         if options.layers and paired and not clean:
             self._statistics["size", ""] = ClassMeans(memory=options.memory)
+        fed = {}
         if self._has_covariance:
             for layer in options.layers:
-                self._statistics["covariance", layer.name] = Covariance()
-        covariances = {
-            name: [known]
-            for (kind, name), known in self._statistics.items()
-            if kind == "covariance"
-        }
-        self._feeder = Feeder(covariances, nbytes=buffer)
+                self._statistics["covariance", layer.name] = covariance = Covariance()
+                fed[layer.name] = [covariance]
+        self._feeder = Feeder(fed, nbytes=buffer)
 
     def update(
         self,
