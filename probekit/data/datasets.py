@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, IterableDataset
 
 from probekit.checks import non_negative_int
 from probekit.data import readers
 from probekit.data.decoding import DEFAULT_DECODER, ImageDecoder
 from probekit.data.folders import FolderImages, split_folders, training_beside
 from probekit.data.images import LabeledImages, PreparedImages, Size, TensorImages
+from probekit.data.items import is_map_style
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
 from probekit.data.readers.tables import TABLE_SUFFIXES, is_table, read_table, table_images
@@ -100,7 +100,7 @@ def load_data(
     size = getattr(model, "input_size", None)
     decode = ImageDecoder.of(model) or DEFAULT_DECODER
     beside: list[Any] = []
-    if isinstance(source, Mapping) and any(_is_map_style(one) for one in source.values()):
+    if isinstance(source, Mapping) and any(is_map_style(one) for one in source.values()):
         beside = list(source.values())
         source, split = _chosen(source, split), None
     columns = list(attributes or ())
@@ -123,7 +123,7 @@ def load_data(
             f"attributes ({', '.join(columns)}) are label columns of a table of image files "
             f"({', '.join(TABLE_SUFFIXES)}), and {type(source).__name__} {str(source)[:60]!r} is none"
         )
-    if _is_map_style(source):
+    if is_map_style(source):
         given = {"split": split, "root": root, "workers": workers or None}
         if isinstance(source, LabeledImages):
             given["skip_bad"] = (skip_bad and not source.skip_bad) or None
@@ -189,13 +189,6 @@ def _chosen(splits: Mapping[str, Any], split: str | None) -> Any:
             "split="
         )
     return splits[split]
-
-
-def _is_map_style(source: object) -> bool:
-    if isinstance(source, Dataset):
-        return not isinstance(source, IterableDataset)
-    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    return indexed and not isinstance(source, str | Path | list | tuple | Mapping)
 
 
 def trained_on(model: Any) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from probekit.data.decoding import ImageDecoder
 from probekit.data.labels import LABEL_KEYS
@@ -146,6 +148,14 @@ def _is_array(one: Any) -> bool:
     if isinstance(one, Tensor):
         return one.device.type == "cpu" and one.layout == torch.strided
     return isinstance(one, np.ndarray) and one.dtype.kind in "biuf"
+
+
+def is_map_style(data: object) -> bool:
+    """Whether data has items by index: a map-style data set, or another object with `len` and `[]`."""
+    if isinstance(data, Dataset):
+        return not isinstance(data, IterableDataset)
+    indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    return indexed and not isinstance(data, str | Path | list | tuple | Mapping)
 
 
 def is_sample(raw: object) -> bool:

@@ -20,7 +20,13 @@ from torch.utils.data import (
 )
 
 from probekit.data.images import TensorImages
-from probekit.data.items import has_one_hot_label, image_tensor, is_sample, pair_of
+from probekit.data.items import (
+    has_one_hot_label,
+    image_tensor,
+    is_map_style,
+    is_sample,
+    pair_of,
+)
 from probekit.data.labels import (
     ClassNames,
     class_names,
@@ -85,7 +91,7 @@ def _opened(data: Any, attributes: object) -> Indexed | Stream:
                 "as two arrays"
             )
         return Stream(data, name, {})
-    if _is_map_style(data):
+    if is_map_style(data) and (isinstance(data, Dataset) or _begins_with_sample(data)):
         if not hasattr(data, "__len__"):
             raise DataError(f"{name} has no length; define __len__, or make it an IterableDataset")
         return Indexed(data)
@@ -97,11 +103,7 @@ def _opened(data: Any, attributes: object) -> Indexed | Stream:
     )
 
 
-def _is_map_style(data: Any) -> bool:
-    if isinstance(data, Dataset):
-        return not isinstance(data, IterableDataset)
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        return False
+def _begins_with_sample(data: Any) -> bool:
     try:
         return len(data) > 0 and is_sample(data[0])
     except (KeyError, IndexError, TypeError):

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from probekit.checks import integer
-from probekit.data.decoding import resize
-from probekit.data.images import Fetched, LabeledImages, Size
+from probekit.data.decoding import DEFAULT_DECODER, resize
+from probekit.data.folders import FileImages
+from probekit.data.images import LabeledImages, Size
 from probekit.data.readers.arrays import ArrayImages
 from probekit.errors import DataError, OptionError, close_matches, foreign_file
 from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
@@ -182,34 +184,27 @@ def _severity_of(path: Path, severity: int) -> NDArray[Any]:
     return array[(severity - 1) * count : severity * count]
 
 
-class _FolderImages(LabeledImages):
-    """One severity of a folder layout, with image files by class."""
+class _FolderImages(FileImages):
+    """One severity of a folder layout, in its own size or resized as tensors, without a crop."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...], name: str, size: Size) -> None:
-        self.classes, self.name, self._size = classes, name, size
-        self._files: list[Path] = []
-        labels: list[int] = []
-        for label, of_class in enumerate(classes):
+        files = []
+        for of_class in classes:
             inside = sorted((folder / of_class).iterdir())
-            files = [path for path in inside if path.suffix.lower() in _IMAGE_ENDINGS]
-            if not files:
+            files.append([path for path in inside if path.suffix.lower() in _IMAGE_ENDINGS])
+            if not files[-1]:
                 raise DataError(f"{folder / of_class} is not complete: it holds no images")
-            self._files += files
-            labels += [label] * len(files)
-        self.labels = torch.tensor(labels)
-        self.fingerprint = f"{name}, {len(labels)} images"
+        labels = torch.tensor([label for label, group in enumerate(files) for _ in group])
+        paths = [path for group in files for path in group]
+        keys = [os.fsencode(path.relative_to(folder)) for path in paths]
+        super().__init__(paths, labels, classes, name, keys, DEFAULT_DECODER)
+        self._size = size
 
-    def fetch(self, numbers: list[int]) -> Fetched:
-        index = torch.tensor(numbers)
-        images = torch.cat([self._image(self._files[number]) for number in numbers])
-        return images, self.labels[index], index
-
-    def _image(self, path: Path) -> Tensor:
-        from PIL import Image
-
+    def _read(self, number: int) -> Tensor:
+        path = self.paths[number]
         with (
             foreign_file(f"{path} cannot be read as an image", DataError),
             Image.open(path) as image,
         ):
             pixels = torch.from_numpy(np.array(image.convert("RGB")))
-        return resize(pixels.permute(2, 0, 1)[None].float() / 255, self._size)
+        return resize(pixels.permute(2, 0, 1)[None].float() / 255, self._size)[0]

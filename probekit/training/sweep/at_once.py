@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import torch
 from torch.nn import functional
 
-from probekit.data.datasets import load_data
 from probekit.models.architectures import ARCHITECTURES
 from probekit.runtime.machine import Machine
+from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Recipe
 
 _WORTH_STARTING = 120.0
@@ -31,9 +32,7 @@ def runs_at_once(
         return 1
     recipe = recipe.on(machine.device)
     alone = _seconds(recipe, 1, threads)
-    images = recipe.limit or (
-        len(load_data(recipe.data, root=root, split="train", workers=workers)) - recipe.validation
-    )
+    images = len(load_run_data(recipe, 0, root, workers).train)
     batches = images / min(recipe.batch_size, _LARGEST_BATCH)
     if alone * batches * recipe.epochs * runs < _WORTH_STARTING:
         return 1
@@ -47,29 +46,28 @@ def _seconds(recipe: Recipe, several: int, threads: int) -> float:
     taken = []
     try:
         with ThreadPoolExecutor(several) as pool, torch.random.fork_rng(devices=[]):
-            steps = [_Step(recipe) for _ in range(several)]
+            steps = [_step(recipe) for _ in range(several)]
             for _ in range(3):
                 start = time.perf_counter()
-                list(pool.map(_Step.__call__, steps))
+                list(pool.map(lambda step: step(), steps))
                 taken.append(time.perf_counter() - start)
         return min(taken)
     finally:
         torch.set_num_threads(before)
 
 
-class _Step:
+def _step(recipe: Recipe) -> Callable[[], None]:
     """Forward and backward pass of a new network with random images of a recipe's size."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    classes, batch = 10, min(recipe.batch_size, _LARGEST_BATCH)
+    network = ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
+    network.to(memory_format=layout)
+    images = torch.rand(batch, *recipe.input_size).to(memory_format=layout)
+    labels = torch.arange(batch) % classes
 
-    def __init__(self, recipe: Recipe) -> None:
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        classes, batch = 10, min(recipe.batch_size, _LARGEST_BATCH)
-        network = ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
-        self._network = network.to(memory_format=layout)
-        self._images = torch.rand(batch, *recipe.input_size).to(memory_format=layout)
-        self._labels = torch.arange(batch) % classes
-        self._half = recipe.precision == "bfloat16"
-
-    def __call__(self) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
-            loss = functional.cross_entropy(self._network(self._images), self._labels)
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = functional.cross_entropy(network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    return step
