@@ -168,6 +168,28 @@ def copied(inputs: T) -> T:
     return inputs
 
 
+def check_pixels(images: Tensor, asker: str) -> None:
+    """Raises `DataError` unless images are floating-point numbers in [0, 1]."""
+    if not images.is_floating_point():
+        raise DataError(
+            f"{asker} needs floating-point images in [0, 1], and these are {images.dtype}; "
+            "for values from 0 to 255 pass images.float() / 255"
+        )
+    low, high = map(float, images.detach().aminmax()) if images.numel() else (0.0, 1.0)
+    if low != low:
+        raise DataError(f"{asker} needs images in [0, 1], and these hold NaN")
+    if low < 0 or high > 1:
+        fix = (
+            "for values from 0 to 255 divide by 255"
+            if low >= 0 and high > 2
+            else "pass images before normalization and let the model normalize (an ImageModel does), or "
+            "clamp them to [0, 1]"
+        )
+        raise DataError(
+            f"{asker} needs images in [0, 1], and these run from {low:.4g} to {high:.4g}; {fix}"
+        )
+
+
 def check_continuous(inputs: Tensor) -> None:
     """Raises `DataError` if the inputs are integers, such as tokens, which have no gradients."""
     if not inputs.is_floating_point():

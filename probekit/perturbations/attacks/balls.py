@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,22 +20,6 @@ from torch import Tensor
 from probekit.runtime.randomness import RandomStreams
 
 Norm: TypeAlias = Literal["linf", "l2"]
-
-
-class Ball(Protocol):
-    """The images that an attack may reach: one ball per image of the batch."""
-
-    def ascent(self, gradient: Tensor) -> Tensor:
-        """The unit step that increases the loss most, in the gradient's shape; zero where it is NaN."""
-
-    def project(self, x: Tensor) -> Tensor:
-        """The points of the balls nearest to `x`, inside [0, 1]."""
-
-    def random_points(self, seed: int, index: Sequence[int] | Tensor, restart: int) -> Tensor:
-        """A draw from each ball, clipped to [0, 1], that depends only on (seed, index, restart)."""
-
-    def select(self, chosen: Tensor) -> Self:
-        """The balls of the images at some positions of the batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +38,20 @@ class LinfBall:
         return cls(images, radius, lower, upper)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()  # the sign of NaN is 0
+        """The unit step that increases the loss most, in the gradient's shape; zero where it is NaN."""
+        return gradient.sign()
 
     def project(self, x: Tensor) -> Tensor:
+        """The points of the balls nearest to `x`, inside [0, 1]."""
         return torch.clamp(x, self.lower, self.upper)
 
     def random_points(self, seed: int, index: Sequence[int] | Tensor, restart: int) -> Tensor:
+        """A draw from each ball, clipped to [0, 1], that depends only on (seed, index, restart)."""
         noise = _streams(self.images, seed, index, restart).uniform(*self.images.shape[1:]) * 2 - 1
         return self.project(self.images + self.radius * noise.to(self.images.dtype))
 
     def select(self, chosen: Tensor) -> LinfBall:
+        """The balls of the images at some positions of the batch."""
         images, lower, upper = (
             part.index_select(0, chosen) for part in (self.images, self.lower, self.upper)
         )
@@ -109,6 +97,9 @@ class L2Ball:
 
     def select(self, chosen: Tensor) -> L2Ball:
         return L2Ball(self.images.index_select(0, chosen), self.radius)
+
+
+Ball: TypeAlias = LinfBall | L2Ball
 
 
 def ball_around(images: Tensor, epsilon: float, norm: Norm) -> Ball:

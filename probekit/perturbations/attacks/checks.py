@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probekit.errors import DataError, ModelError, OptionError, warn
 from probekit.models.image_model import check_differentiable
+from probekit.models.inputs import check_pixels
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
 
@@ -89,28 +90,11 @@ def check_images(images: Tensor) -> None:
         raise DataError(
             f"an attack needs a batch of images (n, channels, height, width), not {found}"
         )
-    if not images.is_floating_point():
-        raise DataError(
-            f"an attack needs floating-point images in [0, 1], and these are {images.dtype}; "
-            "for values from 0 to 255 pass images.float() / 255"
-        )
+    check_pixels(images, "an attack")
     if images.dtype not in (torch.float32, torch.float64):
         raise DataError(
             f"{images.dtype} is too coarse for a small epsilon; pass images.float() (the "
             "model may use autocast inside)"
-        )
-    low, high = (value.item() for value in torch.aminmax(images.detach()))
-    if math.isnan(low) or math.isnan(high):
-        raise DataError("an attack needs images in [0, 1], and these hold NaN")
-    if low < 0 or high > 1:
-        scale = "for values from 0 to 255 divide by 255"
-        normalized = (
-            "pass images before normalization and let the model normalize (an ImageModel "
-            "does), or clamp them to [0, 1]"
-        )
-        fix = scale if low >= 0 and high > 2 else normalized
-        raise DataError(
-            f"an attack needs images in [0, 1], and these run from {low:.4g} to {high:.4g}; {fix}"
         )
 
 

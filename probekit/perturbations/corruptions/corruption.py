@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probekit.checks import integer, one_of, sample_indices
 from probekit.errors import DataError, warn
+from probekit.models.inputs import check_pixels
 from probekit.perturbations.corruptions import blur, digital, noise, spatter, weather
 from probekit.perturbations.corruptions.constants import (
     CORRUPTIONS,
@@ -188,31 +189,10 @@ def _reported_nearest_table(images: Tensor) -> int:
 
 
 def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
+        known = isinstance(images, Tensor)
+        found = f"shape {tuple(images.shape)}" if known else type(images).__name__
         raise DataError(
-            f"images are a {type(images).__name__}; give a float tensor "
-            "(n, channels, height, width) in [0, 1]"
+            f"a corruption needs a tensor (n, channels, height, width) with 1 or 3 channels, not {found}"
         )
-    if not images.is_floating_point():
-        raise DataError(
-            f"images are {images.dtype}; corruptions need floats in [0, 1]: "
-            "give images.float() / 255"
-        )
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise DataError(
-            f"images have shape {tuple(images.shape)}; give (n, channels, height, width) with "
-            "1 or 3 channels"
-        )
-    if not images.numel():
-        return
-    lowest, highest = (float(value) for value in torch.aminmax(images.detach()))
-    if lowest != lowest:
-        raise DataError("images hold NaN; corruptions need finite values in [0, 1]")
-    if lowest < 0:
-        raise DataError(
-            f"images go down to {lowest:.4g}; corruptions need values in [0, 1]: "
-            "undo the normalization first"
-        )
-    if highest > 1:
-        fix = "divide them by 255" if 2 < highest <= 255 else "undo the normalization first"
-        raise DataError(f"images go up to {highest:.4g}; corruptions need values in [0, 1]: {fix}")
+    check_pixels(images, "a corruption")
