@@ -18,8 +18,6 @@ from .data.datasets import load_data as load_data
 from .data.lookup import images_at as images_at
 from .errors import ProbekitError as ProbekitError
 from .errors import ProbekitWarning as ProbekitWarning
-from .metrics.class_separation import eta_squared as eta_squared
-from .metrics.class_separation import preferred_class_auc as preferred_class_auc
 from .metrics.dimensionality import Dimensionality as Dimensionality
 from .metrics.dimensionality import participation_ratio as participation_ratio
 from .metrics.dimensionality import participation_ratio_corrected as participation_ratio_corrected
@@ -41,6 +39,8 @@ from .metrics.selectivity.split_half import SplitHalf as SplitHalf
 from .metrics.selectivity.variants import SelectivityPerElement as SelectivityPerElement
 from .metrics.selectivity.variants import selectivity_offset_free as selectivity_offset_free
 from .metrics.top_images import TopImages as TopImages
+from .metrics.unit_metrics import eta_squared as eta_squared
+from .metrics.unit_metrics import preferred_class_auc as preferred_class_auc
 from .models.image_model import ImageModel as ImageModel
 from .models.loading import load_model as load_model
 from .models.names import list_models as list_models

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probekit.analysis.columns import Columns
+from probekit.analysis.one_pass import Columns
 from probekit.capture.gradients.backward import Forward
 from probekit.capture.gradients.differentiated import Differentiated
 from probekit.capture.gradients.norms import Method, check_options, choose_method, why_exact

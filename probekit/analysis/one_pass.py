@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
-from probekit.analysis.columns import Columns
 from probekit.capture.layers import Layer
 from probekit.capture.stream import PassOptions, stream
 from probekit.data.batches import Batch, Batches
@@ -25,9 +26,53 @@ from probekit.runtime.processes import processes
 from probekit.statistics.base import distinct, merged
 from probekit.statistics.feeding import Feeder
 
+_CODES = {torch.int64: "q", torch.float32: "f", torch.float64: "d"}
+_DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 NO_CLASSES = "the data has no labels of classes"
 _Key = tuple[int, int | None]
 _CHECKED_VALUES = 64  # of each image
+
+
+class Columns:
+    """Columns of values with one row per sample, each in one growing block of memory.
+
+    Small tensors, one per batch, would fragment memory between the large ones, and memory use would
+    grow with the number of batches.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[Any]] = {}
+
+    def append(self, **values: Tensor) -> None:
+        """Appends (batch,) values to each column, in int64, float32 or float64."""
+        for name, column in values.items():
+            known = self._columns.setdefault(name, array(_CODES[column.dtype]))
+            known.frombytes(column.detach().cpu().contiguous().numpy().tobytes())
+
+    @classmethod
+    def joined(cls, parts: Iterable[Columns]) -> Columns:
+        """The rows of all parts, one after another."""
+        whole = cls()
+        for part in parts:
+            for name, column in part._columns.items():
+                whole._columns.setdefault(name, array(column.typecode)).extend(column)
+        return whole
+
+    def __contains__(self, name: str) -> bool:
+        """Whether every sample has a value in this column."""
+        return name in self._columns and self.count(name) == len(self)
+
+    def count(self, name: str) -> int:
+        """The number of samples with a value in a column."""
+        return len(self._columns.get(name, ()))
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        """A column (samples,), a copy."""
+        column = self._columns[name]
+        return np.array(column, _DTYPES[column.typecode])
+
+    def __len__(self) -> int:
+        return max(map(len, self._columns.values()), default=0)
 
 
 def uses_labels(statistic: object) -> bool:

@@ -22,7 +22,7 @@ from probekit.statistics.base import StatisticLike
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.decompositions import symmetric_eigenvalues
 from probekit.statistics.feeding import feed, split_by_layer
-from probekit.statistics.sampled_rows import SampledRows
+from probekit.statistics.recorded import SampledRows
 
 Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
 # Tolerance for rounding errors when explained variance is compared with a threshold.

@@ -1,9 +1,10 @@
-"""Stored activations as a statistic, for metrics that need every sample."""
+"""Stored activations of all samples, or of a random subset of them, as statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.checks import positive_int
-from probekit.statistics.base import SpatialStatistic, check_batch
-from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes
+from probekit.runtime import randomness
+from probekit.statistics.base import SpatialStatistic, Statistic, check_batch
+from probekit.statistics.resampled import checked_index
+from probekit.statistics.rows import append, check_memory, columns_of, gather, lowest_rows, nbytes
 
 _REMEDY = "choose fewer layers or fewer samples (limit)"
 _PARTS = ("activation", "label", "index")
@@ -81,6 +84,49 @@ class Recorded(SpatialStatistic):
             {
                 "activation": (("sample", "unit"), table[order].numpy()),
                 "label": ("sample", label[order].numpy()),
+            },
+            coords={"sample": index[order].numpy()},
+        )
+
+
+@dataclass
+class SampledRows(Statistic):
+    """The activations of a random subset of the samples.
+
+    The subset is drawn without replacement and consists of the samples with the lowest hash of (seed,
+    index). It does not depend on the batches, their order or the number of processes.
+
+    State: `rows` (rows, units) in the activations' dtype; `order`, `index` and `label` (rows,).
+    """
+
+    uses_labels: ClassVar[bool] = False
+
+    rows: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("rows", self.rows)
+
+    def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
+        index = checked_index(activations, labels, index, uses_labels=False).cpu()
+        if len(index):
+            order = randomness.keyed(f"sampled rows {self.seed}", index)
+            batch = {"rows": activations, "order": order, "index": index, "label": labels.cpu()}
+            self.state = lowest_rows(self.state, batch, self.rows)
+
+    def merge(self, other: SampledRows) -> None:
+        if other.state:
+            self.state = lowest_rows(self.state, other.state, self.rows)
+
+    def to_xarray(self) -> xr.Dataset:
+        """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
+        state = self._on_cpu()
+        index = state["index"]
+        order = index.argsort(stable=True)
+        return xr.Dataset(
+            {
+                "activation": (("sample", "unit"), state["rows"][order].numpy()),
+                "label": ("sample", state["label"][order].numpy()),
             },
             coords={"sample": index[order].numpy()},
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.analysis.columns import Columns
+from probekit.analysis.one_pass import Columns
 from probekit.data.batches import Batch
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.feeding import Feeder

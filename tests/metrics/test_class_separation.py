@@ -18,7 +18,7 @@ from torch import nn
 from probekit.analysis.analyze import analyze
 from probekit.capture.record import record
 from probekit.errors import DataError
-from probekit.metrics.class_separation import eta_squared, preferred_class_auc
+from probekit.metrics.unit_metrics import eta_squared, preferred_class_auc
 
 
 def recording_of(rows: Any, labels: Any) -> xr.Dataset:
@@ -88,7 +88,7 @@ def test_constant_units_are_handled() -> None:
 def test_many_units_are_processed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = draw(units=7)
     whole = preferred_class_auc(recording)
-    monkeypatch.setattr("probekit.metrics.class_separation._BLOCK_ELEMENTS", 180)
+    monkeypatch.setattr("probekit.metrics.unit_metrics._BLOCK_ELEMENTS", 180)
     np.testing.assert_array_equal(preferred_class_auc(recording), whole)
 
 

@@ -28,7 +28,7 @@ from probekit.metrics.dimensionality import (
     participation_ratio_unbiased,
 )
 from probekit.statistics.covariance import Covariance
-from probekit.statistics.sampled_rows import SampledRows
+from probekit.statistics.recorded import SampledRows
 
 FUNCTIONS = (participation_ratio, participation_ratio_corrected, components)
 

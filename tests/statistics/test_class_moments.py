@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from probekit.errors import DataError
-from probekit.statistics.class_moments import ClassMoments
+from probekit.statistics.class_means import ClassMoments
 from probekit.statistics.testing import check_statistic
 
 

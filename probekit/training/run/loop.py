@@ -27,12 +27,11 @@ from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, StartedRun
 from probekit.training.run.captured import CapturedGradients, can_capture
-from probekit.training.run.directory import RunDirectory, read_run, write_checkpoint
+from probekit.training.run.directory import RunDirectory, TrainingState, read_run, write_checkpoint
 from probekit.training.run.evaluation import EpochMetrics, evaluate
 from probekit.training.run.log import RunLog, measures_of
 from probekit.training.run.minibatches import Minibatches, RunData, stream_name
 from probekit.training.run.recipes import Recipe, learning_rate
-from probekit.training.run.state import TrainingState
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # Number of steps between synchronizations with the device, such as to check that the loss is finite.

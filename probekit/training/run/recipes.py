@@ -14,9 +14,7 @@ import torch
 from probekit.checks import integer, number, one_of, positive_int
 from probekit.errors import OptionError, close_matches
 from probekit.models.architectures import ARCHITECTURES
-from probekit.training.run.adversary import Adversary
-from probekit.training.run.augment import Augmentation
-from probekit.training.run.augmix import AugMix
+from probekit.training.run.augment import Adversary, Augmentation, AugMix
 
 Schedule: TypeAlias = Literal["milestones", "one-cycle"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]

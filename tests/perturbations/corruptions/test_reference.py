@@ -22,8 +22,8 @@ from probekit.perturbations.corruptions.constants import (
     constants_of,
 )
 from probekit.perturbations.corruptions.corruption import _PROCEDURES
-from probekit.perturbations.corruptions.edges import distance_to
 from probekit.perturbations.corruptions.noise import shot_noise
+from probekit.perturbations.corruptions.spatter import distance_to
 from probekit.perturbations.corruptions.weather import frost_crops, frost_photographs, plasma
 from probekit.runtime.randomness import RandomStreams
 

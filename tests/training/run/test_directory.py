@@ -16,8 +16,7 @@ from children import Child
 from probekit.errors import OutputError
 from probekit.results.files import remove_drafts
 from probekit.results.folders import write_whole
-from probekit.training.run.directory import read_checkpoint, write_checkpoint
-from probekit.training.run.state import TrainingState
+from probekit.training.run.directory import TrainingState, read_checkpoint, write_checkpoint
 
 
 def test_tensors_of_all_kinds_are_restored(tmp_path: Path) -> None:
