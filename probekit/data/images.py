@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from probekit.data.decoding import ImageDecoder, resize
-from probekit.data.items import image_tensor, pair_of, read_items, stacked
-from probekit.data.labels import ClassNames, all_names, declared_labels, dense_names, label_numbers
+from probekit.data.items import all_names, image_tensor, pair_of, read_items, stacked
+from probekit.data.labels import ClassNames, declared_labels, dense_names, label_numbers
 from probekit.errors import DataError
 
 Size: TypeAlias = tuple[int, int, int] | None

@@ -10,11 +10,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from probekit.data.decoding import ImageDecoder
-from probekit.data.labels import LABEL_KEYS
-from probekit.errors import DataError, first_line
+from probekit.data.labels import (
+    LABEL_KEYS,
+    ClassNames,
+    class_names,
+    declared_labels,
+    declared_text,
+    label_numbers,
+    some_places,
+)
+from probekit.errors import DataError, first_line, warn
 from probekit.models.inputs import IMAGE_KEYS, KeywordInputs
 
 # Names of model arguments in the output of tokenizers and feature extractors.
@@ -131,6 +139,45 @@ def read_items(data: Any, numbers: Sequence[int], name: str) -> list[Any]:
                 "as in image.clone()"
             )
     return items
+
+
+def all_names(data: Any, beside: Sequence[Any] = ()) -> ClassNames:
+    """The names that a data set declares for its labels, or its labels themselves if they are text.
+
+    `beside` are the other splits of the data; a subset has the names of the whole data set.
+    """
+    if isinstance(data, Subset):
+        return all_names(data.dataset, beside)
+    if names := class_names(data):
+        return names
+    names = declared_text(data, beside)
+    if names and not _are_numbered(data, names):
+        warn(
+            f"classes have no names: `labels` or `targets` of {type(data).__name__} are text that the "
+            "numbers in its items do not follow; give it `classes`, the names in label order"
+        )
+        return {}
+    return names
+
+
+def _are_numbered(data: Any, names: ClassNames) -> bool:
+    """Whether items have the labels that a data set declares as text, as numbers or as text."""
+    declared = declared_labels(data, names)
+    if declared is None:  # such as a list of all classes
+        return False
+    for place in some_places(declared):
+        try:
+            label = pair_of(data[place])[1]
+        except Exception:  # it is reported when it is read again
+            continue
+        if isinstance(label, str | bytes):
+            return True
+        try:
+            if int(label_numbers([label], names)) != int(declared[place]):
+                return False
+        except DataError:
+            return False
+    return True
 
 
 def _copies(item: Any) -> list[tuple[Any, Any]]:

@@ -15,6 +15,8 @@ from probekit.errors import DataError, some_of
 
 ClassNames = dict[int, str]
 NO_LABEL = -1
+_CHECKED_CLASSES = 32
+_CHECKED_PLACES = 8
 # Keys of mappings and columns of tables that hold labels.
 LABEL_KEYS = ("label", "labels", "target", "targets", "fine_label", "cls", "class")
 
@@ -38,9 +40,8 @@ def class_names(data: Any) -> ClassNames:
         return names or numbered
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
-        for column in LABEL_KEYS:
-            if names := _named(getattr(features.get(column), "names", None)):
-                return names
+        column = next((name for name in LABEL_KEYS if name in features), None)
+        return _named(getattr(features.get(column), "names", None))
     return {}
 
 
@@ -117,13 +118,11 @@ def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
     return dict(enumerate(sorted({_name(value) for value in values})))
 
 
-def all_names(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
-    """The names that a data set declares for its labels, or its labels themselves if they are text.
+def declared_text(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
+    """The distinct declared labels of a data set by number, if they are text.
 
     Text has the same number in all splits: `beside` are the other splits of the data.
     """
-    if names := class_names(data):
-        return names
     parts = [names_of_text(_declared(one)) for one in (data, *beside)]
     if all(part == parts[0] for part in parts):
         return parts[0]
@@ -178,6 +177,18 @@ def _declared(data: Any) -> Any:
         return [transform(label) for label in labels] if callable(transform) else labels
     except Exception:  # the user's transform does not accept the declared labels
         return None
+
+
+def some_places(labels: Tensor) -> list[int]:
+    """Positions of the first sample of some labels, and some evenly spaced ones including the last."""
+    count = len(labels)
+    if not count:
+        return []
+    even = torch.linspace(0, count - 1, min(_CHECKED_PLACES, count)).long()
+    _, inverse = torch.unique(labels, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), count)
+    first.scatter_reduce_(0, inverse, torch.arange(count), "amin")
+    return sorted({*even.tolist(), *first[:_CHECKED_CLASSES].tolist()})
 
 
 def label_numbers(labels: object, names: ClassNames) -> Tensor:
@@ -339,7 +350,8 @@ def _has_missing(labels: object) -> bool:
 def _numbers_of_text(values: Iterable[Any], names: ClassNames) -> Tensor:
     number = {name: label for label, name in reversed(names.items())}
     words = [_name(value) for value in values]
-    if not names and all(word.isdecimal() for word in words):  # as in the files of WebDataset
+    # As in the files of WebDataset; `01` and `1` may be different classes.
+    if not names and all(word.isdecimal() and word == str(int(word)) for word in words):
         return torch.tensor([int(word) for word in words], dtype=torch.long)
     called = list(names.values())
     if several := sorted(word for word in set(words) if called.count(word) > 1):

@@ -18,14 +18,18 @@ from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset
 
 from probekit.data.decoding import ImageDecoder
 from probekit.data.images import Fetched, LabeledImages, PreparedImages
-from probekit.data.items import image_tensor, is_sample, pair_of, read_items, stacked
-from probekit.data.labels import ClassNames, all_names, declared_labels, label_table, names_of_text
+from probekit.data.items import all_names, image_tensor, is_sample, pair_of, read_items, stacked
+from probekit.data.labels import (
+    ClassNames,
+    declared_labels,
+    label_table,
+    names_of_text,
+    some_places,
+)
 from probekit.data.prefetch import fetched
 from probekit.errors import DataError, first_line
 from probekit.models.inputs import KeywordInputs, tensors_of
 
-_CHECKED_CLASSES = 32
-_CHECKED_PLACES = 8
 _FIRST = 32
 _PEEKED = 8
 
@@ -167,6 +171,7 @@ class Indexed(Source):
         self.loader_options = dict(loader_options or {})
         self._collate = collate
         own = isinstance(data, LabeledImages)
+        _check_subsets(data)
         self.name = str(getattr(data, "name", None) or type(data).__name__)
         self.names = data.names if own else all_names(data)
         self.fingerprint = getattr(data, "fingerprint", None)
@@ -276,7 +281,7 @@ class Indexed(Source):
         labels = None if labels is None else labels[self.indices]
         if labels is None or in_memory:
             return labels
-        for place in _some_places(labels):
+        for place in some_places(labels):
             try:
                 _, (found, *_), _ = self.fetch([int(self.indices[place])])
             except DataError:
@@ -286,20 +291,19 @@ class Indexed(Source):
         return labels
 
 
+def _check_subsets(data: Any) -> None:
+    """Raises `DataError` for a mask in place of indices, which reads the samples 0 and 1 many times."""
+    while data is not None:
+        if isinstance(data, Subset) and len(data) and np.asarray(data.indices[0]).dtype == bool:
+            raise DataError(
+                f"the Subset of {type(data.dataset).__name__} has a mask of booleans as its indices, which "
+                "read its samples 0 and 1 again and again; give indices, as in mask.nonzero()[:, 0]"
+            )
+        data = getattr(data, "dataset", None)
+
+
 def _chunks(order: Tensor, size: int) -> list[list[int]]:
     return [chunk.tolist() for chunk in torch.split(order, size)] if len(order) else []
-
-
-def _some_places(labels: Tensor) -> list[int]:
-    """Positions of the first sample of some labels, and some evenly spaced ones including the last."""
-    count = len(labels)
-    if not count:
-        return []
-    even = torch.linspace(0, count - 1, min(_CHECKED_PLACES, count)).long()
-    _, inverse = torch.unique(labels, return_inverse=True)
-    first = torch.full((int(inverse.max()) + 1,), count)
-    first.scatter_reduce_(0, inverse, torch.arange(count), "amin")
-    return sorted({*even.tolist(), *first[:_CHECKED_CLASSES].tolist()})
 
 
 class Stream(Source):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -254,3 +255,50 @@ def test_masked_values_are_refused() -> None:
         list(Batches((np.ma.array(images, mask=images > 0.9), [0, 1, 0, 1])))
     (batch,) = Batches((np.ma.array(images), np.ma.array([0, 1, 0, 1])))
     assert batch.labels.tolist() == [0, 1, 0, 1]
+
+
+class Texts(Dataset[Any]):
+    """Labels as text beside items whose labels are numbers or text."""
+
+    def __init__(self, labels: Any, items: Any) -> None:
+        self.labels, self.items = labels, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Any:
+        return torch.rand(1, 4, 4), self.items[number]
+
+
+ANIMALS = ["zebra", "cat", "dog"]
+
+
+@pytest.mark.parametrize("labels", [ANIMALS, ANIMALS * 4, pd.Series(ANIMALS * 4, dtype="category")])
+def test_text_that_items_number_in_another_order_names_no_class(labels: Any) -> None:
+    with pytest.warns(pk.ProbekitWarning, match="classes have no names: .*give it `classes`"):
+        assert Batches(Texts(labels, [0, 1, 2] * 4)).names == {}
+
+
+@pytest.mark.parametrize("items", [[2, 0, 1] * 4, ANIMALS * 4])
+def test_text_names_the_labels_of_items_that_follow_its_order(items: Any) -> None:
+    data = Texts(ANIMALS * 4, items)
+    names = {0: "cat", 1: "dog", 2: "zebra"}
+    assert Batches(data).names == names
+    some = Subset(data, [0, 2, 3, 5])  # no cat
+    batches = Batches(some)
+    assert batches.names == names
+    assert next(iter(batches)).labels.tolist() == [2, 1, 2, 1]
+
+
+def test_names_are_those_of_the_column_of_labels() -> None:
+    class Rows(Named):
+        features: ClassVar = {"label": int, "fine_label": SimpleNamespace(names=["x", "y", "z"])}
+
+    assert class_names(Rows(None)) == {}
+
+
+def test_a_mask_of_a_subset_is_refused() -> None:
+    data = Named(list("abc"))
+    for mask in ([True, False, False, True], torch.tensor([True, False, False, True])):
+        with pytest.raises(DataError, match=r"mask of booleans .* mask\.nonzero"):
+            Batches(Subset(Subset(data, range(4)), mask))  # type: ignore[arg-type]
