@@ -154,6 +154,10 @@ def _from_integers(image: Image.Image, file_format: str | None) -> Image.Image:
             f"it has 32-bit integers from {values.min():.0f} to {values.max():.0f}, whose full scale "
             "is not known; save it with 8 or 16 bits"
         )
+    if (transparent := image.info.get("transparency")) is not None:
+        visible = values[values != transparent]
+        white = bool(visible.size) and visible.min() == _SIXTEEN_BITS
+        values[values == transparent] = 0 if white else _SIXTEEN_BITS
     return Image.fromarray((values / _SIXTEEN_BITS).astype(np.float32))
 
 

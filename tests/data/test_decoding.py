@@ -160,3 +160,12 @@ def test_photographs_are_prepared_as_by_timm(name: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     with pytest.raises(DataError, match="crop_mode 'border'"):
         ImageDecoder((3, 8, 8), crop_mode="border").read(photograph)
+
+
+@pytest.mark.parametrize(("other", "ground"), [(0, 1.0), (65535, 0.0)])
+def test_the_transparent_value_of_sixteen_bit_images_is_blended(other: int, ground: float) -> None:
+    values = np.array([[1234, other], [other, other]], np.uint16)
+    image = saved(Image.fromarray(values), "PNG", transparency=1234)
+    assert image.mode.startswith("I")
+    found = value_of(image, 1)[0]
+    np.testing.assert_allclose(found, [[ground, other / 65535], [other / 65535] * 2], atol=1e-6)
