@@ -133,7 +133,8 @@ class SelectivityChance(IndexMetric):
             "selectivity_z": _scores(found, mean, spread),
             "selectivity_p": _p_values(found, null),
             "selectivity_p_corrected": _p_values(
-                _scores(found, mean, spread), _scores(null, mean, spread).max(1)[:, None]
+                _scores(found, mean, spread),
+                np.fmax.reduce(_scores(null, mean, spread), axis=1)[:, None],
             ),
         }
         return xr.Dataset({name: ("unit", values) for name, values in units.items()}), xr.Dataset()
@@ -153,15 +154,16 @@ class SelectivityChance(IndexMetric):
 
 
 def _scores(index: Array, mean: Array, spread: Array) -> Array:
-    """Distances from chance in standard deviations; 0 where chance does not vary."""
-    varies = spread > _SAME
-    return np.where(varies, (index - mean) / np.where(varies, spread, 1.0), 0.0)
+    """Distances from chance in standard deviations; 0 where chance does not vary, NaN without an index."""
+    varies, distance = spread > _SAME, index - mean
+    found = np.where(varies, distance / np.where(varies, spread, 1.0), 0.0)
+    return np.where(np.isnan(distance), np.nan, found)
 
 
 def _p_values(found: Array, null: Array) -> Array:
     at_least = (null >= found - _SAME).sum(0)
     p = (1 + at_least) / (len(null) + 1)
-    return np.where(np.isnan(found), np.nan, p)
+    return np.where(np.isnan(found) | np.isnan(null).any(0), np.nan, p)
 
 
 register(SelectivityChance())

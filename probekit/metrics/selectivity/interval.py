@@ -152,7 +152,7 @@ class SelectivityInterval(IndexMetric):
         low, high = np.concatenate(ends, 1)
         if self.negative != "keep":
             low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
-        indices = np.concatenate(plain, 1)
+        indices = np.where(np.isnan(found), np.nan, np.concatenate(plain, 1))
         means = _mean_over_units(indices)
         plain_mean = _mean_over_units(found)
         layer = {
@@ -180,11 +180,12 @@ class SelectivityInterval(IndexMetric):
         fewest = int(layers["fewest_samples"].min())
         critical = _critical((1 - self.level) / 2, np.array(fewest))
         floor, ceiling, drawn = (
-            layers[f"selectivity_mean_{name}"].transpose("layer", ...).values
+            layers[f"selectivity_mean_{name}"].transpose("layer", ...)
             for name in ("floor", "ceiling", "replicate")
         )
-        low, high = _between(floor, ceiling, drawn, critical)
-        ends = _between(floor.mean(), ceiling.mean(), drawn.mean(0), critical)
+        low, high = _between(floor.values, ceiling.values, drawn.values, critical)
+        mean, highest, replicates = (one.mean("layer").values for one in (floor, ceiling, drawn))
+        ends = _between(mean, highest, replicates, critical)
         names = ("selectivity_mean_low", "selectivity_mean_high")
         return (
             xr.Dataset(),
@@ -261,7 +262,9 @@ def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[
 
 def _mean_over_units(index: Array) -> Any:
     known = ~np.isnan(index)
-    return np.where(known, index, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
+    count = known.sum(-1)
+    found = np.where(known, index, 0.0).sum(-1) / np.maximum(count, 1)
+    return np.where(count > 0, found, np.nan)
 
 
 register(SelectivityInterval())

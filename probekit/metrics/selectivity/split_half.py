@@ -111,6 +111,7 @@ class SplitHalf(IndexMetric):
         whole, parts = tables(class_mean, halves)
         blocks = unit_blocks(len(whole), parts[:, :, :1].size)
         plain = np.concatenate([formula.at(parts[:, :, block]) for block in blocks], 2)
+        plain[..., np.isnan(formula.at(whole))] = np.nan
         choice = np.concatenate([preferred(parts[:, :, block]) for block in blocks], 2)
         units = xr.Dataset(
             {
@@ -143,7 +144,8 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
         # The preferred class in one half, among the classes with samples in the other.
         place = preferred(np.where(np.isnan(second), np.nan, first))
         correction = np.take_along_axis(curvature[None, None], place[..., None], -1)[..., 0]
-        found.append(_mean(formula.at(second, place) + correction, (0, 1)))
+        index = _mean(formula.at(second, place) + correction, (0, 1))
+        found.append(np.where(np.isnan(formula.at(whole[block])), np.nan, index))
     return np.concatenate(found)
 
 

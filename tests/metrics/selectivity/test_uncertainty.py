@@ -130,3 +130,36 @@ def test_results_are_saved_and_reopened(network: nn.Sequential, tmp_path: Any) -
     again = pk.open_result(pk.save_result(result, tmp_path / "r.nc"))
     for group in ("units", "layers"):
         assert again[group].to_dataset().equals(result[group].to_dataset())
+
+
+class Lowered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.high, self.low = nn.Identity(), nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        lowered: torch.Tensor = self.low(self.high(images) - 10)
+        return lowered
+
+
+def test_units_without_an_index_have_no_number_and_change_none() -> None:
+    random, labels = np.random.default_rng(0), torch.arange(120) % 4
+    table = torch.from_numpy(random.random((120, 6)) + 1)
+    # Some halves and permutations have no class mean below zero.
+    table[:, 0] = 0.3 * torch.from_numpy(random.normal(size=120)) + 0.8 * (labels == 1)
+    metrics: list[Any] = [
+        kind(negative="nan")
+        for kind in (pk.Selectivity, pk.SelectivityInterval, pk.SelectivityChance, pk.SplitHalf)
+    ]
+    both = pk.analyze(Lowered(), (table, labels), ["high", "low"], metrics)
+    known = pk.analyze(Lowered(), (table[:, 1:], labels), "high", metrics)
+    names = [f"selectivity{end}" for end in ("", "_low", "_high", "_split_half", "_chance", "_z")]
+    for name in [*names, "selectivity_p", "selectivity_p_corrected", "selectivity_q"]:
+        found, expected = (one["units"][name].values for one in (both, known))
+        assert np.isnan(found[[0, *range(6, 12)]]).all(), name
+        np.testing.assert_allclose(found[1:6], expected, rtol=1e-9, err_msg=name)
+    for name in ("selectivity_mean_low", "selectivity_mean_high", "selectivity_reliability"):
+        found, expected = (one["layers"][name].values for one in (both, known))
+        np.testing.assert_allclose(found, [expected.item(), np.nan], rtol=1e-9, err_msg=name)
+    for name in ("selectivity_mean_low", "selectivity_mean_high", "selectivity_split_half_mean"):
+        np.testing.assert_allclose(both[name], known[name], rtol=1e-9, err_msg=name)
