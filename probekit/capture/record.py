@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from probekit.capture.layers import Layer
+from probekit.capture.pooling import precise
 from probekit.capture.readouts import Activations
 from probekit.capture.recorder import Layers, Tokens
 from probekit.capture.store import RecordingStore, open_recording
@@ -64,10 +65,10 @@ def record(
         batch_size, limit, device, progress, workers, compile: As for `analyze`.
 
     Returns:
-        `activation` (sample, unit) and `label` (sample; -1 for samples without a label or with several
-        attributes), with the coordinates `layer` and `channel` of every unit and, for whole maps, `y`
-        and `x` or `token` (-1 if a layer has none), and `class_name` of every sample if classes have
-        names. With a store, the dataset is lazy.
+        `activation` (sample, unit), float32, or float64 if a layer is, and `label` (sample; -1 for samples
+        without a label or with several attributes), with the coordinates `layer` and `channel` of every
+        unit and, for whole maps, `y` and `x` or `token` (-1 if a layer has none), and `class_name` of every
+        sample if classes have names. With a store, the dataset is lazy.
 
     Raises:
         OutputError: The store holds another recording, or cannot be written.
@@ -120,7 +121,10 @@ def record(
     with writer_of(store) if together.is_main else nullcontext():
         writer = None
         if together.is_main:
-            writer = RecordingStore(store, frame, batches, identity, overwrite=overwrite)
+            itemsize = max(4, *(layer.itemsize for layer in found))
+            writer = RecordingStore(
+                store, frame, batches, identity, itemsize=itemsize, overwrite=overwrite
+            )
         state = (writer.done, writer.complete) if writer else (0, False)
         done, complete = together.gather(state)[0]
         if not complete:
@@ -169,7 +173,9 @@ def _rows(observed: Iterator[Observed]) -> Iterator[tuple[Tensor, Tensor, Tensor
     """Activations (batch, units), labels and indices of all processes, in the order of the data."""
     own = (
         (
-            torch.cat([table.float() for table in one.tables[0].values()], dim=1).cpu(),
+            torch.cat(
+                [table.to(precise(table.dtype)) for table in one.tables[0].values()], 1
+            ).cpu(),
             one.batch.of(None).labels.cpu(),
             one.batch.index,
         )

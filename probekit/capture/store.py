@@ -45,6 +45,7 @@ class RecordingStore:
         batches: Batches,
         identity: dict[str, Any],
         *,
+        itemsize: int = 4,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -67,7 +68,8 @@ class RecordingStore:
             )
         self.samples = batches.samples
         self.units = frame.sizes["unit"]
-        block = max(1, _BLOCK_BYTES // (4 * self.units * batches.batch_size))
+        self._itemsize = itemsize
+        block = max(1, _BLOCK_BYTES // (itemsize * self.units * batches.batch_size))
         self.rows = block * batches.batch_size
         data = batches.identity() | {"batch_size": batches.batch_size}
         self._identity = as_stored(identity | {"data": data})
@@ -84,7 +86,7 @@ class RecordingStore:
 
     def _check_room(self) -> None:
         """Raises `OutputError` if the remaining data, uncompressed, does not fit on the disk."""
-        needed = 4 * self.units * (self.samples - self.done)
+        needed = self._itemsize * self.units * (self.samples - self.done)
         free = shutil.disk_usage(self.path.parent).free
         if needed > 4 * free:
             raise OutputError(
@@ -106,7 +108,7 @@ class RecordingStore:
             group = zarr.open_group(draft, mode="r+")
             shape, chunks = (self.samples, self.units), (min(self.rows, self.samples), self.units)
             group.create_array(
-                "activation", shape=shape, chunks=chunks, dtype="float32",
+                "activation", shape=shape, chunks=chunks, dtype=f"float{8 * self._itemsize}",
                 dimension_names=["sample", "unit"], attributes={"coordinates": "layer channel"},
                 fill_value=np.nan,  # so that a lost chunk is not read as zeros
                 compressors=_COMPRESSOR,

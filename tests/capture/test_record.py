@@ -346,3 +346,12 @@ def test_a_damaged_chunk_is_refused(
     chunk.write_bytes(damage(chunk.read_bytes()))
     with pytest.raises(OutputError, match=r"acts.zarr' (cannot be read|is not a recording)"):
         pk.open_recording(store).load()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e60, 1e-60])
+def test_layers_in_float64_are_recorded_in_float64(scale: float, tmp_path: Path) -> None:
+    values = scale * torch.rand(9, 3, dtype=torch.float64)
+    data = values, torch.arange(9) % 3
+    for store in (None, tmp_path / "acts.zarr"):
+        recording = pk.record(nn.Sequential(nn.ReLU()), data, "0", store=store)
+        np.testing.assert_array_equal(recording["activation"].values, values)
