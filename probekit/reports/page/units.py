@@ -17,7 +17,10 @@ MOST_CLASSES = 40
 
 
 def unit_table(model: ModelResults) -> dict[str, Any]:
-    """A model's units for the script; numbers are base64-encoded little-endian arrays."""
+    """A model's units for the script; numbers are base64-encoded little-endian arrays.
+
+    Labels may have any size, and float32 holds integers only up to 2^24.
+    """
     units = model.units
     count = units.sizes.get("unit", 0)
     places = {name: number for number, name in enumerate(model.layer_names)}
@@ -64,7 +67,9 @@ def _columns(units: xr.Dataset) -> list[dict[str, Any]]:
             "about": units[name].attrs.get("description", ""),
             "kind": _kind(units[name]),
             "shown": name in shown,
-            "values": packed(units[name].values.astype(np.float64), "<f4"),
+            "values": packed(
+                units[name].values.astype(np.float64), "<f8" if name == "preferred_class" else "<f4"
+            ),
         }
         for name in sorted(names, key=lambda name: name not in shown)
     ]
@@ -83,7 +88,6 @@ def _kind(values: xr.DataArray) -> str:
 
 def _tuning(class_mean: xr.DataArray) -> dict[str, Any]:
     means: npt.NDArray[np.float64] = class_mean.values
-    labels = class_mean["class"].values.astype(np.int64)
     order = np.argsort(-means, axis=1, kind="stable")[:, :MOST_CLASSES]
     kept = order.shape[1]
     highest = np.take_along_axis(means, order, 1)
@@ -92,14 +96,15 @@ def _tuning(class_mean: xr.DataArray) -> dict[str, Any]:
     return {
         "count": kept,
         "others": others,
-        "label": packed(labels[order], "<i4"),
+        "labels": class_mean["class"].values.astype(np.int64).tolist(),
+        "place": packed(order, "<i4"),
         "mean": packed(highest, "<f4"),
         "rest": packed(rest, "<f4"),
     }
 
 
 def _top(units: xr.Dataset) -> dict[str, Any]:
-    parts = {"sample": "<i4", "label": "<i4", "activation": "<f4"}
+    parts = {"sample": "<i4", "label": "<f8", "activation": "<f4"}
     return {
         "count": units.sizes["rank"],
         **{

@@ -49,6 +49,13 @@ def unpacked(text: str, kind: str) -> np.ndarray:
     return np.frombuffer(b64decode(text), kind)
 
 
+def columns_of(table: Any) -> dict[str, np.ndarray]:
+    return {
+        one["name"]: unpacked(one["values"], "<f8" if one["kind"] == "class" else "<f4")
+        for one in table["columns"]
+    }
+
+
 def written(results: Any, folder: Path, **options: Any) -> str:
     return pk.report(results, folder / "report.html", **options).read_text("utf-8")
 
@@ -60,7 +67,7 @@ def test_contains_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path)
     layer = np.array(table["layers"], dtype=object)[unpacked(table["layer"], "<i4")]
     np.testing.assert_array_equal(layer, units["layer"].values)
     np.testing.assert_array_equal(unpacked(table["channel"], "<i4"), units["channel"].values)
-    columns = {one["name"]: unpacked(one["values"], "<f4") for one in table["columns"]}
+    columns = columns_of(table)
     for name in ("selectivity", "preferred_class", "dead", "gradient_norm_cv"):
         np.testing.assert_allclose(columns[name], units[name].values.astype(float), rtol=1e-6)
     np.testing.assert_allclose(
@@ -68,7 +75,7 @@ def test_contains_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path)
     )
     tuning = table["tuning"]
     means = unpacked(tuning["mean"], "<f4").reshape(60, 4)
-    labels = unpacked(tuning["label"], "<i4").reshape(60, 4)
+    labels = np.array(tuning["labels"])[unpacked(tuning["place"], "<i4")].reshape(60, 4)
     np.testing.assert_allclose(means, -np.sort(-units["class_mean"].values, 1), rtol=1e-6)
     again = np.take_along_axis(units["class_mean"].values, labels.astype(int), 1)
     np.testing.assert_allclose(means, again, rtol=1e-6)
@@ -86,6 +93,20 @@ def test_the_highest_of_many_classes_are_stored_and_the_others_averaged(
         unpacked(tuning["mean"], "<f4").reshape(60, 40), means[:, :40], rtol=1e-6
     )
     np.testing.assert_allclose(unpacked(tuning["rest"], "<f4"), means[:, 40:].mean(1), rtol=1e-5)
+
+
+def test_labels_of_any_size_are_exact(tmp_path: Path) -> None:
+    labels = 7_000_000_001 + torch.arange(12) % 3
+    table = torch.eye(3)[torch.arange(12) % 3] + torch.rand(12, 3) / 2
+    result = pk.analyze(
+        torch.nn.Sequential(torch.nn.ReLU()), (table, labels), "0", ["selectivity", "top_images"]
+    )
+    (found,) = payload(written(result, tmp_path))["models"]
+    expected = [7_000_000_001, 7_000_000_002, 7_000_000_003]
+    assert columns_of(found)["preferred_class"].tolist() == expected
+    tuning = found["tuning"]
+    assert np.array(tuning["labels"])[unpacked(tuning["place"], "<i4")].tolist()[::3] == expected
+    assert unpacked(found["top"]["label"], "<f8").tolist()[::9] == expected
 
 
 def test_names_cannot_close_elements_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
@@ -273,7 +294,7 @@ def test_robustness_is_merged_with_the_analysis_of_its_model(model: Any, tmp_pat
         "alone": written(run, tmp_path, overwrite=True),
     }
     (table,) = payload(pages["both"])["models"]
-    columns = {one["name"]: unpacked(one["values"], "<f4") for one in table["columns"]}
+    columns = columns_of(table)
     change = run["units"]["corruption_change_size"].mean(["corruption", "severity"])
     usual = analysis["units"]["class_mean"].mean("class")
     expected = np.where(usual > 0, change / usual, np.nan)

@@ -49,18 +49,18 @@ class Model {
     this.layer = unpacked(raw.layer, Int32Array);
     this.channel = unpacked(raw.channel, Int32Array);
     this.classes = new Map(raw.classes);
-    this.columns = raw.columns.map((column) => ({ ...column, values: unpacked(column.values, Float32Array) }));
+    this.columns = raw.columns.map((column) => ({ ...column, values: unpacked(column.values, column.kind === "class" ? Float64Array : Float32Array) }));
     this.column = new Map(this.columns.map((column) => [column.name, column]));
     this.tuning = raw.tuning && {
       ...raw.tuning,
-      label: unpacked(raw.tuning.label, Int32Array),
+      label: Float64Array.from(unpacked(raw.tuning.place, Int32Array), (at) => raw.tuning.labels[at]),
       mean: unpacked(raw.tuning.mean, Float32Array),
       rest: unpacked(raw.tuning.rest, Float32Array),
     };
     this.top = raw.top && {
       ...raw.top,
       sample: unpacked(raw.top.sample, Int32Array),
-      label: raw.top.label && unpacked(raw.top.label, Int32Array),
+      label: raw.top.label && unpacked(raw.top.label, Float64Array),
       activation: unpacked(raw.top.activation, Float32Array),
     };
     this.drawn = raw.drawn && { ...raw.drawn, activation: unpacked(raw.drawn.activation, Float32Array) };
