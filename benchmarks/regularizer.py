@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import probekit as pk
 from probekit.models.architectures import CifarResNet
-from probekit.training.regularizer.batch_selectivity import ClassSums, batch_selectivity
+from probekit.training.regularizer.batch_selectivity import batch_selectivity, class_sums
 
 ALPHA = -1.0
 PLAIN, COMPILED = "plain step", "compiled plain step"
@@ -57,7 +57,7 @@ class PlainWay:
 
     def __call__(self, labels: Tensor) -> Tensor:
         pooled, self._pooled = self._pooled, []
-        terms = [batch_selectivity(ClassSums.of(table, labels, 10))[0].mean() for table in pooled]
+        terms = [batch_selectivity(class_sums([table], labels, 10))[0].mean() for table in pooled]
         return -ALPHA * torch.stack(terms).mean()
 
 

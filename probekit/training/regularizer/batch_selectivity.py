@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,54 +16,35 @@ from probekit.metrics.selectivity.index import SelectivityIndex
 TrainingNegative: TypeAlias = Literal["clip", "keep", "shift"]
 
 
-@dataclass(frozen=True)
-class ClassSums:
-    """Sums of activations by class (classes, units), and the number of samples of each (classes,)."""
+def class_sums(tables: Sequence[Tensor], labels: Tensor, classes: int) -> Tensor:
+    """Sums activations (batch, units) by labels (batch,), which are below `classes`.
 
-    sum: Tensor
-    count: Tensor
+    The sums are (classes, units of all tables + 1); the last column is the number of samples.
+    """
+    rows = torch.cat([*tables, tables[0].new_ones(len(labels), 1)], 1)
+    return rows.new_zeros(classes, rows.shape[1]).index_add(0, labels, rows)
 
-    @classmethod
-    def of(cls, activations: Tensor, labels: Tensor, classes: int) -> ClassSums:
-        """Sums activations (batch, units) by labels (batch,), which are below `classes`."""
-        empty = activations.new_zeros(classes, activations.shape[1])
-        ones = activations.new_ones(len(labels))
-        count = activations.new_zeros(classes)
-        return cls(empty.index_add(0, labels, activations), count.index_add(0, labels, ones))
 
-    def __add__(self, other: ClassSums) -> ClassSums:
-        classes = max(len(self.count), len(other.count))
-        one, two = self._grown(classes), other._grown(classes)
-        return ClassSums(one.sum + two.sum, one.count + two.count)
-
-    def _grown(self, classes: int) -> ClassSums:
-        more = classes - len(self.count)
-        pad = torch.nn.functional.pad
-        return ClassSums(pad(self.sum, (0, 0, 0, more)), pad(self.count, (0, more)))
-
-    def detach(self) -> ClassSums:
-        """The same numbers, outside the graph."""
-        return ClassSums(self.sum.detach(), self.count)
-
-    def over_processes(self, group: dist.ProcessGroup | None = None) -> ClassSums:
-        """The sums over the batches of all processes, which must have the same number of classes."""
-        both = torch.cat([self.sum, self.count[:, None]], 1)
-        both = sum_over_processes(both, group)
-        return ClassSums(both[:, :-1], both[:, -1].detach())
+def add_sums(one: Tensor, other: Tensor) -> Tensor:
+    """Adds class sums, of which one may have fewer classes."""
+    classes = max(len(one), len(other))
+    pad = torch.nn.functional.pad
+    return pad(one, (0, 0, 0, classes - len(one))) + pad(other, (0, 0, 0, classes - len(other)))
 
 
 def batch_selectivity(
-    sums: ClassSums, *, eps: float = 1e-6, negative: TrainingNegative = "clip"
+    sums: Tensor, *, eps: float = 1e-6, negative: TrainingNegative = "clip"
 ) -> tuple[Tensor, Tensor]:
-    """Computes the class selectivity index of every unit (units,) over the classes that are present.
+    """Computes the index of every unit (units,), from class sums, over the classes that are present.
 
     The formula and its options are those of `class_selectivity`. The device is not synchronized. The
     index of a dead unit is zero and has no gradient. With fewer than two classes, all are zero and the
     returned boolean tensor is false.
     """
-    present = sums.count > 0
+    total, count = sums[:, :-1], sums[:, -1].detach()
+    present = count > 0
     enough = present.sum() > 1
-    means = sums.sum / sums.count.clamp(min=1)[:, None]
+    means = total / count.clamp(min=1)[:, None]
     means = means.masked_fill(~present[:, None], torch.nan)
     index = SelectivityIndex(eps, negative).at(means.T)
     return torch.where(enough, index, 0), enough

@@ -20,11 +20,13 @@ from probekit.errors import DataError, LayerError, some_of, warn
 from probekit.models.image_model import Model
 from probekit.training.regularizer.accumulation import Accumulation, TrainingRecorder
 from probekit.training.regularizer.batch_selectivity import (
-    ClassSums,
     TrainingNegative,
+    add_sums,
     batch_selectivity,
     by_layer,
     check_labels,
+    class_sums,
+    sum_over_processes,
 )
 
 _MOST_SHARED = 2**16
@@ -116,7 +118,7 @@ class SelectivityRegularizer:
         self._accumulation = (
             Accumulation(self._recorder.module) if accumulation == "refuse" else None
         )
-        self._gathered: ClassSums | None = None
+        self._gathered: Tensor | None = None
         # Without `classes`, the labels of a step in the order of the rows of its sums.
         self._row_labels = torch.zeros(0, dtype=torch.long)
         self._gathering = False
@@ -169,15 +171,16 @@ class SelectivityRegularizer:
             taken = self._recorder.take()
             sums = self._class_sums(list(taken.values()), labels)
             if self._gathering:
-                self._gathered = sums if self._gathered is None else self._gathered + sums
+                known = self._gathered
+                self._gathered = sums if known is None else add_sums(known, sums)
                 self._to_come += 1
-                return sums.sum.new_zeros(())
+                return sums.new_zeros(())
             return self._penalty(self._with_gathered(sums), list(taken))
 
-    def _penalty(self, sums: ClassSums, names: list[str]) -> Tensor:
+    def _penalty(self, sums: Tensor, names: list[str]) -> Tensor:
         group = self._processes()
         if group is not None:
-            sums = sums.over_processes(group)
+            sums = sum_over_processes(sums, group)
         if self._last is None:
             self._review(sums)
         index, enough = batch_selectivity(sums, eps=self._eps, negative=self._negative)
@@ -191,8 +194,8 @@ class SelectivityRegularizer:
             penalty.register_hook(self._accumulation.refuse)  # type: ignore[no-untyped-call]  # untyped in torch
         return penalty
 
-    def _review(self, sums: ClassSums) -> None:
-        below = torch.split((sums.sum < 0).any(0), [layer.units for layer in self.layers])
+    def _review(self, sums: Tensor) -> None:
+        below = torch.split((sums[:, :-1] < 0).any(0), [layer.units for layer in self.layers])
         names = [layer.name for layer, units in zip(self.layers, below, strict=True) if units.any()]
         if names:
             shown = some_of(names)
@@ -201,15 +204,14 @@ class SelectivityRegularizer:
                 f"(negative={self._negative!r}); later batches are not reported"
             )
 
-    def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> ClassSums:
+    def _class_sums(self, pooled: Sequence[Tensor], labels: Tensor) -> Tensor:
         check_labels(labels, len(pooled[0]))
         device = pooled[0].device
-        activations = torch.cat([table.to(device) for table in pooled], 1)
         labels = labels.to(device, torch.long)
         classes = self._count_classes(labels)
         if self._classes is None and self._processes() is None:
             labels, classes = self._compacted(labels)
-        return ClassSums.of(activations, labels, classes)
+        return class_sums([table.to(device) for table in pooled], labels, classes)
 
     def _compacted(self, labels: Tensor) -> tuple[Tensor, int]:
         """Labels as indices of the classes of this step, and the number of these classes."""
@@ -274,15 +276,15 @@ class SelectivityRegularizer:
             self._gathering = self._recorder.without_gradients = False
             self._recorder.drop()
 
-    def _with_gathered(self, sums: ClassSums) -> ClassSums:
+    def _with_gathered(self, sums: Tensor) -> Tensor:
         if self._to_come == 0:
             self._gathered = None
         if self._gathered is None:
             return sums
         self._to_come -= 1
-        own = sums.detach()
-        share = ClassSums(sums.sum - own.sum, own.count - own.count)
-        return self._gathered + share
+        return add_sums(
+            self._gathered, sums - sums.detach()
+        )  # zero, with the gradient of this part
 
     def close(self) -> None:
         """Removes the hooks from the model; safe to call twice."""
