@@ -56,7 +56,7 @@ def draw(count: int, most: int, seed: int) -> Tensor:
 
 
 class Source:
-    """The base class of all sources.
+    """What sources of samples by index and of streams have in common.
 
     Attributes:
         name: The name of the data.
@@ -79,30 +79,9 @@ class Source:
     drawn: bool = False
     decode: ImageDecoder | None = None
 
-    def labels(self) -> Tensor | None:
-        """The label of every sample, in order; None if they are not known in advance."""
-        raise NotImplementedError
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the data can be read several times."""
-        raise NotImplementedError
-
-    def selected(self, limit: int | None = None, seed: int = 0) -> Tensor | None:
-        """The indices of at most `limit` samples, in order; None if they are not known in advance."""
-        raise NotImplementedError
-
     def content_of(self, numbers: Sequence[int]) -> str | None:
         """A hash of some samples that needs no decoding; None if there is none."""
         return None
-
-    def head(self, part: Part) -> Fetched:
-        """Images, labels and indices of the first samples, which the next pass yields again."""
-        raise NotImplementedError
-
-    def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
-        """Yields batches: the number of samples that were to be read, and those that could be read."""
-        raise NotImplementedError
 
     def _pair(self, raw: object, what: str = "a batch") -> tuple[Any, Any]:
         return pair_of(raw, what, list(self.attributes))
@@ -165,6 +144,7 @@ class Indexed(Source):
         ordered: bool = False,
     ) -> None:
         self.data = data
+        self.repeatable = True
         self.drawn = drawn
         self.ordered = ordered
         self.batch_size = batch_size
@@ -178,11 +158,8 @@ class Indexed(Source):
         self.skip_bad = bool(getattr(data, "skip_bad", False))
         self.indices = torch.arange(len(data)) if indices is None else indices
 
-    @property
-    def repeatable(self) -> bool:
-        return True
-
     def selected(self, limit: int | None = None, seed: int = 0) -> Tensor:
+        """The indices of at most `limit` samples, in order."""
         if limit is None or limit >= len(self.indices):
             return self.indices
         if self.ordered:
@@ -190,6 +167,7 @@ class Indexed(Source):
         return self.indices[draw(len(self.indices), limit, seed)]
 
     def head(self, part: Part) -> Fetched:
+        """Images, labels and indices of the first samples, which the next pass yields again."""
         order = self.selected(part.limit, part.seed)
         for numbers in _chunks(order, min(part.size, _FIRST)):
             found = self.fetch(numbers)
@@ -198,6 +176,7 @@ class Indexed(Source):
         raise DataError(f"{self.name} has no samples that can be read")
 
     def read(self, part: Part) -> Iterator[tuple[int, Fetched]]:
+        """Yields batches: the number of samples that were to be read, and those that could be read."""
         order = self.selected(part.limit, part.seed)[part.first :]
         chunks = _chunks(order[part.rank :: part.world], part.size)
         options = dict(self.loader_options)
@@ -340,6 +319,7 @@ class Stream(Source):
         return list(labels) if isinstance(labels, list | tuple | np.ndarray) else []
 
     def labels(self) -> Tensor | None:
+        """The label of every sample, in order; None if they are not known in advance."""
         if not isinstance(self.data, list | tuple):
             return None
         try:
@@ -357,6 +337,7 @@ class Stream(Source):
 
     @property
     def repeatable(self) -> bool:
+        """Whether the data can be read several times."""
         if isinstance(self.data, Iterator):
             return False
         if isinstance(self.data, DataLoader) and isinstance(self.data.sampler, RandomSampler):
@@ -365,6 +346,7 @@ class Stream(Source):
         return isinstance(inner, list | tuple) or iter(inner) is not iter(inner)
 
     def selected(self, limit: int | None = None, seed: int = 0) -> Tensor | None:
+        """The indices of at most `limit` samples; None if they are not known in advance."""
         labels = self.labels()
         return None if labels is None else torch.arange(len(labels))[:limit]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from probekit.data.decoding import is_channels_last, resize
 from probekit.data.folders import numbered_after, training_beside
 from probekit.data.images import Fetched, LabeledImages, Size
 from probekit.data.labels import LABEL_KEYS, label_table, names_of_text
-from probekit.errors import DataError, first_line, warn
+from probekit.errors import DataError, foreign_file, warn
 from probekit.models.inputs import IMAGE_KEYS
 
 ARRAY_SUFFIXES = (".npz", ".h5", ".hdf5")
@@ -159,15 +159,8 @@ def _named(names: Iterable[str], keys: Iterable[str], split: str | None) -> str 
     return next((name for name in wanted if name in there), None)
 
 
-@contextmanager
-def _reported(path: Path | str) -> Iterator[None]:
-    """Raises `DataError` if a file cannot be read."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # damaged files may raise any exception
-        raise DataError(f"{str(path)!r} cannot be read: {first_line(error)}") from error
+def _reported(path: Path | str) -> AbstractContextManager[None]:
+    return foreign_file(f"{str(path)!r} cannot be read", DataError)
 
 
 def _hdf5_names(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FileImages, numbered_after
 from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
-from probekit.errors import DataError, first_line, some_of, warn
+from probekit.errors import DataError, foreign_file, some_of, warn
 from probekit.extras import optional
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -28,15 +28,13 @@ def is_table(data: Any) -> bool:
 
 def read_table(file: Path) -> pd.DataFrame:
     """Reads a CSV, TSV or Parquet file; a class may be called NA or None."""
-    try:
+    with foreign_file(f"{str(file)!r} cannot be read as a table", DataError):
         if file.suffix == ".parquet":
             with optional("pyarrow", "a Parquet file"):
                 import pyarrow.parquet  # noqa: F401
             return pd.read_parquet(file)
         separator = "\t" if file.suffix == ".tsv" else ","
         return pd.read_csv(file, sep=separator, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise DataError(f"{str(file)!r} cannot be read as a table: {first_line(error)}") from error
 
 
 def table_images(
