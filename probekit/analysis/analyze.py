@@ -25,8 +25,7 @@ from probekit.metrics.selectivity.index import IndexMetric
 from probekit.models.identity import describe
 from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.logits import ClassMap
-from probekit.results.attributes import attributes
-from probekit.results.labels import strings
+from probekit.results.labels import attributes, strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import print_speed
 from probekit.runtime.settings import in_own_settings

@@ -16,8 +16,7 @@ from probekit.capture.readouts import Spatial
 from probekit.checks import non_negative_int
 from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.metric import Metric, register
-from probekit.results.attributes import attributes
-from probekit.results.labels import strings
+from probekit.results.labels import attributes, strings
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.decompositions import symmetric_eigenvalues

@@ -13,7 +13,7 @@ import xarray as xr
 from probekit.capture.gradients.norms import GradientNorms
 from probekit.capture.layers import Layer
 from probekit.metrics.metric import Metric, register
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.gradient_moments import GradientMoments
 
 

@@ -20,7 +20,7 @@ from probekit.capture.layers import Layer
 from probekit.errors import OptionError, ProbekitError, close_matches
 from probekit.models.identity import options_of, own_code
 from probekit.models.image_model import Model
-from probekit.results.attributes import Attributes, attributes
+from probekit.results.labels import Attributes, attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.feeding import feed
 from probekit.statistics.recorded import Recorded
@@ -32,7 +32,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class About(TypedDict, total=False):
-    """The description of a variable, as keyword arguments of `probekit.results.attributes.attributes`."""
+    """The description of a variable, as keyword arguments of `probekit.results.labels.attributes`."""
 
     long_name: str
     description: str

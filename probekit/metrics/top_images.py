@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import xarray as xr
 
 from probekit.metrics.metric import Metric, register
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.top_samples import TopSamples
 
 _VARIABLES = {

@@ -14,8 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 
 from probekit.plot.colors import DEPTH
-from probekit.results.attributes import label
-from probekit.results.labels import shorten
+from probekit.results.labels import label, shorten
 
 Handle: TypeAlias = "Artist | tuple[Artist, ...]"
 

@@ -14,8 +14,7 @@ from probekit.extras import optional
 from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, Results, model_results
 from probekit.reports.page.svg import number
-from probekit.results.attributes import ends, heading, is_share
-from probekit.results.labels import shorten
+from probekit.results.labels import ends, heading, is_share, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

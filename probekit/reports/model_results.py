@@ -15,8 +15,7 @@ import xarray as xr
 from probekit.analysis.merge import merge_results
 from probekit.errors import DataError, OptionError, some_of
 from probekit.reports.rows import by_attribute
-from probekit.results.attributes import attributes
-from probekit.results.labels import class_names, strings
+from probekit.results.labels import attributes, class_names, strings
 from probekit.results.provenance import facts_of
 from probekit.results.trees import ResultOrFile, as_tree
 

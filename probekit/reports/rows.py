@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from probekit.results.attributes import ends
+from probekit.results.labels import ends
 from probekit.results.tables import layers_table, units_table
 
 Row = dict[str, str | float | None]

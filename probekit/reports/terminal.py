@@ -16,7 +16,7 @@ from rich.table import Table
 
 from probekit.errors import plain, some_of
 from probekit.reports.rows import by_attribute, interval_note, most_selective
-from probekit.results.attributes import ends, heading, is_share, label, summary_variables
+from probekit.results.labels import ends, heading, is_share, label, summary_variables
 from probekit.results.provenance import facts_of
 
 # Maximum number of columns for a metric whose variables have no short names.

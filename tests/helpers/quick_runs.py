@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import probekit as pk
-from probekit.training.run.log import read_log
+from probekit.training.run.directory import read_log
 from probekit.training.run.loop import TrainingLoop
 
 QUICK: dict[str, Any] = {

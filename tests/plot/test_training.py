@@ -10,7 +10,7 @@ import pytest
 
 from probekit import plot
 from probekit.errors import DataError, OptionError
-from probekit.training.run.log import RunLog, read_log
+from probekit.training.run.directory import RunLog, read_log
 
 
 def test_curves_are_columns_of_the_log(run: Path) -> None:

@@ -30,7 +30,7 @@ from probekit.reports.terminal import (
     print_rows,
     print_sweep,
 )
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.training.sweep.table import grid, outcomes
 
 BLOCKS = "▏▎▍▌▋▊▉█"

@@ -21,7 +21,7 @@ from torch import nn
 import probekit as pk
 from probekit.metrics import metric as registry
 from probekit.reports.terminal import print_result
-from probekit.results.attributes import label
+from probekit.results.labels import label
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from probekit.metrics.dimensionality import Dimensionality
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.models.image_model import Model
 from probekit.models.logits import ClassMatch, correct
-from probekit.results.attributes import attributes
-from probekit.results.labels import strings
+from probekit.results.labels import attributes, strings
 from probekit.runtime.processes import processes
 from probekit.statistics.base import accumulator, merged
 from probekit.statistics.class_means import ClassMeans

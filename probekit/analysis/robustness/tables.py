@@ -16,8 +16,7 @@ from probekit.data.labels import ClassNames
 from probekit.errors import OptionError
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.perturbations.corruptions.constants import CORRUPTIONS
-from probekit.results.attributes import attributes, in_context
-from probekit.results.labels import strings
+from probekit.results.labels import attributes, in_context, strings
 
 Results: TypeAlias = Mapping[Condition, xr.DataTree]
 Array: TypeAlias = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ from probekit.metrics.selectivity.index import (
     unit_blocks,
 )
 from probekit.replicates.comparisons import adjust_p_values
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.permuted import PermutedClassMeans

@@ -20,7 +20,7 @@ from probekit.metrics.selectivity.index import (
     unit_blocks,
 )
 from probekit.metrics.selectivity.split_half import cross_index, tables
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans

@@ -16,7 +16,7 @@ from probekit.metrics.selectivity.index import (
     SelectivityIndex,
     enough_classes,
 )
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.feeding import feed
 

@@ -19,7 +19,7 @@ from probekit.metrics.selectivity.index import (
     preferred,
     unit_blocks,
 )
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.resampled import ResampledClassMeans

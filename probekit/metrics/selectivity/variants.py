@@ -11,7 +11,7 @@ import xarray as xr
 from probekit.metrics.metric import register, unit_metric
 from probekit.metrics.selectivity.index import IndexMetric, Negative, SelectivityIndex
 from probekit.metrics.selectivity.selectivity import checked_means
-from probekit.results.attributes import attributes
+from probekit.results.labels import attributes
 from probekit.statistics.class_means import ClassMeans
 
 

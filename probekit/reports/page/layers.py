@@ -12,8 +12,7 @@ from markupsafe import Markup
 
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import axis, element, number, ridge
-from probekit.results.attributes import ends, heading, is_share, summary_variables
-from probekit.results.labels import shorten
+from probekit.results.labels import ends, heading, is_share, shorten, summary_variables
 
 _HEIGHT = 34
 _DENSE_HEIGHT = 20

@@ -28,7 +28,7 @@ from probekit.reports.page.summary import (
 )
 from probekit.reports.page.svg import number, ticks
 from probekit.reports.rows import radius
-from probekit.results.attributes import ends, heading
+from probekit.results.labels import ends, heading
 
 _MOST_RIDGES = 4
 

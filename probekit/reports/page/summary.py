@@ -11,7 +11,7 @@ import numpy as np
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.svg import number
 from probekit.reports.rows import interval_note
-from probekit.results.attributes import ends
+from probekit.results.labels import ends
 
 # The corrected ratio comes first; the second name is its former name, used in older files.
 _PARTICIPATION_RATIOS = (

@@ -17,7 +17,7 @@ from probekit.errors import some_of
 from probekit.reports.model_results import Results
 from probekit.reports.page.charts import Line, line_chart
 from probekit.reports.page.svg import number
-from probekit.results.attributes import ends, label
+from probekit.results.labels import ends, label
 from probekit.results.provenance import facts_of
 from probekit.results.trees import as_tree
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.reports.model_results import ModelResults
-from probekit.results.attributes import heading, is_share, summary_variables
+from probekit.results.labels import heading, is_share, summary_variables
 
 # With more classes than this, a page contains only the highest means of each unit and the mean of the rest.
 MOST_CLASSES = 40

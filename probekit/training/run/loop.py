@@ -27,9 +27,15 @@ from probekit.training.regularizer.regularizer import SelectivityRegularizer
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, StartedRun
 from probekit.training.run.captured import CapturedGradients, can_capture
-from probekit.training.run.directory import RunDirectory, TrainingState, read_run, write_checkpoint
+from probekit.training.run.directory import (
+    RunDirectory,
+    RunLog,
+    TrainingState,
+    measures_of,
+    read_run,
+    write_checkpoint,
+)
 from probekit.training.run.evaluation import EpochMetrics, evaluate
-from probekit.training.run.log import RunLog, measures_of
 from probekit.training.run.minibatches import Minibatches, RunData, stream_name
 from probekit.training.run.recipes import Recipe, learning_rate
 

@@ -23,8 +23,7 @@ from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.results.trees import write_table
 from probekit.runtime.progress import hidden
-from probekit.training.run.directory import CARD, IGNORED, RUN, Run, read_card, read_run
-from probekit.training.run.log import read_log
+from probekit.training.run.directory import CARD, IGNORED, RUN, Run, read_card, read_log, read_run
 from probekit.training.sweep.table import grid, outcomes
 
 _OF_EPOCHS = (

@@ -12,8 +12,7 @@ from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
 from probekit.results.folders import claim, locked
-from probekit.results.stored_jobs import run_stored_jobs
-from probekit.runtime.jobs import open_cluster
+from probekit.results.jobs import open_cluster, run_stored_jobs
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.directory import IGNORED, RUN, read_run
 from probekit.training.run.recipes import Recipe, get_recipe

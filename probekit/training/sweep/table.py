@@ -10,9 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.errors import OutputError, foreign_file
-from probekit.results.attributes import attributes
 from probekit.results.folders import FAILURES, check_same, read_failures, read_identity
-from probekit.results.labels import strings
+from probekit.results.labels import attributes, strings
 from probekit.results.provenance import provenance
 from probekit.training.regularizer.schedule import written
 from probekit.training.run.directory import IGNORED, RUN, Run, read_run

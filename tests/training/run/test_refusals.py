@@ -23,8 +23,7 @@ from probekit.errors import (
     ProbekitWarning,
 )
 from probekit.results.folders import locked
-from probekit.training.run.directory import read_checkpoint
-from probekit.training.run.log import read_log
+from probekit.training.run.directory import read_checkpoint, read_log
 from probekit.training.run.loop import TrainingLoop
 from quick_runs import quick
 

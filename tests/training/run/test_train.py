@@ -21,8 +21,7 @@ from children import Child, launched
 from probekit.errors import ProbekitWarning
 from probekit.models.architectures import ARCHITECTURES
 from probekit.runtime.randomness import key
-from probekit.training.run.directory import read_run
-from probekit.training.run.log import read_log
+from probekit.training.run.directory import read_log, read_run
 from probekit.training.run.minibatches import Minibatches, load_run_data, stream_name
 from probekit.training.run.recipes import get_recipe
 from quick_runs import CPU, QUICK, quick, same, timeless, weights

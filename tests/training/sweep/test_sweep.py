@@ -18,7 +18,7 @@ import xarray as xr
 import probekit as pk
 from children import FORKS
 from probekit.errors import DataError, OptionError, OutputError, ProbekitWarning
-from probekit.runtime import jobs
+from probekit.results import jobs
 from probekit.training.run.directory import read_run
 from probekit.training.sweep import sweep as sweeping
 from probekit.training.sweep.table import run_folder, sweep_table

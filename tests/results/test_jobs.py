@@ -9,7 +9,7 @@ import time
 import pytest
 
 from probekit.errors import OptionError, ProbekitError
-from probekit.runtime.jobs import open_cluster, run_jobs
+from probekit.results.jobs import open_cluster, run_jobs
 
 
 def halved(number: int) -> str:
