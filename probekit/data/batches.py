@@ -113,6 +113,7 @@ class Batches:
         self.seconds = self.waited = 0.0
         self.first = 0
         self.rank, self.world = 0, 1
+        self._compares = True
         self._peeked: Batch | None = None
         self._announced: Tensor | None = None
         self._first_image: str | None = None
@@ -212,6 +213,7 @@ class Batches:
         if not self.repeatable:
             return None
         whole = self.share(0, 1)
+        whole._compares = False  # the images may differ
         found = [(batch.labels, batch.index) for batch in whole]
         labels, index = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = index.argsort()
@@ -253,6 +255,8 @@ class Batches:
         for asked, (images, labels, index) in self.source.read(self._part()):
             self.skipped += asked - len(index)
             if len(index):
+                if not count and self._compares:
+                    self.source.check_same(images, labels, index)
                 count += len(index)
                 yield self._checked(images, labels, index)
         if not count and self.world == 1 and not self.first:

@@ -27,6 +27,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+import probekit as pk
 from probekit.data.batches import Batches
 from probekit.errors import DataError, ProbekitWarning
 
@@ -208,6 +209,28 @@ def test_a_stream_that_changes_is_detected() -> None:
     list(batches)
     with pytest.raises(DataError, match="yields different samples each time"):
         list(batches)
+
+
+class Augmented(Dataset[Any]):
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        return torch.rand(3, 8, 8), number % 2
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_random_augmentation_is_refused_where_images_are_read_again(loader: bool) -> None:
+    data: Any = DataLoader(Augmented(), 6) if loader else Augmented()
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+    ).eval()
+    by = pk.analyze(network, data, "1")["units"]["selectivity"]
+    with pytest.raises(DataError, match=r"different samples each time .* without random augment"):
+        pk.robustness(network, data, "contrast", 1, layers="1", table=32)
+    with pytest.raises(DataError, match="different samples each time"):
+        pk.ablate(network, data, by, "1")
+    assert "selectivity_p" in pk.analyze(network, data, "1", "selectivity_chance")["units"]
 
 
 def test_a_run_can_start_in_the_middle_with_batches_of_any_size() -> None:
