@@ -17,6 +17,7 @@ from probekit.capture.outputs import count_samples, shares_memory
 from probekit.capture.pooling import pool
 from probekit.capture.scout import Tokens
 from probekit.errors import LayerError
+from probekit.models.hooks import Hook, move_to_end
 from probekit.models.nested import all_tensors
 
 Change: TypeAlias = Callable[[Layer, Tensor], Tensor]
@@ -25,19 +26,6 @@ Reduce: TypeAlias = Callable[[Tensor], Tensor]
 
 class Stop(BaseException):
     """Raised to end a forward pass when the last selected layer has been recorded."""
-
-
-class Hook:
-    """A hook that does nothing in copies of its module, deep copied or pickled."""
-
-    def __init__(self, run: Callable[..., Any] = lambda *given: None) -> None:
-        self._run = run
-
-    def __call__(self, *given: Any) -> Any:
-        return self._run(*given)
-
-    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
-        return Hook, ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class Phase:
         self.held = {}
         if not torch.compiler.is_compiling():
             for module in self._observed:
-                _move_to_end(module)
+                move_to_end(module)
         inputs = all_tensors((args, kwargs))
         self.mask = token_mask(kwargs)
         self.batch = count_samples(inputs, source)
@@ -189,11 +177,3 @@ def in_backward() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _move_to_end(module: nn.Module) -> None:
-    """Moves the hooks of recorders behind those of the user, which may change the output."""
-    hooks: Any = module._forward_hooks
-    if not isinstance(next(reversed(hooks.values()), None), Hook):
-        for number in [number for number, hook in hooks.items() if isinstance(hook, Hook)]:
-            hooks.move_to_end(number)

@@ -9,11 +9,13 @@ unit axis, which the tracer follows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
+from probekit.models.hooks import runs_as_written_by_torch
 
 _UNITS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -52,8 +54,8 @@ def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
     """The unit axis that a module's own parameters determine, or None if its type does not.
 
     Convolutions, batch norms and group norms have their units on axis 1. Linear and recurrent layers
-    and attention have them on the last axis, as do layer norms over one axis, unless a subclass
-    normalizes another axis, as layer norms for maps do.
+    and attention have them on the last axis, as do layer norms over one axis. A subclass with a forward of
+    its own may move them.
     """
     if len(shape) < 3:
         return 1 if len(shape) == 2 else None
@@ -61,9 +63,7 @@ def axis_of_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
         return 1
     if isinstance(module, _UNITS_LAST):
         return len(shape) - 1
-    normalized = getattr(module, "normalized_shape", None)
-    plain = type(module).forward in (nn.LayerNorm.forward, nn.RMSNorm.forward)
-    if plain and isinstance(normalized, (tuple, list)) and len(normalized) == 1:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
         return len(shape) - 1
     return None
 
@@ -88,10 +88,6 @@ def place(
     if samples is not None and any(axes[axis][0][0].root is samples.root for axis in rest):
         raise Unplaced("compares the samples of a batch with each other, so it has no units")
     units, evidence = _units(module, shape, axes, batch, rest)
-    if evidence == "weights before":
-        own = newest(axes[units[0]])
-        if any((one.kind, one.serial) == (Kind.UNIT, own.serial) for one, _ in axes[batch]):
-            raise Unplaced("has a part of its units in the batch axis, such as heads of attention")
     certain = known and evidence != "assumed"
     layout = Layout(
         batch, windows, units[0], evidence, certain, split=tuple(units[1:]), outer=outer
@@ -122,13 +118,16 @@ def _units(
     module: nn.Module | None, shape: tuple[int, ...], axes: Axes, batch: int, rest: list[int]
 ) -> tuple[list[int], str]:
     """The unit axes and the evidence for them: one axis, or the parts into which a reshape split it."""
-    if not rest:
-        return [1], "only axis"
-    if len(rest) == 1:
-        return rest, "only axis"
-    declared = None if module is None else axis_of_type(module, shape)
-    if declared is not None and declared != batch:
+    declared = None if module is None or len(rest) < 2 else axis_of_type(module, shape)
+    if module is not None and declared in rest and runs_as_written_by_torch(module):
         return [declared], "weights"
+    inside = _serials(axes[batch])
+    if inside and max(inside) >= max(
+        _serials(part for axis in rest for part in axes[axis]), default=0
+    ):
+        raise Unplaced("has a part of its units in the batch axis, such as heads of attention")
+    if len(rest) < 2:
+        return rest or [1], "only axis"
     labels = {axis: newest(axes[axis]) for axis in rest}
     made = [axis for axis in rest if labels[axis].kind is Kind.UNIT]
     if made:
@@ -136,13 +135,20 @@ def _units(
         made = [axis for axis in made if labels[axis].serial == last]
         read = [axis for axis in made if labels[axis].read]
         if not len(read) == 1 < len(made):
-            return made, "weights before"
+            return made, "weights" if made == [declared] else "weights before"
         positions = all(labels[axis].root.scanned for axis in made if axis not in read)
         return read, "weights after" if positions else "assumed"
     read = [axis for axis in rest if labels[axis].read]
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"
+    if declared in rest:
+        return [declared], "assumed"
     return [rest[-1] if len(shape) == 3 else rest[0]], "assumed"
+
+
+def _serials(parts: Iterable[tuple[Label, int]]) -> list[int]:
+    """The serial numbers of the units among the parts of axes."""
+    return [label.serial for label, _ in parts if label.kind is Kind.UNIT]
 
 
 def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probekit.errors import ModelError
+from probekit.models.hooks import Hook
 from probekit.models.inputs import taking_images
 from probekit.models.nested import all_tensors
 from probekit.models.state import State
@@ -166,9 +167,8 @@ def check_weights(module: nn.Module) -> None:
     """
     loads = any(
         "forward" in vars(one)
-        or any(type(hook).__module__ != "probekit.capture.phase" for hook in hooks)
+        or not all(isinstance(hook, Hook) for hook in one._forward_pre_hooks.values())
         for one in module.modules()
-        for hooks in [one._forward_pre_hooks.values()]
     )
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(tensor):

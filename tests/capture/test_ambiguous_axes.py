@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hook_recording import X, conv, record
 from probekit.capture.recorder import Recorder
-from probekit.errors import LayerError
+from probekit.errors import LayerError, ProbekitWarning
 
 
 def test_units_last_maps_are_distinguished_from_units_first_maps() -> None:
@@ -23,6 +25,76 @@ def test_units_last_maps_are_distinguished_from_units_first_maps() -> None:
     assert [layer.units for layer in recorder.layers] == [6, 6, 6, 5, 5]
     torch.testing.assert_close(recorder.activations["1"], recorder.activations["0"])
     torch.testing.assert_close(recorder.activations["4"], net(X).mean((1, 2)).detach())
+
+
+def moved(kind: type[nn.Module], to: int, back: int) -> Any:
+    """A subclass that moves an axis of its input, runs the forward of torch, and moves it back."""
+
+    class Moved(kind):  # type: ignore[valid-type, misc]
+        def forward(self, x: Tensor) -> Tensor:
+            given = x.movedim(back, to)
+            if isinstance(self, nn.MultiheadAttention):
+                return super().forward(given, given, given)[0].movedim(to, back)
+            output = super().forward(given)
+            return (output[0] if isinstance(output, tuple) else output).movedim(to, back)
+
+    return Moved
+
+
+MOVED: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
+    "convolution": (moved(nn.Conv2d, 1, -1)(3, 6, 3, padding=1), (2, 8, 8, 3), 3),
+    "linear": (moved(nn.Linear, -1, 1)(3, 6), (2, 3, 8, 8), 1),
+    "recurrent": (moved(nn.GRU, -1, 1)(3, 6, batch_first=True), (2, 3, 8), 1),
+    "batch norm": (moved(nn.BatchNorm1d, 1, -1)(6), (2, 8, 6), 2),
+    "layer norm": (moved(nn.LayerNorm, -1, 1)(6), (2, 6, 8, 8), 1),
+    "group norm": (moved(nn.GroupNorm, 1, -1)(2, 6), (2, 8, 8, 6), 3),
+    "attention": (moved(nn.MultiheadAttention, -1, 1)(6, 2, batch_first=True), (2, 6, 8), 1),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_subclass_may_move_the_units_of_its_type(name: str) -> None:
+    module, shape, axis = MOVED[name]
+    net = nn.Sequential(module.eval(), nn.ReLU())
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    expected = module(x).detach().movedim(axis, 1).flatten(2).mean(2)
+    for layer, values in (("0", expected), ("1", None)):
+        with torch.no_grad(), Recorder(net, layer) as recorder:
+            net(x)
+        (found,) = recorder.layers
+        assert (found.unit_axis, found.units, found.certain) == (axis, 6, True)
+        if values is not None:
+            torch.testing.assert_close(recorder.activations[layer], values)
+
+
+@pytest.mark.parametrize("by", ["hook", "forward"])
+def test_a_hook_or_another_forward_may_move_the_units_of_a_module(by: str) -> None:
+    net = nn.Sequential(conv(), nn.ReLU())
+    usual = net[0].forward
+    expected = usual(X).mean((2, 3)).detach()
+    if by == "hook":
+        net[0].register_forward_hook(lambda module, args, output: output.permute(0, 2, 3, 1))
+    else:
+        net[0].forward = lambda x: usual(x).permute(0, 2, 3, 1)
+    torch.testing.assert_close(record(net, ["0"])["0"], expected)
+
+
+def test_a_subclass_whose_operations_cannot_be_followed_is_uncertain() -> None:
+    """As a linear layer with a kernel of its own; the axis of its type is the guess."""
+
+    class Own(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.numpy() @ self.weight.detach().numpy().T)
+
+    net = nn.Sequential(Own(3, 6), nn.ReLU())
+    x = torch.rand(4, 5, 7, 3)
+    with (
+        torch.no_grad(),
+        pytest.warns(ProbekitWarning, match="batch or unit axis of 0 is not certain"),
+        Recorder(net, "0") as recorder,
+    ):
+        net(x)
+    assert recorder.layers[0].unit_axis == 3
 
 
 class Colliding(nn.Module):

@@ -329,6 +329,32 @@ def test_units_in_the_batch_axis_are_refused() -> None:
         rows(net, X, "act")
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 8, 8)], ids=["flat", "maps"])
+def test_channels_in_the_batch_axis_are_refused(shape: tuple[int, ...]) -> None:
+    """An elementwise function on channels in the batch axis, which have weights of their own."""
+
+    def run(net: Any, x: Tensor) -> Tensor:
+        x = net.second(net.two(net.one(x)).reshape(shape))
+        return net.head(x.view(-1, 6, 64).mean(2))
+
+    net = Network(run).eval()
+    with pytest.raises(LayerError, match=r"'second' .*has a part of its units in the batch axis"):
+        rows(net, X, "second")
+
+
+def test_weights_that_channels_share_make_units_of_their_own() -> None:
+    """As in networks that treat channels as samples."""
+    net = Network(
+        lambda net, x: net.head(
+            net.second(net.each(net.one(x).flatten(0, 1).flatten(1))).view(-1, 5, 6).mean(1)
+        )
+    ).eval()
+    net.each = nn.Linear(64, 6)
+    with torch.no_grad():
+        expected = net.each(net.one(X).flatten(2)).relu().mean(1)
+    assert_same(rows(net, X, "second"), {"second": expected})
+
+
 def test_a_layer_without_units_is_left_out() -> None:
     net = Network(lambda net, x: net.head(net.pooled(x)) + net.act(x[:, :0]).sum()).eval()
     net.act = nn.ReLU()

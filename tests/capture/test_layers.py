@@ -85,13 +85,6 @@ def test_activation_functions_are_recognized(module: nn.Module, expected: bool) 
     assert is_activation_function(module) is expected
 
 
-class LayerNorm2d(nn.LayerNorm):
-    """A channels-first norm, as in timm and torchvision."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
 @pytest.mark.parametrize(
     ("module", "ndim", "axis"),
     [
@@ -105,7 +98,6 @@ class LayerNorm2d(nn.LayerNorm):
         (nn.Linear(1, 1), 5, 4),
         (nn.LayerNorm(1), 4, 3),
         (nn.RMSNorm(1), 3, 2),
-        (LayerNorm2d(1), 4, None),
         (nn.LayerNorm((1, 1)), 4, None),
         (nn.LSTM(1, 1), 3, 2),
         (nn.ReLU(), 4, None),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.capture.layers import unwrap
+from probekit.models.hooks import Hook
 from probekit.models.image_model import Model, as_module, check_differentiable
 
 ModelForward = Callable[[Any, Tensor], dict[str, Tensor]]
@@ -69,7 +70,7 @@ def _hooked(module: nn.Module) -> bool:
         for name in _HOOKS
         for hook in getattr(child, name, {}).values()
     )
-    return any(getattr(hook, "__module__", "") != "probekit.capture.phase" for hook in hooks)
+    return not all(isinstance(hook, Hook) for hook in hooks)
 
 
 def _private(model: Model, module: nn.Module) -> Any:
