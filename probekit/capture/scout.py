@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.axes import Axes, Label
+from probekit.capture.axes import Axes, Label, newest
 from probekit.capture.batch_axis import BatchAxis, decide, first_guess
 from probekit.capture.calls import Call
 from probekit.capture.layers import Layer
@@ -253,10 +253,18 @@ class Scout:
         if self._last is None:
             return None
         site, tensor = self._last
-        returned = tensor.ndim == 2 and shares_memory(tensor, output)
-        units = next((layer.units for layer in self.layers if layer.name == site), 0)
-        pools = not self._weights_after and units == self._classes
-        return site if returned or pools else None
+        if tensor.ndim == 2 and shares_memory(tensor, output):
+            return site
+        layer = next((layer for layer in self.layers if layer.name == site), None)
+        if layer is None or self._weights_after or layer.units != self._classes:
+            return None
+        units = newest(self._visits[site].axes[layer.unit_axis])
+        pools = any(
+            newest(axis).serial == units.serial
+            for one in tensors_in(output)
+            for axis in self.tracer.axes(one)
+        )
+        return site if pools else None
 
     def _doubtful(self) -> str:
         doubts = [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fragile_network import Fragile, X, assert_same, snapshot
 from probekit.capture.recorder import Recorder
@@ -41,6 +42,42 @@ def test_the_activation_function_after_a_classifier_of_maps_is_excluded() -> Non
     with Recorder(net) as recorder:
         net(X)
     assert list(recorder.activations) == ["1"]
+
+
+class OwnHead(nn.Module):
+    """A network with as many units as classes, whose head is no module of its own."""
+
+    num_classes = 4
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.one, self.act = nn.Conv2d(1, 4, 3), nn.ReLU()
+        self.two, self.last = nn.Conv2d(4, 4, 3), nn.GELU()
+        self.weight, self.head = nn.Parameter(torch.rand(4, 4)), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.last(self.two(self.act(self.one(x)))).mean((2, 3))
+        return self.head(features, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("head", "classifier"),
+    [
+        (lambda features, weight: features @ weight, False),
+        (lambda features, weight: functional.linear(functional.normalize(features), weight), False),
+        (lambda features, weight: -torch.cdist(features, weight), False),
+        (lambda features, weight: -(features[:, None] - weight).square().sum(2), False),
+        (lambda features, weight: {"logits": features @ weight.detach()}, False),
+        (lambda features, weight: features, True),
+        (lambda features, weight: {"logits": functional.dropout(features, 0.5, False)}, True),
+    ],
+)
+def test_a_head_without_a_module_leaves_the_last_activation_function(
+    head: Any, classifier: bool
+) -> None:
+    with Recorder(OwnHead(head)) as recorder:
+        recorder(X)
+    assert list(recorder.activations) == ["act"] + ([] if classifier else ["last"])
 
 
 @pytest.mark.parametrize("stop", [False, True])
