@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from probekit.capture.layers import Layer
 from probekit.capture.outputs import tensor_of
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.errors import LayerError, some_of, warn
+from probekit.models.nested import all_tensors
+
+_Given: TypeAlias = "list[tuple[Tensor, int | None]]"
 
 
 class Capturing(Phase):
@@ -42,7 +45,8 @@ class Capturing(Phase):
         self._callers: dict[nn.Module, str] = {}
         # For each running module that decides it, whether to intercept functions.
         self._inside: list[bool] = []
-        self._inputs: dict[nn.Module, Any] = {}
+        # For each running call of a module, its inputs and their versions.
+        self._inputs: dict[nn.Module, list[_Given]] = {}
         self._warned = False
         self._first = layers[0].first_pass
         self._names: dict[nn.Module, str] = {}
@@ -74,7 +78,7 @@ class Capturing(Phase):
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
-                self.before(modules[name], self._note_input)
+                self.before(modules[name], self._note_inputs)
             self.after(modules[name], partial(self._tap, name))
         for name in {one.after for one in self.layers if one.calls > 1} & modules.keys():
             self.after(modules[name], partial(self._follow, name))
@@ -93,6 +97,7 @@ class Capturing(Phase):
             self.leave()
         self.begin(args, kwargs, self.layers[0].samples_from)
         self._calls = {}
+        self._inputs = {}
         self._latest = ""
         if not torch.compiler.is_compiling() and self.open and self._watches():
             self._everywhere = True
@@ -164,10 +169,12 @@ class Capturing(Phase):
             warn(sentence)
 
     def _tap(self, name: str, module: nn.Module, args: object, output: Any) -> Tensor | None:
+        running = self._inputs.get(module)
+        given = running.pop() if running else []
         if not self.open or in_backward():
             return None
         changed = self._record(name, "", output)
-        if changed is not None and self._wrote_into_input(module, output):
+        if changed is not None and _wrote_into(given, module, output):
             output.copy_(changed)  # the caller may ignore the return value
             return None
         return changed
@@ -187,19 +194,10 @@ class Capturing(Phase):
                 "module for each part, or a model whose calls do not depend on its inputs or its state"
             )
 
-    def _note_input(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        given: Any = args[0] if args else next(iter(kwargs.values()), None)
-        readable = isinstance(given, Tensor) and not given.is_inference()
-        self._inputs[module] = (given, given._version if readable else None)
-
-    def _wrote_into_input(self, module: nn.Module, output: Any) -> bool:
-        """Whether a module has modified its input in place and returned it."""
-        given, version = self._inputs.pop(module)
-        if given is not output:
-            return False
-        if version is None:
-            return bool(getattr(module, "inplace", False))
-        return bool(given._version != version)
+    def _note_inputs(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        tensors = all_tensors((args, kwargs))
+        given = [(one, None if one.is_inference() else one._version) for one in tensors]
+        self._inputs.setdefault(module, []).append(given)
 
     def _record(self, module: str, function: str, output: object) -> Tensor | None:
         """Records an output; returns its replacement, or None if the output is unchanged."""
@@ -265,6 +263,16 @@ class Capturing(Phase):
 
 _WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _CHECKED = 16  # forward passes in which the order of shared modules is compared
+
+
+def _wrote_into(given: _Given, module: nn.Module, output: Any) -> bool:
+    """Whether a module has modified one of its inputs in place and returned it."""
+    for tensor, version in given:
+        if tensor is output:
+            return bool(
+                getattr(module, "inplace", False) if version is None else tensor._version != version
+            )
+    return False
 
 
 def _changed(
