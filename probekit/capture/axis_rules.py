@@ -406,6 +406,19 @@ def _reorder(call: OperatorCall) -> list[Axes]:
     return [tuple(axes)] * len(call.outputs)
 
 
+def _transform(call: OperatorCall) -> Axes:
+    """A Fourier transform mixes the positions along its axes, also those with matrices of their own."""
+    axes = _all_resized(call.input, call.shape)
+    dims = {_position(dim, len(axes)) for dim in call.given["dim"]}
+    kept = {newest(axis).serial for i, axis in enumerate(axes) if i not in dims}
+    return tuple(
+        new_axis(Kind.PLACE, size_of(axis))
+        if i in dims and kind(axis) is Kind.UNIT and newest(axis).serial in kept
+        else axis
+        for i, axis in enumerate(axes)
+    )
+
+
 def _gather(call: OperatorCall) -> Axes:
     axes = list(_all_resized(call.input, call.shape))
     dim = call.dim(len(axes))
@@ -623,8 +636,9 @@ _RULES_BY_NAMES: dict[str, Rule] = {
         miopen_batch_norm _batch_norm_no_update native_batch_norm_legit_functional
         _fused_rms_norm""": _norm,
     """slice_scatter select_scatter scatter scatter_add scatter_reduce masked_scatter
-        index_add index_copy index_put _index_put_impl index_fill _native_multi_head_attention
+        index_add index_copy index_put _index_put_impl index_fill
         _transformer_encoder_layer_fwd""": _like_first,
+    "_native_multi_head_attention": lambda call: (*call.input[:-1], _units(call)),
     "copy": lambda call: merged(new_axes(Kind.CONSTANT, call.shape), call.axes(call.given["src"])),
     "view _unsafe_view reshape _reshape_alias _view_copy view_copy _reshape_copy": _view,
     "permute permute_copy": lambda call: tuple(call.input[dim] for dim in call.given["dims"]),
@@ -653,6 +667,7 @@ _RULES_BY_NAMES: dict[str, Rule] = {
     """roll flip index_select sort topk argsort channel_shuffle kthvalue
         native_channel_shuffle""": _reorder,
     "gather": _gather,
+    "_fft_r2c _fft_c2r _fft_c2c": _transform,
     "index _unsafe_index": _index,
     "im2col": _im2col,
     "col2im": _col2im,

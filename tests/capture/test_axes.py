@@ -210,6 +210,32 @@ class OwnMatrices(nn.Module):
         return self.head(F.gelu(self.product(x.unflatten(2, (2, 4)), self.weight)).mean((1, 2)))
 
 
+class Spectral(nn.Module):
+    """A Fourier neural operator: matrices of their own for some frequencies, between two transforms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Linear(5, 2)
+        self.weight = nn.Parameter(torch.randn(6, 5, 4, 3, dtype=torch.complex64))
+
+    def filtered(self, x: Tensor) -> Tensor:
+        low = torch.fft.rfft2(self.conv(x))[:, :, :4, :3]
+        spectrum = torch.zeros(len(x), 5, 8, 5, dtype=torch.complex64)
+        spectrum[:, :, :4, :3] = torch.einsum("bixy,ioxy->boxy", low, self.weight)
+        return torch.fft.irfft2(spectrum, s=(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.filtered(x)).mean((2, 3)))
+
+
+def test_positions_after_a_fourier_transform_are_no_units() -> None:
+    net = Spectral()
+    with torch.no_grad():
+        expected = net.filtered(X).relu().mean((2, 3))
+    torch.testing.assert_close(record(net, X)["act"], expected)
+
+
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize(
     "product",
