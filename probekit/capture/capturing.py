@@ -91,7 +91,7 @@ class Capturing(Phase):
         self._everywhere = False
 
     def _begin(self, module: nn.Module, args: object, kwargs: Any) -> None:
-        if in_backward():
+        if self.is_inside():
             return
         if self._inside or self._everywhere:  # an interrupted pass
             self.leave()
@@ -112,13 +112,13 @@ class Capturing(Phase):
         return self._first.may_branch or not rare
 
     def _after(self, module: nn.Module, args: object, output: object) -> None:
-        if self._everywhere and not (torch.compiler.is_compiling() or in_backward()):
+        if self._everywhere and not (torch.compiler.is_compiling() or self.is_inside()):
             self._inside = []
             self._everywhere = False
             self.functions.end()
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
-        if self.open and not in_backward():
+        if self.open and not self.is_inside():
             self._close()
 
     def _enter(self, intercepts: bool, module: nn.Module, args: object, kwargs: Any) -> None:

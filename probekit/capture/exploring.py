@@ -71,7 +71,7 @@ class Exploring(Phase):
         self._eager.close()
 
     def _begin(self, module: nn.Module, args: object, kwargs: Any) -> None:
-        if in_backward():
+        if self.is_inside():
             return
         self.leave()
         check_weights(self.module)
@@ -99,11 +99,11 @@ class Exploring(Phase):
         return None if type(running.module).__module__.startswith("torch.nn.") else running.name
 
     def _end(self, module: nn.Module, args: object, output: object) -> None:
-        if self.open and not in_backward():
+        if self.open and not self.is_inside():
             self._finish(output)
 
     def _after(self, module: nn.Module, args: object, output: object) -> None:
-        if not in_backward():
+        if not self.is_inside():
             self.leave()
 
     def _enter(self, module: nn.Module, args: object, kwargs: Any) -> None:

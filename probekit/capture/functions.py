@@ -206,6 +206,17 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
     return None
 
 
+def running_calls(module: nn.Module) -> int:
+    """How many calls of a module are running in this thread, with the forward that the innermost runs."""
+    calls: list[Any] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _CALL and frame.f_locals["self"] is module:
+            calls.append(frame.f_locals.get("forward_call"))
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    return calls.count(calls[0]) if calls else 0
+
+
 def named_functions(module: nn.Module) -> set[str]:
     """The activation functions named in the methods of a user-defined module, or among its attributes.
 

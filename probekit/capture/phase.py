@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from probekit.capture.functions import Interception
+from probekit.capture.functions import Interception, running_calls
 from probekit.capture.layers import Layer
 from probekit.capture.masks import masked_mean, position_mask, token_mask
 from probekit.capture.outputs import count_samples, shares_memory
@@ -59,6 +59,7 @@ class Phase:
         self.settings = settings
         self.hooked = False
         self.open = False
+        self._level = 0
         self.batch = 0
         self.mask: Tensor | None = None
         self.in_graph = False
@@ -113,6 +114,7 @@ class Phase:
     ) -> list[Tensor]:
         """Starts a forward pass, whose number of samples is read from `source`; returns its inputs."""
         self.open = self.hooked and self.settings.when()
+        self._level = _running(self.module)
         self.in_graph = torch.is_grad_enabled()
         self.held = {}
         if not torch.compiler.is_compiling():
@@ -122,6 +124,13 @@ class Phase:
         self.mask = token_mask(kwargs)
         self.batch = count_samples(inputs, source)
         return inputs
+
+    def is_inside(self) -> bool:
+        """Whether a call of the model is a part of the running pass, rather than the pass itself.
+
+        Activation checkpointing recomputes it, or the model calls itself, as for several scales.
+        """
+        return in_backward() or (self.open and _running(self.module) > self._level)
 
     def read(self, layer: Layer, tensor: Tensor) -> Tensor:
         """The recorded tensor of a layer's output, always a new tensor and never a view."""
@@ -177,3 +186,7 @@ def in_backward() -> bool:
     if torch.compiler.is_compiling():
         return False
     return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _running(module: nn.Module) -> int:
+    return 0 if torch.compiler.is_compiling() else running_calls(module)

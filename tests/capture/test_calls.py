@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hook_recording import X, conv, hooks, record
 from probekit.capture.recorder import Recorder
@@ -163,3 +165,60 @@ def test_a_name_whose_calls_have_other_names_is_the_first_of_them() -> None:
         warnings.simplefilter("error")
         net(images)
     torch.testing.assert_close(recorder.activations["acts.0"], expected)
+
+
+class Scales(nn.Module):
+    """Averages its outputs for an image and for a smaller one, for which it calls itself."""
+
+    def __init__(self, function: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Linear(4, 2)
+        self.function, self.error = function, False
+
+    def forward(self, x: Tensor, smaller: bool = True) -> Tensor:
+        maps = self.conv(x)
+        maps = functional.silu(maps) if self.function else self.act(maps)
+        output: Tensor = self.head(maps.mean((2, 3)))
+        if self.error and not smaller:
+            raise KeyboardInterrupt
+        return output + self(functional.avg_pool2d(x, 2), False) if smaller else output
+
+
+@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_model_that_calls_itself_is_recorded_in_every_call(function: bool, stop: bool) -> None:
+    net = Scales(function)
+    name = "silu" if function else "act"
+    x = torch.randn(3, 3, 8, 8)
+    layers = [name, f"{name}_1"] if stop else None
+    with torch.no_grad(), Recorder(net, layers, stop=stop) as recorder:
+        expected = [
+            functional.silu(net.conv(one)).mean((2, 3)) for one in (x, functional.avg_pool2d(x, 2))
+        ]
+        for error in (False, True, False):
+            net.error = error and not stop
+            with suppress(KeyboardInterrupt):
+                recorder(x)
+    assert list(recorder.activations) == [name, f"{name}_1"]
+    torch.testing.assert_close(list(recorder.activations.values()), expected)
+
+
+def test_a_model_called_by_another_forward_of_itself_begins_a_pass() -> None:
+    """As in frameworks whose forward is temporarily a step of training that calls the model."""
+    net = Scales(False)
+    seen = []
+
+    def step(x: Tensor) -> Tensor:
+        del net.forward
+        output: Tensor = net(x)
+        seen.append(recorder.activations["act"])
+        return output
+
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad(), Recorder(net) as recorder:
+        for _ in range(2):
+            net.forward = step  # type: ignore[method-assign]
+            net(x)
+    expected = functional.silu(net.conv(x)).mean((2, 3)).detach()
+    torch.testing.assert_close(seen, [expected, expected])
