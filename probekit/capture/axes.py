@@ -39,7 +39,9 @@ class Label:
     `serial` is the creation order of labels; the newest units are a layer's own. `before` and `after` are the
     numbers of tokens beside the patches, `start` is where a part of an input axis begins on it, `scanned` is
     whether a convolution runs along the axis, and `mixes` whether its elements are combinations of units.
-    `weights` are the names of the weights that made units, as far as they are known.
+    `varies` is whether constants of their own, such as scales, are all that distinguishes its elements.
+    `weights` are the names of the weights that made units, as far as they are known, and `reads` the serials
+    of the units that these weights read.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Label:
         self.start = 0
         self.scanned = False
         self.mixes = False
+        self.varies = False
         self.weights: frozenset[str] = frozenset()
+        self.reads: frozenset[int] = frozenset()
         self._read = False
         self._same: Label = self
 
@@ -86,7 +90,7 @@ class Label:
             return self
         label = Label(self.kind if self.kind is Kind.UNIT else Kind.PLACE)
         if self.kind is Kind.UNIT:
-            label.serial, label.weights = self.serial, self.weights
+            label.serial, label.weights, label.reads = self.serial, self.weights, self.reads
         return label
 
     def unite(self, other: Label) -> None:
@@ -152,7 +156,8 @@ def read(axis: Axis) -> None:
     if latest is _CONSTANT:  # which all constants share
         return
     for label, _ in axis:
-        label.read |= label is latest or (label.kind, label.serial) == (Kind.UNIT, latest.serial)
+        same = (label.kind, label.serial) == (Kind.UNIT, latest.serial)
+        label.read |= same or label is latest or label.kind is latest.kind is Kind.LOST
 
 
 def resized(axis: Axis, size: int) -> Axis:

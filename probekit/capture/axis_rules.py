@@ -52,6 +52,9 @@ class Known(Protocol):
     def learned(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or computed from parameters only."""
 
+    def scales(self, tensor: Tensor) -> frozenset[object]:
+        """The factors and summands of a tensor that are constants, since weights made its units."""
+
     def vote(self, axes: Axes) -> None:
         """Records that an operation treats the first axis as the batch."""
 
@@ -108,6 +111,18 @@ class OperatorCall:
         """Whether an argument is known to depend on the inputs."""
         return bool(self._depends[id(tensor)])
 
+    @property
+    def rule(self) -> Rule:
+        if self.name.partition("::")[0] not in _NAMESPACES:
+            return _unknown
+        default = _reduction if {"dim", "keepdim"} <= self.given.keys() else _elementwise
+        return _RULES.get(self.operation, default)
+
+    @property
+    def scales(self) -> bool:
+        """Whether its constants are factors or summands for each element."""
+        return self.rule in (_elementwise, _norm)
+
     def dim(self, ndim: int) -> int:
         """The argument `dim` as a non-negative number."""
         return _position(self.given.get("dim", 0), ndim)
@@ -121,10 +136,7 @@ def follow(call: OperatorCall, outputs: Sequence[Tensor]) -> list[Axes]:
     call.outputs = outputs
     if call.name.startswith("aten::new_"):
         return [new_axes(Kind.CONSTANT, one.shape) for one in outputs]
-    rule = _reduction if {"dim", "keepdim"} <= call.given.keys() else _elementwise
-    if call.name.partition("::")[0] not in _NAMESPACES:
-        rule = _unknown
-    found = _RULES.get(call.operation, rule)(call)
+    found = call.rule(call)
     if isinstance(found, list):
         return found
     return [found, *(new_axes(Kind.LOST, one.shape) for one in outputs[1:])]
@@ -143,11 +155,13 @@ def _units(call: OperatorCall) -> Axis:
     return new_axis(Kind.UNIT, call.shape[-1])
 
 
-def _units_of(call: OperatorCall, weight: Tensor, size: int) -> Axis:
-    """New units that a weight makes."""
+def _units_of(call: OperatorCall, weight: Tensor, source: Axis, size: int) -> Axis:
+    """New units that a weight makes of the features that it reads on the axis `source`."""
+    read(source)
     axis = new_axis(Kind.UNIT, size)
     if name := call.tracer.name(weight):
         newest(axis).weights = frozenset([name])
+    newest(axis).reads = frozenset(label.serial for label, _ in source if label.kind is Kind.UNIT)
     return axis
 
 
@@ -181,13 +195,34 @@ def _like_arguments(call: OperatorCall, shape: tuple[int, ...]) -> Axes:
     except ValueError:
         broadcast = None
     if broadcast is not None and (fits or broadcast == shape):
-        return found
+        return _with_constants(call, found)
     axes = next((call.axes(one) for one in call.tensors if call.moves(one)), call.input)
     return (
         _all_resized(axes, shape)
         if len(axes) == len(shape) and not fits
         else new_axes(Kind.LOST, shape)
     )
+
+
+def _with_constants(call: OperatorCall, axes: Axes) -> Axes:
+    """The axes of a result, in which copies of activations may have been given constants of their own."""
+    if not call.depends:
+        return axes
+    found = list(axes)
+    for i, axis in enumerate(axes, start=-len(axes)):
+        constants = (one for one in call.tensors if not call.moves(one) and one.ndim >= -i)
+        if kind(axis) is Kind.CONSTANT and any(_varies(one, i) for one in constants):
+            found[i] = new_axis(Kind.PLACE, size_of(axis))
+            newest(found[i]).varies = True
+    return tuple(found)
+
+
+def _varies(tensor: Tensor, dim: int) -> bool:
+    """Whether the values of a tensor differ along an axis."""
+    if tensor.shape[dim] < 2 or tensor.device.type == "meta":
+        return False
+    tensor = tensor.detach()
+    return bool((tensor != tensor.narrow(dim, 0, 1)).any())
 
 
 def _reduction(call: OperatorCall) -> list[Axes]:
@@ -339,6 +374,7 @@ def _cat(call: OperatorCall) -> Axes:
     tensors = [one for one in call.tensors if one.ndim == len(shape)]
     dim = call.dim(len(shape))
     parts = [call.axes(one) for one in tensors]
+    stacked = _list_axis(call, tensors)
     rest = new_axes(Kind.CONSTANT, shape)
     for axes in parts:
         rest = merged(rest, (*axes[:dim], constant(shape[dim]), *axes[dim + 1 :]))
@@ -347,36 +383,38 @@ def _cat(call: OperatorCall) -> Axes:
     axis = joined([axes[dim] for axes in parts], names, units_elsewhere)
     listed = kind(axis) is Kind.CONSTANT and size_of(axis) == len(tensors) and call.depends
     if listed and (len(tensors) > 1 or dim == 0):
-        axis = new_axis(Kind.INPUT, size_of(axis))
+        axis = stacked
     call.tracer.seen_tokens |= newest(axis).tokens
     return (*rest[:dim], axis, *rest[dim + 1 :])
 
 
 def _stack(call: OperatorCall) -> Axes:
-    of_other_weights = _of_other_weights(call)
+    stacked = _list_axis(call, call.tensors)
     rest = new_axes(Kind.CONSTANT, call.tensors[0].shape)
     for one in call.tensors:
         rest = merged(rest, call.axes(one))
     dim = call.dim(len(rest) + 1)
-    units = [newest(axis) for axis in rest if kind(axis) is Kind.UNIT]
-    stacked = new_axis(Kind.INPUT, len(call.tensors))
-    if units and of_other_weights:
-        stacked = ((max(units, key=lambda label: label.serial), len(call.tensors)),)
     return (*rest[:dim], stacked, *rest[dim:])
 
 
-def _of_other_weights(call: OperatorCall) -> bool:
-    """Whether each tensor has units of weights of its own, unlike the steps of a recurrent network."""
-    made = [
-        {
-            name
-            for axis in call.axes(one)
-            if kind(axis) is Kind.UNIT
-            for name in newest(axis).weights
-        }
-        for one in call.tensors
+def _list_axis(call: OperatorCall, tensors: Sequence[Tensor]) -> Axis:
+    """The axis of a list of tensors: units if each has units of weights of its own.
+
+    The steps of a recurrent network have the same weights. If the tensors differ by constant factors or
+    summands only, they may be units or positions.
+    """
+    units = [
+        [newest(axis) for axis in call.axes(one) if kind(axis) is Kind.UNIT] for one in tensors
     ]
-    return all(made) and len(made) > 1 and sum(map(len, made)) == len(set().union(*made))
+    made = [{name for label in labels for name in label.weights} for labels in units]
+    if all(made) and len(made) > 1 and sum(map(len, made)) == len(set().union(*made)):
+        latest = max(
+            (label for labels in units for label in labels), key=lambda label: label.serial
+        )
+        return ((latest, len(tensors)),)
+    axis = new_axis(Kind.INPUT, len(tensors))
+    newest(axis).varies = len({call.tracer.scales(one) for one in tensors}) > 1
+    return axis
 
 
 def _repeat(call: OperatorCall) -> Axes:
@@ -507,7 +545,7 @@ def _convolution(call: OperatorCall) -> Axes:
     elif axes[1][0][0].kind is Kind.INPUT and len(axes[1]) > 1:
         units = new_axis(Kind.LOST, shape[1])
     else:
-        units = _units_of(call, weight, shape[1])
+        units = _units_of(call, weight, axes[1], shape[1])
     places = (
         axis if size_of(axis) == size and kind(axis) is Kind.PLACE else new_axis(Kind.PLACE, size)
         for axis, size in zip(axes[2:], shape[2:], strict=True)
@@ -516,8 +554,8 @@ def _convolution(call: OperatorCall) -> Axes:
 
 
 def _linear(call: OperatorCall) -> Axes:
-    read(call.input[-1])
-    return (*call.input[:-1], _units_of(call, call.given["weight"], call.shape[-1]))
+    units = _units_of(call, call.given["weight"], call.input[-1], call.shape[-1])
+    return (*call.input[:-1], units)
 
 
 def _product(call: OperatorCall) -> Axes:
@@ -584,8 +622,7 @@ def _mapped(call: OperatorCall, weight: Tensor, axis: Axis, others: Axes, size: 
     """
     if not call.tracer.learned(weight) and any(newest(one).kind is Kind.UNIT for one in others):
         return new_axis(Kind.PLACE, size)
-    read(axis)
-    return _units_of(call, weight, size)
+    return _units_of(call, weight, axis, size)
 
 
 def _stored(call: OperatorCall, tensor: Tensor) -> bool:
@@ -598,7 +635,7 @@ def _with_own_weights(batch: Axis, weight: Tensor, made: Axis) -> Axis:
     if kind(made) is not Kind.UNIT or weight.device.type == "meta":
         return batch
     parts = weight.detach().reshape(*(size for _, size in batch), *weight.shape[1:])
-    own = [bool((parts != parts.narrow(i, 0, 1)).any()) for i in range(len(batch))]
+    own = [_varies(parts, i) for i in range(len(batch))]
     label = newest(made)
     return tuple((label, part[1]) if mine else part for part, mine in zip(batch, own, strict=True))
 

@@ -282,8 +282,8 @@ def doubts(layers: Sequence[Layer]) -> list[str]:
         return []
     return [
         f"the batch or unit axis of {some_of(doubtful)} is not certain: an operation before could not "
-        "be followed or splits the units, and no weights show where the units are; check unit_axis in "
-        "pk.plan, and exclude the layers or name others"
+        "be followed, splits the units or gives copies of them constants of their own, and no weights show "
+        "where the units are; check unit_axis in pk.plan, and exclude the layers or name others"
     ]
 
 

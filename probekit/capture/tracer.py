@@ -56,6 +56,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self._axes: dict[Key, Axes] = {}
         self._depends: dict[int, bool | None] = {}
+        self._scales: dict[int, frozenset[object]] = {}
         self._alive: list[StorageWeakRef] = []
         self._by_storage: dict[int, list[Key]] = {}
         self._parameters: dict[int, str] = {}
@@ -100,6 +101,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         """Whether a tensor is a parameter or computed from parameters only."""
         key = _key(tensor)
         return key is not None and key[0] in self._learned
+
+    def scales(self, tensor: Tensor) -> frozenset[object]:
+        """The factors and summands of a tensor that are constants, since weights made its units."""
+        key = _key(tensor)
+        return frozenset() if key is None else self._scales.get(key[0], frozenset())
 
     def vote(self, axes: Axes) -> None:
         if axes:
@@ -166,7 +172,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             found = [new_axes(Kind.LOST, _shape(one)) for one in tensors]
         if depends is False and call.tensors and all(map(self.learned, call.tensors)):
             self._learned |= {key[0] for one in tensors if (key := _key(one)) is not None}
+        scales = self._scales_of(call)
         for tensor, axes in zip(tensors, found, strict=True):
+            if depends and (key := _key(tensor)) is not None:
+                self._scales[key[0]] = scales
             if len(axes) != len(_shape(tensor)):
                 axes = new_axes(Kind.LOST, _shape(tensor))
             self._note(tensor, axes, depends)
@@ -174,6 +183,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             self.nonlinearities.follow(call, tensors)
         if call.in_place:
             self._spread(tensors[0], found[0])
+
+    def _scales_of(self, call: axis_rules.OperatorCall) -> frozenset[object]:
+        before = frozenset[object]().union(*map(self.scales, call.tensors))
+        if call.scales:
+            own = {_key(one) for one in call.tensors if self.learned(one) or self.name(one)}
+            return before | own
+        return frozenset() if any(map(self.learned, call.tensors)) else before
 
     def _note(self, tensor: Tensor, axes: Axes, depends: bool | None) -> None:
         key = _key(tensor)

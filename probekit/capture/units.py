@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from probekit.capture.axes import Axes, Kind, Label, kind, newest, size_of
+from probekit.capture.axes import Axes, Axis, Kind, Label, kind, newest, size_of
 from probekit.models.hooks import runs_as_written_by_torch
 
 _UNITS_FIRST = (
@@ -135,7 +135,11 @@ def _units(
         made = [axis for axis in made if labels[axis].serial == last]
         read = [axis for axis in made if labels[axis].read]
         if not len(read) == 1 < len(made):
-            return made, "weights" if made == [declared] else "weights before"
+            clear = not any(
+                _may_be_units(axes[axis], labels[made[0]]) for axis in rest if axis not in made
+            )
+            evidence = "weights" if made == [declared] else "weights before"
+            return made, evidence if clear else "assumed"
         positions = all(labels[axis].root.scanned for axis in made if axis not in read)
         return read, "weights after" if positions else "assumed"
     read = [axis for axis in rest if labels[axis].read]
@@ -149,6 +153,19 @@ def _units(
 def _serials(parts: Iterable[tuple[Label, int]]) -> list[int]:
     """The serial numbers of the units among the parts of axes."""
     return [label.serial for label, _ in parts if label.kind is Kind.UNIT]
+
+
+def _may_be_units(axis: Axis, units: Label) -> bool:
+    """Whether an axis beside the newest units may be units too.
+
+    Its elements then differ by constants of their own, or are units of weights that made the features of
+    which the newest units are combinations, as in a tensor train.
+    """
+    return any(
+        (label.varies and label.serial > units.serial)
+        or (label.kind is Kind.UNIT and label.serial in units.reads)
+        for label, _ in axis
+    )
 
 
 def _with_tokens(layout: Layout, axes: Axes, positions: list[int], beside: bool) -> Layout:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import probekit as pk
 from hook_recording import X, conv, record
 from probekit.capture.recorder import Recorder
 from probekit.errors import LayerError, ProbekitWarning
@@ -166,3 +168,111 @@ def test_fewer_rows_than_samples_are_refused() -> None:
             LayerError, match="'0' returned 3 rows for 4 samples, and 4 were expected"
         ):
             recorder(X)
+
+
+class Copies(nn.Module):
+    """Copies of units that differ by constants of their own, so that copies may be units or positions."""
+
+    def __init__(self, combine: Callable[[Copies, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 6)
+        self.scale = nn.Parameter(torch.randn(4, 6))
+        self.shift = nn.Parameter(torch.randn(4, 1))
+        self.register_buffer("centers", torch.linspace(-1, 1, 4))
+        self.norms = nn.ModuleList([nn.BatchNorm1d(6) for _ in range(4)])
+        for i, norm in enumerate(self.norms):
+            nn.init.constant_(norm.weight, i)
+        self.combine = combine
+        self.after = nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        copies = self.combine(self, self.linear(x.flatten(1)))
+        return self.relu(self.after(copies)).flatten(1)
+
+
+COPIES = {
+    "scale": lambda net, h: h[:, None] * net.scale,
+    "shift": lambda net, h: h[:, None].repeat(1, 4, 1) + net.shift,
+    "expand": lambda net, h: h[:, None].expand(-1, 4, -1) * net.scale,
+    "outer product": lambda net, h: torch.einsum("bd,ed->bed", h, net.scale),
+    "centers": lambda net, h: h[..., None] - net.centers,
+    "thresholds": lambda net, h: h[..., None] - torch.linspace(-1, 1, 4),
+    "stack": lambda net, h: torch.stack([h * row for row in net.scale], 1),
+    "cat": lambda net, h: torch.cat([(h * row)[:, None] for row in net.scale], 1),
+    "norms": lambda net, h: torch.stack([norm(h) for norm in net.norms], 1),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_with_constants_of_their_own_are_uncertain(how: str) -> None:
+    net = Copies(COPIES[how]).eval()
+    with pytest.warns(UserWarning, match="relu is not certain.*constants of their own"):
+        table = pk.plan(net, X, layers=["relu"])
+    assert not table["unit_axis_certain"].item()
+    net.after = nn.Linear(4 if how in ("centers", "thresholds") else 6, 5)
+    table = pk.plan(net, X, layers=["relu"])
+    assert table["unit_axis_certain"].item()
+    assert table["units"].item() == 5
+
+
+def test_copies_without_constants_of_their_own_are_positions() -> None:
+    for combine in (
+        lambda net, h: h[:, None].expand(-1, 4, -1) * net.scale[0],
+        lambda net, h: torch.stack([h.roll(i, 1) * net.scale[0] for i in range(4)], 1),
+        lambda net, h: h.relu()[:, None] + torch.zeros(4, 6),
+    ):
+        table = pk.plan(Copies(combine), X, layers=["relu"])
+        assert table["unit_axis_certain"].item()
+        assert table["units"].item() == 6
+
+
+class TensorTrain(nn.Module):
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(12, rank, 5))
+        self.second = nn.Parameter(torch.randn(rank, 16, 7))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, 12, 16)
+        return self.relu(torch.einsum("bij,irp,rjq->bpq", x, self.first, self.second)).flatten(1)
+
+
+def test_combinations_of_some_of_the_units_are_uncertain() -> None:
+    with pytest.warns(UserWarning, match="relu is not certain"):
+        table = pk.plan(TensorTrain(2), X)
+    assert not table["unit_axis_certain"].item()
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_list_of_outputs_of_several_layers_has_units_of_each(axis: int) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.relu = nn.Linear(192, 6), nn.Linear(192, 6), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            both = torch.cat([self.one(x).unsqueeze(axis), self.other(x).unsqueeze(axis)], axis)
+            return self.relu(both).flatten(1)
+
+    net = Branches()
+    found = record(net, ["relu"], X)["relu"]
+    torch.testing.assert_close(found.flatten(1), net(X).detach())
+
+
+def test_outputs_written_into_a_buffer_are_uncertain() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.relu = nn.Linear(192, 6), nn.Linear(192, 6), nn.ReLU()
+            self.out = nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = x.new_zeros(len(x), 2, 6)
+            both[:, 0], both[:, 1] = self.one(x.flatten(1)), self.other(x.flatten(1))
+            return self.out(self.relu(both).flatten(1))
+
+    with pytest.warns(UserWarning, match="relu is not certain"):
+        assert not pk.plan(Written(), X)["unit_axis_certain"].item()
