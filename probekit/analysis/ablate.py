@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,10 +19,9 @@ from probekit.capture.readouts import Activations, clamped
 from probekit.capture.recorder import Layers
 from probekit.capture.stream import PassOptions, explore, open_model_and_data, stream
 from probekit.checks import non_negative_int, one_of
-from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, keep_notes
 from probekit.models.identity import describe
-from probekit.models.image_model import Model, ModelOrName
+from probekit.models.image_model import ModelOrName
 from probekit.models.logits import ClassMap, ClassMatch, correct
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
@@ -33,6 +33,7 @@ from probekit.statistics.class_means import ClassMeans
 
 Value: TypeAlias = Literal["zero", "mean"]
 Order: TypeAlias = npt.NDArray[np.int64]
+Run: TypeAlias = Callable[..., Any]  # `stream` of the model and the data, with other readouts
 _TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
@@ -103,20 +104,21 @@ def ablate(
     options = PassOptions(device=device, progress=False)
     found, output = explore(model, batches, layers, options)
     match = compared_classes(model, output, batches, class_map, "ablation")
-    run = _Ablation(model, batches, found, options, match)
-    orders = run.orders(by, random, seed)
-    held_at = run.means() if value == "mean" else {}
-    counts = np.round(shares * run.units).astype(np.int64)
+    run = partial(stream, model, batches, found, options=options)
+    orders = _orders(found, by, random, seed)
+    held_at = _means(run, found) if value == "mean" else {}
+    units = sum(layer.units for layer in found)
+    counts = np.round(shares * units).astype(np.int64)
     table = np.empty((len(orders), len(counts)))
     known: dict[bytes, float] = {}
     bar = tqdm(total=table.size, desc="ablate", unit="pass", disable=hidden(progress))
     with bar:
         for row, order in enumerate(orders.values()):
             for column, count in enumerate(counts):
-                held = np.isin(np.arange(run.units), order[:count])
+                held = np.isin(np.arange(units), order[:count])
                 key = held.tobytes()
                 if key not in known:  # ablating no units or all units is the same in every order
-                    known[key] = run.accuracy(torch.from_numpy(held), held_at)
+                    known[key] = _accuracy(run, found, torch.from_numpy(held), held_at, match)
                 table[row, column] = known[key]
                 bar.update()
     result = xr.Dataset(
@@ -138,92 +140,77 @@ def ablate(
     return result
 
 
-class _Ablation:
-    """A model, its data and the units that can be ablated."""
+def _orders(layers: Sequence[Layer], by: object, random: int, seed: int) -> dict[str, Order]:
+    """The unit numbers in order of ablation, by the name of the order."""
+    if not isinstance(by, xr.DataArray | Mapping):
+        raise OptionError(
+            "by must be a variable of units, such as result['units']['selectivity'], or several as a "
+            f"mapping, not {type(by).__name__}"
+        )
+    named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
+    units = sum(layer.units for layer in layers)
+    found: dict[str, Order] = {}
+    for name, variable in named.items():
+        values = _aligned(variable, layers)
+        values = np.where(np.isnan(values), -np.inf, values)
+        ties = shuffled(f"ties of {name}, seed {seed}", units).numpy()
+        found[name] = np.lexsort((ties, -values))
+    for number in range(random):
+        order = shuffled(f"order {number} of ablation, seed {seed}", units)
+        found[f"random_{number}"] = order.numpy()
+    if not found:
+        raise OptionError("there is no order of ablation; give a variable, or random orders")
+    return found
 
-    def __init__(
-        self,
-        model: Model,
-        batches: Batches,
-        layers: Sequence[Layer],
-        options: PassOptions,
-        match: ClassMatch,
-    ) -> None:
-        self._match = match
-        self._model, self._batches, self._options = model, batches, options
-        self._layers = list(layers)
-        self.units = sum(layer.units for layer in layers)
 
-    def orders(self, by: object, random: int, seed: int) -> dict[str, Order]:
-        """The unit numbers in order of ablation, by the name of the order."""
-        if not isinstance(by, xr.DataArray | Mapping):
-            raise OptionError(
-                "by must be a variable of units, such as result['units']['selectivity'], or several as a "
-                f"mapping, not {type(by).__name__}"
-            )
-        named = dict(by) if isinstance(by, Mapping) else {str(by.name or "variable"): by}
-        found: dict[str, Order] = {}
-        for name, variable in named.items():
-            values = self._aligned(variable)
-            values = np.where(np.isnan(values), -np.inf, values)
-            ties = shuffled(f"ties of {name}, seed {seed}", self.units).numpy()
-            found[name] = np.lexsort((ties, -values))
-        for number in range(random):
-            order = shuffled(f"order {number} of ablation, seed {seed}", self.units)
-            found[f"random_{number}"] = order.numpy()
-        if not found:
-            raise OptionError("there is no order of ablation; give a variable, or random orders")
-        return found
+def _aligned(variable: xr.DataArray, layers: Sequence[Layer]) -> npt.NDArray[np.float64]:
+    """A variable's values in the order of the units of these layers."""
+    if not {"layer", "channel"} <= set(variable.coords) or variable.dims != ("unit",):
+        raise OptionError(
+            "by must be a variable (unit) with the coordinates layer and channel, not one of the "
+            f"dimensions {variable.dims} with the coordinates "
+            f"{', '.join(map(str, variable.coords)) or 'none'}"
+        )
+    pairs = zip(variable["layer"].values, variable["channel"].values, strict=True)
+    known = dict(zip(pairs, variable.values.astype(np.float64), strict=True))
+    own = unit_coordinates(layers)
+    wanted = list(zip(own["layer"][1], own["channel"][1], strict=True))
+    if missing := [place for place in wanted if place not in known]:
+        raise OptionError(
+            f"{variable.name} has no value for {len(missing)} of {len(wanted)} units, such as "
+            f"channel {missing[0][1]} of {missing[0][0]!r}; analyze the same layers, or ablate "
+            "fewer (layers=...)"
+        )
+    return np.array([known[place] for place in wanted])
 
-    def _aligned(self, variable: xr.DataArray) -> npt.NDArray[np.float64]:
-        """A variable's values in the order of this model's units."""
-        if not {"layer", "channel"} <= set(variable.coords) or variable.dims != ("unit",):
-            raise OptionError(
-                "by must be a variable (unit) with the coordinates layer and channel, not one of the "
-                f"dimensions {variable.dims} with the coordinates "
-                f"{', '.join(map(str, variable.coords)) or 'none'}"
-            )
-        pairs = zip(variable["layer"].values, variable["channel"].values, strict=True)
-        known = dict(zip(pairs, variable.values.astype(np.float64), strict=True))
-        own = unit_coordinates(self._layers)
-        wanted = list(zip(own["layer"][1], own["channel"][1], strict=True))
-        if missing := [place for place in wanted if place not in known]:
-            raise OptionError(
-                f"{variable.name} has no value for {len(missing)} of {self.units} units, such as "
-                f"channel {missing[0][1]} of {missing[0][0]!r}; analyze the same layers, or ablate "
-                "fewer (layers=...)"
-            )
-        return np.array([known[place] for place in wanted])
 
-    def means(self) -> dict[str, Tensor]:
-        """The mean activation of every unit over the data."""
-        means = {layer.name: ClassMeans() for layer in self._layers}
-        with self._stream(Activations()) as observed:
-            for observation in observed:
-                for name, table in observation.tables[0].items():
-                    means[name].update(table, torch.zeros(len(table), dtype=torch.int64))
-        return {
-            name: one.state["sum"][0] / one.state["count"][0] for name, one in merged(means).items()
-        }
+def _means(run: Run, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """The mean activation of every unit over the data."""
+    means = {layer.name: ClassMeans() for layer in layers}
+    with run([Activations()]) as observed:
+        for observation in observed:
+            for name, table in observation.tables[0].items():
+                means[name].update(table, torch.zeros(len(table), dtype=torch.int64))
+    return {
+        name: one.state["sum"][0] / one.state["count"][0] for name, one in merged(means).items()
+    }
 
-    def accuracy(self, held: Tensor, values: Mapping[str, Tensor]) -> float:
-        """Fraction of correct predictions while some of the units (units,) are held."""
-        parts = torch.split(held, [layer.units for layer in self._layers])
-        by_layer = {layer.name: part for layer, part in zip(self._layers, parts, strict=True)}
-        outcomes = ClassMeans()
-        with self._stream(clamped(by_layer, values)) as observed:
-            for observation in observed:
-                right = correct(
-                    observation.output, observation.batch.labels, "ablation", self._match
-                )
-                outcomes.update(right[:, None], observation.batch.labels)
-        state = merged({"correct": outcomes})["correct"].state
-        if not state:
-            raise DataError(f"{self._batches.name} gave no samples the second time")
-        return float(state["sum"].sum() / state["count"].sum())
 
-    def _stream(self, readout: Activations) -> Any:
-        return stream(self._model, self._batches, self._layers, [readout], self._options)
+def _accuracy(
+    run: Run, layers: Sequence[Layer], held: Tensor, values: Mapping[str, Tensor], match: ClassMatch
+) -> float:
+    """Fraction of correct predictions while some of the units (units,) are held."""
+    parts = torch.split(held, [layer.units for layer in layers])
+    by_layer = {layer.name: part for layer, part in zip(layers, parts, strict=True)}
+    outcomes = ClassMeans()
+    with run([clamped(by_layer, values)]) as observed:
+        for observation in observed:
+            right = correct(observation.output, observation.batch.labels, "ablation", match)
+            outcomes.update(right[:, None], observation.batch.labels)
+    state = merged({"correct": outcomes})["correct"].state
+    if not state:
+        raise DataError("the data gave no samples the second time")
+    return float(state["sum"].sum() / state["count"].sum())
 
 
 def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:

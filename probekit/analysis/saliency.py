@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -113,11 +112,3 @@ def unit_saliency(
                 found = attribution.attribute(inputs, baselines=baseline, n_steps=steps)
             parts.append(found.detach().to("cpu", images.dtype))
     return torch.cat(parts) if parts else images.detach().cpu().clone()
-
-
-def of_array(
-    model: Model, images: npt.NDArray[Any], layer: str, channel: int, **options: Any
-) -> npt.NDArray[Any]:
-    """`unit_saliency` for NumPy arrays."""
-    found = unit_saliency(model, torch.from_numpy(images), layer, channel, **options)
-    return found.numpy()

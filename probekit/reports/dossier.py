@@ -86,9 +86,12 @@ def dossier(
     if images is None and data is not None and "top_sample" in here:
         images = _best_images(here, data, model, shown)
     if saliency is None and model is not None and images is not None:
-        from probekit.analysis.saliency import of_array
+        import torch
 
-        saliency = of_array(model, images[:shown], layer, channel, **options)
+        from probekit.analysis.saliency import unit_saliency
+
+        pixels = torch.from_numpy(images[:shown])
+        saliency = unit_saliency(model, pixels, layer, channel, **options).numpy()
     if saliency is not None and (images is None or saliency.shape[0] > len(images)):
         raise OptionError("saliency needs its images: pass as many images, or data")
     return _draw(results, unit, images, saliency, shown)
