@@ -20,7 +20,7 @@ def compared_classes(
     model: Model, output: object, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
-    alone = batches.batch_size == 1 and logits_of(output, 1) is not None
+    alone = batches.part.size == 1 and logits_of(output, 1) is not None
     logits = required_logits(output, 1 if alone else _TWO, purpose)
     first = batches.peek()
     if not first.labeled:

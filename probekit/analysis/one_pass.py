@@ -137,7 +137,7 @@ class Pass:
                 own = labels[:, attribute or 0] if labels is not None and several else labels
                 one.expect(own, index, self.layers)
             if hasattr(one, "check"):
-                one.check(self.layers, batches.samples or batches.limit)
+                one.check(self.layers, batches.samples or batches.part.limit)
         feeders = {
             attribute: Feeder({
                 name: [one for key, one in fed.items() if key[1] == attribute]

@@ -69,9 +69,9 @@ class RecordingStore:
         self.samples = batches.samples
         self.units = frame.sizes["unit"]
         self._itemsize = itemsize
-        block = max(1, _BLOCK_BYTES // (itemsize * self.units * batches.batch_size))
-        self.rows = block * batches.batch_size
-        data = batches.identity() | {"batch_size": batches.batch_size}
+        block = max(1, _BLOCK_BYTES // (itemsize * self.units * batches.part.size))
+        self.rows = block * batches.part.size
+        data = batches.identity() | {"batch_size": batches.part.size}
         self._identity = as_stored(identity | {"data": data})
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.complete = False

@@ -135,7 +135,7 @@ def explore(
 def peek_output(model: Model, batches: Batches, options: PassOptions) -> Any:
     """Returns the model's output for an image twice, or once if the batch size is 1."""
     with borrow(model, options.device) as device, torch.no_grad():
-        images = batches.peek().images[[0] * min(2, batches.batch_size)].to(device)
+        images = batches.peek().images[[0] * min(2, batches.part.size)].to(device)
         with explained_failure(images), uncompiled(), caller_device():
             return call(runnable(model), images)
 

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class Batches:
     `analyze`.
 
     Attributes:
+        part: The part of the data that is read, and how.
         names: The name of each label.
         classes: The names in label order if the labels are 0, 1, 2, ...; otherwise empty.
         skipped: Number of unreadable images that the last pass skipped.
@@ -101,18 +102,13 @@ class Batches:
         self.source = open_source(data, attributes)
         self.source.decode = decode or self.source.decode
         _remember_notes(data)
-        self.batch_size = self.source.batch_size or batch_size
-        self.limit = limit
-        self.seed = seed
-        self.workers = workers
+        self.part = Part(self.source.batch_size or batch_size, limit, seed, workers)
         self.fit = fit
         self.name = self.source.name
         self.names = self.source.names
         self.classes = dense_names(self.names)
         self.skipped = 0
         self.seconds = self.waited = 0.0
-        self.first = 0
-        self.rank, self.world = 0, 1
         self._compares = True
         self._peeked: Batch | None = None
         self._announced: Tensor | None = None
@@ -153,8 +149,8 @@ class Batches:
             "fingerprint": self.source.fingerprint or "unknown",
             "first_image": self._first_image,
             "samples": self.samples,
-            "limit": self.limit,
-            "batch_size": self.batch_size,
+            "limit": self.part.limit,
+            "batch_size": self.part.size,
         } | ({"attributes": list(self.source.attributes)} if self.source.attributes else {})
 
     def identity(self) -> dict[str, Any]:
@@ -167,7 +163,7 @@ class Batches:
         return {
             "fingerprint": self.source.fingerprint or "unknown",
             "samples": self.samples,
-            "limit": self.limit,
+            "limit": self.part.limit,
             "classes": _hash(repr(sorted(self.names.items())).encode()),
             "labels": None if labels is None else _hash(digest_of(labels)),
             "index": None if indices is None else _hash(digest_of(indices)),
@@ -221,12 +217,12 @@ class Batches:
 
     def indices(self) -> Tensor | None:
         """The indices of all samples in order; None if they are not known in advance."""
-        return self.source.selected(self.limit, self.seed)
+        return self.source.selected(self.part.limit, self.part.seed)
 
     def starting(self, first: int) -> Batches:
         """The same data without the first samples, which a resumed run has already processed."""
         rest = copy(self)
-        rest.first = first
+        rest.part = replace(self.part, first=first)
         return rest
 
     def share(self, rank: int, world: int) -> Batches:
@@ -234,32 +230,28 @@ class Batches:
 
         Samples with an index are distributed one by one, those of a stream by batches.
         """
-        part = copy(self)
-        part.rank, part.world = rank, world
-        return part
+        shared = copy(self)
+        shared.part = replace(self.part, rank=rank, world=world)
+        return shared
 
     def peek(self) -> Batch:
         """Returns the first samples, which the next pass yields again."""
         if self._peeked is None:
-            images, labels, index = self.source.head(self._part())
+            images, labels, index = self.source.head(self.part)
             self._first_image = _hash(digest_of(without_padding(images[:1]), labels[:1]))
             self._peeked = self._checked(images, labels, index)
         return self._peeked
 
-    def _part(self) -> Part:
-        size, workers = self.batch_size, self.workers
-        return Part(size, self.limit, self.seed, self.first, self.rank, self.world, workers)
-
     def __iter__(self) -> Iterator[Batch]:
         self.skipped = count = 0
-        for asked, (images, labels, index) in self.source.read(self._part()):
+        for asked, (images, labels, index) in self.source.read(self.part):
             self.skipped += asked - len(index)
             if len(index):
                 if not count and self._compares:
                     self.source.check_same(images, labels, index)
                 count += len(index)
                 yield self._checked(images, labels, index)
-        if not count and self.world == 1 and not self.first:
+        if not count and self.part.world == 1 and not self.part.first:
             raise DataError(f"{self.name} has no samples that can be read")
 
     def _checked(self, images: Any, labels: Tensor, index: Tensor) -> Batch:

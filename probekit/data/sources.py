@@ -44,10 +44,10 @@ class Part:
     size: int
     limit: int | None
     seed: int
-    first: int
-    rank: int
-    world: int
     workers: int | None
+    first: int = 0
+    rank: int = 0
+    world: int = 1
 
 
 def draw(count: int, most: int, seed: int) -> Tensor:
