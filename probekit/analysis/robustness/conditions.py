@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.analysis.classes import Classifier
-from probekit.data.batches import Batch
+from probekit.data.batches import Batch, Batches
 from probekit.errors import DataError
 from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.gradient import PGD
@@ -53,11 +53,13 @@ class Perturbation:
     """A function applied to batches before the model, for one or more conditions, in their order.
 
     `apply` takes the model, a batch and the levels of the conditions. It yields, for each level, the
-    images and the outcomes that are already known.
+    images and the outcomes that are already known. `data` are perturbed images without the clean ones,
+    which replace the data of the run.
     """
 
     conditions: tuple[Condition, ...]
     apply: Callable[[Classifier, Batch, Sequence[float]], Iterable[Perturbed]]
+    data: Batches | None = None
 
     def __call__(self, model: Classifier, batch: Batch) -> Iterator[PerturbedBatch]:
         """The batch under each condition."""
@@ -66,9 +68,9 @@ class Perturbation:
             yield PerturbedBatch(images, batch.labels, batch.index, condition, outcomes)
 
 
-def unchanged(condition: Condition = CLEAN) -> Perturbation:
+def unchanged(condition: Condition = CLEAN, data: Batches | None = None) -> Perturbation:
     """Leaves images unchanged, for clean data and for data that is already corrupted."""
-    return Perturbation((condition,), lambda model, batch, levels: [(batch.images, {})])
+    return Perturbation((condition,), lambda model, batch, levels: [(batch.images, {})], data)
 
 
 def corrupted(name: str, severities: Iterable[int], seed: int, table: int | None) -> Perturbation:

@@ -46,15 +46,6 @@ _CHANGE_SIZE = attributes(
 
 
 @dataclass(frozen=True)
-class ConditionPass:
-    """One pass over some data; if `paired`, each clean batch precedes the perturbed ones."""
-
-    batches: Batches
-    perturbation: Perturbation
-    paired: bool = True
-
-
-@dataclass(frozen=True)
 class Measurement:
     """The options that all passes share.
 
@@ -64,6 +55,7 @@ class Measurement:
     """
 
     model: Model
+    batches: Batches
     layers: list[Layer]
     dimensionality: bool
     selectivity: bool
@@ -77,11 +69,11 @@ class Measurement:
         """The model with its outputs in the order of the data's classes."""
         return Classifier(self.model, self.match)
 
-    def run(self, one: ConditionPass, store: ConditionStore, observe: Observe) -> None:
-        """Measures the conditions of a pass that are not in the store."""
-        own = [condition for condition in one.perturbation.conditions if condition not in store]
+    def run(self, one: Perturbation, store: ConditionStore, observe: Observe) -> None:
+        """Measures the conditions of a perturbation that are not in the store."""
+        own = [condition for condition in one.conditions if condition not in store]
         missing = processes().gather(own)[0]
-        share = self._conditions_at_once(one.batches)
+        share = self._conditions_at_once()
         for start in range(0, len(missing), share):
             part = tuple(missing[start : start + share])
             with noted() as notes:
@@ -91,23 +83,25 @@ class Measurement:
                 store[condition] = tree
 
     def _measured(
-        self, one: ConditionPass, conditions: tuple[Condition, ...], observe: Observe
+        self, one: Perturbation, conditions: tuple[Condition, ...], observe: Observe
     ) -> dict[Condition, xr.DataTree]:
-        paired = one.paired and bool(self.layers)
+        batches = one.data or self.batches
+        # Each clean batch precedes the perturbed ones.
+        paired = bool(self.layers) and one.data is None and conditions != (CLEAN,)
         known = iter(self.clean) if paired and self.clean else None
         steps = [unchanged()] if paired and known is None else []
-        steps.append(replace(one.perturbation, conditions=conditions))
+        steps.append(replace(one, conditions=conditions))
         classifier, times = self.classifier, sum(len(step.conditions) for step in steps)
 
         def under_each(batch: Batch) -> Iterator[PerturbedBatch]:
             for step in steps:
                 yield from step(classifier, batch)
 
-        buffer = self._buffer(one.batches, len(conditions))
+        buffer = self._buffer(len(conditions))
         found = {x: ConditionStatistics(x, self, buffer, paired=paired) for x in conditions}
-        keeps = self._bytes_of_clean(one.batches) > 0
+        keeps = self._bytes_of_clean() > 0
         clean, computed = None, []
-        for observation in observe(one.batches, conditions[0].name, under_each, times):
+        for observation in observe(batches, conditions[0].name, under_each, times):
             batch = cast(PerturbedBatch, observation.batch)
             tables = observation.tables[0] if observation.tables else {}
             if batch.condition == CLEAN and keeps:
@@ -122,7 +116,7 @@ class Measurement:
             self.clean[:] = computed
         return {condition: statistics.to_tree() for condition, statistics in found.items()}
 
-    def _conditions_at_once(self, batches: Batches) -> int:
+    def _conditions_at_once(self) -> int:
         """The number of conditions that a pass can measure within the memory allowed."""
         if not self.layers:
             return sys.maxsize
@@ -135,19 +129,19 @@ class Measurement:
                 f"memory={self.memory} allows {format_bytes(self.memory)}; choose fewer layers, "
                 "dimensionality=False, or raise memory"
             )
-        return (self.memory - working - self._bytes_of_clean(batches)) // max(each, 1)
+        return (self.memory - working - self._bytes_of_clean()) // max(each, 1)
 
-    def _buffer(self, batches: Batches, conditions: int) -> int:
+    def _buffer(self, conditions: int) -> int:
         """The bytes of activations that each condition may collect, in the memory that is left."""
         each, working = self._bytes_of_statistics()
-        left = self.memory - working - self._bytes_of_clean(batches) - each * conditions
+        left = self.memory - working - self._bytes_of_clean() - each * conditions
         return min(_BUFFER, left // conditions)
 
-    def _bytes_of_clean(self, batches: Batches) -> int:
+    def _bytes_of_clean(self) -> int:
         """The bytes of the clean activations; 0 if they are too many to be stored."""
         # Half precision is averaged to float32.
         row = sum(layer.units * max(4, layer.itemsize) for layer in self.layers)
-        needed = row * (sys.maxsize if batches.samples is None else batches.samples)
+        needed = row * (sys.maxsize if self.batches.samples is None else self.batches.samples)
         most = min(self.memory // 4, self.memory - sum(self._bytes_of_statistics()))
         return needed if needed <= most else 0
 

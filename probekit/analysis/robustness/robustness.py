@@ -22,11 +22,12 @@ from probekit.analysis.robustness.choices import (
 from probekit.analysis.robustness.conditions import (
     CLEAN,
     Condition,
+    Perturbation,
     corrupted,
     published_images,
     unchanged,
 )
-from probekit.analysis.robustness.measure import ConditionPass, Measurement
+from probekit.analysis.robustness.measure import Measurement
 from probekit.analysis.robustness.store import ConditionStore
 from probekit.analysis.robustness.tables import (
     check_reference,
@@ -149,24 +150,23 @@ def robustness(
     match = compared_classes(model, output, batches, class_map, "robustness")
     classes = batches.names or match.names(tuple(getattr(model, "classes", ())))
     measurement = Measurement(
-        model, found, dimensionality, selectivity, memory, len(classes), match
+        model, batches, found, dimensionality, selectivity, memory, len(classes), match
     )
-    passes = [ConditionPass(batches, unchanged(), paired=False)]
+    perturbations = [unchanged()]
     if attacks:
         with borrow(model, device) as place:
             few, move = batches.peek().to(place), bool(found)
             classifier = measurement.classifier
-            chosen = choose_attacks(
+            perturbations += choose_attacks(
                 attacks, epsilons, classifier, few.images, few.labels, move=move
             )
-        passes += [ConditionPass(batches, one) for one in chosen]
     levels = choose_severities(severities)
     if isinstance(corruptions, PublishedCorruptions):
-        passes += _published(model, batches, corruptions, levels)
+        perturbations += _published(model, batches, corruptions, levels)
     elif corruptions:
         names = choose_corruptions(corruptions, batches.peek().images, levels[0], table)
-        passes += [ConditionPass(batches, corrupted(name, levels, seed, table)) for name in names]
-    conditions = [condition for one in passes for condition in one.perturbation.conditions]
+        perturbations += [corrupted(name, levels, seed, table) for name in names]
+    conditions = [condition for one in perturbations for condition in one.conditions]
     baseline = _reference(reference, conditions, batches.provenance())
     facts: dict[str, Any] = {
         "model": model_identity(model),
@@ -181,11 +181,11 @@ def robustness(
     stored = ConditionStore(store, lambda: facts | {"data": batches.identity()})
     readouts = [Activations()] if found else []
     with stored.writing(), streams(model, found, readouts, options) as observe:
-        for one in passes:
+        for one in perturbations:
             measurement.run(one, stored, observe)
-    for one in passes:
-        if one.batches is batches:
-            _check_samples(stored, one.perturbation.conditions, batches.name)
+    for one in perturbations:
+        if one.data is None:
+            _check_samples(stored, one.conditions, batches.name)
     for condition in conditions:  # also those that an earlier run measured
         remember(str(stored[condition].attrs.get("notes", "")).splitlines())
     result = _assemble({one: stored[one] for one in conditions}, classes, baseline)
@@ -231,8 +231,8 @@ def _check_input(batches: Batches, corruptions: Corruptions, attacks: Attacks) -
 
 def _published(
     model: Model, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
-) -> list[ConditionPass]:
-    """The passes over published images, which replace those of the data or are separate data."""
+) -> list[Perturbation]:
+    """Published images, which replace those of the data or are separate data."""
     classes = batches.classes or getattr(model, "classes", ())
     theirs = published.classes or ()
     if classes and theirs and len(classes) != len(theirs):
@@ -252,23 +252,14 @@ def _published(
         published_images(published, name, severities) for name in published.corruptions
     ]
     if _one_to_one(published, batches):
-        return [ConditionPass(batches, one) for one in perturbations]
-    size = getattr(model, "input_size", None)
-    return [
-        ConditionPass(
-            Batches(
-                published.dataset(condition.name, int(condition.level), size),
-                batch_size=batches.batch_size,
-                limit=batches.limit,
-                seed=batches.seed,
-                workers=batches.workers,
-            ),
-            unchanged(condition),
-            paired=False,
-        )
-        for one in perturbations
-        for condition in one.conditions
-    ]
+        return perturbations
+    size, part = getattr(model, "input_size", None), batches.part
+    reading = {name: getattr(part, name) for name in ("limit", "seed", "workers")}
+    found = []
+    for condition in (condition for one in perturbations for condition in one.conditions):
+        images = published.dataset(condition.name, int(condition.level), size)
+        found.append(unchanged(condition, Batches(images, batch_size=part.size, **reading)))
+    return found
 
 
 def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
@@ -281,7 +272,7 @@ def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
         return True
     mine, index = known
     index = torch.arange(len(mine)) if index is None else index
-    whole = batches.samples if batches.limit is None else None
+    whole = batches.samples if batches.part.limit is None else None
     same_size = whole is None or whole == len(labels)
     if same_size and int(index.max()) < len(labels) and torch.equal(labels[index], mine):
         return True

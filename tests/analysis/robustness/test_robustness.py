@@ -289,8 +289,8 @@ def test_the_memory_of_clean_activations_is_that_of_their_tables(dtype: torch.dt
     layers = find_layers(model, batches, None, options)
     with stream(model, batches, layers, [Activations()], options) as observed:
         needed = sum(table.nbytes for one in observed for table in one.tables[0].values())
-    measurement = Measurement(model, layers, False, False, 2**30, 2, ClassMatch(8))
-    assert measurement._bytes_of_clean(batches) == needed == 10 * 8 * 4
+    measurement = Measurement(model, batches, layers, False, False, 2**30, 2, ClassMatch(8))
+    assert measurement._bytes_of_clean() == needed == 10 * 8 * 4
 
 
 def test_few_images_per_class_are_reported() -> None:
