@@ -13,8 +13,7 @@ import xarray as xr
 from probekit.errors import DataError, OptionError, some_of, warn
 from probekit.metrics.metric import FunctionMetric, get_metric
 from probekit.replicates.comparisons import compare_means
-from probekit.results.identity import differences, same_images
-from probekit.results.provenance import facts_of, provenance
+from probekit.results.provenance import differences, facts_of, provenance, same_images
 from probekit.results.trees import as_tree
 
 

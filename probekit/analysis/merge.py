@@ -13,8 +13,7 @@ import xarray as xr
 
 from probekit.analysis.compare import option_differences
 from probekit.errors import DataError, OptionError, keep_notes, warn
-from probekit.results.identity import model_differences, same_images
-from probekit.results.provenance import facts_of
+from probekit.results.provenance import facts_of, model_differences, same_images
 from probekit.results.trees import as_tree
 
 Key = TypeVar("Key", bound=Hashable)

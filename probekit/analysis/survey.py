@@ -41,10 +41,9 @@ from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
 from probekit.results.folders import claim, locked, note_failure, read_failures, read_identity
-from probekit.results.identity import model_differences
 from probekit.results.jobs import open_cluster, run_stored_jobs
 from probekit.results.labels import attributes, strings, with_variable_text
-from probekit.results.provenance import provenance
+from probekit.results.provenance import model_differences, provenance
 from probekit.results.trees import save_result
 from probekit.runtime.settings import own_settings
 

@@ -22,8 +22,8 @@ from zarr.codecs import ZstdCodec
 from probekit.data.batches import Batches
 from probekit.errors import DataError, OptionError, OutputError, foreign_file
 from probekit.results.files import whole, writable
-from probekit.results.identity import as_stored, differences
 from probekit.results.labels import with_sample_names, with_variable_text
+from probekit.results.provenance import as_stored, differences
 
 _BLOCK_BYTES = 32 * 2**20
 _PROGRESS = "recording-in-progress.json"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from probekit.cli import measure, models, results, robustness, train  # noqa: F401 (commands)
+from probekit.cli import measure, models, results, train  # noqa: F401 (commands)
 from probekit.cli.command import app
 
 

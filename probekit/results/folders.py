@@ -11,8 +11,7 @@ from typing import Any
 
 from probekit.errors import OutputError, foreign_file, some_of
 from probekit.results.files import DRAFT, remove_drafts, whole, writable, writer_of
-from probekit.results.identity import as_stored, differences
-from probekit.results.provenance import parsed
+from probekit.results.provenance import as_stored, differences, parsed
 
 FAILURES = "failures.json"
 

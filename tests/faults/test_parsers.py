@@ -16,8 +16,8 @@ import probekit as pk
 from probekit.analysis.robustness.choices import choose_severities
 from probekit.capture.calls import Call
 from probekit.capture.selection import Selection
+from probekit.cli.measure import _corruptions
 from probekit.cli.options import names, numbers, radius
-from probekit.cli.robustness import _corruptions
 from probekit.data.images import LabeledImages
 from probekit.errors import ProbekitError, plain
 from probekit.metrics.metric import resolve

@@ -1,12 +1,18 @@
-"""A data set under several conditions: every batch is repeated under each, clean or perturbed."""
+"""Conditions of a data set, clean or perturbed, and the store of those that are finished."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from probekit.analysis.classes import Classifier
@@ -16,9 +22,13 @@ from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.gradient import PGD
 from probekit.perturbations.corruptions.corruption import Corruption
 from probekit.perturbations.corruptions.published import PublishedCorruptions
+from probekit.results.folders import claim, locked
+from probekit.results.trees import open_result, save_result
+from probekit.runtime.processes import processes
 
 Outcomes: TypeAlias = Mapping[str, Tensor]
 Perturbed: TypeAlias = tuple[Tensor, Outcomes]
+IDENTITY = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -144,3 +154,55 @@ def attacked(
 
     conditions = tuple(Condition("attack", label, one, repr(attack)) for one in epsilons)
     return Perturbation(conditions, apply)
+
+
+class ConditionStore:
+    """Results of conditions, keyed by everything they depend on, in a folder or in memory.
+
+    A folder holds `identity.json` and one netCDF file per condition, written atomically. With several
+    processes, only the first one writes.
+    """
+
+    def __init__(
+        self, folder: str | Path | None, identity: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._identity = identity
+        self._found: dict[Condition, xr.DataTree] = {}
+        self._writes = processes().is_main
+
+    def __contains__(self, condition: Condition) -> bool:
+        return condition in self._found or (
+            self.folder is not None and self._path(self.folder, condition).exists()
+        )
+
+    def __getitem__(self, condition: Condition) -> xr.DataTree:
+        if condition not in self._found and self.folder is not None:
+            self._found[condition] = open_result(self._path(self.folder, condition))
+        return self._found[condition]
+
+    def __setitem__(self, condition: Condition, found: xr.DataTree) -> None:
+        self._found[condition] = found
+        if self.folder is not None and self._writes:
+            found.attrs["condition"] = json.dumps(asdict(condition))
+            save_result(found, self._path(self.folder, condition), overwrite=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Prevents other runs from writing to the folder.
+
+        Raises:
+            OutputError: The folder belongs to another run (the message names the differences), holds
+                something else, or cannot be written.
+        """
+        if self.folder is None or not self._writes:
+            yield
+            return
+        with locked(self.folder / IDENTITY):
+            claim(self.folder / IDENTITY, self._identity(), "robustness run")
+            yield
+
+    def _path(self, folder: Path, condition: Condition) -> Path:
+        digest = hashlib.sha256(json.dumps(asdict(condition)).encode()).hexdigest()[:12]
+        name = re.sub(r"[^\w.=-]+", "_", f"{condition.kind}-{condition.name}-{condition.level:.6g}")
+        return folder / f"{name[:80]}-{digest}.nc"

@@ -16,11 +16,11 @@ from probekit.analysis.classes import Classifier
 from probekit.analysis.robustness.conditions import (
     CLEAN,
     Condition,
+    ConditionStore,
     Perturbation,
     PerturbedBatch,
     unchanged,
 )
-from probekit.analysis.robustness.store import ConditionStore
 from probekit.capture.layers import Layer, unit_coordinates
 from probekit.capture.stream import Observe
 from probekit.data.batches import Batch, Batches

@@ -22,13 +22,13 @@ from probekit.analysis.robustness.choices import (
 from probekit.analysis.robustness.conditions import (
     CLEAN,
     Condition,
+    ConditionStore,
     Perturbation,
     corrupted,
     published_images,
     unchanged,
 )
 from probekit.analysis.robustness.measure import Measurement
-from probekit.analysis.robustness.store import ConditionStore
 from probekit.analysis.robustness.tables import (
     check_reference,
     corruption_errors,
@@ -50,8 +50,7 @@ from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import one_tensor
 from probekit.models.logits import ClassMap
 from probekit.perturbations.corruptions.published import PublishedCorruptions
-from probekit.results.identity import differences
-from probekit.results.provenance import facts_of, provenance
+from probekit.results.provenance import differences, facts_of, provenance
 from probekit.results.trees import open_result
 from probekit.runtime.settings import in_own_settings
 

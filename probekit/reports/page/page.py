@@ -15,11 +15,10 @@ from probekit._version import __version__
 from probekit.errors import DataError, OptionError, OutputError
 from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, Results, model_results
+from probekit.reports.page.payload import thumbnails, unit_table, wanted_samples
 from probekit.reports.page.sections import sections
 from probekit.reports.page.svg import number
 from probekit.reports.page.tables import Section, take_sections
-from probekit.reports.page.thumbnails import thumbnails, wanted_samples
-from probekit.reports.page.units import unit_table
 from probekit.results.files import check_output_path, whole
 
 # Email attachments grow by a third when encoded, and messages are limited to 25 MB.

@@ -11,7 +11,6 @@ import xarray as xr
 from markupsafe import Markup
 
 from probekit.reports.model_results import ModelResults
-from probekit.reports.page.charts import Line, heat_map, line_chart
 from probekit.reports.page.layers import (
     LayerTable,
     column_names,
@@ -26,7 +25,7 @@ from probekit.reports.page.summary import (
     mean_selectivity,
     notes,
 )
-from probekit.reports.page.svg import number, ticks
+from probekit.reports.page.svg import Line, heat_map, line_chart, number, ticks
 from probekit.reports.rows import radius
 from probekit.results.labels import ends, heading
 

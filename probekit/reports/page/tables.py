@@ -15,8 +15,7 @@ from markupsafe import Markup
 
 from probekit.errors import some_of
 from probekit.reports.model_results import Results
-from probekit.reports.page.charts import Line, line_chart
-from probekit.reports.page.svg import number
+from probekit.reports.page.svg import Line, line_chart, number
 from probekit.results.labels import ends, label
 from probekit.results.provenance import facts_of
 from probekit.results.trees import as_tree

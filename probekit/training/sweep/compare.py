@@ -18,9 +18,8 @@ from probekit.models.identity import text_of
 from probekit.models.loading import load_model
 from probekit.results.files import writable
 from probekit.results.folders import read_identity
-from probekit.results.identity import differences
 from probekit.results.labels import strings
-from probekit.results.provenance import provenance
+from probekit.results.provenance import differences, provenance
 from probekit.results.trees import write_table
 from probekit.runtime.progress import hidden
 from probekit.training.run.directory import CARD, IGNORED, RUN, Run, read_card, read_log, read_run

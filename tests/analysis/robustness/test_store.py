@@ -14,9 +14,8 @@ import xarray as xr
 from torch import Tensor, nn
 
 import probekit as pk
-from probekit.analysis.robustness.conditions import CLEAN, Condition
+from probekit.analysis.robustness.conditions import CLEAN, Condition, ConditionStore
 from probekit.analysis.robustness.robustness import robustness
-from probekit.analysis.robustness.store import ConditionStore
 from probekit.errors import OutputError, ProbekitWarning
 from probekit.models.image_model import ImageModel
 
