@@ -187,9 +187,13 @@ def _by_layer(
             raise DataError(
                 "a recording must have activation(sample, unit) with the coordinate layer(unit)"
             )
-    samples = [one["sample"].values if "sample" in one.coords else None for one in (first, second)]
-    if not np.array_equal(samples[0], samples[1]):  # type: ignore[arg-type]  # None is an array too
-        raise DataError("the two recordings are of different samples; record the same ones")
+    # Other data of the same size has the same indices, but rarely the same labels.
+    for name in ("sample", "label"):
+        own, other = (x[name].values if name in x.variables else None for x in (first, second))
+        if not np.array_equal(own, other):  # type: ignore[arg-type]  # None is an array too
+            raise DataError(
+                f"the two recordings are of different samples ({name}); record the same ones"
+            )
     parts, others = split_by_layer(first), split_by_layer(second)
     names = [name for name in parts if name in others]
     if not names:

@@ -45,10 +45,14 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
     compared = named_results(result)
     rows = compared.each(lambda one: _unit(one, layer, channel))
     first = rows[0][0]
-    if any(not np.array_equal(one["class"], first["class"]) for each in rows for one in each):
+    known = _class_names(first)
+    if any(
+        _class_names(one) != known or not np.array_equal(one["class"], first["class"])
+        for each in rows
+        for one in each
+    ):
         raise DataError("the results have different classes; compare tuning on the same data")
     order = np.argsort(-first["class_mean"].values, kind="stable")
-    known = _class_names(first)
     names = [known[at] for at in order]
     colors = result_colors(compared)
     with canvas(ax, min(max(2.6, 1.0 + 0.2 * len(names)), 5.0), 1.6 + room(names)) as ax:

@@ -120,8 +120,17 @@ def test_recordings_are_compared_layer_by_layer() -> None:
     assert float(found[0]) == pytest.approx(distance(x[:, :2], y[:, :2]))
     assert float(found[1]) == pytest.approx(distance(x[:, 2:], y[:, 2:]))
     shifted = recording(y, names).assign_coords(sample=np.arange(200) + 1)
-    with pytest.raises(DataError, match="different samples"):
+    with pytest.raises(DataError, match=r"different samples \(sample\)"):
         pk.pwcca_distance(recording(x, names), shifted)
+    labels = np.arange(200) % 3
+    one, other = (
+        recording(table, names).assign(label=("sample", own))
+        for table, own in ((x, labels), (y, labels[::-1]))
+    )
+    with pytest.raises(DataError, match=r"different samples \(label\)"):
+        pk.pwcca_distance(one, other)
+    same = other.assign(label=one["label"])
+    np.testing.assert_array_equal(pk.pwcca_distance(one, same), found)
 
 
 def test_the_ratio_is_one_for_rotations_and_larger_for_others() -> None:

@@ -35,9 +35,14 @@ def test_several_results_use_the_order_of_the_first(
 
 
 def test_results_with_different_classes_are_not_compared(result: xr.DataTree) -> None:
-    fewer = result["units"].to_dataset().isel({"class": slice(0, 3)})
-    with pytest.raises(DataError, match="different classes"):
-        plot.unit_tuning({"one": result, "two": fewer}, "relu", 0)
+    units = result["units"].to_dataset()
+    names = [f"other {label}" for label in units["class"].values]
+    for other in (
+        units.isel({"class": slice(0, 3)}),
+        units.assign_coords(class_name=("class", names)),
+    ):
+        with pytest.raises(DataError, match="different classes"):
+            plot.unit_tuning({"one": result, "two": other}, "relu", 0)
 
 
 def test_a_thousand_classes_are_drawn_as_a_line() -> None:
