@@ -48,8 +48,8 @@ def merge_results(
 
     Raises:
         OptionError: There are fewer than two results.
-        DataError: The results are of different models; of different images, if both list their
-            samples; or tables have different classes, severities or ranks.
+        DataError: The results are of different models; of different images, as far as their samples and
+            hashes show it; or tables have different classes, severities or ranks.
         OutputError: A file is missing or is not a result.
 
     Example:
@@ -121,11 +121,21 @@ def _check_same_model(first: xr.DataTree, second: xr.DataTree) -> None:
 
 
 def _check_same_samples(first: xr.DataTree, second: xr.DataTree) -> None:
-    """Checks the samples of analyses; robustness results do not list theirs and may use a subset."""
-    if "samples" not in first.children or "samples" not in second.children:
-        return
-    if not same_images(first, second):
-        sizes = " and ".join(str(one["samples"].sizes.get("sample", 0)) for one in (first, second))
+    """Checks the samples of two results; those of robustness are not listed and may be a subset."""
+    facts = [_facts(one) for one in (first, second)]
+    data = [one.get("data") or {} for one in facts]
+    if all("samples" in one.children for one in (first, second)):
+        same = same_images(first, second)
+    else:
+        prints = {one.get("fingerprint") or "unknown" for one in data} - {"unknown"}
+        subsets = [
+            one.get("limit") and (one["limit"], whole.get("seed"))
+            for one, whole in zip(data, facts, strict=True)
+        ]
+        images = {one["first_image"] for one in data if one.get("first_image")}
+        same = len(prints) < 2 and (subsets[0] != subsets[1] or len(images) < 2)
+    if not same:
+        sizes = " and ".join(str(one.get("seen", one.get("samples"))) for one in data)
         raise DataError(
             f"the results are of different images ({sizes} samples); analyze the same images with the "
             "same limit and seed, then merge"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -282,21 +283,39 @@ def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:
     return False
 
 
+def _options_of(conditions: Iterable[str]) -> dict[str, str]:
+    """The options of conditions except for the seed, by type and level, as `fog at 1 (seed=0, table=32)`."""
+    parts = (one.partition(" (") for one in conditions)
+    return {name: re.sub(r", seed=-?\d+", "", options.rstrip(")")) for name, _, options in parts}
+
+
 def _reference(
     given: object, conditions: Sequence[Condition], data: Mapping[str, Any]
 ) -> xr.Dataset | None:
     if given is None:
         return None
+    corrupted = [one for one in conditions if one.kind == "corruption"]
     if isinstance(given, str | Path):
         given = open_result(given)
     if isinstance(given, xr.DataTree):
-        theirs = facts_of(given.attrs).get("data") or data
+        about = facts_of(given.attrs)
+        theirs = about.get("data") or data
         # Fingerprints depend on the size of the images.
         facts = ("name", "split", "samples", "limit")
         two = [{fact: one.get(fact) for fact in facts} for one in (theirs, data)]
         if differing := differences(*two):
             warn(
                 f"the reference was measured on other images, which makes mCE meaningless: "
+                f"{'; '.join(differing)}"
+            )
+        stored = _options_of(about.get("conditions") or ())
+        asked = _options_of(f"{one} ({one.options})" for one in corrupted)
+        both = stored.keys() & asked.keys()
+        if differing := differences(
+            *({name: one[name] for name in both} for one in (stored, asked))
+        ):
+            warn(
+                "the reference was measured under other corruptions, which makes mCE meaningless: "
                 f"{'; '.join(differing)}"
             )
     if isinstance(given, xr.DataTree) and "robustness" in given.children:
@@ -306,7 +325,6 @@ def _reference(
             "reference must be a result of robustness, its file, or its table /robustness, not "
             f"{type(given).__name__}"
         )
-    corrupted = [one for one in conditions if one.kind == "corruption"]
     names = list(dict.fromkeys(one.name for one in corrupted))
     check_reference(given, names, sorted({int(one.level) for one in corrupted}))
     return given

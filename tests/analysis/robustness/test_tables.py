@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,30 @@ def test_a_reference_on_other_images_is_reported(network: nn.Module, images: Any
         ProbekitWarning, match=r"reference was measured on other images.*samples was 12 and is 15"
     ):
         measure(network, images, attacks=None, reference=few)
+
+
+def test_a_reference_under_other_constants_is_reported(network: nn.Module, images: Any) -> None:
+    other = measure(network, images, attacks=None, seed=5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the reference", ProbekitWarning)
+        measure(network, images, attacks=None, reference=other)
+    other = measure(network, images, attacks=None, table=64)
+    with pytest.warns(
+        ProbekitWarning, match=r"reference .* other corruptions.*contrast at 1 was .*table=64"
+    ):
+        measure(network, images, attacks=None, reference=other)
+
+
+def test_robustness_of_other_images_is_not_merged(network: nn.Module, images: Any) -> None:
+    analysis = pk.analyze(network, images, progress=False)
+    fewer = measure(network, images, attacks=None, limit=9)
+    assert "robustness" in pk.merge_results(analysis, fewer).children
+    for other in (
+        measure(network, (images[0] / 2, images[1]), attacks=None),
+        measure(network, [(images[0] / 2, images[1])], attacks=None),
+    ):
+        with pytest.raises(DataError, match="of different images"):
+            pk.merge_results(analysis, other)
+    streams = [[(part, images[1])] for part in (images[0], images[0] / 2)]
+    with pytest.raises(DataError, match="of different images"):
+        pk.merge_results(*(measure(network, one, attacks=None) for one in streams))
