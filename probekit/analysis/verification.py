@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -46,24 +45,16 @@ def verify_architectures(
     `too large` or `cannot run`.
     """
     path = Path(out)
-    done: set[str] = set()
-    if path.exists():
-        with path.open(newline="") as file:
-            done = {row["architecture"] for row in csv.DictReader(file)}
-    else:
-        _append(path, COLUMNS)
+    if not path.exists():
+        pd.DataFrame(columns=COLUMNS).to_csv(path, index=False)
+    done = set(pd.read_csv(path)["architecture"])
     for name in names:
         if name in done:
             continue
         line = _verified(name, most_parameters)
-        _append(path, [line.get(column, "") for column in COLUMNS])
+        pd.DataFrame([line], columns=COLUMNS).to_csv(path, mode="a", header=False, index=False)
         gc.collect()
         yield line
-
-
-def _append(path: Path, values: Sequence[object]) -> None:
-    with path.open("a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerow(values)
 
 
 def _verified(name: str, most_parameters: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from probekit.errors import ModelError, OptionError
 from probekit.extras import optional
@@ -65,19 +65,3 @@ class Machine(Processes):
         if self.world > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over the processes."""
-        if self.world == 1:
-            return tensor
-        total = tensor.to(self.device, copy=True)
-        dist.all_reduce(total)
-        return total.to(tensor.device)
-
-    def agree(self, decision: bool) -> bool:
-        """Returns the decision of the first process in all processes."""
-        if self.world == 1:
-            return decision
-        flag = torch.tensor(int(decision), device=self.device)
-        dist.broadcast(flag, 0)
-        return bool(flag)

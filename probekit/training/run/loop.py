@@ -197,10 +197,10 @@ class TrainingLoop:
         return losses, (logits.detach().argmax(1) == labels).sum()
 
     def _due(self) -> bool:
-        # Agreement synchronizes all processes, so it is not done at every step.
+        # The first process decides. Asking it synchronizes all processes, so it is not done at every step.
         if self.machine.world > 1 and self.state.step % _CHECK_EVERY:
             return False
-        return self.machine.agree(time.monotonic() - self._written >= self._every)
+        return self.machine.gather(time.monotonic() - self._written >= self._every)[0]
 
     def _save(self) -> None:
         self._written = time.monotonic()
@@ -259,7 +259,7 @@ class TrainingLoop:
         state, steps = self.state, self.batches.steps
         images = steps * self.batches.batch_size
         sums = torch.cat([state.losses.double().sum(0), state.hits.double()[None]])
-        loss, penalty, hits = self.machine.sum(sums).tolist()
+        loss, penalty, hits = torch.stack(self.machine.gather(sums.cpu())).sum(0).tolist()
         loss, penalty = (total / (steps * self.machine.world) for total in (loss, penalty))
         alpha = self.schedule.alpha(state.epoch)
         return {
