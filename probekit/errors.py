@@ -1,4 +1,4 @@
-"""Exceptions and warnings; messages state what was requested, what was found and what to do."""
+"""Exceptions, warnings and missing packages; messages state what was requested, found, and what to do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _MOST_NAMED = 5
+_INNER = re.compile(r"(probekit|torch)\.|contextlib$")  # contextlib wraps decorated functions
+_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
+# The extra of probekit that installs each package; other packages are installed by name.
+EXTRAS = {
+    "accelerate": "train",
+    "captum": "captum",
+    "dask": "cluster",
+    "distributed": "cluster",
+    "imagecorruptions": "frost",
+    "matplotlib": "plot",
+    "mlflow": "mlflow",
+    "pyarrow": "parquet",
+    "pyautoattack": "autoattack",
+    "rsatoolbox": "rsatoolbox",
+    "sklearn": "train",
+    "tensorboard": "tensorboard",
+    "transformers": "huggingface",
+    "wandb": "wandb",
+}
 
 
 class ProbekitError(Exception):
@@ -150,10 +169,6 @@ def remember(sentences: Iterable[str]) -> None:
         notes += [sentence for sentence in dict.fromkeys(sentences) if sentence not in notes]
 
 
-_INNER = re.compile(r"(probekit|torch)\.|contextlib$")  # contextlib wraps decorated functions
-_NOTES: ContextVar[list[str] | None] = ContextVar("notes", default=None)
-
-
 @contextmanager
 def noted() -> Iterator[list[str]]:
     """Collects the messages of `warn` inside the context, for the attribute `notes` of a result.
@@ -186,3 +201,26 @@ def keep_notes(function: Callable[P, R]) -> Callable[P, R]:
         return result  # type: ignore[no-any-return]  # as above
 
     return run
+
+
+@contextmanager
+def optional(package: str, purpose: str) -> Iterator[None]:
+    """Raises `MissingPackageError` if an import in the block fails for lack of an optional package.
+
+    `package` is its import name, such as `sklearn`; `purpose`, which needs it, is the subject of the message.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise missing(package, purpose) from None
+
+
+def missing(package: str, purpose: str) -> MissingPackageError:
+    """The error that names a missing package and how to install it."""
+    install = f'"probekit[{EXTRAS[package]}]"' if package in EXTRAS else package
+    return MissingPackageError(
+        f"{purpose} needs the package {package}, which is not installed; install it with: "
+        f"pip install {install}"
+    )

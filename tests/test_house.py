@@ -20,7 +20,7 @@ MODULES = {
 }
 FLOORS = (
     {"errors", "_version"},
-    {"checks", "extras"},
+    {"checks"},
     {"runtime"},
     {"results"},
     {"models", "data", "replicates"},

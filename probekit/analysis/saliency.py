@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.checks import integer, one_of, positive_int
 from probekit.data.fitting import fit_to
-from probekit.errors import DataError, LayerError
-from probekit.extras import optional
+from probekit.errors import DataError, LayerError, optional
 from probekit.models.image_model import Model, as_module, borrow, check_differentiable
 from probekit.models.inputs import check_continuous, explained_failure
 from probekit.runtime.settings import in_own_settings

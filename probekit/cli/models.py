@@ -70,7 +70,7 @@ def _survey_figure(table: xr.DataTree, file: Path) -> list[Path]:
     if "selectivity_mean" not in known or not known["selectivity_mean"].notnull().any():
         return []
     from probekit import plot
-    from probekit.extras import optional
+    from probekit.errors import optional
     from probekit.reports.saving import save_figure
 
     try:

@@ -22,8 +22,7 @@ from probekit.data.items import is_map_style
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
 from probekit.data.readers.tables import TABLE_SUFFIXES, is_table, read_table, table_images
-from probekit.errors import DataError, OptionError, close_matches
-from probekit.extras import optional
+from probekit.errors import DataError, OptionError, close_matches, optional
 from probekit.runtime.settings import on_own_device
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from probekit.errors import ModelError, first_line
-from probekit.extras import optional
+from probekit.errors import ModelError, first_line, optional
 from probekit.models.image_model import ImageModel
 
 # Image processors identify the filters of PIL by number.

@@ -46,7 +46,7 @@ from typing import Any
 
 import lazy_loader
 
-from probekit.extras import optional
+from probekit.errors import optional
 
 _getattr, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

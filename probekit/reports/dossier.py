@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from probekit.errors import DataError, LayerError, OptionError, close_matches
-from probekit.extras import optional
+from probekit.errors import DataError, LayerError, OptionError, close_matches, optional
 from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, Results, model_results
 from probekit.reports.page.svg import number

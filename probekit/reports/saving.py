@@ -10,8 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit.checks import one_of
-from probekit.errors import OptionError
-from probekit.extras import optional
+from probekit.errors import OptionError, optional
 from probekit.results.files import check_output_path, whole, writable
 from probekit.results.provenance import Table, with_provenance
 from probekit.results.tables import layers_table, units_table

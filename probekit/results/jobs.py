@@ -23,8 +23,8 @@ from probekit.errors import (
     OptionError,
     ProbekitError,
     first_line,
+    optional,
 )
-from probekit.extras import optional
 from probekit.results.folders import note_failure
 from probekit.results.provenance import Table
 from probekit.results.trees import write_table

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from probekit.errors import DataError
-from probekit.extras import optional
+from probekit.errors import DataError, optional
 from probekit.results.labels import with_sample_names
 
 

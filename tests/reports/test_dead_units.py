@@ -20,7 +20,7 @@ import probekit as pk
 from probekit.data.images import TensorImages
 from probekit.reports.model_results import model_results
 from probekit.reports.page.payload import unit_table
-from probekit.reports.page.summary import key_numbers
+from probekit.reports.page.sections import key_numbers
 from probekit.reports.rows import result_json
 from probekit.reports.saving import save_tables
 from probekit.reports.terminal import print_result

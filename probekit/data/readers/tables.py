@@ -12,8 +12,7 @@ import pandas as pd
 from probekit.data.decoding import ImageDecoder
 from probekit.data.folders import FileImages, numbered_after
 from probekit.data.labels import LABEL_KEYS, ClassNames, dense_names, label_table, names_of_text
-from probekit.errors import DataError, foreign_file, some_of, warn
-from probekit.extras import optional
+from probekit.errors import DataError, foreign_file, optional, some_of, warn
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 _PATHS = (

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.checks import one_of
-from probekit.errors import DataError, OptionError
-from probekit.extras import optional
+from probekit.errors import DataError, OptionError, optional
 from probekit.perturbations.attacks.attack import Attack, AttackBatch, Candidates
 from probekit.perturbations.attacks.balls import Ball, Norm
 from probekit.perturbations.attacks.goals import Loss, Model, model_logits

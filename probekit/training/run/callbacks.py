@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from probekit.errors import OptionError, close_matches
-from probekit.extras import optional
+from probekit.errors import OptionError, close_matches, optional
 from probekit.results.files import writable
 from probekit.training.run.directory import Run
 

@@ -20,7 +20,7 @@ from probekit.models.architectures import ARCHITECTURES
 from probekit.models.image_model import ImageModel, content_hash
 from probekit.models.loading import read_weights
 from probekit.models.logits import required_logits
-from probekit.runtime.machine import Machine
+from probekit.runtime.processes import Machine
 from probekit.runtime.progress import hidden
 from probekit.runtime.randomness import key
 from probekit.training.regularizer.regularizer import SelectivityRegularizer

@@ -16,7 +16,7 @@ from probekit.checks import integer, number
 from probekit.data.datasets import list_data
 from probekit.errors import OptionError, OutputError, ProbekitError
 from probekit.results.folders import claim, locked
-from probekit.runtime.machine import Machine
+from probekit.runtime.processes import Machine
 from probekit.runtime.settings import in_own_settings
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.callbacks import Callback, chosen_callbacks

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from probekit.models.architectures import ARCHITECTURES
-from probekit.runtime.machine import Machine
+from probekit.runtime.processes import Machine
 from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Recipe
 
