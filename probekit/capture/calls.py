@@ -12,7 +12,7 @@ from torch import nn
 
 from probekit.capture.layers import site_names
 
-_Reached: TypeAlias = "dict[nn.Module, list[tuple[nn.Module, str]]]"
+_Access: TypeAlias = "tuple[nn.Module, nn.Module, str]"  # a module, its parent, and its name there
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Calls:
             self._names.setdefault(module, []).append(name)
         self._taken = {name for names in self._names.values() for name in names}
         self._given: set[str] = set()
-        self._reached: _Reached = {}
+        self._accesses: list[_Access] = []  # without a call so far
+        self._last: dict[nn.Module, _Access] = {}
+        self._in_order = False
         self._lent: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def watch_names(self) -> None:
@@ -73,7 +75,7 @@ class Calls:
         for module in self.root.modules():
             if any(len(self._names[child]) > 1 for child in module.children()):
                 usual = module._modules
-                module.__dict__["_modules"] = _Watched(usual, module, self._reached)
+                module.__dict__["_modules"] = _Watched(usual, module, self._accesses)
                 self._lent.append((module, usual))
 
     def forget_names(self) -> None:
@@ -98,6 +100,7 @@ class Calls:
         running = self.stack.pop()
         while running.module is not module:
             running = self.stack.pop()
+        self._accesses[:] = [one for one in self._accesses if one[1] is not module]
         return self._made(running.name, module), running.layers
 
     def canonical(self, module: nn.Module) -> str:
@@ -128,16 +131,31 @@ class Calls:
     def _called_as(self, module: nn.Module) -> str:
         """The name under which a module is currently called."""
         names = self._names[module]
+        access = self._accessed(module)
         if len(names) == 1:
             return names[0]
-        reached = self._reached.get(module)
-        if reached:
-            parent, key = reached.pop()
+        if access is not None:
+            _, parent, key = access
             running = next((one.name for one in self.stack[::-1] if one.module is parent), None)
             above = self._names[parent][0] if running is None else running
             return f"{above}.{key}" if above else key
         inside = f"{self.stack[-1].name}." if self.stack and self.stack[-1].name else ""
         return next((name for name in names if name.startswith(inside)), names[0])
+
+    def _accessed(self, module: nn.Module) -> _Access | None:
+        """The access to a module that led to its call, or to the one before if it is called again.
+
+        It is the last one, as in `self.b(self.conv(self.a(x)))`, unless modules are called in the order in
+        which they were accessed, as in `for layer in [self.a, self.conv, self.b]`.
+        """
+        places = [i for i, one in enumerate(self._accesses) if one[0] is module]
+        if places:
+            place = places[0 if self._in_order else -1]
+            self._in_order = place < len(self._accesses) - 1
+            self._last[module] = self._accesses.pop(place)
+        last = self._last.get(module)
+        again = last is not None and self.stack and self.stack[-1].module is last[1]
+        return last if places or again else None
 
 
 @dataclass(frozen=True)
@@ -152,14 +170,14 @@ class _Running:
 class _Watched(dict[str, Any]):
     """The submodules of a module, as a dictionary that tracks which ones are accessed."""
 
-    def __init__(self, usual: dict[str, Any], parent: nn.Module, reached: _Reached) -> None:
+    def __init__(self, usual: dict[str, Any], parent: nn.Module, accesses: list[_Access]) -> None:
         super().__init__(usual)
         self._parent = parent
-        self._reached = reached
+        self._accesses = accesses
 
     def __getitem__(self, key: str) -> Any:
         module = super().__getitem__(key)
-        self._note(key, module)
+        self._accesses.append((module, self._parent, key))
         return module
 
     def values(self) -> Any:
@@ -167,13 +185,8 @@ class _Watched(dict[str, Any]):
 
     def items(self) -> Any:
         for key, module in super().items():
-            notes = self._note(key, module)
-            newest = notes[-1]
+            access = (module, self._parent, key)
+            self._accesses.append(access)
             yield key, module
-            if notes and notes[-1] is newest:  # not called, only iterated over
-                notes.pop()
-
-    def _note(self, key: str, module: Any) -> list[tuple[nn.Module, str]]:
-        notes = self._reached.setdefault(module, [])
-        notes.append((self._parent, key))
-        return notes
+            if any(one is access for one in self._accesses):  # not called, only iterated over
+                self._accesses[:] = [one for one in self._accesses if one is not access]

@@ -167,6 +167,48 @@ def test_a_name_whose_calls_have_other_names_is_the_first_of_them() -> None:
     torch.testing.assert_close(recorder.activations["acts.0"], expected)
 
 
+def in_a_list(net: Any, x: Tensor) -> Tensor:
+    for layer in [net.one, net.b, net.two, net.a]:
+        x = layer(x)
+    return x
+
+
+def zipped(net: Any, x: Tensor) -> Tensor:
+    for conv, act in zip([net.one, net.two], [net.b, net.a], strict=True):
+        x = act(conv(x))
+    return x
+
+
+def once(net: Any, x: Tensor) -> Tensor:
+    act = net.b
+    return act(net.two(act(net.one(x))))
+
+
+@pytest.mark.parametrize(
+    ("run", "names"),
+    [
+        (lambda net, x: net.a(net.two(net.b(net.one(x)))), ["b", "a"]),
+        (lambda net, x: nn.Sequential(net.one, net.b, net.two, net.a)(x), ["b", "a"]),
+        (in_a_list, ["b", "a"]),
+        (zipped, ["b", "a"]),
+        (once, ["b", "b_1"]),
+    ],
+)
+def test_a_module_with_two_names_is_named_as_it_was_accessed(run: Any, names: list[str]) -> None:
+    net = nn.Module()
+    torch.manual_seed(0)
+    net.one, net.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+    net.a = net.b = nn.GELU()
+    net.forward = lambda x: run(net, x)  # type: ignore[method-assign]
+    with torch.no_grad(), Recorder(net) as recorder:
+        net(X)
+        first = functional.gelu(net.one(X))
+        second = functional.gelu(net.two(first))
+    assert list(recorder.activations) == names
+    expected = [maps.mean((2, 3)) for maps in (first, second)]
+    torch.testing.assert_close(list(recorder.activations.values()), expected)
+
+
 class Scales(nn.Module):
     """Averages its outputs for an image and for a smaller one, for which it calls itself."""
 
