@@ -476,21 +476,22 @@ def _index(call: OperatorCall) -> Axes:
     start = places[0] if together else 0
     kept = [axis for i, axis in enumerate(axes) if i not in places]
     made = [new_axis(Kind.PLACE if call.depends else Kind.CONSTANT, size) for size in shape]
-    if len(shape) == 1:
-        source, chosen = axes[places[0]], indices[places[0]]
-        fixed = not call.moves(chosen) and all(
-            kind(axis) is Kind.CONSTANT for axis in call.axes(chosen)
+    if len(shape) == len(places) == 1:
+        made = [_reordered(axes[places[0]], shape[0])]
+    for place in reversed(places):
+        index = indices[place]
+        long = [i for i, size in enumerate(index.shape) if size > 1] or [0]
+        fixed = not call.moves(index) and all(
+            kind(axis) is Kind.CONSTANT for axis in call.axes(index)
         )
-        if fixed and _in_order(chosen, size_of(source)):
-            made = [source]
-        elif len(places) == 1:
-            made = [_reordered(source, shape[0])]
+        if len(long) == 1 and fixed and _in_order(index.flatten(), size_of(axes[place])):
+            made[long[0] - index.ndim] = axes[place]
     return (*kept[:start], *made, *kept[start:])
 
 
 def _in_order(index: Tensor, size: int) -> bool:
     """Whether an index selects all elements in order, as `torch.arange(len(x))` does."""
-    if index.ndim != 1 or len(index) != size or index.device.type == "meta":
+    if len(index) != size or index.device.type == "meta":
         return False
     return bool((index == torch.arange(size, device=index.device)).all())
 

@@ -20,6 +20,16 @@ from probekit.capture.plan import plan, scout_layers
 from probekit.capture.recorder import Recorder
 from probekit.errors import ProbekitWarning
 
+
+def tokens_of(x: Tensor) -> Tensor:
+    return x.flatten(2).mT
+
+
+def strongest(x: Tensor) -> Tensor:
+    """The indices of the five tokens of each sample that have the largest norms."""
+    return tokens_of(x).norm(dim=2).topk(5, dim=1).indices
+
+
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "permute": (lambda x: x.permute(0, 2, 3, 1), 3),
     "permute back": (lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2), 1),
@@ -49,6 +59,17 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "roll": (lambda x: x.permute(0, 2, 3, 1).roll((-2, -2), (1, 2)), 3),
     "flip": (lambda x: x.flip(-1).permute(0, 2, 3, 1), 3),
     "index": (lambda x: x[:, :, torch.tensor([0, 3, 5])], 1),
+    "index tokens": (lambda x: tokens_of(x)[torch.arange(len(x))[:, None], strongest(x)], 2),
+    "index a token": (
+        lambda x: tokens_of(x)[torch.arange(len(x)), strongest(x)[:, 0]][:, None],
+        2,
+    ),
+    "index all": (
+        lambda x: tokens_of(x)[
+            torch.arange(len(x))[:, None, None], strongest(x)[:, :, None], torch.arange(8)
+        ],
+        2,
+    ),
     "index channels": (lambda x: x[:, torch.tensor([5, 2, 1])], 1),
     "pool": (lambda x: F.max_pool2d(x, 2).permute(0, 2, 3, 1), 3),
     "average": (lambda x: F.adaptive_avg_pool2d(x, 3), 1),

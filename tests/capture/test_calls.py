@@ -174,8 +174,8 @@ def in_a_list(net: Any, x: Tensor) -> Tensor:
 
 
 def zipped(net: Any, x: Tensor) -> Tensor:
-    for conv, act in zip([net.one, net.two], [net.b, net.a], strict=True):
-        x = act(conv(x))
+    for layer, act in zip([net.one, net.two], [net.b, net.a], strict=True):
+        x = act(layer(x))
     return x
 
 
