@@ -34,10 +34,10 @@ from .metrics.selectivity.chance import SelectivityChance as SelectivityChance
 from .metrics.selectivity.interval import SelectivityInterval as SelectivityInterval
 from .metrics.selectivity.linear_basis import linear_basis_selectivity as linear_basis_selectivity
 from .metrics.selectivity.selectivity import Selectivity as Selectivity
+from .metrics.selectivity.selectivity import SelectivityPerElement as SelectivityPerElement
 from .metrics.selectivity.selectivity import class_selectivity as class_selectivity
+from .metrics.selectivity.selectivity import selectivity_offset_free as selectivity_offset_free
 from .metrics.selectivity.split_half import SplitHalf as SplitHalf
-from .metrics.selectivity.variants import SelectivityPerElement as SelectivityPerElement
-from .metrics.selectivity.variants import selectivity_offset_free as selectivity_offset_free
 from .metrics.top_images import TopImages as TopImages
 from .metrics.unit_metrics import eta_squared as eta_squared
 from .metrics.unit_metrics import preferred_class_auc as preferred_class_auc

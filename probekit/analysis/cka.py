@@ -26,9 +26,8 @@ from probekit.models.inputs import tensors_of
 from probekit.results.labels import strings
 from probekit.results.provenance import provenance
 from probekit.runtime.settings import in_own_settings
-from probekit.statistics.base import merged
+from probekit.statistics.base import check_memory, merged
 from probekit.statistics.hsic import LinearHSIC
-from probekit.statistics.rows import check_memory
 
 Key: TypeAlias = "Literal['both'] | tuple[int, int]"  # or the sums of one layer of a side
 

@@ -11,8 +11,16 @@ from torch import Tensor
 
 from probekit.capture.layers import Layer
 from probekit.checks import positive_int
-from probekit.statistics.base import SpatialStatistic, Statistic, accumulator, check_batch
-from probekit.statistics.rows import check_memory, columns_of, rows_of, with_classes
+from probekit.statistics.base import (
+    SpatialStatistic,
+    Statistic,
+    accumulator,
+    check_batch,
+    check_memory,
+    columns_of,
+    rows_of,
+    with_classes,
+)
 
 
 @dataclass

@@ -14,8 +14,15 @@ from probekit.capture.layers import Layer
 from probekit.checks import positive_int
 from probekit.errors import DataError
 from probekit.statistics import moments
-from probekit.statistics.base import SpatialStatistic, accumulator
-from probekit.statistics.rows import append, check_memory, columns_of, gather, nbytes
+from probekit.statistics.base import (
+    SpatialStatistic,
+    accumulator,
+    append,
+    check_memory,
+    columns_of,
+    gather,
+    nbytes,
+)
 
 _REMEDY = {
     "mean": "choose fewer or narrower layers",

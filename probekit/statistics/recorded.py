@@ -13,9 +13,18 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.checks import positive_int
 from probekit.runtime import randomness
-from probekit.statistics.base import SpatialStatistic, Statistic, check_batch
+from probekit.statistics.base import (
+    SpatialStatistic,
+    Statistic,
+    append,
+    check_batch,
+    check_memory,
+    columns_of,
+    gather,
+    lowest_rows,
+    nbytes,
+)
 from probekit.statistics.resampled import checked_index
-from probekit.statistics.rows import append, check_memory, columns_of, gather, lowest_rows, nbytes
 
 _REMEDY = "choose fewer layers or fewer samples (limit)"
 _PARTS = ("activation", "label", "index")

@@ -14,8 +14,7 @@ from probekit.capture.layers import Layer
 from probekit.checks import one_of, positive_int
 from probekit.errors import DataError
 from probekit.runtime import randomness as streams
-from probekit.statistics.base import Statistic, check_batch
-from probekit.statistics.rows import check_memory, format_bytes, rows_of
+from probekit.statistics.base import Statistic, check_batch, check_memory, format_bytes, rows_of
 
 Weights = Literal["poisson", "halves"]
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from probekit.checks import positive_int
 from probekit.runtime import randomness as streams
-from probekit.statistics.base import Statistic, accumulator
+from probekit.statistics.base import Statistic, accumulator, lowest_rows
 from probekit.statistics.resampled import checked_index
-from probekit.statistics.rows import lowest_rows
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probekit.statistics.rows import format_bytes
+from probekit.statistics.base import format_bytes
 
 
 @pytest.mark.parametrize(

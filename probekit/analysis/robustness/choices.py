@@ -14,8 +14,7 @@ from probekit.models.image_model import Model
 from probekit.perturbations.attacks.attack import Attack
 from probekit.perturbations.attacks.checks import check_epsilons, check_model_for_attack
 from probekit.perturbations.attacks.gradient import get_attack
-from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS
-from probekit.perturbations.corruptions.corruption import Corruption
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, Corruption
 from probekit.perturbations.corruptions.published import PublishedCorruptions
 
 Corruptions: TypeAlias = "str | Sequence[str] | PublishedCorruptions | None"

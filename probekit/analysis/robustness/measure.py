@@ -31,11 +31,10 @@ from probekit.models.image_model import Model
 from probekit.models.logits import ClassMatch, correct
 from probekit.results.labels import attributes, strings
 from probekit.runtime.processes import processes
-from probekit.statistics.base import accumulator, merged
+from probekit.statistics.base import accumulator, format_bytes, merged
 from probekit.statistics.class_means import ClassMeans
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import Feeder
-from probekit.statistics.rows import format_bytes
 
 _DIMENSIONALITY = Dimensionality(spectrum=0)
 _SELECTIVITY = Selectivity()

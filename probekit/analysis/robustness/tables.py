@@ -15,7 +15,7 @@ from probekit.analysis.robustness.conditions import CLEAN, Condition
 from probekit.data.labels import ClassNames
 from probekit.errors import OptionError
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.perturbations.corruptions.constants import CORRUPTIONS
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS
 from probekit.results.labels import attributes, in_context, strings
 
 Results: TypeAlias = Mapping[Condition, xr.DataTree]

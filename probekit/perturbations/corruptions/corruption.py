@@ -2,15 +2,18 @@
 
 Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
 perturbations, ICLR 2019, define 15 types and 4 extra ones with five severities each. Their constants
-depend on the image size (`constants`); the procedures are in `noise`, `blur`, `weather`, `digital`
+depend on the image size (`constants.toml`); the procedures are in `noise`, `blur`, `weather`, `digital`
 and `spatter`.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from importlib import resources
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,29 +22,25 @@ from probekit.checks import integer, one_of, sample_indices
 from probekit.errors import DataError, warn
 from probekit.models.inputs import check_pixels
 from probekit.perturbations.corruptions import blur, digital, noise, spatter, weather
-from probekit.perturbations.corruptions.constants import (
-    CORRUPTIONS,
-    EXTRA_CORRUPTIONS,
-    SEVERITIES,
-    TABLE_SIZES,
-    constants_of,
-    nearest_table,
-)
 from probekit.runtime.randomness import RandomStreams
 from probekit.runtime.settings import in_own_settings
 
-Procedure = Callable[[Tensor, Any, RandomStreams], Tensor]
+Procedure: TypeAlias = Callable[[Tensor, Any, RandomStreams], Tensor]
 
-_PROCEDURES: dict[str, Procedure] = {
-    procedure.__name__: procedure
-    for procedure in (
-        noise.gaussian_noise, noise.shot_noise, noise.impulse_noise, noise.speckle_noise,
-        blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur, blur.gaussian_blur,
-        weather.snow, weather.frost, weather.fog, weather.brightness,
-        digital.contrast, digital.elastic_transform, digital.pixelate, digital.saturate,
-        digital.jpeg_compression, spatter.spatter,
-    )
-}  # fmt: skip
+_STANDARD: tuple[Procedure, ...] = (  # in the order in which the papers list them
+    noise.gaussian_noise, noise.shot_noise, noise.impulse_noise,
+    blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur,
+    weather.snow, weather.frost, weather.fog, weather.brightness,
+    digital.contrast, digital.elastic_transform, digital.pixelate, digital.jpeg_compression,
+)  # fmt: skip
+_EXTRA: tuple[Procedure, ...] = (  # reserved for validation
+    noise.speckle_noise, blur.gaussian_blur, spatter.spatter, digital.saturate,
+)  # fmt: skip
+_PROCEDURES = {procedure.__name__: procedure for procedure in (*_STANDARD, *_EXTRA)}
+CORRUPTIONS = tuple(procedure.__name__ for procedure in _STANDARD)
+EXTRA_CORRUPTIONS = tuple(procedure.__name__ for procedure in _EXTRA)
+SEVERITIES = (1, 2, 3, 4, 5)
+TABLE_SIZES = (32, 64, 224)
 # The published procedures truncate their results to 8 bits, except for these, which round.
 _ROUNDED = {"motion_blur", "pixelate", "jpeg_compression"}
 
@@ -173,6 +172,29 @@ def corrupt(
         True
     """
     return Corruption(corruption, severity, seed, table, quantize)(images, index)
+
+
+def constants_of(corruption: str, severity: int, table: int) -> Any:
+    """The published constants of a type: one number, or a tuple if there are several."""
+    found = _tables()[corruption][str(table)][severity - 1]
+    if corruption == "zoom_blur":
+        count, step = found
+        return tuple(1 + step * number for number in range(count))
+    if corruption == "elastic_transform" and table == 224:
+        return tuple(share * 244 / 224 for share in found)
+    return tuple(found) if isinstance(found, list) else found
+
+
+@cache
+def _tables() -> dict[str, dict[str, list[Any]]]:
+    file = resources.files("probekit.perturbations.corruptions") / "constants.toml"
+    return tomllib.loads(file.read_text("utf-8"))
+
+
+def nearest_table(height: int, width: int) -> int:
+    """The published image size nearest to the shorter side; ties go to the larger size."""
+    side = min(height, width)
+    return min(TABLE_SIZES, key=lambda size: (abs(size - side), -size))
 
 
 def _reported_nearest_table(images: Tensor) -> int:

@@ -27,7 +27,7 @@ from probekit.data.folders import FileImages
 from probekit.data.images import LabeledImages, Size
 from probekit.data.readers.arrays import ArrayImages
 from probekit.errors import DataError, OptionError, close_matches, foreign_file
-from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
 _ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
 _IMAGE_ENDINGS = {".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp"}

@@ -1,23 +1,30 @@
-"""Runs of one recipe over alphas and seeds, and a table of their results."""
+"""Runs of one recipe over alphas and seeds, at the same time if that is faster, and their table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import xarray as xr
+from torch.nn import functional
 
 from probekit.capture.selection import layer_names
 from probekit.checks import non_negative_int
 from probekit.errors import OptionError, ProbekitError, warn
+from probekit.models.architectures import ARCHITECTURES
 from probekit.results.folders import claim, locked
 from probekit.results.jobs import open_cluster, run_stored_jobs
+from probekit.runtime.processes import Machine
 from probekit.training.regularizer.schedule import AlphaSchedule
 from probekit.training.run.directory import IGNORED, RUN, read_run
+from probekit.training.run.minibatches import load_run_data
 from probekit.training.run.recipes import Recipe, get_recipe
 from probekit.training.run.train import check_same_data, train
-from probekit.training.sweep.at_once import runs_at_once
 from probekit.training.sweep.table import (
     IDENTITY,
     TABLE,
@@ -30,6 +37,8 @@ from probekit.training.sweep.table import (
 _RUN_OPTIONS = (
     "data_root", "device", "layers", "workers", "checkpoint_minutes", "cuda_graph", "callbacks",
 )  # fmt: skip
+_WORTH_STARTING = 120.0
+_LARGEST_BATCH = 128
 
 
 def sweep(
@@ -155,3 +164,57 @@ def _one_run(
             raise
         return str(error)
     return ""
+
+
+def runs_at_once(
+    recipe: Recipe, runs: int, device: str | None, root: str | None, workers: int
+) -> int:
+    """The number of runs to train at once: one, or one per core if that is measured to be faster.
+
+    It is one on a GPU, without the package distributed, and for less than two minutes of training.
+    """
+    threads = torch.get_num_threads()
+    several, machine = min(runs, threads), Machine.here(device)
+    if several < 2 or find_spec("distributed") is None or machine.device.type != "cpu":
+        return 1
+    recipe = recipe.on(machine.device)
+    alone = _seconds(recipe, 1, threads)
+    images = len(load_run_data(recipe, 0, root, workers).train)
+    batches = images / min(recipe.batch_size, _LARGEST_BATCH)
+    if alone * batches * recipe.epochs * runs < _WORTH_STARTING:
+        return 1
+    return several if _seconds(recipe, several, threads // several) < several * alone else 1
+
+
+def _seconds(recipe: Recipe, several: int, threads: int) -> float:
+    """The time of one step, with this number of threads, of several networks at the same time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    taken = []
+    try:
+        with ThreadPoolExecutor(several) as pool, torch.random.fork_rng(devices=[]):
+            steps = [_step(recipe) for _ in range(several)]
+            for _ in range(3):
+                start = time.perf_counter()
+                list(pool.map(lambda step: step(), steps))
+                taken.append(time.perf_counter() - start)
+        return min(taken)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _step(recipe: Recipe) -> Callable[[], None]:
+    """Forward and backward pass of a new network with random images of a recipe's size."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    classes, batch = 10, min(recipe.batch_size, _LARGEST_BATCH)
+    network = ARCHITECTURES[recipe.architecture](classes=classes, channels=recipe.input_size[0])
+    network.to(memory_format=layout)
+    images = torch.rand(batch, *recipe.input_size).to(memory_format=layout)
+    labels = torch.arange(batch) % classes
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = functional.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    return step

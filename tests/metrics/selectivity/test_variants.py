@@ -13,8 +13,11 @@ from torch import nn
 from probekit.analysis.analyze import analyze
 from probekit.capture.record import record
 from probekit.errors import OptionError
-from probekit.metrics.selectivity.selectivity import class_selectivity
-from probekit.metrics.selectivity.variants import SelectivityPerElement, selectivity_offset_free
+from probekit.metrics.selectivity.selectivity import (
+    SelectivityPerElement,
+    class_selectivity,
+    selectivity_offset_free,
+)
 from probekit.statistics.class_means import ClassMeans
 
 

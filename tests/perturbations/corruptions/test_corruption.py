@@ -18,12 +18,14 @@ from skimage import data
 from probekit.errors import DataError, OptionError, ProbekitWarning
 from probekit.perturbations.corruptions import corruption as corruptions
 from probekit.perturbations.corruptions import weather
-from probekit.perturbations.corruptions.constants import TABLE_SIZES, constants_of, nearest_table
 from probekit.perturbations.corruptions.corruption import (
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
+    TABLE_SIZES,
     Corruption,
+    constants_of,
     corrupt,
+    nearest_table,
 )
 
 ALL = CORRUPTIONS + EXTRA_CORRUPTIONS

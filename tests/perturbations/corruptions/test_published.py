@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from probekit.errors import DataError, OptionError
-from probekit.perturbations.corruptions.constants import CORRUPTIONS, EXTRA_CORRUPTIONS
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_CORRUPTIONS
 from probekit.perturbations.corruptions.published import load_published
 
 IMAGES = 4  # of each severity

@@ -15,13 +15,13 @@ from PIL import Image
 from scipy import ndimage, stats
 from skimage import color, data, filters, transform
 
-from probekit.perturbations.corruptions.constants import (
+from probekit.perturbations.corruptions.corruption import (
+    _PROCEDURES,
     CORRUPTIONS,
     EXTRA_CORRUPTIONS,
     TABLE_SIZES,
     constants_of,
 )
-from probekit.perturbations.corruptions.corruption import _PROCEDURES
 from probekit.perturbations.corruptions.noise import shot_noise
 from probekit.perturbations.corruptions.spatter import distance_to
 from probekit.perturbations.corruptions.weather import frost_crops, frost_photographs, plasma

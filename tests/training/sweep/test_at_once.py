@@ -10,8 +10,8 @@ import torch
 import probekit as pk
 from probekit.errors import OptionError
 from probekit.training.run.recipes import Recipe, get_recipe
-from probekit.training.sweep import at_once
-from probekit.training.sweep.at_once import runs_at_once
+from probekit.training.sweep import sweep as sweeping
+from probekit.training.sweep.sweep import runs_at_once
 
 LONG = get_recipe("resnet20-digits", epochs=100_000, limit=1000)
 
@@ -22,7 +22,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[int, int], float]
     def known(recipe: Recipe, several: int, threads: int) -> float:
         return seconds[several, threads]
 
-    monkeypatch.setattr(at_once, "_seconds", known)
+    monkeypatch.setattr(sweeping, "_seconds", known)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
 
@@ -54,13 +54,13 @@ def test_runs_on_other_devices_follow_each_other(monkeypatch: pytest.MonkeyPatch
 
 def test_without_distributed_runs_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, {})
-    monkeypatch.setattr(at_once, "find_spec", lambda name: None)
+    monkeypatch.setattr(sweeping, "find_spec", lambda name: None)
     assert runs_at_once(LONG, 10, "cpu", None, 0) == 1
 
 
 def test_a_step_is_timed_without_side_effects() -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    assert at_once._seconds(get_recipe("resnet20-digits", batch_size=4), 2, 1) > 0
+    assert sweeping._seconds(get_recipe("resnet20-digits", batch_size=4), 2, 1) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
