@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def robustness(
             )
     levels = choose_severities(severities)
     if isinstance(corruptions, PublishedCorruptions):
-        perturbations += _published(model, batches, corruptions, levels)
+        perturbations += _published(model, batches, _numbered(corruptions, classes), levels)
     elif corruptions:
         names = choose_corruptions(corruptions, batches.peek().images, levels[0], table)
         perturbations += [corrupted(name, levels, seed, table) for name in names]
@@ -233,21 +234,6 @@ def _published(
     model: Model, batches: Batches, published: PublishedCorruptions, severities: tuple[int, ...]
 ) -> list[Perturbation]:
     """Published images, which replace those of the data or are separate data."""
-    classes = batches.classes or getattr(model, "classes", ())
-    theirs = published.classes or ()
-    if classes and theirs and len(classes) != len(theirs):
-        raise DataError(
-            f"the model has {len(classes)} classes and {published.root} has {len(theirs)}, so "
-            "predictions cannot be compared with labels; give data with the model's classes in their "
-            "order"
-        )
-    for mine, other in zip(classes, theirs, strict=False):
-        if mine != other:
-            warn(
-                f"class {mine!r} of the model is {other!r} in {published.root}; accuracy is not valid "
-                "unless both list the same classes in the same order"
-            )
-            break
     perturbations = [
         published_images(published, name, severities) for name in published.corruptions
     ]
@@ -260,6 +246,34 @@ def _published(
         images = published.dataset(condition.name, int(condition.level), size)
         found.append(unchanged(condition, Batches(images, batch_size=part.size, **reading)))
     return found
+
+
+def _numbered(published: PublishedCorruptions, classes: ClassNames) -> PublishedCorruptions:
+    """Published images with the labels that the data has for classes of the same names."""
+    theirs, label_of = published.classes, {name: label for label, name in classes.items()}
+    if theirs and len(label_of) == len(classes) and label_of.keys() >= set(theirs):
+        numbers = tuple(label_of[name] for name in theirs)
+        return (
+            published
+            if numbers == tuple(range(len(theirs)))
+            else replace(published, numbers=numbers)
+        )
+    if theirs and classes and len(theirs) != len(classes):
+        raise DataError(
+            f"the model has {len(classes)} classes and {published.root} has {len(theirs)}, so "
+            "predictions cannot be compared with labels; give data with the names of its classes"
+        )
+    if theirs and classes:
+        warn(
+            f"class {classes[min(classes)]!r} of the model is {theirs[0]!r} in {published.root}; accuracy is "
+            "not valid unless both list the same classes in the same order"
+        )
+    elif theirs and published.layout == "folders":
+        warn(
+            f"accuracy under corruption is a guess: the classes of the data have no names, and those of "
+            f"{published.root} are taken in the order of their folders"
+        )
+    return published
 
 
 def _one_to_one(published: PublishedCorruptions, batches: Batches) -> bool:

@@ -41,7 +41,8 @@ _CIFAR10 = (
 class PublishedCorruptions:
     """A published corrupted data set on disk, in the layout `npy` or `folders`.
 
-    The standard corruptions come first; `classes` is None if their names are unknown.
+    The standard corruptions come first; `classes` is None if their names are unknown. `numbers` has the label
+    of each class, None for their order.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class PublishedCorruptions:
     corruptions: tuple[str, ...]
     classes: tuple[str, ...] | None
     severities: tuple[int, ...] = SEVERITIES
+    numbers: tuple[int, ...] | None = None
     _places: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     def dataset(self, corruption: str, severity: int, size: Size = None) -> LabeledImages:
@@ -61,11 +63,15 @@ class PublishedCorruptions:
         severity = integer("severity", severity, least=SEVERITIES[0], most=SEVERITIES[-1])
         place = self._places[corruption]
         name = f"{self.root} {corruption} {severity}"
+        images: LabeledImages
         if self.layout == "folders":
-            return _FolderImages(place / str(severity), self.classes or (), name, size)
-        labels = np.array(_severity_of(self.root / "labels.npy", severity))
-        images = ArrayImages(partial(_severity_of, place, severity), labels, name, size)
-        images.classes = self.classes or ()
+            images = _FolderImages(place / str(severity), self.classes or (), name, size)
+        else:
+            labels = np.array(_severity_of(self.root / "labels.npy", severity))
+            images = ArrayImages(partial(_severity_of, place, severity), labels, name, size)
+            images.classes = self.classes or ()
+        if self.numbers is not None:
+            images.labels, images.classes = torch.tensor(self.numbers)[images.labels], ()
         return images
 
 

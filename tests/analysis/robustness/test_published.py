@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -116,12 +117,45 @@ def test_folders_are_evaluated_as_separate_data(
             for number in range(2):
                 Image.fromarray(pixels[severity - 1, label, number]).save(folder / f"{number}.png")
     published = pk.load_published(tmp_path, corruptions=["fog"])
-    found = pk.robustness(color, clean, published, 3, progress=False)
+    named = dataclasses.replace(color, classes=tuple(names))
+    found = pk.robustness(named, clean, published, 3, progress=False)
     batch = torch.from_numpy(pixels[2].reshape(6, 64, 64, 3)).permute(0, 3, 1, 2).float() / 255
     small = nn.functional.interpolate(batch, (SIDE, SIDE), mode="bilinear", antialias=True)
     right = (color(small).argmax(1) == torch.arange(3).repeat_interleave(2)).double().mean()
     assert found["robustness"]["accuracy"].item() == pytest.approx(right.item())
     assert "corruption_change_size" not in found["units"]
+
+
+class Brightness(nn.Module):
+    """Classifies images by their brightness: 0, 100 or 200 of 255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        place = (self.act(images).mean((1, 2, 3)) * 2.55).round().long()
+        return nn.functional.one_hot(place, 3).float()
+
+
+def test_classes_of_folders_are_matched_by_name(tmp_path: Path) -> None:
+    names = ("n3", "n1", "n2")  # from dark to bright
+    for severity in range(1, 6):
+        for place, name in enumerate(names):
+            (tmp_path / "fog" / str(severity) / name).mkdir(parents=True)
+            image = Image.new("RGB", (SIDE, SIDE), (100 * place,) * 3)
+            image.save(tmp_path / "fog" / str(severity) / name / "0.png")
+    published = pk.load_published(tmp_path, corruptions=["fog"])
+    model = ImageModel(Brightness(), (0.0,) * 3, (1.0,) * 3, (3, SIDE, SIDE), names)
+    labels = torch.arange(9) % 3
+    images = (labels[:, None, None, None] * 100 / 255).expand(9, 3, SIDE, SIDE)
+    options = {"severities": 1, "layers": "act", "progress": False}
+    assert (
+        pk.robustness(model, (images, labels), published, **options)["robustness"]["accuracy"] == 1
+    )
+    unnamed = dataclasses.replace(model, classes=())
+    with pytest.warns(ProbekitWarning, match="accuracy under corruption is a guess"):
+        pk.robustness(unnamed, (images, labels), published, **options)
 
 
 def test_files_of_other_classes_are_refused(
