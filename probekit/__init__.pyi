@@ -38,7 +38,7 @@ from .metrics.selectivity.selectivity import SelectivityPerElement as Selectivit
 from .metrics.selectivity.selectivity import class_selectivity as class_selectivity
 from .metrics.selectivity.selectivity import selectivity_offset_free as selectivity_offset_free
 from .metrics.selectivity.split_half import SplitHalf as SplitHalf
-from .metrics.top_images import TopImages as TopImages
+from .metrics.unit_metrics import TopImages as TopImages
 from .metrics.unit_metrics import eta_squared as eta_squared
 from .metrics.unit_metrics import preferred_class_auc as preferred_class_auc
 from .models.image_model import ImageModel as ImageModel
@@ -63,8 +63,8 @@ from .reports.dossier import dossier as dossier
 from .reports.page.page import report as report
 from .reports.saving import save_figure as save_figure
 from .reports.saving import save_tables as save_tables
-from .results.rsa import to_rsatoolbox as to_rsatoolbox
 from .results.tables import layers_table as layers_table
+from .results.tables import to_rsatoolbox as to_rsatoolbox
 from .results.tables import units_table as units_table
 from .results.trees import open_result as open_result
 from .results.trees import save_result as save_result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from probekit.analysis.attributes import Attributes, by_attribute
 from probekit.analysis.classes import warn_of_guess
 from probekit.analysis.one_pass import NO_CLASSES, Pass, uses_labels
 from probekit.capture.layers import Layer, unit_coordinates
@@ -25,7 +24,7 @@ from probekit.metrics.selectivity.index import IndexMetric
 from probekit.models.identity import describe
 from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.logits import ClassMap
-from probekit.results.labels import attributes, strings
+from probekit.results.labels import attributes, class_names, strings
 from probekit.results.provenance import provenance
 from probekit.runtime.progress import print_speed
 from probekit.runtime.settings import in_own_settings
@@ -34,6 +33,7 @@ from probekit.statistics.class_means import ClassMeans
 
 _QUARTILES = (0.25, 0.5, 0.75)
 _N_UNITS = attributes("units", "Number of units.", short_name="units")
+Attributes: TypeAlias = "Sequence[str] | Mapping[str, Any] | None"
 
 
 @in_own_settings
@@ -355,3 +355,49 @@ def _summary(name: str, values: xr.DataArray, ends: npt.NDArray[np.int64]) -> xr
         },
         coords={"quantile": list(_QUARTILES)},
     )
+
+
+def by_attribute(tables: Sequence[xr.Dataset], attributes: Sequence[str]) -> xr.Dataset:
+    """Concatenates tables of one attribute each along the dimension `attribute`.
+
+    Attributes may have different values; `class` is their union. A value that an attribute does not
+    have gets no samples (`count` 0), no name and a NaN mean. `preferred_value` is the name of the
+    preferred class, or its number as text; it is empty for a dead unit.
+    """
+    tables = [_with_preferred_value(table) for table in tables]
+    same = [name for name in tables[0].coords if name not in ("count", "class_name")]
+    joined = xr.concat(
+        [table.drop_vars([name for name in table.coords if name not in same]) for table in tables],
+        "attribute",
+        join="outer",
+        coords="minimal",
+        compat="override",
+    )
+    joined = joined.assign_coords(attribute=strings(attributes))
+    joined = joined.transpose("unit", "layer", "attribute", ..., missing_dims="ignore")
+    for name, missing in (("count", 0), ("class_name", "")):
+        if any(name in table.coords for table in tables):
+            joined = joined.assign_coords({name: _labels(tables, joined, name, missing)})
+    return joined
+
+
+def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
+    if "preferred_class" not in table:
+        return table
+    names = class_names(table)
+    values = [names.get(label, "") for label in table["preferred_class"].values.tolist()]
+    long_name = {"long_name": "value with the highest mean"}
+    return table.assign(preferred_value=("unit", strings(values), long_name))
+
+
+def _labels(
+    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: str | int
+) -> tuple[tuple[str, str], np.ndarray[Any, Any]]:
+    """A class coordinate for each attribute, with a fill value for classes the attribute lacks."""
+    rows = []
+    for table in tables:
+        values = table[name].values.tolist() if name in table.coords else []
+        known = dict(zip(table["class"].values.tolist(), values, strict=False))
+        rows.append([known.get(label, missing) for label in joined["class"].values.tolist()])
+    kind = object if isinstance(missing, str) else np.int64
+    return ("attribute", "class"), np.array(rows, dtype=kind)

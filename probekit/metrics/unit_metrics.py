@@ -1,6 +1,9 @@
-"""Additional unit metrics, defined by functions in the same way as user-defined metrics."""
+"""Additional unit metrics, most of them defined by functions in the same way as user-defined metrics."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,15 +12,23 @@ from scipy.stats import rankdata
 
 from probekit.checks import integer, positive_int
 from probekit.errors import DataError
-from probekit.metrics.metric import unit_metric
+from probekit.metrics.metric import Metric, register, unit_metric
+from probekit.results.labels import attributes
 from probekit.statistics.class_means import ClassMeans, ClassMoments
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.feeding import table_and_labels
 from probekit.statistics.recorded import Recorded
 from probekit.statistics.silent import SilentCounts
+from probekit.statistics.top_samples import TopSamples
 
 _ROUNDING = 1e-20  # variation below this fraction of the mean square is rounding error
 _BLOCK_ELEMENTS = 2**22
+_TOP_IMAGES = {
+    "top_sample": attributes("top image", "Index of the image in the data."),
+    "top_activation": attributes("activation for the top image"),
+    "top_label": attributes("label of the top image"),
+    "drawn_activation": attributes("activation for a random image"),
+}
 
 
 @unit_metric(needs=Covariance, share=True)
@@ -218,3 +229,54 @@ def _area(
     own = count[best]
     area: npt.NDArray[np.float64] = (ranks - own * (own + 1) / 2) / (own * (len(place) - own))
     return area
+
+
+@dataclass(frozen=True)
+class TopImages(Metric):
+    """The metric `top_images`: the images that activate each unit most.
+
+    Variables per unit and rank (1 is the highest) are `top_sample`, the index of the image in the data,
+    as in `/samples`; `top_activation`, the activation pooled over positions; and `top_label`. Ties are
+    broken by the lower sample index, so the top images of a dead unit are the first samples and carry
+    no information. For comparison, `drawn_activation` (unit, drawn) contains the activations for random
+    samples, whose indices are the coordinate `drawn`.
+
+    `images_at` returns the images at such indices.
+
+    Args:
+        top: Number of images per unit.
+        drawn: Number of random samples, the same for all units.
+        seed: Seed of the random samples.
+
+    Raises:
+        OptionError: A number is below 1.
+
+    Example:
+        >>> import probekit as pk
+        >>> model = pk.load_model("probekit:resnet20-fashion-mnist")
+        >>> data = pk.load_data("fashion-mnist", model)
+        >>> units = pk.analyze(model, data, "layer3.2.relu2", TopImages(top=3), limit=50)["units"]
+        >>> [data[index][1] for index in units["top_sample"].values[4]]  # the labels of these images
+        [1, 1, 1]
+    """
+
+    name = "top_images"
+    variables = _TOP_IMAGES
+
+    top: int = 9
+    drawn: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.needs  # which checks the options
+
+    @property
+    def needs(self) -> Sequence[TopSamples]:
+        """The top samples of each unit."""
+        return (TopSamples(self.top, self.drawn, self.seed),)
+
+    def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+        return best, xr.Dataset()
+
+
+register(TopImages())

@@ -18,7 +18,7 @@ import xarray as xr
 from probekit.data.images import TensorImages
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.metrics.selectivity.selectivity import Selectivity
-from probekit.metrics.top_images import TopImages
+from probekit.metrics.unit_metrics import TopImages
 
 CLASSES = ("shoe", "shirt", "bag", "coat")
 SAMPLES = 40

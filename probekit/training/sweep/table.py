@@ -18,17 +18,14 @@ from probekit.training.run.directory import IGNORED, RUN, Run, read_run
 
 IDENTITY = "sweep.json"
 TABLE = "sweep.nc"
-_OF_RUNS = ("test_accuracy", "validation_accuracy", "best_epoch", "selectivity_mean")
-_OF_LAYERS = ("selectivity", "dead_units")
-_LABELS = {
+_OF_RUNS = {
     "test_accuracy": "test accuracy",
     "validation_accuracy": "validation accuracy",
     "best_epoch": "best epoch",
     "selectivity_mean": "mean class selectivity index",
-    "selectivity": "mean class selectivity index",
-    "dead_units": "dead units",
-    "failure": "reason of the failure",
 }
+_OF_LAYERS = {"selectivity": "mean class selectivity index", "dead_units": "dead units"}
+_LABELS = _OF_RUNS | _OF_LAYERS | {"failure": "reason of the failure"}
 
 
 def run_folder(out: str | Path, alpha: float, seed: int) -> Path:
