@@ -16,7 +16,7 @@ from probekit.metrics.metric import Metric, register, unit_metric
 from probekit.results.labels import attributes
 from probekit.statistics.class_means import ClassMeans, ClassMoments
 from probekit.statistics.covariance import Covariance
-from probekit.statistics.feeding import table_and_labels
+from probekit.statistics.feeding import values_and_labels
 from probekit.statistics.recorded import Recorded
 from probekit.statistics.silent import SilentCounts
 from probekit.statistics.top_samples import TopSamples
@@ -65,8 +65,8 @@ def class_information(
         Morcos et al. 2018 (arXiv 1803.06959) compare it with class selectivity.
     """
     integer("bins", bins, least=2)
-    table, labels = table_and_labels(recording)
-    found = [_information(column, labels, bins, corrected) for column in table.values.T]
+    table, labels = values_and_labels(recording)
+    found = [_information(column, labels, bins, corrected) for column in table.T]
     return xr.DataArray(np.array(found), dims="unit")
 
 
@@ -83,8 +83,7 @@ def precision_selectivity(recording: xr.Dataset, top: int = 60) -> xr.DataArray:
         by people.
     """
     positive_int("top", top)
-    activations, labels = table_and_labels(recording)
-    table = activations.values
+    table, labels = values_and_labels(recording)
     top = min(top, len(table))
     lowest = -np.partition(-table, top - 1, axis=0)[top - 1]
     above, equal = table > lowest, table == lowest
@@ -204,8 +203,7 @@ def preferred_class_auc(recording: xr.Dataset) -> xr.DataArray:
         >>> preferred_class_auc(recording.assign(label=("sample", [0, 0, 1, 1]))).values
         array([1. , 0.5])
     """
-    activations, labels = table_and_labels(recording)
-    table = activations.values
+    table, labels = values_and_labels(recording)
     classes, place = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"the AUC needs samples of two classes, and there is {len(classes)}")

@@ -119,7 +119,7 @@ def table_and_labels(
             f"{', '.join(map(str, recording.variables)) or 'none'}; make one with pk.record"
         )
     labels = np.asarray(recording["label"].values)
-    fractions = labels.dtype.kind == "f" and bool((labels % 1 > 0).any())
+    fractions = labels.dtype.kind == "f" and bool((labels % 1 != 0).any())  # or NaN
     if fractions or labels.dtype.kind in "US":
         raise DataError(
             f"the labels of a recording must be integers, not {'fractions' if fractions else 'text'}; "
@@ -131,6 +131,23 @@ def table_and_labels(
             "recording.assign(label=('sample', [...]))"
         )
     return recording["activation"].transpose("sample", "unit"), labels.astype(np.int64)
+
+
+def values_and_labels(
+    recording: xr.Dataset,
+) -> tuple[np.ndarray[Any, Any], npt.NDArray[np.int64]]:
+    """The activations (sample, unit) and the labels (sample,) of a recording, in memory."""
+    table, labels = table_and_labels(recording)
+    values = table.values
+    _check_finite(values)
+    return values, labels
+
+
+def _check_finite(values: np.ndarray[Any, Any]) -> None:
+    if not np.isfinite(values).all():
+        raise DataError(
+            "the activations of the recording contain NaN or infinity; leave out these samples or units"
+        )
 
 
 def split_by_layer(recording: xr.Dataset) -> dict[str, xr.Dataset]:
@@ -146,6 +163,7 @@ def split_by_layer(recording: xr.Dataset) -> dict[str, xr.Dataset]:
 
 def _update(statistic: Any, block: np.ndarray[Any, Any], labels: Tensor, start: int) -> Any:
     """Updates a statistic with the rows from `start` on."""
+    _check_finite(block)
     index = torch.arange(start, start + len(block))
     values = torch.from_numpy(np.ascontiguousarray(block))
     statistic.update(values, labels[start : start + len(block)], index)

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 import probekit as pk
 from children import FORKS, Child
 from probekit.errors import DataError
-from probekit.metrics.unit_metrics import precision_selectivity
+from probekit.metrics.unit_metrics import (
+    class_information,
+    class_rank,
+    lifetime_sparsity,
+    precision_selectivity,
+)
 
 
 @pytest.fixture
@@ -118,3 +123,19 @@ def test_permuted_labels_are_available_for_a_recording(stored: Path) -> None:
     (need,) = [one for one in metric.needs if hasattr(one, "expect")][:1]
     found = pk.feed(pk.open_recording(stored), need.fresh())
     assert found is not None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "function",
+    [pk.eta_squared, pk.preferred_class_auc, class_information, precision_selectivity,
+     lifetime_sparsity, class_rank, pk.class_selectivity, pk.selectivity_offset_free],
+)  # fmt: skip
+def test_activations_that_are_not_finite_are_refused(function: Any, bad: float) -> None:
+    values = np.random.default_rng(0).random((12, 2))
+    values[7, 1] = bad
+    recording = xr.Dataset(
+        {"activation": (("sample", "unit"), values), "label": ("sample", np.arange(12) % 3)}
+    )
+    with pytest.raises(DataError, match="recording contain NaN or infinity"):
+        function(recording)
