@@ -13,7 +13,6 @@ from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
-    Negative,
     enough_classes,
     unit_blocks,
 )
@@ -101,8 +100,6 @@ class SelectivityChance(IndexMetric):
     permutations: int = 200
     seed: int = 0
     class_counts: tuple[int, ...] | None = None
-    eps: float = 1e-6
-    negative: Negative = "clip"
     memory: int = 2**31
 
     def __post_init__(self) -> None:

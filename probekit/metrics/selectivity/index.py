@@ -89,11 +89,12 @@ class SelectivityIndex:
         return f"{units} units have class means below zero{where}; {done}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class IndexMetric(Metric):
-    """The base class of metrics of the index, each of which has the fields `eps` and `negative`."""
+    """The base class of metrics of the index, with its options."""
 
-    eps: float
-    negative: Negative
+    eps: float = 1e-6
+    negative: Negative = "clip"
 
     def __post_init__(self) -> None:
         SelectivityIndex(self.eps, self.negative)

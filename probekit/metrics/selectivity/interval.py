@@ -15,7 +15,6 @@ from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
-    Negative,
     enough_classes,
     unit_blocks,
 )
@@ -108,8 +107,6 @@ class SelectivityInterval(IndexMetric):
     level: float = 0.95
     splits: int = 20
     seed: int = 0
-    eps: float = 1e-6
-    negative: Negative = "clip"
     memory: int = 2**31
 
     def __post_init__(self) -> None:

@@ -125,7 +125,7 @@ def checked_means(given: xr.DataArray | xr.Dataset) -> xr.DataArray:
     return means
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selectivity(IndexMetric):
     """The metric `selectivity`: the class selectivity index of every unit, and its class means.
 
@@ -151,8 +151,6 @@ class Selectivity(IndexMetric):
     name = "selectivity"
     variables = _VARIABLES
 
-    eps: float = 1e-6
-    negative: Negative = "clip"
     dead_below: float = 0.0
 
     @property
@@ -230,7 +228,7 @@ def selectivity_offset_free(class_mean: xr.DataArray, eps: float = 1e-6) -> xr.D
     return xr.DataArray(SelectivityIndex(eps).at(above), dims="unit")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectivityPerElement(IndexMetric):
     """The metric `selectivity_per_element`: the mean of the indices of a feature map's elements.
 
@@ -263,8 +261,6 @@ class SelectivityPerElement(IndexMetric):
     name = "selectivity_per_element"
     variables = _PER_ELEMENT
 
-    eps: float = 1e-6
-    negative: Negative = "clip"
     memory: int = 2**31
 
     @property

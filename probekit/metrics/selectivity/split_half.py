@@ -13,7 +13,6 @@ from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
-    Negative,
     SelectivityIndex,
     enough_classes,
     preferred,
@@ -89,8 +88,6 @@ class SplitHalf(IndexMetric):
 
     splits: int = 20
     seed: int = 0
-    eps: float = 1e-6
-    negative: Negative = "clip"
     memory: int = 2**31
 
     def __post_init__(self) -> None:
