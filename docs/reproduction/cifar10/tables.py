@@ -160,7 +160,7 @@ def measured(folder: Path, name: str, labels: Any, index: Any) -> dict[str, floa
 
 def tables(folder: Path, root: str) -> None:
     """Writes measures.csv, one row per network."""
-    from probekit.data.batches import draw
+    from probekit.data.sources import draw
 
     labels = pk.load_data("cifar10", root=root, split="test").labels.numpy()
     index = draw(len(labels), 1000, 0).numpy()
