@@ -365,20 +365,18 @@ def by_attribute(tables: Sequence[xr.Dataset], attributes: Sequence[str]) -> xr.
     preferred class, or its number as text; it is empty for a dead unit.
     """
     tables = [_with_preferred_value(table) for table in tables]
-    same = [name for name in tables[0].coords if name not in ("count", "class_name")]
+    absent = {"count": 0, "class_name": ""}  # of a class that an attribute does not have
+    own = [name for name in absent if any(name in table.coords for table in tables)]
     joined = xr.concat(
-        [table.drop_vars([name for name in table.coords if name not in same]) for table in tables],
-        "attribute",
+        [table.reset_coords([name for name in own if name in table.coords]) for table in tables],
+        xr.Variable("attribute", strings(attributes)),
         join="outer",
         coords="minimal",
         compat="override",
+        fill_value=absent,
     )
-    joined = joined.assign_coords(attribute=strings(attributes))
-    joined = joined.transpose("unit", "layer", "attribute", ..., missing_dims="ignore")
-    for name, missing in (("count", 0), ("class_name", "")):
-        if any(name in table.coords for table in tables):
-            joined = joined.assign_coords({name: _labels(tables, joined, name, missing)})
-    return joined
+    joined = joined.drop_vars(own).assign_coords({name: joined[name] for name in own})
+    return joined.transpose("unit", "layer", "attribute", ..., missing_dims="ignore")
 
 
 def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
@@ -388,16 +386,3 @@ def _with_preferred_value(table: xr.Dataset) -> xr.Dataset:
     values = [names.get(label, "") for label in table["preferred_class"].values.tolist()]
     long_name = {"long_name": "value with the highest mean"}
     return table.assign(preferred_value=("unit", strings(values), long_name))
-
-
-def _labels(
-    tables: Sequence[xr.Dataset], joined: xr.Dataset, name: str, missing: str | int
-) -> tuple[tuple[str, str], np.ndarray[Any, Any]]:
-    """A class coordinate for each attribute, with a fill value for classes the attribute lacks."""
-    rows = []
-    for table in tables:
-        values = table[name].values.tolist() if name in table.coords else []
-        known = dict(zip(table["class"].values.tolist(), values, strict=False))
-        rows.append([known.get(label, missing) for label in joined["class"].values.tolist()])
-    kind = object if isinstance(missing, str) else np.int64
-    return ("attribute", "class"), np.array(rows, dtype=kind)

@@ -26,8 +26,6 @@ from probekit.runtime.processes import processes
 from probekit.statistics.base import distinct, merged
 from probekit.statistics.feeding import Feeder
 
-_CODES = {torch.int64: "q", torch.float32: "f", torch.float64: "d"}
-_DTYPES = {"q": np.int64, "f": np.float32, "d": np.float64}
 NO_CLASSES = "the data has no labels of classes"
 _Key = tuple[int, int | None]
 _CHECKED_VALUES = 64  # of each image
@@ -46,8 +44,8 @@ class Columns:
     def append(self, **values: Tensor) -> None:
         """Appends (batch,) values to each column, in int64, float32 or float64."""
         for name, column in values.items():
-            known = self._columns.setdefault(name, array(_CODES[column.dtype]))
-            known.frombytes(column.detach().cpu().contiguous().numpy().tobytes())
+            rows = column.detach().cpu().numpy()
+            self._columns.setdefault(name, array(rows.dtype.char)).frombytes(rows.tobytes())
 
     @classmethod
     def joined(cls, parts: Iterable[Columns]) -> Columns:
@@ -68,8 +66,7 @@ class Columns:
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         """A column (samples,), a copy."""
-        column = self._columns[name]
-        return np.array(column, _DTYPES[column.typecode])
+        return np.array(self._columns[name])
 
     def __len__(self) -> int:
         return max(map(len, self._columns.values()), default=0)

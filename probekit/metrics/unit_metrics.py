@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy.stats import rankdata
+from scipy.stats import entropy, rankdata
+from scipy.stats.contingency import crosstab
 
 from probekit.checks import integer, positive_int
 from probekit.errors import DataError
@@ -112,16 +113,12 @@ def _information(
     values: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], bins: int, corrected: bool
 ) -> float:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
-    places = np.searchsorted(edges, values, side="left")
-    classes = np.unique(labels, return_inverse=True)[1]
-    joint = np.zeros((places.max() + 1, classes.max() + 1))
-    np.add.at(joint, (places, classes), 1 / len(values))
-    apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    there = joint > 0
-    information = float((joint[there] * np.log2(joint[there] / apart[there])).sum())
+    joint = crosstab(np.searchsorted(edges, values, side="left"), labels).count
+    apart = entropy(joint.sum(0), base=2) + entropy(joint.sum(1), base=2)
+    information = float(apart - entropy(joint, base=2, axis=None))
     if corrected:
-        used, classes_used = (np.count_nonzero(joint.sum(axis)) for axis in (1, 0))
-        information -= (used - 1) * (classes_used - 1) / (2 * len(values) * np.log(2))
+        used, classes = joint.shape
+        information -= (used - 1) * (classes - 1) / (2 * len(values) * np.log(2))
     return information
 
 
@@ -270,7 +267,6 @@ class TopImages(Metric):
 
     @property
     def needs(self) -> Sequence[TopSamples]:
-        """The top samples of each unit."""
         return (TopSamples(self.top, self.drawn, self.seed),)
 
     def evaluate(self, best: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
