@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args, runtime_checkable
@@ -181,30 +182,42 @@ def merged(statistics: Mapping[Key, Any]) -> dict[Key, Any]:
     return whole
 
 
-def rows_of(
-    state: dict[str, Tensor],
-    labels: Tensor,
-    like: Tensor,
-    check: Callable[[int], None],
-    **shapes: Sequence[int],
-) -> Tensor:
-    """The row of each label in tables with one row per class; new labels get a row.
+@dataclass
+class ClassSums(Statistic):
+    """Sums with one row per class, for the classes in `label` (classes,), which are in increasing order.
 
-    `state` holds `label` (classes,), in increasing order, `count` (classes,) and tables (classes, ...) whose
-    rows have the `shapes`; it is changed in place, on the device of `like`. `check` is called with the new
-    number of classes before the tables grow.
+    State: `label`, the number of samples `count` (classes,), and sums (classes, ...).
     """
-    if not state:
-        state |= {name: accumulator((0, *shape), like) for name, shape in shapes.items()}
-        device = next(iter(state.values())).device
-        state |= {x: torch.zeros(0, dtype=torch.int64, device=device) for x in ("count", "label")}
-    known = state["label"]
-    labels = labels.to(known.device)
-    every = torch.unique(torch.cat([known, labels]))
-    if len(every) > len(known):
-        check(len(every))
-        state.update(with_classes(state, every))
-    return torch.searchsorted(every, labels)
+
+    @abstractmethod
+    def _shapes(self, columns: int) -> dict[str, tuple[int, ...]]:
+        """The shape of the rows of each sum."""
+
+    @abstractmethod
+    def _check(self, classes: int, columns: int) -> None:
+        """Checks that the sums fit into memory; called before they grow."""
+
+    def merge(self, other: Self) -> None:
+        if other.state:
+            rows = self._rows(other.state["label"], other.state["sum"])
+            for name in ("count", *self._shapes(0)):
+                self.state[name][rows] += other.state[name].to(rows.device)
+
+    def _rows(self, labels: Tensor, like: Tensor) -> Tensor:
+        """The row of each label, on the device of the sums; new labels get a row."""
+        columns = like.shape[-1]
+        if not self.state:
+            for name, shape in self._shapes(columns).items():
+                self.state[name] = accumulator((0, *shape), like)
+            none = torch.zeros(0, dtype=torch.int64, device=self.state["sum"].device)
+            self.state |= {"count": none, "label": none}
+        known = self.state["label"]
+        labels = labels.to(known.device)
+        every = torch.unique(torch.cat([known, labels]))
+        if len(every) > len(known):
+            self._check(len(every), columns)
+            self.state = with_classes(self.state, every)
+        return torch.searchsorted(every, labels)
 
 
 def with_classes(state: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

@@ -12,19 +12,19 @@ from torch import Tensor
 from probekit.capture.layers import Layer
 from probekit.checks import positive_int
 from probekit.statistics.base import (
+    ClassSums,
     SpatialStatistic,
     Statistic,
     accumulator,
     check_batch,
     check_memory,
     columns_of,
-    rows_of,
     with_classes,
 )
 
 
 @dataclass
-class ClassMeans(SpatialStatistic):
+class ClassMeans(ClassSums, SpatialStatistic):
     """Class-conditional mean activations, computed from sums and counts in float64.
 
     State: `sum` (classes, columns) and `count` (classes,) for the classes in `label` (classes,). Only
@@ -58,7 +58,7 @@ class ClassMeans(SpatialStatistic):
         """Checks before a pass that the class means of all layers fit into memory, if labels are known."""
         if labels is not None and len(labels) and layers:
             columns = sum(columns_of(layer, self.spatial) for layer in layers)
-            self._check_memory(len(torch.unique(labels)), columns, f"{len(layers)} layers")
+            self._check(len(torch.unique(labels)), columns, f"{len(layers)} layers")
 
     def update(self, activations: Tensor, labels: Tensor, index: Tensor | None = None) -> None:
         """Updates the means with a batch (batch, columns) and its labels (batch,)."""
@@ -70,12 +70,6 @@ class ClassMeans(SpatialStatistic):
         values = activations.detach().to(total.device).to(torch.float64)
         total.index_add_(0, rows, values)
         count.index_add_(0, rows, torch.ones_like(rows))
-
-    def merge(self, other: ClassMeans) -> None:
-        if other.state:
-            rows = self._rows(other.state["label"], other.state["sum"])
-            for name in ("sum", "count"):
-                self.state[name][rows] += other.state[name].to(rows.device)
 
     def to_xarray(self) -> xr.DataArray:
         """Class means (unit, class) of the classes with samples, with the coordinate `count` (class).
@@ -92,14 +86,10 @@ class ClassMeans(SpatialStatistic):
             name="class_mean",
         )
 
-    def _rows(self, labels: Tensor, like: Tensor) -> Tensor:
-        columns = like.shape[1]
-        return rows_of(
-            self.state, labels, like,
-            lambda classes: self._check_memory(classes, columns, "a layer"), sum=(columns,),
-        )  # fmt: skip
+    def _shapes(self, columns: int) -> dict[str, tuple[int, ...]]:
+        return {"sum": (columns,)}
 
-    def _check_memory(self, classes: int, columns: int, layers: str) -> None:
+    def _check(self, classes: int, columns: int, layers: str = "a layer") -> None:
         check_memory(
             8 * classes * columns,
             self.memory,

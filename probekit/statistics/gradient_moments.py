@@ -57,12 +57,11 @@ class GradientMoments(Statistic):
             self._join(*(other.state[name] for name in ("count", "mean", "deviation")))
 
     def _join(self, count: Tensor, mean: Tensor, deviation: Tensor) -> None:
+        given = {"count": count, "mean": mean, "deviation": deviation}
         if not self.state:
-            self.state |= {"count": count.clone(), "mean": mean.clone()}
-            self.state["deviation"] = deviation.clone()
-            return
+            self.state = {name: torch.zeros_like(values) for name, values in given.items()}
         home = self.state["mean"].device
-        count, mean, deviation = (values.to(home) for values in (count, mean, deviation))
+        count, mean, deviation = (values.to(home) for values in given.values())
         before, total = self.state["count"], self.state["count"] + count
         share = count.to(mean.dtype) / total.clamp(min=1)
         norm, square = apart = mean - self.state["mean"]

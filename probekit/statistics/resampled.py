@@ -14,7 +14,7 @@ from probekit.capture.layers import Layer
 from probekit.checks import one_of, positive_int
 from probekit.errors import DataError
 from probekit.runtime import randomness as streams
-from probekit.statistics.base import Statistic, check_batch, check_memory, format_bytes, rows_of
+from probekit.statistics.base import ClassSums, check_batch, check_memory, format_bytes
 
 Weights = Literal["poisson", "halves"]
 
@@ -39,7 +39,7 @@ class CachedDraw:
 
 
 @dataclass
-class ResampledClassMeans(Statistic):
+class ResampledClassMeans(ClassSums):
     """Class means under many sets of sample weights, computed from weighted sums in float64.
 
     The weights of a sample depend only on (seed, replicate, the sample's index), so order, batch size
@@ -79,7 +79,7 @@ class ResampledClassMeans(Statistic):
         index = checked_index(activations, labels, index)
         if not len(labels):
             return
-        places = self._places(labels, activations)
+        places = self._rows(labels, activations)
         total, weight, count = (self.state[name] for name in ("sum", "weight", "count"))
         drawn = self.draw.of(index.to(total.device), self._weigh)
         values = activations.detach().to(device=total.device).to(torch.float64)
@@ -92,12 +92,6 @@ class ResampledClassMeans(Statistic):
             total[place].addmm_(chosen, values[rows])
             weight[place] += chosen.sum(1)
             count[place] += len(rows)
-
-    def merge(self, other: ResampledClassMeans) -> None:
-        if other.state:
-            places = self._places(other.state["label"], other.state["sum"][0])
-            for name in ("sum", "weight", "count"):
-                self.state[name][places] += other.state[name].to(places.device)
 
     def to_xarray(self) -> xr.Dataset:
         """`class_mean` (replicate, [half,] unit, class) and `weight` (replicate, [half,] class).
@@ -130,16 +124,12 @@ class ResampledClassMeans(Statistic):
         first = streams.coins(drawn)
         return torch.stack([first, ~first], 1).flatten(0, 1).double()
 
-    def _check(self, classes: int, units: int) -> None:
+    def _check(self, classes: int, columns: int) -> None:
         tables = self.rows // self.replicates
-        check_replicates("replicates", self.replicates, tables * classes, units, self.memory)
+        check_replicates("replicates", self.replicates, tables * classes, columns, self.memory)
 
-    def _places(self, labels: Tensor, like: Tensor) -> Tensor:
-        """The row of each label in the tables with one row per class; new labels get a row."""
-        units, shapes = like.shape[-1], {"sum": (self.rows, like.shape[-1]), "weight": (self.rows,)}
-        return rows_of(
-            self.state, labels, like, lambda classes: self._check(classes, units), **shapes
-        )
+    def _shapes(self, columns: int) -> dict[str, tuple[int, ...]]:
+        return {"sum": (self.rows, columns), "weight": (self.rows,)}
 
 
 def checked_index(
