@@ -87,15 +87,7 @@ class Recorded(SpatialStatistic):
     def to_xarray(self) -> xr.Dataset:
         """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
         state = self._on_cpu()
-        table, label, index = (torch.cat(gather(state, name)) for name in _PARTS)
-        order = index.argsort(stable=True)
-        return xr.Dataset(
-            {
-                "activation": (("sample", "unit"), table[order].numpy()),
-                "label": ("sample", label[order].numpy()),
-            },
-            coords={"sample": index[order].numpy()},
-        )
+        return _recording(*(torch.cat(gather(state, name)) for name in _PARTS))
 
 
 @dataclass
@@ -130,12 +122,15 @@ class SampledRows(Statistic):
     def to_xarray(self) -> xr.Dataset:
         """`activation` (sample, unit) and `label` (sample), in the order of the samples' indices."""
         state = self._on_cpu()
-        index = state["index"]
-        order = index.argsort(stable=True)
-        return xr.Dataset(
-            {
-                "activation": (("sample", "unit"), state["rows"][order].numpy()),
-                "label": ("sample", state["label"][order].numpy()),
-            },
-            coords={"sample": index[order].numpy()},
-        )
+        return _recording(state["rows"], state["label"], state["index"])
+
+
+def _recording(rows: Tensor, label: Tensor, index: Tensor) -> xr.Dataset:
+    order = index.argsort(stable=True)
+    return xr.Dataset(
+        {
+            "activation": (("sample", "unit"), rows[order].numpy()),
+            "label": ("sample", label[order].numpy()),
+        },
+        coords={"sample": index[order].numpy()},
+    )
