@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import getdoc, signature
 from types import MappingProxyType
-from typing import Any, Literal, SupportsFloat, TypeAlias, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 import xarray as xr
 
@@ -227,34 +227,26 @@ class FunctionMetric(Metric):
             )
         return table, xr.Dataset()
 
-    def _table(self, returned: object) -> xr.Dataset:
-        values = returned
-        if self.level == "layer" and not isinstance(values, xr.Dataset | xr.DataArray):
+    def _table(self, returned: Any) -> xr.Dataset:
+        kind, of_units = type(returned).__name__, self.level == "unit"
+        if not isinstance(returned, xr.DataArray | xr.Dataset):
+            if of_units:
+                wanted = "xarray, as in xr.DataArray(values, dims='unit')"
+                raise OptionError(self._must(wanted, kind))
             try:
-                values = xr.DataArray(float(cast(SupportsFloat, values)))
+                returned = xr.DataArray(float(returned))
             except (TypeError, ValueError):
-                raise OptionError(
-                    self._must("a number or xarray", type(returned).__name__)
-                ) from None
-        if not isinstance(values, xr.DataArray | xr.Dataset):
-            raise OptionError(
-                self._must(
-                    "xarray, as in xr.DataArray(values, dims='unit')", type(returned).__name__
-                )
-            )
+                raise OptionError(self._must("a number or xarray", kind)) from None
         # Other coordinates could conflict with those of variables of other metrics.
-        values = values.drop_vars([name for name in values.coords if name not in values.dims])
+        values = returned.drop_vars([name for name in returned.coords if name not in returned.dims])
         table = values.to_dataset(name=self.name) if isinstance(values, xr.DataArray) else values
-        other = "layer" if self.level == "unit" else "unit"
         for name, array in table.data_vars.items():
-            if (self.level == "unit") != ("unit" in array.dims):
-                wanted = (
-                    f"numbers {'with' if self.level == 'unit' else 'without'} the dimension 'unit'"
-                )
-                raise OptionError(
-                    self._must(wanted, f"{name!r} of the dimensions {array.dims}")
-                    + f"; for one number per {other} use {other}_metric"
-                )
+            if of_units != ("unit" in array.dims):
+                wanted = f"numbers {'with' if of_units else 'without'} the dimension 'unit'"
+                found = f"{name!r} of the dimensions {array.dims}"
+                other = "layer" if of_units else "unit"
+                advice = f"; for one number per {other} use {other}_metric"
+                raise OptionError(self._must(wanted, found) + advice)
         return table
 
     def _must(self, wanted: str, found: object) -> str:
