@@ -181,7 +181,6 @@ class GradientVariability(GradientNorms, Metric):
 
     @property
     def needs(self) -> Sequence[GradientMoments]:
-        """Moments of gradient norms."""
         return (GradientMoments(self),)
 
     def describe(self, layers: Sequence[Layer]) -> dict[str, Any]:

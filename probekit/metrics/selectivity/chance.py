@@ -13,8 +13,8 @@ from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
+    by_unit,
     enough_classes,
-    unit_blocks,
 )
 from probekit.replicates.comparisons import adjust_p_values
 from probekit.results.labels import attributes
@@ -108,7 +108,6 @@ class SelectivityChance(IndexMetric):
 
     @property
     def needs(self) -> Sequence[StatisticLike]:
-        """The class means, and the class means under permuted labels."""
         counts = None if self.class_counts is None else tuple(self.class_counts)
         return (
             ClassMeans(),
@@ -122,8 +121,7 @@ class SelectivityChance(IndexMetric):
         formula = self.formula
         found = formula.at(class_mean.transpose("unit", "class").values)
         tables = permuted.transpose("permutation", "unit", "class").values
-        blocks = unit_blocks(len(found), tables[:, :1].size)
-        null = np.concatenate([formula.at(tables[:, block]) for block in blocks], 1)
+        null = by_unit(formula.at, tables)
         mean, spread = null.mean(0), null.std(0, ddof=1)
         units = {
             "selectivity_chance": mean,

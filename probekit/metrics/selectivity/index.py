@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -111,10 +111,12 @@ def preferred(means: Values) -> Any:
     return place if isinstance(means, Tensor) else place.numpy()
 
 
-def unit_blocks(units: int, elements: int) -> list[slice]:
-    """Slices of units that limit the size of arrays with `elements` values per unit."""
-    step = max(1, 2**20 // max(elements, 1))
-    return [slice(start, start + step) for start in range(0, max(units, 1), step)]
+def by_unit(function: Callable[..., Array], *tables: Array) -> Array:
+    """A function (..., unit) of tables (..., unit, class), computed for blocks of units of bounded size."""
+    units = tables[0].shape[-2]
+    step = max(1, 2**20 * units // max(1, *(table.size for table in tables)))
+    blocks = [slice(start, start + step) for start in range(0, max(units, 1), step)]
+    return np.concatenate([function(*(one[..., x, :] for one in tables)) for x in blocks], -1)
 
 
 def enough_classes(classes: int) -> None:

@@ -15,8 +15,8 @@ from probekit.metrics.metric import register
 from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
+    by_unit,
     enough_classes,
-    unit_blocks,
 )
 from probekit.metrics.selectivity.split_half import cross_index, tables
 from probekit.results.labels import attributes
@@ -117,7 +117,6 @@ class SelectivityInterval(IndexMetric):
 
     @property
     def needs(self) -> Sequence[StatisticLike]:
-        """The class means of all samples, of the bootstrap replicates and of the halves."""
         return (
             ClassMeans(),
             ResampledClassMeans(self.replicates, "poisson", self.seed, memory=self.memory),
@@ -137,19 +136,18 @@ class SelectivityInterval(IndexMetric):
         whole, parts = tables(class_mean, halves)
         counts = class_mean["count"].values.astype(np.float64)
         replicates = bootstrap["class_mean"].transpose("replicate", "unit", "class").values
+        replicates = np.where(np.isnan(replicates), whole, replicates)
         active = (silent["count"] - silent["silent"]).values
         found = formula.at(whole)
-        ends, plain = [], []
-        for block in unit_blocks(whole.shape[0], replicates[:, :1].size):
-            drawn = np.where(np.isnan(replicates[:, block]), whole[block], replicates[:, block])
-            every = formula.of_classes(drawn)
-            estimates = formula.of_classes(whole[block])
-            ends.append(bounds_of_highest(estimates, every, counts, self.level))
-            plain.append(formula.at(drawn))
-        low, high = np.concatenate(ends, 1)
+
+        def ends(whole: Array, drawn: Array) -> Array:
+            estimates, every = formula.of_classes(whole), formula.of_classes(drawn)
+            return np.stack(bounds_of_highest(estimates, every, counts, self.level))
+
+        low, high = by_unit(ends, whole, replicates)
         if self.negative != "keep":
             low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
-        indices = np.where(np.isnan(found), np.nan, np.concatenate(plain, 1))
+        indices = np.where(np.isnan(found), np.nan, by_unit(formula.at, replicates))
         means = _mean_over_units(indices)
         plain_mean = _mean_over_units(found)
         layer = {

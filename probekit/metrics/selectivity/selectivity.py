@@ -149,14 +149,10 @@ class Selectivity(IndexMetric):
     """
 
     name = "selectivity"
+    needs = (ClassMeans(),)
     variables = _VARIABLES
 
     dead_below: float = 0.0
-
-    @property
-    def needs(self) -> Sequence[ClassMeans]:
-        """The class means."""
-        return (ClassMeans(),)
 
     def evaluate(self, class_mean: xr.DataArray) -> tuple[xr.Dataset, xr.Dataset]:
         means = checked_means(class_mean).transpose("unit", "class")
@@ -265,7 +261,6 @@ class SelectivityPerElement(IndexMetric):
 
     @property
     def needs(self) -> Sequence[ClassMeans]:
-        """The class means of units and of elements."""
         return (ClassMeans(), ClassMeans("flatten", self.memory))
 
     def evaluate(

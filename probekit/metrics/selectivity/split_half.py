@@ -14,9 +14,9 @@ from probekit.metrics.selectivity.index import (
     Array,
     IndexMetric,
     SelectivityIndex,
+    by_unit,
     enough_classes,
     preferred,
-    unit_blocks,
 )
 from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
@@ -96,7 +96,6 @@ class SplitHalf(IndexMetric):
 
     @property
     def needs(self) -> Sequence[StatisticLike]:
-        """The class means of all samples and of the halves."""
         halves = ResampledClassMeans(self.splits, "halves", self.seed, memory=self.memory)
         return (ClassMeans(), halves)
 
@@ -106,10 +105,9 @@ class SplitHalf(IndexMetric):
         enough_classes(class_mean.sizes["class"])
         formula = self.formula
         whole, parts = tables(class_mean, halves)
-        blocks = unit_blocks(len(whole), parts[:, :, :1].size)
-        plain = np.concatenate([formula.at(parts[:, :, block]) for block in blocks], 2)
+        plain = by_unit(formula.at, parts)
         plain[..., np.isnan(formula.at(whole))] = np.nan
-        choice = np.concatenate([preferred(parts[:, :, block]) for block in blocks], 2)
+        choice = by_unit(preferred, parts)
         units = xr.Dataset(
             {
                 "selectivity_split_half": ("unit", cross_index(whole, parts, formula)),
@@ -134,16 +132,17 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     from the differences between halves. The variance of the selected class alone would be too high,
     because outliers make a class more likely to be selected.
     """
-    found = []
-    for block in unit_blocks(len(whole), parts[:, :, :1].size):
-        first, second = parts[:, :, block], parts[:, [1, 0], block]
-        curvature = _curvature(whole[block], first, formula.eps)
+
+    def index(whole: Array, first: Array) -> Array:
+        second = first[:, ::-1]
+        curvature = _curvature(whole, first, formula.eps)
         # The preferred class in one half, among the classes with samples in the other.
         place = preferred(np.where(np.isnan(second), np.nan, first))
         correction = np.take_along_axis(curvature[None, None], place[..., None], -1)[..., 0]
-        index = _mean(formula.at(second, place) + correction, (0, 1))
-        found.append(np.where(np.isnan(formula.at(whole[block])), np.nan, index))
-    return np.concatenate(found)
+        mean = _mean(formula.at(second.copy(), place) + correction, (0, 1))
+        return np.where(np.isnan(formula.at(whole)), np.nan, mean)
+
+    return by_unit(index, whole, parts)
 
 
 def _curvature(whole: Array, parts: Array, eps: float) -> Array:
