@@ -121,7 +121,7 @@ def _units(
     declared = None if module is None or len(rest) < 2 else axis_of_type(module, shape)
     if module is not None and declared in rest and runs_as_written_by_torch(module):
         return [declared], "weights"
-    inside = _serials(axes[batch])
+    inside = _serials(part for part in axes[batch] if part[1] > 1)
     if inside and max(inside) >= max(
         _serials(part for axis in rest for part in axes[axis]), default=0
     ):
