@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from probekit.checks import number, one_of
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, first_line
 from probekit.replicates.intervals import Array
 
 Correction: TypeAlias = Literal["holm", "bh"]
@@ -88,7 +88,7 @@ def compare_means(
         replicates, or if nothing varies.
 
     Raises:
-        DataError: There are no replicates, or one is repeated.
+        DataError: There are no replicates, one is repeated, or coordinates differ.
         OptionError: The replicates cannot be paired.
 
     Source:
@@ -238,7 +238,13 @@ def _difference(values: xr.DataArray, baseline: xr.DataArray, dim: str, paired: 
     if paired:
         one, other = _matched(one, other, dim)
     first = one.isel({dim: 0}, drop=True), other.isel({dim: 0}, drop=True)
-    frame = xr.broadcast(*xr.align(*first, join="exact"))[0]
+    try:
+        frame = xr.broadcast(*xr.align(*first, join="exact"))[0]
+    except ValueError as problem:  # AlignmentError of xarray
+        raise DataError(
+            "values and baseline have different coordinates, or the same in another order: "
+            f"{first_line(problem)}"
+        ) from problem
     ours, theirs = (part.broadcast_like(frame).transpose(*frame.dims, dim) for part in (one, other))
     each = (ours - theirs).rename(None) if paired else None
     sides = [ours.values, theirs.values] if each is None else [each.values]

@@ -248,3 +248,12 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_invalid_comparisons_are_refused(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("alphas", [[-2.0, 0.0, 2.0], [1.0, 0.0, -1.0]])
+def test_conditions_with_other_coordinates_are_refused(alphas: list[float]) -> None:
+    values = xr.DataArray(
+        np.arange(12.0).reshape(3, 4), {"alpha": [-1.0, 0.0, 1.0]}, ("alpha", "seed")
+    )
+    with pytest.raises(DataError, match="different coordinates"):
+        compare_means(values, values.assign_coords(alpha=alphas), paired=True)
