@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class SelectivityInterval(IndexMetric):
     level: float = 0.95
     splits: int = 20
     seed: int = 0
-    memory: int = 2**31
+    memory: int = field(default=2**31, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
@@ -88,7 +88,7 @@ class SplitHalf(IndexMetric):
 
     splits: int = 20
     seed: int = 0
-    memory: int = 2**31
+    memory: int = field(default=2**31, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
