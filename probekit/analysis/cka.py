@@ -99,9 +99,8 @@ def cka(
     integer("blocks", blocks, least=2)
     number("level", level, above=0, below=1)
     options = PassOptions(tokens, None, device, progress)
-    models, chosen = [model], [layers]
-    if other is not None:
-        models, chosen = [model, other], [layers, layers if other_layers is None else other_layers]
+    models = [model] if other is None else [model, other]
+    chosen = [layers, layers if other_layers is None else other_layers][: len(models)]
     sides = [
         open_model_and_data(one, data, batch_size=batch_size, limit=limit, seed=seed)
         for one in models
@@ -122,10 +121,8 @@ def cka(
     what = f"CKA of {len(found[0])} with {len(found[-1])} layers"
     check_memory(8 * blocks * needed, memory, what, "choose fewer layers")
     sums = _stream_both(sides, found, widths, blocks, options)
-    values = _ratio(sums, "estimates")
-    left_out = _ratio(sums, "left_out")
-    spread = (left_out - left_out.mean(0)) ** 2
-    error = np.sqrt((blocks - 1) / blocks * spread.sum(0))
+    values, *left_out = _ratio(sums)
+    error = np.sqrt((blocks - 1) * np.var(left_out, axis=0))
     margin = stats.t.ppf((1 + level) / 2, blocks - 1) * error
     table = xr.Dataset(
         {
@@ -202,16 +199,15 @@ def _is_same(one: Batch, other: Batch) -> bool:
     )
 
 
-def _ratio(sums: dict[Key, LinearHSIC], kind: str) -> npt.NDArray[np.float64]:
-    """CKA (..., layer, other layer) from all samples, or without each of the blocks."""
-    both = getattr(sums["both"], kind)()
-    if len(sums) == 1:
+def _ratio(sums: dict[Key, LinearHSIC]) -> npt.NDArray[np.float64]:
+    """CKA (1 + block, layer, other layer) from all samples, then without each of the blocks."""
+    found = {key: one.estimates() for key, one in sums.items()}
+    both = found["both"]
+    if len(found) == 1:
         own = [np.diagonal(both, axis1=-2, axis2=-1)] * 2
     else:
         own = [
-            np.stack(
-                [getattr(one, kind)()[..., 0, 0] for key, one in sums.items() if key[0] == side], -1
-            )
+            np.stack([one[..., 0, 0] for key, one in found.items() if key[0] == side], -1)
             for side in (0, 1)
         ]
     product = own[0][..., :, None] * own[1][..., None, :]

@@ -66,23 +66,16 @@ class LinearHSIC(Statistic):
             add_to(self.state, self._about(other.state) if self.state else other.state)
 
     def estimates(self) -> Array:
-        """The estimates (layer, other layer) from all samples."""
-        return self._hsic({name: values.sum(0) for name, values in self._blocks().items()})
-
-    def left_out(self) -> Array:
-        """The estimates (block, layer, other layer), each leaving out one block."""
-        blocks = self._blocks()
-        whole = {name: values.sum(0) for name, values in blocks.items()}
-        parts = (
-            {name: whole[name] - values[number] for name, values in blocks.items()}
-            for number in range(self.blocks)
-        )
-        return np.stack(list(map(self._hsic, parts)))
-
-    def _blocks(self) -> dict[str, Tensor]:
+        """The estimates (1 + block, layer, other layer): from all samples, then without each block."""
         if not self.state:
             raise DataError("HSIC needs samples, and there are none")
-        return {x: one.cpu() for x, one in self.state.items() if not x.startswith("origin")}
+        blocks = {x: one.cpu() for x, one in self.state.items() if not x.startswith("origin")}
+        whole = {name: values.sum(0) for name, values in blocks.items()}
+        parts = [
+            {name: whole[name] - values[number] for name, values in blocks.items()}
+            for number in range(self.blocks)
+        ]
+        return np.stack([self._hsic(sums) for sums in (whole, *parts)])
 
     def _about(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Moves the sums of another statistic to the origins of this one.
