@@ -253,9 +253,7 @@ def _distances(
 def _basis(table: Array, tolerance: float) -> Array:
     """An orthonormal basis, over samples, of the space that the units span."""
     left, values, _ = _svd(table)
-    kept = values > tolerance * values[:1] if values[0] > 0 else np.zeros(len(values), bool)
-    basis: Array = left[:, kept]
-    return basis
+    return left[:, values > tolerance * values[:1]]
 
 
 def _svd(matrix: Array) -> list[Array]:

@@ -18,7 +18,7 @@ from probekit.metrics.selectivity.index import (
     by_unit,
     enough_classes,
 )
-from probekit.metrics.selectivity.split_half import cross_index, tables
+from probekit.metrics.selectivity.split_half import cross_index, mean_of_known, tables
 from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.class_means import ClassMeans
@@ -148,15 +148,15 @@ class SelectivityInterval(IndexMetric):
         if self.negative != "keep":
             low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
         indices = np.where(np.isnan(found), np.nan, by_unit(formula.at, replicates))
-        means = _mean_over_units(indices)
-        plain_mean = _mean_over_units(found)
+        means = mean_of_known(indices, -1)
+        plain_mean = mean_of_known(found, -1)
         layer = {
             "selectivity_mean_floor": min(
-                _mean_over_units(cross_index(whole, parts, formula)), plain_mean
+                mean_of_known(cross_index(whole, parts, formula), -1), plain_mean
             ),
             # The bias is subtracted only if this raises the mean: for sparse units it is overestimated.
             "selectivity_mean_ceiling": max(
-                _mean_over_units(2 * found - indices.mean(0)), plain_mean
+                mean_of_known(2 * found - indices.mean(0), -1), plain_mean
             ),
             "selectivity_mean_replicate": (
                 "replicate",
@@ -253,13 +253,6 @@ def _between(one: Any, other: Any, replicates: Array, critical: float) -> tuple[
     """A confidence interval for values between two estimates that share a standard error."""
     margin = critical * np.std(replicates, -1, ddof=1)
     return np.minimum(one, other) - margin, np.maximum(one, other) + margin
-
-
-def _mean_over_units(index: Array) -> Any:
-    known = ~np.isnan(index)
-    count = known.sum(-1)
-    found = np.where(known, index, 0.0).sum(-1) / np.maximum(count, 1)
-    return np.where(count > 0, found, np.nan)
 
 
 register(SelectivityInterval())

@@ -134,12 +134,12 @@ def cross_index(whole: Array, parts: Array, formula: SelectivityIndex) -> Array:
     """
 
     def index(whole: Array, first: Array) -> Array:
-        second = first[:, ::-1]
+        second = first[:, [1, 0]]
         curvature = _curvature(whole, first, formula.eps)
         # The preferred class in one half, among the classes with samples in the other.
         place = preferred(np.where(np.isnan(second), np.nan, first))
         correction = np.take_along_axis(curvature[None, None], place[..., None], -1)[..., 0]
-        mean = _mean(formula.at(second.copy(), place) + correction, (0, 1))
+        mean = mean_of_known(formula.at(second, place) + correction, (0, 1))
         return np.where(np.isnan(formula.at(whole)), np.nan, mean)
 
     return by_unit(index, whole, parts)
@@ -149,7 +149,7 @@ def _curvature(whole: Array, parts: Array, eps: float) -> Array:
     """The downward bias of the index of each class (unit, class), measured on one half."""
     means = np.maximum(whole, 0.0)
     squares = means**2
-    differences = np.nan_to_num(_mean((parts[:, 0] - parts[:, 1]) ** 2, 0))
+    differences = np.nan_to_num(mean_of_known((parts[:, 0] - parts[:, 1]) ** 2, 0))
     total = squares.sum(1, keepdims=True)
     # The difference between two halves has twice the variance of one half.
     noise = differences.sum(1, keepdims=True) / 2 / np.where(total > 0, total, 1.0)
@@ -161,7 +161,8 @@ def _curvature(whole: Array, parts: Array, eps: float) -> Array:
     return found
 
 
-def _mean(values: Array, axis: int | tuple[int, ...]) -> Array:
+def mean_of_known(values: Array, axis: int | tuple[int, ...]) -> Array:
+    """The mean of the values that are not NaN; NaN without any."""
     known = ~np.isnan(values)
     count = known.sum(axis)
     total = np.where(known, values, 0.0).sum(axis)
