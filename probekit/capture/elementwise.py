@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,23 +16,30 @@ _HARMLESS = (
     nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd, nn.ParameterList, nn.ParameterDict
 )  # fmt: skip
 
+_PLAIN = (bool, int, float, str, type(None))
 
-def acts_like_activation(module: nn.Module, given: tuple[Any, ...], output: object) -> bool | None:
-    """Whether a module maps each element independently, by a function that is not affine.
 
+def acts_like_activation(
+    module: nn.Module, args: tuple[Any, ...], output: object, named: Mapping[str, Any] | None = None
+) -> bool | None:
+    """Whether a module maps each element of one tensor independently, by a function that is not affine.
+
+    `args` and `named` are the arguments of its call, beside the tensor only numbers, strings or None.
     Modules of torch are known by type and are not tested. The test runs a copy of the module on
     synthetic inputs, without gradients, so the module itself does not change. The result is None if the
     module may be an activation function, but cannot be copied or run alone.
     """
-    if len(given) != 1 or not isinstance(given[0], Tensor) or not isinstance(output, Tensor):
+    named = named or {}
+    tensors = [one for one in (*args, *named.values()) if not isinstance(one, _PLAIN)]
+    if len(tensors) != 1 or not isinstance(tensors[0], Tensor) or not isinstance(output, Tensor):
         return False
     shape = tuple(output.shape)
-    if given[0].shape != output.shape or not output.is_floating_point() or not output.numel():
+    if tensors[0].shape != output.shape or not output.is_floating_point() or not output.numel():
         return False
     if type(module).__module__.startswith("torch.") or not _small(module, shape[1:]):
         return False
     try:
-        return _examine(module, (min(2, shape[0]), *shape[1:]), output)
+        return _examine(module, args, named, (min(2, shape[0]), *shape[1:]), output)
     except Exception:  # user-defined modules may refuse to be copied, and raise any exception
         return None
 
@@ -46,11 +54,19 @@ def _small(module: nn.Module, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _examine(module: nn.Module, shape: tuple[int, ...], like: Tensor) -> bool:
+def _examine(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    named: Mapping[str, Any],
+    shape: tuple[int, ...],
+    like: Tensor,
+) -> bool:
     twin = copy.deepcopy(module)
 
     def run(x: Tensor) -> Tensor:
-        return twin.forward(x.clone()).float()  # type: ignore[no-any-return]  # untyped in torch
+        given = [x.clone() if isinstance(one, Tensor) else one for one in args]
+        others = {key: x.clone() if isinstance(one, Tensor) else one for key, one in named.items()}
+        return twin.forward(*given, **others).float()  # type: ignore[no-any-return]  # untyped in torch
 
     devices = [like.device] if like.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices), warnings.catch_warnings():

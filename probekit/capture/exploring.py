@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from probekit.capture.nonlinear import Nonlinearities
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
+from probekit.errors import LayerError
 from probekit.models.image_model import check_weights
 
 
@@ -46,6 +48,7 @@ class Exploring(Phase):
         self._ran: set[nn.Module] = set()
         self._functions: set[tuple[str, str]] = set()
         self._eager = ExitStack()
+        self._thread = 0
 
     def _hook(self) -> None:
         self._hook_parts()
@@ -59,7 +62,7 @@ class Exploring(Phase):
         for module in self.module.modules():
             if module not in hooked:
                 self.before(module, _eager(self._enter))
-                self.after(module, _eager(self._exit))
+                self.after(module, _eager(self._exit), with_kwargs=True)
 
     def leave(self) -> None:
         super().leave()
@@ -81,6 +84,7 @@ class Exploring(Phase):
             self._scout = Scout(
                 self.module, self._selection, self.settings.pick, self.settings.tokens, inputs
             )
+            self._thread = get_ident()
             self._calls = Calls(self.module)
             self._calls.watch_names()
             self._calls.enter(self.module)
@@ -108,12 +112,18 @@ class Exploring(Phase):
 
     def _enter(self, module: nn.Module, args: object, kwargs: Any) -> None:
         if self._scout is not None and not in_backward():
+            if get_ident() != self._thread:
+                raise LayerError(
+                    f"the model runs {self._calls.canonical(module)!r} in another thread than its forward, "
+                    "where neither the order of its calls nor functions can be followed; let it run its "
+                    "parts one after another"
+                )
             self._calls.enter(module, len(self._scout.layers))
             self._ran.add(module)
             if isinstance(module, nn.MultiheadAttention):  # would lose its fast path
                 self.functions.end()
 
-    def _exit(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _exit(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._scout is None or in_backward():
             return
         call, layers = self._calls.leave(module)
@@ -124,7 +134,7 @@ class Exploring(Phase):
             activation = is_activation_function(module)
             alone = activation or self._scout.is_last_output(layers, output)
             if self._selection.default and not alone:  # perhaps a user-defined one
-                found = acts_like_activation(module, args, output)
+                found = acts_like_activation(module, args, output, kwargs)
                 if found is None:
                     self._scout.doubt(call.name, f"({call.type}) cannot be examined alone")
                 elif found:

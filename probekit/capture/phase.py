@@ -101,13 +101,21 @@ class Phase:
             module.register_forward_pre_hook(Hook(run), with_kwargs=True, prepend=True)
         )
 
-    def after(self, module: nn.Module, run: Callable[..., Any], always: bool = False) -> None:
+    def after(
+        self,
+        module: nn.Module,
+        run: Callable[..., Any],
+        always: bool = False,
+        with_kwargs: bool = False,
+    ) -> None:
         """Sets a hook that runs after a module; with `always`, also if the module raises an exception.
 
         It runs after hooks that the user sets later, from the next forward pass on.
         """
         self._observed.append(module)
-        self._handles.append(module.register_forward_hook(Hook(run), always_call=always))
+        self._handles.append(
+            module.register_forward_hook(Hook(run), always_call=always, with_kwargs=with_kwargs)
+        )
 
     def begin(
         self, args: object, kwargs: Any, source: tuple[int, int] | None = None

@@ -96,6 +96,20 @@ def test_a_module_with_several_inputs_or_another_shape_is_not_detected() -> None
     assert acts_like_activation(mish, (X,), (X,)) is False
 
 
+class Scaled(nn.Module):
+    def forward(self, x: Tensor, scale: float = 1.0, cache: Any = None) -> Tensor:
+        return scale * functional.softplus(x)
+
+
+def test_other_arguments_are_passed_on_if_they_are_plain() -> None:
+    scaled = Scaled()
+    assert acts_like_activation(scaled, (X, 2.0), X) is True
+    assert acts_like_activation(scaled, (), X, {"scale": 2.0, "x": X}) is True
+    assert acts_like_activation(scaled, (X, 0.0), X) is False
+    assert acts_like_activation(scaled, (X,), X, {"cache": {}}) is False
+    assert acts_like_activation(scaled, (X,), X, {"cache": X}) is False
+
+
 def test_modules_that_cannot_be_copied_are_uncertain() -> None:
     own = Own(lambda own, x: x.tanh(), generator=(one for one in ()))
     assert acts_like_activation(own, (X,), X) is None

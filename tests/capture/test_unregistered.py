@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -471,3 +472,20 @@ def test_a_layer_that_another_pass_does_not_reach_is_refused() -> None:
         LayerError, match="'act' was reached in one forward pass but not in another"
     ):
         plan(ByChance(), X)
+
+
+def test_modules_in_other_threads_are_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 2))
+
+    def forward(x: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(lambda: functional.silu(net[2](net[1](net[0](x)))))
+            return net[3](later.result())
+
+    net.forward = forward  # type: ignore[method-assign]
+    with (
+        torch.no_grad(),
+        pytest.raises(LayerError, match="runs '0' in another thread"),
+        Recorder(net) as recorder,
+    ):
+        recorder(torch.rand(4, 3))
