@@ -113,9 +113,9 @@ class OperatorCall:
 
     @property
     def rule(self) -> Rule:
-        if self.name.partition("::")[0] not in _NAMESPACES:
-            return _unknown
         default = _reduction if {"dim", "keepdim"} <= self.given.keys() else _elementwise
+        if self.name.partition("::")[0] not in _NAMESPACES:
+            default = _unknown
         return _RULES.get(self.operation, default)
 
     @property
