@@ -136,27 +136,39 @@ class Covariance(SpatialStatistic):
                 f"a covariance needs at least {1 + self.centered} rows, and there are {count}"
             )
         degrees = count - self.centered
-        if "second" not in self.state:
-            return self._from_rows(degrees)
-        center = moments.mean(self.state)
-        point = center if self.centered else torch.zeros_like(center)
-        found = moments.about(self.state, point)
-        matrix = found["second"]
-        matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
-        return self._to_dataset(
-            ("covariance", ("unit", "other_unit"), matrix),
-            center,
-            matrix.diagonal(),
-            found["fourth"] / degrees,
+        if "second" in self.state:
+            name, dims = "covariance", ("unit", "other_unit")
+            center = moments.mean(self.state)
+            point = center if self.centered else torch.zeros_like(center)
+            found = moments.about(self.state, point)
+            matrix, fourth = found["second"], found["fourth"]
+            matrix = matrix.add_(matrix.T.clone()).div_(2 * degrees)
+            variance = matrix.diagonal().clone()
+        else:
+            name, dims = "gram", ("row", "other_row")
+            matrix, center, squares = self._gram(count)
+            fourth = matrix.diagonal().square().sum()
+            matrix, variance = matrix.div_(degrees), squares.div_(degrees)
+        return xr.Dataset(
+            {
+                name: (dims, matrix.cpu().numpy()),
+                "mean": ("unit", center.cpu().numpy()),
+                "variance": ("unit", variance.cpu().numpy()),
+                "count": count,
+                "n_dimensions": len(center),
+                "centered": self.centered,
+                "fourth_moment": float(fourth / degrees),
+            }
         )
 
-    def _from_rows(self, degrees: int) -> xr.Dataset:
+    def _gram(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The inner products of the stored rows, their mean, and the sums of squares of the columns."""
         parts = gather(self.state, "rows")
-        count, columns = self._count(), parts[0].shape[1]
+        columns = parts[0].shape[1]
         order = torch.cat(gather(self.state, "index")).argsort(stable=True)
         gram = torch.zeros(count, count, dtype=torch.float64, device=parts[0].device)
         center = torch.zeros(columns, dtype=torch.float64, device=parts[0].device)
-        variance = torch.zeros_like(center)
+        squares = torch.zeros_like(center)
         for start in range(0, columns, width := max(1, _GRAM_COLUMNS // count)):
             stop = start + width
             block = torch.cat([part[:, start:stop].to(torch.float64) for part in parts])[order]
@@ -165,31 +177,9 @@ class Covariance(SpatialStatistic):
             center[start:stop] = middle
             if self.centered:
                 block -= middle
-            variance[start:stop] = block.square().sum(0) / degrees
+            squares[start:stop] = block.square().sum(0)
             gram.addmm_(block, block.T)
-        fourth = gram.diagonal().square().sum() / degrees
-        matrix = ("gram", ("row", "other_row"), gram.div_(degrees))
-        return self._to_dataset(matrix, center, variance, fourth)
-
-    def _to_dataset(
-        self,
-        matrix: tuple[str, tuple[str, str], Tensor],
-        center: Tensor,
-        variance: Tensor,
-        fourth: Tensor,
-    ) -> xr.Dataset:
-        name, dims, values = matrix
-        return xr.Dataset(
-            {
-                name: (dims, values.cpu().numpy()),
-                "mean": ("unit", center.cpu().numpy()),
-                "variance": ("unit", variance.cpu().numpy().copy()),
-                "count": self._count(),
-                "n_dimensions": len(center),
-                "centered": self.centered,
-                "fourth_moment": float(fourth),
-            }
-        )
+        return gram, center, squares
 
     def _settle(self) -> None:
         """Converts stored rows to moments once there are as many rows as dimensions."""
