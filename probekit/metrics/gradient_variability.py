@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from probekit.capture.gradients.norms import GradientNorms
@@ -40,8 +39,14 @@ def over_samples(moments: xr.Dataset) -> xr.Dataset:
     )
     dead = (square == 0) & (count > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = _above_rounding(square - mean**2 + spread / count, square)
-        probe = _above_rounding(mean**2 + spread * (count - 1) / count - square, square)
+        # Differences that are negative, or within the rounding error of float64, are zero.
+        variance, probe = (
+            np.where(difference <= 1e-14 * square, 0.0, difference)
+            for difference in (
+                square - mean**2 + spread / count,
+                mean**2 + spread * (count - 1) / count - square,
+            )
+        )
         cv = np.where(dead, np.nan, np.sqrt(variance) / mean)
         by_square, by_mean = 1 / (2 * cv * mean**2), -square / (cv * mean**3)
         cv_variance = by_mean**2 * spread + 2 * by_mean * by_square * joint + by_square**2 * wide
@@ -216,14 +221,6 @@ class GradientVariability(GradientNorms, Metric):
                 "have a CV of 0; use more probes or samples, or method='exact'"
             )
         return sentences
-
-
-def _above_rounding(
-    difference: npt.NDArray[np.float64], square: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Differences of means of squares; 0 where negative or within float64 rounding error."""
-    small = difference <= 1e-14 * square
-    return np.where(small, 0.0, difference)
 
 
 register(GradientVariability())
