@@ -11,7 +11,7 @@ import xarray as xr
 
 from probekit.errors import DataError
 from probekit.statistics.base import Statistic
-from probekit.statistics.class_means import ClassMeans
+from probekit.statistics.class_means import ClassMeans, ClassMoments
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.recorded import Recorded
 from probekit.statistics.silent import SilentCounts
@@ -19,6 +19,7 @@ from probekit.statistics.testing import check_statistic
 
 STATISTICS = [
     ClassMeans(),
+    ClassMoments(),
     Covariance(),
     Covariance(centered=False),
     Covariance("positions"),
