@@ -310,10 +310,9 @@ def _evaluate(
                     "another metric gives already; ask for one of them"
                 )
             known.append(metric.with_attributes(table))
-    filled = [[table for table in known if table.data_vars] for known in tables]
     return [
-        known[0] if len(known) == 1 else xr.merge(known, join="outer", compat="override")
-        for known in filled
+        xr.merge([one for one in known if one.data_vars], join="outer", compat="override")
+        for known in tables
     ]
 
 
