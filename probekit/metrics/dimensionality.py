@@ -16,11 +16,11 @@ from probekit.capture.readouts import Spatial
 from probekit.checks import non_negative_int
 from probekit.errors import DataError, OptionError, some_of
 from probekit.metrics.metric import Metric, register
-from probekit.results.labels import attributes, strings
+from probekit.results.labels import attributes
 from probekit.statistics.base import StatisticLike
 from probekit.statistics.covariance import Covariance
 from probekit.statistics.decompositions import symmetric_eigenvalues
-from probekit.statistics.feeding import feed, split_by_layer
+from probekit.statistics.feeding import by_layer, feed
 from probekit.statistics.recorded import SampledRows
 
 Given: TypeAlias = "xr.Dataset | xr.DataArray | np.ndarray[Any, Any]"
@@ -426,14 +426,8 @@ def _is_recording(given: object) -> bool:
 def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) -> xr.DataArray:
     """Applies a function of a covariance to each layer of a recording, in order."""
     # The statistic stores rows while there are fewer rows than dimensions, as for whole maps.
-    found = {
-        name: function(feed(part, Covariance("flatten")))
-        for name, part in split_by_layer(recording).items()
-    }
-    if len(found) == 1:
-        return next(iter(found.values()))
-    layer = xr.DataArray(strings(found), dims="layer", name="layer")
-    return xr.concat(list(found.values()), layer)
+    found = by_layer(recording, lambda part: function(feed(part, Covariance("flatten"))))
+    return found.squeeze("layer", drop=True) if found.sizes.get("layer") == 1 else found
 
 
 def _check_shares(variance: Sequence[float]) -> None:

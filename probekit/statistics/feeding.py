@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ from torch import Tensor
 from probekit.capture.readouts import Readout
 from probekit.data.batches import Batch
 from probekit.errors import DataError
+from probekit.results.labels import strings
 from probekit.statistics.base import distinct
 
+Labeled = TypeVar("Labeled", xr.DataArray, xr.Dataset)
 ROWS = 1024  # number of samples that trigger an update
 
 
@@ -159,6 +161,14 @@ def split_by_layer(recording: xr.Dataset) -> dict[str, xr.Dataset]:
         str(name): recording.isel(unit=np.flatnonzero(names == name))
         for name in dict.fromkeys(names.tolist())
     }
+
+
+def by_layer(recording: xr.Dataset, function: Callable[[xr.Dataset], Labeled]) -> Labeled:
+    """A function of the part for each layer, along `layer`; of all of it if it names no layers."""
+    found = {name: function(part) for name, part in split_by_layer(recording).items()}
+    if "layer" not in recording.coords:
+        return found[""]
+    return xr.concat(found.values(), xr.Variable("layer", strings(found)))
 
 
 def _update(statistic: Any, block: np.ndarray[Any, Any], labels: Tensor, start: int) -> Any:

@@ -14,9 +14,8 @@ from torch import Tensor
 from probekit.checks import integer, number, one_of
 from probekit.errors import DataError
 from probekit.metrics.selectivity.index import SelectivityIndex, enough_classes
-from probekit.results.labels import strings
 from probekit.statistics.decompositions import singular_vectors
-from probekit.statistics.feeding import split_by_layer, table_and_labels
+from probekit.statistics.feeding import by_layer, table_and_labels
 
 NegativeProjection: TypeAlias = Literal["absolute", "rectify", "clip", "shift"]
 _BLOCK = 100  # steps between two convergence checks
@@ -106,7 +105,12 @@ def linear_basis_selectivity(
         tolerance=tolerance, held_out=held_out, permutations=permutations, eps=eps, seed=seed,
     )  # fmt: skip
     if isinstance(activations, xr.Dataset):
-        found = _by_layer(activations, search)
+
+        def of_layer(part: xr.Dataset) -> xr.Dataset:
+            table, labels = table_and_labels(part)
+            return xr.Dataset(search.run(*_tensors(table.values, labels)))
+
+        found = by_layer(activations, of_layer)
     elif labels is None:
         raise DataError(
             "selectivity needs labels (sample,) in addition to activations (sample, unit)"
@@ -251,20 +255,6 @@ def _held_out(
         own = draws.permutation(np.flatnonzero(labels == label))
         apart[own[: min(round(share * len(own)), len(own) - 1)]] = True
     return apart
-
-
-def _by_layer(recording: xr.Dataset, search: _Search) -> xr.Dataset:
-    found = {}
-    for name, part in split_by_layer(recording).items():
-        table, labels = table_and_labels(part)
-        found[name] = search.run(*_tensors(table.values, labels))
-    if "layer" not in recording.coords:
-        return xr.Dataset(found[""])
-    names = next(iter(found.values()))
-    return xr.Dataset(
-        {key: ("layer", [one[key] for one in found.values()]) for key in names},
-        coords={"layer": strings(found)},
-    )
 
 
 def _tensors(activations: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Tensor, Tensor]:
