@@ -147,9 +147,11 @@ def _merge_root(first: xr.DataTree, second: xr.DataTree) -> xr.Dataset:
     merged = mine.merge(other.drop_vars([name for name in other if name in mine]))
     layers = [_facts(one).get("layers") for one in (first, second)]
     if layers[0] != layers[1]:
-        merged = merged.drop_vars(
-            [name for name in mine if name in other and not mine[name].equals(other[name])]
-        )
+        changed = [name for name in mine if name in other and not mine[name].equals(other[name])]
+        for own, tree in ((mine, second), (other, first)):  # robustness has no means over layers
+            theirs: Any = tree.children.get("layers", {})
+            changed += [name for name in own if name in theirs and name not in tree.data_vars]
+        merged = merged.drop_vars(changed)
     facts, more = _facts(first), _facts(second)
     facts["metrics"] = {**(more.get("metrics") or {}), **(facts.get("metrics") or {})}
     if layers[0] and layers[1]:
@@ -211,7 +213,8 @@ def _merge_variable(
     if first.dtype.kind in "OUT":
         values = np.full(shape, "", object)
     else:
-        kind = first.dtype if complete else np.result_type(first.dtype, np.float64)
+        kinds = [one.dtype for one, _ in found]  # of an earlier merge, with NaN
+        kind = np.result_type(*kinds, *([] if complete else [np.float64]))
         values = np.full(shape, 0 if complete else np.nan, kind)
     for one, at in reversed(found):
         values[(slice(None),) * axis + (at,)] = one.values

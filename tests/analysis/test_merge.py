@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import xarray as xr
@@ -257,3 +258,35 @@ def test_numbers_of_some_layers_are_shown_and_compared_as_such(
     assert float(differences["layers"]["selectivity_first"][0]) == pytest.approx(
         float(one["layers"]["selectivity_mean"][0])
     )
+
+
+def test_merging_merged_results_keeps_missing_values(network: nn.Module, data: Any) -> None:
+    one = analyze(network, data, "1.1")
+    other = pk.merge_results(
+        analyze(network, data, "2.1"), analyze(network, data, "3.1", ["dimensionality"])
+    )
+    merged = pk.merge_results(one, other)
+    units, layers = merged["units"].to_dataset(), merged["layers"].to_dataset()
+    measured = units["layer"].values != "3.1"
+    whole = analyze(network, data, ["1.1", "2.1"])["units"].to_dataset()
+    for name in ("preferred_class", "dead", "negative_class_mean"):
+        np.testing.assert_array_equal(units[name].values[measured], whole[name].values)
+        assert np.isnan(units[name].values[~measured]).all()
+    assert np.isnan(layers["dead_units"].values[2])
+    assert pk.units_table(merged)["preferred_label"].isna().sum() == (
+        5 + (whole["preferred_class"] < 0).sum()
+    )
+
+
+def test_means_over_layers_are_omitted_with_layers_of_robustness(
+    network: nn.Module, data: Any
+) -> None:
+    options: Any = {"corruptions": "contrast", "severities": 1, "table": 32, "progress": False}
+    model = pk.ImageModel(network, (0.0,), (1.0,), (1, 4, 4))
+    one = analyze(model, data, "1.1")
+    same, more = (pk.robustness(model, data, layers=x, **options) for x in ("1.1", ["1.1", "2.1"]))
+    assert pk.merge_results(one, same)["selectivity_mean"] == one["selectivity_mean"]
+    for order in ((one, more), (more, one)):
+        merged = pk.merge_results(*order)
+        assert "selectivity_mean" not in merged.data_vars
+        assert merged["layers"]["selectivity_mean"].notnull().all()
