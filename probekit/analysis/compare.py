@@ -50,7 +50,7 @@ def compare(
 
     Raises:
         DataError: The results have no layer or no variable in common, or, with `paired`, layers have
-            different widths.
+            different units.
         OutputError: A file is missing or does not hold a result.
 
     Example:
@@ -85,6 +85,8 @@ def compare(
             "the results were measured with different options, which may be what makes the difference: "
             + "; ".join(differing)
         )
+    if paired:
+        units = _same_order(units, common)
     table = _layer_differences(*(one.sel(layer=common) for one in layers))
     by_unit = [name for name in units[0] if _is_number(units[0], units[1], name, ("unit",))]
     for name in by_unit:
@@ -93,7 +95,7 @@ def compare(
         raise DataError("the results have no number in common; analyze both with the same metrics")
     nodes = {"layers": table}
     if paired:
-        nodes["units"] = _paired_units(units, common, [str(name) for name in by_unit])
+        nodes["units"] = _unit_differences(units, [str(name) for name in by_unit])
     result = xr.DataTree.from_dict(nodes)
     facts = [facts_of(tree.attrs) for tree in trees]
     result.attrs["provenance"] = provenance(
@@ -166,11 +168,6 @@ def _unit_means(
             xr.DataArray(table[name].values[table["layer"].values == layer], dims="unit")
             for table in units
         )
-        if paired and one.sizes != other.sizes:
-            raise DataError(
-                f"layer {layer!r} has {one.sizes['unit']} and {other.sizes['unit']} units, which cannot "
-                "be paired; compare without paired"
-            )
         known = bool(one.notnull().any() and other.notnull().any())
         found = compare_means(other, one, "unit", paired=paired, level=level) if known else None
         numbers = {"first": float(one.mean()), "second": float(other.mean())} | {
@@ -193,14 +190,26 @@ def _unit_means(
     }
 
 
-def _paired_units(units: list[xr.Dataset], layers: list[str], names: list[str]) -> xr.Dataset:
+def _same_order(units: list[xr.Dataset], layers: list[str]) -> list[xr.Dataset]:
+    """The units of the layers, those of the second result in the order of the first."""
     one, other = (table.isel(unit=np.isin(table["layer"].values, layers)) for table in units)
     keys = [
         list(zip(table["layer"].values.tolist(), table["channel"].values.tolist(), strict=True))
         for table in (one, other)
     ]
+    if alone := sorted(set(keys[0]) ^ set(keys[1])):
+        layer = alone[0][0]
+        counts = [sum(name == layer for name, _ in known) for known in keys]
+        raise DataError(
+            f"layer {layer!r} has {counts[0]} and {counts[1]} units, which cannot be paired, as some "
+            "channels are in only one result; compare without paired"
+        )
     place = {key: number for number, key in enumerate(keys[1])}
-    other = other.isel(unit=[place[key] for key in keys[0]])
+    return [one, other.isel(unit=[place[key] for key in keys[0]])]
+
+
+def _unit_differences(units: list[xr.Dataset], names: list[str]) -> xr.Dataset:
+    one, other = units
     return xr.Dataset(
         {f"{name}_difference": ("unit", other[name].values - one[name].values) for name in names},
         coords={name: ("unit", one[name].values) for name in ("layer", "channel")},

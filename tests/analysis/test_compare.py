@@ -73,6 +73,25 @@ def test_units_are_subtracted_one_by_one_in_pairs(results: tuple[xr.DataTree, xr
     assert "units" not in pk.compare(*results).children
 
 
+def test_pairs_are_matched_by_channel(results: tuple[xr.DataTree, xr.DataTree]) -> None:
+    sorted_units = results[1]["units"].to_dataset().sortby("selectivity")
+    other = results[1].copy()
+    other["units"] = xr.DataTree(sorted_units)
+    found = pk.compare(results[0], other, paired=True)
+    xr.testing.assert_identical(found["units"], pk.compare(*results, paired=True)["units"])
+    for layer in ("1", "3"):
+        low, high = stats.ttest_rel(
+            values(results[1], layer), values(results[0], layer)
+        ).confidence_interval(0.95)
+        row = found["layers"].to_dataset().sel(layer=layer)
+        assert [float(row["selectivity_low"]), float(row["selectivity_high"])] == pytest.approx(
+            [low, high]
+        )
+    other["units"] = xr.DataTree(sorted_units.assign_coords(channel=sorted_units["channel"] + 1))
+    with pytest.raises(DataError, match="12 and 12 units, which cannot be paired"):
+        pk.compare(results[0], other, paired=True)
+
+
 def test_a_result_does_not_differ_from_itself(results: tuple[xr.DataTree, xr.DataTree]) -> None:
     found = pk.compare(results[0], results[0])["layers"]
     assert not found["selectivity_difference"].any()
