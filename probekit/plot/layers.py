@@ -145,7 +145,9 @@ def gradient_cv(
                 line = curve(ax, x, stacked, color, number=number, dashes=dashes)
                 handles += [line] if dashes == "-" else []
         if compared.single and _has_units(compared.first, "gradient_norm_cv"):
-            _quartile_band(ax, compared.first, "gradient_norm_cv", _names(everything[0]), colors[0])
+            own = _names(everything[0])
+            x = places(own, names)
+            _quartile_band(ax, compared.first, "gradient_norm_cv", own, colors[0], x)
             _note(ax, _BAND)
         styles = [Line2D([], [], color="#333333", ls=dashes) for dashes in kinds.values()]
         texts = ["over samples", "over units"]
@@ -213,7 +215,8 @@ def _around(
     measured = table(result, "layer")
     notes = []
     if interval in ("auto", "quartiles") and _has_units(result, variable, at):
-        _quartile_band(ax, result, variable, _names(values), color, at)
+        x = np.arange(values.sizes["layer"], dtype=np.float64)
+        _quartile_band(ax, result, variable, _names(values), color, x, at)
         notes.append(_BAND)
     if interval in ("auto", "confidence") and {f"{name}_low", f"{name}_high"} <= set(measured):
         low, high = (layer_values(result, f"{name}_{x}", layers, at)[1] for x in ("low", "high"))
@@ -248,7 +251,7 @@ def _has_units(result: Result, variable: str, at: At = None) -> bool:
 
 
 def _quartile_band(
-    ax: Axes, result: Result, variable: str, layers: list[str], color: str, at: At = None
+    ax: Axes, result: Result, variable: str, layers: list[str], color: str, x: Array, at: At = None
 ) -> None:
     units = unit_values(result, variable, layers, at)
     ends = [
@@ -256,7 +259,7 @@ def _quartile_band(
         for one in units.values
     ]
     low, high = np.array(ends, dtype=np.float64).T
-    ax.fill_between(np.arange(len(low)), low, high, color=color, alpha=0.18, lw=0)
+    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
 
 
 def eigenspectrum(

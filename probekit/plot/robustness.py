@@ -172,7 +172,7 @@ def _by_step(outcomes: xr.Dataset, attack: str, radius: float) -> Array:
 
 
 def _radii(tables: list[xr.Dataset], epsilon: float | None, single: bool) -> list[float]:
-    shared = shared_labels(tables, "epsilon")
+    shared = sorted(shared_labels(tables, "epsilon"))
     if epsilon is None:
         return shared if single else shared[-1:]
     chosen = [one for one in shared if np.isclose(one, epsilon)]
@@ -253,7 +253,9 @@ def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes
     names = [str(one).replace("_", " ") for one in accuracy["corruption"].values]
     if len(names) > 1:
         mean = outcomes.get("accuracy_by_severity")
-        own = values.mean(0) if mean is None or "clean" in label else mean.values
+        # The mean of a result is over the standard types.
+        clean = float(outcomes["clean_accuracy"]) if "clean" in label else 1.0
+        own = values.mean(0) if mean is None else mean.values / clean
         values = np.vstack([values, np.full(values.shape[1], np.nan), own])
         names = [*names, "", "mean"]
     with canvas(ax, 1.5 + 0.36 * values.shape[1], 0.8 + 0.175 * len(names)) as ax:

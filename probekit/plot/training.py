@@ -96,7 +96,12 @@ def alpha_trade_off(
         >>> alpha_trade_off(sweep).get_xlabel()
         'selectivity mean'
     """
-    (across, alphas), (up, _) = _values(sweep, x), _values(sweep, y)
+    (across, own), (up, others) = _values(sweep, x), _values(sweep, y)
+    alphas = [alpha for alpha in own if alpha in others]
+    if not alphas:
+        raise DataError(f"no run of the sweep has both {x!r} and {y!r}")
+    across = across[:, [own.index(alpha) for alpha in alphas]]
+    up = up[:, [others.index(alpha) for alpha in alphas]]
     colors = alpha_colors(alphas)
     x_mean, x_low, x_high = resampled_mean(across.T)
     y_mean, y_low, y_high = resampled_mean(up.T)

@@ -49,6 +49,19 @@ def test_two_variables_are_connected_in_the_order_of_alpha(swept: xr.Dataset) ->
     assert len(runs) == 3
 
 
+def test_alphas_without_one_of_two_variables_are_left_out(swept: xr.Dataset) -> None:
+    both = swept.drop_vars("failure").isel(alpha=[2, 4, 6])
+    both["test_accuracy"][0] = np.nan
+    both["selectivity_mean"][2] = np.nan
+    ax = plot.alpha_trade_off(both)
+    means = both.mean("seed").isel(alpha=[1])
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), means["selectivity_mean"])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), means["test_accuracy"])
+    both["selectivity_mean"][1] = np.nan
+    with pytest.raises(DataError, match="no run of the sweep has both"):
+        plot.alpha_trade_off(both)
+
+
 def test_layers_have_one_line_per_alpha(swept: xr.Dataset) -> None:
     ax = plot.alpha_profile(swept, layers="layer1*")
     expected = swept["selectivity"].mean("seed").values[:, 1:3]

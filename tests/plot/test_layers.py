@@ -141,6 +141,20 @@ def test_layers_without_measured_gradients_are_left_out(result: xr.DataTree) -> 
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3, 4])
 
 
+def test_the_band_of_gradients_lies_at_the_layers_of_its_line(result: xr.DataTree) -> None:
+    tree = result.copy(deep=True)
+    layers = tree["layers"].to_dataset()
+    known = layers["layer"] != layers["layer"][0]
+    tree["layers"] = xr.DataTree(
+        layers.assign(gradient_norm_cv_mean=layers["gradient_norm_cv_mean"].where(known))
+    )
+    ax = plot.gradient_cv(tree)
+    (band,) = ax.collections[-1].get_paths()
+    expected = np.arange(1, len(layers["layer"]))
+    np.testing.assert_array_equal(np.unique(band.vertices[:, 0]), expected)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), expected)
+
+
 def test_a_curve_is_the_spectrum_divided_by_its_largest_value(result: xr.DataTree) -> None:
     ax = plot.eigenspectrum(result, layers="relu")
     curve, mark = ax.lines

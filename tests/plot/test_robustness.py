@@ -52,6 +52,27 @@ def test_a_radius_is_selected_for_step_curves(robust: xr.DataTree) -> None:
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [expected] * 2)
 
 
+def test_the_largest_radius_is_found_in_any_order(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset().isel(epsilon=[3, 0, 2, 1])
+    ax = plot.attack_accuracy({"a": table, "b": robust}, over="step")
+    expected = robust["robustness"]["attack_accuracy_by_step"].values[1, 3]
+    np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [expected] * 2)
+
+
+def test_the_mean_over_types_is_that_of_the_result() -> None:
+    accuracy = [[0.8, 0.4], [0.6, 0.2]]
+    table = xr.Dataset(
+        {"accuracy": (("corruption", "severity"), accuracy), "clean_accuracy": 0.9},
+        {"corruption": ["fog", "speckle_noise"], "severity": [1, 5]},
+    )
+    table["accuracy_relative"] = table["accuracy"] / 0.9
+    table["accuracy_by_severity"] = ("severity", accuracy[0])  # of the standard type
+    for relative, divisor in ((False, 1.0), (True, 0.9)):
+        drawn = plot.corruption_accuracy(table, relative=relative).images[0].get_array()
+        assert drawn is not None
+        np.testing.assert_allclose(drawn[-1], np.array(accuracy[0]) / divisor)
+
+
 def test_alphas_get_their_colors_and_replicates_a_band(robust: xr.DataTree) -> None:
     worse = robust.copy(deep=True)
     worse["robustness"]["attack_accuracy"] -= 0.02
