@@ -82,7 +82,7 @@ def dossier(
         )
     unit = _unit(results, layer, channel)
     here = results.units.isel(unit=unit)
-    if images is None and data is not None and "top_sample" in here:
+    if images is None and data is not None and _has(here, "top_sample"):
         images = _best_images(here, data, model, shown)
     if saliency is None and model is not None and images is not None:
         import torch
@@ -106,6 +106,11 @@ def _unit(results: ModelResults, layer: str, channel: int) -> int:
         known = int((units["layer"].values == layer).sum())
         raise LayerError(f"layer {layer!r} has {known} units, but no unit {channel}")
     return int(np.flatnonzero(there)[0])
+
+
+def _has(here: xr.Dataset, name: str) -> bool:
+    """Whether a variable of the unit is known; a merged result may lack it."""
+    return name in here and bool(here[name].notnull().all())
 
 
 def _best_images(here: xr.Dataset, data: Any, model: Model | None, shown: int) -> Array:
@@ -170,7 +175,7 @@ def _draw(
 
 def _draw_tuning(ax: Axes, here: xr.Dataset, results: ModelResults) -> None:
     ax.set_title("tuning", loc="left")
-    if "class_mean" not in here:
+    if not _has(here, "class_mean"):
         ax.text(0.5, 0.5, "class means were not measured", ha="center", transform=ax.transAxes)
         ax.set_axis_off()
         return
@@ -212,7 +217,7 @@ def _draw_images(
 
 
 def _captions(here: xr.Dataset, results: ModelResults) -> Sequence[str]:
-    if "top_label" not in here:
+    if not _has(here, "top_label"):
         return ()
     names = [results.class_names.get(int(label), str(label)) for label in here["top_label"].values]
     pairs = zip(names, here["top_activation"].values, strict=True)

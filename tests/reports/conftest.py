@@ -15,6 +15,7 @@ import pytest
 import torch
 import xarray as xr
 
+import probekit as pk
 from probekit.data.images import TensorImages
 from probekit.metrics.gradient_variability import GradientVariability
 from probekit.metrics.selectivity.selectivity import Selectivity
@@ -106,6 +107,18 @@ def images() -> TensorImages:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(SAMPLES, 1, 12, 12, generator=generator)
     return TensorImages(pixels, torch.arange(SAMPLES) % len(CLASSES), CLASSES)
+
+
+@pytest.fixture
+def partly_measured(model: Any) -> tuple[xr.DataTree, TensorImages]:
+    """A merged result with the class means and top images of one of its two layers."""
+    pictures = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TensorImages(pictures, torch.arange(24) % 3, "abc")
+    with_images, without = (
+        pk.analyze(model, data, layer, metrics)
+        for layer, metrics in (("4", ["selectivity", "top_images"]), ("1", "dimensionality"))
+    )
+    return pk.merge_results(without, with_images), data
 
 
 @pytest.fixture(scope="session")

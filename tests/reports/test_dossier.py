@@ -63,6 +63,17 @@ def test_requires_neither_data_nor_model(result: xr.DataTree) -> None:
     assert titles[2].startswith("gradient CV ")
 
 
+def test_what_a_merged_result_lacks_of_a_unit_is_omitted(
+    partly_measured: tuple[xr.DataTree, TensorImages],
+) -> None:
+    result, data = partly_measured
+    (ax,) = pk.dossier(result, "1", 2, data=data).axes
+    assert [text.get_text() for text in ax.texts] == ["class means were not measured"]
+    tuning, *photographs = pk.dossier(result, "4", 2, data=data).axes
+    assert len(tuning.patches) == 3
+    assert len(photographs) > 6
+
+
 def test_names_are_not_parsed_as_formulas(make_result: Any, tmp_path: Any) -> None:
     bad = make_result(classes=("$\\frac{", "a_b^c$", "x" * 300))
     pk.dossier(bad, "stem.relu", 1).savefig(tmp_path / "dossier.png")

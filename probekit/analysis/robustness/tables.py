@@ -153,10 +153,14 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
     )
 
 
-def _over_types(values: xr.DataArray) -> xr.DataArray:
-    """The mean over the standard corruption types, or over the others if there are none."""
+def averaged_types(values: xr.DataArray) -> xr.DataArray:
+    """The values of the types in a mean: the standard corruptions, or the others if there are none."""
     standard = np.isin(values["corruption"].values, CORRUPTIONS)
-    return (values.isel(corruption=standard) if standard.any() else values).mean("corruption")
+    return values.isel(corruption=standard) if standard.any() else values
+
+
+def _over_types(values: xr.DataArray) -> xr.DataArray:
+    return averaged_types(values).mean("corruption")
 
 
 def check_reference(

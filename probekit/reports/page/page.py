@@ -157,7 +157,8 @@ def _labels(models: Sequence[ModelResults]) -> dict[int, int]:
     for one in models:
         if "top_label" not in one.units:
             continue
-        both = (one.units[f"top_{x}"].values.ravel().tolist() for x in ("sample", "label"))
+        measured = one.units[["top_sample", "top_label"]].dropna("unit")
+        both = (measured[f"top_{x}"].values.ravel().tolist() for x in ("sample", "label"))
         for sample, label in zip(*both, strict=True):
             if known.setdefault(sample, label) != label:
                 raise DataError(

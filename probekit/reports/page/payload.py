@@ -117,11 +117,16 @@ def _top(units: xr.Dataset) -> dict[str, Any]:
     return {
         "count": units.sizes["rank"],
         **{
-            name: packed(units[f"top_{name}"].transpose("unit", "rank").values, kind)
+            name: packed(_known(units[f"top_{name}"].transpose("unit", "rank")), kind)
             for name, kind in parts.items()
             if f"top_{name}" in units
         },
     }
+
+
+def _known(values: xr.DataArray) -> npt.NDArray[Any]:
+    """The values, with -1 for top images that a merged result lacks."""
+    return values.fillna(-1).values if values.name == "top_sample" else values.values
 
 
 def _perturbed(units: xr.Dataset, kind: str) -> dict[str, Any] | None:
@@ -151,7 +156,7 @@ def wanted_samples(model: ModelResults) -> list[int]:
     if "selectivity" in units:
         index = np.nan_to_num(units["selectivity"].values, nan=-np.inf)
         samples = samples[:, np.argsort(-index, kind="stable")]
-    return list(dict.fromkeys(samples.ravel().tolist()))
+    return list(dict.fromkeys(samples[np.isfinite(samples)].astype(np.int64).tolist()))
 
 
 def thumbnails(

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
+from probekit.analysis.robustness.tables import averaged_types
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.layers import (
     LayerTable,
@@ -112,7 +113,8 @@ def _gradients(model: ModelResults) -> Iterator[Fact]:
 def _perturbed(model: ModelResults) -> Iterator[Fact]:
     outcomes = model.table("robustness")
     if "accuracy_mean" in outcomes:
-        types, levels = (outcomes["accuracy"].sizes[dim] for dim in ("corruption", "severity"))
+        sizes = averaged_types(outcomes["accuracy"]).sizes
+        types, levels = (sizes[dim] for dim in ("corruption", "severity"))
         mean = 100 * float(outcomes["accuracy_mean"])
         of = f"mean over types ({types}) and severities ({levels})"
         yield Fact(f"{mean:.1f}%", "accuracy under corruption", of)
@@ -240,7 +242,7 @@ def _robustness(model: ModelResults) -> dict[str, Any] | None:
 
 
 def _attacks(table: xr.Dataset, clean: float) -> tuple[Markup, list[str]]:
-    accuracy = table["attack_accuracy"].transpose("attack", "epsilon")
+    accuracy = table["attack_accuracy"].transpose("attack", "epsilon").sortby("epsilon")
     epsilons = accuracy["epsilon"].values.tolist()
     pairs = zip(accuracy["attack"].values, accuracy.values.tolist(), strict=True)
     lines = [

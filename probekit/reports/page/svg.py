@@ -190,7 +190,7 @@ def line_chart(
     ys = ys[np.isfinite(ys)]
     y_low, y_high = 0.0, 1.0
     if not share and len(ys):
-        y_low, y_high = min(float(ys.min()), 0.0), float(ys.max())
+        y_low, y_high = min(float(ys.min()), 0.0), max(float(ys.max()), 0.0)
         y_high = y_high * 1.05 if y_high > y_low else y_low + 1.0
     x_low, x_high = float(xs.min()), float(xs.max())
     place_x = scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
@@ -225,8 +225,12 @@ def line_chart(
 def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:
     if line.low is None or line.high is None:
         return None
-    xs = [place_x(x) for x in line.xs]
-    lower, upper = ([place_y(y) for y in ys] for ys in (line.low, line.high))
+    ends = zip(line.xs, line.low, line.high, strict=True)
+    known = [one for one in ends if np.isfinite(one).all()]
+    if not known:
+        return None
+    xs = [place_x(x) for x, _, _ in known]
+    lower, upper = ([place_y(one[end]) for one in known] for end in (1, 2))
     outline = path([*xs, *xs[::-1]], [*upper, *lower[::-1]], close=True)
     return element("path", class_=f"band m{line.color}", d=outline)
 

@@ -414,3 +414,18 @@ def test_long_names_of_layers_stay_distinct_on_a_phone(
     cell = seen.page.locator("#body tr[data-place] td").first
     assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
     assert seen.quiet()
+
+
+def test_units_that_a_merged_result_did_not_measure_show_dashes(
+    look: Any, page_of: Any, partly_measured: tuple[xr.DataTree, TensorImages]
+) -> None:
+    result, data = partly_measured
+    seen = look(page_of(result, data=data), "#unit=0.0.2")
+    text = seen.page.locator("#dossier").inner_text()
+    assert "Unit 2" in text
+    assert "NaN" not in text
+    assert "TUNING" not in text.upper()
+    assert "BEST IMAGES" not in text.upper()
+    assert seen.page.locator("#dossier .photos").count() == 0
+    assert "NaN" not in seen.page.locator("#body").inner_text()
+    assert seen.quiet(), seen.said

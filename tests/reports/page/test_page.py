@@ -303,6 +303,29 @@ def test_robustness_is_merged_with_the_analysis_of_its_model(model: Any, tmp_pat
     assert "Accuracy under attack" in pages["alone"]
 
 
+def test_units_of_a_merged_result_without_top_images_show_none(
+    partly_measured: tuple[xr.DataTree, TensorImages], tmp_path: Path
+) -> None:
+    result, data = partly_measured
+    page = payload(written(result, tmp_path, data=data))
+    (table,) = page["models"]
+    units = result["units"].to_dataset()
+    known = units["layer"].values == "4"
+    samples = unpacked(table["top"]["sample"], "<i4").reshape(len(known), -1)
+    np.testing.assert_array_equal(samples[known], units["top_sample"].values[known])
+    assert (samples[~known] == -1).all()
+    assert {int(name) for name in page["images"]} == set(samples[known].ravel().tolist())
+
+
+def test_the_mean_under_corruption_counts_the_types_that_it_includes(
+    model: Any, tmp_path: Path
+) -> None:
+    data = TensorImages(torch.rand(24, 1, 8, 8), torch.arange(24) % 3)
+    types = ["contrast", "fog", "speckle_noise"]  # the last is none of the standard types
+    run = pk.robustness(model, data, types, [1, 5], layers="4", table=32, progress=False)
+    assert "mean over types (2) and severities (2)" in written(run, tmp_path)
+
+
 def test_a_result_of_a_user_defined_metric_has_a_page(
     model: Any, labeled: Any, tmp_path: Path
 ) -> None:

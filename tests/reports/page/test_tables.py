@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 import probekit as pk
+from probekit.reports.page.svg import Line, line_chart
 
 
 def survey_of(names: list[str]) -> xr.DataTree:
@@ -59,6 +61,24 @@ def test_a_section_is_added_to_the_results_of_models(result: xr.DataTree, tmp_pa
         assert page.count('<section id="survey">') == 1
         assert 'id="units"' in page
         assert 'href="#survey"' in page
+
+
+def test_the_band_of_a_chart_omits_layers_without_an_interval() -> None:
+    lines = [Line("a", [1.0, 2.0, 3.0], [0.2, 0.5, 0.8], 0, [0.1, np.nan, 0.7], [0.3, np.nan, 1])]
+    chart = line_chart(lines, x_label="layer", y_label="value", title="values", share=True)
+    (band,) = re.findall(r'class="band m0" d="([^"]*)"', chart)
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", band), float)
+    bottom, top, left, right = 230, 12, 46, 546
+    heights = bottom - np.array([0.3, 1, 0.7, 0.1]) * (bottom - top)
+    np.testing.assert_allclose(points[:, 1], heights, atol=0.01)
+    np.testing.assert_allclose(points[:, 0], [left, right, right, left])
+
+
+def test_values_below_zero_keep_their_distance_to_zero() -> None:
+    line = Line("a", [1.0, 2.0], [-0.5, -1.0])
+    chart = line_chart([line], x_label="layer", y_label="value", title="values")
+    heights = np.array(re.findall(r'cy="([\d.]+)"', chart), float)
+    np.testing.assert_allclose(heights, [12 + 0.5 * 218, 230], atol=0.01)
 
 
 def test_paired_units_are_listed_by_their_difference(tmp_path: Path, make_result: Any) -> None:

@@ -100,7 +100,7 @@ function bars(rows, first) {
 
 function tuning(unit) {
   const found = model.tuning;
-  if (!found) return null;
+  if (!found || Number.isNaN(found.mean[unit * found.count])) return null;
   const rows = [];
   for (let place = 0; place < found.count; place++) {
     const at = unit * found.count + place;
@@ -118,6 +118,7 @@ function tuning(unit) {
 function photos(unit) {
   if (!model.top) return null;
   const shots = model.images(unit, model.top.count);
+  if (!shots.length) return null;
   if (!shots.some((image) => image.address) && !model.top.images) return part("Best images", "", el("p", { class: "hint", text: `Not in this report. Samples: ${shots.map((image) => image.sample).join(", ")}` }));
   const preferred = model.preferred(unit);
   const items = shots.map((image) => {
@@ -135,6 +136,7 @@ function spread(unit) {
   if (!model.drawn || !model.top) return null;
   const slice = (from) => [...from.activation.subarray(unit * from.count, (unit + 1) * from.count)];
   const [random, best] = [slice(model.drawn), slice(model.top)];
+  if (!best.some(Number.isFinite)) return null;
   const every = [...random, ...best, 0].filter(Number.isFinite);
   const [low, high] = [Math.min(...every), Math.max(...every)];
   const at = (value) => 8 + ((value - low) / (high - low || 1)) * 392;

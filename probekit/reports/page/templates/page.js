@@ -78,7 +78,7 @@ class Model {
     return this.layers.map((name) => middle(name, most));
   }
   className(label) {
-    return label < 0 ? "none" : this.classes.get(label) ?? String(label);
+    return label < 0 ? "none" : Number.isNaN(label) ? "–" : this.classes.get(label) ?? String(label);
   }
   preferred(unit) {
     return this.column.has("preferred_class") ? this.value("preferred_class", unit) : NaN;
@@ -89,6 +89,7 @@ class Model {
     for (let rank = 0; this.top && rank < Math.min(most, this.top.count); rank++) {
       const at = unit * this.top.count + rank;
       const sample = this.top.sample[at];
+      if (sample < 0) break; // not measured in a merged result
       const label = this.top.label ? this.top.label[at] : null;
       found.push({ sample, label, activation: this.top.activation[at], address: images[sample] });
     }
