@@ -38,7 +38,7 @@ def add_constants(
         activations to the following layers.
 
     Raises:
-        LayerError: There is no such layer, or it is the model itself or called several times.
+        LayerError: There is no such layer, or it is a function, the model itself or called several times.
         OptionError: The constants are not a scalar or one per unit, or contain NaN or infinity.
 
     Example:
@@ -60,14 +60,16 @@ def add_constants(
     by_name = {layer.name: layer for layer in found}
     for name, values in constants.items():
         layer = by_name.get(name)
-        if layer is None or not layer.module or layer.calls > 1:
+        if layer is None or not layer.module or layer.function or layer.calls > 1:
             raise LayerError(
                 f"constants are added to layers by name whose module is called once, not to {name!r}"
             )
-        parent, _, child = layer.module.rpartition(".")
-        holder = made.get_submodule(parent)
-        added = _added(values, layer)
-        setattr(holder, child, _Reparametrized(made.get_submodule(layer.module), added))
+        original = made.get_submodule(layer.module)
+        replaced = _Reparametrized(original, _added(values, layer))
+        for holder in list(made.modules()):
+            for child, module in holder._modules.items():  # under all of its names
+                if module is original and holder is not replaced:
+                    setattr(holder, child, replaced)
     return replace(model, module=made) if isinstance(model, ImageModel) else made
 
 
@@ -95,8 +97,8 @@ class _Reparametrized(nn.Module):
         self.shifted = _Shift(constants)
         self.train(original.training)
 
-    def forward(self, *inputs: Any) -> Tensor:
-        shifted: Tensor = self.shifted(self.original(*inputs))
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        shifted: Tensor = self.shifted(self.original(*inputs, **options))
         return shifted - cast(Tensor, self.shifted.constants).to(shifted.dtype)
 
 

@@ -111,3 +111,41 @@ def test_invalid_constants_are_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         add_constants(network.eval(), constants, torch.rand(2, 1, 8, 8))
+
+
+class Named(nn.Module):
+    """Calls its activation by keyword, under the second of its names, and then a function in a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.act, self.block = nn.Linear(6, 4), nn.ReLU(), Functional()
+        self.alias = self.act
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.block(self.alias(input=self.linear(x)))
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("name", ["act", "alias"])
+def test_a_module_with_two_names_called_by_keyword_is_shifted_under_both(name: str) -> None:
+    torch.manual_seed(0)
+    net, rows = Named().eval(), torch.rand(10, 6)
+    shifted = add_constants(net, {name: 2.0}, rows[:2])
+    seen = []
+    shifted.alias.shifted.register_forward_hook(lambda *given: seen.append(given[-1]))
+    torch.testing.assert_close(shifted(rows), net(rows))
+    torch.testing.assert_close(seen, [torch.relu(net.linear(rows)) + 2])
+    assert shifted.act is shifted.alias
+
+
+def test_constants_are_not_added_to_the_module_that_calls_a_function() -> None:
+    with pytest.raises(LayerError, match=r"whose module is called once, not to 'block\.relu'"):
+        add_constants(Named(), {"block.relu": 2.0}, torch.rand(2, 6))
