@@ -73,6 +73,8 @@ def decide(
     if guess is not None:
         for label, size in declared:  # of a batch that the model assembles itself
             if size == guess.size and guess.label not in tracer.votes:
+                if guess.label is not None and label.root is guess.label.root:
+                    return guess
                 return BatchAxis(label, size, guess.source, certain=False)
         return guess
     for label, size in (*declared, *rows):

@@ -33,6 +33,26 @@ def test_the_sample_axis_of_a_transformer_follows_its_model(
         torch.testing.assert_close(found[name], expected, msg=name)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_declared_sample_axis_is_certain_where_the_pass_stops(batch_first: bool) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(8, 4, batch_first=batch_first)
+
+        def forward(self, images: Tensor) -> Tensor:
+            rows = images.mean(1) if batch_first else images.mean(1).transpose(0, 1)
+            return self.rnn(rows)[0]
+
+    net, x = Rows(), torch.randn(4, 3, 8, 8)
+    with Recorder(net, "rnn", stop=True) as recorder:
+        recorder(x)
+    (layer,) = recorder.layers
+    assert (layer.batch_axis, layer.certain, recorder.notes) == (1 - batch_first, True, [])
+    expected = net.rnn(x.mean(1) if batch_first else x.mean(1).transpose(0, 1))[0]
+    torch.testing.assert_close(recorder.activations["rnn"], expected.mean(1 if batch_first else 0))
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
