@@ -88,6 +88,14 @@ class Phase:
         self.open = False
         self.functions.end()
 
+    def leave_others(self) -> None:
+        """Ends the forward pass of other recorders of the model, after this one has stopped it."""
+        if _running(self.module):  # the pass was a part of another one, which goes on
+            return
+        for hook in self.module._forward_pre_hooks.values():
+            if isinstance(hook, Hook) and isinstance(hook.owner, Phase):
+                hook.owner.leave()
+
     def called(self, name: str, result: object) -> Tensor | None:
         """Handles a call of an activation function; returns a replacement for its result, or None."""
         raise NotImplementedError

@@ -217,6 +217,7 @@ class Recorder:
             except Stop as stop:
                 if not self._stopped(stop):
                     raise
+                self._phase.leave_others()
                 return None
             finally:
                 self._phase.leave()

@@ -17,6 +17,11 @@ class Hook:
     def __call__(self, *given: Any) -> Any:
         return self._run(*given)
 
+    @property
+    def owner(self) -> object:
+        """The object whose method the hook runs, if it is one."""
+        return getattr(self._run, "__self__", None)
+
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         return Hook, ()
 

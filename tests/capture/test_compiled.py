@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -130,3 +131,23 @@ def test_robustness_compiles_once_for_all_conditions(
         found["robustness"].to_dataset(), expected["robustness"].to_dataset()
     )
     xr.testing.assert_identical(found["layers"].to_dataset(), expected["layers"].to_dataset())
+
+
+def test_gradients_measured_between_batches_do_not_compile_the_model_again(
+    network: nn.Module, labeled: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    metrics = ["selectivity", pk.GradientVariability(method="exact")]
+    expected, found = (
+        pk.analyze(network, labeled, "4", metrics, batch_size=8, compile=choice)["units"]
+        for choice in (False, True)
+    )
+    assert len(compiled) == 1
+    for name in ("selectivity", "gradient_norm_mean"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)

@@ -18,6 +18,11 @@ from probekit.models.image_model import Model, as_module, check_differentiable
 ModelForward = Callable[[Any, Tensor], dict[str, Tensor]]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OPTIONS_OF_HOOKS = (
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def _copy(
         return modules[module]
     twin = modules[module] = copy.copy(module)
     inside = twin.__dict__
-    for name in _HOOKS:
+    for name in (*_HOOKS, *_OPTIONS_OF_HOOKS):
         inside[name] = type(inside[name])()
     inside["_parameters"] = {
         name: None
