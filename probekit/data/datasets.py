@@ -19,6 +19,7 @@ from probekit.data.decoding import DEFAULT_DECODER, ImageDecoder
 from probekit.data.folders import FolderImages, split_folders, training_beside
 from probekit.data.images import LabeledImages, PreparedImages, Size, TensorImages
 from probekit.data.items import is_map_style
+from probekit.data.labels import LABEL_KEYS
 from probekit.data.readers import FASHION_MNIST_CLASSES, read_idx
 from probekit.data.readers.arrays import ARRAY_SUFFIXES, array_file
 from probekit.data.readers.tables import TABLE_SUFFIXES, is_table, read_table, table_images
@@ -107,7 +108,7 @@ def load_data(
     listed = isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES
     if listed and os.path.isfile(source):
         file = Path(source)
-        name, here, source = str(file), file.parent, read_table(file)
+        name, here, source = str(file), file.parent, read_table(file, [*LABEL_KEYS, *columns])
         training = training_beside(file)
     if is_table(source):
         images: LabeledImages = table_images(

@@ -192,3 +192,18 @@ def test_a_split_file_numbers_its_classes_as_the_training_file(root: Path) -> No
     with pytest.warns(ProbekitWarning, match="train.csv' cannot be read .* numbered without it"):
         data = pk.load_data(root / "val.csv")
     assert (data.classes, len(data.notes)) == (("a", "c", "d"), 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [("01", "1"), (" 1", "1"), ("+1", "1")])
+def test_a_number_written_in_two_ways_is_refused(first: str, second: str, root: Path) -> None:
+    written = [first, second, "2", "2", "3"]
+    rows = [f"{path},{label},{label}" for path, label in zip(PATHS, written, strict=True)]
+    for heading, options in (("label,id", {}), ("id,shape", {"attributes": ["shape"]})):
+        (root / "list.csv").write_text("\n".join([f"path,{heading}", *rows]))
+        column = options.get("attributes", ["label"])[0]
+        with pytest.raises(DataError, match=f"column '{column}' of .* has the number 1 as"):
+            pk.load_data(root / "list.csv", **options)
+    padded = ["001", "001", "002", "002", "010"]
+    rows = [f"{path},{label},{at}" for path, label, at in zip(PATHS, padded, written, strict=True)]
+    (root / "list.csv").write_text("\n".join(["path,label,id", *rows]))
+    assert pk.load_data(root / "list.csv").labels.tolist() == [1, 1, 2, 2, 10]

@@ -25,15 +25,29 @@ def is_table(data: Any) -> bool:
     return hasattr(data, "columns") and hasattr(data, "to_numpy")
 
 
-def read_table(file: Path) -> pd.DataFrame:
-    """Reads a CSV, TSV or Parquet file; a class may be called NA or None."""
+def read_table(file: Path, labels: Sequence[str]) -> pd.DataFrame:
+    """Reads a CSV, TSV or Parquet file; a class may be called NA or None.
+
+    A number in the columns of labels must not be written in several ways, such as 1 and 01.
+    """
     with foreign_file(f"{str(file)!r} cannot be read as a table", DataError):
         if file.suffix == ".parquet":
             with optional("pyarrow", "a Parquet file"):
                 import pyarrow.parquet  # noqa: F401
             return pd.read_parquet(file)
         separator = "\t" if file.suffix == ".tsv" else ","
-        return pd.read_csv(file, sep=separator, keep_default_na=False, na_values=[""])
+        options: Any = {"sep": separator, "keep_default_na": False, "na_values": [""]}
+        table, texts = (pd.read_csv(file, dtype=kind, **options) for kind in (None, str))
+    for column in table.columns.intersection(list(labels)):
+        if table[column].dtype.kind not in "iu":
+            continue
+        for number, written in texts[column].groupby(table[column]).unique().items():
+            if len(written) > 1:
+                raise DataError(
+                    f"the column {column!r} of {str(file)!r} has the number {number} as "
+                    f"{some_of(sorted(written))}; write each class in one way, or name it with letters"
+                )
+    return table
 
 
 def table_images(
@@ -69,7 +83,7 @@ def table_images(
     training = pd.DataFrame()
     if beside is not None and any(names_of.values()):
         try:
-            training = read_table(beside)
+            training = read_table(beside, chosen)
         except DataError as error:
             notes.append(f"{error}; the classes in {name!r} are numbered without it")
     for column in chosen:
