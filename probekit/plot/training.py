@@ -167,6 +167,8 @@ def _values(sweep: object, variable: str, *others: str) -> tuple[Array, list[flo
             f"sweep must be the dataset that pk.sweep returns, not {type(sweep).__name__}"
         )
     values = numbers_over(sweep, "sweep", variable, "alpha", *others).sortby("alpha")
+    if sweep[variable].dtype.kind == "i":
+        values = values.where(values >= 0)  # -1 for runs without a value in older files
     if "seed" not in values.dims:
         values = values.expand_dims("seed")
     numbers = values.transpose("seed", "alpha", *others).values.astype(np.float64)

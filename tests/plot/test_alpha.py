@@ -92,3 +92,14 @@ def test_mistakes_are_reported(swept: xr.Dataset) -> None:
         plot.alpha_profile(swept, layers="relux")
     with pytest.raises(DataError, match="no run of the sweep"):
         plot.alpha_curve(swept.assign(test_accuracy=swept["test_accuracy"] * np.nan))
+
+
+def test_missing_counts_of_older_files_are_left_out() -> None:
+    counts = np.arange(8).reshape(2, 4)
+    counts[1, 2] = -1
+    table = xr.Dataset(
+        {"best_epoch": (("alpha", "seed"), counts)},
+        {"alpha": [-1.0, 0.0], "seed": [0, 1, 2, 3]},
+    )
+    ax = plot.alpha_curve(table, "best_epoch")
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [1.5, (4 + 5 + 7) / 3])

@@ -82,7 +82,7 @@ def sweep(
         A dataset over `alpha`, `seed` and `layer`: `test_accuracy`, `validation_accuracy`,
         `best_epoch`, `selectivity_mean` (alpha, seed), `selectivity`, `dead_units` (alpha, seed,
         layer), and `failure` (alpha, seed), an empty string if there was none. Values of runs that have
-        not ended are NaN, or -1 for integers.
+        not ended are NaN; counts and epochs are floats then.
 
     Raises:
         OptionError: There are no alphas or seeds, or one is repeated or out of range.

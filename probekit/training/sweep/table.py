@@ -59,7 +59,8 @@ def sweep_table(out: str | Path) -> xr.Dataset:
     alphas, seeds = zip(*runs, strict=True)
     table = grid(xr.concat(rows, "run"), "alpha", np.array(alphas), seeds)
     for name in ("best_epoch", "dead_units"):
-        table[name] = table[name].fillna(-1).astype(np.int64)
+        if table[name].notnull().all():
+            table[name] = table[name].astype(np.int64)
     table["failure"] = table["failure"].astype(object).fillna("")
     for name, long_name in _LABELS.items():
         table[name].attrs = attributes(long_name)
