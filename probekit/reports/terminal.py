@@ -176,7 +176,7 @@ def _columns(layers: xr.Dataset, name: str) -> Iterator[Column]:
     elif len(others) == 1 and values.sizes[others[0]] <= _MOST_PLACES:
         for place in values[others[0]].values.tolist():
             fraction = isinstance(place, float) and 0 < place <= 1
-            where = f"{place:.0%}" if fraction else str(place)
+            where = f"{100 * place:g}%" if fraction else str(place)
             title = where if others[0] == "quantile" else f"{text} {where}"
             yield Column(title, values.sel({others[0]: place}).values.tolist())
 

@@ -272,3 +272,16 @@ def test_an_interval_that_leaves_out_its_mean_is_explained(
     assert "selectivity mean 0.4500 over 2 layers (0.2500 to 0.4500)" in printed
     assert "in 1 of 2 layers the interval leaves out the plain mean" in printed
     assert interval_note(layers.isel(layer=[1])) == ""
+
+
+def test_fractions_of_a_further_dimension_are_not_rounded() -> None:
+    table = xr.Dataset(
+        {"components": (("layer", "variance"), [[3, 7]], {"metric": "dimensionality"})},
+        {"layer": ["relu"], "variance": [0.9, 0.995]},
+    )
+    stream = io.StringIO()
+    result = xr.DataTree.from_dict({"layers": table, "units": xr.Dataset()})
+    print_result(result, Console(file=stream, width=100))
+    heading, row = (line.split() for line in stream.getvalue().splitlines()[:2])
+    assert [one for one in heading if "%" in one] == ["90%", "99.5%"]
+    assert row == ["relu", "3", "7"]
