@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from probekit.capture.gradients.backward import differentiable
 from probekit.capture.recorder import Recorder, Tokens
 from probekit.checks import integer, one_of, positive_int
 from probekit.data.fitting import fit_to
@@ -92,7 +93,8 @@ def unit_saliency(
             tables = recorder.activations
             if isinstance(layer, str) and layer not in tables:
                 raise LayerError(f"{layer!r} is a pattern of names; give the name of one layer")
-            table = tables[layer] if isinstance(layer, str) else next(iter(tables.values()))
+            name = layer if isinstance(layer, str) else next(iter(tables))
+            table = differentiable(tables, [name])[name]
             if not 0 <= channel < table.shape[1]:
                 raise LayerError(
                     f"layer {layer!r} has no unit {channel}, only units 0 to {table.shape[1] - 1}"

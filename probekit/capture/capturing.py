@@ -61,6 +61,8 @@ class Capturing(Phase):
         modules = dict(self.module.named_modules())
         if foreign := [layer.name for layer in self.layers if layer.module not in modules]:
             raise LayerError(f"layer {foreign[0]!r} was planned for another model")
+        if self.settings.grad:
+            _note_backward_hooks(self.layers, modules)
         self._callers = {modules[one.module]: one.module for one in self.layers if one.function}
         for caller in self._callers:
             self.before(caller, partial(self._enter, True))
@@ -263,6 +265,18 @@ class Capturing(Phase):
 
 _WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _CHECKED = 16  # forward passes in which the order of shared modules is compared
+
+
+def _note_backward_hooks(layers: Sequence[Layer], modules: dict[str, nn.Module]) -> None:
+    """Warns of layers whose own backward hooks do not change the gradients of what is recorded."""
+    own = {layer.name: modules[layer.module] for layer in layers if not layer.function}
+    if hooked := [
+        name for name, one in own.items() if one._backward_hooks or one._backward_pre_hooks
+    ]:
+        warn(
+            f"backward hooks on {some_of(hooked)} do not change the gradients of these layers, which begin "
+            "at their outputs, before the hooks; hooks on the modules before them do"
+        )
 
 
 def _wrote_into(given: _Given, module: nn.Module, output: Any) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import probekit as pk
-from probekit.errors import LayerError, OptionError
+from probekit.errors import LayerError, OptionError, ProbekitWarning
 from probekit.models.image_model import ImageModel
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -129,3 +130,44 @@ def test_images_in_another_precision_than_the_model_are_converted() -> None:
     found = pk.unit_saliency(net.bfloat16(), images, "2", 0)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+def _doubled(module: nn.Module, inner: Any, outer: Any) -> Any:
+    return tuple(2 * one for one in inner)
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_backward_hooks_change_gradients_of_later_layers_only(place: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid())
+    images = torch.rand(3, 3, 2, 2)
+    wrapped = nn.Sequential(nn.Flatten(), *net)
+    rows = images.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(net(rows.flatten(1))[:, 2].sum(), rows)
+    net[place].register_full_backward_hook(_doubled)
+    if place == 1:
+        torch.testing.assert_close(_gradient(wrapped, images), 2 * plain)
+    else:
+        with pytest.warns(
+            ProbekitWarning, match=r"backward hooks on 4 do not change the gradients"
+        ):
+            found = _gradient(wrapped, images)
+        torch.testing.assert_close(found, plain)
+
+
+def _gradient(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return pk.unit_saliency(net, images, "4", 2, method="gradient")
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated_gradients"])
+def test_a_layer_without_gradient_in_the_images_is_named(method: Any) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+        def forward(self, images: torch.Tensor) -> Any:
+            return self.act(self.first(images).detach())
+
+    with pytest.raises(LayerError, match="'act' does not depend on the images in a way"):
+        pk.unit_saliency(Detached(), torch.rand(2, 3, 6, 6), "act", 0, method=method)
