@@ -11,6 +11,7 @@ from probekit.plot.canvas import canvas
 from probekit.plot.data import Array, Results, missing_variable, named_results, table
 from probekit.plot.labels import Handle, color_bar, name_axis, plain, room, shown, title
 from probekit.plot.series import name_results, result_colors
+from probekit.results.labels import class_names
 from probekit.results.trees import Result
 
 # More classes than this are drawn as a line, and only its ends are labeled.
@@ -45,9 +46,9 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
     compared = named_results(result)
     rows = compared.each(lambda one: _unit(one, layer, channel))
     first = rows[0][0]
-    known = _class_names(first)
+    known = list(class_names(first).values())
     if any(
-        _class_names(one) != known or not np.array_equal(one["class"], first["class"])
+        list(class_names(one).values()) != known or not np.array_equal(one["class"], first["class"])
         for each in rows
         for one in each
     ):
@@ -117,7 +118,7 @@ def class_means(
     values, starts = _side_by_side(maps)
     low, high = float(np.nanmin(values)), float(np.nanmax(np.abs(values)))
     width = 1.2 + max(1.3, 0.15 * min(tables[0].shape[1], 24)) * len(maps)
-    with canvas(ax, min(width, 7.5), 2.2 + room(_class_names(tables[0]))) as ax:
+    with canvas(ax, min(width, 7.5), 2.2 + room([*class_names(tables[0]).values()])) as ax:
         image = ax.imshow(
             values,
             aspect="auto",
@@ -172,7 +173,7 @@ def _side_by_side(maps: list[Array]) -> tuple[Array, list[int]]:
 def _name_classes(ax: Axes, tables: list[xr.DataArray], starts: list[int], most: int) -> None:
     ticks, texts = [], []
     for means, start in zip(tables, starts, strict=True):
-        names = _class_names(means)
+        names = list(class_names(means).values())
         for at in shown(len(names), most):
             ticks.append(start + at)
             texts.append(plain(names[at]))
@@ -204,11 +205,6 @@ def _unit(result: Result, layer: str, channel: int) -> xr.Dataset:
             f"{channels.max()}"
         )
     return units.isel(unit=int(found[0]))
-
-
-def _class_names(means: xr.DataArray | xr.Dataset) -> list[str]:
-    coordinate = "class_name" if "class_name" in means.coords else "class"
-    return [str(name) for name in means[coordinate].values]
 
 
 def _draw_tuning(ax: Axes, means: Array, color: str, number: int, several: int) -> Handle:

@@ -254,4 +254,6 @@ def _selected(values: xr.DataArray, along: str, at: At, most: int = 1) -> xr.Dat
 def _numbers(values: xr.DataArray, name: str) -> Array:
     if values.dtype.kind not in "fiub":
         raise DataError(f"{name!r} has values of type {values.dtype}; only numbers can be drawn")
+    if str(values.name).endswith(("preferred_class", "top_label")):
+        raise DataError(f"{name!r} has labels of classes; only numbers can be drawn")
     return np.asarray(values.values, dtype=np.float64)

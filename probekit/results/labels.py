@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -22,11 +23,15 @@ def strings(values: Iterable[object]) -> npt.NDArray[np.object_]:
     return np.array([str(value) for value in values], dtype=object)
 
 
-def class_names(table: xr.Dataset) -> dict[int, str]:
-    """The name of each label in a table with the coordinate `class`; the label itself without names."""
+def class_names(table: xr.Dataset | xr.DataArray) -> dict[int, str]:
+    """The name of each label in a table with the coordinate `class`; the label itself without names.
+
+    Classes of the same name are `crane (134)` and `crane (517)`.
+    """
     named = table["class_name"] if "class_name" in table.coords else table["class"]
-    pairs = zip(table["class"].values.tolist(), named.values.tolist(), strict=True)
-    return {int(label): str(name) for label, name in pairs}
+    names = [str(name) for name in named.values.tolist()]
+    count, pairs = Counter(names), zip(table["class"].values.tolist(), names, strict=True)
+    return {int(label): name if count[name] == 1 else f"{name} ({label})" for label, name in pairs}
 
 
 def with_sample_names(recording: xr.Dataset) -> xr.Dataset:

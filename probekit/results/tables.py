@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,11 +141,7 @@ def _class_names(units: xr.Dataset) -> dict[int, str]:
     if "class" not in units.coords:
         known = units.get("preferred_class", xr.DataArray([]))
         return {int(label): str(int(label)) for label in np.unique(known) if label >= 0}
-    names = class_names(units)
-    count = Counter(names.values())
-    return {
-        label: name if count[name] == 1 else f"{name} ({label})" for label, name in names.items()
-    }
+    return class_names(units)
 
 
 def _widened(name: str, values: xr.DataArray, classes: dict[int, str]) -> dict[str, Any]:

@@ -34,6 +34,23 @@ def test_several_results_use_the_order_of_the_first(
     np.testing.assert_allclose(heights[1], other["units"]["class_mean"].values[0][order])
 
 
+def test_classes_of_one_name_are_told_apart() -> None:
+    units = xr.Dataset(
+        {"class_mean": (("unit", "class"), [[1.0, 4.0, 2.0]])},
+        {
+            "layer": ("unit", ["relu"]),
+            "channel": ("unit", [0]),
+            "class": [134, 517, 3],
+            "class_name": ("class", ["crane", "crane", "ant"]),
+        },
+    )
+    for ax, names in (
+        (plot.unit_tuning(units, "relu", 0), ["crane (517)", "ant", "crane (134)"]),
+        (plot.class_means(units, "relu"), ["crane (134)", "crane (517)", "ant"]),
+    ):
+        assert [text.get_text() for text in ax.get_xticklabels()] == names
+
+
 def test_results_with_different_classes_are_not_compared(result: xr.DataTree) -> None:
     units = result["units"].to_dataset()
     names = [f"other {label}" for label in units["class"].values]

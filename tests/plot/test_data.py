@@ -11,6 +11,7 @@ import xarray as xr
 from torch import nn
 
 import probekit as pk
+from probekit import plot
 from probekit.errors import DataError, LayerError, OptionError, ProbekitError
 from probekit.metrics import metric as registry
 from probekit.plot.data import layer_values, match_layers, named_results, unit_values
@@ -216,3 +217,9 @@ def test_layers_are_in_execution_order() -> None:
         match_layers(names, ["a.0", "b"])
     with pytest.raises(OptionError):
         named_results(None)
+
+
+def test_labels_of_classes_are_not_averaged(result: xr.DataTree) -> None:
+    for draw in (plot.layer_profile, plot.unit_distribution):
+        with pytest.raises(DataError, match="'preferred_class' has labels of classes"):
+            draw(result, "preferred_class")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from matplotlib import pyplot as plt
 from torch import nn
 
 import probekit as pk
@@ -132,6 +133,7 @@ def test_the_file_of_a_result_gives_the_same_as_the_result(
     pd.testing.assert_frame_equal(pk.units_table(str(file)), pk.units_table(result))
     pd.testing.assert_frame_equal(pk.layers_table(file), pk.layers_table(result))
     drawn = [pk.plot.layer_profile(one).lines[0].get_ydata() for one in (file, result)]
+    plt.close("all")
     np.testing.assert_array_equal(*drawn)
 
 
