@@ -38,7 +38,8 @@ def add_constants(
         activations to the following layers.
 
     Raises:
-        LayerError: There is no such layer, or it is a function, the model itself or called several times.
+        LayerError: There is no such layer, or it is a function, the model itself, called several times or
+            inside another one.
         OptionError: The constants are not a scalar or one per unit, or contain NaN or infinity.
 
     Example:
@@ -63,6 +64,12 @@ def add_constants(
         if layer is None or not layer.module or layer.function or layer.calls > 1:
             raise LayerError(
                 f"constants are added to layers by name whose module is called once, not to {name!r}"
+            )
+        inside = f"{layer.module}."
+        if inner := [one for one in by_name if by_name[one].module.startswith(inside)]:
+            raise LayerError(
+                f"{inner[0]!r} is inside {name!r}, and one of them would move the units of the other; make "
+                "a copy for each"
             )
         original = made.get_submodule(layer.module)
         replaced = _Reparametrized(original, _added(values, layer))

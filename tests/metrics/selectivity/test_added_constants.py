@@ -149,3 +149,10 @@ def test_a_module_with_two_names_called_by_keyword_is_shifted_under_both(name: s
 def test_constants_are_not_added_to_the_module_that_calls_a_function() -> None:
     with pytest.raises(LayerError, match=r"whose module is called once, not to 'block\.relu'"):
         add_constants(Named(), {"block.relu": 2.0}, torch.rand(2, 6))
+
+
+@pytest.mark.parametrize("names", [["0", "0.1"], ["0.1", "0"]])
+def test_a_layer_inside_another_one_is_refused(names: list[str]) -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(6, 4), nn.ReLU()), nn.Linear(4, 3))
+    with pytest.raises(LayerError, match=r"'0.1' is inside '0'"):
+        add_constants(net, dict.fromkeys(names, 1.0), torch.rand(2, 6))
