@@ -76,8 +76,8 @@ def analyze(
         tokens: For token sequences, which tokens to use: all, the patch tokens, or the class token.
         output: Which tensor to use from layers that return several.
         workers: Number of worker processes for reading; None uses the data set's own number.
-        precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`; None runs
-            the model unchanged. Statistics are always in float64.
+        precision: `"bfloat16"` or `"float16"` runs the forward pass under `torch.autocast`, except for
+            gradients; None runs the model unchanged. Statistics are always in float64.
         compile: Compile the model and the hooks that record it with `torch.compile`. Compilation takes
             minutes, so use it for long runs. The first batch runs compiled and uncompiled, and the
             results are compared; if that fails, the model runs uncompiled, with a warning.
