@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from function_networks import NAMES, Calls, Mixed, X, by_hand, in_place, modes
 from probekit.capture.functions import called_activation, named_functions
-from probekit.capture.plan import plan
 from probekit.capture.recorder import Recorder
-from probekit.errors import LayerError, ProbekitWarning
+from probekit.errors import LayerError
 
 
 def clamp_in_place(x: Tensor) -> Tensor:
@@ -97,139 +96,6 @@ def test_other_functions_are_not_activation_functions(function: Callable[[Tensor
     with Recorder(Calls(function)) as recorder, pytest.raises(LayerError, match=message):
         recorder(X)
     assert modes() == 0
-
-
-def test_a_gelu_written_as_a_formula_is_reported_as_missing() -> None:
-    net = Calls(lambda x: functional.relu(x) + x * (1 + torch.erf(x / 2**0.5)) / 2)
-    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes erf"):
-        table = plan(net, X)
-    assert table["layer"].tolist() == ["relu"]
-    assert "computes erf by itself" in table.attrs["notes"][0]
-
-
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (lambda x: x * (x > 0), "mul"),
-        (lambda x: (x >= 0) * x, "mul"),
-        (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), "where"),
-        (lambda x: torch.where(x < 0, 0.1 * x, x), "where"),
-        (lambda x: x.masked_fill(x < 0, 0), "masked_fill"),
-    ],
-)
-def test_an_activation_function_written_by_hand_is_reported_as_missing(
-    function: Callable[[Tensor], Tensor], name: str
-) -> None:
-    net = Calls(lambda x: function(functional.relu(x) - 0.1))
-    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes") as told:
-        found = plan(net, X)["layer"].tolist()
-    assert found == ["relu"]
-    assert name in str(told[0].message)
-
-
-def logistic(x: Tensor) -> Tensor:
-    return 1 / (1 + torch.exp(-x))
-
-
-@pytest.mark.parametrize(
-    ("function", "name"),
-    [
-        (lambda x: x * logistic(x.mean((2, 3), keepdim=True)), "exp"),
-        (lambda x: x * logistic(functional.adaptive_max_pool2d(x, 1)), "exp"),
-        (lambda x: x * (x.mean((2, 3), keepdim=True) / 6 + 0.5).clamp(0, 1), "clamp"),
-        (lambda x: functional.max_pool2d(x, 2) * logistic(functional.max_pool2d(x, 2)), "exp"),
-        (lambda x: torch.exp(-((x - 0.1) ** 2)), "exp"),
-        (lambda x: x.sort(1).values, "sort"),
-        (lambda x: x.cummax(1).values, "cummax"),
-        (lambda x: torch.arange(9.0)[torch.bucketize(x, torch.arange(8.0))], "index"),
-        (lambda x: torch.stack([x, torch.zeros_like(x)]).logsumexp(0), "logsumexp"),
-        (lambda x: torch.cond(x.sum() < 1e9, torch.tanh, torch.relu, (x,)), "cond"),
-        (
-            lambda x: torch.zeros_like(x).scatter(1, x.topk(2, 1).indices, x.topk(2, 1).values),
-            "topk",
-        ),
-    ],
-)
-def test_other_functions_written_by_hand_are_named_after_the_operation_that_shapes_them(
-    function: Callable[[Tensor], Tensor], name: str
-) -> None:
-    net = Calls(lambda x: function(functional.relu(x) - 0.1))
-    with pytest.warns(ProbekitWarning, match=f"may be missing: 'the model' computes {name} by"):
-        assert plan(net, X)["layer"].tolist() == ["relu"]
-
-
-@pytest.mark.parametrize(
-    ("function", "names"),
-    [
-        (lambda x: x * torch.sigmoid(1.702 * x), ["sigmoid"]),
-        (lambda x: x.mul_(x.sigmoid()), ["sigmoid"]),
-        (lambda x: x * functional.softplus(x).tanh(), ["softplus", "tanh"]),
-        (lambda x: functional.relu6(x + 3) * (x / 6), ["relu6"]),
-        (lambda x: functional.relu(x) * functional.relu(x), ["relu", "relu_1"]),
-    ],
-)
-def test_a_product_with_an_activation_function_of_itself_is_reported_as_missing(
-    function: Callable[[Tensor], Tensor], names: list[str]
-) -> None:
-    net = Calls(lambda x: function(x - 0.1))
-    with pytest.warns(ProbekitWarning, match="may be missing: 'the model' computes product by"):
-        assert plan(net, X)["layer"].tolist() == names
-
-
-@pytest.mark.parametrize(
-    "gate",
-    [
-        lambda x: x[:, :2] * x[:, 2:4].sigmoid(),
-        lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
-        lambda x: x + x.sigmoid(),
-    ],
-)
-@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
-def test_gates_of_other_units_and_of_pooled_maps_are_not_reported(
-    gate: Callable[[Tensor], Tensor],
-) -> None:
-    net = Calls(lambda x: functional.pad(gate(x), (0, 0, 0, 0, 0, 5 - gate(x).shape[1])))
-    assert plan(net, X)["layer"].tolist()[0] == "sigmoid"
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)
-
-
-def _instance(x: Tensor) -> Tensor:
-    mean = x.mean((2, 3), keepdim=True)
-    return (x - mean) / ((x - mean) ** 2).mean((2, 3), keepdim=True).add(1e-5).sqrt()
-
-
-def _response(x: Tensor) -> Tensor:
-    norm = x.norm(dim=(2, 3), keepdim=True)
-    return x + x * norm / (norm.mean(1, keepdim=True) + 1e-6)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        _rms,
-        _instance,
-        _response,
-        lambda x: _rms(functional.avg_pool2d(x, 2)),
-        lambda x: functional.normalize(_rms(x.mean((2, 3), keepdim=True))),
-        lambda x: functional.local_response_norm(x, 3),
-    ],
-)
-@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
-def test_norms_of_maps_and_of_pooled_maps_are_not_reported(
-    function: Callable[[Tensor], Tensor],
-) -> None:
-    net = Calls(lambda x: function(functional.relu(x) - 0.1))
-    assert plan(net, X)["layer"].tolist() == ["relu"]
-
-
-@pytest.mark.filterwarnings("error::probekit.errors.ProbekitWarning")
-def test_other_masks_are_not_reported() -> None:
-    mask = torch.arange(6) > 2
-    net = Calls(lambda x: torch.where(mask, functional.relu(x), 0) * mask * (x.detach() != 0))
-    assert plan(net, X)["layer"].tolist() == ["relu"]
 
 
 def test_operators_of_exported_programs_are_functions() -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from base64 import b64decode
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +17,9 @@ import probekit as pk
 from probekit.cli.app import app
 from probekit.data.images import TensorImages
 from probekit.errors import DataError, OptionError, OutputError
+from report_pages import Tags, columns_of, payload, unpacked, written
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028&amp;\udcff"
-
-
-class Tags(HTMLParser):
-    """The elements of a page, and its text outside scripts and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def count(self, tag: str) -> int:
-        return sum(found == tag for found, _ in self.found)
-
-
-def payload(page: str) -> Any:
-    found = re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.S)
-    assert found is not None
-    return json.loads(found[1])
-
-
-def unpacked(text: str, kind: str) -> np.ndarray:
-    return np.frombuffer(b64decode(text), kind)
-
-
-def columns_of(table: Any) -> dict[str, np.ndarray]:
-    return {
-        one["name"]: unpacked(one["values"], "<f8" if one["kind"] == "class" else "<f4")
-        for one in table["columns"]
-    }
-
-
-def written(results: Any, folder: Path, **options: Any) -> str:
-    return pk.report(results, folder / "report.html", **options).read_text("utf-8")
 
 
 def test_contains_the_numbers_of_every_unit(result: xr.DataTree, tmp_path: Path) -> None:
