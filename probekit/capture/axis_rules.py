@@ -7,6 +7,7 @@ matrix products; `flatten` and einops become views and permutations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -52,8 +53,8 @@ class Known(Protocol):
     def learned(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or computed from parameters only."""
 
-    def scales(self, tensor: Tensor) -> frozenset[object]:
-        """The factors and summands of a tensor that are constants, since weights made its units."""
+    def own_constants(self, tensor: Tensor) -> frozenset[object]:
+        """The constants that were factors or summands of a tensor since weights made its units."""
 
     def vote(self, axes: Axes) -> None:
         """Records that an operation treats the first axis as the batch."""
@@ -111,16 +112,17 @@ class OperatorCall:
         """Whether an argument is known to depend on the inputs."""
         return bool(self._depends[id(tensor)])
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
+        """The rule of the operation."""
         default = _reduction if {"dim", "keepdim"} <= self.given.keys() else _elementwise
         if self.name.partition("::")[0] not in _NAMESPACES:
             default = _unknown
         return _RULES.get(self.operation, default)
 
     @property
-    def scales(self) -> bool:
-        """Whether its constants are factors or summands for each element."""
+    def is_elementwise(self) -> bool:
+        """Whether constants among its arguments are factors or summands, as in a norm."""
         return self.rule in (_elementwise, _norm)
 
     def dim(self, ndim: int) -> int:
@@ -413,7 +415,7 @@ def _list_axis(call: OperatorCall, tensors: Sequence[Tensor]) -> Axis:
         )
         return ((latest, len(tensors)),)
     axis = new_axis(Kind.INPUT, len(tensors))
-    newest(axis).varies = len({call.tracer.scales(one) for one in tensors}) > 1
+    newest(axis).varies = len({call.tracer.own_constants(one) for one in tensors}) > 1
     return axis
 
 

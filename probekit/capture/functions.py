@@ -147,10 +147,10 @@ class Interception(TorchFunctionMode):
         changed = None if name is None else self._called(name, result)
         if changed is None:
             return result
+        given = (*args, *(kwargs or {}).values())
         if any(
-            result is given for given in (*args, *(kwargs or {}).values())
-        ):  # in place, or `out`
-            # The caller may ignore the result.
+            result is one for one in given
+        ):  # in place or `out`: the caller may ignore the result
             return result.copy_(changed)
         return changed
 

@@ -56,7 +56,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self._axes: dict[Key, Axes] = {}
         self._depends: dict[int, bool | None] = {}
-        self._scales: dict[int, frozenset[object]] = {}
+        self._own_constants: dict[int, frozenset[object]] = {}
         self._alive: list[StorageWeakRef] = []
         self._by_storage: dict[int, list[Key]] = {}
         self._parameters: dict[int, str] = {}
@@ -102,10 +102,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         key = _key(tensor)
         return key is not None and key[0] in self._learned
 
-    def scales(self, tensor: Tensor) -> frozenset[object]:
-        """The factors and summands of a tensor that are constants, since weights made its units."""
+    def own_constants(self, tensor: Tensor) -> frozenset[object]:
+        """The constants that were factors or summands of a tensor since weights made its units."""
         key = _key(tensor)
-        return frozenset() if key is None else self._scales.get(key[0], frozenset())
+        return frozenset() if key is None else self._own_constants.get(key[0], frozenset())
 
     def vote(self, axes: Axes) -> None:
         if axes:
@@ -172,29 +172,35 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             found = [new_axes(Kind.LOST, _shape(one)) for one in tensors]
         if depends is False and call.tensors and all(map(self.learned, call.tensors)):
             self._learned |= {key[0] for one in tensors if (key := _key(one)) is not None}
-        scales = self._scales_of(call)
+        constants = self._constants_after(call)
         for tensor, axes in zip(tensors, found, strict=True):
-            if depends and (key := _key(tensor)) is not None:
-                self._scales[key[0]] = scales
             if len(axes) != len(_shape(tensor)):
                 axes = new_axes(Kind.LOST, _shape(tensor))
-            self._note(tensor, axes, depends)
+            self._note(tensor, axes, depends, constants)
         if self.nonlinearities is not None:
             self.nonlinearities.follow(call, tensors)
         if call.in_place:
             self._spread(tensors[0], found[0])
 
-    def _scales_of(self, call: axis_rules.OperatorCall) -> frozenset[object]:
-        before = frozenset[object]().union(*map(self.scales, call.tensors))
-        if call.scales:
+    def _constants_after(self, call: axis_rules.OperatorCall) -> frozenset[object]:
+        before = frozenset[object]().union(*map(self.own_constants, call.tensors))
+        if call.is_elementwise:
             own = {_key(one) for one in call.tensors if self.learned(one) or self.name(one)}
             return before | own
         return frozenset() if any(map(self.learned, call.tensors)) else before
 
-    def _note(self, tensor: Tensor, axes: Axes, depends: bool | None) -> None:
+    def _note(
+        self,
+        tensor: Tensor,
+        axes: Axes,
+        depends: bool | None,
+        constants: frozenset[object] = frozenset(),
+    ) -> None:
         key = _key(tensor)
         if key is None:
             return
+        if depends:
+            self._own_constants[key[0]] = constants
         if key not in self._axes:
             self._by_storage.setdefault(key[0], []).append(key)
         self._axes[key] = axes
