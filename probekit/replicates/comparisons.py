@@ -251,7 +251,7 @@ def _difference(values: xr.DataArray, baseline: xr.DataArray, dim: str, paired: 
     count, mean, variance = zip(*(_moments(side) for side in sides), strict=True)
     shares = np.stack([part / number for part, number in zip(variance, count, strict=True)])
     error = np.sqrt(shares.sum(0))
-    scale = np.max([np.nanmax(np.abs(part.values)) for part in (ours, theirs)], initial=0.0)
+    scale = np.fmax(*(np.fmax.reduce(np.abs(part.values), -1) for part in (ours, theirs)))
     error = np.where(error > _ROUNDING * scale, error, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = np.stack([number - 1 for number in count])

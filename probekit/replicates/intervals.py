@@ -95,7 +95,7 @@ def bootstrap_interval(
     positive_int("resamples", resamples)
     parts: Any = xr.apply_ufunc(
         lambda table: resampled_mean(table, level, resamples, seed),
-        values.astype(np.float64),
+        values.astype(np.float64).compute(),
         input_core_dims=[[dim]],
         output_core_dims=[[], [], []],
     )

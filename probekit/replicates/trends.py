@@ -78,7 +78,8 @@ def page_trend(
     Args:
         values: The dimensions `order` and `dim`, and any others. Seeds that lack a condition are
             ignored, with a warning.
-        order: The dimension of the conditions, which are sorted by its coordinate if there is one.
+        order: The dimension of the conditions, which are sorted by its coordinate if there is one, of
+            distinct numbers.
         dim: The dimension of the replicates.
         alternative: The direction of the trend to detect.
         effect: The correlation within a seed for which `power` is computed.
@@ -92,8 +93,8 @@ def page_trend(
         `correlation_each` along `dim`. NaN if all conditions are tied in every seed.
 
     Raises:
-        OptionError: A dimension does not exist, there are fewer than 3 or more than 12 conditions, or
-            an option is out of range.
+        OptionError: A dimension does not exist, there are fewer than 3 or more than 12 conditions, their
+            labels have no order, or an option is out of range.
         DataError: No seed has all conditions.
 
     Source:
@@ -148,6 +149,12 @@ def _complete(values: xr.DataArray, order: str, dim: str) -> xr.DataArray:
         )
     table = values.astype(np.float64)
     if order in table.indexes:
+        index = table.indexes[order]
+        if index.dtype.kind not in "biufmM" or not index.is_unique:
+            raise OptionError(
+                f"the coordinate {order!r} has no order: it has text, or a label twice; give one number per "
+                f"condition, or drop_vars({order!r}) if the values are in order"
+            )
         table = table.sortby(order)
     others = [name for name in table.dims if name != dim]
     missing = table.isnull().any(others)

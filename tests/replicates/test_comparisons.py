@@ -107,6 +107,16 @@ def test_identical_means_or_one_replicate_give_no_test(paired: bool) -> None:
         assert np.isfinite(found["difference"].values).all()
 
 
+@pytest.mark.parametrize("large", [1e14, np.inf])
+def test_a_comparison_does_not_depend_on_the_scale_of_another(large: float) -> None:
+    table, base = replicates(2, 4), replicates(1, 4, seed=1)[0]
+    scaled = table.where(table["alpha"] > 0, table * large)
+    found = compare_means(scaled, base)["p"].values
+    theirs = stats.ttest_ind(table.values[1], base.values, equal_var=False).pvalue
+    assert found[1] == pytest.approx(theirs)
+    assert np.isnan(found[0]) == np.isinf(large)
+
+
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_false_positives_occur_at_the_nominal_rate(seeds: int, paired: bool) -> None:

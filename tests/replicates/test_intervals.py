@@ -62,6 +62,12 @@ def test_the_interval_agrees_with_scipy() -> None:
         assert high[column] == pytest.approx(theirs.high, abs=0.06 * width)
 
 
+def test_arrays_of_dask_give_the_same_numbers() -> None:
+    values = replicates(3, 5)
+    for interval in (pk.bootstrap_interval, pk.mean_interval):
+        xr.testing.assert_allclose(interval(values.chunk(seed=2)).compute(), interval(values))
+
+
 def test_one_replicate_has_no_interval() -> None:
     mean, low, high = resampled_mean(np.array([[1.0], [2.0]]))
     assert mean.tolist() == [1.0, 2.0]

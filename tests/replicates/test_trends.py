@@ -120,12 +120,19 @@ def test_power_equals_the_fraction_of_simulated_studies_that_detect_the_trend() 
 
 
 NO_SEED = xr.DataArray([[np.nan, 1, 2], [0, np.nan, 2]], dims=("seed", "alpha"))
+LEVELS = xr.DataArray([[1.0, 2, 3]], dims=("seed", "level"))
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: page_trend(table(3, 4), "epsilon"), OptionError, "no dimension 'epsilon'"),
     (lambda: page_trend(table(3, 2)), OptionError, "3 to 12 conditions"),
     (lambda: page_trend(table(3, 13)), OptionError, "'alpha' has 13"),
     (lambda: page_trend(table(3, 4), alternative="up"), OptionError, "alternative must be"),  # type: ignore[arg-type]  # wrong on purpose
     (lambda: page_trend(table(3, 4), effect=1.0), OptionError, "size of effect must be"),
+    (
+        lambda: page_trend(LEVELS.assign_coords(level=["low", "medium", "high"]), "level"),
+        OptionError,
+        r"'level' has no order.*drop_vars\('level'\)",
+    ),
+    (lambda: page_trend(LEVELS.assign_coords(level=[0, 1, 1]), "level"), OptionError, "twice"),
     (lambda: page_trend(NO_SEED), DataError, "no replicate along 'seed' has a value at every"),
 ]
 
