@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
+from probekit.errors import warn
 from probekit.plot.colors import alpha_map, alpha_norm, palette
 from probekit.plot.data import Array, NamedResults
 from probekit.plot.labels import Handle, alpha_bar, key
@@ -62,12 +63,29 @@ def curve(
     dashes: str = "-",
 ) -> Line2D:
     """Draws the mean of replicates (replicate, place) as a line, with its interval as a band."""
-    mean, low, high = resampled_mean(np.moveaxis(replicates, 0, -1))
+    mean, low, high = replicate_means(replicates)
     if np.isfinite(low).any():
         ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     marker = _MARKERS[number % len(_MARKERS)] if markers else ""
     (line,) = ax.plot(x, mean, dashes, color=color, marker=marker, mew=0)
     return line
+
+
+def replicate_means(replicates: Array) -> tuple[Array, Array, Array]:
+    """The means over replicates (replicate, place) with their intervals, each (place,).
+
+    Warns:
+        ProbekitWarning: Some places are means over fewer replicates than others.
+    """
+    count = (~np.isnan(replicates)).sum(0)
+    fewer = (count > 0) & (count < count.max(initial=0))
+    if fewer.any():
+        warn(
+            f"{fewer.sum()} of {(count > 0).sum()} means are over fewer replicates (down to "
+            f"{count[fewer].min()}) than the others ({count.max()}), so they are not of the same networks; "
+            "draw only what all replicates have"
+        )
+    return resampled_mean(np.moveaxis(replicates, 0, -1))
 
 
 def name_results(

@@ -23,9 +23,9 @@ from probekit.plot.series import (
     curve,
     name_dashes,
     name_results,
+    replicate_means,
     result_colors,
 )
-from probekit.replicates.intervals import resampled_mean
 
 Records: TypeAlias = "list[dict[str, Any]]"
 Run: TypeAlias = "str | os.PathLike[str]"  # a run, its folder or its log
@@ -54,7 +54,7 @@ def alpha_curve(
         'test accuracy'
     """
     values, alphas = _values(sweep, variable)
-    mean, low, high = resampled_mean(values.T)
+    mean, low, high = replicate_means(values)
     colors = alpha_colors(alphas)
     with canvas(ax, 3.3, 2.4) as ax:
         if 0.0 in alphas:
@@ -103,8 +103,8 @@ def alpha_trade_off(
     across = across[:, [own.index(alpha) for alpha in alphas]]
     up = up[:, [others.index(alpha) for alpha in alphas]]
     colors = alpha_colors(alphas)
-    x_mean, x_low, x_high = resampled_mean(across.T)
-    y_mean, y_low, y_high = resampled_mean(up.T)
+    x_mean, x_low, x_high = replicate_means(across)
+    y_mean, y_low, y_high = replicate_means(up)
     with canvas(ax, 3.4, 2.5) as ax:
         if len(across) > 1:
             for column, color in enumerate(colors):

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from probekit import plot
-from probekit.errors import DataError, LayerError, OptionError
+from probekit.errors import DataError, LayerError, OptionError, ProbekitWarning
 from probekit.plot.series import alpha_colors
 
 
@@ -73,7 +73,8 @@ def test_missing_runs_are_left_out(swept: xr.Dataset) -> None:
     gaps = swept.drop_vars("failure")
     gaps["test_accuracy"][0, :] = np.nan
     gaps["test_accuracy"][1, 1:] = np.nan
-    ax = plot.alpha_curve(gaps)
+    with pytest.warns(ProbekitWarning, match=r"1 of 10 means .* \(down to 1\) .* others \(4\)"):
+        ax = plot.alpha_curve(gaps)
     points = np.asarray(ax.collections[1].get_offsets())
     assert len(points) == 10
     assert points[0].tolist() == [-1.0, float(gaps["test_accuracy"][1, 0])]
@@ -101,5 +102,6 @@ def test_missing_counts_of_older_files_are_left_out() -> None:
         {"best_epoch": (("alpha", "seed"), counts)},
         {"alpha": [-1.0, 0.0], "seed": [0, 1, 2, 3]},
     )
-    ax = plot.alpha_curve(table, "best_epoch")
+    with pytest.warns(ProbekitWarning, match="1 of 2 means are over fewer replicates"):
+        ax = plot.alpha_curve(table, "best_epoch")
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [1.5, (4 + 5 + 7) / 3])

@@ -10,7 +10,7 @@ import xarray as xr
 
 import probekit as pk
 from probekit import plot
-from probekit.errors import DataError, OptionError
+from probekit.errors import DataError, OptionError, ProbekitWarning
 
 
 def test_curves_start_at_the_clean_accuracy(robust: xr.DataTree) -> None:
@@ -34,6 +34,13 @@ def test_radii_missing_from_one_attack_are_left_out(robust: xr.DataTree) -> None
     table["attack_accuracy"][0, 1] = np.nan
     ax = plot.attack_accuracy(table)
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 1, 4, 8])
+
+
+def test_a_radius_that_a_replicate_lacks_is_reported(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset()
+    with pytest.warns(ProbekitWarning, match=r"1 of 5 means .* \(down to 1\) .* others \(2\)"):
+        ax = plot.attack_accuracy({"a": [table, table.isel(epsilon=[0, 1, 3])]}, attack="pgd")
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 1, 2, 4, 8])
 
 
 def test_step_curves_show_only_attacks_with_steps(robust: xr.DataTree) -> None:
