@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +20,9 @@ from probekit.results.provenance import Table
 
 Result: TypeAlias = "xr.DataTree | xr.Dataset"
 ResultOrFile: TypeAlias = "Result | str | os.PathLike[str]"
+
+# The attribute of a zarr store that names its variables by node, because a folder has no order.
+_ORDER = "variable_order"
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -70,8 +74,26 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
         if path.suffix == ".nc":
             draft.write_bytes(netcdf(result))
         else:
+            variables = {node.path: list(node.variables) for node in result.subtree}
+            result.attrs = result.attrs | {_ORDER: json.dumps(variables)}
             result.to_zarr(draft, consolidated=False)
     return path
+
+
+def _in_order(tree: xr.DataTree) -> xr.DataTree:
+    """A tree with the nodes and variables in the order in which they were saved."""
+    order = json.loads(tree.attrs.pop(_ORDER, "{}"))
+    nodes = {node.path: node.to_dataset(inherit=False) for node in tree.subtree}
+    return xr.DataTree.from_dict(
+        {
+            path: nodes[path][_sorted(nodes[path].variables, order.get(path, ()))]
+            for path in _sorted(nodes, list(order))
+        }
+    )
+
+
+def _sorted(names: Iterable[Any], order: Sequence[str]) -> list[Any]:
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def as_tree(result: object) -> xr.DataTree:
@@ -111,4 +133,4 @@ def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
         foreign_file(f"{str(path)!r} is not a result of probekit", OutputError),
         xr.open_datatree(path, **options) as tree,
     ):
-        return tree.load().map_over_datasets(with_variable_text)
+        return _in_order(tree.load().map_over_datasets(with_variable_text))

@@ -43,6 +43,22 @@ def test_results_are_saved_reopened_and_overwritten(
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
+def test_tables_and_their_columns_keep_their_order(
+    name: str, tree: xr.DataTree, tmp_path: Path
+) -> None:
+    names = [f"{letter}{number}" for number in range(3) for letter in "xbtadk"]
+    tree["units"] = tree["units"].to_dataset().assign(dict.fromkeys(names, ("unit", np.arange(5))))
+    for node in "zmc":
+        tree[node] = tree["units"].to_dataset().rename(unit=f"{node}_unit")
+    found = pk.open_result(pk.save_result(tree, tmp_path / name))
+    assert list(found.children) == ["units", "z", "m", "c"]
+    for node in found.children:
+        assert list(found[node].variables) == list(tree[node].variables)
+    columns = list(pk.units_table(found).columns)
+    assert columns == ["layer", "selectivity", "dead", *names]
+
+
+@pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
 def test_a_failed_write_keeps_the_existing_file(
     name: str, tree: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
