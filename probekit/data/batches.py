@@ -113,6 +113,7 @@ class Batches:
         self._peeked: Batch | None = None
         self._announced: Tensor | None = None
         self._first_image: str | None = None
+        self._image_shape: list[int] | None = None
 
     @property
     def samples(self) -> int | None:
@@ -148,6 +149,8 @@ class Batches:
             "split": split if isinstance(split, str) else None,
             "fingerprint": self.source.fingerprint or "unknown",
             "first_image": self._first_image,
+            "image_shape": self._image_shape,
+            "content": self._content_of_some(),
             "samples": self.samples,
             "limit": self.part.limit,
             "batch_size": self.part.size,
@@ -169,6 +172,13 @@ class Batches:
             "index": None if indices is None else _hash(digest_of(indices)),
             "content": self._content(),
         }
+
+    def _content_of_some(self) -> str | None:
+        """A hash of 64 samples or more as they are stored, whatever their size in a batch, if known."""
+        index = self.indices()
+        some = None if index is None else index[:: max(1, len(index) // 64)].tolist()
+        found = self.source.content_of(some) if some else None
+        return None if found == self.source.fingerprint else found  # which depends on the size
 
     def _content(self) -> str:
         """A hash of all samples: of the files of a data set of ours, or else of images and labels."""
@@ -239,6 +249,7 @@ class Batches:
         if self._peeked is None:
             images, labels, index = self.source.head(self.part)
             self._first_image = _hash(digest_of(without_padding(images[:1]), labels[:1]))
+            self._image_shape = list(images.shape[1:]) if isinstance(images, Tensor) else None
             self._peeked = self._checked(images, labels, index)
         return self._peeked
 

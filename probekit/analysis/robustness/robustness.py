@@ -168,7 +168,6 @@ def robustness(
         names = choose_corruptions(corruptions, batches.peek().images, levels[0], table)
         perturbations += [corrupted(name, levels, seed, table) for name in names]
     conditions = [condition for one in perturbations for condition in one.conditions]
-    baseline = _reference(reference, conditions, batches.provenance())
     facts: dict[str, Any] = {
         "model": model_identity(model),
         "data": batches.provenance(),
@@ -179,6 +178,7 @@ def robustness(
         "seed": seed,
         "classes": match.describe(),
     }
+    baseline = _reference(reference, conditions, facts)
     stored = ConditionStore(store, lambda: facts | {"data": batches.identity()})
     readouts = [Activations()] if found else []
     with stored.writing(), streams(model, found, readouts, options) as observe:
@@ -303,24 +303,37 @@ def _options_of(conditions: Iterable[str]) -> dict[str, str]:
     return {name: re.sub(r", seed=-?\d+", "", options.rstrip(")")) for name, _, options in parts}
 
 
+def _samples_of(*facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the provenance of two results says about their samples, whatever the size of the images."""
+    data = [one["data"] for one in facts]
+    shapes = [one.get("image_shape") for one in data]
+    names = ["name", "split", "samples", "limit"]
+    if all(one.get("content") for one in data):
+        names.append("content")
+    elif None not in shapes and shapes[0] == shapes[1]:
+        names.append("first_image")
+    return [
+        {name: one["data"].get(name) for name in names}
+        | {"seed": one.get("seed") if one["data"].get("limit") else None}
+        for one in facts
+    ]
+
+
 def _reference(
-    given: object, conditions: Sequence[Condition], data: Mapping[str, Any]
+    given: object, conditions: Sequence[Condition], own: Mapping[str, Any]
 ) -> xr.Dataset | None:
     if given is None:
         return None
     corrupted = [one for one in conditions if one.kind == "corruption"]
     if isinstance(given, str | Path):
         given = open_result(given)
+    others: list[str] = []
     if isinstance(given, xr.DataTree):
         about = facts_of(given.attrs)
-        theirs = about.get("data") or data
-        # Fingerprints depend on the size of the images.
-        facts = ("name", "split", "samples", "limit")
-        two = [{fact: one.get(fact) for fact in facts} for one in (theirs, data)]
-        if differing := differences(*two):
+        if others := differences(*_samples_of(about if about.get("data") else own, own)):
             warn(
                 f"the reference was measured on other images, which makes mCE meaningless: "
-                f"{'; '.join(differing)}"
+                f"{'; '.join(others)}"
             )
         stored = _options_of(about.get("conditions") or ())
         asked = _options_of(f"{one} ({one.options})" for one in corrupted)
@@ -341,7 +354,7 @@ def _reference(
         )
     names = list(dict.fromkeys(one.name for one in corrupted))
     check_reference(given, names, sorted({int(one.level) for one in corrupted}))
-    return given
+    return given.drop_vars("samples_by_class", errors="ignore") if others else given  # warned once
 
 
 def _assemble(

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from probekit.analysis.robustness.conditions import CLEAN, Condition
 from probekit.data.labels import ClassNames
-from probekit.errors import OptionError
+from probekit.errors import OptionError, warn
 from probekit.metrics.selectivity.selectivity import Selectivity
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS
 from probekit.results.labels import attributes, in_context, strings
@@ -138,6 +138,16 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
     axes = {axis: accuracy[axis].values.tolist() for axis in ("corruption", "severity")}
     check_reference(reference, *axes.values())
     theirs = reference["accuracy"].sel(axes)
+    counts = [
+        one["samples_by_class"].to_series()
+        for one in (outcomes, reference)
+        if "samples_by_class" in one
+    ]
+    if len(counts) == 2 and not counts[0][counts[0] > 0].equals(counts[1][counts[1] > 0]):
+        warn(
+            "the reference was measured on other images, which makes mCE meaningless: it has other numbers "
+            "of samples per class"
+        )
     error = _quotient((1 - accuracy).sum("severity"), (1 - theirs).sum("severity"))
     relative = _quotient(
         (outcomes["clean_accuracy"] - accuracy).sum("severity"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 import probekit as pk
@@ -176,6 +178,64 @@ def test_a_reference_on_other_images_is_reported(network: nn.Module, images: Any
         ProbekitWarning, match=r"reference was measured on other images.*samples was 12 and is 15"
     ):
         measure(network, images, attacks=None, reference=few)
+
+
+def other_first_image(images: Any) -> Any:
+    return torch.cat([1 - images[0][:1], images[0][1:]]), images[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda images: images, None),
+        (other_first_image, "first_image differs"),
+        (lambda images: (images[0], images[1].sort().values), None),  # five of each class
+        (
+            lambda images: (images[0], torch.arange(15).clamp(max=5) % 3),
+            "numbers of samples per class",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_table", [False, True])
+def test_a_reference_on_as_many_other_images_is_reported(
+    change: Any, words: str | None, as_table: bool, network: nn.Module, images: Any
+) -> None:
+    few: dict[str, Any] = {"severities": 5, "attacks": None}
+    reference: Any = measure(network, change(images), **few)
+    if as_table:  # without provenance
+        reference = reference["robustness"].to_dataset()
+        words = None if words == "first_image differs" else words
+    expected = pytest.warns(ProbekitWarning, match=words) if words else nullcontext()
+    with expected:
+        measure(network, images, reference=reference, **few)
+
+
+def test_a_reference_on_another_draw_of_the_images_is_reported(
+    network: nn.Module, images: Any
+) -> None:
+    few: dict[str, Any] = {"severities": 5, "attacks": None, "limit": 6}
+    reference = measure(network, images, seed=1, **few)
+    measure(network, images, seed=1, reference=reference, **few)
+    with pytest.warns(ProbekitWarning, match="other images.* seed was 1 and is 0"):
+        measure(network, images, reference=reference, **few)
+
+
+def test_a_reference_on_a_folder_is_compared_by_its_files(tmp_path: Path) -> None:
+    found = []
+    for number, size in ((0, 32), (0, 48), (1, 32)):
+        folder, random = tmp_path / str(number) / "photos", np.random.default_rng(number)
+        for place in range(6):
+            file = folder / "abc"[place % 3] / f"{place}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (40, 40, 3), np.uint8)).save(file)
+        module = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+        model = pk.ImageModel(module.eval(), input_size=(3, size, size), classes=("a", "b", "c"))
+        found.append((model, pk.load_data(folder, model)))
+    few: dict[str, Any] = {"severities": 5, "attacks": None, "table": 64}
+    reference = measure(*found[0], **few)
+    measure(*found[1], reference=reference, **few)
+    with pytest.warns(ProbekitWarning, match="other images.* content differs"):
+        measure(*found[2], reference=reference, **few)
 
 
 def test_a_reference_under_other_constants_is_reported(network: nn.Module, images: Any) -> None:
