@@ -106,7 +106,8 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = str(getattr(func, "__name__", "")).removesuffix("_")
+        # The operations of exported models are named like `relu_.default`.
+        name = str(getattr(func, "__name__", "")).partition(".")[0].removesuffix("_")
         if name in _FUNCTIONS or _limits(name, args, kwargs or {}):
             self.called(_SAME.get(name, name), result)
         return result

@@ -48,6 +48,15 @@ def test_a_plan_can_be_verified(net: nn.Module) -> None:
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in net.modules())
 
 
+def test_an_exported_model_can_be_verified(net: nn.Module) -> None:
+    samples = torch.export.Dim("samples", min=2)
+    exported = torch.export.export(net, (X,), dynamic_shapes=({0: samples},)).module()
+    table = plan(exported, X, verify=True)
+    assert table["layer"].tolist() == ["relu", "clamp", "gelu", "gelu_1"]
+    assert table["values"].all()
+    assert table["complete"].all()
+
+
 @pytest.mark.parametrize("layers", [None, ["*"], ["act*"], nn.Conv2d])
 def test_any_selection_can_be_verified(net: nn.Module, layers: Any) -> None:
     table = plan(net, X[:1], layers, verify=True)
