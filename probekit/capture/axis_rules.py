@@ -662,6 +662,8 @@ def _attention(call: OperatorCall) -> Axes:
 
 def _distances(call: OperatorCall) -> Axes:
     one, other = (call.axes(tensor) for tensor in call.tensors[:2])
+    if call.tracer.learned(call.tensors[1]):
+        read(one[-1])
     return (*merged(one[:-2], other[:-2]), one[-2], other[-2])
 
 

@@ -249,10 +249,15 @@ class Scout:
         self._left_out[call.name] = problem
 
     def _classifier(self, output: object) -> str | None:
-        """The activation function whose output, or pooled output, is the model's output."""
+        """The activation function whose output, or pooled output, is the model's output.
+
+        Features that are returned beside the logits are not the classifier's, since weights read them.
+        """
         if self._last is None:
             return None
         site, tensor = self._last
+        if any(label.read for axis in self._visits[site].axes for label, _ in axis):
+            return None
         if tensor.ndim == 2 and shares_memory(tensor, output):
             return site
         layer = next((layer for layer in self.layers if layer.name == site), None)
