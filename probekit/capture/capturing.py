@@ -25,8 +25,9 @@ class Capturing(Phase):
     Functions are intercepted only inside modules in which a function call is a layer, at no cost
     elsewhere. To notice functions that run only in later passes, they are intercepted everywhere in
     the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors or
-    the code of a module names an activation function that did not run. `done` is called with the
-    recorded tensors at the end of each forward pass.
+    the code of a module names an activation function that did not run. In such
+    models, the last weights before each layer are compared too. `done` is called with the recorded tensors at the end of each
+    forward pass.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Capturing(Phase):
             if self.settings.change is not None:
                 self.before(modules[name], self._note_inputs)
             self.after(modules[name], partial(self._tap, name))
-        for name in {one.after for one in self.layers if one.calls > 1} & modules.keys():
+        for name in {one.after for one in self.layers if self._has_order(one)} & modules.keys():
             self.after(modules[name], partial(self._follow, name))
             self._order.append(self._handles[-1])
         self.after(self.module, self._end)
@@ -185,14 +186,22 @@ class Capturing(Phase):
         if not torch.compiler.is_compiling():
             self._latest = name
 
+    def _may_branch(self) -> bool:
+        return self._first is not None and self._first.may_branch
+
+    def _has_order(self, layer: Layer) -> bool:
+        """Whether the weights before a layer are compared, as for shared modules and models with branches."""
+        return layer.calls > 1 or self._may_branch()
+
     def _check_order(self, layer: Layer) -> None:
-        """Warns if a call of a shared module follows other weights than in the first forward pass."""
-        if torch.compiler.is_compiling() or not self._order or layer.calls == 1:
+        """Warns if a layer follows other weights than in the first forward pass."""
+        if torch.compiler.is_compiling() or not (self._order and self._has_order(layer)):
             return
         if self._latest != layer.after:
+            latest = repr(self._latest) if self._latest else "other weights"
             self._warn_once(
                 f"layer {layer.name!r} is another part of the model than before: it runs after "
-                f"{self._latest!r} in this forward pass and ran after {layer.after!r} in the first; use a "
+                f"{latest} in this forward pass and ran after {layer.after!r} in the first; use a "
                 "module for each part, or a model whose calls do not depend on its inputs or its state"
             )
 
@@ -225,7 +234,7 @@ class Capturing(Phase):
         self.open = False
         if not torch.compiler.is_compiling():
             self._closed += 1
-            while self._order and self._closed == _CHECKED:
+            while self._order and self._closed == _CHECKED and not self._may_branch():
                 self._order.pop().remove()
         unfinished = not self.settings.stop or len(held) < len(self.layers)
         if unfinished and not (self._warned or torch.compiler.is_compiling()):

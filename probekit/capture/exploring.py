@@ -200,10 +200,10 @@ class Exploring(Phase):
         ]
         self._done(self, layers, recorded)
 
-    def _first_pass(self, reads_values: bool) -> FirstPass | None:
-        """What ran; None if layers were selected by name only."""
+    def _first_pass(self, reads_values: bool) -> FirstPass:
+        """What ran; functions and idle modules do not count if layers were selected by name only."""
         if self._selection.only is not None:
-            return None
+            return FirstPass((), None, reads_values)
         default = self._selection.default
         idle = [
             name

@@ -113,6 +113,39 @@ def test_an_activation_that_runs_only_later_is_noted(
     assert not any(child._forward_hooks or child._forward_pre_hooks for child in net.modules())
 
 
+class Branching(nn.Module):
+    """The weights before an activation function depend on the values of the batch."""
+
+    def __init__(self, parts: dict[bool, nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({str(key): part for key, part in parts.items()})
+        self.conv, self.act, self.head = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = self.parts[str(bool(x.mean() > 10))]
+        return self.head(self.act(part(self.conv(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layers", [None, ["act"], nn.ReLU])
+@pytest.mark.parametrize(
+    ("bright", "other"),
+    [(nn.Conv2d(3, 3, 1), True), (nn.Identity(), True), (None, False)],
+    ids=["another", "none", "same"],
+)
+def test_other_weights_before_a_layer_are_noted(
+    bright: nn.Module | None, other: bool, layers: Any
+) -> None:
+    dark = nn.Conv2d(3, 3, 1)
+    net = Branching({False: dark, True: bright or dark}).eval()
+    images = torch.cat([X.repeat(7, 1, 1, 1), BRIGHT[-2:]])  # after 21 passes
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pk.analyze(net, (images, torch.arange(44) % 2), layers, batch_size=2, progress=False)
+    said = [str(one.message) for one in caught if "another part" in str(one.message)]
+    assert len(said) == other
+    assert all("'act' is" in one and "ran after 'parts.False' in the first" in one for one in said)
+
+
 @pytest.mark.filterwarnings("ignore:layer '.*' is missing:probekit.errors.ProbekitWarning")
 @pytest.mark.parametrize("function", [False, True])
 def test_a_layer_that_is_missing_later_is_noted_or_refused(function: bool) -> None:
