@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from probekit.capture.functions import is_called_from_variable
 from probekit.capture.layers import site_names
 
 _Access: TypeAlias = "tuple[nn.Module, nn.Module, str]"  # a module, its parent, and its name there
@@ -50,7 +51,8 @@ class Calls:
     """Tracks the nesting of running modules and names each call.
 
     A module registered under several names gets, in each call, the name under which it was accessed:
-    `block2.act` if block 2 called `self.act`, whatever its other names are.
+    `block2.act` if block 2 called `self.act`, whatever its other names are. `exchanged` are the modules
+    whose names may be exchanged, because their calls cannot be told apart.
     """
 
     root: nn.Module
@@ -68,6 +70,7 @@ class Calls:
         self._accesses: list[_Access] = []  # without a call so far
         self._last: dict[nn.Module, _Access] = {}
         self._in_order = False
+        self.exchanged: set[str] = set()
         self._lent: list[tuple[nn.Module, dict[str, Any]]] = []
 
     def watch_names(self) -> None:
@@ -146,10 +149,15 @@ class Calls:
         """The access to a module that led to its call, or to the one before if it is called again.
 
         It is the last one, as in `self.b(self.conv(self.a(x)))`, unless modules are called in the order in
-        which they were accessed, as in `for layer in [self.a, self.conv, self.b]`.
+        which they were accessed, as in `for layer in [self.a, self.conv, self.b]`. Variables, as in
+        `p, q = self.a, self.b`, are assumed to be called in this order.
         """
         places = [i for i, one in enumerate(self._accesses) if one[0] is module]
         if places:
+            several = len({self._accesses[place][2] for place in places}) > 1
+            if several and not self._in_order and is_called_from_variable(module):
+                self._in_order = True
+                self.exchanged.add(self.canonical(module))
             place = places[0 if self._in_order else -1]
             self._in_order = place < len(self._accesses) - 1
             self._last[module] = self._accesses.pop(place)

@@ -25,8 +25,8 @@ class Capturing(Phase):
     Functions are intercepted only inside modules in which a function call is a layer, at no cost
     elsewhere. To notice functions that run only in later passes, they are intercepted everywhere in
     the first 16 passes, then in every 2^n-th, and in all passes if the model reads values of tensors or
-    the code of a module names an activation function that did not run. In such
-    models, the last weights before each layer are compared too. `done` is called with the recorded tensors at the end of each
+    the code of a module names an activation function that did not run. In such models, the last weights
+    before each layer are compared too. `done` is called with the recorded tensors at the end of each
     forward pass.
     """
 

@@ -20,7 +20,7 @@ from probekit.capture.nonlinear import Nonlinearities
 from probekit.capture.phase import Phase, Settings, Stop, in_backward
 from probekit.capture.scout import Scout
 from probekit.capture.selection import Selection
-from probekit.errors import LayerError
+from probekit.errors import LayerError, some_of
 from probekit.models.image_model import check_weights
 
 
@@ -193,6 +193,13 @@ class Exploring(Phase):
             self.functions.paused = False
         self.held = {}
         self.open = False
+        if exchanged := [
+            layer.name for layer in scout.layers if layer.module in self._calls.exchanged
+        ]:
+            scout.note(
+                f"the names of {some_of(exchanged)} may be exchanged: they are calls of one module with "
+                "several names, held in variables; name it where it is called, as in self.act(x)"
+            )
         self.notes = scout.notes
         first = self._first_pass(scout.tracer.reads_values)
         layers = [

@@ -206,6 +206,19 @@ def calling_module(known: Collection[nn.Module]) -> nn.Module | None:
     return None
 
 
+def is_called_from_variable(module: nn.Module) -> bool:
+    """Whether the code that calls a module, whose call begins, may do so by a local variable."""
+    frame = sys._getframe(1)
+    while frame is not None and not (frame.f_code is _CALL and frame.f_locals["self"] is module):
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    while frame is not None and frame.f_code.co_filename == _CALL.co_filename:
+        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+    if frame is None:
+        return False
+    arguments = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    return any(value is module for name, value in frame.f_locals.items() if name not in arguments)
+
+
 def running_calls(module: nn.Module) -> int:
     """How many calls of a module are running in this thread, with the forward that the innermost runs."""
     calls: list[Any] = []

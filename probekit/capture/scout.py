@@ -136,7 +136,7 @@ class Scout:
         self._last = None
         self.layers = [layer for layer in self.layers if layer.name != classifier]
         for sentence in self.selection.first_of_several(self._calls):
-            self._note(sentence)
+            self.note(sentence)
         if not self.layers:
             if self.selection.default and not (self._left_out or classifier):
                 raise LayerError(
@@ -149,9 +149,9 @@ class Scout:
             raise LayerError("no selected layer has units to record" + "".join(reasons[:3]))
         if self._left_out:
             name, why = next(iter(self._left_out.items()))
-            self._note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
+            self.note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
         if self._doubts and self.selection.default:
-            self._note(
+            self.note(
                 f"layers may be missing{self._doubtful()}; name it as a layer if its output is that of "
                 "an activation function"
             )
@@ -275,7 +275,7 @@ class Scout:
         doubts = [f"{name or 'the model'!r} {why}" for name, why in self._doubts.items()]
         return f": {some_of(doubts)}" if doubts else ""
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
         self.notes.append(sentence)
         warn(sentence)
 

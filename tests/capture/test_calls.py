@@ -209,6 +209,44 @@ def test_a_module_with_two_names_is_named_as_it_was_accessed(run: Any, names: li
     torch.testing.assert_close(list(recorder.activations.values()), expected)
 
 
+def in_variables(net: Any, x: Tensor) -> Tensor:
+    p, q = net.b, net.a
+    return q(net.two(p(net.one(x))))
+
+
+def in_a_list_that_begins_with_it(net: Any, x: Tensor) -> Tensor:
+    x = net.one(x)
+    for layer in [net.b, net.two, net.a]:
+        x = layer(x)
+    return x
+
+
+def called_between(net: Any, x: Tensor) -> Tensor:
+    act = net.a
+    x = net.two(net.b(net.one(x)))
+    return act(x)
+
+
+@pytest.mark.parametrize(
+    ("run", "right"),
+    [(in_variables, True), (in_a_list_that_begins_with_it, True), (called_between, False)],
+)
+def test_names_of_a_module_that_may_be_exchanged_are_noted(run: Any, right: bool) -> None:
+    net = nn.Module()
+    net.one, net.two = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+    net.a = net.b = nn.GELU()
+    net.forward = lambda x: run(net, x)  # type: ignore[method-assign]
+    with (
+        torch.no_grad(),
+        pytest.warns(ProbekitWarning, match="names of [ab], [ab] may be exchanged"),
+        Recorder(net) as recorder,
+    ):
+        net(X)
+    assert list(recorder.activations) == (["b", "a"] if right else ["a", "b"])
+    first = functional.gelu(net.one(X)).detach().mean((2, 3))
+    torch.testing.assert_close(next(iter(recorder.activations.values())), first)
+
+
 class Scales(nn.Module):
     """Averages its outputs for an image and for a smaller one, for which it calls itself."""
 
