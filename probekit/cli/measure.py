@@ -209,6 +209,7 @@ def record(
 ) -> None:
     """Record activations to a zarr store; an interrupted command resumes when run again."""
     from probekit.capture.record import record as run
+    from probekit.runtime.processes import processes
 
     network, images = options.load(model, data, weights, random, False, seed, split, data_root)
     recording = run(
@@ -216,6 +217,8 @@ def record(
         overwrite=overwrite, batch_size=batch_size, limit=limit, device=device, seed=seed,
         progress=progress, workers=workers, compile=compile,
     )  # fmt: skip
+    if not processes().is_main:
+        return
     sizes = recording.sizes
     print(f"recording: {out}, {sizes['sample']} samples x {sizes['unit']} units")
 
@@ -284,6 +287,7 @@ def robustness(
     from probekit.analysis.robustness.robustness import robustness as run
     from probekit.reports.rows import robustness_rows, to_json
     from probekit.reports.terminal import console, print_rows
+    from probekit.runtime.processes import processes
 
     network, images = options.load(model, data, weights, random, skip_bad, seed, split, data_root)
     result = run(
@@ -294,6 +298,8 @@ def robustness(
         seed=seed, tokens=tokens, workers=workers, progress=progress, compile=compile, table=table,
         class_map=options.class_mapping(class_map),
     )  # fmt: skip
+    if not processes().is_main:
+        return
     save_result(result, out, overwrite=overwrite)
     rows = robustness_rows(result)
     if as_json:

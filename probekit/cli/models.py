@@ -127,6 +127,7 @@ def cka(
     from probekit.reports.saving import save_figure
     from probekit.reports.terminal import console, print_rows
     from probekit.results.trees import save_result
+    from probekit.runtime.processes import processes
 
     if len(models) > 2:
         raise OptionError(f"cka compares one model or two, not {len(models)}")
@@ -145,6 +146,8 @@ def cka(
         layers or None, level=level, limit=limit,
         batch_size=batch_size, device=device, seed=seed, tokens=tokens, progress=progress,
     )  # fmt: skip
+    if not processes().is_main:
+        return
     for file in tables:
         save_result(xr.DataTree(table), file, overwrite=overwrite)
     for file in figures:

@@ -20,6 +20,7 @@ from children import COMMAND, Child
 from probekit.capture import store
 from probekit.cli.app import app
 from probekit.errors import ProbekitError
+from probekit.runtime import processes
 
 Start = Callable[..., Child]
 
@@ -239,6 +240,34 @@ def test_training_for_robustness_is_passed_to_the_trainer(monkeypatch: pytest.Mo
     asked.clear()
     CliRunner().invoke(app, plain)
     assert not {"augmix", "pgd"} & set(asked)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "analyze {model} -o r.nc",
+        "robustness {model} --corruptions contrast --severities 1 --table 32 -o r.nc",
+        "record {model} -o r.zarr",
+        "cka {model} -o r.nc",
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_prints_and_writes_results(
+    line: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for function in (pk.analyze, pk.robustness, pk.record, pk.cka):
+        assert callable(function)  # imported now
+    monkeypatch.chdir(tmp_path)
+    # Only for the command: the functions, imported before, run as one process.
+    monkeypatch.setattr(processes, "processes", lambda: processes.Processes(rank, 2))
+    options = " --limit 20 --layers layer3.1.relu2,layer3.2.relu2"
+    done = CliRunner().invoke(
+        app, (line.format(model=f"{BUNDLED} fashion-mnist") + options).split()
+    )
+    assert done.exit_code == 0, done.output
+    assert bool(done.stdout) == (rank == 0)
+    if "record" not in line:
+        assert Path("r.nc").exists() == (rank == 0)
 
 
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)])
