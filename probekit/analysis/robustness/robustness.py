@@ -329,7 +329,9 @@ def _reference(
         given = open_result(given)
     others: list[str] = []
     if isinstance(given, xr.DataTree):
-        about = facts_of(given.attrs)
+        whole = facts_of(given.attrs)
+        every = [whole, *whole.get("merged", ())]  # merged with an analysis
+        about = next((one for one in every if "conditions" in one), whole)
         if others := differences(*_samples_of(about if about.get("data") else own, own)):
             warn(
                 f"the reference was measured on other images, which makes mCE meaningless: "
