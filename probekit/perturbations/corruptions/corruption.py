@@ -48,8 +48,6 @@ _ROUNDED = {"motion_blur", "pixelate", "jpeg_compression"}
 _VALUES_AT_ONCE_ON_CPUS = 1 << 20
 _VALUES_AT_ONCE_ON_ACCELERATORS = 1 << 24
 
-_SLACK = 1e-3  # in 8-bit levels; smaller rounding errors do not lower a value by a whole level
-
 _sizes_reported: set[tuple[int, int]] = set()
 
 
@@ -123,7 +121,7 @@ class Corruption:
                     clean = (clean * 255).round() / 255 if self.quantize else clean
                 damaged = _PROCEDURES[self.name](clean, constants, streams[part]).clamp(0, 1)
                 if self.quantize:
-                    slack = 0.5 if self.name in _ROUNDED else _SLACK
+                    slack = 0.5 if self.name in _ROUNDED else blur.SLACK
                     damaged = damaged.mul_(255).add_(slack).floor_().to(images.dtype).div_(255)
                 result[part] = damaged
         return result

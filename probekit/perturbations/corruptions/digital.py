@@ -53,15 +53,18 @@ def _box_resize(length: int, share: float) -> tuple[Tensor, Tensor]:
     """A box resize of a line to a fraction of its pixels and back.
 
     Returns the weights of the reduction, which are means of whole pixels, float64 (smaller, length), and the
-    reduced pixel shown by each pixel of the enlarged line, (length,).
+    reduced pixel shown by each pixel of the enlarged line, (length,). A pixel whose center is on the edge
+    of a box belongs to the box that rounding errors choose; the operations are those of Pillow.
     """
     smaller = max(int(length * share), 1)
     scale = length / smaller
-    center = (torch.arange(smaller).double() + 0.5) * scale
-    distance = (torch.arange(length).double() - center[:, None] + 0.5) / scale
-    inside = ((distance > -0.5) & (distance <= 0.5)).double()
-    shown = ((torch.arange(length).double() + 0.5) / scale).long().clamp(max=smaller - 1)
-    return inside / inside.sum(1, keepdim=True), shown
+    pixel = torch.arange(length).double()
+    center = ((torch.arange(smaller).double() + 0.5) * scale)[:, None]
+    distance = (pixel - center + 0.5) * (1 / scale)
+    first, end = ((center + reach + 0.5).floor() for reach in (-scale / 2, scale / 2))
+    inside = (distance > -0.5) & (distance <= 0.5) & (pixel >= first) & (pixel < end)
+    shown = ((pixel + 0.5) * (smaller / length)).long().clamp(max=smaller - 1)
+    return inside / inside.sum(1, keepdim=True, dtype=torch.float64), shown
 
 
 def elastic_transform(
