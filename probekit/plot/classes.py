@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from probekit.errors import DataError, LayerError, close_matches
+from probekit.errors import DataError, LayerError, OptionError, close_matches
 from probekit.plot.canvas import canvas
 from probekit.plot.data import Array, Results, missing_variable, named_results, table
 from probekit.plot.labels import Handle, color_bar, name_axis, plain, room, shown, title
@@ -100,6 +100,7 @@ def class_means(
     Raises:
         DataError: The result has no class means.
         LayerError: There is no such layer.
+        OptionError: A name has several results.
 
     Example:
         >>> units = xr.Dataset(
@@ -110,9 +111,13 @@ def class_means(
         (2, 2)
     """
     compared = named_results(result)
+    if any(len(replicates) > 1 for replicates in compared.results.values()):
+        raise OptionError(
+            "the units of replicates do not correspond; give each result its own name: {name: result}"
+        )
     tables = [
         _of_layer(one, layer)["class_mean"].transpose("unit", "class")
-        for one, *_ in compared.results.values()
+        for (one,) in compared.results.values()
     ]
     maps = [_ordered(means.values, scale) for means in tables]
     values, starts = _side_by_side(maps)
@@ -190,7 +195,16 @@ def _of_layer(result: Result, layer: str) -> xr.Dataset:
         raise LayerError(
             f"the result has no layer {layer!r}; {close_matches(layer, known, what='layer')}"
         )
-    return units.isel(unit=np.flatnonzero(names == layer))
+    own = units.isel(unit=np.flatnonzero(names == layer))
+    if others := [str(dim) for dim in own["class_mean"].dims if dim not in ("unit", "class")]:
+        raise DataError(
+            f"class_mean also has the dimension {others[0]!r}; choose one with result.sel({others[0]}=...)"
+        )
+    # Joined results lack the classes of the others.
+    own = own.sel({"class": own["class_mean"].notnull().any("unit")})
+    if not np.isfinite(own["class_mean"].values).all():
+        raise DataError(f"some class means of layer {layer!r} are missing or infinite")
+    return own
 
 
 def _unit(result: Result, layer: str, channel: int) -> xr.Dataset:

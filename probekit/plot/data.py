@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +25,8 @@ Item = TypeVar("Item")
 Other = TypeVar("Other")
 
 _NODES = {"unit": "units", "layer": "layers", "corruption": "robustness", "attack": "robustness"}
+# The coordinates that identify a row of a table.
+_KEYS = {"unit": ("layer", "channel")}
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,25 @@ def named_items(given: object, read: Callable[..., Item]) -> NamedResults[Item]:
 
 
 def table(result: Result, dimension: str) -> xr.Dataset:
-    """The table of a result that has a given dimension: units, layers or robustness."""
+    """The table of a result that has a given dimension: units, layers or robustness.
+
+    Raises:
+        DataError: There is no such table, or it has a row several times, as after concatenation.
+    """
+    found = result if isinstance(result, xr.Dataset) else _node(result, dimension)
+    keys = _KEYS.get(dimension, (dimension,))
+    if all(key in found.coords and found[key].dims == (dimension,) for key in keys):
+        rows = list(zip(*(found[key].values.tolist() for key in keys), strict=True))
+        if repeated := [row for row, count in Counter(rows).items() if count > 1]:
+            raise DataError(
+                f"the table has the {dimension} {', '.join(map(str, repeated[0]))} several times, as after "
+                "concatenation; draw the results side by side, as {name: result}"
+            )
+    return found
+
+
+def _node(result: xr.DataTree, dimension: str) -> xr.Dataset:
     node = _NODES[dimension]
-    if isinstance(result, xr.Dataset):
-        return result
     if node in result.children:
         return result.children[node].to_dataset()
     own = result.to_dataset()

@@ -324,7 +324,7 @@ def _spectra(result: Result, layers: str | Sequence[str] | None) -> dict[str, tu
         values = row["eigenvalue"].values.astype(np.float64)
         values = values[np.isfinite(values) & (values > 1e-12 * np.nanmax(values, initial=0.0))]
         if len(values):
-            found[name] = (values, float(row["participation_ratio"]))
+            found[name] = (np.sort(values)[::-1], float(row["participation_ratio"]))
     if not found:
         raise DataError("nothing varies in these layers, so they have no positive eigenvalues")
     return found

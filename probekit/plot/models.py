@@ -56,7 +56,7 @@ def model_profile(
         >>> len(model_profile(xr.DataTree.from_dict({"layers": layers}), "dead").lines)
         1
     """
-    layers = _survey(survey)["layers"].to_dataset()
+    layers = _survey(survey)["layers"].to_dataset().transpose("model", ...)
     values = numbers_over(layers, "survey", variable, "model", "layer")
     with canvas(ax, _width(_names(values)), 2.6) as ax:
         lines = []

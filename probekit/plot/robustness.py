@@ -90,7 +90,8 @@ def _outcomes(result: Result, name: str, attack: str | None) -> xr.Dataset:
         raise OptionError(
             f"the result has no attack {attack!r}; {close_matches(attack, names, what='attack')}"
         )
-    return outcomes.isel(attack=[at for at, one in enumerate(names) if attack in (None, one)])
+    chosen = [at for at, one in enumerate(names) if attack in (None, one)]
+    return outcomes.isel(attack=chosen).transpose("attack", "epsilon", ..., missing_dims="ignore")
 
 
 def _over_epsilon(ax: Axes, compared: NamedResults[Result], tables: Tables) -> None:
@@ -209,9 +210,9 @@ def _name_attacks(ax: Axes, attacks: list[str]) -> None:
 def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | None = None) -> Axes:
     """Accuracy by type and severity of corruption.
 
-    A single result is drawn as a heat map, with values in percent and the mean over types in the last
-    row. Several results are drawn with one row per type: the dot is the mean over severities, and the
-    line spans the lowest to the highest severity. Replicates are averaged.
+    A single result is drawn as a heat map, with values in percent and the mean over the standard types in
+    the last row. Several results are drawn with one row per type: the dot is the mean over severities, and
+    the line spans the lowest to the highest severity. Replicates are averaged.
 
     Args:
         result: A result of `robustness`; `{name: result}` compares several results over the types and
@@ -235,7 +236,7 @@ def corruption_accuracy(result: Results, *, relative: bool = False, ax: Axes | N
     found = compared.each(lambda one: _accuracy(one, name))
     label = "accuracy / clean accuracy" if relative else "accuracy"
     if compared.single:
-        return _heat_map(found[0][0], table(compared.first, "corruption"), label, ax)
+        return _heat_map(found[0][0], label, ax)
     return _rows(compared, found, label, ax)
 
 
@@ -248,15 +249,14 @@ def _accuracy(result: Result, name: str) -> xr.DataArray:
     return outcomes[name].transpose("corruption", "severity")
 
 
-def _heat_map(accuracy: xr.DataArray, outcomes: xr.Dataset, label: str, ax: Axes | None) -> Axes:
+def _heat_map(accuracy: xr.DataArray, label: str, ax: Axes | None) -> Axes:
+    from probekit.analysis.robustness.tables import mean_over_types
+
     values = accuracy.values
     names = [str(one).replace("_", " ") for one in accuracy["corruption"].values]
     if len(names) > 1:
-        mean = outcomes.get("accuracy_by_severity")
-        # The mean of a result is over the standard types.
-        clean = float(outcomes["clean_accuracy"]) if "clean" in label else 1.0
-        own = values.mean(0) if mean is None else mean.values / clean
-        values = np.vstack([values, np.full(values.shape[1], np.nan), own])
+        mean = mean_over_types(accuracy).values
+        values = np.vstack([values, np.full(values.shape[1], np.nan), mean])
         names = [*names, "", "mean"]
     with canvas(ax, 1.5 + 0.36 * values.shape[1], 0.8 + 0.175 * len(names)) as ax:
         most = max(1.0, float(np.nanmax(values)))

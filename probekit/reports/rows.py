@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from probekit.analysis.robustness.tables import mean_over_types
 from probekit.results.labels import ends
 from probekit.results.tables import layers_table, units_table
 
@@ -89,7 +90,7 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
         >>> table = xr.Dataset(
         ...     {"clean_accuracy": 0.8, "accuracy": (("corruption", "severity"), [[0.6, 0.2]])},
         ...     coords={"corruption": ["fog"], "severity": [1, 5]},
-        ... ).assign(accuracy_mean=0.4, accuracy_by_severity=("severity", [0.6, 0.2]))
+        ... )
         >>> for row in robustness_rows(xr.DataTree.from_dict({"robustness": table})):
         ...     print(row)
         {'perturbation': 'clean', 'mean': 0.8, 'relative': 1.0}
@@ -100,12 +101,15 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
     clean = float(table["clean_accuracy"])
     rows = [_row("clean", {}, clean, clean)]
     if "accuracy" in table:
-        for values in table["accuracy"]:
+        for values in table["accuracy"].transpose("corruption", ...):
             name = str(values["corruption"].item())
             rows.append(_row(name, _cells(values), float(values.mean()), clean))
-        by_severity = _cells(table["accuracy_by_severity"])
-        rows.append(_row("mean", by_severity, float(table["accuracy_mean"]), clean))
-    for values in table.get("attack_accuracy", ()):
+        by_severity = mean_over_types(table["accuracy"])
+        rows.append(_row("mean", _cells(by_severity), float(by_severity.mean()), clean))
+    attacked = table.get(
+        "attack_accuracy", xr.DataArray(np.zeros((0, 0)), dims=("attack", "epsilon"))
+    )
+    for values in attacked.transpose("attack", ...):
         name = str(values["attack"].item())
         row = _row(name, _cells(values), float(values.mean()), clean)
         rows.append(row | _counts(table.sel(attack=name), clean))

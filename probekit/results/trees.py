@@ -131,6 +131,7 @@ def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
     )
     with (
         foreign_file(f"{str(path)!r} is not a result of probekit", OutputError),
-        xr.open_datatree(path, **options) as tree,
+        # Variables of metrics may have units of time, which are numbers nevertheless.
+        xr.open_datatree(path, decode_times=False, **options) as tree,
     ):
         return _in_order(tree.load().map_over_datasets(with_variable_text))

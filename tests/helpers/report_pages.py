@@ -41,7 +41,7 @@ def unpacked(text: str, kind: str) -> np.ndarray:
 
 def columns_of(table: Any) -> dict[str, np.ndarray]:
     return {
-        one["name"]: unpacked(one["values"], "<f8" if one["kind"] == "class" else "<f4")
+        one["name"]: unpacked(one["values"], "<f8" if one["kind"] in ("class", "count") else "<f4")
         for one in table["columns"]
     }
 

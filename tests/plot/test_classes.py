@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from probekit import plot
-from probekit.errors import DataError
+from probekit.errors import DataError, OptionError
 
 
 def test_classes_are_sorted_by_decreasing_mean(result: xr.DataTree) -> None:
@@ -126,3 +126,27 @@ def test_a_map_of_two_thousand_units_and_two_hundred_classes_is_readable() -> No
     ax = plot.class_means(units, "relu")
     assert len(ax.get_xticks()) <= 24
     assert "2,048 units" in ax.get_ylabel()
+
+
+def test_classes_that_a_layer_lacks_are_left_out() -> None:
+    def units(layer: str, classes: list[int], means: list[list[float]]) -> xr.Dataset:
+        coords = {"layer": ("unit", [layer] * 2), "channel": ("unit", [0, 1]), "class": classes}
+        return xr.Dataset({"class_mean": (("unit", "class"), means)}, coords)
+
+    own = units("relu", [0, 2], [[1.0, 3.0], [4.0, 2.0]])
+    joined = xr.concat([own, units("relu_1", [1, 2], [[5.0, 6.0]] * 2)], "unit", join="outer")
+    drawn = plot.class_means(joined, "relu", scale=False)
+    assert drawn.images[0].get_array().tolist() == [[4.0, 2.0], [1.0, 3.0]]
+    assert [text.get_text() for text in drawn.get_xticklabels()] == ["0", "2"]
+    tuning = plot.unit_tuning(joined, "relu", 1)
+    assert [bar.get_height() for bar in tuning.patches] == [4.0, 2.0]
+    assert tuning.lines[0].get_ydata() == [2.0, 2.0]
+    joined["class_mean"][0, 0] = np.nan
+    with pytest.raises(DataError, match="missing or infinite"):
+        plot.class_means(joined, "relu")
+
+
+def test_a_map_of_replicates_is_refused(result: xr.DataTree, other: xr.DataTree) -> None:
+    layer = str(result["layers"]["layer"].values[0])
+    with pytest.raises(OptionError, match="give each result its own name"):
+        plot.class_means({"both": [result, other]}, layer)

@@ -223,3 +223,24 @@ def test_labels_of_classes_are_not_averaged(result: xr.DataTree) -> None:
     for draw in (plot.layer_profile, plot.unit_distribution):
         with pytest.raises(DataError, match="'preferred_class' has labels of classes"):
             draw(result, "preferred_class")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda layers, units: plot.layer_profile(layers, "n_units"),
+        lambda layers, units: plot.unit_distribution(units),
+        lambda layers, units: plot.unit_tuning(units, "relu", 0),
+        lambda layers, units: plot.class_means(units, "relu"),
+    ],
+)
+def test_concatenated_tables_are_refused(draw: Any) -> None:
+    layers = xr.Dataset({"n_units": ("layer", [1, 2])}, {"layer": ["relu", "relu_1"]})
+    units = xr.Dataset(
+        {"selectivity": ("unit", [0.1, 0.2]), "class_mean": (("unit", "class"), [[1.0, 2.0]] * 2)},
+        {"layer": ("unit", ["relu"] * 2), "channel": ("unit", [0, 1]), "class": [0, 1]},
+    )
+    draw(layers, units)
+    twice = xr.concat([layers, 3 * layers], "layer"), xr.concat([units, 3 * units], "unit")
+    with pytest.raises(DataError, match=r"relu(, 0)? several times"):
+        draw(*twice)

@@ -201,3 +201,14 @@ def test_several_results_are_compared(result: xr.DataTree, other: xr.DataTree) -
     ax = plot.eigenspectrum({-1.0: result, 0.0: other}, layers="layer2.0.relu")
     assert len(ax.lines) == 4
     assert ax.lines[2].get_color() == "#101010"
+
+
+def test_eigenvalues_in_any_order_are_divided_by_the_largest() -> None:
+    layers = xr.Dataset(
+        {
+            "eigenvalue": (("component", "layer"), [[1.0], [2.0], [8.0]]),
+            "participation_ratio": ("layer", [121 / 69]),
+        },
+        {"layer": ["relu"]},
+    )
+    assert plot.eigenspectrum(layers).lines[0].get_ydata().tolist() == [1.0, 0.25, 0.125]

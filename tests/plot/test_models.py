@@ -143,3 +143,16 @@ def test_the_sides_of_a_heat_map_are_named_by_their_models() -> None:
     ax = plot.layer_similarity(table.assign_attrs(provenance=json.dumps(provenance)))
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("resnet18", "Net")
     assert plot.layer_similarity(table).get_xlabel() == "other layer"
+
+
+def test_the_order_of_dimensions_does_not_matter() -> None:
+    layers = xr.Dataset(
+        {
+            "depth": (("model", "layer"), [[0.0, 1.0], [0.0, 0.5]]),
+            "dead": (("model", "layer"), [[1.0, 2.0], [3.0, 4.0]]),
+        },
+        {"model": ["a", "b"]},
+    )
+    lines = plot.model_profile(xr.DataTree.from_dict({"layers": layers.transpose()}), "dead").lines
+    assert [line.get_xdata().tolist() for line in lines] == [[0.0, 1.0], [0.0, 0.5]]
+    assert [line.get_ydata().tolist() for line in lines] == [[1.0, 2.0], [3.0, 4.0]]

@@ -80,6 +80,13 @@ def test_the_mean_over_types_is_that_of_the_result() -> None:
         np.testing.assert_allclose(drawn[-1], np.array(accuracy[0]) / divisor)
 
 
+def test_the_mean_over_types_is_that_of_the_types_shown(robust: xr.DataTree) -> None:
+    table = robust["robustness"].to_dataset().isel(corruption=[0, 1])
+    drawn = plot.corruption_accuracy(table).images[0].get_array()
+    assert drawn is not None
+    np.testing.assert_allclose(drawn[-1], table["accuracy"].mean("corruption"))
+
+
 def test_alphas_get_their_colors_and_replicates_a_band(robust: xr.DataTree) -> None:
     worse = robust.copy(deep=True)
     worse["robustness"]["attack_accuracy"] -= 0.02

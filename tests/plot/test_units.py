@@ -85,7 +85,8 @@ def test_replicates_are_pooled(result: xr.DataTree, other: xr.DataTree) -> None:
 
 def test_networks_with_different_layers_are_drawn_over_depth(result: xr.DataTree) -> None:
     units = result["units"].to_dataset()
-    renamed = units.assign_coords(layer=("unit", np.array(["x"] * 46 + ["y"] * 100, dtype=object)))
+    names = np.array(["x"] * 46 + ["y"] * 100, dtype=object)
+    renamed = units.assign_coords(layer=("unit", names), channel=("unit", np.arange(146)))
     ax = plot.unit_distribution({"one": units, "two": renamed})
     assert "relative depth" in ax.get_xlabel()
     with pytest.raises(DataError, match="no common rows"):

@@ -59,6 +59,18 @@ def test_tables_and_their_columns_keep_their_order(
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
+@pytest.mark.parametrize("units", ["milliseconds", "days", "seconds since onset"])
+def test_units_of_time_leave_numbers(
+    name: str, units: str, tree: xr.DataTree, tmp_path: Path
+) -> None:
+    tree["units"]["latency"] = xr.DataArray(
+        np.linspace(0, 1, 5), dims="unit", attrs={"units": units}
+    )
+    pk.save_result(tree, tmp_path / name)
+    xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+
+
+@pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
 def test_a_failed_write_keeps_the_existing_file(
     name: str, tree: xr.DataTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

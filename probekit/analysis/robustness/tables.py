@@ -59,12 +59,12 @@ def outcome_tables(results: Results, classes: ClassNames) -> xr.Dataset:
             relative = _quotient(grid["accuracy"], clean["accuracy"])
             grids[kind] = grid.drop_vars("samples_by_class").assign(accuracy_relative=relative)
     if corrupted := grids["corruption"]:
-        by_severity = _over_types(corrupted["accuracy"])
+        by_severity = mean_over_types(corrupted["accuracy"])
         corrupted = corrupted.assign(
             accuracy_by_corruption=corrupted["accuracy"].mean("severity"),
             accuracy_by_severity=by_severity,
             accuracy_mean=by_severity.mean(),
-            accuracy_relative_mean=_over_types(corrupted["accuracy_relative"]).mean(),
+            accuracy_relative_mean=mean_over_types(corrupted["accuracy_relative"]).mean(),
         )
     attacked = grids["attack"].rename({name: f"attack_{name}" for name in grids["attack"]})
     for grid in (corrupted, attacked):  # whose classes may differ
@@ -157,8 +157,8 @@ def corruption_errors(outcomes: xr.Dataset, reference: xr.Dataset) -> xr.Dataset
         {
             "corruption_error": error,
             "relative_corruption_error": relative,
-            "mce": _over_types(error),
-            "relative_mce": _over_types(relative),
+            "mce": mean_over_types(error),
+            "relative_mce": mean_over_types(relative),
         }
     )
 
@@ -169,7 +169,8 @@ def averaged_types(values: xr.DataArray) -> xr.DataArray:
     return values.isel(corruption=standard) if standard.any() else values
 
 
-def _over_types(values: xr.DataArray) -> xr.DataArray:
+def mean_over_types(values: xr.DataArray) -> xr.DataArray:
+    """The mean over those types."""
     return averaged_types(values).mean("corruption")
 
 

@@ -74,11 +74,9 @@ def _columns(units: xr.Dataset) -> list[dict[str, Any]]:
             "name": name,
             "label": heading(units[name]),
             "about": units[name].attrs.get("description", ""),
-            "kind": _kind(units[name]),
+            "kind": (kind := _kind(units[name])),
             "shown": name in shown,
-            "values": packed(
-                units[name].values.astype(np.float64), "<f8" if name == "preferred_class" else "<f4"
-            ),
+            "values": packed(units[name].values, "<f8" if kind in ("class", "count") else "<f4"),
         }
         for name in sorted(names, key=lambda name: name not in shown)
     ]

@@ -151,7 +151,7 @@ def _unit_differences(
 
 
 def _survey(tree: xr.DataTree) -> Section:
-    models, layers = tree.to_dataset(), tree["layers"].to_dataset()
+    models, layers = tree.to_dataset(), tree["layers"].to_dataset().transpose("model", ...)
     names = [str(name) for name in models["model"].values]
     variable = "selectivity_mean"
     if variable not in layers:

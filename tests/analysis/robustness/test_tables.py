@@ -143,6 +143,16 @@ def test_rows_contain_the_numbers_of_the_table(network: nn.Module, images: Any) 
     assert attack["newly wrong"] == " ".join(str(round(count)) for count in turned)
 
 
+def test_rows_of_a_part_of_a_result_have_the_means_of_this_part(
+    network: nn.Module, images: Any
+) -> None:
+    result = measure(network, images).sel(corruption=["contrast"], severity=[5])
+    shown = result["robustness"]["accuracy"].item()
+    result["robustness"] = xr.DataTree(result["robustness"].to_dataset().transpose())
+    _, contrast, mean, _ = robustness_rows(result)
+    assert contrast["mean"] == mean["mean"] == mean["5"] == shown
+
+
 def test_rows_without_attacks_or_corruptions(network: nn.Module, images: Any) -> None:
     only = robustness_rows(measure(network, images, attacks=None))
     assert len(only) == 4

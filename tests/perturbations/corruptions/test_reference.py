@@ -291,7 +291,7 @@ def test_each_type_equals_its_reference(corruption, size):
                 assert off.max() < 1e-5, severity
 
 
-@pytest.mark.parametrize("height, width", [(61, 40), (17, 90), (33, 47), (1, 19)])
+@pytest.mark.parametrize(("height", "width"), [(61, 40), (17, 90), (33, 47), (1, 19)])
 def test_pixels_on_the_edge_of_a_box_are_pixelated_as_by_pillow(height, width):
     levels = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
     for severity in SEVERITIES:

@@ -71,6 +71,14 @@ def test_labels_of_any_size_are_exact(tmp_path: Path) -> None:
     assert unpacked(found["top"]["label"], "<f8").tolist()[::9] == expected
 
 
+def test_large_counts_are_exact(make_result: Any, tmp_path: Path) -> None:
+    result = make_result()
+    counts = 2**24 + 1 + np.arange(result["units"].sizes["unit"])
+    result["units"]["spikes"] = xr.DataArray(counts, dims="unit")
+    (table,) = payload(written(result, tmp_path))["models"]
+    np.testing.assert_array_equal(columns_of(table)["spikes"], counts)
+
+
 def test_names_cannot_close_elements_and_need_not_be_text(make_result: Any, tmp_path: Path) -> None:
     valid = HOSTILE.removesuffix("\udcff")  # pandas with pyarrow holds no other text
     bad = make_result(layers=(valid, "b"), classes=(valid, "y", "z"), name=HOSTILE)

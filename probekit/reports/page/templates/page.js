@@ -49,7 +49,7 @@ class Model {
     this.layer = unpacked(raw.layer, Int32Array);
     this.channel = unpacked(raw.channel, Int32Array);
     this.classes = new Map(raw.classes);
-    this.columns = raw.columns.map((column) => ({ ...column, values: unpacked(column.values, column.kind === "class" ? Float64Array : Float32Array) }));
+    this.columns = raw.columns.map((column) => ({ ...column, values: unpacked(column.values, ["class", "count"].includes(column.kind) ? Float64Array : Float32Array) }));
     this.column = new Map(this.columns.map((column) => [column.name, column]));
     this.tuning = raw.tuning && {
       ...raw.tuning,
