@@ -43,11 +43,9 @@ def lifetime_sparsity(covariance: xr.Dataset) -> xr.DataArray:
         a: Treves & Rolls 1991 (Network 2); S: Vinje & Gallant 2000 (Science 287).
     """
     count = int(covariance["count"])
-    squared_mean = covariance["mean"] ** 2
     # The variance is normalized by n - 1, the mean of squares by n.
-    mean_square = covariance["variance"] * (count - 1) / count + squared_mean
-    spread = 1 - squared_mean / mean_square.where(mean_square > 0)
-    return spread / (1 - 1 / count) if count > 1 else spread * np.nan
+    mean_square = covariance["variance"] * (count - 1) / count + covariance["mean"] ** 2
+    return (covariance["variance"] / mean_square).where((mean_square > 0) & (count > 1))
 
 
 @unit_metric(needs=Recorded, units="bits")

@@ -26,12 +26,15 @@ def strings(values: Iterable[object]) -> npt.NDArray[np.object_]:
 def class_names(table: xr.Dataset | xr.DataArray) -> dict[int, str]:
     """The name of each label in a table with the coordinate `class`; the label itself without names.
 
-    Classes of the same name are `crane (134)` and `crane (517)`.
+    Classes of the same name are `crane (134)` and `crane (517)`, and all have their labels if another is
+    called like this.
     """
     named = table["class_name"] if "class_name" in table.coords else table["class"]
     names = [str(name) for name in named.values.tolist()]
-    count, pairs = Counter(names), zip(table["class"].values.tolist(), names, strict=True)
-    return {int(label): name if count[name] == 1 else f"{name} ({label})" for label, name in pairs}
+    labels, count = [int(label) for label in table["class"].values.tolist()], Counter(names)
+    full = [f"{name} ({label})" for label, name in zip(labels, names, strict=True)]
+    some = [long if count[name] > 1 else name for long, name in zip(full, names, strict=True)]
+    return dict(zip(labels, some if len({*some}) == len(some) else full, strict=True))
 
 
 def with_sample_names(recording: xr.Dataset) -> xr.Dataset:

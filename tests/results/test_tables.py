@@ -152,3 +152,17 @@ def test_classes_of_the_same_name_keep_a_column_each() -> None:
     assert table["preferred_class"].tolist() == ["crane (2)", "crane (0)"]
     assert table["class_mean[crane (0)]"].tolist() == [0, 5]
     assert table["class_mean[crane (2)]"].tolist() == [2, 3]
+
+
+def test_classes_named_like_another_with_its_label_are_told_apart() -> None:
+    coords = {"layer": ("unit", ["relu"]), "channel": ("unit", [0]), "class": [0, 1, 2]}
+    units = xr.Dataset(
+        {"class_mean": (("unit", "class"), [[5.0, 6.0, 7.0]])},
+        coords | {"class_name": ("class", ["crane", "crane", "crane (0)"])},
+    )
+    table = pk.units_table(units, widen="class_mean")
+    assert table.filter(like="class_mean").iloc[0].to_dict() == {
+        "class_mean[crane (0)]": 5.0,
+        "class_mean[crane (1)]": 6.0,
+        "class_mean[crane (0) (2)]": 7.0,
+    }

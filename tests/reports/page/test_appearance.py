@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -61,13 +62,20 @@ def test_without_scripts_figures_are_shown_and_the_table_is_explained(
 
 
 def test_the_table_is_exported_without_formulas(look: Any, page_of: Any, make_result: Any) -> None:
-    page = look(page_of(make_result(layers=["=1+1", "b", "c"]))).page
+    result = make_result(layers=["=1+1", "b", "c"])
+    counts, about = 2**24 + 1 + np.arange(60), {"short_name": "spikes"}
+    spikes = xr.DataArray(counts, dims="unit", attrs=about)
+    result["units"] = xr.DataTree(result["units"].to_dataset().assign(spikes=spikes))
+    page = look(page_of(result)).page
     with page.expect_download() as waited:
         page.click("#csv")
     lines = Path(waited.value.path()).read_bytes().decode().split("\r\n")
     assert lines[0].startswith('"layer","channel","selectivity","preferred_class"')
     assert len(lines) == 61
     assert sum(line.startswith('"\'=1+1",') for line in lines) == 20
+    place = lines[0].split(",").index('"spikes"')
+    exported = sorted(int(line.split(",")[place]) for line in lines[1:])
+    assert exported == counts.tolist()
 
 
 def test_a_dossier_without_images_has_no_empty_sections(

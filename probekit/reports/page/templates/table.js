@@ -249,7 +249,7 @@ function saveCsv() {
   const plain = (column, unit) => {
     if (column.name === "layer") return quoted(model.layers[model.layer[unit]]);
     const value = column.value(unit);
-    return typeof value === "string" ? quoted(value) : Number.isNaN(value) ? "" : String(Number(value.toPrecision(7)));
+    return typeof value === "string" ? quoted(value) : Number.isNaN(value) ? "" : String(column.kind === "count" ? value : Number(value.toPrecision(7)));
   };
   const lines = [columns.map((column) => quoted(column.name)).join(","), ...table.order.map((unit) => columns.map((column) => plain(column, unit)).join(","))];
   const address = URL.createObjectURL(new Blob([lines.join("\r\n")], { type: "text/csv" }));
