@@ -198,7 +198,8 @@ def _merge_variable(
 ) -> xr.Variable:
     """One variable over the merged dimension: the first table's values before the second's."""
     pairs = zip(tables, positions, strict=True)
-    found = [(table[name].variable, at) for table, at in pairs if name in table.variables]
+    having = [(table, at) for table, at in pairs if name in table.variables]
+    found = [(table[name].variable, at) for table, at in having]
     first, _ = found[0]
     if along not in first.dims:
         return first
@@ -215,10 +216,24 @@ def _merge_variable(
     else:
         kinds = [one.dtype for one, _ in found]  # of an earlier merge, with NaN
         kind = np.result_type(*kinds, *([] if complete else [np.float64]))
-        values = np.full(shape, 0 if complete else np.nan, kind)
-    for one, at in reversed(found):
-        values[(slice(None),) * axis + (at,)] = one.values
+        values = np.full(shape, np.nan if kind.kind == "f" else 0, kind)
+    rows = np.moveaxis(values, axis, 0)
+    for table, at in reversed(having):
+        known = _is_measured(table, name, along)
+        rows[at[known]] = np.moveaxis(table[name].values, axis, 0)[known]
     return xr.Variable(first.dims, values, first.attrs)
+
+
+def _is_measured(table: xr.Dataset, name: Hashable, along: str) -> npt.NDArray[np.bool_]:
+    """Where a variable was measured: an earlier merge left all variables of its metric empty elsewhere."""
+    metric = table[name].attrs.get("metric")
+    own = [one for one in table.variables.values() if metric and one.attrs.get("metric") == metric]
+    known = np.zeros(table.sizes[along], bool)
+    for one in own or [table[name].variable]:
+        if along in one.dims:
+            values = one.transpose(along, ...).values.reshape(len(known), -1)
+            known |= (values != "" if values.dtype.kind in "OUT" else ~np.isnan(values)).any(1)
+    return known
 
 
 def _same_labels(first: xr.Dataset, second: xr.Dataset, dim: Hashable) -> bool:

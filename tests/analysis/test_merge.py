@@ -278,6 +278,28 @@ def test_merging_merged_results_keeps_missing_values(network: nn.Module, data: A
     )
 
 
+def test_three_results_fill_what_the_first_two_lack(network: nn.Module, data: Any) -> None:
+    metrics = ["selectivity", "dimensionality"]
+    whole = analyze(network, data, ["1.1", "2.1"], metrics)
+    merged = pk.merge_results(
+        analyze(network, data, "2.1"),
+        analyze(network, data, ["1.1", "2.1"], ["dimensionality"]),
+        analyze(network, data, "1.1"),
+    )
+    for node in ("units", "layers"):
+        expected = whole[node].to_dataset()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(merged[node][name].values, values.values, str(name))
+
+
+def test_missing_values_of_a_measured_unit_stay_missing(network: nn.Module, data: Any) -> None:
+    first = analyze(network, data, ["1.1"])
+    first["units"]["selectivity"][0] = np.nan
+    assert "selectivity" in first["units"]["selectivity"].attrs["metric"]
+    merged = pk.merge_results(first, analyze(network, data, ["1.1", "2.1"]))
+    assert merged["units"]["selectivity"].isnull().values.tolist() == [True] + [False] * 11
+
+
 def test_means_over_layers_are_omitted_with_layers_of_robustness(
     network: nn.Module, data: Any
 ) -> None:
