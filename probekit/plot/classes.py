@@ -61,7 +61,7 @@ def unit_tuning(result: Results, layer: str, channel: int, *, ax: Axes | None = 
         for number, (replicates, color) in enumerate(zip(rows, colors, strict=True)):
             means = np.stack([one["class_mean"].values for one in replicates]).mean(0)[order]
             handles.append(_draw_tuning(ax, means, color, number, len(rows)))
-        if compared.single:
+        if compared.single and len(names) > 1:
             rest = float(first["class_mean"].values[order][1:].mean())
             ax.axhline(rest, color="#333333", lw=0.8, ls="--")
             ax.text(
