@@ -129,9 +129,10 @@ def open_result(path: str | os.PathLike[str]) -> xr.DataTree:
     options: Mapping[str, Any] = (
         {"engine": "zarr", "consolidated": False} if path.is_dir() else {"engine": "h5netcdf"}
     )
+    durations = xr.coders.CFTimedeltaCoder(decode_via_units=False)
     with (
         foreign_file(f"{str(path)!r} is not a result of probekit", OutputError),
-        # Variables of metrics may have units of time, which are numbers nevertheless.
-        xr.open_datatree(path, decode_times=False, **options) as tree,
+        # Variables with a unit of time are numbers, unless they were durations when they were saved.
+        xr.open_datatree(path, decode_timedelta=durations, **options) as tree,
     ):
         return _in_order(tree.load().map_over_datasets(with_variable_text))

@@ -59,13 +59,17 @@ def test_tables_and_their_columns_keep_their_order(
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
-@pytest.mark.parametrize("units", ["milliseconds", "days", "seconds since onset"])
-def test_units_of_time_leave_numbers(
-    name: str, units: str, tree: xr.DataTree, tmp_path: Path
+def test_units_of_time_leave_numbers_and_dates_stay_dates(
+    name: str, tree: xr.DataTree, tmp_path: Path
 ) -> None:
-    tree["units"]["latency"] = xr.DataArray(
-        np.linspace(0, 1, 5), dims="unit", attrs={"units": units}
-    )
+    for units in ("milliseconds", "days"):
+        values = np.linspace(0, 1, 5)
+        tree["units"][f"latency_{units}"] = xr.DataArray(
+            values, dims="unit", attrs={"units": units}
+        )
+    day = np.arange("2026-01-01", "2026-01-06", dtype="datetime64[D]").astype("datetime64[ns]")
+    tree["units"]["date"] = xr.DataArray(day, dims="unit")
+    tree["units"]["age"] = xr.DataArray(day - day[0], dims="unit")
     pk.save_result(tree, tmp_path / name)
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
 
