@@ -26,18 +26,7 @@ BOUNDS = {PLAIN: 1.1, "all of these": 1.5}
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    name = "bundled ResNet20, 2,500 images, whole call"
-    yield Case(name, partial(compared, setting))
-    yield Case(f"{name}, one thread", partial(with_one_thread, setting))
-
-
-def with_one_thread(setting: Setting) -> Iterator[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield from compared(setting)
-    finally:
-        torch.set_num_threads(threads)
+    yield Case("bundled ResNet20, 2,500 images, whole call", partial(compared, setting))
 
 
 def compared(setting: Setting) -> Iterator[Row]:
@@ -77,7 +66,6 @@ QUESTION = Question(
     "What do confidence intervals of the index cost?",
     "Whole calls of `pk.analyze` on the bundled network and images in memory. Each metric that measures "
     "the uncertainty of the index is compared with the plain index in the same pass. "
-    "With one thread, the forward pass takes longer, while work in Python takes the same time. "
     "docs/uncertainty.md explains these metrics.",
     cases,
 )
