@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -33,7 +33,7 @@ from probekit.statistics.class_means import ClassMeans
 
 Value: TypeAlias = Literal["zero", "mean"]
 Order: TypeAlias = npt.NDArray[np.int64]
-Run: TypeAlias = "partial[Any]"  # `stream` of the model and the data, with other readouts
+Run: TypeAlias = Callable[..., Any]  # `stream` of the model and the data, with other readouts
 _TENTHS = tuple(tenth / 10 for tenth in range(11))
 
 
@@ -209,7 +209,7 @@ def _accuracy(
             outcomes.update(right[:, None], observation.batch.labels)
     state = merged({"correct": outcomes})["correct"].state
     if not state:
-        raise DataError(f"{run.args[1].name} yielded no samples the second time")
+        raise DataError("the data yielded no samples the second time")
     return float(state["sum"].sum() / state["count"].sum())
 
 

@@ -83,7 +83,7 @@ class Capturing(Phase):
             if self.settings.change is not None:
                 self.before(modules[name], self._note_inputs)
             self.after(modules[name], partial(self._tap, name))
-        for name in {one.after for one in self.layers if self._has_order(one)} & modules.keys():
+        for name in {one.after for one in self.layers if self._is_compared(one)} & modules.keys():
             self.after(modules[name], partial(self._follow, name))
             self._order.append(self._handles[-1])
         self.after(self.module, self._end)
@@ -189,13 +189,13 @@ class Capturing(Phase):
     def _may_branch(self) -> bool:
         return self._first is not None and self._first.may_branch
 
-    def _has_order(self, layer: Layer) -> bool:
+    def _is_compared(self, layer: Layer) -> bool:
         """Whether the weights before a layer are compared, as for shared modules and models with branches."""
         return layer.calls > 1 or self._may_branch()
 
     def _check_order(self, layer: Layer) -> None:
         """Warns if a layer follows other weights than in the first forward pass."""
-        if torch.compiler.is_compiling() or not (self._order and self._has_order(layer)):
+        if torch.compiler.is_compiling() or not (self._order and self._is_compared(layer)):
             return
         if self._latest != layer.after:
             latest = repr(self._latest) if self._latest else "other weights"

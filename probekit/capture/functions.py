@@ -148,9 +148,8 @@ class Interception(TorchFunctionMode):
         if changed is None:
             return result
         given = (*args, *(kwargs or {}).values())
-        if any(
-            result is one for one in given
-        ):  # in place or `out`: the caller may ignore the result
+        if any(result is one for one in given):
+            # In place, or `out`: the caller may ignore the result.
             return result.copy_(changed)
         return changed
 

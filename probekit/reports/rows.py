@@ -106,13 +106,11 @@ def robustness_rows(result: xr.DataTree) -> list[Row]:
             rows.append(_row(name, _cells(values), float(values.mean()), clean))
         by_severity = mean_over_types(table["accuracy"])
         rows.append(_row("mean", _cells(by_severity), float(by_severity.mean()), clean))
-    attacked = table.get(
-        "attack_accuracy", xr.DataArray(np.zeros((0, 0)), dims=("attack", "epsilon"))
-    )
-    for values in attacked.transpose("attack", ...):
-        name = str(values["attack"].item())
-        row = _row(name, _cells(values), float(values.mean()), clean)
-        rows.append(row | _counts(table.sel(attack=name), clean))
+    if "attack_accuracy" in table:
+        for values in table["attack_accuracy"].transpose("attack", ...):
+            name = str(values["attack"].item())
+            row = _row(name, _cells(values), float(values.mean()), clean)
+            rows.append(row | _counts(table.sel(attack=name), clean))
     return rows
 
 

@@ -170,7 +170,7 @@ def averaged_types(values: xr.DataArray) -> xr.DataArray:
 
 
 def mean_over_types(values: xr.DataArray) -> xr.DataArray:
-    """The mean over those types."""
+    """The mean over the types of `averaged_types`."""
     return averaged_types(values).mean("corruption")
 
 

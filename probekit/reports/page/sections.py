@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from probekit.analysis.robustness.tables import averaged_types, mean_over_types
+from probekit.analysis.robustness.tables import averaged_types
 from probekit.reports.model_results import ModelResults
 from probekit.reports.page.layers import (
     LayerTable,
@@ -112,10 +112,11 @@ def _gradients(model: ModelResults) -> Iterator[Fact]:
 
 def _perturbed(model: ModelResults) -> Iterator[Fact]:
     outcomes = model.table("robustness")
-    if "corruption" in outcomes.get("accuracy", xr.DataArray(0.0)).dims:
-        sizes = averaged_types(outcomes["accuracy"]).sizes
-        types, levels = (sizes[dim] for dim in ("corruption", "severity"))
-        mean = 100 * float(mean_over_types(outcomes["accuracy"]).mean())
+    accuracy = outcomes.get("accuracy")
+    if accuracy is not None and "corruption" in accuracy.dims:
+        averaged = averaged_types(accuracy)
+        types, levels = (averaged.sizes[dim] for dim in ("corruption", "severity"))
+        mean = 100 * float(averaged.mean("corruption").mean())
         of = f"mean over types ({types}) and severities ({levels})"
         yield Fact(f"{mean:.1f}%", "accuracy under corruption", of)
     attacked = outcomes.get("attack_accuracy")
