@@ -73,10 +73,13 @@ class SmallVGG(nn.Module):
 class SmallResNet(nn.Module):
     """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
 
-    It is compatible with the weights of torchvision's networks of the same depth.
+    It is compatible with the weights of torchvision's networks of the same depth. With `pool=True` it has
+    the max-pool too, and needs a quarter of the time.
     """
 
-    def __init__(self, depth: int = 18, classes: int = 200, channels: int = 3) -> None:
+    def __init__(
+        self, depth: int = 18, classes: int = 200, channels: int = 3, pool: bool = False
+    ) -> None:
         super().__init__()
         if depth not in (18, 50):
             raise ValueError(f"depth must be 18 or 50, not {depth}")
@@ -85,6 +88,7 @@ class SmallResNet(nn.Module):
         self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if pool else nn.Identity()
         ends = [64, *(64 * 2**stage * block.expansion for stage in range(4))]
         self.layer1 = _stage(block, ends[0], 64, counts[0], stride=1)
         self.layer2 = _stage(block, ends[1], 128, counts[1], stride=2)
@@ -94,7 +98,7 @@ class SmallResNet(nn.Module):
         _initialize(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         output: torch.Tensor = self.fc(x.mean((2, 3)))
         return output
@@ -211,6 +215,7 @@ def _initialize(network: nn.Module) -> None:
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in (8, 14, 20, 32, 44, 56)},
     "resnet18": partial(SmallResNet, 18),
+    "resnet18-pool": partial(SmallResNet, 18, pool=True),
     "resnet50": partial(SmallResNet, 50),
     "vgg16": SmallVGG,
 }

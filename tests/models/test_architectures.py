@@ -19,6 +19,7 @@ NETWORKS = [
     ("vgg16", 3, 32, 10, 14),
     ("vgg16", 1, 28, 10, 14),
     ("resnet18", 3, 64, 200, 17),
+    ("resnet18-pool", 3, 64, 200, 17),
     pytest.param("resnet50", 3, 64, 200, 49, marks=pytest.mark.slow),
 ]
 
@@ -36,14 +37,16 @@ def test_each_nonlinearity_is_a_separate_layer(
     assert set(table["calls"]) == {1}
 
 
+@pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
-def test_small_resnet_is_torchvisions_without_the_max_pool(depth: int) -> None:
+def test_small_resnet_is_torchvisions_with_or_without_the_max_pool(depth: int, pool: bool) -> None:
     from torchvision.models import get_model
 
     reference = get_model(f"resnet{depth}", num_classes=7)
-    reference.maxpool = nn.Identity()
+    if not pool:
+        reference.maxpool = nn.Identity()
     reference.eval()
-    ours = SmallResNet(depth, classes=7).eval()
+    ours = SmallResNet(depth, classes=7, pool=pool).eval()
     ours.load_state_dict(reference.state_dict())
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
