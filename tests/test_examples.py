@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 import warnings
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
+from PIL import Image
 
 import probekit as pk
 from probekit import ImageModel, Recorder, corrupt
@@ -277,6 +280,53 @@ def test_a_small_convnext_resumes_after_its_last_epoch(
     )
 
 
+def test_every_second_class_of_tiny_imagenet_is_trained_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    root = tmp_path / "tiny-imagenet-200"
+    lines = []
+    (root / "val" / "images").mkdir(parents=True)
+    for number, name in enumerate(["n4", "n2", "n1", "n3"]):
+        folder = root / "train" / name / "images"
+        folder.mkdir(parents=True)
+        for image in range(16):
+            pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}_{image}.JPEG")
+        for image in range(4):
+            file = f"val_{4 * number + image}.JPEG"
+            Image.fromarray(pixels).save(root / "val" / "images" / file)
+            lines.append(f"{file}\t{name}\t0\t0\t62\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("n4\nn2\nn1\nn3\n")
+    example = runpy.run_path(str(EXAMPLES / "tiny_imagenet.py"))
+    monkeypatch.setitem(example["SMALL"], "validation", 4)
+    monkeypatch.setitem(example["SMALL"], "batch_size", 8)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["tiny_imagenet.py", str(tmp_path), "--data-root", str(tmp_path), "--device", "cpu"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ProbekitWarning)
+        example["main"]()
+    copied = sorted(
+        str(file.relative_to(tmp_path / "images")) for file in tmp_path.glob("images/*/*/*")
+    )
+    assert {Path(file).parts[1] for file in copied} == {"n1", "n3"}
+    assert sum(file.startswith("train") for file in copied) == 32
+    tested = [file for file in copied if file.startswith("test")]
+    assert tested == [f"test/n1/val_{n}.JPEG" for n in (10, 11, 8, 9)] + [
+        f"test/n3/val_{n}.JPEG" for n in (12, 13, 14, 15)
+    ]
+    table = pd.read_csv(tmp_path / "networks.csv")
+    assert len(table) == 1
+    assert table.notna().all(axis=None)
+    card = json.loads((tmp_path / "small" / "model.json").read_text())
+    assert table.loc[0, "accuracy"] == pytest.approx(card["test_accuracy"], abs=1e-4)
+    assert table.loc[0, "selectivity"] == pytest.approx(card["selectivity_mean"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -289,6 +339,7 @@ def test_a_small_convnext_resumes_after_its_last_epoch(
         "cifar10_units",
         "published_units",
         "small_convnext",
+        "tiny_imagenet",
     ],
 )
 def test_an_example_is_short(name: str) -> None:
