@@ -155,7 +155,10 @@ def equivalence(
         >>> round(float(result["p"]), 4), round(float(result["power"]), 2)
         (0.0016, 1.0)
     """
-    bottom, top = map(float, margin if isinstance(margin, Sequence) else (-margin, margin))
+    try:
+        bottom, top = map(float, margin if isinstance(margin, Sequence) else (-margin, margin))
+    except (TypeError, ValueError):  # not numbers, or not two of them
+        bottom = top = np.nan
     if not bottom < 0 < top or (np.isinf(bottom) and np.isinf(top)):
         raise OptionError(
             "margin must be a positive number, or a negative and a positive bound of which one may be "

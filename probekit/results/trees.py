@@ -23,6 +23,7 @@ ResultOrFile: TypeAlias = "Result | str | os.PathLike[str]"
 
 # The attribute of a zarr store that names its variables by node, because a folder has no order.
 _ORDER = "variable_order"
+_ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "dtype", "_Unsigned")
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -53,7 +54,7 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
 
     Raises:
         OutputError: As for `check_output`, or the disk is full.
-        OptionError: The result is not a tree.
+        OptionError: The result is not a tree, or an attribute would change a variable's values.
 
     Example:
         >>> import tempfile
@@ -68,6 +69,7 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
             f"save_result(result, path) writes a result, not {type(result).__name__}; write other "
             "tables with their own to_netcdf or with pk.save_tables"
         )
+    _check_attributes(result)
     path = check_output(path, overwrite=overwrite)
     result = result.map_over_datasets(with_variable_text)
     with whole(path) as draft:
@@ -78,6 +80,20 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
             result.attrs = result.attrs | {_ORDER: json.dumps(variables)}
             result.to_zarr(draft, consolidated=False)
     return path
+
+
+def _check_attributes(result: xr.DataTree) -> None:
+    """Refuses attributes by which `xarray` computes other values when it reads them from a file."""
+    for node in result.subtree:
+        for name, values in node.variables.items():
+            since = " since " in str(values.attrs.get("units", ""))
+            for key in [
+                key for key in values.attrs if key in _ENCODING or (since and key == "units")
+            ]:
+                raise OptionError(
+                    f"the attribute {key!r} of {name!r} would change its values when the file is read; "
+                    "rename the attribute"
+                )
 
 
 def _in_order(tree: xr.DataTree) -> xr.DataTree:

@@ -240,6 +240,14 @@ BAD: list[tuple[Any, type[Exception], str]] = [
         "occurs twice",
     ),
     (lambda: compare_means(replicates(2, 3), replicates(2, 3), level=95), OptionError, "level"),
+    *(
+        (
+            lambda margin=margin: equivalence(replicates(2, 3), replicates(2, 3), margin),
+            OptionError,
+            "margin must be a pos",
+        )
+        for margin in (np.array([0.1, 0.2]), (-1, 2, 3), "wide")
+    ),
     (
         lambda: equivalence(replicates(2, 3), replicates(2, 3), -1),
         OptionError,

@@ -14,7 +14,7 @@ import zarr
 
 import probekit as pk
 from children import Child
-from probekit.errors import OutputError
+from probekit.errors import OptionError, OutputError
 from probekit.results.files import whole
 from probekit.results.trees import check_output
 
@@ -72,6 +72,19 @@ def test_units_of_time_leave_numbers_and_dates_stay_dates(
     tree["units"]["age"] = xr.DataArray(day - day[0], dims="unit")
     pk.save_result(tree, tmp_path / name)
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("scale_factor", 0.5), ("missing_value", 1.0), ("units", "days since 2026-01-01")],
+)
+def test_attributes_that_change_values_in_files_are_refused(
+    attribute: str, value: object, tree: xr.DataTree, tmp_path: Path
+) -> None:
+    tree["units"]["selectivity"].attrs[attribute] = value
+    with pytest.raises(OptionError, match=f"'{attribute}' of 'selectivity' would change"):
+        pk.save_result(tree, tmp_path / "r.nc")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
