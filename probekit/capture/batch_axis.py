@@ -51,18 +51,18 @@ def decide(
     images.
     """
     lengths = {axis[0][0].root: axis[0][1] for axes in tracer.inputs for axis in axes}
+    first = outputs[0] if outputs else ()
     rows = [
         (label, size)
-        for axes in outputs[:1]
-        for label, size in ([axes[0][0]] if axes else [])
+        for (label, size), *_ in first[:1]
         if label.kind in _CAN_BE_SAMPLES and lengths.get(label.root, size) == size
     ]
     ranked = sorted(tracer.votes.items(), key=lambda vote: -vote[1][0])
     declared = [(label, size) for label, (_, size) in ranked] + [
         (label, size) for label, size in sequences if label.kind in _CAN_BE_SAMPLES
     ]
-    inside = {label.root for axes in outputs[:1] for axis in axes for label, _ in axis}
-    table = bool(rows) and len(outputs[0]) <= 2 and len(outputs[0][0]) == 1
+    inside = {label.root for axis in first for label, _ in axis}
+    table = bool(rows) and len(first) <= 2 and len(first[0]) == 1
     if table and (guess is None or rows[0][0].kind is Kind.INPUT):
         return _batch(tracer, *rows[0], inputs)
     if guess is not None and guess.label is not None and guess.label.root in inside:
@@ -77,8 +77,8 @@ def decide(
                     return guess
                 return BatchAxis(label, size, guess.source, certain=False)
         return guess
-    for label, size in (*declared, *rows):
-        return _batch(tracer, label, size, inputs)
+    if known := [*declared, *rows]:
+        return _batch(tracer, *known[0], inputs)
     for i, axes in enumerate(tracer.inputs):
         if len(axes) > 1:
             return BatchAxis(*axes[0][0], (i, 0), certain=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -46,7 +46,6 @@ class Call:
         return any(fnmatch.fnmatchcase(name, pattern) for name in (self.name, self.numbered))
 
 
-@dataclass
 class Calls:
     """Tracks the nesting of running modules and names each call.
 
@@ -55,15 +54,14 @@ class Calls:
     whose names may be exchanged, because their calls cannot be told apart.
     """
 
-    root: nn.Module
-    stack: list[_Running] = field(default_factory=list)
-    _numbers: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _series: dict[tuple[str, bool], Iterator[str]] = field(default_factory=dict)
-    _numbered: dict[str, Iterator[str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(self, root: nn.Module) -> None:
+        self.stack: list[_Running] = []
+        self._root = root
+        self._numbers: Counter[tuple[str, str]] = Counter()
+        self._series: dict[tuple[str, bool], Iterator[str]] = {}
+        self._numbered: dict[str, Iterator[str]] = {}
         self._names: dict[nn.Module, list[str]] = {}
-        for name, module in self.root.named_modules(remove_duplicate=False):
+        for name, module in root.named_modules(remove_duplicate=False):
             self._names.setdefault(module, []).append(name)
         self._taken = {name for names in self._names.values() for name in names}
         self._given: set[str] = set()
@@ -75,7 +73,7 @@ class Calls:
 
     def watch_names(self) -> None:
         """Tracks, until `forget_names`, the name under which a module with several names is accessed."""
-        for module in self.root.modules():
+        for module in self._root.modules():
             if any(len(self._names[child]) > 1 for child in module.children()):
                 usual = module._modules
                 module.__dict__["_modules"] = _Watched(usual, module, self._accesses)

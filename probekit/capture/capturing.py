@@ -69,15 +69,14 @@ class Capturing(Phase):
             self.before(caller, partial(self._enter, True))
             self.after(caller, partial(self._exit, True), always=True)
         self._names = {one: name for name, one in modules.items()}
-        if self._first is not None:
-            for name in modules.keys() & self._first.idle:
-                self.before(modules[name], self._awake)
-            if self._first.functions is not None:
-                self.after(self.module, self._after, always=True)
-                for module in modules.values():
-                    if isinstance(module, _WITH_FAST_PATH):  # which interception would disable
-                        self.before(module, partial(self._enter, False))
-                        self.after(module, partial(self._exit, False), always=True)
+        for name in modules.keys() & self._first.idle:
+            self.before(modules[name], self._awake)
+        if self._first.functions is not None:
+            self.after(self.module, self._after, always=True)
+            for module in modules.values():
+                if isinstance(module, _WITH_FAST_PATH):  # which interception would disable
+                    self.before(module, partial(self._enter, False))
+                    self.after(module, partial(self._exit, False), always=True)
         self.before(self.module, self._begin)
         for name in dict.fromkeys(layer.module for layer in self.layers if not layer.function):
             if self.settings.change is not None:
@@ -108,7 +107,7 @@ class Capturing(Phase):
 
     def _watches(self) -> bool:
         """Whether to intercept functions everywhere in this pass."""
-        if self._first is None or self._first.functions is None or self._warned:
+        if self._first.functions is None or self._warned:
             return False
         self._passes += 1
         rare = self._passes > 16 and self._passes & (self._passes - 1)
@@ -149,7 +148,7 @@ class Capturing(Phase):
         if module is None:
             return None
         caller = self._names[module]
-        known = None if self._first is None else self._first.functions
+        known = self._first.functions
         if known is not None and (caller, name) not in known:
             self._note_new(f"{name} in {caller or 'the model'}")
         return self._record(caller, name, result) if module in self._callers else None
@@ -186,12 +185,9 @@ class Capturing(Phase):
         if not torch.compiler.is_compiling():
             self._latest = name
 
-    def _may_branch(self) -> bool:
-        return self._first is not None and self._first.may_branch
-
     def _is_compared(self, layer: Layer) -> bool:
         """Whether the weights before a layer are compared, as for shared modules and models with branches."""
-        return layer.calls > 1 or self._may_branch()
+        return layer.calls > 1 or self._first.may_branch
 
     def _check_order(self, layer: Layer) -> None:
         """Warns if a layer follows other weights than in the first forward pass."""
@@ -234,7 +230,7 @@ class Capturing(Phase):
         self.open = False
         if not torch.compiler.is_compiling():
             self._closed += 1
-            while self._order and self._closed == _CHECKED and not self._may_branch():
+            while self._order and self._closed == _CHECKED and not self._first.may_branch:
                 self._order.pop().remove()
         unfinished = not self.settings.stop or len(held) < len(self.layers)
         if unfinished and not (self._warned or torch.compiler.is_compiling()):

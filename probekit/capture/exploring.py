@@ -210,7 +210,7 @@ class Exploring(Phase):
     def _first_pass(self, reads_values: bool) -> FirstPass:
         """What ran; functions and idle modules do not count if layers were selected by name only."""
         if self._selection.only is not None:
-            return FirstPass((), None, reads_values)
+            return FirstPass(may_branch=reads_values)
         default = self._selection.default
         idle = [
             name

@@ -33,9 +33,9 @@ class FirstPass:
             of a module names an activation function that did not run.
     """
 
-    idle: tuple[str, ...]
-    functions: frozenset[tuple[str, str]] | None
-    may_branch: bool
+    idle: tuple[str, ...] = ()
+    functions: frozenset[tuple[str, str]] | None = None
+    may_branch: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Layer:
     samples_from: tuple[int, int] | None = (0, 0)
     split: tuple[int, ...] = ()
     outer: int = 1
-    first_pass: FirstPass | None = field(default=None, compare=False, repr=False)
+    first_pass: FirstPass = field(default=FirstPass(), compare=False, repr=False)
     after: str = field(default="", compare=False, repr=False)
 
     @property

@@ -183,15 +183,8 @@ class Nonlinearities:
         factors = [call.given[name] for name in _FACTORS.get(operation, ())]
         pair = [self._state(one) for one in factors if any(one is other for other in known)]
         product = ""
-        if len(pair) == 2 and pair[0].root == pair[1].root:
-            product = "square"
-        elif len(pair) == 2 and {pair[0].root, pair[0].source} & {pair[1].root, pair[1].source} - {
-            None
-        }:
-            product = "product"  # with an activation function of itself, as in x * sigmoid(x)
-        elif len(pair) == 2 and factors[0].shape == factors[1].shape:
-            plain = not any(one.level or one.active for one in pair)
-            product = "product" if plain else ""
+        if len(pair) == 2:
+            product = _product(pair[0], pair[1], factors[0].shape == factors[1].shape)
         caller = self._caller()
         if caller is None or (operation in _LINEAR and not product):
             return state
@@ -251,6 +244,17 @@ class Nonlinearities:
             and not any(label.root in inputs for label, _ in call.input[dim])
             for dim in gone
         )
+
+
+def _product(one: _State, other: _State, same_shape: bool) -> str:
+    """The name of a product that is not linear in what both factors come from; empty if it is."""
+    if one.root == other.root:
+        return "square"
+    # With an activation function of itself, as in x * sigmoid(x).
+    if {one.root, one.source} & {other.root, other.source} - {None}:
+        return "product"
+    plain = not any(factor.level or factor.active for factor in (one, other))
+    return "product" if same_shape and plain else ""
 
 
 def _elementwise(call: OperatorCall, outputs: Sequence[Tensor]) -> bool:

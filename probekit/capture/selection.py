@@ -200,8 +200,8 @@ class Selection:
     def _can_be_layer(self, name: str) -> bool:
         base = _base(name)
         parent, _, last = base.rpartition(".")
-        if not name or name in self._names or base in self._names:
-            return bool(name)
+        if {name, base} & self._names.keys():
+            return True
         if isinstance(self._names.get(parent), nn.ModuleList | nn.ModuleDict):
             return False
         return last in FUNCTION_NAMES and (not parent or parent in self._names)
