@@ -22,7 +22,7 @@ from probekit.capture.scout import doubts
 from probekit.capture.selection import LayerChoice, Selection
 from probekit.checks import one_of
 from probekit.errors import LayerError, ModelError, OptionError, warn
-from probekit.models.image_model import Model
+from probekit.models.image_model import Model, module_of
 from probekit.models.inputs import call
 from probekit.runtime.settings import caller_device
 
@@ -98,8 +98,8 @@ class Recorder:
         when: Callable[[], bool] | None = None,
         subset: Callable[[Sequence[Layer]], list[Layer]] | None = None,
     ) -> None:
-        inner = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-        if not callable(model) or not isinstance(inner, nn.Module):
+        inner = module_of(model)
+        if not callable(model) or inner is None:
             advice = "; load one by its name with pk.load_model" if isinstance(model, str) else ""
             raise ModelError(
                 f"a model must be a torch.nn.Module, not {type(model).__name__}{advice}"

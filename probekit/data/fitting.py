@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probekit.data.decoding import is_channels_last
 from probekit.errors import DataError, warn
+from probekit.models.image_model import module_of
 from probekit.models.inputs import KeywordInputs, one_tensor
 
 _LOWEST, _HIGHEST = -0.5, 1.5
@@ -31,8 +32,8 @@ def fit_to(model: Any) -> Callable[[Any], Any]:
     a model that takes RGB.
     """
     size = getattr(model, "input_size", None)
-    module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    kind = parameter_type(module) if isinstance(module, nn.Module) else None
+    module = module_of(model)
+    kind = None if module is None else parameter_type(module)
     if isinstance(model, nn.Module) or size is None:
         return _PlainModuleInputs(kind)
     # Half-precision networks cast normalized images to their type; the images stay exact.

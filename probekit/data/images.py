@@ -17,6 +17,7 @@ from probekit.data.decoding import ImageDecoder, resize
 from probekit.data.items import all_names, image_tensor, pair_of, read_items, stacked
 from probekit.data.labels import ClassNames, declared_labels, dense_names, label_numbers
 from probekit.errors import DataError
+from probekit.models.image_model import bytes_of
 
 Size: TypeAlias = tuple[int, int, int] | None
 Fetched: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -103,8 +104,7 @@ class TensorImages(LabeledImages):
         fitted = size or tuple(images.shape[1:])
         digest = hashlib.sha256(f"{tuple(images.shape)}|{images.dtype}|{fitted}".encode())
         for part in (images, self.labels):
-            flat = part.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().data)
+            digest.update(bytes_of(part))
         self.fingerprint = f"sha256:{digest.hexdigest()}"
 
     def fetch(self, numbers: list[int]) -> Fetched:

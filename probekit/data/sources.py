@@ -28,6 +28,7 @@ from probekit.data.labels import (
 )
 from probekit.data.prefetch import fetched
 from probekit.errors import DataError, first_line
+from probekit.models.image_model import bytes_of
 from probekit.models.inputs import KeywordInputs, tensors_of
 
 _FIRST = 32
@@ -429,6 +430,5 @@ def digest_of(*inputs: Any) -> bytes:
     digest = hashlib.sha256()
     for tensor in chain.from_iterable(map(tensors_of, inputs)):
         digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        digest.update(bytes_of(tensor))
     return digest.digest()

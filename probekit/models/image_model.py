@@ -19,6 +19,7 @@ from probekit.models.hooks import Hook
 from probekit.models.inputs import taking_images
 from probekit.models.nested import all_tensors
 from probekit.models.state import State
+from probekit.runtime.processes import usable_device
 
 _MOST = 2**30
 
@@ -114,10 +115,16 @@ class ImageModel:
         return taking_images(self.module)(normalized)
 
 
-def as_module(model: Model) -> nn.Module:
-    """Returns the bare module of an `ImageModel`, or a module unchanged; raises `ModelError` for others."""
+def module_of(model: object) -> nn.Module | None:
+    """Returns the bare module of an `ImageModel`, or a module unchanged; None for others."""
     module = model if isinstance(model, nn.Module) else getattr(model, "module", None)
-    if not isinstance(module, nn.Module):
+    return module if isinstance(module, nn.Module) else None
+
+
+def as_module(model: Model) -> nn.Module:
+    """As `module_of`; raises `ModelError` for others."""
+    module = module_of(model)
+    if module is None:
         advice = ""
         if isinstance(model, str | os.PathLike):
             advice = f"; load it first, with pk.load_model({os.fspath(model)!r})"
@@ -193,11 +200,7 @@ def borrow(model: Model, device: str | torch.device | None = None) -> Iterator[t
     module = as_module(model)
     home = device_of(module)
     check_weights(module)
-    try:
-        target = home if device is None else torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
+    target = home if device is None else usable_device(device)
     if target.type == "meta":
         raise ModelError("device 'meta' stores no values, so nothing can be computed on it")
     modes = {  # frozen TorchScript has none
@@ -227,12 +230,12 @@ def content_hash(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         for tensor in all_tensors(value):  # quantized layers store tuples
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(_bytes_of(tensor))
+            digest.update(bytes_of(tensor))
     return f"sha256:{digest.hexdigest()}"
 
 
-def _bytes_of(tensor: Tensor) -> Any:
-    """The values of a tensor of any layout; empty on the device `meta`, which has no values."""
+def bytes_of(tensor: Tensor) -> Any:
+    """The bytes of the values of a tensor of any layout; empty on the device `meta`, which has no values."""
     tensor = tensor.detach()
     if hasattr(tensor, "to_local"):  # a DTensor: the local part of this process
         tensor = tensor.to_local()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.errors import DataError, ModelError, OptionError, close_matches, some_of
-from probekit.models.image_model import Model
+from probekit.models.image_model import Model, module_of
 from probekit.models.nested import named_parts
 
 ClassMap: TypeAlias = "Mapping[str | int, str | int] | Literal['index'] | None"
@@ -135,7 +135,7 @@ def match_classes(
     have none. `labels` are those that are known.
 
     Example:
-        >>> match_classes(nn.Identity(), ["2", "0"], 3).order
+        >>> match_classes(torch.nn.Identity(), ["2", "0"], 3).order
         {0: 2, 1: 0}
     """
     names = dict(classes if isinstance(classes, Mapping) else enumerate(classes))
@@ -208,12 +208,8 @@ def _is_logits(value: object, samples: int) -> bool:
 
 def _declared(model: Model) -> int | None:
     """The number of classes that a model declares."""
-    declared = getattr(_module(model), "num_classes", None)
+    declared = getattr(module_of(model), "num_classes", None)
     return declared if isinstance(declared, int) else None
-
-
-def _module(model: Model) -> Any:
-    return model if isinstance(model, nn.Module) else getattr(model, "module", model)
 
 
 def _unnamed(outputs: int, labels: Tensor | None, declared: bool) -> ClassMatch:
@@ -301,7 +297,7 @@ def _outputs_by_wordnet(model: Model, classes: Sequence[str], outputs: int) -> d
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = "imagenet-1k" if outputs == 1000 else None
-    if hasattr(module := _module(model), "pretrained_cfg"):
+    if hasattr(module := module_of(model), "pretrained_cfg"):
         subset = infer_imagenet_subset(module) or subset
     if subset is None:
         return {}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from probekit.errors import ModelError, OptionError, optional
+from probekit.errors import ModelError, OptionError, first_line, optional
 
 Value = TypeVar("Value")
 
@@ -34,7 +34,7 @@ class Processes:
         if self.world == 1:
             return [value]
         found: list[Value] = [value] * self.world
-        torch.distributed.all_gather_object(found, value)
+        dist.all_gather_object(found, value)
         return found
 
     def in_step(self, items: Iterable[Value]) -> Iterator[list[Value]]:
@@ -53,16 +53,26 @@ class Processes:
 
 def processes() -> Processes:
     """The processes started by `torchrun` or `accelerate launch`; otherwise a single process."""
-    if not torch.distributed.is_available():
+    if not dist.is_available():
         return Processes()
-    if not torch.distributed.is_initialized():
+    if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
             return Processes()
         with optional("accelerate", "a run of several processes"):
             from accelerate import PartialState
 
         PartialState()
-    return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device with its number, such as `cuda:0`; raises `ModelError` if it cannot be used here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"device {str(device)!r} cannot be used here: {first_line(error)}"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +93,7 @@ class Machine(Processes):
         accelerator = Accelerator(device_placement=False, cpu=several and str(device) == "cpu")
         found = accelerator.device
         if device is not None:
-            try:
-                found = torch.empty(0, device=device).device
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ModelError(f"device {str(device)!r} cannot be used here: {reason}") from None
+            found = usable_device(device)
             if accelerator.num_processes > 1 and found.type != accelerator.device.type:
                 raise OptionError(
                     f"device={str(device)!r} cannot be chosen for {accelerator.num_processes} "

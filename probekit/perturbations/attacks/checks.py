@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import torch
 from scipy.stats import binom
-from torch import Tensor, nn
+from torch import Tensor
 
 from probekit.errors import DataError, ModelError, OptionError, warn
-from probekit.models.image_model import check_differentiable
+from probekit.models.image_model import check_differentiable, module_of
 from probekit.models.inputs import check_pixels
 from probekit.perturbations.attacks.balls import Norm
 from probekit.perturbations.attacks.goals import Goal, Loss, Model, gradient_of, model_logits
@@ -29,7 +29,7 @@ def attackable(model: Model) -> Iterator[None]:
     The training flag of every submodule is restored separately, so a batch norm that was frozen inside
     a model in training mode stays frozen. Hooks and `.grad` are not changed.
     """
-    module = _module_of(model)
+    module = module_of(model)
     if module is not None:
         check_differentiable(module)
     training = [part for part in module.modules() if part.training] if module else []
@@ -60,7 +60,7 @@ def check_model_for_attack(
     """
     check_images(images)
     messages = []
-    module = _module_of(model)
+    module = module_of(model)
     if module is not None and any(part.training for part in module.modules()):
         messages.append(
             "the model is in training mode; it is put in eval mode for the attack and restored "
@@ -145,13 +145,6 @@ def check_epsilons(
                 "for images from 0 to 255"
             )
     return radii
-
-
-def _module_of(model: Model) -> nn.Module | None:
-    if isinstance(model, nn.Module):
-        return model
-    inner = getattr(model, "module", None)
-    return inner if isinstance(inner, nn.Module) else None
 
 
 def _messages(logits: Tensor, gradient: Tensor, correct: Tensor, loss: Loss) -> Iterator[str]:
