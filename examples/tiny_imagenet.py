@@ -22,7 +22,13 @@ import pandas as pd
 
 import probekit as pk
 
-METRICS = ["selectivity", "eta_squared", "preferred_class_auc", "selectivity_offset_free"]
+METRICS = [
+    "selectivity",
+    "selectivity_chance",
+    "selectivity_offset_free",
+    "eta_squared",
+    "preferred_class_auc",
+]
 ATTACKS = ["fgsm", pk.PGD(steps=20)]
 EPSILONS = (0.5 / 255, 1 / 255, 2 / 255)
 OPTIONS: dict[str, Any] = {
