@@ -21,6 +21,7 @@ from probekit.errors import ModelError, OptionError, warn
 from probekit.models.image_model import Model, ModelOrName, borrow
 from probekit.models.inputs import copied, one_tensor
 from probekit.models.logits import logits_of
+from probekit.runtime.processes import processes
 from probekit.runtime.progress import hidden
 from probekit.runtime.settings import caller_device, in_own_settings
 
@@ -76,7 +77,7 @@ def jacobian_norm(
     if method != "exact" and probes < 2:
         raise OptionError(f"the norm of a Jacobian needs at least 2 probes, not {probes}")
     model, batches = open_model_and_data(model, data, batch_size=batch_size, limit=limit, seed=seed)
-    columns = Columns()
+    columns, together = Columns(), processes()
     with borrow(model, device) as home, torch.no_grad():
         first = one_tensor(batches.peek().images, "the Jacobian")[:4].to(home)
         with _logits(model) as forward:
@@ -89,7 +90,7 @@ def jacobian_norm(
             ):
                 warn(why_exact(reasons, method))
                 used = "exact"
-            for batch in batches:
+            for batch in batches.share(together.rank, together.world):
                 images = batch.images.to(home)
                 differentiated.check(images)
                 if used == "exact":
@@ -101,12 +102,14 @@ def jacobian_norm(
                 columns.append(jacobian_norm=norm, probe_error=error)
                 columns.append(label=batch.of(None).labels, sample=batch.index)
                 bar.update(len(batch))
+    columns = Columns.joined(together.gather(columns))
     names = ("jacobian_norm", "probe_error", "label")
     found = xr.Dataset(
         {name: ("sample", columns[name]) for name in names},
         coords={"sample": columns["sample"]},
         attrs={"method": used, "probes": probes if used == "probes" else 0, "seed": seed},
     )
+    found = found.sortby("sample") if together.world > 1 else found
     norms = found["jacobian_norm"]
     return found.assign(mean=norms.mean(), sem=norms.std(ddof=1) / norms.sizes["sample"] ** 0.5)
 

@@ -68,11 +68,22 @@ def processes() -> Processes:
 def usable_device(device: str | torch.device) -> torch.device:
     """The device with its number, such as `cuda:0`; raises `ModelError` if it cannot be used here."""
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, device=own_device(device)).device
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f"device {str(device)!r} cannot be used here: {first_line(error)}"
         ) from None
+
+
+def own_device(device: str | torch.device) -> torch.device:
+    """A device by its name; of several GPUs, `cuda` is that of this process, as accelerate chooses it."""
+    found, rank = torch.device(device), os.environ.get("LOCAL_RANK")
+    begun = (
+        dist.is_available() and dist.is_initialized()
+    )  # then torch knows the GPU of this process
+    if begun or rank is None or found.type != "cuda" or found.index is not None:
+        return found
+    return torch.device("cuda", int(rank) % max(1, torch.cuda.device_count()))
 
 
 @dataclass(frozen=True, kw_only=True)

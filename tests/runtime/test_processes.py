@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import probekit as pk
 from children import launched, start_child
+from probekit.runtime.processes import own_device
 
 SCRIPT = """
 import sys, torch
@@ -59,6 +61,10 @@ def compute(what, kind, out):
         result = xr.DataTree(curves)
         result.attrs["provenance"] = curves.attrs.pop("provenance")
         return result
+    if what == "jacobian":
+        result = xr.DataTree(pk.jacobian_norm(network, data, **options))
+        result.attrs["provenance"] = '{"data": null}'
+        return result
     if what == "failing":
         def predicate(name, module):
             if processes().rank == 1:
@@ -80,6 +86,7 @@ JOBS = {
     "torchrun": ["analyze-dataset", "analyze-batches", "robustness-dataset", "store-dataset"],
     "three forks": [
         "analyze-dataset", "analyze-few", "robustness-dataset", "ablate-dataset", "record-batches",
+        "jacobian-dataset", "jacobian-batches",
     ],
 }  # fmt: skip
 
@@ -151,6 +158,22 @@ def test_processes_share_the_data_and_agree(
                 np.testing.assert_array_equal(many[name], values, err_msg=str(name))
     facts = [json.loads(tree.attrs["provenance"]) for tree in (one_process, several)]
     assert facts[0]["data"] == facts[1]["data"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu")]
+)
+def test_each_process_uses_its_own_gpu(
+    asked: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert own_device(asked) == torch.device(asked)  # a single process leaves the choice to torch
+    # The fourth of four processes, two on each machine of two GPUs.
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert own_device(asked) == torch.device(found)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert own_device(asked) == torch.device(asked)
 
 
 @pytest.mark.slow
