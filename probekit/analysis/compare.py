@@ -33,16 +33,17 @@ def compare(
     Args:
         first: A result, or its file.
         second: A result of another model, or its file.
-        paired: Whether unit i of a layer is the same unit in both results, as in checkpoints of one
+        paired: Whether a channel of a layer is the same unit in both results, as in checkpoints of one
             run. If True, differences are computed per unit.
         level: Coverage of the intervals.
 
     Returns:
-        A tree. For every variable per unit that both results have, such as `selectivity`, `/layers` has
-        `selectivity_first` and `selectivity_second`, the means over units, and `selectivity_difference`
-        with `_low` and `_high`, the ends of its t interval (Welch's, or that of the pairs). For every
-        variable per layer, such as `participation_ratio`, it has `_first`, `_second` and `_difference`.
-        With `paired`, `/units` has the `_difference` of every unit. The root's attributes include the
+        A tree. For every measure per unit that both results have, such as `selectivity` (not flags or
+        classes), `/layers` has `selectivity_first` and `selectivity_second`, the means over units, and
+        `selectivity_difference` with `_low` and `_high`, the ends of its t interval (Welch's, or that of
+        the pairs). For every measure per layer, such as `participation_ratio` (not counts), it has
+        `_first`, `_second` and `_difference`. With `paired`, `/units` has the `_difference` of every
+        unit. The root's attributes include the
         provenance.
 
     Warns:

@@ -41,8 +41,8 @@ class Recorder:
     Args:
         model: Any module or `ImageModel`. For modules wrapped by `torch.compile` or
             `DistributedDataParallel`, the original module is recorded; `recorder(x)` runs it eagerly.
-        layers: Names, globs over names, module types, predicates `(name, module) -> bool`, or several
-            of them; `"!glob"` excludes. None selects every activation-function output except the
+        layers: Names, globs over names, modules, module types, predicates `(name, module) -> bool`, or
+            several of them; `"!glob"` excludes. None selects every activation-function output except the
             classifier's, of modules and of functions. The second call of a module `relu` is the layer
             `relu_1`; `F.relu(x)` inside a module `block` is the layer `block.relu`.
         spatial: `"mean"` pools each map to one number per unit, giving (batch, units); `"none"` keeps

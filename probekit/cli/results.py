@@ -27,7 +27,7 @@ def compare(
     ] = None,
     variable: Annotated[str, typer.Option(help="Unit variable to print and draw.")] = "selectivity",
     paired: Annotated[
-        bool, typer.Option("--paired", help="Pair units by index, as for checkpoints of one run.")
+        bool, typer.Option("--paired", help="Pair units by channel, as for checkpoints of one run.")
     ] = False,
     level: Level = 0.95,
     report: Annotated[

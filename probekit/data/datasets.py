@@ -68,8 +68,8 @@ def load_data(
             a folder with one folder of images per class, a table of image files and labels (pandas or
             polars, or a CSV, TSV or Parquet file), an `.npz` or HDF5 file of arrays, or a map-style data
             set of torchvision, timm or Hugging Face. `docs/data.md` lists all forms.
-        model: An `ImageModel`, whose input size, crop and interpolation are used; None leaves images
-            unchanged, except for folders, which use 224 px.
+        model: An `ImageModel`, whose input size, crop and interpolation are used; None leaves arrays
+            unchanged, and resizes image files and PIL images to 224 px.
         skip_bad: Skip images that cannot be read instead of raising an error at the first. Named data
             sets and array files are always read whole.
         root: The folder with the files of a named data set, or that the paths in a table are relative

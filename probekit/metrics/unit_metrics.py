@@ -130,8 +130,8 @@ def eta_squared(moments: xr.Dataset, corrected: bool = False) -> xr.DataArray:
 
     Args:
         moments: The output of the statistic `ClassMoments`, or a recording.
-        corrected: Return epsilon squared: subtract the value expected for a unit that is independent
-            of the classes, (classes - 1) / (samples - 1). The result can be negative.
+        corrected: Return epsilon squared, (eta squared - e) / (1 - e), where e = (classes - 1) /
+            (samples - 1) is expected for a unit that is independent of the classes. It can be negative.
 
     Returns:
         The fraction of variance (unit).

@@ -66,8 +66,8 @@ def bootstrap_interval(
     """Computes the mean over replicates with a percentile bootstrap interval.
 
     With few replicates the interval is too narrow, because resampled means never exceed the range of
-    the replicates. With three replicates it misses the true mean four times as often as its level
-    implies. Use `mean_interval` in this case.
+    the replicates. With three replicates, whose extremes are its ends, it misses the true mean in one case
+    of four. Use `mean_interval` in this case.
 
     Args:
         values: Any dimensions, including `dim`; NaN is ignored.

@@ -94,7 +94,7 @@ def save_tables(
     Returns:
         The paths of the files: `STEM.nc`, and `STEM.AXES.csv` for each set of axes, with one row per
         element. For a result: `STEM.units.csv`, with one row per unit, as in `units_table`;
-        `STEM.layers.csv`, with one row per layer; and `STEM.samples.csv`.
+        `STEM.layers.csv`, with one row per layer; `STEM.samples.csv`; and `STEM.robustness.AXES.csv`.
 
     Raises:
         OutputError: A file cannot be written.

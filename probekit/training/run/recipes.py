@@ -27,7 +27,7 @@ class Recipe:
     Attributes:
         name: Name of the recipe.
         architecture: A name in `ARCHITECTURES`.
-        data: A name for `load_data`.
+        data: A name for `load_data`, or a folder with the splits `train` and `test`.
         mean: Mean of each channel, for the normalization.
         std: Standard deviation of each channel.
         input_size: (channels, height, width) of the images.
