@@ -125,7 +125,7 @@ def plain(text: object) -> str:
     )
 
 
-def close_matches(asked: str, known: Iterable[str], *, what: str = "name") -> str:
+def close_matches(asked: str, known: Iterable[str], *, what: str) -> str:
     """The end of an error message: the known names closest to the requested one.
 
     >>> close_matches("fgo", ["fog", "snow"], what="corruption")

@@ -142,12 +142,10 @@ def analyze(
         "classes": match.describe(),
     }
     result = _assemble(chosen, passed, samples, batches)
-    if match.why_not == NO_CLASSES:
-        pass
-    elif match.why_not:
-        warn(f"accuracy is left out: {match.why_not}")
-    else:
+    if not match.why_not:
         result["accuracy"] = (samples["prediction"] == samples["label"]).mean()
+    elif match.why_not != NO_CLASSES:
+        warn(f"accuracy is left out: {match.why_not}")
     warn_of_guess(match)
     result.attrs["provenance"] = provenance(**facts)
     if batches.skipped:

@@ -37,7 +37,7 @@ class Scout:
         selection: Selection,
         pick: int | str | None,
         tokens: Tokens,
-        inputs: Sequence[Tensor] = (),
+        inputs: Sequence[Tensor],
     ) -> None:
         self.selection = selection
         self.layers: list[Layer] = []

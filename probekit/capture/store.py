@@ -45,8 +45,8 @@ class RecordingStore:
         batches: Batches,
         identity: dict[str, Any],
         *,
-        itemsize: int = 4,
-        overwrite: bool = False,
+        itemsize: int,
+        overwrite: bool,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix != ".zarr":
@@ -170,7 +170,7 @@ class RecordingStore:
             self._note(region.stop, self.path)
         self._pending = []
 
-    def finish(self, notes: Sequence[str] = ()) -> None:
+    def finish(self, notes: Sequence[str]) -> None:
         """Writes the remaining data and the notes, and marks the recording as complete."""
         self._flush()
         if self.done != self.samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -104,20 +104,9 @@ def load_data(
         beside = list(source.values())
         source, split = _chosen(source, split), None
     columns = list(attributes or ())
-    name, here, training = type(source).__name__, Path(), None
     listed = isinstance(source, str | Path) and Path(source).suffix in TABLE_SUFFIXES
-    if listed and os.path.isfile(source):
-        file = Path(source)
-        name, here, source = str(file), file.parent, read_table(file, [*LABEL_KEYS, *columns])
-        training = training_beside(file)
-    if is_table(source):
-        images: LabeledImages = table_images(
-            source, name, here if root is None else Path(root), decode,
-            split=split, skip_bad=skip_bad, attributes=columns,
-            beside=training,
-        )  # fmt: skip
-        images.split = split
-        return images
+    if is_table(source) or (listed and os.path.isfile(source)):
+        return _of_table(source, root, decode, split, skip_bad, columns)
     if columns and not listed:
         raise OptionError(
             f"attributes ({', '.join(columns)}) are label columns of a table of image files "
@@ -125,12 +114,11 @@ def load_data(
         )
     if is_map_style(source):
         given = {"split": split, "root": root, "workers": workers or None}
-        if isinstance(source, LabeledImages):
+        own = isinstance(source, LabeledImages)
+        if own:
             given["skip_bad"] = (skip_bad and not source.skip_bad) or None
         _refuse(given, type(source).__name__, "choose them where the data set is created")
-        if isinstance(source, LabeledImages):
-            return source
-        return PreparedImages(source, decode, skip_bad, beside)
+        return source if own else PreparedImages(source, decode, skip_bad, beside)
     if not isinstance(source, str | Path):
         raise DataError(
             "load_data takes a name, a folder, a file, a table or a map-style data set, not "
@@ -140,7 +128,7 @@ def load_data(
         if split is None:
             everything = str(source) == "digits" and trained_on(model) != "digits"
             split = "all" if everything else "test"
-        images = _named(str(source), root, split, size, workers)
+        images: LabeledImages = _named(str(source), root, split, size, workers)
     elif os.path.isfile(source):
         if Path(source).suffix not in ARRAY_SUFFIXES:
             known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
@@ -152,14 +140,7 @@ def load_data(
         images = array_file(Path(source), split, size)
     elif os.path.isdir(source):
         _refuse({"root": root}, f"the folder {str(source)!r}", "give the path of the folder itself")
-        folder = Path(source, split or "")
-        if not os.path.isdir(folder):
-            there = split_folders(Path(source))
-            raise DataError(
-                f"there is no folder {split!r} in {str(source)!r}"
-                + (f"; it holds {', '.join(there)}" if there else "")
-            )
-        images = FolderImages(folder, decode, skip_bad)
+        images = FolderImages(_split_folder(source, split), decode, skip_bad)
     else:
         raise DataError(
             f"{str(source)!r} is neither a data set nor a folder nor a file; "
@@ -167,6 +148,39 @@ def load_data(
         )
     images.split = split
     return images
+
+
+def _of_table(
+    source: Any,
+    root: str | Path | None,
+    decode: ImageDecoder,
+    split: str | None,
+    skip_bad: bool,
+    attributes: Sequence[str],
+) -> LabeledImages:
+    """The images that a table lists, or the file of one."""
+    name, here, training = type(source).__name__, Path(), None
+    if not is_table(source):
+        file = Path(source)
+        name, here, source = str(file), file.parent, read_table(file, [*LABEL_KEYS, *attributes])
+        training = training_beside(file)
+    images = table_images(
+        source, name, here if root is None else Path(root), decode,
+        split=split, skip_bad=skip_bad, attributes=attributes, beside=training,
+    )  # fmt: skip
+    images.split = split
+    return images
+
+
+def _split_folder(source: str | Path, split: str | None) -> Path:
+    folder = Path(source, split or "")
+    if not os.path.isdir(folder):
+        there = split_folders(Path(source))
+        raise DataError(
+            f"there is no folder {split!r} in {str(source)!r}"
+            + (f"; it holds {', '.join(there)}" if there else "")
+        )
+    return folder
 
 
 def _refuse(options: Mapping[str, Any], what: str, advice: str) -> None:

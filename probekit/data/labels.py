@@ -118,7 +118,7 @@ def names_of_text(labels: Iterable[Any] | None) -> ClassNames:
     return dict(enumerate(sorted({_name(value) for value in values})))
 
 
-def declared_text(data: Any, beside: Iterable[Any] = ()) -> ClassNames:
+def declared_text(data: Any, beside: Iterable[Any]) -> ClassNames:
     """The distinct declared labels of a data set by number, if they are text.
 
     Text has the same number in all splits: `beside` are the other splits of the data.

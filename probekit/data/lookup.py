@@ -68,9 +68,7 @@ def _integers(index: npt.ArrayLike | Tensor) -> list[int]:
     return [int(number) for number in numbers]
 
 
-def find_images(
-    data: Any, index: Iterable[int], model: Any = None
-) -> Iterator[tuple[int, Tensor, Any]]:
+def find_images(data: Any, index: Iterable[int], model: Any) -> Iterator[tuple[int, Tensor, Any]]:
     """Yields index, image and label of some samples, each once, in increasing order."""
     if is_loadable(data):
         data = load_data(data, model)

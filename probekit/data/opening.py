@@ -40,7 +40,7 @@ from probekit.errors import DataError, warn
 from probekit.runtime.processes import processes
 
 
-def open_source(data: Any, attributes: object = None) -> Indexed | Stream:
+def open_source(data: Any, attributes: object) -> Indexed | Stream:
     """Opens data as a source."""
     source = data if isinstance(data, Indexed | Stream) else _opened(data, attributes)
     inner = getattr(source, "data", None)

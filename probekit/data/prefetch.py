@@ -21,17 +21,16 @@ Fetch = Callable[[Sequence[int]], Fetched]
 def fetched(
     fetch: Fetch,
     chunks: Sequence[Sequence[int]],
-    *,
-    workers: int = 0,
-    options: Mapping[str, Any] | None = None,
+    workers: int,
+    options: Mapping[str, Any],
 ) -> Iterator[Fetched]:
     """Yields the samples of each chunk of indices, in order, with prefetching.
 
     Without worker processes, a thread of this process reads. Data that can be read only in the thread
-    that created it is read in the calling thread. `options` are further ones of the `DataLoader`.
+    that created it is read in the calling thread. `options` are those of the `DataLoader` of the workers.
     """
     if workers:
-        return _in_processes(fetch, chunks, workers, options or {})
+        return _in_processes(fetch, chunks, workers, options)
     return _in_thread(fetch, chunks)
 
 

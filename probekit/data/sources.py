@@ -198,7 +198,7 @@ class Indexed(Source):
         options = dict(self.loader_options)
         own = options.pop("num_workers", 0)
         workers = own if part.workers is None else part.workers
-        found = fetched(self.fetch, chunks, workers=workers, options=options if workers else {})
+        found = fetched(self.fetch, chunks, workers, options)
         yield from zip(map(len, chunks), found, strict=True)
 
     def fetch(self, numbers: Sequence[int]) -> Fetched:

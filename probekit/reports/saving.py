@@ -17,7 +17,7 @@ from probekit.results.tables import layers_table, units_table
 from probekit.results.trees import netcdf
 
 
-def check_figure(path: str | Path, *, overwrite: bool = False) -> Path:
+def check_figure(path: str | Path, *, overwrite: bool) -> Path:
     """Checks, before any computation, that a figure can be drawn and written."""
     with optional("matplotlib", "a figure"):
         import matplotlib  # noqa: F401

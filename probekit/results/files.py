@@ -29,7 +29,7 @@ def check_output_path(
     endings: Sequence[str],
     what: str,
     *,
-    overwrite: bool = False,
+    overwrite: bool,
     any_case: bool = False,
 ) -> Path:
     """Checks, before any computation, that a path can be written."""

@@ -69,7 +69,10 @@ def test_a_file_with_a_table(kind: str, root: Path) -> None:
 def test_numbers_as_labels_and_no_labels(root: Path) -> None:
     data = pk.load_data(pd.DataFrame({"file": PATHS, "target": [7, 0, 7, 3, 0]}), root=root)
     assert data.labels.tolist() == [7, 0, 7, 3, 0]
-    assert pk.load_data(pd.DataFrame({"file": PATHS}), root=root).labels.tolist() == [-1] * 5
+    # No column holds labels, also not one that is called None.
+    table = pd.DataFrame({"file": PATHS, "None": [0, 1, 2, 3, 4]})
+    for unlabeled in (table[["file"]], table):
+        assert pk.load_data(unlabeled, root=root).labels.tolist() == [-1] * 5
 
 
 def test_the_column_split_selects_rows(root: Path) -> None:

@@ -32,7 +32,7 @@ _TEXT = "OSU"  # kinds of arrays
 _HEADER = 30  # bytes of a local file header in a zip archive, before the name
 
 
-def array_file(path: Path, split: str | None = None, size: Size = None) -> ArrayImages:
+def array_file(path: Path, split: str | None, size: Size) -> ArrayImages:
     """Opens the images and labels of an `.npz` or HDF5 file; images are read when they are needed.
 
     Images are named `images`, `image`, `x`, ..., and labels `labels`, `label`, `y`, ..., with a split

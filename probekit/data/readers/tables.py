@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,10 @@ def table_images(
     root: Path,
     decode: ImageDecoder,
     *,
-    split: str | None = None,
-    skip_bad: bool = False,
-    attributes: Sequence[str] = (),
-    beside: Path | None = None,
+    split: str | None,
+    skip_bad: bool,
+    attributes: Sequence[str],
+    beside: Path | None,
 ) -> FileImages:
     """The images that a table lists, in its order.
 
@@ -75,28 +75,64 @@ def table_images(
             f"{name!r} has no column {missing[0]!r} for an attribute; its columns are "
             f"{some_of(list(columns), 10)}"
         )
-    label = next((column for column in LABEL_KEYS if column in columns), None)
-    chosen = attributes or ([] if label is None else [label])
-    # A class has the same number in every split.
-    names_of = {column: names_of_text(given[column]) for column in chosen}
-    notes: list[str] = []
-    training = pd.DataFrame()
-    if beside is not None and any(names_of.values()):
-        try:
-            training = read_table(beside, chosen)
-        except DataError as error:
-            notes.append(f"{error}; the classes in {name!r} are numbered without it")
-    for column in chosen:
-        if column not in training.columns or not names_of[column]:
-            continue
-        trained = names_of_text(training[column]).values()
-        classes, unknown = numbered_after(trained, names_of[column].values(), name)
-        names_of[column] = dict(enumerate(classes))
-        notes += unknown
+    chosen = attributes or [column for column in LABEL_KEYS if column in columns][:1]
+    names_of, notes = _class_names({column: given[column] for column in chosen}, beside, name)
     for sentence in notes:
         warn(sentence)
     if "split" in columns or split is not None:
         columns = _rows_of(columns, split, name)
+    paths, files = _files(columns, root, name)
+    for column in chosen:
+        if any(pd.isna(one) for one in columns[column]):
+            raise DataError(f"the column {column!r} of {name!r} lacks the label of some images")
+    names: ClassNames = {}
+    labels: Any = None
+    if attributes:
+        labels = columns
+    elif chosen:
+        names, labels = names_of[chosen[0]], columns[chosen[0]]
+    numbers = label_table(labels, len(files), names, names_of if attributes else {})
+    keys = zip(paths, numbers.tolist(), strict=True)
+    images = FileImages(
+        files,
+        numbers,
+        dense_names(names),
+        name,
+        [os.fsencode(path) + f"|{number}".encode() for path, number in keys],
+        decode,
+        skip_bad,
+    )
+    images.attributes = names_of if attributes else {}
+    images.notes = notes
+    return images
+
+
+def _class_names(
+    columns: Mapping[str, Any], beside: Path | None, name: str
+) -> tuple[dict[str, ClassNames], list[str]]:
+    """The names of the classes in each column of labels, and messages about them.
+
+    A class has the same number in every split: those of the table `beside` come first.
+    """
+    names_of = {column: names_of_text(labels) for column, labels in columns.items()}
+    notes: list[str] = []
+    training = pd.DataFrame()
+    if beside is not None and any(names_of.values()):
+        try:
+            training = read_table(beside, list(columns))
+        except DataError as error:
+            notes.append(f"{error}; the classes in {name!r} are numbered without it")
+    for column, own in names_of.items():
+        if own and column in training.columns:
+            trained = names_of_text(training[column]).values()
+            classes, unknown = numbered_after(trained, own.values(), name)
+            names_of[column] = dict(enumerate(classes))
+            notes += unknown
+    return names_of, notes
+
+
+def _files(columns: Mapping[str, list[Any]], root: Path, name: str) -> tuple[list[Any], list[Path]]:
+    """The paths of the images as the table has them, and the files that they name."""
     found = next((column for column in _PATHS if column in columns), None)
     if found is None:
         raise DataError(
@@ -119,28 +155,7 @@ def table_images(
             f"{len(lost)} of {len(files)} files that {name!r} lists do not exist: {some_of(lost)}; paths "
             "are relative to the folder of the table, or to root=DIR (--data-root)"
         )
-    for column in chosen:
-        if any(pd.isna(one) for one in columns[column]):
-            raise DataError(f"the column {column!r} of {name!r} lacks the label of some images")
-    if attributes:
-        names: ClassNames = {}
-        numbers = label_table(columns, len(files), names, names_of)
-    else:
-        names = {} if label is None else names_of[label]
-        numbers = label_table(columns.get(str(label)), len(files), names, {})
-    keys = zip(paths, numbers.tolist(), strict=True)
-    images = FileImages(
-        files,
-        numbers,
-        dense_names(names),
-        name,
-        [os.fsencode(path) + f"|{number}".encode() for path, number in keys],
-        decode,
-        skip_bad,
-    )
-    images.attributes = names_of if attributes else {}
-    images.notes = notes
-    return images
+    return paths, files
 
 
 def _rows_of(columns: dict[str, list[Any]], split: str | None, name: str) -> dict[str, list[Any]]:

@@ -89,7 +89,7 @@ def report(
     return path
 
 
-def check_page(path: str | Path, *, overwrite: bool = False) -> Path:
+def check_page(path: str | Path, *, overwrite: bool) -> Path:
     """Checks in advance that a page can be written."""
     return check_output_path(
         path, (".html", ".htm"), "a report", overwrite=overwrite, any_case=True

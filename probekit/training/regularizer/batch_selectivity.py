@@ -81,7 +81,7 @@ def _layer_of_unit(units: tuple[int, ...], device: torch.device) -> tuple[Tensor
         return torch.arange(len(units), device=device).repeat_interleave(count), count
 
 
-def sum_over_processes(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def sum_over_processes(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Sums a tensor over all processes; its gradient is summed over them as well.
 
     If each process adds the same function of the sum to its loss, and gradients are averaged over
