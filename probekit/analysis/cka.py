@@ -89,8 +89,6 @@ def cka(
         >>> found["cka"].values.diagonal().round(3)
         array([1., 1., 1.])
     """
-    from scipy import stats
-
     for one in (model, other):
         if one is not None and not isinstance(one, str | os.PathLike):
             as_module(one)
@@ -120,25 +118,9 @@ def cka(
         needed += sum(width**2 for side in widths for width in side)
     what = f"CKA of {len(found[0])} with {len(found[-1])} layers"
     check_memory(8 * blocks * needed, memory, what, "choose fewer layers")
-    sums = _stream_both(sides, found, widths, blocks, options)
-    values, *left_out = _ratio(sums)
-    error = np.sqrt((blocks - 1) * np.var(left_out, axis=0))
-    margin = stats.t.ppf((1 + level) / 2, blocks - 1) * error
-    table = xr.Dataset(
-        {
-            name: (("layer", "other_layer"), numbers, {"long_name": long_name})
-            for name, numbers, long_name in (
-                ("cka", values, "linear CKA"),
-                ("cka_low", values - margin, "lower end of the interval of the CKA"),
-                ("cka_high", values + margin, "upper end of the interval of the CKA"),
-                ("cka_error", error, "standard error of the CKA"),
-            )
-        },
-        coords={
-            "layer": strings([layer.name for layer in found[0]]),
-            "other_layer": strings([layer.name for layer in found[-1]]),
-        },
-    )
+    table = _with_intervals(_ratio(_stream_both(sides, found, widths, blocks, options)), level)
+    for dim, side in (("layer", found[0]), ("other_layer", found[-1])):
+        table = table.assign_coords({dim: strings([layer.name for layer in side])})
     table.attrs["provenance"] = provenance(
         model=describe(sides[0][0]),
         other=describe(sides[-1][0]),
@@ -196,6 +178,28 @@ def _is_same(one: Batch, other: Batch) -> bool:
         bool((first.cpu() == second.cpu()).all())
         for first, second in pairs
         if (first.shape, first.dtype) == (second.shape, second.dtype)
+    )
+
+
+def _with_intervals(ratios: npt.NDArray[np.float64], level: float) -> xr.Dataset:
+    """The table of the CKA and of its t intervals, from the output of `_ratio`."""
+    from scipy import stats
+
+    values, *left_out = ratios
+    blocks = len(left_out)
+    error = np.sqrt((blocks - 1) * np.var(left_out, axis=0))
+    margin = stats.t.ppf((1 + level) / 2, blocks - 1) * error
+    columns = (
+        ("cka", values, "linear CKA"),
+        ("cka_low", values - margin, "lower end of the interval of the CKA"),
+        ("cka_high", values + margin, "upper end of the interval of the CKA"),
+        ("cka_error", error, "standard error of the CKA"),
+    )
+    return xr.Dataset(
+        {
+            name: (("layer", "other_layer"), numbers, {"long_name": long_name})
+            for name, numbers, long_name in columns
+        }
     )
 
 

@@ -56,10 +56,10 @@ class TrainingLoop:
         data: RunData,
         machine: Machine,
         *,
-        data_root: str | None = None,
-        layers: Any = None,
-        checkpoint_minutes: float = 10.0,
-        cuda_graph: bool = True,
+        data_root: str | None,
+        layers: Any,
+        checkpoint_minutes: float,
+        cuda_graph: bool,
     ) -> None:
         device = machine.device
         if recipe.precision == "float16" and device.type == "cpu":
@@ -83,26 +83,32 @@ class TrainingLoop:
         )
         self.spread = machine.spread(self.module)
         self.batches = Minibatches(data.train, recipe, seed, device, machine.rank, machine.world)
-        # Constructed in any case, which checks the layers.
-        self.penalty: SelectivityRegularizer | None = SelectivityRegularizer(
-            self.module, 0.0, layers, classes=len(data.classes)
-        )
-        if not any(schedule.alpha(epoch) for epoch in range(recipe.epochs)):
-            # Without hooks: this is the baseline of the papers.
-            self.penalty.close()
-            self.penalty = None
-        options = {x: getattr(recipe, x) for x in ("momentum", "weight_decay", "nesterov")}
-        optimizer = torch.optim.SGD(self.module.parameters(), recipe.learning_rate, **options)
-        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        losses = torch.zeros(self.batches.steps, 2, device=device)
-        hits = torch.zeros((), dtype=torch.int64, device=device)
-        self.state = TrainingState(self.module, optimizer, scaler, device, losses, hits)
+        self.penalty = self._regularizer(layers)
+        self.state = self._initial_state()
         facts = _card(recipe, schedule, seed, data) | {"data_root": data_root}
         self.directory = RunDirectory(folder, facts, data.fingerprint)
         self._cuda_graph = cuda_graph and can_capture(device, machine.world, recipe.precision)
         self.gradients = self._gradients()
         self._every = 60 * checkpoint_minutes
         self._written = time.monotonic()
+
+    def _regularizer(self, layers: Any) -> SelectivityRegularizer | None:
+        """The regularizer; None, without hooks, for the baseline of the papers, whose alpha is always 0."""
+        # Constructed in any case, which checks the layers.
+        penalty = SelectivityRegularizer(self.module, 0.0, layers, classes=len(self.data.classes))
+        if any(self.schedule.alpha(epoch) for epoch in range(self.recipe.epochs)):
+            return penalty
+        penalty.close()
+        return None
+
+    def _initial_state(self) -> TrainingState:
+        recipe, device = self.recipe, self.machine.device
+        options = {x: getattr(recipe, x) for x in ("momentum", "weight_decay", "nesterov")}
+        optimizer = torch.optim.SGD(self.module.parameters(), recipe.learning_rate, **options)
+        scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
+        losses = torch.zeros(self.batches.steps, 2, device=device)
+        hits = torch.zeros((), dtype=torch.int64, device=device)
+        return TrainingState(self.module, optimizer, scaler, device, losses, hits)
 
     def close(self) -> None:
         if self.penalty is not None:
@@ -283,11 +289,8 @@ class TrainingLoop:
     def _finish(self) -> None:
         """Evaluates the best epoch on the test split, once, and completes the card."""
         if self.machine.is_main:
-            path, last = (
-                self.directory.folder / "final.safetensors",
-                {"epoch": self.state.epoch - 1},
-            )
-            write_checkpoint(path, self.module.state_dict(), last)
+            final = self.directory.folder / "final.safetensors"
+            write_checkpoint(final, self.module.state_dict(), {"epoch": self.state.epoch - 1})
         # Other processes must not read the best weights before the first process has written them.
         self.machine.wait()
         self.module.load_state_dict(read_weights(self.directory.best_weights(self.state)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,21 +150,27 @@ def train(
             cuda_graph=cuda_graph,
         )
         stack.callback(loop.close)
-        try:
+        with _memory_error_explained(chosen, machine.device):
             loop.run(following, progress=progress)
-        except RuntimeError as error:  # OutOfMemoryError is one
-            known = isinstance(error, torch.OutOfMemoryError)
-            if not known and "can't allocate memory" not in str(error):
-                raise
-            raise ProbekitError(
-                f"{machine.device} has too little memory for {chosen.architecture} with "
-                f"batch_size={chosen.batch_size} and precision={chosen.precision!r}; lower "
-                "batch_size, or use precision='bfloat16' (into a new folder)"
-            ) from None
         machine.wait()
     if (finished := read_run(folder)) is None:
         raise ProbekitError(f"the run in {str(folder)!r} ended without a finished card")
     return finished
+
+
+@contextmanager
+def _memory_error_explained(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # OutOfMemoryError is one
+        known = isinstance(error, torch.OutOfMemoryError)
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise ProbekitError(
+            f"{device} has too little memory for {recipe.architecture} with "
+            f"batch_size={recipe.batch_size} and precision={recipe.precision!r}; lower "
+            "batch_size, or use precision='bfloat16' (into a new folder)"
+        ) from None
 
 
 def check_same_data(
