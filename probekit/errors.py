@@ -214,13 +214,8 @@ def optional(package: str, purpose: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise missing(package, purpose) from None
-
-
-def missing(package: str, purpose: str) -> MissingPackageError:
-    """The error that names a missing package and how to install it."""
-    install = f'"probekit[{EXTRAS[package]}]"' if package in EXTRAS else package
-    return MissingPackageError(
-        f"{purpose} needs the package {package}, which is not installed; install it with: "
-        f"pip install {install}"
-    )
+        install = f'"probekit[{EXTRAS[package]}]"' if package in EXTRAS else package
+        raise MissingPackageError(
+            f"{purpose} needs the package {package}, which is not installed; install it with: "
+            f"pip install {install}"
+        ) from None

@@ -134,19 +134,7 @@ def survey(
     if unknown := options.keys() - signature(analyze).parameters.keys():
         near = close_matches(min(unknown), signature(analyze).parameters, what="option")
         raise OptionError(f"analyze has no option {min(unknown)!r}; {near}")
-    if isinstance(data, str | Path):
-        if str(data) in list_data():
-            # The default of `load_data` depends on what a model was trained on.
-            split = split or "test"
-        elif os.path.exists(data):
-            data = str(Path(data).resolve())  # workers may have another working directory
-    resolved = None if root is None else str(Path(root).resolve())
-    loading = {"split": split, "root": resolved, "skip_bad": skip_bad}
-    if not is_loadable(data) and any(loading.values()):
-        raise OptionError(
-            "split, root and skip_bad are for data given by name, as a path or as a table; load other "
-            "data with load_data first"
-        )
+    data, loading = _loading(data, split, root, skip_bad)
     work = {"seed": seed, **options}
     identity = {
         "data": _data_identity(data, loading, work),
@@ -175,6 +163,26 @@ def survey(
         )  # fmt: skip
     _warn_about(table, names)
     return table
+
+
+def _loading(
+    data: Any, split: str | None, root: str | Path | None, skip_bad: bool
+) -> tuple[Any, dict[str, Any]]:
+    """The data and the options of `load_data`, which mean the same for every model and worker."""
+    if isinstance(data, str | Path):
+        if str(data) in list_data():
+            # The default of `load_data` depends on what a model was trained on.
+            split = split or "test"
+        elif os.path.exists(data):
+            data = str(Path(data).resolve())  # workers may have another working directory
+    resolved = None if root is None else str(Path(root).resolve())
+    loading = {"split": split, "root": resolved, "skip_bad": skip_bad}
+    if not is_loadable(data) and any(loading.values()):
+        raise OptionError(
+            "split, root and skip_bad are for data given by name, as a path or as a table; load other "
+            "data with load_data first"
+        )
+    return data, loading
 
 
 def _measure(

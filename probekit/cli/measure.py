@@ -146,12 +146,7 @@ def show_layers(
             raise OptionError(
                 "--all verifies all architectures of timm: give no MODEL, and -o FILE"
             )
-        from probekit.analysis.verification import timm_architectures, verify_architectures
-
-        for line in verify_architectures(
-            timm_architectures(), out, most_parameters=most_parameters
-        ):
-            print(line["architecture"], line["outcome"], line.get("detail", ""), flush=True)
+        _verify_everything(out, most_parameters)
         return
     if model is None:
         raise OptionError("name a MODEL, or verify all architectures of timm with --all -o FILE")
@@ -180,6 +175,13 @@ def show_layers(
         print_plan(rows, console())
         if verify:
             print_verification(rows, about, console())
+
+
+def _verify_everything(out: str, most_parameters: float) -> None:
+    from probekit.analysis.verification import timm_architectures, verify_architectures
+
+    for line in verify_architectures(timm_architectures(), out, most_parameters=most_parameters):
+        print(line["architecture"], line["outcome"], line.get("detail", ""), flush=True)
 
 
 @command(

@@ -28,7 +28,14 @@ from probekit.plot.data import (
     unit_values,
 )
 from probekit.plot.labels import Handle, axis_label, depth_bar, key, layer_axis, plain, room
-from probekit.plot.series import curve, name_results, places, result_colors, union
+from probekit.plot.series import (
+    check_same_layers,
+    curve,
+    name_results,
+    places,
+    result_colors,
+    union,
+)
 from probekit.results.trees import Result
 
 Interval: TypeAlias = Literal["auto", "confidence", "quartiles", "none"]
@@ -175,12 +182,9 @@ def _known(result: Result, kind: str, layers: str | Sequence[str] | None) -> xr.
 
 def _stacked(replicates: Sequence[xr.DataArray], names: list[str] | None) -> tuple[Array, Array]:
     """The positions of the layers, and the values (replicate, layer) at these positions."""
-    layers = _names(replicates[0])
-    if any(_names(one) != layers for one in replicates):
-        raise DataError(
-            "replicates under one name must have the same layers; give each its own name"
-        )
-    return places(layers, names), np.stack([one.values for one in replicates])
+    layers = [_names(one) for one in replicates]
+    check_same_layers(layers)
+    return places(layers[0], names), np.stack([one.values for one in replicates])
 
 
 def _lines(ax: Axes, values: xr.DataArray, along: str) -> None:

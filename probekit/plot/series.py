@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
-from probekit.errors import warn
+from probekit.errors import DataError, warn
 from probekit.plot.colors import alpha_map, alpha_norm, palette
 from probekit.plot.data import Array, NamedResults
 from probekit.plot.labels import Handle, alpha_bar, key
@@ -43,6 +43,14 @@ def union(layers: Sequence[Sequence[str]]) -> list[str] | None:
         if not all(name in remaining for name in names):
             return None
     return list(longest)
+
+
+def check_same_layers(replicates: Sequence[Sequence[str]]) -> None:
+    """Raises `DataError` unless the replicates under one name have the same layers."""
+    if any(layers != replicates[0] for layers in replicates):
+        raise DataError(
+            "replicates under one name must have the same layers; give each its own name"
+        )
 
 
 def places(layers: Sequence[str], names: Sequence[str] | None) -> Array:

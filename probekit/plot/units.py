@@ -19,7 +19,7 @@ from probekit.plot.colors import shades
 from probekit.plot.data import Array, At, Results, UnitValues, named_results, table, unit_values
 from probekit.plot.density import density
 from probekit.plot.labels import depth_bar, layer_axis, name_axis, room
-from probekit.plot.series import name_results, places, result_colors, union
+from probekit.plot.series import check_same_layers, name_results, places, result_colors, union
 from probekit.results.trees import Result
 
 Kind: TypeAlias = Literal["violin", "ridge"]
@@ -91,10 +91,7 @@ def _pooled(
     replicates: Sequence[Any], variable: str, layers: str | Sequence[str] | None, at: At
 ) -> UnitValues:
     parts = [unit_values(one, variable, layers, at) for one in replicates]
-    if any(part.layers != parts[0].layers for part in parts):
-        raise DataError(
-            "replicates under one name must have the same layers; give each its own name"
-        )
+    check_same_layers([part.layers for part in parts])
     values = [np.concatenate(rows) for rows in zip(*(part.values for part in parts), strict=True)]
     return replace(parts[0], values=values)
 
@@ -127,18 +124,17 @@ def _violin(ax: Axes, at: float, values: Array, half: float, color: str) -> None
 def _ridges(
     ax: Axes, units: Sequence[UnitValues], names: list[str] | None, colors: Sequence[str]
 ) -> None:
-    rows = names or union([units[0].layers])
-    if rows is None or names is None:
+    if names is None:
         raise DataError(
             "ridges of results with different layers have no common rows; use kind='violin', or "
             "choose layers that all have"
         )
     for one, color in zip(units, colors, strict=True):
         for layer, values in zip(one.layers, one.values, strict=True):
-            row = rows.index(layer)
+            row = names.index(layer)
             _ridge(ax, row, values[np.isfinite(values)], color, 0.45 if len(units) > 1 else 0.75)
-    name_axis(ax.yaxis, rows, most=60)
-    ax.set_ylim(len(rows) - 0.7, -1.5)
+    name_axis(ax.yaxis, names, most=60)
+    ax.set_ylim(len(names) - 0.7, -1.5)
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
 

@@ -12,6 +12,7 @@ import xarray as xr
 from probekit.errors import DataError, LayerError, OptionError, close_matches, optional
 from probekit.models.image_model import Model
 from probekit.reports.model_results import ModelResults, Results, model_results
+from probekit.reports.page.payload import in_unit_range
 from probekit.reports.page.svg import number
 from probekit.results.labels import ends, heading, is_share, shorten
 
@@ -226,8 +227,7 @@ def _captions(here: xr.Dataset, results: ModelResults) -> Sequence[str]:
 
 def _pixels(image: Array) -> Array:
     """An image as matplotlib draws it: (height, width) or (height, width, 3), in [0, 1]."""
-    low, high = min(float(image.min()), 0.0), max(float(image.max()), 1.0)
-    scaled = (image - low) / (high - low)
+    scaled = in_unit_range(image)
     return scaled.transpose(1, 2, 0) if image.shape[0] == 3 else scaled.mean(0)
 
 

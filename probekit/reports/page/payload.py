@@ -193,11 +193,15 @@ def _encode(
     return found
 
 
-def encoded(image: npt.NDArray[Any]) -> str:
-    """An image as the part of a data URL after `data:image/`: PNG if it is small, otherwise JPEG.
+def in_unit_range(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An image with values outside [0, 1] scaled to it."""
+    low, high = min(float(image.min()), 0.0), max(float(image.max()), 1.0)
+    scaled: npt.NDArray[Any] = (image - low) / (high - low)
+    return scaled
 
-    An image outside [0, 1] is scaled to it.
-    """
+
+def encoded(image: npt.NDArray[Any]) -> str:
+    """An image as the part of a data URL after `data:image/`: PNG if it is small, otherwise JPEG."""
     from PIL import Image
 
     if image.ndim != 3 or not image.size:
@@ -206,8 +210,7 @@ def encoded(image: npt.NDArray[Any]) -> str:
             "report without data"
         )
     values = np.nan_to_num(image.astype(np.float64))
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 1.0)
-    pixels = ((values - low) / (high - low) * 255).round().astype(np.uint8)
+    pixels = (in_unit_range(values) * 255).round().astype(np.uint8)
     if pixels.shape[0] == 3:
         made = Image.fromarray(pixels.transpose(1, 2, 0))
     else:

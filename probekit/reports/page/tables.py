@@ -153,6 +153,23 @@ def _unit_differences(
 def _survey(tree: xr.DataTree) -> Section:
     models, layers = tree.to_dataset(), tree["layers"].to_dataset().transpose("model", ...)
     names = [str(name) for name in models["model"].values]
+    by_text: dict[str, list[str]] = {}
+    notes_of = models["notes"].values if "notes" in models else [""] * len(names)
+    for name, notes in zip(names, notes_of, strict=True):
+        for sentence in str(notes).splitlines():
+            by_text.setdefault(sentence, []).append(name)
+    remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]
+    failed = int((models["failure"] != "").sum())
+    return Section(
+        "survey", f"{len(names)} models on the same data", f"{failed} failed." if failed else "",
+        _survey_charts(models, layers, names), names, [_survey_table(models, names)], remarks,
+    )  # fmt: skip
+
+
+def _survey_charts(
+    models: xr.Dataset, layers: xr.Dataset, names: Sequence[str]
+) -> list[tuple[str, str, Markup]]:
+    """Selectivity, or another mean, over depth, and its mean over the layers against accuracy."""
     variable = "selectivity_mean"
     if variable not in layers:
         means = (str(name) for name in layers if str(name).endswith("_mean"))
@@ -183,6 +200,13 @@ def _survey(tree: xr.DataTree) -> Section:
             title = f"{text} against {across}"
             drawn = line_chart(dots, x_label=across, y_label=text, title=title)
             charts.append((title, "one dot per model", drawn))
+    return charts
+
+
+def _survey_table(
+    models: xr.Dataset, names: Sequence[str]
+) -> tuple[str, list[str], list[list[str]]]:
+    """The numbers of each model, and why it failed."""
     first = ["accuracy", "parameters", "n_layers", "n_units"]
     shown = [
         str(name) for name in models
@@ -193,18 +217,7 @@ def _survey(tree: xr.DataTree) -> Section:
     rows = [
         list(row) for row in zip(names, *cells, map(str, models["failure"].values), strict=True)
     ]
-    by_text: dict[str, list[str]] = {}
-    notes_of = models["notes"].values if "notes" in models else [""] * len(names)
-    for name, notes in zip(names, notes_of, strict=True):
-        for sentence in str(notes).splitlines():
-            by_text.setdefault(sentence, []).append(name)
-    remarks = [f"{some_of(having, 3)}: {sentence}" for sentence, having in by_text.items()]
-    head = ["model", *(label(models[name]) for name in shown), "failure"]
-    failed = int((models["failure"] != "").sum())
-    return Section(
-        "survey", f"{len(names)} models on the same data", f"{failed} failed." if failed else "",
-        charts, names, [("", head, rows)], remarks,
-    )  # fmt: skip
+    return "", ["model", *(label(models[name]) for name in shown), "failure"], rows
 
 
 def _cell(value: SupportsFloat, whole: bool) -> str:
