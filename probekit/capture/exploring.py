@@ -211,26 +211,21 @@ class Exploring(Phase):
         """What ran; functions and idle modules do not count if layers were selected by name only."""
         if self._selection.only is not None:
             return FirstPass(may_branch=reads_values)
-        default = self._selection.default
-        idle = [
-            name
-            for name, module in self.module.named_modules()
-            if module not in self._ran
-            and (
-                _may_activate(module)
-                if default
-                else self._selection.wants(Call(name, name, name, name, 0, called=module), False)
-            )
-        ]
-        if not default:
-            return FirstPass(tuple(idle), None, reads_values)
+        idle = {
+            name: module for name, module in self.module.named_modules() if module not in self._ran
+        }
+        if not self._selection.default:
+            calls = [Call(x, x, x, x, 0, called=module) for x, module in idle.items()]
+            wanted = tuple(one.name for one in calls if self._selection.wants(one, False))
+            return FirstPass(wanted, None, reads_values)
         names = {module: self._calls.canonical(module) for module in self._ran}
         others = any(
             (name, function) not in self._functions
             for module, name in names.items()
             for function in named_functions(module)
         )
-        return FirstPass(tuple(idle), frozenset(self._functions), reads_values or others)
+        active = tuple(name for name, module in idle.items() if _may_activate(module))
+        return FirstPass(active, frozenset(self._functions), reads_values or others)
 
 
 def _may_activate(module: nn.Module) -> bool:

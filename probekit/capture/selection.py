@@ -125,29 +125,26 @@ class Selection:
         others = f" (nor is any other of the {len(names)} that match {asked})"
         return self._never_called(names[0], calls, others if len(names) > 1 else "")
 
-    def first_of_several(self, calls: Iterable[Call]) -> list[str]:
+    def first_of_several(self, calls: Sequence[Call]) -> list[str]:
         """Messages about requested names that refer to the first of several calls."""
+        named = {call.name for call in calls}
         series: dict[tuple[str, ...], list[str]] = {}
-        aliases: dict[
-            tuple[str, ...], list[str]
-        ] = {}  # the first call by the first name of its module
-        named = set()
+        # All calls of a module or function, the first one by the first name of its module.
+        aliases: dict[tuple[str, ...], list[str]] = {}
         for call in calls:
-            named.add(call.name)
             series.setdefault((call.series, call.module, call.function), []).append(call.name)
             other = aliases.setdefault((call.module, call.function), [])
             other.append(call.name if other else call.numbered)
-        return [
-            f"layer {names[0]!r} is the first of {len(names)} calls in a forward pass; the others are "
-            f"{some_of(names[1:])}"
-            + ("" if names[0] not in named else f", and the glob '{names[0]}*' matches all of them")
-            for names in (
-                *series.values(),
-                *(one for one in aliases.values() if one[0] not in named),
-            )
-            if len(names) > 1 and self.only and names[0] in self.only
-            if not self.only & set(names[1:])
-        ]
+        unnamed = (one for one in aliases.values() if one[0] not in named)
+        only, found = self.only or set(), []
+        for first, *others in (*series.values(), *unnamed):
+            if others and only & {first, *others} == {first}:
+                glob = f", and the glob '{first}*' matches all of them" if first in named else ""
+                found.append(
+                    f"layer {first!r} is the first of {len(others) + 1} calls in a forward pass; the "
+                    f"others are {some_of(others)}{glob}"
+                )
+        return found
 
     def _not_reached(self, name: str, calls: Sequence[Call]) -> str:
         series = name if any(call.series == name for call in calls) else _base(name)
@@ -212,11 +209,11 @@ class Selection:
         if not isinstance(choice, str):
             return False
         head, _, tail = choice.rpartition(".")
-        parents = not head or any(fnmatch.fnmatchcase(name, head) for name in self._names)
-        return _matches_call(choice, self._names) or (
-            parents
-            and (_matches_call(tail, FUNCTION_NAMES) or bool(fnmatch.filter(FUNCTION_NAMES, tail)))
-        )
+        if _matches_call(choice, self._names):
+            return True
+        in_module = not head or any(fnmatch.fnmatchcase(name, head) for name in self._names)
+        functions = fnmatch.filter(FUNCTION_NAMES, tail)
+        return in_module and (bool(functions) or _matches_call(tail, FUNCTION_NAMES))
 
 
 def _base(name: str) -> str:

@@ -221,11 +221,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
             whole = self._axes[key]
             if key == mine or any(kind(axis) is not Kind.CONSTANT for axis in whole):
                 continue
+            in_list_of_images = len(whole) == 1 + len(axes) > 3 and key[3][1:] == mine[3]
             if len(whole) == len(axes) and key[3] == mine[3]:
                 self._axes[key] = self._around(axes, key, mine[1] - key[1])
-            elif (
-                len(whole) == 1 + len(axes) > 3 and key[3][1:] == mine[3]
-            ):  # one of a list of images
+            elif in_list_of_images:
                 rest = (resized(axis, size) for axis, size in zip(axes, key[2][1:], strict=True))
                 self._axes[key] = (new_axis(Kind.INPUT, key[2][0]), *rest)
             else:

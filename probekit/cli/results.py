@@ -10,6 +10,9 @@ import typer
 from probekit.cli.command import command
 from probekit.cli.options import Json, Level, Overwrite, check_out
 
+if TYPE_CHECKING:
+    from probekit.models.image_model import ImageModel
+
 
 @command(
     epilog="Example: probekit compare before.nc after.nc --paired -o difference.nc -o both.png"
@@ -81,10 +84,6 @@ def compare(
     print_rows(rows, console())
     if written := [*(out or ()), *([report] if report else [])]:
         print(f"written: {', '.join(written)}")
-
-
-if TYPE_CHECKING:
-    from probekit.models.image_model import ImageModel
 
 
 @command(

@@ -78,9 +78,7 @@ def usable_device(device: str | torch.device) -> torch.device:
 def own_device(device: str | torch.device) -> torch.device:
     """A device by its name; of several GPUs, `cuda` is that of this process, as accelerate chooses it."""
     found, rank = torch.device(device), os.environ.get("LOCAL_RANK")
-    begun = (
-        dist.is_available() and dist.is_initialized()
-    )  # then torch knows the GPU of this process
+    begun = dist.is_available() and dist.is_initialized()  # torch knows the GPU of this process
     if begun or rank is None or found.type != "cuda" or found.index is not None:
         return found
     return torch.device("cuda", int(rank) % max(1, torch.cuda.device_count()))

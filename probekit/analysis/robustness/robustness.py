@@ -253,11 +253,8 @@ def _numbered(published: PublishedCorruptions, classes: ClassNames) -> Published
     theirs, label_of = published.classes, {name: label for label, name in classes.items()}
     if theirs and len(label_of) == len(classes) and label_of.keys() >= set(theirs):
         numbers = tuple(label_of[name] for name in theirs)
-        return (
-            published
-            if numbers == tuple(range(len(theirs)))
-            else replace(published, numbers=numbers)
-        )
+        in_order = numbers == tuple(range(len(theirs)))
+        return published if in_order else replace(published, numbers=numbers)
     if theirs and classes and len(theirs) != len(classes):
         raise DataError(
             f"the model has {len(classes)} classes and {published.root} has {len(theirs)}, so "

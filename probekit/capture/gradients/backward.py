@@ -117,9 +117,8 @@ def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
             raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
     own = images.nelement() * images.element_size()
     largest = max(sizes.values(), default=0)
-    return (sum(sizes.values()) + 2 * largest + own) // len(images), max(largest, own) // len(
-        images
-    )
+    whole = sum(sizes.values()) + 2 * largest + own
+    return whole // len(images), max(largest, own) // len(images)
 
 
 def _part(

@@ -282,9 +282,8 @@ class SelectivityRegularizer:
         if self._gathered is None:
             return sums
         self._to_come -= 1
-        return add_sums(
-            self._gathered, sums - sums.detach()
-        )  # zero, with the gradient of this part
+        gradient_only = sums - sums.detach()  # zero, with the gradient of this part
+        return add_sums(self._gathered, gradient_only)
 
     def close(self) -> None:
         """Removes the hooks from the model; safe to call twice."""
