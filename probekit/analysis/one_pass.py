@@ -113,28 +113,8 @@ class Pass:
         return [fed[key].to_xarray() for key in keys]
 
     def run(self, model: Model, batches: Batches, options: PassOptions) -> Pass:
-        """Streams the data through the model once.
-
-        If a statistic has a method `expect`, it first receives the labels, if they are known in
-        advance. If it has a method `check`, it checks whether these layers fit into memory.
-        """
-        wanted = any(hasattr(one, "expect") for one in self.statistics)
-        labels, index = (batches.known_labels() if wanted else None) or (None, None)
-        if labels is None and any(getattr(one, "needs_labels", False) for one in self.statistics):
-            labels, index = batches.read_labels() or (None, None)
-            if labels is None and self.attributes:
-                raise DataError(
-                    "the chance level of attributes needs their labels before the pass, and "
-                    f"{batches.name} can be read only once or lacks some; give a list of batches or a "
-                    "data set"
-                )
-        for (_, attribute), one in self._prototypes.items():
-            if hasattr(one, "expect"):
-                several = labels is not None and labels.ndim > 1
-                own = labels[:, attribute or 0] if labels is not None and several else labels
-                one.expect(own, index, self.layers)
-            if hasattr(one, "check"):
-                one.check(self.layers, batches.samples or batches.part.limit)
+        """Streams the data through the model once."""
+        self._prepare(batches)
         feeders = {
             attribute: Feeder({
                 name: [one for key, one in fed.items() if key[1] == attribute]
@@ -158,6 +138,36 @@ class Pass:
         self._columns = Columns.joined(together.gather(self._columns))
         self._outputs = max(together.gather(self._outputs))
         return self
+
+    def _prepare(self, batches: Batches) -> None:
+        """Calls the methods `expect` and `check` of the statistics that have them.
+
+        The first receives the labels, if they are known in advance; the second checks whether these layers
+        fit into memory.
+        """
+        labels, index = self._labels(batches)
+        for (_, attribute), one in self._prototypes.items():
+            if hasattr(one, "expect"):
+                own = labels
+                if labels is not None and labels.ndim > 1:
+                    own = labels[:, attribute or 0]
+                one.expect(own, index, self.layers)
+            if hasattr(one, "check"):
+                one.check(self.layers, batches.samples or batches.part.limit)
+
+    def _labels(self, batches: Batches) -> tuple[Tensor | None, Tensor | None]:
+        """The labels and indices of all samples, if a statistic uses them and they can be known."""
+        wanted = any(hasattr(one, "expect") for one in self.statistics)
+        found = batches.known_labels() if wanted else None
+        if found is None and any(getattr(one, "needs_labels", False) for one in self.statistics):
+            found = batches.read_labels()
+            if found is None and self.attributes:
+                raise DataError(
+                    "the chance level of attributes needs their labels before the pass, and "
+                    f"{batches.name} can be read only once or lacks some; give a list of batches or a "
+                    "data set"
+                )
+        return found or (None, None)
 
     def _note(self, batch: Batch, output: object) -> None:
         self._columns.append(sample=batch.index, image=_checksums(batch.images))

@@ -129,25 +129,30 @@ def _units(
     if len(rest) < 2:
         return rest or [1], "only axis"
     labels = {axis: newest(axes[axis]) for axis in rest}
-    made = [axis for axis in rest if labels[axis].kind is Kind.UNIT]
-    if made:
-        last = max(labels[axis].serial for axis in made)
-        made = [axis for axis in made if labels[axis].serial == last]
-        read = [axis for axis in made if labels[axis].read]
-        if not len(read) == 1 < len(made):
-            clear = not any(
-                _may_be_units(axes[axis], labels[made[0]]) for axis in rest if axis not in made
-            )
-            evidence = "weights" if made == [declared] else "weights before"
-            return made, evidence if clear else "assumed"
-        positions = all(labels[axis].root.scanned for axis in made if axis not in read)
-        return read, "weights after" if positions else "assumed"
+    if any(label.kind is Kind.UNIT for label in labels.values()):
+        return _made_by_weights(axes, labels, declared)
     read = [axis for axis in rest if labels[axis].read]
     if len({labels[axis].serial for axis in read}) == 1:
         return read, "weights after"
     if declared in rest:
         return [declared], "assumed"
     return [rest[-1] if len(shape) == 3 else rest[0]], "assumed"
+
+
+def _made_by_weights(
+    axes: Axes, labels: dict[int, Label], declared: int | None
+) -> tuple[list[int], str]:
+    """The axes, among those with these labels, whose units the last weights before the output made."""
+    last = max(label.serial for label in labels.values() if label.kind is Kind.UNIT)
+    made = [x for x, one in labels.items() if one.kind is Kind.UNIT and one.serial == last]
+    read = [axis for axis in made if labels[axis].read]
+    others = [axis for axis in labels if axis not in made]
+    if len(read) == 1 < len(made):
+        positions = all(labels[axis].root.scanned for axis in made if axis not in read)
+        return read, "weights after" if positions else "assumed"
+    if any(_may_be_units(axes[axis], labels[made[0]]) for axis in others):
+        return made, "assumed"
+    return made, "weights" if made == [declared] else "weights before"
 
 
 def _serials(parts: Iterable[tuple[Label, int]]) -> list[int]:

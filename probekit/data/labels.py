@@ -166,16 +166,21 @@ def _declared(data: Any) -> Any:
         values = getattr(labels, "array", None)
         labels = np.asarray(labels) if values is None else values
     if labels is None:
-        names = getattr(data, "column_names", None)
-        there = [name for name in LABEL_KEYS if isinstance(names, list) and name in names]
-        try:
-            return list(data[there[0]]) if there else None
-        except Exception:  # a transform of whole rows does not accept one column
-            return None
+        return _label_column(data)
     transform = getattr(data, "target_transform", None)
     try:
         return [transform(label) for label in labels] if callable(transform) else labels
     except Exception:  # the user's transform does not accept the declared labels
+        return None
+
+
+def _label_column(table: Any) -> list[Any] | None:
+    """The column of labels of a table, as of Hugging Face; None if data is no table or has none."""
+    names = getattr(table, "column_names", None)
+    there = [name for name in LABEL_KEYS if isinstance(names, list) and name in names]
+    try:
+        return list(table[there[0]]) if there else None
+    except Exception:  # a transform of whole rows does not accept one column
         return None
 
 

@@ -324,28 +324,10 @@ def _reference(
     corrupted = [one for one in conditions if one.kind == "corruption"]
     if isinstance(given, str | Path):
         given = open_result(given)
-    others: list[str] = []
+    same_images = True
     if isinstance(given, xr.DataTree):
-        whole = facts_of(given.attrs)
-        every = [whole, *whole.get("merged", ())]  # merged with an analysis
-        about = next((one for one in every if "conditions" in one), whole)
-        if others := differences(*_samples_of(about if about.get("data") else own, own)):
-            warn(
-                f"the reference was measured on other images, which makes mCE meaningless: "
-                f"{'; '.join(others)}"
-            )
-        stored = _options_of(about.get("conditions") or ())
-        asked = _options_of(f"{one} ({one.options})" for one in corrupted)
-        both = stored.keys() & asked.keys()
-        if differing := differences(
-            *({name: one[name] for name in both} for one in (stored, asked))
-        ):
-            warn(
-                "the reference was measured under other corruptions, which makes mCE meaningless: "
-                f"{'; '.join(differing)}"
-            )
-    if isinstance(given, xr.DataTree) and "robustness" in given.children:
-        given = given["robustness"].to_dataset()
+        same_images = _compare_reference(given, corrupted, own)
+        given = given["robustness"].to_dataset() if "robustness" in given.children else given
     if not isinstance(given, xr.Dataset):
         raise OptionError(
             "reference must be a result of robustness, its file, or its table /robustness, not "
@@ -353,7 +335,32 @@ def _reference(
         )
     names = list(dict.fromkeys(one.name for one in corrupted))
     check_reference(given, names, sorted({int(one.level) for one in corrupted}))
-    return given.drop_vars("samples_by_class", errors="ignore") if others else given  # warned once
+    # Other images are reported once.
+    return given if same_images else given.drop_vars("samples_by_class", errors="ignore")
+
+
+def _compare_reference(
+    reference: xr.DataTree, corrupted: Sequence[Condition], own: Mapping[str, Any]
+) -> bool:
+    """Warns of a reference under other conditions; returns whether its images are the same."""
+    whole = facts_of(reference.attrs)
+    every = [whole, *whole.get("merged", ())]  # merged with an analysis
+    about = next((one for one in every if "conditions" in one), whole)
+    others = differences(*_samples_of(about if about.get("data") else own, own))
+    if others:
+        warn(
+            "the reference was measured on other images, which makes mCE meaningless: "
+            f"{'; '.join(others)}"
+        )
+    stored = _options_of(about.get("conditions") or ())
+    asked = _options_of(f"{one} ({one.options})" for one in corrupted)
+    both = stored.keys() & asked.keys()
+    if differing := differences(*({name: one[name] for name in both} for one in (stored, asked))):
+        warn(
+            "the reference was measured under other corruptions, which makes mCE meaningless: "
+            f"{'; '.join(differing)}"
+        )
+    return not others
 
 
 def _assemble(
