@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from probekit.errors import ModelError
+from probekit.errors import LayerError, ModelError
 from probekit.models.image_model import Model
 from probekit.models.inputs import taking_images
 from probekit.results.labels import strings
@@ -235,6 +235,15 @@ def site_names(module: str, taken: Iterable[str]) -> Iterator[str]:
     taken = set(taken)
     yield module
     yield from (name for call in count(1) if (name := f"{module}_{call}") not in taken)
+
+
+def check_reached(layers: Iterable[Layer], found: Container[str]) -> None:
+    """Raises `LayerError` unless all layers are among those that a forward pass has reached."""
+    for layer in layers:
+        if layer.name not in found:
+            raise LayerError(
+                f"layer {layer.name!r} was reached in the first batch but not now; exclude it"
+            )
 
 
 def unit_coordinates(layers: Sequence[Layer]) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:

@@ -160,19 +160,7 @@ class Phase:
         rows = tensor.shape[layer.batch_axis] if tensor.ndim > layer.batch_axis else 0
         self.batch = self.batch or rows // layer.windows  # only the layers may show it
         mask = None if self.mask is None else position_mask(self.mask, layer, tensor, self.module)
-        if rows != self.batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
-            raise LayerError(
-                f"layer {layer.name!r} returned {rows} rows for {self.batch} samples, and "
-                f"{self.batch * layer.windows} were expected; exclude it with "
-                f"'!{layer.name}' if it runs on regions or other parts whose number varies; inputs of "
-                "another size need a new recorder, and a layer without a batch axis cannot be recorded"
-            )
-        if self.settings.grad and self.in_graph and not torch.is_grad_enabled():
-            raise LayerError(
-                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
-                "under torch.no_grad or with reentrant activation checkpointing; remove it, use "
-                "use_reentrant=False, or exclude the layer"
-            )
+        self._check(layer, tensor, rows)
         maps = layer.arrange(tensor if self.settings.grad else tensor.detach())
         if maps.shape[1] != layer.units:
             raise LayerError(
@@ -195,6 +183,22 @@ class Phase:
         if self.settings.reduce is not pool and shares_memory(tensor, reduced):
             return reduced.clone(memory_format=torch.contiguous_format)
         return reduced
+
+    def _check(self, layer: Layer, tensor: Tensor, rows: int) -> None:
+        """Raises `LayerError` unless an output has the rows, axes and graph of the layer."""
+        if rows != self.batch * layer.windows or tensor.ndim != len(layer.shape) + 1:
+            raise LayerError(
+                f"layer {layer.name!r} returned {rows} rows for {self.batch} samples, and "
+                f"{self.batch * layer.windows} were expected; exclude it with "
+                f"'!{layer.name}' if it runs on regions or other parts whose number varies; inputs of "
+                "another size need a new recorder, and a layer without a batch axis cannot be recorded"
+            )
+        if self.settings.grad and self.in_graph and not torch.is_grad_enabled():
+            raise LayerError(
+                f"layer {layer.name!r} runs without gradients inside a forward pass that has them, as "
+                "under torch.no_grad or with reentrant activation checkpointing; remove it, use "
+                "use_reentrant=False, or exclude the layer"
+            )
 
 
 def in_backward() -> bool:

@@ -138,15 +138,7 @@ class Scout:
         for sentence in self.selection.first_of_several(self._calls):
             self.note(sentence)
         if not self.layers:
-            if self.selection.default and not (self._left_out or classifier):
-                raise LayerError(
-                    "the model runs no activation function, neither as a module nor as a function"
-                    f"{self._doubtful()}; name layers, or a type among "
-                    f"{', '.join(self.selection.kinds[:20]) or 'none'}"
-                )
-            reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
-            reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
-            raise LayerError("no selected layer has units to record" + "".join(reasons[:3]))
+            raise self._nothing_found(classifier)
         if self._left_out:
             name, why = next(iter(self._left_out.items()))
             self.note(f"not recorded: {some_of(list(self._left_out))}; {name!r} {why}")
@@ -155,6 +147,17 @@ class Scout:
                 f"layers may be missing{self._doubtful()}; name it as a layer if its output is that of "
                 "an activation function"
             )
+
+    def _nothing_found(self, classifier: str | None) -> LayerError:
+        if self.selection.default and not (self._left_out or classifier):
+            return LayerError(
+                "the model runs no activation function, neither as a module nor as a function"
+                f"{self._doubtful()}; name layers, or a type among "
+                f"{', '.join(self.selection.kinds[:20]) or 'none'}"
+            )
+        reasons = [f"; {site!r} {why}" for site, why in self._left_out.items()]
+        reasons += [f"; {classifier!r} is the classifier's"] if classifier else []
+        return LayerError("no selected layer has units to record" + "".join(reasons[:3]))
 
     def _guess(self, visit: _Visit) -> tuple[Layer, bool]:
         """Returns a layer with the axes known so far, and whether all are known."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probekit.capture.compiled import ForwardPass
-from probekit.capture.layers import Layer, runnable, uncompiled
+from probekit.capture.layers import Layer, check_reached, runnable, uncompiled
 from probekit.capture.plan import scout_layers
 from probekit.capture.readouts import Readout, Tap
 from probekit.capture.recorder import Layers, Tokens
@@ -24,7 +24,7 @@ from probekit.data.datasets import is_loadable, load_data, trained_on
 from probekit.data.decoding import ImageDecoder
 from probekit.data.fitting import fit_to
 from probekit.data.images import LabeledImages
-from probekit.errors import DataError, LayerError, warn
+from probekit.errors import DataError, warn
 from probekit.models.image_model import Model, ModelOrName, as_module, borrow
 from probekit.models.inputs import call, explained_failure, not_finite
 from probekit.models.loading import load_model
@@ -263,11 +263,7 @@ def _failing_batch(batch: Batch) -> Iterator[None]:
 def _check(
     tables: dict[str, Tensor], layers: Sequence[Layer], batch: Batch, precision: Precision | None
 ) -> None:
-    for layer in layers:
-        if layer.name not in tables:
-            raise LayerError(
-                f"layer {layer.name!r} was reached in the first batch but not now; exclude it"
-            )
+    check_reached(layers, tables)
     for place in not_finite(list(tables.values())):
         name = list(tables)[place]
         raise DataError(

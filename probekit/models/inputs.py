@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_origin
 import torch
 from torch import Tensor, nn
 
-from probekit.errors import DataError, first_line
+from probekit.errors import DataError, ModelError, first_line
 
 T = TypeVar("T")
 
@@ -197,6 +197,15 @@ def check_continuous(inputs: Tensor) -> None:
             f"gradients with respect to the inputs were requested, and the inputs are {inputs.dtype}; "
             "use floating-point inputs, or a model that starts after its embedding"
         )
+
+
+@contextmanager
+def reported_refusal() -> Iterator[None]:
+    """Reports operations that have no gradient, such as flex_attention on a CPU, as a `ModelError`."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
 
 
 @contextmanager

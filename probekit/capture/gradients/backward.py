@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import LayerError, ModelError, first_line
-from probekit.models.inputs import check_continuous
+from probekit.models.inputs import check_continuous, reported_refusal
 
 Forward: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 
@@ -110,11 +110,9 @@ def footprint(forward: Forward, images: Tensor) -> tuple[int, int]:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-        try:
-            forward(_leaf(images))
-        except NotImplementedError as error:
-            raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
+    saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept)
+    with reported_refusal(), torch.enable_grad(), saving:
+        forward(_leaf(images))
     own = images.nelement() * images.element_size()
     largest = max(sizes.values(), default=0)
     whole = sum(sizes.values()) + 2 * largest + own

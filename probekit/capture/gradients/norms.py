@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probekit.capture.gradients.backward import Forward
 from probekit.capture.gradients.differentiated import Differentiated
-from probekit.capture.layers import Layer
+from probekit.capture.layers import Layer, check_reached
 from probekit.capture.readouts import Tap
 from probekit.capture.recorder import Recorder
 from probekit.checks import one_of, positive_int
@@ -248,10 +248,7 @@ def _differentiated(
                 finally:
                     recorder.paused = True
                 found = recorder.activations
-                if gone := [layer.name for layer in layers if layer.name not in found]:
-                    raise LayerError(
-                        f"layer {gone[0]!r} was reached in the first batch but not now; exclude it"
-                    )
+                check_reached(layers, found)
                 return found
 
             yield forward

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probekit.errors import ModelError, first_line
-from probekit.models.inputs import copied
+from probekit.errors import ModelError
+from probekit.models.inputs import copied, reported_refusal
 from probekit.models.logits import required_logits
 from probekit.runtime.settings import caller_device
 
@@ -60,17 +59,8 @@ def least_likely(logits: Tensor, labels: Tensor) -> Tensor:
 
 def model_logits(model: Model, images: Tensor) -> Tensor:
     """Runs the model and checks that its output has one row of class logits per image."""
-    with caller_device(), _refusal_reported():
+    with caller_device(), reported_refusal():
         return required_logits(model(copied(images)), len(images), "an attack")
-
-
-@contextmanager
-def _refusal_reported() -> Iterator[None]:
-    """Reports operations that have no gradient, such as flex_attention on a CPU."""
-    try:
-        yield
-    except NotImplementedError as error:
-        raise ModelError(f"the model cannot be differentiated: {first_line(error)}") from error
 
 
 def predicted_logits(model: Model, images: Tensor) -> Tensor:
@@ -90,7 +80,7 @@ def gradient_of(total: Tensor, x: Tensor) -> Tensor:
     """Gradient of a sum over images with respect to `x`."""
     gradient = None
     if total.requires_grad:
-        with _refusal_reported():
+        with reported_refusal():
             (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
     if gradient is None:
         raise ModelError(

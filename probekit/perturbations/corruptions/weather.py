@@ -7,7 +7,9 @@ import importlib.util
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -130,9 +132,6 @@ def frost_photographs(scale: float) -> tuple[Tensor, ...]:
 
     They are read from the files of the package imagecorruptions-imaug, which is not imported.
     """
-    import numpy as np
-    from PIL import Image
-
     photographs = []
     for path in _frost_files():
         with Image.open(path) as image:
