@@ -152,6 +152,7 @@ def components(covariance: Given, variance: Sequence[float] = (0.9, 0.95, 0.99))
 
 
 _RATIO = "Participation ratio of the covariance of the units"
+_ERROR = "participation_ratio_corrected_error"
 _VARIABLES = {
     "participation_ratio": attributes("participation ratio", f"{_RATIO}.", short_name="PR"),
     "participation_ratio_corrected": attributes(
@@ -159,7 +160,7 @@ _VARIABLES = {
         f"{_RATIO}, corrected for the number of samples.",
         short_name="PR corrected",
     ),
-    "participation_ratio_corrected_error": attributes(
+    _ERROR: attributes(
         "standard error of the corrected participation ratio",
         "Jackknife over groups of samples.",
         short_name="PR error",
@@ -268,7 +269,7 @@ class Dimensionality(Metric):
     ) -> tuple[xr.Dataset, xr.Dataset]:
         spectrum = _spectrum(_matrix(covariance))
         found = self._values(covariance, spectrum)
-        found["participation_ratio_corrected_error"] = self._error(covariance, sampled)
+        found[_ERROR] = self._error(covariance, sampled)
         shown = spectrum[: self.spectrum]
         return xr.Dataset(), self._table(found).assign(
             eigenvalue=("component", shown), component=np.arange(len(shown))
@@ -277,7 +278,8 @@ class Dimensionality(Metric):
     def over_layers(self, covariances: Iterable[xr.Dataset]) -> xr.Dataset:
         """The variables (layer, ...) of several layers, without eigenvalues and errors."""
         each = [self._values(one, _spectrum(_matrix(one))) for one in covariances]
-        return self._table({name: [one[name] for one in each] for name in each[0]}, "layer")
+        names = [name for name in each[0] if name != _ERROR]
+        return self._table({name: [one[name] for one in each] for name in names}, "layer")
 
     def _values(self, covariance: xr.Dataset, spectrum: npt.NDArray[np.float64]) -> dict[str, Any]:
         """The variables of one layer as numbers and arrays."""
@@ -293,7 +295,7 @@ class Dimensionality(Metric):
             "n_dimensions": dimensions,
             "n_samples": count,
             **ratios,
-            "participation_ratio_corrected_error": float("nan"),
+            _ERROR: float("nan"),
             **{f"{name}_fraction": ratio / dimensions for name, ratio in ratios.items()},
             "components": counts,
             "components_fraction": counts / dimensions,

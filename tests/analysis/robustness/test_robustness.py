@@ -156,6 +156,11 @@ def test_clean_numbers_equal_those_of_analyze_and_the_tables_join(
         join="exact",
     )
     assert {"class_mean", "corruption_change_size"} <= set(both)
+    # An error that robustness does not compute must not replace that of the analysis.
+    error = "participation_ratio_corrected_error"
+    assert np.isfinite(analysis["layers"][error]).all()
+    merged = pk.merge_results(result, analysis)["layers"]
+    np.testing.assert_array_equal(merged[error], analysis["layers"][error])
 
 
 def test_batch_size_does_not_matter(result: xr.DataTree, trained: ImageModel, images: Data) -> None:
