@@ -13,15 +13,13 @@ from probekit.errors import DataError, warn
 from probekit.models.image_model import Model, as_module
 from probekit.models.logits import ClassMap, ClassMatch, logits_of, match_classes, required_logits
 
-_TWO = 2
-
 
 def compared_classes(
     model: Model, output: object, batches: Batches, class_map: ClassMap, purpose: str
 ) -> ClassMatch:
     """Matches a model's outputs to the data's classes before a pass that compares them."""
     alone = batches.part.size == 1 and logits_of(output, 1) is not None
-    logits = required_logits(output, 1 if alone else _TWO, purpose)
+    logits = required_logits(output, 1 if alone else 2, purpose)
     first = batches.peek()
     if not first.labeled:
         found = "several attributes" if batches.attributes else "no labels"

@@ -223,12 +223,9 @@ class Nonlinearities:
         if "norm" in operation and not reduces and outputs[0].shape == known[0].shape:
             return state
         bent = state.bent if pools else None
-        if (
-            "fake_quant" in operation
-            and caller is not None
-            and _cuts_negative(known[0], outputs[0])
-        ):
-            bent = bent or (caller, operation)
+        if "fake_quant" in operation and caller is not None:
+            cuts_negative = bool((known[0] < 0).any()) and not bool((outputs[0] < 0).any())
+            bent = bent or ((caller, operation) if cuts_negative else None)
         smaller = outputs[0].numel() < known[0].numel()
         level = state.level + 1 if pools or reduces or smaller else 0
         return _State(bent=bent, level=level, active="softmax" in operation)
@@ -269,10 +266,6 @@ def _elementwise(call: OperatorCall, outputs: Sequence[Tensor]) -> bool:
     except ValueError:
         return False
     return shape == tuple(outputs[0].shape)
-
-
-def _cuts_negative(before: Tensor, after: Tensor) -> bool:
-    return bool((before < 0).any()) and not bool((after < 0).any())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -22,10 +22,7 @@ _SIXTEEN_BITS = 65535
 _INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 _RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
+    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")
 }
 
 

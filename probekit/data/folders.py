@@ -26,10 +26,10 @@ _SUFFIXES = frozenset({
 })  # fmt: skip
 # Readable only if the installed Pillow or a registered plugin supports them.
 _OPTIONAL_SUFFIXES = frozenset((".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".qoi"))
-_SYSTEM_NAMES = frozenset(
-    {"__macosx", "__pycache__", "$recycle.bin", "@eadir", "desktop.ini", "lost+found", "thumbs.db"}
-    | {"system volume information"}
-)
+_SYSTEM_NAMES = frozenset({
+    "__macosx", "__pycache__", "$recycle.bin", "@eadir", "desktop.ini", "lost+found", "thumbs.db",
+    "system volume information",
+})  # fmt: skip
 _SPLITS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "eval"])
 _TRAINING = frozenset(["train", "training"])
 _HASHED_BYTES = 2**24  # more than most photographs have

@@ -215,7 +215,8 @@ def explained_failure(images: object) -> Iterator[None]:
         yield
     except FAILURES as error:
         if not isinstance(images, Tensor):
-            advice = f"; name the inputs as its arguments; {_MAPPING}" if _misnamed(error) else ""
+            misnamed = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+            advice = f"; name the inputs as its arguments; {_MAPPING}" if misnamed else ""
             raise DataError(
                 f"the model fails on {images!r}: {first_line(error)}{advice}"
             ) from error
@@ -232,10 +233,6 @@ def explained_failure(images: object) -> Iterator[None]:
 
 
 _MAPPING = "a model that takes a mapping must be annotated so, as in forward(self, batch: dict)"
-
-
-def _misnamed(error: BaseException) -> bool:
-    return isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
 
 
 def _advice(shape: tuple[int, ...], lookup: bool) -> str:

@@ -18,11 +18,6 @@ Row = dict[str, str | float | None]
 _MOST_SELECTIVE = 10
 
 
-def layer_rows(result: xr.DataTree) -> list[dict[str, Any]]:
-    """The table of layers, one row per layer; short extra dimensions become `components[0.9]`."""
-    return layers_table(result).to_dict("records")  # type: ignore[no-any-return]  # pandas is untyped
-
-
 def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
     """The units with the highest selectivity, with their preferred classes; of all attributes."""
     if "selectivity" not in result["units"]:
@@ -36,7 +31,7 @@ def most_selective(result: xr.DataTree) -> list[dict[str, Any]]:
     )
     known = units[units["selectivity"].notna()]  # a merged result may lack others
     highest = known.sort_values("selectivity", ascending=False, kind="stable").head(_MOST_SELECTIVE)
-    return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # as above
+    return highest.fillna({"preferred_class": "none"}).to_dict("records")  # type: ignore[no-any-return]  # pandas is untyped
 
 
 def by_attribute(result: xr.DataTree) -> dict[str, xr.DataTree]:
@@ -53,7 +48,7 @@ def result_json(result: xr.DataTree) -> str:
             "network": {
                 str(name): value.values.tolist() for name, value in result.data_vars.items()
             },
-            "layers": layer_rows(result),
+            "layers": layers_table(result).to_dict("records"),
             "most_selective": most_selective(result),
             "provenance": json.loads(result.attrs["provenance"]),
         }

@@ -32,9 +32,8 @@ from probekit.perturbations.corruptions.corruption import CORRUPTIONS, EXTRA_COR
 _ALL = CORRUPTIONS + EXTRA_CORRUPTIONS
 _IMAGE_ENDINGS = {".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp"}
 _CIFAR10 = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -112,19 +112,15 @@ def _tuning(class_mean: xr.DataArray) -> dict[str, Any]:
 
 def _top(units: xr.Dataset) -> dict[str, Any]:
     parts = {"sample": "<i4", "label": "<f8", "activation": "<f4"}
+    units = units.fillna({"top_sample": -1})  # of units that a merged result lacks
     return {
         "count": units.sizes["rank"],
         **{
-            name: packed(_known(units[f"top_{name}"].transpose("unit", "rank")), kind)
+            name: packed(units[f"top_{name}"].transpose("unit", "rank").values, kind)
             for name, kind in parts.items()
             if f"top_{name}" in units
         },
     }
-
-
-def _known(values: xr.DataArray) -> npt.NDArray[Any]:
-    """The values, with -1 for top images that a merged result lacks."""
-    return values.fillna(-1).values if values.name == "top_sample" else values.values
 
 
 def _perturbed(units: xr.Dataset, kind: str) -> dict[str, Any] | None:
