@@ -79,7 +79,7 @@ def _of_type(images: Tensor, kind: torch.dtype | None) -> Tensor:
 
 
 def _pixels(images: Tensor, size: tuple[int, int, int], scaled: bool) -> Tensor:
-    """Images (batch, channels, height, width) in [0, 1]."""
+    """Images (batch, channels, height, width) in [0, 1], or unscaled for a model of other images."""
     if images.dtype == torch.uint8:
         images = images.float() / 255 if scaled else images.float()
     elif images.dtype == torch.bool:
@@ -93,8 +93,13 @@ def _pixels(images: Tensor, size: tuple[int, int, int], scaled: bool) -> Tensor:
         images = images[:, None]
     if images.ndim == _IMAGES:
         images = _with_channels(images, size)
-    if scaled and images.numel():
-        low, high = (float(end) for end in images.aminmax())
+    low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
+    if not scaled and low >= 0 and 0 < high <= 1:
+        warn(
+            "images lie in [0, 1], and the model's mean is above 1, as for images from 0 to 255, to which "
+            "these are almost black; divide mean and std of the ImageModel by 255"
+        )
+    if scaled:
         negative = low < _NEGATIVE and float((images < _NEGATIVE).float().mean()) > _MOST_NEGATIVE
         if low < _LOWEST or high > _HIGHEST or negative:
             raise DataError(

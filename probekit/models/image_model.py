@@ -45,8 +45,8 @@ class ImageModel:
 
     Attributes:
         module: The bare network, which expects normalized images.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+        mean: Mean of each channel, of images in [0, 1].
+        std: Standard deviation of each channel, of images in [0, 1].
         input_size: (channels, height, width) that the network expects.
         classes: The names of its outputs, in order; empty if unknown.
         crop_pct: Share of a resized photograph that the center crop keeps.

@@ -52,6 +52,17 @@ def test_ambiguous_images_are_refused(images: Tensor, words: str) -> None:
         fit_to(image_model())(images)
 
 
+def test_images_in_the_unit_range_are_reported_for_a_model_of_bytes() -> None:
+    network = nn.Conv2d(3, 2, 1)
+    shares = pk.ImageModel(network, (0.5,) * 3, (0.25,) * 3, (3, 6, 5))
+    of_bytes = pk.ImageModel(network, (127.5,) * 3, (63.75,) * 3, (3, 6, 5))
+    torch.testing.assert_close(of_bytes(fit_to(of_bytes)(PIXELS)), shares(SHARES))
+    with pytest.warns(
+        ProbekitWarning, match=r"\[0, 1\], and the model's mean is above 1.* divide mean"
+    ):
+        fit_to(of_bytes)(SHARES)
+
+
 def test_the_message_counts_the_channels() -> None:
     with pytest.raises(DataError, match=r"the model takes 1 channel; give \(batch, 1, height"):
         fit_to(image_model(1))(torch.rand(4, 3, 6, 5))
