@@ -433,7 +433,11 @@ def _by_layer(function: Callable[[xr.Dataset], xr.DataArray], recording: Any) ->
 
 
 def _check_shares(variance: Sequence[float]) -> None:
-    if not len(variance) or not all(0 < share <= 1 for share in variance):
+    try:
+        known = len(variance) > 0 and all(0 < share <= 1 for share in variance)
+    except TypeError:  # a single number, or texts
+        known = False
+    if not known:
         raise OptionError(f"variance must be fractions above 0 and up to 1, not {variance!r}")
 
 

@@ -261,6 +261,8 @@ def test_invalid_inputs_are_refused(wrong: Any, words: str) -> None:
         {"variance": ()},
         {"variance": (0.0,)},
         {"variance": (95,)},
+        {"variance": 0.9},
+        {"variance": ("0.9",)},
         {"spectrum": -1},
         {"spatial": "x"},
     ],
