@@ -185,33 +185,24 @@ def line_chart(
 ) -> Markup:
     """Lines on shared axes."""
     xs = np.concatenate([np.asarray(line.xs, float) for line in lines])
-    parts = [part for line in lines for part in (line.ys, line.low, line.high) if part is not None]
-    ys = np.concatenate([np.asarray(part, float) for part in parts])
-    ys = ys[np.isfinite(ys)]
-    y_low, y_high = 0.0, 1.0
-    if not share and len(ys):
-        y_low, y_high = min(float(ys.min()), 0.0), max(float(ys.max()), 0.0)
-        y_high = y_high * 1.05 if y_high > y_low else y_low + 1.0
+    y_low, y_high = (0.0, 1.0) if share else _range_with_zero(lines)
     x_low, x_high = float(xs.min()), float(xs.max())
     place_x = scale(x_low, x_high, _LEFT, _WIDTH - _RIGHT)
     place_y = scale(y_low, y_high, _HEIGHT - _BOTTOM, _TOP)
     marks = x_ticks if x_ticks is not None else [(x, f"{x:g}") for x in ticks(x_low, x_high)]
+    shapes = [element("title", title)]
+    for y in ticks(y_low, y_high):
+        at = place_y(y)
+        shapes += [
+            element("line", class_="gridline", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at, y2=at),
+            text(f"{y:g}", _LEFT - 8, at + 4, "tick", "end"),
+        ]
+    for x, mark in marks:
+        anchor = "end" if x == x_high and len(mark) > 2 else "middle"
+        shapes.append(text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", anchor))
     return element(
         "svg",
-        element("title", title),
-        *[
-            shape
-            for mark, y in ((mark, place_y(mark)) for mark in ticks(y_low, y_high))
-            for shape in (
-                element("line", class_="gridline", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y),
-                text(f"{mark:g}", _LEFT - 8, y + 4, "tick", "end"),
-            )
-        ],
-        *[
-            text(mark, place_x(x), _HEIGHT - _BOTTOM + 16, "tick", anchor)
-            for x, mark in marks
-            for anchor in ["end" if x == x_high and len(mark) > 2 else "middle"]
-        ],
+        *shapes,
         text(x_label, (_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "label", "middle"),
         *[_band(line, place_x, place_y) for line in lines],
         *[_line(line, place_x, place_y) for line in lines],
@@ -220,6 +211,17 @@ def line_chart(
         role="img",
         aria_label=f"{title}; y axis: {y_label}",
     )
+
+
+def _range_with_zero(lines: Sequence[Line]) -> tuple[float, float]:
+    """The range of the values and intervals of lines, with zero and some space above."""
+    parts = [part for line in lines for part in (line.ys, line.low, line.high) if part is not None]
+    ys = np.concatenate([np.asarray(part, float) for part in parts])
+    ys = ys[np.isfinite(ys)]
+    if not len(ys):
+        return 0.0, 1.0
+    low, high = min(float(ys.min()), 0.0), max(float(ys.max()), 0.0)
+    return low, high * 1.05 if high > low else low + 1.0
 
 
 def _band(line: Line, place_x: Scale, place_y: Scale) -> Markup | None:

@@ -41,13 +41,11 @@ def take_sections(results: Results) -> tuple[Results, list[Section]]:
     """Separates the outputs of `compare` and `survey` from results of models, and describes them."""
     sections: list[Section] = []
     if isinstance(results, dict):
-        pairs = list(results.items())
-    elif isinstance(results, list | tuple):
-        pairs = list(enumerate(results))
+        named = results
     else:
-        pairs = [(0, results)]
+        named = dict(enumerate(results if isinstance(results, list | tuple) else [results]))
     rest = {}
-    for key, one in pairs:
+    for key, one in named.items():
         kind = _kind(one)
         if kind is None:
             rest[key] = one
