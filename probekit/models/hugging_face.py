@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import nn
 
-from probekit.errors import ModelError, first_line, optional
+from probekit.errors import ModelError, first_line, optional, warn
 from probekit.models.image_model import ImageModel
 
 # Image processors identify the filters of PIL by number.
 _INTERPOLATION = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_COLOR = (51, 102, 204)
 
 
 def is_saved_model(folder: str | Path) -> bool:
@@ -59,16 +63,38 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
             "load it with transformers, and pass the module with tokenized data"
         )
     size, crop_pct, crop_mode = _size(processor, name)
-    return ImageModel(
+    std = tuple(processor.image_std) if processor.do_normalize else (1.0,) * 3
+    if getattr(processor, "include_top", False):  # that of EfficientNet divides by std once more
+        std = tuple(one * more for one, more in zip(std, processor.image_std, strict=True))
+    model = ImageModel(
         module=module,
         mean=tuple(processor.image_mean) if processor.do_normalize else (0.0,) * 3,
-        std=tuple(processor.image_std) if processor.do_normalize else (1.0,) * 3,
+        std=std,
         input_size=(int(getattr(module.config, "num_channels", 3)), *size),
         classes=_classes(module),
         crop_pct=crop_pct,
         crop_mode=crop_mode,
         interpolation=_INTERPOLATION.get(processor.resample, "bilinear"),
         provenance={"name": f"hf:{name}", "weights": "transformers" if pretrained else "random"},
+    )
+    if _prepares_differently(processor, model):
+        warn(
+            f"the image processor of {name!r} prepares images in a way that an ImageModel cannot, such as "
+            "channels in the order BGR or padding, so numbers of image files are not those of the model; "
+            "load it with transformers, and pass the module with tensors that its processor prepared"
+        )
+    return model
+
+
+def _prepares_differently(processor: Any, model: ImageModel) -> bool:
+    """Whether the processor makes another tensor of an image of one color, whatever its resizing."""
+    found = wanted = torch.empty(0)
+    with suppress(Exception):  # some processors need more than an image
+        wanted = model.normalize(torch.tensor(_COLOR)[:, None, None] / 255).expand(model.input_size)
+        photograph = Image.new("RGB", (400, 300), _COLOR)
+        found = processor(photograph, return_tensors="pt")["pixel_values"][0]
+    return bool(len(found)) and (
+        found.shape != wanted.shape or not torch.allclose(found.to(wanted), wanted, atol=1e-3)
     )
 
 
@@ -88,6 +114,8 @@ def _size(processor: Any, name: str) -> tuple[tuple[int, int], float, str]:
     squashed = share is not None and max(shown) >= 384
     if share is None or squashed:
         share = shown[0] / resized[0]
+    if type(processor).__name__.startswith("Levit"):  # which enlarges the shorter side
+        share *= 224 / 256
     # Processors with both a height and a width, and ConvNeXT's for large images, change the aspect ratio.
     squashed |= "height" in _known(processor.size)
     return shown, float(share), "squash" if squashed else "center"

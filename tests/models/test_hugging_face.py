@@ -92,6 +92,51 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+def with_processor(folder: Path, processor: Any) -> pk.ImageModel:
+    vit().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return pk.load_model(f"hf:{folder}")
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.EfficientNetImageProcessor(**FIXED, resample=2),
+        transformers.LevitImageProcessor(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        ),
+    ],
+)
+def test_photographs_are_prepared_as_by_the_processor(processor: Any, tmp_path: Path) -> None:
+    model = with_processor(tmp_path, processor)
+    ramps = np.indices((30, 40)).transpose(1, 2, 0) * (255 // 40)
+    photograph = Image.fromarray(np.concatenate([ramps, ramps[..., :1]], 2).astype(np.uint8))
+    prepared = processor(photograph, return_tensors="pt")["pixel_values"][0]
+    decode = ImageDecoder.of(model)
+    assert decode is not None
+    # Half of a level in 256 is lost by rounding before or after the division by std.
+    error = (model.normalize(decode(photograph, "it")) - prepared).abs() * torch.tensor(model.std)[
+        :, None, None
+    ]
+    assert error.max() < 2 / 255
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.MobileViTImageProcessor(  # BGR
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        ),
+        transformers.ViTImageProcessor(**FIXED, rescale_factor=1 / 127.5),
+    ],
+)
+def test_images_that_are_prepared_differently_are_reported(processor: Any, tmp_path: Path) -> None:
+    with pytest.warns(
+        pk.ProbekitWarning, match="prepares images in a way that an ImageModel cannot"
+    ):
+        with_processor(tmp_path, processor)
+
+
 def images(model: pk.ImageModel, count: int = 6) -> torch.Tensor:
     return torch.rand(count, *model.input_size, generator=torch.Generator().manual_seed(1))
 
