@@ -214,7 +214,10 @@ def _accuracy(
 
 
 def _checked_fractions(fractions: Sequence[float]) -> npt.NDArray[np.float64]:
-    shares = np.asarray(fractions, dtype=np.float64)
+    try:
+        shares = np.asarray(fractions, dtype=np.float64)
+    except (TypeError, ValueError):  # not numbers
+        shares = np.empty(0)
     rising = shares.ndim == 1 and len(shares) > 1 and bool((np.diff(shares) > 0).all())
     if not rising or shares[0] < 0 or shares[-1] > 1:
         raise OptionError(
