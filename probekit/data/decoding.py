@@ -91,9 +91,10 @@ class ImageDecoder:
                 high, wide = whole
             else:
                 scale = max(whole[0] / image.height, whole[1] / image.width)
-                wide = max(width, int(image.width * scale + 1e-4))
-                high = max(height, int(image.height * scale + 1e-4))
-            left, top = round((wide - width) / 2), round((high - height) / 2)
+                # With a share above 1, the image is smaller than the crop, which pads it with black.
+                wide = max(min(width, whole[1]), int(image.width * scale + 1e-4))
+                high = max(min(height, whole[0]), int(image.height * scale + 1e-4))
+            left, top = _middle(wide, width), _middle(high, height)
             if wide * high <= _MOST_PIXELS:
                 image = image.resize((wide, high), _RESAMPLING[self.interpolation])
                 image = image.crop((left, top, left + width, top + height))
@@ -109,6 +110,11 @@ class ImageDecoder:
             array /= 255
             array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy()
         return torch.from_numpy(array)
+
+
+def _middle(whole: int, part: int) -> int:
+    """Where a part in the middle begins, with the rounding of torchvision; below zero for a larger part."""
+    return round((whole - part) / 2) if whole >= part else -((part - whole) // 2)
 
 
 # For data that is loaded without a model.

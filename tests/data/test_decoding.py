@@ -139,9 +139,11 @@ def test_an_image_of_the_input_size_is_cropped_like_any_other() -> None:
     np.testing.assert_allclose(whole.numpy(), pixels, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "coat_lite_tiny", "coat_lite_medium_384"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "coat_lite_tiny", "coat_lite_medium_384", "volo_d4_448"]
+)
 def test_photographs_are_prepared_as_by_timm(name: str) -> None:
-    """The last one changes the aspect ratio."""
+    """One changes the aspect ratio, and the last one pads photographs with black."""
     published = timm.models.get_pretrained_cfg(name).to_dict()
     config = timm.data.resolve_data_config({}, pretrained_cfg=published)
     coarse = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
