@@ -131,7 +131,7 @@ def _pair(size: object) -> tuple[int, int] | None:
 
 def _known(size: object) -> dict[str, Any]:
     """The given numbers of a size, which may be an object with None for the others."""
-    named = size if isinstance(size, Mapping) else vars(size)
+    named = size if isinstance(size, Mapping) else getattr(size, "__dict__", {})
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -121,6 +121,11 @@ def test_photographs_are_prepared_as_by_the_processor(processor: Any, tmp_path: 
     assert error.max() < 2 / 255
 
 
+def test_a_processor_without_a_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no fixed size \(None\); wrap the module"):
+        with_processor(tmp_path, transformers.Siglip2ImageProcessor())
+
+
 @pytest.mark.parametrize(
     "processor",
     [
