@@ -135,7 +135,10 @@ def test_the_model_is_restored(model: ImageModel, data: list[tuple[Tensor, Tenso
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"fractions": (0.5,)}, "fractions must be two or more numbers that rise from 0 to 1"),
     ({"fractions": (0, 2)}, "fractions must be two or more numbers that rise from 0 to 1"),
-    ({"fractions": ("none", "half")}, "fractions must be two or more numbers that rise from 0 to 1"),
+    (
+        {"fractions": ("none", "half")},
+        "fractions must be two or more numbers that rise from 0 to 1",
+    ),
     ({"random": -1}, "random must be a non-negative integer"),
     ({"value": "median"}, "value must be 'zero' or 'mean'"),
     ({"by": {}, "random": 0}, "there is no order"),
