@@ -14,6 +14,7 @@ from scipy import stats
 
 import probekit as pk
 from probekit.errors import ProbekitWarning
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS
 
 ROOT = Path(__file__).parents[2] / "docs"
 FOLDER = ROOT / "reproduction" / "cifar10"
@@ -37,7 +38,7 @@ def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)
         tables = script["page_tables"]()
-    assert len(tables) == page.count("<!-- table: ") == 10
+    assert len(tables) == page.count("<!-- table: ") == 11
     for name, text in tables.items():
         assert f"<!-- table: {name} -->\n\n{text}\n\n" in page, name
 
@@ -157,7 +158,39 @@ def what_units_do() -> list[str]:
     ]
 
 
-SENTENCES = [*first_screen(), *what_low_selectivity_is(), *what_units_do()]
+def on_tiny_imagenet() -> list[str]:
+    """The sentences about the two networks of Tiny ImageNet, and what the papers report."""
+    found = pd.read_csv(FOLDER.parent / "tiny-imagenet" / "networks.csv").set_index("alpha")
+    paper = pd.read_csv(FOLDER.parent / "digitized.csv").query("paper == 'A'").set_index("alpha")
+    low, plain = found.loc[-1], found.loc[0]
+    above = [one["selectivity"] - one["selectivity_chance"] for one in (plain, low)]
+    relative = 100 * (low / low["clean"] - plain / plain["clean"])
+    kinds = relative[list(CORRUPTIONS)]
+    assert (kinds > 0).all()
+    small = relative[
+        [f"{name}-{size}" for name in ("fgsm", "pgd(steps=20)") for size in ("0.5", "1")]
+    ]
+    assert (small > 0).all()
+    return [
+        f"gains {paper['accuracy'][-1] - paper['accuracy'][0]:.1f} points from alpha {MINUS}1, where the "
+        f"index falls from {paper['selectivity'][0]:.2f} to {paper['selectivity'][-1]:.2f}",
+        f"accuracy is {100 * plain['accuracy']:.1f}% at alpha 0 and {100 * low['accuracy']:.1f}% at "
+        f"{MINUS}1",
+        f"the index falls {plain['selectivity'] / low['selectivity']:.1f}-fold, from "
+        f"{plain['selectivity']:.2f} to {low['selectivity']:.2f} ({above[0] / above[1]:.1f}-fold above "
+        "permuted labels)",
+        f"accuracy under corruptions is {kinds.mean():.1f} points higher",
+        f"higher at 0.5 and 1/255, by up to {small.max():.1f} points, and lower at 2/255, by "
+        f"{-relative['fgsm-2']:.1f} (FGSM) and {-relative['pgd(steps=20)-2']:.1f} (PGD)",
+    ]
+
+
+SENTENCES = [
+    *first_screen(),
+    *what_low_selectivity_is(),
+    *what_units_do(),
+    *on_tiny_imagenet(),
+]
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)
@@ -176,6 +209,7 @@ SETTINGS = (
 )
 SETTINGS_SECTIONS = (
     "How the CIFAR-10 networks were made and measured",
+    "How the Tiny ImageNet networks were made and measured",
     "How the Fashion-MNIST networks were made and measured",
     "Published networks side by side",
 )

@@ -1,4 +1,4 @@
-"""Put the exploratory tables of CIFAR-10 on the page, from the tables beside this file.
+"""Put the exploratory tables on the page, from the tables beside this file and in `tiny-imagenet`.
 
 python docs/reproduction/cifar10/exploratory.py
 """
@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 import probekit as pk
+from probekit.perturbations.corruptions.corruption import CORRUPTIONS
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "reproduction.md"
@@ -32,6 +33,13 @@ PUBLISHED = {
     "vit-random": "small ViT, random",
     "convnext-trained": "small ConvNeXt, trained",
     "convnext-random": "small ConvNeXt, random",
+}
+TINY = {
+    "selectivity": "index",
+    "selectivity_chance": "permuted labels",
+    "selectivity_offset_free": "lowest class mean subtracted",
+    "eta_squared": "eta squared",
+    "preferred_class_auc": "AUC",
 }
 MEASURES = {
     "index": "class selectivity index",
@@ -281,6 +289,26 @@ def reverse(frame: pd.DataFrame) -> str:
     return rows("measure | plain | AugMix less plain [95%] | PGD less plain [95%]", lines)
 
 
+def tiny_imagenet(table: pd.DataFrame) -> str:
+    """Every network of Tiny ImageNet: accuracy, selectivity and robustness."""
+    attacks = {name: [c for c in table if str(c).startswith(name)] for name in ("fgsm", "pgd")}
+    lines = []
+    for _, one in table.sort_values(["seed", "alpha"]).iterrows():
+        parts = [one[list(CORRUPTIONS)].mean(), *(one[names].mean() for names in attacks.values())]
+        lines.append(
+            [number(one["alpha"], 0), str(int(one["seed"])), number(100 * one["accuracy"], 1),
+             *(number(one[name]) for name in TINY),
+             *(number(100 * part / one["clean"], 1) for part in parts)]
+        )  # fmt: skip
+    return rows(
+        "alpha | seed | accuracy (%) | "
+        + " | ".join(TINY.values())
+        + " | corrupted (% of clean) | "
+        "FGSM | PGD",
+        lines,
+    )
+
+
 def page_tables() -> dict[str, str]:
     """All tables of the page, by the name of their mark."""
     networks = pd.read_csv(HERE / "networks.csv")
@@ -298,6 +326,7 @@ def page_tables() -> dict[str, str]:
         "ablation by class": by_class(read["ablated"]),
         "stability": surviving(read["stability"]),
         "published networks": published(read["agreement"]),
+        "tiny imagenet": tiny_imagenet(pd.read_csv(HERE.parent / "tiny-imagenet" / "networks.csv")),
     }
 
 
