@@ -98,7 +98,8 @@ def save_tables(
 
     Raises:
         OutputError: A file cannot be written.
-        OptionError: A kind is unknown, or pyarrow is missing for Parquet.
+        OptionError: A kind is unknown, pyarrow is missing for Parquet, or an attribute would change a
+            variable's values.
 
     Example:
         >>> import tempfile

@@ -23,6 +23,7 @@ ResultOrFile: TypeAlias = "Result | str | os.PathLike[str]"
 
 # The attribute of a zarr store that names its variables by node, because a folder has no order.
 _ORDER = "variable_order"
+# Attributes by which files state how their values are stored.
 _ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "dtype", "_Unsigned")
 
 
@@ -31,12 +32,30 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 
-def netcdf(table: xr.Dataset | xr.DataTree) -> memoryview:
+def _check_attributes(table: Result) -> None:
+    """Refuses attributes by which xarray computes other values when it reads them from a file."""
+    for node in table.subtree if isinstance(table, xr.DataTree) else [table]:
+        for name, values in node.variables.items():
+            changing = [key for key in values.attrs if key in _ENCODING]
+            if " since " in str(values.attrs.get("units", "")):
+                changing.append("units")
+            if changing:
+                raise OptionError(
+                    f"the attribute {changing[0]!r} of {name!r} would change its values when the file is "
+                    "read; rename the attribute"
+                )
+
+
+def netcdf(table: Result) -> memoryview:
     """The content of a netCDF file, written in memory.
 
     HDF5 crashes the process if the disk fills while it writes. Also, with an active dask cluster,
     xarray would lock the file by its name, which a file in memory does not have.
+
+    Raises:
+        OptionError: An attribute would change a variable's values.
     """
+    _check_attributes(table)
     dask = sys.modules.get("dask")
     with dask.config.set(scheduler="threads") if dask else nullcontext():
         content: memoryview = table.to_netcdf(engine="h5netcdf")
@@ -69,31 +88,17 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
             f"save_result(result, path) writes a result, not {type(result).__name__}; write other "
             "tables with their own to_netcdf or with pk.save_tables"
         )
-    _check_attributes(result)
     path = check_output(path, overwrite=overwrite)
     result = result.map_over_datasets(with_variable_text)
     with whole(path) as draft:
         if path.suffix == ".nc":
             draft.write_bytes(netcdf(result))
         else:
+            _check_attributes(result)
             variables = {node.path: list(node.variables) for node in result.subtree}
             result.attrs = result.attrs | {_ORDER: json.dumps(variables)}
             result.to_zarr(draft, consolidated=False)
     return path
-
-
-def _check_attributes(result: xr.DataTree) -> None:
-    """Refuses attributes by which `xarray` computes other values when it reads them from a file."""
-    for node in result.subtree:
-        for name, values in node.variables.items():
-            since = " since " in str(values.attrs.get("units", ""))
-            for key in [
-                key for key in values.attrs if key in _ENCODING or (since and key == "units")
-            ]:
-                raise OptionError(
-                    f"the attribute {key!r} of {name!r} would change its values when the file is read; "
-                    "rename the attribute"
-                )
 
 
 def _in_order(tree: xr.DataTree) -> xr.DataTree:

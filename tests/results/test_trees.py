@@ -82,8 +82,14 @@ def test_attributes_that_change_values_in_files_are_refused(
     attribute: str, value: object, tree: xr.DataTree, tmp_path: Path
 ) -> None:
     tree["units"]["selectivity"].attrs[attribute] = value
-    with pytest.raises(OptionError, match=f"'{attribute}' of 'selectivity' would change"):
-        pk.save_result(tree, tmp_path / "r.nc")
+    units = tree["units"].to_dataset()
+    for write in (
+        lambda: pk.save_result(tree, tmp_path / "r.nc"),
+        lambda: pk.save_result(tree, tmp_path / "r.zarr"),
+        lambda: pk.save_tables(units, tmp_path / "r"),
+    ):
+        with pytest.raises(OptionError, match=f"'{attribute}' of 'selectivity' would change"):
+            write()
     assert not list(tmp_path.iterdir())
 
 
