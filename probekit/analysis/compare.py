@@ -43,8 +43,7 @@ def compare(
         `selectivity_difference` with `_low` and `_high`, the ends of its t interval (Welch's, or that of
         the pairs). For every measure per layer, such as `participation_ratio` (not counts), it has
         `_first`, `_second` and `_difference`. With `paired`, `/units` has the `_difference` of every
-        unit. The root's attributes include the
-        provenance.
+        unit. The root's attributes include the provenance.
 
     Warns:
         ProbekitWarning: The images, or options of the metrics, differ, or only one result has a layer.

@@ -96,8 +96,8 @@ def _pixels(images: Tensor, size: tuple[int, int, int], scaled: bool) -> Tensor:
     low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
     if not scaled and low >= 0 and 0 < high <= 1:
         warn(
-            "images lie in [0, 1], and the model's mean is above 1, as for images from 0 to 255, to which "
-            "these are almost black; divide mean and std of the ImageModel by 255"
+            "images lie in [0, 1], and the model's mean is above 1, as for images from 0 to 255, so these "
+            "are almost black to it; divide mean and std of the ImageModel by 255"
         )
     if scaled:
         negative = low < _NEGATIVE and float((images < _NEGATIVE).float().mean()) > _MOST_NEGATIVE

@@ -74,7 +74,7 @@ class SmallResNet(nn.Module):
     """ResNet18 or ResNet50 for 64 px images: the ImageNet network without the max-pool after the stem.
 
     It is compatible with the weights of torchvision's networks of the same depth. With `pool=True` it has
-    the max-pool too, and needs a quarter of the time.
+    the max-pool too, and computes a quarter of the positions.
     """
 
     def __init__(

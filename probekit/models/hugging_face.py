@@ -80,7 +80,7 @@ def hugging_face_model(name: str, pretrained: bool, options: Mapping[str, Any]) 
     if _prepares_differently(processor, model):
         warn(
             f"the image processor of {name!r} prepares images in a way that an ImageModel cannot, such as "
-            "channels in the order BGR or padding, so numbers of image files are not those of the model; "
+            "channels in the order BGR or padding, so results on image files are not those of the model; "
             "load it with transformers, and pass the module with tensors that its processor prepared"
         )
     return model
