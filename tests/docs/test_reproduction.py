@@ -38,7 +38,7 @@ def test_the_exploratory_tables_are_on_the_page(page: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ProbekitWarning)
         tables = script["page_tables"]()
-    assert len(tables) == page.count("<!-- table: ") == 11
+    assert len(tables) == page.count("<!-- table: ") == 12
     for name, text in tables.items():
         assert f"<!-- table: {name} -->\n\n{text}\n\n" in page, name
 
@@ -158,6 +158,39 @@ def what_units_do() -> list[str]:
     ]
 
 
+def slope(mediator: str, outcome: str) -> float:
+    """The slope over networks of one alpha: least squares with an intercept for each alpha and each seed."""
+    measures = table("measures")
+    groups = pd.get_dummies(measures[["alpha", "seed"]].astype(str), dtype=float)
+    columns = np.column_stack([np.log(measures[mediator]), groups])
+    return float(np.linalg.lstsq(columns, np.log(measures[outcome]), rcond=None)[0][0])
+
+
+def what_predicts_robustness() -> list[str]:
+    """The sentences about what a change of a measure predicts for robustness."""
+    measures = table("measures").groupby(["alpha", "seed"]).mean()
+    used = ["fgsm_relative", "pgd_relative", "dimensions_clean", "jacobian_norm", "linear_radius"]
+    means = np.log(measures[used]).groupby("alpha").mean()
+    change = {step: means.loc[step[1]] - means.loc[step[0]] for step in ((-2, 0), (0, 0.4), (0, 1))}
+    predicted = {
+        outcome: 100 * np.expm1(change[0, 1]["jacobian_norm"] * slope("jacobian_norm", outcome))
+        for outcome in ("fgsm_relative", "pgd_relative")
+    }
+    for outcome in predicted:
+        for step in ((-2, 0), (0, 0.4)):
+            by_radius = change[step]["linear_radius"] * slope("linear_radius", outcome)
+            assert abs(by_radius - change[step][outcome]) < 0.03
+        assert change[-2, 0][outcome] > change[0, 0.4][outcome]
+    assert abs(change[-2, 0]["dimensions_clean"]) < 0.04
+    smaller = -100 * np.expm1(change[0, 1])
+    return [
+        f"alpha 1 are {predicted['fgsm_relative']:.0f}% (FGSM) and {predicted['pgd_relative']:.0f}% (PGD) "
+        "more robust than those of alpha 0",
+        f"their gradients are {smaller['jacobian_norm']:.0f}% smaller, but the linear radius, which divides "
+        f"the margin by the gradient, is {smaller['linear_radius']:.0f}% smaller too",
+    ]
+
+
 def on_tiny_imagenet() -> list[str]:
     """The sentences about the two networks of Tiny ImageNet, and what the papers report."""
     found = pd.read_csv(FOLDER.parent / "tiny-imagenet" / "networks.csv").set_index("alpha")
@@ -189,6 +222,7 @@ SENTENCES = [
     *first_screen(),
     *what_low_selectivity_is(),
     *what_units_do(),
+    *what_predicts_robustness(),
     *on_tiny_imagenet(),
 ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy import stats
 
 import probekit as pk
 from probekit.perturbations.corruptions.corruption import CORRUPTIONS
@@ -181,6 +182,7 @@ MEDIATORS = {
     "index": "index", "dimensions_clean": "dimensions of early layers",
     "jacobian_norm": "norm of the Jacobian", "linear_radius": "linear radius",
 }  # fmt: skip
+STEPS = ((-2.0, 0.0), (0.0, 0.4), (0.0, 1.0))
 OUTCOMES = {"corrupted_relative": "corruptions", "fgsm_relative": "FGSM", "pgd_relative": "PGD"}
 
 
@@ -190,18 +192,24 @@ def centered(measures: pd.DataFrame, name: str) -> xr.DataArray:
     return values - values.mean("seed") - values.mean("alpha") + values.mean()
 
 
+def slope(measures: pd.DataFrame, mediator: str, outcome: str) -> tuple[float, float, int]:
+    """Slope of an outcome on a mediator over networks of one alpha, its error, and the degrees of freedom."""
+    x, y = (centered(measures, name) for name in (mediator, outcome))
+    value = float((x * y).sum() / (x**2).sum())
+    degrees = (x.sizes["alpha"] - 1) * (x.sizes["seed"] - 1) - 1
+    error = float(np.sqrt(((y - value * x) ** 2).sum() / degrees / (x**2).sum()))
+    return value, error, degrees
+
+
 def carried(measures: pd.DataFrame) -> str:
     """Correlations with robustness over networks of one alpha, without differences between seeds."""
-    from scipy import stats
-
     found, p = {}, []
     for mediator in MEDIATORS:
         for outcome in OUTCOMES:
-            x, y = (centered(measures, name) for name in (mediator, outcome))
-            r = float((x * y).sum() / np.sqrt((x**2).sum() * (y**2).sum()))
-            df = (x.sizes["alpha"] - 1) * (x.sizes["seed"] - 1) - 1
-            found[mediator, outcome] = r
-            p.append(2 * stats.t.sf(abs(r) * np.sqrt(df / (1 - r**2)), df))
+            value, error, degrees = slope(measures, mediator, outcome)
+            t = value / error
+            found[mediator, outcome] = t / np.sqrt(degrees + t**2)
+            p.append(2 * stats.t.sf(abs(t), degrees))
     adjusted = dict(zip(found, pk.adjust_p_values(p), strict=True))
     lines = [
         [label, *(f"{number(found[m, o], 2)} ({adjusted[m, o]:.2g})" for o in OUTCOMES)]
@@ -209,6 +217,46 @@ def carried(measures: pd.DataFrame) -> str:
     ]
     return rows(
         "over networks of one alpha: r (p by Holm) | " + " | ".join(OUTCOMES.values()), lines
+    )
+
+
+def percent(value: float, error: float, degrees: float) -> str:
+    """A change of a logarithm in percent, with its 95% interval."""
+    ends = value + error * stats.t.ppf([0.5, 0.025, 0.975], degrees)
+    mean, low, high = (number(100 * float(np.expm1(end)), 1) for end in ends)
+    return f"{mean} [{low}, {high}]"
+
+
+def mediated(measures: pd.DataFrame) -> str:
+    """Changes of robustness from one alpha to another, and what the change of each mediator predicts.
+
+    The prediction is the mediator's change times its slope over networks of one alpha, so that no difference
+    between alphas enters the slope (the product of coefficients of mediation). Its error adds those of both
+    factors, with Satterthwaite's degrees of freedom.
+    """
+
+    def change(name: str) -> tuple[float, float]:
+        values = np.log(array(measures, name))
+        each = values.sel(alpha=last) - values.sel(alpha=first)
+        return float(each.mean()), float(each.std(ddof=1)) / np.sqrt(each.size)
+
+    seeds, lines = measures["seed"].nunique(), []
+    for outcome, label in OUTCOMES.items():
+        for first, last in STEPS:
+            low, high = (number(alpha, 1 if alpha % 1 else 0) for alpha in (first, last))
+            line = [label, f"{low} to {high}", percent(*change(outcome), seeds - 1)]
+            for mediator in MEDIATORS:
+                value, error, degrees = slope(measures, mediator, outcome)
+                moved, uncertain = change(mediator)
+                parts = (value * uncertain) ** 2, (moved * error) ** 2
+                total = sum(parts)
+                freedom = total**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / degrees)
+                line.append(percent(value * moved, np.sqrt(total), freedom))
+            lines.append(line)
+    return rows(
+        "robustness to | alpha | change (%) [95%] | predicted by the "
+        + " | by the ".join(MEDIATORS.values()),
+        lines,
     )
 
 
@@ -321,6 +369,7 @@ def page_tables() -> dict[str, str]:
         "rotations": rotations(read["pwcca"]),
         "ablation within layers": ablated(read["measures"]),
         "what carries robustness": carried(read["measures"]),
+        "mediation": mediated(read["measures"]),
         "agreement": agreeing(read["agreement"]),
         "other direction": reverse(read["selectivity"]),
         "ablation by class": by_class(read["ablated"]),
