@@ -6,7 +6,8 @@
 `ablated` holds one unit at a time at its mean, in the last layer of each stage, and measures accuracy and
 loss for the images of each class. `corrupted` correlates each unit's activations with those for corrupted
 images, over images. Both write one file per network and skip existing files. All networks are measured on
-the same random sample of test images, in float32. docs/reproduction/cifar10/units.py makes tables of them.
+the same random sample of test images, in float32. docs/reproduction/cifar10/selectivity.py makes
+tables of them.
 """
 
 from __future__ import annotations

@@ -118,7 +118,9 @@ def pwcca_ratio(
         `within`, between the regularized networks. It also contains ratios: `ratio_within_by_replicate`
         (replicate), the mean distance divided by the mean of `baseline` and `within`, and its mean,
         `ratio_within`; `ratio_by_replicate` and `ratio`, relative to the mean of `baseline` alone.
-        For recordings, all variables also have the dimension `layer`.
+        For recordings, all variables also have the dimension `layer`. Replicates share the baseline and
+        the networks that they are compared with, so that the spread of a ratio over replicates can
+        understate its error.
 
     Raises:
         DataError: There are fewer than two seeds; see also `pwcca_distance`.

@@ -178,6 +178,71 @@ def ablated(measures: pd.DataFrame) -> str:
                 lines)  # fmt: skip
 
 
+TRENDS = {
+    "corrupted": "accuracy under corruptions (C1)",
+    "corrupted_relative": "the same, relative to clean accuracy (C2)",
+    "fgsm": "accuracy under FGSM",
+    "fgsm_relative": "the same, relative to clean accuracy (C3)",
+    "pgd": "accuracy under PGD",
+    "pgd_relative": "the same, relative to clean accuracy (C4)",
+    "jacobian_norm": "norm of the Jacobian (C5)",
+    "cv_over_samples": "variability of gradients over samples (B1)",
+    "cv_over_units": "variability of gradients over units",
+    "dimensions_clean": "dimensions of early layers (B2)",
+    "excess_matched": "dimensions of the change, PGD less corruptions (B4)",
+}
+
+
+def sides(measures: pd.DataFrame) -> str:
+    """Trends over all alphas, over those up to 0 and over those from 0 on."""
+    attacks = {
+        name: measures[[f"{name}_{e}" for e in (1, 2, 4)]].mean(axis=1) for name in ("fgsm", "pgd")
+    }
+    frame = measures.assign(**attacks)
+    parts = (slice(None), slice(None, 0), slice(0, None))
+    found = [
+        [pk.page_trend(array(frame, name).sel(alpha=part)) for part in parts] for name in TRENDS
+    ]
+    p = pk.adjust_p_values([[float(one["p"]) for one in row] for row in found])
+    lines = [
+        [label, *(f"{number(float(one['correlation']), 2)} ({value:.2g})"
+                  for one, value in zip(row, adjusted, strict=True))]
+        for label, row, adjusted in zip(TRENDS.values(), found, p, strict=True)
+    ]  # fmt: skip
+    return rows("rank correlation with alpha within seeds (p by Holm) | \N{MINUS SIGN}2 to 1 | "
+                "\N{MINUS SIGN}2 to 0 | 0 to 1", lines)  # fmt: skip
+
+
+def changed(measures: pd.DataFrame) -> str:
+    """Dimensions of what attacks, corruptions and random signs change in early layers."""
+    share = {
+        name: 100 * array(measures, name)
+        for name in (
+            "change_pgd",
+            "change_matched",
+            "change_corrupted",
+            "change_signs",
+            "rise_pgd",
+            "rise_matched",
+        )
+    }
+    flat = {name: array(measures, f"flat_{name}") for name in ("pgd", "matched", "signs")}
+    pairs = [
+        (share["change_pgd"], share["change_matched"]), (share["change_pgd"], share["change_corrupted"]),
+        (share["change_signs"], share["change_pgd"]), (share["rise_pgd"], share["rise_matched"]),
+        (flat["pgd"], flat["matched"]), (flat["signs"], flat["pgd"]),
+    ]  # fmt: skip
+    lines = [
+        [number(alpha, 1 if alpha % 1 else 0),
+         *(paired(one.sel(alpha=alpha), other.sel(alpha=alpha)) for one, other in pairs)]
+        for alpha in ALPHAS
+    ]  # fmt: skip
+    return rows("alpha | change, pooled (% of units): PGD less rescaled corruptions [95%] | PGD less "
+                "corruptions of severity 3 | random signs less PGD | rise over clean images, pooled: PGD "
+                "less rescaled corruptions | change, flattened (components): PGD less rescaled corruptions | "
+                "random signs less PGD", lines)  # fmt: skip
+
+
 MEDIATORS = {
     "index": "index", "dimensions_clean": "dimensions of early layers",
     "jacobian_norm": "norm of the Jacobian", "linear_radius": "linear radius",
@@ -365,6 +430,8 @@ def page_tables() -> dict[str, str]:
                          "stability", "ablated")}  # fmt: skip
     return {
         "by alpha": by_alpha(networks, read["measures"]),
+        "trends by side": sides(read["measures"]),
+        "dimensions of the change": changed(read["measures"]),
         "what falls": what_falls(read["selectivity"], read["constants"]),
         "rotations": rotations(read["pwcca"]),
         "ablation within layers": ablated(read["measures"]),

@@ -41,9 +41,15 @@ def relative(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     )
 
 
+def four_panels() -> tuple[Any, Any]:
+    """A figure that is readable at the width of the page, and its four axes."""
+    figure, axes = plt.subplots(2, 2, figsize=(8.5, 6), constrained_layout=True)
+    return figure, axes.ravel()
+
+
 def paper_a(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     """Accuracy over selectivity and alpha; what falls when the index falls."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.1), constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.1), constrained_layout=True)
     sweep = networks[networks["variant"] == "sweep"]
     zoo = networks[networks["variant"] == "zoo"]
     for part, epochs, marker in ((sweep, 10, "o"), (zoo, 36, "D")):
@@ -61,7 +67,11 @@ def paper_a(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
             linewidths=0.3,
             label=f"{epochs} epochs",
         )
-    axes[0].set(xlabel="mean class selectivity index", ylabel="test accuracy (%)", ylim=(68, 89))
+    for alpha, part in sweep[sweep["alpha"] != 2].groupby("alpha"):
+        x, y = part["selectivity_mean"].mean(), 100 * part["accuracy"].min()
+        axes[0].annotate(f"{alpha:g}", (x, y), (0, -4), textcoords="offset points",
+                         ha="center", va="top", fontsize=7)  # fmt: skip
+    axes[0].set(xlabel="mean class selectivity index", ylabel="test accuracy (%)", ylim=(67, 89))
     axes[0].legend()
     plain = sweep[sweep["alpha"] == 0].set_index("seed")["accuracy"]
     paired = sweep.assign(difference=100 * (sweep["accuracy"] - sweep["seed"].map(plain)))
@@ -71,31 +81,33 @@ def paper_a(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     axes[1].set_ylabel("accuracy less that at alpha 0,\nsame seed (points)")
     names = {
         "index": "index",
-        "index_less_lowest": "index, lowest class mean off",
+        "index_less_lowest": "index, lowest class mean subtracted",
         "eta_squared": "variance between classes",
     }
     for (name, label), color in zip(names.items(), COLORS, strict=False):
         seeds(axes[2], relative(table, [name]), name, color, label)
-    axes[2].set_ylabel("over alpha 0")
+    axes[2].set(ylabel="relative to alpha 0", ylim=(0, 3.9))
     axes[2].legend()
     return figure
 
 
 def paper_b(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     """Gradient variability and dimensionality."""
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.1), constrained_layout=True)
+    figure, axes = four_panels()
     for name, label, color in (
         ("cv_over_samples", "over samples", COLORS[0]),
         ("cv_over_active_samples", "over active samples", COLORS[2]),
         ("cv_over_units", "over units", COLORS[1]),
     ):
         seeds(axes[0], table, name, color, label)
-    axes[0].set(yscale="log", ylabel="CV of gradient norms")
+    axes[0].set(yscale="log", ylabel="coefficient of variation\nof gradient norms")
+    axes[0].set_yticks(ticks := [0.3, 0.5, 1, 2, 5], [f"{tick:g}" for tick in ticks])
+    axes[0].minorticks_off()
     seeds(axes[1], table, "dimensions_clean", "0.25", "")
     axes[1].set_ylabel("stem and stage 1, clean:\ncomponents for 95% / units")
     rows = (
         ("pgd", "PGD, 4/255", COLORS[1]),
-        ("matched", "corruptions of its norm", COLORS[0]),
+        ("matched", "corruptions rescaled to its norm", COLORS[0]),
         ("signs", "random signs, 4/255", "0.6"),
     )
     for name, label, color in rows:
@@ -110,7 +122,7 @@ def paper_b(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 def paper_c(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     """Robustness on average and at worst, the Jacobian, and the other direction."""
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.1), constrained_layout=True)
+    figure, axes = four_panels()
     for family, color in zip(("noise", "blur", "weather", "digital"), COLORS, strict=True):
         seeds(axes[0], table, f"{family}_relative", color, family, 100)
     axes[0].set_ylabel("accuracy under corruptions\n(% of clean)")
@@ -118,7 +130,7 @@ def paper_c(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
         seeds(axes[1], table, f"{attack}_relative", color, attack.upper(), 100)
     axes[1].set_ylabel("accuracy under attack, 1 to 4/255\n(% of clean)")
     seeds(axes[2], table, "jacobian_norm", "0.25", "")
-    axes[2].set_ylabel("norm of the Jacobian")
+    axes[2].set_ylabel("norm of the Jacobian\nof the logits")
     index = networks.set_index(["variant", "alpha", "seed"])["selectivity_mean"].sort_index()
     plain = index["sweep", 0]
     for place, (name, color) in enumerate((("augmix", COLORS[0]), ("pgd", COLORS[1]))):
@@ -136,16 +148,16 @@ def paper_c(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 def exploratory(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
     """What low selectivity is, which units matter, what goes with robustness, and agreement by depth."""
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.1), constrained_layout=True)
+    figure, axes = four_panels()
     frame, agreement = (pd.read_csv(HERE / f"{name}.csv") for name in ("selectivity", "agreement"))
     sweep = frame[(frame["variant"] == "sweep") & (frame["seed"] < 4)]
     for (name, label), color in zip(
         {"index": "index", "eta_squared": "variance between classes",
-         "auc": "AUC, less .5", "offset_free": "index, lowest class mean off"}.items(),
+         "auc": "AUC, less .5", "offset_free": "index, lowest class mean subtracted"}.items(),
         COLORS, strict=True,
     ):  # fmt: skip
         seeds(axes[0], relative(sweep, [name]), name, color, label)
-    axes[0].set_ylabel("over alpha 0")
+    axes[0].set(ylabel="relative to alpha 0", ylim=(0, 4.2))
     for value, label, color in (
         ("zero", "zeroed", COLORS[1]),
         ("mean", "held at the mean", COLORS[0]),
@@ -161,7 +173,8 @@ def exploratory(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
         x, y = (centered(table, key).values for key in ("linear_radius", name))
         axes[2].plot(x.ravel(), y.ravel(), "o", color=color, ms=3, alpha=0.7, label=label)
     axes[2].set(
-        xlabel="log linear radius, less means of alpha and seed", ylabel="log robustness, likewise"
+        xlabel="log linear radius, less means of alpha and seed",
+        ylabel="log relative accuracy,\nless means of alpha and seed",
     )
     part = agreement[(agreement["first"] == "index") & (agreement["second"] == "eta_squared")]
     kinds = (("sweep", -2), ("sweep", 0), ("sweep", 1), ("random", 0))
@@ -172,7 +185,7 @@ def exploratory(networks: pd.DataFrame, table: pd.DataFrame) -> Any:
         axes[3].plot(mean.index, mean["correlation"], "o-", color=color, ms=3, label=label)
         axes[3].plot(mean.index, mean["ceiling"], ":", color=color, lw=1)
     axes[3].axhline(0, color="0.6", lw=0.8)
-    axes[3].set_ylim(-1.2, 1)
+    axes[3].set_ylim(-1.3, 1)
     axes[3].set_ylabel("index and variance between classes:\nrank correlation over units")
     for ax in axes:
         ax.legend()
