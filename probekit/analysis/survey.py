@@ -40,6 +40,7 @@ from probekit.models.identity import describe
 from probekit.models.image_model import ImageModel
 from probekit.models.loading import load_model
 from probekit.models.names import model_names
+from probekit.results.files import remove_drafts
 from probekit.results.folders import claim, locked, note_failure, read_failures, read_identity
 from probekit.results.jobs import open_cluster, run_stored_jobs
 from probekit.results.labels import attributes, strings, with_variable_text
@@ -149,6 +150,7 @@ def survey(
     with locked(folder / IDENTITY):
         claim(folder / IDENTITY, identity, "survey", own=[RESULTS])
         (folder / RESULTS).mkdir(exist_ok=True)
+        remove_drafts(folder / RESULTS)
         tasks = {
             name: (name, _source(name), pretrained, data, loading, str(path), work)
             for name in names
@@ -293,7 +295,7 @@ def survey_table(out: str | Path) -> xr.DataTree:
     """The table of a survey, from the current state of its folder."""
     folder = Path(out)
     facts = read_identity(folder / IDENTITY, "survey")
-    files = sorted((folder / RESULTS).glob("*.nc"))
+    files = sorted((folder / RESULTS).glob("[!.]*.nc"))  # without those that are being written
     found = dict(_row(path, path.stat().st_mtime_ns) for path in files)
     empty = (
         xr.Dataset(),

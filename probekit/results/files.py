@@ -91,13 +91,14 @@ def whole(path: Path, advice: str = "") -> Iterator[Path]:
 
 
 def _replace(draft: Path, path: Path) -> None:
-    """Replaces a file or folder by a folder, or leaves it unchanged if that fails."""
+    """Replaces a file or folder by a folder, or leaves it unchanged if that fails or is interrupted."""
     old = path.with_name(f"{DRAFT}{uuid4().hex}{path.suffix}")
-    os.replace(path, old)
     try:
+        os.replace(path, old)
         os.replace(draft, path)
-    except OSError:
-        os.replace(old, path)
+    except BaseException:
+        if not os.path.lexists(path):
+            os.replace(old, path)
         raise
     _remove(old)
 
@@ -169,6 +170,7 @@ def _lock(held: IO[bytes]) -> bool:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes temporary files of interrupted writes."""
+    """Removes temporary files of interrupted writes; a folder may be the only complete result."""
     for draft in folder.glob(f"{DRAFT}*"):
-        draft.unlink(missing_ok=True)
+        if not draft.is_dir():
+            draft.unlink(missing_ok=True)

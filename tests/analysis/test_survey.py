@@ -93,6 +93,25 @@ def test_a_killed_survey_resumes_and_names_the_model_that_fails(
     assert "<h2>6 models" not in page
 
 
+def test_results_that_are_being_written_are_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, save = place / "s" / "results" / ".draft-0.nc", surveying.save_result
+
+    def save_beside_another(*given: Any, **options: Any) -> Path:
+        cut.write_bytes(b"\x89HDF")  # as another worker, or a killed process, leaves it
+        return save(*given, **options)
+
+    monkeypatch.setattr(surveying, "save_result", save_beside_another)
+    table = run(["survey_nets:a"], layers="1")
+    assert table["model"].values.tolist() == ["survey_nets:a"]
+    assert cut.exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    run(["survey_nets:a"], layers="1")
+    assert not cut.exists()
+
+
 def test_a_model_without_accuracy_is_named_in_figure_and_table(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -53,3 +53,10 @@ def test_failures_are_stored_and_removed(tmp_path: Path) -> None:
     (tmp_path / "failures.json").write_text("[")
     with pytest.raises(OutputError, match="is damaged"):
         read_failures(tmp_path)
+
+
+def test_drafts_are_removed_except_folders_which_may_be_a_whole_result(tmp_path: Path) -> None:
+    (tmp_path / ".draft-1.nc").touch()
+    (tmp_path / ".draft-2.zarr").mkdir()
+    with locked(tmp_path / "work.json"):
+        assert [path.name for path in tmp_path.glob(".draft-*")] == [".draft-2.zarr"]
