@@ -98,8 +98,7 @@ def save_tables(
 
     Raises:
         OutputError: A file cannot be written.
-        OptionError: A kind is unknown, pyarrow is missing for Parquet, or an attribute would change a
-            variable's values.
+        OptionError: A kind is unknown, or pyarrow is missing for Parquet.
 
     Example:
         >>> import tempfile

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import xarray as xr
 
-from probekit.errors import OptionError, OutputError, foreign_file
+from probekit.errors import OptionError, OutputError, foreign_file, some_of, warn
 from probekit.results.files import check_output_path, whole
 from probekit.results.folders import write_whole
 from probekit.results.labels import with_variable_text
@@ -25,6 +27,7 @@ ResultOrFile: TypeAlias = "Result | str | os.PathLike[str]"
 _ORDER = "variable_order"
 # Attributes by which files state how their values are stored.
 _ENCODING = ("scale_factor", "add_offset", "_FillValue", "missing_value", "dtype", "_Unsigned")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # in text
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -32,18 +35,38 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     return check_output_path(path, (".nc", ".zarr"), "a result", overwrite=overwrite)
 
 
-def _check_attributes(table: Result) -> None:
-    """Refuses attributes by which xarray computes other values when it reads them from a file."""
-    for node in table.subtree if isinstance(table, xr.DataTree) else [table]:
-        for name, values in node.variables.items():
-            changing = [key for key in values.attrs if key in _ENCODING]
-            if " since " in str(values.attrs.get("units", "")):
-                changing.append("units")
-            if changing:
-                raise OptionError(
-                    f"the attribute {changing[0]!r} of {name!r} would change its values when the file is "
-                    "read; rename the attribute"
-                )
+def _storable(table: Result) -> Any:
+    """A copy without the attributes that files cannot hold, or by which they change values; warns of them.
+
+    A result is saved when its computation has ended, so it is too late to refuse them.
+    """
+    copied: Any = table.copy()
+    left_out = []
+    for node in copied.subtree if isinstance(copied, xr.DataTree) else [copied]:
+        for name, owner in [("the result", node), *node.variables.items()]:
+            kept = {key: value for key, value in owner.attrs.items() if _is_storable(key, value)}
+            left_out += [f"{key!r} of {name}" for key in owner.attrs if key not in kept]
+            owner.attrs = kept
+    if left_out:
+        warn(
+            "attributes are left out, because a file cannot hold them or values would change when it is "
+            f"read: {some_of(left_out)}; rename them, or give numbers or text"
+        )
+    return copied
+
+
+def _is_storable(name: object, value: object) -> bool:
+    """Whether netCDF and zarr can both hold an attribute, and xarray does not decode values by it."""
+    if not isinstance(name, str) or name in _ENCODING:
+        return False
+    if name == "units" and " since " in str(value):
+        return False
+    try:
+        values = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    texts = values.ravel().tolist() if values.dtype.kind == "U" else []
+    return values.dtype.kind in "iufU" and not any(_UNSTORABLE.search(text) for text in texts)
 
 
 def netcdf(table: Result) -> memoryview:
@@ -52,10 +75,10 @@ def netcdf(table: Result) -> memoryview:
     HDF5 crashes the process if the disk fills while it writes. Also, with an active dask cluster,
     xarray would lock the file by its name, which a file in memory does not have.
 
-    Raises:
-        OptionError: An attribute would change a variable's values.
+    Warns:
+        ProbekitWarning: Attributes cannot be stored and are left out.
     """
-    _check_attributes(table)
+    table = _storable(table)
     dask = sys.modules.get("dask")
     with dask.config.set(scheduler="threads") if dask else nullcontext():
         content: memoryview = table.to_netcdf(engine="h5netcdf")
@@ -73,7 +96,10 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
 
     Raises:
         OutputError: As for `check_output`, or the disk is full.
-        OptionError: The result is not a tree, or an attribute would change a variable's values.
+        OptionError: The result is not a tree.
+
+    Warns:
+        ProbekitWarning: Attributes cannot be stored, or would change values, and are left out.
 
     Example:
         >>> import tempfile
@@ -94,7 +120,7 @@ def save_result(result: xr.DataTree, path: str | Path, *, overwrite: bool = Fals
         if path.suffix == ".nc":
             draft.write_bytes(netcdf(result))
         else:
-            _check_attributes(result)
+            result = _storable(result)
             variables = {node.path: list(node.variables) for node in result.subtree}
             result.attrs = result.attrs | {_ORDER: json.dumps(variables)}
             result.to_zarr(draft, consolidated=False)

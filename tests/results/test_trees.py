@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ import zarr
 
 import probekit as pk
 from children import Child
-from probekit.errors import OptionError, OutputError
+from probekit.errors import OutputError, ProbekitWarning
 from probekit.results.files import whole
 from probekit.results.trees import check_output
 
@@ -76,21 +77,43 @@ def test_units_of_time_leave_numbers_and_dates_stay_dates(
 
 @pytest.mark.parametrize(
     ("attribute", "value"),
-    [("scale_factor", 0.5), ("missing_value", 1.0), ("units", "days since 2026-01-01")],
+    [
+        ("scale_factor", 0.5),
+        ("missing_value", 1.0),
+        ("units", "days since 2026-01-01"),
+        ("higher_is_better", True),
+        ("threshold", None),
+        ("options", {"a": 1}),
+        ("rows", [[1], [1, 2]]),
+        ("file", Path("a")),
+        ("text", "a\0b"),
+        ("name", "\udcff"),
+        ("factor", 1j),
+        (3, "c"),
+    ],
 )
-def test_attributes_that_change_values_in_files_are_refused(
-    attribute: str, value: object, tree: xr.DataTree, tmp_path: Path
+def test_attributes_that_files_cannot_hold_or_that_change_values_are_left_out(
+    attribute: Any, value: object, tree: xr.DataTree, tmp_path: Path
 ) -> None:
-    tree["units"]["selectivity"].attrs[attribute] = value
-    units = tree["units"].to_dataset()
-    for write in (
-        lambda: pk.save_result(tree, tmp_path / "r.nc"),
-        lambda: pk.save_result(tree, tmp_path / "r.zarr"),
-        lambda: pk.save_tables(units, tmp_path / "r"),
-    ):
-        with pytest.raises(OptionError, match=f"'{attribute}' of 'selectivity' would change"):
-            write()
-    assert not list(tmp_path.iterdir())
+    right, node = np.linspace(0, 1, 5), tree["units"]
+    node["selectivity"].attrs |= {attribute: value, "range": [0.0, 1.0], "names": ["low", "high"]}
+    for file in (tmp_path / "r.nc", tmp_path / "r.zarr"):
+        with pytest.warns(ProbekitWarning, match=f"left out.*: {attribute!r} of selectivity;"):
+            pk.save_result(tree, file)
+        found = pk.open_result(file)["units"]["selectivity"]
+        np.testing.assert_array_equal(found.values, right)
+        assert {name: list(one) for name, one in found.attrs.items()} == {
+            "range": [0.0, 1.0], "names": ["low", "high"],
+        }  # fmt: skip
+    with pytest.warns(ProbekitWarning, match=f"left out.*: {attribute!r} of selectivity;"):
+        pk.save_tables(node.to_dataset(), tmp_path / "t")
+    found = xr.load_dataset(tmp_path / "t.nc", engine="h5netcdf")["selectivity"]
+    np.testing.assert_array_equal(found.values, right)
+    assert node["selectivity"].attrs[attribute] is value
+    tree.attrs[attribute] = value
+    with pytest.warns(ProbekitWarning, match=f"left out.*: {attribute!r} of the result"):
+        pk.save_result(tree, tmp_path / "r.nc", overwrite=True)
+    assert pk.open_result(tmp_path / "r.nc").attrs == {"provenance": "{}"}
 
 
 @pytest.mark.parametrize("name", ["r.nc", "r.zarr"])
@@ -110,8 +133,9 @@ def test_a_failed_write_keeps_the_existing_file(
     xr.testing.assert_identical(pk.open_result(tmp_path / name), tree)
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.zarr").mkdir()
     (tmp_path / "r.zarr" / "old").touch()
@@ -119,7 +143,7 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
 
     def fails_for_the_draft(source: Path, target: Path) -> None:
         if (Path(source) / "new").exists():
-            raise OSError(28, "No space left on device")
+            raise error
         replace(source, target)
 
     def write() -> None:
@@ -128,7 +152,9 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
             (draft / "new").touch()
 
     monkeypatch.setattr(os, "replace", fails_for_the_draft)
-    with pytest.raises(OutputError, match="cannot be written: No space left"):
+    with pytest.raises(
+        (OutputError, KeyboardInterrupt), match=r"cannot be written: No space left|^$"
+    ):
         write()
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
         "r.zarr",
